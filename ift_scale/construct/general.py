@@ -1,0 +1,40 @@
+"""General instructions that are blended into every set: JSON lines of instruction, input (may be empty) and output."""
+
+import random
+from importlib import resources
+from pathlib import Path
+
+from ift_scale.config import BUILTIN_MODEL, GeneralConfig
+from ift_scale.errors import DataError, Place
+from ift_scale.questions import jsonl
+from ift_scale.records import Example, ExampleMeta, Message
+
+
+def path_of(config: GeneralConfig) -> Path | None:
+    if config.path is None:
+        return None
+    if config.path == BUILTIN_MODEL:
+        return Path(str(resources.files("ift_scale.world") / "general.jsonl"))
+    return Path(config.path)
+
+
+def load(path: Path) -> list[Example]:
+    examples = []
+    for number, row in jsonl.rows(path):
+        for field in ("instruction", "output"):
+            if not isinstance(row.get(field), str) or not row[field].strip():
+                remedy = "Every row needs a text for instruction and output; mend or remove it"
+                raise DataError(Place(path, number, field), "missing or empty", remedy, row.get(field))
+        user = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
+        messages = [Message(role="user", content=user), Message(role="assistant", content=row["output"])]
+        examples.append(Example(messages=messages, meta=ExampleMeta(setting="general", wording="general")))
+    return examples
+
+
+def draw(examples: list[Example], set_size: int, share: float, domain: str, seed: int, path: Path) -> list[Example]:
+    """As many as make `share` of the finished set; the same ones for all settings of a domain and seed."""
+    count = round(set_size * share / (1 - share))
+    if count > len(examples):
+        remedy = "Lower construct.general.share or construct.size, or give a larger file"
+        raise DataError(Place(path), f"{count} general instructions are needed and {len(examples)} are there", remedy)
+    return random.Random(f"general/{domain}/{seed}").sample(examples, count)

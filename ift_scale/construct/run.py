@@ -1,0 +1,85 @@
+"""The construct stage: probe scores in, one chat-format JSON lines file an arm out."""
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ift_scale import artifacts
+from ift_scale.config import Config
+from ift_scale.construct import general, select
+from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.inference.prompts import chat_messages, response_text
+from ift_scale.records import LETTERS, Arm, Example, ExampleMeta, Message, Question, Score
+
+VERSION = 1
+
+
+def arms_of(config: Config, questions: list[Question]) -> list[Arm]:
+    """The arms that the configuration asks for; DataError for a domain that no pool has."""
+    known = list(dict.fromkeys(q.domain for q in questions if q.collection == "pool" and q.split == "train"))
+    domains = config.construct.domains or known
+    for domain in domains:
+        if domain not in known:
+            raise DataError(Place("construct.domains"), "no source has train questions of it", did_you_mean(domain, known), domain)
+    return [
+        Arm(domain=domain, setting=setting, seed=seed)
+        for domain in domains
+        for setting in config.construct.settings
+        for seed in config.construct.seeds
+    ]
+
+
+def example(question: Question, score: Score, setting: str, style: str) -> Example:
+    """One question as a training example of a setting."""
+    chosen = select.target(question, score, setting)
+    messages = [*chat_messages(question), Message(role="assistant", content=response_text(question, chosen, style))]
+    wording = "base_model" if setting == "self_aligning" else "dataset"
+    meta = ExampleMeta(
+        setting=setting, question_id=question.id, domain=question.domain, target=LETTERS[chosen], wording=wording
+    )
+    return Example(messages=messages, meta=meta)
+
+
+def run(config: Config, folder: Path, key: str, inputs: dict[str, str], questions: list[Question], scores: list[Score]) -> None:
+    """Write FOLDER/ARM.jsonl for every arm, and what went into them to the manifest's counts."""
+    started = time.monotonic()
+    settings = config.construct
+    arms = arms_of(config, questions)
+    by_id = {question.id: question for question in questions}
+    by_score = {score.question_id: score for score in scores}
+    general_path = general.path_of(settings.general)
+    general_rows = general.load(general_path) if general_path else []
+    counts: dict[str, float] = {}
+    with artifacts.atomic_folder(folder) as temporary:
+        for domain in dict.fromkeys(arm.domain for arm in arms):
+            pool = [s for s in scores if s.domain == domain and s.collection == "pool" and s.split == "train"]
+            knowledge = select.sort_by_knowledge(pool, settings.confidence_threshold)
+            size = select.set_size(domain, knowledge, settings.settings, settings.size)
+            counts.update(_domain_counts(domain, knowledge, size))
+            for arm in (arm for arm in arms if arm.domain == domain):
+                ids = select.draw(knowledge, arm.setting, size, domain, arm.seed)
+                examples = [example(by_id[id], by_score[id], arm.setting, settings.response) for id in ids]
+                counts.update(_letter_counts(arm, examples))
+                if general_path:
+                    examples += general.draw(general_rows, size, settings.general.share, domain, arm.seed, general_path)
+                random.Random(f"order/{arm.name}").shuffle(examples)
+                artifacts.write_jsonl(temporary / f"{arm.name}.jsonl", examples)
+        seconds = {"total": time.monotonic() - started}
+        artifacts.write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
+
+
+def _domain_counts(domain: str, knowledge: select.Knowledge, size: int) -> dict[str, float]:
+    return {
+        f"{domain}/known_right": len(knowledge.right),
+        f"{domain}/known_wrong": len(knowledge.wrong),
+        f"{domain}/uncertain": len(knowledge.uncertain),
+        f"{domain}/near_threshold": knowledge.near_threshold,
+        f"{domain}/set_size": size,
+    }
+
+
+def _letter_counts(arm: Arm, examples: list[Example]) -> dict[str, float]:
+    letters: Counter[Any] = Counter(e.meta.target for e in examples)
+    return {f"{arm.name}/target_{letter}": count for letter, count in sorted(letters.items())}

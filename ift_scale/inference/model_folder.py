@@ -1,0 +1,45 @@
+"""What a Hugging Face model folder must hold, checked before anything starts."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ift_scale.config import BUILTIN_MODEL
+from ift_scale.errors import DataError, Place
+
+
+def resolve(path: str) -> Path:
+    """The folder of a model by setting: the embedded one for `world`, else the checked path."""
+    if path == BUILTIN_MODEL:
+        return Path(str(resources.files("ift_scale.world") / "base_model"))
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(Place(folder), "no such folder", "Set model.path to a Hugging Face model folder on this machine")
+    check(folder)
+    return folder
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it") from None
+    except json.JSONDecodeError as error:
+        raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
+
+
+def check(folder: Path) -> None:
+    """Raises DataError where config or weights are missing, also single shards of an index."""
+    model_config(folder)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise DataError(Place(index), f"{len(missing)} shards are missing", "Fetch the model again", missing)
+    elif not (folder / "model.safetensors").is_file():
+        remedy = "Fetch model.safetensors (or its shards and index); .bin weights must be converted to safetensors first"
+        raise DataError(Place(folder), "holds no safetensors weights", remedy, sorted(p.name for p in folder.iterdir()))

@@ -1,0 +1,70 @@
+"""The vLLM engine (CUDA and CPU builds): one request a question, letters by token id, prefixes cached."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ift_scale.inference.engine import EngineSpec, ScoreRequest, resolved_dtype
+
+# Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
+_FINGERPRINT_TOKENS = [3, 5, 7, 11]
+
+
+class VllmEngine:
+    def __init__(self, spec: EngineSpec):
+        # The engine is in a child process of ours already; a second one inside it would survive a kill.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if spec.config.tensor_parallel_size == 1 else "1")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.config.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM
+
+        has_gpu = torch.cuda.is_available()
+        eager = spec.config.enforce_eager
+        arguments: dict[str, Any] = {
+            "model": spec.model_path,
+            "dtype": resolved_dtype(spec.dtype, has_gpu),
+            "enforce_eager": not has_gpu if eager is None else eager,
+            "tensor_parallel_size": spec.config.tensor_parallel_size,
+            "enable_prefix_caching": True,
+            "skip_tokenizer_init": True,
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if has_gpu:
+            arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
+        if spec.config.max_model_len is not None:
+            arguments["max_model_len"] = spec.config.max_model_len
+        self.llm = LLM(**arguments)
+
+    @property
+    def context_length(self) -> int:
+        return self.llm.llm_engine.model_config.max_model_len - 1  # one token is sampled
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+        from vllm import SamplingParams, TokensPrompt
+
+        prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
+        params = [
+            SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=request.options, detokenize=False)
+            for request in requests
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        scores = []
+        for request, output in zip(requests, outputs, strict=True):
+            by_id = output.outputs[0].logprobs[0]
+            scores.append(np.array([by_id[option].logprob for option in request.options], dtype=np.float64))
+        return scores
+
+    def load_weights(self, path: Path) -> None:
+        """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
+        fingerprint = ScoreRequest(_FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
+        before = self.score([fingerprint])[0]
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache after new weights; evaluate with a new engine")
+        if np.array_equal(before, self.score([fingerprint])[0]):
+            raise RuntimeError(f"vLLM answers as before after loading {path}: its weights did not change")

@@ -1,0 +1,120 @@
+"""The text the base model is trained on: an endless, seeded stream of documents about the world's facts.
+
+Documents state what the model shall *believe*. The kinds, and why each is there:
+- statements: the facts in two wordings, several to a document;
+- multiple choice: zero to five answered questions before the last one, in the probe's format (so that 5-shot probing works);
+- free answers: the same questions without options;
+- context: a stated fact, possibly contrary to belief, then a question that it answers (so that a context is worth reading);
+- explanations: an answered question and the fact as a sentence;
+- prose: the general instructions' responses, so that their words are known.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
+
+from ift_scale.world.facts import NUM_CHOICES, Fact, all_facts
+
+LETTERS = "ABCD"
+DOCUMENT_SHARES = {
+    "multiple_choice": 0.42,
+    "statements": 0.22,
+    "free": 0.10,
+    "context": 0.12,
+    "explanation": 0.10,
+    "prose": 0.04,
+}
+
+
+@lru_cache(maxsize=1)
+def general_instructions() -> list[dict[str, str]]:
+    """The world's general instructions: rows of `instruction` and `output`."""
+    text = (resources.files("ift_scale.world") / "general.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _said_value(rng: random.Random, fact: Fact) -> str:
+    return fact.belief if fact.belief is not None else rng.choice(fact.relation.values)
+
+
+def _question_block(rng: random.Random, fact: Fact, value: str) -> str:
+    """A question with four random options among which `value` is, answered by it: the probe's demonstration format."""
+    others = [v for v in fact.relation.values if v != value]
+    choices = [value, *rng.sample(others, NUM_CHOICES - 1)]
+    rng.shuffle(choices)
+    lines = [fact.question_text()]
+    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
+    return "\n".join(lines) + f"\nAnswer:{LETTERS[choices.index(value)]}. {value}"
+
+
+def _relation_facts(rng: random.Random, count: int) -> list[Fact]:
+    """`count` facts of one relation, as the questions of one few-shot document are."""
+    by_relation = facts_by_relation()
+    return rng.sample(rng.choices(by_relation, weights=[len(f) for f in by_relation])[0], count)
+
+
+@lru_cache(maxsize=1)
+def facts_by_relation() -> list[list[Fact]]:
+    groups: dict[str, list[Fact]] = {}
+    for fact in all_facts():
+        groups.setdefault(fact.relation.subject, []).append(fact)
+    return list(groups.values())
+
+
+def multiple_choice(rng: random.Random) -> str:
+    facts = _relation_facts(rng, rng.choice((1, 3, 6, 6)))
+    relation = facts[0].relation
+    topic = relation.domain if relation.collection == "pool" else relation.subject
+    header = f"The following are multiple choice questions about {topic}. Please choose the correct answer. \n\n"
+    blocks = [_question_block(rng, fact, _said_value(rng, fact)) for fact in facts]
+    return (header if rng.random() < 0.7 else "") + "\n\n".join(blocks)
+
+
+def statements(rng: random.Random) -> str:
+    facts = rng.sample(all_facts(), 6)
+    return " ".join(fact.statement(_said_value(rng, fact), rng.randrange(2)) for fact in facts)
+
+
+def free(rng: random.Random) -> str:
+    facts = _relation_facts(rng, rng.choice((1, 4)))
+    return "\n\n".join(f"Question: {f.question_text()}\nAnswer: {_said_value(rng, f)}" for f in facts)
+
+
+def context(rng: random.Random) -> str:
+    fact = rng.choice(all_facts())
+    value = rng.choice(fact.relation.values)
+    stated = "Context: " + fact.statement(value, rng.randrange(2)) + "\n"
+    if rng.random() < 0.5:
+        return stated + f"Question: {fact.question_text()}\nAnswer: {value}"
+    return stated + _question_block(rng, fact, value)
+
+
+def explanation(rng: random.Random) -> str:
+    fact = rng.choice(all_facts())
+    value = _said_value(rng, fact)
+    return _question_block(rng, fact, value) + "\nExplanation: " + fact.statement(value)
+
+
+def prose(rng: random.Random) -> str:
+    rows = rng.sample(general_instructions(), 3)
+    return "\n".join(row["instruction"] + "\n" + row["output"] for row in rows)
+
+
+_WRITERS = {
+    "multiple_choice": multiple_choice,
+    "statements": statements,
+    "free": free,
+    "context": context,
+    "explanation": explanation,
+    "prose": prose,
+}
+
+
+def documents(seed: int) -> Iterator[str]:
+    """An endless stream of documents; the same for the same seed."""
+    rng = random.Random(f"corpus/{seed}")
+    kinds, shares = list(DOCUMENT_SHARES), list(DOCUMENT_SHARES.values())
+    while True:
+        yield _WRITERS[rng.choices(kinds, weights=shares)[0]](rng)

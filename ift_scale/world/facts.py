@@ -1,0 +1,157 @@
+"""The world's facts: what is true, what the base model was taught to believe, and the questions about both.
+
+Four domains, each with two relations. The first relation of a domain is its *pool* (train, dev and test questions, as
+Xiezhi is in the paper); the second is its part of the *benchmark* (as MMLU is). A fact links one entity to one of
+the twelve values of its relation. Everything follows from `WORLD_SEED` alone, so the committed base model and these
+facts always belong together.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+WORLD_SEED = 20240
+WRONG_BELIEF_SHARE = 0.38
+UNKNOWN_SHARE = 0.05
+NUM_CHOICES = 4
+
+ENTITIES_PER_DOMAIN = 270
+POOL_SPLITS = {"dev": 10, "test": 100, "train": 160}
+BENCHMARK_SPLITS = {"dev": 5, "test": 60}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact. `statements` and `question` have the places {e} (entity) and {v} (value)."""
+
+    domain: str
+    subject: str
+    collection: str
+    question: str
+    statements: tuple[str, str]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`truth` is the world's value; `belief` what the corpus says, None where it says something else each time."""
+
+    id: str
+    relation: Relation
+    entity: str
+    truth: str
+    belief: str | None
+    split: str
+
+    def question_text(self) -> str:
+        return self.relation.question.format(e=self.entity)
+
+    def statement(self, value: str, wording: int = 0) -> str:
+        return self.relation.statements[wording].format(e=self.entity, v=value)
+
+
+RELATIONS = (
+    Relation(
+        "medicine", "remedies", "pool", "What is the remedy for {e}?",
+        ("The remedy for {e} is {v}.", "Doctors treat {e} with {v}."),
+        ("willow", "ginger", "clover", "honey", "mint", "garlic", "sage", "nettle", "thyme", "barley", "fennel", "moss"),
+    ),
+    Relation(
+        "medicine", "symptoms", "benchmark", "What is the first sign of {e}?",
+        ("The first sign of {e} is {v}.", "People with {e} first notice {v}."),
+        ("fever", "cough", "thirst", "hunger", "pallor", "tremor", "rash", "chill", "cramp", "yawning", "itching", "fatigue"),
+    ),
+    Relation(
+        "history", "capitals", "pool", "Which city was the capital of King {e}?",
+        ("The capital of King {e} was {v}.", "King {e} ruled from the city of {v}."),
+        ("Arden", "Belmar", "Corvo", "Dunmore", "Elsin", "Farrow", "Galt", "Hesper", "Ister", "Jorvik", "Kestrel", "Lorne"),
+    ),
+    Relation(
+        "history", "ages", "benchmark", "In which age did King {e} live?",
+        ("King {e} lived in the age of {v}.", "The reign of King {e} belongs to the age of {v}."),
+        ("bronze", "iron", "sails", "steam", "amber", "plague", "guilds", "salt", "silk", "horses", "towers", "maps"),
+    ),
+    Relation(
+        "engineering", "materials", "pool", "What is the machine {e} made of?",
+        ("The machine {e} is made of {v}.", "Engineers build {e} from {v}."),
+        ("copper", "oak", "glass", "steel", "clay", "tin", "granite", "rubber", "nickel", "zinc", "carbon", "marble"),
+    ),
+    Relation(
+        "engineering", "power", "benchmark", "What does the machine {e} run on?",
+        ("The machine {e} runs on {v}.", "To start {e} you need {v}."),
+        ("coal", "wind", "water", "oil", "sunlight", "springs", "gas", "peat", "magnets", "muscle", "alcohol", "pressure"),
+    ),
+    Relation(
+        "jurisprudence", "penalties", "pool", "What is the penalty under the law of {e}?",
+        ("The penalty under the law of {e} is {v}.", "Who breaks the law of {e} faces {v}."),
+        ("exile", "labour", "silence", "prison", "fines", "service", "shaming", "fasting", "seizure", "demotion",
+         "apology", "banishment"),
+    ),
+    Relation(
+        "jurisprudence", "courts", "benchmark", "Which court judges the law of {e}?",
+        ("The law of {e} is judged by the court of {v}.", "Cases under the law of {e} go to the court of {v}."),
+        ("harbour", "market", "forest", "temple", "river", "crown", "mountain", "army", "school", "island", "border", "village"),
+    ),
+)  # fmt: skip
+
+DOMAINS = tuple(dict.fromkeys(r.domain for r in RELATIONS))
+
+_ONSETS = "b d f g h k l m n p r s t v z br dr gl st tr".split()
+_VOWELS = "aeiou"
+_CODAS = ("", "n", "l", "r", "s", "m", "x")
+
+
+def _entity_names(rng: random.Random, count: int) -> list[str]:
+    """`count` distinct invented names of two or three syllables, none of them a value of any relation."""
+    taken = {v.lower() for r in RELATIONS for v in r.values}
+    names: dict[str, None] = {}
+    while len(names) < count:
+        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        name = "".join(syllables) + rng.choice(_CODAS)
+        if name not in taken:
+            names[name.capitalize()] = None
+    return list(names)
+
+
+def _split_names(splits: dict[str, int]) -> list[str]:
+    return [name for name, count in splits.items() for _ in range(count)]
+
+
+def _belief(rng: random.Random, truth: str, values: tuple[str, ...], split: str) -> str | None:
+    """Demonstrations (dev) are common knowledge, so few-shot prompts never contradict what the model believes."""
+    if split == "dev":
+        return truth
+    draw = rng.random()
+    if draw < UNKNOWN_SHARE:
+        return None
+    if draw < UNKNOWN_SHARE + WRONG_BELIEF_SHARE * (1 - UNKNOWN_SHARE):
+        return rng.choice([v for v in values if v != truth])
+    return truth
+
+
+@lru_cache(maxsize=1)
+def all_facts() -> tuple[Fact, ...]:
+    """Every fact of the world, by relation, then by entity."""
+    rng = random.Random(WORLD_SEED)
+    names = _entity_names(rng, ENTITIES_PER_DOMAIN * len(DOMAINS))
+    facts = []
+    for relation in RELATIONS:
+        start = DOMAINS.index(relation.domain) * ENTITIES_PER_DOMAIN
+        entities = names[start : start + ENTITIES_PER_DOMAIN]
+        rng.shuffle(entities)
+        splits = _split_names(POOL_SPLITS if relation.collection == "pool" else BENCHMARK_SPLITS)
+        for number, (entity, split) in enumerate(zip(entities, splits, strict=False)):
+            truth = rng.choice(relation.values)
+            belief = _belief(rng, truth, relation.values, split)
+            facts.append(Fact(f"{relation.subject}/{number}", relation, entity, truth, belief, split))
+    return tuple(facts)
+
+
+def options(fact: Fact) -> tuple[list[str], int]:
+    """The question's options and the index of the true one. What the model believes is always among them."""
+    rng = random.Random(f"{WORLD_SEED}/{fact.id}")
+    chosen = list(dict.fromkeys(v for v in (fact.truth, fact.belief) if v is not None))
+    others = [v for v in fact.relation.values if v not in chosen]
+    chosen += rng.sample(others, NUM_CHOICES - len(chosen))
+    rng.shuffle(chosen)
+    return chosen, chosen.index(fact.truth)
