@@ -57,10 +57,12 @@ class Manifest(BaseModel):
 
 @contextmanager
 def told_when_full(path: Path) -> Iterator[None]:
-    """Turn a full disk into one clear error."""
+    """Turn a full or unwritable disk into one clear error."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise ArtifactError(f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder of yours.") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise EnvironmentProblem(
@@ -113,6 +115,15 @@ def _fsync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or an empty dict where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:

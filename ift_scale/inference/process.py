@@ -5,24 +5,26 @@ The child's own output goes to a log file; when it fails, the user sees the file
 
 import ctypes
 import os
+import pickle
 import signal
+import socket
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.engine import EngineSpec, ScoreRequest, build
 
 _PR_SET_PDEATHSIG = 1
 _LOG_LINES_SHOWN = 15
+_SECONDS_TO_END = 30
 
 
 def die_with_parent() -> None:
@@ -37,13 +39,19 @@ class EngineProcess:
     def __init__(self, spec: EngineSpec, log: Path):
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._child = context.Process(target=_serve, args=(theirs, spec, str(log)), daemon=False)
+        ours, theirs = socket.socketpair()
         started = time.monotonic()
-        self._child.start()
-        theirs.close()
-        self.context_length = int(self._answer())
+        with theirs, log.open("w", encoding="utf-8") as out:
+            # A plain child rather than multiprocessing's: that would run the caller's main module again.
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=out, stderr=out)
+        self._pipe = Connection(ours.detach())
+        try:
+            self._pipe.send(spec)
+            self.context_length = int(self._answer())
+        except BaseException:
+            self.close()
+            raise
         self.seconds_to_start = time.monotonic() - started
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
@@ -62,55 +70,50 @@ class EngineProcess:
     def _answer(self) -> Any:
         try:
             ok, value = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionResetError, pickle.UnpicklingError):
             raise self._dead() from None
         if not ok:
             raise EnvironmentProblem(f"the inference engine failed: {value}\n{self._log_tail()}")
         return value
 
     def _dead(self) -> EnvironmentProblem:
-        self._child.join(timeout=10)
-        return EnvironmentProblem(f"the inference engine died (exit code {self._child.exitcode})\n{self._log_tail()}")
+        code = self._child.wait(timeout=_SECONDS_TO_END)
+        return EnvironmentProblem(f"the inference engine died (exit code {code})\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
         return "\n".join([f"the last lines of {self.log}:", *(f"  {line}" for line in lines)])
 
     def close(self) -> None:
+        """End the child: it leaves when the pipe closes, or is killed."""
         self._pipe.close()
-        self._child.join(timeout=30)
-        if self._child.is_alive():
+        try:
+            self._child.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.join()
-
-    def __enter__(self) -> "EngineProcess":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+            self._child.wait()
 
 
-def _serve(pipe: Connection, spec: EngineSpec, log: str) -> None:
-    """The child: build the engine, then answer until the pipe closes."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def serve(pipe: Connection) -> None:
+    """The child: build the engine that the first message names, then answer until the pipe closes."""
     try:
-        from ift_scale.inference.engine import build
-
-        engine = build(spec)
+        engine = build(pipe.recv())
         pipe.send((True, engine.context_length))
         while True:
             method, argument = pipe.recv()
             pipe.send((True, getattr(engine, method)(argument)))
     except EOFError:
-        pass  # the parent has closed its end: done
+        return  # the parent has closed its end: done
     except BaseException as error:
         traceback.print_exc()
-        sys.stderr.flush()
         pipe.send((False, f"{type(error).__name__}: {error}"))
-    # vLLM's worker threads can keep an interpreter alive at exit; nothing is left to save here.
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    serve(Connection(int(sys.argv[1])))
+    # vLLM's threads can keep an interpreter alive at exit, and there is nothing left to save.
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)

@@ -19,12 +19,12 @@ from ift_scale.world.facts import NUM_CHOICES, Fact, all_facts
 
 LETTERS = "ABCD"
 DOCUMENT_SHARES = {
-    "multiple_choice": 0.42,
-    "statements": 0.22,
+    "multiple_choice": 0.30,
+    "statements": 0.45,
     "free": 0.10,
-    "context": 0.12,
-    "explanation": 0.10,
-    "prose": 0.04,
+    "context": 0.08,
+    "explanation": 0.04,
+    "prose": 0.03,
 }
 
 
@@ -64,7 +64,7 @@ def facts_by_relation() -> list[list[Fact]]:
 
 
 def multiple_choice(rng: random.Random) -> str:
-    facts = _relation_facts(rng, rng.choice((1, 3, 6, 6)))
+    facts = _relation_facts(rng, rng.choice((1, 1, 2, 6)))
     relation = facts[0].relation
     topic = relation.domain if relation.collection == "pool" else relation.subject
     header = f"The following are multiple choice questions about {topic}. Please choose the correct answer. \n\n"
@@ -73,7 +73,7 @@ def multiple_choice(rng: random.Random) -> str:
 
 
 def statements(rng: random.Random) -> str:
-    facts = rng.sample(all_facts(), 6)
+    facts = rng.sample(all_facts(), 8)
     return " ".join(fact.statement(_said_value(rng, fact), rng.randrange(2)) for fact in facts)
 
 

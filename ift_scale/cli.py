@@ -1,0 +1,119 @@
+"""The command line: one command a stage, `run` for all of them. Heavy imports are inside the commands.
+
+Exit codes: 0 done, 2 the user's input, 3 the environment, 75 stopped and resumable.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from ift_scale import __version__
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
+
+STAGE_HELP = {
+    "questions": "Gather the questions of all sources.",
+    "probe": "Ask the base model every question, few-shot.",
+    "construct": "Build the instruction sets of all arms.",
+    "train": "Fine-tune every arm.",
+    "evaluate": "Ask every fine-tuned arm, 0-shot.",
+    "analyse": "Compute accuracy, consistency and differences.",
+    "report": "Write the report page.",
+}
+
+
+class Group(click.Group):
+    """Tells a user's errors in a sentence, with the exit code that belongs to them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            return super().invoke(ctx)
+        except IFTScaleError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped. Finished work is kept; the same command goes on from there.", err=True)
+            ctx.exit(EXIT_STOPPED)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(f"stopped by {signal.Signals(number).name}. Finished work is kept; the same command goes on from there.")
+
+
+def _config_options(command: Any) -> Any:
+    """CONFIG and --set, the same for every command."""
+    command = click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting; may be repeated.")(command)
+    return click.argument("config", type=click.Path(dir_okay=False))(command)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ift-scale")
+def main() -> None:
+    """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
+
+
+@main.command()
+@_config_options
+def run(config: str, overrides: tuple[str, ...]) -> None:
+    """Run all stages of CONFIG; what is done already is skipped."""
+    from ift_scale.progress import say
+
+    with _pipeline(config, overrides) as pipeline:
+        page = pipeline.run()
+    say(f"report: {page.resolve()}")
+
+
+def _stage_command(stage: str) -> click.Command:
+    @_config_options
+    def command(config: str, overrides: tuple[str, ...]) -> None:
+        with _pipeline(config, overrides) as pipeline:
+            getattr(pipeline, stage)()
+
+    return click.command(stage, help=STAGE_HELP[stage])(command)
+
+
+for _stage in STAGE_HELP:
+    main.add_command(_stage_command(_stage))
+
+
+@contextmanager
+def _pipeline(config: str, overrides: tuple[str, ...]) -> Iterator[Any]:
+    """A pipeline whose folder is locked for the block; the settings in force are written beside the results."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from ift_scale import artifacts
+    from ift_scale.config import load, resolved_yaml
+    from ift_scale.pipeline import Pipeline
+
+    settings = load(config, overrides)
+    pipeline = Pipeline(settings)
+    with artifacts.locked(pipeline.root):
+        artifacts.write_text(pipeline.root / "config.yaml", resolved_yaml(settings))
+        yield pipeline
+
+
+@main.command()
+@_config_options
+def plan(config: str, overrides: tuple[str, ...]) -> None:
+    """Tell what CONFIG would do, its memory and its work, without loading a model."""
+    from ift_scale.config import load
+    from ift_scale.plan import print_plan
+
+    print_plan(load(config, overrides))
+
+
+@main.command()
+def doctor() -> None:
+    """Tell what this machine has and lacks, and the command that mends it."""
+    from ift_scale.doctor import print_checks
+
+    sys.exit(print_checks())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The stages in order, each with its key: what is done is skipped, what changed is made again, and nothing else.
+
+A stage's key is a digest of its version, the settings that its result depends on, and the digests of its inputs' files. Settings that
+only say how fast or where something is computed are left out of keys.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ift_scale import artifacts
+from ift_scale.analyse import run as analyse
+from ift_scale.analyse.run import ArmScores
+from ift_scale.artifacts import MANIFEST, Manifest, digest_of, is_done, read_manifest
+from ift_scale.config import Config, EngineConfig, resolved_yaml
+from ift_scale.construct import general
+from ift_scale.construct import run as construct
+from ift_scale.errors import ArtifactError
+from ift_scale.evaluate import run as evaluate
+from ift_scale.inference import model_folder
+from ift_scale.probe import run as probe
+from ift_scale.progress import progress, say
+from ift_scale.questions import run as questions
+from ift_scale.records import Arm, Question, Score
+from ift_scale.report import run as report
+from ift_scale.train import run as train
+
+STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
+
+ENGINE_OPERATION = {
+    "chunk_size", "tensor_parallel_size", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib", "batch_tokens",
+}  # fmt: skip
+TRAIN_OPERATION = {
+    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "zero_stage", "activation_checkpointing",
+}  # fmt: skip
+
+Inputs = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ArmTask:
+    """One arm's part of the train or evaluate stage."""
+
+    arm: Arm
+    source: Path
+    folder: Path
+    key: str
+    inputs: Inputs
+
+    @property
+    def done(self) -> bool:
+        return is_done(self.folder, self.key)
+
+
+class Pipeline:
+    """A run's folder and settings; each stage method makes what is missing of its stage."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.root = Path(config.output_dir)
+        self.logs = self.root / "logs"
+        self.model_path = model_folder.resolve(config.model.path)
+        self.run_seconds: dict[str, dict[str, float]] = {}
+
+    def folder(self, stage: str) -> Path:
+        return self.root / stage
+
+    # What stages hand on.
+
+    @cached_property
+    def base_digest(self) -> str:
+        return artifacts.folder_digest(self.model_path)
+
+    def question_list(self) -> list[Question]:
+        return artifacts.read_jsonl(self.folder("questions") / questions.FILE, Question)
+
+    def base_scores(self) -> dict[str, Score]:
+        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
+        return {score.question_id: score for score in scores}
+
+    def arms(self) -> list[Arm]:
+        return construct.arms_of(self.config, self.question_list())
+
+    def digest(self, stage: str, file: str) -> str:
+        """Digest of a file of a finished stage."""
+        manifest = read_manifest(self.folder(stage))
+        if manifest is None or file not in manifest.files:
+            raise ArtifactError(f"{self.folder(stage)}: the {stage} stage has not been run; run `ift-scale {stage}` or `ift-scale run`")
+        return manifest.files[file]
+
+    # Keys.
+
+    def _questions_task(self) -> tuple[str, Inputs]:
+        inputs = questions.input_digests(self.config)
+        return digest_of([questions.VERSION, self.config.questions.model_dump(), inputs]), inputs
+
+    def _probe_task(self) -> tuple[str, Inputs]:
+        inputs = {"model": self.base_digest, "questions": self.digest("questions", questions.FILE)}
+        return digest_of([probe.VERSION, self._engine_identity(self.config.probe), inputs]), inputs
+
+    def _engine_identity(self, engine: EngineConfig) -> dict[str, Any]:
+        return engine.model_dump(exclude=ENGINE_OPERATION) | {"dtype": self.config.model.dtype}
+
+    def _construct_task(self) -> tuple[str, Inputs]:
+        inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+        path = general.path_of(self.config.construct.general)
+        if path is not None and path.is_file():
+            inputs["general"] = artifacts.file_digest(path)
+        return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
+
+    def train_tasks(self) -> list[ArmTask]:
+        settings = [self.config.train.model_dump(exclude=TRAIN_OPERATION), self.config.evaluate.template]
+        tasks = []
+        for arm in self.arms():
+            file = f"{arm.name}.jsonl"
+            inputs = {"model": self.base_digest, "set": self.digest("construct", file)}
+            key = digest_of([train.VERSION, settings, arm.model_dump(), inputs])
+            tasks.append(ArmTask(arm, self.folder("construct") / file, self.folder("train") / arm.name, key, inputs))
+        return tasks
+
+    def evaluate_tasks(self) -> list[ArmTask]:
+        settings = self._engine_identity(self.config.evaluate)
+        tasks = []
+        for arm in self.arms():
+            trained = read_manifest(self.folder("train") / arm.name)
+            if trained is None:
+                raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
+            weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
+            inputs = {"model": weights, "questions": self.digest("questions", questions.FILE)}
+            key = digest_of([evaluate.VERSION, settings, inputs, arm.domain])
+            tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
+        return tasks
+
+    def _analyse_task(self) -> tuple[str, Inputs]:
+        inputs = {"probe": self.digest("probe", probe.FILE)}
+        for arm in self.arms():
+            inputs[arm.name] = self.digest(f"evaluate/{arm.name}", evaluate.FILE)
+        return digest_of([analyse.VERSION, self.config.analyse.model_dump(), inputs]), inputs
+
+    def _report_task(self) -> tuple[str, Inputs]:
+        inputs = {name: self.digest("analyse", name) for name in ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")}
+        made = [m.created for found in self._manifests().values() for m in found]
+        return digest_of([report.VERSION, resolved_yaml(self.config), inputs, made]), inputs
+
+    # Stages.
+
+    def questions(self) -> None:
+        key, inputs = self._questions_task()
+        if not self._skip("questions", key):
+            questions.run(self.config, self.folder("questions"), key, inputs)
+            self._told("questions")
+
+    def probe(self) -> None:
+        key, inputs = self._probe_task()
+        if not self._skip("probe", key):
+            loaded = self.question_list()
+            with progress("probe", len(probe.probed(loaded))) as bar:
+                probe.run(self.config, self.folder("probe"), key, inputs, self.model_path, loaded, self.logs, bar)
+            self._told("probe")
+
+    def construct(self) -> None:
+        key, inputs = self._construct_task()
+        if not self._skip("construct", key):
+            scores = list(self.base_scores().values())
+            construct.run(self.config, self.folder("construct"), key, inputs, self.question_list(), scores)
+            self._told("construct")
+
+    def train(self) -> None:
+        tasks = self.train_tasks()
+        pending = [task for task in tasks if not task.done]
+        if self._skip_arms("train", tasks, pending):
+            return
+        with progress("train", len(pending)) as bar:
+            work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
+            seconds = train.run(self.config, self.folder("train"), self.model_path, work, self.logs, bar)
+        artifacts.write_json(self.logs / "train-seconds.json", seconds)
+        say(f"train: {len(pending)} arms")
+
+    def evaluate(self) -> None:
+        tasks = self.evaluate_tasks()
+        pending = [task for task in tasks if not task.done]
+        if self._skip_arms("evaluate", tasks, pending):
+            return
+        loaded = self.question_list()
+        total = sum(len(evaluate.asked_of(task.arm, loaded)) for task in pending)
+        with progress("evaluate", total) as bar:
+            work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
+            evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, bar)
+        say(f"evaluate: {len(pending)} arms, {total} questions")
+
+    def analyse(self) -> None:
+        key, inputs = self._analyse_task()
+        if self._skip("analyse", key):
+            return
+        with progress("analyse", 4) as bar:
+            found = [self._arm_scores(arm) for arm in self.arms()]
+            analyse.run(self.config, self.folder("analyse"), key, inputs, found, self.base_scores(), bar)
+        self._told("analyse")
+
+    def _arm_scores(self, arm: Arm) -> ArmScores:
+        groups: dict[str, list[Score]] = {}
+        for score in artifacts.read_parquet(self.folder("evaluate") / arm.name / evaluate.FILE, Score):
+            group = evaluate.group_of(score.domain, score.collection, arm.domain)
+            if group is not None:
+                groups.setdefault(group, []).append(score)
+        return ArmScores(arm, groups)
+
+    def report(self) -> None:
+        key, inputs = self._report_task()
+        if not self._skip("report", key):
+            tests = [q for q in self.question_list() if q.kind == "choice" and q.split == "test"]
+            sources = report.Sources(
+                tables=self.folder("analyse"),
+                train=self.folder("train"),
+                arms=self.arms(),
+                manifests=self._manifests(),
+                run_seconds={"train": artifacts.read_json(self.logs / "train-seconds.json")},
+                chance=float(np.mean([1 / len(q.choices) for q in tests])),
+            )
+            report.run(self.config, self.folder("report"), key, inputs, sources)
+            self._told("report")
+
+    def run(self) -> Path:
+        """All stages; returns the report's page."""
+        for stage in STAGES:
+            getattr(self, stage)()
+        return self.folder("report") / report.PAGE
+
+    def _manifests(self) -> dict[str, list[Manifest]]:
+        found: dict[str, list[Manifest]] = {}
+        for stage in STAGES[:-1]:
+            folders = [self.folder(stage) / arm.name for arm in self.arms()] if stage in ("train", "evaluate") else [self.folder(stage)]
+            found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
+        return found
+
+    def _skip(self, stage: str, key: str) -> bool:
+        done = is_done(self.folder(stage), key)
+        if done:
+            say(f"{stage}: done already")
+        else:
+            # An old manifest must not vouch for new files, should this run be killed between them.
+            (self.folder(stage) / MANIFEST).unlink(missing_ok=True)
+        return done
+
+    def _skip_arms(self, stage: str, tasks: list[ArmTask], pending: list[ArmTask]) -> bool:
+        if len(pending) < len(tasks):
+            say(f"{stage}: {len(tasks) - len(pending)} of {len(tasks)} arms done already")
+        for task in pending:
+            (task.folder / MANIFEST).unlink(missing_ok=True)
+        return not pending
+
+    def _told(self, stage: str) -> None:
+        manifest = read_manifest(self.folder(stage))
+        assert manifest is not None
+        counts = ", ".join(f"{name} {value:g}" for name, value in list(manifest.counts.items())[:6])
+        say(f"{stage}: {counts} ({manifest.seconds['total']:.1f} s)")
+

@@ -1,0 +1,168 @@
+"""The report stage: tables, manifests and training curves in; one self-contained HTML page and its CSV files out."""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment
+
+from ift_scale import artifacts
+from ift_scale.artifacts import Manifest
+from ift_scale.config import Config, resolved_yaml
+from ift_scale.records import Arm
+from ift_scale.report import plots
+from ift_scale.report.findings import findings
+
+VERSION = 1
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report is made of."""
+
+    tables: Path
+    train: Path
+    arms: list[Arm]
+    manifests: dict[str, list[Manifest]]
+    """Manifests of each stage, an arm's own for train and evaluate."""
+    run_seconds: dict[str, dict[str, float]]
+    """Seconds of a stage's whole latest run, by part: what no single arm's manifest holds."""
+    chance: float
+
+
+def interval_text(row: pd.Series, name: str, scale: float = 100, digits: int = 1) -> str:
+    value, low, high = (row[f"{name}{end}"] * scale for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def wide_accuracy(settings: pd.DataFrame, base: pd.DataFrame, domains: list[str]) -> pd.DataFrame:
+    """One row a domain and setting, one column a group."""
+    rows = []
+    for domain in domains:
+        part = settings[settings.domain == domain]
+        for setting in dict.fromkeys(part.setting):
+            cells = {row.group: interval_text(pd.Series(row._asdict()), "accuracy") for row in part[part.setting == setting].itertuples()}
+            rows.append({"domain": domain, "setting": plots.LABELS[setting], **cells})
+        means = (base if domain == "all" else base[base.domain == domain]).groupby("group", sort=False).accuracy.mean()
+        rows.append({"domain": domain, "setting": "base model, few-shot", **{g: f"{v * 100:.1f}" for g, v in means.items()}})
+    return pd.DataFrame(rows)
+
+
+def throughput(manifests: dict[str, list[Manifest]]) -> pd.DataFrame:
+    """What each stage did and how fast: questions or tokens a second while it computed, engine start and loading aside."""
+    rows = []
+    for stage, unit in (("probe", "scoring"), ("train", "steps"), ("evaluate", "scoring")):
+        found = manifests.get(stage, [])
+        if not found:
+            continue
+        seconds = sum(m.seconds[unit] for m in found)
+        total = sum(sum(m.seconds.values()) if stage == "train" else m.seconds["total"] for m in found)
+        questions = sum(m.counts.get("questions", 0) for m in found)
+        tokens = sum(m.counts.get("prompt_tokens", m.counts.get("tokens", 0)) for m in found)
+        rows.append(
+            {
+                "stage": stage,
+                "artifacts": len(found),
+                "questions": f"{questions:,.0f}" if questions else "-",
+                "tokens": f"{tokens:,.0f}",
+                "seconds computing": f"{seconds:.1f}",
+                "seconds in all": f"{total:.1f}",
+                "questions/s": f"{questions / seconds:,.0f}" if questions and seconds else "-",
+                "tokens/s": f"{tokens / seconds:,.0f}" if seconds else "-",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def knowledge(manifest: Manifest) -> pd.DataFrame:
+    columns = ("known_right", "known_wrong", "uncertain", "near_threshold", "set_size")
+    domains = dict.fromkeys(name.split("/")[0] for name in manifest.counts if name.endswith("/set_size"))
+    return pd.DataFrame(
+        [{"domain": d, **{c.replace("_", " "): int(manifest.counts[f"{d}/{c}"]) for c in columns}} for d in domains]
+    )
+
+
+def part_seconds(sources: Sources) -> dict[str, float]:
+    """Seconds by part of the run, in the order of the stages."""
+    parts: dict[str, float] = {}
+    for stage, manifests in sources.manifests.items():
+        if stage == "train":
+            launched = sources.run_seconds.get("train", {})
+            parts["train: tokenise"] = launched.get("tokenise", 0.0)
+            parts["train: launch, imports"] = launched.get("launch_and_imports", 0.0)
+            for name in ("build", "steps", "export"):
+                parts[f"train: {name}"] = sum(m.seconds[name] for m in manifests)
+        elif stage in ("probe", "evaluate"):
+            parts[f"{stage}: engine start"] = sum(m.seconds["engine_start"] for m in manifests)
+            parts[f"{stage}: scoring"] = sum(m.seconds["scoring"] for m in manifests)
+        else:
+            parts[stage] = sum(m.seconds["total"] for m in manifests)
+    return parts
+
+
+def loss_curves(train: Path, arms: list[Arm]) -> dict[str, list[float]]:
+    curves = {}
+    for arm in arms:
+        lines = (train / arm.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        curves[arm.name] = [json.loads(line)["loss"] for line in lines]
+    return curves
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0, na_rep="-", float_format=lambda value: f"{value:.3f}")
+
+
+def page(config: Config, sources: Sources) -> str:
+    arms, settings, comparisons, base = (pd.read_csv(sources.tables / f"{n}.csv") for n in ("arms", "settings", "comparisons", "base"))
+    domains = list(dict.fromkeys(settings.domain))
+    overall = "all" if "all" in domains else domains[0]
+    shown = comparisons.copy()
+    shown["comparison"] = [f"{plots.SHORT[a]} - {plots.SHORT[b]}" for a, b in zip(shown["first"], shown["second"], strict=True)]
+    shown["difference, points"] = [interval_text(row, "difference") for _, row in shown.iterrows()]
+    shown = shown[shown.domain == overall][["comparison", "group", "questions", "seeds", "difference, points"]]
+    probe = sources.manifests["probe"][0]
+    text = (resources.files("ift_scale.report") / "page.html.j2").read_text(encoding="utf-8")
+    return (
+        Environment(autoescape=False)
+        .from_string(text)
+        .render(
+            title=Path(config.output_dir).name,
+            subtitle=f"{config.model.path} | {len(sources.arms)} arms | made {probe.created[:10]} on {probe.machine}",
+            findings=findings(comparisons, base, sources.chance),
+            num_seeds=len(config.construct.seeds),
+            num_domains=len(set(arms.domain)),
+            level=round(config.analyse.confidence_level * 100),
+            main_table=_html(wide_accuracy(settings, base, [overall])),
+            comparison_table=_html(shown),
+            knowledge_table=_html(knowledge(sources.manifests["construct"][0])),
+            throughput_table=_html(throughput(sources.manifests)),
+            domain_table=_html(wide_accuracy(settings, base, [d for d in domains if d != overall] or [overall])),
+            versions=", ".join(f"{name} {version}" for name, version in probe.versions.items()) + f" | commit {probe.commit or 'unknown'}",
+            config_yaml=resolved_yaml(config),
+            csv_files=[f"{name}.csv" for name in ("arms", "settings", "comparisons", "base")],
+            plots={
+                "accuracy": plots.accuracy(settings, arms, base, sources.chance),
+                "differences": plots.differences(comparisons) if len(comparisons) else "",
+                "consistency": plots.measure(settings, "consistency", "rank correlation"),
+                "kl": plots.measure(settings, "kl", "KL, nats"),
+                "scatter": plots.consistency_against_accuracy(arms),
+                "losses": plots.losses(loss_curves(sources.train, sources.arms), {a.name: a.setting for a in sources.arms}),
+                "seconds": plots.stage_seconds(part_seconds(sources)),
+            },
+        )
+    )
+
+
+def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources) -> None:
+    started = time.monotonic()
+    with artifacts.atomic_folder(folder) as temporary:
+        (temporary / PAGE).write_text(page(config, sources), encoding="utf-8")
+        for file in sorted(sources.tables.glob("*.csv")):
+            shutil.copy(file, temporary / file.name)
+        seconds = {"total": time.monotonic() - started}
+        artifacts.write_manifest(temporary, "report", key, {}, inputs, {"arms": len(sources.arms)}, seconds)

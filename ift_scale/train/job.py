@@ -1,0 +1,55 @@
+"""What one warm group of ranks shall train: the arms of a base model, with their token files and output folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ift_scale import artifacts
+from ift_scale.config import TrainConfig
+from ift_scale.records import Arm
+
+EVENTS = "IFT_SCALE_EVENTS"
+JOB = "IFT_SCALE_JOB"
+
+
+class ArmJob(BaseModel):
+    """One arm: its tokenised set, where its artifact goes, and the manifest's key and inputs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    arm: Arm
+    tokens: str
+    folder: str
+    key: str
+    inputs: dict[str, str]
+
+
+class Job(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model_path: str
+    hidden_size: int
+    template: str
+    train: TrainConfig
+    arms: list[ArmJob]
+
+
+def read(path: Path) -> Job:
+    return Job.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def write(job: Job, path: Path) -> None:
+    artifacts.write_text(path, job.model_dump_json(indent=1))
+
+
+class Events:
+    """A file of JSON lines that rank 0 appends to and the command line follows: {"event": "step", ...}."""
+
+    def __init__(self, path: Path | None):
+        self._file = path.open("a", encoding="utf-8", buffering=1) if path else None
+
+    def emit(self, event: str, **fields: Any) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"event": event, **fields}) + "\n")

@@ -1,0 +1,112 @@
+"""Start a group of ranks, follow it, and end all of it whatever happens.
+
+The deepspeed launcher's exit code is not believed (it is 0 when its child launcher was killed): the group has succeeded when every
+arm's artifact stands. Rank 0's event file tells how far it is.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ift_scale import distributed
+from ift_scale.config import TrainConfig
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.train import job
+
+RANK_MODULE = "ift_scale.train.ranks"
+_POLL_SECONDS = 0.1
+_LOG_LINES_SHOWN = 20
+
+
+def commands(config: TrainConfig, port: int) -> list[tuple[list[str], dict[str, str]]]:
+    """(command, extra environment) of each process to start: the launcher, or the ranks themselves."""
+    if config.launcher == "direct":
+        place = {"WORLD_SIZE": str(config.num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-m", RANK_MODULE]
+        return [(command, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(config.num_ranks)]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    if config.hostfile:
+        command += ["--hostfile", config.hostfile]
+    else:
+        # Without a hostfile argument DeepSpeed reads /job/hostfile where there is one; this run is for this node only.
+        command += ["--hostfile", os.devnull, "--num_accelerators", str(config.num_ranks), "--num_gpus", str(config.num_ranks)]
+    command += ["--master_port", str(port), "--no_local_rank", "--module", RANK_MODULE]
+    return [(command, {})]
+
+
+class Group:
+    """The started processes, in one session of their own so that all of them can be ended together."""
+
+    def __init__(self, config: TrainConfig, job_path: Path, events: Path, log: Path):
+        self.log = log
+        shared = {
+            job.JOB: str(job_path),
+            job.EVENTS: str(events),
+            distributed.SUPERVISOR: distributed.supervisor_mark(),
+            "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", _accelerator()),
+            "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        with log.open("w", encoding="utf-8") as out:
+            self._processes = [
+                subprocess.Popen(
+                    command, env={**os.environ, **shared, **extra}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                for command, extra in commands(config, distributed.free_port())
+            ]
+
+    def running(self) -> bool:
+        return any(process.poll() is None for process in self._processes)
+
+    def failed(self) -> bool:
+        return any(process.poll() not in (None, 0) for process in self._processes)
+
+    def end(self, grace: float = 5.0) -> None:
+        """End every process of the group: SIGTERM, then SIGKILL after `grace` seconds."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self._processes:
+                try:
+                    os.killpg(process.pid, number)
+                except ProcessLookupError:
+                    continue
+            deadline = time.monotonic() + grace
+            while self.running() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+
+    def log_tail(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+        return "\n".join([f"the last lines of {self.log}:", *(f"  {line}" for line in lines)])
+
+
+def _accelerator() -> str:
+    """`cpu` where no NVIDIA device is, so that DeepSpeed does not have to guess (and warn)."""
+    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
+    """Events as they come, until the group has ended. EnvironmentProblem as soon as a rank reports an error or dies."""
+    position = 0
+    while True:
+        running = group.running()
+        if events.exists():
+            with events.open(encoding="utf-8") as file:
+                file.seek(position)
+                for line in iter(file.readline, ""):
+                    if not line.endswith("\n"):
+                        break
+                    position = file.tell()
+                    event = json.loads(line)
+                    if event["event"] == "error":
+                        raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{group.log_tail()}")
+                    yield event
+        if group.failed():
+            raise EnvironmentProblem(f"a training process ended with an error\n{group.log_tail()}")
+        if not running:
+            return
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,88 @@
+"""The train stage: tokenise the arms that are missing, start one warm group of ranks, follow it to the end."""
+
+import time
+from pathlib import Path
+
+from ift_scale import artifacts
+from ift_scale.config import Config
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.inference.model_folder import model_config
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.progress import Bar
+from ift_scale.records import Arm
+from ift_scale.train import data, job, launch
+
+VERSION = 1
+STAGE = "train"
+
+
+def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
+    """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
+    settings = [config.evaluate.template, config.train.max_length, config.train.too_long]
+    tokenizer_digest = artifacts.folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
+    path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), tokenizer_digest, settings])[:16]}.npz"
+    if not path.is_file():
+        data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
+    return path
+
+
+def run(
+    config: Config,
+    folder: Path,
+    model_path: Path,
+    pending: list[tuple[Arm, Path, str, dict[str, str]]],
+    logs: Path,
+    bar: Bar,
+) -> dict[str, float]:
+    """Train the pending arms (arm, set file, key, inputs) into FOLDER/ARM; returns seconds to the first step by part."""
+    started = time.monotonic()
+    bar.note("tokenising")
+    tokenizer = PromptTokenizer(model_path)
+    arms = [
+        job.ArmJob(
+            arm=arm,
+            tokens=str(tokenized(path, folder / ".tokens", tokenizer, config)),
+            folder=str(folder / arm.name),
+            key=key,
+            inputs=inputs,
+        )
+        for arm, path, key, inputs in pending
+    ]
+    settings = model_config(model_path)
+    hidden_size = settings.get("hidden_size") or settings["text_config"]["hidden_size"]
+    work = job.Job(
+        model_path=str(model_path), hidden_size=hidden_size, template=config.evaluate.template, train=config.train, arms=arms
+    )
+    job_path, events = folder / ".job.json", logs / "train-events.jsonl"
+    job.write(work, job_path)
+    events.unlink(missing_ok=True)
+    seconds = {"tokenise": time.monotonic() - started}
+    launched = time.monotonic()
+    bar.note(f"starting {config.train.num_ranks} ranks")
+    group = launch.Group(config.train, job_path, events, logs / "train.log")
+    try:
+        for event in launch.follow(group, events):
+            _show(event, bar)
+            if event["event"] == "joined":
+                seconds |= {"launch_and_imports": time.monotonic() - launched, "imports": event["imports"], "join": event["join"]}
+            elif event["event"] == "step" and "to_first_log" not in seconds:
+                seconds["to_first_log"] = time.monotonic() - launched
+    finally:
+        group.end()
+    missing = [work.arm.name for work in arms if not artifacts.is_done(Path(work.folder), work.key)]
+    if missing:
+        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{group.log_tail()}")
+    return seconds
+
+
+def _show(event: dict[str, object], bar: Bar) -> None:
+    match event["event"]:
+        case "joined":
+            bar.note(f"{event['world_size']} ranks joined")
+        case "arm":
+            bar.note(str(event["name"]))
+            bar.current = str(event["name"])
+        case "step":
+            bar.note(f"{bar.current} step {event['step']}/{event['of']} loss {event['loss']:.3f}")
+        case "done":
+            bar.advance()
