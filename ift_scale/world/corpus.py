@@ -5,6 +5,7 @@ Documents state what the model shall *believe*. The kinds, and why each is there
 - multiple choice: zero to five answered questions before the last one, in the probe's format (so that 5-shot probing works);
 - free answers: the same questions without options;
 - context: a stated fact, possibly contrary to belief, then a question that it answers (so that a context is worth reading);
+- lookups: options and a question that names one of them (so that the letters are learnt apart from the facts);
 - explanations: an answered question and the fact as a sentence;
 - prose: the general instructions' responses, so that their words are known.
 """
@@ -15,17 +16,20 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
-from ift_scale.world.facts import NUM_CHOICES, Fact, all_facts
+from ift_scale.world.facts import NUM_CHOICES, RELATIONS, Fact, all_facts
 
 LETTERS = "ABCD"
 DOCUMENT_SHARES = {
-    "multiple_choice": 0.30,
-    "statements": 0.45,
-    "free": 0.10,
+    "multiple_choice": 0.34,
+    "statements": 0.34,
+    "lookup": 0.12,
     "context": 0.08,
-    "explanation": 0.04,
+    "free": 0.06,
+    "explanation": 0.03,
     "prose": 0.03,
 }
+# Questions of a multiple-choice document. Single ones are many: the letters are learnt on them first.
+QUESTION_COUNTS = (1, 1, 1, 2, 6)
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +68,7 @@ def facts_by_relation() -> list[list[Fact]]:
 
 
 def multiple_choice(rng: random.Random) -> str:
-    facts = _relation_facts(rng, rng.choice((1, 1, 2, 6)))
+    facts = _relation_facts(rng, rng.choice(QUESTION_COUNTS))
     relation = facts[0].relation
     topic = relation.domain if relation.collection == "pool" else relation.subject
     header = f"The following are multiple choice questions about {topic}. Please choose the correct answer. \n\n"
@@ -91,6 +95,15 @@ def context(rng: random.Random) -> str:
     return stated + _question_block(rng, fact, value)
 
 
+def lookup(rng: random.Random) -> str:
+    """Which letter stands before a given option."""
+    choices = rng.sample(rng.choice(RELATIONS).values, NUM_CHOICES)
+    place = rng.randrange(NUM_CHOICES)
+    lines = [f"Which option is {choices[place]}?"]
+    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
+    return "\n".join(lines) + f"\nAnswer:{LETTERS[place]}. {choices[place]}"
+
+
 def explanation(rng: random.Random) -> str:
     fact = rng.choice(all_facts())
     value = _said_value(rng, fact)
@@ -107,6 +120,7 @@ _WRITERS = {
     "statements": statements,
     "free": free,
     "context": context,
+    "lookup": lookup,
     "explanation": explanation,
     "prose": prose,
 }

@@ -5,7 +5,9 @@ In: the seeded corpus. Out: a Hugging Face folder (Llama architecture, bfloat16 
 """
 
 import math
+import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -14,15 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ift_scale.world.corpus import documents
+from ift_scale.world.corpus import LETTERS, documents
 from ift_scale.world.tokenizer import build_tokenizer
 
 SEED = 7
-BATCH_SIZE = 24
-SEQUENCE_LENGTH = 256
-LEARNING_RATE = 3e-3
+TOKENS_PER_STEP = 6144
+DOCUMENTS_PER_BUFFER = 2048
+LEARNING_RATE = 4e-3
 WARMUP_STEPS = 100
-NUM_STEPS = 3000
+NUM_STEPS = 2400
+# A question's answer letter is one token in thirty and the hardest to learn; its options are drawn at random and cannot be.
+LETTER_WEIGHT = 10.0
+OPTION_WEIGHT = 0.1
 
 
 def build_model(vocab_size: int) -> LlamaForCausalLM:
@@ -46,14 +51,36 @@ def build_model(vocab_size: int) -> LlamaForCausalLM:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
-    """Token ids of shape (BATCH_SIZE, SEQUENCE_LENGTH + 1): documents, each `<s> ... </s>`, laid end to end."""
-    size = BATCH_SIZE * (SEQUENCE_LENGTH + 1)
-    stream: list[int] = []
-    for text in documents(seed=1):
-        stream += [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-        if len(stream) >= size:
-            yield torch.tensor(stream[:size]).view(BATCH_SIZE, -1)
-            stream = stream[size:]
+    """Token ids of shape (documents, longest), one document `<s> ... </s>` a row, padded at the end with rows of like length."""
+    stream = documents(seed=1)
+    rng = random.Random(SEED)
+    pad = tokenizer.pad_token_id
+    while True:
+        rows = sorted((tokenizer(text + "</s>").input_ids for text in islice(stream, DOCUMENTS_PER_BUFFER)), key=len)
+        groups: list[list[list[int]]] = [[]]
+        for row in rows:
+            if len(row) * (len(groups[-1]) + 1) > TOKENS_PER_STEP:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            longest = max(map(len, group))
+            yield torch.tensor([row + [pad] * (longest - len(row)) for row in group])
+
+
+def token_weights(tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor) -> Tensor:
+    """Weight of predicting each token from the second on, shape (B, T - 1); padding has none."""
+    letters = torch.tensor(tokenizer.convert_tokens_to_ids(list(LETTERS)))
+    colon, dot = tokenizer.convert_tokens_to_ids([":", "."])
+    before, target = tokens_BT[:, :-1], tokens_BT[:, 1:]
+    weights = (target != tokenizer.pad_token_id).float()
+    is_letter = torch.isin(tokens_BT, letters)
+    weights[is_letter[:, 1:] & (before == colon)] = LETTER_WEIGHT
+    # An option: a letter at the start of a line, a full stop, then the value. An answer's letter follows a colon instead.
+    answer = torch.zeros_like(is_letter)
+    answer[:, 1:] = is_letter[:, 1:] & (before == colon)
+    weights[:, 1:][(before[:, 1:] == dot) & (is_letter & ~answer)[:, :-2]] = OPTION_WEIGHT
+    return weights
 
 
 def learning_rate(step: int) -> float:
@@ -69,7 +96,7 @@ def pretrain(output: Path, num_steps: int = NUM_STEPS) -> list[float]:
     model = build_model(len(tokenizer))
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     losses = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -78,8 +105,10 @@ def pretrain(output: Path, num_steps: int = NUM_STEPS) -> list[float]:
         for step, tokens in zip(range(num_steps), batches(tokenizer), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
+            weights = token_weights(tokenizer, tokens)
             logits = model(tokens[:, :-1]).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+            loss = (each * weights.flatten()).sum() / weights.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

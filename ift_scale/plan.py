@@ -1,0 +1,142 @@
+"""`ift-scale plan`: what a configuration would do, how much work and memory that is, without loading a model.
+
+Numbers come from the questions themselves, the tokenizer, and the shapes in the weights' headers. Times are told only where this run's
+folder holds a measured rate; a guess about an unknown machine would mislead.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from safetensors import safe_open
+
+from ift_scale.artifacts import read_manifest
+from ift_scale.config import Config, TrainConfig
+from ift_scale.construct.run import arms_of
+from ift_scale.evaluate.run import asked_of
+from ift_scale.inference import model_folder
+from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.probe.run import probed
+from ift_scale.progress import console, say
+from ift_scale.questions.run import load_source
+from ift_scale.records import Question
+from ift_scale.train.packing import steps_per_epoch
+
+_SAMPLED_PROMPTS = 64
+GIB = 2**30
+
+
+def num_parameters(folder: Path) -> int:
+    """Elements of all tensors in a folder's safetensors files, read from their headers."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                size = 1
+                for dimension in tensors.get_slice(name).get_shape():
+                    size *= dimension
+                total += size
+    return total
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one rank holds for the model states, by ZeRO stage (activations and buffers come on top)."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer
+
+
+def model_states(parameters: int, stage: int, world_size: int, mixed: bool) -> Memory:
+    """Model states of one rank (Rajbhandari et al. 2020, section 3): mixed precision holds bfloat16 weights, float32 gradients, and
+    12 bytes of float32 master weight and moments a parameter; float32 training holds 4, 4 and 8. Stage 1 divides the optimizer
+    by the ranks, stage 2 the gradients too, stage 3 the weights too."""
+    weight, gradient, optimizer = (2, 4, 12) if mixed else (4, 4, 8)
+    return Memory(
+        weights=weight * parameters / (world_size if stage == 3 else 1),
+        gradients=gradient * parameters / (world_size if stage >= 2 else 1),
+        optimizer=optimizer * parameters / (world_size if stage >= 1 else 1),
+    )
+
+
+def memory_table(parameters: int, config: TrainConfig, mixed: bool) -> Table:
+    """Model states a rank for every stage, the configured one marked."""
+    table = Table("ZeRO", "weights", "gradients", "optimizer", "GiB a rank", box=None, pad_edge=False)
+    for stage in (0, 1, 2, 3):
+        m = model_states(parameters, stage, config.num_ranks, mixed)
+        mark = " <- configured" if stage == config.zero_stage else ""
+        table.add_row(str(stage), *(f"{part / GIB:.3f}" for part in (m.weights, m.gradients, m.optimizer)), f"{m.total / GIB:.3f}{mark}")
+    return table
+
+
+def mean_prompt_tokens(config: Config, questions: list[Question], tokenizer: PromptTokenizer) -> float:
+    """Mean length of the few-shot prompts, from an even sample."""
+    demonstrations = Demonstrations(questions, config.probe.num_shots, config.probe.demonstration_seed)
+    asked = probed(questions)
+    sample = asked[:: max(1, len(asked) // _SAMPLED_PROMPTS)]
+    lengths = [len(ids) for ids in tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in sample])]
+    return sum(lengths) / len(lengths)
+
+
+def measured_rate(folder: Path, count: str, part: str) -> float | None:
+    """Items a second of a finished stage in `folder`, None where there is none."""
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest.seconds.get(part):
+        return None
+    return manifest.counts[count] / manifest.seconds[part]
+
+
+def _time(amount: float, rate: float | None) -> str:
+    return "not known: no measured rate in output_dir yet" if rate is None else f"about {amount / rate:.0f} s at the rate measured here"
+
+
+def print_plan(config: Config) -> None:
+    """Print the plan of every stage."""
+    folder = model_folder.resolve(config.model.path)
+    parameters = num_parameters(folder)
+    questions = [q for source in config.questions.sources for q in load_source(source, config.questions.seed)]
+    arms = arms_of(config, questions)
+    root = Path(config.output_dir)
+    say(f"model      {folder}: {parameters:,} parameters")
+    counts: Counter[Any] = Counter((q.collection, q.split) for q in questions if q.kind == "choice")
+    say("questions  " + ", ".join(f"{collection} {split} {count:,}" for (collection, split), count in sorted(counts.items())))
+    asked = len(probed(questions))
+    tokens = mean_prompt_tokens(config, questions, PromptTokenizer(folder))
+    rate = measured_rate(root / "probe", "questions", "scoring")
+    say(f"probe      {asked:,} prompts of about {tokens:.0f} tokens ({config.probe.engine}); {_time(asked, rate)}")
+    say(f"construct  {len(arms)} arms: {', '.join(arm.name for arm in arms[:3])}{' ...' if len(arms) > 3 else ''}")
+    _print_train(config, root, parameters, [arm.name for arm in arms])
+    evaluations = sum(len(asked_of(arm, questions)) for arm in arms)
+    rate = measured_rate(root / "evaluate" / arms[0].name, "questions", "scoring")
+    say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
+    weight_bytes = 2 if config.train.precision != "float32" else 4
+    say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} to {len(arms) * parameters * 4 / GIB:.2f} GiB of exported models")
+
+
+def _print_train(config: Config, root: Path, parameters: int, arms: list[str]) -> None:
+    train = config.train
+    mixed = train.precision == "bfloat16" or (train.precision == "auto" and Path("/dev/nvidia0").exists())
+    constructed = read_manifest(root / "construct")
+    if constructed is None:
+        say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}; the sets' sizes are known after construct")
+    else:
+        sizes = {name.removesuffix(".jsonl"): _num_lines(root / "construct" / name) for name in constructed.files}
+        steps = sum(train.epochs * steps_per_epoch(sizes[arm], train.global_batch_size) for arm in arms if arm in sizes)
+        rate = measured_rate(root / "train" / arms[0], "steps", "steps")
+        say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}, {steps:,} optimizer steps in all; {_time(steps, rate)}")
+    say("           model states a rank (activations and buffers come on top):")
+    console.print(memory_table(parameters, train, mixed))
+
+
+def _num_lines(path: Path) -> int:
+    with path.open(encoding="utf-8") as file:
+        return sum(1 for line in file if json.loads(line))

@@ -1,0 +1,40 @@
+"""Shared fixtures: small questions, a small tokenizer and model folder, the shared data folder where it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real questions are not here: {SHARED_DATA} does not exist")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def world_model() -> Path:
+    """The committed base model of the embedded world."""
+    return ROOT / "ift_scale" / "world" / "base_model"
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """A pool folder in the paper's format: 5 dev, 6 train and 3 test questions of four options."""
+    import json
+
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for split, count in {"dev": 5, "train": 6, "test": 3}.items():
+        rows = [
+            {"id": i, "question": f"What is {split} {i}?", "choices": ["one", "two", "three", "four"], "answer": i % 4}
+            for i in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

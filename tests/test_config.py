@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from ift_scale import config
+from ift_scale.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    loaded = config.load(path)
+    assert loaded.output_dir
+
+
+def test_resolved_settings_read_back_the_same(tmp_path: Path) -> None:
+    loaded = config.load(ROOT / "configs" / "demo.yaml")
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(config.resolved_yaml(loaded))
+    assert config.load(copy) == loaded
+
+
+def test_all_problems_are_told_at_once() -> None:
+    raw = {
+        "output_dir": 3,
+        "trian": {},
+        "train": {"learnin_rate": 2e-5, "epochs": "3", "global_batch_size": 1, "num_ranks": 2},
+        "questions": {"sources": [{"kind": "paper", "path": "x", "domian": "y"}]},
+        "construct": {"settings": ["harmonius"]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        config.from_dict(raw)
+    told = "\n".join(caught.value.problems)
+    assert "trian: unknown key (value: {}); did you mean 'train'?" in told
+    assert "train.learnin_rate: unknown key (value: 2e-05); did you mean 'learning_rate'?" in told
+    assert "train.epochs: input should be a valid integer (value: '3')" in told
+    assert "questions.sources.0.domian: unknown key (value: 'y'); did you mean 'domain'?" in told
+    assert "questions.sources.0.domain: missing" in told
+    assert "construct.settings.0: not one of the choices (value: 'harmonius'); did you mean 'harmonious'?" in told
+    assert "output_dir: input should be a valid string (value: 3)" in told
+    # A combination of valid settings is told beside the invalid ones.
+    assert "train.global_batch_size: 1 examples cannot be dealt to train.num_ranks = 2" in told
+    assert len(caught.value.problems) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"train": {"max_length": 4096, "tokens_per_micro_batch": 2048}}, "train.tokens_per_micro_batch: 2048 cannot hold"),
+        ({"train": {"precision": "bfloat16", "zero_stage": 0}}, "train.zero_stage: 0 with train.precision = bfloat16"),
+        ({"train": {"hostfile": "/no/such/hostfile"}}, "train.hostfile: no such file"),
+        ({"train": {"hostfile": "/dev/null", "launcher": "direct"}}, "only the deepspeed launcher reads it"),
+        ({"construct": {"general": {"path": None}}}, "construct.general.share: must be 0"),
+        ({"construct": {"seeds": [1, 1]}}, "construct.seeds: a value stands twice"),
+        ({"questions": {"sources": [{"kind": "mmlu", "path": "x"}]}}, "none of them is a pool"),
+    ],
+)
+def test_impossible_combinations(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        config.from_dict({"output_dir": "x", **settings})
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: a\nquestions: {sources: [{kind: paper, domain: d, path: p}]}\n")
+    overrides = ("train.learning_rate=1e-5", "construct.seeds=[1, 2]", "questions.sources.0.path=q", "output_dir=b")
+    loaded = config.load(path, overrides)
+    assert loaded.train.learning_rate == 1e-5
+    assert loaded.construct.seeds == [1, 2]
+    assert loaded.questions.sources[0].path == "q"  # type: ignore[union-attr]
+    assert loaded.output_dir == "b"
+
+
+@pytest.mark.parametrize("override", ["train", "=3", "a..b=1", "output_dir.x=1", "questions.sources.7=1", "train.epochs=[1"])
+def test_bad_overrides(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: a\nquestions: {sources: [{kind: world}]}\n")
+    with pytest.raises(ConfigError, match=r"--set"):
+        config.load(path, (override,))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("- a\n", "must be a mapping"), ("a: [\n", "not valid YAML"), ("output_dir: a\noutput_dir: b\n", "stands twice")],
+)
+def test_bad_yaml(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        config.load(path)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load("/no/such.yaml")
+
+
+def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("output_dir: a\ntrain: {learning_rate: 2e-5}\n")
+    assert config.load(path).train.learning_rate == 2e-5
+
