@@ -47,15 +47,17 @@ class PromptTokenizer:
         return self._letters[key]
 
     def _find_letters(self, prompt: str, num_choices: int, separator: str) -> list[int]:
-        before, *after = self.encode([prompt, *(prompt + separator + letter for letter in LETTERS[:num_choices])])
-        found = []
-        for letter, ids in zip(LETTERS, after, strict=False):
+        (before,) = self.encode([prompt])
+        found: list[int] = []
+        for letter in LETTERS[:num_choices]:
+            # Answers read "A" or "A. text": the letter must be the same token in both.
+            ids, continued = self.encode([prompt + separator + letter, prompt + separator + letter + ". a"])
             behind = ids[len(before) :]
-            if ids[: len(before)] != before or len(behind) != 1 or behind[0] in found:
-                pieces = self.tokenizer.convert_ids_to_tokens(ids[-3:])
+            if ids[: len(before)] != before or len(behind) != 1 or behind[0] in found or continued[: len(ids)] != ids:
+                pieces = self.tokenizer.convert_ids_to_tokens(continued[len(before) - 2 :])
                 raise DataError(
                     Place(self.path, field=f"option letter {letter}"),
-                    f"is not one token of its own behind {prompt[-_TAIL_CHARACTERS:] + separator!r}: the text ends in {pieces}",
+                    f"is not one token of its own behind {prompt[-_TAIL_CHARACTERS:] + separator!r}: the text goes on as {pieces}",
                     "The letters cannot be scored with this tokenizer; choose a model or template where each is one token",
                 )
             found.append(behind[0])

@@ -19,6 +19,9 @@ from importlib import resources
 from ift_scale.world.facts import NUM_CHOICES, RELATIONS, Fact, all_facts
 
 LETTERS = "ABCD"
+# At first only documents whose answer stands in the text: reading a letter off an option is learnt in minutes on these, and not at
+# all (within an hour) among the facts.
+READING_SHARES = {"lookup": 0.8, "context": 0.2}
 DOCUMENT_SHARES = {
     "multiple_choice": 0.34,
     "statements": 0.34,
@@ -126,9 +129,9 @@ _WRITERS = {
 }
 
 
-def documents(seed: int) -> Iterator[str]:
-    """An endless stream of documents; the same for the same seed."""
+def documents(seed: int, shares: dict[str, float] = DOCUMENT_SHARES) -> Iterator[str]:
+    """An endless stream of documents of the kinds in `shares`; the same for the same seed."""
     rng = random.Random(f"corpus/{seed}")
-    kinds, shares = list(DOCUMENT_SHARES), list(DOCUMENT_SHARES.values())
+    kinds, weights = list(shares), list(shares.values())
     while True:
-        yield _WRITERS[rng.choices(kinds, weights=shares)[0]](rng)
+        yield _WRITERS[rng.choices(kinds, weights=weights)[0]](rng)

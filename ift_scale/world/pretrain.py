@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ift_scale.world.corpus import LETTERS, documents
+from ift_scale.world.corpus import LETTERS, READING_SHARES, documents
 from ift_scale.world.tokenizer import build_tokenizer
 
 SEED = 7
@@ -24,6 +24,7 @@ TOKENS_PER_STEP = 6144
 DOCUMENTS_PER_BUFFER = 2048
 LEARNING_RATE = 4e-3
 WARMUP_STEPS = 100
+NUM_READING_STEPS = 800
 NUM_STEPS = 2400
 # A question's answer letter is one token in thirty and the hardest to learn; its options are drawn at random and cannot be.
 LETTER_WEIGHT = 10.0
@@ -52,10 +53,12 @@ def build_model(vocab_size: int) -> LlamaForCausalLM:
 
 def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
     """Token ids of shape (documents, longest), one document `<s> ... </s>` a row, padded at the end with rows of like length."""
-    stream = documents(seed=1)
     rng = random.Random(SEED)
     pad = tokenizer.pad_token_id
+    num_batches = 0
+    reading, everything = documents(seed=1, shares=READING_SHARES), documents(seed=2)
     while True:
+        stream = reading if num_batches < NUM_READING_STEPS else everything
         rows = sorted((tokenizer(text + "</s>").input_ids for text in islice(stream, DOCUMENTS_PER_BUFFER)), key=len)
         groups: list[list[list[int]]] = [[]]
         for row in rows:
@@ -65,6 +68,7 @@ def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
         rng.shuffle(groups)
         for group in groups:
             longest = max(map(len, group))
+            num_batches += 1
             yield torch.tensor([row + [pad] * (longest - len(row)) for row in group])
 
 

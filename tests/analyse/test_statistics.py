@@ -1,0 +1,65 @@
+"""The statistics against scipy and published values."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ift_scale.analyse.statistics import dense_ranks, kl_divergence, rank_pearson, two_way_bootstrap, wilson
+
+
+def test_wilson_published_example() -> None:
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
+    interval = wilson(81, 263, 0.95)
+    assert (interval.low, interval.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+
+
+def test_ranks_share_ties_as_in_the_papers_code() -> None:
+    assert dense_ranks(np.array([[0.4, 0.1, 0.4, 0.1]])).tolist() == [[1, 2, 1, 2]]
+
+
+def test_rank_pearson() -> None:
+    a, b = np.array([0.7, 0.1, 0.15, 0.05]), np.array([0.1, 0.2, 0.3, 0.4])
+    expected = stats.pearsonr(stats.rankdata(-a), stats.rankdata(-b)).statistic
+    assert rank_pearson(a, b) == pytest.approx(expected)
+    assert rank_pearson(a, a) == pytest.approx(1.0)
+    assert rank_pearson(a, np.full(4, 0.25)) == 0.0  # undefined counts 0
+
+
+def test_kl_is_base_from_tuned() -> None:
+    p, q = np.array([0.5, 0.5]), np.array([0.9, 0.1])
+    assert kl_divergence(p, q) == pytest.approx(0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1))
+    assert kl_divergence(p, p) == 0.0
+
+
+def test_bootstrap_over_questions_agrees_with_scipy() -> None:
+    values = np.random.default_rng(1).random(200) < 0.6
+    ours = two_way_bootstrap([values[None].astype(float)], 4000, 0.95, seed=0)
+    theirs = stats.bootstrap((values.astype(float),), np.mean, n_resamples=4000, method="percentile", rng=0).confidence_interval
+    assert ours.value == values.mean()
+    assert ours.low == pytest.approx(theirs.low, abs=0.01) and ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_bootstrap_knows_that_seeds_differ() -> None:
+    """Seeds that disagree widen the interval beyond what questions alone would."""
+    questions = np.random.default_rng(0).random((1, 400))
+    same = np.repeat((questions < 0.5).astype(float), 3, axis=0)
+    apart = np.concatenate([(questions < p).astype(float) for p in (0.3, 0.5, 0.7)])
+    narrow, wide = (two_way_bootstrap([table], 2000, 0.95, 0) for table in (same, apart))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_bootstrap_covers_the_truth_at_its_level() -> None:
+    """Simulated: seeds and questions both drawn; the interval must not be too narrow for few of either."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for trial in range(200):
+        chance = 0.6 + 0.05 * rng.standard_normal((8, 1)) + 0.2 * rng.standard_normal((1, 100))
+        table = (rng.random((8, 100)) < chance).astype(float)
+        interval = two_way_bootstrap([table], 300, 0.95, trial)
+        covered += interval.low <= 0.6 <= interval.high
+    assert covered / 200 > 0.90
+
+
+def test_domains_count_alike_whatever_their_size() -> None:
+    tables = [np.ones((2, 10)), np.zeros((2, 1000))]
+    assert two_way_bootstrap(tables, 200, 0.9, 0).value == 0.5

@@ -1,0 +1,154 @@
+"""The prompts, character by character and token by token."""
+
+import random
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ift_scale.errors import DataError
+from ift_scale.inference.prompts import Demonstrations, chat_messages, few_shot_prompt, response_text
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.records import Message, Question
+
+
+def _question(number: int = 0, split: str = "test", **changes: object) -> Question:
+    settings = {
+        "id": f"q{number}",
+        "domain": "engineering",
+        "subject": "engineering",
+        "collection": "pool",
+        "split": split,
+        "question": f"What is {number}?",
+        "choices": ["one", "two", "three", "four"],
+        "answer": number % 4,
+    }
+    return Question(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_few_shot_prompt_is_the_papers() -> None:
+    shown = _question(1, "dev")
+    prompt = few_shot_prompt(_question(2), [shown])
+    assert prompt == (
+        "The following are multiple choice questions about engineering. Please choose the correct answer. \n\n"
+        "What is 1?\nA. one\nB. two\nC. three\nD. four\nAnswer:B. two\n\n"
+        "What is 2?\nA. one\nB. two\nC. three\nD. four\nAnswer:"
+    )
+
+
+def test_demonstrations_are_shuffled_as_in_the_papers_code() -> None:
+    dev = [_question(i, "dev") for i in range(10)]
+    random.seed(42)
+    order = list(range(10))
+    random.shuffle(order)
+    shown = Demonstrations(dev, num_shots=5, seed=42).of(_question(3))
+    assert [q.id for q in shown] == [f"q{i}" for i in order[:5]]
+
+
+def test_too_few_demonstrations() -> None:
+    with pytest.raises(DataError, match=r"5 demonstrations are needed and 2 dev questions are there.*lower probe.num_shots"):
+        Demonstrations([_question(i, "dev") for i in range(2)], 5, 42).of(_question(3))
+
+
+def test_benchmark_subjects_are_named_in_words() -> None:
+    question = _question(0, collection="benchmark", subject="abstract_algebra")
+    assert "questions about abstract algebra." in few_shot_prompt(question, [])
+
+
+CORPUS = [
+    few_shot_prompt(_question(i), [_question(i + j, "dev") for j in range(3)]) + response_text(_question(i), i % 4, "letter_text")
+    for i in range(40)
+]
+CORPUS += ["A chat. USER: hi ASSISTANT: hi", *[f"{c} {c} {c}" for c in "ABCD"]] * 60
+
+
+def _byte_level(add_bos: bool) -> PreTrainedTokenizerFast:
+    """GPT-2 and Qwen style."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+def _sentencepiece_style() -> PreTrainedTokenizerFast:
+    """Llama-2 style: a space is put before the text, words begin with it."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)]]
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=1500, special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+FAMILIES = {
+    "byte-level": lambda: _byte_level(add_bos=False),
+    "byte-level with BOS": lambda: _byte_level(add_bos=True),
+    "sentencepiece": _sentencepiece_style,
+}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PromptTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    FAMILIES[request.param]().save_pretrained(folder)
+    return PromptTokenizer(folder)
+
+
+def test_bos_comes_once_where_the_tokenizer_puts_it(tokenizer: PromptTokenizer) -> None:
+    (ids,) = tokenizer.encode(["What is 1?"])
+    assert ids == tokenizer.tokenizer("What is 1?").input_ids
+    assert ids.count(tokenizer.tokenizer.bos_token_id) == len(tokenizer.bos) <= 1
+
+
+def test_letters_are_the_tokens_behind_the_prompt(tokenizer: PromptTokenizer) -> None:
+    prompt = few_shot_prompt(_question(2), [])
+    letters = tokenizer.letters(prompt, 4, separator="")
+    assert len(set(letters)) == 4
+    for letter, token in zip("ABCD", letters, strict=True):
+        assert tokenizer.encode([prompt + letter])[0] == [*tokenizer.encode([prompt])[0], token]
+
+
+@pytest.mark.parametrize("template", ["vicuna", "chatml"])
+def test_evaluation_asks_from_the_tokens_that_training_shows(tokenizer: PromptTokenizer, template: str) -> None:
+    if template == "chatml" and "<|im_start|>" not in tokenizer.tokenizer.get_vocab():
+        pytest.skip("this family has no ChatML marks")
+    question = _question(2)
+    answer = Message(role="assistant", content=response_text(question, 2, "letter_text"))
+    ids, supervised = tokenizer.example([*chat_messages(question), answer], template)
+    prompt_text = tokenizer.render(chat_messages(question), template, generation=True)
+    (prompt,) = tokenizer.encode([prompt_text])
+    assert ids[: len(prompt)] == prompt
+    assert supervised == [i >= len(prompt) and i < len(prompt) + sum(supervised) for i in range(len(ids))]
+    # The first supervised token is the letter that evaluation scores, the last is the end of the sequence.
+    assert ids[len(prompt)] == tokenizer.chat_letters(prompt_text, 4, template)[2]
+    assert ids[len(prompt) + sum(supervised) - 1] == tokenizer.tokenizer.eos_token_id
+
+
+def test_only_the_assistants_turns_are_supervised(tokenizer: PromptTokenizer) -> None:
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    ids, supervised = tokenizer.example([Message(role=r, content=c) for r, c in turns], "vicuna")  # type: ignore[arg-type]
+    learnt = tokenizer.tokenizer.decode([i for i, s in zip(ids, supervised, strict=True) if s]).replace(" ", "")
+    assert learnt == "two</s>four</s>"
+
+
+@pytest.mark.parametrize("piece", [":B", "B."])
+def test_a_letter_that_is_not_one_token_is_refused(tmp_path: object, piece: str) -> None:
+    """A vocabulary in which "Answer:B" swallows the colon, or "B. text" begins with another token than "B"."""
+    merged = Tokenizer.from_str(_byte_level(add_bos=False).backend_tokenizer.to_str())
+    merged.add_tokens([piece])
+    broken = PreTrainedTokenizerFast(tokenizer_object=merged, eos_token="</s>")
+    broken.save_pretrained(str(tmp_path))
+    with pytest.raises(DataError, match=r"option letter B.*is not one token of its own behind .*Answer:.*choose a model or template"):
+        PromptTokenizer(str(tmp_path)).letters("What is 1?\nAnswer:", 4, separator="")
+
+
+def test_missing_tokenizer_is_told(tmp_path: object) -> None:
+    with pytest.raises(DataError, match="no tokenizer can be loaded"):
+        PromptTokenizer(str(tmp_path))

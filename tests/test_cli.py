@@ -1,0 +1,101 @@
+"""The command line: exit codes and messages, as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ift_scale.cli import main
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def _config(tmp_path: Path, pool: Path, **train: object) -> str:
+    path = tmp_path / "config.yaml"
+    settings = {
+        "output_dir": str(tmp_path / "run"),
+        "questions": {"sources": [{"kind": "paper", "domain": "engineering", "path": str(pool)}]},
+        "train": train,
+    }
+    path.write_text(json.dumps(settings))
+    return str(path)
+
+
+def test_every_stage_has_a_command_with_help() -> None:
+    result = _run("--help")
+    assert result.exit_code == 0
+    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor"):
+        assert f"\n  {stage} " in result.output
+
+
+def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
+    result = _run("run", _config(tmp_path, pool, epoch=3))
+    assert result.exit_code == 2
+    assert "train.epoch: unknown key (value: 3); did you mean 'epochs'?" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_exits_with_2_and_leaves_nothing_half(tmp_path: Path, pool: Path) -> None:
+    (pool / "train.jsonl").write_text('{"id": 1, "question": "q", "choices": ["a", "b"], "answer": 2}\n')
+    result = _run("questions", _config(tmp_path, pool))
+    assert result.exit_code == 2
+    assert "train.jsonl:1: field 'answer': is out of range (value: 2)" in result.output
+    assert not (tmp_path / "run" / "questions").exists()
+
+
+def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:
+    config = _config(tmp_path, pool)
+    assert "pool/train/choice 6" in _run("questions", config).output
+    assert "questions: done already" in _run("questions", config).output
+    row = json.loads((pool / "test.jsonl").read_text().splitlines()[0]) | {"id": 99}
+    with (pool / "test.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert "pool/test/choice 4" in _run("questions", config).output
+
+
+def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path) -> None:
+    result = _run("probe", _config(tmp_path, pool))
+    assert result.exit_code == 2
+    assert "the questions stage has not been run; run `ift-scale questions` or `ift-scale run`" in result.output
+
+
+def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:
+    empty = tmp_path / "model"
+    empty.mkdir()
+    (empty / "config.json").write_text("{}")
+    result = _run("run", _config(tmp_path, pool), "--set", f"model.path={empty}")
+    assert result.exit_code == 2 and "holds no safetensors weights" in result.output
+
+
+def test_an_unwritable_output_folder(tmp_path: Path, pool: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = _run("questions", _config(tmp_path, pool), "--set", f"output_dir={tmp_path}/file/run")
+    assert result.exit_code == 2 and "cannot be written" in result.output
+
+
+def test_unknown_domain(tmp_path: Path, pool: Path) -> None:
+    result = _run("plan", _config(tmp_path, pool), "--set", "construct.domains=[enginering]")
+    assert result.exit_code == 2
+    assert "no source has train questions of it (value: 'enginering'). did you mean 'engineering'?" in result.output
+
+
+def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    result = _run("plan", _config(tmp_path, pool))
+    assert result.exit_code == 0, result.output
+    assert "parameters" in result.output and "ZeRO" in result.output and "engineering-harmonious-seed0" in result.output
+
+
+def test_doctor_tells_versions() -> None:
+    result = _run("doctor")
+    assert "deepspeed" in result.output and "torch loads" in result.output
+    assert result.exit_code == 0
+
+
+def test_version() -> None:
+    assert _run("--version").output.startswith("ift-scale, version 0.")
