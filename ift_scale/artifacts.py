@@ -193,7 +193,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        raise ArtifactError(f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to have it made again.") from error
+        raise ArtifactError(
+            f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to have it made again."
+        ) from error
 
 
 def is_done(folder: Path, key: str) -> bool:

@@ -48,7 +48,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _config_options(command: Any) -> Any:
     """CONFIG and --set, the same for every command."""
-    command = click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting; may be repeated.")(command)
+    command = click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting; may be repeated.")(
+        command
+    )
     return click.argument("config", type=click.Path(dir_okay=False))(command)
 
 

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ift_scale.errors import ConfigError, did_you_mean, shorten
 
 BUILTIN_MODEL = "world"
-SETTINGS = ("harmonious", "incompatible", "self_aligning")
 
 Setting = Literal["harmonious", "incompatible", "self_aligning"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -127,7 +126,7 @@ class GeneralConfig(Section):
 class ConstructConfig(Section):
     domains: list[str] | None = None
     """Domains to train on; every pool's when left out."""
-    settings: Annotated[list[Setting], Field(min_length=1)] = list(SETTINGS)
+    settings: Annotated[list[Setting], Field(min_length=1)] = ["harmonious", "incompatible", "self_aligning"]
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     """One arm for each: it draws the set's members, their order and the general instructions."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -188,7 +187,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     questions: QuestionsConfig = QuestionsConfig()
     probe: ProbeConfig = ProbeConfig()
-    construct: ConstructConfig = ConstructConfig()
+    construct: ConstructConfig = ConstructConfig()  # type: ignore[assignment]
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     analyse: AnalyseConfig = AnalyseConfig()

@@ -79,7 +79,9 @@ def check_flash_attention() -> Check:
 
 def check_compiler() -> Check:
     compiler = shutil.which("g++") or shutil.which("c++")
-    return Check("C++ compiler", compiler is not None, compiler or "none", "apt-get install g++ (vLLM and DeepSpeed compile with it)")
+    return Check(
+        "C++ compiler", compiler is not None, compiler or "none", "apt-get install g++ (vLLM and DeepSpeed compile with it)"
+    )
 
 
 def check_nvcc() -> Check:
@@ -96,19 +98,28 @@ def check_disk() -> Check:
 def check_shared_memory() -> Check:
     path = Path("/dev/shm")
     free = shutil.disk_usage(path).free / 2**30 if path.exists() else 0.0
-    return Check("/dev/shm", free >= 0.5, f"{free:.1f} GiB free", "in a container: --shm-size=8g or --ipc=host (NCCL and vLLM use it)", False)
+    return Check(
+        "/dev/shm", free >= 0.5, f"{free:.1f} GiB free", "in a container: --shm-size=8g or --ipc=host (NCCL and vLLM use it)", False
+    )
 
 
 def check_memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Check("memory", total >= 6, f"{total:.0f} GiB, {len(os.sched_getaffinity(0))} cores", "the demo needs about 6 GiB", False)
+    return Check(
+        "memory", total >= 6, f"{total:.0f} GiB, {len(os.sched_getaffinity(0))} cores", "the demo needs about 6 GiB", False
+    )
 
 
 def check_kernels_name() -> Check:
     spec = find_spec("kernels")
     origin = str(spec.origin) if spec else "nothing"
     hidden = spec is not None and spec.origin is not None and "site-packages" not in spec.origin
-    return Check("import name 'kernels'", not hidden, origin if hidden else "not hidden", "remove kernels/__init__.py: it hides the package that transformers imports")
+    return Check(
+        "import name 'kernels'",
+        not hidden,
+        origin if hidden else "not hidden",
+        "remove kernels/__init__.py: it hides the package that transformers imports",
+    )
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

@@ -1,7 +1,7 @@
 """The stages in order, each with its key: what is done is skipped, what changed is made again, and nothing else.
 
-A stage's key is a digest of its version, the settings that its result depends on, and the digests of its inputs' files. Settings that
-only say how fast or where something is computed are left out of keys.
+A stage's key is a digest of its version, the settings that its result depends on, and the digests of its inputs' files.
+Settings that only say how fast or where something is computed are left out of keys.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,9 @@ class Pipeline:
         """Digest of a file of a finished stage."""
         manifest = read_manifest(self.folder(stage))
         if manifest is None or file not in manifest.files:
-            raise ArtifactError(f"{self.folder(stage)}: the {stage} stage has not been run; run `ift-scale {stage}` or `ift-scale run`")
+            raise ArtifactError(
+                f"{self.folder(stage)}: the {stage} stage has not been run; run `ift-scale {stage}` or `ift-scale run`"
+            )
         return manifest.files[file]
 
     # Keys.
@@ -232,7 +234,9 @@ class Pipeline:
     def _manifests(self) -> dict[str, list[Manifest]]:
         found: dict[str, list[Manifest]] = {}
         for stage in STAGES[:-1]:
-            folders = [self.folder(stage) / arm.name for arm in self.arms()] if stage in ("train", "evaluate") else [self.folder(stage)]
+            folders = (
+                [self.folder(stage) / arm.name for arm in self.arms()] if stage in ("train", "evaluate") else [self.folder(stage)]
+            )
             found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
         return found
 
@@ -257,4 +261,3 @@ class Pipeline:
         assert manifest is not None
         counts = ", ".join(f"{name} {value:g}" for name, value in list(manifest.counts.items())[:6])
         say(f"{stage}: {counts} ({manifest.seconds['total']:.1f} s)")
-

@@ -1,7 +1,7 @@
 """`ift-scale plan`: what a configuration would do, how much work and memory that is, without loading a model.
 
-Numbers come from the questions themselves, the tokenizer, and the shapes in the weights' headers. Times are told only where this run's
-folder holds a measured rate; a guess about an unknown machine would mislead.
+Numbers come from the questions themselves, the tokenizer, and the shapes in the weights' headers. Times are told only where
+this run's folder holds a measured rate; a guess about an unknown machine would mislead.
 """
 
 import json
@@ -74,7 +74,9 @@ def memory_table(parameters: int, config: TrainConfig, mixed: bool) -> Table:
     for stage in (0, 1, 2, 3):
         m = model_states(parameters, stage, config.num_ranks, mixed)
         mark = " <- configured" if stage == config.zero_stage else ""
-        table.add_row(str(stage), *(f"{part / GIB:.3f}" for part in (m.weights, m.gradients, m.optimizer)), f"{m.total / GIB:.3f}{mark}")
+        table.add_row(
+            str(stage), *(f"{part / GIB:.3f}" for part in (m.weights, m.gradients, m.optimizer)), f"{m.total / GIB:.3f}{mark}"
+        )
     return table
 
 
@@ -96,7 +98,11 @@ def measured_rate(folder: Path, count: str, part: str) -> float | None:
 
 
 def _time(amount: float, rate: float | None) -> str:
-    return "not known: no measured rate in output_dir yet" if rate is None else f"about {amount / rate:.0f} s at the rate measured here"
+    return (
+        "not known: no measured rate in output_dir yet"
+        if rate is None
+        else f"about {amount / rate:.0f} s at the rate measured here"
+    )
 
 
 def print_plan(config: Config) -> None:
@@ -118,13 +124,12 @@ def print_plan(config: Config) -> None:
     evaluations = sum(len(asked_of(arm, questions)) for arm in arms)
     rate = measured_rate(root / "evaluate" / arms[0].name, "questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
-    weight_bytes = 2 if config.train.precision != "float32" else 4
-    say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} to {len(arms) * parameters * 4 / GIB:.2f} GiB of exported models")
+    weight_bytes = 2 if _mixed(config.train) else 4
+    say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} GiB of exported models")
 
 
 def _print_train(config: Config, root: Path, parameters: int, arms: list[str]) -> None:
     train = config.train
-    mixed = train.precision == "bfloat16" or (train.precision == "auto" and Path("/dev/nvidia0").exists())
     constructed = read_manifest(root / "construct")
     if constructed is None:
         say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}; the sets' sizes are known after construct")
@@ -134,7 +139,11 @@ def _print_train(config: Config, root: Path, parameters: int, arms: list[str]) -
         rate = measured_rate(root / "train" / arms[0], "steps", "steps")
         say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}, {steps:,} optimizer steps in all; {_time(steps, rate)}")
     say("           model states a rank (activations and buffers come on top):")
-    console.print(memory_table(parameters, train, mixed))
+    console.print(memory_table(parameters, train, _mixed(train)))
+
+
+def _mixed(train: TrainConfig) -> bool:
+    return train.precision == "bfloat16" or (train.precision == "auto" and Path("/dev/nvidia0").exists())
 
 
 def _num_lines(path: Path) -> int:

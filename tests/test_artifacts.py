@@ -66,7 +66,8 @@ def test_damaged_manifest_is_told(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from ift_scale.artifacts import locked\nwith locked(Path(sys.argv[1])): print('in', flush=True); input()"
+    code = "import sys; from pathlib import Path; from ift_scale.artifacts import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "in\n"
     with pytest.raises(ArtifactError, match=f"another run is working in this folder .pid {other.pid}"), artifacts.locked(tmp_path):

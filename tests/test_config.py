@@ -101,4 +101,3 @@ def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: a\ntrain: {learning_rate: 2e-5}\n")
     assert config.load(path).train.learning_rate == 2e-5
-

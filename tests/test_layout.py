@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
-SHARED = {"artifacts", "config", "distributed", "errors", "inference", "progress", "records", "world"}
+SHARED = {"artifacts", "config", "distributed", "errors", "inference", "jsonl", "progress", "records", "world"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -45,7 +45,8 @@ def test_nothing_of_ours_answers_to_kernels() -> None:
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    code = "import sys; import ift_scale.cli; heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas'} & set(sys.modules); assert not heavy, heavy"
+    code = "import sys, ift_scale.cli\n"
+    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas'} & set(sys.modules)\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

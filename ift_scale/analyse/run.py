@@ -123,7 +123,18 @@ def comparison_table(rows: pd.DataFrame, config: AnalyseConfig) -> pd.DataFrame:
                 row = {"first": first, "second": second, "domain": name, "group": group, "seeds": len(tables[0])}
                 row |= {"questions": sum(table.shape[1] for table in tables)} | _columns("difference", interval)
                 out.append(row | {"excludes_zero": interval.low > 0 or interval.high < 0})
-    columns = ["first", "second", "domain", "group", "seeds", "questions", "difference", "difference_low", "difference_high", "excludes_zero"]
+    columns = [
+        "first",
+        "second",
+        "domain",
+        "group",
+        "seeds",
+        "questions",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "excludes_zero",
+    ]
     return pd.DataFrame(out, columns=columns)
 
 
@@ -134,7 +145,11 @@ def base_table(rows: pd.DataFrame, base: dict[str, Score], level: float) -> pd.D
         scores = [base[id] for id in part.question_id.unique()]
         interval = wilson(sum(score.correct for score in scores), len(scores), level)
         confidence = float(np.mean([score.confidence for score in scores]))
-        out.append({"domain": domain, "group": group, "questions": len(scores)} | _columns("accuracy", interval) | {"confidence": confidence})
+        out.append(
+            {"domain": domain, "group": group, "questions": len(scores)}
+            | _columns("accuracy", interval)
+            | {"confidence": confidence}
+        )
     return pd.DataFrame(out)
 
 
@@ -142,7 +157,9 @@ def _groups(rows: pd.DataFrame) -> list[str]:
     return [group for group in GROUPS if (rows.group == group).any()]
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], arms: list[ArmScores], base: dict[str, Score], bar: Bar) -> None:
+def run(
+    config: Config, folder: Path, key: str, inputs: dict[str, str], arms: list[ArmScores], base: dict[str, Score], bar: Bar
+) -> None:
     started = time.monotonic()
     bar.note("reading scores")
     rows = question_rows(arms, base)

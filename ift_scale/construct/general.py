@@ -4,9 +4,9 @@ import random
 from importlib import resources
 from pathlib import Path
 
+from ift_scale import jsonl
 from ift_scale.config import BUILTIN_MODEL, GeneralConfig
 from ift_scale.errors import DataError, Place
-from ift_scale.questions import jsonl
 from ift_scale.records import Example, ExampleMeta, Message
 
 

@@ -35,9 +35,12 @@ def example(question: Question, score: Score, setting: str, style: str) -> Examp
     """One question as a training example of a setting."""
     chosen = select.target(question, score, setting)
     messages = [*chat_messages(question), Message(role="assistant", content=response_text(question, chosen, style))]
-    wording = "base_model" if setting == "self_aligning" else "dataset"
     meta = ExampleMeta(
-        setting=setting, question_id=question.id, domain=question.domain, target=LETTERS[chosen], wording=wording
+        setting=setting,
+        question_id=question.id,
+        domain=question.domain,
+        target=LETTERS[chosen],
+        wording="base_model" if setting == "self_aligning" else "dataset",
     )
     return Example(messages=messages, meta=meta)
 

@@ -26,7 +26,9 @@ class Knowledge:
 
 def sort_by_knowledge(scores: Sequence[Score], threshold: float) -> Knowledge:
     """A prediction above `threshold` is the model's knowledge (the paper's rule, threshold 0.5)."""
-    right, wrong, uncertain = [], [], []
+    right: list[str] = []
+    wrong: list[str] = []
+    uncertain: list[str] = []
     for score in scores:
         bucket = uncertain if score.confidence <= threshold else right if score.correct else wrong
         bucket.append(score.question_id)

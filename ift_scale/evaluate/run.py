@@ -4,6 +4,7 @@ One engine serves all arms: it is started with the first and takes the weights o
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 from ift_scale import artifacts
@@ -61,7 +62,14 @@ class WarmEngine:
             self._engine.close()
 
 
-def run(config: Config, folder: Path, pending: list[tuple[Arm, Path, str, dict[str, str]]], questions: list[Question], logs: Path, bar: Bar) -> None:
+def run(
+    config: Config,
+    folder: Path,
+    pending: list[tuple[Arm, Path, str, dict[str, str]]],
+    questions: list[Question],
+    logs: Path,
+    bar: Bar,
+) -> None:
     """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM."""
     engine = WarmEngine(config, logs / "evaluate.log", bar)
     tokenizer = PromptTokenizer(pending[0][1])
@@ -73,7 +81,13 @@ def run(config: Config, folder: Path, pending: list[tuple[Arm, Path, str, dict[s
             bar.note(arm.name)
             before = engine.seconds_to_start
             scores, num_tokens = score_questions(
-                asked_of(arm, questions), render, lambda path=model_path: engine.serve(path), target, key, config.evaluate.chunk_size, bar
+                asked_of(arm, questions),
+                render,
+                partial(engine.serve, model_path),
+                target,
+                key,
+                config.evaluate.chunk_size,
+                bar,
             )
             artifacts.write_parquet(target / FILE, scores)
             start_seconds = engine.seconds_to_start - before

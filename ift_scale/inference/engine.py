@@ -29,6 +29,9 @@ class Engine(Protocol):
     def load_weights(self, path: Path) -> None:
         """Take the weights of another checkpoint of the same architecture; nothing computed before is reused."""
 
+    def reset_cache(self) -> None:
+        """Forget everything computed for earlier requests."""
+
     @property
     def context_length(self) -> int:
         """Most tokens of a prompt."""

@@ -60,9 +60,12 @@ class EngineProcess:
     def load_weights(self, path: Path) -> None:
         self._ask("load_weights", path)
 
-    def _ask(self, method: str, argument: Any) -> Any:
+    def reset_cache(self) -> None:
+        self._ask("reset_cache")
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            self._pipe.send((method, argument))
+            self._pipe.send((method, arguments))
         except BrokenPipeError:
             raise self._dead() from None
         return self._answer()
@@ -100,8 +103,8 @@ def serve(pipe: Connection) -> None:
         engine = build(pipe.recv())
         pipe.send((True, engine.context_length))
         while True:
-            method, argument = pipe.recv()
-            pipe.send((True, getattr(engine, method)(argument)))
+            method, arguments = pipe.recv()
+            pipe.send((True, getattr(engine, method)(*arguments)))
     except EOFError:
         return  # the parent has closed its end: done
     except BaseException as error:

@@ -39,6 +39,9 @@ class TransformersEngine:
     def load_weights(self, path: Path) -> None:
         self._load(path)
 
+    def reset_cache(self) -> None:
+        """Nothing outlives a call of `score`."""
+
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
         prefix = common_prefix([request.prompt for request in requests])

@@ -49,8 +49,7 @@ class VllmEngine:
 
         prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
         params = [
-            SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=request.options, detokenize=False)
-            for request in requests
+            SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=request.options, detokenize=False) for request in requests
         ]
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
         scores = []
@@ -64,7 +63,10 @@ class VllmEngine:
         fingerprint = ScoreRequest(_FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self.score([fingerprint])[0]
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM kept its prefix cache after new weights; evaluate with a new engine")
+        self.reset_cache()
         if np.array_equal(before, self.score([fingerprint])[0]):
             raise RuntimeError(f"vLLM answers as before after loading {path}: its weights did not change")
+
+    def reset_cache(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache; start a new engine")

@@ -22,7 +22,16 @@ def probed(questions: list[Question]) -> list[Question]:
     return [q for q in questions if q.kind == "choice" and q.split != "dev"]
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], model_path: Path, questions: list[Question], logs: Path, bar: Bar) -> None:
+def run(
+    config: Config,
+    folder: Path,
+    key: str,
+    inputs: dict[str, str],
+    model_path: Path,
+    questions: list[Question],
+    logs: Path,
+    bar: Bar,
+) -> None:
     started = time.monotonic()
     tokenizer = PromptTokenizer(model_path)
     demonstrations = Demonstrations(questions, config.probe.num_shots, config.probe.demonstration_seed)

@@ -1,8 +1,8 @@
 """Any Hugging Face dataset, by hub name or local path, through a mapping of its columns.
 
-Example (configs): {kind: huggingface, path: allenai/openbookqa, domain: science, splits: {dev: validation, train: train, test: test},
-fields: {question: question_stem, choices: choices.text, answer: answerKey, id: id}}. A column inside a column is written
-with a dot.
+Example of a source in a configuration; a column inside a column is written with a dot:
+    {kind: huggingface, path: allenai/openbookqa, domain: science, splits: {dev: validation, train: train, test: test},
+     fields: {question: question_stem, choices: choices.text, answer: answerKey, id: id}}
 """
 
 from typing import Any

@@ -16,9 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ift_scale import jsonl
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions import jsonl
 from ift_scale.questions.checks import UniqueIds, choice_question
 from ift_scale.records import Question, Split
 
@@ -67,30 +67,31 @@ def _csv_rows(folder: Path, split: str) -> Iterator[tuple[Place, dict[str, Any]]
                 place = Place(path, reader.line_num)
                 if len(row) != 6:
                     raise DataError(place, "has not the 6 columns question, A, B, C, D, answer", "Mend or remove the row", row)
-                yield place, {
-                    "id": f"{subject}/{index}",
-                    "subject": subject,
-                    "question": row[0],
-                    "choices": row[1:5],
-                    "answer": row[5],
-                }
+                yield (
+                    place,
+                    {
+                        "id": f"{subject}/{index}",
+                        "subject": subject,
+                        "question": row[0],
+                        "choices": row[1:5],
+                        "answer": row[5],
+                    },
+                )
 
 
 def _questions(rows: Iterator[tuple[Place, dict[str, Any]]], split: Split) -> list[Question]:
     unique = UniqueIds()
     questions = []
     for place, row in rows:
-        subject = row.get("subject")
+        subject = str(row.get("subject"))
         if subject not in subcategories()["subjects"]:
             known = subcategories()["subjects"]
-            remedy = "MMLU subjects only; " + did_you_mean(str(subject), known)
+            remedy = "MMLU subjects only; " + did_you_mean(subject, known)
             raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
         id = f"mmlu/{split}/{row.get('id')}"
         unique.check(place, id)
         domain = domain_of(subject)
-        questions.append(
-            choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)
-        )
+        questions.append(choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split))
     return questions
 
 

@@ -8,9 +8,9 @@ Example row:
 import random
 from pathlib import Path
 
+from ift_scale import jsonl
 from ift_scale.config import PaperSource
 from ift_scale.errors import DataError, Place
-from ift_scale.questions import jsonl
 from ift_scale.questions.checks import UniqueIds, choice_question
 from ift_scale.records import Question, Split
 
@@ -42,7 +42,5 @@ def _split(path: Path, domain: str, split: Split) -> list[Question]:
             raise DataError(Place(path, number, "id"), "missing", "Give every row an id that is unique in its file")
         id = f"{domain}/{split}/{row['id']}"
         unique.check(place, id)
-        questions.append(
-            choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split)
-        )
+        questions.append(choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split))
     return questions

@@ -53,6 +53,4 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str]) -> None:
     with artifacts.atomic_folder(folder) as temporary:
         artifacts.write_jsonl(temporary / FILE, questions)
         seconds = {"total": time.monotonic() - started}
-        artifacts.write_manifest(
-            temporary, "questions", key, config.questions.model_dump(), inputs, dict(counts), seconds
-        )
+        artifacts.write_manifest(temporary, "questions", key, config.questions.model_dump(), inputs, dict(counts), seconds)

@@ -64,7 +64,9 @@ def accuracy(settings: pd.DataFrame, arms: pd.DataFrame, base: pd.DataFrame, cha
             axis.bar(place, row.accuracy, 0.62, color=COLORS[row.setting], alpha=0.85, yerr=error, capsize=4, ecolor="#333")
             points = arms[(arms.setting == row.setting) & (arms.group == group)].accuracy.to_numpy()
             axis.scatter(place + np.linspace(-0.2, 0.2, len(points)), points, s=9, color="#333", alpha=0.55, zorder=3)
-        axis.axhline(base[base.group == group].accuracy.mean(), color="#444", linestyle="--", linewidth=1, label="base model, few-shot")
+        axis.axhline(
+            base[base.group == group].accuracy.mean(), color="#444", linestyle="--", linewidth=1, label="base model, few-shot"
+        )
         axis.axhline(chance, color="#999", linestyle=":", linewidth=1, label="chance")
         axis.set_xticks(range(len(rows)), [SHORT[s] for s in rows.setting])
         axis.set_ylim(0, 1)

@@ -46,7 +46,9 @@ def wide_accuracy(settings: pd.DataFrame, base: pd.DataFrame, domains: list[str]
     for domain in domains:
         part = settings[settings.domain == domain]
         for setting in dict.fromkeys(part.setting):
-            cells = {row.group: interval_text(pd.Series(row._asdict()), "accuracy") for row in part[part.setting == setting].itertuples()}
+            cells = {
+                row.group: interval_text(pd.Series(row._asdict()), "accuracy") for row in part[part.setting == setting].itertuples()
+            }
             rows.append({"domain": domain, "setting": plots.LABELS[setting], **cells})
         means = (base if domain == "all" else base[base.domain == domain]).groupby("group", sort=False).accuracy.mean()
         rows.append({"domain": domain, "setting": "base model, few-shot", **{g: f"{v * 100:.1f}" for g, v in means.items()}})
@@ -118,7 +120,9 @@ def _html(table: pd.DataFrame) -> str:
 
 
 def page(config: Config, sources: Sources) -> str:
-    arms, settings, comparisons, base = (pd.read_csv(sources.tables / f"{n}.csv") for n in ("arms", "settings", "comparisons", "base"))
+    arms, settings, comparisons, base = (
+        pd.read_csv(sources.tables / f"{n}.csv") for n in ("arms", "settings", "comparisons", "base")
+    )
     domains = list(dict.fromkeys(settings.domain))
     overall = "all" if "all" in domains else domains[0]
     shown = comparisons.copy()
@@ -142,7 +146,8 @@ def page(config: Config, sources: Sources) -> str:
             knowledge_table=_html(knowledge(sources.manifests["construct"][0])),
             throughput_table=_html(throughput(sources.manifests)),
             domain_table=_html(wide_accuracy(settings, base, [d for d in domains if d != overall] or [overall])),
-            versions=", ".join(f"{name} {version}" for name, version in probe.versions.items()) + f" | commit {probe.commit or 'unknown'}",
+            versions=", ".join(f"{name} {version}" for name, version in probe.versions.items())
+            + f" | commit {probe.commit or 'unknown'}",
             config_yaml=resolved_yaml(config),
             csv_files=[f"{name}.csv" for name in ("arms", "settings", "comparisons", "base")],
             plots={

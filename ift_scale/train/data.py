@@ -63,9 +63,7 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
 
 def save(tokens: TokenizedSet, path: Path) -> None:
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file, ids=tokens.ids, supervised=tokens.supervised, offsets=tokens.offsets, num_truncated=tokens.num_truncated
-        )
+        np.savez(file, ids=tokens.ids, supervised=tokens.supervised, offsets=tokens.offsets, num_truncated=tokens.num_truncated)
 
 
 def load(path: Path) -> TokenizedSet:

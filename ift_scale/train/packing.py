@@ -52,9 +52,7 @@ def deal(examples: Sequence[int], lengths: np.ndarray, world_size: int, token_ca
     return [places[m * world_size : (m + 1) * world_size] for m in range(num_micro)]
 
 
-def _fill(
-    ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places: int, token_cap: int
-) -> list[list[int]] | None:
+def _fill(ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places: int, token_cap: int) -> list[list[int]] | None:
     places: list[list[int]] = [[] for _ in range(num_places)]
     load, room = np.zeros(num_places), np.full(num_places, token_cap)
     for example in ordered:

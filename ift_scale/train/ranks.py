@@ -40,7 +40,9 @@ def join(ranks: Ranks) -> torch.device:
     return torch.device("cpu")
 
 
-def train_arm(work: job.Job, arm: job.ArmJob, ranks: Ranks, device: torch.device, tokenizer: PromptTokenizer, events: job.Events) -> None:
+def train_arm(
+    work: job.Job, arm: job.ArmJob, ranks: Ranks, device: torch.device, tokenizer: PromptTokenizer, events: job.Events
+) -> None:
     """Train and export one arm; its folder appears whole, on rank 0, or not at all."""
     events.emit("arm", name=arm.arm.name)
     folder = Path(arm.folder)

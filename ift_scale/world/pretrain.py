@@ -19,16 +19,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ift_scale.world.corpus import LETTERS, READING_SHARES, documents
 from ift_scale.world.tokenizer import build_tokenizer
 
-SEED = 7
+SEED = 1
+READING_TOKENS_PER_STEP = 3400
 TOKENS_PER_STEP = 6144
 DOCUMENTS_PER_BUFFER = 2048
-LEARNING_RATE = 4e-3
-WARMUP_STEPS = 100
-NUM_READING_STEPS = 800
-NUM_STEPS = 2400
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 50
+NUM_READING_STEPS = 1200
+NUM_STEPS = 3600
 # A question's answer letter is one token in thirty and the hardest to learn; its options are drawn at random and cannot be.
 LETTER_WEIGHT = 10.0
-OPTION_WEIGHT = 0.1
+OPTION_WEIGHT = 1.0
 
 
 def build_model(vocab_size: int) -> LlamaForCausalLM:
@@ -58,11 +59,13 @@ def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
     num_batches = 0
     reading, everything = documents(seed=1, shares=READING_SHARES), documents(seed=2)
     while True:
-        stream = reading if num_batches < NUM_READING_STEPS else everything
+        is_reading = num_batches < NUM_READING_STEPS
+        stream = reading if is_reading else everything
+        most = READING_TOKENS_PER_STEP if is_reading else TOKENS_PER_STEP
         rows = sorted((tokenizer(text + "</s>").input_ids for text in islice(stream, DOCUMENTS_PER_BUFFER)), key=len)
         groups: list[list[list[int]]] = [[]]
         for row in rows:
-            if len(row) * (len(groups[-1]) + 1) > TOKENS_PER_STEP:
+            if len(row) * (len(groups[-1]) + 1) > most:
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
@@ -88,9 +91,10 @@ def token_weights(tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor) -> Tens
 
 
 def learning_rate(step: int) -> float:
+    """Constant while reading, then a cosine to a fiftieth."""
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
-    share = (step - WARMUP_STEPS) / max(1, NUM_STEPS - WARMUP_STEPS)
+    share = max(0, step - NUM_READING_STEPS) / (NUM_STEPS - NUM_READING_STEPS)
     return LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 

@@ -1,6 +1,7 @@
 """A randomly initialised Llama and a tokenizer trained on a pool: `python -m ift_scale.world.random_model POOL OUTPUT`.
 
-It knows nothing; it shows that real pools, real vocabulary sizes and real prompts go through every stage where no weights can be had.
+It knows nothing; it shows that real pools, real vocabulary sizes and real prompts go through every stage where no weights
+can be had.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ift_scale.questions import jsonl
+from ift_scale import jsonl
 from ift_scale.questions.paper import SPLITS
 
 SEED = 0

@@ -1,6 +1,5 @@
 """The paper's selection rules."""
 
-
 import numpy as np
 import pytest
 
@@ -12,7 +11,14 @@ from ift_scale.records import Question, Score
 
 def _score(number: int, probs: list[float], answer: int) -> Score:
     question = Question(
-        id=f"q{number}", domain="d", subject="d", collection="pool", split="train", question="?", choices=list("wxyz"), answer=answer
+        id=f"q{number}",
+        domain="d",
+        subject="d",
+        collection="pool",
+        split="train",
+        question="?",
+        choices=list("wxyz"),
+        answer=answer,
     )
     return Score.of(question, np.log(probs))
 
@@ -56,7 +62,9 @@ def test_equal_sizes() -> None:
     knowledge = select.sort_by_knowledge([*SCORES, _score(5, [0.9, 0.05, 0.03, 0.02], 0)], 0.5)
     assert select.set_size("d", knowledge, ["harmonious", "incompatible"], None) == 2
     assert select.set_size("d", knowledge, ["harmonious"], None) == 3
-    with pytest.raises(DataError, match=r"construct.size asks for 3, and only 2 of its 6 train questions can go into the incompatible"):
+    with pytest.raises(
+        DataError, match=r"construct.size asks for 3, and only 2 of its 6 train questions can go into the incompatible"
+    ):
         select.set_size("d", knowledge, ["harmonious", "incompatible"], 3)
     nothing = select.sort_by_knowledge(SCORES[3:4], 0.5)
     with pytest.raises(DataError, match="a set needs at least 1, and only 0"):
@@ -70,7 +78,9 @@ def test_general_share() -> None:
     assert len(general.draw(rows, 30, 0.5, "d", 0, path)) == 30
     assert len(general.draw(rows, 30, 0.25, "d", 0, path)) == 10
     assert general.draw(rows, 30, 0.5, "d", 0, path) == general.draw(rows, 30, 0.5, "d", 0, path)
-    with pytest.raises(DataError, match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share"):
+    with pytest.raises(
+        DataError, match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share"
+    ):
         general.draw(rows, 500, 0.5, "d", 0, path)
 
 
@@ -81,5 +91,3 @@ def test_general_instructions_are_distinct_and_real(shared_data: object) -> None
     assert len({r.messages[0].content for r in rows}) == len(rows) >= 80
     alpaca = general.load(shared_data / "general" / "alpaca_en_demo.jsonl.gz")  # type: ignore[operator]
     assert len(alpaca) == 999
-
-

@@ -20,7 +20,7 @@ def test_folder_without_weights(tmp_path: Path) -> None:
 
 
 def test_folder_without_config(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="config.json: is missing"):
+    with pytest.raises(DataError, match=r"config.json: is missing"):
         model_folder.resolve(str(tmp_path))
 
 

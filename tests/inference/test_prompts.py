@@ -145,7 +145,9 @@ def test_a_letter_that_is_not_one_token_is_refused(tmp_path: object, piece: str)
     merged.add_tokens([piece])
     broken = PreTrainedTokenizerFast(tokenizer_object=merged, eos_token="</s>")
     broken.save_pretrained(str(tmp_path))
-    with pytest.raises(DataError, match=r"option letter B.*is not one token of its own behind .*Answer:.*choose a model or template"):
+    with pytest.raises(
+        DataError, match=r"option letter B.*is not one token of its own behind .*Answer:.*choose a model or template"
+    ):
         PromptTokenizer(str(tmp_path)).letters("What is 1?\nAnswer:", 4, separator="")
 
 

@@ -32,7 +32,14 @@ class Echo:
 def _questions(count: int) -> list[Question]:
     return [
         Question(
-            id=f"q{i}", domain="ab"[i % 2], subject="s", collection="pool", split="test", question=f"{i}?", choices=list("wxyz"), answer=1
+            id=f"q{i}",
+            domain="ab"[i % 2],
+            subject="s",
+            collection="pool",
+            split="test",
+            question=f"{i}?",
+            choices=list("wxyz"),
+            answer=1,
         )
         for i in range(count)
     ]

@@ -1,4 +1,4 @@
-"""Real DeepSpeed ranks over gloo against a plain PyTorch loop: the same losses and weights at any ZeRO stage, world size and packing."""
+"""Real DeepSpeed ranks over gloo against a plain PyTorch loop: the same losses and weights at any ZeRO stage and world size."""
 
 import json
 from pathlib import Path

@@ -38,5 +38,5 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(Place(path, number), f"not valid JSON: {error}", "Mend or remove the line", line.strip()) from error
     if not isinstance(row, dict):
-        raise DataError(Place(path, number), "not a JSON object", "Each line must be an object such as {\"question\": ...}", row)
+        raise DataError(Place(path, number), "not a JSON object", 'Each line must be an object such as {"question": ...}', row)
     return row
