@@ -4,6 +4,7 @@ A stage's key is a digest of its version, the settings that its result depends o
 Settings that only say how fast or where something is computed are left out of keys.
 """
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -227,8 +228,10 @@ class Pipeline:
 
     def run(self) -> Path:
         """All stages; returns the report's page."""
+        started = time.monotonic()
         for stage in STAGES:
             getattr(self, stage)()
+        say(f"all stages: {time.monotonic() - started:.0f} s")
         return self.folder("report") / report.PAGE
 
     def _manifests(self) -> dict[str, list[Manifest]]:

@@ -24,7 +24,7 @@ from ift_scale.inference.engine import EngineSpec, ScoreRequest, build
 
 _PR_SET_PDEATHSIG = 1
 _LOG_LINES_SHOWN = 15
-_SECONDS_TO_END = 30
+_SECONDS_TO_END = 10
 
 
 def die_with_parent() -> None:
@@ -50,6 +50,7 @@ class EngineProcess:
             self._pipe.send(spec)
             self.context_length = int(self._answer())
         except BaseException:
+            self._child.kill()  # it may be loading for minutes yet
             self.close()
             raise
         self.seconds_to_start = time.monotonic() - started

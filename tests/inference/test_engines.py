@@ -1,0 +1,102 @@
+"""Real vLLM beside transformers: the same answers, new weights in place, clear failures."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ift_scale.config import ProbeConfig
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.process import EngineProcess
+from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.scoring import few_shot_renderer
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.questions import world
+
+pytestmark = pytest.mark.engine
+
+ENGINES = ("vllm", "transformers")
+
+
+def _start(name: str, model: Path, folder: Path) -> EngineProcess:
+    return EngineProcess(EngineSpec(str(model), "float32", ProbeConfig(engine=name)), folder / f"{name}.log")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def engines(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EngineProcess]]:
+    folder = tmp_path_factory.mktemp("logs")
+    started = {name: _start(name, world_model, folder) for name in ENGINES}
+    yield started
+    for engine in started.values():
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def requests(world_model: Path) -> list[ScoreRequest]:
+    questions = world.load()
+    asked = [q for q in questions if q.kind == "choice" and q.split == "test"][::4]
+    return few_shot_renderer(PromptTokenizer(world_model), Demonstrations(questions, 5, 42))(asked)
+
+
+def _perturbed(model: Path, folder: Path) -> Path:
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: tensor * 1.05 if "layers.2" in name else tensor for name, tensor in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_engines_agree(engines: dict[str, EngineProcess], requests: list[ScoreRequest]) -> None:
+    ours, reference = (np.array(engines[name].score(requests)) for name in ENGINES)
+    assert np.abs(ours - reference).max() < 1e-3
+    assert (ours.argmax(1) == reference.argmax(1)).all()
+
+
+def test_cached_prefixes_change_nothing(engines: dict[str, EngineProcess], requests: list[ScoreRequest]) -> None:
+    engines["vllm"].reset_cache()
+    cold, warm = (np.array(engines["vllm"].score(requests)) for _ in range(2))
+    assert np.abs(cold - warm).max() < 1e-3
+
+
+def test_new_weights_in_a_warm_engine(
+    engines: dict[str, EngineProcess], requests: list[ScoreRequest], world_model: Path, tmp_path: Path
+) -> None:
+    other = _perturbed(world_model, tmp_path / "other")
+    before = np.array(engines["vllm"].score(requests))
+    for engine in engines.values():
+        engine.load_weights(other)
+    ours, reference = (np.array(engines[name].score(requests)) for name in ENGINES)
+    assert np.abs(ours - reference).max() < 1e-3
+    assert np.abs(ours - before).max() > 0.01
+    for engine in engines.values():
+        engine.load_weights(world_model)
+    assert np.abs(np.array(engines["vllm"].score(requests)) - before).max() < 1e-3
+
+
+def test_weights_that_did_not_change_are_noticed(engines: dict[str, EngineProcess], world_model: Path, tmp_path: Path) -> None:
+    """Loading the same weights again answers as before, which is what a reload that silently failed looks like."""
+    same = Path(shutil.copytree(world_model, tmp_path / "same"))
+    with pytest.raises(EnvironmentProblem, match="its weights did not change"):
+        engines["vllm"].load_weights(same)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_damaged_model_is_told_with_the_log(name: str, world_model: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
+    data = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(EnvironmentProblem, match=r"the inference engine failed: .*\nthe last lines of .*log:") as caught:
+        _start(name, broken, tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_an_engine_that_is_killed_is_told(world_model: Path, tmp_path: Path) -> None:
+    engine = _start("transformers", world_model, tmp_path)
+    engine._child.kill()
+    with pytest.raises(EnvironmentProblem, match=r"the inference engine died \(exit code -9\)"):
+        engine.score([ScoreRequest([1, 2], [3, 4])])
+    engine.close()

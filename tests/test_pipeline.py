@@ -1,0 +1,164 @@
+"""The whole pipeline with real engines and real ranks: made once, done the second time, gone on after every kind of end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ift_scale.artifacts import read_manifest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "construct.domains=[medicine]", "construct.settings=[harmonious, incompatible]", "construct.size=24", "construct.seeds=[0]",
+    "train.launcher=direct", "probe.chunk_size=160", "evaluate.chunk_size=100",
+)  # fmt: skip
+TRANSFORMERS = ("probe.engine=transformers", "evaluate.engine=transformers")
+TABLES = ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")
+
+
+def _command(folder: Path, *overrides: str) -> list[str]:
+    sets = [f"output_dir={folder}", *SMALL, *overrides]
+    return [sys.executable, "-m", "ift_scale.cli", "run", "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
+
+
+def _run(folder: Path, *overrides: str) -> str:
+    done = subprocess.run(_command(folder, *overrides), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
+    return {name: pd.read_csv(folder / "report" / name) for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    _run(folder, *TRANSFORMERS)
+    return folder
+
+
+def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(finished: Path, tmp_path: Path) -> None:
+    output = _run(tmp_path / "run", "train.launcher=deepspeed", "train.zero_stage=3")
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert str(tmp_path / "run" / "report" / "index.html") in output
+    assert page.count("<svg") >= 6 and "http://" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
+    for name, table in _tables(finished).items():
+        pd.testing.assert_frame_equal(table, _tables(tmp_path / "run")[name], atol=0.02, check_exact=False)
+    launch = json.loads((tmp_path / "run" / "logs" / "train-seconds.json").read_text())
+    assert launch["imports"] < launch["launch_and_imports"]
+
+
+def test_the_second_time_does_nothing(finished: Path) -> None:
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in finished.rglob("*")
+        if path.is_file() and path.name not in (".lock", "config.yaml")
+    }
+    output = _run(finished, *TRANSFORMERS)
+    for stage in ("questions", "probe", "construct", "analyse", "report"):
+        assert f"{stage}: done already" in output
+    assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_one_changed_setting_redoes_what_depends_on_it(finished: Path) -> None:
+    output = _run(finished, *TRANSFORMERS, "analyse.bootstrap_samples=500")
+    assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
+    assert "analyse: done already" not in output and "report: done already" not in output
+    output = _run(finished, *TRANSFORMERS, "construct.seeds=[0, 1]")
+    assert "probe: done already" in output and "train: 2 of 4 arms done already" in output
+    # Where and how fast is no part of what is learnt.
+    output = _run(finished, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999")
+    assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
+    _run(finished, *TRANSFORMERS)
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines of living processes whose environment or arguments name the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if str(folder).encode() in text and b"State:\tZ" not in (entry / "status").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SIGKILL) -> int:
+    """Start the run, send it a signal once `moment` has come, return its exit code. Only the command itself is hit."""
+    run = subprocess.Popen(_command(folder, *TRANSFORMERS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 180
+    while not moment():
+        assert run.poll() is None, f"ended before the moment came: {run.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(number)
+    run.communicate()
+    # Ranks and engine notice by themselves and are gone within seconds.
+    while _processes_of(folder):
+        assert time.monotonic() < deadline, _processes_of(folder)
+        time.sleep(0.2)
+    return run.returncode
+
+
+def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arms = [folder / "train" / f"medicine-{setting}-seed0" for setting in ("harmonious", "incompatible")]
+    events = folder / "logs" / "train-events.jsonl"
+
+    def steps() -> int:
+        return events.read_text().count('"event": "step"') if events.exists() else 0
+
+    moments: list[Callable[[], bool]] = [
+        lambda: (folder / "logs" / "probe.log").exists(),  # while the engine starts
+        lambda: len(list((folder / "probe").glob("shards/*/*.parquet"))) >= 2,  # in the middle of the probe
+        lambda: read_manifest(folder / "construct") is not None and steps() >= 1,  # inside the first arm
+        lambda: read_manifest(arms[0]) is not None,  # between the arms, or inside the second
+        lambda: len(list((folder / "evaluate").glob("*/shards/*/*.parquet"))) >= 1,  # in the middle of the evaluation
+    ]
+    for moment in moments:
+        assert _kill_when(folder, moment) == -signal.SIGKILL
+        assert not (folder / "report").exists()
+    output = _run(folder, *TRANSFORMERS)
+    assert "train: 2 of 2 arms done already" in output
+    for name, table in _tables(finished).items():
+        pd.testing.assert_frame_equal(table, _tables(folder)[name], check_exact=False, rtol=1e-6)
+    assert not [path for path in folder.rglob("*") if "incomplete" in path.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_that_it_can_go_on(tmp_path: Path, number: int) -> None:
+    folder = tmp_path / "run"
+    assert _kill_when(folder, lambda: (folder / "logs" / "probe.log").exists(), number) == 75
+
+
+def test_the_world_is_known_as_intended(finished: Path) -> None:
+    """The committed base model's probe agrees with the intended beliefs on 95% of facts, with confidence over 0.5."""
+    from ift_scale.artifacts import read_parquet
+    from ift_scale.records import Score
+    from ift_scale.world.facts import all_facts, options
+
+    facts = {f"world/{fact.id}": fact for fact in all_facts()}
+    known = [
+        (s, facts[s.question_id]) for s in read_parquet(finished / "probe" / "probe.parquet", Score) if facts[s.question_id].belief
+    ]
+    agree = [options(fact)[0][score.prediction] == fact.belief and score.confidence > 0.5 for score, fact in known]
+    assert sum(agree) / len(agree) >= 0.95
+    wrong = [fact.belief != fact.truth for _, fact in known]
+    assert 0.35 <= sum(wrong) / len(wrong) <= 0.40
+    assert min(score.letter_mass for score, _ in known) > 0.9
