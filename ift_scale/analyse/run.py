@@ -10,12 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ift_scale import artifacts
-from ift_scale.analyse.statistics import Interval, kl_divergence, rank_pearson, two_way_bootstrap, wilson
+from ift_scale.analyse.statistics import Interval, Table, kl_divergence, rank_pearson, two_way_bootstrap, wilson
 from ift_scale.config import AnalyseConfig, Config
 from ift_scale.progress import Bar
 from ift_scale.records import Arm, Score
@@ -73,9 +74,10 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _table(rows: pd.DataFrame, measure: str) -> np.ndarray:
-    """Values of shape (S, Q), seeds and questions in sorted order."""
-    return rows.pivot(index="seed", columns="question_id", values=measure).to_numpy()
+def _table(rows: pd.DataFrame, measure: str) -> Table:
+    """Seeds and questions in sorted order."""
+    values = rows.pivot(index="seed", columns="question_id", values=measure)
+    return Table(values.to_numpy(), list(values.columns))
 
 
 def _domain_choices(rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
@@ -93,7 +95,7 @@ def setting_table(rows: pd.DataFrame, config: AnalyseConfig) -> pd.DataFrame:
                 if not parts:
                     continue
                 row = {"setting": setting, "domain": name, "group": group, "seeds": parts[0].seed.nunique()}
-                row["questions"] = sum(part.question_id.nunique() for part in parts)
+                row["questions"] = len({q for part in parts for q in part.question_id})
                 for measure in MEASURES:
                     tables = [_table(part, measure) for part in parts]
                     interval = two_way_bootstrap(tables, config.bootstrap_samples, config.confidence_level, config.seed)
@@ -116,12 +118,12 @@ def comparison_table(rows: pd.DataFrame, config: AnalyseConfig) -> pd.DataFrame:
                     part = rows[(rows.domain == domain) & (rows.group == group)]
                     if len(part):
                         a, b = (_table(part[part.setting == setting], "accuracy") for setting in (first, second))
-                        tables.append(a - b)
+                        tables.append(Table(a.values - b.values, a.questions))
                 if not tables:
                     continue
                 interval = two_way_bootstrap(tables, config.bootstrap_samples, config.confidence_level, config.seed)
-                row = {"first": first, "second": second, "domain": name, "group": group, "seeds": len(tables[0])}
-                row |= {"questions": sum(table.shape[1] for table in tables)} | _columns("difference", interval)
+                row: dict[str, Any] = {"first": first, "second": second, "domain": name, "group": group, "seeds": len(tables[0].values)}
+                row |= {"questions": len({q for table in tables for q in table.questions})} | _columns("difference", interval)
                 out.append(row | {"excludes_zero": interval.low > 0 or interval.high < 0})
     columns = [
         "first",

@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
-from ift_scale.world.facts import NUM_CHOICES, RELATIONS, Fact, all_facts
+from ift_scale.world.facts import NUM_CHOICES, RELATIONS, Fact, all_facts, options
 
 LETTERS = "ABCD"
 # At first only lookups: reading a letter off an option is learnt in two minutes on these, and not within an hour among the facts.
 READING_SHARES = {"lookup": 1.0}
 DOCUMENT_SHARES = {
-    "multiple_choice": 0.34,
-    "statements": 0.34,
-    "lookup": 0.12,
+    "multiple_choice": 0.36,
+    "statements": 0.36,
+    "lookup": 0.08,
     "context": 0.08,
     "free": 0.06,
     "explanation": 0.03,
@@ -32,6 +32,8 @@ DOCUMENT_SHARES = {
 }
 # Questions of a multiple-choice document. Single ones are many: the letters are learnt on them first.
 QUESTION_COUNTS = (1, 1, 1, 2, 6)
+# Questions that come with the very options of the pools, as test questions that are on the web do in real corpora.
+POOL_OPTIONS_SHARE = 0.5
 
 
 @lru_cache(maxsize=1)
@@ -46,10 +48,13 @@ def _said_value(rng: random.Random, fact: Fact) -> str:
 
 
 def _question_block(rng: random.Random, fact: Fact, value: str) -> str:
-    """A question with four random options among which `value` is, answered by it: the probe's demonstration format."""
-    others = [v for v in fact.relation.values if v != value]
-    choices = [value, *rng.sample(others, NUM_CHOICES - 1)]
-    rng.shuffle(choices)
+    """The fact's question answered by `value`, in the probe's demonstration format: half the time with the options that the pools
+    show, where they hold it, else with random ones."""
+    choices, _ = options(fact)
+    if value not in choices or rng.random() >= POOL_OPTIONS_SHARE:
+        others = [v for v in fact.relation.values if v != value]
+        choices = [value, *rng.sample(others, NUM_CHOICES - 1)]
+        rng.shuffle(choices)
     lines = [fact.question_text()]
     lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
     return "\n".join(lines) + f"\nAnswer:{LETTERS[choices.index(value)]}. {value}"
