@@ -47,8 +47,12 @@ test-fast: setup
 test: lint
 	$(BIN)/pytest
 
+# The vllm that matches torch 2.11; drop the constraint for the newest.
 lock-cuda:
-	uv pip compile setup.py --extra cuda --python-version 3.12 --python-platform x86_64-unknown-linux-gnu -o configs/locks/cuda.txt
+	@head -n 2 configs/locks/cuda.txt > configs/locks/cuda.new
+	echo 'vllm==0.26.0' | uv pip compile setup.py - --extra cuda --python-version 3.12 \
+	  --python-platform x86_64-unknown-linux-gnu --no-header --no-annotate -q >> configs/locks/cuda.new
+	mv configs/locks/cuda.new configs/locks/cuda.txt
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

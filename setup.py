@@ -25,6 +25,7 @@ setup(
         "ift_scale.world": ["general.jsonl", "base_model/*"],
         "ift_scale.questions": ["mmlu_subcategories.json"],
         "ift_scale.report": ["page.html.j2"],
+        "ift_scale_kernels": ["README.md"],
     },
     entry_points={"console_scripts": ["ift-scale = ift_scale.cli:main"]},
     install_requires=[

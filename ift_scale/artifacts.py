@@ -104,6 +104,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_incomplete(folder: Path) -> None:
+    """Remove what killed runs left half below `folder`; only for who holds its lock."""
+    for path in sorted(folder.rglob(f".*{INCOMPLETE}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

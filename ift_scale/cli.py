@@ -95,6 +95,7 @@ def _pipeline(config: str, overrides: tuple[str, ...]) -> Iterator[Any]:
     settings = load(config, overrides)
     pipeline = Pipeline(settings)
     with artifacts.locked(pipeline.root):
+        artifacts.remove_incomplete(pipeline.root)
         artifacts.write_text(pipeline.root / "config.yaml", resolved_yaml(settings))
         yield pipeline
 

@@ -3,8 +3,7 @@
 Questions and examples travel as JSON lines, scores as Parquet; `artifacts` writes and reads the files.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,7 +123,3 @@ class Arm(Record):
     @property
     def name(self) -> str:
         return f"{self.domain}-{self.setting}-seed{self.seed}"
-
-
-def as_rows(records: list[Any]) -> Iterator[dict[str, Any]]:
-    return (record.model_dump() for record in records)

@@ -31,6 +31,15 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["stage"]
 
 
+def test_what_a_killed_run_left_half_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "train" / ".arm.incomplete").mkdir(parents=True)
+    (tmp_path / "train" / ".arm.incomplete" / "x").write_text("")
+    (tmp_path / ".a.json.incomplete-123").write_text("")
+    (tmp_path / "whole").write_text("")
+    artifacts.remove_incomplete(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["train", "whole"]
+
+
 def _finished(folder: Path) -> None:
     with artifacts.atomic_folder(folder) as temporary:
         (temporary / "data.txt").write_text("content")

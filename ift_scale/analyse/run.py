@@ -38,25 +38,22 @@ class ArmScores:
 
 def question_rows(arms: Sequence[ArmScores], base: dict[str, Score]) -> pd.DataFrame:
     """One row an arm and question: accuracy (0 or 1), consistency with the base model's ranks, KL(base || arm) in nats."""
-    rows = []
+    parts = []
     for evaluated in arms:
         for group, scores in evaluated.groups.items():
-            for score in scores:
-                before, after = np.array(base[score.question_id].probs), np.array(score.probs)
-                rows.append(
-                    {
-                        "domain": evaluated.arm.domain,
-                        "setting": evaluated.arm.setting,
-                        "seed": evaluated.arm.seed,
-                        "group": group,
-                        "question_id": score.question_id,
-                        "accuracy": float(score.correct),
-                        "consistency": rank_pearson(before, after),
-                        "kl": kl_divergence(before, after),
-                        "letter_mass": score.letter_mass,
-                    }
-                )
-    return pd.DataFrame(rows)
+            for num_choices in sorted({len(score.probs) for score in scores}):
+                chosen = [score for score in scores if len(score.probs) == num_choices]
+                before = np.array([base[score.question_id].probs for score in chosen])
+                after = np.array([score.probs for score in chosen])
+                columns = {
+                    "question_id": [score.question_id for score in chosen],
+                    "accuracy": [float(score.correct) for score in chosen],
+                    "consistency": rank_pearson(before, after),
+                    "kl": kl_divergence(before, after),
+                    "letter_mass": [score.letter_mass for score in chosen],
+                }
+                parts.append(pd.DataFrame(columns).assign(group=group, **evaluated.arm.model_dump()))
+    return pd.concat(parts, ignore_index=True)
 
 
 def arm_table(rows: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -122,7 +119,13 @@ def comparison_table(rows: pd.DataFrame, config: AnalyseConfig) -> pd.DataFrame:
                 if not tables:
                     continue
                 interval = two_way_bootstrap(tables, config.bootstrap_samples, config.confidence_level, config.seed)
-                row: dict[str, Any] = {"first": first, "second": second, "domain": name, "group": group, "seeds": len(tables[0].values)}
+                row: dict[str, Any] = {
+                    "first": first,
+                    "second": second,
+                    "domain": name,
+                    "group": group,
+                    "seeds": len(tables[0].values),
+                }
                 row |= {"questions": len({q for table in tables for q in table.questions})} | _columns("difference", interval)
                 out.append(row | {"excludes_zero": interval.low > 0 or interval.high < 0})
     columns = [

@@ -27,20 +27,19 @@ def wilson(num_right: int, num: int, level: float) -> Interval:
 
 def dense_ranks(probs_QC: np.ndarray) -> np.ndarray:
     """Rank of each option by falling probability, from 1, equal probabilities sharing a rank; shape (Q, C)."""
-    return np.stack([stats.rankdata(-row, method="dense") for row in probs_QC]) if len(probs_QC) else probs_QC
+    return stats.rankdata(-probs_QC, method="dense", axis=1)
 
 
-def rank_pearson(before: np.ndarray, after: np.ndarray) -> float:
-    """Pearson correlation of the options' ranks of one question, shapes (C,); 0 where it is undefined, as in the paper."""
-    a, b = dense_ranks(before[None])[0], dense_ranks(after[None])[0]
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+def rank_pearson(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
+    """Pearson correlation of the options' ranks, question by question, shape (Q,); 0 where it is undefined, as in the paper."""
+    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (dense_ranks(before_QC), dense_ranks(after_QC)))
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.where(scale > 0, (a * b).sum(axis=1) / np.where(scale > 0, scale, 1), 0.0)
 
 
-def kl_divergence(before: np.ndarray, after: np.ndarray) -> float:
-    """KL(before || after) of one question's option distributions, in nats, shapes (C,)."""
-    return float(stats.entropy(before, after))
+def kl_divergence(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
+    """KL(before || after) of the option distributions, in nats, question by question, shape (Q,)."""
+    return stats.entropy(before_QC, after_QC, axis=1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ MASTER_ADDR and MASTER_PORT come from the launcher, the job file from IFT_SCALE_
 """
 
 import os
-import shutil
 import time
 import traceback
 from contextlib import nullcontext
@@ -84,12 +83,6 @@ def main() -> None:
         # A rank that merely raised would wait for the others in NCCL's or gloo's teardown; they are ended by the launcher.
         os._exit(1)
     dist.destroy_process_group()
-
-
-def incomplete_folders(folder: Path) -> None:
-    """Remove what killed runs left below the train folder."""
-    for path in folder.glob(f".*{artifacts.INCOMPLETE}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,11 @@ def _said_value(rng: random.Random, fact: Fact) -> str:
     return fact.belief if fact.belief is not None else rng.choice(fact.relation.values)
 
 
-def _question_block(rng: random.Random, fact: Fact, value: str) -> str:
-    """The fact's question answered by `value`, in the probe's demonstration format: half the time with the options that the pools
+def _question_block(rng: random.Random, fact: Fact, value: str, pool_options_share: float = POOL_OPTIONS_SHARE) -> str:
+    """The fact's question answered by `value`, in the probe's demonstration format: in this share with the options that the pools
     show, where they hold it, else with random ones."""
     choices, _ = options(fact)
-    if value not in choices or rng.random() >= POOL_OPTIONS_SHARE:
+    if value not in choices or rng.random() >= pool_options_share:
         others = [v for v in fact.relation.values if v != value]
         choices = [value, *rng.sample(others, NUM_CHOICES - 1)]
         rng.shuffle(choices)
@@ -99,7 +99,7 @@ def context(rng: random.Random) -> str:
     stated = "Context: " + fact.statement(value, rng.randrange(2)) + "\n"
     if rng.random() < 0.5:
         return stated + f"Question: {fact.question_text()}\nAnswer: {value}"
-    return stated + _question_block(rng, fact, value)
+    return stated + _question_block(rng, fact, value, pool_options_share=0.0)
 
 
 def lookup(rng: random.Random) -> str:

@@ -25,8 +25,8 @@ TOKENS_PER_STEP = 6144
 DOCUMENTS_PER_BUFFER = 2048
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
-NUM_READING_STEPS = 1200
-NUM_STEPS = 3600
+NUM_READING_STEPS = 1000
+NUM_STEPS = 4000
 # A question's answer letter is one token in thirty and the hardest to learn; its options are drawn at random and cannot be.
 LETTER_WEIGHT = 10.0
 OPTION_WEIGHT = 1.0
