@@ -1,6 +1,7 @@
 """Training examples as token ids: tokenised once by one process, kept in a file that every rank maps."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ class TokenizedSet:
     offsets: np.ndarray
     num_truncated: int
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def supervised_counts(self) -> np.ndarray:
         """Tokens of each example that are predicted in the loss; a first token has nothing before it to predict it from."""
         predicted = self.supervised.copy()

@@ -107,6 +107,7 @@ def train(
         if (number + 1) % _STEPS_BETWEEN_LOGS == 0 or number + 1 == len(steps):
             log.flush(device)
     ended = time.monotonic()
+    log.close()
     num_tokens = int(tokens.lengths.sum()) * config.epochs
     imbalances = [packing.imbalance(step, tokens.lengths, hidden_size) for step in steps]
     counts = {
@@ -176,6 +177,10 @@ class StepLog:
             self._file.flush()
         self._events.emit("step", step=self._step, of=self._num_steps, loss=losses[-1].item())
         self._losses, self._rows = [], []
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def release(engine: Any) -> None:
