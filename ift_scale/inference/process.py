@@ -43,7 +43,8 @@ class EngineProcess:
         started = time.monotonic()
         with theirs, log.open("w", encoding="utf-8") as out:
             # A plain child rather than multiprocessing's: that would run the caller's main module again.
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            # The log's path stands last so that a process list shows which run an engine belongs to.
+            command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
             self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=out, stderr=out)
         self._pipe = Connection(ours.detach())
         try:
