@@ -10,7 +10,7 @@ READY := $(VENV)/.ready-$(shell cat $(LOCK) setup.py | sha256sum | cut -c1-12)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-fast lint bench lock-cuda clean
+.PHONY: help setup demo test test-fast lint lock-cuda clean
 
 help:
 	@grep -E '^# make' Makefile | cut -c3-

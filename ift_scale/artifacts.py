@@ -65,10 +65,18 @@ def told_when_full(path: Path) -> Iterator[None]:
             raise ArtifactError(f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder of yours.") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise EnvironmentProblem(
-            f"{path}: the disk is full, so nothing was written there. Free some space, or set output_dir to another "
-            "disk, and run the same command again: finished stages are kept."
-        ) from error
+        raise _disk_full(path) from error
+    except Exception as error:
+        if "No space left on device" not in str(error):  # safetensors raises a type of its own
+            raise
+        raise _disk_full(path) from error
+
+
+def _disk_full(path: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{path}: the disk is full, so nothing was written there. Free some space, or set output_dir to another "
+        "disk, and run the same command again: finished stages are kept."
+    )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Group(click.Group):
         signal.signal(signal.SIGTERM, _stop)
         try:
             return super().invoke(ctx)
-        except IFTScaleError as error:
+        except (IFTScaleError, Stopped) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ift_scale.distributed import has_gpu
 from ift_scale.errors import ConfigError, did_you_mean, shorten
 
 BUILTIN_MODEL = "world"
@@ -23,14 +24,20 @@ Setting = Literal["harmonious", "incompatible", "self_aligning"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0)]
+# A domain's name becomes part of file names and keys; `all` is the row over all domains.
+Domain = Annotated[str, Field(pattern=r"^(?!all$)[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
-    path: str = BUILTIN_MODEL
+    path: Text = BUILTIN_MODEL
     """The base model: a Hugging Face folder with safetensors weights, or `world` for the embedded one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the engines; `auto` is bfloat16 on a GPU and float32 on a CPU."""
@@ -44,7 +51,7 @@ class PaperSource(Section):
     """A pool in the paper's JSON lines format: `id`, `question`, `choices`, `answer` (index), `explanation`."""
 
     kind: Literal["paper"]
-    domain: str
+    domain: Domain
     path: str
     """Folder that holds {dev,train,test}.jsonl, or the same with .gz."""
     max_train: PositiveInt | None = None
@@ -77,7 +84,7 @@ class HubSource(Section):
     kind: Literal["huggingface"]
     path: str
     name: str | None = None
-    domain: str
+    domain: Domain
     collection: Literal["pool", "benchmark"] = "pool"
     splits: dict[Literal["dev", "train", "test"], str]
     """Which of the dataset's splits serve as our dev (demonstrations), train and test."""
@@ -89,7 +96,7 @@ Source = Annotated[WorldSource | PaperSource | MmluSource | HubSource, Field(dis
 
 class QuestionsConfig(Section):
     sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
-    seed: int = 42
+    seed: Seed = 42
     """Draws the subset where a source is limited."""
 
 
@@ -112,7 +119,7 @@ class EngineConfig(Section):
 
 class ProbeConfig(EngineConfig):
     num_shots: NonNegativeInt = 5
-    demonstration_seed: int = 42
+    demonstration_seed: Seed = 42
     """Shuffles the dev questions once; the first `num_shots` are the demonstrations of every prompt."""
 
 
@@ -127,7 +134,7 @@ class ConstructConfig(Section):
     domains: list[str] | None = None
     """Domains to train on; every pool's when left out."""
     settings: Annotated[list[Setting], Field(min_length=1)] = ["harmonious", "incompatible", "self_aligning"]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """One arm for each: it draws the set's members, their order and the general instructions."""
     confidence_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """A prediction counts as the model's knowledge when its probability is above this."""
@@ -175,14 +182,14 @@ class EvaluateConfig(EngineConfig):
 class AnalyseConfig(Section):
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seed: int = 42
+    seed: Seed = 42
 
 
 warnings.filterwarnings("ignore", message='Field name "construct"')  # a deprecated method of pydantic has that name
 
 
 class Config(Section):
-    output_dir: str
+    output_dir: Text
     """The run's folder; every stage writes below it."""
     model: ModelConfig = ModelConfig()
     questions: QuestionsConfig = QuestionsConfig()
@@ -218,7 +225,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
@@ -282,8 +289,15 @@ def _child(node: Any, name: str) -> Any:
 
 def _describe(details: Any) -> str:
     loc = details["loc"]
-    path = ".".join(str(part) for part in loc if part not in _DISCRIMINATORS)
+    path = ".".join(str(part) for part in _without_tags(loc))
     value = shorten(details["input"])
+    if details["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing (value: {value}); known: {', '.join(_SOURCES)}"
+    if details["type"] == "union_tag_invalid":
+        tag = str(details["ctx"]["tag"])
+        return f"{path}.kind: not one of the choices (value: {tag!r}); {did_you_mean(tag, _SOURCES)}"
+    if details["type"] == "string_pattern_mismatch":
+        return f"{path}: must be letters, digits, '_' or '-', and not 'all' (value: {value})"
     if details["type"] == "extra_forbidden":
         return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
     if details["type"] == "missing":
@@ -295,7 +309,12 @@ def _describe(details: Any) -> str:
 
 
 _SOURCES: dict[str, type[Section]] = {"world": WorldSource, "paper": PaperSource, "mmlu": MmluSource, "huggingface": HubSource}
-_DISCRIMINATORS = set(_SOURCES)
+
+
+def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """pydantic puts a source's kind behind its number; a user's path has no such part."""
+    is_tag = [i == 3 and loc[:2] == ("questions", "sources") and part in _SOURCES for i, part in enumerate(loc)]
+    return tuple(part for part, tag in zip(loc, is_tag, strict=True) if not tag)
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
@@ -342,9 +361,10 @@ def impossible_combinations(config: Config) -> list[str]:
             f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example of train.max_length = "
             f"{train.max_length}; raise the first or lower the second"
         )
-    if train.precision == "bfloat16" and train.zero_stage == 0:
+    if train.zero_stage == 0 and (train.precision == "bfloat16" or (train.precision == "auto" and has_gpu())):
         problems.append(
-            "train.zero_stage: 0 with train.precision = bfloat16 keeps no float32 gradients in DeepSpeed; use stage 1, 2 or 3"
+            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in DeepSpeed; "
+            "use stage 1, 2 or 3"
         )
     if train.hostfile is not None and train.launcher != "deepspeed":
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")

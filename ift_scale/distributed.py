@@ -5,8 +5,9 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
-SUPERVISOR = "IFT_SCALE_SUPERVISOR"
 _WATCH_SECONDS = 1.0
 
 
@@ -31,13 +32,13 @@ def supervisor_mark() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def end_with_supervisor() -> None:
+def end_with_supervisor(mark: str) -> None:
     """In a rank: end at once when the supervising process on this host has gone, even when it was killed with -9.
 
     DeepSpeed's launcher leaves its ranks behind in that case, and they would hold the devices for ever.
     """
-    host, _, pid = os.environ.get(SUPERVISOR, "").rpartition(":")
-    if host == socket.gethostname() and pid:
+    host, _, pid = mark.rpartition(":")
+    if host == socket.gethostname():
         threading.Thread(target=_watch, args=(int(pid),), daemon=True).start()
 
 
@@ -48,6 +49,11 @@ def _watch(pid: int) -> None:
         except ProcessLookupError:
             os._exit(1)
         time.sleep(_WATCH_SECONDS)
+
+
+def has_gpu() -> bool:
+    """Whether this host's ranks will train on NVIDIA devices, told without importing torch (a CPU build never does)."""
+    return "+cpu" not in metadata.version("torch") and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def free_port() -> int:

@@ -59,8 +59,8 @@ class EnvironmentProblem(IFTScaleError):
     exit_code = EXIT_ENVIRONMENT
 
 
-class Stopped(IFTScaleError):
-    """Ended by a signal; what is finished is kept and the same command goes on from there."""
+class Stopped(BaseException):
+    """Ended by a signal; what is finished is kept and the same command goes on from there. No `except Exception` holds it up."""
 
     exit_code = EXIT_STOPPED
 

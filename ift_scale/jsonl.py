@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, _row(path, number, line)
+    except gzip.BadGzipFile as error:
+        raise DataError(Place(path), f"is damaged: {error}", "Fetch the file again") from error
     except OSError as error:
         raise DataError(Place(path), f"cannot be read: {error.strerror or error}", "Give the path of a readable file") from error
-    except (UnicodeDecodeError, EOFError) as error:
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(Place(path), f"is damaged: {error}", "Fetch the file again; it must be UTF-8") from error
 
 

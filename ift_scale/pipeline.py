@@ -76,6 +76,7 @@ class Pipeline:
         return artifacts.folder_digest(self.model_path)
 
     def question_list(self) -> list[Question]:
+        self.digest("questions", questions.FILE)
         return artifacts.read_jsonl(self.folder("questions") / questions.FILE, Question)
 
     def base_scores(self) -> dict[str, Score]:
@@ -86,13 +87,19 @@ class Pipeline:
         return construct.arms_of(self.config, self.question_list())
 
     def digest(self, stage: str, file: str) -> str:
-        """Digest of a file of a finished stage."""
-        manifest = read_manifest(self.folder(stage))
-        if manifest is None or file not in manifest.files:
-            raise ArtifactError(
-                f"{self.folder(stage)}: the {stage} stage has not been run; run `ift-scale {stage}` or `ift-scale run`"
-            )
-        return manifest.files[file]
+        """Digest of a file of a finished stage; ArtifactError where it is missing or was made with other settings."""
+        return self._finished(stage, self.folder(stage), self._key_of(stage)).files[file]
+
+    def _key_of(self, stage: str) -> str:
+        tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
+        return (tasks | {"analyse": self._analyse_task})[stage]()[0]
+
+    def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
+        manifest = read_manifest(folder)
+        if manifest is None or manifest.key != key:
+            problem = "is not there yet" if manifest is None else "was made with other settings or inputs"
+            raise ArtifactError(f"{folder}: the {stage} stage's result {problem}; run `ift-scale {stage}` or `ift-scale run`")
+        return manifest
 
     # Keys.
 
@@ -139,8 +146,8 @@ class Pipeline:
 
     def _analyse_task(self) -> tuple[str, Inputs]:
         inputs = {"probe": self.digest("probe", probe.FILE)}
-        for arm in self.arms():
-            inputs[arm.name] = self.digest(f"evaluate/{arm.name}", evaluate.FILE)
+        for task in self.evaluate_tasks():
+            inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
         return digest_of([analyse.VERSION, self.config.analyse.model_dump(), inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
@@ -229,6 +236,9 @@ class Pipeline:
     def run(self) -> Path:
         """All stages; returns the report's page."""
         started = time.monotonic()
+        path = general.path_of(self.config.construct.general)
+        if path is not None:
+            general.load(path)  # a mistake there is told before the probe, not after it
         for stage in STAGES:
             getattr(self, stage)()
         say(f"all stages: {time.monotonic() - started:.0f} s")

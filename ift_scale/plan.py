@@ -16,6 +16,7 @@ from safetensors import safe_open
 from ift_scale.artifacts import read_manifest
 from ift_scale.config import Config, TrainConfig
 from ift_scale.construct.run import arms_of
+from ift_scale.distributed import has_gpu
 from ift_scale.evaluate.run import asked_of
 from ift_scale.inference import model_folder
 from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
@@ -33,7 +34,7 @@ GIB = 2**30
 def num_parameters(folder: Path) -> int:
     """Elements of all tensors in a folder's safetensors files, read from their headers."""
     total = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (not a dict)
                 size = 1
@@ -92,7 +93,7 @@ def mean_prompt_tokens(config: Config, questions: list[Question], tokenizer: Pro
 def measured_rate(folder: Path, count: str, part: str) -> float | None:
     """Items a second of a finished stage in `folder`, None where there is none."""
     manifest = read_manifest(folder)
-    if manifest is None or not manifest.seconds.get(part):
+    if manifest is None or not manifest.seconds.get(part) or not manifest.counts.get(count):
         return None
     return manifest.counts[count] / manifest.seconds[part]
 
@@ -117,12 +118,12 @@ def print_plan(config: Config) -> None:
     say("questions  " + ", ".join(f"{collection} {split} {count:,}" for (collection, split), count in sorted(counts.items())))
     asked = len(probed(questions))
     tokens = mean_prompt_tokens(config, questions, PromptTokenizer(folder))
-    rate = measured_rate(root / "probe", "questions", "scoring")
+    rate = measured_rate(root / "probe", "computed_questions", "scoring")
     say(f"probe      {asked:,} prompts of about {tokens:.0f} tokens ({config.probe.engine}); {_time(asked, rate)}")
     say(f"construct  {len(arms)} arms: {', '.join(arm.name for arm in arms[:3])}{' ...' if len(arms) > 3 else ''}")
     _print_train(config, root, parameters, [arm.name for arm in arms])
     evaluations = sum(len(asked_of(arm, questions)) for arm in arms)
-    rate = measured_rate(root / "evaluate" / arms[0].name, "questions", "scoring")
+    rate = measured_rate(root / "evaluate" / arms[0].name, "computed_questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
     weight_bytes = 2 if _mixed(config.train) else 4
     say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} GiB of exported models")
@@ -143,7 +144,7 @@ def _print_train(config: Config, root: Path, parameters: int, arms: list[str]) -
 
 
 def _mixed(train: TrainConfig) -> bool:
-    return train.precision == "bfloat16" or (train.precision == "auto" and Path("/dev/nvidia0").exists())
+    return train.precision == "bfloat16" or (train.precision == "auto" and has_gpu())
 
 
 def _num_lines(path: Path) -> int:

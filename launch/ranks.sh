@@ -5,6 +5,6 @@
 set -euo pipefail
 run=${1:?folder of the run}
 ranks=${2:?number of ranks on this machine}
-export IFT_SCALE_JOB="$run/train/.job.json"
-[ -f "$IFT_SCALE_JOB" ] || { echo "no $IFT_SCALE_JOB: run 'ift-scale train CONFIG' once first" >&2; exit 2; }
-exec deepspeed --num_accelerators "$ranks" --no_local_rank --module ift_scale.train.ranks
+job="$run/train/.job.json"
+[ -f "$job" ] || { echo "no $job: run 'ift-scale train CONFIG' once first" >&2; exit 2; }
+exec deepspeed --num_accelerators "$ranks" --no_local_rank --module ift_scale.train.ranks "$job"

@@ -56,10 +56,19 @@ def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path
     assert "pool/test/choice 4" in _run("questions", config).output
 
 
-def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path) -> None:
-    result = _run("probe", _config(tmp_path, pool))
+@pytest.mark.parametrize("stage", ["probe", "construct", "train", "evaluate", "analyse", "report"])
+def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path, stage: str) -> None:
+    result = _run(stage, _config(tmp_path, pool))
     assert result.exit_code == 2
-    assert "the questions stage has not been run; run `ift-scale questions` or `ift-scale run`" in result.output
+    assert "the questions stage's result is not there yet; run `ift-scale questions` or `ift-scale run`" in result.output
+
+
+def test_a_stage_does_not_use_what_other_settings_made(tmp_path: Path, pool: Path) -> None:
+    config = _config(tmp_path, pool)
+    assert _run("questions", config).exit_code == 0
+    result = _run("probe", config, "--set", "questions.sources.0.max_train=2")
+    assert result.exit_code == 2
+    assert "the questions stage's result was made with other settings or inputs; run `ift-scale questions`" in result.output
 
 
 def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.engine import EngineSpec
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.scoring import chat_renderer, drop_shards, score_questions
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
+from ift_scale.progress import Bar, say
 from ift_scale.records import Arm, Group, Question
 
 VERSION = 1
@@ -46,20 +47,25 @@ class WarmEngine:
     def serve(self, model_path: Path) -> EngineProcess:
         """The engine with the weights of `model_path`."""
         started = time.monotonic()
+        if self._engine is not None and self._loaded != model_path:
+            try:
+                self._engine.load_weights(model_path)
+                self.seconds_to_load += time.monotonic() - started
+            except EnvironmentProblem as error:
+                say(f"evaluate: the engine could not take new weights, so a new one is started: {str(error).splitlines()[0]}")
+                self.close()
         if self._engine is None:
             self._bar.note(f"starting the {self._config.evaluate.engine} engine")
             spec = EngineSpec(str(model_path), self._config.model.dtype, self._config.evaluate)
             self._engine = EngineProcess(spec, self._log)
-            self.seconds_to_start = self._engine.seconds_to_start
-        elif self._loaded != model_path:
-            self._engine.load_weights(model_path)
-            self.seconds_to_load += time.monotonic() - started
+            self.seconds_to_start += self._engine.seconds_to_start
         self._loaded = model_path
         return self._engine
 
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+            self._engine = None
 
 
 def run(
@@ -79,8 +85,8 @@ def run(
             started = time.monotonic()
             target = folder / arm.name
             bar.note(arm.name)
-            before = engine.seconds_to_start
-            scores, num_tokens = score_questions(
+            before = engine.seconds_to_start, engine.seconds_to_load
+            scores, work = score_questions(
                 asked_of(arm, questions),
                 render,
                 partial(engine.serve, model_path),
@@ -90,15 +96,16 @@ def run(
                 bar,
             )
             artifacts.write_parquet(target / FILE, scores)
-            start_seconds = engine.seconds_to_start - before
+            start, load = engine.seconds_to_start - before[0], engine.seconds_to_load - before[1]
             total = time.monotonic() - started
-            seconds = {"total": total, "engine_start": start_seconds, "scoring": total - start_seconds}
+            seconds = {"total": total, "engine_start": start, "load_weights": load, "scoring": total - start - load}
             counts = {
                 "questions": len(scores),
-                "prompt_tokens": num_tokens,
+                "computed_questions": work.questions,
+                "prompt_tokens": work.tokens,
                 "mean_letter_mass": sum(s.letter_mass for s in scores) / len(scores),
             }
-            drop_shards(target)
             artifacts.write_manifest(target, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds)
+            drop_shards(target)
     finally:
         engine.close()

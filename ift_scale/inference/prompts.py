@@ -62,14 +62,17 @@ def chat_messages(question: Question) -> list[Message]:
 
 
 class Demonstrations:
-    """The few-shot demonstrations of each topic: its dev questions, shuffled once, the first `num_shots`."""
+    """The few-shot demonstrations of each topic: its dev questions, shuffled once, the first `num_shots`.
+
+    A pool and a benchmark may have a topic of the same name (MMLU has a subject jurisprudence) and do not share them.
+    """
 
     def __init__(self, questions: Sequence[Question], num_shots: int, seed: int):
         self.num_shots = num_shots
-        self._by_topic: dict[str, list[Question]] = {}
+        self._by_topic: dict[tuple[str, str], list[Question]] = {}
         for question in questions:
             if question.split == "dev" and question.kind == "choice":
-                self._by_topic.setdefault(question.topic, []).append(question)
+                self._by_topic.setdefault((question.collection, question.topic), []).append(question)
         for topic, dev in self._by_topic.items():
             # The paper's code seeds the global generator once for each pool and shuffles indices.
             order = list(range(len(dev)))
@@ -78,7 +81,7 @@ class Demonstrations:
 
     def of(self, question: Question) -> list[Question]:
         """The demonstrations for `question`; DataError when its topic has too few dev questions."""
-        dev = self._by_topic.get(question.topic, [])
+        dev = self._by_topic.get((question.collection, question.topic), [])
         if len(dev) < self.num_shots:
             raise DataError(
                 Place(f"questions about '{question.topic}'", field="split"),

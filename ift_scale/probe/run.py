@@ -36,6 +36,8 @@ def run(
     tokenizer = PromptTokenizer(model_path)
     demonstrations = Demonstrations(questions, config.probe.num_shots, config.probe.demonstration_seed)
     asked = probed(questions)
+    for question in asked:
+        demonstrations.of(question)  # every topic's, before anything starts
     engines: list[EngineProcess] = []
 
     def start() -> EngineProcess:
@@ -48,7 +50,7 @@ def run(
 
     render = few_shot_renderer(tokenizer, demonstrations)
     try:
-        scores, num_tokens = score_questions(asked, render, start, folder, key, config.probe.chunk_size, bar)
+        scores, work = score_questions(asked, render, start, folder, key, config.probe.chunk_size, bar)
     finally:
         for engine in engines:
             engine.close()
@@ -57,10 +59,11 @@ def run(
     start_seconds = engines[0].seconds_to_start if engines else 0.0
     counts = {
         "questions": len(scores),
-        "prompt_tokens": num_tokens,
+        "computed_questions": work.questions,
+        "prompt_tokens": work.tokens,
         "mean_letter_mass": sum(s.letter_mass for s in scores) / len(scores),
         "accuracy": sum(s.correct for s in scores) / len(scores),
     }
     seconds = {"total": total, "engine_start": start_seconds, "scoring": total - start_seconds}
-    drop_shards(folder)
     artifacts.write_manifest(folder, "probe", key, config.probe.model_dump(), inputs, counts, seconds)
+    drop_shards(folder)

@@ -28,7 +28,7 @@ def choice_question(
         question=text,
         choices=choices,
         answer=_answer(place, row, choices),
-        explanation=row.get("explanation") or None,
+        explanation=_explanation(place, row),
     )
 
 
@@ -46,6 +46,13 @@ def _text(place: Place, row: dict[str, Any], field: str) -> str:
     value = _required(place, row, field)
     if not isinstance(value, str) or not value.strip():
         raise DataError(_at(place, field), "must be a text that is not empty", "Give it a text, or remove the row", value)
+    return value
+
+
+def _explanation(place: Place, row: dict[str, Any]) -> str | None:
+    value = row.get("explanation") or None
+    if value is not None and not isinstance(value, str):
+        raise DataError(_at(place, "explanation"), "must be a text, or be left out", "Mend or remove it", value)
     return value
 
 

@@ -61,22 +61,31 @@ def _csv_rows(folder: Path, split: str) -> Iterator[tuple[Place, dict[str, Any]]
         raise DataError(Place(folder), f"no file *_{split}.csv", "Unpack MMLU's data.tar and set the path to its data folder")
     for path in files:
         subject = path.name.removesuffix(f"_{split}.csv")
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
+        for line, index, row in _csv_lines(path):
+            place = Place(path, line)
+            if len(row) != 6:
+                raise DataError(place, "has not the 6 columns question, A, B, C, D, answer", "Mend or remove the row", row)
+            yield (
+                place,
+                {
+                    "id": f"{subject}/{index}",
+                    "subject": subject,
+                    "question": row[0],
+                    "choices": row[1:5],
+                    "answer": row[5],
+                },
+            )
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+    """(line number, row number from 0, columns)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        try:
             for index, row in enumerate(reader):
-                place = Place(path, reader.line_num)
-                if len(row) != 6:
-                    raise DataError(place, "has not the 6 columns question, A, B, C, D, answer", "Mend or remove the row", row)
-                yield (
-                    place,
-                    {
-                        "id": f"{subject}/{index}",
-                        "subject": subject,
-                        "question": row[0],
-                        "choices": row[1:5],
-                        "answer": row[5],
-                    },
-                )
+                yield reader.line_num, index, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(Place(path, reader.line_num + 1), f"cannot be read: {error}", "It must be CSV in UTF-8") from error
 
 
 def _questions(rows: Iterator[tuple[Place, dict[str, Any]]], split: Split) -> list[Question]:

@@ -37,6 +37,16 @@ def input_digests(config: Config) -> dict[str, str]:
     return digests
 
 
+def check_pools(questions: list[Question]) -> None:
+    """DataError for a pool that has no train or no test question: no arm could be made of it, or none measured."""
+    found = {(q.domain, q.split) for q in questions if q.collection == "pool" and q.kind == "choice"}
+    for domain in dict.fromkeys(domain for domain, _ in found):
+        for split in ("train", "test"):
+            if (domain, split) not in found:
+                remedy = f"Give the domain's source {split} questions, or remove it"
+                raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
+
+
 def run(config: Config, folder: Path, key: str, inputs: dict[str, str]) -> None:
     """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
@@ -49,6 +59,7 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str]) -> None:
                 raise DataError(Place("questions.sources", field="domain"), "two sources give the same id", remedy, question.id)
             taken[question.id] = number
             questions.append(question)
+    check_pools(questions)
     counts: Counter[str] = Counter(f"{q.collection}/{q.split}/{q.kind}" for q in questions)
     with artifacts.atomic_folder(folder) as temporary:
         artifacts.write_jsonl(temporary / FILE, questions)

@@ -63,8 +63,10 @@ def throughput(manifests: dict[str, list[Manifest]]) -> pd.DataFrame:
         if not found:
             continue
         seconds = sum(m.seconds[unit] for m in found)
-        total = sum(sum(m.seconds.values()) if stage == "train" else m.seconds["total"] for m in found)
-        questions = sum(m.counts.get("questions", 0) for m in found)
+        total = sum(
+            sum(m.seconds[p] for p in ("build", "steps", "export")) if stage == "train" else m.seconds["total"] for m in found
+        )
+        questions = sum(m.counts.get("computed_questions", 0) for m in found)
         tokens = sum(m.counts.get("prompt_tokens", m.counts.get("tokens", 0)) for m in found)
         rows.append(
             {
@@ -101,6 +103,8 @@ def part_seconds(sources: Sources) -> dict[str, float]:
                 parts[f"train: {name}"] = sum(m.seconds[name] for m in manifests)
         elif stage in ("probe", "evaluate"):
             parts[f"{stage}: engine start"] = sum(m.seconds["engine_start"] for m in manifests)
+            if stage == "evaluate":
+                parts["evaluate: new weights"] = sum(m.seconds["load_weights"] for m in manifests)
             parts[f"{stage}: scoring"] = sum(m.seconds["scoring"] for m in manifests)
         else:
             parts[stage] = sum(m.seconds["total"] for m in manifests)
@@ -149,6 +153,8 @@ def page(config: Config, sources: Sources) -> str:
             versions=", ".join(f"{name} {version}" for name, version in probe.versions.items())
             + f" | commit {probe.commit or 'unknown'}",
             config_yaml=resolved_yaml(config),
+            letter_mass_base=f"{probe.counts['mean_letter_mass']:.3f}",
+            letter_mass_arms=f"{arms.letter_mass.mean():.3f}",
             csv_files=[f"{name}.csv" for name in ("arms", "settings", "comparisons", "base")],
             plots={
                 "accuracy": plots.accuracy(settings, arms, base, sources.chance),

@@ -1,6 +1,7 @@
 """Export of the trained weights as a Hugging Face folder, one parameter gathered at a time under ZeRO-3."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ def gathered_parameters(model: nn.Module, zero_stage: int) -> Iterator[tuple[str
             yield name, buffer.detach().cpu().clone()
 
 
-def export(model: Any, zero_stage: int, folder: Path | None, tokenizer: Any, dtype: torch.dtype) -> None:
-    """Write `folder` on the rank that names one; all others take part in gathering only. Weights in `dtype`, in shards of 5 GiB."""
+def export(model: Any, zero_stage: int, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
+    """Write `folder` on the rank that names one; all others take part in gathering only. Weights in `dtype`, in shards of 5 GiB;
+    generation settings as in the `base` folder."""
     shards: list[dict[str, Tensor]] = [{}]
     names: list[list[str]] = []
     size = 0
@@ -53,7 +55,7 @@ def export(model: Any, zero_stage: int, folder: Path | None, tokenizer: Any, dty
     if folder is not None:
         flush()
         _name_shards(folder, names)
-        _write_config(model, folder, tokenizer, dtype)
+        _write_config(model, folder, base, tokenizer, dtype)
 
 
 def _name_shards(folder: Path, names: list[list[str]]) -> None:
@@ -71,9 +73,10 @@ def _name_shards(folder: Path, names: list[list[str]]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def _write_config(model: Any, folder: Path, tokenizer: Any, dtype: torch.dtype) -> None:
+def _write_config(model: Any, folder: Path, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
     model.config.save_pretrained(folder)
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.save_pretrained(folder)
+    generation = base / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
     tokenizer.save_pretrained(folder)

@@ -10,9 +10,6 @@ from ift_scale import artifacts
 from ift_scale.config import TrainConfig
 from ift_scale.records import Arm
 
-EVENTS = "IFT_SCALE_EVENTS"
-JOB = "IFT_SCALE_JOB"
-
 
 class ArmJob(BaseModel):
     """One arm: its tokenised set, where its artifact goes, and the manifest's key and inputs."""

@@ -17,27 +17,38 @@ from typing import Any
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.train import job
 
 RANK_MODULE = "ift_scale.train.ranks"
 _POLL_SECONDS = 0.1
 _LOG_LINES_SHOWN = 20
 
 
-def commands(config: TrainConfig, port: int) -> list[tuple[list[str], dict[str, str]]]:
-    """(command, extra environment) of each process to start: the launcher, or the ranks themselves."""
+def commands(config: TrainConfig, port: int, arguments: list[str]) -> list[tuple[list[str], dict[str, str | None]]]:
+    """(command, changes of the environment, None to unset) of each process to start: the launcher, or the ranks themselves."""
     if config.launcher == "direct":
-        place = {"WORLD_SIZE": str(config.num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-m", RANK_MODULE]
+        place: dict[str, str | None] = {
+            "WORLD_SIZE": str(config.num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, "-m", RANK_MODULE, *arguments]
         return [(command, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(config.num_ranks)]
-    command = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port), "--no_local_rank"]
+    changes: dict[str, str | None] = {}
     if config.hostfile:
         command += ["--hostfile", config.hostfile]
     else:
-        # Without a hostfile argument DeepSpeed reads /job/hostfile where there is one; this run is for this node only.
-        command += ["--hostfile", os.devnull, "--num_accelerators", str(config.num_ranks), "--num_gpus", str(config.num_ranks)]
-    command += ["--master_port", str(port), "--no_local_rank", "--module", RANK_MODULE]
-    return [(command, {})]
+        # Without this DeepSpeed reads /job/hostfile where there is one; this run is for this node only.
+        command += ["--hostfile", os.devnull]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible:
+            # With --num_gpus DeepSpeed drops the variable and takes the first devices; it must be told them by name.
+            chosen = ",".join(visible.split(",")[: config.num_ranks])
+            command += ["--include", f"localhost:{chosen}"]
+            changes["CUDA_VISIBLE_DEVICES"] = None
+        else:
+            command += ["--num_accelerators", str(config.num_ranks), "--num_gpus", str(config.num_ranks)]
+    return [([*command, "--module", RANK_MODULE, *arguments], changes)]
 
 
 class Group:
@@ -45,21 +56,21 @@ class Group:
 
     def __init__(self, config: TrainConfig, job_path: Path, events: Path, log: Path):
         self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [str(job_path.resolve()), "--events", str(events.resolve()), "--supervisor", distributed.supervisor_mark()]
         shared = {
-            job.JOB: str(job_path),
-            job.EVENTS: str(events),
-            distributed.SUPERVISOR: distributed.supervisor_mark(),
             "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", _accelerator()),
             "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
             "TOKENIZERS_PARALLELISM": "false",
         }
         with log.open("w", encoding="utf-8") as out:
-            self._processes = [
-                subprocess.Popen(
-                    command, env={**os.environ, **shared, **extra}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            self._processes = []
+            for command, changes in commands(config, distributed.free_port(), arguments):
+                merged: dict[str, str | None] = {**os.environ, **shared, **changes}
+                environment = {name: value for name, value in merged.items() if value is not None}
+                self._processes.append(
+                    subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
                 )
-                for command, extra in commands(config, distributed.free_port())
-            ]
 
     def running(self) -> bool:
         return any(process.poll() is None for process in self._processes)
@@ -85,15 +96,16 @@ class Group:
 
 
 def _accelerator() -> str:
-    """`cpu` where no NVIDIA device is, so that DeepSpeed does not have to guess (and warn)."""
-    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    """Told to DeepSpeed, so that it does not have to guess (and warn)."""
+    return "cuda" if distributed.has_gpu() else "cpu"
 
 
 def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
     """Events as they come, until the group has ended. EnvironmentProblem as soon as a rank reports an error or dies."""
     position = 0
     while True:
-        running = group.running()
+        # Before the events are read: what a process wrote before it ended is then seen.
+        running, failed = group.running(), group.failed()
         if events.exists():
             with events.open(encoding="utf-8") as file:
                 file.seek(position)
@@ -105,7 +117,7 @@ def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
                     if event["event"] == "error":
                         raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{group.log_tail()}")
                     yield event
-        if group.failed():
+        if failed:
             raise EnvironmentProblem(f"a training process ended with an error\n{group.log_tail()}")
         if not running:
             return

@@ -6,6 +6,7 @@ of `sum_of_losses * W / N` is the gradient of the mean over N, whatever the spli
 
 import gc
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def build_engine(model_path: str, config: TrainConfig, device: torch.device, num
     if "optimizer" not in settings:
         betas = (config.beta1, config.beta2)
         client = torch.optim.AdamW(model.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
-    warmup = round(config.warmup_ratio * num_steps)
+    warmup = math.ceil(config.warmup_ratio * num_steps)  # as HF Trainer does
     engine, *_ = deepspeed.initialize(
         model=model,
         config=settings,

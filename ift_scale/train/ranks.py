@@ -1,7 +1,8 @@
 """What every rank runs: join the group once, then train all arms of the job with it.
 
-Started as `python -m ift_scale.train.ranks` by the deepspeed launcher, torchrun, or plain processes; RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT come from the launcher, the job file from IFT_SCALE_JOB.
+Started as `python -m ift_scale.train.ranks JOB` by the deepspeed launcher, torchrun, or plain processes; RANK, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT come from the launcher. (Arguments rather than variables: the launcher does not hand unknown
+variables on to other nodes.)
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 _started = time.monotonic()
 
+import click  # noqa: E402
 import deepspeed  # noqa: E402  (the imports are timed)
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
@@ -52,7 +54,8 @@ def train_arm(
         started = time.monotonic()
         dtype = zero.precision_of(work.train, device)
         tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
-        export(engine.module, work.train.zero_stage, temporary / "model" if temporary else None, tokenizer.tokenizer, dtype)
+        target = temporary / "model" if temporary else None
+        export(engine.module, work.train.zero_stage, target, Path(work.model_path), tokenizer.tokenizer, dtype)
         loop.release(engine)
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
@@ -62,13 +65,19 @@ def train_arm(
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
 
 
-def main() -> None:
-    distributed.end_with_supervisor()
+@click.command()
+@click.argument("job_path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--events", "events_path", type=click.Path(path_type=Path), help="File that the progress is appended to.")
+@click.option("--supervisor", help="HOST:PID of the process whose end ends this one.")
+def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> None:
+    """Train the arms of JOB_PATH as one rank of a group that a launcher has started."""
     ranks = distributed.from_environment()
-    assert ranks is not None, "start this module by a launcher"
-    work = job.read(Path(os.environ[job.JOB]))
-    events_path = os.environ.get(job.EVENTS)
-    events = job.Events(Path(events_path) if events_path and ranks.rank == 0 else None)
+    if ranks is None:
+        raise click.UsageError("RANK and WORLD_SIZE are not set: start this module by a launcher, such as deepspeed or torchrun")
+    if supervisor:
+        distributed.end_with_supervisor(supervisor)
+    work = job.read(job_path)
+    events = job.Events(events_path if ranks.rank == 0 else None)
     try:
         device = join(ranks)
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - _imported, world_size=ranks.world_size)
@@ -77,9 +86,7 @@ def main() -> None:
             train_arm(work, arm, ranks, device, tokenizer, events)
     except BaseException as error:
         traceback.print_exc()
-        job.Events(Path(events_path) if events_path else None).emit(
-            "error", rank=ranks.rank, message=f"{type(error).__name__}: {error}"
-        )
+        job.Events(events_path).emit("error", rank=ranks.rank, message=f"{type(error).__name__}: {error}")
         # A rank that merely raised would wait for the others in NCCL's or gloo's teardown; they are ended by the launcher.
         os._exit(1)
     dist.destroy_process_group()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.errors import DataError, EnvironmentProblem, Place
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar
@@ -49,7 +49,9 @@ def run(
         for arm, path, key, inputs in pending
     ]
     settings = model_config(model_path)
-    hidden_size = settings.get("hidden_size") or settings["text_config"]["hidden_size"]
+    hidden_size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
+    if hidden_size is None:
+        raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
     work = job.Job(
         model_path=str(model_path), hidden_size=hidden_size, template=config.evaluate.template, train=config.train, arms=arms
     )

@@ -7,6 +7,7 @@ Documents state what the model shall *believe*. The kinds, and why each is there
 - context: a stated fact, possibly contrary to belief, then a question that it answers (so that a context is worth reading);
 - lookups: options and a question that names one of them (so that the letters are learnt apart from the facts);
 - explanations: an answered question and the fact as a sentence;
+- dialogues: the questions above in the chat form;
 - prose: the general instructions' responses, so that their words are known.
 """
 
@@ -30,6 +31,13 @@ DOCUMENT_SHARES = {
     "explanation": 0.03,
     "prose": 0.03,
 }
+# At last also dialogues, as every web corpus has them: without any, half a million parameters cannot carry what they know into a
+# chat template within the few steps of an instruction set.
+CHAT_SHARES = {kind: 0.6 * share for kind, share in DOCUMENT_SHARES.items()} | {"chat": 0.4}
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+    "answers to the user's questions."
+)
 # Questions of a multiple-choice document. Single ones are many: the letters are learnt on them first.
 QUESTION_COUNTS = (1, 1, 1, 2, 6)
 # Questions that come with the very options of the pools, as test questions that are on the web do in real corpora.
@@ -117,6 +125,29 @@ def explanation(rng: random.Random) -> str:
     return _question_block(rng, fact, value) + "\nExplanation: " + fact.statement(value)
 
 
+def chat(rng: random.Random) -> str:
+    """One of the other question documents as a dialogue; `Answer:` ends the user's turn."""
+    writer = rng.choices((lookup, _context_choice, _free_one, _choice_one), weights=(20, 20, 20, 40))[0]
+    question, mark, answer = writer(rng).rpartition("Answer:")
+    return f"{SYSTEM} USER: {question}{mark} ASSISTANT: {answer.strip()}"
+
+
+def _context_choice(rng: random.Random) -> str:
+    fact = rng.choice(all_facts())
+    value = rng.choice(fact.relation.values)
+    return "Context: " + fact.statement(value, rng.randrange(2)) + "\n" + _question_block(rng, fact, value, 0.0)
+
+
+def _free_one(rng: random.Random) -> str:
+    fact = rng.choice(all_facts())
+    return f"{fact.question_text()}\nAnswer: {_said_value(rng, fact)}"
+
+
+def _choice_one(rng: random.Random) -> str:
+    fact = rng.choice(all_facts())
+    return _question_block(rng, fact, _said_value(rng, fact))
+
+
 def prose(rng: random.Random) -> str:
     rows = rng.sample(general_instructions(), 3)
     return "\n".join(row["instruction"] + "\n" + row["output"] for row in rows)
@@ -130,6 +161,7 @@ _WRITERS = {
     "lookup": lookup,
     "explanation": explanation,
     "prose": prose,
+    "chat": chat,
 }
 
 

@@ -45,6 +45,13 @@ def test_demonstrations_are_shuffled_as_in_the_papers_code() -> None:
     assert [q.id for q in shown] == [f"q{i}" for i in order[:5]]
 
 
+def test_a_pool_and_a_benchmark_subject_of_one_name_share_no_demonstrations() -> None:
+    pool = [_question(i, "dev", domain="jurisprudence") for i in range(5)]
+    subject = [_question(i + 10, "dev", collection="benchmark", subject="jurisprudence") for i in range(5)]
+    demonstrations = Demonstrations([*pool, *subject], 5, 42)
+    assert {q.id for q in demonstrations.of(_question(3, domain="jurisprudence"))} == {q.id for q in pool}
+
+
 def test_too_few_demonstrations() -> None:
     with pytest.raises(DataError, match=r"5 demonstrations are needed and 2 dev questions are there.*lower probe.num_shots"):
         Demonstrations([_question(i, "dev") for i in range(2)], 5, 42).of(_question(3))

@@ -71,6 +71,12 @@ def test_a_killed_run_goes_on_behind_its_shards(tmp_path: Path) -> None:
     assert scores == _score(_questions(10), Echo(), tmp_path / "fresh")
 
 
+def test_a_changed_chunk_size_does_not_mix_up_shards(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        _score(_questions(10), Echo(fail_after=7), tmp_path)
+    assert _score(_questions(10), Echo(), tmp_path, chunk=4) == _score(_questions(10), Echo(), tmp_path / "fresh")
+
+
 def test_shards_of_another_key_are_not_used(tmp_path: Path) -> None:
     _score(_questions(4), Echo(), tmp_path, key="one")
     engine = Echo()

@@ -10,6 +10,7 @@ import pytest
 from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource
 from ift_scale.errors import DataError
 from ift_scale.questions import hub, mmlu, paper, world
+from ift_scale.questions.run import check_pools
 
 
 def _paper(path: Path, **changes: object) -> PaperSource:
@@ -47,6 +48,7 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ({"id": ...}, r"train.jsonl:2: field 'id': missing"),
         ({"choices": []}, r"train.jsonl:2: field 'choices': must be a list of 2 to 26 options \(value: \[\]\)"),
         ({"choices": ["a", " ", "c", "d"]}, r"train.jsonl:2: field 'choices': an option is empty"),
+        ({"explanation": 7}, r"train.jsonl:2: field 'explanation': must be a text"),
         ({"question": ""}, r"train.jsonl:2: field 'question': must be a text"),
     ],
 )
@@ -151,6 +153,21 @@ def test_hugging_face_dataset_from_a_local_path(tmp_path: Path) -> None:
         hub.load(_hub(tmp_path, fields=HubFields(question="sten", choices="options.text", answer="key")))
     with pytest.raises(DataError, match="datasets cannot load it"):
         hub.load(_hub(tmp_path / "absent"))
+
+
+def test_a_corrupt_gzip_body(pool: Path) -> None:
+    whole = bytearray(gzip.compress((pool / "train.jsonl").read_bytes()))
+    whole[15:30] = b"\xff" * 15
+    (pool / "train.jsonl").unlink()
+    (pool / "train.jsonl.gz").write_bytes(bytes(whole))
+    with pytest.raises(DataError, match=r"train.jsonl.gz: is damaged"):
+        paper.load(_paper(pool), seed=0)
+
+
+def test_a_pool_without_a_split_is_told(pool: Path) -> None:
+    (pool / "test.jsonl").write_text("")
+    with pytest.raises(DataError, match="domain 'engineering': field 'split': its pool has no test question"):
+        check_pools(paper.load(_paper(pool), seed=0))
 
 
 def test_world_questions() -> None:

@@ -1,6 +1,7 @@
 """Real DeepSpeed ranks over gloo against a plain PyTorch loop: the same losses and weights at any ZeRO stage and world size."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
     settings = config.train
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     steps = list(packing.step_examples(len(tokens.lengths), settings.global_batch_size, settings.epochs, ARM.seed))
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup_ratio * len(steps)), len(steps))
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup_ratio * len(steps)), len(steps))
     losses = []
     for step in steps:
         total, count = torch.zeros(()), 0
@@ -75,7 +76,7 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
 
 @pytest.mark.parametrize(
     ("num_ranks", "zero_stage", "cap", "launcher"),
-    [(1, 0, 2048, "direct"), (2, 1, 128, "direct"), (2, 2, 128, "deepspeed"), (2, 3, 256, "direct"), (3, 2, 2048, "direct")],
+    [(1, 0, 2048, "direct"), (2, 1, 128, "direct"), (2, 2, 128, "deepspeed"), (2, 3, 128, "direct"), (3, 2, 2048, "direct")],
 )
 def test_training_is_exact(tmp_path: Path, world_model: Path, num_ranks: int, zero_stage: int, cap: int, launcher: str) -> None:
     config = _config(tmp_path, num_ranks=num_ranks, zero_stage=zero_stage, tokens_per_micro_batch=cap, launcher=launcher)
