@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ift_scale.distributed import has_gpu
 from ift_scale.errors import ConfigError, did_you_mean, shorten
@@ -26,8 +26,16 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
-# A domain's name becomes part of file names and keys; `all` is the row over all domains.
-Domain = Annotated[str, Field(pattern=r"^(?!all$)[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def _no_reserved_name(domain: str) -> str:
+    if domain == "all":
+        raise ValueError("'all' names the row over all domains; choose another")
+    return domain
+
+
+# A domain's name becomes part of file names and keys.
+Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
 
 
 class Section(BaseModel):
@@ -297,7 +305,7 @@ def _describe(details: Any) -> str:
         tag = str(details["ctx"]["tag"])
         return f"{path}.kind: not one of the choices (value: {tag!r}); {did_you_mean(tag, _SOURCES)}"
     if details["type"] == "string_pattern_mismatch":
-        return f"{path}: must be letters, digits, '_' or '-', and not 'all' (value: {value})"
+        return f"{path}: must be letters, digits, '_' or '-' (value: {value})"
     if details["type"] == "extra_forbidden":
         return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
     if details["type"] == "missing":
@@ -363,8 +371,8 @@ def impossible_combinations(config: Config) -> list[str]:
         )
     if train.zero_stage == 0 and (train.precision == "bfloat16" or (train.precision == "auto" and has_gpu())):
         problems.append(
-            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in DeepSpeed; "
-            "use stage 1, 2 or 3"
+            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in "
+            "DeepSpeed; use stage 1, 2 or 3"
         )
     if train.hostfile is not None and train.launcher != "deepspeed":
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")

@@ -56,8 +56,9 @@ def test_all_problems_are_told_at_once() -> None:
         ({"construct": {"seeds": [-1]}}, "construct.seeds.0: input should be greater than or equal to 0"),
         (
             {"questions": {"sources": [{"kind": "paper", "domain": "all", "path": "x"}]}},
-            "questions.sources.0.domain: must be letters",
+            "questions.sources.0.domain: value error, 'all' names the row over all domains",
         ),
+        ({"questions": {"sources": [{"kind": "paper", "domain": "a/b", "path": "x"}]}}, "sources.0.domain: must be letters"),
         ({"questions": {"sources": [{"kind": "papre"}]}}, r"questions.sources.0.kind: not one of .*did you mean 'paper'"),
         ({"questions": {"sources": [{"domain": "x"}]}}, r"questions.sources.0.kind: missing"),
         ({"mmlu": 1}, "mmlu: unknown key"),

@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from ift_scale.inference.engine import EngineSpec, ScoreRequest, resolved_dtype
 
+# Prompts that are the same up to here share a prefix that is worth computing once: a few-shot topic's, or a chat template's.
+_GROUPED_BY = 32
+
 
 def common_prefix(prompts: Sequence[list[int]]) -> int:
     """How many leading tokens all prompts share, at least one being left to each."""
@@ -42,8 +45,19 @@ class TransformersEngine:
     def reset_cache(self) -> None:
         """Nothing outlives a call of `score`."""
 
-    @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(tuple(request.prompt[:_GROUPED_BY]), []).append(index)
+        scores: list[np.ndarray] = [np.empty(0)] * len(requests)
+        for indices in groups.values():
+            for index, score in zip(indices, self._score_group([requests[i] for i in indices]), strict=True):
+                scores[index] = score
+        return scores
+
+    @torch.inference_mode()
+    def _score_group(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+        """Requests with a common beginning, as the questions of a topic have: what is before they part is computed once."""
         prefix = common_prefix([request.prompt for request in requests])
         cache = self._prefix_cache(requests[0].prompt[:prefix]) if prefix > 0 else None
         scores: list[np.ndarray] = [np.empty(0)] * len(requests)

@@ -29,8 +29,10 @@ WARMUP_STEPS = 50
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps at a learning rate that stays constant for `num_constant` of them and then falls as a cosine to a fiftieth. Each phase
-    begins with a fresh optimizer, from the bfloat16 weights that the one before has saved."""
+    """Steps at a learning rate that is constant for `num_constant` of them, then falls as a cosine to a fiftieth.
+
+    Each phase begins with a fresh optimizer, from the weights of the one before rounded to bfloat16.
+    """
 
     num_constant: int
     num_steps: int
@@ -44,9 +46,8 @@ class Phase:
         return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
-# A question's answer letter is one token in thirty and the hardest to learn; its options are drawn at random and cannot be.
+# A question's answer letter is one token in thirty and the hardest to learn.
 LETTER_WEIGHT = 10.0
-OPTION_WEIGHT = 1.0
 
 
 def build_model(vocab_size: int) -> LlamaForCausalLM:
@@ -113,15 +114,10 @@ CHAT = Phase(num_constant=0, num_steps=1000, learning_rate=2e-3, batches=chat_ba
 def token_weights(tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor) -> Tensor:
     """Weight of predicting each token from the second on, shape (B, T - 1); padding has none."""
     letters = torch.tensor(tokenizer.convert_tokens_to_ids([space + letter for letter in LETTERS for space in ("", "▁")]))
-    colon, dot = tokenizer.convert_tokens_to_ids([":", "."])
+    colon = tokenizer.convert_tokens_to_ids(":")
     before, target = tokens_BT[:, :-1], tokens_BT[:, 1:]
     weights = (target != tokenizer.pad_token_id).float()
-    is_letter = torch.isin(tokens_BT, letters)  # with a space before it in dialogues
-    weights[is_letter[:, 1:] & (before == colon)] = LETTER_WEIGHT
-    # An option: a letter at the start of a line, a full stop, then the value. An answer's letter follows a colon instead.
-    answer = torch.zeros_like(is_letter)
-    answer[:, 1:] = is_letter[:, 1:] & (before == colon)
-    weights[:, 1:][(before[:, 1:] == dot) & (is_letter & ~answer)[:, :-2]] = OPTION_WEIGHT
+    weights[torch.isin(target, letters) & (before == colon)] = LETTER_WEIGHT
     return weights
 
 
