@@ -14,6 +14,15 @@ from ift_scale.inference.engine import EngineSpec, ScoreRequest, resolved_dtype
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]
 
 
+def pack_embeddings_again(worker: Any) -> None:
+    """On a CPU vLLM packs a copy of the LM head when it loads, and a reload leaves the copy of a tied head as it was (0.32)."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for layer in worker.get_model().modules():
+        if isinstance(layer, VocabParallelEmbedding):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
 class VllmEngine:
     def __init__(self, spec: EngineSpec):
         # The engine is in a child process of ours already; a second one inside it would survive a kill.
@@ -63,6 +72,8 @@ class VllmEngine:
         fingerprint = ScoreRequest(_FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self.score([fingerprint])[0]
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+        if not torch.cuda.is_available():
+            self.llm.collective_rpc(pack_embeddings_again)
         self.reset_cache()
         if np.array_equal(before, self.score([fingerprint])[0]):
             raise RuntimeError(f"vLLM answers as before after loading {path}: its weights did not change")
