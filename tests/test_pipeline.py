@@ -17,6 +17,7 @@ from ift_scale.artifacts import read_manifest
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
 SMALL = (
     "construct.domains=[medicine]", "construct.settings=[harmonious, incompatible]", "construct.size=24", "construct.seeds=[0]",
     "train.launcher=direct", "probe.chunk_size=160", "evaluate.chunk_size=100",
@@ -45,6 +46,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     _run(folder, *TRANSFORMERS)
     return folder
+
+
+def test_losses_and_report_are_the_stored_ones(finished: Path) -> None:
+    """Golden curves. The losses may differ by the rounding of another processor, the accuracies by a question or two."""
+    stored = json.loads((GOLDEN / "small_run_losses.json").read_text())
+    for arm, losses in stored.items():
+        rows = (finished / "train" / arm / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["loss"] for row in rows] == pytest.approx(losses, rel=2e-3)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(finished / "report" / "settings.csv"), pd.read_csv(GOLDEN / "small_run_settings.csv"), atol=0.03, rtol=0.05
+    )
 
 
 def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(finished: Path, tmp_path: Path) -> None:
