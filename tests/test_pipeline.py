@@ -113,7 +113,15 @@ def _processes_of(folder: Path) -> list[str]:
 
 def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SIGKILL) -> int:
     """Start the run, send it a signal once `moment` has come, return its exit code. Only the command itself is hit."""
-    run = subprocess.Popen(_command(folder, *TRANSFORMERS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen(
+        _command(folder, *TRANSFORMERS),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 180
     while not moment():
         assert run.poll() is None, f"ended before the moment came: {run.communicate()[0]}"
