@@ -37,7 +37,7 @@ def test_batches_equal_single_prompts(folder: Path, prefix: int) -> None:
     for request, score in zip(requests, scores, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([request.prompt])).logits[0, -1].double()
-        np.testing.assert_allclose(score, logits.log_softmax(-1)[request.options].numpy(), atol=1e-5)
+        np.testing.assert_allclose(score, logits.log_softmax(-1)[request.options].numpy(), atol=1e-4)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
