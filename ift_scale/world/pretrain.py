@@ -1,7 +1,7 @@
 """Train the world's base model again from nothing: `python -m ift_scale.world.pretrain OUTPUT_FOLDER`.
 
 In: the seeded corpus. Out: a Hugging Face folder (Llama architecture, bfloat16 safetensors) as committed in
-`ift_scale/world/base_model`. Takes about a quarter of an hour on two CPU cores.
+`ift_scale/world/base_model`. Takes about twenty minutes on two CPU cores.
 """
 
 import math
