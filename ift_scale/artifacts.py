@@ -129,6 +129,12 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def log_tail(path: Path, num_lines: int = 20) -> str:
+    """The last lines of a child process's log, for the message about its end."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:]
+    return "\n".join([f"the last lines of {path}:", *(f"  {line}" for line in lines)])
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

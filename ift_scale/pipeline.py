@@ -6,7 +6,7 @@ Settings that only say how fast or where something is computed are left out of k
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ class ArmTask:
         return is_done(self.folder, self.key)
 
 
+@lru_cache(maxsize=1)
+def _read_questions(path: Path, digest: str) -> list[Question]:
+    """The questions of a file, read once while its digest is the same."""
+    return artifacts.read_jsonl(path, Question)
+
+
 class Pipeline:
     """A run's folder and settings; each stage method makes what is missing of its stage."""
 
@@ -75,9 +81,12 @@ class Pipeline:
     def base_digest(self) -> str:
         return artifacts.folder_digest(self.model_path)
 
+    @cached_property
+    def source_digests(self) -> Inputs:
+        return questions.input_digests(self.config)
+
     def question_list(self) -> list[Question]:
-        self.digest("questions", questions.FILE)
-        return artifacts.read_jsonl(self.folder("questions") / questions.FILE, Question)
+        return _read_questions(self.folder("questions") / questions.FILE, self.digest("questions", questions.FILE))
 
     def base_scores(self) -> dict[str, Score]:
         scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
@@ -104,7 +113,7 @@ class Pipeline:
     # Keys.
 
     def _questions_task(self) -> tuple[str, Inputs]:
-        inputs = questions.input_digests(self.config)
+        inputs = self.source_digests
         return digest_of([questions.VERSION, self.config.questions.model_dump(), inputs]), inputs
 
     def _probe_task(self) -> tuple[str, Inputs]:
@@ -123,23 +132,25 @@ class Pipeline:
 
     def train_tasks(self) -> list[ArmTask]:
         settings = [self.config.train.model_dump(exclude=TRAIN_OPERATION), self.config.evaluate.template]
+        sets = self._finished("construct", self.folder("construct"), self._key_of("construct")).files
         tasks = []
         for arm in self.arms():
             file = f"{arm.name}.jsonl"
-            inputs = {"model": self.base_digest, "set": self.digest("construct", file)}
+            inputs = {"model": self.base_digest, "set": sets[file]}
             key = digest_of([train.VERSION, settings, arm.model_dump(), inputs])
             tasks.append(ArmTask(arm, self.folder("construct") / file, self.folder("train") / arm.name, key, inputs))
         return tasks
 
     def evaluate_tasks(self) -> list[ArmTask]:
         settings = self._engine_identity(self.config.evaluate)
+        asked = self.digest("questions", questions.FILE)
         tasks = []
         for arm in self.arms():
             trained = read_manifest(self.folder("train") / arm.name)
             if trained is None:
                 raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
             weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
-            inputs = {"model": weights, "questions": self.digest("questions", questions.FILE)}
+            inputs = {"model": weights, "questions": asked}
             key = digest_of([evaluate.VERSION, settings, inputs, arm.domain])
             tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
         return tasks

@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ift_scale import artifacts
 from ift_scale.config import Config
@@ -31,7 +31,7 @@ def arms_of(config: Config, questions: list[Question]) -> list[Arm]:
     ]
 
 
-def example(question: Question, score: Score, setting: str, style: str) -> Example:
+def example(question: Question, score: Score, setting: str, style: Literal["letter", "letter_text"]) -> Example:
     """One question as a training example of a setting."""
     chosen = select.target(question, score, setting)
     messages = [*chat_messages(question), Message(role="assistant", content=response_text(question, chosen, style))]

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from ift_scale.artifacts import log_tail
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.engine import EngineSpec, ScoreRequest, build
 
 _PR_SET_PDEATHSIG = 1
-_LOG_LINES_SHOWN = 15
 _SECONDS_TO_END = 10
 
 
@@ -78,16 +78,12 @@ class EngineProcess:
         except (EOFError, ConnectionResetError, pickle.UnpicklingError):
             raise self._dead() from None
         if not ok:
-            raise EnvironmentProblem(f"the inference engine failed: {value}\n{self._log_tail()}")
+            raise EnvironmentProblem(f"the inference engine failed: {value}\n{log_tail(self.log)}")
         return value
 
     def _dead(self) -> EnvironmentProblem:
         code = self._child.wait(timeout=_SECONDS_TO_END)
-        return EnvironmentProblem(f"the inference engine died (exit code {code})\n{self._log_tail()}")
-
-    def _log_tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        return "\n".join([f"the last lines of {self.log}:", *(f"  {line}" for line in lines)])
+        return EnvironmentProblem(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
 
     def close(self) -> None:
         """End the child: it leaves when the pipe closes, or is killed."""

@@ -7,8 +7,8 @@ the same template.
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
-from ift_scale.config import ConstructConfig
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Message, Question
 
@@ -42,9 +42,8 @@ def question_text(question: Question) -> str:
     return "\n".join([*lines, "Answer:"])
 
 
-def response_text(question: Question, target: int, style: str) -> str:
+def response_text(question: Question, target: int, style: Literal["letter", "letter_text"]) -> str:
     """The assistant's answer that names option `target`; `style` as in ConstructConfig.response."""
-    assert style in ConstructConfig.model_fields["response"].annotation.__args__  # type: ignore[union-attr]
     return LETTERS[target] if style == "letter" else f"{LETTERS[target]}. {question.choices[target]}"
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ift_scale import distributed
+from ift_scale.artifacts import log_tail
 from ift_scale.config import TrainConfig
 from ift_scale.errors import EnvironmentProblem
 
 RANK_MODULE = "ift_scale.train.ranks"
 _POLL_SECONDS = 0.1
-_LOG_LINES_SHOWN = 20
 
 
 def commands(config: TrainConfig, port: int, arguments: list[str]) -> list[tuple[list[str], dict[str, str | None]]]:
@@ -90,10 +90,6 @@ class Group:
             while self.running() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
 
-    def log_tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        return "\n".join([f"the last lines of {self.log}:", *(f"  {line}" for line in lines)])
-
 
 def _accelerator() -> str:
     """Told to DeepSpeed, so that it does not have to guess (and warn)."""
@@ -115,10 +111,10 @@ def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
                     position = file.tell()
                     event = json.loads(line)
                     if event["event"] == "error":
-                        raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{group.log_tail()}")
+                        raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{log_tail(group.log)}")
                     yield event
         if failed:
-            raise EnvironmentProblem(f"a training process ended with an error\n{group.log_tail()}")
+            raise EnvironmentProblem(f"a training process ended with an error\n{log_tail(group.log)}")
         if not running:
             return
         time.sleep(_POLL_SECONDS)

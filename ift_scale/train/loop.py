@@ -123,7 +123,7 @@ def train(
 
 
 def run_step(engine: Any, step: packing.Step, tokens: TokenizedSet, ranks: Ranks, device: torch.device, log: "StepLog") -> None:
-    """One optimizer step; nothing in it waits for the device."""
+    """One optimizer step; its loss stays on the device until the log is flushed."""
     started = time.monotonic()
     supervised = tokens.supervised_counts
     num_supervised = int(sum(supervised[i] for micro in step for place in micro for i in place))

@@ -73,7 +73,7 @@ def run(
         group.end()
     missing = [work.arm.name for work in arms if not artifacts.is_done(Path(work.folder), work.key)]
     if missing:
-        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{group.log_tail()}")
+        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{artifacts.log_tail(group.log)}")
     return seconds
 
 
