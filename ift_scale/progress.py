@@ -17,9 +17,9 @@ def say(text: str) -> None:
 
 
 class Bar:
-    """Counts `total` items of one task; `advance` and `note` are cheap to call often."""
+    """Counts `total` items of one task, or just counts where it is None; `advance` and `note` are cheap to call often."""
 
-    def __init__(self, title: str, total: int, live: Progress | None):
+    def __init__(self, title: str, total: int | None, live: Progress | None):
         self.title, self.total, self.done = title, total, 0
         self._note = self.current = ""
         self._live = live
@@ -42,11 +42,12 @@ class Bar:
             self._live.update(self._task, completed=self.done, description=title)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-            say(f"  {title}  {self.done}/{self.total}  {time.monotonic() - self._started:.0f} s")
+            of_total = "" if self.total is None else f"/{self.total}"
+            say(f"  {title}  {self.done}{of_total}  {time.monotonic() - self._started:.0f} s")
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Bar]:
+def progress(title: str, total: int | None) -> Iterator[Bar]:
     """A bar for the block."""
     if not sys.stdout.isatty():
         yield Bar(title, total, None)
