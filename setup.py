@@ -23,7 +23,7 @@ setup(
     package_data={
         "ift_scale": ["py.typed"],
         "ift_scale.world": ["general.jsonl", "base_model/*"],
-        "ift_scale.questions": ["mmlu_subcategories.json"],
+        "ift_scale.questions": ["*.json"],
         "ift_scale.report": ["page.html.j2"],
         "ift_scale_kernels": ["README.md"],
     },

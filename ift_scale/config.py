@@ -37,6 +37,10 @@ def _no_reserved_name(domain: str) -> str:
 # A domain's name becomes part of file names and keys.
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
 
+Collection = Literal["pool", "benchmark"]
+# Which of a dataset's splits serve as our dev (demonstrations), train and test.
+Splits = Annotated[dict[Literal["dev", "train", "test"], Text], Field(min_length=1)]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(
@@ -55,25 +59,89 @@ class WorldSource(Section):
     kind: Literal["world"]
 
 
-class PaperSource(Section):
+class PoolLimits(Section):
+    max_train: PositiveInt | None = None
+    """Use this many of the train questions, drawn by `questions.seed`; all when left out."""
+    max_test: PositiveInt | None = None
+
+
+class SubjectLimit(Section):
+    max_per_subject: PositiveInt | None = None
+    """Use this many test questions of each subject, drawn by `questions.seed`; all when left out."""
+
+
+class PaperSource(PoolLimits):
     """A pool in the paper's JSON lines format: `id`, `question`, `choices`, `answer` (index), `explanation`."""
 
     kind: Literal["paper"]
     domain: Domain
     path: str
     """Folder that holds {dev,train,test}.jsonl, or the same with .gz."""
-    max_train: PositiveInt | None = None
-    """Use this many of the train questions, drawn by `questions.seed`; all when left out."""
-    max_test: PositiveInt | None = None
 
 
-class MmluSource(Section):
-    """MMLU as a benchmark: Hendrycks' CSV folder (dev/, test/) or JSON lines with a `subject` field."""
+class MmluSource(SubjectLimit):
+    """MMLU as a benchmark: Hendrycks' CSV folder (dev/, test/), JSON lines with a `subject` field, or a hub id."""
 
     kind: Literal["mmlu"]
     path: str
-    max_per_subject: PositiveInt | None = None
-    """Use this many test questions of each subject, drawn by `questions.seed`; all when left out."""
+    name: str = "all"
+    """The hub dataset's configuration; a local folder has none."""
+
+
+class XiezhiSource(PoolLimits):
+    """Raw Xiezhi as a pool: rows with one of `labels` and four options, as in the paper."""
+
+    kind: Literal["xiezhi"]
+    domain: Domain
+    path: Text
+    """Local file or folder, or the hub id of a copy; Xiezhi itself is published on GitHub only."""
+    name: str | None = None
+    labels: Annotated[list[Text], Field(min_length=1)] | None = None
+    """A row belongs to the pool when it has any of these labels; every row does when left out."""
+    collection: Collection = "pool"
+    splits: Splits | None = None
+    """The dataset's splits for dev, train and test; 10, the rest and 250, drawn by `questions.seed`, when left out."""
+
+
+class SubjectSource(SubjectLimit):
+    """CMMLU or C-Eval as a benchmark: one part a subject, columns A, B, C, D and a letter."""
+
+    kind: Literal["cmmlu", "ceval"]
+    path: Text | None = None
+    """Hub id, or the folder of the unpacked archive; the dataset's own hub id when left out."""
+    subjects: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Subjects to use; all when left out."""
+    domains: dict[str, Domain] = {}
+    """Domains of subjects, where they are to differ from ours (data files beside the source's code)."""
+    collection: Collection = "benchmark"
+    splits: Splits | None = None
+
+
+class EntityQuestionsSource(SubjectLimit):
+    """EntityQuestions: free questions, one JSON file a relation and split. A relation is a subject here."""
+
+    kind: Literal["entity_questions"]
+    path: Text
+    """The folder `dataset` of the unpacked archive; there is no hub id of the authors."""
+    subjects: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Relations to use, such as P36; all when left out."""
+    domain: Domain = "entity_questions"
+    collection: Collection = "benchmark"
+    splits: Splits | None = None
+
+
+class DatasetSource(PoolLimits):
+    """A published dataset whose columns are known: docs/questions.md lists what each default is."""
+
+    kind: Literal["medmcqa", "medqa", "arc", "truthfulqa", "popqa"]
+    path: Text | None = None
+    """Hub id, local folder, or a .json, .jsonl, .csv, .tsv or .parquet file; the dataset's own hub id when left out."""
+    name: str | None = None
+    """The dataset's configuration, where it has several."""
+    domain: Domain | None = None
+    collection: Collection | None = None
+    splits: Splits | None = None
+    """The dataset's splits, slices such as `validation[:10]` too, for dev, train and test."""
 
 
 class HubFields(Section):
@@ -81,25 +149,29 @@ class HubFields(Section):
     choices: str = "choices"
     answer: str = "answer"
     """Column with the index of the right option, or its letter."""
+    aliases: str | None = None
+    """Column with the list of right answers. It makes the questions free ones: `choices` and `answer` are not read."""
     id: str | None = None
     subject: str | None = None
     explanation: str | None = None
 
 
-class HubSource(Section):
+class HubSource(PoolLimits):
     """Any Hugging Face dataset, by hub name or local path."""
 
     kind: Literal["huggingface"]
     path: str
     name: str | None = None
     domain: Domain
-    collection: Literal["pool", "benchmark"] = "pool"
-    splits: dict[Literal["dev", "train", "test"], str]
-    """Which of the dataset's splits serve as our dev (demonstrations), train and test."""
+    collection: Collection = "pool"
+    splits: Splits
     fields: HubFields = HubFields()
 
 
-Source = Annotated[WorldSource | PaperSource | MmluSource | HubSource, Field(discriminator="kind")]
+Source = Annotated[
+    WorldSource | PaperSource | MmluSource | XiezhiSource | SubjectSource | EntityQuestionsSource | DatasetSource | HubSource,
+    Field(discriminator="kind"),
+]
 
 
 class QuestionsConfig(Section):
@@ -316,7 +388,11 @@ def _describe(details: Any) -> str:
     return f"{path}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
 
 
-_SOURCES: dict[str, type[Section]] = {"world": WorldSource, "paper": PaperSource, "mmlu": MmluSource, "huggingface": HubSource}
+_SOURCES: dict[str, type[Section]] = {
+    kind: section
+    for section in typing.get_args(typing.get_args(Source)[0])
+    for kind in typing.get_args(section.model_fields["kind"].annotation)
+}
 
 
 def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -385,12 +461,22 @@ def impossible_combinations(config: Config) -> list[str]:
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
     if not any(_is_pool(source) for source in config.questions.sources):
-        problems.append("questions.sources: none of them is a pool to train on; add a world, paper or huggingface source")
+        problems.append(
+            "questions.sources: none of them is a pool to train on; add one that is, such as a world, paper or huggingface source"
+        )
     return problems
 
 
-def _is_pool(source: Any) -> bool:
-    return getattr(source, "collection", "benchmark" if source.kind == "mmlu" else "pool") == "pool"
+def collection_of(source: Source) -> Collection:
+    """What a source's questions are for. Where a dataset has no train split, or free questions only, it is a benchmark."""
+    chosen: Collection | None = getattr(source, "collection", None)
+    return chosen or ("benchmark" if source.kind in ("mmlu", "truthfulqa", "popqa") else "pool")
+
+
+def _is_pool(source: Source) -> bool:
+    """Whether there is something to train on: sets are built of choice questions."""
+    is_free = source.kind in ("popqa", "entity_questions") or (isinstance(source, HubSource) and source.fields.aliases is not None)
+    return collection_of(source) == "pool" and not is_free
 
 
 def resolved_yaml(config: Config) -> str:

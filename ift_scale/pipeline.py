@@ -171,7 +171,8 @@ class Pipeline:
     def questions(self) -> None:
         key, inputs = self._questions_task()
         if not self._skip("questions", key):
-            questions.run(self.config, self.folder("questions"), key, inputs)
+            with progress("questions", None) as bar:
+                questions.run(self.config, self.folder("questions"), key, inputs, bar)
             self._told("questions")
 
     def probe(self) -> None:

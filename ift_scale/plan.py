@@ -23,7 +23,7 @@ from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe.run import probed
 from ift_scale.progress import console, say
-from ift_scale.questions.run import load_source
+from ift_scale.questions.run import placed
 from ift_scale.records import Question
 from ift_scale.train.packing import steps_per_epoch
 
@@ -110,7 +110,7 @@ def print_plan(config: Config) -> None:
     """Print the plan of every stage."""
     folder = model_folder.resolve(config.model.path)
     parameters = num_parameters(folder)
-    questions = [q for source in config.questions.sources for q in load_source(source, config.questions.seed)]
+    questions = [question for _, _, question in placed(config)]
     arms = arms_of(config, questions)
     root = Path(config.output_dir)
     say(f"model      {folder}: {parameters:,} parameters")

@@ -18,7 +18,7 @@ VERSION = 1
 
 def arms_of(config: Config, questions: list[Question]) -> list[Arm]:
     """The arms that the configuration asks for; DataError for a domain that no pool has."""
-    known = list(dict.fromkeys(q.domain for q in questions if q.collection == "pool" and q.split == "train"))
+    known = list(dict.fromkeys(q.domain for q in questions if (q.collection, q.split, q.kind) == ("pool", "train", "choice")))
     domains = config.construct.domains or known
     for domain in domains:
         if domain not in known:

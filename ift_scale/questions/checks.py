@@ -5,10 +5,12 @@ from typing import Any
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Collection, Question, Split
 
+Row = dict[str, Any]
+
 
 def choice_question(
     place: Place,
-    row: dict[str, Any],
+    row: Row,
     *,
     id: str,
     domain: str,
@@ -32,32 +34,66 @@ def choice_question(
     )
 
 
+def free_question(
+    place: Place,
+    row: Row,
+    *,
+    id: str,
+    domain: str,
+    subject: str,
+    collection: Collection,
+    split: Split,
+) -> Question:
+    """A free Question from the fields question, aliases (any of them is right) and explanation of `row`."""
+    return Question(
+        id=id,
+        domain=domain,
+        subject=subject,
+        collection=collection,
+        split=split,
+        kind="free",
+        question=_text(place, row, "question"),
+        aliases=_aliases(place, row),
+        explanation=_explanation(place, row),
+    )
+
+
+def required(place: Place, row: Row, field: str) -> Any:
+    """The value of a column; a column inside a column is written with a dot. DataError where there is none."""
+    value: Any = row
+    for part in field.split("."):
+        known = value if isinstance(value, dict) else row
+        value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
+            raise DataError(_at(place, field), "missing", f"Add it, or remove the row. The row has: {', '.join(sorted(known))}")
+    return value
+
+
+def without_answer(place: Place, field: str, value: object, remedy: str) -> DataError:
+    """The error for a row whose right answer its authors keep to themselves."""
+    return DataError(_at(place, field), "the answers of this split are not public", remedy, value)
+
+
 def _at(place: Place, field: str) -> Place:
     return Place(place.file, place.line, field)
 
 
-def _required(place: Place, row: dict[str, Any], field: str) -> Any:
-    if row.get(field) is None:
-        raise DataError(_at(place, field), "missing", f"Add it, or remove the row. The row has: {', '.join(sorted(row))}")
-    return row[field]
-
-
-def _text(place: Place, row: dict[str, Any], field: str) -> str:
-    value = _required(place, row, field)
+def _text(place: Place, row: Row, field: str) -> str:
+    value = required(place, row, field)
     if not isinstance(value, str) or not value.strip():
         raise DataError(_at(place, field), "must be a text that is not empty", "Give it a text, or remove the row", value)
     return value
 
 
-def _explanation(place: Place, row: dict[str, Any]) -> str | None:
+def _explanation(place: Place, row: Row) -> str | None:
     value = row.get("explanation") or None
     if value is not None and not isinstance(value, str):
         raise DataError(_at(place, "explanation"), "must be a text, or be left out", "Mend or remove it", value)
     return value
 
 
-def _choices(place: Place, row: dict[str, Any]) -> list[str]:
-    value = _required(place, row, "choices")
+def _choices(place: Place, row: Row) -> list[str]:
+    value = required(place, row, "choices")
     if not isinstance(value, list | tuple) or not 2 <= len(value) <= len(LETTERS):
         raise DataError(_at(place, "choices"), "must be a list of 2 to 26 options", "Mend or remove the row", value)
     for option in value:
@@ -66,11 +102,23 @@ def _choices(place: Place, row: dict[str, Any]) -> list[str]:
     return list(value)
 
 
-def _answer(place: Place, row: dict[str, Any], choices: list[str]) -> int:
-    value = _required(place, row, "answer")
+def _aliases(place: Place, row: Row) -> list[str]:
+    value = required(place, row, "aliases")
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(_at(place, "aliases"), "must be a list of one or more right answers", "Mend or remove the row", value)
+    for alias in value:
+        if not isinstance(alias, str) or not alias.strip():
+            raise DataError(_at(place, "aliases"), "an answer is empty or not a text", "Mend or remove the row", value)
+    return list(value)
+
+
+def _answer(place: Place, row: Row, choices: list[str]) -> int:
+    value = required(place, row, "answer")
     valid = LETTERS[: len(choices)]
     if isinstance(value, str) and len(value) == 1 and value.upper() in valid:
         return valid.index(value.upper())
+    if isinstance(value, str) and value.isdecimal():  # a CSV file has only texts
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         remedy = f"Use an index from 0 to {len(choices) - 1} or a letter from A to {valid[-1]}"
         raise DataError(_at(place, "answer"), "is neither an option's index nor its letter", remedy, value)
@@ -78,16 +126,3 @@ def _answer(place: Place, row: dict[str, Any], choices: list[str]) -> int:
         remedy = f"With {len(choices)} options the index goes from 0 to {len(choices) - 1}; mend or remove the row"
         raise DataError(_at(place, "answer"), "is out of range", remedy, value)
     return value
-
-
-class UniqueIds:
-    """Refuses an id that another row of the same split has already."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, Place] = {}
-
-    def check(self, place: Place, id: str) -> None:
-        if id in self._seen:
-            first = self._seen[id]
-            raise DataError(_at(place, "id"), f"stands already at {first.file}:{first.line}", "Make the ids unique", id)
-        self._seen[id] = place

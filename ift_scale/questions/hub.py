@@ -5,59 +5,41 @@ Example of a source in a configuration; a column inside a column is written with
      fields: {question: question_stem, choices: choices.text, answer: answerKey, id: id}}
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from ift_scale.config import HubSource
+from ift_scale.config import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions.checks import UniqueIds, choice_question
-from ift_scale.records import Question
+from ift_scale.questions import known
+from ift_scale.questions.checks import Row
+from ift_scale.questions.known import Placed, Target
+from ift_scale.questions.reading import open_dataset
+from ift_scale.records import Kind
 
 
-def load(source: HubSource) -> list[Question]:
+def load(source: HubSource, seed: int) -> Iterator[Placed]:
     """The questions of the mapped splits; DataError when the dataset, a split or a column is not there."""
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(source.path, source.name)
-    except Exception as error:  # datasets raises many unrelated types for a dataset that cannot be had
-        remedy = "Check the name, or download it where there is a network and give the local path"
-        raise DataError(Place(source.path), f"datasets cannot load it: {error}", remedy) from error
-    questions = []
-    for split, name in source.splits.items():
-        if name not in loaded:
-            remedy = did_you_mean(name, map(str, loaded))
-            raise DataError(Place(source.path), f"has no split '{name}'", f"Set splits.{split}: {remedy}")
-        unique = UniqueIds()
-        for number, row in enumerate(loaded[name], start=1):
-            place = Place(f"{source.path}[{name}]", number)
-            mapped = _mapped(place, source, row)
-            id = f"{source.domain}/{split}/{mapped['id'] if mapped['id'] is not None else number - 1}"
-            unique.check(place, id)
-            questions.append(
-                choice_question(
-                    place,
-                    mapped,
-                    id=id,
-                    domain=source.domain,
-                    subject=str(mapped["subject"] or source.domain),
-                    collection=source.collection,
-                    split=split,
-                )
-            )
-    return questions
+    opened = open_dataset(source.path, source.name)
+    sections = known.sections_of(opened, dict(source.splits), f"{seed}/{source.domain}")
+    kind: Kind = "choice" if source.fields.aliases is None else "free"
+    target = Target(source.domain, source.domain, source.collection, kind)
+    limits = {"train": source.max_train, "test": source.max_test}
+    yield from known.questions(sections, partial(_mapped, source.fields), target, limits, seed)
 
 
-def _mapped(place: Place, source: HubSource, row: dict[str, Any]) -> dict[str, Any]:
-    return {ours: _column(place, row, theirs) for ours, theirs in source.fields.model_dump().items()}
+def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
+    unread = set() if fields.aliases is None else {"choices", "answer"}
+    return {ours: _column(place, row, theirs) for ours, theirs in fields.model_dump(exclude=unread).items()}
 
 
-def _column(place: Place, row: Any, name: str | None) -> Any:
+def _column(place: Place, row: Row, name: str | None) -> Any:
     if name is None:
         return None
-    value = row
+    value: Any = row
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            known = value if isinstance(value, dict) else row
-            raise DataError(Place(place.file, place.line, name), "no such column", f"Set fields: {did_you_mean(part, known)}")
+            columns = value if isinstance(value, dict) else row
+            raise DataError(Place(place.file, place.line, name), "no such column", f"Set fields: {did_you_mean(part, columns)}")
         value = value[part]
     return value

@@ -1,15 +1,16 @@
 """MMLU as a benchmark: its subjects belong to the paper's domains by sub-category (data/mmlu_subcategories.json).
 
-Two layouts are read, found by what the folder holds:
+Two layouts of a local folder are read, found by what it holds, and the hub's dataset (cais/mmlu), by its id:
 - Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv, rows of question, A, B, C, D, letter;
 - JSON lines: dev.jsonl and test.jsonl (.gz too), for example
     {"id": "abstract_algebra/0", "subject": "abstract_algebra", "question": "Find the degree ...",
      "choices": ["0", "4", "2", "6"], "answer": 1}
+- the hub's rows: the same without an id, which is the row's number then.
 """
 
 import csv
 import json
-import random
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
@@ -19,10 +20,15 @@ from typing import Any
 from ift_scale import jsonl
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions.checks import UniqueIds, choice_question
-from ift_scale.records import Question, Split
+from ift_scale.questions import sampling
+from ift_scale.questions.checks import choice_question
+from ift_scale.questions.known import Placed
+from ift_scale.questions.reading import Opened, named_section, open_dataset
+from ift_scale.records import Split
 
 OTHER_DOMAIN = "other"
+USED_SPLITS: tuple[Split, ...] = ("dev", "test")
+Rows = Iterator[tuple[Place, dict[str, Any]]]
 
 
 @lru_cache(maxsize=1)
@@ -38,24 +44,35 @@ def domain_of(subject: str) -> str:
     return next((domain for domain, categories in domains.items() if category in categories), OTHER_DOMAIN)
 
 
-def load(source: MmluSource, seed: int) -> list[Question]:
+def load(source: MmluSource, seed: int) -> Iterator[Placed]:
+    """Row by row; at most `max_per_subject` test questions of each subject, for which test is read twice; all of dev."""
     folder = Path(source.path)
-    if not folder.is_dir():
-        raise DataError(Place(folder), "no such folder", "Set questions.sources.*.path to the MMLU folder")
-    questions = []
-    splits: tuple[Split, ...] = ("dev", "test")
-    for split in splits:
-        rows = _csv_rows(folder / split, split) if (folder / split).is_dir() else _jsonl_rows(jsonl.find(folder, split))
-        questions += _questions(rows, split)
-    return _limited(questions, source.max_per_subject, seed)
+    opened = None if folder.is_dir() else open_dataset(source.path, source.name)
+    for split in USED_SPLITS:
+        chosen: dict[str, set[int] | None] = {}
+        if split == "test" and source.max_per_subject is not None:
+            sizes = Counter(str(row.get("subject")) for _, row in _rows(folder, opened, split))
+            chosen = {s: sampling.chosen(size, source.max_per_subject, f"{seed}/{s}") for s, size in sizes.items()}
+        seen: Counter[str] = Counter()
+        for place, question in _questions(_rows(folder, opened, split), split):
+            kept = chosen.get(question.subject)
+            if kept is None or seen[question.subject] in kept:
+                yield place, question
+            seen[question.subject] += 1
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
+    if opened is not None:
+        return ((place, {"id": number, **row}) for number, place, row in named_section(opened, split, split).rows())
+    return _csv_rows(folder / split, split) if (folder / split).is_dir() else _jsonl_rows(jsonl.find(folder, split))
+
+
+def _jsonl_rows(path: Path) -> Rows:
     for number, row in jsonl.rows(path):
         yield Place(path, number), row
 
 
-def _csv_rows(folder: Path, split: str) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _csv_rows(folder: Path, split: str) -> Rows:
     files = sorted(folder.glob(f"*_{split}.csv"))
     if not files:
         raise DataError(Place(folder), f"no file *_{split}.csv", "Unpack MMLU's data.tar and set the path to its data folder")
@@ -88,31 +105,12 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, int, list[str]]]:
             raise DataError(Place(path, reader.line_num + 1), f"cannot be read: {error}", "It must be CSV in UTF-8") from error
 
 
-def _questions(rows: Iterator[tuple[Place, dict[str, Any]]], split: Split) -> list[Question]:
-    unique = UniqueIds()
-    questions = []
+def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
+    known = subcategories()["subjects"]
     for place, row in rows:
         subject = str(row.get("subject"))
-        if subject not in subcategories()["subjects"]:
-            known = subcategories()["subjects"]
+        if subject not in known:
             remedy = "MMLU subjects only; " + did_you_mean(subject, known)
             raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
-        id = f"mmlu/{split}/{row.get('id')}"
-        unique.check(place, id)
-        domain = domain_of(subject)
-        questions.append(choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split))
-    return questions
-
-
-def _limited(questions: list[Question], max_per_subject: int | None, seed: int) -> list[Question]:
-    """At most `max_per_subject` test questions of each subject; all of dev."""
-    if max_per_subject is None:
-        return questions
-    by_subject: dict[str, list[str]] = {}
-    for question in questions:
-        if question.split == "test":
-            by_subject.setdefault(question.subject, []).append(question.id)
-    kept = set()
-    for subject, ids in by_subject.items():
-        kept.update(random.Random(f"{seed}/{subject}").sample(ids, min(max_per_subject, len(ids))))
-    return [question for question in questions if question.split == "dev" or question.id in kept]
+        id, domain = f"mmlu/{split}/{row.get('id')}", domain_of(subject)
+        yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)

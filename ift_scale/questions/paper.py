@@ -5,42 +5,39 @@ Example row:
      "choices": ["rice", "egg", "Pork", "Vegetable leaf"], "answer": 0, "explanation": ""}
 """
 
-import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from ift_scale import jsonl
 from ift_scale.config import PaperSource
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import UniqueIds, choice_question
-from ift_scale.records import Question, Split
+from ift_scale.questions import sampling
+from ift_scale.questions.checks import choice_question
+from ift_scale.questions.known import Placed
+from ift_scale.questions.reading import SPLITS
+from ift_scale.records import Split
 
-SPLITS: tuple[Split, ...] = ("dev", "train", "test")
 
-
-def load(source: PaperSource, seed: int) -> list[Question]:
+def load(source: PaperSource, seed: int) -> Iterator[Placed]:
+    """Row by row; a limited split is read twice, once to count it."""
     folder = Path(source.path)
     if not folder.is_dir():
         raise DataError(Place(folder), "no such folder", "Set questions.sources.*.path to the pool's folder")
     limits = {"train": source.max_train, "test": source.max_test}
-    questions = []
     for split in SPLITS:
-        found = _split(jsonl.find(folder, split), source.domain, split)
+        path = jsonl.find(folder, split)
         limit = limits.get(split)
-        if limit is not None and limit < len(found):
-            chosen = set(random.Random(f"{seed}/{source.domain}/{split}").sample(range(len(found)), limit))
-            found = [question for number, question in enumerate(found) if number in chosen]
-        questions += found
-    return questions
+        total = 0 if limit is None else sum(1 for _ in jsonl.rows(path))
+        chosen = sampling.chosen(total, limit, f"{seed}/{source.domain}/{split}")
+        for number, placed in enumerate(_split(path, source.domain, split)):
+            if chosen is None or number in chosen:
+                yield placed
 
 
-def _split(path: Path, domain: str, split: Split) -> list[Question]:
-    unique = UniqueIds()
-    questions = []
+def _split(path: Path, domain: str, split: Split) -> Iterator[Placed]:
     for number, row in jsonl.rows(path):
         place = Place(path, number)
         if row.get("id") is None:
             raise DataError(Place(path, number, "id"), "missing", "Give every row an id that is unique in its file")
         id = f"{domain}/{split}/{row['id']}"
-        unique.check(place, id)
-        questions.append(choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split))
-    return questions
+        yield place, choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split)

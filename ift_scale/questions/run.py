@@ -1,67 +1,144 @@
-"""The questions stage: every source of the configuration into one questions.jsonl."""
+"""The questions stage: every source of the configuration into one questions.jsonl.
+
+Questions go from their source to the file one by one. What stays in memory are counts and eight bytes an id, so a pool of
+millions is no problem here.
+"""
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.config import Config, HubSource, MmluSource, PaperSource, Source
+from ift_scale.config import (
+    Config,
+    DatasetSource,
+    EntityQuestionsSource,
+    HubSource,
+    MmluSource,
+    PaperSource,
+    Source,
+    SubjectSource,
+    XiezhiSource,
+)
 from ift_scale.errors import DataError, Place
-from ift_scale.questions import hub, mmlu, paper, world
+from ift_scale.progress import Bar
+from ift_scale.questions import (
+    arc,
+    ceval,
+    cmmlu,
+    duplicates,
+    entity_questions,
+    hub,
+    known,
+    medmcqa,
+    medqa,
+    mmlu,
+    paper,
+    popqa,
+    subjects,
+    truthfulqa,
+    world,
+    xiezhi,
+)
+from ift_scale.questions.known import Known, Placed
+from ift_scale.questions.subjects import Parts
 from ift_scale.records import Question
 
 VERSION = 1
 FILE = "questions.jsonl"
+_QUESTIONS_A_STEP = 1000
+
+DATASETS: dict[str, Known] = {
+    "arc": arc.DATASET,
+    "medmcqa": medmcqa.DATASET,
+    "medqa": medqa.DATASET,
+    "popqa": popqa.DATASET,
+    "truthfulqa": truthfulqa.DATASET,
+}
+IN_PARTS: dict[str, Parts] = {"ceval": ceval.PARTS, "cmmlu": cmmlu.PARTS, "entity_questions": entity_questions.PARTS}
 
 
-def load_source(source: Source, seed: int) -> list[Question]:
+def load_source(source: Source, seed: int, left_out: Counter[str] | None = None) -> Iterator[Placed]:
+    """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason."""
     match source:
         case PaperSource():
             return paper.load(source, seed)
         case MmluSource():
             return mmlu.load(source, seed)
         case HubSource():
-            return hub.load(source)
+            return hub.load(source, seed)
+        case XiezhiSource():
+            return xiezhi.load(source, seed, Counter() if left_out is None else left_out)
+        case SubjectSource() | EntityQuestionsSource():
+            return subjects.load(source, IN_PARTS[source.kind], seed)
+        case DatasetSource():
+            return known.load(source, DATASETS[source.kind], seed)
         case _:
-            return world.load()
+            return ((Place("world"), question) for question in world.load())
 
 
 def input_digests(config: Config) -> dict[str, str]:
     """Digest of each source's files, so that changed data is noticed; a hub dataset by name counts by its name."""
     digests = {}
     for number, source in enumerate(config.questions.sources):
-        path = Path(getattr(source, "path", ""))
-        if source.kind != "world" and path.exists():
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        path = getattr(source, "path", None)
+        if path is not None and Path(path).exists():
+            root = Path(path)
+            files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
             digests[f"source{number}"] = artifacts.digest_of({str(p): artifacts.file_digest(p) for p in files})
     return digests
 
 
-def check_pools(questions: list[Question]) -> None:
-    """DataError for a pool that has no train or no test question: no arm could be made of it, or none measured."""
-    found = {(q.domain, q.split) for q in questions if q.collection == "pool" and q.kind == "choice"}
-    for domain in dict.fromkeys(domain for domain, _ in found):
-        for split in ("train", "test"):
-            if (domain, split) not in found:
-                remedy = f"Give the domain's source {split} questions, or remove it"
-                raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
+class Tally:
+    """What is known of the questions that went by: counts, the pools' splits, hashes of the ids."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.ids = duplicates.SeenIds()
+        self._pool_splits: dict[tuple[str, str], None] = {}
+
+    def add(self, question: Question) -> None:
+        self.counts[f"{question.collection}/{question.split}/{question.kind}"] += 1
+        self.ids.add(question.id)
+        if question.collection == "pool" and question.kind == "choice":
+            self._pool_splits[question.domain, question.split] = None
+
+    def check_pools(self) -> None:
+        """DataError for a pool that has no train or no test question: no arm could be made of it, or none measured."""
+        for domain in dict.fromkeys(domain for domain, _ in self._pool_splits):
+            for split in ("train", "test"):
+                if (domain, split) not in self._pool_splits:
+                    remedy = f"Give the domain's source {split} questions, or remove it"
+                    raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str]) -> None:
+def placed(config: Config, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Place, Question]]:
+    """Every source's questions, each with the source's number and its place there."""
+    for number, source in enumerate(config.questions.sources):
+        for place, question in load_source(source, config.questions.seed, left_out):
+            yield number, place, question
+
+
+def counted(questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar) -> Iterator[Question]:
+    for done, (_, _, question) in enumerate(questions, start=1):
+        tally.add(question)
+        if done % _QUESTIONS_A_STEP == 0:
+            bar.advance(_QUESTIONS_A_STEP)
+        yield question
+
+
+def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar) -> None:
     """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
-    questions: list[Question] = []
-    taken: dict[str, int] = {}
-    for number, source in enumerate(config.questions.sources):
-        for question in load_source(source, config.questions.seed):
-            if question.id in taken:
-                remedy = f"questions.sources.{taken[question.id]} and .{number} hold the same domain; remove one or rename it"
-                raise DataError(Place("questions.sources", field="domain"), "two sources give the same id", remedy, question.id)
-            taken[question.id] = number
-            questions.append(question)
-    check_pools(questions)
-    counts: Counter[str] = Counter(f"{q.collection}/{q.split}/{q.kind}" for q in questions)
+    tally = Tally()
     with artifacts.atomic_folder(folder) as temporary:
-        artifacts.write_jsonl(temporary / FILE, questions)
+        artifacts.write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
+        repeated = tally.ids.repeated()
+        if repeated:
+            duplicates.refuse(((number, place, question.id) for number, place, question in placed(config)), repeated)
+        tally.check_pools()
+        counts = tally.counts | Counter({f"left out: {reason}": count for reason, count in tally.left_out.items()})
         seconds = {"total": time.monotonic() - started}
         artifacts.write_manifest(temporary, "questions", key, config.questions.model_dump(), inputs, dict(counts), seconds)

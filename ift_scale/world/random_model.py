@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ift_scale import jsonl
-from ift_scale.questions.paper import SPLITS
+from ift_scale.questions.reading import SPLITS
 
 SEED = 0
 VOCAB_SIZE = 32_000

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource
+from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource, Source
 from ift_scale.errors import DataError
-from ift_scale.questions import hub, mmlu, paper, world
-from ift_scale.questions.run import check_pools
+from ift_scale.questions import world
+from ift_scale.questions.run import Tally, load_source
+from ift_scale.records import Question
+
+
+def _load(source: Source, seed: int = 0) -> list[Question]:
+    return [question for _, question in load_source(source, seed)]
 
 
 def _paper(path: Path, **changes: object) -> PaperSource:
@@ -25,15 +30,15 @@ def _change(pool: Path, split: str, line: int, **changes: object) -> None:
 
 
 def test_paper_pool(pool: Path) -> None:
-    questions = paper.load(_paper(pool), seed=0)
+    questions = _load(_paper(pool))
     assert Counter(q.split for q in questions) == {"dev": 5, "train": 6, "test": 3}
     assert questions[0].id == "engineering/dev/0"
     assert questions[0].topic == "engineering"
 
 
 def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
-    first = paper.load(_paper(pool, max_train=3), seed=1)
-    assert [q.id for q in first] == [q.id for q in paper.load(_paper(pool, max_train=3), seed=1)]
+    first = _load(_paper(pool, max_train=3), seed=1)
+    assert [q.id for q in first] == [q.id for q in _load(_paper(pool, max_train=3), seed=1)]
     assert sum(q.split == "train" for q in first) == 3
 
 
@@ -44,7 +49,6 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ({"answer": 4}, r"train.jsonl:2: field 'answer': is out of range \(value: 4\)"),
         ({"answer": "E"}, r"train.jsonl:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)"),
         ({"answer": True}, r"field 'answer': is neither"),
-        ({"id": 0}, r"train.jsonl:2: field 'id': stands already at .*train.jsonl:1"),
         ({"id": ...}, r"train.jsonl:2: field 'id': missing"),
         ({"choices": []}, r"train.jsonl:2: field 'choices': must be a list of 2 to 26 options \(value: \[\]\)"),
         ({"choices": ["a", " ", "c", "d"]}, r"train.jsonl:2: field 'choices': an option is empty"),
@@ -55,25 +59,25 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
 def test_bad_rows(pool: Path, changes: dict[str, object], problem: str) -> None:
     _change(pool, "train", 2, **changes)
     with pytest.raises(DataError, match=problem) as caught:
-        paper.load(_paper(pool), seed=0)
+        _load(_paper(pool))
     assert caught.value.exit_code == 2
 
 
 def test_answers_may_be_letters(pool: Path) -> None:
     _change(pool, "train", 2, answer="C")
-    assert next(q for q in paper.load(_paper(pool), seed=0) if q.id == "engineering/train/1").answer == 2
+    assert next(q for q in _load(_paper(pool)) if q.id == "engineering/train/1").answer == 2
 
 
 def test_malformed_and_missing_files(pool: Path) -> None:
     with (pool / "train.jsonl").open("a") as file:
         file.write('{"id": 9, "question"\n')
     with pytest.raises(DataError, match=r"train.jsonl:7: not valid JSON"):
-        paper.load(_paper(pool), seed=0)
+        _load(_paper(pool))
     (pool / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"no file train.jsonl or train.jsonl.gz"):
-        paper.load(_paper(pool), seed=0)
+        _load(_paper(pool))
     with pytest.raises(DataError, match="no such folder"):
-        paper.load(_paper(pool / "absent"), seed=0)
+        _load(_paper(pool / "absent"))
 
 
 def test_damaged_gzip(pool: Path) -> None:
@@ -81,16 +85,16 @@ def test_damaged_gzip(pool: Path) -> None:
     (pool / "train.jsonl").unlink()
     (pool / "train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"train.jsonl.gz: is damaged"):
-        paper.load(_paper(pool), seed=0)
+        _load(_paper(pool))
 
 
 def test_real_pool(shared_data: Path) -> None:
-    questions = paper.load(_paper(shared_data / "pools" / "engineering"), seed=0)
+    questions = _load(_paper(shared_data / "pools" / "engineering"))
     assert Counter(q.split for q in questions) == {"dev": 10, "train": 4829, "test": 250}
 
 
 def test_real_mmlu_and_its_domains(shared_data: Path) -> None:
-    questions = mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu")), seed=0)
+    questions = _load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu")))
     tests = [q for q in questions if q.split == "test"]
     assert len(tests) == 14_042 and len({q.subject for q in tests}) == 57
     # The counts of the paper's ID groups.
@@ -104,7 +108,7 @@ def test_real_mmlu_and_its_domains(shared_data: Path) -> None:
 
 
 def test_mmlu_limit_keeps_every_subject(shared_data: Path) -> None:
-    questions = mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=3), seed=0)
+    questions = _load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=3))
     counts = Counter(q.subject for q in questions if q.split == "test")
     assert set(counts.values()) == {3} and len(counts) == 57
 
@@ -113,14 +117,14 @@ def test_mmlu_csv(tmp_path: Path) -> None:
     for split in ("dev", "test"):
         (tmp_path / split).mkdir()
         (tmp_path / split / f"anatomy_{split}.csv").write_text('"Which, of these?",a,b,c,d,C\nSecond?,a,b,c,d,A\n')
-    questions = mmlu.load(MmluSource(kind="mmlu", path=str(tmp_path)), seed=0)
+    questions = _load(MmluSource(kind="mmlu", path=str(tmp_path)))
     assert [(q.id, q.answer, q.domain) for q in questions][:2] == [
         ("mmlu/dev/anatomy/0", 2, "medicine"),
         ("mmlu/dev/anatomy/1", 0, "medicine"),
     ]
     (tmp_path / "test" / "anatomy_test.csv").write_text("Only,three,columns\n")
     with pytest.raises(DataError, match=r"anatomy_test.csv:1: has not the 6 columns"):
-        mmlu.load(MmluSource(kind="mmlu", path=str(tmp_path)), seed=0)
+        _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 
 def test_mmlu_unknown_subject(tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_mmlu_unknown_subject(tmp_path: Path) -> None:
     for split in ("dev", "test"):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"dev.jsonl:1: field 'subject': unknown subject .*did you mean 'anatomy'"):
-        mmlu.load(MmluSource(kind="mmlu", path=str(tmp_path)), seed=0)
+        _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 
 def _hub(path: Path, **changes: object) -> HubSource:
@@ -145,14 +149,14 @@ def _hub(path: Path, **changes: object) -> HubSource:
 def test_hugging_face_dataset_from_a_local_path(tmp_path: Path) -> None:
     rows = [{"stem": f"q{i}", "options": {"text": ["a", "b", "c"]}, "key": "B"} for i in range(4)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    questions = hub.load(_hub(tmp_path))
+    questions = _load(_hub(tmp_path))
     assert [(q.id, q.answer, q.choices) for q in questions][:1] == [("science/train/0", 1, ["a", "b", "c"])]
     with pytest.raises(DataError, match=r"has no split 'valid'.*known: train"):
-        hub.load(_hub(tmp_path, splits={"dev": "valid"}))
+        _load(_hub(tmp_path, splits={"dev": "valid"}))
     with pytest.raises(DataError, match=r"no such column.*did you mean 'stem'"):
-        hub.load(_hub(tmp_path, fields=HubFields(question="sten", choices="options.text", answer="key")))
+        _load(_hub(tmp_path, fields=HubFields(question="sten", choices="options.text", answer="key")))
     with pytest.raises(DataError, match="datasets cannot load it"):
-        hub.load(_hub(tmp_path / "absent"))
+        _load(_hub(tmp_path / "absent"))
 
 
 def test_a_corrupt_gzip_body(pool: Path) -> None:
@@ -161,13 +165,16 @@ def test_a_corrupt_gzip_body(pool: Path) -> None:
     (pool / "train.jsonl").unlink()
     (pool / "train.jsonl.gz").write_bytes(bytes(whole))
     with pytest.raises(DataError, match=r"train.jsonl.gz: is damaged"):
-        paper.load(_paper(pool), seed=0)
+        _load(_paper(pool))
 
 
 def test_a_pool_without_a_split_is_told(pool: Path) -> None:
     (pool / "test.jsonl").write_text("")
+    tally = Tally()
+    for question in _load(_paper(pool)):
+        tally.add(question)
     with pytest.raises(DataError, match="domain 'engineering': field 'split': its pool has no test question"):
-        check_pools(paper.load(_paper(pool), seed=0))
+        tally.check_pools()
 
 
 def test_world_questions() -> None:

@@ -1,0 +1,41 @@
+"""ARC (Clark et al., 2018): grade-school science, the Challenge set; `name: ARC-Easy` for the other.
+
+Example row: `EXAMPLE`. Some rows number their options 1 to 4 instead of A to D, and some have three or five.
+"""
+
+from ift_scale.errors import DataError, Place
+from ift_scale.questions.checks import Row, required
+from ift_scale.questions.known import Known
+
+EXAMPLE = {
+    "id": "Mercury_SC_415702",
+    "question": "George wants to warm his hands quickly by rubbing them. Which skin surface will produce the most heat?",
+    "choices": {
+        "text": ["dry palms", "wet palms", "palms covered with oil", "palms covered with lotion"],
+        "label": ["A", "B", "C", "D"],
+    },
+    "answerKey": "A",
+}
+
+
+def fields(place: Place, row: Row) -> Row:
+    labels = required(place, row, "choices.label")
+    key = required(place, row, "answerKey")
+    if key not in labels:
+        problem = f"names none of the options {', '.join(labels)}"
+        raise DataError(Place(place.file, place.line, "answerKey"), problem, "Mend or remove the row", key)
+    return {
+        "id": row.get("id"),
+        "question": required(place, row, "question"),
+        "choices": required(place, row, "choices.text"),
+        "answer": labels.index(key),
+    }
+
+
+DATASET = Known(
+    path="allenai/ai2_arc",
+    name="ARC-Challenge",
+    domain="science",
+    splits={"dev": "validation[:10]", "train": "train", "test": "test"},
+    fields=fields,
+)

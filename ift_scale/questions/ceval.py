@@ -1,0 +1,42 @@
+"""C-Eval (Huang et al., 2023): 52 subjects of Chinese exams, each with five dev questions that have explanations.
+
+Example row: `EXAMPLE`, one of subject computer_network. The answers of the test split are not public, so val serves as
+test. Locally: the unpacked archive, dev/law_dev.csv and val/law_val.csv.
+"""
+
+from functools import partial
+
+from ift_scale.errors import Place
+from ift_scale.questions.checks import Row, required, without_answer
+from ift_scale.questions.subjects import Parts, domains_file
+
+EXAMPLE = {
+    "id": 0,
+    "question": "使用位填充方法,以01111110为位首flag,数据为011011111111111111110010,求问传送时要添加几个0____",
+    "A": "1",
+    "B": "2",
+    "C": "3",
+    "D": "4",
+    "answer": "C",
+    "explanation": "",
+}
+
+
+def fields(place: Place, row: Row) -> Row:
+    if not row.get("answer"):
+        raise without_answer(place, "answer", row.get("answer"), "Set splits.test to val")
+    return {
+        "question": required(place, row, "question"),
+        "choices": [required(place, row, letter) for letter in "ABCD"],
+        "answer": row["answer"],
+        "explanation": row.get("explanation"),
+    }
+
+
+PARTS = Parts(
+    path="ceval/ceval-exam",
+    splits={"dev": "dev", "test": "val"},
+    file_suffix="_{split}.csv",
+    domains=partial(domains_file, "ceval_domains.json"),
+    fields=fields,
+)

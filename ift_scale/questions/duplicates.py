@@ -1,0 +1,49 @@
+"""Ids that stand twice, found without keeping the ids: eight bytes of hash for each, and a second reading only if two agree."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+
+from ift_scale.errors import DataError, Place
+
+
+class SeenIds:
+    """Hashes of the ids seen, eight bytes each."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+
+    def add(self, id: str) -> None:
+        self._hashes.append(_hash(id))
+
+    def repeated(self) -> set[int]:
+        """The hashes that were added more than once; all are put in order, in place."""
+        hashes = np.frombuffer(self._hashes, dtype=np.uint64)
+        hashes.sort()
+        return {int(found) for found in hashes[1:][hashes[1:] == hashes[:-1]]}
+
+
+def refuse(questions: Iterable[tuple[int, Place, str]], repeated: set[int]) -> None:
+    """DataError for the first id that stood before in `questions` (source number, place, id), read again for both places.
+
+    Two different ids may share a hash; then nothing is wrong and nothing is raised.
+    """
+    first: dict[str, tuple[int, Place]] = {}
+    for number, place, id in questions:
+        if _hash(id) not in repeated:
+            continue
+        if id not in first:
+            first[id] = number, place
+            continue
+        number_before, before = first[id]
+        if number == number_before:
+            problem = f"stands already at {before}"
+            raise DataError(Place(place.file, place.line, "id"), problem, "Make the ids unique", id)
+        remedy = f"questions.sources.{number_before} and .{number} hold the same domain; remove one or rename it"
+        raise DataError(Place("questions.sources", field="domain"), "two sources give the same id", remedy, id)
+
+
+def _hash(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")

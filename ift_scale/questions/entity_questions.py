@@ -1,0 +1,22 @@
+"""EntityQuestions (Sciavolino et al., 2021): free questions about Wikidata facts, 24 relations.
+
+Example row: `EXAMPLE`, one of relation P36, capital. The authors' archive holds dev/P36.dev.json and so on, each a JSON list.
+"""
+
+from ift_scale.errors import Place
+from ift_scale.questions.checks import Row, required
+from ift_scale.questions.subjects import Parts
+
+EXAMPLE = {"question": "What is the capital of Almohad Caliphate?", "answers": ["Tinmel", "Marrakesh"]}
+
+
+def fields(place: Place, row: Row) -> Row:
+    return {"question": required(place, row, "question"), "aliases": required(place, row, "answers")}
+
+
+PARTS = Parts(
+    splits={"dev": "dev", "train": "train", "test": "test"},
+    file_suffix=".{split}.json",
+    fields=fields,
+    kind="free",
+)

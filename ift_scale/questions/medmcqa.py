@@ -1,0 +1,49 @@
+"""MedMCQA (Pal et al., 2022): Indian medical entrance exams, the paper's medicine pool.
+
+Example row: `EXAMPLE`. `cop` is the index of the right option, from 0; in the hub's test split it is -1, since those answers
+are not public, so validation serves as test. The authors' own JSON files count `cop` from 1: take the hub's.
+"""
+
+from ift_scale.errors import Place
+from ift_scale.questions.checks import Row, required, without_answer
+from ift_scale.questions.known import Known
+
+EXAMPLE = {
+    "id": "e9ad821a-c438-4965-9f77-760819dfa155",
+    "question": "Chronic urethral obstruction due to benign prismatic hyperplasia can lead to the following change in kidney "
+    "parenchyma",
+    "opa": "Hyperplasia",
+    "opb": "Hyperophy",
+    "opc": "Atrophy",
+    "opd": "Dyplasia",
+    "cop": 2,
+    "choice_type": "single",
+    "exp": "Chronic urethral obstruction because of urinary calculi, prostatic hyperophy, tumors, normal pregnancy, tumors, "
+    "uterine prolapse or functional disorders cause hydronephrosis which by definition is used to describe dilatation of renal "
+    "pelvis and calculus associated with progressive atrophy of the kidney due to obstruction to the outflow of urine Refer "
+    "Robbins 7yh/9,1012,9/e. P950",
+    "subject_name": "Anatomy",
+    "topic_name": "Urinary tract",
+}
+
+
+def fields(place: Place, row: Row) -> Row:
+    answer = required(place, row, "cop")
+    if str(answer) == "-1":
+        raise without_answer(place, "cop", answer, "Set splits.test to validation")
+    return {
+        "id": row.get("id"),
+        "subject": row.get("subject_name"),
+        "question": required(place, row, "question"),
+        "choices": [required(place, row, column) for column in ("opa", "opb", "opc", "opd")],
+        "answer": answer,
+        "explanation": row.get("exp"),
+    }
+
+
+DATASET = Known(
+    path="openlifescienceai/medmcqa",
+    domain="medicine",
+    splits={"dev": "train[:10]", "train": "train[10:]", "test": "validation"},
+    fields=fields,
+)

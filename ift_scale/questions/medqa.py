@@ -1,0 +1,46 @@
+"""MedQA (Jin et al., 2021), the four-option questions of the US medical licensing exam.
+
+Example row: `EXAMPLE`. There is no dev split, so the first ten train rows serve as one.
+"""
+
+from ift_scale.errors import DataError, Place
+from ift_scale.questions.checks import Row, required
+from ift_scale.questions.known import Known
+
+EXAMPLE = {
+    "question": "A junior orthopaedic surgery resident is completing a carpal tunnel repair with the department chairman as the "
+    "attending physician. During the case, the resident inadvertently cuts a flexor tendon. The tendon is repaired without "
+    "complication. The attending tells the resident that the patient will do fine, and there is no need to report this minor "
+    "complication that will not harm the patient, as he does not want to make the patient worry unnecessarily. He tells the "
+    "resident to leave this complication out of the operative report. Which of the following is the correct next action for the "
+    "resident to take?",
+    "answer": "Tell the attending that he cannot fail to disclose this mistake",
+    "options": {
+        "A": "Disclose the error to the patient and put it in the operative report",
+        "B": "Tell the attending that he cannot fail to disclose this mistake",
+        "C": "Report the physician to the ethics committee",
+        "D": "Refuse to dictate the operative report",
+    },
+    "meta_info": "step1",
+    "answer_idx": "B",
+    "metamap_phrases": ["junior orthopaedic surgery resident", "completing", "carpal tunnel repair"],
+}
+
+
+def fields(place: Place, row: Row) -> Row:
+    options = required(place, row, "options")
+    if not isinstance(options, dict):
+        raise DataError(Place(place.file, place.line, "options"), "must map letters to options", "Mend the row", options)
+    return {
+        "question": required(place, row, "question"),
+        "choices": [options[letter] for letter in sorted(options)],
+        "answer": required(place, row, "answer_idx"),
+    }
+
+
+DATASET = Known(
+    path="GBaker/MedQA-USMLE-4-options",
+    domain="medicine",
+    splits={"dev": "train[:10]", "train": "train[10:]", "test": "test"},
+    fields=fields,
+)

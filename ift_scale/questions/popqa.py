@@ -1,0 +1,42 @@
+"""PopQA (Mallen et al., 2023): free questions about entities of all popularities.
+
+Example row: `EXAMPLE` (the columns that are read). `possible_answers` is a list written as JSON text. There is one split,
+sorted by relation, so the ten dev questions are drawn from all of it and the rest is test; as few serve all relations, the
+relation is not made the subject.
+"""
+
+import json
+
+from ift_scale.errors import DataError, Place
+from ift_scale.questions.checks import Row, required
+from ift_scale.questions.known import Drawn, Known
+
+EXAMPLE = {
+    "id": 4222362,
+    "subj": "George Rankin",
+    "prop": "occupation",
+    "obj": "politician",
+    "s_pop": 142,
+    "o_pop": 25692,
+    "question": "What is George Rankin's occupation?",
+    "possible_answers": '["politician", "political leader", "political figure", "polit.", "pol"]',
+}
+
+
+def fields(place: Place, row: Row) -> Row:
+    text = required(place, row, "possible_answers")
+    try:
+        aliases = json.loads(text)
+    except (json.JSONDecodeError, TypeError) as error:
+        at = Place(place.file, place.line, "possible_answers")
+        raise DataError(at, f"must be a JSON list as text: {error}", "Mend or remove the row", text) from error
+    return {"id": row.get("id"), "question": required(place, row, "question"), "aliases": aliases}
+
+
+DATASET = Known(
+    path="akariasai/PopQA",
+    domain="popqa",
+    splits=Drawn(split="test", counts={"dev": 10}, rest="test"),
+    fields=fields,
+    kind="free",
+)

@@ -1,0 +1,80 @@
+"""The stage as a whole: one pass, counts, and ids that stand twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ift_scale import artifacts
+from ift_scale.artifacts import read_manifest
+from ift_scale.config import Config, from_dict
+from ift_scale.errors import DataError
+from ift_scale.progress import Bar
+from ift_scale.questions import duplicates, run
+from ift_scale.questions.checks import choice_question
+from ift_scale.records import Question
+
+
+def _config(*sources: dict[str, object]) -> Config:
+    return from_dict({"output_dir": "x", "questions": {"sources": list(sources)}})
+
+
+def _run(folder: Path, *sources: dict[str, object]) -> list[Question]:
+    run.run(_config(*sources), folder, "key", {}, Bar("questions", None, None))
+    return artifacts.read_jsonl(folder / run.FILE, Question)
+
+
+def _pool(pool: Path, domain: str = "engineering") -> dict[str, object]:
+    return {"kind": "paper", "domain": domain, "path": str(pool)}
+
+
+def test_sources_are_written_in_order_with_their_counts(pool: Path, tmp_path: Path) -> None:
+    questions = _run(tmp_path / "out", _pool(pool), _pool(pool, "history"))
+    assert [q.id for q in questions[:6]] == [f"engineering/dev/{i}" for i in range(5)] + ["engineering/train/0"]
+    assert [q.domain for q in questions] == ["engineering"] * 14 + ["history"] * 14
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert manifest.counts == {"pool/dev/choice": 10, "pool/train/choice": 12, "pool/test/choice": 6}
+
+
+def test_a_row_is_written_before_the_next_is_read(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(*args: object, **fields: object) -> Question:
+        read.append(str(fields["id"]))
+        return choice_question(*args, **fields)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ift_scale.questions.paper.choice_question", noted)
+    stream = run.placed(_config(_pool(pool)))
+    for expected in range(1, 8):
+        next(stream)
+        assert len(read) == expected
+
+
+def test_an_id_that_stands_twice_in_a_file(pool: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (pool / "train.jsonl").read_text().splitlines()]
+    rows[4]["id"] = rows[1]["id"]
+    (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        DataError, match=r"train.jsonl:5: field 'id': stands already at .*train.jsonl:2 \(value: 'engineering/train/1'"
+    ):
+        _run(tmp_path / "out", _pool(pool))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_id_that_two_sources_give(pool: Path, tmp_path: Path) -> None:
+    problem = r"two sources give the same id \(value: 'engineering/dev/0'\). questions.sources.0 and .1 hold the same domain"
+    with pytest.raises(DataError, match=problem):
+        _run(tmp_path / "out", _pool(pool), _pool(pool))
+
+
+def test_two_ids_of_one_hash_are_no_duplicates(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_hash", lambda id: 7)
+    assert len(_run(tmp_path / "out", _pool(pool))) == 14
+
+
+def test_a_pool_of_free_questions_is_not_one_to_train_on(tmp_path: Path) -> None:
+    from ift_scale.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="none of them is a pool to train on"):
+        _config({"kind": "popqa", "collection": "pool"})
