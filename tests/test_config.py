@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ift_scale import config
 from ift_scale.errors import ConfigError
@@ -13,6 +14,14 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 def test_every_shipped_configuration_loads(path: Path) -> None:
     loaded = config.load(path)
     assert loaded.output_dir
+
+
+def test_the_sources_of_the_documentation_load() -> None:
+    text = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    kinds = {source.kind for source in config.from_dict({"output_dir": "x", **raw}).questions.sources}
+    assert kinds == set(config._SOURCES)
+    assert all(f"| `{kind}` |" in text for kind in kinds)
 
 
 def test_resolved_settings_read_back_the_same(tmp_path: Path) -> None:
@@ -65,6 +74,12 @@ def test_all_problems_are_told_at_once() -> None:
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: input should be a finite number"),
         ({"construct": {"seeds": [1, 1]}}, "construct.seeds: a value stands twice"),
         ({"questions": {"sources": [{"kind": "mmlu", "path": "x"}]}}, "none of them is a pool"),
+        ({"questions": {"sources": [{"kind": "truthfulqa"}]}}, "none of them is a pool"),
+        ({"questions": {"sources": [{"kind": "entity_questions", "path": "x", "collection": "pool"}]}}, "none of them is a pool"),
+        ({"questions": {"sources": [{"kind": "medmca"}]}}, r"sources.0.kind: not one of .*did you mean 'medmcqa'"),
+        ({"questions": {"sources": [{"kind": "medqa", "max_tran": 3}]}}, r"sources.0.max_tran: unknown .*mean .max_train."),
+        ({"questions": {"sources": [{"kind": "cmmlu", "domains": {"law": "a/b"}}]}}, r"sources.0.domains.law: must be letters"),
+        ({"questions": {"sources": [{"kind": "xiezhi", "path": "x"}]}}, r"sources.0.domain: missing"),
     ],
 )
 def test_impossible_combinations(settings: dict[str, object], problem: str) -> None:
