@@ -14,6 +14,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write a file to; it takes the name `path` only if the block ends well."""
     with told_when_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}{INCOMPLETE}-{os.getpid()}")
+        temporary = path.with_name(f".{path.name}{INCOMPLETE}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
         try:
             yield temporary
             _fsync(temporary)

@@ -27,6 +27,10 @@ STAGE_HELP = {
 }
 
 
+# Stages that ranks started by deepspeed, torchrun or srun work on together.
+SHARED_STAGES = ("probe", "evaluate")
+
+
 class Group(click.Group):
     """Tells a user's errors in a sentence, with the exit code that belongs to them."""
 
@@ -74,7 +78,7 @@ def run(config: str, overrides: tuple[str, ...]) -> None:
 def _stage_command(stage: str) -> click.Command:
     @_config_options
     def command(config: str, overrides: tuple[str, ...]) -> None:
-        with _pipeline(config, overrides) as pipeline:
+        with _pipeline(config, overrides, stage in SHARED_STAGES) as pipeline:
             getattr(pipeline, stage)()
 
     return click.command(stage, help=STAGE_HELP[stage])(command)
@@ -85,17 +89,30 @@ for _stage in STAGE_HELP:
 
 
 @contextmanager
-def _pipeline(config: str, overrides: tuple[str, ...]) -> Iterator[Any]:
-    """A pipeline whose folder is locked for the block; the settings in force are written beside the results."""
+def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> Iterator[Any]:
+    """A pipeline whose folder is locked for the block; the settings in force are written beside the results.
+
+    A `shared` stage may be started by a launcher as several ranks: rank 0 holds the folder, the others work in it with its leave.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from ift_scale import artifacts
+    from ift_scale import artifacts, distributed
     from ift_scale.config import load, resolved_yaml
     from ift_scale.pipeline import Pipeline
 
+    ranks = distributed.from_environment()
+    if ranks is not None and ranks.world_size > 1 and not shared:
+        raise click.UsageError(
+            f"this command is one process, and a launcher has started {ranks.world_size}; only {' and '.join(SHARED_STAGES)} "
+            "share their work among ranks (train starts its own)"
+        )
     settings = load(config, overrides)
-    pipeline = Pipeline(settings)
+    pipeline = Pipeline(settings, ranks)
+    if not pipeline.leads:
+        yield pipeline
+        return
     with artifacts.locked(pipeline.root):
-        artifacts.remove_incomplete(pipeline.root)
+        if ranks is None or ranks.world_size == 1:  # else other ranks may be writing already
+            artifacts.remove_incomplete(pipeline.root)
         artifacts.write_text(pipeline.root / "config.yaml", resolved_yaml(settings))
         yield pipeline
 

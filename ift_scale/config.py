@@ -181,26 +181,74 @@ class QuestionsConfig(Section):
 
 
 class EngineConfig(Section):
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto`: vLLM on GPUs, on a CPU the transformers engine, which is faster there (docs/results.md)."""
     max_model_len: PositiveInt | None = None
     """Longest prompt in tokens plus one; the model's own context when left out."""
     chunk_size: PositiveInt = 2048
     """Questions given to the engine at once; a shard is written after each chunk, so a crash loses at most one."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs that one vLLM engine spans."""
+    num_engines: PositiveInt | None = None
+    """Engines that one process feeds; when left out, one for each GPU or tensor-parallel group, on a CPU one."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     enforce_eager: bool | None = None
     """Skip vLLM's compilation and CUDA graphs; when left out, only on a CPU, where it starts in a third of the time."""
     cpu_kv_cache_gib: PositiveInt = 1
     """Memory for vLLM's cache on a CPU."""
+    max_num_batched_tokens: PositiveInt | None = None
+    """Tokens that vLLM computes in one step, at most; vLLM's own choice when left out."""
+    max_num_seqs: PositiveInt | None = None
+    """Requests that vLLM runs in one step, at most; vLLM's own choice when left out."""
     batch_tokens: PositiveInt = 16384
     """Tokens in one batch of the transformers engine, padding included."""
+
+
+class ReliabilityConfig(Section):
+    """How sure it is that the model knows what it answers: each setting costs requests, and each is reported."""
+
+    demonstration_draws: PositiveInt = 1
+    """Few-shot prompts with other demonstrations that each question is asked with; the first is the paper's."""
+    permutations: Literal["none", "circular", "sampled"] = "none"
+    """Orders of the options: `circular` asks with each rotation, `sampled` with `num_permutations` random orders."""
+    num_permutations: Annotated[int, Field(ge=2)] = 4
+    prior_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the questions on which the letters' prior is estimated, to be divided out of all (PriDe); 0 for none."""
+    grades: bool = False
+    """SliCK's four grades of knowledge, from greedy and sampled answers over the demonstration draws."""
+    grade_samples: PositiveInt = 16
+    """Samples of each prompt, at `grade_temperature`."""
+    grade_temperature: Annotated[float, Field(gt=0)] = 0.5
+    cloze: bool = False
+    """Also the likelihood of each option's text, without letters."""
+    decide_by: Literal["plain", "average", "debiased"] = "plain"
+    """What counts as the model's prediction and confidence: the plain prompt, the average by content over all draws and orders, or
+    the plain prompt with the letters' prior divided out."""
+    seed: Seed = 42
+    """Draws orders, the prior's sample and the graded samples."""
+
+
+class FreeConfig(Section):
+    """Free questions (short answers without options)."""
+
+    ask: bool = False
+    """Also generate answers to the free questions."""
+    max_tokens: PositiveInt = 24
+    """An answer ends with its line, or here."""
+    num_samples: PositiveInt = 8
+    """Sampled answers of each prompt, at `temperature`; the share that agrees with the greedy answer is its confidence."""
+    temperature: Annotated[float, Field(gt=0)] = 0.5
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class ProbeConfig(EngineConfig):
     num_shots: NonNegativeInt = 5
     demonstration_seed: Seed = 42
     """Shuffles the dev questions once; the first `num_shots` are the demonstrations of every prompt."""
+    whole_prompts: bool = False
+    """Tokenise every prompt whole instead of its few-shot prefix once; needed only where an error asks for it."""
+    reliability: ReliabilityConfig = ReliabilityConfig()
+    free: FreeConfig = FreeConfig()
 
 
 class GeneralConfig(Section):
@@ -213,6 +261,8 @@ class GeneralConfig(Section):
 class ConstructConfig(Section):
     domains: list[str] | None = None
     """Domains to train on; every pool's when left out."""
+    questions: Literal["choice", "free"] = "choice"
+    """Which kind of the pools' questions the sets are made of; free ones need probe.free.ask."""
     settings: Annotated[list[Setting], Field(min_length=1)] = ["harmonious", "incompatible", "self_aligning"]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """One arm for each: it draws the set's members, their order and the general instructions."""
@@ -454,6 +504,18 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
     if train.hostfile is not None and not Path(train.hostfile).is_file():
         problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+    if construct.questions == "free" and not config.probe.free.ask:
+        problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
+    reliability = config.probe.reliability
+    if reliability.decide_by == "average" and reliability.permutations == "none" and reliability.demonstration_draws == 1:
+        problems.append(
+            "probe.reliability.decide_by: average needs several views; set permutations to circular or sampled, or "
+            "demonstration_draws above 1"
+        )
+    if reliability.decide_by == "debiased" and reliability.prior_share == 0:
+        problems.append("probe.reliability.decide_by: debiased needs prior_share above 0")
+    if reliability.grades and reliability.demonstration_draws == 1:
+        problems.append("probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)")
     if construct.general.path is None and construct.general.share > 0:
         problems.append("construct.general.share: must be 0 where construct.general.path is null")
     for key in ("seeds", "settings", "domains"):

@@ -18,13 +18,42 @@ class Ranks:
     rank: int
     local_rank: int
     world_size: int
+    local_size: int = 1
+    """Ranks on this node."""
 
 
 def from_environment() -> Ranks | None:
-    """The place that a launcher (deepspeed, torchrun) has put into the environment; None outside of one."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
-    return Ranks(int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["WORLD_SIZE"]))
+    """The place that a launcher (deepspeed, torchrun, srun) has put into the environment; None outside of one."""
+    found = os.environ
+    if "RANK" in found and "WORLD_SIZE" in found:
+        local_size = int(found.get("LOCAL_WORLD_SIZE") or found.get("LOCAL_SIZE") or 1)
+        return Ranks(int(found["RANK"]), int(found.get("LOCAL_RANK", "0")), int(found["WORLD_SIZE"]), local_size)
+    if "SLURM_STEP_NUM_TASKS" in found:  # set by srun for its tasks; a batch script by itself has none
+        size = int(found["SLURM_STEP_NUM_TASKS"])
+        # "4" or "4(x2),3": tasks on each node; the first is as good as any for dividing a node's devices
+        per_node = int(found.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0].split(",")[0])
+        return Ranks(int(found["SLURM_PROCID"]), int(found.get("SLURM_LOCALID", "0")), size, per_node)
+    return None
+
+
+def visible_devices() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a CPU."""
+    if not has_gpu():
+        return ()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name for name in named.split(",") if name)
+    return tuple(str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
+
+
+def own_devices(ranks: Ranks | None, at_least: int) -> tuple[str, ...]:
+    """This rank's part of its node's devices; all that it sees where a launcher shows each rank only its own (fewer than `at_least`
+    for each of the node's ranks)."""
+    devices = visible_devices()
+    if ranks is None or len(devices) < at_least * ranks.local_size:
+        return devices
+    each = len(devices) // ranks.local_size
+    return devices[ranks.local_rank * each : (ranks.local_rank + 1) * each]
 
 
 def supervisor_mark() -> str:

@@ -6,7 +6,7 @@ Settings that only say how fast or where something is computed are left out of k
 
 import time
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,23 @@ from ift_scale.artifacts import MANIFEST, Manifest, digest_of, is_done, read_man
 from ift_scale.config import Config, EngineConfig, resolved_yaml
 from ift_scale.construct import general
 from ift_scale.construct import run as construct
+from ift_scale.distributed import Ranks
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
 from ift_scale.inference import model_folder
+from ift_scale.inference.question_file import QuestionFile
 from ift_scale.probe import run as probe
 from ift_scale.progress import progress, say
 from ift_scale.questions import run as questions
-from ift_scale.records import Arm, Question, Score
+from ift_scale.records import Arm, Score
 from ift_scale.report import run as report
 from ift_scale.train import run as train
 
 STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
 
 ENGINE_OPERATION = {
-    "chunk_size", "tensor_parallel_size", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib", "batch_tokens",
+    "chunk_size", "tensor_parallel_size", "num_engines", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib",
+    "max_num_batched_tokens", "max_num_seqs", "batch_tokens", "whole_prompts",
 }  # fmt: skip
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "zero_stage", "activation_checkpointing",
@@ -57,16 +60,17 @@ class ArmTask:
 
 
 @lru_cache(maxsize=1)
-def _read_questions(path: Path, digest: str) -> list[Question]:
-    """The questions of a file, read once while its digest is the same."""
-    return artifacts.read_jsonl(path, Question)
+def _question_file(path: Path, digest: str) -> QuestionFile:
+    """The questions of a file, gone through once while its digest is the same."""
+    return QuestionFile(path)
 
 
 class Pipeline:
     """A run's folder and settings; each stage method makes what is missing of its stage."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, ranks: Ranks | None = None):
         self.config = config
+        self.ranks = ranks
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
         self.model_path = model_folder.resolve(config.model.path)
@@ -85,15 +89,20 @@ class Pipeline:
     def source_digests(self) -> Inputs:
         return questions.input_digests(self.config)
 
-    def question_list(self) -> list[Question]:
-        return _read_questions(self.folder("questions") / questions.FILE, self.digest("questions", questions.FILE))
+    def question_file(self) -> QuestionFile:
+        return _question_file(self.folder("questions") / questions.FILE, self.digest("questions", questions.FILE))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what all ranks have computed."""
+        return self.ranks is None or self.ranks.rank == 0
 
     def base_scores(self) -> dict[str, Score]:
         scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
         return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
-        return construct.arms_of(self.config, self.question_list())
+        return construct.arms_of(self.config, self.question_file().groups)
 
     def digest(self, stage: str, file: str) -> str:
         """Digest of a file of a finished stage; ArtifactError where it is missing or was made with other settings."""
@@ -178,16 +187,19 @@ class Pipeline:
     def probe(self) -> None:
         key, inputs = self._probe_task()
         if not self._skip("probe", key):
-            loaded = self.question_list()
-            with progress("probe", len(probe.probed(loaded))) as bar:
-                probe.run(self.config, self.folder("probe"), key, inputs, self.model_path, loaded, self.logs, bar)
+            loaded = self.question_file()
+            total = len(loaded.select(lambda group: probe.wanted(self.config.probe, group)))
+            with progress("probe", total) as bar:
+                folder = self.folder("probe")
+                probe.run(self.config, folder, key, inputs, self.model_path, loaded, self.logs, self.ranks, bar)
             self._told("probe")
 
     def construct(self) -> None:
         key, inputs = self._construct_task()
         if not self._skip("construct", key):
-            scores = list(self.base_scores().values())
-            construct.run(self.config, self.folder("construct"), key, inputs, self.question_list(), scores)
+            loaded = self.question_file()
+            pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores())
             self._told("construct")
 
     def train(self) -> None:
@@ -206,11 +218,11 @@ class Pipeline:
         pending = [task for task in tasks if not task.done]
         if self._skip_arms("evaluate", tasks, pending):
             return
-        loaded = self.question_list()
-        total = sum(len(evaluate.asked_of(task.arm, loaded)) for task in pending)
+        loaded = self.question_file()
+        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm))) for task in pending)
         with progress("evaluate", total) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-            evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, bar)
+            evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
         say(f"evaluate: {len(pending)} arms, {total} questions")
 
     def analyse(self) -> None:
@@ -233,14 +245,18 @@ class Pipeline:
     def report(self) -> None:
         key, inputs = self._report_task()
         if not self._skip("report", key):
-            tests = [q for q in self.question_list() if q.kind == "choice" and q.split == "test"]
+            loaded = self.question_file()
+            tests = [
+                (g.num_choices, n) for g, n in zip(loaded.groups, loaded.sizes, strict=True) if g.split == "test" and g.num_choices
+            ]
             sources = report.Sources(
                 tables=self.folder("analyse"),
                 train=self.folder("train"),
                 arms=self.arms(),
                 manifests=self._manifests(),
                 run_seconds={"train": artifacts.read_json(self.logs / "train-seconds.json")},
-                chance=float(np.mean([1 / len(q.choices) for q in tests])),
+                chance=float(np.average([1 / choices for choices, _ in tests], weights=[count for _, count in tests])),
+                knowledge=artifacts.read_json(self.folder("probe") / probe.KNOWLEDGE),
             )
             report.run(self.config, self.folder("report"), key, inputs, sources)
             self._told("report")
@@ -269,7 +285,7 @@ class Pipeline:
         done = is_done(self.folder(stage), key)
         if done:
             say(f"{stage}: done already")
-        else:
+        elif self.leads:
             # An old manifest must not vouch for new files, should this run be killed between them.
             (self.folder(stage) / MANIFEST).unlink(missing_ok=True)
         return done
@@ -277,12 +293,13 @@ class Pipeline:
     def _skip_arms(self, stage: str, tasks: list[ArmTask], pending: list[ArmTask]) -> bool:
         if len(pending) < len(tasks):
             say(f"{stage}: {len(tasks) - len(pending)} of {len(tasks)} arms done already")
-        for task in pending:
+        for task in pending if self.leads else []:
             (task.folder / MANIFEST).unlink(missing_ok=True)
         return not pending
 
     def _told(self, stage: str) -> None:
         manifest = read_manifest(self.folder(stage))
-        assert manifest is not None
+        if manifest is None:
+            return  # another rank merges
         counts = ", ".join(f"{name} {value:g}" for name, value in list(manifest.counts.items())[:6])
         say(f"{stage}: {counts} ({manifest.seconds['total']:.1f} s)")

@@ -5,8 +5,11 @@ this run's folder holds a measured rate; a guess about an unknown machine would 
 """
 
 import json
+import random
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from ift_scale.distributed import has_gpu
 from ift_scale.evaluate.run import asked_of
 from ift_scale.inference import model_folder
 from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
+from ift_scale.inference.question_file import GroupKey
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.probe.run import probed
+from ift_scale.inference.views import views_of
+from ift_scale.probe.run import wanted
 from ift_scale.progress import console, say
 from ift_scale.questions.run import placed
 from ift_scale.records import Question
@@ -81,13 +86,47 @@ def memory_table(parameters: int, config: TrainConfig, mixed: bool) -> Table:
     return table
 
 
-def mean_prompt_tokens(config: Config, questions: list[Question], tokenizer: PromptTokenizer) -> float:
-    """Mean length of the few-shot prompts, from an even sample."""
-    demonstrations = Demonstrations(questions, config.probe.num_shots, config.probe.demonstration_seed)
-    asked = probed(questions)
-    sample = asked[:: max(1, len(asked) // _SAMPLED_PROMPTS)]
-    lengths = [len(ids) for ids in tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in sample])]
+@dataclass
+class Tally:
+    """What a plan needs of the questions, gathered in one pass: the size of each group, the dev ones, a sample of those asked."""
+
+    groups: Counter[GroupKey] = field(default_factory=Counter)
+    dev: list[Question] = field(default_factory=list)
+    sample: list[Question] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: Config) -> "Tally":
+        tally = cls()
+        rng = random.Random(0)
+        asked = 0
+        for _, _, question in placed(config):
+            key = GroupKey.of(question)
+            tally.groups[key] += 1
+            if question.split == "dev":
+                tally.dev.append(question)
+            elif wanted(config.probe, key) and question.kind == "choice":
+                asked += 1  # reservoir sampling
+                if len(tally.sample) < _SAMPLED_PROMPTS:
+                    tally.sample.append(question)
+                elif (place := rng.randrange(asked)) < _SAMPLED_PROMPTS:
+                    tally.sample[place] = question
+        return tally
+
+    def count(self, chosen: Callable[[GroupKey], bool]) -> int:
+        return sum(count for group, count in self.groups.items() if chosen(group))
+
+
+def mean_prompt_tokens(config: Config, tally: Tally, tokenizer: PromptTokenizer) -> float:
+    """Mean length of the sampled few-shot prompts."""
+    demonstrations = Demonstrations(tally.dev, config.probe.num_shots, config.probe.demonstration_seed)
+    lengths = [len(ids) for ids in tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in tally.sample])]
     return sum(lengths) / len(lengths)
+
+
+def mean_views(config: Config, tally: Tally) -> float:
+    """Prompts a choice question, from the sample."""
+    views = views_of(config.probe.reliability)
+    return sum(len(views(question)) for question in tally.sample) / len(tally.sample)
 
 
 def measured_rate(folder: Path, count: str, part: str) -> float | None:
@@ -110,19 +149,22 @@ def print_plan(config: Config) -> None:
     """Print the plan of every stage."""
     folder = model_folder.resolve(config.model.path)
     parameters = num_parameters(folder)
-    questions = [question for _, _, question in placed(config)]
-    arms = arms_of(config, questions)
+    tally = Tally.of(config)
+    arms = arms_of(config, tally.groups)
     root = Path(config.output_dir)
     say(f"model      {folder}: {parameters:,} parameters")
-    counts: Counter[Any] = Counter((q.collection, q.split) for q in questions if q.kind == "choice")
+    counts: Counter[Any] = Counter()
+    for group, count in tally.groups.items():
+        counts[(group.collection, group.split)] += count if group.kind == "choice" else 0
     say("questions  " + ", ".join(f"{collection} {split} {count:,}" for (collection, split), count in sorted(counts.items())))
-    asked = len(probed(questions))
-    tokens = mean_prompt_tokens(config, questions, PromptTokenizer(folder))
+    asked = tally.count(lambda group: wanted(config.probe, group))
+    tokens = mean_prompt_tokens(config, tally, PromptTokenizer(folder))
     rate = measured_rate(root / "probe", "computed_questions", "scoring")
-    say(f"probe      {asked:,} prompts of about {tokens:.0f} tokens ({config.probe.engine}); {_time(asked, rate)}")
+    prompts = f"{asked:,} questions, {mean_views(config, tally):.3g} prompts each of about {tokens:.0f} tokens"
+    say(f"probe      {prompts} ({config.probe.engine}); {_time(asked, rate)}")
     say(f"construct  {len(arms)} arms: {', '.join(arm.name for arm in arms[:3])}{' ...' if len(arms) > 3 else ''}")
     _print_train(config, root, parameters, [arm.name for arm in arms])
-    evaluations = sum(len(asked_of(arm, questions)) for arm in arms)
+    evaluations = sum(tally.count(partial(asked_of, arm)) for arm in arms)
     rate = measured_rate(root / "evaluate" / arms[0].name, "computed_questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
     weight_bytes = 2 if _mixed(config.train) else 4

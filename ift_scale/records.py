@@ -5,13 +5,15 @@ Questions and examples travel as JSON lines, scores as Parquet; `artifacts` writ
 
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
 Group = Literal["HOMO", "ID", "OOD"]
+Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
+
+GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -71,46 +73,45 @@ class Example(Record):
 
 
 class Score(Record):
-    """What a model answers to one choice question.
+    """What a model answers to one question.
 
-    `logprobs`: natural-log probabilities of the option letters over the whole vocabulary, shape (num_choices,);
-    `probs`: their softmax; `letter_mass`: the probability that the letters hold together.
+    Of a choice question: `logprobs`, the natural-log probabilities of the option letters over the whole vocabulary, shape
+    (num_choices,), from the plain prompt; `letter_mass`, the probability that they hold together; `probs`, by option, as
+    probe.reliability.decide_by says (from the plain prompt: the letters' softmax); `prediction` and `confidence`, their arg max and
+    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same;
+    `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked for.
     """
 
+    kind: Kind = "choice"
     question_id: str
     domain: str
     subject: str
     collection: Collection
     split: Split
-    answer: int
-    logprobs: list[float]
-    probs: list[float]
-    letter_mass: float
-    prediction: int
+    answer: int | None
+    logprobs: list[float] | None
+    probs: list[float] | None
+    letter_mass: float | None
+    prediction: int | None
     confidence: float
     correct: bool
-
-    @classmethod
-    def of(cls, question: Question, logprobs: np.ndarray) -> "Score":
-        """The score of `question` from its letters' log-probabilities, float64, shape (num_choices,)."""
-        assert question.answer is not None
-        weights = np.exp(logprobs - logprobs.max())
-        probs = weights / weights.sum()
-        prediction = int(probs.argmax())
-        return cls(
-            question_id=question.id,
-            domain=question.domain,
-            subject=question.subject,
-            collection=question.collection,
-            split=question.split,
-            answer=question.answer,
-            logprobs=logprobs.tolist(),
-            probs=probs.tolist(),
-            letter_mass=float(np.exp(logprobs).sum()),
-            prediction=prediction,
-            confidence=float(probs[prediction]),
-            correct=prediction == question.answer,
-        )
+    average_probs: list[float] | None = None
+    """By option, the mean over all views (demonstration draws and orders)."""
+    debiased_probs: list[float] | None = None
+    """By option, with the letters' prior divided out."""
+    view_agreement: float | None = None
+    """Share of the views whose answer, by content, is the prediction."""
+    cloze_logprobs: list[float] | None = None
+    """Log-likelihood of each option's text behind the question without options."""
+    cloze_prediction: int | None = None
+    """The option whose text is likeliest for its length in UTF-8 bytes."""
+    grade: Grade | None = None
+    greedy_right: float | None = None
+    """Share of the demonstration draws whose greedy answer is right; `sampled_right` the same of sampled ones."""
+    sampled_right: float | None = None
+    response: str | None = None
+    f1: float | None = None
+    samples: list[str] | None = None
 
 
 class Arm(Record):

@@ -41,8 +41,8 @@ def question_rows(arms: Sequence[ArmScores], base: dict[str, Score]) -> pd.DataF
     parts = []
     for evaluated in arms:
         for group, scores in evaluated.groups.items():
-            for num_choices in sorted({len(score.probs) for score in scores}):
-                chosen = [score for score in scores if len(score.probs) == num_choices]
+            for num_choices in sorted({len(score.probs or ()) for score in scores}):
+                chosen = [score for score in scores if len(score.probs or ()) == num_choices]
                 before = np.array([base[score.question_id].probs for score in chosen])
                 after = np.array([score.probs for score in chosen])
                 columns = {

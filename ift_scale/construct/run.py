@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +11,17 @@ from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.construct import general, select
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.inference.prompts import chat_messages, response_text
+from ift_scale.inference.prompts import chat_messages, gold_text, response_text
+from ift_scale.inference.question_file import GroupKey
 from ift_scale.records import LETTERS, Arm, Example, ExampleMeta, Message, Question, Score
 
 VERSION = 1
 
 
-def arms_of(config: Config, questions: list[Question]) -> list[Arm]:
+def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     """The arms that the configuration asks for; DataError for a domain that no pool has."""
-    known = list(dict.fromkeys(q.domain for q in questions if (q.collection, q.split, q.kind) == ("pool", "train", "choice")))
+    kind = config.construct.questions
+    known = list(dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == ("pool", "train", kind)))
     domains = config.construct.domains or known
     for domain in domains:
         if domain not in known:
@@ -32,33 +35,43 @@ def arms_of(config: Config, questions: list[Question]) -> list[Arm]:
 
 
 def example(question: Question, score: Score, setting: str, style: Literal["letter", "letter_text"]) -> Example:
-    """One question as a training example of a setting."""
-    chosen = select.target(question, score, setting)
-    messages = [*chat_messages(question), Message(role="assistant", content=response_text(question, chosen, style))]
+    """One question as a training example of a setting; of a free question the response is an alias, or the model's own words."""
+    letter = None
+    if question.kind == "free":
+        response = score.response if setting == "self_aligning" and score.response else gold_text(question)
+    else:
+        chosen = select.target(question, score, setting)
+        response, letter = response_text(question, chosen, style), LETTERS[chosen]
     meta = ExampleMeta(
         setting=setting,
         question_id=question.id,
         domain=question.domain,
-        target=LETTERS[chosen],
+        target=letter,
         wording="base_model" if setting == "self_aligning" else "dataset",
     )
-    return Example(messages=messages, meta=meta)
+    return Example(messages=[*chat_messages(question), Message(role="assistant", content=response)], meta=meta)
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], questions: list[Question], scores: list[Score]) -> None:
-    """Write FOLDER/ARM.jsonl for every arm, and what went into them to the manifest's counts."""
+def run(
+    config: Config,
+    folder: Path,
+    key: str,
+    inputs: dict[str, str],
+    arms: list[Arm],
+    pool: list[Question],
+    by_score: dict[str, Score],
+) -> None:
+    """Write FOLDER/ARM.jsonl for every arm from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    arms = arms_of(config, questions)
-    by_id = {question.id: question for question in questions}
-    by_score = {score.question_id: score for score in scores}
+    by_id = {question.id: question for question in pool if question.kind == settings.questions}
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
     counts: dict[str, float] = {}
     with artifacts.atomic_folder(folder) as temporary:
         for domain in dict.fromkeys(arm.domain for arm in arms):
-            pool = [s for s in scores if s.domain == domain and s.collection == "pool" and s.split == "train"]
-            knowledge = select.sort_by_knowledge(pool, settings.confidence_threshold)
+            scores = [by_score[question.id] for question in by_id.values() if question.domain == domain]
+            knowledge = select.sort_by_knowledge(scores, settings.confidence_threshold)
             size = select.set_size(domain, knowledge, settings.settings, settings.size)
             counts.update(_domain_counts(domain, knowledge, size))
             for arm in (arm for arm in arms if arm.domain == domain):
@@ -84,5 +97,5 @@ def _domain_counts(domain: str, knowledge: select.Knowledge, size: int) -> dict[
 
 
 def _letter_counts(arm: Arm, examples: list[Example]) -> dict[str, float]:
-    letters: Counter[Any] = Counter(e.meta.target for e in examples)
+    letters: Counter[Any] = Counter(e.meta.target for e in examples if e.meta.target)
     return {f"{arm.name}/target_{letter}": count for letter, count in sorted(letters.items())}

@@ -67,5 +67,6 @@ def draw(knowledge: Knowledge, setting: str, size: int, domain: str, seed: int) 
 
 def target(question: Question, score: Score, setting: str) -> int:
     """The option that the example teaches: the model's own for self-aligning, else the true one."""
-    assert question.answer is not None
-    return score.prediction if setting == "self_aligning" else question.answer
+    chosen = score.prediction if setting == "self_aligning" else question.answer
+    assert chosen is not None
+    return chosen

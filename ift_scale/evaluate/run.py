@@ -1,6 +1,6 @@
 """The evaluate stage: what each fine-tuned arm answers, 0-shot in the training template. Out: ARM/scores.parquet.
 
-One engine serves all arms: it is started with the first and takes the weights of the others in place.
+Every engine serves many arms: it is started with the first and takes the weights of the others in place.
 """
 
 import time
@@ -8,16 +8,19 @@ from functools import partial
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.config import Config
-from ift_scale.errors import EnvironmentProblem
-from ift_scale.inference.engine import EngineSpec
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.scoring import chat_renderer, drop_shards, score_questions
+from ift_scale.config import Config, ReliabilityConfig
+from ift_scale.distributed import Ranks
+from ift_scale.inference.letters import Chat, LetterAsker
+from ift_scale.inference.question_file import GroupKey, QuestionFile
+from ift_scale.inference.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.inference.scoring import Target, compute, share_of, work_of
+from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar, say
-from ift_scale.records import Arm, Group, Question
+from ift_scale.inference.views import plain
+from ift_scale.progress import Bar
+from ift_scale.records import Arm, Group
 
-VERSION = 1
+VERSION = 2
 FILE = "scores.parquet"
 
 
@@ -28,84 +31,50 @@ def group_of(question_domain: str, collection: str, arm_domain: str) -> Group | 
     return "ID" if question_domain == arm_domain else "OOD"
 
 
-def asked_of(arm: Arm, questions: list[Question]) -> list[Question]:
-    """The test questions that belong to one of the arm's groups."""
-    tests = (q for q in questions if q.kind == "choice" and q.split == "test")
-    return [q for q in tests if group_of(q.domain, q.collection, arm.domain) is not None]
-
-
-class WarmEngine:
-    """One engine process that serves several checkpoints of one architecture, one after the other."""
-
-    def __init__(self, config: Config, log: Path, bar: Bar):
-        self._config, self._log, self._bar = config, log, bar
-        self._engine: EngineProcess | None = None
-        self._loaded: Path | None = None
-        self.seconds_to_start = 0.0
-        self.seconds_to_load = 0.0
-
-    def serve(self, model_path: Path) -> EngineProcess:
-        """The engine with the weights of `model_path`."""
-        started = time.monotonic()
-        if self._engine is not None and self._loaded != model_path:
-            try:
-                self._engine.load_weights(model_path)
-                self.seconds_to_load += time.monotonic() - started
-            except EnvironmentProblem as error:
-                say(f"evaluate: the engine could not take new weights, so a new one is started: {str(error).splitlines()[0]}")
-                self.close()
-        if self._engine is None:
-            self._bar.note(f"starting the {self._config.evaluate.engine} engine")
-            spec = EngineSpec(str(model_path), self._config.model.dtype, self._config.evaluate)
-            self._engine = EngineProcess(spec, self._log)
-            self.seconds_to_start += self._engine.seconds_to_start
-        self._loaded = model_path
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+def asked_of(arm: Arm, group: GroupKey) -> bool:
+    """Whether an arm is asked this group's questions: the choice questions of the test splits of one of its test groups."""
+    return group.kind == "choice" and group.split == "test" and group_of(group.domain, group.collection, arm.domain) is not None
 
 
 def run(
     config: Config,
     folder: Path,
     pending: list[tuple[Arm, Path, str, dict[str, str]]],
-    questions: list[Question],
+    questions: QuestionFile,
     logs: Path,
+    ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM."""
-    engine = WarmEngine(config, logs / "evaluate.log", bar)
-    tokenizer = PromptTokenizer(pending[0][1])
-    render = chat_renderer(tokenizer, config.evaluate.template)
-    try:
-        for arm, model_path, key, inputs in pending:
-            started = time.monotonic()
-            target = folder / arm.name
-            bar.note(arm.name)
-            before = engine.seconds_to_start, engine.seconds_to_load
-            scores, work = score_questions(
-                asked_of(arm, questions),
-                render,
-                partial(engine.serve, model_path),
-                target,
-                key,
-                config.evaluate.chunk_size,
-                bar,
-            )
-            artifacts.write_parquet(target / FILE, scores)
-            start, load = engine.seconds_to_start - before[0], engine.seconds_to_load - before[1]
-            total = time.monotonic() - started
-            seconds = {"total": total, "engine_start": start, "load_weights": load, "scoring": total - start - load}
-            counts = {
-                "questions": len(scores),
-                "computed_questions": work.questions,
-                "prompt_tokens": work.tokens,
-                "mean_letter_mass": sum(s.letter_mass for s in scores) / len(scores),
-            }
-            artifacts.write_manifest(target, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds)
-            drop_shards(target)
-    finally:
-        engine.close()
+    """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM, on as many ranks as call this; rank 0 merges."""
+    asker = LetterAsker(Chat(PromptTokenizer(pending[0][1]), config.evaluate.template), plain)
+    targets = [
+        Target(
+            arm.name,
+            folder / arm.name,
+            key,
+            [questions.select(partial(asked_of, arm))],
+            asker,
+            model_path,
+            partial(_finish, config, inputs),
+            config.evaluate.chunk_size,
+            partial(artifacts.is_done, folder / arm.name, key),
+        )
+        for arm, model_path, key, inputs in pending
+    ]
+    slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
+    compute(questions, targets, slots, share_of(ranks), bar)
+
+
+def _finish(config: Config, inputs: dict[str, str], target: Target, shards: list[Path]) -> None:
+    started = time.monotonic()
+    scores = ChoiceScores(ReliabilityConfig())
+    write_rows(target.folder / FILE, PLAIN_SCHEMA, shards, scores.rows)
+    work = work_of(target)
+    counts = {
+        "questions": scores.summary.questions,
+        "computed_questions": work.questions,
+        "prompt_tokens": work.tokens,
+        "mean_letter_mass": scores.summary.letter_mass / scores.summary.questions,
+    }
+    seconds = {"total": sum(work.seconds.values()) + time.monotonic() - started} | work.seconds
+    artifacts.write_manifest(target.folder, "evaluate", target.key, config.evaluate.model_dump(), inputs, counts, seconds)

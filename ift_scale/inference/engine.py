@@ -1,30 +1,74 @@
-"""The engine protocol: token ids in, log-probabilities of chosen next tokens out.
+"""The engine protocol: token ids in; log-probabilities of chosen next tokens, of continuations, or sampled tokens out.
 
 An engine runs in a child process (`inference.process`), so that it really ends, its memory is given back, and the caller
 never imports torch.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ift_scale.config import EngineConfig
 
+VLLM = "ift_scale.inference.vllm_engine:VllmEngine"
+TRANSFORMERS = "ift_scale.inference.transformers_engine:TransformersEngine"
 
-@dataclass(frozen=True)
-class ScoreRequest:
-    """One prompt as token ids, and the ids whose next-token log-probabilities are wanted."""
 
-    prompt: list[int]
+class ScoreRequest(NamedTuple):
+    """One prompt as token ids, and the ids whose next-token log-probabilities are wanted.
+
+    `prefix` is the beginning that the prompt shares with its neighbours, as one list object for all of them: an engine sees
+    what is worth computing once, and the list crosses a pipe once.
+    """
+
+    prefix: list[int]
+    suffix: list[int]
     options: list[int]
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.prefix + self.suffix
+
+
+class TextRequest(NamedTuple):
+    """A prompt, and the continuation whose log-likelihood is wanted (empty where text is to be generated)."""
+
+    prefix: list[int]
+    suffix: list[int]
+    continuation: list[int]
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.prefix + self.suffix
+
+
+class Sampling(NamedTuple):
+    """How to generate: `temperature` 0 is greedy; generation ends before any of `stop`, or after `max_tokens`."""
+
+    max_tokens: int
+    stop: list[int]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_samples: int = 1
+    seed: int = 0
 
 
 class Engine(Protocol):
-    def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
-        """For each request the natural-log probabilities of its options over the whole vocabulary, float64, (num_options,)."""
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        """The natural-log probabilities of all requests' options over the whole vocabulary, one behind the other.
+
+        Float64, shape (sum of num_options,).
+        """
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        """The natural-log probability of each continuation behind its prompt, summed over its tokens; float64, (num_requests,)."""
+
+    def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+        """For each request `sampling.num_samples` lists of new token ids, the stop token not among them."""
 
     def load_weights(self, path: Path) -> None:
         """Take the weights of another checkpoint of the same architecture; nothing computed before is reused."""
@@ -39,22 +83,26 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that a child process needs to build an engine."""
+    """All that a child process needs to build an engine. `factory` is MODULE:CLASS; `devices` are the GPUs it may see."""
 
     model_path: str
     dtype: str
     config: EngineConfig
+    factory: str = ""
+    devices: tuple[str, ...] = ()
 
 
-def build(spec: EngineSpec) -> Engine:
-    """The engine that `spec.config.engine` names."""
-    if spec.config.engine == "vllm":
-        from ift_scale.inference.vllm_engine import VllmEngine
+def resolved_engine(engine: str, has_gpu: bool) -> str:
+    """`auto` is what was measured fastest (docs/results.md): vLLM on GPUs, on a CPU the transformers engine."""
+    return engine if engine != "auto" else ("vllm" if has_gpu else "transformers")
 
-        return VllmEngine(spec)
-    from ift_scale.inference.transformers_engine import TransformersEngine
 
-    return TransformersEngine(spec)
+def build(spec: EngineSpec, has_gpu: bool) -> Engine:
+    """The engine that the spec names."""
+    named = VLLM if resolved_engine(spec.config.engine, has_gpu) == "vllm" else TRANSFORMERS
+    module, _, name = (spec.factory or named).partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(spec)
+    return engine
 
 
 def resolved_dtype(dtype: str, has_gpu: bool) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ift_scale.artifacts import log_tail
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.inference.engine import EngineSpec, ScoreRequest, build
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, build
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
@@ -33,6 +33,10 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+class EngineDied(EnvironmentProblem):
+    """The child has gone without an answer: a new one can take over what it was asked."""
+
+
 class EngineProcess:
     """The engine protocol, answered by a child. `seconds_to_start` counts imports and loading."""
 
@@ -41,11 +45,14 @@ class EngineProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         started = time.monotonic()
+        environment = dict(os.environ)
+        if spec.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
         with theirs, log.open("w", encoding="utf-8") as out:
             # A plain child rather than multiprocessing's: that would run the caller's main module again.
             # The log's path stands last so that a process list shows which run an engine belongs to.
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
-            self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=out, stderr=out)
+            self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=out, stderr=out, env=environment)
         self._pipe = Connection(ours.detach())
         try:
             self._pipe.send(spec)
@@ -56,8 +63,14 @@ class EngineProcess:
             raise
         self.seconds_to_start = time.monotonic() - started
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         return self._ask("score", list(requests))
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return self._ask("loglikelihood", list(requests))
+
+    def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+        return self._ask("generate", list(requests), sampling)
 
     def load_weights(self, path: Path) -> None:
         self._ask("load_weights", path)
@@ -68,7 +81,7 @@ class EngineProcess:
     def _ask(self, method: str, *arguments: Any) -> Any:
         try:
             self._pipe.send((method, arguments))
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             raise self._dead() from None
         return self._answer()
 
@@ -81,9 +94,13 @@ class EngineProcess:
             raise EnvironmentProblem(f"the inference engine failed: {value}\n{log_tail(self.log)}")
         return value
 
-    def _dead(self) -> EnvironmentProblem:
+    def _dead(self) -> EngineDied:
         code = self._child.wait(timeout=_SECONDS_TO_END)
-        return EnvironmentProblem(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
+        return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
+
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing; a call that waits for it in another thread fails."""
+        self._child.kill()
 
     def close(self) -> None:
         """End the child: it leaves when the pipe closes, or is killed."""
@@ -98,7 +115,9 @@ class EngineProcess:
 def serve(pipe: Connection) -> None:
     """The child: build the engine that the first message names, then answer until the pipe closes."""
     try:
-        engine = build(pipe.recv())
+        import torch
+
+        engine = build(pipe.recv(), torch.cuda.is_available())
         pipe.send((True, engine.context_length))
         while True:
             method, arguments = pipe.recv()

@@ -35,11 +35,14 @@ TEMPLATES = {"vicuna": VICUNA, "chatml": CHATML}
 ANSWER_SEPARATOR = {"vicuna": " ", "chatml": ""}
 
 
-def question_text(question: Question) -> str:
-    """The question, its options a line each, and `Answer:`."""
-    lines = [question.question]
-    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)]
-    return "\n".join([*lines, "Answer:"])
+def question_text(question: Question, order: Sequence[int] | None = None) -> str:
+    """The question, its options a line each, and `Answer:`; `order` lists the options as they are shown.
+
+    A free question has no options: the question and `Answer:`.
+    """
+    choices = question.choices if order is None else [question.choices[index] for index in order]
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return "\n".join([question.question, *lines, "Answer:"])
 
 
 def response_text(question: Question, target: int, style: Literal["letter", "letter_text"]) -> str:
@@ -47,44 +50,68 @@ def response_text(question: Question, target: int, style: Literal["letter", "let
     return LETTERS[target] if style == "letter" else f"{LETTERS[target]}. {question.choices[target]}"
 
 
-def few_shot_prompt(question: Question, demonstrations: Sequence[Question]) -> str:
-    """The paper's k-shot prompt; the part before the question is the same for all questions of a topic."""
-    blocks = [HEADER.format(topic=question.topic)]
+def few_shot_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
+    """What stands before the question in the paper's k-shot prompt: the same for all questions of a topic."""
+    blocks = [HEADER.format(topic=topic)]
     for shown in demonstrations:
         assert shown.answer is not None
         blocks.append(f"{question_text(shown)}{response_text(shown, shown.answer, 'letter_text')}\n\n")
-    return "".join(blocks) + question_text(question)
+    return "".join(blocks)
 
 
-def chat_messages(question: Question) -> list[Message]:
-    return [Message(role="user", content=question_text(question))]
+def few_shot_prompt(question: Question, demonstrations: Sequence[Question]) -> str:
+    """The paper's k-shot prompt."""
+    return few_shot_prefix(question.topic, demonstrations) + question_text(question)
+
+
+def open_prefix(demonstrations: Sequence[Question]) -> str:
+    """The few-shot prefix of prompts without options: for free questions and for the likelihood of an option's text."""
+    shown = [f"{open_text(question)} {gold_text(question)}" for question in demonstrations]
+    return "".join(f"{text}\n\n" for text in shown)
+
+
+def open_text(question: Question) -> str:
+    return f"Question: {question.question}\nAnswer:"
+
+
+def gold_text(question: Question) -> str:
+    """The right answer in words: the right option, or a free question's first alias."""
+    return question.aliases[0] if question.answer is None else question.choices[question.answer]
+
+
+def chat_messages(question: Question, order: Sequence[int] | None = None) -> list[Message]:
+    return [Message(role="user", content=question_text(question, order))]
 
 
 class Demonstrations:
     """The few-shot demonstrations of each topic: its dev questions, shuffled once, the first `num_shots`.
 
-    A pool and a benchmark may have a topic of the same name (MMLU has a subject jurisprudence) and do not share them.
+    A pool and a benchmark may have a topic of the same name (MMLU has a subject jurisprudence) and do not share them. A free
+    question's are the topic's free dev questions, or where it has none, its choice questions without their options.
     """
 
     def __init__(self, questions: Sequence[Question], num_shots: int, seed: int):
-        self.num_shots = num_shots
-        self._by_topic: dict[tuple[str, str], list[Question]] = {}
+        self.num_shots, self._seed = num_shots, seed
+        self._by_topic: dict[tuple[str, str, str], list[Question]] = {}
         for question in questions:
-            if question.split == "dev" and question.kind == "choice":
-                self._by_topic.setdefault((question.collection, question.topic), []).append(question)
-        for topic, dev in self._by_topic.items():
-            # The paper's code seeds the global generator once for each pool and shuffles indices.
-            order = list(range(len(dev)))
-            random.Random(seed).shuffle(order)
-            self._by_topic[topic] = [dev[index] for index in order]
+            if question.split == "dev":
+                self._by_topic.setdefault((question.kind, question.collection, question.topic), []).append(question)
 
-    def of(self, question: Question) -> list[Question]:
-        """The demonstrations for `question`; DataError when its topic has too few dev questions."""
-        dev = self._by_topic.get((question.collection, question.topic), [])
+    def of(self, question: Question, draw: int = 0) -> list[Question]:
+        """The demonstrations for `question`; DataError when its topic has too few dev questions.
+
+        Draw 0 is the paper's. Where a topic has just `num_shots` dev questions, another draw is another order of them.
+        """
+        dev = self._by_topic.get((question.kind, question.collection, question.topic), [])
+        if question.kind == "free" and not dev:
+            dev = self._by_topic.get(("choice", question.collection, question.topic), [])
         if len(dev) < self.num_shots:
             raise DataError(
                 Place(f"questions about '{question.topic}'", field="split"),
                 f"{self.num_shots} demonstrations are needed and {len(dev)} dev questions are there",
                 "Add dev questions to the source, or lower probe.num_shots",
             )
-        return dev[: self.num_shots]
+        # The paper's code seeds the global generator once for each pool and shuffles indices.
+        order = list(range(len(dev)))
+        random.Random(self._seed if draw == 0 else f"{self._seed}/{draw}").shuffle(order)
+        return [dev[index] for index in order[: self.num_shots]]

@@ -1,108 +1,273 @@
-"""The scoring core that probing and evaluation share: questions in, `Score` records out, a shard a chunk.
+"""The scoring core that probing and evaluation share: chunks of questions through engines, a shard a chunk, merged in order.
 
-Requests are ordered by topic, so that questions with the same few-shot prefix meet the engine together; the result is in the order
-of the questions. Finished shards are kept under the key of what is being scored, so that a killed run goes on behind them.
+A *target* is one result (the probe, or one arm's evaluation). Its chunks are fixed by its questions and the chunk size alone. Every
+engine of every rank starts at its own share of the chunks and then helps with the others'; a shard is a pure function of its chunk
+and the weights (an engine forgets its cache before each), so the merged result is the same whoever computed what. While an engine
+works on a chunk, the next one is already being read, written as prompts and tokenised.
 """
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, Protocol
 
-from ift_scale.artifacts import read_parquet, write_parquet
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ift_scale.distributed import Ranks
 from ift_scale.errors import DataError, Place
-from ift_scale.inference.engine import ScoreRequest
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.prompts import Demonstrations, chat_messages, few_shot_prompt, question_text
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
-from ift_scale.records import Question, Score
+from ift_scale.inference.engine import Engine
+from ift_scale.inference.process import EngineDied, EngineProcess
+from ift_scale.inference.question_file import QuestionFile
+from ift_scale.inference.shards import Shards
+from ift_scale.inference.slots import Slot
+from ift_scale.progress import Bar, say
+from ift_scale.records import Question
 
-SHARDS = "shards"
 _LENGTHS_CHECKED_FIRST = 32
+_POLL_SECONDS = 0.1
+_STARTS_AGAIN = 2
+_META = b"ift_scale"
 
-# Renders questions into engine requests.
-Renderer = Callable[[Sequence[Question]], list[ScoreRequest]]
+
+class Written(Protocol):
+    """A chunk made ready for the engine."""
+
+    questions: list[Question]
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens, those of shared prefixes counted for each prompt."""
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        """(question, prompt tokens) of every request."""
+
+
+class Asker(Protocol):
+    """How questions are asked: what can be done without the engine, and what cannot."""
+
+    def write(self, questions: list[Question]) -> Any: ...
+
+    def ask(self, engine: Engine, written: Any) -> pa.Table: ...
+
+
+@dataclass
+class Target:
+    """One result to compute: which rows of the question file (no chunk holds rows of two parts), asked how, of which weights, and
+    what then to do with its shards."""
+
+    name: str
+    folder: Path
+    key: str
+    parts: Sequence[np.ndarray]
+    asker: Asker
+    model_path: Path
+    finish: Callable[["Target", list[Path]], None]
+    chunk_size: int
+    is_done: Callable[[], bool]
+    started: float = field(default_factory=time.monotonic)
+    computed_before: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.shards = Shards(self.folder, self.key, self.chunk_size)
+        size = self.chunk_size
+        self.chunks = [part[start : start + size] for part in self.parts for start in range(0, len(part), size)]
+        self.rows = np.concatenate(self.parts)
+
+    def complete(self) -> bool:
+        return len(self.shards.present()) == len(self.chunks)
+
+
+Unit = tuple[Target, int]
 
 
 @dataclass
 class Work:
-    """Questions and prompt tokens that an engine computed; shards that were there already count nothing."""
+    """What was computed in this call; shards that were there already count nothing. Seconds are those of engines."""
 
     questions: int = 0
     tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"engine_start": 0.0, "load_weights": 0.0, "scoring": 0.0})
 
 
-def few_shot_renderer(tokenizer: PromptTokenizer, demonstrations: Demonstrations) -> Renderer:
-    def render(questions: Sequence[Question]) -> list[ScoreRequest]:
-        texts = [few_shot_prompt(question, demonstrations.of(question)) for question in questions]
-        letters = [tokenizer.letters(t, len(q.choices), separator="") for t, q in zip(texts, questions, strict=True)]
-        return [ScoreRequest(ids, options) for ids, options in zip(tokenizer.encode(texts), letters, strict=True)]
-
-    return render
-
-
-def chat_renderer(tokenizer: PromptTokenizer, template: str) -> Renderer:
-    def render(questions: Sequence[Question]) -> list[ScoreRequest]:
-        texts = [tokenizer.render(chat_messages(question), template, generation=True) for question in questions]
-        letters = [tokenizer.chat_letters(t, len(q.choices), template) for t, q in zip(texts, questions, strict=True)]
-        return [ScoreRequest(ids, options) for ids, options in zip(tokenizer.encode(texts), letters, strict=True)]
-
-    return render
-
-
-def score_questions(
-    questions: Sequence[Question],
-    render: Renderer,
-    start_engine: Callable[[], EngineProcess],
-    folder: Path,
-    key: str,
-    chunk_size: int,
-    bar: Bar,
-) -> tuple[list[Score], Work]:
-    """The scores in the order of `questions`, and what was computed in this call.
-
-    `start_engine` is only called when a shard is missing. Shards lie in `folder`/shards/KEY until `drop_shards`.
-    """
-    order = sorted(range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic, i))
-    shards = folder / SHARDS / f"{key[:16]}-{chunk_size}"  # a shard of other size holds other questions
-    for other in (folder / SHARDS).glob("*"):
-        if other != shards:
-            shutil.rmtree(other)
+def work_of(target: Target) -> Work:
     work = Work()
-    by_id: dict[str, Score] = {}
-    for number, start in enumerate(range(0, len(order), chunk_size)):
-        chunk = [questions[i] for i in order[start : start + chunk_size]]
-        shard = shards / f"{number:06d}.parquet"
-        if shard.is_file():
-            scores = read_parquet(shard, Score)
-        else:
-            requests = render(chunk)
-            engine = start_engine()
-            if not work.questions:
-                # The longest of all are looked at first: better now than after hours.
-                longest = sorted(questions, key=lambda q: -len(question_text(q)))[:_LENGTHS_CHECKED_FIRST]
-                check_lengths(longest, render(longest), engine.context_length)
-            check_lengths(chunk, requests, engine.context_length)
+    for number, chunk in enumerate(target.chunks):
+        if number not in target.computed_before:
+            meta = json.loads(pq.read_metadata(target.shards.path(number)).metadata[_META])
             work.questions += len(chunk)
-            work.tokens += sum(len(request.prompt) for request in requests)
-            scores = [Score.of(q, logprobs) for q, logprobs in zip(chunk, engine.score(requests), strict=True)]
-            write_parquet(shard, scores)
-        by_id.update((score.question_id, score) for score in scores)
-        bar.advance(len(chunk))
-    return [by_id[question.id] for question in questions], work
+            work.tokens += meta["tokens"]
+            for name in work.seconds:
+                work.seconds[name] += meta[name]
+    return work
 
 
-def drop_shards(folder: Path) -> None:
-    """Remove the shards once the whole result stands."""
-    shutil.rmtree(folder / SHARDS, ignore_errors=True)
+@dataclass(frozen=True)
+class Share:
+    """Which part of all engines' work this process' engines begin with, and whether it merges (one process does)."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def leader(self) -> bool:
+        return self.rank == 0
 
 
-def check_lengths(questions: Sequence[Question], requests: Sequence[ScoreRequest], context_length: int) -> None:
-    for question, request in zip(questions, requests, strict=True):
-        if len(request.prompt) > context_length:
+def share_of(ranks: Ranks | None) -> Share:
+    return Share(ranks.rank, ranks.world_size) if ranks else Share()
+
+
+def compute(questions: QuestionFile, targets: Sequence[Target], slots: Sequence[Slot], share: Share, bar: Bar) -> None:
+    """Compute and finish all targets. Returns when all are finished, or, where others merge, when nothing is left to do."""
+    for target in targets:
+        dropped = target.shards.drop_others() if share.leader else 0
+        if dropped:
+            say(f"{target.name}: {dropped} shards of other questions or settings were dropped")
+        target.computed_before = target.shards.present()
+    run = _Run(questions, targets, bar)
+    threads = [
+        threading.Thread(target=run.work, args=(slot, share.rank * len(slots) + number, share.world_size * len(slots)), daemon=True)
+        for number, slot in enumerate(slots)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        _follow(run, threads, targets, share, bar)
+    except BaseException:
+        run.stopping.set()
+        for slot in slots:
+            slot.kill()
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
+        for slot in slots:
+            slot.close()
+
+
+def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[Target], share: Share, bar: Bar) -> None:
+    """Watch the shards come, finish what is complete; raises the first error of a worker."""
+    pending = list(targets)
+    finished = 0
+    while pending:
+        working = any(thread.is_alive() for thread in threads)
+        run.progressed.wait(_POLL_SECONDS)
+        run.progressed.clear()
+        if run.errors:
+            raise run.errors[0]
+        for target in list(pending):
+            if share.leader and target.complete():
+                target.finish(target, [target.shards.path(number) for number in range(len(target.chunks))])
+                target.shards.drop()
+            elif share.leader or not target.is_done():
+                continue
+            pending.remove(target)
+            finished += len(target.rows)
+        present = sum(len(target.chunks[n]) for target in pending[:2] for n in target.shards.present())
+        bar.advance(finished + present - bar.done)
+        if not working and not share.leader:
+            return
+
+
+class _Run:
+    """What the worker threads of one call share."""
+
+    def __init__(self, questions: QuestionFile, targets: Sequence[Target], bar: Bar):
+        self.questions, self.bar = questions, bar
+        self.units: list[Unit] = [(target, number) for target in targets for number in range(len(target.chunks))]
+        self.stopping, self.progressed = threading.Event(), threading.Event()
+        self.errors: list[BaseException] = []
+        self._checked: set[str] = set()
+
+    def work(self, slot: Slot, place: int, places: int) -> None:
+        """One engine's thread: its own share first, then whatever is left, until every shard is there."""
+        first = len(self.units) * place // places
+        order = [*self.units[first:], *self.units[:first]]
+        try:
+            # A chunk that another holds now may come free: its holder may die.
+            while not self.stopping.is_set() and (left := [u for u in order if not self._stands(u)]):
+                if not self._pass(slot, left):
+                    time.sleep(_POLL_SECONDS)
+        except BaseException as error:
+            self.errors.append(error)
+        finally:
+            self.progressed.set()
+
+    def _stands(self, unit: Unit) -> bool:
+        return unit[0].shards.path(unit[1]).is_file() or unit[0].is_done()
+
+    def _pass(self, slot: Slot, units: Sequence[Unit]) -> bool:
+        """Go through the units once, the next one's prompts being written while the engine has one; whether any was computed."""
+        computed = False
+        coming = iter(units)
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(self._prepare, coming)
+            while (ready := upcoming.result()) is not None:
+                upcoming = ahead.submit(self._prepare, coming)
+                with ready.claim:
+                    self._compute(slot, ready)
+                self.progressed.set()
+                computed = True
+        return computed
+
+    def _prepare(self, units: Iterator[Unit]) -> "_Ready | None":
+        """The next unit that nobody else holds, its prompts written; None when there is none left."""
+        for target, number in units:
+            if self.stopping.is_set():
+                return None
+            claim = target.shards.claim(number)
+            if claim is not None and not target.is_done():
+                return _Ready(target, number, claim, target.asker.write(self.questions.read(target.chunks[number])))
+        return None
+
+    def _compute(self, slot: Slot, ready: "_Ready") -> None:
+        for deaths in range(_STARTS_AGAIN + 1):
+            try:
+                engine = slot.serve(ready.target.model_path)
+                self._check_lengths(engine, ready)
+                engine.reset_cache()
+                started = time.monotonic()
+                table = ready.target.asker.ask(engine, ready.written)
+                break
+            except EngineDied as error:
+                slot.close()
+                if self.stopping.is_set() or deaths == _STARTS_AGAIN:
+                    raise
+                say(f"{str(error).splitlines()[0]}; a new one is started and goes on with shard {ready.number}")
+        meta = {"tokens": ready.written.tokens, "scoring": time.monotonic() - started} | slot.taken_seconds()
+        ready.target.shards.write(ready.number, table.replace_schema_metadata({_META: json.dumps(meta)}))
+
+    def _check_lengths(self, engine: EngineProcess, ready: "_Ready") -> None:
+        """Of a target's first chunk, the longest of all its questions too: better told now than after hours."""
+        target = ready.target
+        if target.name not in self._checked:
+            self._checked.add(target.name)
+            longest = target.rows[np.argsort(-self.questions.lengths[target.rows], kind="stable")[:_LENGTHS_CHECKED_FIRST]]
+            check_lengths(target.asker.write(self.questions.read(longest)), engine.context_length)
+        check_lengths(ready.written, engine.context_length)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A claimed chunk whose prompts are written."""
+
+    target: Target
+    number: int
+    claim: IO[str]
+    written: Written
+
+
+def check_lengths(written: Written, context_length: int) -> None:
+    for question, tokens in written.lengths():
+        if tokens > context_length:
             raise DataError(
                 Place(f"question {question.id}"),
-                f"its prompt has {len(request.prompt)} tokens, more than the model's context takes ({context_length})",
+                f"its prompt has {tokens} tokens, more than the model's context takes ({context_length})",
                 "Lower probe.num_shots, remove the question, or choose a model with a longer context",
             )

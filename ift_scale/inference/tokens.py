@@ -5,14 +5,29 @@ vocabularies), so it is read off the tokenised prompt with the letter behind it,
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ift_scale.errors import DataError, Place
+from ift_scale.errors import DataError, Place, shorten
 from ift_scale.inference.prompts import ANSWER_SEPARATOR, TEMPLATES
 from ift_scale.records import LETTERS, Message
 
-_TAIL_CHARACTERS = 16
+_SHOWN_CHARACTERS = 16
+# Few-shot prefixes end so; what follows is tokenised behind these two characters alone.
+_ANCHOR = "\n\n"
+_COMPARED_EACH = 64
+_REMEMBERED_WORDS = 400_000
+
+
+@dataclass
+class Prefix:
+    """A prompt's beginning and its token ids; `seen` counts the texts tokenised behind it."""
+
+    text: str
+    ids: list[int]
+    seen: int = 0
 
 
 class PromptTokenizer:
@@ -29,19 +44,85 @@ class PromptTokenizer:
             raise DataError(Place(self.path), f"no tokenizer can be loaded: {error}", remedy) from error
         plain = self.tokenizer("a").input_ids
         self.bos: list[int] = [plain[0]] if plain and plain[0] == self.tokenizer.bos_token_id else []
+        # A token that also ends a turn says nothing about a second beginning.
+        self._only_first = self.bos[0] if self.bos and self.bos[0] != self.tokenizer.eos_token_id else None
         self._letters: dict[tuple[str, int], list[int]] = {}
+        self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        if self._fast is not None:
+            self._fast.no_padding()
+            self._fast.no_truncation()
+            resize = getattr(self._fast.model, "_resize_cache", None)
+            if resize is not None:
+                resize(_REMEMBERED_WORDS)  # by default 10,000 words, which a large pool exceeds
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of whole texts. BOS comes first, once, exactly where the tokenizer itself would put it."""
-        ids = self.tokenizer(list(texts), add_special_tokens=False).input_ids
-        return [self._with_bos(row) for row in ids]
+        return [self._with_bos(row, text) for row, text in zip(self._plain(texts), texts, strict=True)]
 
-    def _with_bos(self, ids: list[int]) -> list[int]:
-        return ids if not self.bos or ids[:1] == self.bos else self.bos + ids
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._fast is not None:
+            return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self.tokenizer(list(texts), add_special_tokens=False).input_ids
+
+    def _with_bos(self, ids: list[int], text: str) -> list[int]:
+        whole = ids if not self.bos or ids[:1] == self.bos else self.bos + ids
+        self._check_one_bos(whole[1:], text)
+        return whole
+
+    def _check_one_bos(self, behind: list[int], text: str) -> None:
+        if self._only_first is not None and self._only_first in behind:
+            raise DataError(
+                Place(self.path, field="bos_token"),
+                f"stands a second time inside the prompt {shorten(text)}",
+                "The text or the chat template writes the token that the tokenizer adds by itself; remove it there",
+            )
+
+    def prefix(self, text: str) -> Prefix:
+        return Prefix(text, self.encode([text])[0] if text else [])
+
+    def encode_behind(self, prefix: Prefix, texts: Sequence[str], whole: bool = False) -> list[tuple[list[int], list[int]]]:
+        """(ids of the prefix, ids behind it) for each text: together exactly the ids of the whole prompt.
+
+        The prefix is tokenised once. That is exact where the tokenizer never joins a line break with the character behind it, which
+        holds for what begins with a visible character in every family known; the first texts behind a prefix and every 64th after
+        them are compared with the whole prompt's ids. A text that begins otherwise, or `whole`, is tokenised with its prefix.
+        """
+        if not prefix.text.endswith(_ANCHOR) or whole:
+            return [self._split(prefix, text) for text in texts]
+        rows = self._plain([_ANCHOR + text for text in texts])
+        found = []
+        for row, text in zip(rows, texts, strict=True):
+            prefix.seen += 1
+            if text[:1].isspace() or row[: len(self._anchor)] != self._anchor:
+                found.append(self._split(prefix, text))
+                continue
+            ids = row[len(self._anchor) :]
+            self._check_one_bos(ids, text)
+            if prefix.seen <= 2 or prefix.seen % _COMPARED_EACH == 0:
+                self._compare(prefix, ids, text)
+            found.append((prefix.ids, ids))
+        return found
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self._plain([_ANCHOR])[0]
+
+    def _split(self, prefix: Prefix, text: str) -> tuple[list[int], list[int]]:
+        (ids,) = self.encode([prefix.text + text])
+        cut = len(prefix.ids)
+        return (prefix.ids, ids[cut:]) if ids[:cut] == prefix.ids and len(ids) > cut else ([], ids)
+
+    def _compare(self, prefix: Prefix, ids: list[int], text: str) -> None:
+        if self.encode([prefix.text + text])[0] != prefix.ids + ids:
+            raise DataError(
+                Place(self.path),
+                f"tokenises a few-shot prefix otherwise when a question follows: {shorten(text)}",
+                "Set whole_prompts to true, so that every prompt is tokenised whole",
+            )
 
     def letters(self, prompt: str, num_choices: int, separator: str) -> list[int]:
         """The token ids of A, B, ... right behind `prompt` + `separator`; DataError unless each is one distinct token."""
-        key = (prompt[-_TAIL_CHARACTERS:] + separator, num_choices)
+        key = (prompt[prompt.rfind("\n") + 1 :] + separator, num_choices)
         if key not in self._letters:
             self._letters[key] = self._find_letters(prompt, num_choices, separator)
         return self._letters[key]
@@ -55,13 +136,37 @@ class PromptTokenizer:
             behind = ids[len(before) :]
             if ids[: len(before)] != before or len(behind) != 1 or behind[0] in found or continued[: len(ids)] != ids:
                 pieces = self.tokenizer.convert_ids_to_tokens(continued[len(before) - 2 :])
+                shown = prompt[-_SHOWN_CHARACTERS:] + separator
                 raise DataError(
                     Place(self.path, field=f"option letter {letter}"),
-                    f"is not one token of its own behind {prompt[-_TAIL_CHARACTERS:] + separator!r}: the text goes on as {pieces}",
+                    f"is not one token of its own behind {shown!r}: the text goes on as {pieces}",
                     "The letters cannot be scored with this tokenizer; choose a model or template where each is one token",
                 )
             found.append(behind[0])
         return found
+
+    def continuations(self, prompt: str, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text behind `prompt`; DataError where a text changes the ids before it."""
+        tail = _ANCHOR + prompt[prompt.rfind("\n") + 1 :]
+        before, *wholes = self._plain([tail, *(tail + text for text in texts)])
+        for whole, text in zip(wholes, texts, strict=True):
+            if whole[: len(before)] != before or len(whole) == len(before):
+                pieces = self.tokenizer.convert_ids_to_tokens(whole)
+                problem = f"{text!r} has no tokens of its own behind {tail[-_SHOWN_CHARACTERS:]!r}: the text goes on as {pieces}"
+                raise DataError(Place(self.path), problem, "Its likelihood cannot be told with this tokenizer; set cloze to false")
+        return [whole[len(before) :] for whole in wholes]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def line_end_tokens(self) -> list[int]:
+        """The ids that end a one-line answer: the end of the sequence, and every token with a line break in it."""
+        size = len(self.tokenizer)
+        pieces = self.tokenizer.batch_decode([[i] for i in range(size)])
+        ends = [i for i, piece in enumerate(pieces) if "\n" in piece]
+        eos = self.tokenizer.eos_token_id
+        return sorted({*ends, *([eos] if eos is not None else [])})
 
     def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> str:
         """The conversation as text; with `generation`, up to where the assistant begins."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ift_scale.inference.engine import EngineSpec, ScoreRequest, resolved_dtype
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, resolved_dtype
 
 # Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]
@@ -45,15 +45,15 @@ class VllmEngine:
         }
         if has_gpu:
             arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
-        if spec.config.max_model_len is not None:
-            arguments["max_model_len"] = spec.config.max_model_len
+        optional = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
+        arguments |= {name: value for name in optional if (value := getattr(spec.config, name)) is not None}
         self.llm = LLM(**arguments)
 
     @property
     def context_length(self) -> int:
         return self.llm.llm_engine.model_config.max_model_len - 1  # one token is sampled
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         from vllm import SamplingParams, TokensPrompt
 
         prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
@@ -64,18 +64,60 @@ class VllmEngine:
         scores = []
         for request, output in zip(requests, outputs, strict=True):
             by_id = output.outputs[0].logprobs[0]
-            scores.append(np.array([by_id[option].logprob for option in request.options], dtype=np.float64))
-        return scores
+            scores += [by_id[option].logprob for option in request.options]
+        return np.array(scores, dtype=np.float64)
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        """A next-token request for each token of each continuation, the same one asked once: with `prompt_logprobs` vLLM would read
+        nothing from its prefix cache, and these compute little more than the tokens that differ."""
+        asked: dict[tuple[int, tuple[int, ...]], set[int]] = {}
+        wanted: dict[tuple[int, tuple[int, ...]], ScoreRequest] = {}
+        for request in requests:
+            for n, token in enumerate(request.continuation):
+                suffix = request.suffix + request.continuation[:n]
+                key = (id(request.prefix), tuple(suffix))
+                asked.setdefault(key, set()).add(token)
+                wanted.setdefault(key, ScoreRequest(request.prefix, suffix, []))
+        options = {key: sorted(tokens) for key, tokens in asked.items()}
+        flat = iter(self.score([wanted[key]._replace(options=options[key]) for key in wanted]).tolist())
+        logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in wanted}
+        sums = []
+        for request in requests:
+            keys = [
+                (id(request.prefix), tuple(request.suffix + request.continuation[:n])) for n in range(len(request.continuation))
+            ]
+            sums.append(sum(logprobs[key][token] for key, token in zip(keys, request.continuation, strict=True)))
+        return np.array(sums, dtype=np.float64)
+
+    def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
+        params = [
+            SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                n=sampling.num_samples,
+                seed=sampling.seed + number,
+                stop_token_ids=sampling.stop,
+                detokenize=False,
+            )
+            for number in range(len(requests))
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        stop = set(sampling.stop)
+        return [[[t for t in sample.token_ids if t not in stop] for sample in output.outputs] for output in outputs]
 
     def load_weights(self, path: Path) -> None:
         """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
-        fingerprint = ScoreRequest(_FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
-        before = self.score([fingerprint])[0]
+        fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
+        before = self.score([fingerprint])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
         if not torch.cuda.is_available():
             self.llm.collective_rpc(pack_embeddings_again)
         self.reset_cache()
-        if np.array_equal(before, self.score([fingerprint])[0]):
+        if np.array_equal(before, self.score([fingerprint])):
             raise RuntimeError(f"vLLM answers as before after loading {path}: its weights did not change")
 
     def reset_cache(self) -> None:

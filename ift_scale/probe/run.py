@@ -1,25 +1,63 @@
-"""The probe stage: what the base model answers, few-shot, to every choice question. Out: probe.parquet."""
+"""The probe stage: what the base model answers, few-shot, to every question.
 
+Out: probe.parquet, a Score a question, and knowledge.json, what all of them together tell (calibration, letter bias, grades).
+"""
+
+import operator
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ift_scale import artifacts
-from ift_scale.config import Config
-from ift_scale.inference.engine import EngineSpec
-from ift_scale.inference.process import EngineProcess
+from ift_scale.config import Config, ProbeConfig
+from ift_scale.distributed import Ranks
+from ift_scale.inference import views
+from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.scoring import drop_shards, few_shot_renderer, score_questions
+from ift_scale.inference.question_file import GroupKey, QuestionFile
+from ift_scale.inference.scores import SCHEMA, ChoiceScores, write_rows
+from ift_scale.inference.scoring import Target, compute, share_of, work_of
+from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.probe import free
 from ift_scale.progress import Bar
 from ift_scale.records import Question
 
-VERSION = 1
+VERSION = 2
 FILE = "probe.parquet"
+KNOWLEDGE = "knowledge.json"
+VIEWS = "views.parquet"
+"""Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
+VIEWS_SCHEMA = pa.schema([
+    ("question_id", pa.string()), ("draws", pa.list_(pa.int16())), ("orders", pa.list_(pa.int8())),
+    ("logprobs", pa.list_(pa.float64())),
+])  # fmt: skip
 
 
-def probed(questions: list[Question]) -> list[Question]:
-    """The questions that are asked: choice questions, demonstrations aside."""
-    return [q for q in questions if q.kind == "choice" and q.split != "dev"]
+def wanted(config: ProbeConfig, group: GroupKey) -> bool:
+    """Whether questions of this group are asked: all but demonstrations, free ones by setting."""
+    return group.split != "dev" and (group.kind == "choice" or config.free.ask)
+
+
+def _of_kind(config: ProbeConfig, kind: str, group: GroupKey) -> bool:
+    return group.kind == kind and wanted(config, group)
+
+
+class _Asker:
+    """Choice chunks by letters, free chunks by generation; a chunk has one kind."""
+
+    def __init__(self, letters: LetterAsker, generated: free.FreeAsker):
+        self.letters, self.generated = letters, generated
+
+    def write(self, questions: list[Question]) -> object:
+        return (self.letters if questions[0].kind == "choice" else self.generated).write(questions)
+
+    def ask(self, engine: object, written: object) -> pa.Table:
+        return (self.generated if isinstance(written, free.Written) else self.letters).ask(engine, written)  # type: ignore[arg-type]
 
 
 def run(
@@ -28,42 +66,69 @@ def run(
     key: str,
     inputs: dict[str, str],
     model_path: Path,
-    questions: list[Question],
+    questions: QuestionFile,
     logs: Path,
+    ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    started = time.monotonic()
+    """Ask everything, on as many ranks as call this; rank 0 merges."""
     tokenizer = PromptTokenizer(model_path)
-    demonstrations = Demonstrations(questions, config.probe.num_shots, config.probe.demonstration_seed)
-    asked = probed(questions)
-    for question in asked:
-        demonstrations.of(question)  # every topic's, before anything starts
-    engines: list[EngineProcess] = []
+    demonstrations = Demonstrations(questions.dev, config.probe.num_shots, config.probe.demonstration_seed)
+    asker = asker_of(config.probe, tokenizer, demonstrations)
+    parts = [questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free")]
+    check_topics(questions, demonstrations, config.probe)
+    slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
+    started = time.monotonic()
 
-    def start() -> EngineProcess:
-        if not engines:
-            bar.note(f"starting the {config.probe.engine} engine")
-            spec = EngineSpec(str(model_path), config.model.dtype, config.probe)
-            engines.append(EngineProcess(spec, logs / "probe.log"))
-            bar.note("scoring")
-        return engines[0]
+    def finish(target: Target, shards: list[Path]) -> None:
+        scores = ChoiceScores(config.probe.reliability)
+        scores.estimate_prior([path for path in shards if "logprobs" in pq.read_schema(path).names])
+        graded = Counter[str]()
 
-    render = few_shot_renderer(tokenizer, demonstrations)
-    try:
-        scores, work = score_questions(asked, render, start, folder, key, config.probe.chunk_size, bar)
-    finally:
-        for engine in engines:
-            engine.close()
-    artifacts.write_parquet(folder / FILE, scores)
-    total = time.monotonic() - started
-    start_seconds = engines[0].seconds_to_start if engines else 0.0
-    counts = {
-        "questions": len(scores),
-        "computed_questions": work.questions,
-        "prompt_tokens": work.tokens,
-        "mean_letter_mass": sum(s.letter_mass for s in scores) / len(scores),
-        "accuracy": sum(s.correct for s in scores) / len(scores),
-    }
-    seconds = {"total": total, "engine_start": start_seconds, "scoring": total - start_seconds}
-    artifacts.write_manifest(folder, "probe", key, config.probe.model_dump(), inputs, counts, seconds)
-    drop_shards(folder)
+        def rows_of(table: pa.Table) -> pa.Table:
+            if "logprobs" in table.column_names:
+                return scores.rows(table)
+            found = free.rows(table)
+            graded.update(found["grade"].to_pylist())
+            return found
+
+        write_rows(folder / FILE, SCHEMA, shards, rows_of)
+        if config.probe.reliability.permutations != "none" or config.probe.reliability.demonstration_draws > 1:
+            write_rows(folder / VIEWS, VIEWS_SCHEMA, [s for s in shards if "logprobs" in pq.read_schema(s).names], _views)
+        knowledge = scores.summary.as_json(scores.prior) | ({"free_grades": dict(graded)} if graded else {})
+        artifacts.write_json(folder / KNOWLEDGE, knowledge)
+        work = work_of(target)
+        counts = {
+            "questions": scores.summary.questions,
+            "accuracy": knowledge["accuracy"],
+            "mean_letter_mass": knowledge["mean_letter_mass"],
+            "free_questions": len(parts[1]),
+            "computed_questions": work.questions,
+            "prompt_tokens": work.tokens,
+        }
+        seconds = {"total": time.monotonic() - started} | work.seconds
+        artifacts.write_manifest(folder, "probe", key, config.probe.model_dump(), inputs, counts, seconds)
+
+    target = Target(
+        "probe", folder, key, parts, asker, model_path, finish, config.probe.chunk_size, lambda: artifacts.is_done(folder, key)
+    )
+    compute(questions, [target], slots, share_of(ranks), bar)
+
+
+def asker_of(config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations) -> "_Asker":
+    cloze = Cloze(tokenizer, demonstrations) if config.reliability.cloze else None
+    few_shot = FewShot(tokenizer, demonstrations, config.whole_prompts)
+    letters = LetterAsker(few_shot, views.views_of(config.reliability), cloze)
+    return _Asker(letters, free.FreeAsker(tokenizer, demonstrations, config))
+
+
+def check_topics(questions: QuestionFile, demonstrations: Demonstrations, config: ProbeConfig) -> None:
+    """DataError for a topic without enough demonstrations, before anything starts."""
+    for group in questions.groups:
+        if wanted(config, group):
+            (first,) = questions.read(questions.select(partial(operator.eq, group))[:1])
+            demonstrations.of(first)
+
+
+def _views(table: pa.Table) -> pa.Table:
+    return table.select(["id", "draws", "orders", "logprobs"]).rename_columns(VIEWS_SCHEMA.names)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment
@@ -33,6 +34,8 @@ class Sources:
     run_seconds: dict[str, dict[str, float]]
     """Seconds of a stage's whole latest run, by part: what no single arm's manifest holds."""
     chance: float
+    knowledge: dict[str, Any]
+    """The probe's knowledge.json."""
 
 
 def interval_text(row: pd.Series, name: str, scale: float = 100, digits: int = 1) -> str:

@@ -6,26 +6,21 @@ import pytest
 
 from ift_scale.analyse.run import ArmScores, base_table, comparison_table, question_rows, setting_table
 from ift_scale.config import AnalyseConfig
-from ift_scale.records import Arm, Question, Score
+from ift_scale.records import Arm, Score
 
 CONFIG = AnalyseConfig(bootstrap_samples=400)
 
 
 def _scores(right: list[bool], num_choices: int = 4) -> list[Score]:
+    """Questions whose answer is option 1, answered by it or by option 0."""
     scores = []
     for i, is_right in enumerate(right):
-        question = Question(
-            id=f"q{i}",
-            domain="d",
-            subject="d",
-            collection="pool",
-            split="test",
-            question="?",
-            choices=list("wxyzv")[:num_choices],
-            answer=1,
-        )
+        logprobs = np.log(np.full(num_choices, 0.1) + 0.5 * (np.arange(num_choices) == (1 if is_right else 0)))
+        probs = np.exp(logprobs) / np.exp(logprobs).sum()
+        settings = {"domain": "d", "subject": "d", "collection": "pool", "split": "test", "answer": 1, "correct": is_right}
+        known = {"logprobs": logprobs.tolist(), "probs": probs.tolist(), "letter_mass": float(np.exp(logprobs).sum())}
         scores.append(
-            Score.of(question, np.log(np.full(num_choices, 0.1) + 0.5 * (np.arange(num_choices) == (1 if is_right else 0))))
+            Score(question_id=f"q{i}", prediction=int(probs.argmax()), confidence=float(probs.max()), **settings, **known)
         )
     return scores
 

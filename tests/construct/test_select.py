@@ -10,17 +10,21 @@ from ift_scale.records import Question, Score
 
 
 def _score(number: int, probs: list[float], answer: int) -> Score:
-    question = Question(
-        id=f"q{number}",
+    prediction = int(np.argmax(probs))
+    return Score(
+        question_id=f"q{number}",
         domain="d",
         subject="d",
         collection="pool",
         split="train",
-        question="?",
-        choices=list("wxyz"),
         answer=answer,
+        logprobs=np.log(probs).tolist(),
+        probs=probs,
+        letter_mass=sum(probs),
+        prediction=prediction,
+        confidence=probs[prediction],
+        correct=prediction == answer,
     )
-    return Score.of(question, np.log(probs))
 
 
 SCORES = [

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from ift_scale.config import ProbeConfig
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.letters import FewShot, LetterAsker
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.scoring import few_shot_renderer
 from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import plain
 from ift_scale.questions import world
 
 pytestmark = pytest.mark.engine
@@ -40,7 +41,7 @@ def engines(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def requests(world_model: Path) -> list[ScoreRequest]:
     questions = world.load()
     asked = [q for q in questions if q.kind == "choice" and q.split == "test"][::4]
-    return few_shot_renderer(PromptTokenizer(world_model), Demonstrations(questions, 5, 42))(asked)
+    return LetterAsker(FewShot(PromptTokenizer(world_model), Demonstrations(questions, 5, 42)), plain).write(asked).requests
 
 
 def _perturbed(model: Path, folder: Path) -> Path:
@@ -54,7 +55,7 @@ def _perturbed(model: Path, folder: Path) -> Path:
 
 
 def test_engines_agree(engines: dict[str, EngineProcess], requests: list[ScoreRequest]) -> None:
-    ours, reference = (np.array(engines[name].score(requests)) for name in ENGINES)
+    ours, reference = (engines[name].score(requests).reshape(-1, 4) for name in ENGINES)
     assert np.abs(ours - reference).max() < 1e-3
     assert (ours.argmax(1) == reference.argmax(1)).all()
 
@@ -101,5 +102,5 @@ def test_an_engine_that_is_killed_is_told(world_model: Path, tmp_path: Path) -> 
     engine = _start("transformers", world_model, tmp_path)
     engine._child.kill()
     with pytest.raises(EnvironmentProblem, match=r"the inference engine died \(exit code -9\)"):
-        engine.score([ScoreRequest([1, 2], [3, 4])])
+        engine.score([ScoreRequest([1], [2], [3, 4])])
     engine.close()

@@ -1,14 +1,24 @@
-"""The scoring core with an engine that is not a model: order, chunks, resumption, lengths."""
+"""The scoring core with an engine that is not a model: order, chunks, ranks, resumption, deaths, lengths."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from ift_scale.errors import DataError
+from ift_scale import artifacts
+from ift_scale.config import ReliabilityConfig
+from ift_scale.errors import DataError, EnvironmentProblem
 from ift_scale.inference.engine import ScoreRequest
-from ift_scale.inference.scoring import drop_shards, score_questions
+from ift_scale.inference.letters import LetterAsker
+from ift_scale.inference.process import EngineDied
+from ift_scale.inference.question_file import QuestionFile
+from ift_scale.inference.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.inference.scoring import Share, Target, compute, work_of
+from ift_scale.inference.slots import Slot
+from ift_scale.inference.views import View, plain
 from ift_scale.progress import Bar
 from ift_scale.records import Question, Score
 
@@ -18,19 +28,38 @@ class Echo:
 
     context_length = 50
 
-    def __init__(self, fail_after: int = 1 << 30):
+    def __init__(self, fail_after: int = 1 << 30, error: type[Exception] = RuntimeError):
         self.asked: list[int] = []
-        self.fail_after = fail_after
+        self.loaded: list[Path] = []
+        self.fail_after, self.error = fail_after, error
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[np.ndarray]:
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         if len(self.asked) + len(requests) > self.fail_after:
-            raise RuntimeError("killed")
+            raise self.error("killed")
         self.asked += [request.prompt[-1] for request in requests]
-        return [np.log(np.where(np.arange(4) == request.prompt[-1] % 4, 0.7, 0.05)) for request in requests]
+        wanted = [np.where(np.arange(len(r.options)) == r.prompt[-1] % len(r.options), 0.7, 0.05) for r in requests]
+        return np.log(np.concatenate(wanted))
+
+    def reset_cache(self) -> None: ...
+
+    def load_weights(self, path: Path) -> None:
+        self.loaded.append(path)
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
-def _questions(count: int) -> list[Question]:
-    return [
+class Numbered:
+    """The prompt is the question's number."""
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+        return [ScoreRequest([1], [int(q.id[1:])], list(range(len(q.choices)))) for q in questions]
+
+
+def _questions(folder: Path, count: int, num_choices: Sequence[int] = (4,)) -> QuestionFile:
+    """Questions whose topics alternate, with the option counts in turn."""
+    made = [
         Question(
             id=f"q{i}",
             domain="ab"[i % 2],
@@ -38,65 +67,157 @@ def _questions(count: int) -> list[Question]:
             collection="pool",
             split="test",
             question=f"{i}?",
-            choices=list("wxyz"),
+            choices=[f"option {c}" for c in range(num_choices[i % len(num_choices)])],
             answer=1,
         )
         for i in range(count)
     ]
+    artifacts.write_jsonl(folder / "questions.jsonl", made)
+    return QuestionFile(folder / "questions.jsonl")
 
 
-def _render(questions: Sequence[Question]) -> list[ScoreRequest]:
-    return [ScoreRequest([1, int(q.id[1:])], [5, 6, 7, 8]) for q in questions]
+def _target(questions: QuestionFile, folder: Path, key: str = "k", chunk: int = 3, model: str = "m") -> Target:
+    def finish(target: Target, shards: list[Path]) -> None:
+        write_rows(folder / "scores.parquet", PLAIN_SCHEMA, shards, ChoiceScores(ReliabilityConfig()).rows)
+        target.work = work_of(target)  # type: ignore[attr-defined]
+
+    rows = [questions.select(lambda group: group.split != "dev")]
+    done = (folder / "scores.parquet").is_file
+    return Target(folder.name, folder, key, rows, LetterAsker(Numbered(), plain), Path(model), finish, chunk, done)
 
 
-def _score(questions: list[Question], engine: Echo, folder: Path, key: str = "k", chunk: int = 3) -> list[Score]:
-    scores, _ = score_questions(questions, _render, lambda: engine, folder, key, chunk, Bar("t", len(questions), None))  # type: ignore[arg-type, return-value]
-    return scores
+def _slots(*engines: Echo) -> list[Slot]:
+    bar = Bar("t", 0, None)
+    return [Slot(lambda path, engine=engine: engine, bar) for engine in engines]
 
 
-def test_scores_come_in_the_order_of_the_questions_and_are_asked_by_topic(tmp_path: Path) -> None:
+ALONE = Share()
+
+
+def _score(questions: QuestionFile, folder: Path, *engines: Echo, share: Share = ALONE, **settings: object) -> Target:
+    target = _target(questions, folder, **settings)  # type: ignore[arg-type]
+    compute(questions, [target], _slots(*engines), share, Bar("t", 0, None))
+    return target
+
+
+def _ids(folder: Path) -> list[str]:
+    return pq.read_table(folder / "scores.parquet")["question_id"].to_pylist()
+
+
+BY_TOPIC = ["q0", "q2", "q4", "q6", "q8", "q1", "q3", "q5", "q7", "q9"]
+
+
+def test_questions_are_asked_and_merged_by_topic(tmp_path: Path) -> None:
     engine = Echo()
-    scores = _score(_questions(10), engine, tmp_path)
-    assert [s.question_id for s in scores] == [f"q{i}" for i in range(10)]
-    assert [s.prediction for s in scores] == [i % 4 for i in range(10)]
-    assert engine.asked == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    target = _score(_questions(tmp_path, 10), tmp_path / "out", engine)
+    assert _ids(tmp_path / "out") == BY_TOPIC
+    assert engine.asked == [int(id[1:]) for id in BY_TOPIC]
+    scores = artifacts.read_parquet(tmp_path / "out" / "scores.parquet", Score)
+    assert [s.prediction for s in scores] == [int(id[1:]) % 4 for id in BY_TOPIC]
+    assert target.work.questions == 10 and target.work.tokens == 20  # type: ignore[attr-defined]
+    assert not (tmp_path / "out" / "shards").exists()
 
 
-def test_a_killed_run_goes_on_behind_its_shards(tmp_path: Path) -> None:
+def test_option_counts_may_be_mixed(tmp_path: Path) -> None:
+    _score(_questions(tmp_path, 30, num_choices=(2, 5, 26)), tmp_path / "out", Echo())
+    scores = artifacts.read_parquet(tmp_path / "out" / "scores.parquet", Score)
+    for score in scores:
+        number = int(score.question_id[1:])
+        num_choices = (2, 5, 26)[number % 3]
+        assert len(score.probs or []) == num_choices
+        assert score.prediction == number % num_choices
+        assert score.letter_mass == pytest.approx(0.7 + 0.05 * (num_choices - 1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_share_the_chunks_and_merge_to_the_same_bytes(tmp_path: Path, world_size: int) -> None:
+    questions = _questions(tmp_path, 40)
+    _score(questions, tmp_path / "one", Echo())
+    engines = [Echo() for _ in range(world_size)]
+    shares = [Share(rank, world_size) for rank in range(world_size)]
+    ranks = [
+        threading.Thread(target=_score, args=(questions, tmp_path / "many", engine), kwargs={"share": share})
+        for engine, share in zip(engines, shares, strict=True)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert (tmp_path / "many" / "scores.parquet").read_bytes() == (tmp_path / "one" / "scores.parquet").read_bytes()
+    assert sorted(n for engine in engines for n in engine.asked) == list(range(40))  # nothing was computed twice
+
+
+def test_a_dead_ranks_share_is_taken_up(tmp_path: Path) -> None:
+    questions = _questions(tmp_path, 40)
     with pytest.raises(RuntimeError):
-        _score(_questions(10), Echo(fail_after=7), tmp_path)
+        _score(questions, tmp_path / "out", Echo(fail_after=6), share=Share(1, 2))
+    assert not (tmp_path / "out" / "scores.parquet").exists()
     second = Echo()
-    scores = _score(_questions(10), second, tmp_path)
-    assert len(second.asked) == 4
-    assert scores == _score(_questions(10), Echo(), tmp_path / "fresh")
+    _score(questions, tmp_path / "out", second)
+    assert len(second.asked) == 40 - 6
+    _score(questions, tmp_path / "fresh", Echo())
+    assert (tmp_path / "out" / "scores.parquet").read_bytes() == (tmp_path / "fresh" / "scores.parquet").read_bytes()
 
 
-def test_a_changed_chunk_size_does_not_mix_up_shards(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
-        _score(_questions(10), Echo(fail_after=7), tmp_path)
-    assert _score(_questions(10), Echo(), tmp_path, chunk=4) == _score(_questions(10), Echo(), tmp_path / "fresh")
+def test_an_engine_that_dies_is_replaced_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = _questions(tmp_path, 10)
+    engines = [Echo(fail_after=7, error=EngineDied), Echo()]
+    target = _target(questions, tmp_path / "out")
+    compute(questions, [target], [Slot(lambda path: engines.pop(0), Bar("t", 0, None))], Share(), Bar("t", 0, None))
+    assert _ids(tmp_path / "out") == BY_TOPIC
+    assert "a new one is started and goes on with shard 2" in capsys.readouterr().out
 
 
-def test_shards_of_another_key_are_not_used(tmp_path: Path) -> None:
-    _score(_questions(4), Echo(), tmp_path, key="one")
-    engine = Echo()
-    _score(_questions(4), engine, tmp_path, key="two")
-    assert len(engine.asked) == 4
-    drop_shards(tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_an_engine_that_keeps_dying_is_an_error(tmp_path: Path) -> None:
+    questions = _questions(tmp_path, 10)
+    target = _target(questions, tmp_path / "out")
+    slot = Slot(lambda path: Echo(fail_after=0, error=EngineDied), Bar("t", 0, None))
+    with pytest.raises(EngineDied):
+        compute(questions, [target], [slot], Share(), Bar("t", 0, None))
+
+
+def test_a_changed_chunk_size_or_key_does_not_mix_up_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = _questions(tmp_path, 10)
+    for settings in ({"chunk": 4}, {"key": "other"}):
+        with pytest.raises(RuntimeError):
+            _score(questions, tmp_path / "out", Echo(fail_after=7))
+        engine = Echo()
+        _score(questions, tmp_path / "out", engine, **settings)
+        assert len(engine.asked) == 10
+        assert "2 shards of other questions or settings were dropped" in capsys.readouterr().out
+        (tmp_path / "out" / "scores.parquet").unlink()
+
+
+def test_one_engine_serves_several_weights_or_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Fixed(Echo):
+        def load_weights(self, path: Path) -> None:
+            raise EnvironmentProblem("its weights did not change")
+
+    questions = _questions(tmp_path, 6)
+    targets = [_target(questions, tmp_path / name, model=name) for name in ("a", "b", "c")]
+    warm = Echo()
+    compute(questions, targets, _slots(warm), Share(), Bar("t", 0, None))
+    assert warm.loaded == [Path("b"), Path("c")]
+    started: list[Path] = []
+    slot = Slot(lambda path: (started.append(path), Fixed())[1], Bar("t", 0, None))
+    targets = [_target(questions, tmp_path / f"{name}2", model=name) for name in ("a", "b")]
+    compute(questions, targets, [slot], Share(), Bar("t", 0, None))
+    assert started == [Path("a"), Path("b")]
+    assert "could not take new weights, so a new one is started: its weights did not change" in capsys.readouterr().out
 
 
 def test_prompt_over_the_context_is_told(tmp_path: Path) -> None:
     engine = Echo()
     engine.context_length = 1
-    with pytest.raises(DataError, match=r"question q0: its prompt has 2 tokens, more than the model's context takes \(1\)"):
-        _score(_questions(2), engine, tmp_path)
+    with pytest.raises(DataError, match=r"question q\d: its prompt has 2 tokens, more than the model's context takes \(1\)"):
+        _score(_questions(tmp_path, 2), tmp_path / "out", engine)
 
 
-def test_score_record() -> None:
-    question = _questions(2)[1]
-    score = Score.of(question, np.log([0.1, 0.6, 0.1, 0.1]))
-    assert score.letter_mass == pytest.approx(0.9)
-    assert score.confidence == pytest.approx(0.6 / 0.9)
-    assert score.correct and score.prediction == 1
-    assert sum(score.probs) == pytest.approx(1)
+def test_probabilities_that_are_not_numbers_are_told(tmp_path: Path) -> None:
+    class Broken(Echo):
+        def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+            return np.where(np.arange(4 * len(requests)) == 6, np.nan, -1.0)
+
+    with pytest.raises(DataError, match=r"question q2: the model's probabilities are not numbers \(NaN\).*float32"):
+        _score(_questions(tmp_path, 10), tmp_path / "out", Broken())
+    assert not (tmp_path / "out" / "scores.parquet").exists()

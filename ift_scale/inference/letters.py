@@ -1,0 +1,183 @@
+"""Asking choice questions by their letters: questions in, a table of raw log-probabilities out, a row a question.
+
+Probing and evaluation differ only in how a prompt is written (`FewShot`, `Chat`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ift_scale.errors import DataError, Place
+from ift_scale.inference import prompts
+from ift_scale.inference.engine import Engine, ScoreRequest, TextRequest
+from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.tokens import Prefix, PromptTokenizer
+from ift_scale.inference.views import View, ViewsOf
+from ift_scale.records import Question
+
+
+class Writer(Protocol):
+    """Writes questions of one topic as engine requests."""
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+        """A request for each question with the view of the same number; the views are of one draw."""
+
+
+class FewShot:
+    """The paper's few-shot prompt; a topic's prefix is tokenised once and stands in its requests as one object."""
+
+    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, whole_prompts: bool = False):
+        self.tokenizer, self.demonstrations, self.whole_prompts = tokenizer, demonstrations, whole_prompts
+        self._prefixes: dict[tuple[str, str, int], Prefix] = {}
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+        prefix = self._prefix(questions[0], views[0].draw)
+        texts = [prompts.question_text(question, view.order) for question, view in zip(questions, views, strict=True)]
+        ids = self.tokenizer.encode_behind(prefix, texts, self.whole_prompts)
+        letters = self.tokenizer.letters
+        return [ScoreRequest(*pair, letters(text, len(q.choices), "")) for pair, text, q in zip(ids, texts, questions, strict=True)]
+
+    def _prefix(self, question: Question, draw: int) -> Prefix:
+        key = (question.collection, question.topic, draw)
+        if key not in self._prefixes:
+            text = prompts.few_shot_prefix(question.topic, self.demonstrations.of(question, draw))
+            self._prefixes[key] = self.tokenizer.prefix(text)
+        return self._prefixes[key]
+
+
+class Chat:
+    """The 0-shot prompt in a chat template: the tokens that training showed."""
+
+    def __init__(self, tokenizer: PromptTokenizer, template: str):
+        self.tokenizer, self.template = tokenizer, template
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+        texts = [
+            self.tokenizer.render(prompts.chat_messages(question, view.order), self.template, generation=True)
+            for question, view in zip(questions, views, strict=True)
+        ]
+        ids = self.tokenizer.encode(texts)
+        letters = [self.tokenizer.chat_letters(t, len(q.choices), self.template) for t, q in zip(texts, questions, strict=True)]
+        return [ScoreRequest([], *pair) for pair in zip(ids, letters, strict=True)]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk of questions as requests in the engine's order; `source[r]` is (question, view) of request r."""
+
+    questions: list[Question]
+    views: list[tuple[View, ...]]
+    requests: list[ScoreRequest]
+    source: np.ndarray
+    cloze: list[TextRequest]
+
+    @property
+    def tokens(self) -> int:
+        counted = sum(len(r.prefix) + len(r.suffix) for r in self.requests)
+        return counted + sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        """(question, prompt tokens) of every request."""
+        for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
+            yield self.questions[number], len(request.prefix) + len(request.suffix)
+        owners = [question for question in self.questions for _ in question.choices] if self.cloze else []
+        for question, text in zip(owners, self.cloze, strict=True):
+            yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
+
+
+class LetterAsker:
+    """Questions -> `Written` (`write`, on the CPU, ahead of the engine) -> a table (`ask`)."""
+
+    def __init__(self, writer: Writer, views_of: ViewsOf, cloze: "Cloze | None" = None):
+        self.writer, self.views_of, self.cloze = writer, views_of, cloze
+
+    def write(self, questions: list[Question]) -> Written:
+        """Requests topic by topic and draw by draw, so that those with one prefix stand together."""
+        views = [self.views_of(question) for question in questions]
+        requests: list[ScoreRequest] = []
+        source: list[tuple[int, int]] = []
+        for _, numbers in groupby(range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic)):
+            members = list(numbers)
+            for draw in sorted({view.draw for i in members for view in views[i]}):
+                asked = [(i, v) for i in members for v, view in enumerate(views[i]) if view.draw == draw]
+                requests += self.writer.requests([questions[i] for i, _ in asked], [views[i][v] for i, v in asked])
+                source += asked
+        cloze = self.cloze.requests(questions) if self.cloze else []
+        return Written(questions, views, requests, np.array(source), cloze)
+
+    def ask(self, engine: Engine, written: Written) -> pa.Table:
+        logprobs = engine.score(written.requests)
+        counts = np.array([len(request.options) for request in written.requests])
+        _refuse_nan(logprobs, counts, written)
+        if (written.source[:, 1] > 0).any():
+            logprobs = _by_question(logprobs, counts, written.source)
+        likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
+        return _table(written, logprobs, likelihoods)
+
+
+class Cloze:
+    """The likelihood of each option's text behind the question without options, few-shot in the same manner."""
+
+    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations):
+        self.tokenizer, self.demonstrations = tokenizer, demonstrations
+        self._prefixes: dict[tuple[str, str], Prefix] = {}
+
+    def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
+        found = []
+        for question in questions:
+            key = (question.collection, question.topic)
+            if key not in self._prefixes:
+                self._prefixes[key] = self.tokenizer.prefix(prompts.open_prefix(self.demonstrations.of(question)))
+            text = prompts.open_text(question)
+            ((before, behind),) = self.tokenizer.encode_behind(self._prefixes[key], [text])
+            options = self.tokenizer.continuations(text, [f" {choice}" for choice in question.choices])
+            found += [TextRequest(before, behind, option) for option in options]
+        return found
+
+
+def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: Written) -> None:
+    if np.isnan(logprobs).any():
+        request = int(np.searchsorted(counts.cumsum(), np.isnan(logprobs).argmax(), side="right"))
+        question = written.questions[written.source[request, 0]]
+        raise DataError(
+            Place(f"question {question.id}"),
+            "the model's probabilities are not numbers (NaN)",
+            "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
+        )
+
+
+def _by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """The same values, question by question and view by view."""
+    parts = np.split(logprobs, counts.cumsum()[:-1])
+    return np.concatenate([parts[i] for i in np.lexsort((source[:, 1], source[:, 0]))])
+
+
+def _table(written: Written, logprobs: np.ndarray, likelihoods: np.ndarray | None) -> pa.Table:
+    """One row a question. `logprobs`: view by view, in the order shown; `cloze`: by content, beside the options' UTF-8 bytes."""
+    questions = written.questions
+    columns: dict[str, pa.Array] = {
+        name: pa.array([getattr(question, name) for question in questions], pa.string())
+        for name in ("id", "domain", "subject", "collection", "split")
+    }
+    columns["answer"] = pa.array([question.answer for question in questions], pa.int16())
+    num_views = np.array([len(views) for views in written.views])
+    num_choices = np.array([len(question.choices) for question in questions])
+    flat_draws = [view.draw for views in written.views for view in views]
+    flat_orders = [index for views in written.views for view in views for index in view.order]
+    columns["draws"] = _lists(num_views, pa.array(flat_draws, pa.int16()))
+    columns["orders"] = _lists(num_views * num_choices, pa.array(flat_orders, pa.int8()))
+    columns["logprobs"] = _lists(num_views * num_choices, pa.array(logprobs))
+    if likelihoods is not None:
+        sizes = [len(choice.encode()) for question in questions for choice in question.choices]
+        columns["cloze"] = _lists(num_choices, pa.array(likelihoods))
+        columns["bytes"] = _lists(num_choices, pa.array(sizes, pa.int32()))
+    return pa.table(columns)
+
+
+def _lists(lengths: np.ndarray, values: pa.Array) -> pa.Array:
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -1,0 +1,31 @@
+"""An engine that computes nothing and returns at once: what is left is the pipeline's own cost (benchmarks/bench_pipeline.py)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
+
+
+class NullEngine:
+    context_length = 1 << 20
+
+    def __init__(self, spec: EngineSpec):
+        self.spec = spec
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        """Uniform over the options."""
+        return np.concatenate([np.full(len(request.options), -np.log(len(request.options))) for request in requests])
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return np.zeros(len(requests))
+
+    def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+        return [[[] for _ in range(sampling.num_samples)] for _ in requests]
+
+    def load_weights(self, path: Path) -> None:
+        """There are none."""
+
+    def reset_cache(self) -> None:
+        """There is none."""

@@ -1,0 +1,87 @@
+"""questions.jsonl read by position: a pool of any size costs 20 bytes of memory a question, not the question.
+
+One pass notes where each line begins and which group it belongs to; questions are parsed when they are asked.
+"""
+
+import json
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ift_scale.records import Question
+
+
+class GroupKey(NamedTuple):
+    """What decides whether and in which order questions are asked."""
+
+    kind: str
+    collection: str
+    topic: str
+    domain: str
+    split: str
+    num_choices: int
+
+    @classmethod
+    def of(cls, question: Question) -> "GroupKey":
+        return cls(question.kind, question.collection, question.topic, question.domain, question.split, len(question.choices))
+
+
+class QuestionFile:
+    """The questions of a finished questions stage. `dev` holds the demonstrations; all others stay on the disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.dev: list[Question] = []
+        self.groups: list[GroupKey] = []
+        number_of: dict[GroupKey, int] = {}
+        # Arrays rather than lists of numbers: these are what grows with the pool.
+        offsets, groups, lengths = array("q"), array("i"), array("i")
+        with path.open("rb") as file:
+            offset = 0
+            for line in file:
+                question = _parse(line)
+                key = GroupKey.of(question)
+                if question.split == "dev":
+                    self.dev.append(question)
+                groups.append(number_of.setdefault(key, len(number_of)))
+                offsets.append(offset)
+                lengths.append(len(line))
+                offset += len(line)
+        self.groups = list(number_of)
+        self._offsets, self._groups = np.frombuffer(offsets, np.int64), np.frombuffer(groups, np.int32)
+        self.lengths = np.frombuffer(lengths, np.int32)
+        self.sizes = np.bincount(self._groups, minlength=len(self.groups))
+
+    def select(self, wanted: Callable[[GroupKey], bool]) -> np.ndarray:
+        """Row numbers of the wanted groups, in the order of asking: by kind, collection and topic, then as in the file.
+
+        Questions of one topic share a few-shot prefix, so they stand together.
+        """
+        ranked = sorted(range(len(self.groups)), key=lambda g: self.groups[g][:3])
+        topic_rank = np.zeros(len(self.groups), np.int32)
+        for previous, group in zip([None, *ranked], ranked, strict=False):
+            same = previous is not None and self.groups[previous][:3] == self.groups[group][:3]
+            topic_rank[group] = 0 if previous is None else topic_rank[previous] + (not same)
+        chosen = np.array([wanted(group) for group in self.groups], dtype=bool)
+        rows = np.flatnonzero(chosen[self._groups])
+        return rows[np.argsort(topic_rank[self._groups[rows]], kind="stable")]
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[Question]:
+        """The questions of these rows, in this order."""
+        questions = []
+        with self.path.open("rb") as file:
+            position = 0
+            for offset, length in zip(self._offsets[rows].tolist(), self.lengths[rows].tolist(), strict=True):
+                if offset != position:
+                    file.seek(offset)
+                questions.append(_parse(file.read(length)))
+                position = offset + length
+        return questions
+
+
+def _parse(line: bytes) -> Question:
+    # Unvalidated: the file's digest says that it is what the questions stage has checked and written.
+    return Question.model_construct(**json.loads(line))

@@ -1,0 +1,122 @@
+"""Free questions: short answers are generated, greedily and sampled, and compared with the aliases.
+
+Normalisation, exact match and F1 are SQuAD's (Rajpurkar et al. 2016; its evaluation script, version 1.1).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ift_scale.config import ProbeConfig
+from ift_scale.inference import prompts
+from ift_scale.inference.engine import Engine, Sampling, TextRequest
+from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.scores import SCHEMA, grade_of
+from ift_scale.inference.tokens import Prefix, PromptTokenizer
+from ift_scale.records import GRADES, Question
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """Lower case without punctuation, articles and extra space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(response: str, aliases: Sequence[str]) -> bool:
+    return any(normalise(response) == normalise(alias) for alias in aliases)
+
+
+def f1(response: str, aliases: Sequence[str]) -> float:
+    """The best token F1 over the aliases."""
+    return max(_f1(normalise(response).split(), normalise(alias).split()) for alias in aliases)
+
+
+def _f1(response: list[str], alias: list[str]) -> float:
+    common = sum((Counter(response) & Counter(alias)).values())
+    if common == 0:
+        return float(response == alias)
+    precision, recall = common / len(response), common / len(alias)
+    return 2 * precision * recall / (precision + recall)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk of free questions as requests: all questions with draw 0, then all with draw 1, and so on."""
+
+    questions: list[Question]
+    requests: list[TextRequest]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(request.prefix) + len(request.suffix) for request in self.requests)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        for number, request in enumerate(self.requests):
+            yield self.questions[number % len(self.questions)], len(request.prefix) + len(request.suffix)
+
+
+class FreeAsker:
+    """Free questions -> generated answers, in one shard a chunk. Greedy and sampled answers over all demonstration draws."""
+
+    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig):
+        self.tokenizer, self.demonstrations = tokenizer, demonstrations
+        self.free, self.reliability = config.free, config.reliability
+        self._prefixes: dict[tuple[str, str, int], Prefix] = {}
+
+    def write(self, questions: list[Question]) -> Written:
+        draws = range(self.reliability.demonstration_draws)
+        return Written(questions, [self._request(question, draw) for draw in draws for question in questions])
+
+    def _request(self, question: Question, draw: int) -> TextRequest:
+        key = (question.collection, question.topic, draw)
+        if key not in self._prefixes:
+            shown = self.demonstrations.of(question, draw)
+            self._prefixes[key] = self.tokenizer.prefix(prompts.open_prefix(shown))
+        ((before, behind),) = self.tokenizer.encode_behind(self._prefixes[key], [prompts.open_text(question)])
+        return TextRequest(before, behind, [])
+
+    def ask(self, engine: Engine, written: Written) -> pa.Table:
+        """One row a question: its greedy answer of each draw, and its samples, those of one draw behind those of the other."""
+        stop = self.tokenizer.line_end_tokens
+        greedy = engine.generate(written.requests, Sampling(self.free.max_tokens, stop))
+        sampling = Sampling(
+            self.free.max_tokens, stop, self.free.temperature, self.free.top_p, self.free.num_samples, self.reliability.seed
+        )
+        sampled = engine.generate(written.requests, sampling)
+        count = len(written.questions)
+        columns: dict[str, list[Any]] = {
+            name: [getattr(question, name) for question in written.questions]
+            for name in ("id", "domain", "subject", "collection", "split", "aliases")
+        }
+        columns["greedy"] = [[self._text(tokens[0]) for tokens in greedy[i::count]] for i in range(count)]
+        columns["samples"] = [[self._text(sample) for tokens in sampled[i::count] for sample in tokens] for i in range(count)]
+        return pa.table(columns)
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens).strip()
+
+
+def rows(table: pa.Table) -> pa.Table:
+    """Scores of free questions in SCHEMA; grades come with every one, since the samples are there."""
+    out: dict[str, list[Any]] = {field.name: [None] * len(table) for field in SCHEMA}
+    for name in ("domain", "subject", "collection", "split", "samples"):
+        out[name] = table[name].to_pylist()
+    out["kind"], out["question_id"] = ["free"] * len(table), table["id"].to_pylist()
+    for row, found in enumerate(table.select(["aliases", "greedy", "samples"]).to_pylist()):
+        response, aliases = found["greedy"][0], found["aliases"]
+        greedy_right = np.mean([exact_match(text, aliases) for text in found["greedy"]])
+        sampled_right = np.mean([exact_match(text, aliases) for text in found["samples"]])
+        out["response"][row], out["f1"][row] = response, f1(response, aliases)
+        out["correct"][row] = exact_match(response, aliases)
+        out["confidence"][row] = float(np.mean([normalise(text) == normalise(response) for text in found["samples"]]))
+        out["greedy_right"][row], out["sampled_right"][row] = float(greedy_right), float(sampled_right)
+        out["grade"][row] = GRADES[int(grade_of(greedy_right, sampled_right))]
+    return pa.table([pa.array(out[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
