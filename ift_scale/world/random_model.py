@@ -4,7 +4,7 @@ It knows nothing; it shows that real pools, real vocabulary sizes and real promp
 can be had.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -19,14 +19,14 @@ SEED = 0
 VOCAB_SIZE = 32_000
 
 
-def texts(pool: Path) -> Iterator[str]:
-    """Questions, options and explanations of a pool in the paper's format."""
-    for split in SPLITS:
-        for _, row in jsonl.rows(jsonl.find(pool, split)):
+def texts(files: Iterable[Path]) -> Iterator[str]:
+    """Questions, options and explanations of files in a pool's format."""
+    for file in files:
+        for _, row in jsonl.rows(file):
             yield "\n".join([str(row["question"]), *map(str, row["choices"]), str(row.get("explanation") or "")])
 
 
-def train_tokenizer(pool: Path) -> PreTrainedTokenizerFast:
+def train_tokenizer(files: Iterable[Path]) -> PreTrainedTokenizerFast:
     """Byte-level BPE with up to 32,000 tokens, BOS in front."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +35,7 @@ def train_tokenizer(pool: Path) -> PreTrainedTokenizerFast:
     special = ["<s>", "</s>", "<pad>"]
     letters = [f"Answer:{c} ASSISTANT: {c}" for c in "ABCD"] * 100
     trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([*texts(pool), *letters], trainer)
+    tokenizer.train_from_iterator([*texts(files), *letters], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
@@ -65,7 +65,7 @@ def random_llama(layers: int = 4, hidden_size: int = 256) -> LlamaForCausalLM:
 @click.argument("output", type=click.Path(path_type=Path))
 def main(pool: Path, output: Path) -> None:
     """Train a tokenizer on POOL, initialise a small Llama, save both under OUTPUT."""
-    train_tokenizer(pool).save_pretrained(output)
+    train_tokenizer(jsonl.find(pool, split) for split in SPLITS).save_pretrained(output)
     random_llama().save_pretrained(output)
 
 
