@@ -1,0 +1,86 @@
+"""The peers' questions: real MMLU 5-shot prompts, rendered by ift_scale itself, as JSON lines.
+
+    python benchmarks/peers/prompts.py runs/peers/prompts.jsonl --model runs/peers/model [--mmlu ../shared/data/mmlu]
+
+In: MMLU's dev and test questions. Out: a row a question, subject by subject, for example
+    {"id": "mmlu/test/high_school_statistics/0", "subject": "high_school_statistics", "prompt": "The following ... Answer:",
+     "num_choices": 4, "answer": 3}
+Whole subjects are taken, as a user asks them: the share of a prompt that its subject has in common is the real one. The default
+three are those with the means nearest to 1,000 tokens that give over 500 questions.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+sys.path.append(str(Path(__file__).parent))
+
+from answers import read_tokenizer
+
+from ift_scale.artifacts import write_text
+from ift_scale.config import MmluSource, ProbeConfig
+from ift_scale.errors import IFTScaleError, did_you_mean
+from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
+from ift_scale.questions import mmlu
+from ift_scale.records import Question
+
+SUBJECTS = ("high_school_statistics", "high_school_computer_science", "professional_medicine")
+MMLU = Path(__file__).parents[3] / "shared" / "data" / "mmlu"
+_SEED = 0  # unused: no subject is sampled
+
+
+def asked(questions: Sequence[Question], subjects: Sequence[str]) -> list[Question]:
+    """The test questions of `subjects`, in that order; a usage error for a subject that is not there."""
+    by_subject: dict[str, list[Question]] = {}
+    for question in questions:
+        if question.split == "test":
+            by_subject.setdefault(question.subject, []).append(question)
+    for subject in subjects:
+        if subject not in by_subject:
+            hint = did_you_mean(subject, by_subject)
+            raise click.BadParameter(f"MMLU has no test questions of '{subject}'; {hint}", param_hint="--subject")
+    return [question for subject in subjects for question in by_subject[subject]]
+
+
+def row(question: Question, demonstrations: Demonstrations) -> dict[str, object]:
+    return {
+        "id": question.id,
+        "subject": question.subject,
+        "prompt": few_shot_prompt(question, demonstrations.of(question)),
+        "num_choices": len(question.choices),
+        "answer": question.answer,
+    }
+
+
+def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]:
+    """`limit` rows in equal steps, so that every subject is among them."""
+    return [rows[index * len(rows) // limit] for index in range(min(limit, len(rows)))]
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Counts the tokens.")
+@click.option("--mmlu", "folder", default=MMLU, type=click.Path(path_type=Path), help="Folder of dev.jsonl and test.jsonl (.gz).")
+@click.option("--subject", "subjects", multiple=True, default=SUBJECTS, show_default=True, help="May be given several times.")
+@click.option("--limit", type=click.IntRange(min=1), help="So many questions over all subjects, for a trial; all when left out.")
+def main(output: Path, model: Path, folder: Path, subjects: tuple[str, ...], limit: int | None) -> None:
+    """Write the prompts to OUTPUT and tell their number and mean length."""
+    probe = ProbeConfig()
+    try:
+        questions = mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)
+        demonstrations = Demonstrations(questions, probe.num_shots, probe.demonstration_seed)
+        rows = [row(question, demonstrations) for question in asked(questions, subjects)]
+    except IFTScaleError as error:
+        raise click.ClickException(str(error)) from error
+    rows = spread(rows, limit or len(rows))
+    write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lengths = [len(ids) for ids in read_tokenizer(model)([str(row["prompt"]) for row in rows]).input_ids]
+    mean = sum(lengths) / len(lengths)
+    click.echo(f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens a prompt, the longest {max(lengths)}")
+
+
+if __name__ == "__main__":
+    main()
