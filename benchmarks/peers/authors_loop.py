@@ -1,0 +1,71 @@
+"""The authors' probing loop: plain transformers, one question at a time, the whole 5-shot prompt through `model(input_ids)`.
+
+    python benchmarks/peers/authors_loop.py runs/peers/prompts.jsonl runs/peers/model runs/peers/authors.json --dtype bfloat16
+
+In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities, the softmax over the option letters' logits at
+the last position, and the seconds of the loop alone. The letters' tokens are read off the tokenised prompt with the letter
+behind it. Written from the description of the released code; imports nothing of ift_scale.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from transformers import AutoModelForCausalLM
+
+sys.path.append(str(Path(__file__).parent))
+
+from answers import LETTERS, WARM_UP, answer, read_prompts, read_tokenizer, write
+
+
+def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:
+    """The token of each option letter right behind `prompt`."""
+    return [tokenizer(prompt + letter).input_ids[-1] for letter in LETTERS[:num_choices]]
+
+
+@torch.no_grad()
+def probe(model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]) -> list[list[float]]:
+    """The letters' logits behind each prompt."""
+    scores = []
+    with click.progressbar(list(zip(prompts, letters, strict=True)), label="probing", show_pos=True) as asked:
+        for prompt, options in asked:
+            logits_V = model(torch.tensor([prompt])).logits[0, -1]
+            scores.append(logits_V[options].float().tolist())
+    return scores
+
+
+@click.command()
+@click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+def main(prompts: Path, model: Path, output: Path, dtype: str) -> None:
+    """Probe MODEL with PROMPTS and write answers and seconds to OUTPUT."""
+    rows = read_prompts(prompts)
+    started = time.perf_counter()
+    tokenizer = read_tokenizer(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True).eval()
+    loading = time.perf_counter()
+    ids = [tokenizer(row["prompt"]).input_ids for row in rows]
+    letters = [letter_ids(tokenizer, row["prompt"], row["num_choices"]) for row in rows]
+    tokenising = time.perf_counter()
+    probe(loaded, ids[:WARM_UP], letters[:WARM_UP])
+    warm = time.perf_counter()
+    scores = probe(loaded, ids, letters)
+    seconds = {
+        "loading": loading - started,
+        "tokenising": tokenising - loading,
+        "warm_up": warm - tokenising,
+        "scoring": time.perf_counter() - warm,
+    }
+    answers = [answer(row["id"], *rest) for row, *rest in zip(rows, scores, ids, letters, strict=True)]
+    settings = {"dtype": dtype, "batch_size": 1, "threads": torch.get_num_threads()}
+    write(output, "authors_loop", settings, ["torch", "transformers"], seconds, answers)
+
+
+if __name__ == "__main__":
+    main()
