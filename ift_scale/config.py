@@ -200,8 +200,8 @@ class EngineConfig(Section):
     """Tokens that vLLM computes in one step, at most; vLLM's own choice when left out."""
     max_num_seqs: PositiveInt | None = None
     """Requests that vLLM runs in one step, at most; vLLM's own choice when left out."""
-    batch_tokens: PositiveInt = 16384
-    """Tokens in one batch of the transformers engine, padding included."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens in one batch of the transformers engine, padding included; when left out, 4096 on a CPU and 16384 on a GPU."""
 
 
 class ReliabilityConfig(Section):

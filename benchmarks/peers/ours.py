@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -39,7 +40,8 @@ def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log:
     try:
         tokenizer = PromptTokenizer(model)
         letters = [tokenizer.letters(row["prompt"], row["num_choices"], separator="") for row in rows]
-        requests = [ScoreRequest(*pair) for pair in zip(tokenizer.encode([row["prompt"] for row in rows]), letters, strict=True)]
+        ids = tokenizer.encode([row["prompt"] for row in rows])
+        requests = [ScoreRequest([], *pair) for pair in zip(ids, letters, strict=True)]
         tokenising = time.perf_counter()
         process = EngineProcess(EngineSpec(str(model), dtype, ProbeConfig(engine=engine)), log)
         try:
@@ -54,7 +56,8 @@ def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log:
     except IFTScaleError as error:
         raise click.ClickException(str(error)) from error
     seconds = {"tokenising": tokenising - started, "loading": loaded - tokenising, "warm_up": warm - loaded, "scoring": scoring}
-    answers = [answer(row["id"], s.tolist(), r.prompt, r.options) for row, s, r in zip(rows, scores, requests, strict=True)]
+    split = np.split(scores, np.cumsum([len(request.options) for request in requests])[:-1])
+    answers = [answer(row["id"], s.tolist(), r.prompt, r.options) for row, s, r in zip(rows, split, requests, strict=True)]
     write(output, f"ift_scale_{engine}", {"dtype": dtype}, PACKAGES[engine], seconds, answers)
 
 

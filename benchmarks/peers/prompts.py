@@ -70,7 +70,7 @@ def main(output: Path, model: Path, folder: Path, subjects: tuple[str, ...], lim
     """Write the prompts to OUTPUT and tell their number and mean length."""
     probe = ProbeConfig()
     try:
-        questions = mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)
+        questions = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)]
         demonstrations = Demonstrations(questions, probe.num_shots, probe.demonstration_seed)
         rows = [row(question, demonstrations) for question in asked(questions, subjects)]
     except IFTScaleError as error:

@@ -25,6 +25,12 @@ from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextR
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
+# glibc gives every array of a forward pass back to the kernel, which clears it anew for the next: a fifth of the time on a CPU.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 def die_with_parent() -> None:
@@ -45,7 +51,7 @@ class EngineProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         started = time.monotonic()
-        environment = dict(os.environ)
+        environment = _KEEP_MEMORY | os.environ
         if spec.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
         with theirs, log.open("w", encoding="utf-8") as out:

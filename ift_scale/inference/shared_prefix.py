@@ -4,7 +4,8 @@ Suffixes are packed without padding into one row of N tokens, so no linear layer
 softmax falls into two parts, over the prefix (one large product for all queries together) and over its own suffix (causal, padded
 for this step only); the two are merged by their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
 
-Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, H heads, K key-value heads, D head size.
+Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R wanted rows (at most C of a suffix), H heads, K key-value
+heads, D head size.
 """
 
 from collections.abc import Sequence
@@ -19,41 +20,105 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class PackedSuffixes:
-    """Where each of B suffixes lies among the N packed tokens; hands the layers the prefix, or takes it from them."""
+    """Where each of B suffixes lies among the N packed tokens; hands the layers the prefix that all of them follow.
 
-    def __init__(self, lengths: Sequence[int], prefix: dict[int, tuple[Tensor, Tensor]], prefix_length: int):
+    `counts`: how many of each suffix' last positions are wanted. The last layer computes only these R rows (`LastRowsLayer`).
+    """
+
+    def __init__(self, lengths: Sequence[int], counts: Sequence[int], prefix: dict[int, tuple[Tensor, Tensor]], prefix_length: int):
         self.prefix, self.prefix_length = prefix, prefix_length
-        self.lengths = torch.tensor(lengths)
-        width = max(lengths)
-        starts = self.lengths.cumsum(0) - self.lengths
-        self.inside_BT = torch.arange(width) < self.lengths[:, None]
+        lengths_B, counts_B = torch.tensor(lengths), torch.tensor(counts)
+        starts_B = lengths_B.cumsum(0) - lengths_B
+        steps_T, steps_C = torch.arange(max(lengths)), torch.arange(max(counts))
+        self.inside_BT = steps_T < lengths_B[:, None]
         # Padded places read token 0; causality keeps them from every real query, and their own outputs are dropped.
-        self.source_BT = torch.where(self.inside_BT, starts[:, None] + torch.arange(width), 0)
-        self.positions_N = prefix_length + (torch.arange(width).expand(len(lengths), -1))[self.inside_BT]
-        self._ends_B = starts + self.lengths
-
-    def last_rows(self, counts: Tensor) -> Tensor:
-        """Places among the N of each suffix' last `counts` (shape (B,)) tokens."""
-        return torch.cat([torch.arange(end - n, end) for end, n in zip(self._ends_B.tolist(), counts.tolist(), strict=True)])
+        self.source_BT = torch.where(self.inside_BT, starts_B[:, None] + steps_T, 0)
+        self.positions_N = prefix_length + steps_T.expand(len(lengths), -1)[self.inside_BT]
+        # The wanted rows, padded to C a suffix at the left; which of a suffix' keys each may see.
+        self.wanted_BC = steps_C >= max(counts) - counts_B[:, None]
+        place_BC = lengths_B[:, None] - max(counts) + steps_C
+        self.row_source_BC = torch.where(self.wanted_BC, starts_B[:, None] + place_BC, 0)
+        self.rows_R = self.row_source_BC[self.wanted_BC]
+        self.seen_BCT = (steps_T <= place_BC[..., None]) & self.inside_BT[:, None]
+        self.seen_BCT |= ~self.wanted_BC[..., None]  # a padded row sees something, so that it is a number, and is dropped
 
     def attend(self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float) -> Tensor:
         """Attention output, shape (1, N, H, D)."""
-        groups = q_1HND.shape[1] // k_1KND.shape[1]
-        own_HND, own_lse_HN = self._within(q_1HND, k_1KND, v_1KND, groups, scale)
+        q_BHTD = q_1HND[0][:, self.source_BT].transpose(0, 1)
+        out_BHTD, lse_BHT = _flash(q_BHTD, *self._keys(k_1KND, v_1KND, q_1HND.shape[1]), 0.0, True, scale=scale)
+        own_HND, own_lse_HN = (x.transpose(0, 1)[:, self.inside_BT] for x in (out_BHTD, lse_BHT))
+        return self._with_prefix(layer, q_1HND, own_HND, own_lse_HN, scale)
+
+    def attend_rows(self, layer: int, q_1HRD: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float) -> Tensor:
+        """The same for the wanted rows only, shape (1, R, H, D)."""
+        number_BC = torch.zeros_like(self.row_source_BC)
+        number_BC[self.wanted_BC] = torch.arange(len(self.rows_R))
+        q_BHCD = q_1HRD[0][:, number_BC].transpose(0, 1)
+        mask_B1CT = torch.zeros(self.seen_BCT.shape, dtype=q_BHCD.dtype).masked_fill_(~self.seen_BCT, -torch.inf)[:, None]
+        keys = self._keys(k_1KND, v_1KND, q_1HRD.shape[1])
+        out_BHCD, lse_BHC = _flash(q_BHCD, *keys, 0.0, False, attn_mask=mask_B1CT, scale=scale)
+        own_HRD, own_lse_HR = (x.transpose(0, 1)[:, self.wanted_BC] for x in (out_BHCD, lse_BHC))
+        return self._with_prefix(layer, q_1HRD, own_HRD, own_lse_HR, scale)
+
+    def _keys(self, k_1KND: Tensor, v_1KND: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of each suffix, padded, for every head: (B, H, T, D) both."""
+        groups = heads // k_1KND.shape[1]
+        k_BHTD, v_BHTD = (x[0][:, self.source_BT].transpose(0, 1).repeat_interleave(groups, 1) for x in (k_1KND, v_1KND))
+        return k_BHTD, v_BHTD
+
+    def _with_prefix(self, layer: int, q_1HND: Tensor, own_HND: Tensor, own_lse_HN: Tensor, scale: float) -> Tensor:
         if self.prefix_length == 0:
             return own_HND.transpose(0, 1)[None]
-        q_1KMD = q_1HND.reshape(1, k_1KND.shape[1], -1, q_1HND.shape[-1])  # M = groups * N: no key is copied for a group
-        shared, shared_lse = _flash(q_1KMD, *self.prefix[layer], 0.0, False, scale=scale)
+        k_1KPD, v_1KPD = self.prefix[layer]
+        q_1KMD = q_1HND.reshape(1, k_1KPD.shape[1], -1, q_1HND.shape[-1])  # M = groups * N: no key is copied for a group
+        shared, shared_lse = _flash(q_1KMD, k_1KPD, v_1KPD, 0.0, False, scale=scale)
         shared_HND, shared_lse_HN = shared.reshape(own_HND.shape), shared_lse.reshape(own_lse_HN.shape)
         share_HN1 = torch.sigmoid(shared_lse_HN - own_lse_HN)[..., None].to(own_HND.dtype)
         return torch.lerp(own_HND, shared_HND, share_HN1).transpose(0, 1)[None]
 
-    def _within(self, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, groups: int, scale: float) -> tuple[Tensor, Tensor]:
-        """Each suffix' attention to itself: output (H, N, D) and log-sum-exp (H, N)."""
-        q_BHTD = q_1HND[0][:, self.source_BT].transpose(0, 1)
-        k_BHTD, v_BHTD = (x[0][:, self.source_BT].transpose(0, 1).repeat_interleave(groups, 1) for x in (k_1KND, v_1KND))
-        out_BHTD, lse_BHT = _flash(q_BHTD, k_BHTD, v_BHTD, 0.0, True, scale=scale)
-        return out_BHTD.transpose(0, 1)[:, self.inside_BT], lse_BHT.transpose(0, 1)[:, self.inside_BT]
+
+class _KeysOnly:
+    """Takes a layer's keys and values of all N tokens and computes no attention."""
+
+    def attend(self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float) -> Tensor:
+        self.keys = k_1KND, v_1KND
+        return torch.zeros_like(q_1HND).transpose(1, 2)
+
+
+class _Rows:
+    """Attention of the wanted rows to the keys of all tokens."""
+
+    def __init__(self, packed: PackedSuffixes, keys: tuple[Tensor, Tensor]):
+        self.packed, self.keys = packed, keys
+
+    def attend(self, layer: int, q_1HRD: Tensor, k_1KRD: Tensor, v_1KRD: Tensor, scale: float) -> Tensor:
+        return self.packed.attend_rows(layer, q_1HRD, *self.keys, scale)
+
+
+class LastRowsLayer(nn.Module):
+    """A model's last layer: of packed suffixes only the wanted rows leave it, so only they pass its attention and MLP."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)  # what the model asks of its layers
+
+    def forward(self, hidden_states: Tensor, *, shared: Any = None, position_embeddings: Any = None, **kwargs: Any) -> Any:
+        if not isinstance(shared, PackedSuffixes):
+            more = {} if shared is None else {"shared": shared}
+            return self.layer(hidden_states, position_embeddings=position_embeddings, **more, **kwargs)
+        keys = _KeysOnly()
+        normed = self.layer.input_layernorm(hidden_states)
+        self.layer.self_attn(hidden_states=normed, position_embeddings=position_embeddings, shared=keys, **kwargs)
+        rows = shared.rows_R
+        cos, sin = (x[:, rows] for x in position_embeddings)
+        kwargs["position_ids"] = kwargs["position_ids"][:, rows]
+        return self.layer(hidden_states[:, rows], position_embeddings=(cos, sin), shared=_Rows(shared, keys.keys), **kwargs)
 
 
 class PrefixRecorder:
@@ -73,7 +138,7 @@ class PrefixRecorder:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, shared: Any, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: `shared` (PackedSuffixes or PrefixRecorder) comes from the call of the model."""
+    """transformers' attention function: `shared`, one of the classes above, comes from the call of the model."""
     return shared.attend(module.layer_idx, query, key, value, scaling), None
 
 
