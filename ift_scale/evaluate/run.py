@@ -10,6 +10,7 @@ from pathlib import Path
 from ift_scale import artifacts
 from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.distributed import Ranks
+from ift_scale.inference import model_folder
 from ift_scale.inference.letters import Chat, LetterAsker
 from ift_scale.inference.question_file import GroupKey, QuestionFile
 from ift_scale.inference.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
@@ -46,6 +47,8 @@ def run(
     bar: Bar,
 ) -> None:
     """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM, on as many ranks as call this; rank 0 merges."""
+    for _, model_path, _, _ in pending:
+        model_folder.check(model_path)
     asker = LetterAsker(Chat(PromptTokenizer(pending[0][1]), config.evaluate.template), plain)
     targets = [
         Target(

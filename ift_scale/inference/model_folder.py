@@ -31,8 +31,24 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
 
 
+def check_whole(path: Path) -> None:
+    """DataError for a safetensors file that is shorter or longer than its header says: a download or copy that was cut off."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        try:
+            described = json.loads(file.read(header)) if 8 + header <= size else None
+            tensors = [entry for name, entry in (described or {}).items() if name != "__metadata__"]
+            expected = 8 + header + max(entry["data_offsets"][1] for entry in tensors)
+        except (ValueError, KeyError, TypeError):
+            expected = -1
+    if expected != size:
+        wanted = f"its header describes {expected:,} bytes" if expected > 0 else "its header is not whole"
+        raise DataError(Place(path), f"is half written: it has {size:,} bytes and {wanted}", "Copy or fetch the file again")
+
+
 def check(folder: Path) -> None:
-    """Raises DataError where config or weights are missing, also single shards of an index."""
+    """Raises DataError where config or weights are missing or half written, also single shards of an index."""
     model_config(folder)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -40,6 +56,10 @@ def check(folder: Path) -> None:
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             raise DataError(Place(index), f"{len(missing)} shards are missing", "Fetch the model again", missing)
-    elif not (folder / "model.safetensors").is_file():
+        for shard in sorted(shards):
+            check_whole(folder / shard)
+    elif (folder / "model.safetensors").is_file():
+        check_whole(folder / "model.safetensors")
+    else:
         remedy = "Fetch model.safetensors (or its shards and index); .bin weights must be converted to safetensors first"
         raise DataError(Place(folder), "holds no safetensors weights", remedy, sorted(p.name for p in folder.iterdir()))

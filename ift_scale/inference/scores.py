@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ift_scale.artifacts import atomic_path
 from ift_scale.config import ReliabilityConfig
+from ift_scale.errors import DataError, Place
 from ift_scale.records import GRADES
 
 NUM_BINS = 10
@@ -148,7 +149,10 @@ class Summary:
     correct: float = 0
     letter_mass: float = 0
     brier: float = 0
+    asked_again: int = 0
+    """Questions with more than one view; `agreement` sums the shares of their views that say what is predicted."""
     agreement: float = 0
+    cloze_questions: int = 0
     cloze_correct: float = 0
     cloze_agrees: float = 0
     bins: np.ndarray = field(default_factory=lambda: np.zeros((3, NUM_BINS)))
@@ -198,8 +202,13 @@ class Summary:
             ],
             "letters": {str(num): _letters(found, prior.of(num)) for num, found in sorted(self.letters.items())},
         }
+        if self.asked_again:
+            out["views"] = {"questions": self.asked_again, "agreement": self.agreement / self.asked_again}
+        if self.cloze_questions:
+            asked = self.cloze_questions
+            out["cloze"] = {"accuracy": self.cloze_correct / asked, "agreement": self.cloze_agrees / asked}
         if self.grades:
-            out["grades"] = self.grades
+            out["grades"] = {grade: self.grades.get(grade, 0) for grade in GRADES}
         return out
 
 
@@ -265,11 +274,22 @@ class ChoiceScores:
             out["average_probs"] = block.probs.mean(1)
         if prior_C is not None:
             out["debiased_probs"] = debiased(block, prior_C)
-        probs_QC = plain_QC if self.config.decide_by == "plain" else out[f"{self.config.decide_by}_probs"]
+        probs_QC = plain_QC
+        if self.config.decide_by == "average":
+            probs_QC = out.get("average_probs", plain_QC)
+        elif self.config.decide_by == "debiased":
+            if prior_C is None:
+                raise DataError(
+                    Place("probe.reliability.prior_share"),
+                    f"no question with {plain_QC.shape[1]} options is in the prior's sample",
+                    "Raise it, so that questions of every option count are sampled",
+                )
+            probs_QC = out["debiased_probs"]
         prediction_Q = probs_QC.argmax(-1)
         if block.logprobs.shape[1] > 1:
             out["view_agreement"] = (block.probs.argmax(-1) == prediction_Q[:, None]).mean(1)
             self.summary.agreement += float(out["view_agreement"].sum())
+            self.summary.asked_again += len(prediction_Q)
         if self.config.grades:
             out["greedy_right"], out["sampled_right"] = sampled_right(block, ids, self.config)
             out["grade"] = np.array(GRADES)[grade_of(out["greedy_right"], out["sampled_right"])]
@@ -293,6 +313,7 @@ class ChoiceScores:
             lists["cloze_logprobs"][row] = likelihoods
             chosen = int(np.argmax(np.array(likelihoods) / np.array(sizes)))
             flat["cloze_prediction"][row] = chosen
+            self.summary.cloze_questions += 1
             self.summary.cloze_correct += chosen == answer
             self.summary.cloze_agrees += chosen == flat["prediction"][row]
 

@@ -4,8 +4,8 @@ Suffixes are packed without padding into one row of N tokens, so no linear layer
 softmax falls into two parts, over the prefix (one large product for all queries together) and over its own suffix (causal, padded
 for this step only); the two are merged by their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
 
-Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R wanted rows (at most C of a suffix), H heads, K key-value
-heads, D head size.
+Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R wanted rows (at most C of a suffix), H heads, K
+key-value heads, D head size.
 """
 
 from collections.abc import Sequence
@@ -113,8 +113,9 @@ class LastRowsLayer(nn.Module):
             more = {} if shared is None else {"shared": shared}
             return self.layer(hidden_states, position_embeddings=position_embeddings, **more, **kwargs)
         keys = _KeysOnly()
-        normed = self.layer.input_layernorm(hidden_states)
-        self.layer.self_attn(hidden_states=normed, position_embeddings=position_embeddings, shared=keys, **kwargs)
+        last: Any = self.layer
+        normed = last.input_layernorm(hidden_states)
+        last.self_attn(hidden_states=normed, position_embeddings=position_embeddings, shared=keys, **kwargs)
         rows = shared.rows_R
         cos, sin = (x[:, rows] for x in position_embeddings)
         kwargs["position_ids"] = kwargs["position_ids"][:, rows]

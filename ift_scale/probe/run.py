@@ -8,8 +8,10 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ift_scale import artifacts
@@ -25,7 +27,7 @@ from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe import free
 from ift_scale.progress import Bar
-from ift_scale.records import Question
+from ift_scale.records import GRADES, Question
 
 VERSION = 2
 FILE = "probe.parquet"
@@ -84,18 +86,22 @@ def run(
         scores = ChoiceScores(config.probe.reliability)
         scores.estimate_prior([path for path in shards if "logprobs" in pq.read_schema(path).names])
         graded = Counter[str]()
+        right = Counter[str]()
 
         def rows_of(table: pa.Table) -> pa.Table:
             if "logprobs" in table.column_names:
                 return scores.rows(table)
             found = free.rows(table)
             graded.update(found["grade"].to_pylist())
+            right["questions"] += len(found)
+            right["exact"] += pc.sum(found["correct"]).as_py()
+            right["f1"] += pc.sum(found["f1"]).as_py()
             return found
 
         write_rows(folder / FILE, SCHEMA, shards, rows_of)
         if config.probe.reliability.permutations != "none" or config.probe.reliability.demonstration_draws > 1:
             write_rows(folder / VIEWS, VIEWS_SCHEMA, [s for s in shards if "logprobs" in pq.read_schema(s).names], _views)
-        knowledge = scores.summary.as_json(scores.prior) | ({"free_grades": dict(graded)} if graded else {})
+        knowledge = scores.summary.as_json(scores.prior) | _free_summary(graded, right)
         artifacts.write_json(folder / KNOWLEDGE, knowledge)
         work = work_of(target)
         counts = {
@@ -128,6 +134,14 @@ def check_topics(questions: QuestionFile, demonstrations: Demonstrations, config
         if wanted(config, group):
             (first,) = questions.read(questions.select(partial(operator.eq, group))[:1])
             demonstrations.of(first)
+
+
+def _free_summary(graded: Counter[str], right: Counter[str]) -> dict[str, Any]:
+    if not right:
+        return {}
+    asked = right["questions"]
+    grades = {grade: graded[grade] for grade in GRADES}
+    return {"free": {"questions": asked, "exact_match": right["exact"] / asked, "f1": right["f1"] / asked, "grades": grades}}
 
 
 def _views(table: pa.Table) -> pa.Table:

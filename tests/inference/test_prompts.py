@@ -1,13 +1,24 @@
 """The prompts, character by character and token by token."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ift_scale.errors import DataError
-from ift_scale.inference.prompts import Demonstrations, chat_messages, few_shot_prompt, response_text
+from ift_scale.inference.prompts import (
+    TEMPLATES,
+    Demonstrations,
+    chat_messages,
+    few_shot_prefix,
+    few_shot_prompt,
+    open_text,
+    question_text,
+    response_text,
+)
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.records import Message, Question
 
@@ -81,23 +92,62 @@ def _byte_level(add_bos: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
+def _sentencepiece_decoder() -> decoders.Decoder:
+    return decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
 def _sentencepiece_style() -> PreTrainedTokenizerFast:
     """Llama-2 style: a space is put before the text, words begin with it."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Punctuation("isolated")]
+        [
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.Metaspace(prepend_scheme="first"),
+            pre_tokenizers.Punctuation("isolated"),
+        ]
     )
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = _sentencepiece_decoder()
     special = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)]]
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=1500, special_tokens=special, show_progress=False))
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+def _llama2_style(add_bos: bool) -> PreTrainedTokenizerFast:
+    """As Llama-2's own: the whole text is one word to the BPE, spaces are marks, a line break is a byte."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = _sentencepiece_decoder()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    # For training only, so that no merge crosses a word or a line: SentencePiece learns within words too.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("\n", "removed"),
+            pre_tokenizers.Split("▁", "merged_with_next"),
+            pre_tokenizers.Punctuation("isolated"),
+        ]
+    )
+    special = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)]]
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=1500, special_tokens=special, show_progress=False))
+    plain = json.loads(tokenizer.to_str()) | {"pre_tokenizer": None}
+    tokenizer = Tokenizer.from_str(json.dumps(plain))
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _merging() -> PreTrainedTokenizerFast:
+    """A vocabulary that no real family has: the end of a demonstration and the beginning of a question are one token."""
+    tokenizer = Tokenizer.from_str(_byte_level(add_bos=False).backend_tokenizer.to_str())
+    tokenizer.add_tokens(["two\n\nWhat", "\n\nWhere"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
 FAMILIES = {
     "byte-level": lambda: _byte_level(add_bos=False),
     "byte-level with BOS": lambda: _byte_level(add_bos=True),
     "sentencepiece": _sentencepiece_style,
+    "llama-2": lambda: _llama2_style(add_bos=True),
+    "llama-2 without BOS": lambda: _llama2_style(add_bos=False),
 }
 
 
@@ -136,6 +186,59 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(tokenizer: PromptTo
     # The first supervised token is the letter that evaluation scores, the last is the end of the sequence.
     assert ids[len(prompt)] == tokenizer.chat_letters(prompt_text, 4, template)[2]
     assert ids[len(prompt) + sum(supervised) - 1] == tokenizer.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_prefix_tokenised_once_gives_the_tokens_of_the_whole_prompt(tokenizer: PromptTokenizer, whole: bool) -> None:
+    shown = [_question(i, "dev") for i in range(5)]
+    starts = ["What is", "_____ is", "(a) When", " a space before", "\n\na line before", "7 is", "'s", "É is", "\tTab"]
+    asked = [_question(i, question=start + f" {i}?") for i, start in enumerate(starts * 15)]
+    prefix = tokenizer.prefix(few_shot_prefix("engineering", shown))
+    found = tokenizer.encode_behind(prefix, [question_text(question) for question in asked], whole)
+    expected = tokenizer.encode([few_shot_prompt(question, shown) for question in asked])
+    assert [before + behind for before, behind in found] == expected
+    assert found[0][0] is prefix.ids  # one object, so that an engine sees that it is shared
+
+
+def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
+    _merging().save_pretrained(tmp_path)
+    tokenizer = PromptTokenizer(tmp_path)
+    prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
+    text = question_text(_question(2))
+    with pytest.raises(DataError, match=r"otherwise when a question follows: 'What is 2.*Set whole_prompts to true"):
+        tokenizer.encode_behind(prefix, [text])
+    ((before, behind),) = tokenizer.encode_behind(prefix, [text], whole=True)
+    assert before + behind == tokenizer.encode([prefix.text + text])[0]
+    # What joins the line breaks alone shows in the few characters that every text is tokenised behind.
+    ((before, behind),) = tokenizer.encode_behind(prefix, ["Where is it?"])
+    assert before + behind == tokenizer.encode([prefix.text + "Where is it?"])[0]
+
+
+def test_a_template_that_writes_bos_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _byte_level(add_bos=True).save_pretrained(tmp_path)
+    tokenizer = PromptTokenizer(tmp_path)
+    doubled = "{{ bos_token }}{% for m in messages %}{{ bos_token + m['content'] }}{% endfor %}"
+    monkeypatch.setitem(TEMPLATES, "vicuna", doubled)
+    with pytest.raises(DataError, match=r"field 'bos_token': stands a second time inside the prompt .*remove it there"):
+        tokenizer.encode([tokenizer.render(chat_messages(_question(1)), "vicuna", generation=True)])
+    prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
+    with pytest.raises(DataError, match="stands a second time"):
+        tokenizer.encode_behind(prefix, ["What is <s>?\nAnswer:"])
+
+
+def test_continuations_are_the_tokens_behind_the_prompt(tokenizer: PromptTokenizer) -> None:
+    prompt = open_text(_question(3))
+    for text, ids in zip([" one", " three four"], tokenizer.continuations(prompt, [" one", " three four"]), strict=True):
+        assert tokenizer.encode([prompt + text])[0] == tokenizer.encode([prompt])[0] + ids
+
+
+def test_a_line_ends_at_every_token_with_a_line_break(tokenizer: PromptTokenizer) -> None:
+    ends = set(tokenizer.line_end_tokens)
+    assert tokenizer.tokenizer.eos_token_id in ends
+    for text in ("two\n", "two\n\nQuestion: x"):
+        ids = tokenizer.encode([text])[0]
+        first = next(n for n, token in enumerate(ids) if token in ends)
+        assert tokenizer.decode(ids[:first]).strip() == "two"
 
 
 def test_only_the_assistants_turns_are_supervised(tokenizer: PromptTokenizer) -> None:

@@ -1,0 +1,66 @@
+"""Short answers: normalisation, exact match, F1, and the scores made of them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ift_scale import artifacts
+from ift_scale.config import FreeConfig, ProbeConfig, ReliabilityConfig
+from ift_scale.inference.engine import Sampling, TextRequest
+from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.probe import free
+from ift_scale.records import Question, Score
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The  Cat's, hat!", "cats hat"), ("an Apple a day", "apple day"), ("U.S.", "us"), ("Theatre", "theatre"), (" ", "")],
+)
+def test_normalisation_is_squads(text: str, expected: str) -> None:
+    assert free.normalise(text) == expected
+
+
+def test_exact_match_and_f1_take_the_best_alias() -> None:
+    aliases = ["New York City", "NYC"]
+    assert free.exact_match("the nyc.", aliases) and not free.exact_match("New York", aliases)
+    assert free.f1("New York", aliases) == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
+    assert free.f1("nyc", aliases) == 1 and free.f1("Boston", aliases) == 0
+    assert free.f1("", ["the"]) == 1  # nothing is left of both
+
+
+def _question(number: int, split: str, kind: str = "free") -> Question:
+    settings = {"domain": "d", "subject": "d", "collection": "pool", "question": f"What is {number}?"}
+    free_parts = {"aliases": ["copper", "Cu"]} if kind == "free" else {"choices": ["iron", "copper"], "answer": 1}
+    return Question(id=f"q{number}", split=split, kind=kind, **settings, **free_parts)  # type: ignore[arg-type]
+
+
+def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: object) -> None:
+    tokenizer = PromptTokenizer(world_model)  # type: ignore[arg-type]
+    config = ProbeConfig(
+        num_shots=2, reliability=ReliabilityConfig(demonstration_draws=2), free=FreeConfig(ask=True, num_samples=2, max_tokens=9)
+    )
+    dev = [_question(i, "dev", "choice") for i in range(5)]
+    asker = free.FreeAsker(tokenizer, Demonstrations(dev, 2, 42), config)
+    written = asker.write([_question(7, "test"), _question(8, "test")])
+    prompts = [tokenizer.decode(request.prompt) for request in written.requests]
+    assert len(set(prompts)) == 4 and all("Question: What is" in p and "Answer: copper" in p for p in prompts)
+
+    class Scripted:
+        def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+            assert sampling.max_tokens == 9 and tokenizer.tokenizer.eos_token_id in sampling.stop
+            if sampling.temperature == 0:  # question 7 with both draws right, question 8 with none
+                said = [["The copper"], ["iron"], ["cu"], ["lead"]]
+            else:
+                said = [["copper", "Copper."], ["iron", "copper"], ["iron", "copper"], ["iron", "tin"]]
+                assert sampling.num_samples == 2
+            return [[tokenizer.encode([" " + text])[0] for text in texts] for texts in said]
+
+    table = asker.ask(Scripted(), written)  # type: ignore[arg-type]
+    first, second = (Score.model_validate(row) for row in free.rows(table).to_pylist())
+    assert (first.kind, first.response, first.correct, first.f1) == ("free", "The copper", True, 1.0)
+    assert (first.greedy_right, first.sampled_right, first.grade) == (1.0, 0.75, "HighlyKnown")
+    assert first.confidence == 0.75 and first.samples == ["copper", "Copper.", "iron", "copper"]
+    assert (second.correct, second.greedy_right, second.sampled_right, second.grade) == (False, 0.0, 0.25, "WeaklyKnown")
+    assert second.probs is None and second.prediction is None
+    assert artifacts.digest_of(first.model_dump())

@@ -1,0 +1,211 @@
+"""The probe with real engines: one process or several ranks, killed engines and ranks, damaged weights; always the same file."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ift_scale.distributed import free_port
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parent.parent.parent
+# One thread everywhere: torchrun sets it, and the bits of a sum depend on how many share it.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+CLI = "ift_scale.cli"
+
+
+def _arguments(stage: str, folder: Path, *overrides: str) -> list[str]:
+    sets = [f"output_dir={folder}", "probe.engine=transformers", "probe.chunk_size=40", *overrides]
+    return [stage, "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
+
+
+def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | environment, **pipe)  # type: ignore[call-overload]
+
+
+def _end(process: subprocess.Popen[str], code: int = 0) -> str:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def _ift_scale(stage: str, folder: Path, *overrides: str, code: int = 0) -> str:
+    return _end(_start([sys.executable, "-m", CLI, *_arguments(stage, folder, *overrides)]), code)
+
+
+def _result(folder: Path) -> bytes:
+    return (folder / "probe" / "probe.parquet").read_bytes()
+
+
+def _wait(moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _num_shards(folder: Path) -> int:
+    return len(list((folder / "probe").glob("shards/*/*.parquet")))
+
+
+def _engines_of(folder: Path) -> list[int]:
+    """Process numbers of the engines whose log lies in the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"ift_scale.inference.process" in words and any(str(folder / "logs").encode() in word for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, one engine."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    _ift_scale("questions", folder)
+    assert "questions 1280" in _ift_scale("probe", folder)
+    return folder
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, tmp_path: Path) -> None:
+    commands = {
+        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", CLI],
+        "deepspeed": [
+            "-m", "deepspeed.launcher.runner", "--master_port", str(free_port()), "--num_accelerators", "2", "--num_gpus", "2",
+            "--no_local_rank", "--module", CLI,
+        ],
+    }  # fmt: skip
+    folder = tmp_path / "run"
+    _ift_scale("questions", folder)
+    _end(_start([sys.executable, *commands[launcher], *_arguments("probe", folder)], DS_ACCELERATOR="cpu"))
+    assert _result(folder) == _result(alone)
+    assert {path.name for path in (folder / "logs").glob("probe*")} == {"probe-rank0.log", "probe-rank1.log"}
+    assert not (folder / "probe" / "shards").exists()
+    assert "probe: done already" in _ift_scale("probe", folder)
+
+
+def test_two_engines_of_one_process_share_the_pool(alone: Path, tmp_path: Path) -> None:
+    _ift_scale("questions", tmp_path)
+    _ift_scale("probe", tmp_path, "probe.num_engines=2")
+    assert _result(tmp_path) == _result(alone)
+    assert {path.name for path in (tmp_path / "logs").glob("probe*")} == {"probe-0.log", "probe-1.log"}
+
+
+def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _ift_scale("questions", folder)
+    command = [sys.executable, "-m", CLI, *_arguments("probe", folder, "probe.chunk_size=20")]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [_start(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in range(2)]
+    # Rank 1 begins at the second half, so a shard there shows that it is at work.
+    _wait(lambda: any(int(p.stem) >= 32 for p in (folder / "probe").glob("shards/*/*.parquet")))
+    ranks[1].kill()
+    output = _end(ranks[0])
+    assert ranks[1].wait() == -signal.SIGKILL
+    assert "questions 1280" in output
+    _ift_scale("questions", tmp_path / "fresh")
+    _ift_scale("probe", tmp_path / "fresh", "probe.chunk_size=20")
+    assert _result(folder) == _result(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_killed_engine_is_replaced_and_the_file_is_the_same(engine: str, tmp_path: Path) -> None:
+    settings = (f"probe.engine={engine}", "questions.sources.0.kind=world")
+    for name in ("undisturbed", "killed"):
+        folder = tmp_path / name
+        _ift_scale("questions", folder, *settings)
+        run = _start([sys.executable, "-m", CLI, *_arguments("probe", folder, *settings)])
+        if name == "killed":
+            _wait(lambda folder=folder: _num_shards(folder) >= 5)  # type: ignore[misc]
+            (number,) = _engines_of(folder)
+            os.kill(number, signal.SIGKILL)
+        output = _end(run)
+        assert not _engines_of(folder)
+    assert "the inference engine died (exit code -9); a new one is started and goes on with shard" in output
+    assert _result(tmp_path / "killed") == _result(tmp_path / "undisturbed")
+
+
+def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -> None:
+    """Shards of the old pool are not mixed into the new one's result; a stage that would read stale questions says so."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\n")
+
+    def stage(name: str, folder: Path, code: int = 0) -> str:
+        settings = ("probe.engine=transformers", "probe.chunk_size=2", "probe.num_shots=1", f"output_dir={folder}")
+        sets = [part for s in settings for part in ("--set", s)]
+        return _end(_start([sys.executable, "-m", CLI, name, str(config), *sets]), code)
+
+    stage("questions", tmp_path / "run")
+    run = _start(
+        [sys.executable, "-m", CLI, "probe", str(config), "--set", f"output_dir={tmp_path / 'run'}", "--set", "probe.num_shots=1",
+         "--set", "probe.engine=transformers", "--set", "probe.chunk_size=1"]
+    )  # fmt: skip
+    _wait(lambda: _num_shards(tmp_path / "run") >= 1)
+    run.kill()
+    run.communicate()
+    train = pool / "train.jsonl"
+    train.write_text(train.read_text().replace("What is train", "Which is train"))
+    assert "was made with other settings or inputs; run `ift-scale questions`" in stage("probe", tmp_path / "run", code=2)
+    stage("questions", tmp_path / "run")
+    assert "shards of other questions or settings were dropped" in stage("probe", tmp_path / "run")
+    stage("questions", tmp_path / "fresh")
+    stage("probe", tmp_path / "fresh")
+    assert _result(tmp_path / "run") == _result(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_weights_that_are_not_numbers(engine: str, world_model: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    name = next(n for n in weights if n.endswith("mlp.down_proj.weight"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    settings = (f"model.path={broken}", f"probe.engine={engine}")
+    _ift_scale("questions", tmp_path / "run", *settings)
+    output = _ift_scale("probe", tmp_path / "run", *settings, code=2)
+    assert "the model's probabilities are not numbers (NaN)" in output and "set model.dtype to float32" in output
+    assert not (tmp_path / "run" / "probe" / "probe.parquet").exists()
+
+
+def test_every_way_of_asking_at_once(tmp_path: Path) -> None:
+    """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
+    import pandas as pd
+
+    from ift_scale.artifacts import read_json
+
+    settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
+    overrides = (f"probe.reliability={settings}", "probe.free={ask: true, num_samples: 2, max_tokens: 6}", "probe.chunk_size=320")
+    _ift_scale("questions", tmp_path, *overrides)
+    _ift_scale("probe", tmp_path, *overrides)
+    knowledge = read_json(tmp_path / "probe" / "knowledge.json")
+    assert knowledge["letters"]["4"]["letter_bias"] < 0.05  # the world's model answers by content
+    assert knowledge["views"]["agreement"] > 0.9 and knowledge["views"]["questions"] == knowledge["questions"] == 1280
+    assert knowledge["cloze"]["agreement"] > 0.7 and sum(knowledge["grades"].values()) == 1280
+    assert knowledge["free"]["questions"] == 400 + 240 and knowledge["free"]["exact_match"] > 0.3
+    scores = pd.read_parquet(tmp_path / "probe" / "probe.parquet")
+    assert scores[scores.kind == "choice"].average_probs.notna().all()
+    views = pd.read_parquet(tmp_path / "probe" / "views.parquet")
+    assert len(views) == 1280 and all(len(draws) == 8 for draws in views.draws)
+    assert pq_nulls(scores) == {"free": 0, "choice": 0}
+
+
+def pq_nulls(scores: object) -> dict[str, int]:
+    """Scores without what their kind must have."""
+    frame = scores
+    wanted = {"choice": ["probs", "prediction", "letter_mass", "grade", "cloze_logprobs"], "free": ["response", "f1", "grade"]}
+    return {kind: int(frame[frame.kind == kind][names].isna().sum().sum()) for kind, names in wanted.items()}  # type: ignore[index]
