@@ -46,7 +46,12 @@ class Question(Record):
     @property
     def topic(self) -> str:
         """What the few-shot header says the questions are about."""
-        return self.domain if self.collection == "pool" else self.subject.replace("_", " ")
+        return topic_of(self.collection, self.domain, self.subject)
+
+
+def topic_of(collection: str, domain: str, subject: str) -> str:
+    """A pool is about its domain, a benchmark's question about its subject."""
+    return domain if collection == "pool" else subject.replace("_", " ")
 
 
 class Message(Record):

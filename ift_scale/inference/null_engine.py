@@ -16,7 +16,8 @@ class NullEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         """Uniform over the options."""
-        return np.concatenate([np.full(len(request.options), -np.log(len(request.options))) for request in requests])
+        counts = np.array([len(request.options) for request in requests])
+        return np.repeat(-np.log(counts), counts)
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
         return np.zeros(len(requests))

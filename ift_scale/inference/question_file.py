@@ -3,15 +3,15 @@
 One pass notes where each line begins and which group it belongs to; questions are parsed when they are asked.
 """
 
-import json
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic_core import from_json
 
-from ift_scale.records import Question
+from ift_scale.records import Question, topic_of
 
 
 class GroupKey(NamedTuple):
@@ -36,17 +36,21 @@ class QuestionFile:
         self.path = path
         self.dev: list[Question] = []
         self.groups: list[GroupKey] = []
+        self.first_rows: list[int] = []
         number_of: dict[GroupKey, int] = {}
         # Arrays rather than lists of numbers: these are what grows with the pool.
         offsets, groups, lengths = array("q"), array("i"), array("i")
         with path.open("rb") as file:
             offset = 0
             for line in file:
-                question = _parse(line)
-                key = GroupKey.of(question)
-                if question.split == "dev":
-                    self.dev.append(question)
-                groups.append(number_of.setdefault(key, len(number_of)))
+                row = from_json(line)
+                key = _key(row)
+                if key.split == "dev":
+                    self.dev.append(Question.model_construct(**row))
+                if key not in number_of:
+                    number_of[key] = len(number_of)
+                    self.first_rows.append(len(groups))
+                groups.append(number_of[key])
                 offsets.append(offset)
                 lengths.append(len(line))
                 offset += len(line)
@@ -82,6 +86,12 @@ class QuestionFile:
         return questions
 
 
+def _key(row: dict[str, Any]) -> GroupKey:
+    """As GroupKey.of, of a row that is no Question yet: most rows are only counted."""
+    topic = topic_of(row["collection"], row["domain"], row["subject"])
+    return GroupKey(row["kind"], row["collection"], topic, row["domain"], row["split"], len(row.get("choices", ())))
+
+
 def _parse(line: bytes) -> Question:
     # Unvalidated: the file's digest says that it is what the questions stage has checked and written.
-    return Question.model_construct(**json.loads(line))
+    return Question.model_construct(**from_json(line))

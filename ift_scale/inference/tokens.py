@@ -4,7 +4,7 @@ An option letter's token depends on what stands before it (`Answer:A` and `ASSIS
 vocabularies), so it is read off the tokenised prompt with the letter behind it, never looked up by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,18 @@ from ift_scale.records import LETTERS, Message
 _SHOWN_CHARACTERS = 16
 # Few-shot prefixes end so; what follows is tokenised behind these two characters alone.
 _ANCHOR = "\n\n"
-_COMPARED_EACH = 64
+_COMPARED_EACH = 512
 _REMEMBERED_WORDS = 400_000
 
 
 @dataclass
 class Prefix:
-    """A prompt's beginning and its token ids; `seen` counts the texts tokenised behind it."""
+    """A prompt's beginning and its token ids; `seen` counts the texts tokenised behind it, `shorter` is it without its last line."""
 
     text: str
     ids: list[int]
     seen: int = 0
+    shorter: "Prefix | None" = None
 
 
 class PromptTokenizer:
@@ -47,6 +48,7 @@ class PromptTokenizer:
         # A token that also ends a turn says nothing about a second beginning.
         self._only_first = self.bos[0] if self.bos and self.bos[0] != self.tokenizer.eos_token_id else None
         self._letters: dict[tuple[str, int], list[int]] = {}
+        self._anchors: dict[str, list[int]] = {}
         self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
             self._fast.no_padding()
@@ -78,34 +80,50 @@ class PromptTokenizer:
             )
 
     def prefix(self, text: str) -> Prefix:
-        return Prefix(text, self.encode([text])[0] if text else [])
+        return Prefix(text, self._before_a_word(self.encode, text) if text else [])
+
+    @staticmethod
+    def _before_a_word(encode: Callable[[Sequence[str]], list[list[int]]], text: str) -> list[int]:
+        """The ids of `text` where a word follows: at the very end two line breaks may be another token than there."""
+        first, second = encode([text + "A", text + "B"])
+        return first[: next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)]
 
     def encode_behind(self, prefix: Prefix, texts: Sequence[str], whole: bool = False) -> list[tuple[list[int], list[int]]]:
-        """(ids of the prefix, ids behind it) for each text: together exactly the ids of the whole prompt.
+        """(ids of a beginning, ids behind it) for each text behind the prefix: together exactly the ids of the whole prompt.
 
-        The prefix is tokenised once. That is exact where the tokenizer never joins a line break with the character behind it, which
-        holds for what begins with a visible character in every family known; the first texts behind a prefix and every 64th after
-        them are compared with the whole prompt's ids. A text that begins otherwise, or `whole`, is tokenised with its prefix.
+        The prefix is tokenised once. That is exact where the tokenizer never joins a line break with a visible character behind it,
+        which holds in every family known; the first texts behind a prefix and every 512th after them are compared with the whole
+        prompt's ids. A text that begins with white space is cut a line earlier. `whole` tokenises every prompt whole.
         """
         if not prefix.text.endswith(_ANCHOR) or whole:
             return [self._split(prefix, text) for text in texts]
-        rows = self._plain([_ANCHOR + text for text in texts])
-        found = []
-        for row, text in zip(rows, texts, strict=True):
-            prefix.seen += 1
-            if text[:1].isspace() or row[: len(self._anchor)] != self._anchor:
-                found.append(self._split(prefix, text))
+        found = self._behind(prefix, texts, _ANCHOR)
+        last_line = prefix.text.rstrip("\n").rfind("\n") + 1
+        left = [number for number, pair in enumerate(found) if pair is None]
+        if left and last_line > 0:
+            prefix.shorter = prefix.shorter or self.prefix(prefix.text[:last_line])
+            again = self._behind(prefix.shorter, [prefix.text[last_line:] + texts[number] for number in left], "\n")
+            for number, pair in zip(left, again, strict=True):
+                found[number] = pair
+        return [pair or self._split(prefix, text) for pair, text in zip(found, texts, strict=True)]
+
+    def _behind(self, prefix: Prefix, texts: Sequence[str], anchor: str) -> list[tuple[list[int], list[int]] | None]:
+        """The pairs of `encode_behind`, from the texts' ids behind the prefix' last characters; None where these change them."""
+        if anchor not in self._anchors:
+            self._anchors[anchor] = self._before_a_word(self._plain, anchor)
+        before = self._anchors[anchor]
+        found: list[tuple[list[int], list[int]] | None] = []
+        for row, text in zip(self._plain([anchor + text for text in texts]), texts, strict=True):
+            if text[:1].isspace() or row[: len(before)] != before:
+                found.append(None)
                 continue
-            ids = row[len(self._anchor) :]
+            ids = row[len(before) :]
             self._check_one_bos(ids, text)
+            prefix.seen += 1
             if prefix.seen <= 2 or prefix.seen % _COMPARED_EACH == 0:
                 self._compare(prefix, ids, text)
             found.append((prefix.ids, ids))
         return found
-
-    @cached_property
-    def _anchor(self) -> list[int]:
-        return self._plain([_ANCHOR])[0]
 
     def _split(self, prefix: Prefix, text: str) -> tuple[list[int], list[int]]:
         (ids,) = self.encode([prefix.text + text])

@@ -3,13 +3,13 @@
 Out: probe.parquet, a Score a question, and knowledge.json, what all of them together tell (calibration, letter bias, grades).
 """
 
-import operator
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -130,10 +130,9 @@ def asker_of(config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: De
 
 def check_topics(questions: QuestionFile, demonstrations: Demonstrations, config: ProbeConfig) -> None:
     """DataError for a topic without enough demonstrations, before anything starts."""
-    for group in questions.groups:
+    for group, row in zip(questions.groups, questions.first_rows, strict=True):
         if wanted(config, group):
-            (first,) = questions.read(questions.select(partial(operator.eq, group))[:1])
-            demonstrations.of(first)
+            demonstrations.of(questions.read(np.array([row]))[0])
 
 
 def _free_summary(graded: Counter[str], right: Counter[str]) -> dict[str, Any]:

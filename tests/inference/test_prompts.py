@@ -197,7 +197,9 @@ def test_a_prefix_tokenised_once_gives_the_tokens_of_the_whole_prompt(tokenizer:
     found = tokenizer.encode_behind(prefix, [question_text(question) for question in asked], whole)
     expected = tokenizer.encode([few_shot_prompt(question, shown) for question in asked])
     assert [before + behind for before, behind in found] == expected
-    assert found[0][0] is prefix.ids  # one object, so that an engine sees that it is shared
+    shared = sum(before is prefix.ids for before, _ in found)  # one object, so that an engine sees that it is shared
+    assert shared == sum(not q.question[0].isspace() for q in asked) or whole
+    assert whole or len({id(before) for before, _ in found}) == 2  # those that begin with white space share a shorter one
 
 
 def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
