@@ -2,8 +2,8 @@
 
     python benchmarks/bench_pipeline.py [--mmlu ../shared/data/mmlu] [--repeats 5]
 
-Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage with a null engine that returns at
-once. Rates are per second of processor time of the whole process tree, so they are a core's whatever the number of cores; peak memory
+Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage with a null engine that returns
+at once. Rates are per second of the process' own processor time, so they are a core's whatever the number of cores; peak memory
 is the process' own. `parts` times each part alone, on one thread. Each size runs in a process of its own.
 """
 
