@@ -5,8 +5,8 @@
 
 In one run, in turn: each repeat takes another part of the prompts for the peers (whole MMLU subjects dealt out evenly, so over all
 repeats every question is asked by the authors' loop), and all prompts for ours. Every program gives the same kind of file
-(peers/README.md); seconds are those of scoring alone, token ids in, probabilities out. A speed is stored only where the tokens asked
-were the same and the predictions agree; each program's answers are compared with the authors' loop's in float32.
+(peers/README.md); seconds are those of scoring alone, token ids in, probabilities out. A speed is stored only where the tokens
+asked were the same and the predictions agree; each program's answers are compared with the authors' loop's in float32.
 """
 
 import json
@@ -17,14 +17,13 @@ from typing import Any
 
 import click
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from rows import quantiles, store
 
 from ift_scale.progress import say
 
-PEERS = HERE / "peers"
+PEERS = Path(__file__).parent / "peers"
 LM_EVAL = PEERS / ".venv" / "bin" / "python"
 LEAST_AGREEMENT = {"float32": 0.995, "bfloat16": 0.9}
 

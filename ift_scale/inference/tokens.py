@@ -23,7 +23,7 @@ _REMEMBERED_WORDS = 400_000
 
 @dataclass
 class Prefix:
-    """A prompt's beginning and its token ids; `seen` counts the texts tokenised behind it, `shorter` is it without its last line."""
+    """A prompt's beginning and its token ids. `seen` counts the texts tokenised behind it; `shorter` lacks its last line."""
 
     text: str
     ids: list[int]

@@ -9,6 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ift_scale.records import LETTERS
+
 matplotlib.use("svg")
 matplotlib.rcParams.update(
     {
@@ -148,4 +150,36 @@ def stage_seconds(seconds: dict[str, float]) -> str:
         axis.text(seconds[name], place, f" {seconds[name]:.1f} s", va="center", fontsize=8)
     axis.set_xlabel("seconds")
     axis.margins(x=0.15)
+    return _svg(figure)
+
+
+def calibration(bins: list[dict[str, float]]) -> str:
+    """Accuracy by confidence of the base model's probe; a circle's area is the share of the questions in its bin."""
+    figure = Figure(figsize=(3.6, 3.4))
+    axis = figure.subplots()
+    total = sum(b["questions"] for b in bins)
+    axis.plot([0, 1], [0, 1], color="#999", linestyle=":", linewidth=1)
+    confidence, right = ([b[name] for b in bins] for name in ("confidence", "accuracy"))
+    axis.plot(confidence, right, color="#2a7f9e", linewidth=1, alpha=0.6)
+    axis.scatter(confidence, right, s=[12 + 500 * b["questions"] / total for b in bins], color="#2a7f9e", alpha=0.7)
+    axis.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy")
+    return _svg(figure)
+
+
+def letters(found: dict[str, dict[str, list[float | None]]]) -> str:
+    """Recall by letter, and where orders or a prior were asked for, the letters' own pull."""
+    names = {"recall": "recall", "probability": "mean probability over all rotations", "prior": "prior (PriDe)"}
+    figure = Figure(figsize=(3.2 * len(found) + 1, 2.8))
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for axis, (num_choices, row) in zip(axes, found.items(), strict=True):
+        shown = [name for name in names if name in row]
+        for place, name in enumerate(shown):
+            values = [float("nan") if value is None else value for value in row[name]]
+            offset = (place - (len(shown) - 1) / 2) * 0.8 / len(shown)
+            color = ("#2a7f9e", "#c8553d", "#d9a21b")[list(names).index(name)]
+            axis.bar(np.arange(len(values)) + offset, values, 0.8 / len(shown), color=color, label=names[name])
+        axis.axhline(1 / int(num_choices), color="#999", linestyle=":", linewidth=1)
+        axis.set_xticks(range(int(num_choices)), LETTERS[: int(num_choices)])
+        axis.set_title(f"{num_choices} options")
+    axes[0].legend(frameon=False, fontsize=7)
     return _svg(figure)

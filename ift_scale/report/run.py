@@ -18,7 +18,7 @@ from ift_scale.records import Arm
 from ift_scale.report import plots
 from ift_scale.report.findings import findings
 
-VERSION = 1
+VERSION = 2
 PAGE = "index.html"
 
 
@@ -94,6 +94,32 @@ def knowledge(manifest: Manifest) -> pd.DataFrame:
     )
 
 
+def reliability(found: dict[str, Any]) -> pd.DataFrame:
+    """How sure it is that the base model knows what it answers: one row a measure that was asked for."""
+    rows = [
+        ("expected calibration error", f"{found['ece']:.3f}", "mean distance of confidence and accuracy, ten bins"),
+        ("Brier score", f"{found['brier']:.3f}", "squared distance of probabilities and truth, 0 to 2"),
+    ]
+    for num_choices, row in found["letters"].items():
+        about = f"{num_choices} options"
+        rows.append((f"spread of recall, {about}", f"{row['recall_std']:.3f}", "standard deviation over the right answer's letter"))
+        if "letter_bias" in row:
+            rows.append(
+                (f"letter bias, {about}", f"{row['letter_bias']:.3f}", "the letters' own pull: 0 none, 1 - 1/options at most")
+            )
+    if "views" in found:
+        rows.append(("agreement of views", f"{found['views']['agreement']:.3f}", "share of orders and draws that predict the same"))
+    if "cloze" in found:
+        rows.append(("accuracy by the options' text", f"{found['cloze']['accuracy']:.3f}", "likeliest text for its length"))
+        rows.append(("agreement of text and letter", f"{found['cloze']['agreement']:.3f}", "share of questions"))
+    for name, grades in (("choice", found.get("grades")), ("free", found.get("free", {}).get("grades"))):
+        rows += [(f"{grade}, {name} questions", f"{count:,}", "SliCK's grade") for grade, count in (grades or {}).items()]
+    if "free" in found:
+        rows.append(("exact match, free questions", f"{found['free']['exact_match']:.3f}", f"of {found['free']['questions']:,}"))
+        rows.append(("F1, free questions", f"{found['free']['f1']:.3f}", "over tokens, best alias"))
+    return pd.DataFrame(rows, columns=["measure", "value", "what it is"])
+
+
 def part_seconds(sources: Sources) -> dict[str, float]:
     """Seconds by part of the run, in the order of the stages."""
     parts: dict[str, float] = {}
@@ -147,10 +173,12 @@ def page(config: Config, sources: Sources) -> str:
             findings=findings(comparisons, base, sources.chance),
             num_seeds=len(config.construct.seeds),
             num_domains=len(set(arms.domain)),
+            probed=f"{sources.knowledge['questions']:,}",
             level=round(config.analyse.confidence_level * 100),
             main_table=_html(wide_accuracy(settings, base, [overall])),
             comparison_table=_html(shown),
             knowledge_table=_html(knowledge(sources.manifests["construct"][0])),
+            reliability_table=_html(reliability(sources.knowledge)),
             throughput_table=_html(throughput(sources.manifests)),
             domain_table=_html(wide_accuracy(settings, base, [d for d in domains if d != overall] or [overall])),
             versions=", ".join(f"{name} {version}" for name, version in probe.versions.items())
@@ -166,6 +194,8 @@ def page(config: Config, sources: Sources) -> str:
                 "kl": plots.measure(settings, "kl", "KL, nats"),
                 "scatter": plots.consistency_against_accuracy(arms),
                 "losses": plots.losses(loss_curves(sources.train, sources.arms), {a.name: a.setting for a in sources.arms}),
+                "calibration": plots.calibration(sources.knowledge["calibration"]),
+                "letters": plots.letters(sources.knowledge["letters"]),
                 "seconds": plots.stage_seconds(part_seconds(sources)),
             },
         )

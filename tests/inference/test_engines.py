@@ -9,15 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ift_scale.config import ProbeConfig
+from ift_scale.config import FreeConfig, MmluSource, ProbeConfig
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.inference.engine import EngineSpec, ScoreRequest
-from ift_scale.inference.letters import FewShot, LetterAsker
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest
+from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
-from ift_scale.questions import world
+from ift_scale.probe.free import FreeAsker
+from ift_scale.questions import mmlu, world
+from ift_scale.world.random_model import random_llama, train_tokenizer
 
 pytestmark = pytest.mark.engine
 
@@ -58,6 +60,47 @@ def test_engines_agree(engines: dict[str, EngineProcess], requests: list[ScoreRe
     ours, reference = (engines[name].score(requests).reshape(-1, 4) for name in ENGINES)
     assert np.abs(ours - reference).max() < 1e-3
     assert (ours.argmax(1) == reference.argmax(1)).all()
+
+
+def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: Path) -> None:
+    """Likelihoods of continuations and greedy answers; sampled ones are as many as asked for, and the same for the same seed."""
+    questions = world.load()
+    tokenizer = PromptTokenizer(world_model)
+    demonstrations = Demonstrations(questions, 5, 42)
+    choice = [q for q in questions if q.kind == "choice" and q.split == "test"][::40]
+    cloze = Cloze(tokenizer, demonstrations).requests(choice)
+    ours, reference = (engines[name].loglikelihood(cloze) for name in ENGINES)
+    assert np.abs(ours - reference).max() < 1e-3 and len(ours) == 4 * len(choice)
+    config = ProbeConfig(free=FreeConfig(ask=True))
+    free = FreeAsker(tokenizer, demonstrations, config).write([q for q in questions if q.kind == "free"][::40])
+    greedy = Sampling(config.free.max_tokens, tokenizer.line_end_tokens)
+    first, second = (engines[name].generate(free.requests, greedy) for name in ENGINES)
+    assert sum(a == b for a, b in zip(first, second, strict=True)) >= 0.95 * len(first)  # a tie may fall either way
+    assert all(not set(tokens) & set(tokenizer.line_end_tokens) for (tokens,) in first)
+    sampling = greedy._replace(temperature=0.8, num_samples=3, seed=5)
+    for name in ENGINES:
+        drawn = engines[name].generate(free.requests, sampling)
+        assert [len(samples) for samples in drawn] == [3] * len(free.requests)
+        assert drawn == engines[name].generate(free.requests, sampling)
+
+
+def test_engines_agree_on_real_mmlu_prompts(shared_data: Path, tmp_path: Path) -> None:
+    """A randomly initialised Llama on 5-shot prompts of all subjects, thousands of tokens long, option counts as they come."""
+    files = [shared_data / "mmlu" / "dev.jsonl.gz"]
+    train_tokenizer(files).save_pretrained(tmp_path / "model")
+    random_llama(layers=2, hidden_size=128).save_pretrained(tmp_path / "model")
+    questions = [q for _, q in mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=1), seed=0)]
+    asked = [q for q in questions if q.split == "test"]
+    asker = LetterAsker(FewShot(PromptTokenizer(tmp_path / "model"), Demonstrations(questions, 5, 42)), plain)
+    requests = [r for r in asker.write(sorted(asked, key=lambda q: q.topic)).requests if len(r.prompt) < 4000]
+    assert len(requests) > 50
+    answers = {}
+    for name in ENGINES:
+        engine = _start(name, tmp_path / "model", tmp_path)
+        answers[name] = engine.score(requests).reshape(-1, 4)
+        engine.close()
+    assert np.abs(answers["vllm"] - answers["transformers"]).max() < 0.01
+    assert (answers["vllm"].argmax(1) == answers["transformers"].argmax(1)).mean() >= 0.98
 
 
 def test_cached_prefixes_change_nothing(engines: dict[str, EngineProcess], requests: list[ScoreRequest]) -> None:

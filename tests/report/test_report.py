@@ -4,6 +4,7 @@ import pandas as pd
 
 from ift_scale.report import plots
 from ift_scale.report.findings import findings
+from ift_scale.report.run import reliability
 
 
 def _comparison(difference: float, low: float, high: float, seeds: int = 3) -> pd.DataFrame:
@@ -38,6 +39,27 @@ def test_plots_are_svg_and_the_same_every_time() -> None:
     picture = plots.differences(_comparison(0.2, 0.1, 0.3))
     assert picture.startswith("<svg") and "H - I  d  HOMO" in picture
     assert picture == plots.differences(_comparison(0.2, 0.1, 0.3))
+
+
+KNOWLEDGE = {
+    "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
+    "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
+}  # fmt: skip
+
+
+def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
+    assert reliability(KNOWLEDGE).measure.tolist() == ["expected calibration error", "Brier score", "spread of recall, 4 options"]
+    grades = {"HighlyKnown": 5, "MaybeKnown": 1, "WeaklyKnown": 0, "Unknown": 2}
+    more = {
+        "letters": {"4": {"recall": [0.5] * 4, "recall_std": 0, "letter_bias": 0.2, "probability": [0.4] * 4, "prior": [0.2] * 4}},
+        "views": {"questions": 8, "agreement": 0.75}, "cloze": {"accuracy": 0.5, "agreement": 0.6}, "grades": grades,
+        "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
+    }  # fmt: skip
+    told = dict(reliability(KNOWLEDGE | more)[["measure", "value"]].to_numpy().tolist())
+    assert told["letter bias, 4 options"] == "0.200" and told["agreement of views"] == "0.750"
+    assert told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
+    assert plots.letters((KNOWLEDGE | more)["letters"]).count("prior (PriDe)") == 1  # type: ignore[arg-type]
+    assert plots.calibration(KNOWLEDGE["calibration"]).startswith("<svg")  # type: ignore[arg-type]
 
 
 def test_an_interval_of_no_width_can_be_drawn() -> None:
