@@ -58,7 +58,7 @@ def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
 
 def compare(model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) -> dict[str, Any]:
     spec = {name: EngineSpec(str(model), "float32", ProbeConfig(engine=name)) for name in ENGINES}
-    engines = {name: EngineProcess(spec[name], logs / f"{name}.log") for name in ENGINES}
+    engines = {name: EngineProcess(spec[name], logs / f"{name}.log").ready() for name in ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
     answers: dict[str, np.ndarray] = {}
     try:

@@ -222,6 +222,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         ) from error
 
 
+def has_key(folder: Path, key: str) -> bool:
+    """Whether `folder` was closed under `key`; a quick look, files are not read."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.key == key
+
+
 def is_done(folder: Path, key: str) -> bool:
     """Whether `folder` holds exactly what `key` describes, whole."""
     manifest = read_manifest(folder)

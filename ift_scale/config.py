@@ -185,7 +185,7 @@ class EngineConfig(Section):
     """`auto`: vLLM on GPUs, on a CPU the transformers engine, which is faster there (docs/results.md)."""
     max_model_len: PositiveInt | None = None
     """Longest prompt in tokens plus one; the model's own context when left out."""
-    chunk_size: PositiveInt = 2048
+    chunk_size: PositiveInt = 1024
     """Questions given to the engine at once; a shard is written after each chunk, so a crash loses at most one."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs that one vLLM engine spans."""

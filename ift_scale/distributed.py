@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ift_scale.errors import EnvironmentProblem
+
 _WATCH_SECONDS = 1.0
 
 
@@ -26,14 +28,18 @@ def from_environment() -> Ranks | None:
     """The place that a launcher (deepspeed, torchrun, srun) has put into the environment; None outside of one."""
     found = os.environ
     if "RANK" in found and "WORLD_SIZE" in found:
-        local_size = int(found.get("LOCAL_WORLD_SIZE") or found.get("LOCAL_SIZE") or 1)
+        local_size = int(found.get("LOCAL_WORLD_SIZE") or found.get("LOCAL_SIZE") or _slurm_tasks_per_node() or 1)
         return Ranks(int(found["RANK"]), int(found.get("LOCAL_RANK", "0")), int(found["WORLD_SIZE"]), local_size)
     if "SLURM_STEP_NUM_TASKS" in found:  # set by srun for its tasks; a batch script by itself has none
         size = int(found["SLURM_STEP_NUM_TASKS"])
-        # "4" or "4(x2),3": tasks on each node; the first is as good as any for dividing a node's devices
-        per_node = int(found.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0].split(",")[0])
-        return Ranks(int(found["SLURM_PROCID"]), int(found.get("SLURM_LOCALID", "0")), size, per_node)
+        return Ranks(int(found["SLURM_PROCID"]), int(found.get("SLURM_LOCALID", "0")), size, _slurm_tasks_per_node() or size)
     return None
+
+
+def _slurm_tasks_per_node() -> int | None:
+    """From "4" or "4(x2),3"; the first node's is as good as any for dividing a node's devices. None outside of a step."""
+    text = os.environ.get("SLURM_STEP_TASKS_PER_NODE")
+    return int(text.split("(")[0].split(",")[0]) if text else None
 
 
 def visible_devices() -> tuple[str, ...]:
@@ -47,12 +53,22 @@ def visible_devices() -> tuple[str, ...]:
 
 
 def own_devices(ranks: Ranks | None, at_least: int) -> tuple[str, ...]:
-    """This rank's part of its node's devices; all that it sees where a launcher shows each rank only its own (fewer than `at_least`
-    for each of the node's ranks)."""
+    """This rank's part of its node's devices, or all that it sees where SLURM shows each task only its own.
+
+    EnvironmentProblem where the node's ranks have fewer than `at_least` devices each.
+    """
     devices = visible_devices()
-    if ranks is None or len(devices) < at_least * ranks.local_size:
+    if not devices or ranks is None or ranks.local_size == 1:
+        return devices
+    private = "SLURM_GPUS_PER_TASK" in os.environ or "gpu" in os.environ.get("SLURM_TRES_PER_TASK", "") or len(devices) == at_least
+    if private:
         return devices
     each = len(devices) // ranks.local_size
+    if each < at_least:
+        raise EnvironmentProblem(
+            f"{ranks.local_size} ranks on this node share {len(devices)} GPUs and need {at_least} each. Start fewer ranks a node, "
+            "or lower tensor_parallel_size."
+        )
     return devices[ranks.local_rank * each : (ranks.local_rank + 1) * each]
 
 

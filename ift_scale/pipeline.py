@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,13 +15,14 @@ from ift_scale import artifacts
 from ift_scale.analyse import run as analyse
 from ift_scale.analyse.run import ArmScores
 from ift_scale.artifacts import MANIFEST, Manifest, digest_of, is_done, read_manifest
-from ift_scale.config import Config, EngineConfig, resolved_yaml
+from ift_scale.config import Config, resolved_yaml
 from ift_scale.construct import general
 from ift_scale.construct import run as construct
 from ift_scale.distributed import Ranks
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
 from ift_scale.inference import model_folder
+from ift_scale.inference.engine import identity
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.probe import run as probe
 from ift_scale.progress import progress, say
@@ -33,10 +33,6 @@ from ift_scale.train import run as train
 
 STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
 
-ENGINE_OPERATION = {
-    "chunk_size", "tensor_parallel_size", "num_engines", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib",
-    "max_num_batched_tokens", "max_num_seqs", "batch_tokens", "whole_prompts",
-}  # fmt: skip
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "zero_stage", "activation_checkpointing",
 }  # fmt: skip
@@ -61,7 +57,9 @@ class ArmTask:
 
 @lru_cache(maxsize=1)
 def _question_file(path: Path, digest: str) -> QuestionFile:
-    """The questions of a file, gone through once while its digest is the same."""
+    """The questions of a file, gone through once while its digest is the same; ArtifactError where it was changed by hand."""
+    if artifacts.file_digest(path) != digest:
+        raise ArtifactError(f"{path}: was changed after it was made. Remove {path.parent} and run `ift-scale questions` again.")
     return QuestionFile(path)
 
 
@@ -127,10 +125,7 @@ class Pipeline:
 
     def _probe_task(self) -> tuple[str, Inputs]:
         inputs = {"model": self.base_digest, "questions": self.digest("questions", questions.FILE)}
-        return digest_of([probe.VERSION, self._engine_identity(self.config.probe), inputs]), inputs
-
-    def _engine_identity(self, engine: EngineConfig) -> dict[str, Any]:
-        return engine.model_dump(exclude=ENGINE_OPERATION) | {"dtype": self.config.model.dtype}
+        return digest_of([probe.VERSION, identity(self.config.probe, self.config.model.dtype), inputs]), inputs
 
     def _construct_task(self) -> tuple[str, Inputs]:
         inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
@@ -151,7 +146,7 @@ class Pipeline:
         return tasks
 
     def evaluate_tasks(self) -> list[ArmTask]:
-        settings = self._engine_identity(self.config.evaluate)
+        settings = identity(self.config.evaluate, self.config.model.dtype)
         asked = self.digest("questions", questions.FILE)
         tasks = []
         for arm in self.arms():

@@ -43,7 +43,7 @@ def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log:
         ids = tokenizer.encode([row["prompt"] for row in rows])
         requests = [ScoreRequest([], *pair) for pair in zip(ids, letters, strict=True)]
         tokenising = time.perf_counter()
-        process = EngineProcess(EngineSpec(str(model), dtype, ProbeConfig(engine=engine)), log)
+        process = EngineProcess(EngineSpec(str(model), dtype, ProbeConfig(engine=engine)), log).ready()
         try:
             loaded = time.perf_counter()
             process.score(requests[:WARM_UP])

@@ -38,7 +38,10 @@ def example(question: Question, score: Score, setting: str, style: Literal["lett
     """One question as a training example of a setting; of a free question the response is an alias, or the model's own words."""
     letter = None
     if question.kind == "free":
-        response = score.response if setting == "self_aligning" and score.response else gold_text(question)
+        response = gold_text(question)
+        if setting == "self_aligning":
+            assert score.response  # an empty answer has no confidence
+            response = score.response
     else:
         chosen = select.target(question, score, setting)
         response, letter = response_text(question, chosen, style), LETTERS[chosen]

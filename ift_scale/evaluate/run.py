@@ -10,7 +10,9 @@ from pathlib import Path
 from ift_scale import artifacts
 from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.distributed import Ranks
+from ift_scale.errors import DataError, Place
 from ift_scale.inference import model_folder
+from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.letters import Chat, LetterAsker
 from ift_scale.inference.question_file import GroupKey, QuestionFile
 from ift_scale.inference.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
@@ -54,21 +56,25 @@ def run(
         Target(
             arm.name,
             folder / arm.name,
-            key,
+            artifacts.digest_of([key, resolved_identity(config.evaluate, config.model.dtype)]),
             [questions.select(partial(asked_of, arm))],
             asker,
             model_path,
-            partial(_finish, config, inputs),
+            partial(_finish, config, key, inputs),
             config.evaluate.chunk_size,
-            partial(artifacts.is_done, folder / arm.name, key),
+            partial(artifacts.has_key, folder / arm.name, key),
         )
         for arm, model_path, key, inputs in pending
     ]
+    for target in targets:
+        if not target.num_questions:
+            problem = "has no choice question in a test split to be evaluated on"
+            raise DataError(Place(f"arm {target.name}"), problem, "Add a benchmark, or test questions to the domain's pool")
     slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, slots, share_of(ranks), bar)
 
 
-def _finish(config: Config, inputs: dict[str, str], target: Target, shards: list[Path]) -> None:
+def _finish(config: Config, key: str, inputs: dict[str, str], target: Target, shards: list[Path]) -> None:
     started = time.monotonic()
     scores = ChoiceScores(ReliabilityConfig())
     write_rows(target.folder / FILE, PLAIN_SCHEMA, shards, scores.rows)
@@ -80,4 +86,4 @@ def _finish(config: Config, inputs: dict[str, str], target: Target, shards: list
         "mean_letter_mass": scores.summary.letter_mass / scores.summary.questions,
     }
     seconds = {"total": sum(work.seconds.values()) + time.monotonic() - started} | work.seconds
-    artifacts.write_manifest(target.folder, "evaluate", target.key, config.evaluate.model_dump(), inputs, counts, seconds)
+    artifacts.write_manifest(target.folder, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds)

@@ -8,11 +8,12 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ift_scale.config import EngineConfig
+from ift_scale.distributed import has_gpu
 
 VLLM = "ift_scale.inference.vllm_engine:VllmEngine"
 TRANSFORMERS = "ift_scale.inference.transformers_engine:TransformersEngine"
@@ -92,18 +93,37 @@ class EngineSpec:
     devices: tuple[str, ...] = ()
 
 
-def resolved_engine(engine: str, has_gpu: bool) -> str:
+# Settings that only say how fast or where an engine computes: they are in no key.
+OPERATION = {
+    "chunk_size", "tensor_parallel_size", "num_engines", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib",
+    "max_num_batched_tokens", "max_num_seqs", "batch_tokens", "whole_prompts",
+}  # fmt: skip
+
+
+def identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
+    """The settings that an engine's answers depend on, as they were given."""
+    return config.model_dump(exclude=OPERATION) | {"dtype": dtype}
+
+
+def resolved_identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
+    """The same with `auto` resolved on this machine: shards of different engines or precisions are not mixed."""
+    on_gpu = has_gpu()
+    resolved = {"engine": resolved_engine(config.engine, on_gpu), "dtype": resolved_dtype(dtype, on_gpu)}
+    return identity(config, dtype) | resolved
+
+
+def resolved_engine(engine: str, on_gpu: bool) -> str:
     """`auto` is what was measured fastest (docs/results.md): vLLM on GPUs, on a CPU the transformers engine."""
-    return engine if engine != "auto" else ("vllm" if has_gpu else "transformers")
+    return engine if engine != "auto" else ("vllm" if on_gpu else "transformers")
 
 
-def build(spec: EngineSpec, has_gpu: bool) -> Engine:
+def build(spec: EngineSpec, on_gpu: bool) -> Engine:
     """The engine that the spec names."""
-    named = VLLM if resolved_engine(spec.config.engine, has_gpu) == "vllm" else TRANSFORMERS
+    named = VLLM if resolved_engine(spec.config.engine, on_gpu) == "vllm" else TRANSFORMERS
     module, _, name = (spec.factory or named).partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(spec)
     return engine
 
 
-def resolved_dtype(dtype: str, has_gpu: bool) -> str:
-    return dtype if dtype != "auto" else ("bfloat16" if has_gpu else "float32")
+def resolved_dtype(dtype: str, on_gpu: bool) -> str:
+    return dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")

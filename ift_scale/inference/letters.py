@@ -42,7 +42,7 @@ class FewShot:
         return [ScoreRequest(*pair, letters(text, len(q.choices), "")) for pair, text, q in zip(ids, texts, questions, strict=True)]
 
     def _prefix(self, question: Question, draw: int) -> Prefix:
-        key = (question.collection, question.topic, draw)
+        key = (question.collection, question.topic, draw)  # choice questions only
         if key not in self._prefixes:
             text = prompts.few_shot_prefix(question.topic, self.demonstrations.of(question, draw))
             self._prefixes[key] = self.tokenizer.prefix(text)
@@ -112,7 +112,7 @@ class LetterAsker:
     def ask(self, engine: Engine, written: Written) -> pa.Table:
         logprobs = engine.score(written.requests)
         counts = np.array([len(request.options) for request in written.requests])
-        _refuse_nan(logprobs, counts, written)
+        _refuse_numberless(logprobs, counts, written)
         if (written.source[:, 1] > 0).any():
             logprobs = _by_question(logprobs, counts, written.source)
         likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
@@ -139,10 +139,12 @@ class Cloze:
         return found
 
 
-def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: Written) -> None:
-    if np.isnan(logprobs).any():
-        request = int(np.searchsorted(counts.cumsum(), np.isnan(logprobs).argmax(), side="right"))
-        question = written.questions[written.source[request, 0]]
+def _refuse_numberless(logprobs: np.ndarray, counts: np.ndarray, written: Written) -> None:
+    """DataError for a question whose letters' log-probabilities hold NaN, or are all minus infinity."""
+    starts = counts.cumsum() - counts
+    wrong = np.isnan(np.add.reduceat(logprobs, starts)) | np.isneginf(np.maximum.reduceat(logprobs, starts))
+    if wrong.any():
+        question = written.questions[written.source[wrong.argmax(), 0]]
         raise DataError(
             Place(f"question {question.id}"),
             "the model's probabilities are not numbers (NaN)",

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,30 +45,49 @@ class EngineDied(EnvironmentProblem):
 
 
 class EngineProcess:
-    """The engine protocol, answered by a child. `seconds_to_start` counts imports and loading."""
+    """The engine protocol, answered by a child that starts at once; the first question, or `ready`, waits until it has loaded.
+
+    `seconds_to_start` counts imports and loading. The child ends with the thread that made this object, at the latest.
+    """
 
     def __init__(self, spec: EngineSpec, log: Path):
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        started = time.monotonic()
+        self._started = time.monotonic()
+        self._context_length: int | None = None
         environment = _KEEP_MEMORY | os.environ
         if spec.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
-        with theirs, log.open("w", encoding="utf-8") as out:
+        with theirs, log.open("a", encoding="utf-8") as out:
             # A plain child rather than multiprocessing's: that would run the caller's main module again.
             # The log's path stands last so that a process list shows which run an engine belongs to.
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
-            self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=out, stderr=out, env=environment)
+            # A session of its own: what an engine starts in turn (a process a GPU) ends with it.
+            self._child = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdout=out, stderr=out, env=environment, start_new_session=True
+            )
         self._pipe = Connection(ours.detach())
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the first answer tells
             self._pipe.send(spec)
-            self.context_length = int(self._answer())
-        except BaseException:
-            self._child.kill()  # it may be loading for minutes yet
-            self.close()
-            raise
-        self.seconds_to_start = time.monotonic() - started
+
+    def ready(self) -> "EngineProcess":
+        """Wait until the model is loaded; EnvironmentProblem with the log's end where it cannot be."""
+        if self._context_length is None:
+            try:
+                self._context_length = int(self._answer())
+            except BaseException:
+                self.kill()  # it may be loading for minutes yet
+                self.close()
+                raise
+            self.seconds_to_start = time.monotonic() - self._started
+        return self
+
+    @property
+    def context_length(self) -> int:
+        self.ready()
+        assert self._context_length is not None
+        return self._context_length
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         return self._ask("score", list(requests))
@@ -85,6 +105,7 @@ class EngineProcess:
         self._ask("reset_cache")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
+        self.ready()
         try:
             self._pipe.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):
@@ -101,21 +122,26 @@ class EngineProcess:
         return value
 
     def _dead(self) -> EngineDied:
-        code = self._child.wait(timeout=_SECONDS_TO_END)
+        try:
+            code = self._child.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
+        self.kill()
+        self._child.wait()
         return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
 
     def kill(self) -> None:
         """End the child at once, whatever it is doing; a call that waits for it in another thread fails."""
-        self._child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the child: it leaves when the pipe closes, or is killed."""
+        """End the child: it leaves when the pipe closes, or is killed; what it has started ends with it."""
         self._pipe.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        self.kill()
+        self._child.wait()
 
 
 def serve(pipe: Connection) -> None:
@@ -132,12 +158,15 @@ def serve(pipe: Connection) -> None:
         return  # the parent has closed its end: done
     except BaseException as error:
         traceback.print_exc()
+        if type(error).__name__ == "EngineDeadError":  # vLLM's, where a worker of a tensor-parallel group has died
+            return  # without an answer, as if this process had died itself
         pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     serve(Connection(int(sys.argv[1])))
     # vLLM's threads can keep an interpreter alive at exit, and there is nothing left to save.
     sys.stdout.flush()

@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 from ift_scale.artifacts import atomic_path
 from ift_scale.config import ReliabilityConfig
 from ift_scale.errors import DataError, Place
+from ift_scale.inference.views import num_configured
 from ift_scale.records import GRADES
 
 NUM_BINS = 10
+# A letter that a float32 model holds impossible must not make the prior 0, by which probabilities are divided.
+_LEAST_PROBABILITY = 1e-12
 
 _WHO = [(name, pa.string()) for name in ("kind", "question_id", "domain", "subject", "collection", "split")]
 _PLAIN = [
@@ -100,7 +103,7 @@ class LetterPrior:
         num_choices = block.logprobs.shape[-1]
         chosen = block.rotations.sum(1) == num_choices
         if chosen.any():
-            observed = np.log(softmax(block.logprobs[chosen]))
+            observed = np.log(np.maximum(softmax(block.logprobs[chosen]), _LEAST_PROBABILITY))
             kept = block.rotations[chosen][..., None]
             prior_QC = softmax((observed * kept).sum(1) / num_choices)
             self.sums[num_choices] = self.sums.get(num_choices, 0.0) + prior_QC.sum(0)
@@ -270,8 +273,9 @@ class ChoiceScores:
         plain_QC = block.probs[:, 0]
         out: dict[str, np.ndarray] = {}
         prior_C = self.prior.of(block.logprobs.shape[-1])
-        if block.logprobs.shape[1] > 1:
-            out["average_probs"] = block.probs.mean(1)
+        own_QVC = block.probs[:, : num_configured(self.config, block.logprobs.shape[-1])]
+        if own_QVC.shape[1] > 1:
+            out["average_probs"] = own_QVC.mean(1)
         if prior_C is not None:
             out["debiased_probs"] = debiased(block, prior_C)
         probs_QC = plain_QC
@@ -286,8 +290,8 @@ class ChoiceScores:
                 )
             probs_QC = out["debiased_probs"]
         prediction_Q = probs_QC.argmax(-1)
-        if block.logprobs.shape[1] > 1:
-            out["view_agreement"] = (block.probs.argmax(-1) == prediction_Q[:, None]).mean(1)
+        if own_QVC.shape[1] > 1:
+            out["view_agreement"] = (own_QVC.argmax(-1) == prediction_Q[:, None]).mean(1)
             self.summary.agreement += float(out["view_agreement"].sum())
             self.summary.asked_again += len(prediction_Q)
         if self.config.grades:

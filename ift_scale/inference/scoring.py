@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -32,6 +32,7 @@ from ift_scale.records import Question
 
 _LENGTHS_CHECKED_FIRST = 32
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 2.0
 _STARTS_AGAIN = 2
 _META = b"ift_scale"
 # A chunk is many thousand small lists, none of them in a cycle; looking for cycles after each 700 took 40% of the time.
@@ -67,23 +68,27 @@ class Target:
     name: str
     folder: Path
     key: str
+    """Digest of what the shards depend on."""
     parts: Sequence[np.ndarray]
     asker: Asker
     model_path: Path
     finish: Callable[["Target", list[Path]], None]
     chunk_size: int
     is_done: Callable[[], bool]
-    started: float = field(default_factory=time.monotonic)
+    """Whether the result stands, told by whoever merges; asked often."""
     computed_before: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._stands = False
         self.shards = Shards(self.folder, self.key, self.chunk_size)
         size = self.chunk_size
         self.chunks = [part[start : start + size] for part in self.parts for start in range(0, len(part), size)]
-        self.rows = np.concatenate(self.parts)
+        self.num_questions = sum(map(len, self.parts))
 
-    def complete(self) -> bool:
-        return len(self.shards.present()) == len(self.chunks)
+    def stands(self) -> bool:
+        """`is_done`, not asked again once it was so."""
+        self._stands = self._stands or self.is_done()
+        return self._stands
 
 
 Unit = tuple[Target, int]
@@ -159,24 +164,32 @@ def compute(questions: QuestionFile, targets: Sequence[Target], slots: Sequence[
 
 def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[Target], share: Share, bar: Bar) -> None:
     """Watch the shards come, finish what is complete; raises the first error of a worker."""
-    pending = list(targets)
-    finished = 0
+    pending = {target.name: target for target in targets}
+    known: dict[str, int] = {}
+    looked, worked = 0.0, True
     while pending:
         working = any(thread.is_alive() for thread in threads)
         run.progressed.wait(_POLL_SECONDS)
         run.progressed.clear()
         if run.errors:
             raise run.errors[0]
-        for target in list(pending):
-            if share.leader and target.complete():
+        # What this process has worked on; now and then, and when it has no more work, all: others work too.
+        touched = run.taken_touched() & set(pending)
+        if time.monotonic() - looked > _LOOK_SECONDS or (worked and not working):
+            touched, looked = set(pending), time.monotonic()
+        worked = working
+        for name in sorted(touched):
+            target = pending[name]
+            present = target.shards.present()
+            known[name] = sum(len(target.chunks[number]) for number in present)
+            if share.leader and len(present) == len(target.chunks):
                 target.finish(target, [target.shards.path(number) for number in range(len(target.chunks))])
                 target.shards.drop()
-            elif share.leader or not target.is_done():
+            elif share.leader or not target.stands():
                 continue
-            pending.remove(target)
-            finished += len(target.rows)
-        present = sum(len(target.chunks[n]) for target in pending[:2] for n in target.shards.present())
-        bar.advance(finished + present - bar.done)
+            known[name] = target.num_questions
+            del pending[name]
+        bar.advance(sum(known.values()) - bar.done)
         if not working and not share.leader:
             return
 
@@ -190,6 +203,12 @@ class _Run:
         self.stopping, self.progressed = threading.Event(), threading.Event()
         self.errors: list[BaseException] = []
         self._checked: set[str] = set()
+        self._touched: set[str] = set()
+
+    def taken_touched(self) -> set[str]:
+        """Names of the targets that got shards since the last call."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def work(self, slot: Slot, place: int, places: int) -> None:
         """One engine's thread: its own share first, then whatever is left, until every shard is there."""
@@ -203,10 +222,11 @@ class _Run:
         except BaseException as error:
             self.errors.append(error)
         finally:
+            slot.close()  # by this thread, with which the engine would be killed
             self.progressed.set()
 
     def _stands(self, unit: Unit) -> bool:
-        return unit[0].shards.path(unit[1]).is_file() or unit[0].is_done()
+        return unit[0].shards.path(unit[1]).is_file() or unit[0].stands()
 
     def _pass(self, slot: Slot, units: Sequence[Unit]) -> bool:
         """Go through the units once, the next one's prompts being written while the engine has one; whether any was computed."""
@@ -214,12 +234,16 @@ class _Run:
         coming = iter(units)
         with ThreadPoolExecutor(1) as ahead:
             upcoming = ahead.submit(self._prepare, coming)
-            while (ready := upcoming.result()) is not None:
-                upcoming = ahead.submit(self._prepare, coming)
-                with ready.claim:
-                    self._compute(slot, ready)
-                self.progressed.set()
-                computed = True
+            try:
+                while (ready := upcoming.result()) is not None:
+                    upcoming = ahead.submit(self._prepare, coming)
+                    with ready.claim:
+                        self._compute(slot, ready)
+                    self._touched.add(ready.target.name)
+                    self.progressed.set()
+                    computed = True
+            finally:
+                upcoming.add_done_callback(_give_back)  # what was claimed ahead and is not computed
         return computed
 
     def _prepare(self, units: Iterator[Unit]) -> "_Ready | None":
@@ -227,8 +251,8 @@ class _Run:
         for target, number in units:
             if self.stopping.is_set():
                 return None
-            claim = target.shards.claim(number)
-            if claim is not None and not target.is_done():
+            claim = None if target.stands() else target.shards.claim(number)
+            if claim is not None and not target.stands():
                 return _Ready(target, number, claim, target.asker.write(self.questions.read(target.chunks[number])))
         return None
 
@@ -254,9 +278,15 @@ class _Run:
         target = ready.target
         if target.name not in self._checked:
             self._checked.add(target.name)
-            longest = target.rows[np.argsort(-self.questions.lengths[target.rows], kind="stable")[:_LENGTHS_CHECKED_FIRST]]
-            check_lengths(target.asker.write(self.questions.read(longest)), engine.context_length)
+            for part in (part for part in target.parts if len(part)):
+                longest = part[np.argsort(-self.questions.lengths[part], kind="stable")[:_LENGTHS_CHECKED_FIRST]]
+                check_lengths(target.asker.write(self.questions.read(longest)), engine.context_length)
         check_lengths(ready.written, engine.context_length)
+
+
+def _give_back(upcoming: "Future[_Ready | None]") -> None:
+    if not upcoming.cancelled() and upcoming.exception() is None and (ready := upcoming.result()) is not None:
+        ready.claim.close()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ not depend on how many work on them.
 """
 
 import fcntl
+import re
 import shutil
 from pathlib import Path
 from typing import IO
@@ -14,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ift_scale.artifacts import atomic_path, told_when_full
+from ift_scale.errors import EnvironmentProblem
 
 SHARDS = "shards"
+_SHARD = re.compile(r"\d+\.parquet")
 
 
 class Shards:
@@ -29,7 +32,10 @@ class Shards:
         return self.folder / f"{number:06d}.parquet"
 
     def present(self) -> set[int]:
-        return {int(path.stem) for path in self.folder.glob("[0-9]*.parquet")}
+        try:
+            return {int(path.stem) for path in self.folder.iterdir() if _SHARD.fullmatch(path.name)}
+        except FileNotFoundError:
+            return set()  # nobody has begun, or all is merged
 
     def drop_others(self) -> int:
         """Remove what was left for other questions or settings; returns how many shards that were."""
@@ -42,13 +48,22 @@ class Shards:
     def claim(self, number: int) -> IO[str] | None:
         """A held claim (closing it gives it back); None where somebody else holds the chunk or its shard is there."""
         with told_when_full(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = self.path(number).with_suffix(".claim").open("w")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = self.path(number).with_suffix(".claim").open("w")
+            except FileNotFoundError:
+                return None  # another rank has merged all and is removing the folder
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            file.close()
+            raise EnvironmentProblem(
+                f"{self.folder}: file locks do not work there ({error.strerror}). Set output_dir to a file system with flock "
+                "(Lustre: mounted with -o flock)."
+            ) from error
         if self.path(number).is_file():
             file.close()
             return None

@@ -8,7 +8,7 @@ from ift_scale.config import EngineConfig
 from ift_scale.distributed import Ranks, own_devices
 from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.inference.engine import EngineSpec
-from ift_scale.inference.process import EngineProcess
+from ift_scale.inference.process import EngineDied, EngineProcess
 from ift_scale.progress import Bar, say
 
 
@@ -19,6 +19,7 @@ class Slot:
         self._start, self._bar = start, bar
         self._engine: EngineProcess | None = None
         self._loaded: Path | None = None
+        self._killed = False
         self.seconds = {"engine_start": 0.0, "load_weights": 0.0}
 
     def taken_seconds(self) -> dict[str, float]:
@@ -33,26 +34,40 @@ class Slot:
             try:
                 self._engine.load_weights(model_path)
                 self.seconds["load_weights"] += time.monotonic() - started
+            except EngineDied:
+                raise
             except EnvironmentProblem as error:
                 say(f"the engine could not take new weights, so a new one is started: {str(error).splitlines()[0]}")
                 self.close()
         if self._engine is None:
             self._bar.note("starting the engine")
             started = time.monotonic()
-            self._engine = self._start(model_path)
+            if not self._killed:
+                self._engine = self._start(model_path)  # there at once, so that it can be killed while it loads
+            if self._killed or self._engine is None:
+                self.kill()
+                raise EngineDied("the run is being stopped")
+            try:
+                self._engine.ready()
+            except BaseException:
+                self._engine = None
+                raise
             self.seconds["engine_start"] += time.monotonic() - started
             self._bar.note("")
         self._loaded = model_path
         return self._engine
 
     def kill(self) -> None:
-        if self._engine is not None:
-            self._engine.kill()
+        """End the engine at once; no other one is started here."""
+        self._killed = True
+        engine = self._engine
+        if engine is not None:
+            engine.kill()
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
 
 def slots_for(config: EngineConfig, dtype: str, log: Path, ranks: Ranks | None, bar: Bar) -> list[Slot]:

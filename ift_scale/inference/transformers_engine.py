@@ -48,6 +48,7 @@ class TransformersEngine:
         self._load(spec.model_path)
 
     def _load(self, path: str | Path) -> None:
+        self.model: Any = None  # two models at once may not fit
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, local_files_only=True)
         self.model = model.to(self.device).eval()
         if getattr(self.model.config, "attn_logit_softcapping", None) is not None:

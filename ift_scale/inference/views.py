@@ -4,6 +4,7 @@ The first view is the plain one (the paper's). More views tell what the model kn
 under every order of the options is known, a letter that wins under every order is a bias.
 """
 
+import math
 import random
 import zlib
 from collections.abc import Callable
@@ -49,6 +50,12 @@ def sampled(question_id: str, num_choices: int, count: int, seed: int) -> list[t
 def in_prior_sample(question_id: str, share: float, seed: int) -> bool:
     """Whether the letters' prior is estimated on this question: a share of any pool, the same whatever else is in it."""
     return zlib.crc32(f"prior/{seed}/{question_id}".encode()) < share * 2**32
+
+
+def num_configured(config: ReliabilityConfig, num_choices: int) -> int:
+    """Views that every question has: those of the prior's sample have their rotations behind these."""
+    orders = {"none": 1, "circular": num_choices, "sampled": min(config.num_permutations, math.factorial(num_choices))}
+    return config.demonstration_draws * orders[config.permutations]
 
 
 def views_of(config: ReliabilityConfig) -> ViewsOf:

@@ -99,7 +99,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 n=sampling.num_samples,
-                seed=sampling.seed + number,
+                seed=sampling.seed + number * sampling.num_samples,  # vLLM adds a sample's own number
                 stop_token_ids=sampling.stop,
                 detokenize=False,
             )

@@ -31,7 +31,8 @@ def normalise(text: str) -> str:
 
 
 def exact_match(response: str, aliases: Sequence[str]) -> bool:
-    return any(normalise(response) == normalise(alias) for alias in aliases)
+    said = normalise(response)
+    return (said != "" and any(said == normalise(alias) for alias in aliases)) or response.strip() in aliases
 
 
 def f1(response: str, aliases: Sequence[str]) -> float:
@@ -53,6 +54,7 @@ class Written:
 
     questions: list[Question]
     requests: list[TextRequest]
+    max_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -60,7 +62,7 @@ class Written:
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
         for number, request in enumerate(self.requests):
-            yield self.questions[number % len(self.questions)], len(request.prefix) + len(request.suffix)
+            yield self.questions[number % len(self.questions)], len(request.prefix) + len(request.suffix) + self.max_tokens
 
 
 class FreeAsker:
@@ -73,7 +75,8 @@ class FreeAsker:
 
     def write(self, questions: list[Question]) -> Written:
         draws = range(self.reliability.demonstration_draws)
-        return Written(questions, [self._request(question, draw) for draw in draws for question in questions])
+        requests = [self._request(question, draw) for draw in draws for question in questions]
+        return Written(questions, requests, self.free.max_tokens)
 
     def _request(self, question: Question, draw: int) -> TextRequest:
         key = (question.collection, question.topic, draw)
@@ -116,7 +119,8 @@ def rows(table: pa.Table) -> pa.Table:
         sampled_right = np.mean([exact_match(text, aliases) for text in found["samples"]])
         out["response"][row], out["f1"][row] = response, f1(response, aliases)
         out["correct"][row] = exact_match(response, aliases)
-        out["confidence"][row] = float(np.mean([normalise(text) == normalise(response) for text in found["samples"]]))
+        said = normalise(response)  # an empty answer is no knowledge, however often it comes
+        out["confidence"][row] = float(np.mean([normalise(text) == said for text in found["samples"]])) if said else 0.0
         out["greedy_right"][row], out["sampled_right"][row] = float(greedy_right), float(sampled_right)
         out["grade"][row] = GRADES[int(grade_of(greedy_right, sampled_right))]
     return pa.table([pa.array(out[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from ift_scale import artifacts
 from ift_scale.config import Config, ProbeConfig
 from ift_scale.distributed import Ranks
+from ift_scale.errors import DataError, Place
 from ift_scale.inference import views
+from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.question_file import GroupKey, QuestionFile
@@ -32,6 +34,7 @@ from ift_scale.records import GRADES, Question
 VERSION = 2
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
+AFTERWARDS = {"decide_by", "grades", "grade_samples", "grade_temperature"}
 VIEWS = "views.parquet"
 """Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
 VIEWS_SCHEMA = pa.schema([
@@ -115,10 +118,46 @@ def run(
         seconds = {"total": time.monotonic() - started} | work.seconds
         artifacts.write_manifest(folder, "probe", key, config.probe.model_dump(), inputs, counts, seconds)
 
+    if config.probe.reliability.decide_by == "debiased":
+        check_prior_sample(questions, config.probe)
     target = Target(
-        "probe", folder, key, parts, asker, model_path, finish, config.probe.chunk_size, lambda: artifacts.is_done(folder, key)
+        "probe",
+        folder,
+        shard_key(config, inputs),
+        parts,
+        asker,
+        model_path,
+        finish,
+        config.probe.chunk_size,
+        partial(artifacts.has_key, folder, key),
     )
     compute(questions, [target], slots, share_of(ranks), bar)
+
+
+def shard_key(config: Config, inputs: dict[str, str]) -> str:
+    """What raw log-probabilities depend on: not on what is made of them afterwards."""
+    settings = resolved_identity(config.probe, config.model.dtype)
+    settings["reliability"] = config.probe.reliability.model_dump(exclude=AFTERWARDS)
+    return artifacts.digest_of([VERSION, settings, inputs])
+
+
+def check_prior_sample(questions: QuestionFile, config: ProbeConfig) -> None:
+    """DataError for an option count of which no question is in the letter prior's sample, before anything starts."""
+    share, seed = config.reliability.prior_share, config.reliability.seed
+    counts = {g.num_choices for g in questions.groups if g.kind == "choice" and wanted(config, g)}
+    for num_choices in sorted(counts) if config.reliability.permutations != "circular" else ():
+        rows = questions.select(partial(_with_choices, config, num_choices))
+        if not any(views.in_prior_sample(questions.read(row[None])[0].id, share, seed) for row in rows):
+            raise DataError(
+                Place("probe.reliability.prior_share"),
+                f"none of the {len(rows)} questions with {num_choices} options is in the prior's sample",
+                "Raise it, so that questions of every option count are sampled",
+                share,
+            )
+
+
+def _with_choices(config: ProbeConfig, num_choices: int, group: GroupKey) -> bool:
+    return group.kind == "choice" and group.num_choices == num_choices and wanted(config, group)
 
 
 def asker_of(config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations) -> "_Asker":

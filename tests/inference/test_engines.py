@@ -27,7 +27,8 @@ ENGINES = ("vllm", "transformers")
 
 
 def _start(name: str, model: Path, folder: Path) -> EngineProcess:
-    return EngineProcess(EngineSpec(str(model), "float32", ProbeConfig(engine=name)), folder / f"{name}.log")  # type: ignore[arg-type]
+    spec = EngineSpec(str(model), "float32", ProbeConfig(engine=name))  # type: ignore[arg-type]
+    return EngineProcess(spec, folder / f"{name}.log").ready()
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ift_scale.artifacts import read_json
 from ift_scale.distributed import free_port
 
 pytestmark = pytest.mark.engine
@@ -184,10 +186,6 @@ def test_weights_that_are_not_numbers(engine: str, world_model: Path, tmp_path: 
 
 def test_every_way_of_asking_at_once(tmp_path: Path) -> None:
     """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
-    import pandas as pd
-
-    from ift_scale.artifacts import read_json
-
     settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
     overrides = (f"probe.reliability={settings}", "probe.free={ask: true, num_samples: 2, max_tokens: 6}", "probe.chunk_size=320")
     _ift_scale("questions", tmp_path, *overrides)
@@ -201,11 +199,10 @@ def test_every_way_of_asking_at_once(tmp_path: Path) -> None:
     assert scores[scores.kind == "choice"].average_probs.notna().all()
     views = pd.read_parquet(tmp_path / "probe" / "views.parquet")
     assert len(views) == 1280 and all(len(draws) == 8 for draws in views.draws)
-    assert pq_nulls(scores) == {"free": 0, "choice": 0}
+    assert _num_missing(scores) == {"free": 0, "choice": 0}
 
 
-def pq_nulls(scores: object) -> dict[str, int]:
-    """Scores without what their kind must have."""
-    frame = scores
+def _num_missing(scores: pd.DataFrame) -> dict[str, int]:
+    """Values that a kind's scores must have and lack."""
     wanted = {"choice": ["probs", "prediction", "letter_mass", "grade", "cloze_logprobs"], "free": ["response", "f1", "grade"]}
-    return {kind: int(frame[frame.kind == kind][names].isna().sum().sum()) for kind, names in wanted.items()}  # type: ignore[index]
+    return {kind: int(scores[scores.kind == kind][names].isna().sum().sum()) for kind, names in wanted.items()}
