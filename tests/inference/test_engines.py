@@ -86,11 +86,11 @@ def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: 
 
 
 def test_engines_agree_on_real_mmlu_prompts(shared_data: Path, tmp_path: Path) -> None:
-    """A randomly initialised Llama on 5-shot prompts of all subjects, thousands of tokens long, option counts as they come."""
+    """A randomly initialised Llama on 5-shot prompts of all subjects, up to thousands of tokens long, two behind each prefix."""
     files = [shared_data / "mmlu" / "dev.jsonl.gz"]
     train_tokenizer(files).save_pretrained(tmp_path / "model")
     random_llama(layers=2, hidden_size=128).save_pretrained(tmp_path / "model")
-    questions = [q for _, q in mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=1), seed=0)]
+    questions = [q for _, q in mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=2), seed=0)]
     asked = [q for q in questions if q.split == "test"]
     asker = LetterAsker(FewShot(PromptTokenizer(tmp_path / "model"), Demonstrations(questions, 5, 42)), plain)
     requests = [r for r in asker.write(sorted(asked, key=lambda q: q.topic)).requests if len(r.prompt) < 4000]

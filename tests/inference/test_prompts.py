@@ -8,7 +8,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ift_scale.config import MmluSource
 from ift_scale.errors import DataError
+from ift_scale.inference.letters import FewShot, LetterAsker
 from ift_scale.inference.prompts import (
     TEMPLATES,
     Demonstrations,
@@ -20,6 +22,8 @@ from ift_scale.inference.prompts import (
     response_text,
 )
 from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import plain
+from ift_scale.questions import mmlu
 from ift_scale.records import Message, Question
 
 
@@ -200,6 +204,16 @@ def test_a_prefix_tokenised_once_gives_the_tokens_of_the_whole_prompt(tokenizer:
     shared = sum(before is prefix.ids for before, _ in found)  # one object, so that an engine sees that it is shared
     assert shared == sum(not q.question[0].isspace() for q in asked) or whole
     assert whole or len({id(before) for before, _ in found}) == 2  # those that begin with white space share a shorter one
+
+
+def test_real_mmlu_prompts_have_the_tokens_of_the_whole(tokenizer: PromptTokenizer, shared_data: Path) -> None:
+    questions = [q for _, q in mmlu.load(MmluSource(kind="mmlu", path=str(shared_data / "mmlu"), max_per_subject=3), seed=0)]
+    demonstrations = Demonstrations(questions, 5, 42)
+    asked = sorted((q for q in questions if q.split == "test"), key=lambda q: q.topic)
+    requests = LetterAsker(FewShot(tokenizer, demonstrations), plain).write(asked).requests
+    whole = tokenizer.encode([few_shot_prompt(question, demonstrations.of(question)) for question in asked])
+    assert [request.prompt for request in requests] == whole
+    assert len({id(request.prefix) for request in requests}) <= 2 * 57  # most share their topic's one prefix
 
 
 def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
