@@ -277,6 +277,18 @@ def test_a_letter_that_is_not_one_token_is_refused(tmp_path: object, piece: str)
         PromptTokenizer(str(tmp_path)).letters("What is 1?\nAnswer:", 4, separator="")
 
 
+def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
+    """A vocabulary of words in which C and D are unknown: both would be read off the same token."""
+    words = ["<unk>", "</s>", "What", "is", "1", "?", "Answer", ":", "A", "B", ".", "a"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(tmp_path)
+    found = PromptTokenizer(tmp_path)
+    assert len(set(found.letters("What is 1?\nAnswer:", 3, separator=""))) == 3  # C alone is a token of its own
+    with pytest.raises(DataError, match=r"option letter D.*is not one token of its own.*choose a model or template"):
+        found.letters("What is 1?\nAnswer:", 4, separator="")
+
+
 def test_missing_tokenizer_is_told(tmp_path: object) -> None:
     with pytest.raises(DataError, match="no tokenizer can be loaded"):
         PromptTokenizer(str(tmp_path))
