@@ -92,6 +92,9 @@ class VllmEngine:
     def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
         from vllm import SamplingParams, TokensPrompt
 
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            torch.manual_seed(sampling.seed)  # a request's own seed fails on a CPU ("CPU Generator does not use offset", 0.32)
         prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
         params = [
             SamplingParams(
@@ -99,7 +102,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 n=sampling.num_samples,
-                seed=sampling.seed + number * sampling.num_samples,  # vLLM adds a sample's own number
+                seed=sampling.seed + number * sampling.num_samples if on_gpu else None,  # vLLM adds a sample's own number
                 stop_token_ids=sampling.stop,
                 detokenize=False,
             )
