@@ -161,7 +161,7 @@ def calibration(bins: list[dict[str, float]]) -> str:
     axis.plot([0, 1], [0, 1], color="#999", linestyle=":", linewidth=1)
     confidence, right = ([b[name] for b in bins] for name in ("confidence", "accuracy"))
     axis.plot(confidence, right, color="#2a7f9e", linewidth=1, alpha=0.6)
-    axis.scatter(confidence, right, s=[12 + 500 * b["questions"] / total for b in bins], color="#2a7f9e", alpha=0.7)
+    axis.scatter(confidence, right, s=[12 + 500 * b["questions"] / total for b in bins], color="#2a7f9e", alpha=0.7, clip_on=False)
     axis.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy")
     return _svg(figure)
 
