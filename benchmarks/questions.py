@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from rows import store
 
-from ift_scale.config import from_dict
+from ift_scale.config_file import from_dict
 from ift_scale.progress import Bar
 from ift_scale.questions import run
 

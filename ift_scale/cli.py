@@ -96,7 +96,8 @@ def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> 
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from ift_scale import artifacts, distributed
-    from ift_scale.config import load, resolved_yaml
+    from ift_scale.config import resolved_yaml
+    from ift_scale.config_file import load
     from ift_scale.pipeline import Pipeline
 
     ranks = distributed.from_environment()
@@ -121,7 +122,7 @@ def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> 
 @_config_options
 def plan(config: str, overrides: tuple[str, ...]) -> None:
     """Tell what CONFIG would do, its memory and its work, without loading a model."""
-    from ift_scale.config import load
+    from ift_scale.config_file import load
     from ift_scale.plan import print_plan
 
     print_plan(load(config, overrides))

@@ -1,22 +1,14 @@
-"""Settings: strict, typed, all problems told at once.
+"""Settings: strict and typed; a docstring under each field says what it does. `config_file` reads them."""
 
-`load(path, overrides)` reads a YAML file, applies `a.b=value` overrides and returns a `Config`, or raises one `ConfigError` with a
-line for every problem: unknown keys (with the nearest valid name), wrong types, values out of range, settings that cannot
-go together. A docstring under each field says what it does.
-"""
-
-import re
-import types
-import typing
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ift_scale.distributed import has_gpu
-from ift_scale.errors import ConfigError, did_you_mean, shorten
+from ift_scale.records import Collection
 
 BUILTIN_MODEL = "world"
 
@@ -37,7 +29,6 @@ def _no_reserved_name(domain: str) -> str:
 # A domain's name becomes part of file names and keys.
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
 
-Collection = Literal["pool", "benchmark"]
 # Which of a dataset's splits serve as our dev (demonstrations), train and test.
 Splits = Annotated[dict[Literal["dev", "train", "test"], Text], Field(min_length=1)]
 
@@ -328,157 +319,6 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     analyse: AnalyseConfig = AnalyseConfig()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 2e-5 is a number (YAML 1.1 wants 2.0e-5) and a key may not stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {sorted(twice)[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|nan))$", re.I),
-    list("-+0123456789."),
-)
-
-
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong."""
-    path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
-    problems = [problem for override in overrides if (problem := _apply(raw, override))]
-    return from_dict(raw, str(path), problems)
-
-
-def from_dict(raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None) -> Config:
-    """Validate settings that are already a dict; the same errors as `load`."""
-    problems = problems or []
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        problems += [_describe(details) for details in error.errors()]
-        _drop_faulty(raw, error)
-        try:
-            config = Config.model_validate(raw)
-        except ValidationError:
-            raise ConfigError(source, problems) from None
-    problems += impossible_combinations(config)
-    if problems:
-        raise ConfigError(source, problems)
-    return config
-
-
-def _apply(raw: dict[str, Any], override: str) -> str | None:
-    """Set one dotted key in place; returns the problem, if there is one."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        return f"--set {override}: must have the form section.key=value"
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return f"--set {override}: the value is not valid YAML"
-    node: Any = raw
-    *parents, last = key.split(".")
-    for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) and _is_index(parent, node) else _child(node, parent)
-        if not isinstance(node, dict | list):
-            return f"--set {override}: '{parent}' is not a section"
-    if isinstance(node, list):
-        if not _is_index(last, node):
-            return f"--set {override}: '{last}' is not an index of the {len(node)} entries"
-        node[int(last)] = value
-    else:
-        node[last] = value
-    return None
-
-
-def _is_index(text: str, node: list[Any]) -> bool:
-    return text.isdigit() and int(text) < len(node)
-
-
-def _child(node: Any, name: str) -> Any:
-    if not isinstance(node, dict):
-        return None
-    if node.get(name) is None:
-        node[name] = {}
-    return node[name]
-
-
-def _describe(details: Any) -> str:
-    loc = details["loc"]
-    path = ".".join(str(part) for part in _without_tags(loc))
-    value = shorten(details["input"])
-    if details["type"] == "union_tag_not_found":
-        return f"{path}.kind: missing (value: {value}); known: {', '.join(_SOURCES)}"
-    if details["type"] == "union_tag_invalid":
-        tag = str(details["ctx"]["tag"])
-        return f"{path}.kind: not one of the choices (value: {tag!r}); {did_you_mean(tag, _SOURCES)}"
-    if details["type"] == "string_pattern_mismatch":
-        return f"{path}: must be letters, digits, '_' or '-' (value: {value})"
-    if details["type"] == "extra_forbidden":
-        return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
-    if details["type"] == "missing":
-        return f"{path}: missing; give it a value"
-    if details["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", details["ctx"]["expected"]) or [details["ctx"]["expected"]]
-        return f"{path}: not one of the choices (value: {value}); {did_you_mean(str(details['input']), choices)}"
-    return f"{path}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
-
-
-_SOURCES: dict[str, type[Section]] = {
-    kind: section
-    for section in typing.get_args(typing.get_args(Source)[0])
-    for kind in typing.get_args(section.model_fields["kind"].annotation)
-}
-
-
-def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
-    """pydantic puts a source's kind behind its number; a user's path has no such part."""
-    is_tag = [i == 3 and loc[:2] == ("questions", "sources") and part in _SOURCES for i, part in enumerate(loc)]
-    return tuple(part for part, tag in zip(loc, is_tag, strict=True) if not tag)
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that may stand at `loc`."""
-    section: type[BaseModel] = Config
-    for part in loc:
-        if part in _SOURCES:
-            section = _SOURCES[part]
-        elif part in section.model_fields:
-            section = _section_of(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _section_of(part))), None)
-
-
-def _drop_faulty(raw: dict[str, Any], error: ValidationError) -> None:
-    """Take the faulty settings out, so that the combinations of the others can still be looked at."""
-    for details in error.errors():
-        node: Any = raw
-        for part in details["loc"]:
-            child = node.get(part)
-            if part == details["loc"][-1] or not isinstance(child, dict):
-                node.pop(part, None)
-                break
-            node = child
-    raw.setdefault("output_dir", ".")
 
 
 def impossible_combinations(config: Config) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ift_scale import config
+from ift_scale import config, config_file
 from ift_scale.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -12,23 +12,23 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_shipped_configuration_loads(path: Path) -> None:
-    loaded = config.load(path)
+    loaded = config_file.load(path)
     assert loaded.output_dir
 
 
 def test_the_sources_of_the_documentation_load() -> None:
     text = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
     raw = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
-    kinds = {source.kind for source in config.from_dict({"output_dir": "x", **raw}).questions.sources}
-    assert kinds == set(config._SOURCES)
+    kinds = {source.kind for source in config_file.from_dict({"output_dir": "x", **raw}).questions.sources}
+    assert kinds == set(config_file._SOURCES)
     assert all(f"| `{kind}` |" in text for kind in kinds)
 
 
 def test_resolved_settings_read_back_the_same(tmp_path: Path) -> None:
-    loaded = config.load(ROOT / "configs" / "demo.yaml")
+    loaded = config_file.load(ROOT / "configs" / "demo.yaml")
     copy = tmp_path / "copy.yaml"
     copy.write_text(config.resolved_yaml(loaded))
-    assert config.load(copy) == loaded
+    assert config_file.load(copy) == loaded
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -40,7 +40,7 @@ def test_all_problems_are_told_at_once() -> None:
         "construct": {"settings": ["harmonius"]},
     }
     with pytest.raises(ConfigError) as caught:
-        config.from_dict(raw)
+        config_file.from_dict(raw)
     told = "\n".join(caught.value.problems)
     assert "trian: unknown key (value: {}); did you mean 'train'?" in told
     assert "train.learnin_rate: unknown key (value: 2e-05); did you mean 'learning_rate'?" in told
@@ -84,14 +84,14 @@ def test_all_problems_are_told_at_once() -> None:
 )
 def test_impossible_combinations(settings: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        config.from_dict({"output_dir": "x", **settings})
+        config_file.from_dict({"output_dir": "x", **settings})
 
 
 def test_overrides(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: a\nquestions: {sources: [{kind: paper, domain: d, path: p}]}\n")
     overrides = ("train.learning_rate=1e-5", "construct.seeds=[1, 2]", "questions.sources.0.path=q", "output_dir=b")
-    loaded = config.load(path, overrides)
+    loaded = config_file.load(path, overrides)
     assert loaded.train.learning_rate == 1e-5
     assert loaded.construct.seeds == [1, 2]
     assert loaded.questions.sources[0].path == "q"  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ def test_bad_overrides(tmp_path: Path, override: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: a\nquestions: {sources: [{kind: world}]}\n")
     with pytest.raises(ConfigError, match=r"--set"):
-        config.load(path, (override,))
+        config_file.load(path, (override,))
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def test_bad_yaml(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=problem):
-        config.load(path)
+        config_file.load(path)
 
 
 def test_missing_file() -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load("/no/such.yaml")
+        config_file.load("/no/such.yaml")
 
 
 def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: a\ntrain: {learning_rate: 2e-5}\n")
-    assert config.load(path).train.learning_rate == 2e-5
+    assert config_file.load(path).train.learning_rate == 2e-5

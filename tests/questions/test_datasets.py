@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ift_scale.config import Source, from_dict
+from ift_scale.config import Source
+from ift_scale.config_file import from_dict
 from ift_scale.errors import DataError, Place
 from ift_scale.questions import (
     arc,

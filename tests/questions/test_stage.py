@@ -7,7 +7,8 @@ import pytest
 
 from ift_scale import artifacts
 from ift_scale.artifacts import read_manifest
-from ift_scale.config import Config, from_dict
+from ift_scale.config import Config
+from ift_scale.config_file import from_dict
 from ift_scale.errors import DataError
 from ift_scale.progress import Bar
 from ift_scale.questions import duplicates, run

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from ift_scale import artifacts
-from ift_scale.config import Config, from_dict
+from ift_scale.config import Config
+from ift_scale.config_file import from_dict
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar
