@@ -23,13 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rows import quantiles, store
 
 from ift_scale import artifacts
-from ift_scale.config import Config, MmluSource, ProbeConfig, from_dict
+from ift_scale.config import MmluSource, ProbeConfig
+from ift_scale.config_file import from_dict
 from ift_scale.inference.engine import EngineSpec
 from ift_scale.inference.null_engine import NullEngine
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.inference.scores import ChoiceScores
+from ift_scale.inference.slots import Slot
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe import run as probe
 from ift_scale.progress import Bar
@@ -50,7 +52,7 @@ def write_pool(path: Path, questions: list[Question], size: int) -> None:
 
 def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     """The probe stage on a pool that is there; processor time and peak memory of this process and its engine."""
-    config: Config = from_dict({"output_dir": str(folder), "probe": {"engine": "transformers", "chunk_size": 4096}})
+    config = from_dict({"output_dir": str(folder), "probe": {"engine": "transformers", "chunk_size": 4096}})
 
     def start(path: Path) -> EngineProcess:
         return EngineProcess(EngineSpec(str(path), "float32", config.probe, factory=NULL), folder / "null.log").ready()
@@ -59,8 +61,9 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     PromptTokenizer(model)  # imports transformers
     before = time.monotonic(), time.process_time()
     questions = QuestionFile(pool)
-    probe.slots_for = lambda *_: [_Started(engine)]  # type: ignore[assignment]
-    probe.run(config, folder / "probe", "key", {}, model, questions, folder, None, Bar("probe", 0, None))
+    bar = Bar("probe", 0, None)
+    probe.slots_for = lambda *_: [Slot(lambda path: engine, bar)]  # type: ignore[assignment]
+    probe.run(config, folder / "probe", "key", {}, model, questions, folder, None, bar)
     wall, own = time.monotonic() - before[0], time.process_time() - before[1]
     asked = len(questions.select(lambda group: probe.wanted(config.probe, group)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -74,25 +77,6 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
         "peak_mib": peak,
         "engine_processor_seconds": engine_seconds.ru_utime + engine_seconds.ru_stime,
     }
-
-
-class _Started:
-    """A slot whose engine runs already."""
-
-    def __init__(self, engine: EngineProcess):
-        self.engine = engine
-
-    def serve(self, model_path: Path) -> EngineProcess:
-        return self.engine
-
-    def taken_seconds(self) -> dict[str, float]:
-        return {"engine_start": 0.0, "load_weights": 0.0}
-
-    def kill(self) -> None:
-        self.engine.kill()
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:

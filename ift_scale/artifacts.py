@@ -171,16 +171,6 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
     return records
 
 
-def write_parquet(path: Path, records: list[Any]) -> None:
-    """Records of one type as Parquet; a list of none is refused, since it would have no columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    assert records
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([record.model_dump() for record in records]), temporary)
-
-
 def read_parquet(path: Path, record_type: type[M]) -> list[M]:
     import pyarrow.parquet as pq
 

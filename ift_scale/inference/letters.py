@@ -14,8 +14,9 @@ import pyarrow as pa
 from ift_scale.errors import DataError, Place
 from ift_scale.inference import prompts
 from ift_scale.inference.engine import Engine, ScoreRequest, TextRequest
+from ift_scale.inference.prefixes import Prefixes
 from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.tokens import Prefix, PromptTokenizer
+from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import View, ViewsOf
 from ift_scale.records import Question
 
@@ -28,25 +29,17 @@ class Writer(Protocol):
 
 
 class FewShot:
-    """The paper's few-shot prompt; a topic's prefix is tokenised once and stands in its requests as one object."""
+    """The paper's few-shot prompt."""
 
     def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, whole_prompts: bool = False):
-        self.tokenizer, self.demonstrations, self.whole_prompts = tokenizer, demonstrations, whole_prompts
-        self._prefixes: dict[tuple[str, str, int], Prefix] = {}
+        self.letters = tokenizer.letters
+        self.prefixes = Prefixes(tokenizer, demonstrations, prompts.few_shot_prefix, whole_prompts)
 
     def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
-        prefix = self._prefix(questions[0], views[0].draw)
         texts = [prompts.question_text(question, view.order) for question, view in zip(questions, views, strict=True)]
-        ids = self.tokenizer.encode_behind(prefix, texts, self.whole_prompts)
-        letters = self.tokenizer.letters
-        return [ScoreRequest(*pair, letters(text, len(q.choices), "")) for pair, text, q in zip(ids, texts, questions, strict=True)]
-
-    def _prefix(self, question: Question, draw: int) -> Prefix:
-        key = (question.collection, question.topic, draw)  # choice questions only
-        if key not in self._prefixes:
-            text = prompts.few_shot_prefix(question.topic, self.demonstrations.of(question, draw))
-            self._prefixes[key] = self.tokenizer.prefix(text)
-        return self._prefixes[key]
+        ids = self.prefixes.encode(questions[0], views[0].draw, texts)
+        letters = [self.letters(text, len(q.choices), "") for text, q in zip(texts, questions, strict=True)]
+        return [ScoreRequest(*pair, options) for pair, options in zip(ids, letters, strict=True)]
 
 
 class Chat:
@@ -122,18 +115,15 @@ class LetterAsker:
 class Cloze:
     """The likelihood of each option's text behind the question without options, few-shot in the same manner."""
 
-    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations):
-        self.tokenizer, self.demonstrations = tokenizer, demonstrations
-        self._prefixes: dict[tuple[str, str], Prefix] = {}
+    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, whole_prompts: bool = False):
+        self.tokenizer = tokenizer
+        self.prefixes = Prefixes(tokenizer, demonstrations, prompts.open_prefix, whole_prompts)
 
     def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
         found = []
         for question in questions:
-            key = (question.collection, question.topic)
-            if key not in self._prefixes:
-                self._prefixes[key] = self.tokenizer.prefix(prompts.open_prefix(self.demonstrations.of(question)))
             text = prompts.open_text(question)
-            ((before, behind),) = self.tokenizer.encode_behind(self._prefixes[key], [text])
+            ((before, behind),) = self.prefixes.encode(question, 0, [text])
             options = self.tokenizer.continuations(text, [f" {choice}" for choice in question.choices])
             found += [TextRequest(before, behind, option) for option in options]
         return found

@@ -64,8 +64,8 @@ def few_shot_prompt(question: Question, demonstrations: Sequence[Question]) -> s
     return few_shot_prefix(question.topic, demonstrations) + question_text(question)
 
 
-def open_prefix(demonstrations: Sequence[Question]) -> str:
-    """The few-shot prefix of prompts without options: for free questions and for the likelihood of an option's text."""
+def open_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
+    """The few-shot prefix of prompts without options (it does not name the topic): for free questions and for option texts."""
     shown = [f"{open_text(question)} {gold_text(question)}" for question in demonstrations]
     return "".join(f"{text}\n\n" for text in shown)
 

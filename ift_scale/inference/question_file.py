@@ -1,4 +1,4 @@
-"""questions.jsonl read by position: a pool of any size costs 20 bytes of memory a question, not the question.
+"""questions.jsonl read by position: a pool of any size costs 16 bytes of memory a question, not the question.
 
 One pass notes where each line begins and which group it belongs to; questions are parsed when they are asked.
 """
@@ -26,7 +26,13 @@ class GroupKey(NamedTuple):
 
     @classmethod
     def of(cls, question: Question) -> "GroupKey":
-        return cls(question.kind, question.collection, question.topic, question.domain, question.split, len(question.choices))
+        return cls.of_row(vars(question))
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> "GroupKey":
+        """The same of a line's fields: most rows are only counted and never become a Question."""
+        topic = topic_of(row["collection"], row["domain"], row["subject"])
+        return cls(row["kind"], row["collection"], topic, row["domain"], row["split"], len(row.get("choices", ())))
 
 
 class QuestionFile:
@@ -35,7 +41,6 @@ class QuestionFile:
     def __init__(self, path: Path):
         self.path = path
         self.dev: list[Question] = []
-        self.groups: list[GroupKey] = []
         self.first_rows: list[int] = []
         number_of: dict[GroupKey, int] = {}
         # Arrays rather than lists of numbers: these are what grows with the pool.
@@ -44,7 +49,7 @@ class QuestionFile:
             offset = 0
             for line in file:
                 row = from_json(line)
-                key = _key(row)
+                key = GroupKey.of_row(row)
                 if key.split == "dev":
                     self.dev.append(Question.model_construct(**row))
                 if key not in number_of:
@@ -64,11 +69,8 @@ class QuestionFile:
 
         Questions of one topic share a few-shot prefix, so they stand together.
         """
-        ranked = sorted(range(len(self.groups)), key=lambda g: self.groups[g][:3])
-        topic_rank = np.zeros(len(self.groups), np.int32)
-        for previous, group in zip([None, *ranked], ranked, strict=False):
-            same = previous is not None and self.groups[previous][:3] == self.groups[group][:3]
-            topic_rank[group] = 0 if previous is None else topic_rank[previous] + (not same)
+        rank_of = {topic: rank for rank, topic in enumerate(sorted({group[:3] for group in self.groups}))}
+        topic_rank = np.array([rank_of[group[:3]] for group in self.groups])
         chosen = np.array([wanted(group) for group in self.groups], dtype=bool)
         rows = np.flatnonzero(chosen[self._groups])
         return rows[np.argsort(topic_rank[self._groups[rows]], kind="stable")]
@@ -84,12 +86,6 @@ class QuestionFile:
                 questions.append(_parse(file.read(length)))
                 position = offset + length
         return questions
-
-
-def _key(row: dict[str, Any]) -> GroupKey:
-    """As GroupKey.of, of a row that is no Question yet: most rows are only counted."""
-    topic = topic_of(row["collection"], row["domain"], row["subject"])
-    return GroupKey(row["kind"], row["collection"], topic, row["domain"], row["split"], len(row.get("choices", ())))
 
 
 def _parse(line: bytes) -> Question:

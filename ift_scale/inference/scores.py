@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from ift_scale.artifacts import atomic_path
 from ift_scale.config import ReliabilityConfig
-from ift_scale.errors import DataError, Place
 from ift_scale.inference.views import num_configured
 from ift_scale.records import GRADES
 
@@ -282,13 +281,7 @@ class ChoiceScores:
         if self.config.decide_by == "average":
             probs_QC = out.get("average_probs", plain_QC)
         elif self.config.decide_by == "debiased":
-            if prior_C is None:
-                raise DataError(
-                    Place("probe.reliability.prior_share"),
-                    f"no question with {plain_QC.shape[1]} options is in the prior's sample",
-                    "Raise it, so that questions of every option count are sampled",
-                )
-            probs_QC = out["debiased_probs"]
+            probs_QC = out["debiased_probs"]  # every option count is in the prior's sample: the probe looks before it asks
         prediction_Q = probs_QC.argmax(-1)
         if own_QVC.shape[1] > 1:
             out["view_agreement"] = (own_QVC.argmax(-1) == prediction_Q[:, None]).mean(1)

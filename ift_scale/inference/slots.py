@@ -42,11 +42,11 @@ class Slot:
         if self._engine is None:
             self._bar.note("starting the engine")
             started = time.monotonic()
-            if not self._killed:
-                self._engine = self._start(model_path)  # there at once, so that it can be killed while it loads
-            if self._killed or self._engine is None:
-                self.kill()
+            if self._killed:
                 raise EngineDied("the run is being stopped")
+            self._engine = self._start(model_path)  # there at once, so that it can be killed while it loads
+            if self._killed:  # just now
+                self._engine.kill()
             try:
                 self._engine.ready()
             except BaseException:

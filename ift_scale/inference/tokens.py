@@ -7,6 +7,7 @@ vocabularies), so it is read off the tokenised prompt with the letter behind it,
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class PromptTokenizer:
     def _before_a_word(encode: Callable[[Sequence[str]], list[list[int]]], text: str) -> list[int]:
         """The ids of `text` where a word follows: at the very end two line breaks may be another token than there."""
         first, second = encode([text + "A", text + "B"])
-        return first[: next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)]
+        return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
 
     def encode_behind(self, prefix: Prefix, texts: Sequence[str], whole: bool = False) -> list[tuple[list[int], list[int]]]:
         """(ids of a beginning, ids behind it) for each text behind the prefix: together exactly the ids of the whole prompt.

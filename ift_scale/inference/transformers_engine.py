@@ -61,17 +61,23 @@ class TransformersEngine:
         vocabulary = self.model.get_input_embeddings().num_embeddings
         tokens = [(7 * n + 3) % vocabulary for n in range(60)]
         prefix, asked = tokens[:30], [Wanted(tokens[30:50], [tokens[:20]]), Wanted(tokens[41:60], [tokens[:20]])]
+        padded = torch.cat(self._padded(prefix, asked))
+        layers = getattr(self.model.base_model, "layers", None)
         try:
-            layers = self.model.base_model.layers
-            layers[-1] = shared_prefix.LastRowsLayer(layers[-1])
-            shared, padded = (torch.cat(way(prefix, asked)) for way in (self._shared, self._padded))
-        except (TypeError, RuntimeError, AttributeError) as error:
-            print(f"shared-prefix attention does not serve this model ({error}); padded batches are used", flush=True)
-            return False
-        difference = float((shared - padded).abs().max())
-        if difference > _TOLERANCE[self.dtype]:
-            print(f"shared-prefix attention differs by {difference:.3g} nats on this model; padded batches are used", flush=True)
-        return difference <= _TOLERANCE[self.dtype]
+            if layers is None:
+                raise AttributeError("its layers are not where they are looked for")
+            last = layers[-1]
+            layers[-1] = shared_prefix.LastRowsLayer(last)
+            difference = float((torch.cat(self._shared(prefix, asked)) - padded).abs().max())
+            if difference <= _TOLERANCE[self.dtype]:
+                return True
+            problem = f"differs by {difference:.3g} nats"
+        except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+            problem = f"does not serve it: {error}"
+        if layers is not None:
+            layers[-1] = last
+        print(f"shared-prefix attention is not this model's; padded batches are used ({problem})", flush=True)
+        return False
 
     @property
     def context_length(self) -> int:

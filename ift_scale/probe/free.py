@@ -7,18 +7,20 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ift_scale.config import ProbeConfig
 from ift_scale.inference import prompts
 from ift_scale.inference.engine import Engine, Sampling, TextRequest
+from ift_scale.inference.prefixes import Prefixes
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.scores import SCHEMA, grade_of
-from ift_scale.inference.tokens import Prefix, PromptTokenizer
+from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.records import GRADES, Question
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -69,9 +71,9 @@ class FreeAsker:
     """Free questions -> generated answers, in one shard a chunk. Greedy and sampled answers over all demonstration draws."""
 
     def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig):
-        self.tokenizer, self.demonstrations = tokenizer, demonstrations
+        self.tokenizer = tokenizer
+        self.prefixes = Prefixes(tokenizer, demonstrations, prompts.open_prefix, config.whole_prompts)
         self.free, self.reliability = config.free, config.reliability
-        self._prefixes: dict[tuple[str, str, int], Prefix] = {}
 
     def write(self, questions: list[Question]) -> Written:
         draws = range(self.reliability.demonstration_draws)
@@ -79,11 +81,7 @@ class FreeAsker:
         return Written(questions, requests, self.free.max_tokens)
 
     def _request(self, question: Question, draw: int) -> TextRequest:
-        key = (question.collection, question.topic, draw)
-        if key not in self._prefixes:
-            shown = self.demonstrations.of(question, draw)
-            self._prefixes[key] = self.tokenizer.prefix(prompts.open_prefix(shown))
-        ((before, behind),) = self.tokenizer.encode_behind(self._prefixes[key], [prompts.open_text(question)])
+        ((before, behind),) = self.prefixes.encode(question, draw, [prompts.open_text(question)])
         return TextRequest(before, behind, [])
 
     def ask(self, engine: Engine, written: Written) -> pa.Table:
@@ -105,6 +103,30 @@ class FreeAsker:
 
     def _text(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens).strip()
+
+
+@dataclass
+class Summary:
+    """What a report tells of all free questions, gathered chunk by chunk."""
+
+    questions: int = 0
+    exact: float = 0
+    f1: float = 0
+    grades: Counter[str] = field(default_factory=Counter)
+
+    def add(self, scores: pa.Table) -> None:
+        self.questions += len(scores)
+        self.exact += pc.sum(scores["correct"]).as_py()
+        self.f1 += pc.sum(scores["f1"]).as_py()
+        self.grades.update(scores["grade"].to_pylist())
+
+    def as_json(self) -> dict[str, Any]:
+        """Empty where no free question was asked."""
+        if not self.questions:
+            return {}
+        grades = {grade: self.grades[grade] for grade in GRADES}
+        means = {"exact_match": self.exact / self.questions, "f1": self.f1 / self.questions}
+        return {"free": {"questions": self.questions, **means, "grades": grades}}
 
 
 def rows(table: pa.Table) -> pa.Table:

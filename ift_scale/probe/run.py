@@ -4,14 +4,11 @@ Out: probe.parquet, a Score a question, and knowledge.json, what all of them tog
 """
 
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ift_scale import artifacts
@@ -29,7 +26,7 @@ from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe import free
 from ift_scale.progress import Bar
-from ift_scale.records import GRADES, Question
+from ift_scale.records import Question
 
 VERSION = 2
 FILE = "probe.parquet"
@@ -82,42 +79,6 @@ def run(
     asker = asker_of(config.probe, tokenizer, demonstrations)
     parts = [questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free")]
     check_topics(questions, demonstrations, config.probe)
-    slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
-    started = time.monotonic()
-
-    def finish(target: Target, shards: list[Path]) -> None:
-        scores = ChoiceScores(config.probe.reliability)
-        scores.estimate_prior([path for path in shards if "logprobs" in pq.read_schema(path).names])
-        graded = Counter[str]()
-        right = Counter[str]()
-
-        def rows_of(table: pa.Table) -> pa.Table:
-            if "logprobs" in table.column_names:
-                return scores.rows(table)
-            found = free.rows(table)
-            graded.update(found["grade"].to_pylist())
-            right["questions"] += len(found)
-            right["exact"] += pc.sum(found["correct"]).as_py()
-            right["f1"] += pc.sum(found["f1"]).as_py()
-            return found
-
-        write_rows(folder / FILE, SCHEMA, shards, rows_of)
-        if config.probe.reliability.permutations != "none" or config.probe.reliability.demonstration_draws > 1:
-            write_rows(folder / VIEWS, VIEWS_SCHEMA, [s for s in shards if "logprobs" in pq.read_schema(s).names], _views)
-        knowledge = scores.summary.as_json(scores.prior) | _free_summary(graded, right)
-        artifacts.write_json(folder / KNOWLEDGE, knowledge)
-        work = work_of(target)
-        counts = {
-            "questions": scores.summary.questions,
-            "accuracy": knowledge["accuracy"],
-            "mean_letter_mass": knowledge["mean_letter_mass"],
-            "free_questions": len(parts[1]),
-            "computed_questions": work.questions,
-            "prompt_tokens": work.tokens,
-        }
-        seconds = {"total": time.monotonic() - started} | work.seconds
-        artifacts.write_manifest(folder, "probe", key, config.probe.model_dump(), inputs, counts, seconds)
-
     if config.probe.reliability.decide_by == "debiased":
         check_prior_sample(questions, config.probe)
     target = Target(
@@ -127,11 +88,43 @@ def run(
         parts,
         asker,
         model_path,
-        finish,
+        partial(_finish, config.probe, key, inputs, time.monotonic()),
         config.probe.chunk_size,
         partial(artifacts.has_key, folder, key),
     )
+    slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
     compute(questions, [target], slots, share_of(ranks), bar)
+
+
+def _finish(config: ProbeConfig, key: str, inputs: dict[str, str], started: float, target: Target, shards: list[Path]) -> None:
+    """Merge the shards, those of choice questions first, and close the artifact."""
+    choice = [path for path in shards if "logprobs" in pq.read_schema(path).names]
+    scores, answered = ChoiceScores(config.reliability), free.Summary()
+    scores.estimate_prior(choice)
+
+    def rows_of(table: pa.Table) -> pa.Table:
+        if "logprobs" in table.column_names:
+            return scores.rows(table)
+        found = free.rows(table)
+        answered.add(found)
+        return found
+
+    write_rows(target.folder / FILE, SCHEMA, shards, rows_of)
+    if config.reliability.permutations != "none" or config.reliability.demonstration_draws > 1:
+        write_rows(target.folder / VIEWS, VIEWS_SCHEMA, choice, _views)
+    knowledge = scores.summary.as_json(scores.prior) | answered.as_json()
+    artifacts.write_json(target.folder / KNOWLEDGE, knowledge)
+    work = work_of(target)
+    counts = {
+        "questions": scores.summary.questions,
+        "accuracy": knowledge["accuracy"],
+        "mean_letter_mass": knowledge["mean_letter_mass"],
+        "free_questions": answered.questions,
+        "computed_questions": work.questions,
+        "prompt_tokens": work.tokens,
+    }
+    seconds = {"total": time.monotonic() - started} | work.seconds
+    artifacts.write_manifest(target.folder, "probe", key, config.model_dump(), inputs, counts, seconds)
 
 
 def shard_key(config: Config, inputs: dict[str, str]) -> str:
@@ -161,7 +154,7 @@ def _with_choices(config: ProbeConfig, num_choices: int, group: GroupKey) -> boo
 
 
 def asker_of(config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations) -> "_Asker":
-    cloze = Cloze(tokenizer, demonstrations) if config.reliability.cloze else None
+    cloze = Cloze(tokenizer, demonstrations, config.whole_prompts) if config.reliability.cloze else None
     few_shot = FewShot(tokenizer, demonstrations, config.whole_prompts)
     letters = LetterAsker(few_shot, views.views_of(config.reliability), cloze)
     return _Asker(letters, free.FreeAsker(tokenizer, demonstrations, config))
@@ -172,14 +165,6 @@ def check_topics(questions: QuestionFile, demonstrations: Demonstrations, config
     for group, row in zip(questions.groups, questions.first_rows, strict=True):
         if wanted(config, group):
             demonstrations.of(questions.read(np.array([row]))[0])
-
-
-def _free_summary(graded: Counter[str], right: Counter[str]) -> dict[str, Any]:
-    if not right:
-        return {}
-    asked = right["questions"]
-    grades = {grade: graded[grade] for grade in GRADES}
-    return {"free": {"questions": asked, "exact_match": right["exact"] / asked, "f1": right["f1"] / asked, "grades": grades}}
 
 
 def _views(table: pa.Table) -> pa.Table:

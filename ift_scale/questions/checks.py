@@ -1,6 +1,6 @@
 """Turning a source's row into a Question, with one clear error for whatever is wrong with it."""
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Collection, Question, Split
@@ -8,54 +8,28 @@ from ift_scale.records import LETTERS, Collection, Question, Split
 Row = dict[str, Any]
 
 
-def choice_question(
-    place: Place,
-    row: Row,
-    *,
-    id: str,
-    domain: str,
-    subject: str,
-    collection: Collection,
-    split: Split,
-) -> Question:
+class About(TypedDict):
+    """What a row does not say of itself."""
+
+    id: str
+    domain: str
+    subject: str
+    collection: Collection
+    split: Split
+
+
+def choice_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     """A Question from the fields question, choices, answer (index or letter) and explanation of `row`."""
     text = _text(place, row, "question")
     choices = _choices(place, row)
-    return Question(
-        id=id,
-        domain=domain,
-        subject=subject,
-        collection=collection,
-        split=split,
-        question=text,
-        choices=choices,
-        answer=_answer(place, row, choices),
-        explanation=_explanation(place, row),
-    )
+    answer = _answer(place, row, choices)
+    return Question(**about, question=text, choices=choices, answer=answer, explanation=_explanation(place, row))
 
 
-def free_question(
-    place: Place,
-    row: Row,
-    *,
-    id: str,
-    domain: str,
-    subject: str,
-    collection: Collection,
-    split: Split,
-) -> Question:
+def free_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     """A free Question from the fields question, aliases (any of them is right) and explanation of `row`."""
-    return Question(
-        id=id,
-        domain=domain,
-        subject=subject,
-        collection=collection,
-        split=split,
-        kind="free",
-        question=_text(place, row, "question"),
-        aliases=_aliases(place, row),
-        explanation=_explanation(place, row),
-    )
+    text, aliases = _text(place, row, "question"), _aliases(place, row)
+    return Question(**about, kind="free", question=text, aliases=aliases, explanation=_explanation(place, row))
 
 
 def required(place: Place, row: Row, field: str) -> Any:

@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError
-from ift_scale.inference.letters import FewShot, LetterAsker
+from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.prompts import (
     TEMPLATES,
     Demonstrations,
     chat_messages,
     few_shot_prefix,
     few_shot_prompt,
+    open_prefix,
     open_text,
     question_text,
     response_text,
@@ -225,6 +226,14 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
         tokenizer.encode_behind(prefix, [text])
     ((before, behind),) = tokenizer.encode_behind(prefix, [text], whole=True)
     assert before + behind == tokenizer.encode([prefix.text + text])[0]
+    # The same for prompts without options, which have a prefix of their own.
+    dev = [_question(1, "dev", question="What is this")]
+    dev[0] = dev[0].model_copy(update={"choices": ["one", "two"], "answer": 1})
+    tokenizer.tokenizer.backend_tokenizer.add_tokens(["two\n\nQuestion"])
+    with pytest.raises(DataError, match="Set whole_prompts to true"):
+        Cloze(tokenizer, Demonstrations(dev, 1, 42)).requests([_question(2)])
+    (first, *_) = Cloze(tokenizer, Demonstrations(dev, 1, 42), whole_prompts=True).requests([_question(2)])
+    assert first.prompt == tokenizer.encode([open_prefix("", dev) + open_text(_question(2))])[0]
     # What joins the line breaks alone shows in the few characters that every text is tokenised behind.
     ((before, behind),) = tokenizer.encode_behind(prefix, ["Where is it?"])
     assert before + behind == tokenizer.encode([prefix.text + "Where is it?"])[0]

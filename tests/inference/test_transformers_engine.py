@@ -8,7 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    XGLMConfig,
+)
 
 from ift_scale.config import EngineConfig
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
@@ -102,6 +111,28 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(tmp_path: Pat
     prefix = [rng.randrange(101) for _ in range(12)]
     requests = [ScoreRequest(prefix, [rng.randrange(101) for _ in range(n)], [1, 2, 3]) for n in (2, 5, 9)]
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    expected = np.concatenate([_expected(model, request.prompt, [request.options]) for request in requests])
+    np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        XGLMConfig(vocab_size=101, d_model=64, ffn_dim=96, num_layers=2, attention_heads=2, max_position_embeddings=128),
+        GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=2, n_positions=128),
+    ],
+    ids=["xglm", "gpt2"],
+)
+def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(config: PreTrainedConfig, tmp_path: Path) -> None:
+    """XGLM's layers know no rotary embedding, GPT-2's stand elsewhere."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", max_model_len=128)))
+    assert not engine.shares_prefix
+    rng = random.Random(2)
+    prefix = [rng.randrange(3, 101) for _ in range(12)]
+    requests = [ScoreRequest(prefix, [rng.randrange(3, 101) for _ in range(n)], [1, 2, 3]) for n in (2, 5, 9)]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = np.concatenate([_expected(model, request.prompt, [request.options]) for request in requests])
     np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
 
