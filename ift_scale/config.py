@@ -266,6 +266,31 @@ class ConstructConfig(Section):
     general: GeneralConfig = GeneralConfig()
 
 
+class CheckpointConfig(Section):
+    every: NonNegativeInt = 0
+    """Save after every so many optimizer steps; 0 saves on SIGTERM and SIGUSR1 only."""
+    keep_last: PositiveInt = 2
+    """Checkpoints kept of an arm; all are removed when it is trained."""
+
+
+class EarlyStoppingConfig(Section):
+    metric: Literal["accuracy", "rank_correlation", "divergence"]
+    """Live measure that must go on improving: `divergence` falls, the others rise."""
+    patience: PositiveInt = 3
+    """Live measurements without an improvement until the arm ends."""
+    least_improvement: Annotated[float, Field(ge=0)] = 0.0
+
+
+class LiveConfig(Section):
+    """The arm's own held-out questions (HOMO), asked on the training ranks while it trains."""
+
+    every: Literal["auto"] | NonNegativeInt = 0
+    """Optimizer steps between two measurements; `auto`: so many that they cost under 2% of the arm; 0: never."""
+    max_questions: PositiveInt | None = None
+    """Ask this many of the questions, the same ones each time; all when left out."""
+    early_stopping: EarlyStoppingConfig | None = None
+
+
 class TrainConfig(Section):
     num_ranks: PositiveInt = 1
     """Processes that train together, one for each device."""
@@ -275,16 +300,35 @@ class TrainConfig(Section):
     """DeepSpeed hostfile for several nodes; it must exist."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 with float32 master weights on a GPU, float32 on a CPU."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    """`auto`: with `offload` and `activation_checkpointing`, the lightest that fits by the memory model; `plan` shows it."""
+    offload: Literal["auto", "none", "optimizer", "all"] = "auto"
+    """What lives in host memory: the optimizer's states, or with ZeRO-3 the weights too."""
+    activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
+    """What is computed again in the backward pass: nothing, all but matrix products and attention, or whole layers."""
+    compile: bool = False
+    """Compile the decoder layers with torch.compile."""
+    attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = "auto"
+    """Attention that keeps packed examples apart: flash-attn's or torch's variable-length kernels, or SDPA for each example."""
+    prune_last_layer: Literal["auto", "on", "off"] = "auto"
+    """Compute the last layer on supervised rows only: exact. `auto`: for the architectures where that is tested."""
+    kernels: Literal["auto", "pytorch", "triton", "liger"] = "auto"
+    """Who computes norms, SwiGLU, rotary embedding and the loss: `auto` takes what the stored figures say is fastest here."""
     epochs: PositiveInt = 3
     global_batch_size: PositiveInt = 256
     """Examples of one optimizer step, whatever the number of ranks."""
     tokens_per_micro_batch: PositiveInt = 8192
     """Tokens that one rank holds in one forward pass, at most; padding is never added."""
+    packing: bool = True
+    """False computes every example in a forward pass of its own: slower, for comparisons."""
     max_length: PositiveInt = 2048
     """Longest example in tokens."""
     too_long: Literal["error", "truncate"] = "error"
     """What to do with an example over `max_length`; truncated ones are counted."""
+    supervise: Literal["response", "all"] = "response"
+    """Learn the assistant's turns, or every token."""
+    loss_average: Literal["token", "example"] = "token"
+    """The step's loss: mean over its supervised tokens, or over its examples' own means. Examples' weights count in both."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -292,12 +336,19 @@ class TrainConfig(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 for none."""
-    activation_checkpointing: bool = False
+    max_bad_steps: NonNegativeInt = 3
+    """Steps with a loss or gradient that is no number: each is skipped and counted, one more than this ends the arm."""
+    log_every: PositiveInt = 5
+    """Optimizer steps between two reads of the metrics from the device."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    """Where metrics go besides `metrics.jsonl`."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    live: LiveConfig = LiveConfig()
 
 
 class EvaluateConfig(EngineConfig):
-    template: Literal["vicuna", "chatml"] = "vicuna"
-    """Chat template of training and evaluation."""
+    template: Literal["vicuna", "chatml", "model"] = "vicuna"
+    """Chat template of training and evaluation; `model`: the one in the base model's own tokenizer."""
 
 
 class AnalyseConfig(Section):
