@@ -1,0 +1,159 @@
+"""The head's matrix products, a chunk of rows at a time, and the gradient of head and hidden states in that same pass.
+
+What happens to a chunk's logits is a `RowStep`; the reference's and the Triton kernel's differ in nothing else. The gradient of a
+cross-entropy is known as soon as its logits are, up to the scalar that comes from above, so the forward pass computes it and drops
+the logits; the backward pass multiplies (Liger-Kernel, Hsu et al. 2024, arXiv 2410.10989).
+
+Shapes: R rows, C rows of a chunk, V tokens of the vocabulary, D hidden size.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Bytes of a chunk's float32 logits. On a CPU matrix products slow down in smaller chunks and softmax in larger ones (README.md).
+GPU_BYTES, CPU_BYTES = 256 * 2**20, 64 * 2**20
+
+RowStep = Callable[[Tensor, Tensor, Tensor, float | None, Tensor | None], Tensor]
+"""(logits_CV, labels_C, scales_C, softcap, gradient_CV) -> losses_C in nats.
+
+Caps the logits, and where `gradient_CV` is not None writes into it scales_C times the derivative of each row's loss to its logits
+as given. `gradient_CV` may be `logits_CV`; the logits are lost either way.
+"""
+
+
+def default_chunk_rows(num_rows: int, vocabulary: int, device: torch.device) -> int:
+    """Rows of a chunk: as many as the byte bound allows, all chunks alike."""
+    most = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // (4 * vocabulary))
+    return max(1, -(-num_rows // -(-num_rows // most))) if num_rows else 1
+
+
+def linear_cross_entropy(
+    step: RowStep,
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    labels_R: Tensor,
+    weights_R: Tensor | None = None,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(sum over rows of weights_R * losses_R, losses_R): a differentiable scalar, and the rows' own losses in nats, detached.
+
+    The logits are z = logit_scale * (hidden_RD @ weight_VD.T + bias_V), under a cap softcap * tanh(z / softcap) (Gemma 2). Losses are
+    float32, or float64 where the hidden states are. Labels lie in [0, V); none of them means "ignore": leave such rows out. With no
+    row the loss is 0 and its gradients are zeros. `weights_R` is a constant: no gradient goes to it.
+    """
+    assert weights_R is None or not weights_R.requires_grad
+    num_rows = len(hidden_RD)
+    rows = chunk_rows or default_chunk_rows(num_rows, len(weight_VD), hidden_RD.device)
+    if weights_R is None:
+        weights_R = torch.ones(num_rows, device=hidden_RD.device)
+    weights_R = weights_R.to(torch.promote_types(hidden_RD.dtype, torch.float32))
+    with_gradient = torch.is_grad_enabled()
+    return _LinearCrossEntropy.apply(
+        hidden_RD, weight_VD, bias_V, labels_R, weights_R, step, softcap, logit_scale, rows, with_gradient
+    )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_R: Tensor,
+        weights_R: Tensor,
+        step: RowStep,
+        softcap: float | None,
+        logit_scale: float,
+        rows: int,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wanted = [with_gradient and needed for needed in ctx.needs_input_grad[:3]]
+        losses_R, gradients = _pass(
+            step, hidden_RD, weight_VD, bias_V, labels_R, weights_R * logit_scale, softcap, logit_scale, rows, wanted
+        )
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(losses_R)
+        ctx.set_materialize_grads(False)
+        return torch.dot(weights_R, losses_R), losses_R
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * 10
+        # Not in place: a graph may be walked twice. The forward pass, with its float32 sum, needed more memory than this.
+        scaled = [None if g is None else g * upstream.to(g.dtype) for g in ctx.saved_tensors]
+        return (*scaled, *(None,) * 7)
+
+
+def _pass(
+    step: RowStep,
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_R: Tensor,
+    scales_R: Tensor,
+    softcap: float | None,
+    logit_scale: float,
+    rows: int,
+    wanted: list[bool],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """losses_R and the gradients of hidden_RD, weight_VD and bias_V of their weighted sum, None where not wanted."""
+    exact, matrix = scales_R.dtype, hidden_RD.dtype
+    if hidden_RD.device.type == "cpu":
+        matrix = exact  # bfloat16 products on a CPU without matrix units take twice the time of float32 ones
+    weight = weight_VD.to(matrix)
+    num_rows, device, vocabulary = len(hidden_RD), hidden_RD.device, len(weight_VD)
+    logits_buffer = torch.empty(min(rows, num_rows), vocabulary, dtype=exact, device=device)
+    gradient_buffer = logits_buffer if matrix == exact else torch.empty_like(logits_buffer, dtype=matrix)
+    losses_R = torch.empty(num_rows, dtype=exact, device=device)
+    grad_hidden = torch.empty_like(hidden_RD) if wanted[0] else None
+    grad_weight = torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact) if wanted[1] else None
+    grad_bias = torch.zeros_like(bias_V, dtype=exact) if wanted[2] and bias_V is not None else None
+    for start in range(0, num_rows, rows):
+        chunk = slice(start, start + rows)
+        hidden = hidden_RD[chunk].to(matrix)
+        logits, gradient = logits_buffer[: len(hidden)], gradient_buffer[: len(hidden)] if any(wanted) else None
+        _product(hidden, weight.t(), logits)
+        if bias_V is not None:
+            logits += bias_V
+        if logit_scale != 1.0:
+            logits *= logit_scale
+        losses_R[chunk] = step(logits, labels_R[chunk], scales_R[chunk], softcap, gradient)
+        if gradient is None:
+            continue
+        if grad_hidden is not None:
+            _product(gradient, weight, grad_hidden[chunk])
+        if grad_weight is not None:
+            _add_product(gradient.t(), hidden, grad_weight)
+        if grad_bias is not None:
+            grad_bias += gradient.sum(0, dtype=exact)
+    cast = [(grad_hidden, hidden_RD), (grad_weight, weight_VD), (grad_bias, bias_V)]
+    return losses_R, [None if g is None or like is None else g.to(like.dtype) for g, like in cast]
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """out = left @ right, summed in float32 whatever the type of `out`."""
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    elif left.dtype in (torch.bfloat16, torch.float16):
+        torch.mm(left, right, out_dtype=out.dtype, out=out)  # CUDA only, and there alone the products are in such a type
+    else:
+        out.copy_(left @ right)
+
+
+def _add_product(left: Tensor, right: Tensor, total: Tensor) -> None:
+    """total += left @ right."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += torch.mm(left, right, out_dtype=total.dtype)
