@@ -67,7 +67,8 @@ class ExampleMeta(Record):
     domain: str | None = None
     target: str | None = None
     wording: Literal["dataset", "base_model", "general"]
-    weight: float = 1.0
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How much the example counts in the loss."""
 
 
 class Example(Record):

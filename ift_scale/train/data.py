@@ -1,6 +1,6 @@
 """Training examples as token ids: tokenised once by one process, kept in a file that every rank maps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -15,16 +15,26 @@ from ift_scale.records import Example
 
 @dataclass(frozen=True)
 class TokenizedSet:
-    """Examples laid end to end. Example i is ids[offsets[i]:offsets[i + 1]]; shapes (tokens,), (tokens,), (examples + 1,)."""
+    """Examples laid end to end. Example i is ids[offsets[i]:offsets[i + 1]] and stands in line i + 1 of the set's file.
+
+    Shapes: ids and supervised (tokens,), offsets (examples + 1,), weights (examples,).
+    """
 
     ids: np.ndarray
     supervised: np.ndarray
     offsets: np.ndarray
+    weights: np.ndarray
     num_truncated: int
 
     @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    @cached_property
+    def computed_lengths(self) -> np.ndarray:
+        """Tokens of each example up to the one that predicts its last supervised token: nothing reads what follows."""
+        places = np.where(self.supervised, np.arange(len(self.supervised)), 0)
+        return np.maximum.reduceat(places, self.offsets[:-1]) - self.offsets[:-1]
 
     @cached_property
     def supervised_counts(self) -> np.ndarray:
@@ -39,10 +49,13 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
     ids: list[int] = []
     supervised: list[bool] = []
     offsets = [0]
+    weights: list[float] = []
     num_truncated = 0
     for number, example in enumerate(artifacts.read_jsonl(path, Example), start=1):
         try:
             tokens, mask = tokenizer.example(example.messages, template)
+            if config.supervise == "all":
+                mask = [True] * len(tokens)
         except ValueError as error:
             remedy = "Choose another template for this tokenizer"
             raise DataError(Place(path, number, "messages"), str(error), remedy) from error
@@ -58,15 +71,25 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
         ids += tokens
         supervised += mask
         offsets.append(len(ids))
-    arrays = np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), np.array(offsets, dtype=np.int64)
+        weights.append(example.meta.weight)
+    arrays = np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), np.array(offsets, dtype=np.int64), np.array(weights)
     return TokenizedSet(*arrays, num_truncated)
+
+
+def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:
+    """DataError where the set of `path` does not fill one optimizer step."""
+    found, wanted = len(tokens.lengths), config.global_batch_size
+    if found < wanted:
+        problem = f"{found} examples are fewer than one optimizer step of train.global_batch_size = {wanted}"
+        raise DataError(Place(path), problem, "Lower train.global_batch_size, or build a larger set")
 
 
 def save(tokens: TokenizedSet, path: Path) -> None:
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, ids=tokens.ids, supervised=tokens.supervised, offsets=tokens.offsets, num_truncated=tokens.num_truncated)
+        np.savez(file, **{part.name: getattr(tokens, part.name) for part in fields(tokens)})
 
 
 def load(path: Path) -> TokenizedSet:
     with np.load(path) as arrays:
-        return TokenizedSet(arrays["ids"], arrays["supervised"], arrays["offsets"], int(arrays["num_truncated"]))
+        parts = {name: arrays[name] for name in ("ids", "supervised", "offsets", "weights")}
+        return TokenizedSet(**parts, num_truncated=int(arrays["num_truncated"]))

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 _SHARD_BYTES = 5 << 30
 
 
-def gathered_parameters(model: nn.Module, zero_stage: int) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor on the CPU) of each parameter and stored buffer, tied ones once. Every rank must iterate."""
+def gathered_parameters(model: nn.Module, gather: bool) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor on the CPU) of each parameter and stored buffer, tied ones once. Every rank must iterate.
+
+    `gather`: from the parts that ZeRO-3 leaves each rank.
+    """
     import deepspeed
 
     for name, parameter in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=zero_stage == 3):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=gather):
             tensor = parameter.detach().cpu().clone()
         yield name, tensor
     stored = model.state_dict().keys()
@@ -27,7 +30,7 @@ def gathered_parameters(model: nn.Module, zero_stage: int) -> Iterator[tuple[str
             yield name, buffer.detach().cpu().clone()
 
 
-def export(model: Any, zero_stage: int, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
+def export(model: Any, gather: bool, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
     """Write `folder` on the rank that names one; all others take part in gathering only. Weights in `dtype`, in shards of 5 GiB;
     generation settings as in the `base` folder."""
     shards: list[dict[str, Tensor]] = [{}]
@@ -42,7 +45,7 @@ def export(model: Any, zero_stage: int, folder: Path | None, base: Path, tokeniz
 
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    for name, tensor in gathered_parameters(model, zero_stage):
+    for name, tensor in gathered_parameters(model, gather):
         if folder is None:
             continue
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor

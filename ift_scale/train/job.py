@@ -12,11 +12,12 @@ from ift_scale.records import Arm
 
 
 class ArmJob(BaseModel):
-    """One arm: its tokenised set, where its artifact goes, and the manifest's key and inputs."""
+    """One arm: its set (`source`) and that tokenised, where its artifact goes, and the manifest's key and inputs."""
 
     model_config = ConfigDict(extra="forbid")
 
     arm: Arm
+    source: str
     tokens: str
     folder: str
     key: str
@@ -30,6 +31,9 @@ class Job(BaseModel):
     hidden_size: int
     template: str
     train: TrainConfig
+    """Without `auto` for what the memory model decides."""
+    stop_file: str | None = None
+    """Made by the supervisor when the ranks shall save and end."""
     arms: list[ArmJob]
 
 

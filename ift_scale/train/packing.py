@@ -34,17 +34,19 @@ def cost(lengths: np.ndarray, hidden_size: int) -> np.ndarray:
     return lengths + lengths**2 / (6 * hidden_size)
 
 
-def deal(examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, hidden_size: int) -> Step:
+def deal(
+    examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, hidden_size: int, packed: bool = True
+) -> Step:
     """Examples dealt to (micro-batch, rank) places, each at most `token_cap` tokens, the costs balanced.
 
     Greedy, dearest first, to the cheapest place that has room; one more micro-batch is tried until all fit. No example is
-    split or dropped. A place may stay empty when there are fewer examples than ranks.
+    split or dropped. A place may stay empty when there are fewer examples than ranks. Not `packed`: one example a place.
     """
     assert all(lengths[i] <= token_cap for i in examples)
     costs = cost(lengths, hidden_size)
     ordered = sorted(examples, key=lambda i: (-costs[i], i))
     tokens = int(sum(lengths[i] for i in examples))
-    num_micro = max(1, math.ceil(tokens / (token_cap * world_size)))
+    num_micro = max(1, math.ceil(tokens / (token_cap * world_size))) if packed else math.ceil(len(ordered) / world_size)
     while (places := _fill(ordered, lengths, costs, num_micro * world_size, token_cap)) is None:
         num_micro += 1
     # Dearest places first, so that the ranks of one micro-batch have like work.
@@ -64,6 +66,19 @@ def _fill(ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places
         load[place] += costs[example]
         room[place] -= lengths[example]
     return places
+
+
+def loss_scales(examples: Sequence[int], counts: np.ndarray, weights: np.ndarray, average: str) -> np.ndarray:
+    """Factor of each example's summed cross-entropy in the step's loss, shape (all examples,), 0 outside of the step.
+
+    With n the supervised tokens of an example and w its weight: w / sum(w * n) for the mean over tokens, w / (n * sum(w)) for the
+    mean over examples.
+    """
+    chosen = np.asarray(examples)
+    n, w = counts[chosen].astype(np.float64), weights[chosen].astype(np.float64)
+    scales = np.zeros(len(counts))
+    scales[chosen] = w / (w * n).sum() if average == "token" else w / (n * w.sum())
+    return scales
 
 
 def imbalance(step: Step, lengths: np.ndarray, hidden_size: int) -> float:

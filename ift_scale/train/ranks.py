@@ -23,7 +23,11 @@ from ift_scale.distributed import Ranks  # noqa: E402
 from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.train import data, job, loop, zero  # noqa: E402
+from ift_scale.train import model as models  # noqa: E402
+from ift_scale.train.control import Control  # noqa: E402
+from ift_scale.train.engine import Engine  # noqa: E402
 from ift_scale.train.export import export  # noqa: E402
+from ift_scale.train.metrics import StepLog  # noqa: E402
 
 _imported = time.monotonic()
 
@@ -41,27 +45,29 @@ def join(ranks: Ranks) -> torch.device:
     return torch.device("cpu")
 
 
-def train_arm(
-    work: job.Job, arm: job.ArmJob, ranks: Ranks, device: torch.device, tokenizer: PromptTokenizer, events: job.Events
-) -> None:
+def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
     """Train and export one arm; its folder appears whole, on rank 0, or not at all."""
     events.emit("arm", name=arm.arm.name)
-    folder = Path(arm.folder)
-    with artifacts.atomic_folder(folder) if ranks.rank == 0 else nullcontext() as temporary:
-        metrics = temporary / "metrics.jsonl" if temporary else None
+    leads = group.ranks.rank == 0
+    with artifacts.atomic_folder(Path(arm.folder)) if leads else nullcontext() as temporary:
         tokens = data.load(Path(arm.tokens))
-        engine, trained = loop.train(work, tokens, arm.arm.seed, ranks, device, metrics, events)
+
+        def log(engine: Engine, num_steps: int) -> StepLog:
+            path = temporary / "metrics.jsonl" if temporary else None
+            return StepLog(path, events, num_steps, tokens, work.train.log_every, group.device)
+
+        engine, trained = loop.train(work, arm, tokens, group, log)
         started = time.monotonic()
-        dtype = zero.precision_of(work.train, device)
+        dtype = zero.precision_of(work.train, group.device)
         tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
         target = temporary / "model" if temporary else None
-        export(engine.module, work.train.zero_stage, target, Path(work.model_path), tokenizer.tokenizer, dtype)
-        loop.release(engine)
+        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
             config = {"train": work.train.model_dump(), "template": work.template, "arm": arm.arm.model_dump()}
             artifacts.write_manifest(temporary, "train", arm.key, config, arm.inputs, trained.counts, trained.seconds)
-    dist.barrier()
+    group.control.barrier()
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
 
 
@@ -82,8 +88,10 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         device = join(ranks)
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - _imported, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path)
+        stop_file = Path(work.stop_file) if work.stop_file else None
+        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), Control(stop_file))
         for arm in work.arms:
-            train_arm(work, arm, ranks, device, tokenizer, events)
+            train_arm(work, arm, group, tokenizer, events)
     except BaseException as error:
         traceback.print_exc()
         job.Events(events_path).emit("error", rank=ranks.rank, message=f"{type(error).__name__}: {error}")

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.config import Config
+from ift_scale.config import Config, TrainConfig
 from ift_scale.errors import DataError, EnvironmentProblem, Place
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
@@ -18,12 +18,18 @@ STAGE = "train"
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
     """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
-    settings = [config.evaluate.template, config.train.max_length, config.train.too_long]
+    settings = [config.evaluate.template, config.train.max_length, config.train.too_long, config.train.supervise]
     tokenizer_digest = artifacts.folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), tokenizer_digest, settings])[:16]}.npz"
     if not path.is_file():
         data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
+    data.check_enough(data.load(path), set_path, config.train)
     return path
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    chosen = {"zero_stage": 2, "offload": "none", "activation_checkpointing": "none"}
+    return config.model_copy(update={name: value for name, value in chosen.items() if getattr(config, name) == "auto"})
 
 
 def run(
@@ -41,6 +47,7 @@ def run(
     arms = [
         job.ArmJob(
             arm=arm,
+            source=str(path),
             tokens=str(tokenized(path, folder / ".tokens", tokenizer, config)),
             folder=str(folder / arm.name),
             key=key,
@@ -53,7 +60,11 @@ def run(
     if hidden_size is None:
         raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
     work = job.Job(
-        model_path=str(model_path), hidden_size=hidden_size, template=config.evaluate.template, train=config.train, arms=arms
+        model_path=str(model_path),
+        hidden_size=hidden_size,
+        template=config.evaluate.template,
+        train=resolved(config.train),
+        arms=arms,
     )
     job_path, events = folder / ".job.json", logs / "train-events.jsonl"
     job.write(work, job_path)

@@ -38,3 +38,14 @@ def test_supervised_counts(tmp_path: Path, world_model: Path) -> None:
     _write(path, "copper", "oak and tin")
     tokens = data.tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
     assert tokens.supervised_counts.tolist() == [2, 4]  # the words and the end of the sequence
+
+
+def test_a_set_smaller_than_a_step(tmp_path: Path, world_model: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    _write(path, "copper", "oak")
+    tokens = data.tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
+    data.check_enough(tokens, path, TrainConfig(global_batch_size=2))
+    with pytest.raises(
+        DataError, match=r"set.jsonl: 2 examples are fewer than one optimizer step of train.global_batch_size = 3\. Lower"
+    ):
+        data.check_enough(tokens, path, TrainConfig(global_batch_size=3))

@@ -1,0 +1,96 @@
+"""The last decoder layer on the wanted rows only: its queries, projection and MLP there, its keys and values everywhere.
+
+Exact, since nothing reads the other rows: the head and the loss take the wanted rows, and no layer follows. Proven by test for the
+model types in PROVEN, whose attention is query, key and value projections (each with a norm or not), rotary embedding, attention,
+output projection.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ift_scale.config import TrainConfig
+from ift_scale.errors import ConfigError
+from ift_scale.train.attention import attend
+from ift_scale.train.batch import Packed
+
+PROVEN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+
+
+def wanted(config: TrainConfig, model_type: str) -> tuple[bool, str | None]:
+    """(whether the last layer is pruned, why not where `auto` decides against it). ConfigError for `on` where it is not proven."""
+    if config.prune_last_layer == "off":
+        return False, None
+    if model_type in PROVEN:
+        return True, None
+    reason = f"it is not proven for model type {model_type} (but for {', '.join(PROVEN)})"
+    if config.prune_last_layer == "on":
+        raise ConfigError("settings", [f"train.prune_last_layer: {reason}; set it to auto or off"])
+    return False, f"the last layer is computed on all rows: {reason}"
+
+
+def _heads(attention: Any, x_1ND: Tensor, name: str) -> Tensor:
+    """Projection to heads, (1, heads, N, head size), with the family's norm where it has one."""
+    projected = getattr(attention, f"{name}_proj")(x_1ND)
+    heads = projected.view(*projected.shape[:-1], -1, attention.head_dim)
+    norm = getattr(attention, f"{name}_norm", None)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
+
+
+class _Rows:
+    """What the pruned layer hands its attention: the keys and values of all tokens."""
+
+    def __init__(self, packed: Packed, k_1KTD: Tensor, v_1KTD: Tensor):
+        self.packed, self.k_1KTD, self.v_1KTD = packed, k_1KTD, v_1KTD
+
+
+def prune(layer: Any) -> None:
+    """Make `layer` compute its packed rows only. Instance forwards are replaced, so that parameters and hooks keep their names."""
+    attention = layer.self_attn
+    whole_layer, whole_attention = layer.forward, attention.forward
+    rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+
+    def layer_forward(hidden_states: Tensor, *, packed: Packed, position_embeddings: Any, **kwargs: Any) -> Tensor:
+        normed_1TD = layer.input_layernorm(hidden_states)
+        cos, sin = position_embeddings
+        k_1KTD = _heads(attention, normed_1TD, "k")
+        _, k_1KTD = rotary(k_1KTD[:, :0], k_1KTD, cos, sin)
+        v_1KTD = attention.v_proj(normed_1TD).view(*normed_1TD.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+        rows = packed.rows_R
+        of_rows = cos[:, rows], sin[:, rows]
+        handed: Any = _Rows(packed, k_1KTD, v_1KTD)
+        return whole_layer(hidden_states[:, rows], packed=handed, position_embeddings=of_rows, **kwargs)
+
+    def attention_forward(hidden_states: Tensor, *, packed: Any, position_embeddings: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        if not isinstance(packed, _Rows):
+            return whole_attention(hidden_states, packed=packed, position_embeddings=position_embeddings, **kwargs)
+        q_1HRD = _heads(attention, hidden_states, "q")
+        q_1HRD, _ = rotary(q_1HRD, q_1HRD[:, :0], *position_embeddings)
+        places = packed.packed.row_places_R
+        if places is not None:  # rows between wanted ones: other turns
+            shape = (*q_1HRD.shape[:2], sum(packed.packed.last_lengths), q_1HRD.shape[3])
+            q_1HRD = torch.zeros(shape, dtype=q_1HRD.dtype, device=q_1HRD.device).index_copy(2, places, q_1HRD)
+        window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+        out_1QHD, _ = attend(
+            attention,
+            q_1HRD,
+            packed.k_1KTD,
+            packed.v_1KTD,
+            None,
+            packed=packed.packed,
+            scaling=attention.scaling,
+            sliding_window=window,
+            softcap=getattr(attention, "attn_logit_softcapping", None),
+            last=True,
+        )
+        if places is not None:
+            out_1QHD = out_1QHD[:, places]
+        return attention.o_proj(out_1QHD.reshape(*hidden_states.shape[:-1], -1)), None
+
+    layer.forward, attention.forward = layer_forward, attention_forward
+
+
+def is_pruned(layer: nn.Module) -> bool:
+    return "forward" in vars(layer)

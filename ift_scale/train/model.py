@@ -1,0 +1,142 @@
+"""The model as it is trained: packed examples in, the step's share of the loss out, head and loss on supervised rows only."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from ift_scale.config import TrainConfig
+from ift_scale.errors import DataError, Place
+from ift_scale.train import attention, last_layer
+from ift_scale.train.batch import MicroBatch
+
+LossFunction = Callable[..., tuple[Tensor, Tensor]]
+
+# Kept by selective checkpointing: what is dear to compute again. Everything else is cheap and large.
+_KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+class PackedCausalLM(nn.Module):
+    """A transformers causal language model behind the trainer's call. `notes`: what a person should know of how it is computed."""
+
+    def __init__(self, model: Any, config: TrainConfig, device: torch.device, loss_function: LossFunction):
+        super().__init__()
+        self.model = model
+        self.notes: list[str] = []
+        settings = model.config
+        softcap = getattr(settings, "attn_logit_softcapping", None)
+        chosen = attention.implementation(config, device, model.dtype, bool(softcap))
+        settings._attn_implementation = attention.NAMES[chosen]
+        self.attention = chosen
+        self.proven = settings.model_type in last_layer.PROVEN
+        self.pruned, note = last_layer.wanted(config, settings.model_type)
+        if note:
+            self.notes.append(note)
+        if self.pruned:
+            last_layer.prune(model.model.layers[-1])
+        if self.proven:
+            # The head's own forward is replaced, not called around: under ZeRO-3 the module's hooks gather its weight.
+            head = model.lm_head
+            loss = partial(loss_function, softcap=getattr(settings, "final_logit_softcapping", None))
+            head.forward = partial(_head_loss, head, head.forward, loss)
+        else:
+            self.notes.append(f"the loss is not fused with the head: not proven for model type {settings.model_type}")
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,))."""
+        if not self.proven:
+            logits_RV = self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
+            losses_R = F.cross_entropy(logits_RV, batch.labels_R, reduction="none")
+            return losses_R @ batch.weights_R, losses_R.detach()
+        return self.model.lm_head(self.hidden(batch), labels_R=batch.labels_R, weights_R=batch.weights_R)
+
+    def hidden(self, batch: MicroBatch) -> Tensor:
+        """The last hidden states of the wanted rows, (R, hidden)."""
+        states = self._call(self.model.model, batch).last_hidden_state[0]
+        return states if self.pruned else states[batch.packed.rows_R]
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """The logits of the wanted rows, (R, vocabulary), float32, without gradient."""
+        with torch.no_grad():
+            if not self.proven:
+                return self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
+            logits_RV = self.model.lm_head(self.hidden(batch)).float()
+        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits_RV if not softcap else torch.tanh(logits_RV / softcap) * softcap
+
+    @staticmethod
+    def _call(module: nn.Module, batch: MicroBatch, **more: Any) -> Any:
+        return module(input_ids=batch.ids_1T, position_ids=batch.positions_1T, packed=batch.packed, use_cache=False, **more)
+
+
+def _head_loss(
+    head: Any,
+    plain: Callable[[Tensor], Tensor],
+    loss: LossFunction,
+    hidden_RD: Tensor,
+    *,
+    labels_R: Any = None,
+    weights_R: Any = None,
+) -> Any:
+    """The head's forward: logits without labels, (loss, losses of the rows) with them."""
+    if labels_R is None:
+        return plain(hidden_RD)
+    return loss(hidden_RD, head.weight, labels_R, weights_R, bias_V=head.bias)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A folder's tensors, mapped rather than read: all ranks of a node share the host's copy, and later arms find it there."""
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("model*.safetensors"))
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  (not a dict)
+    if not weights:
+        raise DataError(Place(folder), "no safetensors weights", "Give a model folder with model*.safetensors")
+    return weights
+
+
+def build(folder: Path, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype) -> Any:
+    """The base model from weights in host memory, in training mode. Under ZeRO-3, where an HfDeepSpeedConfig is alive, in parts."""
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        problem = f"{settings.model_type} is no causal language model of transformers"
+        raise DataError(Place(folder / "config.json", field="model_type"), problem, "Give the folder of one")
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]
+    model: Any = kind.from_pretrained(None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa")
+    model.train()
+    checkpoint_activations(model, config)
+    if config.compile:
+        for layer in model.model.layers:
+            layer.compile(dynamic=True)
+    return model
+
+
+def checkpoint_activations(model: Any, config: TrainConfig) -> None:
+    if config.activation_checkpointing == "none":
+        return
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if config.activation_checkpointing == "selective":
+        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = op in _KEPT or "flash_attn" in str(op)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,116 @@
+"""The packed model against each family's own full forward: loss, gradient, no cross-talk; refusals."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+from ift_scale.config import TrainConfig
+from ift_scale.errors import ConfigError
+from ift_scale.train import attention, last_layer
+from ift_scale.train.batch import MicroBatch, collate
+from ift_scale.train.data import TokenizedSet
+from ift_scale.train.model import PackedCausalLM, checkpoint_activations
+from tests.train.families import CONFIGS, SIZES, build
+
+CPU = torch.device("cpu")
+SCALE = 0.1
+
+
+def _tokens() -> TokenizedSet:
+    """One turn, several turns with gaps between, a short one; longer than the families' sliding windows."""
+    lengths = [9, 14, 5]
+    offsets = np.cumsum([0, *lengths])
+    supervised = np.zeros(sum(lengths), dtype=bool)
+    supervised[[4, 5, 6, 7, 8]] = True
+    supervised[9 + np.array([3, 4, 9, 10, 12])] = True
+    supervised[23 + np.array([2, 3])] = True
+    ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], sum(lengths)).astype(np.int32)
+    return TokenizedSet(ids, supervised, offsets, np.ones(3), 0)
+
+
+def _batch(tokens: TokenizedSet) -> MicroBatch:
+    return collate([0, 1, 2], tokens, np.full(3, SCALE), CPU)
+
+
+def _plain_loss(model: Any, tokens: TokenizedSet) -> Tensor:
+    """One example a forward pass, the whole model, all logits."""
+    total = torch.zeros(())
+    for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False):
+        ids, learnt = torch.tensor(tokens.ids[start:end].astype("int64")), torch.tensor(tokens.supervised[start:end])[1:]
+        logits = model(ids[None]).logits[0, :-1].float()
+        total = total + F.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum") * SCALE
+    return total
+
+
+def _packed(model: Any, **settings: Any) -> PackedCausalLM:
+    config = TrainConfig(**settings)
+    checkpoint_activations(model, config)
+    return PackedCausalLM(model, config, CPU, linear_cross_entropy)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+@pytest.mark.parametrize("prune", ["on", "off"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_loss_and_gradient_are_the_full_models(family: str, prune: str, checkpointing: str) -> None:
+    tokens, model = _tokens(), build(family)
+    expected = _plain_loss(model, tokens)
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    packed = _packed(model, prune_last_layer=prune, activation_checkpointing=checkpointing)
+    assert packed.pruned == (prune == "on")
+    loss, losses_R = packed(_batch(tokens))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert losses_R.sum().item() * SCALE == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_example_sees_another(family: str) -> None:
+    """Changing one example's tokens moves its own logits and, to the last bit, nobody else's."""
+    tokens, packed = _tokens(), _packed(build(family))
+    batch = _batch(tokens)
+    before = packed.logits(batch)
+    changed = copy.deepcopy(tokens)
+    changed.ids[9:23] = (changed.ids[9:23] + 1) % SIZES["vocab_size"]
+    after = packed.logits(_batch(changed))
+    own = [5, 6, 7, 8, 9]
+    others = [0, 1, 2, 3, 4, 10, 11]
+    assert torch.equal(before[others], after[others])
+    assert (before[own] - after[own]).abs().amax(1).min() > 1e-2
+
+
+def test_an_unproven_architecture_uses_its_own_head_and_last_layer() -> None:
+    settings = GPTNeoXConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=1.0
+    )
+    model = AutoModelForCausalLM.from_config(settings, attn_implementation="eager").train()
+    tokens = _tokens()
+    expected = _plain_loss(model, tokens)
+    packed = _packed(model)
+    assert not packed.pruned and len(packed.notes) == 2 and "not proven for model type gpt_neox" in packed.notes[0]
+    assert packed(_batch(tokens))[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(ConfigError, match=r"prune_last_layer: it is not proven for model type gpt_neox.*set it to auto or off"):
+        last_layer.wanted(TrainConfig(prune_last_layer="on"), "gpt_neox")
+
+
+def test_attention_is_chosen_by_device_and_precision() -> None:
+    cuda, bf16 = torch.device("cuda"), torch.bfloat16
+    auto = TrainConfig()
+    assert attention.implementation(auto, CPU, bf16, softcap=False) == "sdpa"
+    assert attention.implementation(auto, cuda, torch.float32, softcap=False) == "sdpa"
+    assert attention.implementation(auto, cuda, bf16, softcap=False) in ("varlen", "flash_attn")
+    assert attention.implementation(auto, cuda, bf16, softcap=True) in ("sdpa", "flash_attn")
+    with pytest.raises(ConfigError, match=r"train.attention: varlen needs a CUDA device; set it to auto"):
+        attention.implementation(TrainConfig(attention="varlen"), CPU, bf16, softcap=False)
+    with pytest.raises(ConfigError, match="does not cap attention scores"):
+        attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, softcap=True)
