@@ -13,7 +13,8 @@ from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
 from ift_scale.train import packing
-from ift_scale.train.control import Control
+from ift_scale.train.checkpoint import Checkpoints
+from ift_scale.train.control import Control, Interrupted
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
@@ -46,28 +47,41 @@ def planned_steps(tokens: TokenizedSet, config: TrainConfig, world_size: int, hi
 
 
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog]
+    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog], checkpoints: Checkpoints
 ) -> tuple[Engine, Trained]:
-    """Train one arm from the base model; returns (engine, costs). `log` makes the log of the steps, given their number."""
+    """Train one arm from the base model, or on from its newest checkpoint; returns (engine, costs).
+
+    `log` makes the log of the steps, given their number. Interrupted, after saving, where the ranks shall stop.
+    """
     started = time.monotonic()
     config = job.train
     steps = planned_steps(tokens, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
+    begun = checkpoints.load(engine)
     built = time.monotonic()
     steplog = log(engine, len(steps))
-    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
+    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
     first_step = 0.0
-    for number, step in enumerate(steps):
+    for number, step in enumerate(steps[begun.step :], begun.step):
         torch.manual_seed(hash_of(arm.arm.seed, number))
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
-        if number == 0:
+        if number == begun.step:
             first_step = time.monotonic() - built
+        stops = group.control.stops()
+        if stops or checkpoints.due(number + 1, len(steps)):
+            steplog.flush()
+            spent = begun.seconds + time.monotonic() - built
+            so_far = {"step": number + 1, "seconds": spent, "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
+            checkpoints.save(engine, begun.model_copy(update=so_far))
+        if stops:
+            raise Interrupted(number + 1)
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built}
-    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | {"bad_steps": bad.count})
+    seconds = {"build": built - started, "first_step": first_step, "steps": begun.seconds + time.monotonic() - built}
+    more = {"bad_steps": bad.count, "resumed": begun.resumed}
+    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | more)
 
 
 def hash_of(seed: int, step: int) -> int:
@@ -91,22 +105,22 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConf
 class BadSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
-    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control):
+    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control, lines: list[int], count: int):
         self._arm, self._tokens, self._most, self._control = arm, tokens, most, control
-        self.count = 0
-        self._lines: set[int] = set()
+        self.count = count
+        self.lines = set(lines)
 
     def add(self, step: int, result: StepResult) -> None:
         """Called by every rank after the same step. EnvironmentProblem with the examples' lines where it is one too many."""
         self.count += 1
         mine = engines.bad_examples(result, self._tokens.supervised_counts)
         found = sorted(line + 1 for lines in self._control.gather(mine) for line in lines)
-        self._lines.update(found)
+        self.lines.update(found)
         told = f"lines {', '.join(map(str, found))}" if found else "no single example (each loss is a number, the gradient is not)"
         message = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
         print(message, flush=True)
         if self.count > self._most:
-            named = f"the examples are lines {', '.join(map(str, sorted(self._lines)[:20]))}; look at them, " if self._lines else ""
+            named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
             raise EnvironmentProblem(
                 f"{message}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
                 "or lower train.learning_rate, or check the base model's weights"

@@ -6,6 +6,7 @@ variables on to other nodes.)
 """
 
 import os
+import sys
 import time
 import traceback
 from contextlib import nullcontext
@@ -20,13 +21,15 @@ import torch.distributed as dist  # noqa: E402
 
 from ift_scale import artifacts, distributed  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
+from ift_scale.errors import EXIT_STOPPED  # noqa: E402
 from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.train import data, job, loop, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
-from ift_scale.train.control import Control  # noqa: E402
+from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
+from ift_scale.train.control import Control, Interrupted  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
-from ift_scale.train.export import export  # noqa: E402
+from ift_scale.train.export import PeakMemory, export  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
 
 _imported = time.monotonic()
@@ -51,24 +54,42 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
     leads = group.ranks.rank == 0
     with artifacts.atomic_folder(Path(arm.folder)) if leads else nullcontext() as temporary:
         tokens = data.load(Path(arm.tokens))
+        rows = temporary / "metrics.jsonl" if temporary else None
+        checkpoints = Checkpoints(arm, work.train, group.control, rows)
 
         def log(engine: Engine, num_steps: int) -> StepLog:
-            path = temporary / "metrics.jsonl" if temporary else None
-            return StepLog(path, events, num_steps, tokens, work.train.log_every, group.device)
+            return StepLog(rows, events, num_steps, tokens, work.train.log_every, group.device)
 
-        engine, trained = loop.train(work, arm, tokens, group, log)
-        started = time.monotonic()
+        engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
+        started, memory = time.monotonic(), PeakMemory()
         dtype = zero.precision_of(work.train, group.device)
-        tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
+        own = tokenizer.tokenizer.chat_template
+        tokenizer.tokenizer.chat_template = TEMPLATES.get(work.template, own)  # `model` names the model's own
         target = temporary / "model" if temporary else None
         export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        trained.counts["export_peak_bytes"] = memory.bytes
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
             config = {"train": work.train.model_dump(), "template": work.template, "arm": arm.arm.model_dump()}
             artifacts.write_manifest(temporary, "train", arm.key, config, arm.inputs, trained.counts, trained.seconds)
+    checkpoints.remove()
     group.control.barrier()
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
+
+
+def train_arms(work: job.Job, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
+    """Train the arms one after another. Ends the process with EXIT_STOPPED where the ranks shall stop, after saving."""
+    for arm in work.arms:
+        try:
+            if group.control.stops():
+                raise Interrupted(0)
+            train_arm(work, arm, group, tokenizer, events)
+        except Interrupted as stopped:
+            events.emit("stopped", name=arm.arm.name, step=stopped.step)
+            group.control.barrier()  # a launcher kills the other ranks when one has ended
+            sys.stdout.flush()
+            os._exit(EXIT_STOPPED)
 
 
 @click.command()
@@ -90,8 +111,7 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         tokenizer = PromptTokenizer(work.model_path)
         stop_file = Path(work.stop_file) if work.stop_file else None
         group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), Control(stop_file))
-        for arm in work.arms:
-            train_arm(work, arm, group, tokenizer, events)
+        train_arms(work, group, tokenizer, events)
     except BaseException as error:
         traceback.print_exc()
         job.Events(events_path).emit("error", rank=ranks.rank, message=f"{type(error).__name__}: {error}")

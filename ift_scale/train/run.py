@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config, TrainConfig
-from ift_scale.errors import DataError, EnvironmentProblem, Place
+from ift_scale.errors import DataError, EnvironmentProblem, Place, Stopped
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
+from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
-from ift_scale.train import data, job, launch
+from ift_scale.train import data, job, launch, saved, stop
 
 VERSION = 1
 STAGE = "train"
@@ -56,6 +56,8 @@ def run(
         for arm, path, key, inputs in pending
     ]
     settings = model_config(model_path)
+    for arm in arms:
+        saved.latest(arm)  # one of another model or set is told before the ranks are started
     hidden_size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
     if hidden_size is None:
         raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
@@ -64,15 +66,18 @@ def run(
         hidden_size=hidden_size,
         template=config.evaluate.template,
         train=resolved(config.train),
+        stop_file=str((folder / ".stop").resolve()),
         arms=arms,
     )
-    job_path, events = folder / ".job.json", logs / "train-events.jsonl"
+    job_path, stop_file, events = folder / ".job.json", folder / ".stop", logs / "train-events.jsonl"
     job.write(work, job_path)
-    events.unlink(missing_ok=True)
+    for old in (stop_file, events):
+        old.unlink(missing_ok=True)
     seconds = {"tokenise": time.monotonic() - started}
     launched = time.monotonic()
     bar.note(f"starting {config.train.num_ranks} ranks")
     group = launch.Group(config.train, job_path, events, logs / "train.log")
+    halted: dict[str, object] | None = None
     try:
         for event in launch.follow(group, events):
             _show(event, bar)
@@ -80,8 +85,16 @@ def run(
                 seconds |= {"launch_and_imports": time.monotonic() - launched, "imports": event["imports"], "join": event["join"]}
             elif event["event"] == "step" and "to_first_log" not in seconds:
                 seconds["to_first_log"] = time.monotonic() - launched
+            elif event["event"] == "stopped":
+                halted = event
+    except (Stopped, KeyboardInterrupt):
+        say("train: the ranks save after the step they are in (a second signal ends them at once)")
+        raise stop.stop(group, stop_file, events) from None
     finally:
         group.end()
+        artifacts.remove_incomplete(folder)
+    if halted is not None:
+        raise stop.stopped(halted)
     missing = [work.arm.name for work in arms if not artifacts.is_done(Path(work.folder), work.key)]
     if missing:
         raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{artifacts.log_tail(group.log)}")
