@@ -1,14 +1,16 @@
-"""One rank of test_resume.py: trains an arm in one go, and again interrupted and resumed, under several ZeRO stages, in one launch.
+"""One rank of test_resume.py: trains arms as the ranks do, many in one launch, some interrupted after a step.
 
-Run as `resume_ranks.py PLAN`, a JSON list of {"job": path, "stop_after": step or null, "exported": folder}; the environment says which
-rank. An entry with `stop_after` must end there; the others train to their end. Only what the ranks do is run here, as they do it.
+Run as `resume_ranks.py PLAN`, a JSON list of {"job": path, "stop_after": step or null, "error": text or null}; the environment says
+which rank it is. What has a step to stop after must end there, what has an error must end with it, the others train to their end.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 from ift_scale import distributed
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.train import job, loop
 from ift_scale.train import model as models
@@ -40,9 +42,11 @@ def main(plan: Path) -> None:
         try:
             for arm in work.arms:
                 module.train_arm(work, arm, group, tokenizer, job.Events(None))
-            assert part["stop_after"] is None, part
+            assert part["stop_after"] is None and part["error"] is None, part
         except Interrupted as stopped:
             assert stopped.step == part["stop_after"], (stopped.step, part)
+        except EnvironmentProblem as error:
+            assert part["error"] and re.search(part["error"], str(error)), (str(error), part)
 
 
 if __name__ == "__main__":
