@@ -29,7 +29,7 @@ from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
 from ift_scale.train.control import Control, Interrupted  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
-from ift_scale.train.export import PeakMemory, export  # noqa: E402
+from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
 
 _imported = time.monotonic()
@@ -61,13 +61,13 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
             return StepLog(rows, events, num_steps, tokens, work.train.log_every, group.device)
 
         engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
-        started, memory = time.monotonic(), PeakMemory()
+        started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
         own = tokenizer.tokenizer.chat_template
         tokenizer.tokenizer.chat_template = TEMPLATES.get(work.template, own)  # `model` names the model's own
         target = temporary / "model" if temporary else None
-        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
-        trained.counts["export_peak_bytes"] = memory.bytes
+        peak = export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        trained.counts["export_peak_bytes"] = peak
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
