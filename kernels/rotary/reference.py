@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import torch
 from ift_scale_kernels.rotary import autograd
 from torch import Tensor
 
@@ -13,8 +12,8 @@ def rotate(x_BHTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, back: bool) -> Tens
     out_BHTD = x_BHTD * cos_B1TD
     half = x_BHTD.shape[-1] // 2
     sign = -1 if back else 1
-    torch.addcmul(out_BHTD[..., :half], x_BHTD[..., half:], sin_B1TD[..., :half], value=-sign, out=out_BHTD[..., :half])
-    torch.addcmul(out_BHTD[..., half:], x_BHTD[..., :half], sin_B1TD[..., half:], value=sign, out=out_BHTD[..., half:])
+    out_BHTD[..., :half].addcmul_(x_BHTD[..., half:], sin_B1TD[..., :half], value=-sign)
+    out_BHTD[..., half:].addcmul_(x_BHTD[..., :half], sin_B1TD[..., half:], value=sign)
     return out_BHTD
 
 
