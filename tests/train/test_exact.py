@@ -58,19 +58,27 @@ def _reference(model_path: Path, tokens: data.TokenizedSet) -> tuple[list[float]
     return losses, gradient
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, world_model: Path) -> tuple[Path, list[float], dict[str, torch.Tensor]]:
+    """The tokens' file, and the plain loop's losses and first gradient."""
+    path = tmp_path_factory.mktemp("exact") / "tokens.npz"
+    return path, *_reference(world_model, _tokens(path))
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_gradient_and_loss_curve_are_those_of_a_plain_loop(tmp_path: Path, world_model: Path, world_size: int) -> None:
-    tokens = _tokens(tmp_path / "tokens.npz")
+def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
+    tmp_path: Path, world_model: Path, expected: tuple[Path, list[float], dict[str, torch.Tensor]], world_size: int
+) -> None:
+    token_file, losses, gradient = expected
     place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "tests.train.exact_ranks", str(world_model), str(tmp_path / "tokens.npz"), str(out)]
+    command = [sys.executable, "-m", "tests.train.exact_ranks", str(world_model), str(token_file), str(out)]
     ranks = [
         subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=Path.cwd())
         for rank in range(world_size)
     ]
     assert [process.wait(timeout=400) for process in ranks] == [0] * world_size
     found = torch.load(out)
-    losses, gradient = _reference(world_model, tokens)
     assert len(losses) == STEPS
     worst = 0.0
     for stage in STAGES:
@@ -79,8 +87,8 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(tmp_path: Path, world
             assert case["micro_batches"] >= (num_micro if packed else BATCH // world_size)
             assert case["losses"] == pytest.approx(losses, rel=1e-5), (stage, split)
             assert set(case["gradient"]) == set(gradient)
-            for name, expected in gradient.items():
-                error = (case["gradient"][name] - expected).norm() / expected.norm()
+            for name, right in gradient.items():
+                error = (case["gradient"][name] - right).norm() / right.norm()
                 worst = max(worst, float(error))
                 assert error < 1e-5, (stage, split, name)
     print(f"world size {world_size}: largest relative error of a parameter's gradient {worst:.1e}")
