@@ -100,6 +100,44 @@ def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.Mon
     assert "parameters" in result.output and "ZeRO" in result.output and "engineering-harmonious-seed0" in result.output
 
 
+def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
+    result = _run("plan", "--model", "llama-2-7b", "--gpu-memory", "141")
+    assert result.exit_code == 0, result.output
+    assert "6,738,415,616 parameters on 1 x 141 GB (131.3 GiB), bfloat16" in result.output
+    assert "setting    ZeRO-2, full activation checkpointing, no offload: " in result.output
+    assert max(map(len, result.output.splitlines())) <= 132
+    marked = [line.split()[:3] for line in result.output.splitlines() if line.rstrip().endswith("<- chosen")]
+    assert marked == [["2", "full", "none"]]
+
+
+def test_plan_offers_offload_only_where_nothing_else_fits(tmp_path: Path, pool: Path) -> None:
+    arguments = ("--model", "configs/models/llama-2-70b.json", "--gpu-memory", "80", "--gpus", "8")
+    assert "offload optimizer: " in _run("plan", *arguments).output
+    without = _run("plan", _config(tmp_path, pool, offload="none"), *arguments)
+    assert without.exit_code == 0 and "no setting fits 68.98e9 parameters on 8 GPUs" in without.output
+    assert not any(line.split()[2:3] == ["optimizer"] for line in without.output.splitlines())
+
+
+def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: Path) -> None:
+    cluster = ("--gpu-memory", "80", "--gpus", "4")
+    assert "529,920 parameters on 4 x 80 GB" in _run("plan", "--model", str(world_model), *cluster).output
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "empty").mkdir()
+    for model, message in [
+        ("llama-2-7", "did you mean 'llama-2-7b'?"),
+        (str(tmp_path / "config.json"), "is no JSON object"),
+        (str(tmp_path), "is no JSON object"),
+        (str(tmp_path / "empty"), "config.json: is missing"),
+    ]:
+        result = _run("plan", "--model", model)
+        assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_plan_needs_a_configuration_or_a_model() -> None:
+    assert "give CONFIG, or --model" in _run("plan").output
+    assert "give CONFIG, which --set changes" in _run("plan", "--model", "llama-1b", "--set", "train.epochs=1").output
+
+
 def test_doctor_tells_versions() -> None:
     result = _run("doctor")
     assert "deepspeed" in result.output and "torch loads" in result.output
