@@ -391,6 +391,10 @@ def impossible_combinations(config: Config) -> list[str]:
             f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in "
             "DeepSpeed; use stage 1, 2 or 3"
         )
+    if train.compile and train.activation_checkpointing == "selective":
+        problems.append(
+            "train.compile: compiled layers are not checkpointed selectively; set activation_checkpointing to full or none"
+        )
     if train.hostfile is not None and train.launcher != "deepspeed":
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
     if train.hostfile is not None and not Path(train.hostfile).is_file():

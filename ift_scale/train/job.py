@@ -31,7 +31,6 @@ class Job(BaseModel):
     hidden_size: int
     template: str
     train: TrainConfig
-    """Without `auto` for what the memory model decides."""
     stop_file: str | None = None
     """Made by the supervisor when the ranks shall save and end."""
     arms: list[ArmJob]

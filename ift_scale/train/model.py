@@ -28,6 +28,8 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
+# flash-attn's and torch's variable-length attention, whose operations are there on a GPU only.
+_KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
 class PackedCausalLM(nn.Module):
@@ -138,5 +140,5 @@ def checkpoint_activations(model: Any, config: TrainConfig) -> None:
 
 
 def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = op in _KEPT or "flash_attn" in str(op)
+    kept = op in _KEPT or any(name in str(op) for name in _KEPT_NAMES)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

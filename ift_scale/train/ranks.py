@@ -19,10 +19,12 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from ift_scale import artifacts, distributed  # noqa: E402
+from ift_scale.config import TrainConfig  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
+from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
-from ift_scale.train import data, job, loop, zero  # noqa: E402
+from ift_scale.train import data, job, loop, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.control import Control  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
@@ -43,6 +45,14 @@ def join(ranks: Ranks) -> torch.device:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.world_size))
     deepspeed.init_distributed("gloo")
     return torch.device("cpu")
+
+
+def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
+    """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest of their devices."""
+    mine = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    sizes = [size for size in control.gather(mine) if size is not None]
+    shape = model_config(Path(work.model_path))
+    return setting.on_device(work.train, shape, min(sizes, default=None), ranks.world_size, ranks.local_size)
 
 
 def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
@@ -90,8 +100,9 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         device = join(ranks)
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - _imported, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path)
-        stop_file = Path(work.stop_file) if work.stop_file else None
-        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), Control(stop_file))
+        control = Control(Path(work.stop_file) if work.stop_file else None)
+        work = work.model_copy(update={"train": settled(work, ranks, device, control)})
+        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
         for arm in work.arms:
             train_arm(work, arm, group, tokenizer, events)
     except BaseException as error:

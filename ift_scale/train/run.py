@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.config import Config, TrainConfig
+from ift_scale.config import Config
 from ift_scale.errors import DataError, EnvironmentProblem, Place
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
@@ -25,11 +25,6 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
         data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
     data.check_enough(data.load(path), set_path, config.train)
     return path
-
-
-def resolved(config: TrainConfig) -> TrainConfig:
-    chosen = {"zero_stage": 2, "offload": "none", "activation_checkpointing": "none"}
-    return config.model_copy(update={name: value for name, value in chosen.items() if getattr(config, name) == "auto"})
 
 
 def run(
@@ -63,7 +58,7 @@ def run(
         model_path=str(model_path),
         hidden_size=hidden_size,
         template=config.evaluate.template,
-        train=resolved(config.train),
+        train=config.train,
         arms=arms,
     )
     job_path, events = folder / ".job.json", logs / "train-events.jsonl"

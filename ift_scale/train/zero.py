@@ -27,7 +27,8 @@ def deepspeed_config(config: TrainConfig, device: torch.device, num_micro_batche
         "gradient_clipping": config.gradient_clipping,
         "steps_per_print": 1 << 30,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": bf16, "check_grad_overflow": False},
+        # One reduction and one read a step: without it ZeRO-1 and 2 would put a gradient that is no number into bfloat16 weights.
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero_settings(config, device),
         # A torch optimizer, which we give on a CPU, may work on offloaded states too.
