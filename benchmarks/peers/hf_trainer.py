@@ -58,7 +58,7 @@ class WarmUp(peer.Clock):
 @click.option("--micro-batch", default=2, show_default=True, help="Rows a rank and forward pass.")
 @click.option("--pad-to", default=2048, show_default=True, help="Tokens of every row; the paper's is 2048.")
 @click.option("--attention", default="sdpa", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--optimizer", type=click.Choice(["torch", "cpu_adam"]), default="torch", show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
