@@ -58,7 +58,7 @@ def train(
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
     first_step = 0.0
     for number, step in enumerate(steps):
-        torch.manual_seed(hash_of(arm.arm.seed, number))
+        torch.manual_seed(seed_of(arm.arm.seed, number))
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:
@@ -70,7 +70,7 @@ def train(
     return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | {"bad_steps": bad.count})
 
 
-def hash_of(seed: int, step: int) -> int:
+def seed_of(seed: int, step: int) -> int:
     """Seed of a step's random numbers (dropout, where a model has it), so that a resumed arm draws the same."""
     return (seed << 32) + step
 

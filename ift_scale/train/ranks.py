@@ -53,6 +53,8 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
         tokens = data.load(Path(arm.tokens))
 
         def log(engine: Engine, num_steps: int) -> StepLog:
+            for note in engine.packed.notes:
+                events.emit("note", text=note)
             path = temporary / "metrics.jsonl" if temporary else None
             return StepLog(path, events, num_steps, tokens, work.train.log_every, group.device)
 

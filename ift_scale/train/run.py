@@ -8,7 +8,7 @@ from ift_scale.config import Config, TrainConfig
 from ift_scale.errors import DataError, EnvironmentProblem, Place
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
+from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.train import data, job, launch
 
@@ -92,6 +92,8 @@ def _show(event: dict[str, object], bar: Bar) -> None:
     match event["event"]:
         case "joined":
             bar.note(f"{event['world_size']} ranks joined")
+        case "note":
+            say(f"train: {event['text']}")
         case "arm":
             bar.note(str(event["name"]))
             bar.current = str(event["name"])
