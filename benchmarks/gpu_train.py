@@ -208,10 +208,15 @@ def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device
     return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).total
 
 
-def one_rank() -> torch.device:
-    """Join a group of one."""
+def place_alone() -> None:
+    """Tell this process that it is a group of one."""
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
     os.environ.update({name: str(value) for name, value in place.items()})
+
+
+def one_rank() -> torch.device:
+    """Join a group of one."""
+    place_alone()
     found = distributed.from_environment()
     assert found is not None
     return ranks.join(found)

@@ -6,7 +6,6 @@ In its best setting: padding-free with flash attention where that is installed, 
 together inside a step; bfloat16, DeepSpeed as in the peers. Out: benchmarks/results/train_gpu_trl.json.
 """
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,14 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import trainer_peer as peer
 from datasets import Dataset
-from gpu_train import SHAPES, random_set, random_weights, settings
+from gpu_train import SHAPES, place_alone, random_set, random_weights, settings
 from rows import quantiles, store
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer
 
-from ift_scale import distributed
 from ift_scale.train import packing
 
 
@@ -37,8 +35,7 @@ from ift_scale.train import packing
 @click.option("--micro-batch", default=32, show_default=True)
 def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
     """Measure and store benchmarks/results/train_gpu_trl.json."""
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
-    os.environ.update({key: str(value) for key, value in place.items()})
+    place_alone()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         peer.ready(1)
@@ -52,22 +49,23 @@ def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
                 {"step": number, "input_ids": ids, "labels": [i if s else -100 for i, s in zip(ids, supervised, strict=True)]}
             )
     flash = on_gpu and is_flash_attn_2_available()
-    dtype = "bfloat16"
-    kept = {"dtype": dtype, "batch": batch, "micro_batch": micro_batch, "padding_free": flash, "liger": on_gpu}
+    kept = {"dtype": "bfloat16", "batch": batch, "micro_batch": micro_batch, "padding_free": flash, "liger": on_gpu}
     with tempfile.TemporaryDirectory() as folder:
         device = torch.device("cuda" if on_gpu else "cpu")
         weights = random_weights(Path(folder), shape, device, torch.bfloat16, 0.02)
-        config = peer.zero_2(dtype, "torch")
+        config = peer.zero_2("bfloat16", "torch")
+        rate = settings("bfloat16", batch, 8192, 2, "none").learning_rate
         args = SFTConfig(
-            **peer.arguments(Path(folder) / "out", config, kept, steps + 2, settings(dtype, batch, 8192, 2, "none").learning_rate),
+            **peer.arguments(Path(folder) / "out", config, kept, steps + 2, rate),
             max_length=None,
             padding_free=flash,
             use_liger_kernel=on_gpu,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         attention = "flash_attention_2" if flash else "sdpa"
-        model = AutoModelForCausalLM.from_pretrained(
-            None, config=_config(folder), state_dict=weights, dtype=torch.bfloat16, attn_implementation=attention
+        shape_config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+        model = LlamaForCausalLM.from_pretrained(
+            None, config=shape_config, state_dict=weights, dtype=torch.bfloat16, attn_implementation=attention
         )
         clock = peer.Clock(steps + 2)
         tokenizer = PreTrainedTokenizerFast(
@@ -91,12 +89,6 @@ def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
     print(found)
     if on_gpu:
         store("train_gpu_trl", found)
-
-
-def _config(folder: str) -> object:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 if __name__ == "__main__":
