@@ -59,6 +59,7 @@ def train(
     first_step = 0.0
     for number, step in enumerate(steps):
         torch.manual_seed(hash_of(arm.arm.seed, number))
+        steplog.start()
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:

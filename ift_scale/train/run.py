@@ -8,9 +8,10 @@ from ift_scale.config import Config, TrainConfig
 from ift_scale.errors import DataError, EnvironmentProblem, Place
 from ift_scale.inference.model_folder import model_config
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
+from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
-from ift_scale.train import data, job, launch
+from ift_scale.train import data, job, launch, trackers
+from ift_scale.train.watch import progress_line
 
 VERSION = 1
 STAGE = "train"
@@ -42,6 +43,7 @@ def run(
 ) -> dict[str, float]:
     """Train the pending arms (arm, set file, key, inputs) into FOLDER/ARM; returns seconds to the first step by part."""
     started = time.monotonic()
+    trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
     arms = [
@@ -63,6 +65,7 @@ def run(
         model_path=str(model_path),
         hidden_size=hidden_size,
         template=config.evaluate.template,
+        logs=str(logs),
         train=resolved(config.train),
         arms=arms,
     )
@@ -96,6 +99,8 @@ def _show(event: dict[str, object], bar: Bar) -> None:
             bar.note(str(event["name"]))
             bar.current = str(event["name"])
         case "step":
-            bar.note(f"{bar.current} step {event['step']}/{event['of']} loss {event['loss']:.3f}")
+            bar.note(progress_line(bar.current, event))
+        case "note":
+            say(f"train: {event['message']}")
         case "done":
             bar.advance()
