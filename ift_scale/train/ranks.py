@@ -21,7 +21,6 @@ import torch.distributed as dist  # noqa: E402
 from ift_scale import artifacts, distributed  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
-from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.train import data, job, loop, measures, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
@@ -29,6 +28,7 @@ from ift_scale.train.control import Control  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
 from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
+from ift_scale.train.published import publish  # noqa: E402
 from ift_scale.train.trackers import Trackers  # noqa: E402
 
 _imported = time.monotonic()
@@ -66,9 +66,9 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
         engine, trained = loop.train(work, arm, tokens, group, log)
         started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
-        tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
+        exported = publish(tokenizer, work.template, engine.packed.model.config)
         target = temporary / "model" if temporary else None
-        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
