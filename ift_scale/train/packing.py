@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ift_scale.config import TrainConfig
+
 # One step: micro-batches, in each the example numbers of every rank.
 Step = list[list[list[int]]]
 
@@ -66,6 +68,13 @@ def _fill(ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places
         load[place] += costs[example]
         room[place] -= lengths[example]
     return places
+
+
+def planned_steps(lengths: np.ndarray, config: TrainConfig, world_size: int, hidden_size: int, seed: int) -> list[Step]:
+    """Every optimizer step of an arm, dealt to ranks and micro-batches. `lengths`: the computed tokens of each example."""
+    examples = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
+    cap, packed = config.tokens_per_micro_batch, config.packing
+    return [deal(e, lengths, world_size, cap, hidden_size, packed) for e in examples]
 
 
 def loss_scales(examples: Sequence[int], counts: np.ndarray, weights: np.ndarray, average: str) -> np.ndarray:

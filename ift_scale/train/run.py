@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config, TrainConfig
-from ift_scale.errors import DataError, EnvironmentProblem, Place
-from ift_scale.inference.model_folder import model_config
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.inference.model_folder import hidden_size
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
@@ -57,13 +57,9 @@ def run(
         )
         for arm, path, key, inputs in pending
     ]
-    settings = model_config(model_path)
-    hidden_size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
-    if hidden_size is None:
-        raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
     work = job.Job(
         model_path=str(model_path),
-        hidden_size=hidden_size,
+        hidden_size=hidden_size(model_path),
         template=config.evaluate.template,
         logs=str(logs),
         train=resolved(config.train),
