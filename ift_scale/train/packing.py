@@ -92,6 +92,5 @@ def loss_scales(examples: Sequence[int], counts: np.ndarray, weights: np.ndarray
 
 def imbalance(step: Step, lengths: np.ndarray, hidden_size: int) -> float:
     """Cost of the slowest rank over the mean, summed over micro-batches: 1.0 is perfect."""
-    costs = cost(lengths, hidden_size)
-    table = np.array([[sum(costs[i] for i in place) for place in micro] for micro in step])
+    table = np.array([[cost(lengths[place], hidden_size).sum() for place in micro] for micro in step])
     return float(table.max(axis=1).sum() / table.mean(axis=1).sum())
