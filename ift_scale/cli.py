@@ -156,6 +156,20 @@ def plan(
 
 
 @main.command()
+@_config_options
+@click.argument("arm", required=False)
+@click.option("--step", default=1, show_default=True, help="Optimizer step, from 1.")
+@click.option("--rank", default=0, show_default=True, help="Rank, from 0.")
+@click.option("--micro-batch", default=1, show_default=True, help="Micro-batch of the step, from 1.")
+def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, rank: int, micro_batch: int) -> None:
+    """Show what a rank computes in one micro-batch of ARM as text, with the supervised tokens marked."""
+    from ift_scale.config_file import load
+    from ift_scale.show_batch import print_batch
+
+    print_batch(load(config, overrides), arm, step, rank, micro_batch)
+
+
+@main.command()
 def doctor() -> None:
     """Tell what this machine has and lacks, and the command that mends it."""
     from ift_scale.doctor import print_checks

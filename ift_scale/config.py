@@ -340,8 +340,10 @@ class TrainConfig(Section):
     """Steps with a loss or gradient that is no number: each is skipped and counted, one more than this ends the arm."""
     log_every: PositiveInt = 5
     """Optimizer steps between two reads of the metrics from the device."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Dense bfloat16 TFLOPS of one device, for MFU; when left out, those of its data sheet, where it is known."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-    """Where metrics go besides `metrics.jsonl`."""
+    """Where metrics go besides `metrics.jsonl`; docs/training.md says how each is told its server."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     live: LiveConfig = LiveConfig()
 

@@ -35,7 +35,7 @@ STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "re
 
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "zero_stage", "offload", "activation_checkpointing",
-    "compile", "attention", "prune_last_layer", "kernels", "log_every", "trackers", "checkpoint",
+    "compile", "attention", "prune_last_layer", "kernels", "log_every", "peak_tflops", "trackers", "checkpoint",
 }  # fmt: skip
 
 Inputs = dict[str, str]

@@ -57,7 +57,7 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
             if config.supervise == "all":
                 mask = [True] * len(tokens)
         except ValueError as error:
-            remedy = "Choose another template for this tokenizer"
+            remedy = "Mend the example, or set evaluate.template to another that goes with this tokenizer"
             raise DataError(Place(path, number, "messages"), str(error), remedy) from error
         if len(tokens) > config.max_length:
             if config.too_long == "error":

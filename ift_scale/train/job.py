@@ -30,6 +30,8 @@ class Job(BaseModel):
     model_path: str
     hidden_size: int
     template: str
+    logs: str
+    """Folder of the run's logs, where the trackers' local files go."""
     train: TrainConfig
     stop_file: str | None = None
     """Made by the supervisor when the ranks shall save and end."""
@@ -49,7 +51,14 @@ class Events:
 
     def __init__(self, path: Path | None):
         self._file = path.open("a", encoding="utf-8", buffering=1) if path else None
+        self._noted: set[str] = set()
 
     def emit(self, event: str, **fields: Any) -> None:
         if self._file is not None:
             self._file.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def note(self, message: str) -> None:
+        """Something that a person should know; told once, however often it is noted."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self.emit("note", message=message)

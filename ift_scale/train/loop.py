@@ -38,20 +38,13 @@ class Trained:
     counts: dict[str, float]
 
 
-def planned_steps(tokens: TokenizedSet, config: TrainConfig, world_size: int, hidden_size: int, seed: int) -> list[packing.Step]:
-    """Every optimizer step of an arm, dealt to ranks and micro-batches."""
-    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, config.epochs, seed)
-    cap, packed = config.tokens_per_micro_batch, config.packing
-    return [packing.deal(e, tokens.computed_lengths, world_size, cap, hidden_size, packed) for e in examples]
-
-
 def train(
     job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog]
 ) -> tuple[Engine, Trained]:
     """Train one arm from the base model; returns (engine, costs). `log` makes the log of the steps, given their number."""
     started = time.monotonic()
     config = job.train
-    steps = planned_steps(tokens, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
+    steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
     built = time.monotonic()
     steplog = log(engine, len(steps))
@@ -59,6 +52,7 @@ def train(
     first_step = 0.0
     for number, step in enumerate(steps):
         torch.manual_seed(seed_of(arm.arm.seed, number))
+        steplog.start()
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:

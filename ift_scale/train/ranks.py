@@ -22,14 +22,15 @@ from ift_scale import artifacts, distributed  # noqa: E402
 from ift_scale.config import TrainConfig  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
-from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
-from ift_scale.train import data, job, loop, setting, zero  # noqa: E402
+from ift_scale.train import data, job, loop, measures, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.control import Control  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
 from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
+from ift_scale.train.published import publish  # noqa: E402
+from ift_scale.train.trackers import Trackers  # noqa: E402
 
 _imported = time.monotonic()
 
@@ -63,17 +64,20 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
         tokens = data.load(Path(arm.tokens))
 
         def log(engine: Engine, num_steps: int) -> StepLog:
-            for note in engine.packed.notes:
-                events.emit("note", text=note)
             path = temporary / "metrics.jsonl" if temporary else None
-            return StepLog(path, events, num_steps, tokens, work.train.log_every, group.device)
+            for note in engine.packed.notes:
+                events.note(note)
+            meter = meter_of(work, tokens, group, engine.packed.pruned, events)
+            trackers = Trackers(work.train.trackers if leads else [], Path(work.logs), events.note)
+            trackers.start(arm.arm.name, {"model": work.model_path, "template": work.template, "train": work.train.model_dump()})
+            return StepLog(path, events, num_steps, meter, trackers, work.train.log_every, group.device)
 
         engine, trained = loop.train(work, arm, tokens, group, log)
         started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
-        tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
+        exported = publish(tokenizer, work.template, engine.packed.model.config)
         target = temporary / "model" if temporary else None
-        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
@@ -81,6 +85,15 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
             artifacts.write_manifest(temporary, "train", arm.key, config, arm.inputs, trained.counts, trained.seconds)
     group.control.barrier()
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
+
+
+def meter_of(work: job.Job, tokens: data.TokenizedSet, group: loop.Group, pruned: bool, events: job.Events) -> measures.Meter:
+    """What counts an arm's steps; where MFU cannot be told, why is noted."""
+    shape, no_shape = measures.shape_of(model_config(Path(work.model_path)))
+    peak, no_peak = measures.peak_of(work.train, group.device, zero.precision_of(work.train, group.device))
+    for reason in filter(None, (no_shape, no_peak)):
+        events.note(reason)
+    return measures.Meter(tokens, work.hidden_size, group.ranks.world_size, shape, pruned, peak)
 
 
 @click.command()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.errors import DataError, EnvironmentProblem, Place
-from ift_scale.inference.model_folder import model_config
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.inference.model_folder import hidden_size
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
-from ift_scale.train import data, job, launch
+from ift_scale.train import data, job, launch, trackers
+from ift_scale.train.watch import progress_line
 
 VERSION = 1
 STAGE = "train"
@@ -37,6 +38,7 @@ def run(
 ) -> dict[str, float]:
     """Train the pending arms (arm, set file, key, inputs) into FOLDER/ARM; returns seconds to the first step by part."""
     started = time.monotonic()
+    trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
     arms = [
@@ -50,14 +52,11 @@ def run(
         )
         for arm, path, key, inputs in pending
     ]
-    settings = model_config(model_path)
-    hidden_size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
-    if hidden_size is None:
-        raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
     work = job.Job(
         model_path=str(model_path),
-        hidden_size=hidden_size,
+        hidden_size=hidden_size(model_path),
         template=config.evaluate.template,
+        logs=str(logs),
         train=config.train,
         arms=arms,
     )
@@ -87,12 +86,12 @@ def _show(event: dict[str, object], bar: Bar) -> None:
     match event["event"]:
         case "joined":
             bar.note(f"{event['world_size']} ranks joined")
-        case "note":
-            say(f"train: {event['text']}")
         case "arm":
             bar.note(str(event["name"]))
             bar.current = str(event["name"])
         case "step":
-            bar.note(f"{bar.current} step {event['step']}/{event['of']} loss {event['loss']:.3f}")
+            bar.note(progress_line(bar.current, event))
+        case "note":
+            say(f"train: {event['message']}")
         case "done":
             bar.advance()
