@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ift_scale.train.control import Control
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
+from ift_scale.train.live import Live
 from ift_scale.train.metrics import StepLog
 
 
@@ -28,6 +30,8 @@ class Group:
     device: torch.device
     weights: dict[str, Tensor]
     control: Control
+    base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    """What the base model answers live, which every arm begins with, by questions."""
 
 
 @dataclass
@@ -46,15 +50,19 @@ def planned_steps(tokens: TokenizedSet, config: TrainConfig, world_size: int, hi
 
 
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog]
+    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], tuple[StepLog, Live]]
 ) -> tuple[Engine, Trained]:
-    """Train one arm from the base model; returns (engine, costs). `log` makes the log of the steps, given their number."""
+    """Train one arm from the base model; returns (engine, costs). `log` makes what tells of the steps, given their number.
+
+    Where live knowledge has stopped improving and the settings want it, the arm ends early, with the weights of its last step.
+    """
     started = time.monotonic()
     config = job.train
     steps = planned_steps(tokens, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
     built = time.monotonic()
-    steplog = log(engine, len(steps))
+    steplog, live = log(engine, len(steps))
+    steplog.pass_over(live.after(0))
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
     first_step = 0.0
     for number, step in enumerate(steps):
@@ -64,10 +72,15 @@ def train(
         if not result.applied:
             bad.add(number, result)
         if number == 0:
-            first_step = time.monotonic() - built
+            first_step = time.monotonic() - built - live.seconds
+        steplog.pass_over(live.after(number + 1))
+        if live.over:
+            break
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built}
-    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | {"bad_steps": bad.count})
+    done = steps[: number + 1]
+    counts = counts_of(tokens, done, job.hidden_size) | {"bad_steps": bad.count} | live.close()
+    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built - live.seconds}
+    return engine, Trained(seconds | {"live": live.seconds}, counts)
 
 
 def hash_of(seed: int, step: int) -> int:
@@ -75,14 +88,16 @@ def hash_of(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConfig, hidden_size: int) -> dict[str, float]:
+def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int) -> dict[str, float]:
+    """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
+    seen = [i for step in steps for micro in step for place in micro for i in place]
     imbalances = [packing.imbalance(step, tokens.computed_lengths, hidden_size) for step in steps]
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
-        "tokens": int(tokens.lengths.sum()) * config.epochs,
-        "computed_tokens": int(tokens.computed_lengths.sum()) * config.epochs,
-        "supervised_tokens": int(tokens.supervised_counts.sum()) * config.epochs,
+        "tokens": int(tokens.lengths[seen].sum()),
+        "computed_tokens": int(tokens.computed_lengths[seen].sum()),
+        "supervised_tokens": int(tokens.supervised_counts[seen].sum()),
         "truncated": tokens.num_truncated,
         "mean_imbalance": sum(imbalances) / len(imbalances),
     }

@@ -49,6 +49,10 @@ class StepLog:
         if len(self._rows) == self._every or number + 1 == self._num_steps:
             self.flush()
 
+    def pass_over(self, seconds: float) -> None:
+        """Time since the last step that belongs to no step."""
+        self._mark += seconds
+
     def flush(self) -> None:
         if not self._rows:
             return
