@@ -142,10 +142,17 @@ def losses(curves: dict[str, list[float]], settings: dict[str, str]) -> str:
     return _svg(figure)
 
 
-def _with_band(axis: Axes, arms: pd.DataFrame, measure: str, color: str, label: str) -> None:
+def _with_band(axis: Axes, arms: pd.DataFrame, measure: str, color: str) -> None:
     found = live_table.curve(arms, measure)
-    axis.plot(found.step, found["mean"], color=color, linewidth=1.2, marker="o", markersize=2.5, label=label)
+    axis.plot(found.step, found["mean"], color=color, linewidth=1.2, marker="o", markersize=2.5)
     axis.fill_between(found.step, found.low, found.high, color=color, alpha=0.15, linewidth=0)
+
+
+def _named(axis: Axes, colors: dict[str, str]) -> None:
+    """A legend of lines, drawn in this panel or not."""
+    for name, color in colors.items():
+        axis.plot([], [], color=color, label=name)
+    axis.legend(frameon=False, fontsize=7)
 
 
 def live(found: pd.DataFrame) -> str:
@@ -156,12 +163,12 @@ def live(found: pd.DataFrame) -> str:
     for row, domain in zip(axes, domains, strict=True):
         for axis, (measure, label) in zip(row, live_table.MEASURES.items(), strict=True):
             for setting, arms in found[found.domain == domain].groupby("setting", sort=False):
-                _with_band(axis, arms, measure, COLORS[str(setting)], LABELS[str(setting)])
+                _with_band(axis, arms, measure, COLORS[str(setting)])
             axis.set_title(f"{domain}: {label}", fontsize=8)
             axis.grid(alpha=0.25)
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    _named(axes[0, 0], {LABELS[setting]: COLORS[setting] for setting in dict.fromkeys(found.setting)})
     return _svg(figure)
 
 
@@ -174,14 +181,15 @@ def live_grades(found: pd.DataFrame) -> str:
         for axis, setting in zip(row, settings, strict=True):
             arms = found[(found.domain == domain) & (found.setting == setting)]
             for grade in live_table.graded(arms):
-                if arms[grade].notna().all():  # a domain may have no question of a grade
-                    _with_band(axis, arms, grade, GRADE_COLORS[grade], grade)
+                # A domain may have no question of a grade, or no arm of a setting that was asked.
+                if len(arms) and arms[grade].notna().all():
+                    _with_band(axis, arms, grade, GRADE_COLORS[grade])
             axis.set_title(f"{domain}: {LABELS[setting]}", fontsize=8)
             axis.set_ylim(-0.03, 1.03)
             axis.grid(alpha=0.25)
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    _named(axes[0, 0], {grade: GRADE_COLORS[grade] for grade in live_table.graded(found)})
     return _svg(figure)
 
 

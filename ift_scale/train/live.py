@@ -31,9 +31,10 @@ ANSWERS = "live.npz"
 
 
 class Live:
-    """The measurements of one arm. `job` None: there are none. `folder`: the rank that writes names it.
+    """The measurements of one arm. `job` None: there are none. `folder`: rank 0 names it, which writes.
 
-    `base` holds what the base model answers, by questions, for all arms of a launch: every arm begins there.
+    FILE and ANSWERS there are all of its state: a resumed arm that finds them goes on from them. `base` holds what the base model
+    answers, by questions, for all arms of a launch: every arm begins there.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Live:
         self._answers: list[np.ndarray] = []
         if job is None:
             return
+        self._go_on()
         self._set = first(live_data.load(Path(job.questions)), job.num_questions)
         tokens = self._set.tokens
         # A prompt over the cap is computed all the same: without gradients it takes a fraction of an example's memory.
@@ -67,9 +69,22 @@ class Live:
         self._batches = [collate(micro[engine.ranks.rank], tokens, unweighted, engine.device) for micro in dealt]
         self._letters_QC = torch.from_numpy(self._set.letters_QC.clip(min=0)).to(engine.device)
 
+    def _go_on(self) -> None:
+        """Take up what was measured before the arm was interrupted."""
+        self.rows, self._answers = self._control.gather(_read(self._folder) if self._folder else None)[0]
+        if self.rows:
+            self.seconds = sum(row["seconds"] for row in self.rows)
+            self._started -= self.seconds / self.rows[-1]["share"]
+            self.over = self._ends()
+
     def after(self, step: int) -> float:
-        """Measure where it is due after `step` steps; the seconds that took. Every rank calls it, and `over` is the same on all."""
+        """Measure where it is due after `step` steps; the seconds that took. Every rank calls it, and `over` is the same on all.
+
+        What was measured already, before an interruption, is not measured again.
+        """
         if self._job is None or not live_plan.due(step, self._job.every, self._num_steps):
+            return 0.0
+        if any(row["step"] == step for row in self.rows):
             return 0.0
         if self._engine.device.type == "cuda":
             torch.cuda.synchronize(self._engine.device)  # what is still queued is the last step's time
@@ -85,17 +100,24 @@ class Live:
     def _add(self, row: dict[str, Any], logprobs_QC: np.ndarray) -> None:
         self.rows.append(row)
         self._answers.append(logprobs_QC)
-        stopping = self._config.early_stopping
-        if stopping is not None:
-            values = [row[stopping.metric] for row in self.rows]
-            since = live_plan.since_best(values, stopping.metric != "divergence", stopping.least_improvement)
-            # Rank 0's word counts: machines of two kinds may round differently.
-            self.over = self._control.gather(since >= stopping.patience)[0] and row["step"] < self._num_steps
+        self.over = self._ends()
         if self._folder is not None:
             with (self._folder / FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+            steps = np.array([earlier["step"] for earlier in self.rows])
+            np.savez(self._folder / ANSWERS, steps=steps, ids=self._set.ids_Q, logprobs=np.stack(self._answers))
         shown = {name: row[name] for name in ("step", "accuracy", "rank_correlation", "divergence")}
         self._events.emit("live", of=self._num_steps, over=self.over, **shown)
+
+    def _ends(self) -> bool:
+        """Whether the newest measurement ends the arm; there is nothing left to end after its last step."""
+        stopping = self._config.early_stopping
+        if stopping is None:
+            return False
+        values = [row[stopping.metric] for row in self.rows]
+        since = live_plan.since_best(values, stopping.metric != "divergence", stopping.least_improvement)
+        # Rank 0's word counts: machines of two kinds may round differently.
+        return self._control.gather(since >= stopping.patience)[0] and self.rows[-1]["step"] < self._num_steps
 
     def _base_answers(self) -> np.ndarray:
         assert self._job is not None
@@ -131,19 +153,25 @@ class Live:
             return logits_RV.new_empty(0, self._letters_QC.shape[1])
         return logits_RV.gather(1, self._letters_QC[batch.examples]) - logits_RV.logsumexp(1, keepdim=True)
 
-    def close(self) -> dict[str, float]:
-        """Write the answers; the counts for the arm's manifest."""
+    def counts(self) -> dict[str, float]:
+        """For the arm's manifest."""
         if self._job is None:
             return {}
-        if self._folder is not None:
-            steps = np.array([row["step"] for row in self.rows])
-            np.savez(self._folder / ANSWERS, steps=steps, ids=self._set.ids_Q, logprobs=np.stack(self._answers))
         counts: dict[str, float] = {
             "live_measurements": len(self.rows),
             "live_questions": self._job.num_questions,
             "live_every": self._job.every,
         }
         return counts | ({} if self._config.early_stopping is None else {"stopped_early": int(self.over)})
+
+
+def _read(folder: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """(rows, answers) of the measurements so far."""
+    if not (folder / FILE).is_file():
+        return [], []
+    rows = [json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines()]
+    with np.load(folder / ANSWERS) as arrays:
+        return rows, list(arrays["logprobs"])
 
 
 def first(questions: LiveSet, count: int) -> LiveSet:

@@ -64,8 +64,10 @@ def train(
     steplog, live = log(engine, len(steps))
     steplog.pass_over(live.after(0))
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
-    first_step = 0.0
+    first_step, made = 0.0, 0
     for number, step in enumerate(steps):
+        if live.over:
+            break
         torch.manual_seed(hash_of(arm.arm.seed, number))
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
@@ -73,12 +75,10 @@ def train(
             bad.add(number, result)
         if number == 0:
             first_step = time.monotonic() - built - live.seconds
-        steplog.pass_over(live.after(number + 1))
-        if live.over:
-            break
+        made = number + 1
+        steplog.pass_over(live.after(made))
     steplog.close()
-    done = steps[: number + 1]
-    counts = counts_of(tokens, done, job.hidden_size) | {"bad_steps": bad.count} | live.close()
+    counts = counts_of(tokens, steps[:made], job.hidden_size) | {"bad_steps": bad.count} | live.counts()
     seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built - live.seconds}
     return engine, Trained(seconds | {"live": live.seconds}, counts)
 

@@ -178,7 +178,7 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
     assert torch.equal(state, torch.get_rng_state())
     assert live._engine.packed.training and all(p.grad is None for p in live._engine.packed.parameters())
     assert [row["step"] for row in live.rows] == [0, 2, 4, 5]
-    assert live.close() == {"live_questions": 20, "live_every": 2, "live_measurements": 4}
+    assert live.counts() == {"live_questions": 20, "live_every": 2, "live_measurements": 4}
     assert [json.loads(line) for line in (tmp_path / "live.jsonl").read_text().splitlines()] == live.rows
     questions = {q.id: q for q in source.questions.read(range(len(source.questions.lengths)))}
     asker = LetterAsker(Chat(tokenizer, "vicuna"), plain)
@@ -224,7 +224,8 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
     assert path is not None
     whole = live_data.load(path)
     theirs = np.log(np.full((1, whole.letters_QC.shape[1]), 0.2))
-    live = _live(path, world_model, _Alone(([0], theirs)), Ranks(rank=1, world_size=2, local_rank=1), 1, None)
+    live = _live(path, world_model, _Alone(), Ranks(rank=1, world_size=2, local_rank=1), 1, tmp_path)
+    live._control = _Alone(([0], theirs))  # type: ignore[assignment]
     live.after(0)
     assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(0.2 * whole.num_choices[0])
 
@@ -233,8 +234,9 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path
     path = live_questions.prepared(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     for patience, over in ((1, [False, True]), (2, [False, False, True]), (3, [False, False, False, False])):
+        (tmp_path / str(patience)).mkdir()
         stopping = {"metric": "accuracy", "patience": patience}
-        live = _live(path, world_model, _Alone(), ALONE, 4, None, early_stopping=stopping)
+        live = _live(path, world_model, _Alone(), ALONE, 4, tmp_path / str(patience), early_stopping=stopping)
         told = []
         for step in range(6):
             if live.after(step):
@@ -242,7 +244,23 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path
             if live.over:
                 break
         assert told == over
-        assert live.close()["stopped_early"] == int(over[-1])
+        assert live.counts()["stopped_early"] == int(over[-1])
+
+
+def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: Path) -> None:
+    path = live_questions.prepared(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna", tmp_path)
+    assert path is not None
+    settings: dict[str, Any] = {"early_stopping": {"metric": "divergence", "patience": 2}}
+    before = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
+    for step in range(3):
+        before.after(step)
+    after = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
+    assert after.rows == before.rows and after.seconds == before.seconds and not after.over
+    assert after.after(2) == 0.0  # measured already
+    assert after.after(4) > 0.0 and after.over
+    assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).over
+    with np.load(tmp_path / "live.npz") as answers:
+        assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)
 
 
 def test_the_first_questions_are_a_whole_set(tmp_path: Path, world_model: Path) -> None:
