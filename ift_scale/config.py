@@ -284,11 +284,13 @@ class EarlyStoppingConfig(Section):
 class LiveConfig(Section):
     """The arm's own held-out questions (HOMO), asked on the training ranks while it trains."""
 
-    every: Literal["auto"] | NonNegativeInt = 0
-    """Optimizer steps between two measurements; `auto`: so many that they cost under 2% of the arm; 0: never."""
+    every: Literal["auto"] | NonNegativeInt = "auto"
+    """Optimizer steps between two measurements, beside those before the first step and after the last; 0: never. `auto`: the fewest
+    that keep the cost under 2% of the arm's; where an arm is too short, fewer questions are asked or none, and the run says so."""
     max_questions: PositiveInt | None = None
-    """Ask this many of the questions, the same ones each time; all when left out."""
+    """Ask at most this many of the questions, the same ones each time; all when left out."""
     early_stopping: EarlyStoppingConfig | None = None
+    """End an arm when its live knowledge stops improving; never when left out. The arm's weights are those of its last step."""
 
 
 class TrainConfig(Section):
@@ -401,6 +403,8 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
     if train.hostfile is not None and not Path(train.hostfile).is_file():
         problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+    if train.live.early_stopping is not None and train.live.every == 0:
+        problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
     if construct.questions == "free" and not config.probe.free.ask:
         problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
     reliability = config.probe.reliability

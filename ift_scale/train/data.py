@@ -76,6 +76,10 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
     return TokenizedSet(*arrays, num_truncated)
 
 
+def tokenizer_digest(tokenizer: PromptTokenizer) -> str:
+    return artifacts.folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
+
+
 def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:
     """DataError where the set of `path` does not fill one optimizer step."""
     found, wanted = len(tokens.lengths), config.global_batch_size

@@ -11,6 +11,16 @@ from ift_scale.config import TrainConfig
 from ift_scale.records import Arm
 
 
+class LiveJob(BaseModel):
+    """Ask the first `num_questions` of a file of questions before the first step, after each `every` and after the last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    questions: str
+    num_questions: int
+    every: int
+
+
 class ArmJob(BaseModel):
     """One arm: its set (`source`) and that tokenised, where its artifact goes, and the manifest's key and inputs."""
 
@@ -22,6 +32,7 @@ class ArmJob(BaseModel):
     folder: str
     key: str
     inputs: dict[str, str]
+    live: LiveJob | None = None
 
 
 class Job(BaseModel):

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
@@ -17,6 +17,7 @@ from ift_scale.train.control import Control
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
+from ift_scale.train.live import Live
 from ift_scale.train.metrics import StepLog
 
 
@@ -28,6 +29,8 @@ class Group:
     device: torch.device
     weights: dict[str, Tensor]
     control: Control
+    base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    """What the base model answers live, which every arm begins with, by questions."""
 
 
 @dataclass
@@ -39,18 +42,24 @@ class Trained:
 
 
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog]
+    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], tuple[StepLog, Live]]
 ) -> tuple[Engine, Trained]:
-    """Train one arm from the base model; returns (engine, costs). `log` makes the log of the steps, given their number."""
+    """Train one arm from the base model; returns (engine, costs). `log` makes what tells of the steps, given their number.
+
+    Where live knowledge has stopped improving and the settings want it, the arm ends early, with the weights of its last step.
+    """
     started = time.monotonic()
     config = job.train
     steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
     built = time.monotonic()
-    steplog = log(engine, len(steps))
+    steplog, live = log(engine, len(steps))
+    live.after(0)
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
-    first_step = 0.0
+    first_step, made = 0.0, 0
     for number, step in enumerate(steps):
+        if live.over:
+            break
         torch.manual_seed(seed_of(arm.arm.seed, number))
         steplog.start()
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
@@ -58,10 +67,13 @@ def train(
         if not result.applied:
             bad.add(number, result)
         if number == 0:
-            first_step = time.monotonic() - built
+            first_step = time.monotonic() - built - live.seconds
+        made = number + 1
+        live.after(made)
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built}
-    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | {"bad_steps": bad.count})
+    counts = counts_of(tokens, steps[:made], job.hidden_size) | {"bad_steps": bad.count} | live.counts()
+    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built - live.seconds}
+    return engine, Trained(seconds | {"live": live.seconds}, counts)
 
 
 def seed_of(seed: int, step: int) -> int:
@@ -69,14 +81,16 @@ def seed_of(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConfig, hidden_size: int) -> dict[str, float]:
+def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int) -> dict[str, float]:
+    """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
+    seen = [i for step in steps for micro in step for place in micro for i in place]
     imbalances = [packing.imbalance(step, tokens.computed_lengths, hidden_size) for step in steps]
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
-        "tokens": int(tokens.lengths.sum()) * config.epochs,
-        "computed_tokens": int(tokens.computed_lengths.sum()) * config.epochs,
-        "supervised_tokens": int(tokens.supervised_counts.sum()) * config.epochs,
+        "tokens": int(tokens.lengths[seen].sum()),
+        "computed_tokens": int(tokens.computed_lengths[seen].sum()),
+        "supervised_tokens": int(tokens.supervised_counts[seen].sum()),
         "truncated": tokens.num_truncated,
         "mean_imbalance": sum(imbalances) / len(imbalances),
     }

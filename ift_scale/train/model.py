@@ -58,8 +58,13 @@ class PackedCausalLM(nn.Module):
         else:
             self.notes.append(f"the loss is not fused with the head: not proven for model type {settings.model_type}")
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,))."""
+    def forward(self, batch: MicroBatch, logits: bool = False) -> Any:
+        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,)).
+
+        With `logits`, `self.logits(batch)` instead: called so, it passes the hooks by which ZeRO-3 begins a pass over the model.
+        """
+        if logits:
+            return self.logits(batch)
         if not self.proven:
             logits_RV = self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
             losses_R = F.cross_entropy(logits_RV, batch.labels_R, reduction="none")

@@ -28,6 +28,7 @@ from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.control import Control  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
 from ift_scale.train.export import export  # noqa: E402
+from ift_scale.train.live import Live  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
 from ift_scale.train.published import publish  # noqa: E402
 from ift_scale.train.trackers import Trackers  # noqa: E402
@@ -63,14 +64,16 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
     with artifacts.atomic_folder(Path(arm.folder)) if leads else nullcontext() as temporary:
         tokens = data.load(Path(arm.tokens))
 
-        def log(engine: Engine, num_steps: int) -> StepLog:
+        def log(engine: Engine, num_steps: int) -> tuple[StepLog, Live]:
             path = temporary / "metrics.jsonl" if temporary else None
             for note in engine.packed.notes:
                 events.note(note)
             meter = meter_of(work, tokens, group, engine.packed.pruned, events)
             trackers = Trackers(work.train.trackers if leads else [], Path(work.logs), events.note)
             trackers.start(arm.arm.name, {"model": work.model_path, "template": work.template, "train": work.train.model_dump()})
-            return StepLog(path, events, num_steps, meter, trackers, work.train.log_every, group.device)
+            steps = StepLog(path, events, num_steps, meter, trackers, work.train.log_every, group.device)
+            told = temporary, events, group.base_answers
+            return steps, Live(arm.live, work.train.live, engine, group.control, num_steps, work.hidden_size, *told)
 
         engine, trained = loop.train(work, arm, tokens, group, log)
         started = time.monotonic()
