@@ -35,7 +35,8 @@ class Group(click.Group):
     """Tells a user's errors in a sentence, with the exit code that belongs to them."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _stop)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _stop)
         try:
             return super().invoke(ctx)
         except (IFTScaleError, Stopped) as error:

@@ -114,9 +114,10 @@ def _update(engine: Engine) -> tuple[Any, bool]:
         return inner.get_global_grad_norm(), not inner.optimizer.overflow
     norm = torch.nn.utils.get_total_norm([p.grad for p in engine.packed.parameters() if p.grad is not None])
     applied = bool(torch.isfinite(norm))
-    if not applied:
-        engine.packed.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
-    inner.step()
+    if applied:
+        inner.step()
+    else:
+        engine.packed.zero_grad(set_to_none=True)
     return norm, applied
 
 

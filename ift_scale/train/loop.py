@@ -13,7 +13,8 @@ from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
 from ift_scale.train import packing
-from ift_scale.train.control import Control
+from ift_scale.train.checkpoint import Checkpoints
+from ift_scale.train.control import Control, Interrupted
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
@@ -42,22 +43,34 @@ class Trained:
 
 
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], tuple[StepLog, Live]]
+    job: Job,
+    arm: ArmJob,
+    tokens: TokenizedSet,
+    group: Group,
+    log: Callable[[Engine, int], tuple[StepLog, Live]],
+    checkpoints: Checkpoints,
 ) -> tuple[Engine, Trained]:
-    """Train one arm from the base model; returns (engine, costs). `log` makes what tells of the steps, given their number.
+    """Train one arm from the base model, or on from its newest checkpoint; returns (engine, costs).
 
-    Where live knowledge has stopped improving and the settings want it, the arm ends early, with the weights of its last step.
+    `log` makes what tells of the steps, given their number. Where live knowledge has stopped improving and the settings want it,
+    the arm ends early, with the weights of its last step. Interrupted, after saving, where the ranks shall stop.
     """
     started = time.monotonic()
     config = job.train
     steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
+    begun = checkpoints.load(engine)
     built = time.monotonic()
     steplog, live = log(engine, len(steps))
+    asked_before = live.seconds
     live.after(0)
-    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
-    first_step, made = 0.0, 0
-    for number, step in enumerate(steps):
+    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
+    first_step, made = 0.0, begun.step
+
+    def spent() -> float:
+        return begun.seconds + time.monotonic() - built - (live.seconds - asked_before)
+
+    for number, step in enumerate(steps[begun.step :], begun.step):
         if live.over:
             break
         torch.manual_seed(seed_of(arm.arm.seed, number))
@@ -66,14 +79,21 @@ def train(
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
-        if number == 0:
-            first_step = time.monotonic() - built - live.seconds
+        if number == begun.step:
+            first_step = spent() - begun.seconds
         made = number + 1
         live.after(made)
+        stops = group.control.stops()
+        if stops or checkpoints.due(made, len(steps)):
+            steplog.flush()
+            so_far = {"step": made, "seconds": spent(), "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
+            checkpoints.save(engine, begun.model_copy(update=so_far))
+        if stops:
+            raise Interrupted(made)
     steplog.close()
-    counts = counts_of(tokens, steps[:made], job.hidden_size) | {"bad_steps": bad.count} | live.counts()
-    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built - live.seconds}
-    return engine, Trained(seconds | {"live": live.seconds}, counts)
+    seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
+    more = {"bad_steps": bad.count, "resumed": begun.resumed}
+    return engine, Trained(seconds, counts_of(tokens, steps[:made], job.hidden_size) | more | live.counts())
 
 
 def seed_of(seed: int, step: int) -> int:
@@ -99,22 +119,22 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int)
 class BadSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
-    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control):
+    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control, lines: list[int], count: int):
         self._arm, self._tokens, self._most, self._control = arm, tokens, most, control
-        self.count = 0
-        self._lines: set[int] = set()
+        self.count = count
+        self.lines = set(lines)
 
     def add(self, step: int, result: StepResult) -> None:
         """Called by every rank after the same step. EnvironmentProblem with the examples' lines where it is one too many."""
         self.count += 1
         mine = engines.bad_examples(result, self._tokens.supervised_counts)
         found = sorted(line + 1 for lines in self._control.gather(mine) for line in lines)
-        self._lines.update(found)
+        self.lines.update(found)
         told = f"lines {', '.join(map(str, found))}" if found else "no single example (each loss is a number, the gradient is not)"
         message = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
         print(message, flush=True)
         if self.count > self._most:
-            named = f"the examples are lines {', '.join(map(str, sorted(self._lines)[:20]))}; look at them, " if self._lines else ""
+            named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
             raise EnvironmentProblem(
                 f"{message}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
                 "or lower train.learning_rate, or check the base model's weights"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.inference.model_folder import hidden_size
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
-from ift_scale.train import data, job, launch, live_questions, trackers
+from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
 from ift_scale.train.watch import progress_line
 
 VERSION = 1
@@ -55,6 +55,8 @@ def run(
         )
         for arm, path, key, inputs in pending
     ]
+    for arm in arms:
+        saved.latest(arm)  # one of another model or set is told before the ranks are started
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / ".tokens", hidden_size(model_path))
         arms = [arm.model_copy(update={"live": asked.get(arm.arm.domain)}) for arm in arms]
@@ -64,15 +66,18 @@ def run(
         template=config.evaluate.template,
         logs=str(logs),
         train=config.train,
+        stop_file=str((folder / ".stop").resolve()),
         arms=arms,
     )
-    job_path, events = folder / ".job.json", logs / "train-events.jsonl"
+    job_path, stop_file, events = folder / ".job.json", folder / ".stop", logs / "train-events.jsonl"
     job.write(work, job_path)
-    events.unlink(missing_ok=True)
+    for old in (stop_file, events):
+        old.unlink(missing_ok=True)
     seconds = {"tokenise": time.monotonic() - started}
     launched = time.monotonic()
     bar.note(f"starting {config.train.num_ranks} ranks")
     group = launch.Group(config.train, job_path, events, logs / "train.log")
+    halted: dict[str, object] | None = None
     try:
         for event in launch.follow(group, events):
             _show(event, bar)
@@ -80,8 +85,16 @@ def run(
                 seconds |= {"launch_and_imports": time.monotonic() - launched, "imports": event["imports"], "join": event["join"]}
             elif event["event"] == "step" and "to_first_log" not in seconds:
                 seconds["to_first_log"] = time.monotonic() - launched
+            elif event["event"] == "stopped":
+                halted = event
+    except (Stopped, KeyboardInterrupt):
+        say("train: the ranks save after the step they are in (a second signal ends them at once)")
+        raise stop.stop(group, stop_file, events) from None
     finally:
         group.end()
+        artifacts.remove_incomplete(folder)
+    if halted is not None:
+        raise stop.stopped(halted)
     missing = [work.arm.name for work in arms if not artifacts.is_done(Path(work.folder), work.key)]
     if missing:
         raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{artifacts.log_tail(group.log)}")
