@@ -18,8 +18,8 @@ STATE = "state"
 
 @dataclass
 class Checkpoints:
-    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file; it and what lies beside it (what was told of
-    the arm so far) is kept in each checkpoint.
+    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file; it and what lies beside it (what was
+    told of the arm so far) is kept in each checkpoint.
     """
 
     arm: ArmJob
