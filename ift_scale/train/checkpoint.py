@@ -18,7 +18,9 @@ STATE = "state"
 
 @dataclass
 class Checkpoints:
-    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file, kept in each checkpoint."""
+    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file; it and what lies beside it (what was
+    told of the arm so far) is kept in each checkpoint.
+    """
 
     arm: ArmJob
     config: TrainConfig
@@ -30,7 +32,7 @@ class Checkpoints:
         return folder_of(Path(self.arm.folder))
 
     def load(self, engine: Engine) -> Progress:
-        """Bring a fresh engine to the newest checkpoint, where there is one; its rows become the metrics file."""
+        """Bring a fresh engine to the newest checkpoint, where there is one; what was told up to it is there again."""
         # Rank 0 chooses, so that all ranks take the same one.
         found = self.control.gather(latest(self.arm) if self.rows else None)[0]
         if found is None:
@@ -43,7 +45,7 @@ class Checkpoints:
         else:
             reshard.load(engine, path / STATE, saved.zero_stage, saved.world_size, saved.offload)
         if self.rows:
-            shutil.copyfile(path / self.rows.name, self.rows)
+            _copy_files(path, self.rows.parent)
         return saved.progress.model_copy(update={"resumed": saved.progress.resumed + 1})
 
     def due(self, step: int, num_steps: int) -> bool:
@@ -69,7 +71,7 @@ class Checkpoints:
 
     def _close(self, engine: Engine, temporary: Path, path: Path, progress: Progress) -> None:
         assert self.rows is not None
-        shutil.copyfile(self.rows, temporary / self.rows.name)
+        _copy_files(self.rows.parent, temporary)
         files = [file for file in temporary.rglob("*") if file.is_file()]
         saved = Saved(
             progress=progress,
@@ -95,3 +97,10 @@ class Checkpoints:
         """The arm stands; rank 0 removes its checkpoints."""
         if self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """The plain files of a folder, but for a manifest."""
+    for file in source.iterdir():
+        if file.is_file() and file.name != artifacts.MANIFEST:
+            shutil.copyfile(file, target / file.name)

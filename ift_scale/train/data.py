@@ -57,7 +57,7 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
             if config.supervise == "all":
                 mask = [True] * len(tokens)
         except ValueError as error:
-            remedy = "Choose another template for this tokenizer"
+            remedy = "Mend the example, or set evaluate.template to another that goes with this tokenizer"
             raise DataError(Place(path, number, "messages"), str(error), remedy) from error
         if len(tokens) > config.max_length:
             if config.too_long == "error":
@@ -74,6 +74,10 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
         weights.append(example.meta.weight)
     arrays = np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), np.array(offsets, dtype=np.int64), np.array(weights)
     return TokenizedSet(*arrays, num_truncated)
+
+
+def tokenizer_digest(tokenizer: PromptTokenizer) -> str:
+    return artifacts.folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
 
 
 def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
-from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig
 
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
-from ift_scale.train import model, packing, zero
+from ift_scale.train import kernels, model, packing, zero
 from ift_scale.train.batch import collate
 from ift_scale.train.data import TokenizedSet
 
@@ -66,7 +65,10 @@ def build(
     settings = zero.deepspeed_config(config, device, num_micro)
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(folder, weights, config, zero.precision_of(config, device))
-    packed = model.PackedCausalLM(bare, config, device, linear_cross_entropy)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
+    kernels.apply(bare, chosen)
+    packed = model.PackedCausalLM(bare, config, device, kernels.loss_function(chosen))
     client = None
     if "optimizer" not in settings:
         betas = (config.beta1, config.beta2)

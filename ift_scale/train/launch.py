@@ -28,6 +28,7 @@ def commands(config: TrainConfig, port: int, arguments: list[str]) -> list[tuple
     if config.launcher == "direct":
         place: dict[str, str | None] = {
             "WORLD_SIZE": str(config.num_ranks),
+            "LOCAL_WORLD_SIZE": str(config.num_ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }

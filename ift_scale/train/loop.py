@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
@@ -18,6 +18,7 @@ from ift_scale.train.control import Control, Interrupted
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
+from ift_scale.train.live import Live
 from ift_scale.train.metrics import StepLog
 
 
@@ -29,6 +30,8 @@ class Group:
     device: torch.device
     weights: dict[str, Tensor]
     control: Control
+    base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    """What the base model answers live, which every arm begins with, by questions."""
 
 
 @dataclass
@@ -39,64 +42,75 @@ class Trained:
     counts: dict[str, float]
 
 
-def planned_steps(tokens: TokenizedSet, config: TrainConfig, world_size: int, hidden_size: int, seed: int) -> list[packing.Step]:
-    """Every optimizer step of an arm, dealt to ranks and micro-batches."""
-    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, config.epochs, seed)
-    cap, packed = config.tokens_per_micro_batch, config.packing
-    return [packing.deal(e, tokens.computed_lengths, world_size, cap, hidden_size, packed) for e in examples]
-
-
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog], checkpoints: Checkpoints
+    job: Job,
+    arm: ArmJob,
+    tokens: TokenizedSet,
+    group: Group,
+    log: Callable[[Engine, int], tuple[StepLog, Live]],
+    checkpoints: Checkpoints,
 ) -> tuple[Engine, Trained]:
     """Train one arm from the base model, or on from its newest checkpoint; returns (engine, costs).
 
-    `log` makes the log of the steps, given their number. Interrupted, after saving, where the ranks shall stop.
+    `log` makes what tells of the steps, given their number. Where live knowledge has stopped improving and the settings want it,
+    the arm ends early, with the weights of its last step. Interrupted, after saving, where the ranks shall stop.
     """
     started = time.monotonic()
     config = job.train
-    steps = planned_steps(tokens, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
+    steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
     begun = checkpoints.load(engine)
     built = time.monotonic()
-    steplog = log(engine, len(steps))
+    steplog, live = log(engine, len(steps))
+    asked_before = live.seconds
+    live.after(0)
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
-    first_step = 0.0
+    first_step, made = 0.0, begun.step
+
+    def spent() -> float:
+        return begun.seconds + time.monotonic() - built - (live.seconds - asked_before)
+
     for number, step in enumerate(steps[begun.step :], begun.step):
-        torch.manual_seed(hash_of(arm.arm.seed, number))
+        if live.over:
+            break
+        torch.manual_seed(seed_of(arm.arm.seed, number))
+        steplog.start()
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
         if number == begun.step:
-            first_step = time.monotonic() - built
+            first_step = spent() - begun.seconds
+        made = number + 1
+        live.after(made)
         stops = group.control.stops()
-        if stops or checkpoints.due(number + 1, len(steps)):
+        if stops or checkpoints.due(made, len(steps)):
             steplog.flush()
-            spent = begun.seconds + time.monotonic() - built
-            so_far = {"step": number + 1, "seconds": spent, "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
+            so_far = {"step": made, "seconds": spent(), "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
             checkpoints.save(engine, begun.model_copy(update=so_far))
         if stops:
-            raise Interrupted(number + 1)
+            raise Interrupted(made)
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": begun.seconds + time.monotonic() - built}
+    seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
     more = {"bad_steps": bad.count, "resumed": begun.resumed}
-    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | more)
+    return engine, Trained(seconds, counts_of(tokens, steps[:made], job.hidden_size) | more | live.counts())
 
 
-def hash_of(seed: int, step: int) -> int:
+def seed_of(seed: int, step: int) -> int:
     """Seed of a step's random numbers (dropout, where a model has it), so that a resumed arm draws the same."""
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConfig, hidden_size: int) -> dict[str, float]:
+def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int) -> dict[str, float]:
+    """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
+    seen = [i for step in steps for micro in step for place in micro for i in place]
     imbalances = [packing.imbalance(step, tokens.computed_lengths, hidden_size) for step in steps]
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
-        "tokens": int(tokens.lengths.sum()) * config.epochs,
-        "computed_tokens": int(tokens.computed_lengths.sum()) * config.epochs,
-        "supervised_tokens": int(tokens.supervised_counts.sum()) * config.epochs,
+        "tokens": int(tokens.lengths[seen].sum()),
+        "computed_tokens": int(tokens.computed_lengths[seen].sum()),
+        "supervised_tokens": int(tokens.supervised_counts[seen].sum()),
         "truncated": tokens.num_truncated,
         "mean_imbalance": sum(imbalances) / len(imbalances),
     }

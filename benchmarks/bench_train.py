@@ -1,0 +1,197 @@
+"""Training against what a user would otherwise run: TRL's SFTTrainer and the paper's recipe; and what each of our measures brings.
+
+    benchmarks/peers/install_trl.sh
+    python benchmarks/bench_train.py [--repeats 5] [--steps 3] [--resume]
+
+All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
+a ratio is of one repeat. First every trainer takes the same steps in float32: their losses must agree, or nothing is measured,
+since speed without equal learning counts for nothing. Then the repeats in `--dtype`, whose losses must agree too, to its rounding.
+Seconds are those of whole optimizer steps, data included, without the first; speed is real tokens a second, padding not counted.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rows import quantiles, store
+
+from ift_scale.progress import say
+
+PEERS = Path(__file__).parent / "peers"
+VENV = PEERS / ".venv-trl"
+ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning")
+# Largest relative difference of a step's loss from ours.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
+# Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
+ROUGHLY = {"ours": (15, 5), "trl": (12, 20), "trl plain loss": (12, 11), "paper": (15, 150)}
+
+
+def peer_command(script: str, *options: str) -> list[str]:
+    """The command of a peer on two ranks, in its own environment."""
+    python = str(VENV / "bin" / "python")
+    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(PEERS / script), *options]
+
+
+def commands(work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: int) -> dict[str, list[str]]:
+    """Each program's command without its output, which is its second argument, behind the workload."""
+    paper = ["--steps", str(paper_steps), "--of", str(num_steps), "--pad-to", str(pad_to)]
+    ours = [sys.executable, str(PEERS / "ours_train.py"), str(work)]
+    found = {
+        "ours": ours,
+        "trl": peer_command("trl_sft.py", str(work), "--steps", str(num_steps)),
+        "trl plain loss": peer_command("trl_sft.py", str(work), "--steps", str(num_steps), "--loss", "plain"),
+        "paper": peer_command("hf_trainer.py", str(work), *paper),
+    }
+    found |= {f"ours without {name}": [*ours, "--without", name] for name in ABLATIONS}
+    return {name: [*command, "--dtype", dtype] for name, command in found.items()}
+
+
+def run_one(name: str, command: Sequence[str], workload: Path, output: Path, resume: bool) -> dict[str, Any]:
+    """The program's result; `resume` takes one that is there."""
+    if not (resume and output.is_file()):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.unlink(missing_ok=True)
+        place = command.index(str(workload)) + 1
+        log = output.with_suffix(".log")
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        with log.open("w") as file:
+            whole = [*command[:place], str(output), *command[place:]]
+            ended = subprocess.run(whole, stdout=file, stderr=file, env=environment)
+        if ended.returncode or not output.is_file():
+            raise SystemExit(f"{name} failed; see {log}")
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+def largest_difference(ours: dict[str, Any], other: dict[str, Any]) -> float:
+    """Largest relative difference of a step's loss; ends where the steps were not of the same tokens."""
+    pairs = list(zip(ours["steps"], other["steps"], strict=False))
+    for number, (mine, theirs) in enumerate(pairs):
+        if any(mine[count] != theirs[count] for count in ("examples", "tokens", "supervised")):
+            raise SystemExit(f"{other['peer']} took another step {number}: {theirs} where ours had {mine}")
+    return max(abs(theirs["loss"] / mine["loss"] - 1) for mine, theirs in pairs)
+
+
+def check_losses(ours: dict[str, Any], other: dict[str, Any], name: str, dtype: str) -> float:
+    difference = largest_difference(ours, other)
+    if not difference <= TOLERANCE[dtype]:
+        raise SystemExit(
+            f"{name}: a step's loss differs from ours by {difference:.1e} in {dtype} (tolerance {TOLERANCE[dtype]:.0e}): "
+            "nothing is stored"
+        )
+    return difference
+
+
+def speed(result: dict[str, Any], warm_up: int) -> tuple[float, float]:
+    """(real tokens a second, seconds a step) over the steps behind the warm-up; a run of one step has none."""
+    steps = result["steps"][warm_up:] or result["steps"]
+    seconds = sum(step["seconds"] for step in steps)
+    return sum(step["tokens"] for step in steps) / seconds, seconds / len(steps)
+
+
+def estimate(repeats: int, num_steps: int, paper_steps: int, check_steps: int) -> float:
+    """Minutes, roughly."""
+
+    def seconds(name: str, steps: int) -> float:
+        start, step = ROUGHLY[name]
+        return start + steps * step
+
+    one = sum(seconds(name, num_steps) for name in ("ours", "trl", "trl plain loss")) + seconds("paper", paper_steps)
+    one += len(ABLATIONS) * seconds("ours", num_steps)
+    check = sum(seconds(name, check_steps) for name in ("ours", "trl", "trl plain loss")) + seconds("paper", 1)
+    return (repeats * one + check) / 60
+
+
+def prepare(work: Path, num_steps: int) -> dict[str, Any]:
+    """The workload of so many steps; made anew where another is there."""
+    about = work / "workload.json"
+    if not about.is_file() or json.loads(about.read_text())["steps"] != num_steps:
+        command = [sys.executable, str(PEERS / "train_set.py"), str(work), "--steps", str(num_steps)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found: dict[str, Any] = json.loads(about.read_text())
+    return found
+
+
+@click.command()
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--steps", default=3, show_default=True, help="Measured optimizer steps a run.")
+@click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
+@click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
+@click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
+@click.option("--check-steps", default=6, show_default=True, help="Steps of the comparison of losses in float32.")
+@click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
+@click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
+def main(
+    repeats: int, steps: int, warm_up: int, paper_steps: int, pad_to: int, check_steps: int, dtype: str, work: Path, resume: bool
+) -> None:
+    """Measure and store benchmarks/results/train.json."""
+    if not (VENV / "bin" / "python").is_file():
+        raise click.UsageError("TRL is not installed; run benchmarks/peers/install_trl.sh")
+    num_steps = warm_up + steps
+    say(f"about {estimate(repeats, num_steps, paper_steps, check_steps):.0f} minutes on two cores that nobody else uses")
+    results = work / "train-results"
+
+    checked, check_work = {}, work / "train-check"
+    prepare(check_work, check_steps)
+    for name, command in commands(check_work, "float32", check_steps, 1, pad_to).items():
+        checked[name] = run_one(name, command, check_work, results / f"check-{name.replace(' ', '-')}.json", resume)
+        say(f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}")
+    agreement = {name: check_losses(checked["ours"], found, name, "float32") for name, found in checked.items()}
+
+    timed, timed_work = {}, work / "train"
+    about = prepare(timed_work, num_steps)
+    for repeat in range(repeats):
+        for name, command in commands(timed_work, dtype, num_steps, paper_steps, pad_to).items():
+            output = results / f"{name.replace(' ', '-')}-{repeat}.json"
+            found = run_one(name, command, timed_work, output, resume)
+            timed.setdefault(name, []).append(found)
+            check_losses(timed["ours"][repeat], found, name, dtype)
+            tokens, seconds = speed(found, warm_up)
+            say(f"repeat {repeat}: {name}: {tokens:.0f} tokens a second, {seconds:.2f} s a step")
+    store_all(timed, warm_up, dtype, about, {"largest_difference": agreement, "losses": losses_of(checked)})
+
+
+def losses_of(found: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+    return {name: result["losses"] for name, result in found.items()}
+
+
+def store_all(
+    timed: dict[str, list[dict[str, Any]]], warm_up: int, dtype: str, workload: dict[str, Any], check: dict[str, Any]
+) -> None:
+    speeds = {name: [speed(found, warm_up) for found in each] for name, each in timed.items()}
+    differences = {
+        name: max(largest_difference(ours, other) for ours, other in zip(timed["ours"], each, strict=True))
+        for name, each in timed.items()
+    }
+    ratios = {
+        f"ours / {name}": quantiles([ours / other for (ours, _), (other, _) in zip(speeds["ours"], each, strict=True)])
+        for name, each in speeds.items()
+        if name != "ours"
+    }
+    rows = {
+        "dtype": dtype,
+        "workload": workload,
+        "tokens_per_second": {name: quantiles([tokens for tokens, _ in each]) for name, each in speeds.items()},
+        "seconds_per_step": {name: quantiles([seconds for _, seconds in each]) for name, each in speeds.items()},
+        "ratios": ratios,
+        "losses": {
+            "float32": check,
+            dtype: {"largest_difference": differences, "losses": losses_of({name: each[0] for name, each in timed.items()})},
+        },
+        "settings": {name: each[0]["settings"] for name, each in timed.items()},
+        "versions": {name: each[0]["versions"] for name, each in timed.items()},
+    }
+    print(store("train", rows).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Everything that needs a GPU, on one card, within nine minutes, without a network: first whether the kernels are right, then how fast
+# they and whole training steps are. Rows go to benchmarks/results, logs to $LOGS. Safe to run again.
+#
+#   benchmarks/gpu.sh
+#
+# PYTHON: the interpreter of an environment with the project in it. A part that runs out of its time or fails does not stop the next;
+# wrong kernels stop the speeds. Exit code: the number of parts that failed.
+set -u
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+LOGS=${LOGS:-runs/gpu}
+mkdir -p "$LOGS"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+"$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "gpu: no GPU is visible to torch" >&2; exit 3; }
+failed=0
+
+# part NAME SECONDS COMMAND...: the command under a time limit, its output in a log and, at its end, here.
+part() {
+  name=$1 limit=$2
+  shift 2
+  echo "gpu: $name (at most $limit s)"
+  if timeout -k 5 "$limit" "$@" >"$LOGS/$name.log" 2>&1; then
+    tail -n 5 "$LOGS/$name.log"
+  else
+    echo "gpu: $name failed ($?); the end of $LOGS/$name.log:"
+    tail -n 20 "$LOGS/$name.log"
+    failed=$((failed + 1))
+    return 1
+  fi
+}
+
+# skip NAME REASON
+skip() { echo "gpu: $1 skipped: $2"; }
+
+if part kernels-correct 120 "$python" -m pytest -q -m "gpu or not engine" tests/kernels; then
+  if [ -f benchmarks/bench_kernels.py ]; then
+    part kernels-speed 90 "$python" benchmarks/bench_kernels.py
+  else
+    skip kernels-speed "there is no benchmarks/bench_kernels.py"
+  fi
+else
+  skip kernels-speed "the kernels are not right"
+fi
+part train 240 "$python" benchmarks/gpu_train.py --shape 1b --shape 7b
+if "$python" -c 'import trl, liger_kernel' 2>/dev/null; then
+  part trl 80 "$python" benchmarks/gpu_trl.py --shape 1b
+else
+  skip trl "trl or liger_kernel is not installed"
+fi
+exit "$failed"

@@ -1,0 +1,269 @@
+"""Training steps of 1B- and 7B-shaped Llamas on one device: tokens a second, share of its matrix rate, peak memory.
+
+    python benchmarks/gpu_train.py --shape 1b --shape 7b      (one GPU)
+    python benchmarks/gpu_train.py --tiny                     (anywhere; shows that it runs)
+
+In: nothing but a seed; weights and tokens are random, lengths and supervised share like those of peers/train_set.py. First a small
+model's losses are held against plain transformers' in float32, token by token; where they differ nothing is measured. The matrix
+rate is that of a large product in the training dtype, measured in the same run; FLOPs are what the loss needs (train/shape.py).
+Out: benchmarks/results/train_gpu.json (`--tiny`: on the screen only).
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rows import quantiles, store
+
+from ift_scale import distributed
+from ift_scale.config import TrainConfig
+from ift_scale.progress import say
+from ift_scale.train import engine as engines
+from ift_scale.train import packing, ranks
+from ift_scale.train.data import TokenizedSet
+from ift_scale.train.shape import ModelShape, train_flops
+
+TINY = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512}
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {**TINY, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "1b": {  # Llama 3.2 1B
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+        "tie_word_embeddings": True,
+    },
+    "7b": {  # LLaMA-2-7B
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32_000,
+        "tie_word_embeddings": False,
+    },
+}
+# Of `check`.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
+
+
+def random_set(num_examples: int, vocab: int, seed: int = 0) -> TokenizedSet:
+    """Examples of 32 to 650 tokens, 270 on average, whose last three quarters are supervised."""
+    random = np.random.default_rng(seed)
+    lengths = np.clip(random.normal(270, 120, num_examples), 32, 650).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.concatenate([np.arange(n) for n in lengths])
+    supervised = places >= np.repeat(lengths, lengths) * 0.27
+    ids = random.integers(3, vocab, offsets[-1]).astype(np.int32)
+    return TokenizedSet(ids, supervised, offsets, np.ones(num_examples), 0)
+
+
+def random_weights(
+    folder: Path, shape: dict[str, Any], device: torch.device, dtype: torch.dtype, std: float
+) -> dict[str, torch.Tensor]:
+    """Writes config.json and returns random weights in host memory, drawn on the device, which is quicker."""
+    config = LlamaConfig(max_position_embeddings=4096, **shape)
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    torch.manual_seed(0)
+    weights = {}
+    for name, parameter in empty.named_parameters():
+        drawn = torch.empty(parameter.shape, dtype=dtype, device=device)
+        weights[name] = (drawn.fill_(1.0) if parameter.dim() == 1 else drawn.normal_(0, std)).cpu()
+    return weights
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """FLOPs a second of a product of two size x size matrices, the median of 20."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(25):
+        waited(device)
+        started = time.perf_counter()
+        a @ b
+        waited(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / float(np.median(seconds[5:]))
+
+
+def waited(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def settings(precision: str, batch: int, tokens: int, stage: int, checkpointing: str) -> TrainConfig:
+    return TrainConfig(
+        launcher="direct",
+        precision=precision,
+        zero_stage=stage,
+        offload="none",
+        activation_checkpointing=checkpointing,
+        epochs=1,
+        global_batch_size=batch,
+        tokens_per_micro_batch=tokens,
+    )
+
+
+def build(
+    name: str, config: TrainConfig, device: torch.device, tokens: TokenizedSet, std: float = 0.02
+) -> tuple[Any, list[packing.Step]]:
+    """(an engine with random weights, the dealt steps)."""
+    shape = SHAPES[name]
+    one = distributed.from_environment()
+    assert one is not None and one.world_size == 1
+    dtype = torch.float32 if config.precision == "float32" else torch.bfloat16
+    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, 1, 0)
+    cap = config.tokens_per_micro_batch
+    steps = [packing.deal(e, tokens.computed_lengths, 1, cap, shape["hidden_size"]) for e in examples]
+    with tempfile.TemporaryDirectory() as folder:
+        weights = random_weights(Path(folder), shape, device, dtype, std)
+        return engines.build(Path(folder), weights, config, device, one, max(map(len, steps))), steps
+
+
+def check(device: torch.device, precision: str) -> float:
+    """How far a small model's losses of single tokens are from plain transformers' in float32, one example at a time.
+
+    The mean difference over the losses' standard deviation. The weights are large, so that attention decides about the losses.
+    """
+    tokens = random_set(8, TINY["vocab_size"])
+    engine, steps = build("tiny", settings(precision, 8, 2048, 2, "none"), device, tokens, std=0.25)
+    config = LlamaConfig.from_dict(engine.packed.model.config.to_dict())  # a copy: the engine's own names its attention
+    plain = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
+    plain.load_state_dict(engine.packed.model.state_dict())
+    differences, expected = [], []
+    for examples, losses_R in engines.run_step(engine, steps[0], tokens, 0.0).row_losses:
+        parts = losses_R.split([int(tokens.supervised_counts[i]) for i in examples])
+        for example, part in zip(examples, parts, strict=True):
+            span = slice(tokens.offsets[example], tokens.offsets[example + 1])
+            ids = torch.from_numpy(tokens.ids[span].astype(np.int64)).to(device)
+            rows = torch.from_numpy(tokens.supervised[span][1:]).to(device)
+            with torch.no_grad():
+                logits_LV = plain(ids[None]).logits[0, :-1]
+                losses = torch.nn.functional.cross_entropy(logits_LV, ids[1:], reduction="none")[rows]
+            differences.append((part - losses).abs())
+            expected.append(losses)
+    engine.release()
+    return float(torch.cat(differences).mean() / torch.cat(expected).std())
+
+
+def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int, rate: float) -> dict[str, Any]:
+    """Seconds a step behind two for warming up, and what follows from them."""
+    tokens = random_set(config.global_batch_size * (num_steps + 2), SHAPES[name]["vocab_size"])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    engine, steps = build(name, config, device, tokens)
+    seconds, losses = [], []
+    for step in steps:
+        waited(device)
+        started = time.perf_counter()
+        losses.append(engines.run_step(engine, step, tokens, 1e-5).loss.item())
+        waited(device)
+        seconds.append(time.perf_counter() - started)
+    sizes = ModelShape.from_config(engine.packed.model.config.to_dict())
+    pruned, attention = engine.packed.pruned, engine.packed.attention
+    engine.release()
+    examples = [[i for micro in step for place in micro for i in place] for step in steps[2:]]
+    flops = [train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned) for e in examples]
+    per_second = [f / s for f, s in zip(flops, seconds[2:], strict=True)]
+    return {
+        "parameters": sizes.parameters,
+        "settings": config.model_dump(include={"precision", "zero_stage", "activation_checkpointing", "tokens_per_micro_batch"}),
+        "attention": attention,
+        "last_layer_pruned": pruned,
+        "examples_per_step": config.global_batch_size,
+        "tokens_per_step": [int(tokens.lengths[e].sum()) for e in examples],
+        "seconds_per_step": quantiles(seconds[2:]),
+        "tokens_per_second": quantiles([tokens.lengths[e].sum() / s for e, s in zip(examples, seconds[2:], strict=True)]),
+        "flops_per_second": quantiles(per_second),
+        "share_of_matrix_rate": quantiles([found / rate for found in per_second]),
+        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
+        "estimated_bytes": estimated_bytes(sizes, config, device),
+        "losses": losses,
+    }
+
+
+def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float | None:
+    """What the memory model says; None where this version has none."""
+    try:
+        from ift_scale.train import memory
+    except ImportError:
+        return None
+    work = memory.Workload.of(config, shape, 1, device.type == "cuda")
+    return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).total
+
+
+def place_alone() -> None:
+    """Tell this process that it is a group of one."""
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
+    os.environ.update({name: str(value) for name, value in place.items()})
+
+
+def one_rank() -> torch.device:
+    """Join a group of one."""
+    place_alone()
+    found = distributed.from_environment()
+    assert found is not None
+    return ranks.join(found)
+
+
+@click.command()
+@click.option(
+    "--shape", "names", multiple=True, type=click.Choice([name for name in SHAPES if name != "tiny"]), default=["1b", "7b"]
+)
+@click.option("--steps", default=8, show_default=True, help="Measured optimizer steps, behind two for warming up.")
+@click.option("--batch", default=128, show_default=True, help="Examples of a step.")
+@click.option("--tokens", default=16_384, show_default=True, help="Tokens of a micro-batch, at most.")
+@click.option("--zero-stage", default=2, show_default=True, type=click.IntRange(1, 3))
+@click.option("--checkpointing", default="none", show_default=True, type=click.Choice(["none", "selective", "full"]))
+@click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
+def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, zero_stage: int, checkpointing: str, tiny: bool) -> None:
+    """Measure and store benchmarks/results/train_gpu.json."""
+    device = one_rank()
+    if device.type != "cuda" and not tiny:
+        raise click.UsageError("there is no GPU; say --tiny to see that it runs")
+    differences = {precision: check(device, precision) for precision in TOLERANCE}
+    say(f"tokens' losses against plain transformers in float32, by their spread: {differences}")
+    if not all(differences[precision] <= most for precision, most in TOLERANCE.items()):
+        raise SystemExit("the losses are others than plain transformers': nothing is measured")
+    precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
+    rate = matrix_rate(device, getattr(torch, precision), size)
+    say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
+    if tiny:
+        names, steps, batch, tokens = ("tiny",), 2, 8, 2048
+    config = settings(precision, batch, tokens, zero_stage, checkpointing)
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = measure(name, config, device, steps, rate)
+        except torch.OutOfMemoryError as error:
+            found[name] = {"settings": config.model_dump(), "out_of_memory": str(error).splitlines()[0]}
+        say(f"{name}: {json.dumps(found[name])}")
+        if not tiny:
+            gpu = torch.cuda.get_device_properties(device)
+            about = {
+                "gpu": gpu.name,
+                "gpu_bytes": gpu.total_memory,
+                "matrix_flops_per_second": rate,
+                "loss_differences": differences,
+            }
+            store("train_gpu", {**about, "shapes": found})  # after each shape: a later one may not end in time
+
+
+if __name__ == "__main__":
+    main()

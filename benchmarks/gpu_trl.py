@@ -1,0 +1,95 @@
+"""TRL's SFTTrainer with Liger-Kernel on one GPU, on the same random weights, tokens and steps as gpu_train.py.
+
+    python benchmarks/gpu_trl.py --shape 1b
+
+In its best setting: padding-free with flash attention where that is installed, else padded with SDPA and examples of like length
+together inside a step; bfloat16, DeepSpeed as in the peers. Out: benchmarks/results/train_gpu_trl.json.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+
+import trainer_peer as peer
+from datasets import Dataset
+from gpu_train import SHAPES, place_alone, random_set, random_weights, settings
+from rows import quantiles, store
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import is_flash_attn_2_available
+from trl import SFTConfig, SFTTrainer
+
+from ift_scale.train import packing
+
+
+@click.command()
+@click.option("--shape", "name", type=click.Choice(list(SHAPES)), default="1b", show_default=True)
+@click.option("--steps", default=8, show_default=True, help="Measured optimizer steps, behind two for warming up.")
+@click.option("--batch", default=128, show_default=True, help="Examples of a step.")
+@click.option("--micro-batch", default=32, show_default=True)
+def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
+    """Measure and store benchmarks/results/train_gpu_trl.json."""
+    place_alone()
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        peer.ready(1)
+    tokens, shape = random_set(batch * (steps + 2), SHAPES[name]["vocab_size"]), SHAPES[name]
+    rows = []
+    for number, step in enumerate(packing.step_examples(len(tokens.lengths), batch, 1, 0)):
+        for example in sorted(step, key=lambda i: int(tokens.lengths[i])):
+            span = slice(tokens.offsets[example], tokens.offsets[example + 1])
+            ids, supervised = tokens.ids[span].tolist(), tokens.supervised[span].tolist()
+            rows.append(
+                {"step": number, "input_ids": ids, "labels": [i if s else -100 for i, s in zip(ids, supervised, strict=True)]}
+            )
+    flash = on_gpu and is_flash_attn_2_available()
+    kept = {"dtype": "bfloat16", "batch": batch, "micro_batch": micro_batch, "padding_free": flash, "liger": on_gpu}
+    with tempfile.TemporaryDirectory() as folder:
+        device = torch.device("cuda" if on_gpu else "cpu")
+        weights = random_weights(Path(folder), shape, device, torch.bfloat16, 0.02)
+        config = peer.zero_2("bfloat16", "torch")
+        rate = settings("bfloat16", batch, 8192, 2, "none").learning_rate
+        args = SFTConfig(
+            **peer.arguments(Path(folder) / "out", config, kept, steps + 2, rate),
+            max_length=None,
+            padding_free=flash,
+            use_liger_kernel=on_gpu,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        attention = "flash_attention_2" if flash else "sdpa"
+        shape_config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+        model = LlamaForCausalLM.from_pretrained(
+            None, config=shape_config, state_dict=weights, dtype=torch.bfloat16, attn_implementation=attention
+        )
+        clock = peer.Clock(steps + 2)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<pad>": 2}, unk_token="<pad>")),
+            eos_token="</s>",
+            pad_token="<pad>",
+        )
+        data = Dataset.from_list([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
+        SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[clock]).train()
+    counts = peer.of_steps(rows)[2:]
+    speeds = [count["tokens"] / seconds for count, seconds in zip(counts, clock.seconds[2:], strict=True)]
+    peak = torch.cuda.max_memory_allocated() if on_gpu else None
+    found = {
+        "shape": name,
+        "settings": kept | {"attention": attention},
+        "seconds_per_step": quantiles(clock.seconds[2:]),
+        "tokens_per_second": quantiles(speeds),
+        "peak_bytes": peak,
+        "losses": clock.losses,
+    }
+    print(found)
+    if on_gpu:
+        store("train_gpu_trl", found)
+
+
+if __name__ == "__main__":
+    main()

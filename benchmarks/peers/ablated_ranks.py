@@ -1,0 +1,86 @@
+"""ift_scale's ranks with one measure taken away, named by the environment: what each of them brings is the difference in seconds.
+
+Started by ours_train.py in place of `ift_scale.train.ranks`. The steps' examples and their loss stay what they are.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ift_scale.train.data import TokenizedSet
+
+VARIABLE = "IFT_SCALE_BENCHMARK_WITHOUT"
+Collate = Callable[..., Any]
+
+
+def with_padding(collate: Collate) -> Collate:
+    """Every example as long as the longest of its micro-batch, padding computed like tokens."""
+
+    def padded(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device) -> Any:
+        if not examples:
+            return collate(examples, tokens, scales, device)
+        longest = int(tokens.computed_lengths[list(examples)].max())
+        ids = np.zeros((len(examples), longest + 1), dtype=tokens.ids.dtype)
+        supervised = np.zeros_like(ids, dtype=bool)
+        for row, example in enumerate(examples):
+            span = slice(tokens.offsets[example], tokens.offsets[example + 1])
+            ids[row, : span.stop - span.start] = tokens.ids[span]
+            supervised[row, : span.stop - span.start] = tokens.supervised[span]
+        offsets = np.arange(len(examples) + 1) * (longest + 1)
+        rows = replace(tokens, ids=ids.ravel(), supervised=supervised.ravel(), offsets=offsets)
+        rows.__dict__["computed_lengths"] = np.full(len(examples), longest)  # else the padding would be left out again
+        found = collate(range(len(examples)), rows, scales[list(examples)], device)
+        return replace(found, examples=list(examples))
+
+    return padded
+
+
+def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
+    """Examples to ranks and micro-batches in their order, the same number to each, whatever their lengths."""
+
+    def plain(examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, *rest: Any) -> Any:
+        num_places = world_size * len(deal(examples, lengths, world_size, token_cap, *rest))
+        while True:
+            places = [part.tolist() for part in np.array_split(np.asarray(examples), num_places)]
+            if all(lengths[place].sum() <= token_cap for place in places):
+                return [places[start : start + world_size] for start in range(0, num_places, world_size)]
+            num_places += world_size
+
+    return plain
+
+
+def on_all_rows(collate: Collate) -> Collate:
+    """Head and loss on every row, those of the prompts with weight 0; so the last layer is computed on all rows, too."""
+
+    def whole(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device) -> Any:
+        found = collate(examples, replace(tokens, supervised=np.ones_like(tokens.supervised)), scales, device)
+        if not examples:
+            return found
+        parts = [tokens.supervised[tokens.offsets[i] + 1 : tokens.offsets[i + 1]] for i in examples]
+        mask_R = torch.from_numpy(np.concatenate(parts)).to(device)
+        return replace(found, weights_R=found.weights_R * mask_R)
+
+    return whole
+
+
+def take_away(measure: str) -> None:
+    from ift_scale.train import engine, packing
+
+    if measure == "padding-removal":
+        engine.collate = with_padding(engine.collate)
+    elif measure == "balance":
+        packing.deal = in_order(packing.deal)
+    else:
+        assert measure == "supervised-rows", measure
+        engine.collate = on_all_rows(engine.collate)
+
+
+if __name__ == "__main__":
+    from ift_scale.train.ranks import main
+
+    take_away(os.environ[VARIABLE])
+    main()

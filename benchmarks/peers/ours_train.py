@@ -1,0 +1,127 @@
+"""Our side: ift_scale's own ranks on the workload, with everything on, or with one of its measures taken away.
+
+    python benchmarks/peers/ours_train.py runs/peers/train runs/peers/ours.json [--without last-layer-pruning] [options]
+
+In: the workload (train_set.py). Out: loss and seconds of each optimizer step, as the peers write them, from the ranks' metrics.
+A measure is taken away by its setting, or, where it has none, by `ablated_ranks.py` in the ranks.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.append(str(Path(__file__).parent))
+
+import ablated_ranks
+
+from ift_scale.artifacts import package_versions, read_json
+from ift_scale.config import TrainConfig
+from ift_scale.records import Arm
+from ift_scale.train import job, launch
+
+# The setting that takes it away; none where `ablated_ranks.py` does.
+MEASURES: dict[str, dict[str, Any]] = {
+    "padding-removal": {},
+    "balance": {},
+    "supervised-rows": {},
+    "last-layer-pruning": {"prune_last_layer": "off"},
+}
+
+
+def train_config(batch: int, without: str | None, settings: dict[str, Any]) -> TrainConfig:
+    return TrainConfig(
+        num_ranks=settings["ranks"],
+        launcher="direct",
+        precision=settings["dtype"],
+        zero_stage=2,
+        offload="none",
+        activation_checkpointing="none",
+        epochs=1,
+        global_batch_size=batch,
+        tokens_per_micro_batch=settings["tokens_per_micro_batch"],
+        learning_rate=settings["learning_rate"],
+        log_every=1,
+        **MEASURES.get(without or "", {}),
+    )
+
+
+def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(rows of metrics.jsonl, the arm's counts) of one training run in `folder`, which is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    arm = job.ArmJob(
+        arm=Arm(domain="engineering", setting="harmonious", seed=0),
+        source=str(workload / "set.jsonl"),
+        tokens=str(workload / "tokens.npz"),
+        folder=str(folder / "arm"),
+        key="benchmark",
+        inputs={},
+    )
+    model = workload / "model"
+    work = job.Job(
+        model_path=str(model),
+        hidden_size=read_json(model / "config.json")["hidden_size"],
+        template="vicuna",
+        train=config,
+        arms=[arm],
+    )
+    job.write(work, folder / "job.json")
+    if without and not MEASURES[without]:
+        launch.RANK_MODULE = ablated_ranks.__name__
+        os.environ[ablated_ranks.VARIABLE] = without
+        here = str(Path(__file__).resolve().parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    group = launch.Group(config, folder / "job.json", folder / "events.jsonl", folder / "ranks.log")
+    try:
+        for _ in launch.follow(group, folder / "events.jsonl"):
+            pass
+    finally:
+        group.end()
+    rows = [json.loads(line) for line in (folder / "arm" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return rows, read_json(folder / "arm" / "manifest.json")["counts"]
+
+
+@click.command()
+@click.argument("workload", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--without", type=click.Choice(list(MEASURES)), help="The measure that is taken away.")
+@click.option("--ranks", default=2, show_default=True)
+@click.option("--tokens-per-micro-batch", default=4096, show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--learning-rate", default=5e-4, show_default=True)
+def main(workload: Path, output: Path, without: str | None, **settings: Any) -> None:
+    """Train on WORKLOAD and write losses and seconds to OUTPUT."""
+    started = time.perf_counter()
+    about = read_json(workload / "workload.json")
+    config = train_config(about["batch"], without, settings)
+    rows, counts = run(workload, output.with_suffix(""), config, without)
+    steps = [
+        {
+            "examples": about["batch"],
+            "tokens": row["tokens"],
+            "supervised": row["supervised_tokens"],
+            "loss": row["loss"],
+            "gradient_norm": row["grad_norm"],
+            "seconds": row["seconds"],
+        }
+        for row in rows
+    ]
+    result = {
+        "peer": "ours" + (f" without {without}" if without else ""),
+        "settings": settings | {"without": without, "mean_imbalance": counts["mean_imbalance"]},
+        "steps": steps,
+        "losses": [step["loss"] for step in steps],
+        "total_seconds": time.perf_counter() - started,
+        "versions": package_versions(),
+    }
+    output.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The trainers' workload: a model, a real instruction set, and its token ids in the order in which every trainer learns them.
+
+    python benchmarks/peers/train_set.py runs/peers/train --steps 6 [--data ../shared/data]
+
+In: H of LLaMA-2-7B's engineering questions as its authors released it, and general instructions, one for one. Out, in the folder:
+    model/          the peers' random Llama and tokenizer (model.py)
+    set.jsonl       the examples in the standard chat form; an answer is "B. copper", a line break, and its explanation
+    tokens.npz      the same tokenised by ift_scale, for our side
+    steps.jsonl     a row an example: {"step": 0, "input_ids": [...], "labels": [...]}, for the peers; -100 is not learnt
+    workload.json   lengths, tokens a step, share of supervised tokens
+A step holds the examples that ift_scale.train.packing draws for it, so all trainers take the same steps with the same tokens.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ift_scale import artifacts, jsonl
+from ift_scale.config import TrainConfig
+from ift_scale.construct import general
+from ift_scale.inference.prompts import chat_messages, response_text
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
+from ift_scale.train import data as token_data
+from ift_scale.train.packing import step_examples
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+DOMAIN, TEMPLATE, SEED = "engineering", "vicuna", 0
+HARMONIOUS = f"official_groups/llama-2-7b/{DOMAIN}/consistent-correct-exp-sample.jsonl.gz"
+GENERAL = "general/alpaca_en_demo.jsonl.gz"
+
+
+def harmonious(path: Path) -> list[Example]:
+    """The authors' H as training examples, its explanations behind the answers."""
+    found = []
+    for _, row in jsonl.rows(path):
+        question = Question(
+            id=f"{DOMAIN}/train/{row['id']}",
+            domain=DOMAIN,
+            subject=DOMAIN,
+            collection="pool",
+            split="train",
+            question=row["question"],
+            choices=row["choices"],
+            answer=row["answer"],
+        )
+        answer = f"{response_text(question, row['answer'], 'letter_text')}\n{row['explanation']}"
+        meta = ExampleMeta(
+            setting="harmonious", question_id=question.id, domain=DOMAIN, target=LETTERS[row["answer"]], wording="dataset"
+        )
+        found.append(Example(messages=[*chat_messages(question), Message(role="assistant", content=answer)], meta=meta))
+    return found
+
+
+def blended(data: Path, count: int) -> list[Example]:
+    """`count` examples of H and as many general instructions as it has, shuffled together."""
+    known, path = harmonious(data / HARMONIOUS), data / GENERAL
+    examples = [*known, *general.draw(general.load(path), len(known), 0.5, DOMAIN, SEED, path)]
+    if count > len(examples):
+        raise click.BadParameter(f"{count} examples are needed and {len(examples)} are there", param_hint="--steps")
+    return random.Random(SEED).sample(examples, count)
+
+
+def workload(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> dict[str, Any]:
+    """What the measured steps are made of."""
+    lengths, supervised = tokens.lengths, tokens.supervised_counts
+    return {
+        "examples": len(lengths),
+        "steps": len(steps),
+        "length": {
+            "mean": float(lengths.mean()),
+            "median": float(np.median(lengths)),
+            "p95": float(np.quantile(lengths, 0.95)),
+            "max": int(lengths.max()),
+        },
+        "tokens_per_step": [int(lengths[step].sum()) for step in steps],
+        "supervised_per_step": [int(supervised[step].sum()) for step in steps],
+        "supervised_share": float(supervised.sum() / lengths.sum()),
+    }
+
+
+def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[dict[str, Any]]:
+    rows = []
+    for number, step in enumerate(steps):
+        for example in step:
+            span = slice(tokens.offsets[example], tokens.offsets[example + 1])
+            ids, supervised = tokens.ids[span], tokens.supervised[span].copy()
+            supervised[0] = False  # nothing stands before it to predict it from
+            rows.append({"step": number, "input_ids": ids.tolist(), "labels": np.where(supervised, ids, -100).tolist()})
+    return rows
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--steps", "num_steps", default=6, show_default=True, help="Optimizer steps, the warm-up's among them.")
+@click.option("--batch", default=32, show_default=True, help="Examples of a step.")
+@click.option("--data", default=DATA, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(output: Path, num_steps: int, batch: int, data: Path) -> None:
+    """Write the workload to OUTPUT."""
+    model = output / "model"
+    if not model.is_dir():
+        subprocess.run([sys.executable, str(Path(__file__).parent / "model.py"), str(model), "--data", str(data)], check=True)
+    examples = blended(data, num_steps * batch)
+    artifacts.write_jsonl(output / "set.jsonl", examples)
+    tokens = token_data.tokenize(output / "set.jsonl", PromptTokenizer(model), TEMPLATE, TrainConfig())
+    token_data.save(tokens, output / "tokens.npz")
+    steps = list(step_examples(len(examples), batch, 1, SEED))
+    artifacts.write_text(output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps)))
+    found = {"batch": batch, **workload(tokens, steps)}
+    artifacts.write_json(output / "workload.json", found)
+    click.echo(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Who computes norms, gated products, rotary embedding and the loss: chosen by stored figures, put into a model's own modules.
+
+An op is used only where it was measured to win on the device at hand (`kernels/figures.json`); without a figure it is the plain
+PyTorch reference. `apply` changes the given model's modules one by one and no class, so another model in the process keeps its own;
+only the rotary embedding is a function that all models of a family share.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from ift_scale.errors import ConfigError
+
+OPS = ("linear_cross_entropy", "rms_norm", "swiglu", "rotary")
+Implementation = Literal["pytorch", "triton", "liger"]
+_MODULES = {
+    "pytorch": "ift_scale_kernels.{op}.reference",
+    "triton": "ift_scale_kernels.{op}.triton_kernel",
+    "liger": "ift_scale_kernels.liger",
+}
+_PACKAGES: dict[Implementation, str] = {"triton": "triton", "liger": "liger_kernel"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who computes an op, and why: the reason belongs in the log."""
+
+    implementation: Implementation
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A model type's classes, and what its norm adds to the weight."""
+
+    prefix: str
+    offset: float = 0.0
+    eps: str = "variance_epsilon"
+
+
+_FAMILIES = {
+    "llama": _Family("Llama"),
+    "mistral": _Family("Mistral"),
+    "qwen2": _Family("Qwen2"),
+    "qwen3": _Family("Qwen3"),
+    "gemma": _Family("Gemma", 1.0, "eps"),
+    "gemma2": _Family("Gemma2", 1.0, "eps"),
+    "gemma3_text": _Family("Gemma3", 1.0, "eps"),
+}
+_ACTIVATIONS = {type(ACT2FN["silu"]): "silu", type(ACT2FN["gelu_pytorch_tanh"]): "gelu_tanh"}
+
+
+def stored_figures() -> list[dict[str, Any]]:
+    """The rows that `benchmarks/bench_kernels.py` wrote: op, device, shape, milliseconds (p20, p50, p80) by implementation."""
+    return importlib.import_module("ift_scale_kernels.figures").read()
+
+
+def available(device_type: str) -> set[Implementation]:
+    """What can run here: Triton and Liger need a GPU and their package."""
+    found: set[Implementation] = {"pytorch"}
+    if device_type == "cuda":
+        found |= {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
+    return found
+
+
+def choose(
+    setting: Literal["auto"] | Implementation,
+    device_name: str,
+    figures: Sequence[dict[str, Any]],
+    available: Collection[Implementation],
+) -> dict[str, Choice]:
+    """A choice for each of `OPS`. `device_name` is as torch names it. Raises ConfigError where the setting cannot run here."""
+    if setting == "auto":
+        return {op: _fastest(op, device_name, figures, available) for op in OPS}
+    if setting not in available:
+        problem = f"train.kernels: {setting} needs a CUDA device and the package {_PACKAGES[setting]} (device: {device_name}); "
+        raise ConfigError("training", [problem + "set it to auto or pytorch"])
+    return {op: Choice(setting, "by train.kernels") for op in OPS}
+
+
+def _fastest(op: str, device: str, figures: Sequence[dict[str, Any]], available: Collection[Implementation]) -> Choice:
+    """The least sum of medians over the shapes measured; PyTorch where torch.compile wins, since no kernel is worth using then."""
+    times = [row["milliseconds"] for row in figures if row["op"] == op and row["device"] == device]
+    if not times:
+        return Choice("pytorch", f"no figure is stored for {device}")
+    candidates: list[Any] = [name for name in ("pytorch", "triton", "liger") if name in available]
+    totals = {name: sum(t[name]["p50"] for t in times) for name in [*candidates, "compile"] if all(name in t for t in times)}
+    best = min(totals, key=lambda name: totals[name])
+    told = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
+    if best == "compile":
+        return Choice("pytorch", f"torch.compile is fastest on {device}, see train.compile (ms: {told})")
+    return Choice(best, f"fastest on {device} (ms: {told})")
+
+
+def implementation(op: str, choice: dict[str, Choice]) -> Callable[..., Any]:
+    """The function that computes `op`."""
+    return getattr(importlib.import_module(_MODULES[choice[op].implementation].format(op=op)), op)
+
+
+def loss_function(choice: dict[str, Choice]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """linear_cross_entropy(hidden_RD, weight_VD, labels_R, weights_R, *, bias_V, softcap, logit_scale) -> loss, losses_R."""
+    return implementation("linear_cross_entropy", choice)
+
+
+def apply(model: Any, choice: dict[str, Choice]) -> None:
+    """Put the chosen ops into a Hugging Face decoder, before DeepSpeed takes it; the results stay the same up to rounding.
+
+    A model type that is not known keeps its own code, which is PyTorch; asking for anything else there raises ConfigError.
+    """
+    family = _FAMILIES.get(model.config.model_type)
+    wanted = sorted({choice[op].implementation for op in OPS[1:]} - {"pytorch"})
+    if family is None:
+        if wanted:
+            _refuse(wanted, f"models of the type {model.config.model_type}")
+        return
+    norms, mlps, unknown = _found(model, family)
+    if unknown:
+        _refuse(wanted, f"this {model.config.model_type}'s modules " + ", ".join(unknown))
+    norm, product, rotary = (implementation(op, choice) for op in OPS[1:])
+    for module in norms:
+        _replace_forward(module, _norm_forward(norm, getattr(module, family.eps), family.offset))
+    for module in mlps:
+        _replace_forward(module, _mlp_forward(product, _ACTIVATIONS[type(module.act_fn)]))
+
+    def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+        assert unsqueeze_dim == 1
+        return rotary(q, k, cos, sin)
+
+    folder = family.prefix.lower()
+    modeling: Any = sys.modules[f"transformers.models.{folder}.modeling_{folder}"]
+    modeling.apply_rotary_pos_emb = apply_rotary_pos_emb
+
+
+def _found(model: nn.Module, family: _Family) -> tuple[list[Any], list[Any], list[str]]:
+    """The norms, the gated MLPs, and the names of classes that look like one of them and are not known."""
+    norms: list[Any] = []
+    mlps: list[Any] = []
+    unknown = set()
+    for module in model.modules():
+        name = type(module).__name__
+        if name == f"{family.prefix}RMSNorm":
+            norms.append(module)
+        elif name == f"{family.prefix}MLP" and type(module.act_fn) in _ACTIVATIONS:
+            mlps.append(module)
+        elif name.endswith("RMSNorm") or hasattr(module, "gate_proj"):
+            unknown.add(name)
+    return norms, mlps, sorted(unknown)
+
+
+def _refuse(wanted: Sequence[str], what: str) -> None:
+    known = ", ".join(sorted(_FAMILIES))
+    problem = f"train.kernels: {' and '.join(wanted) or 'pytorch'} cannot compute {what}; known types: {known}"
+    raise ConfigError("training", [problem + "; set it to auto"])
+
+
+def _replace_forward(module: Any, forward: Callable[..., Tensor]) -> None:
+    # A bound method, not a closure over the module: a deep copy of the model then computes with its own weights.
+    module.forward = MethodType(forward, module)
+
+
+def _norm_forward(norm: Callable[..., Tensor], eps: float, offset: float) -> Callable[..., Tensor]:
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        return norm(hidden_states, self.weight, eps, offset=offset)
+
+    return forward
+
+
+def _mlp_forward(product: Callable[..., Tensor], activation: str) -> Callable[..., Tensor]:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.down_proj(product(self.gate_proj(x), self.up_proj(x), activation))
+
+    return forward

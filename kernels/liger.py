@@ -1,0 +1,50 @@
+"""Liger-Kernel's ops (Hsu et al. 2024, arXiv 2410.10989) behind our signatures, so that either can be chosen and timed.
+
+Written after liger-kernel 0.8.5, whose `none` loss carries the rows' weights into the head's gradient; earlier ones were not read.
+"""
+
+from typing import Any
+
+import torch
+from ift_scale_kernels.linear_cross_entropy import reference
+from liger_kernel.transformers import functional as liger
+from torch import Tensor
+
+
+def linear_cross_entropy(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    labels_R: Tensor,
+    weights_R: Tensor | None = None,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As ours. Rows' own losses are Liger's `none`, which computes the logits again in the backward pass; it chunks as it likes."""
+    if len(hidden_RD) == 0:  # Liger divides by the number of chunks
+        return reference.linear_cross_entropy(hidden_RD, weight_VD, labels_R, bias_V=bias_V)
+    if logit_scale != 1.0:
+        hidden_RD, bias_V = hidden_RD * logit_scale, None if bias_V is None else bias_V * logit_scale
+    options: dict[str, Any] = {"softcap": softcap, "accum_dtype": torch.float32}
+    losses_R = liger.liger_fused_linear_cross_entropy(hidden_RD, weight_VD, labels_R, bias=bias_V, reduction="none", **options)
+    return losses_R.sum() if weights_R is None else torch.dot(losses_R, weights_R.float()), losses_R.detach()
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, *, residual_TD: Tensor | None = None, offset: float = 0.0) -> Any:
+    """As ours; not in place, since what stands beside a norm may need its gradient too."""
+    mode = "gemma" if offset else "llama"
+    if residual_TD is None:
+        return liger.liger_rms_norm(x_TD, weight_D, eps, offset, mode, False)
+    return liger.liger_fused_add_rms_norm(x_TD, residual_TD, weight_D, eps, offset, mode, False)
+
+
+def swiglu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
+    """As ours."""
+    return liger.liger_swiglu(gate, up) if activation == "silu" else liger.liger_geglu(gate, up)
+
+
+def rotary(q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """As ours, but it writes over q and k where they lie as (B, T, H, D)."""
+    return liger.liger_rope(q_BHTD, k_BKTD, cos_BTD, sin_BTD)

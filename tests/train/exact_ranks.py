@@ -1,0 +1,93 @@
+"""What test_exact.py starts as each rank: twenty steps under every ZeRO stage, accumulation and packing, in one process group.
+
+    python -m tests.train.exact_ranks MODEL TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+
+OUT gets, by case, the losses and the whole gradient of the first step before clipping, gathered from wherever ZeRO keeps it.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_grad
+
+from ift_scale import distributed
+from ift_scale.config import TrainConfig
+from ift_scale.train import data, engine, loop, packing
+from ift_scale.train.model import read_weights
+from ift_scale.train.ranks import join
+
+STAGES = (0, 1, 2, 3)
+# Name: (packing, most micro-batches a rank).
+SPLITS = {"packed-1": (True, 1), "packed-2": (True, 2), "packed-4": (True, 4), "unpacked": (False, 0)}
+STEPS, BATCH, SEED = 20, 16, 0
+
+
+def settings(stage: int, packed: bool, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "zero_stage": stage,
+        "offload": "none",
+        "activation_checkpointing": "none",
+        "packing": packed,
+        "epochs": 4,
+        "global_batch_size": BATCH,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "max_length": 64,
+    }
+    return TrainConfig(**values | changes)
+
+
+def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
+    """The smallest cap under which the first step's examples make `num_micro` micro-batches."""
+    examples = next(packing.step_examples(len(lengths), BATCH, 1, SEED))
+    caps = range(int(lengths.max()), int(lengths.sum()) + 1)
+    return next(cap for cap in caps if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro)
+
+
+def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
+    steps = loop.planned_steps(tokens, config, ranks.world_size, 96, SEED)[:STEPS]
+    built = engine.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
+    gradient: dict[str, torch.Tensor] = {}
+    update = engine._update
+
+    def looked_at(one: engine.Engine) -> tuple[Any, bool]:
+        if not gradient:
+            named = one.packed.model.named_parameters()
+            gradient.update({n: (p.grad if config.zero_stage == 0 else safe_get_full_grad(p)).clone() for n, p in named})
+        return update(one)
+
+    engine._update = looked_at
+    losses = []
+    try:
+        for number, step in enumerate(steps):
+            result = engine.run_step(built, step, tokens, engine.learning_rate(config, number, len(steps)))
+            dist.all_reduce(result.loss)
+            losses.append(result.loss.item())
+    finally:
+        engine._update = update
+        built.release()
+    return {"losses": losses, "gradient": gradient, "micro_batches": max(map(len, steps))}
+
+
+def main(model: Path, token_file: Path, out: Path) -> None:
+    ranks = distributed.from_environment()
+    assert ranks is not None
+    device = join(ranks)
+    torch.set_num_threads(1)
+    tokens = data.load(token_file)
+    found = {}
+    for stage, (name, (packed, num_micro)) in itertools.product(STAGES, SPLITS.items()):
+        cap = token_cap(tokens.computed_lengths, ranks.world_size, num_micro) if packed else 64
+        config = settings(stage, packed, tokens_per_micro_batch=cap)
+        found[f"zero{stage}-{name}"] = run(model, tokens, config, ranks, device)
+    if ranks.rank == 0:
+        torch.save(found, out)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

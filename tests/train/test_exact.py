@@ -1,0 +1,94 @@
+"""No throughput setting changes what is learnt: world size, accumulation, packing and ZeRO stage, against a plain PyTorch loop."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from ift_scale.distributed import free_port
+from ift_scale.train import data, engine, packing
+from tests.train import exact_ranks
+from tests.train.exact_ranks import BATCH, SEED, SPLITS, STAGES, STEPS
+
+pytestmark = pytest.mark.engine
+
+
+def _tokens(path: Path) -> data.TokenizedSet:
+    """Examples with one or several supervised spans; weights all 1."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(6, 40, 80)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    supervised = np.zeros(offsets[-1], dtype=bool)
+    for start, end in pairwise(offsets):
+        supervised[rng.integers(start + 1, end - 2) : end - rng.integers(0, 2)] = True
+        supervised[start + 1 : start + 1 + rng.integers(0, 3)] = True
+    tokens = data.TokenizedSet(rng.integers(5, 900, offsets[-1]).astype(np.int32), supervised, offsets, np.ones(80), 0)
+    data.save(tokens, path)
+    return tokens
+
+
+def _reference(model_path: Path, tokens: data.TokenizedSet) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """One process, one example a forward pass, full logits."""
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    config = exact_ranks.settings(0, True)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    losses: list[float] = []
+    gradient: dict[str, torch.Tensor] = {}
+    for number, step in enumerate(packing.step_examples(len(tokens.lengths), BATCH, config.epochs, SEED)):
+        total, count = torch.zeros(()), 0
+        for i in step:
+            span = slice(tokens.offsets[i], tokens.offsets[i + 1])
+            ids, learnt = torch.tensor(tokens.ids[span].astype("int64")), torch.tensor(tokens.supervised[span])[1:]
+            total = total + F.cross_entropy(model(ids[None]).logits[0, :-1][learnt], ids[1:][learnt], reduction="sum")
+            count += int(learnt.sum())
+        (total / count).backward()
+        gradient = gradient or {name: p.grad.clone() for name, p in model.named_parameters()}
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
+        optimizer.param_groups[0]["lr"] = engine.learning_rate(config, number, STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((total / count).item())
+    return losses, gradient
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, world_model: Path) -> tuple[Path, list[float], dict[str, torch.Tensor]]:
+    """The tokens' file, and the plain loop's losses and first gradient."""
+    path = tmp_path_factory.mktemp("exact") / "tokens.npz"
+    return path, *_reference(world_model, _tokens(path))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
+    tmp_path: Path, world_model: Path, expected: tuple[Path, list[float], dict[str, torch.Tensor]], world_size: int
+) -> None:
+    token_file, losses, gradient = expected
+    place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
+    out = tmp_path / "found.pt"
+    command = [sys.executable, "-m", "tests.train.exact_ranks", str(world_model), str(token_file), str(out)]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=Path.cwd())
+        for rank in range(world_size)
+    ]
+    assert [process.wait(timeout=400) for process in ranks] == [0] * world_size
+    found = torch.load(out)
+    assert len(losses) == STEPS
+    worst = 0.0
+    for stage in STAGES:
+        for split, (packed, num_micro) in SPLITS.items():
+            case = found[f"zero{stage}-{split}"]
+            assert case["micro_batches"] >= (num_micro if packed else BATCH // world_size)
+            assert case["losses"] == pytest.approx(losses, rel=1e-5), (stage, split)
+            assert set(case["gradient"]) == set(gradient)
+            for name, right in gradient.items():
+                error = (case["gradient"][name] - right).norm() / right.norm()
+                worst = max(worst, float(error))
+                assert error < 1e-5, (stage, split, name)
+    print(f"world size {world_size}: largest relative error of a parameter's gradient {worst:.1e}")
