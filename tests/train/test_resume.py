@@ -99,6 +99,7 @@ class Plan:
             model_path=str(model or self.model),
             hidden_size=96,
             template="vicuna",
+            logs=str(self.folder),
             train=TrainConfig.model_validate(same | decided | settings),
             arms=jobs,
         )
