@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,13 +27,13 @@ TRANSFORMERS = ("probe.engine=transformers", "evaluate.engine=transformers")
 TABLES = ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")
 
 
-def _command(folder: Path, *overrides: str) -> list[str]:
+def _command(folder: Path, *overrides: str, stage: str = "run") -> list[str]:
     sets = [f"output_dir={folder}", *SMALL, *overrides]
-    return [sys.executable, "-m", "ift_scale.cli", "run", "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
+    return [sys.executable, "-m", "ift_scale.cli", stage, "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
 
 
-def _run(folder: Path, *overrides: str) -> str:
-    done = subprocess.run(_command(folder, *overrides), cwd=ROOT, capture_output=True, text=True)
+def _run(folder: Path, *overrides: str, stage: str = "run") -> str:
+    done = subprocess.run(_command(folder, *overrides, stage=stage), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -113,10 +114,10 @@ def _processes_of(folder: Path) -> list[str]:
     return found
 
 
-def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SIGKILL) -> int:
+def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SIGKILL, *overrides: str, stage: str = "run") -> int:
     """Start the run, send it a signal once `moment` has come, return its exit code. Only the command itself is hit."""
     run = subprocess.Popen(
-        _command(folder, *TRANSFORMERS),
+        _command(folder, *TRANSFORMERS, *overrides, stage=stage),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -167,6 +168,27 @@ def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(finished: Path, t
 def test_a_stopped_run_says_that_it_can_go_on(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"
     assert _kill_when(folder, lambda: (folder / "logs" / "probe.log").exists(), number) == 75
+
+
+def test_training_that_is_signalled_saves_and_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Twice, by the signal of a batch system and from the keyboard; then to the end, every step told once."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("train", "evaluate", "analyse", "report", "train-events.jsonl"))
+    longer = ("train.epochs=40", "train.log_every=1")  # 120 steps
+    events = folder / "logs" / "train-events.jsonl"
+
+    def at(step: int) -> Callable[[], bool]:
+        return lambda: events.exists() and f'"step": {step},' in events.read_text()
+
+    for number, step in ((signal.SIGUSR1, 20), (signal.SIGINT, 60)):
+        assert _kill_when(folder, at(step), number, *longer, stage="train") == 75
+        kept = [int(path.name.removeprefix("step-")) for path in (folder / "train" / ".checkpoints").glob("*/step-*")]
+        assert step <= max(kept) < 120
+    _run(folder, *TRANSFORMERS, *longer, stage="train")
+    arm = folder / "train" / "medicine-harmonious-seed0"
+    assert [json.loads(row)["step"] for row in (arm / "metrics.jsonl").read_text().splitlines()] == list(range(1, 121))
+    manifest = read_manifest(arm)
+    assert manifest is not None and manifest.counts["resumed"] == 2
 
 
 def test_the_world_is_known_as_intended(finished: Path) -> None:
