@@ -92,7 +92,7 @@ def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) 
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--without", type=click.Choice(list(MEASURES)), help="The measure that is taken away.")
 @click.option("--ranks", default=2, show_default=True)
-@click.option("--tokens-per-micro-batch", default=4096, show_default=True)
+@click.option("--tokens-per-micro-batch", default=8192, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
 def main(workload: Path, output: Path, without: str | None, **settings: Any) -> None:
