@@ -64,7 +64,7 @@ def run(
         raise DataError(Place(model_path / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / ".tokens", hidden_size)
-        arms = [arm.model_copy(update={"live": asked.get(arm.arm.domain)}) for arm in arms]
+        arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
     work = job.Job(
         model_path=str(model_path),
         hidden_size=hidden_size,
