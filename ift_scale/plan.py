@@ -13,24 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from safetensors import safe_open
 
 from ift_scale.artifacts import read_manifest
 from ift_scale.config import Config, TrainConfig
 from ift_scale.construct.run import arms_of
 from ift_scale.distributed import has_gpu
+from ift_scale.errors import DataError
 from ift_scale.evaluate.run import asked_of
 from ift_scale.inference import model_folder
 from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
 from ift_scale.inference.question_file import GroupKey
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import views_of
+from ift_scale.plan_memory import Cluster, print_memory
 from ift_scale.probe.run import wanted
-from ift_scale.progress import console, say
+from ift_scale.progress import say
 from ift_scale.questions.run import placed
 from ift_scale.records import Question
 from ift_scale.train.packing import steps_per_epoch
+from ift_scale.train.shape import ModelShape
 
 _SAMPLED_PROMPTS = 64
 GIB = 2**30
@@ -47,43 +49,6 @@ def num_parameters(folder: Path) -> int:
                     size *= dimension
                 total += size
     return total
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that one rank holds for the model states, by ZeRO stage (activations and buffers come on top)."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer
-
-
-def model_states(parameters: int, stage: int, world_size: int, mixed: bool) -> Memory:
-    """Model states of one rank (Rajbhandari et al. 2020, section 3): mixed precision holds bfloat16 weights, float32 gradients, and
-    12 bytes of float32 master weight and moments a parameter; float32 training holds 4, 4 and 8. Stage 1 divides the optimizer
-    by the ranks, stage 2 the gradients too, stage 3 the weights too."""
-    weight, gradient, optimizer = (2, 4, 12) if mixed else (4, 4, 8)
-    return Memory(
-        weights=weight * parameters / (world_size if stage == 3 else 1),
-        gradients=gradient * parameters / (world_size if stage >= 2 else 1),
-        optimizer=optimizer * parameters / (world_size if stage >= 1 else 1),
-    )
-
-
-def memory_table(parameters: int, config: TrainConfig, mixed: bool) -> Table:
-    """Model states a rank for every stage, the configured one marked."""
-    table = Table("ZeRO", "weights", "gradients", "optimizer", "GiB a rank", box=None, pad_edge=False)
-    for stage in (0, 1, 2, 3):
-        m = model_states(parameters, stage, config.num_ranks, mixed)
-        mark = " <- configured" if stage == config.zero_stage else ""
-        table.add_row(
-            str(stage), *(f"{part / GIB:.3f}" for part in (m.weights, m.gradients, m.optimizer)), f"{m.total / GIB:.3f}{mark}"
-        )
-    return table
 
 
 @dataclass
@@ -145,8 +110,8 @@ def _time(amount: float, rate: float | None) -> str:
     )
 
 
-def print_plan(config: Config) -> None:
-    """Print the plan of every stage."""
+def print_plan(config: Config, cluster: Cluster) -> None:
+    """Print the plan of every stage, training on `cluster`."""
     folder = model_folder.resolve(config.model.path)
     parameters = num_parameters(folder)
     tally = Tally.of(config)
@@ -163,7 +128,11 @@ def print_plan(config: Config) -> None:
     prompts = f"{asked:,} questions, {mean_views(config, tally):.3g} prompts each of about {tokens:.0f} tokens"
     say(f"probe      {prompts} ({config.probe.engine}); {_time(asked, rate)}")
     say(f"construct  {len(arms)} arms: {', '.join(arm.name for arm in arms[:3])}{' ...' if len(arms) > 3 else ''}")
-    _print_train(config, root, parameters, [arm.name for arm in arms])
+    _print_train(config, root, cluster.num_gpus, [arm.name for arm in arms])
+    try:
+        print_memory(ModelShape.from_config(model_folder.model_config(folder), folder / "config.json"), config.train, cluster)
+    except DataError as error:
+        say(f"memory     not known: {error}")
     evaluations = sum(tally.count(partial(asked_of, arm)) for arm in arms)
     rate = measured_rate(root / "evaluate" / arms[0].name, "computed_questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
@@ -171,18 +140,16 @@ def print_plan(config: Config) -> None:
     say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} GiB of exported models")
 
 
-def _print_train(config: Config, root: Path, parameters: int, arms: list[str]) -> None:
+def _print_train(config: Config, root: Path, num_ranks: int, arms: list[str]) -> None:
     train = config.train
     constructed = read_manifest(root / "construct")
     if constructed is None:
-        say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}; the sets' sizes are known after construct")
+        say(f"train      {num_ranks} ranks; the sets' sizes are known after construct")
     else:
         sizes = {name.removesuffix(".jsonl"): _num_lines(root / "construct" / name) for name in constructed.files}
         steps = sum(train.epochs * steps_per_epoch(sizes[arm], train.global_batch_size) for arm in arms if arm in sizes)
         rate = measured_rate(root / "train" / arms[0], "steps", "steps")
-        say(f"train      {train.num_ranks} ranks, ZeRO-{train.zero_stage}, {steps:,} optimizer steps in all; {_time(steps, rate)}")
-    say("           model states a rank (activations and buffers come on top):")
-    console.print(memory_table(parameters, train, _mixed(train)))
+        say(f"train      {num_ranks} ranks, {steps:,} optimizer steps in all; {_time(steps, rate)}")
 
 
 def _mixed(train: TrainConfig) -> bool:

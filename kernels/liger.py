@@ -1,6 +1,6 @@
 """Liger-Kernel's ops (Hsu et al. 2024, arXiv 2410.10989) behind our signatures, so that either can be chosen and timed.
 
-Needs liger-kernel 0.8.5: with earlier ones the head's gradient is wrong where rows have weights.
+Written after liger-kernel 0.8.5, whose `none` loss carries the rows' weights into the head's gradient; earlier ones were not read.
 """
 
 from typing import Any

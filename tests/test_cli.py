@@ -1,12 +1,19 @@
 """The command line: exit codes and messages, as a user meets them."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from ift_scale import artifacts
 from ift_scale.cli import main
+from ift_scale.config_file import from_dict
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.progress import Bar
+from ift_scale.records import Example, ExampleMeta, Message
+from ift_scale.train import run as train
 
 
 def _run(*arguments: str) -> Result:
@@ -27,7 +34,7 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor"):
+    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor", "batch"):
         assert f"\n  {stage} " in result.output
 
 
@@ -98,6 +105,104 @@ def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.Mon
     result = _run("plan", _config(tmp_path, pool))
     assert result.exit_code == 0, result.output
     assert "parameters" in result.output and "ZeRO" in result.output and "engineering-harmonious-seed0" in result.output
+
+
+def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
+    result = _run("plan", "--model", "llama-2-7b", "--gpu-memory", "141")
+    assert result.exit_code == 0, result.output
+    assert "6,738,415,616 parameters on 1 x 141 GB (131.3 GiB), bfloat16" in result.output
+    assert "setting    ZeRO-2, full activation checkpointing, no offload: " in result.output
+    assert max(map(len, result.output.splitlines())) <= 132
+    marked = [line.split()[:3] for line in result.output.splitlines() if line.rstrip().endswith("<- chosen")]
+    assert marked == [["2", "full", "none"]]
+
+
+def test_plan_offers_offload_only_where_nothing_else_fits(tmp_path: Path, pool: Path) -> None:
+    arguments = ("--model", "configs/models/llama-2-70b.json", "--gpu-memory", "80", "--gpus", "8")
+    assert "offload optimizer: " in _run("plan", *arguments).output
+    without = _run("plan", _config(tmp_path, pool, offload="none"), *arguments)
+    assert without.exit_code == 0 and "no setting fits 68.98e9 parameters on 8 GPUs" in without.output
+    assert not any(line.split()[2:3] == ["optimizer"] for line in without.output.splitlines())
+
+
+def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: Path) -> None:
+    cluster = ("--gpu-memory", "80", "--gpus", "4")
+    assert "529,920 parameters on 4 x 80 GB" in _run("plan", "--model", str(world_model), *cluster).output
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "empty").mkdir()
+    for model, message in [
+        ("llama-2-7", "did you mean 'llama-2-7b'?"),
+        (str(tmp_path / "config.json"), "is no JSON object"),
+        (str(tmp_path), "is no JSON object"),
+        (str(tmp_path / "empty"), "config.json: is missing"),
+    ]:
+        result = _run("plan", "--model", model)
+        assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_plan_needs_a_configuration_or_a_model() -> None:
+    assert "give CONFIG, or --model" in _run("plan").output
+    assert "give CONFIG, which --set changes" in _run("plan", "--model", "llama-1b", "--set", "train.epochs=1").output
+
+
+def _constructed(tmp_path: Path) -> None:
+    """Two sets as the construct stage leaves them."""
+    folder = tmp_path / "run" / "construct"
+    folder.mkdir(parents=True)
+    for arm in ("engineering-harmonious-seed0", "engineering-harmonious-seed1"):
+        examples = [
+            Example(
+                messages=[Message(role="user", content=f"Say {i}."), Message(role="assistant", content="copper")],
+                meta=ExampleMeta(setting="general", wording="general", weight=1 + i),
+            )
+            for i in range(5)
+        ]
+        artifacts.write_jsonl(folder / f"{arm}.jsonl", examples)
+    artifacts.write_manifest(folder, "construct", "key", {}, {}, {}, {"total": 0.0})
+
+
+def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
+    _constructed(tmp_path)
+    config = _config(tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64)
+    result = _run("batch", config, "engineering-harmonious-seed1", "--step", "2")
+    assert result.exit_code == 0, result.output
+    assert "engineering-harmonious-seed1: step 2 of 6, rank 0 of 2, micro-batch 1 of 1, template vicuna" in result.output
+    assert "The step has 1 examples with 2 supervised tokens; its loss is the mean over tokens." in result.output
+    assert "ASSISTANT:[[ copper</s>]]" in result.output and "2 supervised, weight " in result.output
+    assert "computes one token of weight 0" in _run("batch", config, "--step", "2", "--rank", "1").output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["nosuch"],
+            "has no set of this arm (value: 'nosuch'). It has: engineering-harmonious-seed0, engineering-harmonious-seed1",
+        ),
+        (["--step", "7"], "--step: goes from 1 to 6 here (value: 7). Choose one of them"),
+        (["--rank", "2"], "--rank: goes from 0 to 1 here"),
+        (["--micro-batch", "9"], "--micro-batch: goes from 1 to "),
+    ],
+)
+def test_a_batch_that_is_not_there(tmp_path: Path, pool: Path, options: list[str], message: str) -> None:
+    _constructed(tmp_path)
+    config = _config(tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64)
+    result = _run("batch", config, *options)
+    assert result.exit_code == 2 and message in result.output
+
+
+def test_a_batch_before_its_set(tmp_path: Path, pool: Path) -> None:
+    result = _run("batch", _config(tmp_path, pool))
+    assert result.exit_code == 2 and "run `ift-scale construct` or `ift-scale run`" in result.output
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
+    tmp_path: Path, world_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config = from_dict({"output_dir": str(tmp_path), "train": {"trackers": ["wandb"]}})
+    with pytest.raises(EnvironmentProblem, match="wandb cannot be imported; pip install wandb"):
+        train.run(config, tmp_path / "train", world_model, [], tmp_path / "logs", Bar("t", 1, None))
 
 
 def test_doctor_tells_versions() -> None:

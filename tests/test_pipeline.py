@@ -92,7 +92,9 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path) -> None:
     output = _run(finished, *TRANSFORMERS, "construct.seeds=[0, 1]")
     assert "probe: done already" in output and "train: 2 of 4 arms done already" in output
     # Where and how fast is no part of what is learnt.
-    output = _run(finished, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999")
+    output = _run(
+        finished, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999", "train.live.every=3"
+    )
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
     _run(finished, *TRANSFORMERS)
 

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from ift_scale import artifacts
-from ift_scale.analyse.statistics import Interval, Table, kl_divergence, rank_pearson, two_way_bootstrap, wilson
+from ift_scale.analyse.statistics import Interval, Table, two_way_bootstrap, wilson
 from ift_scale.config import AnalyseConfig, Config
+from ift_scale.inference.agreement import kl_divergence, rank_pearson
 from ift_scale.progress import Bar
 from ift_scale.records import Arm, Score
 

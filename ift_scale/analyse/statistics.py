@@ -1,6 +1,6 @@
 """The statistics of the report, as pure functions of arrays.
 
-Notation: Q questions, S seeds, C options. Levels such as 0.95 are two-sided.
+Notation: Q questions, S seeds. Levels such as 0.95 are two-sided.
 """
 
 from collections.abc import Sequence
@@ -23,23 +23,6 @@ def wilson(num_right: int, num: int, level: float) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927), by scipy."""
     interval = stats.binomtest(num_right, num).proportion_ci(level, method="wilson")
     return Interval(num_right / num, float(interval.low), float(interval.high))
-
-
-def dense_ranks(probs_QC: np.ndarray) -> np.ndarray:
-    """Rank of each option by falling probability, from 1, equal probabilities sharing a rank; shape (Q, C)."""
-    return stats.rankdata(-probs_QC, method="dense", axis=1)
-
-
-def rank_pearson(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the options' ranks, question by question, shape (Q,); 0 where it is undefined, as in the paper."""
-    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (dense_ranks(before_QC), dense_ranks(after_QC)))
-    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    return np.where(scale > 0, (a * b).sum(axis=1) / np.where(scale > 0, scale, 1), 0.0)
-
-
-def kl_divergence(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
-    """KL(before || after) of the option distributions, in nats, question by question, shape (Q,)."""
-    return stats.entropy(before_QC, after_QC, axis=1)
 
 
 @dataclass(frozen=True)

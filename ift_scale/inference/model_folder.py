@@ -31,6 +31,15 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
 
 
+def hidden_size(folder: Path) -> int:
+    """Width of the model's hidden states, of a multimodal one's text model."""
+    settings = model_config(folder)
+    found = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
+    if found is None:
+        raise DataError(Place(folder / "config.json", field="hidden_size"), "missing", "Give a causal language model's folder")
+    return found
+
+
 def check_whole(path: Path) -> None:
     """DataError for a safetensors file that is shorter or longer than its header says: a download or copy that was cut off."""
     size = path.stat().st_size

@@ -31,8 +31,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TEMPLATES = {"vicuna": VICUNA, "chatml": CHATML}
-# What stands between the generation prompt and an answer's first letter.
-ANSWER_SEPARATOR = {"vicuna": " ", "chatml": ""}
 
 
 def question_text(question: Question, order: Sequence[int] | None = None) -> str:

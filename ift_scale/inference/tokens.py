@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, shorten
-from ift_scale.inference.prompts import ANSWER_SEPARATOR, TEMPLATES
+from ift_scale.inference.chat import ChatTemplate
 from ift_scale.records import LETTERS, Message
 
 _SHOWN_CHARACTERS = 16
@@ -50,6 +50,7 @@ class PromptTokenizer:
         self._only_first = self.bos[0] if self.bos and self.bos[0] != self.tokenizer.eos_token_id else None
         self._letters: dict[tuple[str, int], list[int]] = {}
         self._anchors: dict[str, list[int]] = {}
+        self._chats: dict[str, ChatTemplate] = {}
         self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
             self._fast.no_padding()
@@ -187,40 +188,53 @@ class PromptTokenizer:
         eos = self.tokenizer.eos_token_id
         return sorted({*ends, *([eos] if eos is not None else [])})
 
+    def chat(self, template: str) -> ChatTemplate:
+        if template not in self._chats:
+            self._chats[template] = ChatTemplate(self.tokenizer, template)
+        return self._chats[template]
+
     def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> str:
         """The conversation as text; with `generation`, up to where the assistant begins."""
-        return self.tokenizer.apply_chat_template(
-            [message.model_dump() for message in messages],
-            chat_template=TEMPLATES[template],
-            tokenize=False,
-            add_generation_prompt=generation,
-        )
+        return self.chat(template).render(messages, generation)
 
     def chat_letters(self, prompt: str, num_choices: int, template: str) -> list[int]:
-        return self.letters(prompt, num_choices, ANSWER_SEPARATOR[template])
+        return self.letters(prompt, num_choices, self.chat(template).turn.separator)
+
+    def chat_source(self, template: str) -> str:
+        """The template's text for a tokenizer that is given away: with the BOS that `encode` puts, which a chat prompt made from
+        the template would lack otherwise."""
+        source = self.chat(template).source
+        (ids,) = self._plain([self.render([Message(role="user", content="Question")], template)])
+        return source if ids[: len(self.bos)] == self.bos else "{{ bos_token }}" + source
 
     def example(self, messages: Sequence[Message], template: str) -> tuple[list[int], list[bool]]:
-        """Token ids of a conversation and which of them are supervised: the assistant's turns with their end token.
+        """Token ids of a conversation and which of them are supervised: the assistant's turns with the mark that ends them.
 
-        Raises ValueError where a generation prompt's tokens are not a prefix of the conversation's: then evaluation would
-        ask from tokens that training never showed.
+        A conversation that ends with the assistant ends with the end of the sequence, supervised: where the template does not write
+        it there, it is put in place of the white space behind the last turn. Raises ValueError where a generation prompt's tokens
+        are not a prefix of the conversation's: then evaluation would ask from tokens that training never showed.
         """
-        (ids,) = self.encode([self.render(messages, template)])
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            remedy = "Name the token that ends a text in tokenizer_config.json"
+            raise DataError(Place(self.path, field="eos_token"), "is missing: no answer could learn to end", remedy)
+        chat = self.chat(template)
+        text = chat.render(messages)
+        (ids,) = self.encode([text])
         supervised = [False] * len(ids)
+        end = 0
         for number, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prompt, full = self.encode(
-                [self.render(messages[:number], template, True), self.render(messages[: number + 1], template)]
-            )
-            if full[: len(prompt)] != prompt or ids[: len(full)] != full:
-                raise ValueError(
-                    f"the tokens of the prompt are not a prefix of the conversation's around {messages[number].content[:40]!r}"
-                )
-            supervised[len(prompt) : self._turn_end(full)] = [True] * (self._turn_end(full) - len(prompt))
+            if message.role == "assistant":
+                start, end = self._turn(text, ids, chat.span(text, messages, number), message)
+                supervised[start:end] = [True] * (end - start)
+        if messages[-1].role == "assistant" and ids[end - 1] != eos:
+            ids, supervised = [*ids[:end], eos], [*supervised[:end], True]
         return ids, supervised
 
-    def _turn_end(self, ids: list[int]) -> int:
-        """Where the last end-of-sequence token stands, plus one: what follows (a newline, say) is not supervised."""
-        eos = self.tokenizer.eos_token_id
-        return len(ids) - ids[::-1].index(eos) if eos in ids else len(ids)
+    def _turn(self, text: str, ids: list[int], span: tuple[int, int], message: Message) -> tuple[int, int]:
+        """From a span of characters to one of tokens."""
+        before, through = self.encode([text[:place] for place in span])
+        if ids[: len(before)] != before or ids[: len(through)] != through:
+            problem = f"the tokens of the prompt are not a prefix of the conversation's around {message.content[:40]!r}"
+            raise ValueError(problem)
+        return len(before), len(through)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ift_scale.records import LETTERS
+from ift_scale.report import live as live_table
 
 matplotlib.use("svg")
 matplotlib.rcParams.update(
@@ -25,6 +26,7 @@ matplotlib.rcParams.update(
 
 LABELS = {"harmonious": "H harmonious", "incompatible": "I incompatible", "self_aligning": "S self-aligning"}
 COLORS = {"harmonious": "#2a7f9e", "incompatible": "#c8553d", "self_aligning": "#d9a21b"}
+GRADE_COLORS = {"HighlyKnown": "#2a7f9e", "MaybeKnown": "#6fae75", "WeaklyKnown": "#d9a21b", "Unknown": "#c8553d"}
 SHORT = {"harmonious": "H", "incompatible": "I", "self_aligning": "S"}
 _ALL = "all"
 
@@ -137,6 +139,57 @@ def losses(curves: dict[str, list[float]], settings: dict[str, str]) -> str:
     axis.set_ylabel("loss, nats a token")
     axis.legend(frameon=False, fontsize=7)
     axis.grid(alpha=0.25)
+    return _svg(figure)
+
+
+def _with_band(axis: Axes, arms: pd.DataFrame, measure: str, color: str) -> None:
+    found = live_table.curve(arms, measure)
+    axis.plot(found.step, found["mean"], color=color, linewidth=1.2, marker="o", markersize=2.5)
+    axis.fill_between(found.step, found.low, found.high, color=color, alpha=0.15, linewidth=0)
+
+
+def _named(axis: Axes, colors: dict[str, str]) -> None:
+    """A legend of lines, drawn in this panel or not."""
+    for name, color in colors.items():
+        axis.plot([], [], color=color, label=name)
+    axis.legend(frameon=False, fontsize=7)
+
+
+def live(found: pd.DataFrame) -> str:
+    """Live knowledge by step: a row of panels a domain, a panel a measure, a line a setting with a band over seeds."""
+    domains = list(dict.fromkeys(found.domain))
+    figure = Figure(figsize=(9.0, 2.1 * len(domains) + 0.6), layout="constrained")
+    axes = figure.subplots(len(domains), len(live_table.MEASURES), sharey="col", squeeze=False)
+    for row, domain in zip(axes, domains, strict=True):
+        for axis, (measure, label) in zip(row, live_table.MEASURES.items(), strict=True):
+            for setting, arms in found[found.domain == domain].groupby("setting", sort=False):
+                _with_band(axis, arms, measure, COLORS[str(setting)])
+            axis.set_title(f"{domain}: {label}", fontsize=8)
+            axis.grid(alpha=0.25)
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    _named(axes[0, 0], {LABELS[setting]: COLORS[setting] for setting in dict.fromkeys(found.setting)})
+    return _svg(figure)
+
+
+def live_grades(found: pd.DataFrame) -> str:
+    """Accuracy of live knowledge by what the probe held the base model to know: a row of panels a domain, a panel a setting."""
+    domains, settings = list(dict.fromkeys(found.domain)), list(dict.fromkeys(found.setting))
+    figure = Figure(figsize=(3.0 * len(settings), 2.1 * len(domains) + 0.6), layout="constrained")
+    axes = figure.subplots(len(domains), len(settings), sharey=True, squeeze=False)
+    for row, domain in zip(axes, domains, strict=True):
+        for axis, setting in zip(row, settings, strict=True):
+            arms = found[(found.domain == domain) & (found.setting == setting)]
+            for grade in live_table.graded(arms):
+                # A domain may have no question of a grade, or no arm of a setting that was asked.
+                if len(arms) and arms[grade].notna().all():
+                    _with_band(axis, arms, grade, GRADE_COLORS[grade])
+            axis.set_title(f"{domain}: {LABELS[setting]}", fontsize=8)
+            axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.25)
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    _named(axes[0, 0], {grade: GRADE_COLORS[grade] for grade in live_table.graded(found)})
     return _svg(figure)
 
 

@@ -15,11 +15,13 @@ from ift_scale import artifacts
 from ift_scale.artifacts import Manifest
 from ift_scale.config import Config, resolved_yaml
 from ift_scale.records import Arm
-from ift_scale.report import plots
+from ift_scale.report import live, plots
 from ift_scale.report.findings import findings
 
-VERSION = 2
+VERSION = 3
 PAGE = "index.html"
+TRAIN_PARTS = ("build", "steps", "live", "export")
+"""Seconds of an arm; `live` is not in those of arms trained before it was measured."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,7 @@ def throughput(manifests: dict[str, list[Manifest]]) -> pd.DataFrame:
         if not found:
             continue
         seconds = sum(m.seconds[unit] for m in found)
-        total = sum(
-            sum(m.seconds[p] for p in ("build", "steps", "export")) if stage == "train" else m.seconds["total"] for m in found
-        )
+        total = sum(sum(m.seconds.get(p, 0.0) for p in TRAIN_PARTS) if stage == "train" else m.seconds["total"] for m in found)
         questions = sum(m.counts.get("computed_questions", 0) for m in found)
         tokens = sum(m.counts.get("prompt_tokens", m.counts.get("tokens", 0)) for m in found)
         rows.append(
@@ -128,8 +128,8 @@ def part_seconds(sources: Sources) -> dict[str, float]:
             launched = sources.run_seconds.get("train", {})
             parts["train: tokenise"] = launched.get("tokenise", 0.0)
             parts["train: launch, imports"] = launched.get("launch_and_imports", 0.0)
-            for name in ("build", "steps", "export"):
-                parts[f"train: {name}"] = sum(m.seconds[name] for m in manifests)
+            for name in TRAIN_PARTS:
+                parts[f"train: {name}"] = sum(m.seconds.get(name, 0.0) for m in manifests)
         elif stage in ("probe", "evaluate"):
             parts[f"{stage}: engine start"] = sum(m.seconds["engine_start"] for m in manifests)
             if stage == "evaluate":
@@ -138,6 +138,12 @@ def part_seconds(sources: Sources) -> dict[str, float]:
         else:
             parts[stage] = sum(m.seconds["total"] for m in manifests)
     return parts
+
+
+def live_share(manifests: list[Manifest]) -> str:
+    """Share of the arms' training time that live knowledge took."""
+    asked = sum(m.seconds.get("live", 0.0) for m in manifests)
+    return f"{asked / (asked + sum(m.seconds['steps'] for m in manifests)):.1%}"
 
 
 def loss_curves(train: Path, arms: list[Arm]) -> dict[str, list[float]]:
@@ -152,7 +158,8 @@ def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="-", float_format=lambda value: f"{value:.3f}")
 
 
-def page(config: Config, sources: Sources) -> str:
+def page(config: Config, sources: Sources, asked: pd.DataFrame) -> str:
+    """`asked`: the table of live knowledge."""
     arms, settings, comparisons, base = (
         pd.read_csv(sources.tables / f"{n}.csv") for n in ("arms", "settings", "comparisons", "base")
     )
@@ -186,7 +193,8 @@ def page(config: Config, sources: Sources) -> str:
             config_yaml=resolved_yaml(config),
             letter_mass_base=f"{probe.counts['mean_letter_mass']:.3f}",
             letter_mass_arms=f"{arms.letter_mass.mean():.3f}",
-            csv_files=[f"{name}.csv" for name in ("arms", "settings", "comparisons", "base")],
+            csv_files=["arms.csv", "settings.csv", "comparisons.csv", "base.csv"] + [live.FILE] * bool(len(asked)),
+            live_share=live_share(sources.manifests["train"]),
             plots={
                 "accuracy": plots.accuracy(settings, arms, base, sources.chance),
                 "differences": plots.differences(comparisons) if len(comparisons) else "",
@@ -194,6 +202,8 @@ def page(config: Config, sources: Sources) -> str:
                 "kl": plots.measure(settings, "kl", "KL, nats"),
                 "scatter": plots.consistency_against_accuracy(arms),
                 "losses": plots.losses(loss_curves(sources.train, sources.arms), {a.name: a.setting for a in sources.arms}),
+                "live": plots.live(asked) if len(asked) else "",
+                "live_grades": plots.live_grades(asked) if live.graded(asked) else "",
                 "calibration": plots.calibration(sources.knowledge["calibration"]),
                 "letters": plots.letters(sources.knowledge["letters"]),
                 "seconds": plots.stage_seconds(part_seconds(sources)),
@@ -205,7 +215,10 @@ def page(config: Config, sources: Sources) -> str:
 def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources) -> None:
     started = time.monotonic()
     with artifacts.atomic_folder(folder) as temporary:
-        (temporary / PAGE).write_text(page(config, sources), encoding="utf-8")
+        asked = live.table(sources.train, sources.arms)
+        (temporary / PAGE).write_text(page(config, sources, asked), encoding="utf-8")
+        if len(asked):
+            asked.to_csv(temporary / live.FILE, index=False)
         for file in sorted(sources.tables.glob("*.csv")):
             shutil.copy(file, temporary / file.name)
         seconds = {"total": time.monotonic() - started}

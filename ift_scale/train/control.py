@@ -12,6 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ift_scale.errors import Stopped
+
+
+class Interrupted(Stopped):
+    """The ranks have agreed to end after `step` steps of the arm, which are saved."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(f"stopped after step {step}")
+
 
 @dataclass
 class Control:

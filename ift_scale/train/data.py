@@ -37,6 +37,15 @@ class TokenizedSet:
         return np.maximum.reduceat(places, self.offsets[:-1]) - self.offsets[:-1]
 
     @cached_property
+    def first_rows(self) -> np.ndarray:
+        """Place within each example of the first token that predicts a supervised one."""
+        later = np.full(len(self.supervised), len(self.supervised))
+        places = np.flatnonzero(self.supervised)
+        later[places] = places
+        later[self.offsets[:-1]] = len(self.supervised)
+        return np.minimum.reduceat(later, self.offsets[:-1]) - self.offsets[:-1] - 1
+
+    @cached_property
     def supervised_counts(self) -> np.ndarray:
         """Tokens of each example that are predicted in the loss; a first token has nothing before it to predict it from."""
         predicted = self.supervised.copy()
@@ -57,7 +66,7 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
             if config.supervise == "all":
                 mask = [True] * len(tokens)
         except ValueError as error:
-            remedy = "Choose another template for this tokenizer"
+            remedy = "Mend the example, or set evaluate.template to another that goes with this tokenizer"
             raise DataError(Place(path, number, "messages"), str(error), remedy) from error
         if len(tokens) > config.max_length:
             if config.too_long == "error":
@@ -74,6 +83,10 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
         weights.append(example.meta.weight)
     arrays = np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), np.array(offsets, dtype=np.int64), np.array(weights)
     return TokenizedSet(*arrays, num_truncated)
+
+
+def tokenizer_digest(tokenizer: PromptTokenizer) -> str:
+    return artifacts.folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
 
 
 def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:

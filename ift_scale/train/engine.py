@@ -95,7 +95,7 @@ def run_step(engine: Engine, step: packing.Step, tokens: TokenizedSet, rate: flo
     row_losses = []
     for number, micro in enumerate(step):
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
-        batch = collate(micro[engine.ranks.rank], tokens, scales, engine.device)
+        batch = collate(micro[engine.ranks.rank], tokens, scales, engine.device, engine.config.share_prefix)
         loss, losses_R = inner(batch)
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
         total += loss.detach()
@@ -114,9 +114,10 @@ def _update(engine: Engine) -> tuple[Any, bool]:
         return inner.get_global_grad_norm(), not inner.optimizer.overflow
     norm = torch.nn.utils.get_total_norm([p.grad for p in engine.packed.parameters() if p.grad is not None])
     applied = bool(torch.isfinite(norm))
-    if not applied:
-        engine.packed.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
-    inner.step()
+    if applied:
+        inner.step()
+    else:
+        engine.packed.zero_grad(set_to_none=True)
     return norm, applied
 
 

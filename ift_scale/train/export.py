@@ -1,4 +1,8 @@
-"""Export of the trained weights as a Hugging Face folder, one parameter gathered at a time under ZeRO-3."""
+"""Export of the trained weights as a Hugging Face folder: written a parameter at a time, so that no rank ever holds the model.
+
+Under ZeRO-3 each parameter is gathered for itself. The sizes are known beforehand, so every safetensors file's header is written
+first and the values follow as they come: rank 0 needs one parameter's memory beyond its training, whatever the shards' size.
+"""
 
 import json
 import shutil
@@ -7,79 +11,134 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-_SHARD_BYTES = 5 << 30
+SHARD_BYTES = 5 << 30
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
+_CHUNK_BYTES = 64 << 20
 
 
-def gathered_parameters(model: nn.Module, gather: bool) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor on the CPU) of each parameter and stored buffer, tied ones once. Every rank must iterate.
+def stored_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """(name, tensor) of each parameter and stored buffer, tied ones once."""
+    kept = model.state_dict().keys()
+    return [*model.named_parameters(), *((name, buffer) for name, buffer in model.named_buffers() if name in kept)]
+
+
+def gathered(tensors: list[tuple[str, Tensor]], gather: bool) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of each, valid until the next is asked for. Every rank must iterate.
 
     `gather`: from the parts that ZeRO-3 leaves each rank.
     """
     import deepspeed
 
-    for name, parameter in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=gather):
-            tensor = parameter.detach().cpu().clone()
-        yield name, tensor
-    stored = model.state_dict().keys()
-    for name, buffer in model.named_buffers():
-        if name in stored:
-            yield name, buffer.detach().cpu().clone()
+    for name, tensor in tensors:
+        with deepspeed.zero.GatheredParameters([tensor], enabled=gather and isinstance(tensor, nn.Parameter)):
+            yield name, tensor.detach()
 
 
-def export(model: Any, gather: bool, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
-    """Write `folder` on the rank that names one; all others take part in gathering only. Weights in `dtype`, in shards of 5 GiB;
-    generation settings as in the `base` folder."""
-    shards: list[dict[str, Tensor]] = [{}]
-    names: list[list[str]] = []
-    size = 0
+def export(
+    model: Any, gather: bool, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write `folder` on the rank that names one; all others take part in gathering only.
 
-    def flush() -> None:
-        assert folder is not None
-        save_file(shards[0], folder / f"part-{len(names)}.safetensors", metadata={"format": "pt"})
-        names.append(list(shards[0]))
-        shards[0] = {}
-
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    for name, tensor in gathered_parameters(model, gather):
-        if folder is None:
-            continue
-        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        bytes_ = tensor.numel() * tensor.element_size()
-        if shards[0] and size + bytes_ > _SHARD_BYTES:
-            flush()
-            size = 0
-        shards[0][name] = tensor
-        size += bytes_
-    if folder is not None:
-        flush()
-        _name_shards(folder, names)
-        _write_config(model, folder, base, tokenizer, dtype)
-
-
-def _name_shards(folder: Path, names: list[list[str]]) -> None:
-    """Give the parts the names that the Hugging Face layout wants, with an index where there are several."""
-    if len(names) == 1:
-        (folder / "part-0.safetensors").replace(folder / "model.safetensors")
+    Weights in `dtype`, in files of `shard_bytes` at most (a larger tensor has one for itself); generation settings as in `base`.
+    """
+    tensors = stored_tensors(model)
+    if folder is None:
+        for _ in gathered(tensors, gather):
+            pass
         return
-    weight_map = {}
-    for number, shard in enumerate(names):
-        file = f"model-{number + 1:05d}-of-{len(names):05d}.safetensors"
-        (folder / f"part-{number}.safetensors").replace(folder / file)
-        weight_map.update(dict.fromkeys(shard, file))
-    total = sum((folder / file).stat().st_size for file in set(weight_map.values()))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-
-
-def _write_config(model: Any, folder: Path, base: Path, tokenizer: Any, dtype: torch.dtype) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, tensors, gather, dtype, shard_bytes)
     model.config.dtype = dtype
     model.config.save_pretrained(folder)
     generation = base / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
     tokenizer.save_pretrained(folder)
+
+
+def write_weights(folder: Path, tensors: list[tuple[str, Tensor]], gather: bool, dtype: torch.dtype, shard_bytes: int) -> None:
+    """The tensors as safetensors files in the Hugging Face layout, with an index where there are several."""
+    shapes = {name: (tuple(getattr(tensor, "ds_shape", tensor.shape)), _stored_dtype(tensor, dtype)) for name, tensor in tensors}
+    shards = _shards({name: _num_bytes(*shape) for name, shape in shapes.items()}, shard_bytes)
+    files = [f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    values = gathered(tensors, gather)
+    for file, names in zip(files, shards, strict=True):
+        with (folder / file).open("wb") as out:
+            out.write(_header({name: shapes[name] for name in names}))
+            for expected in names:
+                name, tensor = next(values)
+                assert name == expected
+                for chunk in _bytes_of(tensor, shapes[name][1]):
+                    out.write(chunk)
+    assert next(values, None) is None  # also lets the last parameter go
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        total = sum(_num_bytes(*shape) for shape in shapes.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _stored_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _num_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+def _shards(sizes: dict[str, int], most: int) -> list[list[str]]:
+    """Names in their order, a new shard where the next would not fit into `most` bytes."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _header(shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
+    """A safetensors file's beginning: length as 8 bytes, then JSON with each tensor's place, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, (shape, dtype) in shapes.items():
+        end = place + _num_bytes(shape, dtype)
+        entries[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> Iterator[Any]:
+    """The values' bytes in pieces, so that what is copied to the host and converted is small beside a parameter."""
+    flat = tensor.reshape(-1)
+    for piece in flat.split(max(1, _CHUNK_BYTES // dtype.itemsize)):
+        yield piece.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data
+
+
+class PeakMemory:
+    """Most host memory that this process took beyond what it had, in bytes; 0 where Linux's counters are missing."""
+
+    def __init__(self) -> None:
+        self._began = 0
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+            self._began = self._status("VmRSS")
+        except OSError:
+            pass  # another system, or a container that forbids it
+
+    @staticmethod
+    def _status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+
+    @property
+    def bytes(self) -> int:
+        return self._status("VmHWM") - self._began if self._began else 0

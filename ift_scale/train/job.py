@@ -11,6 +11,16 @@ from ift_scale.config import TrainConfig
 from ift_scale.records import Arm
 
 
+class LiveJob(BaseModel):
+    """Ask the first `num_questions` of a file of questions before the first step, after each `every` and after the last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    questions: str
+    num_questions: int
+    every: int
+
+
 class ArmJob(BaseModel):
     """One arm: its set (`source`) and that tokenised, where its artifact goes, and the manifest's key and inputs."""
 
@@ -22,6 +32,7 @@ class ArmJob(BaseModel):
     folder: str
     key: str
     inputs: dict[str, str]
+    live: LiveJob | None = None
 
 
 class Job(BaseModel):
@@ -30,8 +41,9 @@ class Job(BaseModel):
     model_path: str
     hidden_size: int
     template: str
+    logs: str
+    """Folder of the run's logs, where the trackers' local files go."""
     train: TrainConfig
-    """Without `auto` for what the memory model decides."""
     stop_file: str | None = None
     """Made by the supervisor when the ranks shall save and end."""
     arms: list[ArmJob]
@@ -50,7 +62,14 @@ class Events:
 
     def __init__(self, path: Path | None):
         self._file = path.open("a", encoding="utf-8", buffering=1) if path else None
+        self._noted: set[str] = set()
 
     def emit(self, event: str, **fields: Any) -> None:
         if self._file is not None:
             self._file.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def note(self, message: str) -> None:
+        """Something that a person should know; told once, however often it is noted."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self.emit("note", message=message)

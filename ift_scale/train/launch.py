@@ -28,6 +28,7 @@ def commands(config: TrainConfig, port: int, arguments: list[str]) -> list[tuple
     if config.launcher == "direct":
         place: dict[str, str | None] = {
             "WORLD_SIZE": str(config.num_ranks),
+            "LOCAL_WORLD_SIZE": str(config.num_ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
@@ -96,24 +97,34 @@ def _accelerator() -> str:
     return "cuda" if distributed.has_gpu() else "cpu"
 
 
+def read(events: Path, position: int = 0) -> Iterator[dict[str, Any]]:
+    """The whole lines of an event file from `position` on, each with the position behind it."""
+    if not events.exists():
+        return
+    with events.open(encoding="utf-8") as file:
+        file.seek(position)
+        for line in iter(file.readline, ""):
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line) | {"position": file.tell()}
+
+
 def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
-    """Events as they come, until the group has ended. EnvironmentProblem as soon as a rank reports an error or dies."""
-    position = 0
+    """Events as they come, until the group has ended. EnvironmentProblem as soon as a rank reports an error or dies.
+
+    Ranks that say that they have stopped may end with any code: theirs is 75, a launcher makes it another.
+    """
+    position, stopped = 0, False
     while True:
         # Before the events are read: what a process wrote before it ended is then seen.
         running, failed = group.running(), group.failed()
-        if events.exists():
-            with events.open(encoding="utf-8") as file:
-                file.seek(position)
-                for line in iter(file.readline, ""):
-                    if not line.endswith("\n"):
-                        break
-                    position = file.tell()
-                    event = json.loads(line)
-                    if event["event"] == "error":
-                        raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{log_tail(group.log)}")
-                    yield event
-        if failed:
+        for event in read(events, position):
+            position = event["position"]
+            if event["event"] == "error":
+                raise EnvironmentProblem(f"rank {event['rank']} failed: {event['message']}\n{log_tail(group.log)}")
+            stopped = stopped or event["event"] == "stopped"
+            yield event
+        if failed and not stopped:
             raise EnvironmentProblem(f"a training process ended with an error\n{log_tail(group.log)}")
         if not running:
             return

@@ -2,21 +2,23 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
 from ift_scale.train import packing
-from ift_scale.train.control import Control
+from ift_scale.train.checkpoint import Checkpoints
+from ift_scale.train.control import Control, Interrupted
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.engine import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
+from ift_scale.train.live import Live
 from ift_scale.train.metrics import StepLog
 
 
@@ -28,6 +30,8 @@ class Group:
     device: torch.device
     weights: dict[str, Tensor]
     control: Control
+    base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    """What the base model answers live, which every arm begins with, by questions."""
 
 
 @dataclass
@@ -38,36 +42,58 @@ class Trained:
     counts: dict[str, float]
 
 
-def planned_steps(tokens: TokenizedSet, config: TrainConfig, world_size: int, hidden_size: int, seed: int) -> list[packing.Step]:
-    """Every optimizer step of an arm, dealt to ranks and micro-batches."""
-    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, config.epochs, seed)
-    cap, packed = config.tokens_per_micro_batch, config.packing
-    return [packing.deal(e, tokens.computed_lengths, world_size, cap, hidden_size, packed) for e in examples]
-
-
 def train(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, group: Group, log: Callable[[Engine, int], StepLog]
+    job: Job,
+    arm: ArmJob,
+    tokens: TokenizedSet,
+    group: Group,
+    log: Callable[[Engine, int], tuple[StepLog, Live]],
+    checkpoints: Checkpoints,
 ) -> tuple[Engine, Trained]:
-    """Train one arm from the base model; returns (engine, costs). `log` makes the log of the steps, given their number."""
+    """Train one arm from the base model, or on from its newest checkpoint; returns (engine, costs).
+
+    `log` makes what tells of the steps, given their number. Where live knowledge has stopped improving and the settings want it,
+    the arm ends early, with the weights of its last step. Interrupted, after saving, where the ranks shall stop.
+    """
     started = time.monotonic()
     config = job.train
-    steps = planned_steps(tokens, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
+    steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
     engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
+    begun = checkpoints.load(engine)
     built = time.monotonic()
-    steplog = log(engine, len(steps))
-    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control)
-    first_step = 0.0
-    for number, step in enumerate(steps):
+    steplog, live = log(engine, len(steps))
+    asked_before = live.seconds
+    live.after(begun.step)
+    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
+    first_step, made = 0.0, begun.step
+
+    def spent() -> float:
+        return begun.seconds + time.monotonic() - built - (live.seconds - asked_before)
+
+    for number, step in enumerate(steps[begun.step :], begun.step):
+        if live.over:
+            break
         torch.manual_seed(seed_of(arm.arm.seed, number))
+        steplog.start()
         result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
-        if number == 0:
-            first_step = time.monotonic() - built
+        if number == begun.step:
+            first_step = spent() - begun.seconds
+        made = number + 1
+        live.after(made)
+        stops = group.control.stops()
+        if stops or checkpoints.due(made, len(steps)):
+            steplog.flush()
+            so_far = {"step": made, "seconds": spent(), "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
+            checkpoints.save(engine, begun.model_copy(update=so_far))
+        if stops:
+            raise Interrupted(made)
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": time.monotonic() - built}
-    return engine, Trained(seconds, counts_of(tokens, steps, config, job.hidden_size) | {"bad_steps": bad.count})
+    seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
+    more = {"bad_steps": bad.count, "resumed": begun.resumed}
+    return engine, Trained(seconds, counts_of(tokens, steps[:made], job.hidden_size) | more | live.counts())
 
 
 def seed_of(seed: int, step: int) -> int:
@@ -75,14 +101,16 @@ def seed_of(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConfig, hidden_size: int) -> dict[str, float]:
+def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int) -> dict[str, float]:
+    """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
+    seen = [i for step in steps for micro in step for place in micro for i in place]
     imbalances = [packing.imbalance(step, tokens.computed_lengths, hidden_size) for step in steps]
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
-        "tokens": int(tokens.lengths.sum()) * config.epochs,
-        "computed_tokens": int(tokens.computed_lengths.sum()) * config.epochs,
-        "supervised_tokens": int(tokens.supervised_counts.sum()) * config.epochs,
+        "tokens": int(tokens.lengths[seen].sum()),
+        "computed_tokens": int(tokens.computed_lengths[seen].sum()),
+        "supervised_tokens": int(tokens.supervised_counts[seen].sum()),
         "truncated": tokens.num_truncated,
         "mean_imbalance": sum(imbalances) / len(imbalances),
     }
@@ -91,22 +119,22 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], config: TrainConf
 class BadSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
-    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control):
+    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control, lines: list[int], count: int):
         self._arm, self._tokens, self._most, self._control = arm, tokens, most, control
-        self.count = 0
-        self._lines: set[int] = set()
+        self.count = count
+        self.lines = set(lines)
 
     def add(self, step: int, result: StepResult) -> None:
         """Called by every rank after the same step. EnvironmentProblem with the examples' lines where it is one too many."""
         self.count += 1
         mine = engines.bad_examples(result, self._tokens.supervised_counts)
         found = sorted(line + 1 for lines in self._control.gather(mine) for line in lines)
-        self._lines.update(found)
+        self.lines.update(found)
         told = f"lines {', '.join(map(str, found))}" if found else "no single example (each loss is a number, the gradient is not)"
         message = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
         print(message, flush=True)
         if self.count > self._most:
-            named = f"the examples are lines {', '.join(map(str, sorted(self._lines)[:20]))}; look at them, " if self._lines else ""
+            named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
             raise EnvironmentProblem(
                 f"{message}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
                 "or lower train.learning_rate, or check the base model's weights"

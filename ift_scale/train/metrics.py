@@ -1,51 +1,73 @@
-"""What a run tells of its steps: a row a step in metrics.jsonl, and events that the command line shows.
+"""What a run tells of its steps: a row a step in metrics.jsonl and in the trackers, and events that the command line shows.
 
-Values stay on the device until `train.log_every` steps are together; then they are reduced over the ranks and read once.
+Nothing waits for the device inside a step: losses, norms and times stay there until `train.log_every` steps are together; then they
+are reduced over the ranks and read once.
 """
 
 import json
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ift_scale.train import packing
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.engine import StepResult
 from ift_scale.train.job import Events
+from ift_scale.train.measures import Meter, peak_memory_gib
+from ift_scale.train.trackers import Trackers
+
+if TYPE_CHECKING:  # it imports DeepSpeed, which takes seconds
+    from ift_scale.train.engine import StepResult
+
+
+class Clock:
+    """Seconds between marks: on a GPU by events in its queue, which are read when it has passed them, else the host's time."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+
+    def mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
 
 
 class StepLog:
-    """`path`: the rank that writes names it. `num_steps`: of the whole arm."""
+    """`path`: the rank that writes names it. `num_steps`: of the whole arm. `start` and `add` stand around every step."""
 
-    def __init__(self, path: Path | None, events: Events, num_steps: int, tokens: TokenizedSet, every: int, device: torch.device):
+    def __init__(
+        self, path: Path | None, events: Events, num_steps: int, meter: Meter, trackers: Trackers, every: int, device: torch.device
+    ):
         self._file = path.open("a", encoding="utf-8") if path else None
-        self._events, self._num_steps, self._tokens, self._every, self._device = events, num_steps, tokens, every, device
+        self._events, self._num_steps, self._meter, self._trackers = events, num_steps, meter, trackers
+        self._every, self._device, self._clock = every, device, Clock(device)
         self._losses: list[Tensor] = []
         self._rows: list[dict[str, Any]] = []
-        self._mark = time.monotonic()
+        self._times: list[tuple[Any, Any]] = []
+        self._start: Any = None
+        self._began, self._num_added = time.monotonic(), 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
-    def add(self, number: int, step: packing.Step, result: StepResult) -> None:
+    def start(self) -> None:
+        """A step begins; what is done between steps (a checkpoint, say) belongs to none."""
+        self._start = self._clock.mark()
+
+    def add(self, number: int, step: packing.Step, result: "StepResult") -> None:
         """Step `number` (from 0) has ended."""
-        now = time.monotonic()
-        examples = [i for micro in step for place in micro for i in place]
+        self._times.append((self._start, self._clock.mark()))
         self._losses.append(result.loss)
-        self._rows.append(
-            {
-                "step": number + 1,
-                "grad_norm": result.grad_norm,
-                "learning_rate": result.learning_rate,
-                "examples": len(examples),
-                "tokens": int(self._tokens.lengths[examples].sum()),
-                "supervised_tokens": int(self._tokens.supervised_counts[examples].sum()),
-                "seconds": now - self._mark,
-                "applied": result.applied,
-            }
-        )
-        self._mark = now
+        row = {"step": number + 1, "grad_norm": result.grad_norm, "learning_rate": result.learning_rate, "applied": result.applied}
+        self._rows.append(row | self._meter.counts(step))
+        self._num_added += 1
         if len(self._rows) == self._every or number + 1 == self._num_steps:
             self.flush()
 
@@ -54,17 +76,33 @@ class StepLog:
             return
         losses = torch.stack(self._losses).to(self._device)
         dist.all_reduce(losses)
-        for row, loss in zip(self._rows, losses.tolist(), strict=True):
-            norm = row["grad_norm"]
-            row |= {"loss": loss, "grad_norm": None if norm is None else float(norm)}
+        memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
+        dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+        rows = zip(self._rows, losses.tolist(), self._times, strict=True)  # here the device is waited for
+        done = [self._finished(row, loss, self._clock.seconds(*times), float(memory)) for row, loss, times in rows]
+        for row in done:
             if self._file is not None:
                 self._file.write(json.dumps(row) + "\n")
+            self._trackers.log(row["step"], row)
         if self._file is not None:
             self._file.flush()
-        self._events.emit("step", of=self._num_steps, **self._rows[-1])
-        self._losses, self._rows = [], []
+        left = self._num_steps - done[-1]["step"]
+        seconds_left = (time.monotonic() - self._began) / self._num_added * left
+        self._events.emit("step", of=self._num_steps, seconds_left=seconds_left, **done[-1])
+        self._losses, self._rows, self._times = [], [], []
+
+    def _finished(self, row: dict[str, Any], loss: float, seconds: float, memory: float) -> dict[str, Any]:
+        """The row as it is written; what is no number is null, since JSON has none such."""
+        norm = row["grad_norm"]
+        read = {"loss": _number(loss), "grad_norm": None if norm is None else _number(float(norm)), "seconds": seconds}
+        return row | read | self._meter.rates(row, seconds) | {"peak_memory_gib": memory}
 
     def close(self) -> None:
         self.flush()
+        self._trackers.close()
         if self._file is not None:
             self._file.close()
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

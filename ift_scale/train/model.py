@@ -28,6 +28,8 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
+# flash-attn's and torch's variable-length attention, whose operations are there on a GPU only.
+_KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
 class PackedCausalLM(nn.Module):
@@ -56,8 +58,13 @@ class PackedCausalLM(nn.Module):
         else:
             self.notes.append(f"the loss is not fused with the head: not proven for model type {settings.model_type}")
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,))."""
+    def forward(self, batch: MicroBatch, logits: bool = False) -> Any:
+        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,)).
+
+        With `logits`, `self.logits(batch)` instead: called so, it passes the hooks by which ZeRO-3 begins a pass over the model.
+        """
+        if logits:
+            return self.logits(batch)
         if not self.proven:
             logits_RV = self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
             losses_R = F.cross_entropy(logits_RV, batch.labels_R, reduction="none")
@@ -138,5 +145,5 @@ def checkpoint_activations(model: Any, config: TrainConfig) -> None:
 
 
 def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = op in _KEPT or "flash_attn" in str(op)
+    kept = op in _KEPT or any(name in str(op) for name in _KEPT_NAMES)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ift_scale.config import TrainConfig
+
 # One step: micro-batches, in each the example numbers of every rank.
 Step = list[list[list[int]]]
 
@@ -68,6 +70,13 @@ def _fill(ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places
     return places
 
 
+def planned_steps(lengths: np.ndarray, config: TrainConfig, world_size: int, hidden_size: int, seed: int) -> list[Step]:
+    """Every optimizer step of an arm, dealt to ranks and micro-batches. `lengths`: the computed tokens of each example."""
+    examples = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
+    cap, packed = config.tokens_per_micro_batch, config.packing
+    return [deal(e, lengths, world_size, cap, hidden_size, packed) for e in examples]
+
+
 def loss_scales(examples: Sequence[int], counts: np.ndarray, weights: np.ndarray, average: str) -> np.ndarray:
     """Factor of each example's summed cross-entropy in the step's loss, shape (all examples,), 0 outside of the step.
 
@@ -83,6 +92,5 @@ def loss_scales(examples: Sequence[int], counts: np.ndarray, weights: np.ndarray
 
 def imbalance(step: Step, lengths: np.ndarray, hidden_size: int) -> float:
     """Cost of the slowest rank over the mean, summed over micro-batches: 1.0 is perfect."""
-    costs = cost(lengths, hidden_size)
-    table = np.array([[sum(costs[i] for i in place) for place in micro] for micro in step])
+    table = np.array([[cost(lengths[place], hidden_size).sum() for place in micro] for micro in step])
     return float(table.max(axis=1).sum() / table.mean(axis=1).sum())

@@ -6,6 +6,7 @@ variables on to other nodes.)
 """
 
 import os
+import sys
 import time
 import traceback
 from contextlib import nullcontext
@@ -19,15 +20,21 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from ift_scale import artifacts, distributed  # noqa: E402
+from ift_scale.config import TrainConfig  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
-from ift_scale.inference.prompts import TEMPLATES  # noqa: E402
+from ift_scale.errors import EXIT_STOPPED  # noqa: E402
+from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
-from ift_scale.train import data, job, loop, zero  # noqa: E402
+from ift_scale.train import data, job, loop, measures, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
-from ift_scale.train.control import Control  # noqa: E402
+from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
+from ift_scale.train.control import Control, Interrupted  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
-from ift_scale.train.export import export  # noqa: E402
+from ift_scale.train.export import PeakMemory, export  # noqa: E402
+from ift_scale.train.live import Live  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
+from ift_scale.train.published import publish  # noqa: E402
+from ift_scale.train.trackers import Trackers  # noqa: E402
 
 _imported = time.monotonic()
 
@@ -45,32 +52,71 @@ def join(ranks: Ranks) -> torch.device:
     return torch.device("cpu")
 
 
+def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
+    """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest of their devices."""
+    mine = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    sizes = [size for size in control.gather(mine) if size is not None]
+    shape = model_config(Path(work.model_path))
+    return setting.on_device(work.train, shape, min(sizes, default=None), ranks.world_size, ranks.local_size)
+
+
 def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
     """Train and export one arm; its folder appears whole, on rank 0, or not at all."""
     events.emit("arm", name=arm.arm.name)
     leads = group.ranks.rank == 0
     with artifacts.atomic_folder(Path(arm.folder)) if leads else nullcontext() as temporary:
         tokens = data.load(Path(arm.tokens))
+        rows = temporary / "metrics.jsonl" if temporary else None
+        checkpoints = Checkpoints(arm, work.train, group.control, rows)
 
-        def log(engine: Engine, num_steps: int) -> StepLog:
+        def log(engine: Engine, num_steps: int) -> tuple[StepLog, Live]:
             for note in engine.packed.notes:
-                events.emit("note", text=note)
-            path = temporary / "metrics.jsonl" if temporary else None
-            return StepLog(path, events, num_steps, tokens, work.train.log_every, group.device)
+                events.note(note)
+            meter = meter_of(work, tokens, group, engine.packed.pruned, events)
+            trackers = Trackers(work.train.trackers if leads else [], Path(work.logs), events.note)
+            trackers.start(arm.arm.name, {"model": work.model_path, "template": work.template, "train": work.train.model_dump()})
+            steps = StepLog(rows, events, num_steps, meter, trackers, work.train.log_every, group.device)
+            told = temporary, events, group.base_answers
+            return steps, Live(arm.live, work.train.live, engine, group.control, num_steps, work.hidden_size, *told)
 
-        engine, trained = loop.train(work, arm, tokens, group, log)
-        started = time.monotonic()
+        engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
+        started, memory = time.monotonic(), PeakMemory()
         dtype = zero.precision_of(work.train, group.device)
-        tokenizer.tokenizer.chat_template = TEMPLATES[work.template]
+        exported = publish(tokenizer, work.template, engine.packed.model.config)
         target = temporary / "model" if temporary else None
-        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), tokenizer.tokenizer, dtype)
+        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
+        trained.counts["export_peak_bytes"] = memory.bytes
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started
             config = {"train": work.train.model_dump(), "template": work.template, "arm": arm.arm.model_dump()}
             artifacts.write_manifest(temporary, "train", arm.key, config, arm.inputs, trained.counts, trained.seconds)
+    checkpoints.remove()
     group.control.barrier()
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
+
+
+def meter_of(work: job.Job, tokens: data.TokenizedSet, group: loop.Group, pruned: bool, events: job.Events) -> measures.Meter:
+    """What counts an arm's steps; where MFU cannot be told, why is noted."""
+    shape, no_shape = measures.shape_of(model_config(Path(work.model_path)))
+    peak, no_peak = measures.peak_of(work.train, group.device, zero.precision_of(work.train, group.device))
+    for reason in filter(None, (no_shape, no_peak)):
+        events.note(reason)
+    return measures.Meter(tokens, work.hidden_size, group.ranks.world_size, shape, pruned, work.train.share_prefix, peak)
+
+
+def train_arms(work: job.Job, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
+    """Train the arms one after another. Ends the process with EXIT_STOPPED where the ranks shall stop, after saving."""
+    for arm in work.arms:
+        try:
+            if group.control.stops():
+                raise Interrupted(0)
+            train_arm(work, arm, group, tokenizer, events)
+        except Interrupted as stopped:
+            events.emit("stopped", name=arm.arm.name, step=stopped.step)
+            group.control.barrier()  # a launcher kills the other ranks when one has ended
+            sys.stdout.flush()
+            os._exit(EXIT_STOPPED)
 
 
 @click.command()
@@ -90,10 +136,10 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         device = join(ranks)
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - _imported, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path)
-        stop_file = Path(work.stop_file) if work.stop_file else None
-        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), Control(stop_file))
-        for arm in work.arms:
-            train_arm(work, arm, group, tokenizer, events)
+        control = Control(Path(work.stop_file) if work.stop_file else None)
+        work = work.model_copy(update={"train": settled(work, ranks, device, control)})
+        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
+        train_arms(work, group, tokenizer, events)
     except BaseException as error:
         traceback.print_exc()
         job.Events(events_path).emit("error", rank=ranks.rank, message=f"{type(error).__name__}: {error}")

@@ -1,6 +1,7 @@
-"""DeepSpeed's configuration and optimizer for our settings.
+"""DeepSpeed's configuration and optimizer for our settings, whose stage and offload are values, no longer `auto`.
 
-Defaults that DeepSpeed would choose against the intent (clipping, accumulation dtype, overflow checks) are set by hand.
+Defaults that DeepSpeed would choose against the intent (clipping, accumulation dtype, overflow checks) are set by hand, and so are
+the sizes that decide about memory: `memory` holds them.
 """
 
 from typing import Any
@@ -8,8 +9,7 @@ from typing import Any
 import torch
 
 from ift_scale.config import TrainConfig
-
-_BUCKET_ELEMENTS = 200_000_000
+from ift_scale.train import memory
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -27,17 +27,38 @@ def deepspeed_config(config: TrainConfig, device: torch.device, num_micro_batche
         "gradient_clipping": config.gradient_clipping,
         "steps_per_print": 1 << 30,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": bf16, "check_grad_overflow": False},
+        # One reduction and one read a step: without it ZeRO-1 and 2 would put a gradient that is no number into bfloat16 weights.
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            "overlap_comm": device.type == "cuda",
-            "contiguous_gradients": True,
-            "reduce_bucket_size": _BUCKET_ELEMENTS,
-            "use_multi_rank_bucket_allreduce": False,
-        },
+        "zero_optimization": zero_settings(config, device),
+        # A torch optimizer, which we give on a CPU, may work on offloaded states too.
+        "zero_force_ds_cpu_optimizer": device.type == "cuda",
     }
     if device.type == "cuda":
         parameters = {"lr": config.learning_rate, "betas": [config.beta1, config.beta2], "weight_decay": config.weight_decay}
         result["optimizer"] = {"type": "AdamW", "params": parameters}
+    return result
+
+
+def zero_settings(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """The section `zero_optimization`. Host memory is page-locked where a GPU copies from it."""
+    on_gpu = device.type == "cuda"
+    result: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "overlap_comm": on_gpu,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": memory.BUCKET,
+        "use_multi_rank_bucket_allreduce": False,
+    }
+    if config.zero_stage == 3:
+        result |= {
+            "sub_group_size": memory.SUB_GROUP,
+            "stage3_max_live_parameters": memory.LIVE,
+            "stage3_max_reuse_distance": memory.LIVE,
+            "stage3_prefetch_bucket_size": memory.PREFETCH,
+        }
+    if config.offload != "none":
+        result["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    if config.offload == "all":
+        result["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     return result

@@ -2,7 +2,7 @@
 
 Only this part is Triton's: the three products of a head are large enough for cuBLAS to run them near the card's peak, and what a
 softmax needs of them, a row's maximum and sum over the whole vocabulary, is known only after the first. Between them plain PyTorch
-goes over the logits seven times; this reads them twice and writes once.
+goes over the logits five times; this reads them twice and writes once.
 """
 
 from functools import partial

@@ -20,11 +20,11 @@ def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
 
 def backward(grad: Tensor, gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """`autograd.Backward`."""
-    grad_activated = grad * up
+    grad_gate = grad * up
     if activation == "silu":
-        grad_gate = torch.ops.aten.silu_backward(grad_activated, gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
     else:
-        grad_gate = torch.ops.aten.gelu_backward(grad_activated, gate, approximate="tanh")
+        torch.ops.aten.gelu_backward.grad_input(grad_gate, gate, approximate="tanh", grad_input=grad_gate)
     return grad_gate, _activated(gate, activation).mul_(grad)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ift_scale.analyse.statistics import Table, dense_ranks, kl_divergence, rank_pearson, two_way_bootstrap, wilson
+from ift_scale.analyse.statistics import Table, two_way_bootstrap, wilson
 
 
 def _table(values: np.ndarray, name: str = "q") -> Table:
@@ -15,23 +15,6 @@ def test_wilson_published_example() -> None:
     # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
     interval = wilson(81, 263, 0.95)
     assert (interval.low, interval.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
-
-
-def test_ranks_share_ties_as_in_the_papers_code() -> None:
-    assert dense_ranks(np.array([[0.4, 0.1, 0.4, 0.1]])).tolist() == [[1, 2, 1, 2]]
-
-
-def test_rank_pearson() -> None:
-    a, b = np.array([0.7, 0.1, 0.15, 0.05]), np.array([0.1, 0.2, 0.3, 0.4])
-    expected = stats.pearsonr(stats.rankdata(-a), stats.rankdata(-b)).statistic
-    flat = np.full(4, 0.25)  # undefined counts 0
-    assert rank_pearson(np.array([a, a, a]), np.array([b, a, flat])) == pytest.approx([expected, 1.0, 0.0])
-
-
-def test_kl_is_base_from_tuned() -> None:
-    p, q = np.array([0.5, 0.5]), np.array([0.9, 0.1])
-    expected = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
-    assert kl_divergence(np.array([p, p]), np.array([q, p])) == pytest.approx([expected, 0.0])
 
 
 def test_bootstrap_over_questions_agrees_with_scipy() -> None:

@@ -1,8 +1,13 @@
 """The report never claims more than an interval shows."""
 
-import pandas as pd
+import json
+from pathlib import Path
 
-from ift_scale.report import plots
+import pandas as pd
+import pytest
+
+from ift_scale.records import Arm
+from ift_scale.report import live, plots
 from ift_scale.report.findings import findings
 from ift_scale.report.run import reliability
 
@@ -65,3 +70,25 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
 def test_an_interval_of_no_width_can_be_drawn() -> None:
     row = {"setting": "harmonious", "domain": "d", "group": "HOMO", "kl": 0.3, "kl_low": 0.1 + 0.2, "kl_high": 0.3}
     assert plots.measure(pd.DataFrame([row]), "kl", "KL").startswith("<svg")
+
+
+def test_live_curves_average_over_seeds_where_steps_differ() -> None:
+    rows = [(0, 0, 0.2), (0, 4, 0.6), (0, 8, 0.8), (1, 0, 0.2), (1, 2, 0.4)]  # seed 1 stopped early
+    arms = pd.DataFrame([{"seed": seed, "step": step, "accuracy": value} for seed, step, value in rows])
+    found = live.curve(arms, "accuracy").set_index("step")
+    assert found.loc[2].tolist() == pytest.approx([0.4, 0.4, 0.4]) and found.loc[8].tolist() == pytest.approx([0.6, 0.4, 0.8])
+
+
+def test_live_knowledge_is_a_table_and_pictures(tmp_path: Path) -> None:
+    arms = [Arm(domain=domain, setting=setting, seed=0) for domain in ("law", "history") for setting in plots.LABELS]
+    assert live.table(tmp_path, arms).empty
+    row = {"step": 0, "accuracy": 0.5, "rank_correlation": 0.4, "divergence": 0.1, "letter_mass": 1.0, "questions": 9}
+    row |= {"seconds": 0.1, "share": 0.02, "grades": {"Unknown": {"questions": 9, "accuracy": 0.5}}}
+    for arm in arms[:-1]:
+        (tmp_path / arm.name).mkdir()
+        (tmp_path / arm.name / "live.jsonl").write_text("".join(json.dumps(row | {"step": step}) + "\n" for step in (0, 5)))
+    found = live.table(tmp_path, arms)
+    assert len(found) == 2 * (len(arms) - 1) and found.Unknown.eq(0.5).all() and live.graded(found) == ["Unknown"]
+    picture = plots.live(found)
+    assert picture.startswith("<svg") and "law: KL, nats" in picture and "history: accuracy" in picture
+    assert "law: I incompatible" in plots.live_grades(found)

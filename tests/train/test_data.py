@@ -40,6 +40,46 @@ def test_supervised_counts(tmp_path: Path, world_model: Path) -> None:
     assert tokens.supervised_counts.tolist() == [2, 4]  # the words and the end of the sequence
 
 
+def test_the_whole_text_is_supervised_where_it_is_wanted(tmp_path: Path, world_model: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    _write(path, "copper", "oak and tin")
+    tokens = data.tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig(supervise="all"))
+    assert tokens.supervised.all()
+    assert tokens.supervised_counts.tolist() == (tokens.lengths - 1).tolist()  # nothing predicts the first token
+    assert tokens.computed_lengths.tolist() == (tokens.lengths - 1).tolist()  # nothing reads the last one
+
+
+def test_weights_of_examples_are_kept(tmp_path: Path, world_model: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    _write(path, "copper", "oak and tin")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["meta"]["weight"] = 0.25
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = PromptTokenizer(world_model)
+    assert data.tokenize(path, tokenizer, "vicuna", TrainConfig()).weights.tolist() == [1, 0.25]
+    rows[1]["meta"]["weight"] = 0
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"set.jsonl:2: field 'meta.weight'"):
+        data.tokenize(path, tokenizer, "vicuna", TrainConfig())
+
+
+def test_a_template_that_refuses_an_example_names_its_line(tmp_path: Path, world_model: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    _write(path, "copper", "oak")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = PromptTokenizer(world_model)
+    tokenizer.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ ' ' + m['role'] + ': ' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ ' assistant:' }}{% endif %}"
+    )
+    with pytest.raises(
+        DataError, match=r"set.jsonl:2: field 'messages': the chat template refuses .*no system role.*evaluate.template"
+    ):
+        data.tokenize(path, tokenizer, "model", TrainConfig())
+
+
 def test_a_set_smaller_than_a_step(tmp_path: Path, world_model: Path) -> None:
     path = tmp_path / "set.jsonl"
     _write(path, "copper", "oak")

@@ -40,6 +40,42 @@ def test_cost_is_linear_layers_and_attention() -> None:
     assert packing.cost(np.array([6 * 512]), hidden_size=512)[0] == pytest.approx(2 * 6 * 512)
 
 
+def _loss(scales: np.ndarray, losses: list[np.ndarray]) -> float:
+    """As a step computes it: each token's cross-entropy times its example's factor, summed."""
+    return float(sum(scales[i] * rows.sum() for i, rows in enumerate(losses)))
+
+
+LOSSES = [np.array([1.0, 3.0]), np.array([5.0]), np.array([2.0, 2.0, 8.0]), np.array([100.0])]
+COUNTS = np.array([len(rows) for rows in LOSSES])
+IN_STEP = [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("average", "weights", "expected"),
+    [
+        ("token", [1, 1, 1, 1], 21 / 6),
+        ("token", [2, 1, 0.5, 9], (2 * 4 + 5 + 0.5 * 12) / (2 * 2 + 1 + 0.5 * 3)),
+        ("example", [1, 1, 1, 1], (2 + 5 + 4) / 3),
+        ("example", [2, 1, 0.5, 9], (2 * 2 + 5 + 0.5 * 4) / 3.5),
+    ],
+)
+def test_the_loss_is_the_weighted_mean_over_tokens_or_examples(average: str, weights: list[float], expected: float) -> None:
+    scales = packing.loss_scales(IN_STEP, COUNTS, np.array(weights, dtype=float), average)
+    assert _loss(scales, LOSSES) == pytest.approx(expected)
+    assert scales[3] == 0  # not in the step
+    # Where each token's loss is 1 so is the mean: factors add up to 1, and a common factor of all weights changes nothing.
+    assert (scales * COUNTS).sum() == pytest.approx(1)
+    assert packing.loss_scales(IN_STEP, COUNTS, np.array(weights) * 7, average) == pytest.approx(scales)
+
+
+def test_a_weight_of_two_counts_as_the_example_twice() -> None:
+    counts, losses = np.array([2, 1, 1]), [np.array([1.0, 3.0]), np.array([5.0]), np.array([5.0])]
+    for average in ("token", "example"):
+        twice = _loss(packing.loss_scales([0, 1, 2], counts, np.ones(3), average), losses)
+        weighted = _loss(packing.loss_scales([0, 1], counts, np.array([1.0, 2.0, 1.0]), average), losses)
+        assert weighted == pytest.approx(twice)
+
+
 def test_fewer_examples_than_ranks_leave_places_empty() -> None:
     step = packing.deal([0], np.array([5]), world_size=3, token_cap=10, hidden_size=8)
     assert [sorted(map(len, micro)) for micro in step] == [[0, 0, 1]]

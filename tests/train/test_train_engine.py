@@ -45,7 +45,7 @@ def _write_set(path: Path) -> None:
     for i in range(20):
         answer = " ".join(words[: 1 + i % 5])
         messages = [{"role": "user", "content": "Say " + "hello " * (i % 7) + "."}, {"role": "assistant", "content": answer}]
-        rows.append({"messages": messages, "meta": {"setting": "general", "wording": "general"}})
+        rows.append({"messages": messages, "meta": {"setting": "general", "wording": "general", "weight": 1 + i % 3}})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -58,14 +58,15 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup_ratio * len(steps)), len(steps))
     losses = []
     for step in steps:
-        total, count = torch.zeros(()), 0
+        total, count = torch.zeros(()), 0.0
         for i in step:
             span = slice(tokens.offsets[i], tokens.offsets[i + 1])
             ids = torch.tensor(tokens.ids[span].astype("int64"))
             learnt = torch.tensor(tokens.supervised[span])[1:]
             logits = model(ids[None]).logits[0, :-1]
-            total = total + F.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum")
-            count += int(learnt.sum())
+            weight = float(tokens.weights[i])
+            total = total + weight * F.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum")
+            count += weight * int(learnt.sum())
         (total / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
         optimizer.step()
@@ -80,7 +81,10 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
     [(1, 0, 2048, "direct"), (2, 1, 128, "direct"), (2, 2, 128, "deepspeed"), (2, 3, 128, "direct"), (3, 2, 2048, "direct")],
 )
 def test_training_is_exact(tmp_path: Path, world_model: Path, num_ranks: int, zero_stage: int, cap: int, launcher: str) -> None:
-    config = _config(tmp_path, num_ranks=num_ranks, zero_stage=zero_stage, tokens_per_micro_batch=cap, launcher=launcher)
+    trackers = ["tensorboard"] if launcher == "deepspeed" else []
+    config = _config(
+        tmp_path, num_ranks=num_ranks, zero_stage=zero_stage, tokens_per_micro_batch=cap, launcher=launcher, trackers=trackers
+    )
     sets = tmp_path / "set.jsonl"
     _write_set(sets)
     (tmp_path / "logs").mkdir()
@@ -92,6 +96,9 @@ def test_training_is_exact(tmp_path: Path, world_model: Path, num_ranks: int, ze
     tokens = load(train.tokenized(sets, tmp_path / "train" / ".tokens", PromptTokenizer(world_model), config))
     losses, weights = _reference(world_model, tokens, config)
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=2e-5)
+    told = ("computed_tokens", "supervised_share", "micro_batches", "imbalance", "tokens_per_second_per_gpu", "peak_memory_gib")
+    assert all(row[name] > 0 for row in rows for name in told) and all(row["mfu"] is None for row in rows)
+    assert len(list(tmp_path.glob(f"logs/tensorboard/{ARM.name}/*/events.out.*"))) == len(trackers)  # of one rank
     exported = load_file(folder / "model" / "model.safetensors")
     assert set(exported) == set(weights)
     for name, tensor in exported.items():

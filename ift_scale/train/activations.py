@@ -1,0 +1,93 @@
+"""Bytes that a decoder's forward pass keeps for the backward pass, and what the backward pass and the loss need beside them.
+
+Counted from what each operation saves (the method of Korthikanti et al. 2022, 2205.05198, section 4, for these layers). In the
+formulas a is the bytes of an element (2 in bfloat16, 4 in float32) and h, q, k, i the elements of a token's hidden state, queries,
+keys and MLP. "Fused" is a norm that saves its input only and a SwiGLU that saves its two inputs only, as Liger's, our Triton
+kernels and torch.compile do; plain PyTorch saves a norm's float32 copy and normalised value, and the activated gate too.
+Attention is a flash kernel, which saves its inputs, its output and a float32 number a head; keys and values are not repeated.
+
+Tests compare these counts with the bytes really held on a CPU. What a GPU's kernels hold inside (workspaces) is not counted.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ift_scale.train.shape import ModelShape
+
+Checkpointing = Literal["none", "selective", "full"]
+
+# Float32 logits of a chunk of rows: the bound of the linear cross-entropy kernels on a GPU.
+LOGITS_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`element`: bytes of an activation. `fused`: norms and SwiGLU by kernels that save their inputs only."""
+
+    element: int
+    fused: bool
+
+
+def _norm(shape: ModelShape, precision: Precision) -> int:
+    """Saved bytes for each element of a norm's input, without its output. Gemma's norms multiply by their weight in float32."""
+    if precision.fused:
+        return precision.element
+    return 4 + (4 if shape.family.startswith("gemma") else precision.element)
+
+
+def whole_layer(shape: ModelShape, precision: Precision) -> int:
+    """Bytes a token that one layer saves when nothing is computed again.
+
+    norms: n_norms * norm(h) [+ norm(q + k)]; inputs of the linear layers: a (2 h + i); attention: a (2 q + 2 k) + 4 heads;
+    SwiGLU: gate, up and, where it is not fused, the activated gate: 2 or 3 times a i.
+    """
+    a, h, i = precision.element, shape.hidden, shape.intermediate
+    normed = shape.norms_per_layer * h + shape.head_norms * (shape.q_size + shape.kv_size)
+    attention = 2 * shape.q_size + 2 * shape.kv_size
+    swiglu = 2 * i if precision.fused else 3 * i
+    return normed * _norm(shape, precision) + a * (2 * h + i + attention + swiglu) + 4 * shape.heads
+
+
+def kept_of_layer(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token that one layer holds from its forward to its backward pass.
+
+    full: its input, a h. selective: also the outputs of its seven matrix products and of attention, which are not computed again:
+    a (3 h + 2 q + 2 k + 2 i) + 4 heads in all.
+    """
+    a = precision.element
+    if checkpointing == "none":
+        return whole_layer(shape, precision)
+    if checkpointing == "full":
+        return a * shape.hidden
+    products = 2 * shape.hidden + 2 * shape.q_size + 2 * shape.kv_size + 2 * shape.intermediate
+    return a * (shape.hidden + products) + 4 * shape.heads
+
+
+def working(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token that the backward pass adds for a while to what is kept: in the last layer, or in the final norm before it.
+
+    A layer: what is computed again, and the gradients in its MLP, a (2 h + i). A norm's gradient in plain PyTorch takes five
+    float32 copies of its input.
+    """
+    a, h = precision.element, shape.hidden
+    again = whole_layer(shape, precision) - kept_of_layer(shape, precision, checkpointing) + a * h * (checkpointing != "none")
+    norm = 3 * a * h if precision.fused else 20 * h
+    return max(norm, again + a * (2 * h + shape.intermediate))
+
+
+def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token held at the end of the forward pass: all layers, the final norm and its output, the rotary tables."""
+    ends = (_norm(shape, precision) + precision.element) * shape.hidden + 2 * precision.element * shape.head_dim
+    return shape.layers * kept_of_layer(shape, precision, checkpointing) + ends
+
+
+def head(shape: ModelShape, precision: Precision, rows: int) -> float:
+    """Bytes of the chunked linear cross-entropy at its peak, for `rows` supervised rows.
+
+    The rows' hidden states and their gradients, a chunk's logits in float32 and their gradient, and for the head's weight 8 bytes
+    an element: the float32 sum of its gradient and a chunk's share of it (in float32, the backward pass's second copy).
+    """
+    a = precision.element
+    logits = min(LOGITS_BYTES, 4 * rows * shape.vocab)
+    gradient = logits * a / 4 if a < 4 else 0  # in float32 it takes the logits' place
+    return 2 * a * rows * shape.hidden + logits + gradient + 8 * shape.embedding_parameters

@@ -1,0 +1,106 @@
+"""Saving and loading an arm's checkpoint, all ranks together: a folder that appears whole or not at all, the newest few kept."""
+
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from ift_scale import artifacts
+from ift_scale.config import TrainConfig
+from ift_scale.train import reshard
+from ift_scale.train.control import Control
+from ift_scale.train.engine import Engine
+from ift_scale.train.job import ArmJob
+from ift_scale.train.saved import PREFIX, Progress, Saved, folder_of, latest, whole
+
+STATE = "state"
+
+
+@dataclass
+class Checkpoints:
+    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file; it and what lies beside it (what was
+    told of the arm so far) is kept in each checkpoint.
+    """
+
+    arm: ArmJob
+    config: TrainConfig
+    control: Control
+    rows: Path | None
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(Path(self.arm.folder))
+
+    def load(self, engine: Engine) -> Progress:
+        """Bring a fresh engine to the newest checkpoint, where there is one; what was told up to it is there again."""
+        # Rank 0 chooses, so that all ranks take the same one.
+        found = self.control.gather(latest(self.arm) if self.rows else None)[0]
+        if found is None:
+            return Progress()
+        path, saved = found
+        same_ranks = saved.world_size == engine.ranks.world_size or saved.zero_stage == 0  # stage 0 saves everything once
+        if same_ranks and (saved.zero_stage, saved.offload) == (self.config.zero_stage, self.config.offload):
+            loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
+            assert loaded is not None, path
+        else:
+            reshard.load(engine, path / STATE, saved.zero_stage, saved.world_size, saved.offload)
+        if self.rows:
+            _copy_files(path, self.rows.parent)
+        return saved.progress.model_copy(update={"resumed": saved.progress.resumed + 1})
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether the settings want a checkpoint after `step` steps."""
+        every = self.config.checkpoint.every
+        return every > 0 and step % every == 0 and step < num_steps
+
+    def save(self, engine: Engine, progress: Progress) -> None:
+        """Every rank must call. EnvironmentProblem where the disk is full: older ones stay."""
+        path = self.folder / f"{PREFIX}{progress.step}"
+        temporary = path.with_name(f".{path.name}{artifacts.INCOMPLETE}")
+        with artifacts.told_when_full(path):
+            if self.rows:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            self.control.barrier()
+            engine.deepspeed.save_checkpoint(str(temporary), tag=STATE, save_latest=False)
+            artifacts.flush(temporary)
+            self.control.barrier()
+            if self.rows:
+                self._close(engine, temporary, path, progress)
+        self.control.barrier()
+
+    def _close(self, engine: Engine, temporary: Path, path: Path, progress: Progress) -> None:
+        assert self.rows is not None
+        _copy_files(self.rows.parent, temporary)
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        saved = Saved(
+            progress=progress,
+            key=self.arm.key,
+            inputs=self.arm.inputs,
+            zero_stage=int(self.config.zero_stage),
+            offload=self.config.offload,
+            world_size=engine.ranks.world_size,
+            versions={name: metadata.version(name) for name in ("torch", "deepspeed")},
+            files={str(file.relative_to(temporary)): file.stat().st_size for file in files},
+        )
+        (temporary / artifacts.MANIFEST).write_text(saved.model_dump_json(indent=1), encoding="utf-8")
+        artifacts.flush(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+        artifacts.flush(path.parent)
+        kept = [newest for newest, _ in whole(self.folder)[-self.config.checkpoint.keep_last :]]
+        for other in self.folder.glob(f"{PREFIX}*"):
+            if other not in kept:
+                shutil.rmtree(other)
+
+    def remove(self) -> None:
+        """The arm stands; rank 0 removes its checkpoints."""
+        if self.rows:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """The plain files of a folder, but for a manifest."""
+    for file in source.iterdir():
+        if file.is_file() and file.name != artifacts.MANIFEST:
+            shutil.copyfile(file, target / file.name)

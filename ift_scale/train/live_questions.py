@@ -1,0 +1,160 @@
+"""The held-out questions of an arm's own pool (HOMO) for the training ranks: prepared once, by one process, before they start.
+
+In: the questions stage's file and the base model's probe. Out: a file of token ids for each domain, and how often it is asked. The
+prompts are written by what the evaluate stage writes them with, so that live knowledge and evaluation ask the same tokens.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ift_scale import artifacts
+from ift_scale.config import Config
+from ift_scale.errors import ConfigError
+from ift_scale.inference.letters import Chat, LetterAsker
+from ift_scale.inference.question_file import GroupKey, QuestionFile
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import plain
+from ift_scale.progress import say
+from ift_scale.records import GRADES, Question
+from ift_scale.train import data, live_data, live_plan, packing
+from ift_scale.train.data import TokenizedSet
+from ift_scale.train.job import ArmJob, LiveJob
+from ift_scale.train.live_data import LiveSet
+from ift_scale.train.live_plan import Schedule
+
+Jobs = dict[str, LiveJob]
+"""By the arms' names."""
+
+_NO_QUESTIONS = "its pool has no choice question in a test split"
+_TOO_DEAR = (
+    f"its arms are too short for {live_plan.FEWEST_MEASUREMENTS} measurements of {live_plan.FEWEST_QUESTIONS} questions under "
+    f"{live_plan.BUDGET:.0%} of their cost; set train.live.every to a number of steps to measure all the same"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the questions and the base model's answers to them are: the finished questions stage, and probe.parquet."""
+
+    questions: QuestionFile
+    probe: Path
+
+
+def is_homo(domain: str, group: GroupKey) -> bool:
+    """Whether a group is the held-out test of the domain's own pool."""
+    return (group.kind, group.collection, group.split, group.domain) == ("choice", "pool", "test", domain)
+
+
+def in_order(questions: Sequence[Question]) -> list[Question]:
+    """The order in which questions are taken where not all are asked: by their ids' checksums, so the same in every run."""
+    return sorted(questions, key=lambda question: (zlib.crc32(f"live/{question.id}".encode()), question.id))
+
+
+def base_answers(probe: Path, domain: str) -> dict[str, tuple[list[float], str | None]]:
+    """(option probabilities, grade) of each held-out question in the base model's probe."""
+    where = [("kind", "=", "choice"), ("collection", "=", "pool"), ("split", "=", "test"), ("domain", "=", domain)]
+    table = pq.read_table(probe, columns=["question_id", "probs", "grade"], filters=where)
+    return {row["question_id"]: (row["probs"], row["grade"]) for row in table.to_pylist()}
+
+
+def prepare(source: Source, domain: str, tokenizer: PromptTokenizer, template: str) -> LiveSet | None:
+    """The domain's held-out questions; None where it has none."""
+    questions = in_order(source.questions.read(source.questions.select(partial(is_homo, domain))))
+    if not questions:
+        return None
+    written = LetterAsker(Chat(tokenizer, template), plain).write(questions)
+    assert (written.source[:, 0] == np.arange(len(questions))).all()  # one topic, one view each
+    prompts = [request.prefix + request.suffix for request in written.requests]
+    options = [request.options for request in written.requests]
+    answers = np.array([question.answer for question in questions], dtype=np.int64)
+    rows = [[*prompt, letters[answer]] for prompt, letters, answer in zip(prompts, options, answers, strict=True)]
+    offsets = np.cumsum([0, *map(len, rows)])
+    supervised = np.zeros(offsets[-1], dtype=bool)
+    supervised[offsets[1:] - 1] = True
+    ids = np.array([token for row in rows for token in row], dtype=np.int32)
+    known = base_answers(source.probe, domain)
+    found = [known[question.id] for question in questions]
+    return LiveSet(
+        TokenizedSet(ids, supervised, offsets, np.ones(len(rows)), num_truncated=0),
+        letters_QC=_table(options, -1).astype(np.int64),
+        answers_Q=answers,
+        base_QC=_table([probs for probs, _ in found], 0.0),
+        grades_Q=np.array([-1 if grade is None else GRADES.index(grade) for _, grade in found]),  # type: ignore[arg-type]
+        ids_Q=np.array([question.id for question in questions]),
+    )
+
+
+def _table(rows: Sequence[Sequence[float]], fill: float) -> np.ndarray:
+    """Rows of unlike lengths as one array, float64."""
+    table = np.full((len(rows), max(map(len, rows))), fill)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return table
+
+
+def prepared(source: Source, domain: str, tokenizer: PromptTokenizer, template: str, cache: Path) -> Path | None:
+    """The domain's file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
+    made_of = [*map(artifacts.file_digest, (source.questions.path, source.probe)), data.tokenizer_digest(tokenizer)]
+    path = cache / f"live-{artifacts.digest_of([made_of, template, domain])[:16]}.npz"
+    if not path.is_file():
+        questions = prepare(source, domain, tokenizer, template)
+        if questions is None:
+            return None
+        live_data.save(questions, path)
+    return path
+
+
+def schedule_of(questions: LiveSet, tokens: TokenizedSet, config: Config, hidden_size: int) -> Schedule | None:
+    """When an arm is asked and how much; None where `auto` finds no schedule within its budget.
+
+    A function of the arm alone, since early stopping makes it part of what is learnt: not of what else is trained beside it.
+    """
+    train = config.train
+    costs_Q = packing.cost(questions.tokens.computed_lengths, hidden_size)[: train.live.max_questions]
+    arm_cost = train.epochs * packing.cost(tokens.computed_lengths, hidden_size).sum()
+    num_steps = train.epochs * packing.steps_per_epoch(len(tokens.lengths), train.global_batch_size)
+    if train.live.every == "auto":
+        return live_plan.automatic(costs_Q, arm_cost, num_steps)
+    return live_plan.fixed(train.live.every, costs_Q, arm_cost, num_steps)
+
+
+def jobs(source: Source, arms: Sequence[ArmJob], config: Config, tokenizer: PromptTokenizer, cache: Path, hidden_size: int) -> Jobs:
+    """What each arm is asked; one that is not asked is left out. Says so, a line for arms of a domain that are asked alike.
+
+    ConfigError where early stopping is wanted and there is nothing that it could go by.
+    """
+    found: Jobs = {}
+    said: dict[str, None] = {}
+    files: dict[str, Path | None] = {}
+    for work in arms:
+        domain = work.arm.domain
+        if domain not in files:
+            files[domain] = prepared(source, domain, tokenizer, config.evaluate.template, cache)
+        path = files[domain]
+        questions = live_data.load(path) if path else None
+        schedule = schedule_of(questions, data.load(Path(work.tokens)), config, hidden_size) if questions else None
+        if schedule is None or questions is None:
+            reason = _TOO_DEAR if questions else _NO_QUESTIONS
+            if config.train.live.early_stopping is not None:
+                raise ConfigError("settings", [f"train.live.early_stopping: there is no live knowledge of {domain}: {reason}"])
+            said[f"train: no live knowledge of {domain}: {reason}"] = None
+        else:
+            found[work.arm.name] = LiveJob(questions=str(path), num_questions=schedule.num_questions, every=schedule.every)
+            said[f"train: live knowledge of {domain}: {told(schedule, len(questions.ids_Q))}"] = None
+    for line in said:
+        say(line)
+    return found
+
+
+def told(schedule: Schedule, num_there: int) -> str:
+    """A schedule in words, with what it leaves out."""
+    few = schedule.num_questions < num_there
+    asked = f"{schedule.num_questions} of {num_there} questions, as more are too dear or over train.live.max_questions,"
+    asked = asked if few else f"{num_there} questions"
+    return f"{asked} every {schedule.every} steps, for about {schedule.share:.0%} of an arm's FLOPs"

@@ -1,0 +1,53 @@
+"""One rank of test_resume.py: trains arms as the ranks do, many in one launch, some interrupted after a step.
+
+Run as `resume_ranks.py PLAN`, a JSON list of {"job": path, "stop_after": step or null, "error": text or null}; the environment says
+which rank it is. What has a step to stop after must end there, what has an error must end with it, the others train to their end.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from ift_scale import distributed
+from ift_scale.errors import EnvironmentProblem
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.train import job, loop
+from ift_scale.train import model as models
+from ift_scale.train import ranks as module
+from ift_scale.train.control import Control, Interrupted
+
+
+class StopsAfter(Control):
+    """Asks to stop after so many steps, as a signal would."""
+
+    left: int | None = None
+
+    def stops(self) -> bool:
+        self.left = None if self.left is None else self.left - 1
+        self._signalled = self.left == 0
+        return super().stops()
+
+
+def main(plan: Path) -> None:
+    ranks = distributed.from_environment()
+    assert ranks is not None
+    device = module.join(ranks)
+    control = StopsAfter(None)
+    for part in json.loads(plan.read_text()):
+        work = job.read(Path(part["job"]))
+        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
+        tokenizer = PromptTokenizer(work.model_path)
+        control.left = part["stop_after"]
+        try:
+            for arm in work.arms:
+                module.train_arm(work, arm, group, tokenizer, job.Events(None))
+            assert part["stop_after"] is None and part["error"] is None, part
+        except Interrupted as stopped:
+            assert stopped.step == part["stop_after"], (stopped.step, part)
+        except EnvironmentProblem as error:
+            assert part["error"] and re.search(part["error"], str(error)), (str(error), part)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

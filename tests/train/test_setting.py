@@ -1,0 +1,93 @@
+"""What `auto` takes, and what it says where nothing fits."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ift_scale.config import TrainConfig
+from ift_scale.errors import ConfigError, EnvironmentProblem
+from ift_scale.plan_memory import PRESETS, read_shape
+from ift_scale.train.memory import GIB, Setting
+from ift_scale.train.setting import Plan, candidates, choose, on_device, resolve
+
+GPU_80, GPU_141 = 80e9, 141e9
+
+
+def _plan(model: str, gpus: int, gpu_bytes: float, **train: Any) -> Plan:
+    return choose(read_shape(model), gpu_bytes, gpus, 8, TrainConfig(**train))
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "gpu_bytes", "expected"),
+    [
+        ("llama-2-7b", 1, GPU_141, Setting(2, "none", "full")),
+        ("llama-3-8b", 8, GPU_80, Setting(2, "none", "selective")),
+        ("llama-2-13b", 16, GPU_80, Setting(3, "none", "selective")),
+        ("llama-2-70b", 64, GPU_80, Setting(3, "none", "full")),
+        ("llama-2-70b", 8, GPU_80, Setting(3, "optimizer", "full")),
+    ],
+)
+def test_the_settings_that_the_documentation_names(model: str, gpus: int, gpu_bytes: float, expected: Setting) -> None:
+    plan = _plan(model, gpus, gpu_bytes)
+    assert plan.chosen.setting == expected
+    earlier = plan.options[: plan.options.index(plan.chosen)]
+    assert all(option.memory.total > gpu_bytes for option in earlier) and plan.chosen.memory.total <= gpu_bytes
+
+
+def test_what_the_user_set_stays() -> None:
+    assert _plan("llama-3-8b", 8, GPU_80, zero_stage=3).chosen.setting == Setting(3, "none", "none")
+    assert _plan("llama-3-8b", 8, GPU_80, activation_checkpointing="full").chosen.setting == Setting(2, "none", "full")
+    assert _plan("llama-3-8b", 8, GPU_80, offload="all").chosen.setting == Setting(3, "all", "none")
+    config = TrainConfig(zero_stage=1, offload="none", activation_checkpointing="none", precision="bfloat16")
+    assert resolve(config, read_shape("llama-2-70b"), GPU_80, 8) == config
+
+
+def test_offload_and_a_stage_that_cannot_do_it_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.offload: all needs ZeRO-3"):
+        _plan("llama-3-8b", 8, GPU_80, offload="all", zero_stage=2)
+    with pytest.raises(ConfigError, match=r"train\.offload: optimizer needs ZeRO-1, 2 or 3"):
+        _plan("llama-3-8b", 8, GPU_80, offload="optimizer", zero_stage=0)
+
+
+def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
+    message = r"needs [\d.]+ GiB a GPU, [\d.]+ GiB more .*train on more GPUs; lower .*offload to auto"
+    with pytest.raises(EnvironmentProblem, match=message):
+        _plan("llama-2-70b", 8, GPU_80, offload="none")
+    with pytest.raises(EnvironmentProblem, match="GiB of host memory for each GPU, more than there is"):
+        choose(read_shape("llama-2-70b"), GPU_80, 8, 8, TrainConfig(), host_bytes=256 * GIB)
+
+
+def test_on_a_cpu_stage_2_without_more() -> None:
+    resolved = resolve(TrainConfig(), read_shape("llama-1b"), None, 2)
+    assert (resolved.zero_stage, resolved.offload, resolved.activation_checkpointing) == (2, "none", "none")
+
+
+def _documented() -> list[list[str]]:
+    lines = (PRESETS.parents[1] / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if " GB |" in line]
+
+
+@pytest.mark.parametrize("row", _documented(), ids=lambda row: f"{row[0]}-{row[1]}")
+def test_the_table_in_the_documentation(row: list[str]) -> None:
+    num_gpus, gigabytes = row[1].removesuffix(" GB").split(" x ")
+    option = choose(read_shape(row[0]), int(gigabytes) * 1e9, int(num_gpus), 8, TrainConfig()).chosen
+    assert row[2:5] == [str(option.setting.zero_stage), option.setting.checkpointing, option.setting.offload]
+    assert row[12] == f"{option.memory.total / GIB:.1f}"
+
+
+def test_the_ranks_settle_auto_by_their_device() -> None:
+    shape = json.loads((PRESETS / "llama-2-7b.json").read_text())
+    auto = TrainConfig(num_ranks=8)
+    on_cpu = on_device(auto, {"model_type": "gpt_neox"}, None, 2, 2)
+    assert (on_cpu.zero_stage, on_cpu.offload, on_cpu.activation_checkpointing) == (2, "none", "none")
+    on_gpu = on_device(auto, shape, GPU_80, 8, 8)
+    assert "auto" not in (on_gpu.zero_stage, on_gpu.offload, on_gpu.activation_checkpointing)
+    with pytest.raises(ConfigError, match=r"auto needs the model's shape .*gpt_neox.* set all three"):
+        on_device(auto, {"model_type": "gpt_neox"}, GPU_80, 8, 8)
+    by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
+    assert on_device(by_hand, {"model_type": "gpt_neox"}, GPU_80, 8, 8) == by_hand
+
+
+def test_compiled_layers_are_never_checkpointed_selectively() -> None:
+    assert all(found.checkpointing != "selective" for found in candidates(TrainConfig(compile=True), 8))
