@@ -27,11 +27,11 @@ from ift_scale.progress import say
 
 PEERS = Path(__file__).parent / "peers"
 VENV = PEERS / ".venv-trl"
-ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning")
+ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning", "prefix-sharing")
 # Largest relative difference of a step's loss from ours.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 # Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
-ROUGHLY = {"ours": (15, 5), "trl": (12, 13), "trl plain loss": (12, 7.5), "paper": (15, 70)}
+ROUGHLY = {"ours": (12, 5), "trl": (12, 12), "trl plain loss": (12, 7.5), "paper": (15, 70)}
 CHECKED = ("ours", "trl", "trl plain loss")
 
 
@@ -127,7 +127,7 @@ def prepare(work: Path, num_steps: int) -> dict[str, Any]:
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
 @click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
 @click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
-@click.option("--check-steps", default=10, show_default=True, help="Steps of the comparison of losses in float32.")
+@click.option("--check-steps", default=8, show_default=True, help="Steps of the comparison of losses in float32.")
 @click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")

@@ -31,6 +31,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "balance": {},
     "supervised-rows": {},
     "last-layer-pruning": {"prune_last_layer": "off"},
+    "prefix-sharing": {"share_prefix": False},
 }
 
 
@@ -68,6 +69,7 @@ def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) 
         model_path=str(model),
         hidden_size=read_json(model / "config.json")["hidden_size"],
         template="vicuna",
+        logs=str(folder),
         train=config,
         arms=[arm],
     )
