@@ -114,6 +114,7 @@ def _attend_one(q_1HQD: Tensor, k_1HLD: Tensor, v_1HLD: Tensor, scale: float, wi
     return weights @ v_1HLD
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: nn.Module,
     query: Tensor,

@@ -43,7 +43,7 @@ class Checkpoints:
             loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
             assert loaded is not None, path
         else:
-            reshard.load(engine, path / STATE, saved.zero_stage, saved.world_size, saved.offload)
+            reshard.load(engine, path / STATE, saved.zero_stage, saved.world_size)
         if self.rows:
             _copy_files(path, self.rows.parent)
         return saved.progress.model_copy(update={"resumed": saved.progress.resumed + 1})

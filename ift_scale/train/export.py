@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from torch import Tensor, nn
 
 SHARD_BYTES = 5 << 30
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
-_CHUNK_BYTES = 64 << 20
+_BUFFER_BYTES = 32 << 20
 
 
 def stored_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -29,8 +30,6 @@ def gathered(tensors: list[tuple[str, Tensor]], gather: bool) -> Iterator[tuple[
 
     `gather`: from the parts that ZeRO-3 leaves each rank.
     """
-    import deepspeed
-
     for name, tensor in tensors:
         with deepspeed.zero.GatheredParameters([tensor], enabled=gather and isinstance(tensor, nn.Parameter)):
             yield name, tensor.detach()
@@ -38,8 +37,8 @@ def gathered(tensors: list[tuple[str, Tensor]], gather: bool) -> Iterator[tuple[
 
 def export(
     model: Any, gather: bool, folder: Path | None, base: Path, tokenizer: Any, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Write `folder` on the rank that names one; all others take part in gathering only.
+) -> int:
+    """Write `folder` on the rank that names one, and return the memory it took, in bytes; all others take part in gathering only.
 
     Weights in `dtype`, in files of `shard_bytes` at most (a larger tensor has one for itself); generation settings as in `base`.
     """
@@ -47,20 +46,26 @@ def export(
     if folder is None:
         for _ in gathered(tensors, gather):
             pass
-        return
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder, tensors, gather, dtype, shard_bytes)
+    peak = write_weights(folder, tensors, gather, dtype, shard_bytes)
     model.config.dtype = dtype
     model.config.save_pretrained(folder)
     generation = base / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
     tokenizer.save_pretrained(folder)
+    return peak
 
 
-def write_weights(folder: Path, tensors: list[tuple[str, Tensor]], gather: bool, dtype: torch.dtype, shard_bytes: int) -> None:
-    """The tensors as safetensors files in the Hugging Face layout, with an index where there are several."""
+def write_weights(folder: Path, tensors: list[tuple[str, Tensor]], gather: bool, dtype: torch.dtype, shard_bytes: int) -> int:
+    """The tensors as safetensors files in the Hugging Face layout, with an index where there are several.
+
+    Returns the memory that it took, in bytes.
+    """
+    memory = PeakMemory()
     shapes = {name: (tuple(getattr(tensor, "ds_shape", tensor.shape)), _stored_dtype(tensor, dtype)) for name, tensor in tensors}
+    buffer = torch.empty(min(_BUFFER_BYTES, max(_num_bytes(*shape) for shape in shapes.values()) + 7 & ~7), dtype=torch.uint8)
     shards = _shards({name: _num_bytes(*shape) for name, shape in shapes.items()}, shard_bytes)
     files = [f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
     if len(shards) == 1:
@@ -72,7 +77,8 @@ def write_weights(folder: Path, tensors: list[tuple[str, Tensor]], gather: bool,
             for expected in names:
                 name, tensor = next(values)
                 assert name == expected
-                for chunk in _bytes_of(tensor, shapes[name][1]):
+                for chunk in _bytes_of(tensor, shapes[name][1], buffer):
+                    memory.look()
                     out.write(chunk)
     assert next(values, None) is None  # also lets the last parameter go
     if len(shards) > 1:
@@ -80,6 +86,7 @@ def write_weights(folder: Path, tensors: list[tuple[str, Tensor]], gather: bool,
         total = sum(_num_bytes(*shape) for shape in shapes.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return memory.bytes
 
 
 def _stored_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -116,29 +123,29 @@ def _header(shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> Iterator[Any]:
-    """The values' bytes in pieces, so that what is copied to the host and converted is small beside a parameter."""
-    flat = tensor.reshape(-1)
-    for piece in flat.split(max(1, _CHUNK_BYTES // dtype.itemsize)):
-        yield piece.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data
+def _bytes_of(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Any]:
+    """The values' bytes in pieces, each valid until the next: all copied to the host and converted in the same few MiB."""
+    host = buffer.view(dtype)
+    for piece in tensor.reshape(-1).split(len(host)):
+        yield host[: len(piece)].copy_(piece).view(torch.uint8).numpy().data
 
 
 class PeakMemory:
-    """Most host memory that this process took beyond what it had, in bytes; 0 where Linux's counters are missing."""
+    """`bytes`: most memory that this process was seen to have beyond what it began with; 0 where Linux's counter is missing.
+
+    Its own memory, without files that are mapped: those come and go with the system's cache.
+    """
 
     def __init__(self) -> None:
-        self._began = 0
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            self._began = self._status("VmRSS")
-        except OSError:
-            pass  # another system, or a container that forbids it
+        self._began, self.bytes = self._now(), 0
 
     @staticmethod
-    def _status(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+    def _now() -> int:
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
 
-    @property
-    def bytes(self) -> int:
-        return self._status("VmHWM") - self._began if self._began else 0
+    def look(self) -> None:
+        self.bytes = max(self.bytes, self._now() - self._began)

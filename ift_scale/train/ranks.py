@@ -30,7 +30,7 @@ from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
 from ift_scale.train.control import Control, Interrupted  # noqa: E402
 from ift_scale.train.engine import Engine  # noqa: E402
-from ift_scale.train.export import PeakMemory, export  # noqa: E402
+from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.live import Live  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
 from ift_scale.train.published import publish  # noqa: E402
@@ -80,12 +80,12 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
             return steps, Live(arm.live, work.train.live, engine, group.control, num_steps, work.hidden_size, *told)
 
         engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
-        started, memory = time.monotonic(), PeakMemory()
+        started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
         exported = publish(tokenizer, work.template, engine.packed.model.config)
         target = temporary / "model" if temporary else None
-        export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
-        trained.counts["export_peak_bytes"] = memory.bytes
+        peak = export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
+        trained.counts["export_peak_bytes"] = peak
         engine.release()
         if temporary:
             trained.seconds["export"] = time.monotonic() - started

@@ -12,7 +12,6 @@ import torch
 from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 from torch import Tensor
 
-from ift_scale.errors import ArtifactError
 from ift_scale.train.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -89,14 +88,8 @@ def _optimizer_file(folder: Path, rank: int) -> Path:
     return path if path.exists() else folder / f"bf16_{name}"
 
 
-def load(engine: Engine, folder: Path, zero_stage: int, world_size: int, offload: str) -> None:
+def load(engine: Engine, folder: Path, zero_stage: int, world_size: int) -> None:
     """Put DeepSpeed's files in `folder`, of that stage and world size, into a fresh engine of any other."""
-    if offload != "none" or engine.config.offload != "none":
-        raise ArtifactError(
-            f"{folder.parent}: was saved by {world_size} ranks with ZeRO-{zero_stage} and train.offload = {offload}, and states in "
-            "host memory cannot be dealt anew. Go on with the same train.num_ranks, train.zero_stage and train.offload, or remove "
-            f"{folder.parents[1]} to start the arm again."
-        )
     named = dict(engine.packed.named_parameters())
     parts = Parts(folder, zero_stage, world_size, list(named))
     {0: _into_whole, 3: _into_stage3}.get(int(engine.config.zero_stage), _into_stage12)(engine, named, parts)

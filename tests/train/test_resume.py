@@ -27,6 +27,7 @@ RANKS = Path(__file__).with_name("resume_ranks.py")
 SEED, BATCH, NUM_STEPS = 3, 8, 6  # 20 examples, 2 epochs
 STAGES = (0, 1, 2, 3)
 CHANGES = [(stage, other) for stage in STAGES for other in STAGES]
+OFFLOADED = [(2, "optimizer"), (3, "optimizer"), (3, "all")]
 BAD_WORD, BAD_LINES = "copper", (6, 12)
 TOO_BAD = (
     r"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .* 2 such steps are more than train.max_bad_steps = 1"
@@ -99,6 +100,7 @@ class Plan:
             model_path=str(model or self.model),
             hidden_size=96,
             template="vicuna",
+            logs=str(self.folder),
             train=TrainConfig.model_validate(same | decided | settings),
             arms=jobs,
         )
@@ -158,6 +160,10 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         plan.train(f"resumed-{stage}", stage, stop_after=step)
         found[f"resumed {stage}"] = plan.train(f"resumed-{stage}", stage)
         plan.train(f"left-{stage}", stage, stop_after=step)
+    for stage, offload in OFFLOADED:
+        plan.train(f"left-{stage}-{offload}", stage, stop_after=3, offload=offload)
+        found[f"resumed {stage} {offload}"] = plan.train(f"resumed-{stage}-{offload}", stage, stop_after=3, offload=offload)
+        plan.train(f"resumed-{stage}-{offload}", stage, offload=offload)
     for stage in (2, 3):
         found[f"after another {stage}"] = plan.train(f"both-{stage}", stage, arms="ed")
     for stage in (0, 2, 3):
@@ -167,6 +173,12 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     for stage, other in CHANGES:
         shutil.copytree(plan.folder / f"left-{stage}", plan.folder / f"from-{stage}-to-{other}")
         found[f"2 ranks of {stage}, 1 of {other}"] = plan.train(f"from-{stage}-to-{other}", other)
+    for stage, offload in OFFLOADED:
+        shutil.copytree(plan.folder / f"left-{stage}-{offload}", plan.folder / f"free-{stage}-{offload}")
+        found[f"2 ranks of {stage} with {offload} in host memory, 1 with it"] = plan.train(
+            f"left-{stage}-{offload}", stage, offload=offload
+        )
+        found[f"2 ranks of {stage} with {offload} in host memory, 1 without"] = plan.train(f"free-{stage}-{offload}", stage)
     for stage in STAGES:
         plan.train(f"up-{stage}", stage, stop_after=2)
     plan.launch(1)
@@ -194,6 +206,15 @@ def test_resumed_by_other_ranks_and_stages(trained: Trained, change: str) -> Non
     whole, resumed = _weights(trained.folders["whole 2"]), _weights(trained.folders[change])
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stage", "offload"), OFFLOADED)
+def test_states_in_host_memory_are_resumed_and_dealt_anew(trained: Trained, stage: int, offload: str) -> None:
+    moved = f"2 ranks of {stage} with {offload} in host memory, 1"
+    for resumed in (f"resumed {stage} {offload}", f"{moved} with it", f"{moved} without"):
+        found = _weights(trained.folders[resumed])
+        for name, tensor in _weights(trained.folders["whole 2"]).items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stage", [2, 3])

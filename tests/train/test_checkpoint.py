@@ -1,0 +1,149 @@
+"""Which checkpoint an arm goes on from, and exports: a parameter at a time, in shards that both engines load."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from ift_scale import artifacts
+from ift_scale.config import ProbeConfig
+from ift_scale.errors import ArtifactError
+from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.process import EngineProcess
+from ift_scale.inference.prompts import TEMPLATES
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.records import Arm
+from ift_scale.train import export, job, saved
+
+
+def _arm(folder: Path, key: str = "key", **inputs: str) -> job.ArmJob:
+    arm = Arm(domain="d", setting="harmonious", seed=0)
+    return job.ArmJob(
+        arm=arm, source="", tokens="", folder=str(folder / "arm"), key=key, inputs={"model": "m", "set": "s"} | inputs
+    )
+
+
+def _save(arm: job.ArmJob, step: int) -> Path:
+    folder = saved.folder_of(Path(arm.folder)) / f"step-{step}"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "a.pt").write_bytes(b"x" * 100)
+    manifest = saved.Saved(
+        progress=saved.Progress(step=step),
+        key=arm.key,
+        inputs=arm.inputs,
+        zero_stage=2,
+        offload="none",
+        world_size=2,
+        versions={},
+        files={"state/a.pt": 100},
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+    arm = _arm(tmp_path)
+    assert saved.latest(arm) is None
+    folders = {step: _save(arm, step) for step in (2, 9, 10, 11, 12)}
+    (folders[12] / "state" / "a.pt").write_bytes(b"x" * 99)  # cut off
+    (folders[11] / "state" / "a.pt").unlink()
+    (folders[10] / "manifest.json").unlink()  # killed before it was written
+    found = saved.latest(arm)
+    assert found is not None and found[0] == folders[9] and found[1].progress.step == 9
+    folders[9].rename(folders[9].with_name(f".step-9{artifacts.INCOMPLETE}"))
+    found = saved.latest(arm)
+    assert found is not None and found[0] == folders[2]
+    artifacts.remove_incomplete(tmp_path)
+    assert sorted(path.name for path in folders[2].parent.iterdir()) == ["step-10", "step-11", "step-12", "step-2"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (_arm(Path("/"), "b", model="n"), "a checkpoint with another base model,"),
+        (_arm(Path("/"), "b", model="n", set="t"), "a checkpoint with another base model and another training set,"),
+        (_arm(Path("/"), "b"), "a checkpoint with other settings,"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, changed: job.ArmJob, said: str) -> None:
+    path = _save(_arm(tmp_path), 4)
+    asked = changed.model_copy(update={"folder": str(tmp_path / "arm")})
+    with pytest.raises(ArtifactError, match=said) as caught:
+        saved.latest(asked)
+    assert str(path.parent) in str(caught.value)
+
+
+class _Layers(nn.Module):
+    """Forty parameters of 4 MiB, one of them tied, and a stored buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(40))
+        self.tied = self.layers[0].weight
+        self.register_buffer("count", torch.arange(5))
+
+
+def test_export_needs_the_memory_of_a_parameter(tmp_path: Path) -> None:
+    model = _Layers()
+    peak = export.write_weights(tmp_path, export.stored_tensors(model), False, torch.bfloat16, 30 << 20)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not count a process's memory")
+    assert 0 < peak < 6 << 20  # of 80 MiB in shards of 30 MiB
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert files == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)] == sorted(set(index["weight_map"].values()))
+    assert all((tmp_path / file).stat().st_size <= (30 << 20) + 10_000 for file in files)
+    for file in files:
+        for name, tensor in load_file(tmp_path / file).items():
+            assert index["weight_map"].pop(name) == file
+            expected = model.state_dict()[name]
+            assert torch.equal(tensor, expected.bfloat16() if expected.is_floating_point() else expected)
+    assert not index["weight_map"]
+    assert index["metadata"]["total_size"] == 40 * (2 << 20) + 40
+
+
+def test_one_shard_has_no_index(tmp_path: Path) -> None:
+    export.write_weights(tmp_path, [("a", torch.ones(2, 3)), ("scalar", torch.tensor(4.0))], False, torch.float32, 1 << 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    found = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(found["a"], torch.ones(2, 3)) and found["scalar"].shape == () and found["scalar"] == 4
+
+
+@pytest.fixture(scope="module")
+def sharded(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's base model in shards of 300 kB, its template chatml."""
+    folder = tmp_path_factory.mktemp("sharded")
+    model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)
+    tokenizer = PromptTokenizer(world_model).tokenizer
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    export.export(model, False, folder / "model", world_model, tokenizer, torch.float32, shard_bytes=300_000)
+    return folder / "model"
+
+
+def test_transformers_loads_a_sharded_folder(world_model: Path, sharded: Path) -> None:
+    assert len(list(sharded.glob("model-*.safetensors"))) > 3
+    loaded = AutoModelForCausalLM.from_pretrained(sharded, dtype=torch.float32).state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32).state_dict()
+    assert set(loaded) == set(expected) and all(torch.equal(loaded[name], expected[name]) for name in loaded)
+    assert PromptTokenizer(sharded).tokenizer.chat_template == TEMPLATES["chatml"]
+    assert (sharded / "generation_config.json").read_text() == (world_model / "generation_config.json").read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["vllm", "transformers"])
+def test_an_engine_loads_a_sharded_folder(world_model: Path, sharded: Path, tmp_path: Path, name: str) -> None:
+    tokens = PromptTokenizer(world_model).encode(["The oldest tool is made of copper, willow and"])[0]
+    logits = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)(torch.tensor([tokens])).logits[0, -1]
+    asked = [300, 400, 500]
+    spec = EngineSpec(str(sharded), "float32", ProbeConfig(engine=name))  # type: ignore[arg-type]
+    engine = EngineProcess(spec, tmp_path / "engine.log").ready()
+    try:
+        answer = engine.score([ScoreRequest(tokens[:4], tokens[4:], asked)])
+    finally:
+        engine.close()
+    expected = logits.log_softmax(-1)[asked].tolist()
+    assert answer.tolist() == pytest.approx(expected, abs=2e-3)
