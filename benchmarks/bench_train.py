@@ -4,8 +4,8 @@
     python benchmarks/bench_train.py [--repeats 5] [--steps 3] [--resume]
 
 All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
-a ratio is of one repeat. First every trainer takes the same steps in float32: their losses must agree, or nothing is measured,
-since speed without equal learning counts for nothing. Then the repeats in `--dtype`, whose losses must agree too, to its rounding.
+a ratio is of one repeat. First ours and TRL take some more steps in float32: the curves of their losses must agree, or nothing is
+measured, since speed without equal learning counts for nothing. Then the repeats in `--dtype`, all of whose losses must agree, too.
 Seconds are those of whole optimizer steps, data included, without the first; speed is real tokens a second, padding not counted.
 """
 
@@ -27,11 +27,12 @@ from ift_scale.progress import say
 
 PEERS = Path(__file__).parent / "peers"
 VENV = PEERS / ".venv-trl"
-ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning")
+ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning", "prefix-sharing")
 # Largest relative difference of a step's loss from ours.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 # Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
-ROUGHLY = {"ours": (15, 5), "trl": (12, 20), "trl plain loss": (12, 11), "paper": (15, 150)}
+ROUGHLY = {"ours": (12, 5), "trl": (12, 12), "trl plain loss": (12, 7.5), "paper": (15, 70)}
+CHECKED = ("ours", "trl", "trl plain loss")
 
 
 def peer_command(script: str, *options: str) -> list[str]:
@@ -104,9 +105,9 @@ def estimate(repeats: int, num_steps: int, paper_steps: int, check_steps: int) -
         start, step = ROUGHLY[name]
         return start + steps * step
 
-    one = sum(seconds(name, num_steps) for name in ("ours", "trl", "trl plain loss")) + seconds("paper", paper_steps)
+    one = sum(seconds(name, num_steps) for name in CHECKED) + seconds("paper", paper_steps)
     one += len(ABLATIONS) * seconds("ours", num_steps)
-    check = sum(seconds(name, check_steps) for name in ("ours", "trl", "trl plain loss")) + seconds("paper", 1)
+    check = sum(seconds(name, check_steps) for name in CHECKED)
     return (repeats * one + check) / 60
 
 
@@ -126,7 +127,7 @@ def prepare(work: Path, num_steps: int) -> dict[str, Any]:
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
 @click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
 @click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
-@click.option("--check-steps", default=6, show_default=True, help="Steps of the comparison of losses in float32.")
+@click.option("--check-steps", default=8, show_default=True, help="Steps of the comparison of losses in float32.")
 @click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
@@ -142,7 +143,9 @@ def main(
 
     checked, check_work = {}, work / "train-check"
     prepare(check_work, check_steps)
-    for name, command in commands(check_work, "float32", check_steps, 1, pad_to).items():
+    check_commands = commands(check_work, "float32", check_steps, 1, pad_to)
+    for name in CHECKED:
+        command = check_commands[name]
         checked[name] = run_one(name, command, check_work, results / f"check-{name.replace(' ', '-')}.json", resume)
         say(f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}")
     agreement = {name: check_losses(checked["ours"], found, name, "float32") for name, found in checked.items()}

@@ -30,7 +30,8 @@ from ift_scale import distributed
 from ift_scale.config import TrainConfig
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
-from ift_scale.train import packing, ranks
+from ift_scale.train import memory, packing, ranks, setting
+from ift_scale.train.batch import num_shared
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.shape import ModelShape, train_flops
 
@@ -61,13 +62,14 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 def random_set(num_examples: int, vocab: int, seed: int = 0) -> TokenizedSet:
-    """Examples of 32 to 650 tokens, 270 on average, whose last three quarters are supervised."""
+    """Examples of 64 to 650 tokens, 270 on average, whose last three quarters are supervised; all begin with the same 36 tokens."""
     random = np.random.default_rng(seed)
-    lengths = np.clip(random.normal(270, 120, num_examples), 32, 650).astype(np.int64)
+    lengths = np.clip(random.normal(270, 120, num_examples), 64, 650).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     places = np.concatenate([np.arange(n) for n in lengths])
-    supervised = places >= np.repeat(lengths, lengths) * 0.27
+    supervised = places >= np.maximum(np.repeat(lengths, lengths) * 0.27, 36)
     ids = random.integers(3, vocab, offsets[-1]).astype(np.int32)
+    ids[places < 36] = np.tile(ids[:36], num_examples)
     return TokenizedSet(ids, supervised, offsets, np.ones(num_examples), 0)
 
 
@@ -105,7 +107,7 @@ def waited(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def settings(precision: str, batch: int, tokens: int, stage: int, checkpointing: str) -> TrainConfig:
+def settings(precision: str, batch: int, tokens: int, stage: Any = 2, checkpointing: Any = "none") -> TrainConfig:
     return TrainConfig(
         launcher="direct",
         precision=precision,
@@ -140,7 +142,7 @@ def check(device: torch.device, precision: str) -> float:
     The mean difference over the losses' standard deviation. The weights are large, so that attention decides about the losses.
     """
     tokens = random_set(8, TINY["vocab_size"])
-    engine, steps = build("tiny", settings(precision, 8, 2048, 2, "none"), device, tokens, std=0.25)
+    engine, steps = build("tiny", settings(precision, 8, 2048), device, tokens, std=0.25)
     config = LlamaConfig.from_dict(engine.packed.model.config.to_dict())  # a copy: the engine's own names its attention
     plain = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
     plain.load_state_dict(engine.packed.model.state_dict())
@@ -163,6 +165,8 @@ def check(device: torch.device, precision: str) -> float:
 def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int, rate: float) -> dict[str, Any]:
     """Seconds a step behind two for warming up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + 2), SHAPES[name]["vocab_size"])
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    config = setting.on_device(config, LlamaConfig(**SHAPES[name]).to_dict(), total, 1, 1)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -178,7 +182,11 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     pruned, attention = engine.packed.pruned, engine.packed.attention
     engine.release()
     examples = [[i for micro in step for place in micro for i in place] for step in steps[2:]]
-    flops = [train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned) for e in examples]
+    shared = [prefixes(step, tokens) for step in steps[2:]]
+    flops = [
+        train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned, found)
+        for e, found in zip(examples, shared, strict=True)
+    ]
     per_second = [f / s for f, s in zip(flops, seconds[2:], strict=True)]
     return {
         "parameters": sizes.parameters,
@@ -198,12 +206,14 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     }
 
 
-def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float | None:
-    """What the memory model says; None where this version has none."""
-    try:
-        from ift_scale.train import memory
-    except ImportError:
-        return None
+def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
+    """(tokens, examples) of the prefixes that the step's micro-batches compute once."""
+    found = [(num_shared(place, tokens), len(place)) for micro in step for place in micro]
+    return [(length, count) for length, count in found if length]
+
+
+def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
+    """What the memory model says."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
     return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).total
 
@@ -229,10 +239,9 @@ def one_rank() -> torch.device:
 @click.option("--steps", default=8, show_default=True, help="Measured optimizer steps, behind two for warming up.")
 @click.option("--batch", default=128, show_default=True, help="Examples of a step.")
 @click.option("--tokens", default=16_384, show_default=True, help="Tokens of a micro-batch, at most.")
-@click.option("--zero-stage", default=2, show_default=True, type=click.IntRange(1, 3))
-@click.option("--checkpointing", default="none", show_default=True, type=click.Choice(["none", "selective", "full"]))
+@click.option("--checkpointing", default="auto", show_default=True, type=click.Choice(["auto", "none", "selective", "full"]))
 @click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
-def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, zero_stage: int, checkpointing: str, tiny: bool) -> None:
+def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpointing: str, tiny: bool) -> None:
     """Measure and store benchmarks/results/train_gpu.json."""
     device = one_rank()
     if device.type != "cuda" and not tiny:
@@ -246,7 +255,7 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, zero_stage
     say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
     if tiny:
         names, steps, batch, tokens = ("tiny",), 2, 8, 2048
-    config = settings(precision, batch, tokens, zero_stage, checkpointing)
+    config = settings(precision, batch, tokens, "auto", checkpointing)
     found: dict[str, Any] = {}
     for name in names:
         try:

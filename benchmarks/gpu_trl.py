@@ -54,7 +54,7 @@ def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
         device = torch.device("cuda" if on_gpu else "cpu")
         weights = random_weights(Path(folder), shape, device, torch.bfloat16, 0.02)
         config = peer.zero_2("bfloat16", "torch")
-        rate = settings("bfloat16", batch, 8192, 2, "none").learning_rate
+        rate = settings("bfloat16", batch, 8192).learning_rate
         args = SFTConfig(
             **peer.arguments(Path(folder) / "out", config, kept, steps + 2, rate),
             max_length=None,

@@ -323,6 +323,8 @@ class TrainConfig(Section):
     """Tokens that one rank holds in one forward pass, at most; padding is never added."""
     packing: bool = True
     """False computes every example in a forward pass of its own: slower, for comparisons."""
+    share_prefix: bool = True
+    """Compute the tokens with which all examples of a micro-batch begin once: exact, and its keys serve every example."""
     max_length: PositiveInt = 2048
     """Longest example in tokens."""
     too_long: Literal["error", "truncate"] = "error"

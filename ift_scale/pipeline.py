@@ -35,8 +35,9 @@ from ift_scale.train import run as train
 STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
 
 TRAIN_OPERATION = {
-    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "zero_stage", "offload", "activation_checkpointing",
-    "compile", "attention", "prune_last_layer", "kernels", "log_every", "peak_tflops", "trackers", "checkpoint",
+    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
+    "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "log_every", "peak_tflops", "trackers",
+    "checkpoint",
 }  # fmt: skip
 
 Inputs = dict[str, str]

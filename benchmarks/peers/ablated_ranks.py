@@ -20,9 +20,9 @@ Collate = Callable[..., Any]
 def with_padding(collate: Collate) -> Collate:
     """Every example as long as the longest of its micro-batch, padding computed like tokens."""
 
-    def padded(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device) -> Any:
+    def padded(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any) -> Any:
         if not examples:
-            return collate(examples, tokens, scales, device)
+            return collate(examples, tokens, scales, *rest)
         longest = int(tokens.computed_lengths[list(examples)].max())
         ids = np.zeros((len(examples), longest + 1), dtype=tokens.ids.dtype)
         supervised = np.zeros_like(ids, dtype=bool)
@@ -33,7 +33,7 @@ def with_padding(collate: Collate) -> Collate:
         offsets = np.arange(len(examples) + 1) * (longest + 1)
         rows = replace(tokens, ids=ids.ravel(), supervised=supervised.ravel(), offsets=offsets)
         rows.__dict__["computed_lengths"] = np.full(len(examples), longest)  # else the padding would be left out again
-        found = collate(range(len(examples)), rows, scales[list(examples)], device)
+        found = collate(range(len(examples)), rows, scales[list(examples)], *rest)
         return replace(found, examples=list(examples))
 
     return padded
@@ -54,14 +54,17 @@ def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def on_all_rows(collate: Collate) -> Collate:
-    """Head and loss on every row, those of the prompts with weight 0; so the last layer is computed on all rows, too."""
+    """Head and loss on every row, those of the prompts with weight 0.
 
-    def whole(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device) -> Any:
-        found = collate(examples, replace(tokens, supervised=np.ones_like(tokens.supervised)), scales, device)
+    So the last layer is computed on all rows, too, and no prefix is shared, since every example's own rows are asked for.
+    """
+
+    def whole(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any) -> Any:
+        found = collate(examples, replace(tokens, supervised=np.ones_like(tokens.supervised)), scales, *rest)
         if not examples:
             return found
         parts = [tokens.supervised[tokens.offsets[i] + 1 : tokens.offsets[i + 1]] for i in examples]
-        mask_R = torch.from_numpy(np.concatenate(parts)).to(device)
+        mask_R = torch.from_numpy(np.concatenate(parts)).to(found.weights_R.device)
         return replace(found, weights_R=found.weights_R * mask_R)
 
     return whole

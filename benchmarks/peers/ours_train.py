@@ -31,6 +31,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "balance": {},
     "supervised-rows": {},
     "last-layer-pruning": {"prune_last_layer": "off"},
+    "prefix-sharing": {"share_prefix": False},
 }
 
 
@@ -68,6 +69,7 @@ def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) 
         model_path=str(model),
         hidden_size=read_json(model / "config.json")["hidden_size"],
         template="vicuna",
+        logs=str(folder),
         train=config,
         arms=[arm],
     )
@@ -92,7 +94,7 @@ def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) 
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--without", type=click.Choice(list(MEASURES)), help="The measure that is taken away.")
 @click.option("--ranks", default=2, show_default=True)
-@click.option("--tokens-per-micro-batch", default=4096, show_default=True)
+@click.option("--tokens-per-micro-batch", default=8192, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
 def main(workload: Path, output: Path, without: str | None, **settings: Any) -> None:

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError
-from ift_scale.train.batch import Packed
+from ift_scale.train.batch import Packed, Places
 
 NAMES = {"flash_attn": "ift_scale_flash_attn", "varlen": "ift_scale_varlen", "sdpa": "ift_scale_sdpa"}
 
@@ -80,35 +80,29 @@ def _varlen(q_QHD: Tensor, k_TKD: Tensor, v_TKD: Tensor, places: Any, scale: flo
     return varlen_attn(q_QHD, k_TKD, v_TKD, q_starts, k_starts, most_q, most_k, scale=scale, window_size=reach, **more)
 
 
-def _attend_flat(kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, packed: Packed, last: bool, **how: Any) -> Tensor:
-    """Variable-length kernels take (tokens, heads, size) and the starts of the examples."""
-    lengths, starts = (packed.last_lengths, packed.last_starts_B1) if last else (packed.lengths, packed.starts_B1)
-    places = starts, packed.starts_B1, max(lengths), max(packed.lengths)
+def _attend_flat(kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: Places, **how: Any) -> Tensor:
+    """Variable-length kernels take (tokens, heads, size) and the starts of the runs."""
+    places = at.query_starts, at.key_starts, max(at.query_lengths), max(at.key_lengths)
     q, k, v = (x[0].transpose(0, 1) for x in (q_1HQD, k_1KTD, v_1KTD))
     return kernel(q, k, v, places, **how)[None]
 
 
-def _attend_each(q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, packed: Packed, **how: Any) -> Tensor:
-    """Example by example. One split, whose gradient is one concatenation, rather than a slice for each."""
-    scale, window, softcap, last = how["scale"], how["window"], how["softcap"], how["last"]
+def _attend_each(q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: Places, **how: Any) -> Tensor:
+    """Run by run. One split, whose gradient is one concatenation, rather than a slice for each."""
     groups = q_1HQD.shape[1] // k_1KTD.shape[1]
     if groups > 1:
         k_1KTD, v_1KTD = (x.repeat_interleave(groups, 1) for x in (k_1KTD, v_1KTD))
-    parts = zip(
-        q_1HQD.split(packed.last_lengths if last else packed.lengths, 2),
-        k_1KTD.split(packed.lengths, 2),
-        v_1KTD.split(packed.lengths, 2),
-        strict=True,
-    )
-    outputs = [_attend_one(q, k, v, scale, window, softcap) for q, k, v in parts]
-    return torch.cat(outputs, 2).transpose(1, 2)
+    parts = zip(q_1HQD.split(at.query_lengths, 2), k_1KTD.split(at.key_lengths, 2), v_1KTD.split(at.key_lengths, 2), strict=True)
+    return torch.cat([_attend_one(q, k, v, **how) for q, k, v in parts], 2).transpose(1, 2)
 
 
 def _attend_one(q_1HQD: Tensor, k_1HLD: Tensor, v_1HLD: Tensor, scale: float, window: int | None, softcap: float) -> Tensor:
     num_q, num_k = q_1HQD.shape[2], k_1HLD.shape[2]
     limited = window is not None and num_k > window
-    if num_q == num_k and not limited and not softcap:
-        return F.scaled_dot_product_attention(q_1HQD, k_1HLD, v_1HLD, is_causal=True, scale=scale)
+    if 2 * num_q > num_k and not limited and not softcap:
+        # Causal SDPA aligns queries and keys at the beginning, so missing queries are put there: quicker than a mask.
+        whole_1HLD = F.pad(q_1HQD, (0, 0, num_k - num_q, 0)) if num_q < num_k else q_1HQD
+        return F.scaled_dot_product_attention(whole_1HLD, k_1HLD, v_1HLD, is_causal=True, scale=scale)[:, :, num_k - num_q :]
     seen_QL = torch.ones(num_q, num_k, dtype=torch.bool, device=q_1HQD.device).tril(num_k - num_q)
     if limited:
         assert window is not None
@@ -120,6 +114,7 @@ def _attend_one(q_1HQD: Tensor, k_1HLD: Tensor, v_1HLD: Tensor, scale: float, wi
     return weights @ v_1HLD
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -137,12 +132,15 @@ def attend(
     """transformers' attention function: query (1, H, Q, D), key and value (1, K, T, D) to (1, Q, H, D)."""
     if kwargs.get("dropout"):
         raise ConfigError("model", ["attention_dropout: packed attention computes none; set it to 0 in the model's config.json"])
-    how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0, "last": last}
+    how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0}
+    at = packed.last if last else packed.whole
+    if at.keys is not None:  # a shared prefix' keys stand before each example's own
+        key, value = key[:, :, at.keys], value[:, :, at.keys]
     name = module.config._attn_implementation  # type: ignore[union-attr]
     if name == NAMES["sdpa"]:
-        return _attend_each(query, key, value, packed, **how), None
+        return _attend_each(query, key, value, at, **how), None
     kernel = _flash_attn if name == NAMES["flash_attn"] else _varlen
-    return _attend_flat(kernel, query, key, value, packed, **how), None
+    return _attend_flat(kernel, query, key, value, at, **how), None
 
 
 for _name in NAMES.values():

@@ -1,6 +1,8 @@
 """One rank's micro-batch: examples laid end to end without padding, positions restarting at each.
 
-Nothing is computed that the loss does not need: an example ends with the token before its last supervised one.
+Nothing is computed that the loss does not need, and nothing twice: an example ends with the token before its last supervised one,
+and where all examples begin with the same tokens (a template's system prompt, say), these stand once, before them. A causal model
+computes the same for them in every example, so what follows reads their keys and values there, and sends its gradients there.
 """
 
 from collections.abc import Sequence
@@ -12,21 +14,37 @@ from torch import Tensor
 
 from ift_scale.train.data import TokenizedSet
 
+# A shorter prefix saves less than gathering its keys and values for every example costs.
+_LEAST_SHARED = 8
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which keys each run of queries attends to, causally, the last query seeing all of its keys.
+
+    `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. `keys`: the rows
+    that the keys of all runs are, one after another; None where they are all rows in order.
+    """
+
+    query_lengths: list[int]
+    key_lengths: list[int]
+    query_starts: Tensor
+    key_starts: Tensor
+    keys: Tensor | None
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Where the B examples of a packed row of T tokens lie, and its R wanted rows: what attention and the last layer need.
+    """Where the examples of a packed row of T tokens lie, and its R wanted rows: what attention and the last layer need.
 
-    `starts_B1`: the first token of each, and T, as int32 on the device, as variable-length kernels want it. `last_*`: the same for
-    the last layer, whose queries are each example's rows from its first wanted one to its end, Q in all. `row_places_R`: where
-    the wanted rows lie among these; None where they are all of them (always so in a single turn).
+    `whole`: of a layer that computes every row. `last`: of one that computes the wanted rows only; its queries are each example's
+    rows from its first wanted one to its end. `row_places_R`: where the wanted rows lie among these; None where they are all of
+    them (always so in a single turn).
     """
 
-    lengths: list[int]
-    starts_B1: Tensor
     rows_R: Tensor
-    last_lengths: list[int]
-    last_starts_B1: Tensor
+    whole: Places
+    last: Places
     row_places_R: Tensor | None
 
 
@@ -34,7 +52,8 @@ class Packed:
 class MicroBatch:
     """T tokens of which R predict a supervised token; `packed.rows_R` are the places whose next token is supervised.
 
-    `weights_R`: the factor of each row's cross-entropy in the loss of the whole optimizer step, float32.
+    `weights_R`: the factor of each row's cross-entropy in the loss of the whole optimizer step, float32. `starts`: where each
+    example's own tokens begin, behind `num_shared` tokens of all.
     """
 
     examples: list[int]
@@ -43,43 +62,75 @@ class MicroBatch:
     labels_R: Tensor
     weights_R: Tensor
     packed: Packed
+    starts: list[int]
+    num_shared: int
 
 
-def collate(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device) -> MicroBatch:
+def num_shared(examples: Sequence[int], tokens: TokenizedSet) -> int:
+    """Tokens with which all the examples begin and none of which predicts a supervised one; 0 where they are not worth sharing."""
+    if len(examples) < 2:
+        return 0
+    most = int(tokens.first_rows[list(examples)].min())
+    rows = [tokens.ids[tokens.offsets[i] : tokens.offsets[i] + most] for i in examples]
+    differ = (np.stack(rows[1:]) != rows[0]).any(axis=0)
+    found = int(differ.argmax()) if differ.any() else most
+    return found if found >= _LEAST_SHARED else 0
+
+
+def collate(
+    examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, device: torch.device, share: bool = True
+) -> MicroBatch:
     """The examples as one packed row; `scales[i]` is the factor of example i's tokens in the loss, shape (all examples,).
 
-    A rank without an example computes one token of weight 0, so that it takes part in every collective.
+    A rank without an example computes one of weight 0, so that it takes part in every collective. `share`: a common prefix once.
     """
-    rows, factors = list(examples), scales
-    if not rows:
-        rows, factors = [int(tokens.lengths.argmin())], np.zeros_like(scales)
-    parts = [np.arange(tokens.offsets[i], tokens.offsets[i] + tokens.computed_lengths[i]) for i in rows]
-    wanted = [np.flatnonzero(tokens.supervised[part + 1]) for part in parts]
-    source = np.concatenate(parts)
-    lengths = [len(part) for part in parts]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    last_lengths = [length - int(w[0]) for length, w in zip(lengths, wanted, strict=True)]
-    last_starts = np.concatenate([[0], np.cumsum(last_lengths)])
+    chosen, factors = list(examples), scales
+    if not chosen:
+        chosen, factors = [int(tokens.lengths.argmin())], np.zeros_like(scales)
+    shared = num_shared(chosen, tokens) if share else 0
+    firsts, lengths = tokens.offsets[chosen], tokens.computed_lengths[chosen]
+    own = [np.arange(first + shared, first + length) for first, length in zip(firsts, lengths, strict=True)]
+    wanted = [np.flatnonzero(tokens.supervised[part + 1]) for part in own]
+    source = np.concatenate([np.arange(firsts[0], firsts[0] + shared), *own])
+    starts = shared + _starts([len(part) for part in own])
+    last_lengths = [len(part) - int(w[0]) for part, w in zip(own, wanted, strict=True)]
     rows_R = np.concatenate([w + start for w, start in zip(wanted, starts, strict=False)])
-    places_R = np.concatenate([w - w[0] + start for w, start in zip(wanted, last_starts, strict=False)])
+    places_R = np.concatenate([w - w[0] + start for w, start in zip(wanted, _starts(last_lengths), strict=False)])
 
     def put(array: np.ndarray, dtype: type = np.int64) -> Tensor:
         whole = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
         return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
 
+    def places(queries: list[int], keys: list[int], rows: Tensor | None) -> Places:
+        return Places(queries, keys, put(_starts(queries), np.int32), put(_starts(keys), np.int32), rows)
+
+    own_lengths, key_lengths = [len(part) for part in own], lengths.tolist()
+    if shared:
+        prefix = np.arange(shared)
+        of_examples = np.concatenate([np.r_[prefix, start : start + len(part)] for start, part in zip(starts, own, strict=False)])
+        last_keys = put(of_examples)
+        whole_keys = put(np.concatenate([prefix, of_examples]))
+        whole = places([shared, *own_lengths], [shared, *key_lengths], whole_keys)
+    else:
+        whole, last_keys = places(own_lengths, key_lengths, None), None
     packed = Packed(
-        lengths=lengths,
-        starts_B1=put(starts, np.int32),
         rows_R=put(rows_R),
-        last_lengths=last_lengths,
-        last_starts_B1=put(last_starts, np.int32),
-        row_places_R=None if len(rows_R) == last_starts[-1] else put(places_R),
+        whole=whole,
+        last=places(last_lengths, key_lengths, last_keys),
+        row_places_R=None if len(rows_R) == sum(last_lengths) else put(places_R),
     )
     return MicroBatch(
         examples=list(examples),
         ids_1T=put(tokens.ids[source])[None],
-        positions_1T=put(np.concatenate([np.arange(length) for length in lengths]))[None],
+        positions_1T=put(np.concatenate([np.arange(shared), *(np.arange(shared, length) for length in lengths)]))[None],
         labels_R=put(tokens.ids[source[rows_R] + 1]),
-        weights_R=put(np.repeat(factors[rows], [len(w) for w in wanted]), np.float32),
+        weights_R=put(np.repeat(factors[chosen], [len(w) for w in wanted]), np.float32),
         packed=packed,
+        starts=starts[:-1].tolist(),
+        num_shared=shared,
     )
+
+
+def _starts(lengths: Sequence[int]) -> np.ndarray:
+    """Where parts of these lengths begin when laid end to end, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -37,6 +37,15 @@ class TokenizedSet:
         return np.maximum.reduceat(places, self.offsets[:-1]) - self.offsets[:-1]
 
     @cached_property
+    def first_rows(self) -> np.ndarray:
+        """Place within each example of the first token that predicts a supervised one."""
+        later = np.full(len(self.supervised), len(self.supervised))
+        places = np.flatnonzero(self.supervised)
+        later[places] = places
+        later[self.offsets[:-1]] = len(self.supervised)
+        return np.minimum.reduceat(later, self.offsets[:-1]) - self.offsets[:-1] - 1
+
+    @cached_property
     def supervised_counts(self) -> np.ndarray:
         """Tokens of each example that are predicted in the loss; a first token has nothing before it to predict it from."""
         predicted = self.supervised.copy()

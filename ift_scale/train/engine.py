@@ -95,7 +95,7 @@ def run_step(engine: Engine, step: packing.Step, tokens: TokenizedSet, rate: flo
     row_losses = []
     for number, micro in enumerate(step):
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
-        batch = collate(micro[engine.ranks.rank], tokens, scales, engine.device)
+        batch = collate(micro[engine.ranks.rank], tokens, scales, engine.device, engine.config.share_prefix)
         loss, losses_R = inner(batch)
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
         total += loss.detach()

@@ -70,7 +70,7 @@ def prune(layer: Any) -> None:
         q_1HRD, _ = rotary(q_1HRD, q_1HRD[:, :0], *position_embeddings)
         places = packed.packed.row_places_R
         if places is not None:  # rows between wanted ones: other turns
-            shape = (*q_1HRD.shape[:2], sum(packed.packed.last_lengths), q_1HRD.shape[3])
+            shape = (*q_1HRD.shape[:2], sum(packed.packed.last.query_lengths), q_1HRD.shape[3])
             q_1HRD = torch.zeros(shape, dtype=q_1HRD.dtype, device=q_1HRD.device).index_copy(2, places, q_1HRD)
         window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         out_1QHD, _ = attend(

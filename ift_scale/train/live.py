@@ -59,7 +59,6 @@ class Live:
         self._answers: list[np.ndarray] = []
         if job is None:
             return
-        self._go_on()
         self._set = first(live_data.load(Path(job.questions)), job.num_questions)
         tokens = self._set.tokens
         # A prompt over the cap is computed all the same: without gradients it takes a fraction of an example's memory.
@@ -68,10 +67,11 @@ class Live:
         unweighted = np.ones(job.num_questions)
         self._batches = [collate(micro[engine.ranks.rank], tokens, unweighted, engine.device) for micro in dealt]
         self._letters_QC = torch.from_numpy(self._set.letters_QC.clip(min=0)).to(engine.device)
+        self._go_on()
 
     def _go_on(self) -> None:
-        """Take up what was measured before the arm was interrupted."""
-        self.rows, self._answers = self._control.gather(_read(self._folder) if self._folder else None)[0]
+        """Take up what was measured before the arm was interrupted, where it was of the same questions."""
+        self.rows, self._answers = self._control.gather(_read(self._folder, self._set.ids_Q) if self._folder else None)[0]
         if self.rows:
             self.seconds = sum(row["seconds"] for row in self.rows)
             self._started -= self.seconds / self.rows[-1]["share"]
@@ -165,13 +165,16 @@ class Live:
         return counts | ({} if self._config.early_stopping is None else {"stopped_early": int(self.over)})
 
 
-def _read(folder: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """(rows, answers) of the measurements so far."""
-    if not (folder / FILE).is_file():
+def _read(folder: Path, ids_Q: np.ndarray) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """(rows, answers) of the measurements so far; they are removed where they are of other questions than `ids_Q`."""
+    if not (folder / ANSWERS).is_file():
         return [], []
     rows = [json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines()]
     with np.load(folder / ANSWERS) as arrays:
-        return rows, list(arrays["logprobs"])
+        if np.array_equal(arrays["ids"], ids_Q):
+            return rows, list(arrays["logprobs"])
+    (folder / FILE).unlink()
+    return [], []
 
 
 def first(questions: LiveSet, count: int) -> LiveSet:

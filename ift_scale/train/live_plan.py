@@ -49,15 +49,16 @@ def automatic(costs_Q: np.ndarray, arm_cost: float, num_steps: int) -> Schedule 
     """The shortest interval that stays within BUDGET.
 
     `costs_Q`: each prompt's forward cost, in the order in which questions are taken; `arm_cost`: forward cost of the examples of
-    all steps. Where not even FEWEST_MEASUREMENTS of all questions are within it, so many of as many questions as are; None where
-    that is less than FEWEST_QUESTIONS (or than all of a smaller pool).
+    all steps. Where not even FEWEST_MEASUREMENTS of all questions are within it, so many of as many tens of questions as are; None
+    where that is less than FEWEST_QUESTIONS (or than all of a smaller pool).
     """
     budget = BUDGET * 3 * arm_cost
     fewest = min(FEWEST_MEASUREMENTS, 1 + num_steps)
     affordable = int(budget / costs_Q.sum())
     if affordable >= fewest:
         return fixed(math.ceil(num_steps / (affordable - 1)), costs_Q, arm_cost, num_steps)
-    num_questions = int(np.searchsorted(costs_Q.cumsum(), budget / fewest, side="right"))
+    # Tens, so that the arms of a domain, whose costs differ by a little, are asked the same ones.
+    num_questions = int(np.searchsorted(costs_Q.cumsum(), budget / fewest, side="right")) // 10 * 10
     if num_questions < min(FEWEST_QUESTIONS, len(costs_Q)):
         return None
     return fixed(math.ceil(num_steps / (fewest - 1)), costs_Q[:num_questions], arm_cost, num_steps)

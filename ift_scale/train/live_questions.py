@@ -29,7 +29,7 @@ from ift_scale.train.live_data import LiveSet
 from ift_scale.train.live_plan import Schedule
 
 Jobs = dict[str, LiveJob]
-"""By domain."""
+"""By the arms' names."""
 
 _NO_QUESTIONS = "its pool has no choice question in a test split"
 _TOO_DEAR = (
@@ -110,46 +110,46 @@ def prepared(source: Source, domain: str, tokenizer: PromptTokenizer, template: 
     return path
 
 
-def schedule_of(questions: LiveSet, arms: Sequence[ArmJob], config: Config, hidden_size: int) -> Schedule | None:
-    """When a domain's arms are asked and how much: the same for all of them, so that their curves can be laid over each other.
+def schedule_of(questions: LiveSet, tokens: TokenizedSet, config: Config, hidden_size: int) -> Schedule | None:
+    """When an arm is asked and how much; None where `auto` finds no schedule within its budget.
 
-    By the cheapest arm, of which it is the largest share; None where `auto` finds no schedule within its budget.
+    A function of the arm alone, since early stopping makes it part of what is learnt: not of what else is trained beside it.
     """
     train = config.train
     costs_Q = packing.cost(questions.tokens.computed_lengths, hidden_size)[: train.live.max_questions]
-    sets = [data.load(Path(arm.tokens)) for arm in arms]
-    arm_cost = min(train.epochs * packing.cost(tokens.computed_lengths, hidden_size).sum() for tokens in sets)
-    num_steps = train.epochs * min(packing.steps_per_epoch(len(tokens.lengths), train.global_batch_size) for tokens in sets)
+    arm_cost = train.epochs * packing.cost(tokens.computed_lengths, hidden_size).sum()
+    num_steps = train.epochs * packing.steps_per_epoch(len(tokens.lengths), train.global_batch_size)
     if train.live.every == "auto":
         return live_plan.automatic(costs_Q, arm_cost, num_steps)
     return live_plan.fixed(train.live.every, costs_Q, arm_cost, num_steps)
 
 
 def jobs(source: Source, arms: Sequence[ArmJob], config: Config, tokenizer: PromptTokenizer, cache: Path, hidden_size: int) -> Jobs:
-    """What the arms of each domain are asked; a domain that is not asked is left out. One line of output for each domain.
+    """What each arm is asked; one that is not asked is left out. Says so, a line for arms of a domain that are asked alike.
 
-    ConfigError where early stopping is asked for and there is nothing that it could go by.
+    ConfigError where early stopping is wanted and there is nothing that it could go by.
     """
     found: Jobs = {}
-    for domain in dict.fromkeys(arm.arm.domain for arm in arms):
-        path = prepared(source, domain, tokenizer, config.evaluate.template, cache)
-        if path is None:
-            _without(domain, _NO_QUESTIONS, config)
-            continue
-        questions = live_data.load(path)
-        schedule = schedule_of(questions, [arm for arm in arms if arm.arm.domain == domain], config, hidden_size)
-        if schedule is None:
-            _without(domain, _TOO_DEAR, config)
-            continue
-        found[domain] = LiveJob(questions=str(path), num_questions=schedule.num_questions, every=schedule.every)
-        say(f"train: live knowledge of {domain}: {told(schedule, len(questions.ids_Q))}")
+    said: dict[str, None] = {}
+    files: dict[str, Path | None] = {}
+    for work in arms:
+        domain = work.arm.domain
+        if domain not in files:
+            files[domain] = prepared(source, domain, tokenizer, config.evaluate.template, cache)
+        path = files[domain]
+        questions = live_data.load(path) if path else None
+        schedule = schedule_of(questions, data.load(Path(work.tokens)), config, hidden_size) if questions else None
+        if schedule is None or questions is None:
+            reason = _TOO_DEAR if questions else _NO_QUESTIONS
+            if config.train.live.early_stopping is not None:
+                raise ConfigError("settings", [f"train.live.early_stopping: there is no live knowledge of {domain}: {reason}"])
+            said[f"train: no live knowledge of {domain}: {reason}"] = None
+        else:
+            found[work.arm.name] = LiveJob(questions=str(path), num_questions=schedule.num_questions, every=schedule.every)
+            said[f"train: live knowledge of {domain}: {told(schedule, len(questions.ids_Q))}"] = None
+    for line in said:
+        say(line)
     return found
-
-
-def _without(domain: str, reason: str, config: Config) -> None:
-    if config.train.live.early_stopping is not None:
-        raise ConfigError("settings", [f"train.live.early_stopping: there is no live knowledge of {domain}: {reason}"])
-    say(f"train: no live knowledge of {domain}: {reason}")
 
 
 def told(schedule: Schedule, num_there: int) -> str:
@@ -157,4 +157,4 @@ def told(schedule: Schedule, num_there: int) -> str:
     few = schedule.num_questions < num_there
     asked = f"{schedule.num_questions} of {num_there} questions, as more are too dear or over train.live.max_questions,"
     asked = asked if few else f"{num_there} questions"
-    return f"{asked} every {schedule.every} steps, for {schedule.share:.1%} of an arm's FLOPs"
+    return f"{asked} every {schedule.every} steps, for about {schedule.share:.0%} of an arm's FLOPs"

@@ -63,7 +63,7 @@ def train(
     built = time.monotonic()
     steplog, live = log(engine, len(steps))
     asked_before = live.seconds
-    live.after(0)
+    live.after(begun.step)
     bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
     first_step, made = 0.0, begun.step
 

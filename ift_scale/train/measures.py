@@ -14,6 +14,7 @@ import torch
 from ift_scale.config import TrainConfig
 from ift_scale.errors import DataError
 from ift_scale.train import packing
+from ift_scale.train.batch import num_shared
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.shape import ModelShape, train_flops
 
@@ -83,22 +84,26 @@ class Meter:
     num_ranks: int
     shape: ModelShape | None
     pruned: bool
+    share_prefix: bool
     peak_flops: float | None
 
     def counts(self, step: packing.Step) -> dict[str, Any]:
         """Of all ranks together. `tokens`: of the examples, as trainers that compute all of them count; `imbalance`: 1 is none."""
         examples = [i for micro in step for place in micro for i in place]
         lengths, rows = self.tokens.computed_lengths[examples], self.tokens.supervised_counts[examples]
+        places = [place for micro in step for place in micro if self.share_prefix]
+        shared = [(num_shared(place, self.tokens), len(place)) for place in places if place]
         tokens, supervised = int(self.tokens.lengths[examples].sum()), int(rows.sum())
+        flops = None if self.shape is None else train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
         return {
             "examples": len(examples),
             "tokens": tokens,
-            "computed_tokens": int(lengths.sum()),
+            "computed_tokens": int(lengths.sum()) - sum(tokens * (examples - 1) for tokens, examples in shared),
             "supervised_tokens": supervised,
             "supervised_share": supervised / tokens,
             "micro_batches": len(step),
             "imbalance": packing.imbalance(step, self.tokens.computed_lengths, self.hidden_size),
-            "model_flops": None if self.shape is None else train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned),
+            "model_flops": flops,
         }
 
     def rates(self, counts: Mapping[str, Any], seconds: float) -> dict[str, float | None]:

@@ -129,10 +129,15 @@ def build(folder: Path, weights: dict[str, Tensor], config: TrainConfig, dtype: 
     model: Any = kind.from_pretrained(None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa")
     model.train()
     checkpoint_activations(model, config)
-    if config.compile:
-        for layer in model.model.layers:
-            layer.compile(dynamic=True)
+    compile_layers(model, config)
     return model
+
+
+def compile_layers(model: Any, config: TrainConfig) -> None:
+    """Each decoder layer becomes a program for any lengths; attention, which goes by the examples, stays outside of it."""
+    if config.compile:
+        for layer in model.get_decoder().layers:
+            layer.compile(dynamic=True)
 
 
 def checkpoint_activations(model: Any, config: TrainConfig) -> None:

@@ -102,7 +102,7 @@ def meter_of(work: job.Job, tokens: data.TokenizedSet, group: loop.Group, pruned
     peak, no_peak = measures.peak_of(work.train, group.device, zero.precision_of(work.train, group.device))
     for reason in filter(None, (no_shape, no_peak)):
         events.note(reason)
-    return measures.Meter(tokens, work.hidden_size, group.ranks.world_size, shape, pruned, peak)
+    return measures.Meter(tokens, work.hidden_size, group.ranks.world_size, shape, pruned, work.train.share_prefix, peak)
 
 
 def train_arms(work: job.Job, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:

@@ -59,7 +59,7 @@ def run(
         saved.latest(arm)  # one of another model or set is told before the ranks are started
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / ".tokens", hidden_size(model_path))
-        arms = [arm.model_copy(update={"live": asked.get(arm.arm.domain)}) for arm in arms]
+        arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
     work = job.Job(
         model_path=str(model_path),
         hidden_size=hidden_size(model_path),

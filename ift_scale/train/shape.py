@@ -139,12 +139,19 @@ class ModelShape:
         return self.layers * self.layer_parameters + self.hidden + self.embedding_parameters * (1 if self.tied else 2)
 
 
-def train_flops(shape: ModelShape, lengths: Sequence[int], supervised_counts: Sequence[int], pruned: bool) -> float:
+def train_flops(
+    shape: ModelShape,
+    lengths: Sequence[int],
+    supervised_counts: Sequence[int],
+    pruned: bool,
+    shared: Sequence[tuple[int, int]] = (),
+) -> float:
     """FLOPs of matrix products in the forward and backward pass of examples; recomputation is not counted.
 
     `lengths`: tokens of each example that are computed (those behind its last supervised row are not). `supervised_counts`: its
     rows that predict a supervised token, taken to be its last ones. `pruned`: the last layer computes queries, attention's
-    rows, output projection and MLP for supervised rows only.
+    rows, output projection and MLP for supervised rows only. `shared`: (tokens, examples) of each prefix that is computed once for
+    several examples, whose `lengths` hold it too.
 
     A product of a token with a matrix of n elements takes 2 n FLOPs forward and 4 n backward (Kaplan et al. 2020, 2001.08361,
     section 2.1), a (query, key) pair 4 * heads * head_dim forward and twice that backward; causal attention has L (L + 1) / 2
@@ -156,10 +163,11 @@ def train_flops(shape: ModelShape, lengths: Sequence[int], supervised_counts: Se
     tokens, rows = tokens_E.sum(), rows_E.sum()
     pairs = (tokens_E * (tokens_E + 1) / 2).sum()
     keys_and_values = 2 * shape.hidden * shape.kv_size
-    if pruned:
-        last_pairs = (rows_E * tokens_E - rows_E * (rows_E - 1) / 2).sum()
-        last_rows = rows
-    else:
+    last_pairs, last_rows = (rows_E * tokens_E - rows_E * (rows_E - 1) / 2).sum(), rows
+    prefix_G, times_G = np.array(shared, dtype=np.float64).reshape(-1, 2).T
+    saved, saved_pairs = prefix_G * (times_G - 1), prefix_G * (prefix_G + 1) / 2 * (times_G - 1)
+    tokens, pairs = tokens - saved.sum(), pairs - saved_pairs.sum()
+    if not pruned:
         last_pairs, last_rows = pairs, tokens
     matrices = (shape.layers - 1) * shape.layer_matrices * tokens
     matrices += keys_and_values * tokens + (shape.layer_matrices - keys_and_values) * last_rows

@@ -42,17 +42,18 @@ class Shown:
 
 
 def examples(batch: MicroBatch, tokens: TokenizedSet) -> Iterator[Shown]:
-    starts = batch.packed.starts_B1.tolist()
+    starts, shared = [*batch.starts, batch.ids_1T.shape[1]], batch.num_shared
     rows, labels, factors = batch.packed.rows_R.numpy(), batch.labels_R.numpy(), batch.weights_R.tolist()
     for number, start, end in zip(batch.examples, starts, starts[1:], strict=False):
         ids = tokens.ids[tokens.offsets[number] : tokens.offsets[number + 1]]
         (own,) = np.nonzero((rows >= start) & (rows < end))
-        learnt = rows[own] - start + 1  # a row predicts the token behind it
-        assert (batch.ids_1T[0, start:end].numpy() == ids[: end - start]).all() and (labels[own] == ids[learnt]).all()
-        kinds: list[Kind] = ["seen" if place < end - start else "dropped" for place in range(len(ids))]
+        learnt = rows[own] - start + shared + 1  # a row predicts the token behind it
+        num_computed = shared + end - start
+        assert (batch.ids_1T[0, start:end].numpy() == ids[shared:num_computed]).all() and (labels[own] == ids[learnt]).all()
+        kinds: list[Kind] = ["seen" if place < num_computed else "dropped" for place in range(len(ids))]
         for place in learnt.tolist():
             kinds[place] = "learnt"
-        yield Shown(number, ids.tolist(), kinds, end - start, float(tokens.weights[number]), factors[own[0]])
+        yield Shown(number, ids.tolist(), kinds, num_computed, float(tokens.weights[number]), factors[own[0]])
 
 
 def pieces(ids: Sequence[int], kinds: Sequence[Kind], decode: Decode) -> Iterator[tuple[Kind, str]]:

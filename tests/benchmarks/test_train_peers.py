@@ -54,7 +54,7 @@ def test_the_loss_stays(tokens: TokenizedSet, change: str, examples: list[int]) 
 def test_padding_is_computed_and_all_rows_are_asked_for(tokens: TokenizedSet) -> None:
     ablated, scales = module("ablated_ranks"), np.ones(5)
     padded = ablated.with_padding(collate)([2, 1], tokens, scales, torch.device("cpu"))
-    assert padded.packed.lengths == [6, 6]
+    assert padded.packed.whole.query_lengths == [6, 6]
     whole = ablated.on_all_rows(collate)([2, 1], tokens, scales, torch.device("cpu"))
     assert len(whole.labels_R) == 6 + 2
 

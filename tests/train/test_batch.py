@@ -1,11 +1,12 @@
 """Packed micro-batches: which tokens are computed, which rows are wanted, what they predict."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ift_scale.train.batch import MicroBatch, collate
+from ift_scale.train.batch import MicroBatch, collate, num_shared
 from ift_scale.train.data import TokenizedSet, load, save
 
 CPU = torch.device("cpu")
@@ -32,7 +33,8 @@ def test_rows_predict_the_supervised_tokens() -> None:
     assert batch.packed.rows_R.tolist() == [0, 2, 4] and batch.labels_R.tolist() == [108, 110, 102]
     assert batch.weights_R.tolist() == [0.25, 0.25, 0.5]
     # The last layer's queries go from the first wanted row on; of the first example's three the middle one is not wanted.
-    assert batch.packed.last_lengths == [3, 1] and batch.packed.last_starts_B1.tolist() == [0, 3, 4]
+    last = batch.packed.last
+    assert last.query_lengths == [3, 1] and last.query_starts.tolist() == [0, 3, 4] and last.key_starts.tolist() == [0, 3, 5]
     assert batch.packed.row_places_R is not None and batch.packed.row_places_R.tolist() == [0, 2, 3]
     assert collate([1], tokens, np.ones(3), CPU).packed.row_places_R is None
 
@@ -48,3 +50,24 @@ def test_token_files_round_trip(tmp_path: Path) -> None:
     again = load(tmp_path / "t.npz")
     for part in ("ids", "supervised", "offsets", "weights"):
         assert (getattr(again, part) == getattr(tokens, part)).all()
+
+
+def test_what_all_examples_begin_with_stands_once() -> None:
+    lengths, prefix = [13, 15, 12], 10
+    offsets = np.cumsum([0, *lengths])
+    ids = np.arange(100, 140, dtype=np.int32)
+    supervised = np.zeros(40, dtype=bool)
+    for start, end in pairwise(offsets):
+        ids[start : start + prefix] = np.arange(prefix)
+        supervised[end - 1] = True
+    tokens = TokenizedSet(ids, supervised, offsets, np.ones(3), 0)
+    assert tokens.first_rows.tolist() == [11, 13, 10]
+    batch = _collate([0, 1, 2], tokens)
+    assert batch.num_shared == prefix == num_shared([0, 1, 2], tokens) and batch.starts == [10, 12, 16]
+    assert batch.positions_1T[0].tolist() == [*range(10), 10, 11, 10, 11, 12, 13, 10]
+    assert batch.packed.whole.query_lengths == [10, 2, 4, 1] and batch.packed.whole.key_lengths == [10, 12, 14, 11]
+    assert batch.packed.last.keys is not None and batch.packed.last.keys.tolist()[12:26] == [*range(10), 12, 13, 14, 15]
+    assert batch.labels_R.tolist() == [ids[12], ids[27], ids[39]]
+    assert num_shared([1], tokens) == 0
+    tokens.supervised[20] = True  # the seventh token of the second example is predicted: only what lies before can be shared
+    assert num_shared([0, 1, 2], TokenizedSet(ids, tokens.supervised, offsets, np.ones(3), 0)) == 0

@@ -134,11 +134,11 @@ def test_what_is_asked_is_told(tmp_path: Path, world_model: Path, capsys: pytest
     assert "no live knowledge of medicine: its arms are too short" in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(ConfigError, match="no live knowledge of medicine: its arms are too short"):
         jobs(short, early_stopping={"metric": "accuracy"})
-    found = jobs(short, every=3, max_questions=10)[homo.DOMAIN]
+    found = jobs(short, every=3, max_questions=10)[short.arm.name]
     assert (found.every, found.num_questions) == (3, 10)
     assert "10 of 24 questions" in capsys.readouterr().out
     long = _arm(tmp_path, 20_000)
-    assert jobs(long)[homo.DOMAIN].every == 1
+    assert jobs(long)[long.arm.name].every == 1
     with pytest.raises(ConfigError, match="no choice question in a test split"):
         jobs(_arm(tmp_path, 20_000, "nowhere"), early_stopping={"metric": "divergence"})
 
@@ -261,6 +261,8 @@ def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: 
     assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).over
     with np.load(tmp_path / "live.npz") as answers:
         assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)
+    assert not _live(path, world_model, _Alone(), ALONE, 5, tmp_path, **settings).rows  # other questions: begun again
+    assert not (tmp_path / "live.jsonl").exists()
 
 
 def test_the_first_questions_are_a_whole_set(tmp_path: Path, world_model: Path) -> None:

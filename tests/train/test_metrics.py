@@ -45,6 +45,7 @@ def _meter(**changes: Any) -> Meter:
         "num_ranks": 2,
         "shape": ModelShape.from_config(LLAMA),
         "pruned": True,
+        "share_prefix": True,
         "peak_flops": 1e9,
     }
     return Meter(**(settings | changes))

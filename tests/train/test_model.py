@@ -23,15 +23,17 @@ CPU = torch.device("cpu")
 SCALE = 0.1
 
 
-def _tokens() -> TokenizedSet:
-    """One turn, several turns with gaps between, a short one; longer than the families' sliding windows."""
-    lengths = [9, 14, 5]
+def _tokens(prefix: int = 0) -> TokenizedSet:
+    """One turn, several turns with gaps between, a short one; longer than the families' sliding windows. All begin with the same
+    `prefix` tokens."""
+    learnt = ([4, 5, 6, 7, 8], [3, 4, 9, 10, 12], [2, 3])
+    lengths = [prefix + length for length in (9, 14, 5)]
     offsets = np.cumsum([0, *lengths])
     supervised = np.zeros(sum(lengths), dtype=bool)
-    supervised[[4, 5, 6, 7, 8]] = True
-    supervised[9 + np.array([3, 4, 9, 10, 12])] = True
-    supervised[23 + np.array([2, 3])] = True
     ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], sum(lengths)).astype(np.int32)
+    for start, places in zip(offsets, learnt, strict=False):
+        supervised[start + prefix + np.array(places)] = True
+        ids[start : start + prefix] = np.arange(prefix) + 7
     return TokenizedSet(ids, supervised, offsets, np.ones(3), 0)
 
 
@@ -55,18 +57,23 @@ def _packed(model: Any, **settings: Any) -> PackedCausalLM:
     return PackedCausalLM(model, config, CPU, linear_cross_entropy)
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
-@pytest.mark.parametrize("prune", ["on", "off"])
+@pytest.mark.parametrize(
+    ("prune", "checkpointing", "prefix"),
+    [("on", "none", 0), ("on", "none", 11), ("off", "none", 11), ("off", "none", 0), ("on", "selective", 11), ("on", "full", 0)],
+)
 @pytest.mark.parametrize("family", CONFIGS)
-def test_loss_and_gradient_are_the_full_models(family: str, prune: str, checkpointing: str) -> None:
-    tokens, model = _tokens(), build(family)
+def test_loss_and_gradient_are_the_full_models(family: str, prune: str, checkpointing: str, prefix: int) -> None:
+    tokens, model = _tokens(prefix), build(family)
     expected = _plain_loss(model, tokens)
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     packed = _packed(model, prune_last_layer=prune, activation_checkpointing=checkpointing)
     assert packed.pruned == (prune == "on")
-    loss, losses_R = packed(_batch(tokens))
+    batch = _batch(tokens)
+    # The shared tokens go up to the first wanted row; ids that happen to be equal behind the prefix would be shared as well.
+    assert batch.num_shared == prefix and batch.ids_1T.shape[1] == tokens.computed_lengths.sum() - 2 * prefix
+    loss, losses_R = packed(batch)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert losses_R.sum().item() * SCALE == pytest.approx(expected.item(), rel=1e-5)

@@ -128,3 +128,14 @@ def test_flops_add_up_over_examples() -> None:
     apart = train_flops(shape, [40], [10], True) + train_flops(shape, [7], [7], True)
     assert train_flops(shape, [40, 7], [10, 7], True) == apart
     assert train_flops(shape, [7], [7], True) == train_flops(shape, [7], [7], False)
+
+
+def test_a_shared_prefix_is_counted_once() -> None:
+    """Two examples behind one prefix: as the prefix alone, and each example's own tokens with their pairs."""
+    shape = ModelShape.from_config(SMALL | {"model_type": "llama"})
+    prefix, own, rows = 30, [50, 70], [20, 40]
+    whole = train_flops(shape, [prefix + tokens for tokens in own], rows, pruned=False)
+    shared = train_flops(shape, [prefix + tokens for tokens in own], rows, pruned=False, shared=[(prefix, 2)])
+    assert whole - shared == pytest.approx(train_flops(shape, [prefix], [0], pruned=False))
+    pruned = train_flops(shape, [80, 100], rows, pruned=True) - train_flops(shape, [80, 100], rows, True, [(prefix, 2)])
+    assert pruned == pytest.approx(train_flops(shape, [prefix], [0], pruned=True))
