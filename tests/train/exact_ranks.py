@@ -16,7 +16,7 @@ from deepspeed.utils import safe_get_full_grad
 
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
-from ift_scale.train import data, engine, loop, packing
+from ift_scale.train import data, engine, packing
 from ift_scale.train.model import read_weights
 from ift_scale.train.ranks import join
 
@@ -49,7 +49,7 @@ def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
 
 
 def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
-    steps = loop.planned_steps(tokens, config, ranks.world_size, 96, SEED)[:STEPS]
+    steps = packing.planned_steps(tokens.computed_lengths, config, ranks.world_size, 96, SEED)[:STEPS]
     built = engine.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
     gradient: dict[str, torch.Tensor] = {}
     update = engine._update

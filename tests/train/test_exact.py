@@ -18,18 +18,22 @@ from tests.train import exact_ranks
 from tests.train.exact_ranks import BATCH, SEED, SPLITS, STAGES, STEPS
 
 pytestmark = pytest.mark.engine
+PREFIX = 10
 
 
 def _tokens(path: Path) -> data.TokenizedSet:
-    """Examples with one or several supervised spans; weights all 1."""
+    """Examples with one or several supervised spans behind a prefix of all; weights all 1."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(6, 40, 80)
+    lengths = PREFIX + rng.integers(6, 40, 80)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     supervised = np.zeros(offsets[-1], dtype=bool)
+    ids = rng.integers(5, 900, offsets[-1]).astype(np.int32)
     for start, end in pairwise(offsets):
-        supervised[rng.integers(start + 1, end - 2) : end - rng.integers(0, 2)] = True
-        supervised[start + 1 : start + 1 + rng.integers(0, 3)] = True
-    tokens = data.TokenizedSet(rng.integers(5, 900, offsets[-1]).astype(np.int32), supervised, offsets, np.ones(80), 0)
+        own = start + PREFIX
+        supervised[rng.integers(own + 1, end - 2) : end - rng.integers(0, 2)] = True
+        supervised[own + 1 : own + 1 + rng.integers(0, 3)] = True
+        ids[start:own] = np.arange(PREFIX) + 50
+    tokens = data.TokenizedSet(ids, supervised, offsets, np.ones(80), 0)
     data.save(tokens, path)
     return tokens
 
