@@ -17,7 +17,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _no_reserved_name(domain: str) -> str:
@@ -285,8 +285,8 @@ class LiveConfig(Section):
     """The arm's own held-out questions (HOMO), asked on the training ranks while it trains."""
 
     every: Literal["auto"] | NonNegativeInt = "auto"
-    """Optimizer steps between two measurements, beside those before the first step and after the last; 0: never. `auto`: the fewest
-    that keep the cost under 2% of the arm's; where an arm is too short, fewer questions are asked or none, and the run says so."""
+    """Optimizer steps between two measurements, beside those before the first step and after the last; 0: never. `auto`: as often
+    as keeps the cost under 2% of the arm's; where an arm is too short, fewer questions are asked or none, and the run says so."""
     max_questions: PositiveInt | None = None
     """Ask at most this many of the questions, the same ones each time; all when left out."""
     early_stopping: EarlyStoppingConfig | None = None
@@ -312,8 +312,8 @@ class TrainConfig(Section):
     """Compile the decoder layers with torch.compile."""
     attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = "auto"
     """Attention that keeps packed examples apart: flash-attn's or torch's variable-length kernels, or SDPA for each example."""
-    prune_last_layer: Literal["auto", "on", "off"] = "auto"
-    """Compute the last layer on supervised rows only: exact. `auto`: for the architectures where that is tested."""
+    prune_last_layer: bool = True
+    """Compute the last layer on supervised rows only: exact."""
     kernels: Literal["auto", "pytorch", "triton", "liger"] = "auto"
     """Who computes norms, SwiGLU, rotary embedding and the loss: `auto` takes what the stored figures say is fastest here."""
     epochs: PositiveInt = 3
@@ -378,6 +378,11 @@ class Config(Section):
     analyse: AnalyseConfig = AnalyseConfig()
 
 
+def precision_in_force(train: TrainConfig) -> str:
+    """`auto` as this machine's ranks take it."""
+    return ("bfloat16" if has_gpu() else "float32") if train.precision == "auto" else train.precision
+
+
 def impossible_combinations(config: Config) -> list[str]:
     """Settings that are each valid and cannot go together, a line for each."""
     train, construct = config.train, config.construct
@@ -392,10 +397,14 @@ def impossible_combinations(config: Config) -> list[str]:
             f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example of train.max_length = "
             f"{train.max_length}; raise the first or lower the second"
         )
-    if train.zero_stage == 0 and (train.precision == "bfloat16" or (train.precision == "auto" and has_gpu())):
+    if train.zero_stage == 0 and precision_in_force(train) == "bfloat16":
         problems.append(
             f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in "
             "DeepSpeed; use stage 1, 2 or 3"
+        )
+    if train.compile and train.zero_stage == 3:
+        problems.append(
+            "train.compile: not proven with train.zero_stage = 3, whose hooks lie inside the layers; set one of them to auto or off"
         )
     if train.compile and train.activation_checkpointing == "selective":
         problems.append(

@@ -15,7 +15,7 @@ from ift_scale import artifacts
 from ift_scale.analyse import run as analyse
 from ift_scale.analyse.run import ArmScores
 from ift_scale.artifacts import MANIFEST, Manifest, digest_of, is_done, read_manifest
-from ift_scale.config import Config, resolved_yaml
+from ift_scale.config import Config, precision_in_force, resolved_yaml
 from ift_scale.construct import general
 from ift_scale.construct import run as construct
 from ift_scale.distributed import Ranks
@@ -141,7 +141,8 @@ class Pipeline:
         # Live knowledge changes what is learnt only where it may end an arm.
         stops = self.config.train.live.early_stopping is not None
         left_out = TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"}
-        settings = [self.config.train.model_dump(exclude=left_out), self.config.evaluate.template]
+        in_force = {"precision": precision_in_force(self.config.train)}
+        settings = [self.config.train.model_dump(exclude=left_out) | in_force, self.config.evaluate.template]
         sets = self._finished("construct", self.folder("construct"), self._key_of("construct")).files
         tasks = []
         for arm in self.arms():

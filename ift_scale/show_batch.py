@@ -51,7 +51,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     if not place:
         say("This rank has no example here: it computes one token of weight 0, to take part in every collective.")
         return
-    shown = list(show.examples(collate(place, tokens, scales, torch.device("cpu")), tokens))
+    shown = list(show.examples(collate(place, tokens, scales, torch.device("cpu"), train.share_prefix), tokens))
     counts = f"{len(shown)} examples, {sum(e.num_computed for e in shown)} of {sum(len(e.ids) for e in shown)} tokens are computed"
     colour = console.is_terminal and not console.no_color
     marks = "supervised tokens are green, what is not computed is dim" if colour else "[[supervised]], ((not computed))"

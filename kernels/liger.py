@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ift_scale_kernels.linear_cross_entropy import reference
+from ift_scale_kernels.rotary.reference import rotary as plain_rotary
 from liger_kernel.transformers import functional as liger
 from torch import Tensor
 
@@ -46,5 +47,7 @@ def swiglu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
 
 
 def rotary(q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
-    """As ours, but it writes over q and k where they lie as (B, T, H, D)."""
-    return liger.liger_rope(q_BHTD, k_BKTD, cos_BTD, sin_BTD)
+    """As ours. Liger writes over q and k, which selective checkpointing may have kept, so it gets copies; none of no heads."""
+    if 0 in (q_BHTD.shape[1], k_BKTD.shape[1]):
+        return plain_rotary(q_BHTD, k_BKTD, cos_BTD, sin_BTD)
+    return liger.liger_rope(q_BHTD.clone(), k_BKTD.clone(), cos_BTD, sin_BTD)

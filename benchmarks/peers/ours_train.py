@@ -30,7 +30,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "padding-removal": {},
     "balance": {},
     "supervised-rows": {},
-    "last-layer-pruning": {"prune_last_layer": "off"},
+    "last-layer-pruning": {"prune_last_layer": False},
     "prefix-sharing": {"share_prefix": False},
 }
 

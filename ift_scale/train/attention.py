@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError
 from ift_scale.train.batch import Packed, Places
+from ift_scale.train.rows import select_rows
 
 NAMES = {"flash_attn": "ift_scale_flash_attn", "varlen": "ift_scale_varlen", "sdpa": "ift_scale_sdpa"}
 
@@ -80,6 +81,17 @@ def _varlen(q_QHD: Tensor, k_TKD: Tensor, v_TKD: Tensor, places: Any, scale: flo
     return varlen_attn(q_QHD, k_TKD, v_TKD, q_starts, k_starts, most_q, most_k, scale=scale, window_size=reach, **more)
 
 
+def _behind_prefix(x_1KTD: Tensor, at: Places) -> Tensor:
+    """Keys or values of all runs one after another, the shared prefix' before each example's own.
+
+    Repeated by `expand`, whose gradient is one sum, and put in order by a permutation, whose gradient is one.
+    """
+    assert at.keys is not None
+    prefix_1KPD, own_1KND = x_1KTD.split([at.num_shared, x_1KTD.shape[2] - at.num_shared], 2)
+    copies_1KMD = prefix_1KPD[:, :, None].expand(-1, -1, at.times, -1, -1).flatten(2, 3)
+    return select_rows(torch.cat([copies_1KMD, own_1KND], 2), at.keys, 2)
+
+
 def _attend_flat(kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: Places, **how: Any) -> Tensor:
     """Variable-length kernels take (tokens, heads, size) and the starts of the runs."""
     places = at.query_starts, at.key_starts, max(at.query_lengths), max(at.key_lengths)
@@ -134,8 +146,8 @@ def attend(
         raise ConfigError("model", ["attention_dropout: packed attention computes none; set it to 0 in the model's config.json"])
     how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0}
     at = packed.last if last else packed.whole
-    if at.keys is not None:  # a shared prefix' keys stand before each example's own
-        key, value = key[:, :, at.keys], value[:, :, at.keys]
+    if at.keys is not None:
+        key, value = _behind_prefix(key, at), _behind_prefix(value, at)
     name = module.config._attn_implementation  # type: ignore[union-attr]
     if name == NAMES["sdpa"]:
         return _attend_each(query, key, value, at, **how), None
@@ -143,6 +155,6 @@ def attend(
     return _attend_flat(kernel, query, key, value, at, **how), None
 
 
+# No mask function goes with them: transformers then makes no mask, and does not read positions back from the device to make one.
 for _name in NAMES.values():
     AttentionInterface.register(_name, attend)
-    AttentionMaskInterface.register(_name, lambda *args, **kwargs: None)  # who sees whom is decided above

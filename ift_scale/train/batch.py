@@ -22,15 +22,18 @@ _LEAST_SHARED = 8
 class Places:
     """Which keys each run of queries attends to, causally, the last query seeing all of its keys.
 
-    `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. `keys`: the rows
-    that the keys of all runs are, one after another; None where they are all rows in order.
+    `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. Where
+    `num_shared` tokens of all examples stand first, `keys` says where the runs' keys, one after another, lie when these are
+    repeated `times` times and the examples' own tokens follow; each of those is read once.
     """
 
     query_lengths: list[int]
     key_lengths: list[int]
     query_starts: Tensor
     key_starts: Tensor
-    keys: Tensor | None
+    keys: Tensor | None = None
+    num_shared: int = 0
+    times: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,22 +104,16 @@ def collate(
         whole = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
         return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
 
-    def places(queries: list[int], keys: list[int], rows: Tensor | None) -> Places:
-        return Places(queries, keys, put(_starts(queries), np.int32), put(_starts(keys), np.int32), rows)
+    def places(queries: list[int], keys: list[int]) -> Places:
+        runs = queries, keys, put(_starts(queries), np.int32), put(_starts(keys), np.int32)
+        return Places(*runs, put(_interleaved(shared, keys)), shared, len(keys)) if shared else Places(*runs)
 
+    prefix = [shared] if shared else []
     own_lengths, key_lengths = [len(part) for part in own], lengths.tolist()
-    if shared:
-        prefix = np.arange(shared)
-        of_examples = np.concatenate([np.r_[prefix, start : start + len(part)] for start, part in zip(starts, own, strict=False)])
-        last_keys = put(of_examples)
-        whole_keys = put(np.concatenate([prefix, of_examples]))
-        whole = places([shared, *own_lengths], [shared, *key_lengths], whole_keys)
-    else:
-        whole, last_keys = places(own_lengths, key_lengths, None), None
     packed = Packed(
         rows_R=put(rows_R),
-        whole=whole,
-        last=places(last_lengths, key_lengths, last_keys),
+        whole=places(prefix + own_lengths, prefix + key_lengths),
+        last=places(last_lengths, key_lengths),
         row_places_R=None if len(rows_R) == sum(last_lengths) else put(places_R),
     )
     return MicroBatch(
@@ -134,3 +131,11 @@ def collate(
 def _starts(lengths: Sequence[int]) -> np.ndarray:
     """Where parts of these lengths begin when laid end to end, and where the last ends."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _interleaved(shared: int, key_lengths: Sequence[int]) -> np.ndarray:
+    """Where each run's keys lie: its copy of the prefix among the repeated ones, then its own, which stand behind all of these."""
+    times = len(key_lengths)
+    own = shared * times + _starts([length - shared for length in key_lengths])
+    copies = shared * np.arange(times + 1)
+    return np.concatenate([np.r_[copies[i] : copies[i + 1], own[i] : own[i + 1]] for i in range(times)])

@@ -68,6 +68,10 @@ def build(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
     kernels.apply(bare, chosen)
+    if config.zero_stage == 0:
+        # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
+        for parameter in bare.parameters():
+            parameter.data = parameter.data.clone()
     packed = model.PackedCausalLM(bare, config, device, kernels.loss_function(chosen))
     client = None
     if "optimizer" not in settings:

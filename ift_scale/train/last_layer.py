@@ -1,34 +1,19 @@
 """The last decoder layer on the wanted rows only: its queries, projection and MLP there, its keys and values everywhere.
 
-Exact, since nothing reads the other rows: the head and the loss take the wanted rows, and no layer follows. Proven by test for the
-model types in PROVEN, whose attention is query, key and value projections (each with a norm or not), rotary embedding, attention,
-output projection.
+Exact, since nothing reads the other rows: the head and the loss take the wanted rows, and no layer follows. The attention of the
+model types in shape.PROVEN is query, key and value projections (each with a norm or not), rotary embedding, attention, output
+projection.
 """
 
 import sys
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ift_scale.config import TrainConfig
-from ift_scale.errors import ConfigError
 from ift_scale.train.attention import attend
 from ift_scale.train.batch import Packed
-
-PROVEN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-
-
-def wanted(config: TrainConfig, model_type: str) -> tuple[bool, str | None]:
-    """(whether the last layer is pruned, why not where `auto` decides against it). ConfigError for `on` where it is not proven."""
-    if config.prune_last_layer == "off":
-        return False, None
-    if model_type in PROVEN:
-        return True, None
-    reason = f"it is not proven for model type {model_type} (but for {', '.join(PROVEN)})"
-    if config.prune_last_layer == "on":
-        raise ConfigError("settings", [f"train.prune_last_layer: {reason}; set it to auto or off"])
-    return False, f"the last layer is computed on all rows: {reason}"
+from ift_scale.train.rows import select_rows
 
 
 def _heads(attention: Any, x_1ND: Tensor, name: str) -> Tensor:
@@ -61,7 +46,7 @@ def prune(layer: Any) -> None:
         rows = packed.rows_R
         of_rows = cos[:, rows], sin[:, rows]
         handed: Any = _Rows(packed, k_1KTD, v_1KTD)
-        return whole_layer(hidden_states[:, rows], packed=handed, position_embeddings=of_rows, **kwargs)
+        return whole_layer(select_rows(hidden_states, rows, 1), packed=handed, position_embeddings=of_rows, **kwargs)
 
     def attention_forward(hidden_states: Tensor, *, packed: Any, position_embeddings: Any, **kwargs: Any) -> tuple[Tensor, None]:
         if not isinstance(packed, _Rows):
@@ -86,11 +71,7 @@ def prune(layer: Any) -> None:
             last=True,
         )
         if places is not None:
-            out_1QHD = out_1QHD[:, places]
+            out_1QHD = select_rows(out_1QHD, places, 1)
         return attention.o_proj(out_1QHD.reshape(*hidden_states.shape[:-1], -1)), None
 
     layer.forward, attention.forward = layer_forward, attention_forward
-
-
-def is_pruned(layer: nn.Module) -> bool:
-    return "forward" in vars(layer)

@@ -64,7 +64,7 @@ def train(
     steplog, live = log(engine, len(steps))
     asked_before = live.seconds
     live.after(begun.step)
-    bad = BadSteps(arm, tokens, config.max_bad_steps, group.control, begun.bad_lines, begun.bad_steps)
+    bad = BadSteps(arm, tokens, group, config.max_bad_steps, begun.bad_lines, begun.bad_steps)
     first_step, made = 0.0, begun.step
 
     def spent() -> float:
@@ -79,6 +79,9 @@ def train(
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
+            if bad.count > config.max_bad_steps:
+                steplog.close()
+                raise EnvironmentProblem(bad.too_many())
         if number == begun.step:
             first_step = spent() - begun.seconds
         made = number + 1
@@ -89,6 +92,7 @@ def train(
             so_far = {"step": made, "seconds": spent(), "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
             checkpoints.save(engine, begun.model_copy(update=so_far))
         if stops:
+            steplog.close()
             raise Interrupted(made)
     steplog.close()
     seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
@@ -119,23 +123,27 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int)
 class BadSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
-    def __init__(self, arm: ArmJob, tokens: TokenizedSet, most: int, control: Control, lines: list[int], count: int):
-        self._arm, self._tokens, self._most, self._control = arm, tokens, most, control
+    def __init__(self, arm: ArmJob, tokens: TokenizedSet, group: Group, most: int, lines: list[int], count: int):
+        self._arm, self._tokens, self._group, self._most = arm, tokens, group, most
         self.count = count
         self.lines = set(lines)
+        self._newest = ""
 
     def add(self, step: int, result: StepResult) -> None:
-        """Called by every rank after the same step. EnvironmentProblem with the examples' lines where it is one too many."""
+        """Called by every rank after the same step."""
         self.count += 1
         mine = engines.bad_examples(result, self._tokens.supervised_counts)
-        found = sorted(line + 1 for lines in self._control.gather(mine) for line in lines)
+        found = sorted(line + 1 for lines in self._group.control.gather(mine) for line in lines)
         self.lines.update(found)
         told = f"lines {', '.join(map(str, found))}" if found else "no single example (each loss is a number, the gradient is not)"
-        message = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
-        print(message, flush=True)
-        if self.count > self._most:
-            named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
-            raise EnvironmentProblem(
-                f"{message}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
-                "or lower train.learning_rate, or check the base model's weights"
-            )
+        self._newest = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
+        if self._group.ranks.rank == 0:
+            print(self._newest, flush=True)
+
+    def too_many(self) -> str:
+        """What to say when there were more than `train.max_bad_steps`."""
+        named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
+        return (
+            f"{self._newest}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
+            "or lower train.learning_rate, or check the base model's weights"
+        )

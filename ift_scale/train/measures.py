@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ift_scale.config import TrainConfig
-from ift_scale.errors import DataError
 from ift_scale.train import packing
 from ift_scale.train.batch import num_shared
 from ift_scale.train.data import TokenizedSet
@@ -60,14 +59,6 @@ def peak_of(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> tu
     return peak * 1e12, None
 
 
-def shape_of(model_config: Mapping[str, Any]) -> tuple[ModelShape | None, str | None]:
-    """(the model's shape, why it is not known)."""
-    try:
-        return ModelShape.from_config(model_config), None
-    except DataError as error:
-        return None, f"no MFU: {error}"
-
-
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory held so far: what torch has allocated on a GPU since the last reset, the whole process's RSS on a CPU."""
     if device.type == "cuda":
@@ -77,12 +68,12 @@ def peak_memory_gib(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Meter:
-    """What turns a step into numbers. `shape` and `peak_flops` (a second, of one device) are None where they are not known."""
+    """What turns a step into numbers. `peak_flops` (a second, of one device) is None where it is not known."""
 
     tokens: TokenizedSet
     hidden_size: int
     num_ranks: int
-    shape: ModelShape | None
+    shape: ModelShape
     pruned: bool
     share_prefix: bool
     peak_flops: float | None
@@ -94,7 +85,7 @@ class Meter:
         places = [place for micro in step for place in micro if self.share_prefix]
         shared = [(num_shared(place, self.tokens), len(place)) for place in places if place]
         tokens, supervised = int(self.tokens.lengths[examples].sum()), int(rows.sum())
-        flops = None if self.shape is None else train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
+        flops = train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
         return {
             "examples": len(examples),
             "tokens": tokens,
@@ -112,5 +103,5 @@ class Meter:
         device_seconds = seconds * self.num_ranks
         return {
             "tokens_per_second_per_gpu": counts["tokens"] / device_seconds,
-            "mfu": None if flops is None or peak is None else flops / (device_seconds * peak),
+            "mfu": None if peak is None else flops / (device_seconds * peak),
         }

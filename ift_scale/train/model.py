@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -15,6 +14,8 @@ from ift_scale.config import TrainConfig
 from ift_scale.errors import DataError, Place
 from ift_scale.train import attention, last_layer
 from ift_scale.train.batch import MicroBatch
+from ift_scale.train.rows import select_rows
+from ift_scale.train.shape import require_proven
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
 
@@ -33,30 +34,24 @@ _KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
 class PackedCausalLM(nn.Module):
-    """A transformers causal language model behind the trainer's call. `notes`: what a person should know of how it is computed."""
+    """A causal language model of transformers behind the trainer's call; DataError for a type that is not proven."""
 
     def __init__(self, model: Any, config: TrainConfig, device: torch.device, loss_function: LossFunction):
         super().__init__()
+        require_proven(model.config.to_dict())
         self.model = model
-        self.notes: list[str] = []
         settings = model.config
         softcap = getattr(settings, "attn_logit_softcapping", None)
         chosen = attention.implementation(config, device, model.dtype, bool(softcap))
         settings._attn_implementation = attention.NAMES[chosen]
         self.attention = chosen
-        self.proven = settings.model_type in last_layer.PROVEN
-        self.pruned, note = last_layer.wanted(config, settings.model_type)
-        if note:
-            self.notes.append(note)
+        self.pruned = config.prune_last_layer
         if self.pruned:
             last_layer.prune(model.model.layers[-1])
-        if self.proven:
-            # The head's own forward is replaced, not called around: under ZeRO-3 the module's hooks gather its weight.
-            head = model.lm_head
-            loss = partial(loss_function, softcap=getattr(settings, "final_logit_softcapping", None))
-            head.forward = partial(_head_loss, head, head.forward, loss)
-        else:
-            self.notes.append(f"the loss is not fused with the head: not proven for model type {settings.model_type}")
+        # The head's own forward is replaced, not called around: under ZeRO-3 the module's hooks gather its weight.
+        head = model.lm_head
+        loss = partial(loss_function, softcap=getattr(settings, "final_logit_softcapping", None))
+        head.forward = partial(_head_loss, head, head.forward, loss)
 
     def forward(self, batch: MicroBatch, logits: bool = False) -> Any:
         """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,)).
@@ -65,29 +60,20 @@ class PackedCausalLM(nn.Module):
         """
         if logits:
             return self.logits(batch)
-        if not self.proven:
-            logits_RV = self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
-            losses_R = F.cross_entropy(logits_RV, batch.labels_R, reduction="none")
-            return losses_R @ batch.weights_R, losses_R.detach()
         return self.model.lm_head(self.hidden(batch), labels_R=batch.labels_R, weights_R=batch.weights_R)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden states of the wanted rows, (R, hidden)."""
-        states = self._call(self.model.model, batch).last_hidden_state[0]
-        return states if self.pruned else states[batch.packed.rows_R]
+        places = {"input_ids": batch.ids_1T, "position_ids": batch.positions_1T, "packed": batch.packed}
+        states = self.model.model(**places, use_cache=False).last_hidden_state[0]
+        return states if self.pruned else select_rows(states, batch.packed.rows_R, 0)
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """The logits of the wanted rows, (R, vocabulary), float32, without gradient."""
         with torch.no_grad():
-            if not self.proven:
-                return self._call(self.model, batch, logits_to_keep=batch.packed.rows_R).logits[0].float()
             logits_RV = self.model.lm_head(self.hidden(batch)).float()
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits_RV if not softcap else torch.tanh(logits_RV / softcap) * softcap
-
-    @staticmethod
-    def _call(module: nn.Module, batch: MicroBatch, **more: Any) -> Any:
-        return module(input_ids=batch.ids_1T, position_ids=batch.positions_1T, packed=batch.packed, use_cache=False, **more)
 
 
 def _head_loss(

@@ -6,10 +6,12 @@ variables on to other nodes.)
 """
 
 import os
+import shutil
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _started = time.monotonic()
@@ -34,6 +36,7 @@ from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.live import Live  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
 from ift_scale.train.published import publish  # noqa: E402
+from ift_scale.train.shape import ModelShape  # noqa: E402
 from ift_scale.train.trackers import Trackers  # noqa: E402
 
 _imported = time.monotonic()
@@ -42,22 +45,27 @@ _imported = time.monotonic()
 def join(ranks: Ranks) -> torch.device:
     """Join the process group: NCCL on GPUs, gloo on CPUs."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(ranks.local_rank)
+        local_rank = ranks.local_rank if torch.cuda.device_count() > 1 else 0
+        os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed reads it; srun may show each task just its own device
+        torch.cuda.set_device(local_rank)
         deepspeed.init_distributed("nccl")
-        return torch.device("cuda", ranks.local_rank)
+        return torch.device("cuda", local_rank)
     # DeepSpeed would compile a shared-memory all-reduce here (half a minute, and a crash without a compiler).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.world_size))
+    beside = ranks.local_size if ranks.local_size > 1 else ranks.world_size  # a launcher that does not say has one node
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
     deepspeed.init_distributed("gloo")
     return torch.device("cpu")
 
 
 def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
-    """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest of their devices."""
-    mine = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    sizes = [size for size in control.gather(mine) if size is not None]
-    shape = model_config(Path(work.model_path))
-    return setting.on_device(work.train, shape, min(sizes, default=None), ranks.world_size, ranks.local_size)
+    """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest device and host."""
+    on_gpu = device.type == "cuda"
+    mine = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0, setting.host_memory(), ranks.local_size
+    device_bytes, host_bytes, local_sizes = zip(*control.gather(mine), strict=True)
+    shape = ModelShape.from_config(model_config(Path(work.model_path)))
+    smallest = min(device_bytes) if on_gpu else None
+    return setting.resolve(work.train, shape, smallest, ranks.world_size, max(local_sizes), min(host_bytes))
 
 
 def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
@@ -70,8 +78,6 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
         checkpoints = Checkpoints(arm, work.train, group.control, rows)
 
         def log(engine: Engine, num_steps: int) -> tuple[StepLog, Live]:
-            for note in engine.packed.notes:
-                events.note(note)
             meter = meter_of(work, tokens, group, engine.packed.pruned, events)
             trackers = Trackers(work.train.trackers if leads else [], Path(work.logs), events.note)
             trackers.start(arm.arm.name, {"model": work.model_path, "template": work.template, "train": work.train.model_dump()})
@@ -79,7 +85,8 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
             told = temporary, events, group.base_answers
             return steps, Live(arm.live, work.train.live, engine, group.control, num_steps, work.hidden_size, *told)
 
-        engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
+        with _kept_on_failure(rows, Path(work.logs) / f"{arm.arm.name}-metrics.jsonl"):
+            engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
         started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
         exported = publish(tokenizer, work.template, engine.packed.model.config)
@@ -96,12 +103,23 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
     events.emit("done", name=arm.arm.name, seconds=trained.seconds)
 
 
+@contextmanager
+def _kept_on_failure(rows: Path | None, copy: Path) -> Iterator[None]:
+    """What the metrics file of an arm tells of a failure stays, although the arm's half-made folder goes."""
+    try:
+        yield
+    except Exception:
+        if rows is not None and rows.is_file():
+            shutil.copyfile(rows, copy)
+        raise
+
+
 def meter_of(work: job.Job, tokens: data.TokenizedSet, group: loop.Group, pruned: bool, events: job.Events) -> measures.Meter:
     """What counts an arm's steps; where MFU cannot be told, why is noted."""
-    shape, no_shape = measures.shape_of(model_config(Path(work.model_path)))
+    shape = ModelShape.from_config(model_config(Path(work.model_path)))
     peak, no_peak = measures.peak_of(work.train, group.device, zero.precision_of(work.train, group.device))
-    for reason in filter(None, (no_shape, no_peak)):
-        events.note(reason)
+    if no_peak:
+        events.note(no_peak)
     return measures.Meter(tokens, work.hidden_size, group.ranks.world_size, shape, pruned, work.train.share_prefix, peak)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.errors import EnvironmentProblem, Stopped
-from ift_scale.inference.model_folder import hidden_size
+from ift_scale.inference.chat import ChatTemplate
+from ift_scale.inference.model_folder import hidden_size, model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
+from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
 
 VERSION = 1
@@ -19,7 +21,8 @@ STAGE = "train"
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
     """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
-    settings = [config.evaluate.template, config.train.max_length, config.train.too_long, config.train.supervise]
+    template = ChatTemplate(tokenizer.tokenizer, config.evaluate.template).source
+    settings = [VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), data.tokenizer_digest(tokenizer), settings])[:16]}.npz"
     if not path.is_file():
         data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
@@ -41,6 +44,7 @@ def run(
     `live`: what live knowledge is asked from; there is none without it.
     """
     started = time.monotonic()
+    require_proven(model_config(model_path), model_path / "config.json")
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
@@ -92,6 +96,7 @@ def run(
         raise stop.stop(group, stop_file, events) from None
     finally:
         group.end()
+        stop_file.unlink(missing_ok=True)
         artifacts.remove_incomplete(folder)
     if halted is not None:
         raise stop.stopped(halted)

@@ -7,7 +7,6 @@ base model, the set and every setting that changes what is learnt. What only say
 """
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,10 +19,7 @@ PREFIX = "step-"
 
 
 class Progress(BaseModel):
-    """How far an arm is: `step` optimizer steps done in `seconds`, gone on `resumed` times; its bad steps, their examples' lines.
-
-    `extra`: what else shall be there after a resume, JSON-able.
-    """
+    """How far an arm is: `step` optimizer steps done in `seconds`, gone on `resumed` times; its bad steps, their lines."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,7 +28,6 @@ class Progress(BaseModel):
     resumed: int = 0
     bad_steps: int = 0
     bad_lines: list[int] = []
-    extra: dict[str, Any] = {}
 
 
 class Saved(BaseModel):

@@ -15,12 +15,10 @@ no slower. On one rank stage 3 saves nothing unless the weights are offloaded, a
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ift_scale.config import TrainConfig
-from ift_scale.errors import ConfigError, DataError, EnvironmentProblem
+from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.train.activations import Checkpointing
 from ift_scale.train.memory import GIB, Memory, Offload, Setting, Workload, estimate
 from ift_scale.train.shape import ModelShape
@@ -66,8 +64,8 @@ def candidates(config: TrainConfig, world_size: int) -> list[Setting]:
     found = []
     for moved in _OFFLOADS if offload == "auto" else (offload,):
         for at, how in order:
-            if config.compile and how == "selective":
-                continue  # a compiled layer shows the checkpoint none of its operations
+            if config.compile and (how == "selective" or at == 3):
+                continue  # a compiled layer shows the checkpoint none of its operations; ZeRO-3's hooks lie inside it
             possible = (at == 3 if moved == "all" else at > 0 or moved == "none") and checkpointing in ("auto", how)
             idle = stage == "auto" and at == 3 and world_size == 1 and moved != "all"
             if possible and not idle:
@@ -76,26 +74,6 @@ def candidates(config: TrainConfig, world_size: int) -> list[Setting]:
         reason = "needs ZeRO-3, where weights are sharded" if offload == "all" else "needs ZeRO-1, 2 or 3"
         raise ConfigError("settings", [f"train.offload: {offload} {reason} (train.zero_stage = {stage}); set one of them to auto"])
     return found
-
-
-def on_device(
-    config: TrainConfig, model_config: Mapping[str, Any], device_bytes: float | None, world_size: int, local_size: int
-) -> TrainConfig:
-    """`resolve` for the ranks of a launch: `device_bytes` is the smallest of their devices' memory, None on a CPU.
-
-    ConfigError where `auto` meets a model whose shape is not known, on a GPU; on a CPU nothing depends on it.
-    """
-    if device_bytes is None:
-        first = candidates(config, world_size)[0]
-        return _with(config, first)
-    try:
-        shape = ModelShape.from_config(model_config)
-    except DataError as error:
-        if "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing):
-            return _with(config, candidates(config, world_size)[0])
-        problem = f"train.zero_stage, offload, activation_checkpointing: auto needs the model's shape ({error}); set all three"
-        raise ConfigError("settings", [problem]) from error
-    return resolve(config, shape, device_bytes, world_size, local_size, host_memory())
 
 
 def host_memory() -> float:

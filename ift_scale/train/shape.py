@@ -48,6 +48,25 @@ _FAMILIES = {
 }
 
 
+PROVEN = tuple(_FAMILIES)
+"""Model types whose packed training is held against their own full forward pass by test."""
+
+
+def require_proven(config: Mapping[str, Any], source: str | Path = "config.json") -> None:
+    """DataError for a model whose packed training is not proven: it may take from its call what the trainer's does not give it.
+
+    States that run over the whole row (state-space and linear-attention layers), attention sinks, masks of its own kind: examples
+    would see each other, silently.
+    """
+    name = config.get("model_type")
+    if name not in PROVEN:
+        problem = f"packed training is proven for {', '.join(PROVEN)} only"
+        raise DataError(Place(source, field="model_type"), problem, "Take a model of one of these types", name)
+    if config.get("use_bidirectional_attention"):
+        problem = "is set, and the trainer's attention is causal"
+        raise DataError(Place(source, field="use_bidirectional_attention"), problem, "Take a causal model")
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of a decoder. `hidden` and `intermediate` in elements, `vocab` in rows of the embedding."""

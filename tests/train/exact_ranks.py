@@ -16,13 +16,15 @@ from deepspeed.utils import safe_get_full_grad
 
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
-from ift_scale.train import data, engine, packing
+from ift_scale.train import data, engine, packing, zero
 from ift_scale.train.model import read_weights
 from ift_scale.train.ranks import join
 
 STAGES = (0, 1, 2, 3)
 # Name: (packing, most micro-batches a rank).
 SPLITS = {"packed-1": (True, 1), "packed-2": (True, 2), "packed-4": (True, 4), "unpacked": (False, 0)}
+# bfloat16 with float32 master weights, as on a GPU; DeepSpeed has no stage 0 of it.
+MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
 
 
@@ -46,6 +48,16 @@ def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
     examples = next(packing.step_examples(len(lengths), BATCH, 1, SEED))
     caps = range(int(lengths.max()), int(lengths.sum()) + 1)
     return next(cap for cap in caps if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro)
+
+
+def gather_everything() -> None:
+    """ZeRO-3 leaves small parameters whole on every rank, and here all are small: without this nothing would ever be gathered."""
+    settings = zero.zero_settings
+
+    def without_persistence(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+        return settings(config, device) | ({"stage3_param_persistence_threshold": 0} if config.zero_stage == 3 else {})
+
+    zero.zero_settings = without_persistence
 
 
 def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
@@ -79,11 +91,18 @@ def main(model: Path, token_file: Path, out: Path) -> None:
     device = join(ranks)
     torch.set_num_threads(1)
     tokens = data.load(token_file)
+    gather_everything()
     found = {}
     for stage, (name, (packed, num_micro)) in itertools.product(STAGES, SPLITS.items()):
         cap = token_cap(tokens.computed_lengths, ranks.world_size, num_micro) if packed else 64
         config = settings(stage, packed, tokens_per_micro_batch=cap)
         found[f"zero{stage}-{name}"] = run(model, tokens, config, ranks, device)
+    whole = {"tokens_per_micro_batch": 4096}
+    for checkpointing in ("selective", "full"):
+        config = settings(3, True, activation_checkpointing=checkpointing, **whole)
+        found[f"zero3-{checkpointing}"] = run(model, tokens, config, ranks, device)
+    for stage in MIXED_STAGES:
+        found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
     if ranks.rank == 0:
         torch.save(found, out)
     dist.barrier()

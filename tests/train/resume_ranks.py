@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from ift_scale import distributed
 from ift_scale.errors import EnvironmentProblem
@@ -34,9 +35,12 @@ def main(plan: Path) -> None:
     assert ranks is not None
     device = module.join(ranks)
     control = StopsAfter(None)
+    weights: dict[str, dict[str, Any]] = {}  # read once for all parts, as by one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))
-        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
+        if work.model_path not in weights:
+            weights[work.model_path] = models.read_weights(Path(work.model_path))
+        group = loop.Group(ranks, device, weights[work.model_path], control)
         tokenizer = PromptTokenizer(work.model_path)
         control.left = part["stop_after"]
         try:

@@ -66,7 +66,10 @@ def test_what_all_examples_begin_with_stands_once() -> None:
     assert batch.num_shared == prefix == num_shared([0, 1, 2], tokens) and batch.starts == [10, 12, 16]
     assert batch.positions_1T[0].tolist() == [*range(10), 10, 11, 10, 11, 12, 13, 10]
     assert batch.packed.whole.query_lengths == [10, 2, 4, 1] and batch.packed.whole.key_lengths == [10, 12, 14, 11]
-    assert batch.packed.last.keys is not None and batch.packed.last.keys.tolist()[12:26] == [*range(10), 12, 13, 14, 15]
+    # Keys: the prefix three times, then the examples' own 2, 4 and 1.
+    assert batch.packed.last.keys is not None and batch.packed.last.times == 3
+    assert batch.packed.last.keys.tolist()[12:26] == [*range(10, 20), 32, 33, 34, 35]
+    assert sorted(batch.packed.whole.keys.tolist()) == list(range(4 * 10 + 7))  # type: ignore[union-attr]
     assert batch.labels_R.tolist() == [ids[12], ids[27], ids[39]]
     assert num_shared([1], tokens) == 0
     tokens.supervised[20] = True  # the seventh token of the second example is predicted: only what lies before can be shared

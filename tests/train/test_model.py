@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import Gemma3TextConfig, GPTNeoXConfig
 
 from ift_scale.config import TrainConfig
-from ift_scale.errors import ConfigError
-from ift_scale.train import attention, last_layer
+from ift_scale.errors import ConfigError, DataError
+from ift_scale.train import attention
 from ift_scale.train.batch import MicroBatch, collate
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.model import PackedCausalLM, checkpoint_activations
+from ift_scale.train.shape import require_proven
 from tests.train.families import CONFIGS, SIZES, build
 
 CPU = torch.device("cpu")
@@ -59,17 +60,17 @@ def _packed(model: Any, **settings: Any) -> PackedCausalLM:
 
 @pytest.mark.parametrize(
     ("prune", "checkpointing", "prefix"),
-    [("on", "none", 0), ("on", "none", 11), ("off", "none", 11), ("off", "none", 0), ("on", "selective", 11), ("on", "full", 0)],
+    [(True, "none", 0), (True, "none", 11), (False, "none", 11), (False, "none", 0), (True, "selective", 11), (True, "full", 0)],
 )
 @pytest.mark.parametrize("family", CONFIGS)
-def test_loss_and_gradient_are_the_full_models(family: str, prune: str, checkpointing: str, prefix: int) -> None:
+def test_loss_and_gradient_are_the_full_models(family: str, prune: bool, checkpointing: str, prefix: int) -> None:
     tokens, model = _tokens(prefix), build(family)
     expected = _plain_loss(model, tokens)
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     packed = _packed(model, prune_last_layer=prune, activation_checkpointing=checkpointing)
-    assert packed.pruned == (prune == "on")
+    assert packed.pruned == prune
     batch = _batch(tokens)
     # The shared tokens go up to the first wanted row; ids that happen to be equal behind the prefix would be shared as well.
     assert batch.num_shared == prefix and batch.ids_1T.shape[1] == tokens.computed_lengths.sum() - 2 * prefix
@@ -96,18 +97,16 @@ def test_no_example_sees_another(family: str) -> None:
     assert (before[own] - after[own]).abs().amax(1).min() > 1e-2
 
 
-def test_an_unproven_architecture_uses_its_own_head_and_last_layer() -> None:
-    settings = GPTNeoXConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=1.0
-    )
-    model = AutoModelForCausalLM.from_config(settings, attn_implementation="eager").train()
-    tokens = _tokens()
-    expected = _plain_loss(model, tokens)
-    packed = _packed(model)
-    assert not packed.pruned and len(packed.notes) == 2 and "not proven for model type gpt_neox" in packed.notes[0]
-    assert packed(_batch(tokens))[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    with pytest.raises(ConfigError, match=r"prune_last_layer: it is not proven for model type gpt_neox.*set it to auto or off"):
-        last_layer.wanted(TrainConfig(prune_last_layer="on"), "gpt_neox")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (GPTNeoXConfig(), r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)"),
+        (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention': is set"),
+    ],
+)
+def test_an_unproven_architecture_is_refused(settings: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        require_proven(settings.to_dict())
 
 
 def test_attention_is_chosen_by_device_and_precision() -> None:

@@ -59,12 +59,20 @@ def _with_a_bad_token(base: Path, folder: Path) -> Path:
     return folder
 
 
+def _in_float32(base: Path, folder: Path) -> Path:
+    shutil.copytree(base, folder)
+    weights = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 class Plan:
     """Arms to train one after another in one launch."""
 
     def __init__(self, folder: Path, model: Path):
         self.folder, self.model = folder, model
         self.bad_model = _with_a_bad_token(model, folder / "bad")
+        self.float_model = _in_float32(model, folder / "float")
         self.parts: list[dict[str, Any]] = []
         self.output = ""
         for name, words in {"d": "willow ginger clover honey mint", "e": "garlic sage nettle hazel oak"}.items():
@@ -164,8 +172,14 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         plan.train(f"left-{stage}-{offload}", stage, stop_after=3, offload=offload)
         found[f"resumed {stage} {offload}"] = plan.train(f"resumed-{stage}-{offload}", stage, stop_after=3, offload=offload)
         plan.train(f"resumed-{stage}-{offload}", stage, offload=offload)
-    for stage in (2, 3):
-        found[f"after another {stage}"] = plan.train(f"both-{stage}", stage, arms="ed")
+    for stage in (0, 2, 3):
+        # In float32 the trainer takes the base's tensors as they are, where they have that type.
+        found[f"alone {stage}"] = plan.train(f"alone-{stage}", stage, model=plan.float_model)
+        found[f"after another {stage}"] = plan.train(f"both-{stage}", stage, arms="ed", model=plan.float_model)
+    for stage in (1, 2, 3):
+        found[f"whole mixed {stage}"] = plan.train(f"mixed-{stage}", stage, precision="bfloat16")
+        found[f"resumed mixed {stage}"] = plan.train(f"resumed-mixed-{stage}", stage, stop_after=3, precision="bfloat16")
+        plan.train(f"resumed-mixed-{stage}", stage, precision="bfloat16")
     for stage in (0, 2, 3):
         found[f"bad {stage}"] = plan.train(f"bad-{stage}", stage, model=plan.bad_model, max_bad_steps=NUM_STEPS)
         plan.train(f"too-bad-{stage}", stage, model=plan.bad_model, max_bad_steps=1, error=TOO_BAD)
@@ -217,9 +231,14 @@ def test_states_in_host_memory_are_resumed_and_dealt_anew(trained: Trained, stag
             torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_an_arm_does_not_know_what_ran_before_it(trained: Trained, stage: int) -> None:
-    assert _equal(trained.folders[f"whole {stage}"], trained.folders[f"after another {stage}"])
+    assert _equal(trained.folders[f"alone {stage}"], trained.folders[f"after another {stage}"])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_resumed_in_bfloat16_with_float32_master_weights(trained: Trained, stage: int) -> None:
+    assert _equal(trained.folders[f"whole mixed {stage}"], trained.folders[f"resumed mixed {stage}"])
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

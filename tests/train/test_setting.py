@@ -1,6 +1,5 @@
 """What `auto` takes, and what it says where nothing fits."""
 
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.plan_memory import PRESETS, read_shape
 from ift_scale.train.memory import GIB, Setting
-from ift_scale.train.setting import Plan, candidates, choose, on_device, resolve
+from ift_scale.train.setting import Plan, candidates, choose, resolve
 
 GPU_80, GPU_141 = 80e9, 141e9
 
@@ -74,19 +73,6 @@ def test_the_table_in_the_documentation(row: list[str]) -> None:
     option = choose(read_shape(row[0]), int(gigabytes) * 1e9, int(num_gpus), 8, TrainConfig()).chosen
     assert row[2:5] == [str(option.setting.zero_stage), option.setting.checkpointing, option.setting.offload]
     assert row[12] == f"{option.memory.total / GIB:.1f}"
-
-
-def test_the_ranks_settle_auto_by_their_device() -> None:
-    shape = json.loads((PRESETS / "llama-2-7b.json").read_text())
-    auto = TrainConfig(num_ranks=8)
-    on_cpu = on_device(auto, {"model_type": "gpt_neox"}, None, 2, 2)
-    assert (on_cpu.zero_stage, on_cpu.offload, on_cpu.activation_checkpointing) == (2, "none", "none")
-    on_gpu = on_device(auto, shape, GPU_80, 8, 8)
-    assert "auto" not in (on_gpu.zero_stage, on_gpu.offload, on_gpu.activation_checkpointing)
-    with pytest.raises(ConfigError, match=r"auto needs the model's shape .*gpt_neox.* set all three"):
-        on_device(auto, {"model_type": "gpt_neox"}, GPU_80, 8, 8)
-    by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
-    assert on_device(by_hand, {"model_type": "gpt_neox"}, GPU_80, 8, 8) == by_hand
 
 
 def test_compiled_layers_are_never_checkpointed_selectively() -> None:
