@@ -215,7 +215,8 @@ def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
 def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
     """What the memory model says."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
-    return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).total
+    found = memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing))
+    return found.total - found.fragmentation - found.context  # what torch says it has allocated holds neither
 
 
 def place_alone() -> None:
