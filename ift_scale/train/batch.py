@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ift_scale.train.data import TokenizedSet
+from ift_scale.train.packing import Step
 
 # A shorter prefix saves less than gathering its keys and values for every example costs.
 _LEAST_SHARED = 8
@@ -78,6 +79,16 @@ def num_shared(examples: Sequence[int], tokens: TokenizedSet) -> int:
     differ = (np.stack(rows[1:]) != rows[0]).any(axis=0)
     found = int(differ.argmax()) if differ.any() else most
     return found if found >= _LEAST_SHARED else 0
+
+
+def shared_prefixes(step: Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
+    """(tokens, examples) of what each micro-batch of each rank computes once."""
+    return [(num_shared(place, tokens), len(place)) for micro in step for place in micro if place]
+
+
+def num_saved(prefixes: Sequence[tuple[int, int]]) -> int:
+    """Tokens that are not computed since they stand once."""
+    return sum(length * (examples - 1) for length, examples in prefixes)
 
 
 def collate(

@@ -67,6 +67,8 @@ def build(
     bare = model.build(folder, weights, config, zero.precision_of(config, device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
+    if ranks.rank == 0:
+        print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in chosen.items()), sep="\n", flush=True)
     kernels.apply(bare, chosen)
     if config.zero_stage == 0:
         # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.

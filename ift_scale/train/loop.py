@@ -13,6 +13,7 @@ from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.train import engine as engines
 from ift_scale.train import packing
+from ift_scale.train.batch import num_saved, shared_prefixes
 from ift_scale.train.checkpoint import Checkpoints
 from ift_scale.train.control import Control, Interrupted
 from ift_scale.train.data import TokenizedSet
@@ -97,7 +98,7 @@ def train(
     steplog.close()
     seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
     more = {"bad_steps": bad.count, "resumed": begun.resumed}
-    return engine, Trained(seconds, counts_of(tokens, steps[:made], job.hidden_size) | more | live.counts())
+    return engine, Trained(seconds, counts_of(tokens, steps[:made], job) | more | live.counts())
 
 
 def seed_of(seed: int, step: int) -> int:
@@ -105,15 +106,16 @@ def seed_of(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], hidden_size: int) -> dict[str, float]:
+def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict[str, float]:
     """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
     seen = [i for step in steps for micro in step for place in micro for i in place]
-    imbalances = [packing.imbalance(step, tokens.computed_lengths, hidden_size) for step in steps]
+    imbalances = [packing.imbalance(step, tokens.computed_lengths, job.hidden_size) for step in steps]
+    saved = sum(num_saved(shared_prefixes(step, tokens)) for step in steps) if job.train.share_prefix else 0
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
         "tokens": int(tokens.lengths[seen].sum()),
-        "computed_tokens": int(tokens.computed_lengths[seen].sum()),
+        "computed_tokens": int(tokens.computed_lengths[seen].sum()) - saved,
         "supervised_tokens": int(tokens.supervised_counts[seen].sum()),
         "truncated": tokens.num_truncated,
         "mean_imbalance": sum(imbalances) / len(imbalances),

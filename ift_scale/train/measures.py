@@ -13,11 +13,10 @@ import torch
 
 from ift_scale.config import TrainConfig
 from ift_scale.train import packing
-from ift_scale.train.batch import num_shared
+from ift_scale.train.batch import num_saved, shared_prefixes
 from ift_scale.train.data import TokenizedSet
+from ift_scale.train.memory import GIB
 from ift_scale.train.shape import ModelShape, train_flops
-
-GIB = 2**30
 
 # Peaks of dense bfloat16 products in TFLOPS, by what stands in the device's name; the first that matches counts. Most of NVIDIA's
 # data sheets print twice that, with sparsity: nvidia.com/en-us/data-center/{a100,h100,h200,gb200-nvl72,hgx,l40s},
@@ -82,14 +81,13 @@ class Meter:
         """Of all ranks together. `tokens`: of the examples, as trainers that compute all of them count; `imbalance`: 1 is none."""
         examples = [i for micro in step for place in micro for i in place]
         lengths, rows = self.tokens.computed_lengths[examples], self.tokens.supervised_counts[examples]
-        places = [place for micro in step for place in micro if self.share_prefix]
-        shared = [(num_shared(place, self.tokens), len(place)) for place in places if place]
+        shared = shared_prefixes(step, self.tokens) if self.share_prefix else []
         tokens, supervised = int(self.tokens.lengths[examples].sum()), int(rows.sum())
         flops = train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
         return {
             "examples": len(examples),
             "tokens": tokens,
-            "computed_tokens": int(lengths.sum()) - sum(tokens * (examples - 1) for tokens, examples in shared),
+            "computed_tokens": int(lengths.sum()) - num_saved(shared),
             "supervised_tokens": supervised,
             "supervised_share": supervised / tokens,
             "micro_batches": len(step),

@@ -66,7 +66,7 @@ class StepLog:
         self._times.append((self._start, self._clock.mark()))
         self._losses.append(result.loss)
         row = {"step": number + 1, "grad_norm": result.grad_norm, "learning_rate": result.learning_rate, "applied": result.applied}
-        self._rows.append(row | self._meter.counts(step))
+        self._rows.append(row | self._meter.counts(step) if self._file is not None else row)
         self._num_added += 1
         if len(self._rows) == self._every or number + 1 == self._num_steps:
             self.flush()
@@ -78,18 +78,21 @@ class StepLog:
         dist.all_reduce(losses)
         memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
-        rows = zip(self._rows, losses.tolist(), self._times, strict=True)  # here the device is waited for
-        done = [self._finished(row, loss, self._clock.seconds(*times), float(memory)) for row, loss, times in rows]
-        for row in done:
-            if self._file is not None:
-                self._file.write(json.dumps(row) + "\n")
-            self._trackers.log(row["step"], row)
         if self._file is not None:
-            self._file.flush()
+            self._write(losses.tolist(), float(memory))  # here the device is waited for
+        self._losses, self._rows, self._times = [], [], []
+
+    def _write(self, losses: list[float], memory: float) -> None:
+        assert self._file is not None
+        rows = zip(self._rows, losses, self._times, strict=True)
+        done = [self._finished(row, loss, self._clock.seconds(*times), memory) for row, loss, times in rows]
+        for row in done:
+            self._file.write(json.dumps(row) + "\n")
+            self._trackers.log(row["step"], row)
+        self._file.flush()
         left = self._num_steps - done[-1]["step"]
         seconds_left = (time.monotonic() - self._began) / self._num_added * left
         self._events.emit("step", of=self._num_steps, seconds_left=seconds_left, **done[-1])
-        self._losses, self._rows, self._times = [], [], []
 
     def _finished(self, row: dict[str, Any], loss: float, seconds: float, memory: float) -> dict[str, Any]:
         """The row as it is written; what is no number is null, since JSON has none such."""

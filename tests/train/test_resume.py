@@ -254,3 +254,5 @@ def test_steps_with_no_number_are_skipped_counted_and_named(trained: Trained, st
         assert re.search(rf"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .*\b{line}\b", trained.output)
     changed = _weights(folder)["lm_head.weight"] - load_file(folder.parents[1] / "bad" / "model.safetensors")["lm_head.weight"]
     assert changed.isfinite().all() and changed.abs().max() > 0
+    # Of the arm that ended with an error its metrics stay.
+    assert "null" in (folder.parents[1] / f"d-harmonious-seed{SEED}-metrics.jsonl").read_text()
