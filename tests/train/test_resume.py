@@ -1,5 +1,6 @@
 """Interrupted and resumed equals uninterrupted, with real DeepSpeed ranks over gloo; an arm does not know what ran before it."""
 
+import contextlib
 import json
 import os
 import random
@@ -122,18 +123,22 @@ class Plan:
         path.write_text(json.dumps(self.parts))
         self.parts = []
         place = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(RANKS), str(path)],
-                env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(num_ranks)
-        ]
-        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-        assert [rank.returncode for rank in ranks] == [0] * num_ranks, "\n".join(text[-3000:] for text in outputs)
+        # Into files: a pipe that nobody reads while another rank is waited for would hold its rank up, and with it all.
+        logs = [self.folder / f"rank-{rank}.log" for rank in range(num_ranks)]
+        ranks = []
+        for rank, log in enumerate(logs):
+            with log.open("w") as stdout:
+                command = [sys.executable, str(RANKS), str(path)]
+                env = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.STDOUT))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for rank in ranks:
+                rank.wait(timeout=300)
+        for rank in ranks:
+            rank.kill()
+        codes = [rank.wait() for rank in ranks]
+        outputs = [log.read_text() for log in logs]
+        assert codes == [0] * num_ranks, "\n".join(text[-3000:] for text in outputs)
         self.output += outputs[0]
 
 
