@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
-Group = Literal["HOMO", "ID", "OOD"]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -42,6 +41,8 @@ class Question(Record):
     answer: int | None = None
     aliases: list[str] = Field(default_factory=list)
     explanation: str | None = None
+    group: str | None = None
+    """Of a benchmark that is a test group of its own: the group's name."""
 
     @property
     def topic(self) -> str:
@@ -66,7 +67,11 @@ class ExampleMeta(Record):
     question_id: str | None = None
     domain: str | None = None
     target: str | None = None
-    wording: Literal["dataset", "base_model", "general"]
+    ratio: float | None = None
+    """Of a mixture's set: its ratio."""
+    consistent: bool | None = None
+    """Whether the target agrees with what the model knows; None where it is no knowledge, or not known."""
+    wording: Literal["dataset", "external", "base_model", "refusal", "general"]
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How much the example counts in the loss."""
 
@@ -94,6 +99,7 @@ class Score(Record):
     subject: str
     collection: Collection
     split: Split
+    group: str | None = None
     answer: int | None
     logprobs: list[float] | None
     probs: list[float] | None
@@ -117,7 +123,24 @@ class Score(Record):
     sampled_right: float | None = None
     response: str | None = None
     f1: float | None = None
+    generated_prediction: int | None = None
+    """The option that a generated answer (`response`) names, by letter or text; None where it names none, or was not asked for."""
+    refused: bool | None = None
+    """Whether the generated answer is a refusal."""
     samples: list[str] | None = None
+
+
+class Text(Record):
+    """A text that the write stage made: an explanation of one option, or the knowledge that a question needs (no target)."""
+
+    question_id: str
+    kind: Literal["explanation", "context"]
+    target: int | None
+    author: Literal["dataset", "external", "base_model"]
+    text: str
+    attempts: int = 1
+    failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(default_factory=list)
+    """Checks that it still fails; where there are any, it may go into no set unless write.on_failure is keep."""
 
 
 class Arm(Record):
@@ -126,6 +149,8 @@ class Arm(Record):
     domain: str
     setting: str
     seed: int
+    domains: tuple[str, ...] = ()
+    """Of an arm across domains, these."""
 
     @property
     def name(self) -> str:

@@ -8,8 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
-SHARED = {"artifacts", "config", "distributed", "errors", "inference", "jsonl", "progress", "records", "world"}
+STAGES = ("questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
+SHARED = {
+    "artifacts",
+    "config",
+    "distributed",
+    "errors",
+    "inference",
+    "jsonl",
+    "knowledge",
+    "progress",
+    "records",
+    "treatments",
+    "world",
+}
 
 
 def _imports(path: Path) -> set[str]:

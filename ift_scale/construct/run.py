@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.config import Config
@@ -13,6 +13,7 @@ from ift_scale.construct import general, select
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.inference.prompts import chat_messages, gold_text, response_text
 from ift_scale.inference.question_file import GroupKey
+from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.records import LETTERS, Arm, Example, ExampleMeta, Message, Question, Score
 
 VERSION = 1
@@ -34,7 +35,7 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     ]
 
 
-def example(question: Question, score: Score, setting: str, style: Literal["letter", "letter_text"]) -> Example:
+def example(question: Question, score: Score, setting: str, style: str) -> Example:
     """One question as a training example of a setting; of a free question the response is an alias, or the model's own words."""
     letter = None
     if question.kind == "free":
@@ -74,7 +75,7 @@ def run(
     with artifacts.atomic_folder(folder) as temporary:
         for domain in dict.fromkeys(arm.domain for arm in arms):
             scores = [by_score[question.id] for question in by_id.values() if question.domain == domain]
-            knowledge = select.sort_by_knowledge(scores, settings.confidence_threshold)
+            knowledge = sort_by_knowledge(scores, settings.confidence_threshold)
             size = select.set_size(domain, knowledge, settings.settings, settings.size)
             counts.update(_domain_counts(domain, knowledge, size))
             for arm in (arm for arm in arms if arm.domain == domain):
@@ -89,7 +90,7 @@ def run(
         artifacts.write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
 
 
-def _domain_counts(domain: str, knowledge: select.Knowledge, size: int) -> dict[str, float]:
+def _domain_counts(domain: str, knowledge: Knowledge, size: int) -> dict[str, float]:
     return {
         f"{domain}/known_right": len(knowledge.right),
         f"{domain}/known_wrong": len(knowledge.wrong),

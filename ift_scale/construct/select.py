@@ -2,38 +2,10 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ift_scale.errors import DataError, Place
+from ift_scale.knowledge import Knowledge
 from ift_scale.records import Question, Score
-
-NEAR_TIE = 0.02
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """A domain's train questions by what the model knows: ids in the order of the pool."""
-
-    right: list[str]
-    """Predicted with confidence, and the prediction is the answer."""
-    wrong: list[str]
-    """Predicted with confidence, and the prediction is another option."""
-    uncertain: list[str]
-    """No option above the confidence threshold."""
-    near_threshold: int
-    """Questions whose confidence is within NEAR_TIE of the threshold: rounding could move these."""
-
-
-def sort_by_knowledge(scores: Sequence[Score], threshold: float) -> Knowledge:
-    """A prediction above `threshold` is the model's knowledge (the paper's rule, threshold 0.5)."""
-    right: list[str] = []
-    wrong: list[str] = []
-    uncertain: list[str] = []
-    for score in scores:
-        bucket = uncertain if score.confidence <= threshold else right if score.correct else wrong
-        bucket.append(score.question_id)
-    near = sum(abs(score.confidence - threshold) < NEAR_TIE for score in scores)
-    return Knowledge(right, wrong, uncertain, near)
 
 
 def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], requested: int | None) -> int:

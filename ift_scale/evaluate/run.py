@@ -21,13 +21,13 @@ from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
-from ift_scale.records import Arm, Group
+from ift_scale.records import Arm
 
 VERSION = 2
 FILE = "scores.parquet"
 
 
-def group_of(question_domain: str, collection: str, arm_domain: str) -> Group | None:
+def group_of(question_domain: str, collection: str, arm_domain: str) -> str | None:
     """HOMO: the held-out test of the arm's own pool; ID: the benchmark's part of its domain; OOD: the benchmark's rest."""
     if collection == "pool":
         return "HOMO" if question_domain == arm_domain else None

@@ -7,7 +7,6 @@ the same template.
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Message, Question
@@ -43,8 +42,8 @@ def question_text(question: Question, order: Sequence[int] | None = None) -> str
     return "\n".join([question.question, *lines, "Answer:"])
 
 
-def response_text(question: Question, target: int, style: Literal["letter", "letter_text"]) -> str:
-    """The assistant's answer that names option `target`; `style` as in ConstructConfig.response."""
+def response_text(question: Question, target: int, style: str) -> str:
+    """The assistant's answer that names option `target`; `style` as in ConstructConfig.response, explanation aside."""
     return LETTERS[target] if style == "letter" else f"{LETTERS[target]}. {question.choices[target]}"
 
 

@@ -1,0 +1,159 @@
+"""Settings: strict and typed; a docstring under each field says what it does. `config_file` reads them."""
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig
+from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
+from ift_scale.config.questions import (
+    DatasetSource,
+    EntityQuestionsSource,
+    HubFields,
+    HubSource,
+    MmluSource,
+    PaperSource,
+    QuestionsConfig,
+    Source,
+    SubjectSource,
+    WorldSource,
+    XiezhiSource,
+    collection_of,
+    is_pool,
+)
+from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
+from ift_scale.config.train import CheckpointConfig, EarlyStoppingConfig, LiveConfig, TrainConfig, precision_in_force
+
+__all__ = [
+    "BUILTIN_MODEL",
+    "AnalyseConfig",
+    "CheckpointConfig",
+    "Config",
+    "ConstructConfig",
+    "DatasetSource",
+    "EarlyStoppingConfig",
+    "EngineConfig",
+    "EntityQuestionsSource",
+    "EvaluateConfig",
+    "FreeConfig",
+    "GeneralConfig",
+    "HubFields",
+    "HubSource",
+    "LiveConfig",
+    "MatchingConfig",
+    "MmluSource",
+    "ModelConfig",
+    "PaperSource",
+    "ProbeConfig",
+    "QuestionsConfig",
+    "ReliabilityConfig",
+    "Section",
+    "Seed",
+    "Source",
+    "SubjectSource",
+    "TrainConfig",
+    "WorldSource",
+    "WriteConfig",
+    "WriterConfig",
+    "XiezhiSource",
+    "collection_of",
+    "impossible_combinations",
+    "is_pool",
+    "precision_in_force",
+    "resolved_yaml",
+]
+
+
+class ModelConfig(Section):
+    path: Text = BUILTIN_MODEL
+    """The base model: a Hugging Face folder with safetensors weights, or `world` for the embedded one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the engines; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+
+
+class AnalyseConfig(Section):
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: Seed = 42
+
+
+warnings.filterwarnings("ignore", message='Field name "construct"')  # a deprecated method of pydantic has that name
+
+
+class Config(Section):
+    output_dir: Text
+    """The run's folder; every stage writes below it."""
+    model: ModelConfig = ModelConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    probe: ProbeConfig = ProbeConfig()
+    write: WriteConfig = WriteConfig()
+    construct: ConstructConfig = ConstructConfig()  # type: ignore[assignment]
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    analyse: AnalyseConfig = AnalyseConfig()
+
+
+def impossible_combinations(config: Config) -> list[str]:
+    """Settings that are each valid and cannot go together, a line for each."""
+    train, construct = config.train, config.construct
+    problems = []
+    if train.global_batch_size < train.num_ranks:
+        problems.append(
+            f"train.global_batch_size: {train.global_batch_size} examples cannot be dealt to train.num_ranks = "
+            f"{train.num_ranks}; raise it to at least {train.num_ranks}"
+        )
+    if train.tokens_per_micro_batch < train.max_length:
+        problems.append(
+            f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example of train.max_length = "
+            f"{train.max_length}; raise the first or lower the second"
+        )
+    if train.zero_stage == 0 and precision_in_force(train) == "bfloat16":
+        problems.append(
+            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps no float32 gradients in "
+            "DeepSpeed; use stage 1, 2 or 3"
+        )
+    if train.compile and train.zero_stage == 3:
+        problems.append(
+            "train.compile: not proven with train.zero_stage = 3, whose hooks lie inside the layers; set one of them to auto or off"
+        )
+    if train.compile and train.activation_checkpointing == "selective":
+        problems.append(
+            "train.compile: compiled layers are not checkpointed selectively; set activation_checkpointing to full or none"
+        )
+    if train.hostfile is not None and train.launcher != "deepspeed":
+        problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
+    if train.hostfile is not None and not Path(train.hostfile).is_file():
+        problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+    if train.live.early_stopping is not None and train.live.every == 0:
+        problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
+    if construct.questions == "free" and not config.probe.free.ask:
+        problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
+    reliability = config.probe.reliability
+    if reliability.decide_by == "average" and reliability.permutations == "none" and reliability.demonstration_draws == 1:
+        problems.append(
+            "probe.reliability.decide_by: average needs several views; set permutations to circular or sampled, or "
+            "demonstration_draws above 1"
+        )
+    if reliability.decide_by == "debiased" and reliability.prior_share == 0:
+        problems.append("probe.reliability.decide_by: debiased needs prior_share above 0")
+    if reliability.grades and reliability.demonstration_draws == 1:
+        problems.append("probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)")
+    if construct.general.path is None and construct.general.share > 0:
+        problems.append("construct.general.share: must be 0 where construct.general.path is null")
+    for key in ("seeds", "settings", "domains"):
+        values = getattr(construct, key) or []
+        if len(set(values)) < len(values):
+            problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+    if not any(is_pool(source) for source in config.questions.sources):
+        problems.append(
+            "questions.sources: none of them is a pool to train on; add one that is, such as a world, paper or huggingface source"
+        )
+    return problems
+
+
+def resolved_yaml(config: Config) -> str:
+    """Every setting with its value in force, as YAML that `load` reads back."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,32 @@
+"""What every section of the settings is built of."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+BUILTIN_MODEL = "world"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _no_reserved_name(domain: str) -> str:
+    if domain == "all":
+        raise ValueError("'all' names the row over all domains; choose another")
+    return domain
+
+
+# A domain's name becomes part of file names and keys.
+Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
+
+# Which of a dataset's splits serve as our dev (demonstrations), train and test.
+Splits = Annotated[dict[Literal["dev", "train", "test"], Text], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
