@@ -53,7 +53,7 @@ def question_rows(arms: Sequence[ArmScores], base: dict[str, Score]) -> pd.DataF
                     "kl": kl_divergence(before, after),
                     "letter_mass": [score.letter_mass for score in chosen],
                 }
-                parts.append(pd.DataFrame(columns).assign(group=group, **evaluated.arm.model_dump()))
+                parts.append(pd.DataFrame(columns).assign(group=group, **evaluated.arm.model_dump(exclude={"domains"})))
     return pd.concat(parts, ignore_index=True)
 
 

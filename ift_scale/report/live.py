@@ -22,7 +22,7 @@ def table(train: Path, arms: Sequence[Arm]) -> pd.DataFrame:
             for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 grades = {name: found["accuracy"] for name, found in row.pop("grades", {}).items()}
-                rows.append(arm.model_dump() | row | grades)
+                rows.append(arm.model_dump(exclude={"domains"}) | row | grades)
     return pd.DataFrame(rows)
 
 
