@@ -203,7 +203,7 @@ class Pipeline:
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores())
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores(), {})
             self._told("construct")
 
     def train(self) -> None:
