@@ -24,7 +24,7 @@ setup(
         "ift_scale": ["py.typed"],
         "ift_scale.world": ["general.jsonl", "base_model/*"],
         "ift_scale.questions": ["*.json"],
-        "ift_scale.report": ["page.html.j2"],
+        "ift_scale.report": ["page.html.j2", "page.css", "paper.json"],
         "ift_scale_kernels": ["README.md", "figures.json"],
         **{name: ["README.md"] for name in KERNELS},
     },
