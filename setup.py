@@ -35,7 +35,6 @@ setup(
         "datasets>=4.0",
         "deepspeed>=0.19.8",
         "jinja2>=3.1",
-        "matplotlib>=3.9",
         "numpy>=2.0",
         "pandas>=2.2",
         "pyarrow>=17",
