@@ -110,8 +110,8 @@ def best_ratio(table: pd.DataFrame) -> list[Finding]:
             out.append(Finding(claim, where, "cannot tell", "Ratio 1 was not among the arms."))
             continue
         if row["best_ratio"] >= 1:
-            text = "the best accuracy was measured at ratio 1 itself"
-            out.append(Finding(claim, where, "does not hold", f"{text} (a tie, or better than every mixture that was tried)."))
+            text = "the best accuracy was measured at ratio 1 itself; whether it beats the next mixture is not tested."
+            out.append(Finding(claim, where, "cannot tell", text))
             continue
         told = verdict(row["low"], row["high"])
         text = f"best at {row['best_ratio']:g}, {points(row['difference'], True)} points against ratio 1"

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from ift_scale.records import GRADES
 from ift_scale.report import colors
 from ift_scale.report.facts import Facts, averaged
-from ift_scale.report.html import details, figure, folded, interval, joined, key, legend, name_of, number, paragraph, points
+from ift_scale.report.html import figure, folded, interval, joined, key, legend, name_of, number, paragraph, points
 from ift_scale.report.svg import Axis, Chart, across, down, limits
 from ift_scale.treatments import treatment
 
@@ -18,6 +18,7 @@ KINDS = {
     "right_wrong": ("turns wrong", "#d55e00"),
     "wrong_wrong": ("stays wrong", "#80808a"),
 }
+NOTHING = "no question was asked of both."
 
 
 def transitions(facts: Facts) -> Markup | None:
@@ -32,19 +33,19 @@ def transitions(facts: Facts) -> Markup | None:
     parts = [
         paragraph(text),
         figure(panels, f"Shares of the questions, {facts.place}.", legend((color, name) for name, color in KINDS.values())),
-        _shares(whole, f"Transitions in percent of the questions: {facts.place}"),
+        folded(_shares(whole), f"Transitions in percent of the questions: {facts.place}", NOTHING, heads=2),
     ]
     for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
-        parts.append(details(domain, _shares(facts.ordered(found[found.domain == domain]), f"Transitions in percent: {domain}")))
+        rows = _shares(facts.ordered(found[found.domain == domain]))
+        parts.append(folded(rows, f"Transitions in percent of the questions: {domain}", NOTHING, heads=2, most=0))
     return joined(parts)
 
 
-def _shares(rows: pd.DataFrame, caption: str) -> Markup:
-    shown = [
+def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
         {"setting": name_of(row["setting"]), "group": row["group"]} | {KINDS[k][0]: points(row[k]) for k in KINDS}
         for row in rows.to_dict("records")
     ]
-    return folded(shown, caption, "no question was asked of both.", heads=2)
 
 
 def _bars(rows: pd.DataFrame, group: str) -> Markup:

@@ -6,7 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import details, figure, interval, joined, p_value, paragraph, points, table
+from ift_scale.report.html import details, figure, folded, interval, joined, p_value, paragraph, points
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import treatment
 
@@ -22,9 +22,8 @@ def rows(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "difference of": pair(row),
             "group": row["group"],
-            "questions": f"{row['questions']:,.0f}",
-            "seeds": f"{row['seeds']:.0f}",
-            "points [seeds and questions]": interval(row, "difference", sign=True),
+            "asked": f"{row['questions']:,.0f} × {row['seeds']:.0f}",
+            "points [interval]": interval(row, "difference", sign=True),
             "[questions only]": interval(row, "difference", sign=True, ends=("questions_low", "questions_high")),
             "McNemar p": p_value(row["mcnemar_p"]),
             "Holm p": p_value(row["holm_p"]),
@@ -41,12 +40,10 @@ def body(facts: Facts) -> Markup | None:
     chosen = overall(found)
     text = (
         f"First setting minus second, on the same questions and seeds: {facts.place}, percentage points with {facts.level} "
-        "intervals. "
-        "Seeds and questions: both redrawn, so it speaks of new ones of either. Questions only: of these very models. "
-        "McNemar: exact "
-        "paired test of the answers; Holm: corrected for the number of tests. Detectable: the smallest difference that this "
-        "test could "
-        "have shown with power 0.8."
+        "intervals. Asked: questions × seeds. The interval redraws seeds and questions, so it speaks of new ones of either; "
+        "questions only: of these very "
+        "models. McNemar: exact paired test of the answers; Holm: corrected for the number of tests. Detectable: the smallest "
+        "difference that this test could have shown with power 0.8."
     )
     parts: list[Markup] = [paragraph(text)]
     if len(chosen):
@@ -66,7 +63,7 @@ def body(facts: Facts) -> Markup | None:
 
 def _table(part: pd.DataFrame, caption: str) -> Markup:
     missing = "not computed: the test needs questions that the two settings answer differently, or speaks of one domain only."
-    return table(rows(part), caption, missing, heads=2)
+    return folded(rows(part), caption, missing, heads=2, most=36)
 
 
 def _forest(part: pd.DataFrame, label: str, about: str) -> Markup:

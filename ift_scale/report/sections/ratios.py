@@ -63,7 +63,12 @@ def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str
     own = base[(base.group == group) & ((base.domain != POOLED) if domain == ALL else (base.domain == domain))].accuracy.mean()
     low, high = limits([*rows.accuracy_low, *rows.accuracy_high, own, facts.sources.chance], 0, 1)
     about = f"Accuracy on {group} by {label}, {domain}"
-    chart = Chart(Axis(-0.03, 1.03, label), Axis(low, high, "accuracy", percent=True), about, height=230)
+    chart = Chart(
+        Axis(-0.03, 1.03, label, marks=[(i / 5, f"{i / 5:g}") for i in range(6)]),
+        Axis(low, high, "accuracy", percent=True),
+        about,
+        height=230,
+    )
     chart.level(own)
     chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
@@ -81,15 +86,17 @@ def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str
 
 
 def _best(facts: Facts) -> Markup:
+    found = facts["best_ratio"]
+    whole_first = pd.concat([found[found.domain == ALL], found[found.domain != ALL]])
     rows = [
         {
-            "domain": "all" if row["domain"] == ALL else row["domain"],
+            "domain": row["domain"],
             "group": row["group"],
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
             "accuracy": points(row["accuracy"]),
             "points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
         }
-        for row in facts["best_ratio"].to_dict("records")
+        for row in whole_first.to_dict("records")
     ]
     if not rows:
         return Markup("")
