@@ -84,6 +84,12 @@ def table(rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", h
     ).format(" short" if len(rows) <= 20 else "", caption, caption, head, Markup("").join(body), note)
 
 
+def why(found: pd.DataFrame, otherwise: str) -> str:
+    """The reasons that a table's rows give for what they lack."""
+    reasons = dict.fromkeys(part for text in found.reason.dropna() for part in str(text).split("; ") if part)
+    return f"{'; '.join(reasons)}." if reasons else otherwise
+
+
 def _of_words(values: Sequence[Any]) -> bool:
     told = [value for value in values if not absent(value) and value != NONE]
     return bool(told) and all(isinstance(v, str) and not v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ift_scale.report import colors
 from ift_scale.report.facts import ALL, Facts, overall
-from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table
+from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table, why
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import POOLED, consistency_ratio, unknown_ratio
 
@@ -101,5 +101,5 @@ def _best(facts: Facts) -> Markup:
     if not rows:
         return Markup("")
     note = "The best of several ratios is chosen on the questions that it is judged by, which flatters it a little."
-    missing = "there is no arm at ratio 1, or too few questions."
+    missing = why(found, "there is no arm at ratio 1.")
     return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])
