@@ -39,6 +39,7 @@ COLUMNS = {
 }
 """Of every table, the columns that the report reads beside `reason`, which says why a value is missing; some may lack."""
 _EXAMPLES = "examples.jsonl"
+_SHOWN = ("domain", "group", "base_prediction", "base_confidence", "predictions")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Shown:
     """An example question with what was answered to it."""
 
     question: Question
+    domain: str
+    """Of the arms that were asked."""
     group: str
     base: int | None
     confidence: float | None
@@ -87,8 +90,13 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
     """Rows over all domains; of a table without such rows, those of its only domain, or none."""
     if (table.domain == ALL).any():
         return table[table.domain == ALL]
-    own = table[table.domain != POOLED] if (table.domain != POOLED).any() else table
+    own = without_pooled(table)
     return own if own.domain.nunique() == 1 else own.iloc[:0]
+
+
+def without_pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of single domains; those across domains where there are no others."""
+    return table[table.domain != POOLED] if (table.domain != POOLED).any() else table
 
 
 class Facts:
@@ -149,9 +157,7 @@ class Facts:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         texts = {question.id: question for question in _questions(source, {row["question_id"] for row in rows})}
         return [
-            Shown(
-                texts[row["question_id"]], row["group"], row.get("base_prediction"), row.get("base_confidence"), row["predictions"]
-            )
+            Shown(texts[row["question_id"]], *(row.get(name) for name in _SHOWN))
             for row in rows
             if row["question_id"] in texts and texts[row["question_id"]].choices
         ]

@@ -6,7 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.facts import Facts, overall
+from ift_scale.report.facts import Facts, overall, without_pooled
 from ift_scale.report.html import details, figure, interval, joined, name_of, points, table
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.treatments import POOLED, treatment
@@ -32,25 +32,23 @@ def wide(facts: Facts, settings: pd.DataFrame, base: pd.DataFrame) -> list[dict[
     for setting, part in facts.ordered(settings).groupby("setting", sort=False):
         cells = {row["group"]: interval(row, "accuracy") for row in part.to_dict("records")}
         rows.append({"setting": name_of(str(setting))} | {group: cells.get(group) for group in facts.groups})
-    own = base[base.domain != POOLED] if (base.domain != POOLED).any() else base
-    means = own.groupby("group").accuracy.mean()
+    means = without_pooled(base).groupby("group").accuracy.mean()
     rows.append({"setting": "base model, few-shot"} | {group: points(means.get(group)) for group in facts.groups})
     return rows
 
 
 def _panel(facts: Facts, group: str) -> Markup:
-    found = facts.ordered(overall(facts["settings"])).query("group == @group")
-    arms, base = facts["arms"], facts["base"]
+    settings, arms, base = facts.ordered(overall(facts["settings"])), without_pooled(facts["arms"]), without_pooled(facts["base"])
+    # All groups on one scale.
+    ends = limits([*settings.accuracy_low, *settings.accuracy_high, *arms.accuracy, *base.accuracy, facts.sources.chance], 0, 1)
+    found = settings[settings.group == group]
     names = [treatment(s).short for s in found.setting]
-    own = base[(base.group == group) & (base.domain != POOLED)].accuracy.mean()
-    shown = arms[(arms.group == group) & (arms.domain != POOLED)].accuracy
-    ends = limits([*found.accuracy_low, *found.accuracy_high, *shown, own, facts.sources.chance], 0, 1)
     chart = Chart(across(names), Axis(*ends, "accuracy", percent=True), f"Accuracy on {group} by setting")
-    chart.level(own)
+    chart.level(base[base.group == group].accuracy.mean())
     chart.level(facts.sources.chance, "dotted")
     for place, row in enumerate(found.to_dict("records")):
         color = colors.of(row["setting"])
-        own = arms[(arms.setting == row["setting"]) & (arms.group == group) & (arms.domain != POOLED)].accuracy
+        own = arms[(arms.setting == row["setting"]) & (arms.group == group)].accuracy
         for i, value in enumerate(own):
             chart.point(place - 0.28 + 0.12 * (i % 3 - 1), value, color, size=1.6)
         chart.interval(place + 0.12, row["accuracy_low"], row["accuracy_high"], color)

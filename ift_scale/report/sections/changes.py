@@ -97,8 +97,9 @@ def grades(facts: Facts) -> Markup | None:
 def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
     part = rows[rows.group == group]
     settings = list(dict.fromkeys(part.setting))
-    chart = Chart(across(kinds), Axis(*limits([*part.accuracy_low, *part.accuracy_high, *part.accuracy], 0, 1), "accuracy",
-                  percent=True), f"Accuracy on {group} by what the base model knew")  # fmt: skip
+    ends = limits([*rows.accuracy_low, *rows.accuracy_high, *rows.accuracy], 0, 1)
+    about = f"Accuracy on {group} by what the base model knew"
+    chart = Chart(across(kinds), Axis(*ends, "accuracy", percent=True), about)
     for row in part[part.grade.isin(kinds)].to_dict("records"):
         offset = (settings.index(row["setting"]) - (len(settings) - 1) / 2) * 0.8 / len(settings)
         place, color = kinds.index(row["grade"]) + offset, colors.of(row["setting"])

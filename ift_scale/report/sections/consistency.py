@@ -39,8 +39,9 @@ def body(facts: Facts) -> Markup | None:
 
 
 def _by_setting(facts: Facts, name: str, group: str) -> Markup:
-    rows = facts.ordered(overall(facts["settings"])).query("group == @group").to_dict("records")
-    low, high = limits([row[f"{name}{end}"] for row in rows for end in ("", "_low", "_high")])
+    found = facts.ordered(overall(facts["settings"]))
+    low, high = limits([value for end in ("", "_low", "_high") for value in found[f"{name}{end}"]])
+    rows = found[found.group == group].to_dict("records")
     if name == "kl":
         low = min(0.0, low)
     names = [treatment(row["setting"]).short for row in rows]
@@ -62,7 +63,7 @@ def _scatter(facts: Facts) -> Markup:
         there = points.dropna(subset=[name])
         for group in [g for g in facts.groups if (there.group == g).any()]:
             part = there[there.group == group]
-            x, y = Axis(*limits(part[name]), label), Axis(*limits(part.accuracy, 0, 1), "accuracy", percent=True)
+            x, y = Axis(*limits(there[name]), label), Axis(*limits(there.accuracy, 0, 1), "accuracy", percent=True)
             chart = Chart(x, y, f"Accuracy against {label} on {group}")
             for row in part.to_dict("records"):
                 chart.point(row[name], row["accuracy"], colors.of(row["setting"]), shapes[row["domain"]], 3.4)

@@ -48,7 +48,7 @@ def body(facts: Facts) -> Markup | None:
     parts: list[Markup] = [paragraph(text)]
     if len(chosen):
         order = [group for group in facts.groups if (chosen.group == group).any()]
-        panels = [(group, _forest(chosen[chosen.group == group], f"Differences on {group}")) for group in order]
+        panels = [(group, _forest(chosen, group, f"Differences on {group}")) for group in order]
         parts += [
             figure(panels, "Blue: the interval leaves zero out. Grey: it holds zero."),
             _table(chosen, f"Differences: {facts.place}"),
@@ -56,7 +56,7 @@ def body(facts: Facts) -> Markup | None:
     for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
         part = found[found.domain == domain]
         order = [group for group in facts.groups if (part.group == group).any()]
-        panels = [(group, _forest(part[part.group == group], f"Differences in {domain} on {group}")) for group in order]
+        panels = [(group, _forest(part, group, f"Differences in {domain} on {group}")) for group in order]
         parts.append(details(f"Differences in {domain}", joined([figure(panels, domain), _table(part, f"Differences: {domain}")])))
     return joined(parts)
 
@@ -66,10 +66,9 @@ def _table(part: pd.DataFrame, caption: str) -> Markup:
     return folded(rows(part), caption, missing, heads=2, most=36)
 
 
-def _forest(part: pd.DataFrame, about: str) -> Markup:
-    records = part.to_dict("records")
-    ends = [row[name] for row in records for name in ("difference_low", "difference", "difference_high")]
-    low, high = limits([*ends, 0.0])
+def _forest(found: pd.DataFrame, group: str, about: str) -> Markup:
+    low, high = limits([*found.difference_low, *found.difference, *found.difference_high, 0.0])
+    records = found[found.group == group].to_dict("records")
     names = [pair(row) for row in records]
     chart = Chart(Axis(low, high, "difference of accuracy", percent=True), down(names), about, height=24 * len(names) + 62)
     chart.upright(0)

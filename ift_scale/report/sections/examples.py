@@ -52,5 +52,5 @@ def _card(shown: Shown) -> Markup:
     if chosen:  # what named no option
         options.append(Markup("<li>no option named {}</li>").format(joined(mark for marks in chosen.values() for mark in marks)))
     return Markup('<article class="card"><h3>{}</h3><p class="quiet">{}</p><ol>{}</ol></article>').format(
-        question.question, f"{question.domain}, {shown.group}", joined(options)
+        question.question, f"asked of {shown.domain} arms, {shown.group}", joined(options)
     )

@@ -7,10 +7,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.facts import ALL, Facts, overall
+from ift_scale.report.facts import ALL, Facts, overall, without_pooled
 from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table, why
 from ift_scale.report.svg import Axis, Chart, limits
-from ift_scale.treatments import POOLED, consistency_ratio, unknown_ratio
+from ift_scale.treatments import consistency_ratio, unknown_ratio
 
 Ratio = Callable[[str], float | None]
 KINDS: tuple[tuple[Ratio, str, str], ...] = (
@@ -47,7 +47,7 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     for name, title, rows in names:
         panels = []
         for group in [g for g in facts.groups if (rows.group == g).any()]:
-            panels.append((f"{group}: {title}", _panel(facts, rows[rows.group == group], name, group, colors.of(color), label)))
+            panels.append((f"{group}: {title}", _panel(facts, rows, name, group, colors.of(color), label)))
         if name == ALL or len(names) == 1:
             parts += [figure(panels, lines), _best(facts) if mixed else ""]
         else:
@@ -58,10 +58,10 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     return joined(parts)
 
 
-def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str, label: str) -> Markup:
-    base = facts["base"]
-    own = base[(base.group == group) & ((base.domain != POOLED) if domain == ALL else (base.domain == domain))].accuracy.mean()
-    low, high = limits([*rows.accuracy_low, *rows.accuracy_high, own, facts.sources.chance], 0, 1)
+def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: str, label: str) -> Markup:
+    base = without_pooled(facts["base"]) if domain == ALL else facts["base"].query("domain == @domain")
+    low, high = limits([*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.sources.chance], 0, 1)
+    rows = found[found.group == group]
     about = f"Accuracy on {group} by {label}, {domain}"
     chart = Chart(
         Axis(-0.03, 1.03, label, marks=[(i / 5, f"{i / 5:g}") for i in range(6)]),
@@ -69,7 +69,7 @@ def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str
         about,
         height=230,
     )
-    chart.level(own)
+    chart.level(base[base.group == group].accuracy.mean())
     chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
     chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
