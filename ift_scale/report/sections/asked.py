@@ -54,7 +54,7 @@ def found(facts: Facts) -> Markup:
     warnings = findings.cautions(facts["base"], facts.sources.chance, len(facts.seeds))
     intro = (
         f"Against the paper's findings, {facts.place}. In brackets: {facts.level} intervals. A finding holds here only where the "
-        "whole interval lies on its side of zero."
+        "whole interval lies on its side of zero and, where several differences are tested, Holm's correction leaves it there."
     )
     items = []
     for claim, parts in findings.all_findings(facts).items():
