@@ -44,6 +44,7 @@ setup(
         "rich>=13.0",
         "safetensors>=0.6.2",
         "scipy>=1.13",
+        "statsmodels>=0.14",
         "torch>=2.11",
         "transformers>=5.16.1,<5.20",
     ],
