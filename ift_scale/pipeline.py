@@ -172,7 +172,8 @@ class Pipeline:
         inputs = {"probe": self.digest("probe", probe.FILE)}
         for task in self.evaluate_tasks():
             inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
-        return digest_of([analyse.VERSION, self.config.analyse.model_dump(), inputs]), inputs
+        settings = [self.config.analyse.model_dump(), self.config.construct.confidence_threshold]
+        return digest_of([analyse.VERSION, settings, inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
         inputs = {name: self.digest("analyse", name) for name in ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")}
@@ -234,18 +235,15 @@ class Pipeline:
         key, inputs = self._analyse_task()
         if self._skip("analyse", key):
             return
-        with progress("analyse", 4) as bar:
-            found = [self._arm_scores(arm) for arm in self.arms()]
-            analyse.run(self.config, self.folder("analyse"), key, inputs, found, self.base_scores(), bar)
+        with progress("analyse", len(analyse.TABLES)) as bar:
+            found = map(self._arm_scores, self.arms())
+            base = analyse.read_scores(self.folder("probe") / probe.FILE)
+            analyse.run(self.config, self.folder("analyse"), key, inputs, found, base, bar)
         self._told("analyse")
 
     def _arm_scores(self, arm: Arm) -> ArmScores:
-        groups: dict[str, list[Score]] = {}
-        for score in artifacts.read_parquet(self.folder("evaluate") / arm.name / evaluate.FILE, Score):
-            group = evaluate.group_of(score.domain, score.collection, arm.domain)
-            if group is not None:
-                groups.setdefault(group, []).append(score)
-        return ArmScores(arm, groups)
+        scores = analyse.read_scores(self.folder("evaluate") / arm.name / evaluate.FILE)
+        return ArmScores(arm, analyse.split_by_group(scores, lambda d, c, group: group or evaluate.group_of(d, c, arm.domain)))
 
     def report(self) -> None:
         key, inputs = self._report_task()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from transformers import AutoModelForCausalLM
 
-from ift_scale.analyse.run import ArmScores, question_rows
+from ift_scale.analyse.answers import answers_of, compare, table_of
 from ift_scale.config import Config, EngineConfig, LiveConfig, TrainConfig
 from ift_scale.config_file import from_dict
 from ift_scale.distributed import Ranks
@@ -206,9 +206,8 @@ def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -
         return Score(**who, **more, probs=known.tolist(), confidence=known.max(), correct=right)  # type: ignore[arg-type]
 
     after = [score(i, np.exp(row)) for i, row in enumerate(logprobs)]
-    base = {id: score(i, row) for i, (id, row) in enumerate(zip(found.ids_Q, found.base_QC, strict=True))}
-    arm = ArmScores(Arm(domain="d", setting="harmonious", seed=0), {"HOMO": after})
-    rows = question_rows([arm], base)
+    base = [score(i, row) for i, row in enumerate(found.base_QC)]
+    rows = compare(answers_of(table_of(base)), answers_of(table_of(after)))
     measured = measures(logprobs, found)
     names = {"accuracy": "accuracy", "rank_correlation": "consistency", "divergence": "kl", "letter_mass": "letter_mass"}
     for ours, theirs in names.items():
