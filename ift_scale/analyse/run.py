@@ -1,6 +1,7 @@
 """The analyse stage: probe and evaluation scores in, tables of accuracy, consistency and paired differences out (CSV).
 
 - comparisons: paired differences of two settings, with intervals, tests and what difference could have been shown.
+- transitions, grades: right and wrong before and after; accuracy by what the base model knew.
 
 A table that has nothing to tell has its columns and no row. A value that is not defined is empty, and its row says why.
 """
@@ -14,8 +15,10 @@ import pyarrow as pa
 from ift_scale import artifacts
 from ift_scale.analyse.answers import ArmScores, answers_of, read_scores, split_by_group
 from ift_scale.analyse.comparisons import comparison_table
+from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.means import arm_table, base_table, setting_table
 from ift_scale.analyse.panel import panels_of
+from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
 from ift_scale.progress import Bar
 
@@ -23,7 +26,7 @@ __all__ = ["TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_gro
 
 VERSION = 2
 TABLES = (
-    "arms", "settings", "comparisons", "base",
+    "arms", "settings", "comparisons", "base", "transitions", "grades",
 )  # fmt: skip
 
 
@@ -33,7 +36,7 @@ def run(
     """`arms` is gone through once, so it may read one after another; `base`: the probe's rows (`read_scores`)."""
     started = time.monotonic()
     bar.note("reading scores")
-    settings = config.analyse
+    settings, threshold = config.analyse, config.construct.confidence_threshold
     level = settings.confidence_level
     panels = panels_of(arms, answers_of(base), settings.bootstrap_samples, settings.seed)
     steps = {
@@ -41,6 +44,8 @@ def run(
         "settings": lambda: setting_table(panels, level),
         "comparisons": lambda: comparison_table(panels, level),
         "base": lambda: base_table(panels, level),
+        "transitions": lambda: transition_table(panels),
+        "grades": lambda: grade_table(panels, threshold, level),
     }
     with artifacts.atomic_folder(folder) as temporary:
         for name in TABLES:
