@@ -1,7 +1,9 @@
 """The analyse stage: probe and evaluation scores in, tables of accuracy, consistency and paired differences out (CSV).
 
+- arms, settings, base: accuracy, rank correlation, KL and agreement with the base model.
 - comparisons: paired differences of two settings, with intervals, tests and what difference could have been shown.
 - transitions, grades: right and wrong before and after; accuracy by what the base model knew.
+- correlation, correlation_points, best_ratio: over mixtures of self-aligning and incompatible.
 
 A table that has nothing to tell has its columns and no row. A value that is not defined is empty, and its row says why.
 """
@@ -18,6 +20,7 @@ from ift_scale.analyse.comparisons import comparison_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.means import arm_table, base_table, setting_table
 from ift_scale.analyse.panel import panels_of
+from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_table
 from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
 from ift_scale.progress import Bar
@@ -26,7 +29,7 @@ __all__ = ["TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_gro
 
 VERSION = 2
 TABLES = (
-    "arms", "settings", "comparisons", "base", "transitions", "grades",
+    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
 )  # fmt: skip
 
 
@@ -39,6 +42,7 @@ def run(
     settings, threshold = config.analyse, config.construct.confidence_threshold
     level = settings.confidence_level
     panels = panels_of(arms, answers_of(base), settings.bootstrap_samples, settings.seed)
+    points = point_table(panels)
     steps = {
         "arms": lambda: arm_table(panels, level),
         "settings": lambda: setting_table(panels, level),
@@ -46,6 +50,9 @@ def run(
         "base": lambda: base_table(panels, level),
         "transitions": lambda: transition_table(panels),
         "grades": lambda: grade_table(panels, threshold, level),
+        "correlation_points": lambda: points,
+        "correlation": lambda: correlation_table(points, settings),
+        "best_ratio": lambda: best_ratio_table(panels, level),
     }
     with artifacts.atomic_folder(folder) as temporary:
         for name in TABLES:
