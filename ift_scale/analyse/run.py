@@ -4,6 +4,7 @@
 - comparisons: paired differences of two settings, with intervals, tests and what difference could have been shown.
 - transitions, grades: right and wrong before and after; accuracy by what the base model knew.
 - correlation, correlation_points, best_ratio: over mixtures of self-aligning and incompatible.
+- abstention, generated: of generated answers, where they were asked for.
 
 A table that has nothing to tell has its columns and no row. A value that is not defined is empty, and its row says why.
 """
@@ -17,6 +18,7 @@ import pyarrow as pa
 from ift_scale import artifacts
 from ift_scale.analyse.answers import ArmScores, answers_of, read_scores, split_by_group
 from ift_scale.analyse.comparisons import comparison_table
+from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.means import arm_table, base_table, setting_table
 from ift_scale.analyse.panel import panels_of
@@ -29,7 +31,7 @@ __all__ = ["TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_gro
 
 VERSION = 2
 TABLES = (
-    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
+    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio", "abstention", "generated",
 )  # fmt: skip
 
 
@@ -53,6 +55,8 @@ def run(
         "correlation_points": lambda: points,
         "correlation": lambda: correlation_table(points, settings),
         "best_ratio": lambda: best_ratio_table(panels, level),
+        "abstention": lambda: abstention_table(panels, threshold, level),
+        "generated": lambda: generated_table(panels),
     }
     with artifacts.atomic_folder(folder) as temporary:
         for name in TABLES:
