@@ -5,6 +5,7 @@
 - transitions, grades: right and wrong before and after; accuracy by what the base model knew.
 - correlation, correlation_points, best_ratio: over mixtures of self-aligning and incompatible.
 - abstention, generated: of generated answers, where they were asked for.
+- examples.jsonl: the questions whose answers changed most.
 
 A table that has nothing to tell has its columns and no row. A value that is not defined is empty, and its row says why.
 """
@@ -18,6 +19,7 @@ import pyarrow as pa
 from ift_scale import artifacts
 from ift_scale.analyse.answers import ArmScores, answers_of, read_scores, split_by_group
 from ift_scale.analyse.comparisons import comparison_table
+from ift_scale.analyse.examples import as_lines, examples
 from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.means import arm_table, base_table, setting_table
@@ -27,12 +29,14 @@ from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
 from ift_scale.progress import Bar
 
-__all__ = ["TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
+__all__ = ["EXAMPLES", "TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
 
 VERSION = 2
 TABLES = (
-    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio", "abstention", "generated",
+    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
+    "abstention", "generated",
 )  # fmt: skip
+EXAMPLES = "examples.jsonl"
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
             bar.note(name)
             steps[name]().to_csv(temporary / f"{name}.csv", index=False)
             bar.advance()
+        (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
         counts: dict[str, float] = {"arms": sum(len(panel.arms) for panel in panels if panel.group == panels.groups[0])}
         counts["answers"] = sum(panel.values["accuracy"].size for panel in panels)
         seconds = {"total": time.monotonic() - started}
