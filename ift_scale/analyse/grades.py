@@ -5,14 +5,13 @@ import pandas as pd
 
 from ift_scale.analyse.answers import Answers
 from ift_scale.analyse.intervals import of_share
-from ift_scale.analyse.panel import Panels
+from ift_scale.analyse.panel import NO_OPTIONS, Panels
 from ift_scale.records import GRADES
 
 BY_CONFIDENCE = ("known right", "known wrong", "uncertain")
 COLUMNS = (
     "setting", "domain", "group", "grade", "questions", "accuracy", "accuracy_low", "accuracy_high", "consistency", "reason"
 )  # fmt: skip
-_NO_OPTIONS = "these questions have no options, so there is no consistency"
 
 
 def grades_of(base: Answers, threshold: float) -> np.ndarray:
@@ -47,5 +46,5 @@ def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
                     row = {"setting": setting, "domain": name, "group": group, "grade": grade, "questions": len(ids)}
                     row |= of_share(made, len(ids), level).columns("accuracy")
                     row["consistency"] = float(np.mean([np.nanmean(values) for values in kept])) if kept else None
-                    rows.append(row | {"reason": "" if kept else _NO_OPTIONS})
+                    rows.append(row | {"reason": "" if kept else NO_OPTIONS})
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ift_scale.analyse.intervals import Bootstrap, Interval, of_share, wilson
-from ift_scale.analyse.panel import Panels, num_questions
+from ift_scale.analyse.panel import NO_OPTIONS, Panels, num_questions
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
 MEASURES = ("accuracy", "consistency", "kl", "agreement")
@@ -25,7 +25,8 @@ def arm_table(panels: Panels, level: float) -> pd.DataFrame:
         for number, arm in enumerate(panel.arms):
             row = {"domain": panel.domain, "setting": arm.setting, "seed": arm.seed, "group": panel.group}
             accuracy = wilson(int(right_A[number]), len(panel.questions), level).columns("accuracy")
-            rows.append(row | {"questions": len(panel.questions)} | accuracy | {name: m[number] for name, m in means.items()})
+            row |= {"questions": len(panel.questions)} | accuracy | {name: m[number] for name, m in means.items()}
+            rows.append(row | {"reason": NO_OPTIONS if row["consistency"] is None else ""})
     return pd.DataFrame(rows)
 
 
@@ -51,7 +52,7 @@ def setting_table(panels: Panels, level: float) -> pd.DataFrame:
                 for measure in MEASURES:
                     drawn = panels.bootstrap(found, setting, measure)
                     row |= _interval(measure, drawn, num, level).columns(measure) if drawn else dict.fromkeys(_columns(measure))
-                rows.append(row)
+                rows.append(row | {"reason": NO_OPTIONS if row["consistency"] is None else ""})
     return pd.DataFrame(rows)
 
 

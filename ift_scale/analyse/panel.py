@@ -14,6 +14,7 @@ from ift_scale.treatments import POOLED, in_order
 
 GROUPS = ("HOMO", "ID", "OOD")
 ALL_DOMAINS = "all"
+NO_OPTIONS = "these questions have no options, so there is nothing to rank"
 
 
 @dataclass(frozen=True)

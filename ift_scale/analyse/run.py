@@ -68,7 +68,7 @@ def run(
             steps[name]().to_csv(temporary / f"{name}.csv", index=False)
             bar.advance()
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
-        counts: dict[str, float] = {"arms": sum(len(panel.arms) for panel in panels if panel.group == panels.groups[0])}
+        counts: dict[str, float] = {"arms": len({arm.name for panel in panels for arm in panel.arms})}
         counts["answers"] = sum(panel.values["accuracy"].size for panel in panels)
         seconds = {"total": time.monotonic() - started}
         artifacts.write_manifest(temporary, "analyse", key, settings.model_dump(), inputs, counts, seconds)

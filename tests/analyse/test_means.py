@@ -53,7 +53,12 @@ def test_free_questions_count_for_accuracy_alone() -> None:
     assert setting_table(found, 0.95).kl[0] == pytest.approx(0)
     only = panels([arm("harmonious", 0, mixed[2:])], mixed)
     table = setting_table(only, 0.95).iloc[0]
-    assert table.accuracy == 0.75 and pd.isna(table.consistency) and pd.isna(arm_table(only, 0.95).kl[0])
+    assert (
+        table.accuracy == 0.75
+        and pd.isna(table.consistency)
+        and "no options" in table.reason
+        and pd.isna(arm_table(only, 0.95).kl[0])
+    )
 
 
 def test_groups_in_order() -> None:
