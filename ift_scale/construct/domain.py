@@ -101,8 +101,7 @@ def load(
 ) -> Domain:
     """DataError where the sets cannot have the size that is asked for, or cannot be matched."""
     questions = {question.id: question for question in pool if question.domain == name}
-    unusable = {text.question_id for text in texts.values() if text.failed}
-    scores = [by_score[id] for id in questions if id not in unusable]
+    scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
     size = select.set_size(name, knowledge, config.all_settings(), config.size)

@@ -50,6 +50,13 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     ]
 
 
+def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
+    """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
+    the same questions."""
+    failed = {text.question_id for text in texts.values() if text.failed and config.write.on_failure == "drop"}
+    return [question for question in pool if question.id not in failed]
+
+
 def run(
     config: Config,
     folder: Path,
@@ -63,7 +70,7 @@ def run(
     """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    pool = [question for question in pool if question.kind == settings.questions]
+    pool = usable([question for question in pool if question.kind == settings.questions], texts, config)
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
     names = [arm.domain for arm in arms if not arm.domains]
