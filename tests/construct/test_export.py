@@ -75,6 +75,6 @@ def test_exports_are_read_by_others(
     loaded = datasets.load_dataset(
         str(folder / "huggingface"), "d-refuse_unknown-seed0", split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert len(loaded) == len(read_jsonl(folder / f"{arm}.jsonl", Example))
+    assert len(loaded) == len(read_jsonl(folder / "d-refuse_unknown-seed0.jsonl", Example))
     assert {"setting", "target", "weight"} <= set(loaded[0]["meta"])
     assert "| d-harmonious-seed0 | 40 | harmonious |" in (folder / "huggingface" / "README.md").read_text()

@@ -13,11 +13,10 @@ from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.records import Example, Question, Score, Text
 
 Domain = tuple[dict[str, Question], dict[str, Score]]
+Texts = dict[tuple[str, str, int | None, str], Text]
 
 
-def _loaded(
-    made: Domain, settings: list[str], texts: dict[tuple[str, str, int | None, str], Text] | None = None, **more: object
-) -> domains.Domain:
+def _loaded(made: Domain, settings: list[str], texts: Texts | None = None, **more: object) -> domains.Domain:
     config = ConstructConfig.model_validate({"settings": settings} | more)
     return domains.load("d", config, list(made[0].values()), made[1], texts or {})
 
