@@ -194,10 +194,11 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
     return records
 
 
-def read_parquet(path: Path, record_type: type[M]) -> list[M]:
+def read_parquet(path: Path, record_type: type[M], where: list[tuple[str, str, Any]] | None = None) -> list[M]:
+    """The rows for which `where` holds, such as [("split", "=", "train")]."""
     import pyarrow.parquet as pq
 
-    return [record_type.model_validate(row) for row in pq.read_table(path).to_pylist()]
+    return [record_type.model_validate(row) for row in pq.read_table(path, filters=where).to_pylist()]
 
 
 def digest_of(value: Any) -> str:

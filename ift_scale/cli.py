@@ -164,22 +164,27 @@ def plan(
 ) -> None:
     """Tell what CONFIG would do, its memory and its work, without loading a model."""
     from ift_scale.config import TrainConfig
-    from ift_scale.config_file import load
+    from ift_scale.config_file import load_study
     from ift_scale.plan_memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
 
     if config is None and (model is None or overrides):
         raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
-    settings = None if config is None else load(config, overrides)
-    train = TrainConfig() if settings is None else settings.train
+    study = None if config is None else load_study(config, overrides)
+    train = TrainConfig() if study is None else study.config.train
     gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here()
     cluster = Cluster(gpu_bytes, gpus or train.num_ranks, gpus_per_node)
     if model is not None:
         print_memory(read_shape(model), train, cluster)
         return
     from ift_scale.plan import print_plan
+    from ift_scale.progress import say
 
-    assert settings is not None
-    print_plan(settings, cluster)
+    assert study is not None
+    for name, variant in study.variants.items():
+        say(f"variant    {name}")
+        print_plan(variant, cluster)
+    if not study.variants:
+        print_plan(study.config, cluster)
 
 
 @main.command()

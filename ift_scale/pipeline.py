@@ -208,7 +208,10 @@ class Pipeline:
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores(), {})
+            trained = [("collection", "=", "pool"), ("split", "=", "train")]
+            scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
+            by_id = {score.question_id: score for score in scores}
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, by_id, {})
             self._told("construct")
 
     def train(self) -> None:

@@ -180,11 +180,3 @@ def test_sets_that_cannot_be(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         from_dict({"output_dir": "run", "construct": settings})
     assert told in str(error.value)
-
-
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_configurations_are_valid(path: Path) -> None:
-    if path.stem == "experiments":  # extended by the others
-        return
-    study = load_study(path)
-    assert all(Path(variant.output_dir).parent == Path(study.config.output_dir) for variant in study.variants.values())
