@@ -171,6 +171,18 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
 
 
 @main.command()
+@_config_options
+def audit(config: str, overrides: tuple[str, ...]) -> None:
+    """Tell which questions of CONFIG stand twice: in train and test sets, across domains and benchmarks."""
+    from ift_scale.artifacts import read_json
+    from ift_scale.questions.audit import SUMMARY, table
+
+    with _pipeline(config, overrides) as pipeline:
+        pipeline.questions()
+        click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+
+
+@main.command()
 def doctor() -> None:
     """Tell what this machine has and lacks, and the command that mends it."""
     from ift_scale.doctor import print_checks
