@@ -202,6 +202,29 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
 
 
 @main.command()
+@_config_options
+def audit(config: str, overrides: tuple[str, ...]) -> None:
+    """Tell which questions of CONFIG stand twice: in train and test sets, across domains and benchmarks."""
+    from ift_scale.artifacts import read_json
+    from ift_scale.questions.audit import SUMMARY, table
+
+    with _pipeline(config, overrides) as pipeline:
+        pipeline.questions()
+        click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+def official(folder: str) -> None:
+    """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""
+    from pathlib import Path
+
+    from ift_scale.construct.official import invariants, load, models, table
+
+    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in models(Path(folder))))
+
+
+@main.command()
 def doctor() -> None:
     """Tell what this machine has and lacks, and the command that mends it."""
     from ift_scale.doctor import print_checks

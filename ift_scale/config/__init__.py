@@ -10,6 +10,7 @@ from pydantic import Field
 from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
+    AuditConfig,
     DatasetSource,
     EntityQuestionsSource,
     HubFields,
@@ -32,6 +33,7 @@ from ift_scale.treatments import PAPER, treatment
 __all__ = [
     "BUILTIN_MODEL",
     "AnalyseConfig",
+    "AuditConfig",
     "CheckpointConfig",
     "Config",
     "ConstructConfig",
