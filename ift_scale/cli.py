@@ -208,9 +208,10 @@ def audit(config: str, overrides: tuple[str, ...]) -> None:
     from ift_scale.artifacts import read_json
     from ift_scale.questions.audit import SUMMARY, table
 
-    with _pipeline(config, overrides) as pipeline:
-        pipeline.questions()
-        click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+    for open_pipeline in _pipelines(config, overrides, ()):
+        with open_pipeline as pipeline:
+            pipeline.questions()
+            click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
 
 
 @main.command()

@@ -140,6 +140,10 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
+        released = self.config.construct.official
+        if released is not None and Path(released).is_dir():
+            files = sorted(file for file in Path(released).rglob("*") if file.is_file())
+            inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
         return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:

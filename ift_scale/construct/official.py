@@ -66,20 +66,30 @@ Sets = dict[str, dict[str, list[Imported]]]
 """By domain and setting."""
 
 
-def load(folder: Path) -> Sets:
-    """The sets of one model's folder; DataError names the file, line and field of anything wrong."""
+def available(folder: Path) -> dict[str, list[str]]:
+    """The settings of each domain whose sets a model's folder has."""
     if not folder.is_dir():
         raise DataError(Place(folder), "no such folder", "Give the folder of a model, official_groups/MODEL")
-    found: Sets = {}
+    found: dict[str, list[str]] = {}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
         for setting, stem in FILES.items():
             if any((domain / f"{stem}{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-                rows = _rows(jsonl.find(domain, stem), f"official/{folder.name}/{domain.name}", domain.name, setting)
-                found.setdefault(domain.name, {})[setting] = rows
+                found.setdefault(domain.name, []).append(setting)
     if not found:
         names = ", ".join(f"DOMAIN/{stem}.jsonl" for stem in FILES.values())
         raise DataError(Place(folder), f"holds none of {names} (.gz too)", "Give the folder of a model, official_groups/MODEL")
     return found
+
+
+def load(folder: Path) -> Sets:
+    """The sets of one model's folder; DataError names the file, line and field of anything wrong."""
+    return {
+        domain: {
+            setting: _rows(jsonl.find(folder / domain, FILES[setting]), f"official/{folder.name}/{domain}", domain, setting)
+            for setting in settings
+        }
+        for domain, settings in available(folder).items()
+    }
 
 
 def _rows(path: Path, prefix: str, domain: str, setting: str) -> list[Imported]:

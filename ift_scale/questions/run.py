@@ -6,7 +6,7 @@ Questions go from their source to the file one by one, and the audit reads them 
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ift_scale import artifacts
@@ -113,10 +113,10 @@ class Tally:
         if question.collection == "pool" and question.kind == "choice":
             self._pool_splits[question.domain, question.split] -= 1
 
-    def check_pools(self) -> None:
-        """DataError for a pool that has no train or no test question: no arm could be made of it, or none measured."""
+    def check_pools(self, needed: Sequence[str]) -> None:
+        """DataError for a pool without questions of a needed split: no arm could be made of it, or none measured."""
         for domain in dict.fromkeys(domain for domain, _ in self._pool_splits):
-            for split in ("train", "test"):
+            for split in needed:
                 if not self._pool_splits[domain, split]:
                     remedy = f"Give the domain's source {split} questions, or remove it"
                     if (domain, split) in self._pool_splits:
@@ -143,17 +143,19 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar
     """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
     tally = Tally()
+    # The authors' sets bring their own train questions.
+    needed = ("train", "test") if config.construct.official is None else ("test",)
     with artifacts.atomic_folder(folder) as temporary:
         artifacts.write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
         repeated = tally.ids.repeated()
         if repeated:
             duplicates.refuse(((number, place, question.id) for number, place, question in placed(config)), repeated)
-        tally.check_pools()
+        tally.check_pools(needed)
         found = audit.audit(temporary / FILE, config.questions.audit, temporary)
         left_out = audit.rows_left_out(found, config.questions.audit)
         if left_out:
             audit.leave_out(temporary / FILE, left_out, tally.remove)
-            tally.check_pools()
+            tally.check_pools(needed)
         reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
         counts = +tally.counts | Counter(reasons) | Counter(found.counts())
         seconds = {"total": time.monotonic() - started}

@@ -78,3 +78,21 @@ def test_exports_are_read_by_others(
     assert len(loaded) == len(read_jsonl(folder / "d-refuse_unknown-seed0.jsonl", Example))
     assert {"setting", "target", "weight"} <= set(loaded[0]["meta"])
     assert "| d-harmonious-seed0 | 40 | harmonious |" in (folder / "huggingface" / "README.md").read_text()
+
+
+def test_the_authors_sets_are_taken_as_they_are(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "official_groups" / "llama-2-7b"
+    general = shared_data / "general" / "alpaca_en_demo.jsonl.gz"
+    construct = {"official": str(folder), "response": "letter_text_explanation", "general": {"path": str(general)}}
+    config = Config.model_validate({"output_dir": str(tmp_path), "construct": construct})
+    tested = [GroupKey("choice", "pool", domain, domain, "test", 4) for domain in ("engineering", "history", "law")]
+    arms = run.arms_of(config, tested)
+    assert [arm.name for arm in arms] == [
+        "engineering-harmonious-seed0", "engineering-incompatible-seed0", "engineering-self_aligning-seed0",
+        "history-harmonious-seed0", "history-incompatible-seed0",
+    ]  # fmt: skip
+    run.run(config, tmp_path / "construct", "key", {}, arms[:3], [], {}, {})
+    rows = read_jsonl(tmp_path / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
+    assert len(rows) == 2 * 738 and sum(row.meta.wording == "general" for row in rows) == 738
+    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    assert table[(table.setting == "self_aligning") & (table.covariate == "letter")].distance.iloc[0] > 0.1
