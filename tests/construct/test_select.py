@@ -98,6 +98,25 @@ def test_graded_sets_and_shares_of_unknown(domain: Domain) -> None:
     assert {domain[1][item.question_id].grade for item in loaded.set_of("unknown", 0, 40)} == {"Unknown"}
 
 
+def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: Domain) -> None:
+    questions, scores = {}, {}
+    for id, question in domain[0].items():
+        questions[id] = question.model_copy(update={"kind": "free", "choices": [], "answer": None, "aliases": [f"truth {id}"]})
+        changes = {"kind": "free", "prediction": None, "answer": None, "probs": None, "response": f"belief {id}"}
+        scores[id] = domain[1][id].model_copy(update=changes)
+    free = {
+        "questions": "free",
+        "response": "letter_text",
+        "size": 20,
+        "matching": {"confidence": "selection", "length": "selection"},
+    }
+    loaded = _loaded((questions, scores), ["harmonious", "incompatible", "self_aligning", "mixture-0.5"], **free)
+    for setting, kinds in (("incompatible", {"truth"}), ("self_aligning", {"belief"}), ("mixture-0.5", {"truth", "belief"})):
+        made = _examples(loaded, setting)
+        assert {example.messages[-1].content.split()[0] for example in made} == kinds
+        assert all(example.meta.target is None and example.messages[0].content.endswith("\nAnswer:") for example in made)
+
+
 def test_explanations_come_from_who_the_rule_says(domain: Domain) -> None:
     texts: Texts = {}
     for id, question in domain[0].items():
