@@ -33,6 +33,7 @@ setup(
         "accelerate>=1.10",  # transformers needs it to load a model under ZeRO-3
         "click>=8.1",
         "datasets>=4.0",
+        "datasketch>=2.0",
         "deepspeed>=0.19.8",
         "jinja2>=3.1",
         "matplotlib>=3.9",

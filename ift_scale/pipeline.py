@@ -5,6 +5,7 @@ Settings that only say how fast or where something is computed are left out of k
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -67,10 +68,14 @@ def _question_file(path: Path, digest: str) -> QuestionFile:
 
 
 class Pipeline:
-    """A run's folder and settings; each stage method makes what is missing of its stage."""
+    """A run's folder and settings; each stage method makes what is missing of its stage.
 
-    def __init__(self, config: Config, ranks: Ranks | None = None):
+    `siblings`: folders of runs whose finished work is taken over where it is what would be made here (a study's other variants).
+    """
+
+    def __init__(self, config: Config, ranks: Ranks | None = None, siblings: Sequence[Path] = ()):
         self.config = config
+        self.siblings = siblings
         self.ranks = ranks
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
@@ -97,10 +102,6 @@ class Pipeline:
     def leads(self) -> bool:
         """Whether this process writes what all ranks have computed."""
         return self.ranks is None or self.ranks.rank == 0
-
-    def base_scores(self) -> dict[str, Score]:
-        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
-        return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
         return construct.arms_of(self.config, self.question_file().groups)
@@ -135,6 +136,10 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
+        released = self.config.construct.official
+        if released is not None and Path(released).is_dir():
+            files = sorted(file for file in Path(released).rglob("*") if file.is_file())
+            inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
         return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:
@@ -204,14 +209,17 @@ class Pipeline:
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores())
+            trained = [("collection", "=", "pool"), ("split", "=", "train")]
+            scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
+            by_id = {score.question_id: score for score in scores}
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, by_id, {})
             self._told("construct")
 
     def train(self) -> None:
-        tasks = self.train_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("train", tasks, pending):
+        pending = self._pending("train", self.train_tasks())
+        if not pending:
             return
+        train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
         with progress("train", len(pending)) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
@@ -220,9 +228,8 @@ class Pipeline:
         say(f"train: {len(pending)} arms")
 
     def evaluate(self) -> None:
-        tasks = self.evaluate_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("evaluate", tasks, pending):
+        pending = self._pending("evaluate", self.evaluate_tasks())
+        if not pending:
             return
         loaded = self.question_file()
         total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm))) for task in pending)
@@ -284,8 +291,22 @@ class Pipeline:
             found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
         return found
 
+    def _adopts(self, folder: Path, key: str) -> bool:
+        """Take over what a sibling has made, where there is such."""
+        if self.ranks is not None and self.ranks.world_size > 1:
+            return False
+        for root in self.siblings:
+            source = root / folder.relative_to(self.root)
+            if is_done(source, key):
+                artifacts.adopt(source, folder)
+                return True
+        return False
+
     def _skip(self, stage: str, key: str) -> bool:
         done = is_done(self.folder(stage), key)
+        if not done and self._adopts(self.folder(stage), key):
+            say(f"{stage}: taken over from another variant")
+            return True
         if done:
             say(f"{stage}: done already")
         elif self.leads:
@@ -293,12 +314,17 @@ class Pipeline:
             (self.folder(stage) / MANIFEST).unlink(missing_ok=True)
         return done
 
-    def _skip_arms(self, stage: str, tasks: list[ArmTask], pending: list[ArmTask]) -> bool:
-        if len(pending) < len(tasks):
-            say(f"{stage}: {len(tasks) - len(pending)} of {len(tasks)} arms done already")
+    def _pending(self, stage: str, tasks: list[ArmTask]) -> list[ArmTask]:
+        """The tasks that are neither done nor a sibling's."""
+        left = [task for task in tasks if not task.done]
+        pending = [task for task in left if not self._adopts(task.folder, task.key)]
+        if len(left) < len(tasks):
+            say(f"{stage}: {len(tasks) - len(left)} of {len(tasks)} arms done already")
+        if len(pending) < len(left):
+            say(f"{stage}: {len(left) - len(pending)} arms taken over from another variant")
         for task in pending if self.leads else []:
             (task.folder / MANIFEST).unlink(missing_ok=True)
-        return not pending
+        return pending
 
     def _told(self, stage: str) -> None:
         manifest = read_manifest(self.folder(stage))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
+Wording = Literal["dataset", "external", "base_model", "refusal", "general"]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -71,7 +72,7 @@ class ExampleMeta(Record):
     """Of a mixture's set: its ratio."""
     consistent: bool | None = None
     """Whether the target agrees with what the model knows; None where it is no knowledge, or not known."""
-    wording: Literal["dataset", "external", "base_model", "refusal", "general"]
+    wording: Wording
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How much the example counts in the loss."""
 

@@ -11,6 +11,7 @@ from ift_scale import artifacts
 from ift_scale.cli import main
 from ift_scale.config_file import from_dict
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.pipeline import STAGES
 from ift_scale.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
 from ift_scale.train import run as train
@@ -34,7 +35,7 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor", "batch"):
+    for stage in (*STAGES, "run", "plan", "doctor", "batch", "audit", "official"):
         assert f"\n  {stage} " in result.output
 
 

@@ -127,10 +127,24 @@ Source = Annotated[
 ]
 
 
+class AuditConfig(Section):
+    """Questions that stand twice: what is trained on and asked too, or in several domains. Counted always, left out by setting."""
+
+    near: bool = True
+    """Also look for questions that are similar but not equal; exact duplicates cost next to nothing and are always looked for."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Similar from here on: shared runs of three words, of all that either question or its options have (Jaccard)."""
+    num_permutations: Annotated[int, Field(ge=16)] = 128
+    """Length of the MinHash signatures: longer ones propose fewer pairs in vain and take more memory."""
+    remove: Literal["none", "train", "held_out"] = "none"
+    """Which side of a pair of a train and a held-out question is left out; none, as in the paper. Demonstrations always stay."""
+
+
 class QuestionsConfig(Section):
     sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
     seed: Seed = 42
     """Draws the subset where a source is limited."""
+    audit: AuditConfig = AuditConfig()
 
 
 def collection_of(source: Source) -> Collection:
