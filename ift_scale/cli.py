@@ -203,12 +203,13 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
 
 @main.command()
 @_config_options
-def audit(config: str, overrides: tuple[str, ...]) -> None:
+@_variant_option
+def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Tell which questions of CONFIG stand twice: in train and test sets, across domains and benchmarks."""
     from ift_scale.artifacts import read_json
     from ift_scale.questions.audit import SUMMARY, table
 
-    for open_pipeline in _pipelines(config, overrides, ()):
+    for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
             pipeline.questions()
             click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))

@@ -54,6 +54,12 @@ def test_bad_data_exits_with_2_and_leaves_nothing_half(tmp_path: Path, pool: Pat
     assert not (tmp_path / "run" / "questions").exists()
 
 
+def test_the_audit_is_printed(tmp_path: Path, pool: Path) -> None:
+    (pool / "test.jsonl").write_text((pool / "train.jsonl").read_text().splitlines()[2] + "\n")
+    told = _run("audit", _config(tmp_path, pool)).output
+    assert "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)" in told
+
+
 def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:
     config = _config(tmp_path, pool)
     assert "pool/train/choice 6" in _run("questions", config).output
