@@ -169,7 +169,7 @@ class Pipeline:
                 raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
             weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
             inputs = {"model": weights, "questions": asked}
-            key = digest_of([evaluate.VERSION, settings, inputs, arm.domain])
+            key = digest_of([evaluate.VERSION, settings, inputs, arm.own_domains])
             tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
         return tasks
 
@@ -250,7 +250,7 @@ class Pipeline:
 
     def _arm_scores(self, arm: Arm) -> ArmScores:
         scores = analyse.read_scores(self.folder("evaluate") / arm.name / evaluate.FILE)
-        return ArmScores(arm, analyse.split_by_group(scores, lambda d, c, group: group or evaluate.group_of(d, c, arm.domain)))
+        return ArmScores(arm, analyse.split_by_group(scores, partial(evaluate.group_of, arm)))
 
     def report(self) -> None:
         key, inputs = self._report_task()

@@ -154,5 +154,10 @@ class Arm(Record):
     """Of an arm across domains, these."""
 
     @property
+    def own_domains(self) -> tuple[str, ...]:
+        """The domains on whose pools it is trained."""
+        return self.domains or (self.domain,)
+
+    @property
     def name(self) -> str:
         return f"{self.domain}-{self.setting}-seed{self.seed}"

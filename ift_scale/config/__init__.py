@@ -23,6 +23,7 @@ from ift_scale.config.questions import (
     WorldSource,
     XiezhiSource,
     collection_of,
+    group_of_source,
     is_pool,
 )
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
@@ -64,6 +65,7 @@ __all__ = [
     "WriterConfig",
     "XiezhiSource",
     "collection_of",
+    "group_of_source",
     "impossible_combinations",
     "is_pool",
     "precision_in_force",
@@ -152,6 +154,11 @@ def impossible_combinations(config: Config) -> list[str]:
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+    for number, source in enumerate(config.questions.sources):
+        if group_of_source(source) is not None and collection_of(source) == "pool":
+            problems.append(
+                f"questions.sources.{number}.group: a pool's test is always HOMO; leave it out, or set collection to benchmark"
+            )
     if not any(is_pool(source) for source in config.questions.sources):
         problems.append(
             "questions.sources: none of them is a pool to train on; add one that is, such as a world, paper or huggingface source"

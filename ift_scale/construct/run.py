@@ -126,7 +126,7 @@ Make = Callable[[Arm], Made]
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
     """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each."""
-    parts = [domains[name] for name in (arm.domains or (arm.domain,))]
+    parts = [domains[name] for name in arm.own_domains]
     total = min(part.size for part in parts)
     shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
     examples: list[Example] = []

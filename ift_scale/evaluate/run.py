@@ -23,20 +23,27 @@ from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
 from ift_scale.records import Arm
 
-VERSION = 2
+VERSION = 3
 FILE = "scores.parquet"
 
 
-def group_of(question_domain: str, collection: str, arm_domain: str) -> str | None:
-    """HOMO: the held-out test of the arm's own pool; ID: the benchmark's part of its domain; OOD: the benchmark's rest."""
+def group_of(arm: Arm, domain: str, collection: str, group: str | None = None) -> str | None:
+    """HOMO: the held-out tests of the arm's own pools; ID: the benchmarks' part of its domains; OOD: the benchmarks' rest.
+
+    A benchmark that is a group of its own is that one for every arm. None for the test of another arm's pool.
+    """
+    if group is not None:
+        return group
+    own = domain in arm.own_domains
     if collection == "pool":
-        return "HOMO" if question_domain == arm_domain else None
-    return "ID" if question_domain == arm_domain else "OOD"
+        return "HOMO" if own else None
+    return "ID" if own else "OOD"
 
 
 def asked_of(arm: Arm, group: GroupKey) -> bool:
     """Whether an arm is asked this group's questions: the choice questions of the test splits of one of its test groups."""
-    return group.kind == "choice" and group.split == "test" and group_of(group.domain, group.collection, arm.domain) is not None
+    is_asked = group.kind == "choice" and group.split == "test"
+    return is_asked and group_of(arm, group.domain, group.collection, group.group) is not None
 
 
 def run(

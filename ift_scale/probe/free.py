@@ -95,7 +95,7 @@ class FreeAsker:
         count = len(written.questions)
         columns: dict[str, list[Any]] = {
             name: [getattr(question, name) for question in written.questions]
-            for name in ("id", "domain", "subject", "collection", "split", "aliases")
+            for name in ("id", "domain", "subject", "collection", "split", "group", "aliases")
         }
         columns["greedy"] = [[self._text(tokens[0]) for tokens in greedy[i::count]] for i in range(count)]
         columns["samples"] = [[self._text(sample) for tokens in sampled[i::count] for sample in tokens] for i in range(count)]
@@ -132,7 +132,7 @@ class Summary:
 def rows(table: pa.Table) -> pa.Table:
     """Scores of free questions in SCHEMA; grades come with every one, since the samples are there."""
     out: dict[str, list[Any]] = {field.name: [None] * len(table) for field in SCHEMA}
-    for name in ("domain", "subject", "collection", "split", "samples"):
+    for name in ("domain", "subject", "collection", "split", "group", "samples"):
         out[name] = table[name].to_pylist()
     out["kind"], out["question_id"] = ["free"] * len(table), table["id"].to_pylist()
     for row, found in enumerate(table.select(["aliases", "greedy", "samples"]).to_pylist()):

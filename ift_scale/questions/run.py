@@ -20,6 +20,7 @@ from ift_scale.config import (
     Source,
     SubjectSource,
     XiezhiSource,
+    group_of_source,
 )
 from ift_scale.errors import DataError, Place
 from ift_scale.progress import Bar
@@ -127,8 +128,9 @@ class Tally:
 def placed(config: Config, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Place, Question]]:
     """Every source's questions, each with the source's number and its place there."""
     for number, source in enumerate(config.questions.sources):
+        group = group_of_source(source)
         for place, question in load_source(source, config.questions.seed, left_out):
-            yield number, place, question
+            yield number, place, question if group is None else question.model_copy(update={"group": group})
 
 
 def counted(questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar) -> Iterator[Question]:
