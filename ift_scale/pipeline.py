@@ -161,6 +161,8 @@ class Pipeline:
 
     def evaluate_tasks(self) -> list[ArmTask]:
         settings = identity(self.config.evaluate, self.config.model.dtype)
+        if self.config.evaluate.generate:
+            settings["refusal"] = self.config.construct.refusal
         asked = self.digest("questions", questions.FILE)
         tasks = []
         for arm in self.arms():
@@ -232,7 +234,7 @@ class Pipeline:
         if not pending:
             return
         loaded = self.question_file()
-        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm))) for task in pending)
+        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
         with progress("evaluate", total) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)

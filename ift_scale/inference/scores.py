@@ -38,6 +38,10 @@ _RELIABILITY = [
 _FREE = [("response", pa.string()), ("f1", pa.float64()), ("samples", pa.list_(pa.string()))]
 SCHEMA = pa.schema([*_WHO, *_PLAIN, *_RELIABILITY, *_FREE])
 PLAIN_SCHEMA = pa.schema([*_WHO, *_PLAIN])
+GENERATED_SCHEMA = pa.schema([
+    *PLAIN_SCHEMA, ("response", pa.string()), ("f1", pa.float64()), ("generated_prediction", pa.int16()), ("refused", pa.bool_()),
+])  # fmt: skip
+"""Of arms whose answers are generated too."""
 
 
 def softmax(logprobs: np.ndarray) -> np.ndarray:

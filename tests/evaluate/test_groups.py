@@ -44,7 +44,7 @@ def test_groups_are_the_papers_and_those_of_benchmarks(
 
 def test_an_arm_is_asked_its_own_pools_test_and_all_of_the_benchmark() -> None:
     for arm, in_pools in ((Arm(domain="history", setting="harmonious", seed=0), 100), (ACROSS, 200)):
-        asked = [q for q in world.load() if asked_of(arm, GroupKey.of(q))]
+        asked = [q for q in world.load() if asked_of(arm, False, GroupKey.of(q))]
         assert all(q.kind == "choice" and q.split == "test" for q in asked)
         assert sum(q.collection == "pool" for q in asked) == in_pools and sum(q.collection == "benchmark" for q in asked) == 240
 
@@ -70,7 +70,7 @@ def test_a_benchmark_as_a_group(tmp_path: Path) -> None:
     assert {q.group for q in written if q.domain == "medicine" and q.question.startswith("q")} == {"extra"}
     assert sum(q.group == "extra" for q in written) == 3
     file = QuestionFile(tmp_path / "out" / questions.FILE)
-    rows = file.read(file.select(lambda key: asked_of(MEDICINE, key) and key.group == "extra"))
+    rows = file.read(file.select(lambda key: asked_of(MEDICINE, False, key) and key.group == "extra"))
     assert [group_of(MEDICINE, q.domain, q.collection, q.group) for q in rows] == ["extra"] * 3
 
 
