@@ -34,7 +34,8 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor", "batch"):
+    stages = ("run", "questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
+    for stage in (*stages, "plan", "doctor", "batch"):
         assert f"\n  {stage} " in result.output
 
 
@@ -61,6 +62,15 @@ def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path
     with (pool / "test.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     assert "pool/test/choice 4" in _run("questions", config).output
+
+
+def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool: Path) -> None:
+    config = _config(tmp_path, pool)
+    assert "write: no set needs a written text" in _run("write", config).output
+    assert "write: done already" in _run("write", config).output
+    assert (tmp_path / "run" / "write" / "texts.jsonl").read_text() == ""
+    result = _run("write", config, "--set", "construct.response=letter_text_explanation")
+    assert result.exit_code == 2 and "run `ift-scale questions`" in result.output
 
 
 @pytest.mark.parametrize("stage", ["probe", "construct", "train", "evaluate", "analyse", "report"])

@@ -52,6 +52,8 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources:
         found = desk.texts(wanted, sources.questions(), inputs)
         counts, seconds = _counts(found) | {"written_in_this_run": desk.store.added}, desk.seconds
         _check_failures(config, found)
+    else:
+        say("  write: no set needs a written text")
     artifacts.write_jsonl(folder / FILE, found)
     seconds = {"total": time.monotonic() - started} | seconds
     artifacts.write_manifest(folder, "write", key, config.write.model_dump(), inputs, counts, seconds)

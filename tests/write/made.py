@@ -1,6 +1,6 @@
 """What the tests of the write stage share: a small pool with scores, and writers that are scripts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,14 @@ def config(folder: Path, write: dict[str, Any] | None = None, **construct: Any) 
     return from_dict({"output_dir": str(folder), "write": write or {}, "construct": construct})
 
 
-def stage(settings: Config, questions: Sequence[Question], model: Path) -> tuple[list[Text], artifacts.Manifest]:
-    """The write stage on these questions, each of q0, q1, ... known as KNOWN says."""
+def stage(
+    settings: Config, questions: Sequence[Question], model: Path, scores: Mapping[str, Score] | None = None
+) -> tuple[list[Text], artifacts.Manifest]:
+    """The write stage on these questions, each of q0, q1, ... known as KNOWN says where no scores are given."""
     folder = Path(settings.output_dir)
     artifacts.write_jsonl(folder / "questions.jsonl", questions)
-    scores = {q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"}
-    sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: scores)
+    known = scores or {q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"}
+    sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
     inputs = deal.model_digests(settings, "base")
     run.run(settings, folder / "write", "key", inputs, sources, folder / "logs", Bar("write", None, None))
     manifest = artifacts.read_manifest(folder / "write")
