@@ -38,6 +38,7 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "openai>=2.0",  # a client for any server of that protocol
         "pandas>=2.2",
         "pyarrow>=17",
         "pydantic>=2.12",

@@ -19,6 +19,7 @@ from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 STAGE_HELP = {
     "questions": "Gather the questions of all sources.",
     "probe": "Ask the base model every question, few-shot.",
+    "write": "Have the explanations and contexts written that the sets need.",
     "construct": "Build the instruction sets of all arms.",
     "train": "Fine-tune every arm.",
     "evaluate": "Ask every fine-tuned arm, 0-shot.",

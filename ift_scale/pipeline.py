@@ -32,8 +32,10 @@ from ift_scale.records import Arm, Score
 from ift_scale.report import run as report
 from ift_scale.train import live_questions
 from ift_scale.train import run as train
+from ift_scale.write import deal as writers
+from ift_scale.write import run as write
 
-STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
+STAGES = ("questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
 
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
@@ -112,7 +114,7 @@ class Pipeline:
 
     def _key_of(self, stage: str) -> str:
         tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
-        return (tasks | {"analyse": self._analyse_task})[stage]()[0]
+        return (tasks | {"write": self._write_task, "analyse": self._analyse_task})[stage]()[0]
 
     def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
         manifest = read_manifest(folder)
@@ -131,8 +133,16 @@ class Pipeline:
         inputs = {"model": self.base_digest, "questions": self.digest("questions", questions.FILE)}
         return digest_of([probe.VERSION, identity(self.config.probe, self.config.model.dtype), inputs]), inputs
 
+    def _write_task(self) -> tuple[str, Inputs]:
+        settings, inputs = writers.settings_of(self.config), {}
+        if settings is not None:  # else the result is an empty file whatever was probed
+            inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+            inputs |= writers.model_digests(self.config, self.base_digest)
+        return digest_of([write.VERSION, settings, inputs]), inputs
+
     def _construct_task(self) -> tuple[str, Inputs]:
         inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+        inputs["texts"] = self.digest("write", write.FILE)
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
@@ -205,6 +215,14 @@ class Pipeline:
                 folder = self.folder("probe")
                 probe.run(self.config, folder, key, inputs, self.model_path, loaded, self.logs, self.ranks, bar)
             self._told("probe")
+
+    def write(self) -> None:
+        key, inputs = self._write_task()
+        if not self._skip("write", key):
+            with progress("write", None) as bar:
+                sources = write.Sources(self.model_path, self.question_file, self.base_scores)
+                write.run(self.config, self.folder("write"), key, inputs, sources, self.logs, bar)
+            self._told("write")
 
     def construct(self) -> None:
         key, inputs = self._construct_task()

@@ -137,7 +137,7 @@ class Text(Record):
 
     question_id: str
     kind: Literal["explanation", "context"]
-    target: int | None
+    target: int | None = None
     author: Literal["dataset", "external", "base_model"]
     text: str
     attempts: int = 1

@@ -70,6 +70,15 @@ def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path
     assert "pool/test/choice 4" in _run("questions", config).output
 
 
+def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool: Path) -> None:
+    config = _config(tmp_path, pool)
+    assert "write: no set needs a written text" in _run("write", config).output
+    assert "write: done already" in _run("write", config).output
+    assert (tmp_path / "run" / "write" / "texts.jsonl").read_text() == ""
+    result = _run("write", config, "--set", "construct.response=letter_text_explanation")
+    assert result.exit_code == 2 and "run `ift-scale questions`" in result.output
+
+
 @pytest.mark.parametrize("stage", ["probe", "construct", "train", "evaluate", "analyse", "report"])
 def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path, stage: str) -> None:
     result = _run(stage, _config(tmp_path, pool))

@@ -81,7 +81,7 @@ def test_the_second_time_does_nothing(finished: Path) -> None:
         if path.is_file() and path.name not in (".lock", "config.yaml")
     }
     output = _run(finished, *TRANSFORMERS)
-    for stage in ("questions", "probe", "construct", "analyse", "report"):
+    for stage in ("questions", "probe", "write", "construct", "analyse", "report"):
         assert f"{stage}: done already" in output
     assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
     assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
-from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig
+from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
     AuditConfig,
@@ -137,6 +137,7 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
     if construct.questions == "free" and not config.probe.free.ask:
         problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
+    problems += writing_problems(config.write, construct)
     reliability = config.probe.reliability
     if reliability.decide_by == "average" and reliability.permutations == "none" and reliability.demonstration_draws == 1:
         problems.append(
