@@ -22,7 +22,7 @@ from ift_scale.construct import run as construct
 from ift_scale.distributed import Ranks
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
-from ift_scale.inference import model_folder
+from ift_scale.inference import model_folder, texts
 from ift_scale.inference.engine import identity
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.probe import run as probe
@@ -104,6 +104,12 @@ class Pipeline:
     def leads(self) -> bool:
         """Whether this process writes what all ranks have computed."""
         return self.ranks is None or self.ranks.rank == 0
+
+    def train_scores(self) -> dict[str, Score]:
+        """What the probe says of the questions that sets are drawn from, by id."""
+        trained = [("collection", "=", "pool"), ("split", "=", "train")]
+        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
+        return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
         return construct.arms_of(self.config, self.question_file().groups)
@@ -220,7 +226,7 @@ class Pipeline:
         key, inputs = self._write_task()
         if not self._skip("write", key):
             with progress("write", None) as bar:
-                sources = write.Sources(self.model_path, self.question_file, self.base_scores)
+                sources = write.Sources(self.model_path, self.question_file, self.train_scores)
                 write.run(self.config, self.folder("write"), key, inputs, sources, self.logs, bar)
             self._told("write")
 
@@ -229,10 +235,8 @@ class Pipeline:
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            trained = [("collection", "=", "pool"), ("split", "=", "train")]
-            scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
-            by_id = {score.question_id: score for score in scores}
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, by_id, {})
+            written = texts.read(self.folder("write") / write.FILE)
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.train_scores(), written)
             self._told("construct")
 
     def train(self) -> None:

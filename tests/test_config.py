@@ -171,7 +171,7 @@ def test_mistakes_in_studies(tmp_path: Path, text: str, told: str) -> None:
         ({"settings": ["unknown"]}, "sets by grade need probe.reliability.grades"),
         ({"settings": ["self_distilled"]}, "self_distilled needs construct.response"),
         ({"matching": {"author": "external"}}, "construct.matching.author: needs"),
-        ({"settings": ["natural"], "matching": {"letters": "selection"}}, "there is none of them"),
+        ({"settings": ["natural"], "matching": {"letters": "selection"}}, "ask for both kinds"),
         ({"consistency_ratios": [0.1, 0.1]}, "consistency_ratios: a value stands twice"),
         ({"official": "x", "size": 5}, "construct.official: the authors' sets are taken as they are"),
     ],

@@ -29,7 +29,7 @@ from ift_scale.config.questions import (
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
 from ift_scale.config.train import CheckpointConfig, EarlyStoppingConfig, LiveConfig, TrainConfig, precision_in_force
 from ift_scale.records import GRADES
-from ift_scale.treatments import PAPER, treatment
+from ift_scale.treatments import PAPER, buckets_of, treatment
 
 __all__ = [
     "BUILTIN_MODEL",
@@ -179,9 +179,10 @@ def _impossible_sets(config: Config) -> list[str]:
         )
     if matching.author != "paper" and not explained:
         problems.append("construct.matching.author: needs construct.response = letter_text_explanation: else there are no words")
-    if matching.by_selection and not {"harmonious", "incompatible", "self_aligning"} & set(settings):
+    drawn = {bucket for setting in settings for bucket in buckets_of(setting)}
+    if matching.by_selection and not {"right", "wrong"} <= drawn:
         problems.append(
-            "construct.matching: makes harmonious, incompatible and self_aligning sets alike, and there is none of them"
+            "construct.matching: selection makes sets of known right and known wrong questions alike; ask for both kinds"
         )
     if construct.questions == "free":
         if explained or construct.response == "letter":

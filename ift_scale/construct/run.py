@@ -18,9 +18,10 @@ from ift_scale.config import Config, ConstructConfig
 from ift_scale.construct import balance, export, general, official
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
-from ift_scale.construct.examples import TextKey, even_letters
+from ift_scale.construct.examples import even_letters
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.inference.question_file import GroupKey
+from ift_scale.inference.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 

@@ -9,11 +9,12 @@ from ift_scale.construct import domain as domains
 from ift_scale.construct import general, run, select
 from ift_scale.construct.items import items
 from ift_scale.errors import DataError
+from ift_scale.inference.texts import TextKey
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.records import Example, Question, Score, Text
 
 Domain = tuple[dict[str, Question], dict[str, Score]]
-Texts = dict[tuple[str, str, int | None, str], Text]
+Texts = dict[TextKey, Text]
 
 
 def _loaded(made: Domain, settings: list[str], texts: Texts | None = None, **more: object) -> domains.Domain:
@@ -65,7 +66,9 @@ def test_mixtures_hold_the_questions_of_incompatible_and_are_nested(domain: Doma
 
 def test_treatments_of_what_is_not_known(domain: Domain) -> None:
     texts = {
-        (id, "context", None, "external"): Text(question_id=id, kind="context", target=None, author="dataset", text=f"About {id}.")
+        TextKey(id, "context", None, "external"): Text(
+            question_id=id, kind="context", target=None, author="dataset", text=f"About {id}."
+        )
         for id in domain[0]
     }
     settings = ["natural", "discard_unknown", "refuse_unknown", "open_book", "conflict_weighted", "only_wrong", "contextualized"]
@@ -143,7 +146,7 @@ def test_explanations_come_from_who_the_rule_says(domain: Domain) -> None:
 
 def test_questions_whose_text_failed_go_into_no_set(domain: Domain) -> None:
     failed = Text(question_id="q3", kind="explanation", target=1, author="base_model", text="", failed=["empty"])
-    texts = {("q3", "explanation", 1, "base_model"): failed}
+    texts = {TextKey("q3", "explanation", 1, "base_model"): failed}
     pool = list(domain[0].values())
     for rule, count in (("drop", 399), ("keep", 400)):
         config = Config.model_validate({"output_dir": "run", "write": {"on_failure": rule}})
