@@ -24,7 +24,7 @@ setup(
         "ift_scale": ["py.typed"],
         "ift_scale.world": ["general.jsonl", "base_model/*"],
         "ift_scale.questions": ["*.json"],
-        "ift_scale.report": ["page.html.j2"],
+        "ift_scale.report": ["page.html.j2", "page.css", "paper.json"],
         "ift_scale_kernels": ["README.md", "figures.json"],
         **{name: ["README.md"] for name in KERNELS},
     },
@@ -36,7 +36,6 @@ setup(
         "datasketch>=2.0",
         "deepspeed>=0.19.8",
         "jinja2>=3.1",
-        "matplotlib>=3.9",
         "numpy>=2.0",
         "openai>=2.0",  # a client for any server of that protocol
         "pandas>=2.2",

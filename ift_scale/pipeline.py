@@ -199,7 +199,8 @@ class Pipeline:
         return digest_of([analyse.VERSION, settings, inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
-        inputs = {name: self.digest("analyse", name) for name in ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")}
+        inputs = dict(self._finished("analyse", self.folder("analyse"), self._key_of("analyse")).files)
+        inputs[construct.BALANCE] = self.digest("construct", construct.BALANCE)
         made = [m.created for found in self._manifests().values() for m in found]
         return digest_of([report.VERSION, resolved_yaml(self.config), inputs, made]), inputs
 
@@ -291,6 +292,9 @@ class Pipeline:
                 run_seconds={"train": artifacts.read_json(self.logs / "train-seconds.json")},
                 chance=float(np.average([1 / choices for choices, _ in tests], weights=[count for _, count in tests])),
                 knowledge=artifacts.read_json(self.folder("probe") / probe.KNOWLEDGE),
+                balance=self.folder("construct") / construct.BALANCE,
+                questions=self.folder("questions") / questions.FILE,
+                audit=artifacts.read_json(self.folder("questions") / "audit.json"),
             )
             report.run(self.config, self.folder("report"), key, inputs, sources)
             self._told("report")
