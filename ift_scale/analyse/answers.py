@@ -34,15 +34,19 @@ def table_of(scores: Iterable[Score]) -> pa.Table:
 
 
 def split_by_group(table: pa.Table, name_of: Callable[[str, str, str | None], str | None]) -> dict[str, pa.Table]:
-    """The rows of each test group; `name_of` names it by a score's domain, collection and group, None for what is not compared."""
-    rows: dict[tuple[str, str, str | None], list[int]] = {}
-    for row, kind in enumerate(zip(*(_column(table, name) for name in ("domain", "collection", "group")), strict=True)):
-        rows.setdefault(kind, []).append(row)
+    """The rows of each test group; `name_of` names it by a score's domain, collection and group, None for what is not compared.
+
+    A group's free questions are one of their own, `HOMO free` for example: whether a text matches is another measure than which of
+    four letters is the likeliest, and a mean over both would be neither.
+    """
+    rows: dict[tuple[str, str, str | None, str | None], list[int]] = {}
+    for row, place in enumerate(zip(*(_column(table, name) for name in ("domain", "collection", "group", "kind")), strict=True)):
+        rows.setdefault(place, []).append(row)
     parts: dict[str, list[int]] = {}
-    for kind, members in rows.items():
-        name = name_of(*kind)
+    for (domain, collection, group, kind), members in rows.items():
+        name = name_of(domain, collection, group)
         if name is not None:
-            parts.setdefault(name, []).extend(members)
+            parts.setdefault(f"{name} free" if kind == "free" else name, []).extend(members)
     return {name: table.take(sorted(members)) for name, members in parts.items()}
 
 

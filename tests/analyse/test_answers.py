@@ -26,9 +26,10 @@ def test_an_option_that_underflows_leaves_the_divergence_finite() -> None:
 def test_splitting_a_file_by_group(tmp_path: Path) -> None:
     others = choices(BETTER, "m", group="arc")
     dev = [s.model_copy(update={"split": "dev"}) for s in choices(BETTER, "dev")]
-    rows = [score.model_dump() for score in (*BASE, *others, *dev)]
+    free = [s.model_copy(update={"kind": "free"}) for s in choices(BETTER[:3], "free")]
+    rows = [score.model_dump() for score in (*BASE, *others, *dev, *free)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "scores.parquet")
     table = read_scores(tmp_path / "scores.parquet")
     parts = split_by_group(table, lambda domain, collection, group: group or ("HOMO" if collection == "pool" else None))
-    assert {name: len(part) for name, part in parts.items()} == {"HOMO": 40, "arc": 40}
+    assert {name: len(part) for name, part in parts.items()} == {"HOMO": 40, "arc": 40, "HOMO free": 3}
     assert split_by_group(table, lambda *_: None) == {}
