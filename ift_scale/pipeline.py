@@ -145,7 +145,8 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
-        return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
+        keeps_failed = self.config.write.on_failure == "keep"  # the file of texts is the same
+        return digest_of([construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:
         # Live knowledge changes what is learnt only where it may end an arm.
