@@ -5,6 +5,7 @@ Settings that only say how fast or where something is computed are left out of k
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from ift_scale.construct import run as construct
 from ift_scale.distributed import Ranks
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
-from ift_scale.inference import model_folder
+from ift_scale.inference import model_folder, texts
 from ift_scale.inference.engine import identity
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.probe import run as probe
@@ -69,10 +70,14 @@ def _question_file(path: Path, digest: str) -> QuestionFile:
 
 
 class Pipeline:
-    """A run's folder and settings; each stage method makes what is missing of its stage."""
+    """A run's folder and settings; each stage method makes what is missing of its stage.
 
-    def __init__(self, config: Config, ranks: Ranks | None = None):
+    `siblings`: folders of runs whose finished work is taken over where it is what would be made here (a study's other variants).
+    """
+
+    def __init__(self, config: Config, ranks: Ranks | None = None, siblings: Sequence[Path] = ()):
         self.config = config
+        self.siblings = siblings
         self.ranks = ranks
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
@@ -100,8 +105,10 @@ class Pipeline:
         """Whether this process writes what all ranks have computed."""
         return self.ranks is None or self.ranks.rank == 0
 
-    def base_scores(self) -> dict[str, Score]:
-        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
+    def train_scores(self) -> dict[str, Score]:
+        """What the probe says of the questions that sets are drawn from, by id."""
+        trained = [("collection", "=", "pool"), ("split", "=", "train")]
+        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
         return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
@@ -145,6 +152,10 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
+        released = self.config.construct.official
+        if released is not None and Path(released).is_dir():
+            files = sorted(file for file in Path(released).rglob("*") if file.is_file())
+            inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
         keeps_failed = self.config.write.on_failure == "keep"  # the file of texts is the same
         return digest_of([construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]), inputs
 
@@ -167,6 +178,8 @@ class Pipeline:
 
     def evaluate_tasks(self) -> list[ArmTask]:
         settings = identity(self.config.evaluate, self.config.model.dtype)
+        if self.config.evaluate.generate:
+            settings["refusal"] = self.config.construct.refusal
         asked = self.digest("questions", questions.FILE)
         tasks = []
         for arm in self.arms():
@@ -175,7 +188,7 @@ class Pipeline:
                 raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
             weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
             inputs = {"model": weights, "questions": asked}
-            key = digest_of([evaluate.VERSION, settings, inputs, arm.domain])
+            key = digest_of([evaluate.VERSION, settings, inputs, arm.own_domains])
             tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
         return tasks
 
@@ -183,10 +196,12 @@ class Pipeline:
         inputs = {"probe": self.digest("probe", probe.FILE)}
         for task in self.evaluate_tasks():
             inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
-        return digest_of([analyse.VERSION, self.config.analyse.model_dump(), inputs]), inputs
+        settings = [self.config.analyse.model_dump(), self.config.construct.confidence_threshold]
+        return digest_of([analyse.VERSION, settings, inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
-        inputs = {name: self.digest("analyse", name) for name in ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")}
+        inputs = dict(self._finished("analyse", self.folder("analyse"), self._key_of("analyse")).files)
+        inputs[construct.BALANCE] = self.digest("construct", construct.BALANCE)
         made = [m.created for found in self._manifests().values() for m in found]
         return digest_of([report.VERSION, resolved_yaml(self.config), inputs, made]), inputs
 
@@ -213,7 +228,7 @@ class Pipeline:
         key, inputs = self._write_task()
         if not self._skip("write", key):
             with progress("write", None) as bar:
-                sources = write.Sources(self.model_path, self.question_file, self.base_scores)
+                sources = write.Sources(self.model_path, self.question_file, self.train_scores)
                 write.run(self.config, self.folder("write"), key, inputs, sources, self.logs, bar)
             self._told("write")
 
@@ -222,14 +237,15 @@ class Pipeline:
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores())
+            written = texts.read(self.folder("write") / write.FILE)
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.train_scores(), written)
             self._told("construct")
 
     def train(self) -> None:
-        tasks = self.train_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("train", tasks, pending):
+        pending = self._pending("train", self.train_tasks())
+        if not pending:
             return
+        train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
         with progress("train", len(pending)) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
@@ -238,12 +254,11 @@ class Pipeline:
         say(f"train: {len(pending)} arms")
 
     def evaluate(self) -> None:
-        tasks = self.evaluate_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("evaluate", tasks, pending):
+        pending = self._pending("evaluate", self.evaluate_tasks())
+        if not pending:
             return
         loaded = self.question_file()
-        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm))) for task in pending)
+        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
         with progress("evaluate", total) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
@@ -253,18 +268,15 @@ class Pipeline:
         key, inputs = self._analyse_task()
         if self._skip("analyse", key):
             return
-        with progress("analyse", 4) as bar:
-            found = [self._arm_scores(arm) for arm in self.arms()]
-            analyse.run(self.config, self.folder("analyse"), key, inputs, found, self.base_scores(), bar)
+        with progress("analyse", len(analyse.TABLES)) as bar:
+            found = map(self._arm_scores, self.arms())
+            base = analyse.read_scores(self.folder("probe") / probe.FILE)
+            analyse.run(self.config, self.folder("analyse"), key, inputs, found, base, bar)
         self._told("analyse")
 
     def _arm_scores(self, arm: Arm) -> ArmScores:
-        groups: dict[str, list[Score]] = {}
-        for score in artifacts.read_parquet(self.folder("evaluate") / arm.name / evaluate.FILE, Score):
-            group = evaluate.group_of(score.domain, score.collection, arm.domain)
-            if group is not None:
-                groups.setdefault(group, []).append(score)
-        return ArmScores(arm, groups)
+        scores = analyse.read_scores(self.folder("evaluate") / arm.name / evaluate.FILE)
+        return ArmScores(arm, analyse.split_by_group(scores, partial(evaluate.group_of, arm)))
 
     def report(self) -> None:
         key, inputs = self._report_task()
@@ -281,6 +293,9 @@ class Pipeline:
                 run_seconds={"train": artifacts.read_json(self.logs / "train-seconds.json")},
                 chance=float(np.average([1 / choices for choices, _ in tests], weights=[count for _, count in tests])),
                 knowledge=artifacts.read_json(self.folder("probe") / probe.KNOWLEDGE),
+                balance=self.folder("construct") / construct.BALANCE,
+                questions=self.folder("questions") / questions.FILE,
+                audit=artifacts.read_json(self.folder("questions") / "audit.json"),
             )
             report.run(self.config, self.folder("report"), key, inputs, sources)
             self._told("report")
@@ -305,8 +320,22 @@ class Pipeline:
             found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
         return found
 
+    def _adopts(self, folder: Path, key: str) -> bool:
+        """Take over what a sibling has made, where there is such."""
+        if self.ranks is not None and self.ranks.world_size > 1:
+            return False
+        for root in self.siblings:
+            source = root / folder.relative_to(self.root)
+            if is_done(source, key):
+                artifacts.adopt(source, folder)
+                return True
+        return False
+
     def _skip(self, stage: str, key: str) -> bool:
         done = is_done(self.folder(stage), key)
+        if not done and self._adopts(self.folder(stage), key):
+            say(f"{stage}: taken over from another variant")
+            return True
         if done:
             say(f"{stage}: done already")
         elif self.leads:
@@ -314,12 +343,17 @@ class Pipeline:
             (self.folder(stage) / MANIFEST).unlink(missing_ok=True)
         return done
 
-    def _skip_arms(self, stage: str, tasks: list[ArmTask], pending: list[ArmTask]) -> bool:
-        if len(pending) < len(tasks):
-            say(f"{stage}: {len(tasks) - len(pending)} of {len(tasks)} arms done already")
+    def _pending(self, stage: str, tasks: list[ArmTask]) -> list[ArmTask]:
+        """The tasks that are neither done nor a sibling's."""
+        left = [task for task in tasks if not task.done]
+        pending = [task for task in left if not self._adopts(task.folder, task.key)]
+        if len(left) < len(tasks):
+            say(f"{stage}: {len(tasks) - len(left)} of {len(tasks)} arms done already")
+        if len(pending) < len(left):
+            say(f"{stage}: {len(left) - len(pending)} arms taken over from another variant")
         for task in pending if self.leads else []:
             (task.folder / MANIFEST).unlink(missing_ok=True)
-        return not pending
+        return pending
 
     def _told(self, stage: str) -> None:
         manifest = read_manifest(self.folder(stage))

@@ -135,7 +135,7 @@ def print_plan(config: Config, cluster: Cluster) -> None:
         print_memory(ModelShape.from_config(model_folder.model_config(folder), folder / "config.json"), config.train, cluster)
     except DataError as error:
         say(f"memory     not known: {error}")
-    evaluations = sum(tally.count(partial(asked_of, arm)) for arm in arms)
+    evaluations = sum(tally.count(partial(asked_of, arm, config.evaluate.generate)) for arm in arms)
     rate = measured_rate(root / "evaluate" / arms[0].name, "computed_questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
     weight_bytes = 2 if _mixed(config.train) else 4

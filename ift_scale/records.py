@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
+Wording = Literal["dataset", "external", "base_model", "refusal", "general"]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -71,7 +72,7 @@ class ExampleMeta(Record):
     """Of a mixture's set: its ratio."""
     consistent: bool | None = None
     """Whether the target agrees with what the model knows; None where it is no knowledge, or not known."""
-    wording: Literal["dataset", "external", "base_model", "refusal", "general"]
+    wording: Wording
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How much the example counts in the loss."""
 
@@ -89,8 +90,9 @@ class Score(Record):
     Of a choice question: `logprobs`, the natural-log probabilities of the option letters over the whole vocabulary, shape
     (num_choices,), from the plain prompt; `letter_mass`, the probability that they hold together; `probs`, by option, as
     probe.reliability.decide_by says (from the plain prompt: the letters' softmax); `prediction` and `confidence`, their arg max and
-    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same;
-    `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked for.
+    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same (NaN
+    where none were drawn); `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked
+    for.
     """
 
     kind: Kind = "choice"
@@ -151,6 +153,11 @@ class Arm(Record):
     seed: int
     domains: tuple[str, ...] = ()
     """Of an arm across domains, these."""
+
+    @property
+    def own_domains(self) -> tuple[str, ...]:
+        """The domains on whose pools it is trained."""
+        return self.domains or (self.domain,)
 
     @property
     def name(self) -> str:

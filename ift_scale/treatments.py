@@ -110,3 +110,11 @@ def in_order(settings: list[str]) -> list[str]:
         return (len(declared) if setting.startswith("mixture-") else len(declared) + 1), treatment(setting).ratio or 0.0
 
     return sorted(settings, key=place)
+
+
+def author_of(setting: str, agrees: bool, rule: str) -> Literal["external", "base_model"]:
+    """Who words the explanation of an example: `rule` as in construct.matching.author; `agrees`: its target is the model's own."""
+    if rule != "paper":
+        return "base_model" if rule == "base_model" else "external"
+    own = treatment(setting).own_words or (agrees and setting.startswith("mixture-"))
+    return "base_model" if own else "external"

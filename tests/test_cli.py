@@ -11,6 +11,7 @@ from ift_scale import artifacts
 from ift_scale.cli import main
 from ift_scale.config_file import from_dict
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.pipeline import STAGES
 from ift_scale.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
 from ift_scale.train import run as train
@@ -34,8 +35,7 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    stages = ("run", "questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
-    for stage in (*stages, "plan", "doctor", "batch"):
+    for stage in (*STAGES, "run", "plan", "doctor", "batch", "audit", "official"):
         assert f"\n  {stage} " in result.output
 
 
@@ -52,6 +52,12 @@ def test_bad_data_exits_with_2_and_leaves_nothing_half(tmp_path: Path, pool: Pat
     assert result.exit_code == 2
     assert "train.jsonl:1: field 'answer': is out of range (value: 2)" in result.output
     assert not (tmp_path / "run" / "questions").exists()
+
+
+def test_the_audit_is_printed(tmp_path: Path, pool: Path) -> None:
+    (pool / "test.jsonl").write_text((pool / "train.jsonl").read_text().splitlines()[2] + "\n")
+    told = _run("audit", _config(tmp_path, pool)).output
+    assert "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)" in told
 
 
 def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
+    AuditConfig,
     DatasetSource,
     EntityQuestionsSource,
     HubFields,
@@ -22,14 +23,18 @@ from ift_scale.config.questions import (
     WorldSource,
     XiezhiSource,
     collection_of,
+    group_of_source,
     is_pool,
 )
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
 from ift_scale.config.train import CheckpointConfig, EarlyStoppingConfig, LiveConfig, TrainConfig, precision_in_force
+from ift_scale.records import GRADES
+from ift_scale.treatments import PAPER, buckets_of, treatment
 
 __all__ = [
     "BUILTIN_MODEL",
     "AnalyseConfig",
+    "AuditConfig",
     "CheckpointConfig",
     "Config",
     "ConstructConfig",
@@ -60,6 +65,7 @@ __all__ = [
     "WriterConfig",
     "XiezhiSource",
     "collection_of",
+    "group_of_source",
     "impossible_combinations",
     "is_pool",
     "precision_in_force",
@@ -144,14 +150,61 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append("probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)")
     if construct.general.path is None and construct.general.share > 0:
         problems.append("construct.general.share: must be 0 where construct.general.path is null")
-    for key in ("seeds", "settings", "domains"):
+    problems += _impossible_sets(config)
+    for key in ("seeds", "settings", "domains", "consistency_ratios", "unknown_ratios"):
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+    for number, source in enumerate(config.questions.sources):
+        if group_of_source(source) is not None and collection_of(source) == "pool":
+            problems.append(
+                f"questions.sources.{number}.group: a pool's test is always HOMO; leave it out, or set collection to benchmark"
+            )
     if not any(is_pool(source) for source in config.questions.sources):
         problems.append(
             "questions.sources: none of them is a pool to train on; add one that is, such as a world, paper or huggingface source"
         )
+    return problems
+
+
+def _impossible_sets(config: Config) -> list[str]:
+    construct, problems = config.construct, []
+    settings, matching = construct.all_settings(), construct.matching
+    explained = construct.response == "letter_text_explanation"
+    if any(treatment(s).bucket in GRADES for s in settings) and not config.probe.reliability.grades:
+        problems.append("construct.settings: sets by grade need probe.reliability.grades, which grades the questions")
+    if "self_distilled" in settings and not explained:
+        problems.append(
+            "construct.settings: self_distilled needs construct.response = letter_text_explanation: else there are no words"
+        )
+    if matching.author != "paper" and not explained:
+        problems.append("construct.matching.author: needs construct.response = letter_text_explanation: else there are no words")
+    drawn = {bucket for setting in settings for bucket in buckets_of(setting)}
+    if matching.by_selection and not {"right", "wrong"} <= drawn:
+        problems.append(
+            "construct.matching: selection makes sets of known right and known wrong questions alike; ask for both kinds"
+        )
+    if construct.questions == "free":
+        if explained or construct.response == "letter":
+            problems.append("construct.response: a free question has neither letters nor explanations; leave it out")
+        if matching.letters != "none":
+            problems.append("construct.matching.letters: a free question has no letters; set it to none")
+        if any(treatment(s).bucket in GRADES for s in settings) and config.probe.reliability.demonstration_draws == 1:
+            problems.append("construct.settings: grades of free questions need probe.reliability.demonstration_draws above 1")
+    if construct.official is not None:
+        strange = [setting for setting in settings if setting not in PAPER]
+        if strange or matching != MatchingConfig() or construct.size is not None:
+            problems.append(
+                "construct.official: the authors' sets are taken as they are; remove size, matching and the settings "
+                f"{', '.join(strange) or 'none'}"
+            )
+    for key, writer in (("external", config.write.external), ("own", config.write.own), ("contexts", config.write.contexts)):
+        wanted = {"model": ["path"], "endpoint": ["base_url", "model"]}.get(writer.kind, [])
+        problems += [
+            f"write.{key}.{name}: missing; a writer of kind {writer.kind} needs it" for name in wanted if not getattr(writer, name)
+        ]
+    if config.write.own.kind == "dataset":
+        problems.append("write.own.kind: a dataset has no explanations of the model's own answers; set it to base_model")
     return problems
 
 

@@ -1,59 +1,69 @@
-"""The construct stage: probe scores in, one chat-format JSON lines file an arm out."""
+"""The construct stage: probe scores and written texts in, one chat-format JSON lines file an arm out, and how the sets differ.
+
+FOLDER/ARM.jsonl; balance.csv; where asked for, sharegpt/ARM.json and huggingface/, a dataset folder.
+"""
 
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ift_scale import artifacts
-from ift_scale.config import Config
-from ift_scale.construct import general, select
-from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.inference.prompts import chat_messages, gold_text, response_text
-from ift_scale.inference.question_file import GroupKey
-from ift_scale.knowledge import Knowledge, sort_by_knowledge
-from ift_scale.records import LETTERS, Arm, Example, ExampleMeta, Message, Question, Score
+import pandas as pd
 
-VERSION = 1
+from ift_scale import artifacts
+from ift_scale.config import Config, ConstructConfig
+from ift_scale.construct import balance, export, general, official
+from ift_scale.construct.domain import Domain
+from ift_scale.construct.domain import load as domain_of
+from ift_scale.construct.examples import even_letters
+from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.inference.question_file import GroupKey
+from ift_scale.inference.texts import TextKey
+from ift_scale.records import Arm, Example, Question, Score, Text
+from ift_scale.treatments import POOLED
+
+VERSION = 2
+BALANCE = "balance.csv"
 
 
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """The arms that the configuration asks for; DataError for a domain that no pool has."""
-    kind = config.construct.questions
-    known = list(dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == ("pool", "train", kind)))
-    domains = config.construct.domains or known
+    """The arms that the configuration asks for; DataError for a domain that no pool has, or that has no such set."""
+    settings = config.construct
+    wanted = ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
+    known = list(dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted))
+    released = official.available(Path(settings.official)) if settings.official else None
+    if released is not None:
+        known = [domain for domain in known if domain in released]
+    domains = settings.domains or known
     for domain in domains:
         if domain not in known:
-            raise DataError(Place("construct.domains"), "no source has train questions of it", did_you_mean(domain, known), domain)
-    return [
-        Arm(domain=domain, setting=setting, seed=seed)
-        for domain in domains
-        for setting in config.construct.settings
-        for seed in config.construct.seeds
+            lacks = f"no source has {wanted[1]} questions of it" + (", or the release has no set" if released else "")
+            raise DataError(Place("construct.domains"), lacks, did_you_mean(domain, known), domain)
+    places: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
+    if settings.across_domains:
+        if len(domains) < 2:
+            raise DataError(Place("construct.across_domains"), "there is one domain only", "Add pools, or set it to false", domains)
+        places.append((POOLED, tuple(domains)))
+    arms = [
+        Arm(domain=domain, setting=setting, seed=seed, domains=parts)
+        for domain, parts in places
+        for setting in settings.all_settings()
+        for seed in settings.seeds
+        if released is None or setting in released[domain]
     ]
+    if not arms:
+        raise DataError(Place("construct"), "no set can be made", "Give a pool whose domain the sets have, or other settings")
+    return arms
 
 
-def example(question: Question, score: Score, setting: str, style: str) -> Example:
-    """One question as a training example of a setting; of a free question the response is an alias, or the model's own words."""
-    letter = None
-    if question.kind == "free":
-        response = gold_text(question)
-        if setting == "self_aligning":
-            assert score.response  # an empty answer has no confidence
-            response = score.response
-    else:
-        chosen = select.target(question, score, setting)
-        response, letter = response_text(question, chosen, style), LETTERS[chosen]
-    meta = ExampleMeta(
-        setting=setting,
-        question_id=question.id,
-        domain=question.domain,
-        target=letter,
-        wording="base_model" if setting == "self_aligning" else "dataset",
-    )
-    return Example(messages=[*chat_messages(question), Message(role="assistant", content=response)], meta=meta)
+def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
+    """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
+    the same questions."""
+    failed = {text.question_id for text in texts.values() if text.failed and config.write.on_failure == "drop"}
+    return [question for question in pool if question.id not in failed]
 
 
 def run(
@@ -64,40 +74,104 @@ def run(
     arms: list[Arm],
     pool: list[Question],
     by_score: dict[str, Score],
+    texts: Mapping[TextKey, Text],
 ) -> None:
-    """Write FOLDER/ARM.jsonl for every arm from the pools' train questions, and what went into them to the manifest's counts."""
+    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    by_id = {question.id: question for question in pool if question.kind == settings.questions}
+    pool = usable([question for question in pool if question.kind == settings.questions], texts, config)
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
     counts: dict[str, float] = {}
+    if settings.official:
+        sets = official.load(Path(settings.official))
+        make: Make = partial(_released, sets, settings)
+        counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
+    else:
+        names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
+        domains = {name: domain_of(name, settings, pool, by_score, texts) for name in names}
+        make = partial(_built, domains, settings)
+        for domain in domains.values():
+            counts |= _domain_counts(domain)
+    sizes: dict[str, int] = {}
+    balances: list[dict[str, Any]] = []
     with artifacts.atomic_folder(folder) as temporary:
-        for domain in dict.fromkeys(arm.domain for arm in arms):
-            scores = [by_score[question.id] for question in by_id.values() if question.domain == domain]
-            knowledge = sort_by_knowledge(scores, settings.confidence_threshold)
-            size = select.set_size(domain, knowledge, settings.settings, settings.size)
-            counts.update(_domain_counts(domain, knowledge, size))
-            for arm in (arm for arm in arms if arm.domain == domain):
-                ids = select.draw(knowledge, arm.setting, size, domain, arm.seed)
-                examples = [example(by_id[id], by_score[id], arm.setting, settings.response) for id in ids]
-                counts.update(_letter_counts(arm, examples))
+        for place, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
+            found: dict[str, balance.Covariates] = {}
+            before: dict[str, balance.Covariates] = {}
+            for arm in (arm for arm in arms if (arm.domain, arm.seed) == (place, seed)):
+                examples, found[arm.setting], before[arm.setting] = make(arm)
+                counts |= _letter_counts(arm, examples)
                 if general_path:
-                    examples += general.draw(general_rows, size, settings.general.share, domain, arm.seed, general_path)
+                    examples = examples + general.draw(
+                        general_rows, len(examples), settings.general.share, arm.domain, arm.seed, general_path
+                    )
                 random.Random(f"order/{arm.name}").shuffle(examples)
                 artifacts.write_jsonl(temporary / f"{arm.name}.jsonl", examples)
+                sizes[arm.name] = len(examples)
+                if "sharegpt" in settings.export:
+                    export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
+            balances += balance.rows(place, seed, "before", before) + balance.rows(place, seed, "after", found)
+        pd.DataFrame(balances).to_csv(temporary / BALANCE, index=False)
+        if "huggingface" in settings.export:
+            about = f"Base model: `{config.model.path}`. Confidence threshold {settings.confidence_threshold}."
+            export.write_huggingface(temporary / "huggingface", temporary, arms, sizes, about)
         seconds = {"total": time.monotonic() - started}
         artifacts.write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
 
 
-def _domain_counts(domain: str, knowledge: Knowledge, size: int) -> dict[str, float]:
-    return {
-        f"{domain}/known_right": len(knowledge.right),
-        f"{domain}/known_wrong": len(knowledge.wrong),
-        f"{domain}/uncertain": len(knowledge.uncertain),
-        f"{domain}/near_threshold": knowledge.near_threshold,
-        f"{domain}/set_size": size,
+Made = tuple[list[Example], balance.Covariates, balance.Covariates]
+"""An arm's examples, their covariates, and the covariates of the set that would be without matching."""
+Make = Callable[[Arm], Made]
+
+
+def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
+    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each."""
+    parts = [domains[name] for name in arm.own_domains]
+    total = min(part.size for part in parts)
+    shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
+    examples: list[Example] = []
+    found, before = balance.Covariates(), balance.Covariates()
+    for part, size in zip(parts, shares, strict=True):
+        chosen = part.set_of(arm.setting, arm.seed, size)
+        letters = None
+        if config.matching.letters == "reorder":
+            num_choices = [len(part.builder.question(item).choices) for item in chosen]
+            letters = even_letters(num_choices, f"letters/{part.name}/{arm.seed}")
+        made = part.examples(arm.setting, chosen, letters)
+        found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
+        plain = part.unmatched(arm.setting, arm.seed)[:size]
+        before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, None), "paper")
+        examples += made
+    if not examples:
+        remedy = "Take the setting out, or give the pool more train questions"
+        raise DataError(Place(f"arm {arm.name}"), "no question is left in its set", remedy)
+    return examples, found, before
+
+
+def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
+    """The authors' set, whole; a seed draws its order and the general instructions."""
+    rows = sets[arm.domain][arm.setting]
+    examples = official.examples(rows, arm.setting, config.response)
+    covariates = balance.Covariates(
+        [str(example.meta.target) for example in examples],
+        [example.meta.wording for example in examples],
+        [row.score.confidence for row in rows],
+        [sum(len(message.content) for message in example.messages) for example in examples],
+    )
+    return examples, covariates, covariates
+
+
+def _domain_counts(domain: Domain) -> dict[str, float]:
+    name, knowledge = domain.name, domain.knowledge
+    counts: dict[str, float] = {
+        f"{name}/known_right": len(knowledge.right),
+        f"{name}/known_wrong": len(knowledge.wrong),
+        f"{name}/uncertain": len(knowledge.uncertain),
+        f"{name}/near_threshold": knowledge.near_threshold,
+        f"{name}/set_size": domain.size,
     }
+    return counts | {f"{name}/{grade}": len(ids) for grade, ids in knowledge.graded.items() if ids}
 
 
 def _letter_counts(arm: Arm, examples: list[Example]) -> dict[str, float]:

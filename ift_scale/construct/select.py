@@ -1,44 +1,68 @@
-"""Which questions go into which set, from what the base model is known to know. Pure functions."""
+"""How large the sets are, and which questions are drawn into them. Pure functions."""
 
 import random
 from collections.abc import Sequence
 
 from ift_scale.errors import DataError, Place
 from ift_scale.knowledge import Knowledge
-from ift_scale.records import Question, Score
+from ift_scale.treatments import Bucket, buckets_of, treatment
+
+
+def capacity(knowledge: Knowledge, setting: str) -> int:
+    """Questions of the largest set that a setting can have."""
+    if setting.startswith("unknown-"):
+        ratio = treatment(setting).ratio or 0.0
+        known, unknown = (len(knowledge.bucket(name)) for name in buckets_of(setting))
+        return int(min(known / (1 - ratio), unknown / ratio))
+    return len(knowledge.bucket(treatment(setting).bucket))
 
 
 def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], requested: int | None) -> int:
     """The common size of a domain's sets: as requested, or the largest that every setting can fill."""
-    available = {setting: len(candidates(knowledge, setting)) for setting in settings}
+    available = {setting: capacity(knowledge, setting) for setting in settings}
     scarcest = min(available, key=lambda setting: available[setting])
     most = available[scarcest]
     if most == 0 or (requested is not None and requested > most):
         wanted = "a set needs at least 1" if requested is None else f"construct.size asks for {requested}"
-        raise DataError(
-            Place(f"domain '{domain}'"),
-            f"{wanted}, and only {most} of its {sum(map(len, (knowledge.right, knowledge.wrong, knowledge.uncertain)))} train "
-            f"questions can go into the {scarcest} set ({len(knowledge.right)} known right, {len(knowledge.wrong)} known wrong, "
-            f"{len(knowledge.uncertain)} uncertain)",
-            "Lower construct.size or construct.confidence_threshold, or give the domain more train questions",
-        )
+        found = f"only {most} of its {len(knowledge.all)} train questions can go into the {scarcest} set ({told(knowledge)})"
+        raise DataError(Place(f"domain '{domain}'"), f"{wanted}, and {found}", remedy(knowledge))
     return most if requested is None else requested
 
 
-def candidates(knowledge: Knowledge, setting: str) -> list[str]:
-    """Ids that may go into a setting's set; the self-aligning set has the questions of the incompatible one."""
-    return knowledge.right if setting == "harmonious" else knowledge.wrong
+def told(knowledge: Knowledge) -> str:
+    """The buckets' sizes in words."""
+    text = f"{len(knowledge.right)} known right, {len(knowledge.wrong)} known wrong, {len(knowledge.uncertain)} uncertain"
+    graded = {grade: len(ids) for grade, ids in knowledge.graded.items() if ids}
+    return text + "".join(f", {count} {grade}" for grade, count in graded.items())
 
 
-def draw(knowledge: Knowledge, setting: str, size: int, domain: str, seed: int) -> list[str]:
-    """`size` ids. For one seed the incompatible and the self-aligning set hold the same questions."""
-    pool = candidates(knowledge, setting)
-    name = "right" if pool is knowledge.right else "wrong"
-    return random.Random(f"set/{domain}/{name}/{seed}").sample(pool, size)
+def remedy(knowledge: Knowledge) -> str:
+    """What to do about a bucket that is too small."""
+    if not knowledge.wrong and not knowledge.uncertain:
+        return "The base model knows every answer: nothing here can be incompatible with it. Take a harder pool or a smaller model"
+    if not knowledge.right and not knowledge.wrong:
+        return (
+            "The base model is sure of nothing here. Take an easier pool or a larger model, or lower construct.confidence_threshold"
+        )
+    return "Lower construct.size or construct.confidence_threshold, or give the domain more train questions"
 
 
-def target(question: Question, score: Score, setting: str) -> int:
-    """The option that the example teaches: the model's own for self-aligning, else the true one."""
-    chosen = score.prediction if setting == "self_aligning" else question.answer
-    assert chosen is not None
-    return chosen
+class Drawer:
+    """Draws the questions of a domain's sets for one seed. Settings of the same bucket get the same questions."""
+
+    def __init__(self, domain: str, seed: int, knowledge: Knowledge, matched: dict[str, list[str]] | None = None):
+        self._domain, self._seed, self._knowledge = domain, seed, knowledge
+        self._matched = matched or {}
+
+    def draw(self, setting: str, size: int) -> list[str]:
+        """`size` ids in random order; where sets are matched by selection, those of the matching."""
+        if setting.startswith("unknown-"):
+            num_unknown = round(size * (treatment(setting).ratio or 0.0))
+            known, unknown = buckets_of(setting)
+            drawn = self._sample(unknown, num_unknown) + self._sample(known, size - num_unknown)
+            return random.Random(f"set/{self._domain}/{setting}/{self._seed}").sample(drawn, size)
+        return self._sample(treatment(setting).bucket, size)
+
+    def _sample(self, bucket: Bucket, size: int) -> list[str]:
+        pool = self._matched.get(bucket) or self._knowledge.bucket(bucket)
+        return random.Random(f"set/{self._domain}/{bucket}/{self._seed}").sample(pool, size)

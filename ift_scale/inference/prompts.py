@@ -42,9 +42,10 @@ def question_text(question: Question, order: Sequence[int] | None = None) -> str
     return "\n".join([question.question, *lines, "Answer:"])
 
 
-def response_text(question: Question, target: int, style: str) -> str:
-    """The assistant's answer that names option `target`; `style` as in ConstructConfig.response, explanation aside."""
-    return LETTERS[target] if style == "letter" else f"{LETTERS[target]}. {question.choices[target]}"
+def response_text(question: Question, target: int, style: str, order: Sequence[int] | None = None) -> str:
+    """The assistant's answer that names option `target`; `style` as in ConstructConfig.response, the explanation aside."""
+    letter = LETTERS[target if order is None else order.index(target)]
+    return letter if style == "letter" else f"{letter}. {question.choices[target]}"
 
 
 def few_shot_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
@@ -76,8 +77,10 @@ def gold_text(question: Question) -> str:
     return question.aliases[0] if question.answer is None else question.choices[question.answer]
 
 
-def chat_messages(question: Question, order: Sequence[int] | None = None) -> list[Message]:
-    return [Message(role="user", content=question_text(question, order))]
+def chat_messages(question: Question, order: Sequence[int] | None = None, context: str | None = None) -> list[Message]:
+    """The user's turn: the question, behind the knowledge that it needs where that is given."""
+    before = f"Context: {context}\n" if context else ""
+    return [Message(role="user", content=before + question_text(question, order))]
 
 
 class Demonstrations:

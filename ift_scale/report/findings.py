@@ -1,27 +1,156 @@
-"""What the numbers say, in sentences that never claim more than an interval shows."""
+"""What the numbers say, in sentences that never claim more than an interval shows.
+
+A finding of the paper *holds* here where the interval of our estimate lies on its side of zero, and stays there after Holm's
+correction where there is one; it *does not hold* where the interval lies on the other side; else we *cannot tell*.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
 
 import pandas as pd
 
-NAMES = {"harmonious": "harmonious (H)", "incompatible": "incompatible (I)", "self_aligning": "self-aligning (S)"}
+from ift_scale.report.facts import ALL, Facts, overall
+from ift_scale.report.html import absent, listed, number, p_value, points
+from ift_scale.treatments import POOLED, treatment
+
+Verdict = Literal["holds", "does not hold", "cannot tell", "not asked"]
+CLAIMS = (
+    ("harmonious", "incompatible", "Sets that agree with the model beat sets that contradict it"),
+    ("self_aligning", "incompatible", "The model's own wrong answers beat the right ones it does not know"),
+    ("contextualized", "incompatible", "Giving the needed knowledge with the question beats contradicting the model"),
+)
+Row = dict[str, Any]
 
 
-def findings(comparisons: pd.DataFrame, base: pd.DataFrame, chance: float) -> list[str]:
-    """Sentences on the base model and on each comparison over all domains (or the only one)."""
-    sentences = []
+@dataclass(frozen=True)
+class Finding:
+    """`claim`: the paper's; `where`: the group or domain that the sentence speaks of."""
+
+    claim: str
+    where: str
+    verdict: Verdict
+    text: str
+
+
+def paper() -> dict[str, Any]:
+    """The figures of the paper that ours are held against."""
+    figures: dict[str, Any] = json.loads((resources.files("ift_scale.report") / "paper.json").read_text(encoding="utf-8"))
+    return figures
+
+
+def verdict(low: Any, high: Any) -> Verdict:
+    if absent(low) or absent(high):
+        return "cannot tell"
+    return "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell"
+
+
+def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
+    """What to know before any finding is read."""
+    out = []
     at_chance = base[(base.accuracy_low <= chance) & (chance <= base.accuracy_high)]
-    if len(at_chance) == len(base):
-        sentences.append(
+    if len(base) and len(at_chance) == len(base):
+        out.append(
             f"The base model cannot be told from chance ({chance:.0%}) in any group: it has no knowledge here that the sets could "
             "agree or disagree with, so differences below say nothing about knowledge."
         )
     elif len(at_chance):
         where = ", ".join(f"{row.domain} {row.group}" for row in at_chance.itertuples())
-        sentences.append(f"The base model cannot be told from chance ({chance:.0%}) on: {where}.")
-    overall = comparisons[comparisons.domain == "all"] if (comparisons.domain == "all").any() else comparisons
-    for row in overall.itertuples():
-        interval = f"{row.difference:+.1%} ({row.difference_low:+.1%} to {row.difference_high:+.1%})"
-        pair = f"{row.group}: {NAMES[row.first]} minus {NAMES[row.second]} is {interval}"
-        sentences.append(f"{pair}." if row.excludes_zero else f"{pair}; the interval holds zero, so no difference is shown.")
-    if len(overall) and (overall.seeds == 1).any():
-        sentences.append("One seed only: the intervals speak of the questions drawn, not of the training's own variation.")
-    return sentences
+        out.append(f"The base model cannot be told from chance ({chance:.0%}) on: {where}.")
+    if seeds == 1:
+        out.append("One seed only: the intervals speak of the questions drawn, not of the training's own variation.")
+    return out
+
+
+def differences(comparisons: pd.DataFrame, paper: list[Row], level: float) -> list[Finding]:
+    """The paper's claims about two settings, by group."""
+    rows = overall(comparisons)
+    out = []
+    for first, second, claim in CLAIMS:
+        name = f"{claim} ({treatment(first).short} over {treatment(second).short})"
+        found = rows[(rows["first"] == first) & (rows["second"] == second)]
+        if not len(found):
+            out.append(Finding(name, "", "not asked", "This run has no such comparison."))
+        for row in found.to_dict("records"):
+            theirs = [r for r in paper if (r["first"], r["second"]) == (first, second) and r["group"] in (None, row["group"])]
+            out.append(_difference(name, row, theirs, level))
+    return out
+
+
+def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Finding:
+    low, high = row["difference_low"], row["difference_high"]
+    if absent(row["difference"]) or absent(low):
+        return Finding(claim, row["group"], "cannot tell", "No interval could be made.")
+    text = f"{points(row['difference'], True)} points ({points(low, True)} to {points(high, True)})"
+    told = verdict(low, high)
+    corrected: Any = row.get("holm_p")
+    if told == "cannot tell":
+        text += ": the interval holds zero, so no difference is shown"
+        if not absent(row.get("detectable")):
+            text += f"; this test could have shown one of {points(row['detectable'])}"
+    elif not absent(corrected) and corrected > 1 - level:
+        told = "cannot tell"
+        text += f": not after Holm's correction for the number of tests (p = {p_value(corrected)})"
+    if theirs:
+        text += f"; paper {listed([number(r['value'] * 100, 2, sign=True) for r in theirs])}"
+    return Finding(claim, row["group"], told, text + ".")
+
+
+def best_ratio(table: pd.DataFrame) -> list[Finding]:
+    claim = "All self-aligning (ratio 1) is not the best mixture"
+    if not len(table):
+        return [Finding(claim, "", "not asked", "This run has no mixtures.")]
+    chosen = table[table.domain == ALL] if (table.domain == ALL).any() else table[table.domain != POOLED]
+    out = []
+    for row in (chosen if len(chosen) else table).to_dict("records"):
+        where = row["group"] if row["domain"] == ALL else f"{row['domain']}, {row['group']}"
+        if absent(row["best_ratio"]) or absent(row["difference"]):
+            out.append(Finding(claim, where, "cannot tell", "Ratio 1 was not among the arms."))
+            continue
+        if row["best_ratio"] >= 1:
+            text = "the best accuracy was measured at ratio 1 itself"
+            out.append(Finding(claim, where, "does not hold", f"{text} (a tie, or better than every mixture that was tried)."))
+            continue
+        told = verdict(row["low"], row["high"])
+        text = f"best at {row['best_ratio']:g}, {points(row['difference'], True)} points against ratio 1"
+        if not absent(row["low"]):
+            text += f" ({points(row['low'], True)} to {points(row['high'], True)})"
+        reason = ": the interval holds zero" if told == "cannot tell" else ""
+        out.append(Finding(claim, where, told, text + reason + "."))
+    return out
+
+
+def correlation(table: pd.DataFrame, theirs: Row) -> list[Finding]:
+    claim = "The more consistent an arm stays with the base model, the better it answers"
+    rows = table[table.measure == "consistency"]
+    if not len(rows):
+        return [Finding(claim, "", "not asked", "Too few arms to correlate.")]
+    out = []
+    for row in rows.to_dict("records"):
+        if absent(row["rho"]):
+            reason = "it is not defined here" if absent(row["reason"]) else str(row["reason"])
+            out.append(Finding(claim, row["group"], "cannot tell", f"no correlation: {reason}."))
+            continue
+        text = f"partial rank correlation {row['rho']:+.2f}".replace("-", "−")
+        if not absent(row["low"]):
+            text += f" ({row['low']:+.2f} to {row['high']:+.2f})".replace("-", "−")
+        told = verdict(row["low"], row["high"])
+        text += ": the interval holds zero" if told == "cannot tell" and not absent(row["low"]) else ""
+        out.append(Finding(claim, row["group"], told, f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}."))
+    return out
+
+
+def all_findings(facts: Facts) -> dict[str, list[Finding]]:
+    """By claim."""
+    level, theirs = facts.config.analyse.confidence_level, paper()
+    found: Iterable[Finding] = [
+        *differences(facts["comparisons"], theirs["differences"], level),
+        *best_ratio(facts["best_ratio"]),
+        *correlation(facts["correlation"], theirs["correlation"]),
+    ]
+    out: dict[str, list[Finding]] = {}
+    for finding in found:
+        out.setdefault(finding.claim, []).append(finding)
+    return out

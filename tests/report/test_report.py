@@ -1,94 +1,207 @@
-"""The report never claims more than an interval shows."""
+"""The page, its files, and what it does with little or with strange input."""
 
-import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from ift_scale.records import Arm
-from ift_scale.report import live, plots
-from ift_scale.report.findings import findings
-from ift_scale.report.run import reliability
+from ift_scale.report import colors, latex
+from ift_scale.report.facts import Facts, read
+from ift_scale.report.html import number, table
+from ift_scale.report.run import page, run
+from ift_scale.report.sections.probe import calibration, letters, reliability
+from ift_scale.report.svg import Axis, Chart, limits, round_numbers
+from ift_scale.treatments import BY_NAME, POOLED
+from tests.report import synthetic
+
+VOID = {"meta", "link", "br", "img", "hr", "path", "circle", "rect", "polygon"}
 
 
-def _comparison(difference: float, low: float, high: float, seeds: int = 3) -> pd.DataFrame:
-    row = {"first": "harmonious", "second": "incompatible", "domain": "d", "group": "HOMO", "seeds": seeds, "questions": 100}
-    row |= {"difference": difference, "difference_low": low, "difference_high": high, "excludes_zero": low > 0 or high < 0}
-    return pd.DataFrame([row])
+class Reader(HTMLParser):
+    """Tags must close in order; gathers the visible text, the addresses, and what has ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.unnamed: list[str] = []
+        self.headings: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [values[name] or "" for name in ("href", "src") if name in values]
+        self.ids += [values["id"] or ""] if "id" in values else []
+        if (tag == "svg" or values.get("role") == "region") and not values.get("aria-label"):
+            self.unnamed.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes another: {self.open[-5:]}"
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text.append(data)
 
 
-def _base(accuracy: float, low: float, high: float) -> pd.DataFrame:
-    return pd.DataFrame([{"domain": "d", "group": "HOMO", "accuracy": accuracy, "accuracy_low": low, "accuracy_high": high}])
+def _read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return reader
 
 
-def test_an_interval_that_holds_zero_is_no_effect() -> None:
-    told = findings(_comparison(0.02, -0.05, 0.09), _base(0.6, 0.5, 0.7), 0.25)
-    assert told == [
-        "HOMO: harmonious (H) minus incompatible (I) is +2.0% (-5.0% to +9.0%); the interval holds zero, so no difference is shown."
-    ]
+def _check(text: str) -> Reader:
+    """What every page must keep."""
+    reader = _read(text)
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", " ".join(reader.text))
+    assert not re.search(r'["\s,ML](-?nan|-?inf)\b', text), "a chart has a place that is no number"
+    for address in reader.addresses:
+        inside = address.startswith("#") and address[1:] in reader.ids
+        assert inside or re.fullmatch(r"[a-z_]+\.(csv|jsonl|tex)", address), address
+    assert len(set(reader.ids)) == len(reader.ids) and reader.unnamed == []
+    assert all(b <= a + 1 for a, b in zip(reader.headings, reader.headings[1:], strict=False)) and reader.headings.count(1) == 1
+    assert not re.search(r"url\(|@import|https?://", text)
+    return reader
 
 
-def test_an_effect_is_told_with_its_interval() -> None:
-    told = findings(_comparison(0.2, 0.1, 0.3, seeds=1), _base(0.6, 0.5, 0.7), 0.25)
-    assert told[0] == "HOMO: harmonious (H) minus incompatible (I) is +20.0% (+10.0% to +30.0%)."
-    assert told[1].startswith("One seed only")
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    return synthetic.facts(tmp_path_factory.mktemp("full") / "files")
 
 
-def test_a_base_model_at_chance_is_told_first() -> None:
-    told = findings(_comparison(0.2, 0.1, 0.3), _base(0.26, 0.2, 0.32), 0.25)
-    assert told[0].startswith("The base model cannot be told from chance (25%) in any group")
+def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
+    run(full.config, tmp_path / "report", "k", {}, full.sources)
+    text = (tmp_path / "report" / "index.html").read_text()
+    told = " ".join(_check(text).text)
+    titles = ("Beside the paper", "Mixtures", "What turned right", "Example questions", "Written answers", "Live knowledge")
+    assert all(title in told for title in titles)
+    assert len(text) < 1_500_000 and text.count("<svg") > 80
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
+    assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
+    assert "kl is the same for every point" in told and "∞" in told  # reasons where there is no number
 
 
-def test_plots_are_svg_and_the_same_every_time() -> None:
-    picture = plots.differences(_comparison(0.2, 0.1, 0.3))
-    assert picture.startswith("<svg") and "H - I  d  HOMO" in picture
-    assert picture == plots.differences(_comparison(0.2, 0.1, 0.3))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    return synthetic.facts(tmp_path_factory.mktemp("small") / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",))
 
 
-KNOWLEDGE = {
-    "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
-    "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
-}  # fmt: skip
+def test_texts_of_the_run_are_escaped(small: Facts) -> None:
+    text = page(small, [])
+    assert "<script>alert" not in text and "<b>mint" not in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; Which of A &amp; B?" in text
+
+
+def test_the_page_is_the_same_every_time(small: Facts) -> None:
+    assert page(small, []) == page(Facts(small.config, small.sources), [])
+
+
+def test_the_page_of_the_least_run(tmp_path: Path) -> None:
+    facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",), full=False)
+    told = " ".join(_check(page(facts, ["arms.csv"])).text)
+    assert "One seed only" in told and "fine-tuned 2 times" in told and "law" in told
+    assert "Mixtures:" not in told and "Example questions" not in told and "Written answers" not in told
+
+
+@pytest.mark.parametrize(
+    ("domains", "settings"),
+    [((POOLED,), ("natural",)), ((*synthetic.DOMAINS[:2], POOLED), ("self_aligning", "unknown-0.5", "highly_known", "unknown"))],
+)
+def test_any_settings_and_domains_make_a_page(tmp_path: Path, domains: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
+    told = " ".join(_check(page(facts, [])).text)
+    assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
+
+
+def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
+    facts = synthetic.facts(tmp_path / "files", ("law",), full=False)
+    for name in ("comparisons", "correlation", "grades"):
+        (facts.sources.tables / f"{name}.csv").write_text("\n")
+    told = " ".join(_check(page(facts, [])).text)
+    assert "no two settings to compare" in told and "No correlation was computed" in told
+
+
+def test_a_domain_may_be_called_na(tmp_path: Path) -> None:
+    (tmp_path / "base.csv").write_text("domain,group,accuracy\nNA,HOMO,0.5\nnull,ID,\n")
+    found = read(tmp_path / "base.csv", "base")
+    assert found.domain.tolist() == ["NA", "null"] and found.accuracy.isna().tolist() == [False, True]
+
+
+def test_an_empty_cell_needs_a_reason() -> None:
+    with pytest.raises(AssertionError, match="nothing says why"):
+        table([{"a": "x", "b": None}], "Something")
+    assert "– was not asked" in table([{"a": "x", "b": None}], "Something", "was not asked.")
+
+
+def test_numbers() -> None:
+    assert [number(v, 1) for v in (None, float("nan"), -0.04, -1.25)] == ["–", "–", "0.0", "−1.2"]
+    assert [number(v, 1) for v in (1234.5, float("-inf"))] == ["1,234.5", "−∞"]
+    assert number(0.0, 1, sign=True) == "0.0" and number(0.3, 1, sign=True) == "+0.3"
+
+
+def test_every_colour_is_seen_on_both_backgrounds() -> None:
+    for setting in [*BY_NAME, "mixture-0.5", "mixture-0.25", "unknown-0.5"]:
+        for background in ("#ffffff", "#15171c"):
+            assert colors.contrast(colors.of(setting), background) >= 3, setting
+    assert len({colors.of(setting) for setting in BY_NAME}) == len(BY_NAME)
+    assert colors.contrast(colors.readable_on("#d55e00"), "#d55e00") >= 4.5
+
+
+def test_text_of_the_page_has_contrast_enough() -> None:
+    style = (Path(colors.__file__).parent / "page.css").read_text()
+    for block in (style.split("@media")[0], style.split("dark) {")[1].split("}")[0]):
+        found = dict(re.findall(r"--(\w+): (#\w{6})", block))
+        for name in ("ink", "quiet", "link", "good", "bad", "open"):
+            for behind in ("paper", "faint"):
+                assert colors.contrast(found[name], found[behind]) >= 4.5, (name, behind)
+
+
+def test_ticks_are_round() -> None:
+    assert round_numbers(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and round_numbers(-0.07, 0.31) == [0, 0.1, 0.2, 0.3]
+    assert limits([]) == (0.0, 1.0) and limits([0.3, 0.3])[0] < 0.3 < limits([0.3, float("nan")])[1]
+
+
+def test_what_is_no_number_is_not_drawn() -> None:
+    chart = Chart(Axis(0, 1), Axis(0, 1), "nothing")
+    nan = float("nan")
+    chart.point(nan, 1, "#000000")
+    chart.line([0, nan], [nan, 1], "#000000")
+    chart.band([0, 1], [nan, nan], [1, nan], "#000000")
+    chart.bar(nan, 1, 0, 1, "#000000")
+    chart.level(nan)
+    chart.text(nan, 0, "a")
+    assert chart.marks == []
 
 
 def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
-    assert reliability(KNOWLEDGE).measure.tolist() == ["expected calibration error", "Brier score", "spread of recall, 4 options"]
+    plain = synthetic.KNOWLEDGE
+    measures = ["expected calibration error", "Brier score", "spread of recall, 4 options"]
+    assert [row["measure"] for row in reliability(plain)] == measures
     grades = {"HighlyKnown": 5, "MaybeKnown": 1, "WeaklyKnown": 0, "Unknown": 2}
     more = {
         "letters": {"4": {"recall": [0.5] * 4, "recall_std": 0, "letter_bias": 0.2, "probability": [0.4] * 4, "prior": [0.2] * 4}},
         "views": {"questions": 8, "agreement": 0.75}, "cloze": {"accuracy": 0.5, "agreement": 0.6}, "grades": grades,
         "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
     }  # fmt: skip
-    told = dict(reliability(KNOWLEDGE | more)[["measure", "value"]].to_numpy().tolist())
+    told = {row["measure"]: row["value"] for row in reliability(plain | more)}
     assert told["letter bias, 4 options"] == "0.200" and told["agreement of views"] == "0.750"
     assert told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
-    assert plots.letters((KNOWLEDGE | more)["letters"]).count("prior (PriDe)") == 1  # type: ignore[arg-type]
-    assert plots.calibration(KNOWLEDGE["calibration"]).startswith("<svg")  # type: ignore[arg-type]
+    assert letters(4, more["letters"]["4"]).count("<circle") == 12  # type: ignore[index]
+    assert calibration(plain["calibration"]).startswith("<svg")  # type: ignore[arg-type]
 
 
-def test_an_interval_of_no_width_can_be_drawn() -> None:
-    row = {"setting": "harmonious", "domain": "d", "group": "HOMO", "kl": 0.3, "kl_low": 0.1 + 0.2, "kl_high": 0.3}
-    assert plots.measure(pd.DataFrame([row]), "kl", "KL").startswith("<svg")
-
-
-def test_live_curves_average_over_seeds_where_steps_differ() -> None:
-    rows = [(0, 0, 0.2), (0, 4, 0.6), (0, 8, 0.8), (1, 0, 0.2), (1, 2, 0.4)]  # seed 1 stopped early
-    arms = pd.DataFrame([{"seed": seed, "step": step, "accuracy": value} for seed, step, value in rows])
-    found = live.curve(arms, "accuracy").set_index("step")
-    assert found.loc[2].tolist() == pytest.approx([0.4, 0.4, 0.4]) and found.loc[8].tolist() == pytest.approx([0.6, 0.4, 0.8])
-
-
-def test_live_knowledge_is_a_table_and_pictures(tmp_path: Path) -> None:
-    arms = [Arm(domain=domain, setting=setting, seed=0) for domain in ("law", "history") for setting in plots.LABELS]
-    assert live.table(tmp_path, arms).empty
-    row = {"step": 0, "accuracy": 0.5, "rank_correlation": 0.4, "divergence": 0.1, "letter_mass": 1.0, "questions": 9}
-    row |= {"seconds": 0.1, "share": 0.02, "grades": {"Unknown": {"questions": 9, "accuracy": 0.5}}}
-    for arm in arms[:-1]:
-        (tmp_path / arm.name).mkdir()
-        (tmp_path / arm.name / "live.jsonl").write_text("".join(json.dumps(row | {"step": step}) + "\n" for step in (0, 5)))
-    found = live.table(tmp_path, arms)
-    assert len(found) == 2 * (len(arms) - 1) and found.Unknown.eq(0.5).all() and live.graded(found) == ["Unknown"]
-    picture = plots.live(found)
-    assert picture.startswith("<svg") and "law: KL, nats" in picture and "history: accuracy" in picture
-    assert "law: I incompatible" in plots.live_grades(found)
+def test_latex_is_escaped_and_balanced(full: Facts) -> None:
+    assert latex.escape("50% of A_B & {C} − \\x") == r"50\% of A\_B \& \{C\} $-$ \textbackslash{}x"
+    text = latex.tables(full)
+    assert text.count(r"\begin{") == text.count(r"\end{") == 6 and r"\toprule" in text
+    body = [line for line in text.splitlines() if " & " in line]
+    assert all(re.search(r"(?<!\\)[%_#]", line) is None and line.endswith(r" \\") for line in body)
+    assert not re.search(r"[−∞–×]", text)

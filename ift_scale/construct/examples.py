@@ -1,0 +1,90 @@
+"""Items as training examples in the chat form."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from ift_scale.config import ConstructConfig
+from ift_scale.construct.items import Item
+from ift_scale.inference.prompts import chat_messages, gold_text, response_text
+from ift_scale.inference.texts import AuthorGroup, TextKey, TextKind
+from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
+from ift_scale.treatments import treatment
+
+
+class Builder:
+    """Makes the examples of one domain."""
+
+    def __init__(
+        self,
+        config: ConstructConfig,
+        questions: Mapping[str, Question],
+        scores: Mapping[str, Score],
+        texts: Mapping[TextKey, Text],
+    ):
+        self._config, self._questions, self._scores, self._texts = config, questions, scores, texts
+
+    def question(self, item: Item) -> Question:
+        return self._questions[item.question_id]
+
+    def target(self, item: Item) -> int | None:
+        """The option that an item teaches; None for a refusal and for free questions."""
+        if item.target == "refusal":
+            return None
+        return self._scores[item.question_id].prediction if item.target == "predicted" else self._questions[item.question_id].answer
+
+    def example(self, setting: str, item: Item, letter: int | None = None) -> Example:
+        """`letter`: the place that the target option is to have; it changes places with the option that stands there."""
+        question, score = self._questions[item.question_id], self._scores[item.question_id]
+        target = self.target(item)
+        order = None if letter is None or target is None else swapped(len(question.choices), target, letter)
+        context = self._text(item, "context", None).text if item.context else None
+        wording: Wording = "dataset"
+        if item.target == "refusal":
+            response, wording = self._config.refusal, "refusal"
+        elif question.kind == "free":
+            own = item.target == "predicted"
+            response, wording = (score.response or "", "base_model") if own else (gold_text(question), "dataset")
+        else:
+            assert target is not None
+            response = response_text(question, target, self._config.response, order)
+            if self._config.response == "letter_text_explanation":
+                explanation = self._text(item, "explanation", target)
+                response, wording = f"{response}\n{explanation.text}", explanation.author
+        meta = ExampleMeta(
+            setting=setting,
+            question_id=question.id,
+            domain=question.domain,
+            target=None if target is None else LETTERS[target if order is None else order.index(target)],
+            ratio=treatment(setting).ratio,
+            consistent=item.agrees,
+            wording=wording,
+            weight=item.weight,
+        )
+        return Example(messages=[*chat_messages(question, order, context), Message(role="assistant", content=response)], meta=meta)
+
+    def _text(self, item: Item, kind: TextKind, target: int | None) -> Text:
+        author: AuthorGroup = item.author if kind == "explanation" else "external"
+        return self._texts[TextKey(item.question_id, kind, target, author)]
+
+    def length(self, item: Item) -> int:
+        """Characters of the question and the response."""
+        return sum(len(message.content) for message in self.example("harmonious", item).messages)
+
+
+def swapped(num_choices: int, target: int, letter: int) -> list[int]:
+    """The order of the options in which option `target` and the one at place `letter` have changed places."""
+    order = list(range(num_choices))
+    order[target], order[letter] = order[letter], order[target]
+    return order
+
+
+def even_letters(num_choices: Sequence[int], seed: str) -> list[int]:
+    """A place for each example's target: for each number of options all places equally often (up to one), in random order.
+
+    Every setting has the same counts, since it does not depend on the questions. Shape as `num_choices`.
+    """
+    places: dict[int, list[int]] = {}
+    for count in dict.fromkeys(num_choices):
+        total = num_choices.count(count)
+        places[count] = random.Random(f"{seed}/{count}").sample([i % count for i in range(total)], total)
+    return [places[count].pop() for count in num_choices]

@@ -1,0 +1,68 @@
+"""A colour for every treatment and grade: told apart by the colour-blind (after Okabe and Ito 2008), seen on light and dark alike.
+
+Each has a contrast of 3 or more against both of the page's backgrounds, so that no colour changes with the mode.
+"""
+
+from ift_scale.treatments import consistency_ratio, unknown_ratio
+
+NAMED = {
+    "harmonious": "#008f68",
+    "incompatible": "#d55e00",
+    "self_aligning": "#2a78c8",
+    "contextualized": "#c2569a",
+    "natural": "#80808a",
+    "discard_unknown": "#8c7438",
+    "refuse_unknown": "#b5651d",
+    "open_book": "#5c8a1f",
+    "conflict_weighted": "#8a63d2",
+    "self_distilled": "#3a8f9e",
+    "only_wrong": "#c4475f",
+    "highly_known": "#1f8a8a",
+    "maybe_known": "#6b8f3a",
+    "weakly_known": "#ae7c10",
+    "unknown": "#c0504d",
+}
+GRADES = {
+    "HighlyKnown": NAMED["highly_known"],
+    "MaybeKnown": NAMED["maybe_known"],
+    "WeaklyKnown": NAMED["weakly_known"],
+    "Unknown": NAMED["unknown"],
+    "known right": NAMED["harmonious"],
+    "known wrong": NAMED["incompatible"],
+    "uncertain": NAMED["natural"],
+}
+OTHER = "#80808a"
+
+
+def of(setting: str) -> str:
+    """A mixture's colour lies between those of its two ends."""
+    if setting in NAMED:
+        return NAMED[setting]
+    ratio = consistency_ratio(setting)
+    if ratio is not None:
+        return _between(NAMED["incompatible"], NAMED["self_aligning"], ratio)
+    ratio = unknown_ratio(setting)
+    return OTHER if ratio is None else _between(NAMED["highly_known"], NAMED["unknown"], ratio)
+
+
+def _between(first: str, second: str, share: float) -> str:
+    pairs = zip(*(bytes.fromhex(color[1:]) for color in (first, second)), strict=True)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance (WCAG 2)."""
+    parts = [part / 255 for part in bytes.fromhex(color[1:])]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    """Ratio of two colours' luminances (WCAG 2): 1 none, 21 black on white."""
+    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def readable_on(color: str) -> str:
+    """White or black, whichever stands out more."""
+    return max(("#ffffff", "#000000"), key=lambda text: contrast(text, color))

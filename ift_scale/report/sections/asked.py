@@ -1,0 +1,74 @@
+"""What was asked, and the findings."""
+
+from markupsafe import Markup
+
+from ift_scale.report import findings
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import joined, listed, name_of, paragraph, plural
+from ift_scale.treatments import POOLED, consistency_ratio
+
+_MARKS = {"holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open")}
+
+
+def body(facts: Facts) -> Markup:
+    config, arms = facts.config, facts.sources.arms
+    own = [domain for domain in facts.domains if domain != POOLED]
+    sizes = {
+        int(value)
+        for m in facts.sources.manifests.get("construct", [])
+        for key, value in m.counts.items()
+        if key.endswith("/set_size")
+    }
+    mixtures = [s for s in facts.settings if s not in ("incompatible", "self_aligning") and consistency_ratio(s) is not None]
+    named = [name_of(s) for s in facts.settings if s not in mixtures]
+    if mixtures:
+        named.append(plural(len(mixtures), "mixture") + " of S and I")
+    sentences = [
+        "Instruction fine-tuning teaches a model how to answer, and it may also teach what to answer. Which of the two changes its "
+        "results? To see, the same base model is fine-tuned on sets that agree with what it already believes, and on sets that "
+        "contradict it.",
+        f"Base model: {config.model.path}. It was fine-tuned {plural(len(arms), 'time')}: in "
+        f"{plural(len(facts.settings), 'setting')} ({listed(named)}), on {plural(len(own), 'domain')} ({listed(own)})"
+        + (", and across them" if POOLED in facts.domains and own else "")
+        + f", with {plural(len(facts.seeds), 'seed')} each.",
+    ]
+    if sizes:
+        between = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
+        sentences.append(
+            f"Every set of a domain has the same size: {between} questions"
+            + (
+                f", and general instructions make up {config.construct.general.share:.0%} of it."
+                if config.construct.general.path
+                else "."
+            )
+        )
+    sentences.append(
+        "Each was then asked held-out questions of its domain (HOMO), benchmark questions of its domain (ID) and of all other "
+        "domains (OOD), without examples. Differences are in percentage points."
+    )
+    return joined(paragraph(text) for text in sentences)
+
+
+def found(facts: Facts) -> Markup:
+    """The paper's findings, each with what this run shows of it."""
+    warnings = findings.cautions(facts["base"], facts.sources.chance, len(facts.seeds))
+    intro = (
+        f"Against the paper's findings, {facts.place}. In brackets: {facts.level} intervals. A finding holds here only where the "
+        "whole interval lies on its side of zero."
+    )
+    items = []
+    for claim, parts in findings.all_findings(facts).items():
+        lines = [
+            Markup('<li><span class="verdict {}">{}</span><span>{}{}</span></li>').format(
+                *reversed(_MARKS.get(part.verdict, ("– not asked", "open"))), f"{part.where}: " if part.where else "", part.text
+            )
+            for part in parts
+        ]
+        items.append(Markup("<li><h3>{}</h3><ul>{}</ul></li>").format(claim, joined(lines)))
+    return joined(
+        [
+            *(paragraph(text, "caution") for text in warnings),
+            paragraph(intro),
+            Markup('<ul class="claims">{}</ul>').format(joined(items)),
+        ]
+    )

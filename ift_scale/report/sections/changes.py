@@ -1,0 +1,146 @@
+"""Question by question: what turned right or wrong, and what became of what the base model knew."""
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ift_scale.records import GRADES
+from ift_scale.report import colors
+from ift_scale.report.facts import Facts, averaged
+from ift_scale.report.html import details, figure, folded, interval, joined, key, legend, name_of, number, paragraph, points
+from ift_scale.report.svg import Axis, Chart, across, down, limits
+from ift_scale.treatments import treatment
+
+KINDS = {
+    "right_right": ("stays right", "#008f68"),
+    "wrong_right": ("turns right", "#2a78c8"),
+    "right_wrong": ("turns wrong", "#d55e00"),
+    "wrong_wrong": ("stays wrong", "#80808a"),
+}
+
+
+def transitions(facts: Facts) -> Markup | None:
+    found = facts["transitions"]
+    if not len(found):
+        return None
+    whole = facts.ordered(averaged(found, ("setting", "group")))
+    panels = [(group, _bars(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
+    text = (
+        "Of all questions, the share that the base model (few-shot) and the arm both answer rightly, only one of them, or neither."
+    )
+    parts = [
+        paragraph(text),
+        figure(panels, f"Shares of the questions, {facts.place}.", legend((color, name) for name, color in KINDS.values())),
+        _shares(whole, f"Transitions in percent of the questions: {facts.place}"),
+    ]
+    for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
+        parts.append(details(domain, _shares(facts.ordered(found[found.domain == domain]), f"Transitions in percent: {domain}")))
+    return joined(parts)
+
+
+def _shares(rows: pd.DataFrame, caption: str) -> Markup:
+    shown = [
+        {"setting": name_of(row["setting"]), "group": row["group"]} | {KINDS[k][0]: points(row[k]) for k in KINDS}
+        for row in rows.to_dict("records")
+    ]
+    return folded(shown, caption, "no question was asked of both.", heads=2)
+
+
+def _bars(rows: pd.DataFrame, group: str) -> Markup:
+    names = [treatment(s).short for s in rows.setting]
+    chart = Chart(Axis(0, 1, "share of the questions", percent=True), down(names), f"Transitions on {group}", 26 * len(names) + 60)
+    for place, row in enumerate(rows.to_dict("records")):
+        left = 0.0
+        for kind, (_, color) in KINDS.items():
+            chart.bar(left, left + row[kind], place, 0.72, color, points(row[kind]))
+            left += row[kind]
+    return chart.svg()
+
+
+def grades(facts: Facts) -> Markup | None:
+    found = facts["grades"]
+    if not len(found):
+        return None
+    order = ["known right", "uncertain", "known wrong", *GRADES]
+    there = sorted(dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order))
+    whole = facts.ordered(averaged(found, ("setting", "group", "grade")))
+    kinds = [kind for kind in ([g for g in there if g not in GRADES], [g for g in there if g in GRADES]) if kind]
+    parts = [
+        paragraph(
+            "Accuracy of each arm by what the base model knew of the question before: what is kept, what is learnt, what is lost."
+        )
+    ]
+    for kind in kinds:
+        panels = [(group, _by_grade(whole, group, kind)) for group in facts.groups if (whole.group == group).any()]
+        parts.append(
+            figure(
+                panels, f"Accuracy by what was known, {facts.place}. Points: mean and interval.", key(dict.fromkeys(whole.setting))
+            )
+        )
+    rows: list[dict[str, Any]] = [
+        {
+            "setting": name_of(row["setting"]),
+            "group": row["group"],
+            "known before": row["grade"],
+            "questions": number(row["questions"], 0),
+            "accuracy": interval(row, "accuracy"),
+            "consistency": number(row["consistency"], 3),
+        }
+        for row in whole.to_dict("records")
+    ]
+    return joined([*parts, folded(rows, f"By what the base model knew: {facts.place}", "there is no such question.", heads=3)])
+
+
+def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
+    part = rows[rows.group == group]
+    settings = list(dict.fromkeys(part.setting))
+    chart = Chart(across(kinds), Axis(*limits([*part.accuracy_low, *part.accuracy_high, *part.accuracy], 0, 1), "accuracy",
+                  percent=True), f"Accuracy on {group} by what the base model knew")  # fmt: skip
+    for row in part[part.grade.isin(kinds)].to_dict("records"):
+        offset = (settings.index(row["setting"]) - (len(settings) - 1) / 2) * 0.8 / len(settings)
+        place, color = kinds.index(row["grade"]) + offset, colors.of(row["setting"])
+        chart.interval(place, row["accuracy_low"], row["accuracy_high"], color)
+        chart.point(place, row["accuracy"], color, size=3)
+    return chart.svg()
+
+
+def generated(facts: Facts) -> Markup | None:
+    """Where answers were written and not only read off the letters."""
+    parts = []
+    if len(found := facts["generated"]):
+        rows = [
+            {"setting": name_of(row["setting"]), "group": row["group"], "by letter": points(row["letter_accuracy"]),
+             "by written answer": points(row["generated_accuracy"]), "agreement": points(row["agreement"]),
+             "names no option": points(row["unparsed"])}
+            for row in facts.ordered(averaged(found, ("setting", "group"))).to_dict("records")
+        ]  # fmt: skip
+        caption = f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
+        parts.append(folded(rows, caption, "no such answer.", heads=2))
+    if len(found := facts["abstention"]):
+        whole = facts.ordered(averaged(found, ("setting", "group")))
+        panels = [(group, _refusals(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
+        entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
+        parts.append(
+            figure(panels, "A model that knows what it knows refuses much on the right and little on the left.", legend(entries))
+        )
+        rows = [
+            {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
+             "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
+             "answered": points(row["answered"]) if row["answered"] <= 1 else number(row["answered"], 0),
+             "accuracy where answered": interval(row, "accuracy_answered")}
+            for row in whole.to_dict("records")
+        ]  # fmt: skip
+        parts.append(folded(rows, f"Refusals in percent: {facts.place}", "there was no such question or answer.", heads=2))
+    return joined(parts) if parts else None
+
+
+def _refusals(rows: pd.DataFrame, group: str) -> Markup:
+    names = [treatment(s).short for s in rows.setting]
+    height = 22 * len(names) + 62
+    chart = Chart(Axis(-0.02, 1.02, "share refused", percent=True), down(names), f"Refusals on {group} by setting", height)
+    for place, row in enumerate(rows.to_dict("records")):
+        chart.line([row["refused_known"], row["refused_unknown"]], [place, place], "currentColor", "thin")
+        chart.point(row["refused_known"], place, "#008f68")
+        chart.point(row["refused_unknown"], place, "#d55e00", "diamond")
+    return chart.svg()

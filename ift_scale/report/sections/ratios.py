@@ -1,0 +1,98 @@
+"""Accuracy by ratio: mixtures of self-aligning and incompatible examples, and of unknown and known ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ift_scale.report import colors
+from ift_scale.report.facts import ALL, Facts, overall
+from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table
+from ift_scale.report.svg import Axis, Chart, limits
+from ift_scale.treatments import POOLED, consistency_ratio, unknown_ratio
+
+Ratio = Callable[[str], float | None]
+KINDS: tuple[tuple[Ratio, str, str], ...] = (
+    (consistency_ratio, "self_aligning", "share of self-aligning examples"),
+    (unknown_ratio, "unknown", "share of unknown questions"),
+)
+
+
+def body(facts: Facts) -> Markup | None:
+    parts = [part for kind in KINDS if (part := _kind(facts, *kind)) is not None]
+    return joined(parts) if parts else None
+
+
+def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | None:
+    settings = facts["settings"]
+    found = settings.assign(ratio=pd.to_numeric(settings.setting.map(ratio_of))).dropna(subset=["ratio"]).sort_values("ratio")
+    if found.ratio.nunique() < 3:
+        return None
+    mixed = ratio_of is consistency_ratio
+    lines = "Line and band: mean and interval; ring: the best ratio; dashed: the base model, few-shot; dotted: chance."
+    parts: list[Any] = [
+        paragraph(
+            "From sets that contradict the model (0, incompatible) to sets that repeat its own answers (1, self-aligning): where "
+            "between the two is a set best?"
+            if mixed
+            else "From questions that the model knows (0) to questions that it does not (1)."
+        )
+    ]
+    whole = overall(found)
+    names = [(ALL, facts.place, whole)] if len(whole) else []
+    names += (
+        [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []
+    )
+    for name, title, rows in names:
+        panels = []
+        for group in [g for g in facts.groups if (rows.group == g).any()]:
+            panels.append((f"{group}: {title}", _panel(facts, rows[rows.group == group], name, group, colors.of(color), label)))
+        if name == ALL or len(names) == 1:
+            parts += [figure(panels, lines), _best(facts) if mixed else ""]
+        else:
+            parts.append(figure(panels, f"{title}: accuracy by {label}."))
+    first = next((i for i, part in enumerate(parts) if i > 2), None)
+    if len(names) > 1 and first is not None:
+        parts = [*parts[:first], details("By domain", joined(parts[first:]))]
+    return joined(parts)
+
+
+def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str, label: str) -> Markup:
+    base = facts["base"]
+    own = base[(base.group == group) & ((base.domain != POOLED) if domain == ALL else (base.domain == domain))].accuracy.mean()
+    low, high = limits([*rows.accuracy_low, *rows.accuracy_high, own, facts.sources.chance], 0, 1)
+    about = f"Accuracy on {group} by {label}, {domain}"
+    chart = Chart(Axis(-0.03, 1.03, label), Axis(low, high, "accuracy", percent=True), about, height=230)
+    chart.level(own)
+    chart.level(facts.sources.chance, "dotted")
+    xs = rows.ratio.tolist()
+    chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
+    chart.line(xs, rows.accuracy, color)
+    best = rows.loc[rows.accuracy.idxmax()] if rows.accuracy.notna().any() else None
+    for row in rows.itertuples():
+        chart.point(row.ratio, row.accuracy, colors.of(row.setting), size=3)
+    if best is not None:
+        chart.point(best.ratio, best.accuracy, color, size=6.5, hollow=True)
+        chart.point(best.ratio, best.accuracy, color, size=3)
+        anchor = "start" if best.ratio < 0.2 else "end" if best.ratio > 0.8 else "middle"
+        chart.text(best.ratio, best.accuracy, f"best: {best.ratio:g}", anchor, over=11)
+    return chart.svg()
+
+
+def _best(facts: Facts) -> Markup:
+    rows = [
+        {
+            "domain": "all" if row["domain"] == ALL else row["domain"],
+            "group": row["group"],
+            "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
+            "accuracy": points(row["accuracy"]),
+            "points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
+        }
+        for row in facts["best_ratio"].to_dict("records")
+    ]
+    if not rows:
+        return Markup("")
+    note = "The best of several ratios is chosen on the questions that it is judged by, which flatters it a little."
+    missing = "there is no arm at ratio 1, or too few questions."
+    return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])

@@ -1,0 +1,153 @@
+"""The sets: what the base model knows of each pool, and how far the sets differ in what should not differ."""
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ift_scale.report import colors
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import details, figure, joined, key, name_of, number, paragraph, points, table
+from ift_scale.report.svg import Axis, Chart, down, limits
+from ift_scale.treatments import in_order, treatment
+
+STAGES = ("before", "after")
+COVARIATES = {"letter": "target letter", "author": "author", "confidence": "confidence", "length": "length"}
+_SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#704784", "#80808a")
+
+
+def knowledge(facts: Facts) -> list[dict[str, Any]]:
+    columns = ("known_right", "known_wrong", "uncertain", "near_threshold", "set_size")
+    counts = {key: value for m in facts.sources.manifests.get("construct", []) for key, value in m.counts.items()}
+    domains = dict.fromkeys(name.split("/")[0] for name in counts if name.endswith("/set_size"))
+    return [{"domain": d} | {c.replace("_", " "): number(counts.get(f"{d}/{c}"), 0) for c in columns} for d in domains]
+
+
+def body(facts: Facts) -> Markup | None:
+    parts: list[Markup] = []
+    if rows := knowledge(facts):
+        text = (
+            "What the base model knows of each pool's train questions, and the size of every set. \u201cNear the "
+            "threshold\u201d counts "
+            "questions that rounding could move."
+        )
+        parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
+    counts = {k: v for m in facts.sources.manifests.get("questions", []) for k, v in m.counts.items() if k.startswith("duplicates")}
+    counts |= {k: v for k, v in facts.sources.audit.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    if counts:
+        rows = [{"found": name.replace("_", " "), "count": number(value, 0)} for name, value in counts.items()]
+        parts.append(table(rows, "Duplicates among the questions"))
+    parts += _balance(facts)
+    return joined(parts) if parts else None
+
+
+def _balance(facts: Facts) -> list[Markup]:
+    found = facts["balance"]
+    if not len(found):
+        return []
+    settings = in_order(list(dict.fromkeys(found.setting)))
+    stages = [stage for stage in STAGES if (found.stage == stage).any()]
+    intro = (
+        "Sets should differ in nothing but their agreement with the model. What is seen here and is no knowledge could pass "
+        "for it: a "
+        "letter that one set prefers, surer questions, longer responses, another author. Before: as they come; after: as they were "
+        "trained on, with this run's matching."
+    )
+    parts = [Markup("<h3>Balance of the sets</h3>"), paragraph(intro)]
+    letters = found[found.covariate == "letter"]
+    if len(letters):
+        levels = sorted({str(level) for level in letters.level})
+        panels = [(f"{stage} matching", _letters(letters[letters.stage == stage], settings, levels, stage)) for stage in stages]
+        parts.append(figure(panels, "Letters of the right option in each set: mean share over domains and seeds."))
+    distances = _distances(found)
+    panels = []
+    for covariate, name in COVARIATES.items():
+        part = distances[distances.covariate == covariate]
+        if part.distance.notna().any():
+            panels.append((name, _love(part, [s for s in settings if s in set(part.setting)], name)))
+    if panels:
+        caption = (
+            "Distance from the incompatible set, the mean over domains and seeds. Hollow: before matching; filled: after. "
+            "Letter and "
+            "author: total variation; confidence and length: standardized mean difference, without its sign. Left of the "
+            "dashed line "
+            "(0.1) sets pass for balanced; an arrow's end has no limit."
+        )
+        parts.append(figure(panels, caption, key(settings)))
+    else:
+        parts.append(paragraph("No distances: this run has no incompatible set to measure them from.", "note"))
+    return [*parts, details("Balance by domain", joined(_tables(found, settings)))]
+
+
+def _distances(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a stage, setting and covariate: the mean absolute distance over domains and seeds."""
+    once = found.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
+    sized = once.assign(distance=pd.to_numeric(once.distance).abs())
+    return sized.groupby(["stage", "setting", "covariate"], sort=False).distance.mean().reset_index()
+
+
+def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: str) -> Markup:
+    there = [setting for setting in settings if (rows.setting == setting).any()]
+    names = [treatment(s).short for s in there]
+    about = f"Share of each option letter among the targets, {stage} matching, by setting"
+    chart = Chart(Axis(0, 1, "share of the targets", percent=True), down(names), about, height=24 * len(names) + 60)
+    for place, setting in enumerate(there):
+        part = rows[rows.setting == setting]
+        # A letter without a row is one that no target of that set has.
+        sets = part[["domain", "seed"]].drop_duplicates()
+        left = 0.0
+        for i, level in enumerate(levels):
+            share = float(part[part.level == level].value.sum()) / len(sets)
+            chart.bar(left, left + share, place, 0.74, _SHADES[i % len(_SHADES)], level)
+            left += share
+    return chart.svg()
+
+
+def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
+    finite = [value for value in rows.distance if value != float("inf")]
+    high = limits([*finite, 0.12], 0)[1]
+    chart = Chart(
+        Axis(-0.03 * high, high, "distance"),
+        down([treatment(s).short for s in settings]),
+        f"Balance of {name}",
+        20 * len(settings) + 62,
+    )
+    chart.upright(0.1)
+    for row in rows.to_dict("records"):
+        place, color = settings.index(row["setting"]), colors.of(row["setting"])
+        if row["distance"] == float("inf"):
+            chart.text(high, place, "∞ →", "end")
+        else:
+            chart.point(
+                row["distance"], place, color, hollow=row["stage"] == "before", size=4.4 if row["stage"] == "before" else 3.4
+            )
+    return chart.svg()
+
+
+def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
+    where = ["domain", "setting", "stage"]
+    seeds = found.groupby(where).seed.nunique().to_dict()
+    shares = found.groupby([*where, "covariate", "level"]).value.sum().to_dict()
+    once = found.drop_duplicates([*where, "seed", "covariate"])
+    distances = pd.to_numeric(once.distance).abs().groupby([once[name] for name in (*where, "covariate")]).mean().to_dict()
+    out = []
+    for domain, part in found.groupby("domain", sort=False):
+        levels = sorted({str(level) for level in part[part.covariate == "letter"].level})
+        rows: list[dict[str, Any]] = []
+        for place in ((domain, setting, stage) for setting in settings for stage in STAGES):
+            if place not in seeds:
+                continue
+            row: dict[str, Any] = {"setting": name_of(place[1]), "stage": place[2]}
+            for covariate, name in COVARIATES.items():
+                if (*place, covariate, "mean") in shares:
+                    mean = shares[*place, covariate, "mean"] / seeds[place]
+                    row[f"{name}, mean"] = number(mean, 2 if covariate == "confidence" else 0)
+                row[f"{name}, distance"] = number(distances.get((*place, covariate)), 3)
+            # A letter without a row is one that no target of that set has.
+            there = any((*place, "letter", level) in shares for level in levels)
+            for level in levels:
+                row[f"{level}, %"] = points(shares.get((*place, "letter", level), 0.0) / seeds[place]) if there else None
+            rows.append(row)
+        missing = "there is no incompatible set to measure from, or there are no letters."
+        out.append(table(rows, f"Balance: {domain}, mean over seeds", missing, heads=2))
+    return out

@@ -1,0 +1,82 @@
+"""The report never claims more than an interval shows."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ift_scale.report.facts import read
+from ift_scale.report.findings import all_findings, best_ratio, cautions, correlation, differences, paper
+from tests.report import synthetic
+
+
+def _comparison(difference: float, low: float, high: float, **more: Any) -> pd.DataFrame:
+    row = {"first": "harmonious", "second": "incompatible", "domain": "d", "group": "HOMO", "seeds": 3, "questions": 100}
+    row |= {"difference": difference, "difference_low": low, "difference_high": high, "excludes_zero": low > 0 or high < 0}
+    return pd.DataFrame([row | more])
+
+
+def _first(found: pd.DataFrame) -> tuple[str, str]:
+    told = differences(found, paper()["differences"], 0.95)[0]
+    return told.verdict, told.text
+
+
+def _base(accuracy: float, low: float, high: float) -> pd.DataFrame:
+    return pd.DataFrame([{"domain": "d", "group": "HOMO", "accuracy": accuracy, "accuracy_low": low, "accuracy_high": high}])
+
+
+def test_an_interval_that_holds_zero_is_no_effect() -> None:
+    text = (
+        "+2.0 points (−5.0 to +9.0): the interval holds zero, so no difference is shown; this test could have shown one of 8.1; "
+        "paper +11.27."
+    )
+    assert _first(_comparison(0.02, -0.05, 0.09, detectable=0.081)) == ("cannot tell", text)
+
+
+def test_an_effect_is_told_with_its_interval() -> None:
+    assert _first(_comparison(0.2, 0.1, 0.3)) == ("holds", "+20.0 points (+10.0 to +30.0); paper +11.27.")
+    assert _first(_comparison(-0.2, -0.3, -0.1)) == ("does not hold", "−20.0 points (−30.0 to −10.0); paper +11.27.")
+
+
+def test_an_effect_that_the_correction_takes_is_none() -> None:
+    verdict, text = _first(_comparison(0.05, 0.01, 0.09, holm_p=0.2))
+    assert verdict == "cannot tell" and "not after Holm's correction for the number of tests (p = 0.200)" in text
+    assert _first(_comparison(0.05, 0.01, 0.09, holm_p=0.01))[0] == "holds"
+
+
+def test_what_was_not_compared_was_not_asked() -> None:
+    told = differences(_comparison(0.2, 0.1, 0.3), paper()["differences"], 0.95)
+    assert [finding.verdict for finding in told] == ["holds", "not asked", "not asked"]
+
+
+def test_a_base_model_at_chance_is_told_first() -> None:
+    told = cautions(_base(0.26, 0.2, 0.32), 0.25, 1)
+    assert told[0].startswith("The base model cannot be told from chance (25%) in any group")
+    assert told[1].startswith("One seed only")
+    assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3) == []
+
+
+def test_the_best_ratio() -> None:
+    row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "difference": 0.03, "low": 0.01, "high": 0.05}
+    rows = [row, row | {"low": -0.01}, row | {"best_ratio": 1.0, "difference": 0.0}, row | {"difference": float("nan")}]
+    told = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
+    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell"]
+    assert told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
+    assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
+
+
+def test_a_correlation_without_a_value_has_its_reason() -> None:
+    nan = float("nan")
+    row = {"measure": "consistency", "group": "ID", "n": 32, "rho": 0.8, "p": 0.001, "low": 0.6, "high": 0.9, "reason": nan}
+    none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
+    rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
+    told = correlation(pd.DataFrame(rows), paper()["correlation"])
+    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell"]
+    assert told[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
+    assert told[3].text == "no correlation: accuracy is the same everywhere."
+
+
+def test_findings_of_a_run_without_tables(tmp_path: Path) -> None:
+    assert not len(read(tmp_path / "none.csv", "correlation"))
+    facts = synthetic.facts(tmp_path / "files", ("law",), ("natural",), (0,), full=False)
+    assert {finding.verdict for found in all_findings(facts).values() for finding in found} == {"not asked"}
