@@ -156,7 +156,8 @@ class Pipeline:
         if released is not None and Path(released).is_dir():
             files = sorted(file for file in Path(released).rglob("*") if file.is_file())
             inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
-        return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
+        keeps_failed = self.config.write.on_failure == "keep"  # the file of texts is the same
+        return digest_of([construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:
         # Live knowledge changes what is learnt only where it may end an arm.

@@ -92,6 +92,7 @@ class Crew:
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._errors: list[BaseException] = []
         self._found: dict[int, list[Text]] = {}
+        self._done = 0
 
     def run(self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]) -> list[Text]:
         """The texts of all chunks, in the chunks' order."""
@@ -104,7 +105,10 @@ class Crew:
                         number, chunk = next(coming, (-1, ()))
                     if number < 0:
                         return
-                    self._found[number] = work(chunk, writer)
+                    texts = work(chunk, writer)
+                    with self._lock:
+                        self._found[number] = texts
+                        self._done += len(texts)
             except BaseException as error:
                 self._errors.append(error)
             finally:
@@ -129,4 +133,4 @@ class Crew:
         return [text for _, texts in sorted(self._found.items()) for text in texts]
 
     def _show(self) -> None:
-        self._bar.advance(self._before + sum(map(len, list(self._found.values()))) - self._bar.done)
+        self._bar.advance(self._before + self._done - self._bar.done)

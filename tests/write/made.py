@@ -67,10 +67,12 @@ def stage(
 
 
 class ScriptedSlot:
-    """An engine place whose engine answers by `say(prompt, seed)`; it dies when asked after `dies_after` prompts."""
+    """An engine place whose engine answers by `say(prompt, seed)`; it raises `death` when asked after `dies_after` prompts."""
 
-    def __init__(self, model: Path, say: Callable[[str, int], str], dies_after: int | None = None):
-        self._tokenizer, self._say, self._dies_after = PromptTokenizer(model), say, dies_after
+    def __init__(
+        self, model: Path, say: Callable[[str, int], str], dies_after: int | None = None, death: type[Exception] = RuntimeError
+    ):
+        self._tokenizer, self._say, self._dies_after, self._death = PromptTokenizer(model), say, dies_after, death
         self.seconds = {"engine_start": 0.0}
         self.prompts: list[str] = []
         self.samplings: list[Sampling] = []
@@ -89,7 +91,7 @@ class ScriptedSlot:
             prompt = self._tokenizer.decode(request.prompt)
             self.prompts.append(prompt)
             if self._dies_after is not None and len(self.prompts) > self._dies_after:
-                raise RuntimeError("killed")
+                raise self._death("killed")
             written.append([self._tokenizer.encode([" " + self._say(prompt, sampling.seed + number)])[0]])
         return written
 
@@ -97,4 +99,4 @@ class ScriptedSlot:
         self.killed = True
 
     def close(self) -> None:
-        self.closed = True
+        self.closed, self._dies_after = True, None  # a new engine lives

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ift_scale import artifacts
 from ift_scale.errors import ConfigError, DataError
 from ift_scale.inference import texts
+from ift_scale.inference.process import EngineDied
 from ift_scale.records import Text
 from ift_scale.write import deal, run
 from tests.write.made import CHOICES, ScriptedSlot, config, question, stage
@@ -30,10 +32,10 @@ def _good(prompt: str, seed: int) -> str:
 def scripted(monkeypatch: pytest.MonkeyPatch, world_model: Path) -> Callable[..., ScriptedSlot]:
     """Put a scripted engine in the place of real ones."""
 
-    def place(say: Callable[[str, int], str] = _good, dies_after: int | None = None) -> ScriptedSlot:
-        slot = ScriptedSlot(world_model, say, dies_after)
-        monkeypatch.setattr(run, "slots_for", lambda *_: [slot])
-        return slot
+    def place(say: Callable[[str, int], str] = _good, *parts: Any, num_slots: int = 1) -> ScriptedSlot:
+        slots = [ScriptedSlot(world_model, say, *parts) for _ in range(num_slots)]
+        monkeypatch.setattr(run, "slots_for", lambda *_: slots)
+        return slots[0]
 
     return place
 
@@ -129,7 +131,7 @@ def test_killed_between_chunks_it_goes_on_and_writes_the_same(
     assert len(whole) == 20 and any(t.attempts > 1 for t in whole) and any(t.failed for t in whole)
 
     settings = config(tmp_path / "killed", own, settings=["self_aligning"])
-    scripted(say, dies_after=17)
+    scripted(say, 17)
     with pytest.raises(RuntimeError, match="killed"):
         stage(settings, pool, world_model)
     (part,) = (tmp_path / "killed" / "write" / "shards").glob("*.jsonl")
@@ -141,6 +143,23 @@ def test_killed_between_chunks_it_goes_on_and_writes_the_same(
     assert written == whole
     assert 0 < kept <= 17 and manifest.counts["written_in_this_run"] == len(again.prompts)
     assert len(again.prompts) + kept == sum(t.attempts for t in whole)
+
+
+def test_an_engine_that_dies_is_replaced(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(_good, 1, EngineDied)
+    written, _ = stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model)
+    assert [t.text for t in written] == ["It is made of glass."] * 3
+    assert "a new one is started and goes on" in capsys.readouterr().out
+
+
+def test_several_engines_share_the_chunks(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+    own = {"own": PLAIN["own"] | {"chunk_size": 2}}
+    first = scripted(lambda prompt, seed: time.sleep(0.02) or _good(prompt, seed), num_slots=3)
+    written, _ = stage(config(tmp_path, own, settings=["self_aligning"]), _pool(80), world_model)
+    assert [t.question_id for t in written] == [f"q{n}" for n in range(1, 80, 4)]
+    assert first.closed and len(first.prompts) < 20
 
 
 def test_other_settings_write_only_what_is_new(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
