@@ -4,7 +4,7 @@ A table that a run does not have, or has without rows, is empty here: its sectio
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ COLUMNS = {
     "generated": "setting domain group letter_accuracy generated_accuracy agreement unparsed",
     "balance": "domain seed stage setting covariate level value distance",
 }
-"""Of every table, the columns that the report reads; a table may have more, or lack some."""
+"""Of every table, the columns that the report reads beside `reason`, which says why a value is missing; some may lack."""
 _EXAMPLES = "examples.jsonl"
 
 
@@ -55,9 +55,9 @@ class Sources:
     chance: float
     knowledge: dict[str, Any]
     """The probe's knowledge.json."""
-    balance: Path | None = None
+    balance: Path
     """The construct stage's table of how the sets differ."""
-    questions: Path | None = None
+    questions: Path
     audit: dict[str, Any] = field(default_factory=dict)
     """What the questions stage found of duplicates, where it looked."""
 
@@ -75,7 +75,7 @@ class Shown:
 
 def read(path: Path, name: str) -> pd.DataFrame:
     """A table with at least its COLUMNS, empty where there is no file or no row; a domain may be called NA."""
-    columns = COLUMNS[name].split()
+    columns = [*dict.fromkeys([*COLUMNS[name].split(), "reason"])]
     try:
         found = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
     except (FileNotFoundError, pd.errors.EmptyDataError):
@@ -91,30 +91,18 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
     return own if own.domain.nunique() == 1 else own.iloc[:0]
 
 
-def averaged(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Like `overall`, with the plain mean over domains where the table has no rows over all of them."""
-    found = overall(table)
-    if len(found) or not len(table):
-        return found
-    own = table[table.domain != POOLED]
-    return own.groupby(list(by), sort=False).mean(numeric_only=True).reset_index().assign(domain=ALL)
-
-
 class Facts:
     """The sources with their tables."""
 
     def __init__(self, config: Config, sources: Sources):
         self.config, self.sources = config, sources
         self.level = f"{config.analyse.confidence_level * 100:g}%"
-        self.files = {name: sources.tables / f"{name}.csv" for name in COLUMNS if name != "balance"}
-        if sources.balance is not None:
-            self.files["balance"] = sources.balance
+        self.files = {name: sources.tables / f"{name}.csv" for name in COLUMNS} | {"balance": sources.balance}
         self._read: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         if name not in self._read:
-            path = self.files.get(name)
-            self._read[name] = read(path, name) if path is not None else pd.DataFrame(columns=COLUMNS[name].split())
+            self._read[name] = read(self.files[name], name)
         return self._read[name]
 
     @cached_property
@@ -156,7 +144,7 @@ class Facts:
     def examples(self) -> list[Shown]:
         """The example questions with their texts; what the questions' file does not hold, or is no choice, is left out."""
         path, source = self.sources.tables / _EXAMPLES, self.sources.questions
-        if not path.is_file() or source is None or not source.is_file():
+        if not path.is_file() or not source.is_file():
             return []
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         texts = {question.id: question for question in _questions(source, {row["question_id"] for row in rows})}

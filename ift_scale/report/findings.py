@@ -101,17 +101,18 @@ def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Findin
 def best_ratio(table: pd.DataFrame) -> list[Finding]:
     claim = "All self-aligning (ratio 1) is not the best mixture"
     if not len(table):
-        return [Finding(claim, "", "not asked", "This run has no mixtures.")]
+        return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
     chosen = table[table.domain == ALL] if (table.domain == ALL).any() else table[table.domain != POOLED]
     out = []
     for row in (chosen if len(chosen) else table).to_dict("records"):
         where = row["group"] if row["domain"] == ALL else f"{row['domain']}, {row['group']}"
         if absent(row["best_ratio"]) or absent(row["difference"]):
-            out.append(Finding(claim, where, "cannot tell", "Ratio 1 was not among the arms."))
+            reason = "ratio 1 was not among the arms" if absent(row.get("reason")) else row["reason"]
+            out.append(Finding(claim, where, "cannot tell", f"{reason}."))
             continue
         if row["best_ratio"] >= 1:
-            text = "the best accuracy was measured at ratio 1 itself"
-            out.append(Finding(claim, where, "does not hold", f"{text} (a tie, or better than every mixture that was tried)."))
+            text = "the best accuracy was measured at ratio 1 itself; whether it beats the next mixture is not tested."
+            out.append(Finding(claim, where, "cannot tell", text))
             continue
         told = verdict(row["low"], row["high"])
         text = f"best at {row['best_ratio']:g}, {points(row['difference'], True)} points against ratio 1"
@@ -126,7 +127,7 @@ def correlation(table: pd.DataFrame, theirs: Row) -> list[Finding]:
     claim = "The more consistent an arm stays with the base model, the better it answers"
     rows = table[table.measure == "consistency"]
     if not len(rows):
-        return [Finding(claim, "", "not asked", "Too few arms to correlate.")]
+        return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
     out = []
     for row in rows.to_dict("records"):
         if absent(row["rho"]):
@@ -137,7 +138,8 @@ def correlation(table: pd.DataFrame, theirs: Row) -> list[Finding]:
         if not absent(row["low"]):
             text += f" ({row['low']:+.2f} to {row['high']:+.2f})".replace("-", "−")
         told = verdict(row["low"], row["high"])
-        text += ": the interval holds zero" if told == "cannot tell" and not absent(row["low"]) else ""
+        if told == "cannot tell":
+            text += ": the interval holds zero" if not absent(row["low"]) else f"; {row['reason']}"
         out.append(Finding(claim, row["group"], told, f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}."))
     return out
 

@@ -10,6 +10,8 @@ from ift_scale.report import colors
 from ift_scale.treatments import treatment
 
 NONE = "–"
+PRINTED = 70
+"""Rows of the longest folded table that is printed."""
 Row = Mapping[str, Any]
 
 
@@ -62,7 +64,7 @@ def table(rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", h
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
     # Words stand at the left, numbers at the right.
-    kinds = {name: "words" if all(_is_words(row.get(name)) for row in rows) else "" for name in columns}
+    kinds = {name: "words" if _of_words([row.get(name) for row in rows]) else "" for name in columns}
     body, gaps = [], False
     for row in rows:
         cells = []
@@ -76,19 +78,27 @@ def table(rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", h
     head = Markup("").join(Markup('<th scope="col" class="{}">{}</th>').format(kinds[name], name) for name in columns)
     note = paragraph(f"{NONE} {missing}", "note") if gaps else Markup("")
     return Markup(
-        '<div class="wide" tabindex="0" role="region" aria-label="{}"><table><caption>{}</caption><thead><tr>{}</tr></thead>'
+        '<div class="wide{}" tabindex="0" role="region" aria-label="{}"><table><caption><span>{}</span></caption>'
+        "<thead><tr>{}</tr></thead>"
         "<tbody>{}</tbody></table></div>{}"
-    ).format(caption, caption, head, Markup("").join(body), note)
+    ).format(" short" if len(rows) <= 20 else "", caption, caption, head, Markup("").join(body), note)
 
 
-def _is_words(value: Any) -> bool:
-    return absent(value) or value == NONE or (isinstance(value, str) and not value.lstrip("+−<[(∞").startswith(tuple("0123456789")))
+def why(found: pd.DataFrame, otherwise: str) -> str:
+    """The reasons that a table's rows give for what they lack."""
+    reasons = dict.fromkeys(part for text in found.reason.dropna() for part in str(text).split("; ") if part)
+    return f"{'; '.join(reasons)}." if reasons else otherwise
+
+
+def _of_words(values: Sequence[Any]) -> bool:
+    told = [value for value in values if not absent(value) and value != NONE]
+    return bool(told) and all(isinstance(v, str) and not v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
 
 
 def folded(rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16) -> Markup:
-    """A table, folded where it has more than `most` rows."""
+    """A table, folded where it has more than `most` rows; the longest are not printed, they are beside the page as CSV."""
     made = table(rows, caption, missing, heads)
-    return made if len(rows) <= most else details("The same as a table", made)
+    return made if len(rows) <= most else details(caption, made, "bulk" if len(rows) > PRINTED else "")
 
 
 def name_of(setting: str) -> str:
@@ -118,8 +128,8 @@ def figure(panels: Sequence[tuple[str, Markup]], caption: str, legends: Markup |
     )
 
 
-def details(summary: str, content: Markup) -> Markup:
-    return Markup("<details><summary>{}</summary>{}</details>").format(summary, content)
+def details(summary: str, content: Markup, kind: str = "") -> Markup:
+    return Markup('<details class="{}"><summary>{}</summary>{}</details>').format(kind, summary, content)
 
 
 def joined(parts: Iterable[Markup | str]) -> Markup:

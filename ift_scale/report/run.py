@@ -42,7 +42,7 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources:
     facts = Facts(config, sources)
     with artifacts.atomic_folder(folder) as temporary:
         copied = [*sorted(sources.tables.glob("*.csv")), *sorted(sources.tables.glob("*.jsonl"))]
-        if sources.balance is not None and sources.balance.is_file():
+        if sources.balance.is_file():
             copied.append(sources.balance)
         for file in copied:
             shutil.copy(file, temporary / file.name)

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 from ift_scale.report.colors import readable_on
 
 WIDTH = 330
-LETTER = 6.1
-"""Width of a letter of 11 pixels, about."""
+LETTER = 6.5
+"""Width of a letter of 11 pixels in a wide typeface."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Chart:
         longest = max((len(text) for _, text in y.ticks), default=0)
         self.left = longest * LETTER + 12 + (16 if y.label else 0)
         self.slanted = sum(len(text) + 2 for _, text in x.ticks) * LETTER > WIDTH - self.left
-        below = max((len(text) for _, text in x.ticks), default=0) * LETTER * 0.72 + 8 if self.slanted else 16
-        self.right, self.top, self.bottom = WIDTH - 12.0, 10.0, height - below - (18 if x.label else 2)
+        below = max((len(text) for _, text in x.ticks), default=0) * LETTER * 0.72 + 14 if self.slanted else 16
+        self.right, self.top, self.bottom = WIDTH - 19.0, 10.0, height - below - (18 if x.label else 2)
         self.height = height
         self.marks: list[str] = []
 

@@ -33,7 +33,8 @@ def _effect(setting: str, group: str) -> float:
 
 
 def _with_ends(name: str, value: float, half: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+    least, most = (0.0, 1.0) if name.startswith("accuracy") else (-np.inf, np.inf)
+    return {name: value, f"{name}_low": max(value - half, least), f"{name}_high": min(value + half, most)}
 
 
 def tables(

@@ -60,8 +60,8 @@ def test_the_best_ratio() -> None:
     row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "difference": 0.03, "low": 0.01, "high": 0.05}
     rows = [row, row | {"low": -0.01}, row | {"best_ratio": 1.0, "difference": 0.0}, row | {"difference": float("nan")}]
     told = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
-    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell"]
-    assert told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
+    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "cannot tell", "cannot tell"]
+    assert "ratio 1 itself" in told[2].text and told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
 
 

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ift_scale.config import resolved_yaml
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import details, joined, paragraph, table
+from ift_scale.report.html import PRINTED, details, joined, paragraph, table
 
 ABOUT = {
     "arms.csv": "every arm and group",
@@ -42,4 +42,11 @@ def settings(facts: Facts) -> Markup:
 
 def downloads(files: Sequence[str]) -> Markup:
     items = [Markup('<li><a href="{}">{}</a>{}</li>').format(f, f, f": {ABOUT[f]}" if f in ABOUT else "") for f in files]
-    return joined([paragraph("The numbers of this page, in files beside it."), Markup("<ul>{}</ul>").format(joined(items))])
+    printed = f"Tables of more than {PRINTED} rows are not printed; these files have them."
+    return joined(
+        [
+            paragraph("The numbers of this page, in files beside it."),
+            paragraph(printed, "printed"),
+            Markup("<ul>{}</ul>").format(joined(items)),
+        ]
+    )

@@ -66,5 +66,5 @@ def _correlation(facts: Facts) -> Iterator[dict[str, Any]]:
     rows = {row["group"]: row for row in found.to_dict("records")}
     for group in rows or facts.groups:
         ours = interval(rows.get(group, {}), "rho", share=False, sign=True, ends=("low", "high"))
-        name = "partial correlation, consistency and accuracy"
+        name = "partial rho of consistency"
         yield _row(name, group, ours, f"{told['low']} to {told['high']}", told["models"])

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from ift_scale.records import GRADES
 from ift_scale.report import colors
-from ift_scale.report.facts import Facts, averaged
-from ift_scale.report.html import details, figure, folded, interval, joined, key, legend, name_of, number, paragraph, points
+from ift_scale.report.facts import Facts, overall
+from ift_scale.report.html import figure, folded, interval, joined, key, legend, name_of, number, paragraph, points, why
 from ift_scale.report.svg import Axis, Chart, across, down, limits
 from ift_scale.treatments import treatment
 
@@ -18,13 +18,14 @@ KINDS = {
     "right_wrong": ("turns wrong", "#d55e00"),
     "wrong_wrong": ("stays wrong", "#80808a"),
 }
+NOTHING = "no question was asked of both."
 
 
 def transitions(facts: Facts) -> Markup | None:
     found = facts["transitions"]
     if not len(found):
         return None
-    whole = facts.ordered(averaged(found, ("setting", "group")))
+    whole = facts.ordered(overall(found))
     panels = [(group, _bars(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
     text = (
         "Of all questions, the share that the base model (few-shot) and the arm both answer rightly, only one of them, or neither."
@@ -32,19 +33,19 @@ def transitions(facts: Facts) -> Markup | None:
     parts = [
         paragraph(text),
         figure(panels, f"Shares of the questions, {facts.place}.", legend((color, name) for name, color in KINDS.values())),
-        _shares(whole, f"Transitions in percent of the questions: {facts.place}"),
+        folded(_shares(whole), f"Transitions in percent of the questions: {facts.place}", NOTHING, heads=2),
     ]
     for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
-        parts.append(details(domain, _shares(facts.ordered(found[found.domain == domain]), f"Transitions in percent: {domain}")))
+        rows = _shares(facts.ordered(found[found.domain == domain]))
+        parts.append(folded(rows, f"Transitions in percent of the questions: {domain}", NOTHING, heads=2, most=0))
     return joined(parts)
 
 
-def _shares(rows: pd.DataFrame, caption: str) -> Markup:
-    shown = [
+def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
         {"setting": name_of(row["setting"]), "group": row["group"]} | {KINDS[k][0]: points(row[k]) for k in KINDS}
         for row in rows.to_dict("records")
     ]
-    return folded(shown, caption, "no question was asked of both.", heads=2)
 
 
 def _bars(rows: pd.DataFrame, group: str) -> Markup:
@@ -64,7 +65,7 @@ def grades(facts: Facts) -> Markup | None:
         return None
     order = ["known right", "uncertain", "known wrong", *GRADES]
     there = sorted(dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order))
-    whole = facts.ordered(averaged(found, ("setting", "group", "grade")))
+    whole = facts.ordered(overall(found))
     kinds = [kind for kind in ([g for g in there if g not in GRADES], [g for g in there if g in GRADES]) if kind]
     parts = [
         paragraph(
@@ -89,7 +90,8 @@ def grades(facts: Facts) -> Markup | None:
         }
         for row in whole.to_dict("records")
     ]
-    return joined([*parts, folded(rows, f"By what the base model knew: {facts.place}", "there is no such question.", heads=3)])
+    missing = why(whole, "there is no such question.")
+    return joined([*parts, folded(rows, f"By what the base model knew: {facts.place}", missing, heads=3)])
 
 
 def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
@@ -113,12 +115,12 @@ def generated(facts: Facts) -> Markup | None:
             {"setting": name_of(row["setting"]), "group": row["group"], "by letter": points(row["letter_accuracy"]),
              "by written answer": points(row["generated_accuracy"]), "agreement": points(row["agreement"]),
              "names no option": points(row["unparsed"])}
-            for row in facts.ordered(averaged(found, ("setting", "group"))).to_dict("records")
+            for row in facts.ordered(overall(found)).to_dict("records")
         ]  # fmt: skip
         caption = f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
         parts.append(folded(rows, caption, "no such answer.", heads=2))
     if len(found := facts["abstention"]):
-        whole = facts.ordered(averaged(found, ("setting", "group")))
+        whole = facts.ordered(overall(found))
         panels = [(group, _refusals(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
         entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
         parts.append(
@@ -127,11 +129,12 @@ def generated(facts: Facts) -> Markup | None:
         rows = [
             {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
              "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
-             "answered": points(row["answered"]) if row["answered"] <= 1 else number(row["answered"], 0),
+             "answered": points(row["answered"]),
              "accuracy where answered": interval(row, "accuracy_answered")}
             for row in whole.to_dict("records")
         ]  # fmt: skip
-        parts.append(folded(rows, f"Refusals in percent: {facts.place}", "there was no such question or answer.", heads=2))
+        missing = why(whole, "there was no such question or answer.")
+        parts.append(folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2))
     return joined(parts) if parts else None
 
 

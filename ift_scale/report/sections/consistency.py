@@ -4,7 +4,7 @@ from markupsafe import Markup
 
 from ift_scale.report import colors
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import absent, figure, interval, joined, key, number, p_value, paragraph, table
+from ift_scale.report.html import absent, figure, interval, joined, key, number, p_value, paragraph, table, why
 from ift_scale.report.svg import SHAPES, Axis, Chart, across, limits
 from ift_scale.treatments import treatment
 
@@ -27,9 +27,14 @@ def body(facts: Facts) -> Markup | None:
         ("consistency", "Mean correlation of the options' ranks before and after (1: the same order; undefined counts 0)."),
         ("kl", "KL divergence of the option distributions, base || arm, in nats (0: the same)."),
     ):
-        panels = [(group, _by_setting(facts, name, group)) for group in facts.groups]
-        parts.append(figure(panels, f"{about} Mean and {facts.level} interval, {facts.place}."))
-    parts += [Markup("<h3>Consistency against accuracy</h3>"), _scatter(facts), _correlation(facts)]
+        settings = overall(facts["settings"]).dropna(subset=[name])
+        panels = [(group, _by_setting(facts, name, group)) for group in facts.groups if (settings.group == group).any()]
+        if panels:
+            parts.append(figure(panels, f"{about} Mean and {facts.level} interval, {facts.place}."))
+        else:
+            parts.append(paragraph(f"No {name}: {why(facts['settings'], 'it was not computed.')}", "note"))
+    if arms.consistency.notna().any():
+        parts += [Markup("<h3>Consistency against accuracy</h3>"), _scatter(facts), _correlation(facts)]
     return joined(parts)
 
 
@@ -54,8 +59,9 @@ def _scatter(facts: Facts) -> Markup:
     shapes = {domain: SHAPES[i % len(SHAPES)] for i, domain in enumerate(domains)}
     panels = []
     for name, label in MEASURES.items():
-        for group in [g for g in facts.groups if (points.group == g).any()]:
-            part = points[points.group == group]
+        there = points.dropna(subset=[name])
+        for group in [g for g in facts.groups if (there.group == g).any()]:
+            part = there[there.group == group]
             x, y = Axis(*limits(part[name]), label), Axis(*limits(part.accuracy, 0, 1), "accuracy", percent=True)
             chart = Chart(x, y, f"Accuracy against {label} on {group}")
             for row in part.to_dict("records"):
@@ -83,7 +89,7 @@ def _correlation(facts: Facts) -> Markup:
         for row in facts["correlation"].to_dict("records")
     ]
     if not rows:
-        return paragraph("No correlation was computed in this run: it needs at least four settings or domains.", "note")
+        return paragraph("No correlation: it needs three ratios between incompatible and self-aligning.", "note")
     text = (
         "Spearman's partial correlation with accuracy, the base model's accuracy held fixed, over domains and ratios, with "
         f"{facts.level} intervals"

@@ -6,7 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import details, figure, interval, joined, p_value, paragraph, points, table
+from ift_scale.report.html import details, figure, folded, interval, joined, p_value, paragraph, points, why
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import treatment
 
@@ -22,9 +22,8 @@ def rows(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "difference of": pair(row),
             "group": row["group"],
-            "questions": f"{row['questions']:,.0f}",
-            "seeds": f"{row['seeds']:.0f}",
-            "points [seeds and questions]": interval(row, "difference", sign=True),
+            "asked": f"{row['questions']:,.0f} × {row['seeds']:.0f}",
+            "points [interval]": interval(row, "difference", sign=True),
             "[questions only]": interval(row, "difference", sign=True, ends=("questions_low", "questions_high")),
             "McNemar p": p_value(row["mcnemar_p"]),
             "Holm p": p_value(row["holm_p"]),
@@ -41,17 +40,15 @@ def body(facts: Facts) -> Markup | None:
     chosen = overall(found)
     text = (
         f"First setting minus second, on the same questions and seeds: {facts.place}, percentage points with {facts.level} "
-        "intervals. "
-        "Seeds and questions: both redrawn, so it speaks of new ones of either. Questions only: of these very models. "
-        "McNemar: exact "
-        "paired test of the answers; Holm: corrected for the number of tests. Detectable: the smallest difference that this "
-        "test could "
-        "have shown with power 0.8."
+        "intervals. Asked: questions × seeds. The interval redraws seeds and questions, so it speaks of new ones of either; "
+        "questions only: of these very models. McNemar: exact paired test, each question once by the majority over seeds; Holm: "
+        "corrected for the number of tests. Detectable: the smallest difference that would have been shown with power 0.8, before "
+        "any correction."
     )
     parts: list[Markup] = [paragraph(text)]
     if len(chosen):
         order = [group for group in facts.groups if (chosen.group == group).any()]
-        panels = [(group, _forest(chosen[chosen.group == group], "pair", f"Differences on {group}")) for group in order]
+        panels = [(group, _forest(chosen[chosen.group == group], f"Differences on {group}")) for group in order]
         parts += [
             figure(panels, "Blue: the interval leaves zero out. Grey: it holds zero."),
             _table(chosen, f"Differences: {facts.place}"),
@@ -59,17 +56,17 @@ def body(facts: Facts) -> Markup | None:
     for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
         part = found[found.domain == domain]
         order = [group for group in facts.groups if (part.group == group).any()]
-        panels = [(group, _forest(part[part.group == group], "pair", f"Differences in {domain} on {group}")) for group in order]
+        panels = [(group, _forest(part[part.group == group], f"Differences in {domain} on {group}")) for group in order]
         parts.append(details(f"Differences in {domain}", joined([figure(panels, domain), _table(part, f"Differences: {domain}")])))
     return joined(parts)
 
 
 def _table(part: pd.DataFrame, caption: str) -> Markup:
-    missing = "not computed: the test needs questions that the two settings answer differently, or speaks of one domain only."
-    return table(rows(part), caption, missing, heads=2)
+    missing = why(part, "not computed in this run.")
+    return folded(rows(part), caption, missing, heads=2, most=36)
 
 
-def _forest(part: pd.DataFrame, label: str, about: str) -> Markup:
+def _forest(part: pd.DataFrame, about: str) -> Markup:
     records = part.to_dict("records")
     ends = [row[name] for row in records for name in ("difference_low", "difference", "difference_high")]
     low, high = limits([*ends, 0.0])

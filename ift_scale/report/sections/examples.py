@@ -17,7 +17,8 @@ def body(facts: Facts) -> Markup | None:
     if not found:
         return None
     text = (
-        "Before: the base model's answer (few-shot) with its confidence. After: the answer of each setting's first seed. The "
+        "Questions whose answers changed most. Before: the base model's answer (few-shot) with its confidence. After: the "
+        "most frequent answer of each setting over its seeds. The "
         "bar marks "
         "the right option."
     )

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ift_scale.report import colors
 from ift_scale.report.facts import ALL, Facts, overall
-from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table
+from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table, why
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import POOLED, consistency_ratio, unknown_ratio
 
@@ -63,7 +63,12 @@ def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str
     own = base[(base.group == group) & ((base.domain != POOLED) if domain == ALL else (base.domain == domain))].accuracy.mean()
     low, high = limits([*rows.accuracy_low, *rows.accuracy_high, own, facts.sources.chance], 0, 1)
     about = f"Accuracy on {group} by {label}, {domain}"
-    chart = Chart(Axis(-0.03, 1.03, label), Axis(low, high, "accuracy", percent=True), about, height=230)
+    chart = Chart(
+        Axis(-0.03, 1.03, label, marks=[(i / 5, f"{i / 5:g}") for i in range(6)]),
+        Axis(low, high, "accuracy", percent=True),
+        about,
+        height=230,
+    )
     chart.level(own)
     chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
@@ -81,18 +86,20 @@ def _panel(facts: Facts, rows: pd.DataFrame, domain: str, group: str, color: str
 
 
 def _best(facts: Facts) -> Markup:
+    found = facts["best_ratio"]
+    whole_first = pd.concat([found[found.domain == ALL], found[found.domain != ALL]])
     rows = [
         {
-            "domain": "all" if row["domain"] == ALL else row["domain"],
+            "domain": row["domain"],
             "group": row["group"],
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
             "accuracy": points(row["accuracy"]),
             "points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
         }
-        for row in facts["best_ratio"].to_dict("records")
+        for row in whole_first.to_dict("records")
     ]
     if not rows:
         return Markup("")
     note = "The best of several ratios is chosen on the questions that it is judged by, which flatters it a little."
-    missing = "there is no arm at ratio 1, or too few questions."
+    missing = why(found, "there is no arm at ratio 1.")
     return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])

@@ -58,7 +58,7 @@ def _balance(facts: Facts) -> list[Markup]:
     if len(letters):
         levels = sorted({str(level) for level in letters.level})
         panels = [(f"{stage} matching", _letters(letters[letters.stage == stage], settings, levels, stage)) for stage in stages]
-        parts.append(figure(panels, "Letters of the right option in each set: mean share over domains and seeds."))
+        parts.append(figure(panels, "Letters of the option that is taught: mean share over domains and seeds."))
     distances = _distances(found)
     panels = []
     for covariate, name in COVARIATES.items():
