@@ -172,6 +172,10 @@ def test_mistakes_in_studies(tmp_path: Path, text: str, told: str) -> None:
         ({"settings": ["self_distilled"]}, "self_distilled needs construct.response"),
         ({"matching": {"author": "external"}}, "construct.matching.author: needs"),
         ({"settings": ["natural"], "matching": {"letters": "selection"}}, "ask for both kinds"),
+        (
+            {"matching": {"letters": "reorder"}, "response": "letter_text_explanation"},
+            "reorder moves options whose old letters the explanations name",
+        ),
         ({"consistency_ratios": [0.1, 0.1]}, "consistency_ratios: a value stands twice"),
         ({"official": "x", "size": 5}, "construct.official: the authors' sets are taken as they are"),
     ],

@@ -45,7 +45,7 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> Corre
             return Correlation(n, reason=f"zero variance: {name} has none left beside what it is controlled for")
         left.append(residual / np.sqrt(residual @ residual))
     rho = float(np.clip(left[0] @ left[1], -1, 1))
-    t = rho * np.sqrt(freedom / max(1 - rho**2, np.finfo(float).tiny))
+    t = rho * np.sqrt(freedom / max(1 - rho**2, np.finfo(float).eps))
     return Correlation(n, rho, float(2 * stats.t.sf(abs(t), freedom)))
 
 

@@ -179,6 +179,11 @@ def _impossible_sets(config: Config) -> list[str]:
         )
     if matching.author != "paper" and not explained:
         problems.append("construct.matching.author: needs construct.response = letter_text_explanation: else there are no words")
+    if matching.letters == "reorder" and explained:
+        problems.append(
+            "construct.matching.letters: reorder moves options whose old letters the explanations name; set it to selection, or "
+            "construct.response to letter_text"
+        )
     drawn = {bucket for setting in settings for bucket in buckets_of(setting)}
     if matching.by_selection and not {"right", "wrong"} <= drawn:
         problems.append(
