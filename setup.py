@@ -33,9 +33,11 @@ setup(
         "accelerate>=1.10",  # transformers needs it to load a model under ZeRO-3
         "click>=8.1",
         "datasets>=4.0",
+        "datasketch>=2.0",
         "deepspeed>=0.19.8",
         "jinja2>=3.1",
         "numpy>=2.0",
+        "openai>=2.0",  # a client for any server of that protocol
         "pandas>=2.2",
         "pyarrow>=17",
         "pydantic>=2.12",
@@ -43,6 +45,7 @@ setup(
         "rich>=13.0",
         "safetensors>=0.6.2",
         "scipy>=1.13",
+        "statsmodels>=0.14",
         "torch>=2.11",
         "transformers>=5.16.1,<5.20",
     ],

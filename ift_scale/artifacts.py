@@ -113,6 +113,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def adopt(source: Path, folder: Path) -> None:
+    """Have a finished artifact in a second place: hard links where the file system has them, else copies."""
+    with atomic_folder(folder) as temporary:
+        for path in sorted(source.rglob("*")):
+            relative = path.relative_to(source)
+            if path.is_file() and (relative.name == MANIFEST or not _is_internal(relative)):
+                link_or_copy(path, temporary / relative)
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        to.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, to)
+
+
 def remove_incomplete(folder: Path) -> None:
     """Remove what killed runs left half below `folder`; only for who holds its lock."""
     for path in sorted(folder.rglob(f".*{INCOMPLETE}*")):
@@ -177,10 +194,11 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
     return records
 
 
-def read_parquet(path: Path, record_type: type[M]) -> list[M]:
+def read_parquet(path: Path, record_type: type[M], where: list[tuple[str, str, Any]] | None = None) -> list[M]:
+    """The rows for which `where` holds, such as [("split", "=", "train")]."""
     import pyarrow.parquet as pq
 
-    return [record_type.model_validate(row) for row in pq.read_table(path).to_pylist()]
+    return [record_type.model_validate(row) for row in pq.read_table(path, filters=where).to_pylist()]
 
 
 def digest_of(value: Any) -> str:

@@ -19,6 +19,7 @@ from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 STAGE_HELP = {
     "questions": "Gather the questions of all sources.",
     "probe": "Ask the base model every question, few-shot.",
+    "write": "Have the explanations and contexts written that the sets need.",
     "construct": "Build the instruction sets of all arms.",
     "train": "Fine-tune every arm.",
     "evaluate": "Ask every fine-tuned arm, 0-shot.",
@@ -65,22 +66,31 @@ def main() -> None:
     """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
 
 
+_variant_option = click.option(
+    "--variant", "only", multiple=True, metavar="NAME", help="Only this variant of a study; may be repeated."
+)
+
+
 @main.command()
 @_config_options
-def run(config: str, overrides: tuple[str, ...]) -> None:
-    """Run all stages of CONFIG; what is done already is skipped."""
+@_variant_option
+def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
+    """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants."""
     from ift_scale.progress import say
 
-    with _pipeline(config, overrides) as pipeline:
-        page = pipeline.run()
-    say(f"report: {page.resolve()}")
+    for open_pipeline in _pipelines(config, overrides, only):
+        with open_pipeline as pipeline:
+            page = pipeline.run()
+        say(f"report: {page.resolve()}")
 
 
 def _stage_command(stage: str) -> click.Command:
     @_config_options
-    def command(config: str, overrides: tuple[str, ...]) -> None:
-        with _pipeline(config, overrides, stage in SHARED_STAGES) as pipeline:
-            getattr(pipeline, stage)()
+    @_variant_option
+    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
+        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES):
+            with open_pipeline as pipeline:
+                getattr(pipeline, stage)()
 
     return click.command(stage, help=STAGE_HELP[stage])(command)
 
@@ -89,17 +99,15 @@ for _stage in STAGE_HELP:
     main.add_command(_stage_command(_stage))
 
 
-@contextmanager
-def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> Iterator[Any]:
-    """A pipeline whose folder is locked for the block; the settings in force are written beside the results.
+def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False) -> Iterator[Any]:
+    """The run of CONFIG, or those of its variants one after another, each to be opened by `with`.
 
     A `shared` stage may be started by a launcher as several ranks: rank 0 holds the folder, the others work in it with its leave.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from ift_scale import artifacts, distributed
-    from ift_scale.config import resolved_yaml
-    from ift_scale.config_file import load
-    from ift_scale.pipeline import Pipeline
+    from ift_scale import distributed
+    from ift_scale.config_file import load_study
+    from ift_scale.progress import say
 
     ranks = distributed.from_environment()
     if ranks is not None and ranks.world_size > 1 and not shared:
@@ -107,8 +115,27 @@ def _pipeline(config: str, overrides: tuple[str, ...], shared: bool = False) -> 
             f"this command is one process, and a launcher has started {ranks.world_size}; only {' and '.join(SHARED_STAGES)} "
             "share their work among ranks (train starts its own)"
         )
-    settings = load(config, overrides)
-    pipeline = Pipeline(settings, ranks)
+    study = load_study(config, overrides)
+    for name in only:
+        if name not in study.variants:
+            raise click.UsageError(f"--variant {name}: {config} has {', '.join(study.variants) or 'no variants'}")
+    chosen = {name: variant for name, variant in study.variants.items() if not only or name in only}
+    for name, settings in chosen.items():
+        say(f"variant {name}")
+        yield _opened(settings, ranks, [other.output_dir for other in study.variants.values() if other is not settings])
+    if not study.variants:
+        yield _opened(study.config, ranks, [])
+
+
+@contextmanager
+def _opened(settings: Any, ranks: Any, siblings: list[str]) -> Iterator[Any]:
+    from pathlib import Path
+
+    from ift_scale import artifacts
+    from ift_scale.config import resolved_yaml
+    from ift_scale.pipeline import Pipeline
+
+    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings])
     if not pipeline.leads:
         yield pipeline
         return
@@ -138,22 +165,27 @@ def plan(
 ) -> None:
     """Tell what CONFIG would do, its memory and its work, without loading a model."""
     from ift_scale.config import TrainConfig
-    from ift_scale.config_file import load
+    from ift_scale.config_file import load_study
     from ift_scale.plan_memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
 
     if config is None and (model is None or overrides):
         raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
-    settings = None if config is None else load(config, overrides)
-    train = TrainConfig() if settings is None else settings.train
+    study = None if config is None else load_study(config, overrides)
+    train = TrainConfig() if study is None else study.config.train
     gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here()
     cluster = Cluster(gpu_bytes, gpus or train.num_ranks, gpus_per_node)
     if model is not None:
         print_memory(read_shape(model), train, cluster)
         return
     from ift_scale.plan import print_plan
+    from ift_scale.progress import say
 
-    assert settings is not None
-    print_plan(settings, cluster)
+    assert study is not None
+    for name, variant in study.variants.items():
+        say(f"variant    {name}")
+        print_plan(variant, cluster)
+    if not study.variants:
+        print_plan(study.config, cluster)
 
 
 @main.command()
@@ -168,6 +200,31 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
     from ift_scale.show_batch import print_batch
 
     print_batch(load(config, overrides), arm, step, rank, micro_batch)
+
+
+@main.command()
+@_config_options
+@_variant_option
+def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
+    """Tell which questions of CONFIG stand twice: in train and test sets, across domains and benchmarks."""
+    from ift_scale.artifacts import read_json
+    from ift_scale.questions.audit import SUMMARY, table
+
+    for open_pipeline in _pipelines(config, overrides, only):
+        with open_pipeline as pipeline:
+            pipeline.questions()
+            click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+def official(folder: str) -> None:
+    """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""
+    from pathlib import Path
+
+    from ift_scale.construct.official import invariants, load, models, table
+
+    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in models(Path(folder))))
 
 
 @main.command()

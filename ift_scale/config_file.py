@@ -5,9 +5,11 @@ line for every problem: unknown keys (with the nearest valid name), wrong types,
 go together.
 """
 
+import copy
 import re
 import types
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,59 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong."""
+    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong.
+
+    Of a study it is what its variants have in common.
+    """
+    return load_study(path, overrides).config
+
+
+@dataclass(frozen=True)
+class Study:
+    """A configuration, and its variants by name: runs that share questions, probe, texts and equal arms."""
+
+    config: Config
+    variants: dict[str, Config]
+
+
+def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
+    """The same with the variants of the file: `variants: {NAME: {a: {b: value}}}`, each over the settings of the file."""
     path = Path(path)
+    raw = _read(path, ())
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    changes = raw.pop("variants", {})
+    if not isinstance(changes, dict) or not all(change is None or isinstance(change, dict) for change in changes.values()):
+        raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
+    bad = [f"variants: {name!r} must be letters, digits, '_' or '-'" for name in changes if not _NAME.match(str(name))]
+    problems += bad
+    config = from_dict(copy.deepcopy(raw), str(path), problems)
+    variants = {}
+    for name, change in changes.items():
+        merged = merge(raw, (change or {}) | {"output_dir": str(Path(config.output_dir) / str(name))})
+        # What is set on the command line holds in every variant.
+        problems = [
+            problem for override in overrides if not override.startswith("output_dir") and (problem := _apply(merged, override))
+        ]
+        variants[str(name)] = from_dict(merged, f"{path}, variant {name}", problems)
+    return Study(config, variants)
+
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the settings of `over`, section by section; lists are replaced."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping in a file, over those that its `extends` names (paths relative to it, the later over the earlier)."""
+    if path.resolve() in below:
+        raise ConfigError(str(path), [f"extends: goes in a circle by way of {below[-1]}"])
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -47,8 +100,14 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
-    problems = [problem for override in overrides if (problem := _apply(raw, override))]
-    return from_dict(raw, str(path), problems)
+    named = raw.pop("extends", [])
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ConfigError(str(path), [f"extends: must be a path or a list of paths (value: {shorten(named)})"])
+    base: dict[str, Any] = {}
+    for name in named:
+        base = merge(base, _read(path.parent / name, (*below, path.resolve())))
+    return merge(base, raw)
 
 
 def from_dict(raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None) -> Config:
@@ -120,6 +179,8 @@ def _describe(details: Any) -> str:
         return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
     if details["type"] == "missing":
         return f"{path}: missing; give it a value"
+    if details["type"] == "value_error":
+        return f"{path}: {details['ctx']['error']} (value: {value})"
     if details["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", details["ctx"]["expected"]) or [details["ctx"]["expected"]]
         return f"{path}: not one of the choices (value: {value}); {did_you_mean(str(details['input']), choices)}"

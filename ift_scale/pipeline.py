@@ -5,6 +5,7 @@ Settings that only say how fast or where something is computed are left out of k
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from ift_scale.construct import run as construct
 from ift_scale.distributed import Ranks
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
-from ift_scale.inference import model_folder
+from ift_scale.inference import model_folder, texts
 from ift_scale.inference.engine import identity
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.probe import run as probe
@@ -31,8 +32,10 @@ from ift_scale.records import Arm, Score
 from ift_scale.report import run as report
 from ift_scale.train import live_questions
 from ift_scale.train import run as train
+from ift_scale.write import deal as writers
+from ift_scale.write import run as write
 
-STAGES = ("questions", "probe", "construct", "train", "evaluate", "analyse", "report")
+STAGES = ("questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
 
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
@@ -67,10 +70,14 @@ def _question_file(path: Path, digest: str) -> QuestionFile:
 
 
 class Pipeline:
-    """A run's folder and settings; each stage method makes what is missing of its stage."""
+    """A run's folder and settings; each stage method makes what is missing of its stage.
 
-    def __init__(self, config: Config, ranks: Ranks | None = None):
+    `siblings`: folders of runs whose finished work is taken over where it is what would be made here (a study's other variants).
+    """
+
+    def __init__(self, config: Config, ranks: Ranks | None = None, siblings: Sequence[Path] = ()):
         self.config = config
+        self.siblings = siblings
         self.ranks = ranks
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
@@ -98,8 +105,10 @@ class Pipeline:
         """Whether this process writes what all ranks have computed."""
         return self.ranks is None or self.ranks.rank == 0
 
-    def base_scores(self) -> dict[str, Score]:
-        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score)
+    def train_scores(self) -> dict[str, Score]:
+        """What the probe says of the questions that sets are drawn from, by id."""
+        trained = [("collection", "=", "pool"), ("split", "=", "train")]
+        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
         return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
@@ -111,7 +120,7 @@ class Pipeline:
 
     def _key_of(self, stage: str) -> str:
         tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
-        return (tasks | {"analyse": self._analyse_task})[stage]()[0]
+        return (tasks | {"write": self._write_task, "analyse": self._analyse_task})[stage]()[0]
 
     def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
         manifest = read_manifest(folder)
@@ -130,12 +139,25 @@ class Pipeline:
         inputs = {"model": self.base_digest, "questions": self.digest("questions", questions.FILE)}
         return digest_of([probe.VERSION, identity(self.config.probe, self.config.model.dtype), inputs]), inputs
 
+    def _write_task(self) -> tuple[str, Inputs]:
+        settings, inputs = writers.settings_of(self.config), {}
+        if settings is not None:  # else the result is an empty file whatever was probed
+            inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+            inputs |= writers.model_digests(self.config, self.base_digest)
+        return digest_of([write.VERSION, settings, inputs]), inputs
+
     def _construct_task(self) -> tuple[str, Inputs]:
         inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+        inputs["texts"] = self.digest("write", write.FILE)
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
-        return digest_of([construct.VERSION, self.config.construct.model_dump(), inputs]), inputs
+        released = self.config.construct.official
+        if released is not None and Path(released).is_dir():
+            files = sorted(file for file in Path(released).rglob("*") if file.is_file())
+            inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
+        keeps_failed = self.config.write.on_failure == "keep"  # the file of texts is the same
+        return digest_of([construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]), inputs
 
     def train_tasks(self) -> list[ArmTask]:
         # Live knowledge changes what is learnt only where it may end an arm.
@@ -156,6 +178,8 @@ class Pipeline:
 
     def evaluate_tasks(self) -> list[ArmTask]:
         settings = identity(self.config.evaluate, self.config.model.dtype)
+        if self.config.evaluate.generate:
+            settings["refusal"] = self.config.construct.refusal
         asked = self.digest("questions", questions.FILE)
         tasks = []
         for arm in self.arms():
@@ -164,7 +188,7 @@ class Pipeline:
                 raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
             weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
             inputs = {"model": weights, "questions": asked}
-            key = digest_of([evaluate.VERSION, settings, inputs, arm.domain])
+            key = digest_of([evaluate.VERSION, settings, inputs, arm.own_domains])
             tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
         return tasks
 
@@ -172,7 +196,8 @@ class Pipeline:
         inputs = {"probe": self.digest("probe", probe.FILE)}
         for task in self.evaluate_tasks():
             inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
-        return digest_of([analyse.VERSION, self.config.analyse.model_dump(), inputs]), inputs
+        settings = [self.config.analyse.model_dump(), self.config.construct.confidence_threshold]
+        return digest_of([analyse.VERSION, settings, inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
         inputs = dict(self._finished("analyse", self.folder("analyse"), self._key_of("analyse")).files)
@@ -199,19 +224,28 @@ class Pipeline:
                 probe.run(self.config, folder, key, inputs, self.model_path, loaded, self.logs, self.ranks, bar)
             self._told("probe")
 
+    def write(self) -> None:
+        key, inputs = self._write_task()
+        if not self._skip("write", key):
+            with progress("write", None) as bar:
+                sources = write.Sources(self.model_path, self.question_file, self.train_scores)
+                write.run(self.config, self.folder("write"), key, inputs, sources, self.logs, bar)
+            self._told("write")
+
     def construct(self) -> None:
         key, inputs = self._construct_task()
         if not self._skip("construct", key):
             loaded = self.question_file()
             pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.base_scores(), {})
+            written = texts.read(self.folder("write") / write.FILE)
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.train_scores(), written)
             self._told("construct")
 
     def train(self) -> None:
-        tasks = self.train_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("train", tasks, pending):
+        pending = self._pending("train", self.train_tasks())
+        if not pending:
             return
+        train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
         with progress("train", len(pending)) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
@@ -220,12 +254,11 @@ class Pipeline:
         say(f"train: {len(pending)} arms")
 
     def evaluate(self) -> None:
-        tasks = self.evaluate_tasks()
-        pending = [task for task in tasks if not task.done]
-        if self._skip_arms("evaluate", tasks, pending):
+        pending = self._pending("evaluate", self.evaluate_tasks())
+        if not pending:
             return
         loaded = self.question_file()
-        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm))) for task in pending)
+        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
         with progress("evaluate", total) as bar:
             work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
             evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
@@ -235,18 +268,15 @@ class Pipeline:
         key, inputs = self._analyse_task()
         if self._skip("analyse", key):
             return
-        with progress("analyse", 4) as bar:
-            found = [self._arm_scores(arm) for arm in self.arms()]
-            analyse.run(self.config, self.folder("analyse"), key, inputs, found, self.base_scores(), bar)
+        with progress("analyse", len(analyse.TABLES)) as bar:
+            found = map(self._arm_scores, self.arms())
+            base = analyse.read_scores(self.folder("probe") / probe.FILE)
+            analyse.run(self.config, self.folder("analyse"), key, inputs, found, base, bar)
         self._told("analyse")
 
     def _arm_scores(self, arm: Arm) -> ArmScores:
-        groups: dict[str, list[Score]] = {}
-        for score in artifacts.read_parquet(self.folder("evaluate") / arm.name / evaluate.FILE, Score):
-            group = evaluate.group_of(score.domain, score.collection, arm.domain)
-            if group is not None:
-                groups.setdefault(group, []).append(score)
-        return ArmScores(arm, groups)
+        scores = analyse.read_scores(self.folder("evaluate") / arm.name / evaluate.FILE)
+        return ArmScores(arm, analyse.split_by_group(scores, partial(evaluate.group_of, arm)))
 
     def report(self) -> None:
         key, inputs = self._report_task()
@@ -290,8 +320,22 @@ class Pipeline:
             found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
         return found
 
+    def _adopts(self, folder: Path, key: str) -> bool:
+        """Take over what a sibling has made, where there is such."""
+        if self.ranks is not None and self.ranks.world_size > 1:
+            return False
+        for root in self.siblings:
+            source = root / folder.relative_to(self.root)
+            if is_done(source, key):
+                artifacts.adopt(source, folder)
+                return True
+        return False
+
     def _skip(self, stage: str, key: str) -> bool:
         done = is_done(self.folder(stage), key)
+        if not done and self._adopts(self.folder(stage), key):
+            say(f"{stage}: taken over from another variant")
+            return True
         if done:
             say(f"{stage}: done already")
         elif self.leads:
@@ -299,12 +343,17 @@ class Pipeline:
             (self.folder(stage) / MANIFEST).unlink(missing_ok=True)
         return done
 
-    def _skip_arms(self, stage: str, tasks: list[ArmTask], pending: list[ArmTask]) -> bool:
-        if len(pending) < len(tasks):
-            say(f"{stage}: {len(tasks) - len(pending)} of {len(tasks)} arms done already")
+    def _pending(self, stage: str, tasks: list[ArmTask]) -> list[ArmTask]:
+        """The tasks that are neither done nor a sibling's."""
+        left = [task for task in tasks if not task.done]
+        pending = [task for task in left if not self._adopts(task.folder, task.key)]
+        if len(left) < len(tasks):
+            say(f"{stage}: {len(tasks) - len(left)} of {len(tasks)} arms done already")
+        if len(pending) < len(left):
+            say(f"{stage}: {len(left) - len(pending)} arms taken over from another variant")
         for task in pending if self.leads else []:
             (task.folder / MANIFEST).unlink(missing_ok=True)
-        return not pending
+        return pending
 
     def _told(self, stage: str) -> None:
         manifest = read_manifest(self.folder(stage))

@@ -33,6 +33,7 @@ from ift_scale.questions.run import placed
 from ift_scale.records import Question
 from ift_scale.train.packing import steps_per_epoch
 from ift_scale.train.shape import ModelShape
+from ift_scale.write import needs as writing
 
 _SAMPLED_PROMPTS = 64
 GIB = 2**30
@@ -127,17 +128,25 @@ def print_plan(config: Config, cluster: Cluster) -> None:
     rate = measured_rate(root / "probe", "computed_questions", "scoring")
     prompts = f"{asked:,} questions, {mean_views(config, tally):.3g} prompts each of about {tokens:.0f} tokens"
     say(f"probe      {prompts} ({config.probe.engine}); {_time(asked, rate)}")
+    say(f"write      {_writers(config)}")
     say(f"construct  {len(arms)} arms: {', '.join(arm.name for arm in arms[:3])}{' ...' if len(arms) > 3 else ''}")
     _print_train(config, root, cluster.num_gpus, [arm.name for arm in arms])
     try:
         print_memory(ModelShape.from_config(model_folder.model_config(folder), folder / "config.json"), config.train, cluster)
     except DataError as error:
         say(f"memory     not known: {error}")
-    evaluations = sum(tally.count(partial(asked_of, arm)) for arm in arms)
+    evaluations = sum(tally.count(partial(asked_of, arm, config.evaluate.generate)) for arm in arms)
     rate = measured_rate(root / "evaluate" / arms[0].name, "computed_questions", "scoring")
     say(f"evaluate   {evaluations:,} prompts over {len(arms)} arms ({config.evaluate.engine}); {_time(evaluations, rate)}")
     weight_bytes = 2 if _mixed(config.train) else 4
     say(f"disk       about {len(arms) * parameters * weight_bytes / GIB:.2f} GiB of exported models")
+
+
+def _writers(config: Config) -> str:
+    roles = sorted(writing.roles(writing.wishes(config.construct)))
+    if not roles:
+        return "nothing: no set needs a written text"
+    return ", ".join(f"{role} by {getattr(config.write, role).kind}" for role in roles) + "; how many is known after the probe"
 
 
 def _print_train(config: Config, root: Path, num_ranks: int, arms: list[str]) -> None:

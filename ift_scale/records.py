@@ -90,8 +90,9 @@ class Score(Record):
     Of a choice question: `logprobs`, the natural-log probabilities of the option letters over the whole vocabulary, shape
     (num_choices,), from the plain prompt; `letter_mass`, the probability that they hold together; `probs`, by option, as
     probe.reliability.decide_by says (from the plain prompt: the letters' softmax); `prediction` and `confidence`, their arg max and
-    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same;
-    `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked for.
+    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same (NaN
+    where none were drawn); `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked
+    for.
     """
 
     kind: Kind = "choice"
@@ -136,7 +137,7 @@ class Text(Record):
 
     question_id: str
     kind: Literal["explanation", "context"]
-    target: int | None
+    target: int | None = None
     author: Literal["dataset", "external", "base_model"]
     text: str
     attempts: int = 1
@@ -152,6 +153,11 @@ class Arm(Record):
     seed: int
     domains: tuple[str, ...] = ()
     """Of an arm across domains, these."""
+
+    @property
+    def own_domains(self) -> tuple[str, ...]:
+        """The domains on whose pools it is trained."""
+        return self.domains or (self.domain,)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import console, say
 from ift_scale.train import data, packing, show
 from ift_scale.train.batch import collate
-from ift_scale.train.run import tokenized
+from ift_scale.train.run import TOKENS, tokenized
 
 
 def set_of(root: Path, arm: str | None) -> Path:
@@ -37,7 +37,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     name = config.model.path
     folder = model_folder.resolve(name) if name == BUILTIN_MODEL else Path(name)
     tokenizer = PromptTokenizer(folder)
-    tokens = data.load(tokenized(path, Path(config.output_dir) / "train" / ".tokens", tokenizer, config))
+    tokens = data.load(tokenized(path, Path(config.output_dir) / "train" / TOKENS, tokenizer, config))
     seed = int(path.stem.rpartition("-seed")[2])
     steps = packing.planned_steps(tokens.computed_lengths, train, train.num_ranks, model_folder.hidden_size(folder), seed)
     chosen = steps[_within("--step", step, 1, len(steps)) - 1]

@@ -11,6 +11,7 @@ from ift_scale import artifacts
 from ift_scale.cli import main
 from ift_scale.config_file import from_dict
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.pipeline import STAGES
 from ift_scale.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
 from ift_scale.train import run as train
@@ -34,7 +35,7 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in ("run", "questions", "probe", "construct", "train", "evaluate", "analyse", "report", "plan", "doctor", "batch"):
+    for stage in (*STAGES, "run", "plan", "doctor", "batch", "audit", "official"):
         assert f"\n  {stage} " in result.output
 
 
@@ -53,6 +54,12 @@ def test_bad_data_exits_with_2_and_leaves_nothing_half(tmp_path: Path, pool: Pat
     assert not (tmp_path / "run" / "questions").exists()
 
 
+def test_the_audit_is_printed(tmp_path: Path, pool: Path) -> None:
+    (pool / "test.jsonl").write_text((pool / "train.jsonl").read_text().splitlines()[2] + "\n")
+    told = _run("audit", _config(tmp_path, pool)).output
+    assert "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)" in told
+
+
 def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:
     config = _config(tmp_path, pool)
     assert "pool/train/choice 6" in _run("questions", config).output
@@ -61,6 +68,15 @@ def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path
     with (pool / "test.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     assert "pool/test/choice 4" in _run("questions", config).output
+
+
+def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool: Path) -> None:
+    config = _config(tmp_path, pool)
+    assert "write: no set needs a written text" in _run("write", config).output
+    assert "write: done already" in _run("write", config).output
+    assert (tmp_path / "run" / "write" / "texts.jsonl").read_text() == ""
+    result = _run("write", config, "--set", "construct.response=letter_text_explanation")
+    assert result.exit_code == 2 and "run `ift-scale questions`" in result.output
 
 
 @pytest.mark.parametrize("stage", ["probe", "construct", "train", "evaluate", "analyse", "report"])

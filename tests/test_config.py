@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ift_scale import config, config_file
+from ift_scale.config_file import from_dict, load, load_study
 from ift_scale.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +49,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert "train.epochs: input should be a valid integer (value: '3')" in told
     assert "questions.sources.0.domian: unknown key (value: 'y'); did you mean 'domain'?" in told
     assert "questions.sources.0.domain: missing" in told
-    assert "construct.settings.0: not one of the choices (value: 'harmonius'); did you mean 'harmonious'?" in told
+    assert "construct.settings.0: no such setting; did you mean 'harmonious'? (R: a ratio such as 0.2) (value: 'harmonius')" in told
     assert "output_dir: input should be a valid string (value: 3)" in told
     # A combination of valid settings is told beside the invalid ones.
     assert "train.global_batch_size: 1 examples cannot be dealt to train.num_ranks = 2" in told
@@ -65,7 +67,7 @@ def test_all_problems_are_told_at_once() -> None:
         ({"construct": {"seeds": [-1]}}, "construct.seeds.0: input should be greater than or equal to 0"),
         (
             {"questions": {"sources": [{"kind": "paper", "domain": "all", "path": "x"}]}},
-            "questions.sources.0.domain: value error, 'all' names the row over all domains",
+            "questions.sources.0.domain: 'all' names the row over all domains",
         ),
         ({"questions": {"sources": [{"kind": "paper", "domain": "a/b", "path": "x"}]}}, "sources.0.domain: must be letters"),
         ({"questions": {"sources": [{"kind": "papre"}]}}, r"questions.sources.0.kind: not one of .*did you mean 'paper'"),
@@ -126,3 +128,59 @@ def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("output_dir: a\ntrain: {learning_rate: 2e-5}\n")
     assert config_file.load(path).train.learning_rate == 2e-5
+
+
+def test_a_file_extends_others_and_has_variants(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("output_dir: runs/base\ntrain: {epochs: 5, global_batch_size: 64}\nvariants: {plain: }\n")
+    study = tmp_path / "study.yaml"
+    study.write_text("extends: base.yaml\ntrain: {epochs: 2}\nvariants:\n  matched: {construct: {matching: {letters: reorder}}}\n")
+    loaded = load_study(study, ("train.learning_rate=1e-4",))
+    assert (loaded.config.train.epochs, loaded.config.train.global_batch_size) == (2, 64)
+    assert {name: config.output_dir for name, config in loaded.variants.items()} == {
+        "plain": "runs/base/plain",
+        "matched": "runs/base/matched",
+    }
+    assert [config.construct.matching.letters for config in loaded.variants.values()] == ["none", "reorder"]
+    assert {config.train.learning_rate for config in loaded.variants.values()} == {1e-4}
+    assert load(study).train.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("extends: study.yaml\n", "extends: goes in a circle"),
+        ("extends: {a: b}\n", "extends: must be a path or a list of paths"),
+        ("extends: nowhere.yaml\n", "cannot be read"),
+        ("output_dir: a\nvariants: [b]\n", "variants: must be a mapping"),
+        ("output_dir: a\nvariants: {b/c: {}}\n", "variants: 'b/c' must be letters"),
+        ("output_dir: a\nvariants: {b: {train: {epoch: 1}}}\n", "variant b: \n  train.epoch: unknown key"),
+    ],
+)
+def test_mistakes_in_studies(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_study(tmp_path / "study.yaml")
+    assert told.split("\n")[-1].strip() in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"settings": ["harmonius"]}, "did you mean 'harmonious'?"),
+        ({"settings": ["mixture-2"]}, "no such setting"),
+        ({"settings": ["unknown"]}, "sets by grade need probe.reliability.grades"),
+        ({"settings": ["self_distilled"]}, "self_distilled needs construct.response"),
+        ({"matching": {"author": "external"}}, "construct.matching.author: needs"),
+        ({"settings": ["natural"], "matching": {"letters": "selection"}}, "ask for both kinds"),
+        (
+            {"matching": {"letters": "reorder"}, "response": "letter_text_explanation"},
+            "reorder moves options whose old letters the explanations name",
+        ),
+        ({"consistency_ratios": [0.1, 0.1]}, "consistency_ratios: a value stands twice"),
+        ({"official": "x", "size": 5}, "construct.official: the authors' sets are taken as they are"),
+    ],
+)
+def test_sets_that_cannot_be(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        from_dict({"output_dir": "run", "construct": settings})
+    assert told in str(error.value)

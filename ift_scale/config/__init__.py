@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
-from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig
+from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
+    AuditConfig,
     DatasetSource,
     EntityQuestionsSource,
     HubFields,
@@ -22,16 +23,18 @@ from ift_scale.config.questions import (
     WorldSource,
     XiezhiSource,
     collection_of,
+    group_of_source,
     is_pool,
 )
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
 from ift_scale.config.train import CheckpointConfig, EarlyStoppingConfig, LiveConfig, TrainConfig, precision_in_force
 from ift_scale.records import GRADES
-from ift_scale.treatments import PAPER, treatment
+from ift_scale.treatments import PAPER, buckets_of, treatment
 
 __all__ = [
     "BUILTIN_MODEL",
     "AnalyseConfig",
+    "AuditConfig",
     "CheckpointConfig",
     "Config",
     "ConstructConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "WriterConfig",
     "XiezhiSource",
     "collection_of",
+    "group_of_source",
     "impossible_combinations",
     "is_pool",
     "precision_in_force",
@@ -133,6 +137,7 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
     if construct.questions == "free" and not config.probe.free.ask:
         problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
+    problems += writing_problems(config.write, construct)
     reliability = config.probe.reliability
     if reliability.decide_by == "average" and reliability.permutations == "none" and reliability.demonstration_draws == 1:
         problems.append(
@@ -150,6 +155,11 @@ def impossible_combinations(config: Config) -> list[str]:
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+    for number, source in enumerate(config.questions.sources):
+        if group_of_source(source) is not None and collection_of(source) == "pool":
+            problems.append(
+                f"questions.sources.{number}.group: a pool's test is always HOMO; leave it out, or set collection to benchmark"
+            )
     if not any(is_pool(source) for source in config.questions.sources):
         problems.append(
             "questions.sources: none of them is a pool to train on; add one that is, such as a world, paper or huggingface source"
@@ -169,9 +179,15 @@ def _impossible_sets(config: Config) -> list[str]:
         )
     if matching.author != "paper" and not explained:
         problems.append("construct.matching.author: needs construct.response = letter_text_explanation: else there are no words")
-    if matching.by_selection and not {"harmonious", "incompatible", "self_aligning"} & set(settings):
+    if matching.letters == "reorder" and explained:
         problems.append(
-            "construct.matching: makes harmonious, incompatible and self_aligning sets alike, and there is none of them"
+            "construct.matching.letters: reorder moves options whose old letters the explanations name; set it to selection, or "
+            "construct.response to letter_text"
+        )
+    drawn = {bucket for setting in settings for bucket in buckets_of(setting)}
+    if matching.by_selection and not {"right", "wrong"} <= drawn:
+        problems.append(
+            "construct.matching: selection makes sets of known right and known wrong questions alike; ask for both kinds"
         )
     if construct.questions == "free":
         if explained or construct.response == "letter":

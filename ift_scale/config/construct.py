@@ -140,3 +140,22 @@ class ConstructConfig(Section):
         """The settings with those of the ratios, each once."""
         ratios = [consistency_setting(r) for r in self.consistency_ratios] + [unknown_setting(r) for r in self.unknown_ratios]
         return list(dict.fromkeys([*self.settings, *ratios]))
+
+
+def writing_problems(write: WriteConfig, construct: ConstructConfig) -> list[str]:
+    """Settings of writers that cannot go together, a line for each."""
+    problems = []
+    for role in ("external", "own", "contexts"):
+        writer: WriterConfig = getattr(write, role)
+        if writer.kind == "model" and writer.path is None:
+            problems.append(f"write.{role}.path: kind model needs the folder of the model that writes")
+        if writer.kind == "endpoint" and (writer.base_url is None or writer.model is None):
+            problems.append(f"write.{role}: kind endpoint needs base_url (http://localhost:8000/v1, say) and model, its name there")
+    if write.own.kind == "dataset":
+        problems.append("write.own.kind: no dataset holds the model's own words; set it to base_model")
+    if construct.questions == "free" and construct.response == "letter_text_explanation":
+        problems.append(
+            "construct.response: letter_text_explanation explains an option, and construct.questions = free has none; set it to "
+            "letter_text"
+        )
+    return problems

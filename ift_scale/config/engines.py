@@ -81,3 +81,7 @@ class ProbeConfig(EngineConfig):
 class EvaluateConfig(EngineConfig):
     template: Literal["vicuna", "chatml", "model"] = "vicuna"
     """Chat template of training and evaluation; `model`: the one in the base model's own tokenizer."""
+    generate: bool = False
+    """Also let every arm write an answer, greedily, from which the option is read (or a refusal); asks free questions too."""
+    max_tokens: PositiveInt = 32
+    """A generated answer ends with its line, or here."""

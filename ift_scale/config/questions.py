@@ -23,6 +23,13 @@ class SubjectLimit(Section):
     """Use this many test questions of each subject, drawn by `questions.seed`; all when left out."""
 
 
+class TestGroup(Section):
+    """What a source's questions are a test of, where it is not the arm's domain."""
+
+    group: Domain | None = None
+    """Of a benchmark: a test group of its own with this name, for every arm; by domain ID or OOD when left out."""
+
+
 class PaperSource(PoolLimits):
     """A pool in the paper's JSON lines format: `id`, `question`, `choices`, `answer` (index), `explanation`."""
 
@@ -32,7 +39,7 @@ class PaperSource(PoolLimits):
     """Folder that holds {dev,train,test}.jsonl, or the same with .gz."""
 
 
-class MmluSource(SubjectLimit):
+class MmluSource(SubjectLimit, TestGroup):
     """MMLU as a benchmark: Hendrycks' CSV folder (dev/, test/), JSON lines with a `subject` field, or a hub id."""
 
     kind: Literal["mmlu"]
@@ -41,7 +48,7 @@ class MmluSource(SubjectLimit):
     """The hub dataset's configuration; a local folder has none."""
 
 
-class XiezhiSource(PoolLimits):
+class XiezhiSource(PoolLimits, TestGroup):
     """Raw Xiezhi as a pool: rows with one of `labels` and four options, as in the paper."""
 
     kind: Literal["xiezhi"]
@@ -56,7 +63,7 @@ class XiezhiSource(PoolLimits):
     """The dataset's splits for dev, train and test; 10, the rest and 250, drawn by `questions.seed`, when left out."""
 
 
-class SubjectSource(SubjectLimit):
+class SubjectSource(SubjectLimit, TestGroup):
     """CMMLU or C-Eval as a benchmark: one part a subject, columns A, B, C, D and a letter."""
 
     kind: Literal["cmmlu", "ceval"]
@@ -70,7 +77,7 @@ class SubjectSource(SubjectLimit):
     splits: Splits | None = None
 
 
-class EntityQuestionsSource(SubjectLimit):
+class EntityQuestionsSource(SubjectLimit, TestGroup):
     """EntityQuestions: free questions, one JSON file a relation and split. A relation is a subject here."""
 
     kind: Literal["entity_questions"]
@@ -83,7 +90,7 @@ class EntityQuestionsSource(SubjectLimit):
     splits: Splits | None = None
 
 
-class DatasetSource(PoolLimits):
+class DatasetSource(PoolLimits, TestGroup):
     """A published dataset whose columns are known: docs/questions.md lists what each default is."""
 
     kind: Literal["medmcqa", "medqa", "arc", "truthfulqa", "popqa"]
@@ -109,7 +116,7 @@ class HubFields(Section):
     explanation: str | None = None
 
 
-class HubSource(PoolLimits):
+class HubSource(PoolLimits, TestGroup):
     """Any Hugging Face dataset, by hub name or local path."""
 
     kind: Literal["huggingface"]
@@ -127,16 +134,34 @@ Source = Annotated[
 ]
 
 
+class AuditConfig(Section):
+    """Questions that stand twice: what is trained on and asked too, or in several domains. Counted always, left out by setting."""
+
+    near: bool = True
+    """Also look for questions that are similar but not equal; exact duplicates cost next to nothing and are always looked for."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Similar from here on: shared runs of three words, of all that either question or its options have (Jaccard)."""
+    num_permutations: Annotated[int, Field(ge=16)] = 128
+    """Length of the MinHash signatures: longer ones propose fewer pairs in vain and take more memory."""
+    remove: Literal["none", "train", "held_out"] = "none"
+    """Which side of a pair of a train and a held-out question is left out; none, as in the paper. Demonstrations always stay."""
+
+
 class QuestionsConfig(Section):
     sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
     seed: Seed = 42
     """Draws the subset where a source is limited."""
+    audit: AuditConfig = AuditConfig()
 
 
 def collection_of(source: Source) -> Collection:
     """What a source's questions are for. Where a dataset has no train split, or free questions only, it is a benchmark."""
     chosen: Collection | None = getattr(source, "collection", None)
     return chosen or ("benchmark" if source.kind in ("mmlu", "truthfulqa", "popqa") else "pool")
+
+
+def group_of_source(source: Source) -> str | None:
+    return getattr(source, "group", None)
 
 
 def is_pool(source: Source) -> bool:

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ift_scale.treatments import POOLED
+
 BUILTIN_MODEL = "world"
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -13,13 +15,20 @@ Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-def _no_reserved_name(domain: str) -> str:
-    if domain == "all":
-        raise ValueError("'all' names the row over all domains; choose another")
-    return domain
+RESERVED = {
+    "all": "names the row over all domains",
+    POOLED: "names arms that are trained across domains",
+    **dict.fromkeys(("HOMO", "ID", "OOD"), "is a group that domains make"),
+}
 
 
-# A domain's name becomes part of file names and keys.
+def _no_reserved_name(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"'{name}' {RESERVED[name]}; choose another")
+    return name
+
+
+# A domain's or a group's name becomes part of file names and keys.
 Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
 
 # Which of a dataset's splits serve as our dev (demonstrations), train and test.

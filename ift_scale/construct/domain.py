@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ift_scale.config import ConstructConfig, MatchingConfig
+from ift_scale.config import ConstructConfig
 from ift_scale.construct import balance, select
-from ift_scale.construct.examples import Builder, TextKey
+from ift_scale.construct.examples import Builder
 from ift_scale.construct.items import Item, items
 from ift_scale.construct.matching import Matched, Program, Traits, margins_told, quantile_levels
 from ift_scale.errors import DataError, Place
+from ift_scale.inference.texts import TextKey
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.records import Example, Question, Score, Text
-from ift_scale.treatments import author_of
+from ift_scale.treatments import author_of, treatment
 
 
 @dataclass
@@ -63,33 +63,38 @@ class Domain:
         )
 
 
-def traits_of(builder: Builder, knowledge: Knowledge, scores: Mapping[str, Score], matching: MatchingConfig) -> tuple[Any, Any]:
-    """What selection makes equal, of the known right and the known wrong questions, by id: two dicts of Traits."""
-    ids = [*knowledge.right, *knowledge.wrong]
-    forms = [(Item(id), Item(id, "predicted", author=_own(matching))) for id in ids]
-    levels: list[list[tuple[int, int]]] = [[] for _ in ids]
+def traits_of(
+    builder: Builder, knowledge: Knowledge, scores: Mapping[str, Score], config: ConstructConfig
+) -> tuple[dict[str, Traits], dict[str, Traits]]:
+    """What selection makes equal, of the known right and the known wrong questions, by id."""
+    matching, settings = config.matching, config.all_settings()
+    harmonious = [(Item(id, author=author_of("harmonious", True, matching.author)),) * 2 for id in knowledge.right]
+    wrong = []
+    for id in knowledge.wrong:
+        gold = Item(id, author=author_of("incompatible", False, matching.author))
+        own = Item(id, "predicted", author=author_of("self_aligning", True, matching.author))
+        # Where one of the two is in no set, nobody has worded it.
+        taught = [treatment(s).target == "predicted" or s.startswith("mixture-") for s in settings]
+        wrong.append((gold, own if any(taught) else gold))
+    forms = [*harmonious, *wrong]
+    levels: list[list[tuple[int, int]]] = [[] for _ in forms]
     if matching.letters == "selection":
-        for found, pair in zip(levels, forms, strict=True):
-            targets = [builder.target(item) for item in pair]
-            assert targets[0] is not None and targets[1] is not None
-            found.append((targets[0], targets[1]))
+        for found, (first, second) in zip(levels, forms, strict=True):
+            as_first, as_second = builder.target(first), builder.target(second)
+            assert as_first is not None and as_second is not None
+            found.append((as_first, as_second))
     if matching.confidence == "selection":
-        level = quantile_levels([scores[id].confidence for id in ids], matching.bins)
-        for found, id in zip(levels, ids, strict=True):
-            found.append((level(scores[id].confidence),) * 2)
+        confidences = [scores[first.question_id].confidence for first, _ in forms]
+        level = quantile_levels(confidences, matching.bins)
+        for found, confidence in zip(levels, confidences, strict=True):
+            found.append((level(confidence),) * 2)
     if matching.length == "selection":
-        lengths = [tuple(builder.length(item) for item in pair) for pair in forms]
+        lengths = [(builder.length(first), builder.length(second)) for first, second in forms]
         level = quantile_levels([length for pair in lengths for length in pair], matching.bins)
-        for found, (gold, predicted) in zip(levels, lengths, strict=True):
-            found.append((level(gold), level(predicted)))
-    traits = {id: Traits(tuple(found)) for id, found in zip(ids, levels, strict=True)}
-    # A known right question is harmonious only: what it would be as another example does not matter.
-    right = {id: Traits(tuple((gold, gold) for gold, _ in traits[id].levels)) for id in knowledge.right}
-    return right, {id: traits[id] for id in knowledge.wrong}
-
-
-def _own(matching: MatchingConfig) -> Any:
-    return "external" if matching.author == "external" else "base_model"
+        for found, pair in zip(levels, lengths, strict=True):
+            found.append((level(pair[0]), level(pair[1])))
+    traits = {first.question_id: Traits(tuple(found)) for (first, _), found in zip(forms, levels, strict=True)}
+    return {id: traits[id] for id in knowledge.right}, {id: traits[id] for id in knowledge.wrong}
 
 
 def load(
@@ -101,14 +106,13 @@ def load(
 ) -> Domain:
     """DataError where the sets cannot have the size that is asked for, or cannot be matched."""
     questions = {question.id: question for question in pool if question.domain == name}
-    unusable = {text.question_id for text in texts.values() if text.failed}
-    scores = [by_score[id] for id in questions if id not in unusable]
+    scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
     size = select.set_size(name, knowledge, config.all_settings(), config.size)
     program = None
     if config.matching.by_selection:
-        right, wrong = traits_of(builder, knowledge, by_score, config.matching)
+        right, wrong = traits_of(builder, knowledge, by_score, config)
         program = Program(right, wrong)
         largest = program.largest(size)
         if largest == 0 or (config.size is not None and config.size > largest):

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from ift_scale.config import ConstructConfig
 from ift_scale.construct.items import Item
 from ift_scale.inference.prompts import chat_messages, gold_text, response_text
+from ift_scale.inference.texts import AuthorGroup, TextKey, TextKind
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
 from ift_scale.treatments import treatment
-
-TextKey = tuple[str, str, int | None, str]
-"""Question id, kind, target option, author: who external texts come from (the dataset or a model) is one author here."""
 
 
 class Builder:
@@ -64,9 +62,9 @@ class Builder:
         )
         return Example(messages=[*chat_messages(question, order, context), Message(role="assistant", content=response)], meta=meta)
 
-    def _text(self, item: Item, kind: str, target: int | None) -> Text:
-        author = item.author if kind == "explanation" else "external"
-        return self._texts[item.question_id, kind, target, author]
+    def _text(self, item: Item, kind: TextKind, target: int | None) -> Text:
+        author: AuthorGroup = item.author if kind == "explanation" else "external"
+        return self._texts[TextKey(item.question_id, kind, target, author)]
 
     def length(self, item: Item) -> int:
         """Characters of the question and the response."""

@@ -6,7 +6,8 @@ FOLDER/ARM.jsonl; balance.csv; where asked for, sharegpt/ARM.json and huggingfac
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pandas as pd
 
 from ift_scale import artifacts
 from ift_scale.config import Config, ConstructConfig
-from ift_scale.construct import balance, export, general
+from ift_scale.construct import balance, export, general, official
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
-from ift_scale.construct.examples import TextKey, even_letters
+from ift_scale.construct.examples import even_letters
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.inference.question_file import GroupKey
+from ift_scale.inference.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 
@@ -28,26 +30,40 @@ BALANCE = "balance.csv"
 
 
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """The arms that the configuration asks for; DataError for a domain that no pool has."""
+    """The arms that the configuration asks for; DataError for a domain that no pool has, or that has no such set."""
     settings = config.construct
-    known = list(
-        dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == ("pool", "train", settings.questions))
-    )
+    wanted = ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
+    known = list(dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted))
+    released = official.available(Path(settings.official)) if settings.official else None
+    if released is not None:
+        known = [domain for domain in known if domain in released]
     domains = settings.domains or known
     for domain in domains:
         if domain not in known:
-            raise DataError(Place("construct.domains"), "no source has train questions of it", did_you_mean(domain, known), domain)
+            lacks = f"no source has {wanted[1]} questions of it" + (", or the release has no set" if released else "")
+            raise DataError(Place("construct.domains"), lacks, did_you_mean(domain, known), domain)
     places: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
     if settings.across_domains:
         if len(domains) < 2:
             raise DataError(Place("construct.across_domains"), "there is one domain only", "Add pools, or set it to false", domains)
         places.append((POOLED, tuple(domains)))
-    return [
+    arms = [
         Arm(domain=domain, setting=setting, seed=seed, domains=parts)
         for domain, parts in places
         for setting in settings.all_settings()
         for seed in settings.seeds
+        if released is None or setting in released[domain]
     ]
+    if not arms:
+        raise DataError(Place("construct"), "no set can be made", "Give a pool whose domain the sets have, or other settings")
+    return arms
+
+
+def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
+    """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
+    the same questions."""
+    failed = {text.question_id for text in texts.values() if text.failed and config.write.on_failure == "drop"}
+    return [question for question in pool if question.id not in failed]
 
 
 def run(
@@ -63,14 +79,20 @@ def run(
     """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    pool = [question for question in pool if question.kind == settings.questions]
+    pool = usable([question for question in pool if question.kind == settings.questions], texts, config)
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
-    names = [arm.domain for arm in arms if not arm.domains]
-    domains = {name: domain_of(name, settings, pool, by_score, texts) for name in dict.fromkeys(names)}
     counts: dict[str, float] = {}
-    for domain in domains.values():
-        counts |= _domain_counts(domain)
+    if settings.official:
+        sets = official.load(Path(settings.official))
+        make: Make = partial(_released, sets, settings)
+        counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
+    else:
+        names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
+        domains = {name: domain_of(name, settings, pool, by_score, texts) for name in names}
+        make = partial(_built, domains, settings)
+        for domain in domains.values():
+            counts |= _domain_counts(domain)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
     with artifacts.atomic_folder(folder) as temporary:
@@ -78,8 +100,7 @@ def run(
             found: dict[str, balance.Covariates] = {}
             before: dict[str, balance.Covariates] = {}
             for arm in (arm for arm in arms if (arm.domain, arm.seed) == (place, seed)):
-                parts = [domains[name] for name in (arm.domains or (arm.domain,))]
-                examples, found[arm.setting], before[arm.setting] = _built(arm, parts, settings)
+                examples, found[arm.setting], before[arm.setting] = make(arm)
                 counts |= _letter_counts(arm, examples)
                 if general_path:
                     examples = examples + general.draw(
@@ -99,16 +120,15 @@ def run(
         artifacts.write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
 
 
-def size_across(parts: Sequence[Domain]) -> int:
-    """Questions of a set made of these domains: as many as the smallest domain's own have, evenly from each."""
-    return min(part.size for part in parts)
+Made = tuple[list[Example], balance.Covariates, balance.Covariates]
+"""An arm's examples, their covariates, and the covariates of the set that would be without matching."""
+Make = Callable[[Arm], Made]
 
 
-def _built(
-    arm: Arm, parts: Sequence[Domain], config: ConstructConfig
-) -> tuple[list[Example], balance.Covariates, balance.Covariates]:
-    """An arm's examples, their covariates, and the covariates of the set that would be without matching."""
-    total = size_across(parts)
+def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
+    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each."""
+    parts = [domains[name] for name in arm.own_domains]
+    total = min(part.size for part in parts)
     shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
     examples: list[Example] = []
     found, before = balance.Covariates(), balance.Covariates()
@@ -124,12 +144,22 @@ def _built(
         before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, None), "paper")
         examples += made
     if not examples:
-        raise DataError(
-            Place(f"arm {arm.name}"),
-            "no question is left in its set",
-            "Take the setting out, or give the pool more train questions",
-        )
+        remedy = "Take the setting out, or give the pool more train questions"
+        raise DataError(Place(f"arm {arm.name}"), "no question is left in its set", remedy)
     return examples, found, before
+
+
+def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
+    """The authors' set, whole; a seed draws its order and the general instructions."""
+    rows = sets[arm.domain][arm.setting]
+    examples = official.examples(rows, arm.setting, config.response)
+    covariates = balance.Covariates(
+        [str(example.meta.target) for example in examples],
+        [example.meta.wording for example in examples],
+        [row.score.confidence for row in rows],
+        [sum(len(message.content) for message in example.messages) for example in examples],
+    )
+    return examples, covariates, covariates
 
 
 def _domain_counts(domain: Domain) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""The evaluate stage: what each fine-tuned arm answers, 0-shot in the training template. Out: ARM/scores.parquet.
+"""The evaluate stage: what each fine-tuned arm answers, 0-shot in the training template, by letter and, where asked for, in its own
+words. Out: ARM/scores.parquet.
 
 Every engine serves many arms: it is started with the first and takes the weights of the others in place.
 """
@@ -11,32 +12,52 @@ from ift_scale import artifacts
 from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.distributed import Ranks
 from ift_scale.errors import DataError, Place
+from ift_scale.evaluate.generated import GeneratedAsker, Rows
 from ift_scale.inference import model_folder
 from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.letters import Chat, LetterAsker
 from ift_scale.inference.question_file import GroupKey, QuestionFile
-from ift_scale.inference.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
-from ift_scale.inference.scoring import Target, compute, share_of, work_of
+from ift_scale.inference.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.inference.scoring import Asker, Target, compute, share_of, work_of
 from ift_scale.inference.slots import slots_for
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
 from ift_scale.records import Arm
 
-VERSION = 2
+VERSION = 3
 FILE = "scores.parquet"
 
 
-def group_of(question_domain: str, collection: str, arm_domain: str) -> str | None:
-    """HOMO: the held-out test of the arm's own pool; ID: the benchmark's part of its domain; OOD: the benchmark's rest."""
+def group_of(arm: Arm, domain: str, collection: str, group: str | None = None) -> str | None:
+    """HOMO: the held-out tests of the arm's own pools; ID: the benchmarks' part of its domains; OOD: the benchmarks' rest.
+
+    A benchmark that is a group of its own is that one for every arm. None for the test of another arm's pool.
+    """
+    if group is not None:
+        return group
+    own = domain in arm.own_domains
     if collection == "pool":
-        return "HOMO" if question_domain == arm_domain else None
-    return "ID" if question_domain == arm_domain else "OOD"
+        return "HOMO" if own else None
+    return "ID" if own else "OOD"
 
 
-def asked_of(arm: Arm, group: GroupKey) -> bool:
-    """Whether an arm is asked this group's questions: the choice questions of the test splits of one of its test groups."""
-    return group.kind == "choice" and group.split == "test" and group_of(group.domain, group.collection, arm.domain) is not None
+def asked_of(arm: Arm, generate: bool, group: GroupKey) -> bool:
+    """Whether an arm is asked this group's questions: the choice questions of the test splits of one of its test groups, and where
+    answers are generated, the free ones too."""
+    is_asked = group.split == "test" and (group.kind == "choice" or generate)
+    return is_asked and group_of(arm, group.domain, group.collection, group.group) is not None
+
+
+def _of_kind(arm: Arm, generate: bool, kind: str, group: GroupKey) -> bool:
+    return group.kind == kind and asked_of(arm, generate, group)
+
+
+def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
+    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template), plain)
+    if not config.evaluate.generate:
+        return lettered
+    return GeneratedAsker(tokenizer, config.evaluate.template, lettered, config.evaluate.max_tokens, config.construct.refusal)
 
 
 def run(
@@ -51,13 +72,14 @@ def run(
     """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM, on as many ranks as call this; rank 0 merges."""
     for _, model_path, _, _ in pending:
         model_folder.check(model_path)
-    asker = LetterAsker(Chat(PromptTokenizer(pending[0][1]), config.evaluate.template), plain)
+    asker = _asker(config, PromptTokenizer(pending[0][1]))
+    generate = config.evaluate.generate
     targets = [
         Target(
             arm.name,
             folder / arm.name,
             artifacts.digest_of([key, resolved_identity(config.evaluate, config.model.dtype)]),
-            [questions.select(partial(asked_of, arm))],
+            [questions.select(partial(_of_kind, arm, generate, kind)) for kind in ("choice", "free")],
             asker,
             model_path,
             partial(_finish, config, key, inputs),
@@ -68,7 +90,7 @@ def run(
     ]
     for target in targets:
         if not target.num_questions:
-            problem = "has no choice question in a test split to be evaluated on"
+            problem = f"has no {'' if generate else 'choice '}question in a test split to be evaluated on"
             raise DataError(Place(f"arm {target.name}"), problem, "Add a benchmark, or test questions to the domain's pool")
     slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, slots, share_of(ranks), bar)
@@ -77,13 +99,14 @@ def run(
 def _finish(config: Config, key: str, inputs: dict[str, str], target: Target, shards: list[Path]) -> None:
     started = time.monotonic()
     scores = ChoiceScores(ReliabilityConfig())
-    write_rows(target.folder / FILE, PLAIN_SCHEMA, shards, scores.rows)
+    generated = Rows(scores) if config.evaluate.generate else None
+    write_rows(target.folder / FILE, GENERATED_SCHEMA if generated else PLAIN_SCHEMA, shards, generated or scores.rows)
     work = work_of(target)
     counts = {
         "questions": scores.summary.questions,
         "computed_questions": work.questions,
         "prompt_tokens": work.tokens,
-        "mean_letter_mass": scores.summary.letter_mass / scores.summary.questions,
-    }
+        "mean_letter_mass": scores.summary.letter_mass / max(scores.summary.questions, 1),
+    } | (generated.counts() if generated else {})
     seconds = {"total": sum(work.seconds.values()) + time.monotonic() - started} | work.seconds
     artifacts.write_manifest(target.folder, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds)

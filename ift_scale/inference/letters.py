@@ -153,7 +153,7 @@ def _table(written: Written, logprobs: np.ndarray, likelihoods: np.ndarray | Non
     questions = written.questions
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(question, name) for question in questions], pa.string())
-        for name in ("id", "domain", "subject", "collection", "split")
+        for name in ("id", "domain", "subject", "collection", "split", "group")
     }
     columns["answer"] = pa.array([question.answer for question in questions], pa.int16())
     num_views = np.array([len(views) for views in written.views])

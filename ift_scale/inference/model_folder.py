@@ -9,13 +9,13 @@ from ift_scale.config import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
 
 
-def resolve(path: str) -> Path:
-    """The folder of a model by setting: the embedded one for `world`, else the checked path."""
+def resolve(path: str, setting: str = "model.path") -> Path:
+    """The folder of a model by `setting`: the embedded one for `world`, else the checked path."""
     if path == BUILTIN_MODEL:
         return Path(str(resources.files("ift_scale.world") / "base_model"))
     folder = Path(path)
     if not folder.is_dir():
-        raise DataError(Place(folder), "no such folder", "Set model.path to a Hugging Face model folder on this machine")
+        raise DataError(Place(folder), "no such folder", f"Set {setting} to a Hugging Face model folder on this machine")
     check(folder)
     return folder
 

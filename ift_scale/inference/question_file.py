@@ -23,6 +23,7 @@ class GroupKey(NamedTuple):
     domain: str
     split: str
     num_choices: int
+    group: str | None = None
 
     @classmethod
     def of(cls, question: Question) -> "GroupKey":
@@ -32,7 +33,8 @@ class GroupKey(NamedTuple):
     def of_row(cls, row: dict[str, Any]) -> "GroupKey":
         """The same of a line's fields: most rows are only counted and never become a Question."""
         topic = topic_of(row["collection"], row["domain"], row["subject"])
-        return cls(row["kind"], row["collection"], topic, row["domain"], row["split"], len(row.get("choices", ())))
+        num_choices = len(row.get("choices", ()))
+        return cls(row["kind"], row["collection"], topic, row["domain"], row["split"], num_choices, row.get("group"))
 
 
 class QuestionFile:

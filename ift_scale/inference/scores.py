@@ -25,7 +25,7 @@ NUM_BINS = 10
 # A letter that a float32 model holds impossible must not make the prior 0, by which probabilities are divided.
 _LEAST_PROBABILITY = 1e-12
 
-_WHO = [(name, pa.string()) for name in ("kind", "question_id", "domain", "subject", "collection", "split")]
+_WHO = [(name, pa.string()) for name in ("kind", "question_id", "domain", "subject", "collection", "split", "group")]
 _PLAIN = [
     ("answer", pa.int16()), ("logprobs", pa.list_(pa.float64())), ("probs", pa.list_(pa.float64())), ("letter_mass", pa.float64()),
     ("prediction", pa.int16()), ("confidence", pa.float64()), ("correct", pa.bool_()),
@@ -38,6 +38,10 @@ _RELIABILITY = [
 _FREE = [("response", pa.string()), ("f1", pa.float64()), ("samples", pa.list_(pa.string()))]
 SCHEMA = pa.schema([*_WHO, *_PLAIN, *_RELIABILITY, *_FREE])
 PLAIN_SCHEMA = pa.schema([*_WHO, *_PLAIN])
+GENERATED_SCHEMA = pa.schema([
+    *PLAIN_SCHEMA, ("response", pa.string()), ("f1", pa.float64()), ("generated_prediction", pa.int16()), ("refused", pa.bool_()),
+])  # fmt: skip
+"""Of arms whose answers are generated too."""
 
 
 def softmax(logprobs: np.ndarray) -> np.ndarray:
@@ -263,7 +267,7 @@ class ChoiceScores:
         if "cloze" in table.column_names:
             self._cloze(table, lists, flat)
         columns = {"kind": ["choice"] * size, "question_id": ids, **lists, **flat}
-        columns |= {name: table[name] for name in ("domain", "subject", "collection", "split", "answer")}
+        columns |= {name: table[name] for name in ("domain", "subject", "collection", "split", "group", "answer")}
         columns |= {name: [None] * size for name in ("response", "f1", "samples")}
         made = [pa.array(c, f.type) if isinstance(c := columns[f.name], list) else c for f in SCHEMA]
         return pa.table(made, schema=SCHEMA)

@@ -19,7 +19,7 @@ class Slot:
         self._start, self._bar = start, bar
         self._engine: EngineProcess | None = None
         self._loaded: Path | None = None
-        self._killed = False
+        self.killed = False
         self.seconds = {"engine_start": 0.0, "load_weights": 0.0}
 
     def taken_seconds(self) -> dict[str, float]:
@@ -42,10 +42,10 @@ class Slot:
         if self._engine is None:
             self._bar.note("starting the engine")
             started = time.monotonic()
-            if self._killed:
+            if self.killed:
                 raise EngineDied("the run is being stopped")
             self._engine = self._start(model_path)  # there at once, so that it can be killed while it loads
-            if self._killed:  # just now
+            if self.killed:  # just now
                 self._engine.kill()
             try:
                 self._engine.ready()
@@ -59,7 +59,7 @@ class Slot:
 
     def kill(self) -> None:
         """End the engine at once; no other one is started here."""
-        self._killed = True
+        self.killed = True
         engine = self._engine
         if engine is not None:
             engine.kill()

@@ -181,10 +181,13 @@ class PromptTokenizer:
 
     @cached_property
     def line_end_tokens(self) -> list[int]:
-        """The ids that end a one-line answer: the end of the sequence, and every token with a line break in it."""
-        size = len(self.tokenizer)
-        pieces = self.tokenizer.batch_decode([[i] for i in range(size)])
-        ends = [i for i, piece in enumerate(pieces) if "\n" in piece]
+        """The ids that end a one-line answer."""
+        return self.ends_at("\n")
+
+    def ends_at(self, mark: str) -> list[int]:
+        """The ids that end a text before `mark`: the end of the sequence, and every token that holds the mark."""
+        pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))]) if mark else []
+        ends = [i for i, piece in enumerate(pieces) if mark in piece]
         eos = self.tokenizer.eos_token_id
         return sorted({*ends, *([eos] if eos is not None else [])})
 

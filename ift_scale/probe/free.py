@@ -1,12 +1,7 @@
-"""Free questions: short answers are generated, greedily and sampled, and compared with the aliases.
+"""Free questions: short answers are generated, greedily and sampled, and compared with the aliases."""
 
-Normalisation, exact match and F1 are SQuAD's (Rajpurkar et al. 2016; its evaluation script, version 1.1).
-"""
-
-import re
-import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,38 +11,13 @@ import pyarrow.compute as pc
 
 from ift_scale.config import ProbeConfig
 from ift_scale.inference import prompts
+from ift_scale.inference.answers import exact_match, f1, normalise
 from ift_scale.inference.engine import Engine, Sampling, TextRequest
 from ift_scale.inference.prefixes import Prefixes
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.scores import SCHEMA, grade_of
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.records import GRADES, Question
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalise(text: str) -> str:
-    """Lower case without punctuation, articles and extra space."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(response: str, aliases: Sequence[str]) -> bool:
-    said = normalise(response)
-    return (said != "" and any(said == normalise(alias) for alias in aliases)) or response.strip() in aliases
-
-
-def f1(response: str, aliases: Sequence[str]) -> float:
-    """The best token F1 over the aliases."""
-    return max(_f1(normalise(response).split(), normalise(alias).split()) for alias in aliases)
-
-
-def _f1(response: list[str], alias: list[str]) -> float:
-    common = sum((Counter(response) & Counter(alias)).values())
-    if common == 0:
-        return float(response == alias)
-    precision, recall = common / len(response), common / len(alias)
-    return 2 * precision * recall / (precision + recall)
 
 
 @dataclass(frozen=True)
@@ -95,7 +65,7 @@ class FreeAsker:
         count = len(written.questions)
         columns: dict[str, list[Any]] = {
             name: [getattr(question, name) for question in written.questions]
-            for name in ("id", "domain", "subject", "collection", "split", "aliases")
+            for name in ("id", "domain", "subject", "collection", "split", "group", "aliases")
         }
         columns["greedy"] = [[self._text(tokens[0]) for tokens in greedy[i::count]] for i in range(count)]
         columns["samples"] = [[self._text(sample) for tokens in sampled[i::count] for sample in tokens] for i in range(count)]
@@ -132,7 +102,7 @@ class Summary:
 def rows(table: pa.Table) -> pa.Table:
     """Scores of free questions in SCHEMA; grades come with every one, since the samples are there."""
     out: dict[str, list[Any]] = {field.name: [None] * len(table) for field in SCHEMA}
-    for name in ("domain", "subject", "collection", "split", "samples"):
+    for name in ("domain", "subject", "collection", "split", "group", "samples"):
         out[name] = table[name].to_pylist()
     out["kind"], out["question_id"] = ["free"] * len(table), table["id"].to_pylist()
     for row, found in enumerate(table.select(["aliases", "greedy", "samples"]).to_pylist()):

@@ -1,12 +1,12 @@
 """The questions stage: every source of the configuration into one questions.jsonl.
 
-Questions go from their source to the file one by one. What stays in memory are counts and eight bytes an id, so a pool of
-millions is no problem here.
+Questions go from their source to the file one by one, and the audit reads them there. What stays in memory of a train question is
+18 bytes (its id and itself as hashes, and its domain), so a pool of millions is no problem here.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ift_scale import artifacts
@@ -20,11 +20,13 @@ from ift_scale.config import (
     Source,
     SubjectSource,
     XiezhiSource,
+    group_of_source,
 )
 from ift_scale.errors import DataError, Place
 from ift_scale.progress import Bar
 from ift_scale.questions import (
     arc,
+    audit,
     ceval,
     cmmlu,
     duplicates,
@@ -45,7 +47,7 @@ from ift_scale.questions.known import Known, Placed
 from ift_scale.questions.subjects import Parts
 from ift_scale.records import Question
 
-VERSION = 1
+VERSION = 2
 FILE = "questions.jsonl"
 _QUESTIONS_A_STEP = 1000
 
@@ -97,28 +99,38 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.ids = duplicates.SeenIds()
-        self._pool_splits: dict[tuple[str, str], None] = {}
+        self._pool_splits: Counter[tuple[str, str]] = Counter()
 
     def add(self, question: Question) -> None:
         self.counts[f"{question.collection}/{question.split}/{question.kind}"] += 1
         self.ids.add(question.id)
         if question.collection == "pool" and question.kind == "choice":
-            self._pool_splits[question.domain, question.split] = None
+            self._pool_splits[question.domain, question.split] += 1
 
-    def check_pools(self) -> None:
-        """DataError for a pool that has no train or no test question: no arm could be made of it, or none measured."""
+    def remove(self, question: Question) -> None:
+        """A question that was added and is left out of the file after all."""
+        self.counts[f"{question.collection}/{question.split}/{question.kind}"] -= 1
+        self.left_out["duplicates"] += 1
+        if question.collection == "pool" and question.kind == "choice":
+            self._pool_splits[question.domain, question.split] -= 1
+
+    def check_pools(self, needed: Sequence[str]) -> None:
+        """DataError for a pool without questions of a needed split: no arm could be made of it, or none measured."""
         for domain in dict.fromkeys(domain for domain, _ in self._pool_splits):
-            for split in ("train", "test"):
-                if (domain, split) not in self._pool_splits:
+            for split in needed:
+                if not self._pool_splits[domain, split]:
                     remedy = f"Give the domain's source {split} questions, or remove it"
+                    if (domain, split) in self._pool_splits:
+                        remedy = "The audit has left out all of them as duplicates: set questions.audit.remove otherwise"
                     raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
 
 
 def placed(config: Config, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Place, Question]]:
     """Every source's questions, each with the source's number and its place there."""
     for number, source in enumerate(config.questions.sources):
+        group = group_of_source(source)
         for place, question in load_source(source, config.questions.seed, left_out):
-            yield number, place, question
+            yield number, place, question if group is None else question.model_copy(update={"group": group})
 
 
 def counted(questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar) -> Iterator[Question]:
@@ -133,12 +145,20 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar
     """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
     tally = Tally()
+    # The authors' sets bring their own train questions.
+    needed = ("train", "test") if config.construct.official is None else ("test",)
     with artifacts.atomic_folder(folder) as temporary:
         artifacts.write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
         repeated = tally.ids.repeated()
         if repeated:
             duplicates.refuse(((number, place, question.id) for number, place, question in placed(config)), repeated)
-        tally.check_pools()
-        counts = tally.counts | Counter({f"left out: {reason}": count for reason, count in tally.left_out.items()})
+        tally.check_pools(needed)
+        found = audit.audit(temporary / FILE, config.questions.audit, temporary)
+        left_out = audit.rows_left_out(found, config.questions.audit)
+        if left_out:
+            audit.leave_out(temporary / FILE, left_out, tally.remove)
+            tally.check_pools(needed)
+        reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
+        counts = +tally.counts | Counter(reasons) | Counter(found.counts())
         seconds = {"total": time.monotonic() - started}
         artifacts.write_manifest(temporary, "questions", key, config.questions.model_dump(), inputs, dict(counts), seconds)

@@ -1,7 +1,8 @@
-"""The held-out questions of an arm's own pool (HOMO) for the training ranks: prepared once, by one process, before they start.
+"""The held-out questions of an arm's own pools (HOMO) for the training ranks: prepared once, by one process, before they start.
 
-In: the questions stage's file and the base model's probe. Out: a file of token ids for each domain, and how often it is asked. The
-prompts are written by what the evaluate stage writes them with, so that live knowledge and evaluation ask the same tokens.
+In: the questions stage's file and the base model's probe. Out: a file of token ids for each domain (or the domains of arms that are
+trained across them), and how often it is asked. The prompts are written by what the evaluate stage writes them with, so that live
+knowledge and evaluation ask the same tokens.
 """
 
 import zlib
@@ -46,9 +47,9 @@ class Source:
     probe: Path
 
 
-def is_homo(domain: str, group: GroupKey) -> bool:
-    """Whether a group is the held-out test of the domain's own pool."""
-    return (group.kind, group.collection, group.split, group.domain) == ("choice", "pool", "test", domain)
+def is_homo(domains: Sequence[str], group: GroupKey) -> bool:
+    """Whether a group is the held-out test of one of the domains' own pools."""
+    return (group.kind, group.collection, group.split) == ("choice", "pool", "test") and group.domain in domains
 
 
 def in_order(questions: Sequence[Question]) -> list[Question]:
@@ -56,20 +57,20 @@ def in_order(questions: Sequence[Question]) -> list[Question]:
     return sorted(questions, key=lambda question: (zlib.crc32(f"live/{question.id}".encode()), question.id))
 
 
-def base_answers(probe: Path, domain: str) -> dict[str, tuple[list[float], str | None]]:
+def base_answers(probe: Path, domains: Sequence[str]) -> dict[str, tuple[list[float], str | None]]:
     """(option probabilities, grade) of each held-out question in the base model's probe."""
-    where = [("kind", "=", "choice"), ("collection", "=", "pool"), ("split", "=", "test"), ("domain", "=", domain)]
+    where = [("kind", "=", "choice"), ("collection", "=", "pool"), ("split", "=", "test"), ("domain", "in", list(domains))]
     table = pq.read_table(probe, columns=["question_id", "probs", "grade"], filters=where)
     return {row["question_id"]: (row["probs"], row["grade"]) for row in table.to_pylist()}
 
 
-def prepare(source: Source, domain: str, tokenizer: PromptTokenizer, template: str) -> LiveSet | None:
-    """The domain's held-out questions; None where it has none."""
-    questions = in_order(source.questions.read(source.questions.select(partial(is_homo, domain))))
+def prepare(source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str) -> LiveSet | None:
+    """The domains' held-out questions; None where they have none."""
+    questions = in_order(source.questions.read(source.questions.select(partial(is_homo, domains))))
     if not questions:
         return None
     written = LetterAsker(Chat(tokenizer, template), plain).write(questions)
-    assert (written.source[:, 0] == np.arange(len(questions))).all()  # one topic, one view each
+    assert (written.source[:, 0] == np.arange(len(questions))).all()  # one view each
     prompts = [request.prefix + request.suffix for request in written.requests]
     options = [request.options for request in written.requests]
     answers = np.array([question.answer for question in questions], dtype=np.int64)
@@ -78,7 +79,7 @@ def prepare(source: Source, domain: str, tokenizer: PromptTokenizer, template: s
     supervised = np.zeros(offsets[-1], dtype=bool)
     supervised[offsets[1:] - 1] = True
     ids = np.array([token for row in rows for token in row], dtype=np.int32)
-    known = base_answers(source.probe, domain)
+    known = base_answers(source.probe, domains)
     found = [known[question.id] for question in questions]
     return LiveSet(
         TokenizedSet(ids, supervised, offsets, np.ones(len(rows)), num_truncated=0),
@@ -98,12 +99,12 @@ def _table(rows: Sequence[Sequence[float]], fill: float) -> np.ndarray:
     return table
 
 
-def prepared(source: Source, domain: str, tokenizer: PromptTokenizer, template: str, cache: Path) -> Path | None:
-    """The domain's file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
+def prepared(source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str, cache: Path) -> Path | None:
+    """The domains' file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
     made_of = [*map(artifacts.file_digest, (source.questions.path, source.probe)), data.tokenizer_digest(tokenizer)]
-    path = cache / f"live-{artifacts.digest_of([made_of, template, domain])[:16]}.npz"
+    path = cache / f"live-{artifacts.digest_of([made_of, template, domains])[:16]}.npz"
     if not path.is_file():
-        questions = prepare(source, domain, tokenizer, template)
+        questions = prepare(source, domains, tokenizer, template)
         if questions is None:
             return None
         live_data.save(questions, path)
@@ -135,7 +136,7 @@ def jobs(source: Source, arms: Sequence[ArmJob], config: Config, tokenizer: Prom
     for work in arms:
         domain = work.arm.domain
         if domain not in files:
-            files[domain] = prepared(source, domain, tokenizer, config.evaluate.template, cache)
+            files[domain] = prepared(source, work.arm.own_domains, tokenizer, config.evaluate.template, cache)
         path = files[domain]
         questions = live_data.load(path) if path else None
         schedule = schedule_of(questions, data.load(Path(work.tokens)), config, hidden_size) if questions else None

@@ -1,6 +1,7 @@
 """The train stage: tokenise the arms that are missing, start one warm group of ranks, follow it to the end."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale import artifacts
@@ -17,6 +18,7 @@ from ift_scale.train.watch import progress_line
 
 VERSION = 1
 STAGE = "train"
+TOKENS = ".tokens"
 
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
@@ -28,6 +30,13 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
         data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
     data.check_enough(data.load(path), set_path, config.train)
     return path
+
+
+def share_tokens(folder: Path, others: Sequence[Path]) -> None:
+    """Have the token files of other train folders here too: their names are digests of all that made them."""
+    for path in sorted(path for other in others for path in (other / TOKENS).glob("*.npz")):
+        if not (folder / TOKENS / path.name).exists():
+            artifacts.link_or_copy(path, folder / TOKENS / path.name)
 
 
 def run(
@@ -52,7 +61,7 @@ def run(
         job.ArmJob(
             arm=arm,
             source=str(path),
-            tokens=str(tokenized(path, folder / ".tokens", tokenizer, config)),
+            tokens=str(tokenized(path, folder / TOKENS, tokenizer, config)),
             folder=str(folder / arm.name),
             key=key,
             inputs=inputs,
@@ -62,7 +71,7 @@ def run(
     for arm in arms:
         saved.latest(arm)  # one of another model or set is told before the ranks are started
     if live is not None and config.train.live.every != 0:
-        asked = live_questions.jobs(live, arms, config, tokenizer, folder / ".tokens", hidden_size(model_path))
+        asked = live_questions.jobs(live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path))
         arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
     work = job.Job(
         model_path=str(model_path),

@@ -174,7 +174,7 @@ def test_a_pool_without_a_split_is_told(pool: Path) -> None:
     for question in _load(_paper(pool)):
         tally.add(question)
     with pytest.raises(DataError, match="domain 'engineering': field 'split': its pool has no test question"):
-        tally.check_pools()
+        tally.check_pools(("train", "test"))
 
 
 def test_world_questions() -> None:

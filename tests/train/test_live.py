@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from transformers import AutoModelForCausalLM
 
-from ift_scale.analyse.run import ArmScores, question_rows
+from ift_scale.analyse.answers import answers_of, compare, table_of
 from ift_scale.config import Config, EngineConfig, LiveConfig, TrainConfig
 from ift_scale.config_file import from_dict
 from ift_scale.distributed import Ranks
@@ -80,14 +80,14 @@ def test_measurements_since_the_best(values: list[float], rises: bool, least: fl
 
 def test_questions_are_asked_with_the_tokens_of_the_evaluation(tmp_path: Path, world_model: Path) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
-    found = live_questions.prepare(source, homo.DOMAIN, tokenizer, "vicuna")
+    found = live_questions.prepare(source, (homo.DOMAIN,), tokenizer, "vicuna")
     assert found is not None
-    rows = source.questions.select(lambda group: live_questions.is_homo(homo.DOMAIN, group))
+    rows = source.questions.select(lambda group: live_questions.is_homo((homo.DOMAIN,), group))
     questions = {question.id: question for question in source.questions.read(rows)}
     asked = LetterAsker(Chat(tokenizer, "vicuna"), plain).write(list(questions.values()))
     requests = dict(zip(questions, asked.requests, strict=True))
     assert set(found.ids_Q) == set(questions) and len(questions) == 24
-    base = live_questions.base_answers(source.probe, homo.DOMAIN)
+    base = live_questions.base_answers(source.probe, (homo.DOMAIN,))
     tokens = found.tokens
     for i, id in enumerate(found.ids_Q):
         row = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
@@ -101,13 +101,13 @@ def test_questions_are_asked_with_the_tokens_of_the_evaluation(tmp_path: Path, w
 
 def test_a_file_is_made_once_for_the_same_inputs(tmp_path: Path, world_model: Path) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
-    path = live_questions.prepared(source, homo.DOMAIN, tokenizer, "vicuna", tmp_path / "cache")
+    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
     assert path is not None
     made = path.stat().st_mtime_ns
-    assert live_questions.prepared(source, homo.DOMAIN, tokenizer, "vicuna", tmp_path / "cache") == path
+    assert live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache") == path
     assert path.stat().st_mtime_ns == made
-    assert live_questions.prepared(source, homo.DOMAIN, tokenizer, "chatml", tmp_path / "cache") != path
-    assert live_questions.prepared(source, "nowhere", tokenizer, "vicuna", tmp_path / "cache") is None
+    assert live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "chatml", tmp_path / "cache") != path
+    assert live_questions.prepared(source, ("nowhere",), tokenizer, "vicuna", tmp_path / "cache") is None
 
 
 def _config(tmp_path: Path, **live: Any) -> Config:
@@ -169,7 +169,7 @@ def _live(path: Path, world_model: Path, control: Any, ranks: Ranks, count: int,
 
 def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: Path) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
-    path = live_questions.prepared(source, homo.DOMAIN, tokenizer, "vicuna", tmp_path)
+    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path)
     assert path is not None
     live = _live(path, world_model, _Alone(), ALONE, 20, tmp_path)
     state = torch.get_rng_state()
@@ -192,7 +192,7 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
 
 def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -> None:
     source = homo.source(tmp_path)
-    found = live_questions.prepare(source, homo.DOMAIN, PromptTokenizer(world_model), "vicuna")
+    found = live_questions.prepare(source, (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna")
     assert found is not None
     rng = np.random.default_rng(0)
     logprobs = np.where(found.letters_QC >= 0, rng.normal(-3, 2, found.letters_QC.shape), -np.inf)
@@ -206,9 +206,8 @@ def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -
         return Score(**who, **more, probs=known.tolist(), confidence=known.max(), correct=right)  # type: ignore[arg-type]
 
     after = [score(i, np.exp(row)) for i, row in enumerate(logprobs)]
-    base = {id: score(i, row) for i, (id, row) in enumerate(zip(found.ids_Q, found.base_QC, strict=True))}
-    arm = ArmScores(Arm(domain="d", setting="harmonious", seed=0), {"HOMO": after})
-    rows = question_rows([arm], base)
+    base = [score(i, row) for i, row in enumerate(found.base_QC)]
+    rows = compare(answers_of(table_of(base)), answers_of(table_of(after)))
     measured = measures(logprobs, found)
     names = {"accuracy": "accuracy", "rank_correlation": "consistency", "divergence": "kl", "letter_mass": "letter_mass"}
     for ours, theirs in names.items():
@@ -220,7 +219,7 @@ def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -
 
 
 def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path) -> None:
-    path = live_questions.prepared(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna", tmp_path)
+    path = live_questions.prepared(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     whole = live_data.load(path)
     theirs = np.log(np.full((1, whole.letters_QC.shape[1]), 0.2))
@@ -231,7 +230,7 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
 
 
 def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path: Path, world_model: Path) -> None:
-    path = live_questions.prepared(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna", tmp_path)
+    path = live_questions.prepared(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     for patience, over in ((1, [False, True]), (2, [False, False, True]), (3, [False, False, False, False])):
         (tmp_path / str(patience)).mkdir()
@@ -248,7 +247,7 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path
 
 
 def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: Path) -> None:
-    path = live_questions.prepared(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna", tmp_path)
+    path = live_questions.prepared(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     settings: dict[str, Any] = {"early_stopping": {"metric": "divergence", "patience": 2}}
     before = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
@@ -266,7 +265,7 @@ def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: 
 
 
 def test_the_first_questions_are_a_whole_set(tmp_path: Path, world_model: Path) -> None:
-    found = live_questions.prepare(homo.source(tmp_path), homo.DOMAIN, PromptTokenizer(world_model), "vicuna")
+    found = live_questions.prepare(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna")
     assert found is not None
     fewer = first(found, 5)
     assert fewer.tokens.lengths.tolist() == found.tokens.lengths[:5].tolist() and len(fewer.tokens.ids) == fewer.tokens.offsets[-1]

@@ -1,0 +1,118 @@
+"""abstention.csv and generated.csv: what the generated answers say, where they were asked for."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ift_scale.analyse.intervals import of_share
+from ift_scale.analyse.panel import Panel, Panels, num_questions
+
+ABSTENTION = (
+    "setting", "domain", "group", "questions", "refused", "refused_known", "refused_unknown", "accuracy_answered",
+    "accuracy_answered_low", "accuracy_answered_high", "answered", "f1", "average_precision", "reason",
+)  # fmt: skip
+GENERATED = (
+    "setting", "domain", "group", "questions", "letter_accuracy", "generated_accuracy", "agreement", "unparsed"
+)  # fmt: skip
+_REASONS = {
+    "refused_known": "the base model knows none of the questions",
+    "refused_unknown": "the base model knows all of the questions",
+    "accuracy_answered": "nothing was answered",
+    "f1": "nothing was refused and there was nothing to refuse",
+    "average_precision": "no answer is right",
+}
+
+
+def average_precision(right_N: np.ndarray, confidence_N: np.ndarray) -> float | None:
+    """Precision averaged over rising recall as confidence falls, ties taken together; None if no answer is right.
+
+    R-Tuning's AP (Zhang et al. 2023, arXiv 2311.09677): high where what is answered wrongly is the least confident.
+    """
+    order = np.argsort(-confidence_N, kind="stable")
+    right, confidence = right_N[order].astype(float), confidence_N[order]
+    if not right.sum():
+        return None
+    last = np.append(np.flatnonzero(np.diff(confidence)), len(right) - 1)
+    true = right.cumsum()[last]
+    precision, recall = true / (last + 1), true / right.sum()
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def refusal_f1(refused_N: np.ndarray, unknown_N: np.ndarray) -> float | None:
+    """F1 of refusals as a guess at what the base model does not know; None where neither is there."""
+    both, either = (refused_N & unknown_N).sum(), refused_N.sum() + unknown_N.sum()
+    return float(2 * both / either) if either else None
+
+
+def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
+    """Refusals by what the base model knows (right, with a confidence above the threshold), and how right the rest is.
+
+    Shares over seeds and questions, domains alike; the interval of `accuracy_answered` is over both. `average_precision`: of the
+    answers given, by the letters' confidence.
+    """
+    rows = []
+    asked = {panel.key for panel in panels if np.isfinite(panel.values["refused"]).any()}
+    for setting, name, group, found in _places(panels, asked):
+        parts = [_abstained(panel, setting, threshold) for panel in found]
+        num = num_questions(found)
+        row: dict[str, Any] = {"setting": setting, "domain": name, "group": group, "questions": num}
+        row |= {key: _mean([part[key] for part in parts]) for key in parts[0]}
+        drawn = panels.bootstrap(found, setting, "given")
+        row |= of_share(drawn, num, level).columns("accuracy_answered") if drawn else {"accuracy_answered": None}
+        missing = [reason for key, reason in _REASONS.items() if row[key] is None]
+        rows.append(row | {"reason": "; ".join(missing)})
+    return pd.DataFrame(rows, columns=list(ABSTENTION))
+
+
+def generated_table(panels: Panels) -> pd.DataFrame:
+    """Letters against generated answers, on questions with options: shares over seeds and questions, domains alike."""
+    rows = []
+    asked = {panel.key for panel in panels if np.isfinite(panel.values["unparsed"]).any()}
+    for setting, name, group, found in _places(panels, asked):
+        shares = []
+        for panel in found:
+            there = np.isfinite(panel.of(setting, "unparsed"))
+            if there.any():
+                names = ("accuracy", "generated_accuracy", "generated_agreement", "unparsed")
+                shares.append([panel.of(setting, measure)[there].mean() for measure in names] + [there.any(0).sum()])
+        if shares:
+            row = {"setting": setting, "domain": name, "group": group}
+            rows.append(row | {"questions": num_questions(found)} | dict(zip(GENERATED[4:], np.mean(shares, 0), strict=False)))
+    return pd.DataFrame(rows, columns=list(GENERATED))
+
+
+def _places(panels: Panels, asked: set[tuple[str, str]]) -> list[tuple[str, str, str, list[Panel]]]:
+    """(setting, domain or all, group, panels) of every row."""
+    return [
+        (setting, name, group, found)
+        for setting in panels.settings
+        for name, domains in panels.choices
+        for group in panels.groups
+        if (found := [p for p in panels.chosen(domains, group, setting) if p.key in asked])
+    ]
+
+
+def _abstained(panel: Panel, setting: str, threshold: float) -> dict[str, float | None]:
+    refused_SQ, given_SQ = panel.of(setting, "refused"), panel.of(setting, "given")
+    asked_SQ, answered_SQ = np.isfinite(refused_SQ), np.isfinite(given_SQ)
+    known_SQ = np.broadcast_to(panel.known_right(threshold), refused_SQ.shape)
+    sure = answered_SQ & np.isfinite(panel.of(setting, "confidence"))
+    return {
+        "refused": _share(refused_SQ[asked_SQ]),
+        "refused_known": _share(refused_SQ[asked_SQ & known_SQ]),
+        "refused_unknown": _share(refused_SQ[asked_SQ & ~known_SQ]),
+        "answered": _share(answered_SQ[asked_SQ]),
+        "f1": refusal_f1(refused_SQ[asked_SQ] == 1, ~known_SQ[asked_SQ]),
+        "average_precision": average_precision(given_SQ[sure], panel.of(setting, "confidence")[sure]),
+    }
+
+
+def _share(values_N: np.ndarray) -> float | None:
+    return float(values_N.mean()) if len(values_N) else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Of what is there; None where nothing is."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None

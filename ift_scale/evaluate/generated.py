@@ -1,0 +1,146 @@
+"""Answers in an arm's own words, beside its letters: greedy, 0-shot in the training template. Free questions have no others.
+
+An answer ends with its line: where responses have explanations, the first line is what names the option.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ift_scale.inference import letters, prompts
+from ift_scale.inference.answers import exact_match, f1, is_refusal, named_option, refuses
+from ift_scale.inference.engine import Engine, Sampling, TextRequest
+from ift_scale.inference.letters import LetterAsker
+from ift_scale.inference.scores import GENERATED_SCHEMA, ChoiceScores
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.records import Question
+
+_WHO = ("domain", "subject", "collection", "split", "group")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk of one kind of questions as requests; of choice questions there are `lettered` ones too, with the same prompts."""
+
+    questions: list[Question]
+    lettered: letters.Written | None
+    requests: list[TextRequest]
+    max_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(request.suffix) for request in self.requests) + (self.lettered.tokens if self.lettered else 0)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        for question, request in zip(self.questions, self.requests, strict=True):
+            yield question, len(request.suffix) + self.max_tokens
+
+
+class GeneratedAsker:
+    """Questions -> a shard's table: for choice questions that of the letters with `response`, `generated_prediction` and `refused`
+    beside, for free ones who they are, `response`, `f1`, `correct` and `refused`."""
+
+    def __init__(self, tokenizer: PromptTokenizer, template: str, lettered: LetterAsker, max_tokens: int, refusal: str):
+        self.tokenizer, self.template, self.lettered = tokenizer, template, lettered
+        self.max_tokens, self.refusal = max_tokens, refusal
+
+    def write(self, questions: list[Question]) -> Written:
+        lettered = self.lettered.write(questions) if questions[0].kind == "choice" else None
+        if lettered is None:
+            texts = [self.tokenizer.render(prompts.chat_messages(q), self.template, generation=True) for q in questions]
+            prompted = self.tokenizer.encode(texts)
+        else:
+            assert lettered.source[:, 0].tolist() == list(range(len(questions)))  # one view each, in their order
+            prompted = [request.prompt for request in lettered.requests]
+        return Written(questions, lettered, [TextRequest([], ids, []) for ids in prompted], self.max_tokens)
+
+    def ask(self, engine: Engine, written: Written) -> pa.Table:
+        lettered = self.lettered.ask(engine, written.lettered) if written.lettered else None
+        tokens = engine.generate(written.requests, Sampling(self.max_tokens, self.tokenizer.line_end_tokens))
+        said = [self.tokenizer.decode(first).strip() for (first,) in tokens]
+        return self._free(written.questions, said) if lettered is None else self._choice(lettered, written.questions, said)
+
+    def _choice(self, table: pa.Table, questions: list[Question], said: list[str]) -> pa.Table:
+        pairs = list(zip(said, questions, strict=True))
+        named = [named_option(text, question.choices) for text, question in pairs]
+        refused = [refuses(text, question.choices, self.refusal) for text, question in pairs]
+        columns = {
+            "response": pa.array(said, pa.string()),
+            "generated_prediction": pa.array(named, pa.int16()),
+            "refused": pa.array(refused, pa.bool_()),
+        }
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        return table
+
+    def _free(self, questions: list[Question], said: list[str]) -> pa.Table:
+        pairs = list(zip(said, questions, strict=True))
+        columns: dict[str, Any] = {name: [getattr(question, name) for question in questions] for name in ("id", *_WHO)}
+        columns["response"] = said
+        columns["correct"] = [exact_match(text, question.aliases) for text, question in pairs]
+        columns["f1"] = [f1(text, question.aliases) for text, question in pairs]
+        columns["refused"] = [is_refusal(text, self.refusal) for text in said]
+        types = {"correct": pa.bool_(), "f1": pa.float64(), "refused": pa.bool_()}
+        return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
+
+
+@dataclass
+class Rows:
+    """Shards' tables as rows of GENERATED_SCHEMA; what is told of them all is counted."""
+
+    scores: ChoiceScores
+    choice: int = 0
+    unparsed: int = 0
+    refused: int = 0
+    free: int = 0
+    free_correct: int = 0
+    generated_correct: int = 0
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        found = self._choice(table) if "logprobs" in table.column_names else self._free(table)
+        return found.select(GENERATED_SCHEMA.names).cast(GENERATED_SCHEMA)
+
+    def _choice(self, table: pa.Table) -> pa.Table:
+        found = self.scores.rows(table)
+        for name in ("response", "generated_prediction", "refused"):
+            found = _put(found, name, table[name])
+        names_none = pc.and_(pc.is_null(table["generated_prediction"]), pc.invert(table["refused"]))
+        self.choice += len(table)
+        self.unparsed += _count(names_none)
+        self.refused += _count(table["refused"])
+        self.generated_correct += _count(pc.equal(table["generated_prediction"], table["answer"]))
+        return found
+
+    def _free(self, table: pa.Table) -> pa.Table:
+        self.free += len(table)
+        self.refused += _count(table["refused"])
+        self.free_correct += _count(table["correct"])
+        known = {"kind": ["free"] * len(table), "confidence": [float("nan")] * len(table)}
+        columns = [
+            table["id" if f.name == "question_id" else f.name].cast(f.type)
+            if f.name in table.column_names or f.name == "question_id"
+            else pa.array(known.get(f.name, [None] * len(table)), f.type)
+            for f in GENERATED_SCHEMA
+        ]
+        return pa.table(columns, schema=GENERATED_SCHEMA)
+
+    def counts(self) -> dict[str, float]:
+        """For the manifest."""
+        counts: dict[str, float] = {"free_questions": self.free, "refused": self.refused, "unparsed": self.unparsed}
+        if self.choice:
+            counts["generated_accuracy"] = self.generated_correct / self.choice
+        if self.free:
+            counts["exact_match"] = self.free_correct / self.free
+        return counts
+
+
+def _put(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
+
+
+def _count(flags: pa.ChunkedArray) -> int:
+    return int(pc.sum(flags).as_py() or 0)

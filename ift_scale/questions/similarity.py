@@ -1,0 +1,110 @@
+"""How alike two questions are: normalised words, digests of equal questions, and an index of similar ones.
+
+A question is compared by its text together with its options, since many that differ share a text ("Which of these is true?").
+Options are compared as a set: their order, and so the right letter, is what copies of a question differ in most often.
+"""
+
+import hashlib
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SHINGLE_WORDS = 3
+_FOUND_AT_THRESHOLD = 0.99
+# A script without spaces counts each character as a word. Of signs only plain punctuation and blanks (___) are dropped: in "x - 1"
+# the minus is what the option says.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_BETWEEN = "\x1f"
+_WORD = re.compile(rf"[{_UNSPACED}{_BETWEEN}]|[^\W_{_UNSPACED}]+|[^\w\s.,;:!?'\"()\[\]{{}}“”‘’…。、《》「」]")
+
+
+class Normal(NamedTuple):
+    """A question's words and signs, in lower case and with a space between them, and those of its options, each once, sorted."""
+
+    text: str
+    options: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str, options: Sequence[str]) -> "Normal":
+        # In one go: this is what the audit costs of a question that resembles no other.
+        whole = _BETWEEN.join([text, *options])
+        whole = whole if whole.isascii() else unicodedata.normalize("NFKC", whole)
+        first, *others = " ".join(_WORD.findall(whole.casefold())).split(_BETWEEN)
+        return cls(first.strip(), tuple(sorted({option.strip() for option in others})))
+
+    def text_digest(self) -> bytes:
+        return _digest(self.text)
+
+    def digest(self) -> bytes:
+        """The same for questions whose text and set of options are equal."""
+        return _digest(_BETWEEN.join([self.text, *self.options]))
+
+    def shingles(self) -> set[int]:
+        """Checksums of all runs of SHINGLE_WORDS words in the text and in each option; what is shorter is one run."""
+        return {zlib.crc32(run.encode()) for part in (self.text, *self.options) for run in _runs(part.split())}
+
+
+def _runs(part: Sequence[str]) -> Iterator[str]:
+    for start in range(max(1, len(part) - SHINGLE_WORDS + 1) if part else 0):
+        yield " ".join(part[start : start + SHINGLE_WORDS])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+class SimilarIndex:
+    """Questions by their shingles: MinHash signatures in a locality-sensitive index (Broder 1997; datasketch), whose candidates are
+    compared by their true Jaccard similarity.
+
+    Signatures are cut into as many bands as find a pair right at the threshold with probability 0.99; a pair above it is found
+    more surely. Memory: about 8 kB a question.
+    """
+
+    def __init__(self, threshold: float, num_permutations: int):
+        from datasketch import MinHash, MinHashLSH
+
+        self.threshold = threshold
+        self._empty: Any = MinHash(num_permutations, hashfunc=int)
+        self._bands: Any = MinHashLSH(num_perm=num_permutations, params=bands(threshold, num_permutations))
+        self._shingles: dict[int, np.ndarray] = {}
+        self._known: set[int] = set()
+
+    def add(self, number: int, shingles: set[int]) -> None:
+        if shingles:
+            self._bands.insert(number, self._signature(shingles))
+            self._shingles[number] = np.fromiter(shingles, np.uint32, len(shingles))
+            self._known |= shingles
+
+    def similar(self, shingles: set[int]) -> list[tuple[int, float]]:
+        """(number, Jaccard similarity) of the questions added whose similarity is at least the threshold, in order."""
+        # |A and B| >= t |A or B| >= t |A|: who shares fewer shingles with all together is like none of them. This spares nearly
+        # every question of another pool its signature.
+        if not shingles or len(shingles & self._known) < self.threshold * len(shingles):
+            return []
+        found = []
+        for number in sorted(self._bands.query(self._signature(shingles))):
+            other = self._shingles[number]
+            common = len(shingles.intersection(other.tolist()))
+            similarity = common / (len(shingles) + len(other) - common)
+            if similarity >= self.threshold:
+                found.append((number, similarity))
+        return found
+
+    def _signature(self, shingles: set[int]) -> Any:
+        signature = self._empty.copy()
+        signature.update_batch(shingles)
+        return signature
+
+
+def bands(threshold: float, num_permutations: int) -> tuple[int, int]:
+    """(bands, rows of each) with most rows, and so fewest candidates, of which a pair at the threshold is still found."""
+    for rows in range(num_permutations, 1, -1):
+        count = num_permutations // rows
+        if 1 - (1 - threshold**rows) ** count >= _FOUND_AT_THRESHOLD:
+            return count, rows
+    return num_permutations, 1

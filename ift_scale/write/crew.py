@@ -1,0 +1,136 @@
+"""Several writers at once: chunks of texts in, each written, checked and written anew where it fails.
+
+What a chunk holds does not depend on what is stored already, so that a stage that was killed and goes on writes what it would have
+written without the kill.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ift_scale.artifacts import digest_of
+from ift_scale.config import WriteConfig
+from ift_scale.inference.explanations import contradicts, names
+from ift_scale.progress import Bar
+from ift_scale.records import Question, Text
+from ift_scale.write.needs import Need
+from ift_scale.write.prompts import Prompt
+from ift_scale.write.store import Store
+
+_POLL_SECONDS = 0.1
+_SECONDS_TO_END = 5.0
+
+
+class Writer(Protocol):
+    """One thread's writer."""
+
+    def write(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
+        """A text for each prompt, cut at its end; empty where the model said nothing."""
+
+    def stop(self) -> None:
+        """Called by another thread: end at once what is being written."""
+
+    def close(self) -> None:
+        """Called by the writer's own thread when no chunk is left."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text to be written. `identity` is all that it depends on beside the prompt."""
+
+    need: Need
+    question: Question
+    author: Any
+    prompt: Prompt
+    identity: Any
+
+    def key(self, attempt: int) -> str:
+        return digest_of([self.identity, self.prompt._asdict() | {"question_id": None}, attempt])
+
+
+def failures(settings: WriteConfig, question: Question, need: Need, text: str) -> list[Any]:
+    """The checks that a text fails. A context need not name the answer; it may not call another option the answer."""
+    if not text.strip():
+        return ["empty"]
+    found = []
+    target = question.answer if need.kind == "context" else need.target
+    if question.kind == "choice" and target is not None:
+        if settings.must_name_target and need.kind == "explanation" and not names(text, question, target):
+            found.append("does not name the target")
+        if settings.must_not_contradict and contradicts(text, question, target):
+            found.append("contradicts the target")
+    return found
+
+
+def write_chunk(chunk: Sequence[Job], writer: Writer, attempts: int, settings: WriteConfig, store: Store) -> list[Text]:
+    """All texts of a chunk, each the first that passes its checks, else the last."""
+    done: dict[Need, Text] = {}
+    pending = list(chunk)
+    for attempt in range(1, attempts + 1):
+        keys = {job.need: job.key(attempt) for job in pending}
+        missing = {key: job for job in pending if (key := keys[job.need]) not in store}
+        if missing:
+            seed = int(next(iter(missing))[:8], 16)
+            store.add(dict(zip(missing, writer.write([job.prompt for job in missing.values()], seed), strict=True)))
+        for job in pending:
+            text = store[keys[job.need]]
+            failed = failures(settings, job.question, job.need, text)
+            id, kind, target, _ = job.need
+            done[job.need] = Text(
+                question_id=id, kind=kind, target=target, author=job.author, text=text, attempts=attempt, failed=failed
+            )
+        pending = [job for job in pending if done[job.need].failed]
+    return [done[job.need] for job in chunk]
+
+
+class Crew:
+    """Threads that take chunks until none is left; the first error ends all of them."""
+
+    def __init__(self, writers: Sequence[Writer], bar: Bar):
+        self._writers, self._bar, self._before = writers, bar, bar.done
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._errors: list[BaseException] = []
+        self._found: dict[int, list[Text]] = {}
+        self._done = 0
+
+    def run(self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]) -> list[Text]:
+        """The texts of all chunks, in the chunks' order."""
+        coming = enumerate(chunks)
+
+        def take(writer: Writer) -> None:
+            try:
+                while not self._stopping.is_set():
+                    with self._lock:
+                        number, chunk = next(coming, (-1, ()))
+                    if number < 0:
+                        return
+                    texts = work(chunk, writer)
+                    with self._lock:
+                        self._found[number] = texts
+                        self._done += len(texts)
+            except BaseException as error:
+                self._errors.append(error)
+            finally:
+                writer.close()
+
+        threads = [threading.Thread(target=take, args=(writer,), daemon=True) for writer in self._writers]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not self._errors:
+                self._stopping.wait(_POLL_SECONDS)
+                self._show()
+            if self._errors:
+                raise self._errors[0]
+            self._show()
+        finally:
+            self._stopping.set()
+            for writer in self._writers:
+                writer.stop()
+            for thread in threads:
+                thread.join(_SECONDS_TO_END)
+        return [text for _, texts in sorted(self._found.items()) for text in texts]
+
+    def _show(self) -> None:
+        self._bar.advance(self._before + self._done - self._bar.done)

@@ -1,0 +1,98 @@
+"""Writing with a model on this machine, through the same engines as the probe."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ift_scale.config import WriterConfig
+from ift_scale.errors import DataError, Place
+from ift_scale.inference.engine import Sampling, TextRequest
+from ift_scale.inference.process import EngineDied
+from ift_scale.inference.slots import Slot
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.progress import say
+from ift_scale.records import Message
+from ift_scale.write.prompts import Prompt, cut
+
+_STARTS_AGAIN = 2
+
+
+class PromptIds:
+    """Prompts as token ids, and the ids that end what is written behind them. Threads share one."""
+
+    def __init__(self, model_path: Path, section: str):
+        self._tokenizer, self._section = PromptTokenizer(model_path), section
+        self._lock = threading.Lock()
+        self._stops: dict[tuple[bool, str], list[int]] = {}
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        with self._lock:
+            return self._tokenizer.encode([self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts])
+
+    def _rendered(self, prompt: Prompt) -> str:
+        self._check_template()
+        return self._tokenizer.render([Message(role="user", content=prompt.text)], "model", generation=True)
+
+    def _check_template(self) -> None:
+        if not self._tokenizer.tokenizer.chat_template:
+            place = Place(self._tokenizer.path, field="chat_template")
+            problem = f"the tokenizer has none, and {self._section}.style = chat writes in the model's own"
+            raise DataError(place, problem, f"Set {self._section}.style to urial, which is for base models")
+
+    def stop(self, prompt: Prompt) -> list[int]:
+        with self._lock:
+            key = (prompt.chat, prompt.stop)
+            if key not in self._stops:
+                self._stops[key] = [*self._tokenizer.ends_at(prompt.stop), *(self._turn_end() if prompt.chat else [])]
+            return self._stops[key]
+
+    def _turn_end(self) -> list[int]:
+        """The token that ends a turn, where that is not the end of the sequence."""
+        ids = self._tokenizer.tokenizer(self._tokenizer.chat("model").turn.closing.strip(), add_special_tokens=False).input_ids
+        return ids if len(ids) == 1 else []
+
+    def decode(self, ids: list[int]) -> str:
+        with self._lock:
+            return self._tokenizer.decode(ids)
+
+
+class LocalWriter:
+    """One engine's writer."""
+
+    def __init__(self, slot: Slot, model_path: Path, ids: PromptIds, config: WriterConfig, section: str):
+        self._slot, self._model_path, self._ids, self._config, self._section = slot, model_path, ids, config, section
+
+    def write(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
+        encoded, stop = self._ids.encode(prompts), self._ids.stop(prompts[0])
+        requests = [TextRequest([], ids, []) for ids in encoded]
+        sampling = Sampling(self._config.max_tokens, stop, self._config.temperature, self._config.top_p, seed=seed)
+        for deaths in range(_STARTS_AGAIN + 1):
+            try:
+                engine = self._slot.serve(self._model_path)
+                self._check_lengths(prompts, encoded, engine.context_length)
+                engine.reset_cache()
+                written = engine.generate(requests, sampling)
+                break
+            except EngineDied as error:
+                self._slot.close()
+                if deaths == _STARTS_AGAIN or self._slot.killed:
+                    raise
+                say(f"{str(error).splitlines()[0]}; a new one is started and goes on")
+        return [cut(self._ids.decode(samples[0]), prompt.stop) for samples, prompt in zip(written, prompts, strict=True)]
+
+    def _check_lengths(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], context_length: int) -> None:
+        whole, new = context_length + 1, self._config.max_tokens  # the engine counts one token for an answer already
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            if len(ids) + new > whole:
+                raise DataError(
+                    Place(f"question {prompt.question_id}"),
+                    f"its prompt has {len(ids)} tokens, and with {self._section}.max_tokens = {new} that is more than the model's "
+                    f"context takes ({whole})",
+                    f"Lower {self._section}.max_tokens, set its style to plain, or choose a model with a longer context",
+                )
+
+    def stop(self) -> None:
+        self._slot.kill()
+
+    def close(self) -> None:
+        self._slot.close()

@@ -1,0 +1,122 @@
+"""How a writer is asked: for the explanation of one option, or for the knowledge that a question needs.
+
+Three styles (WriterConfig.style). `urial`: an instruction and one demonstration in the markup of URIAL (Lin et al. 2023, arXiv
+2312.01552), the answer begun with the option, so that a base model explains it and does not choose another; it ends with the
+closing fence. `chat`: one user message. `plain`: the question, its answer and `Explanation:`, up to the end of the line.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from ift_scale.inference.explanations import contradicts, names
+from ift_scale.inference.prompts import gold_text, question_text, response_text
+from ift_scale.inference.texts import TextKind
+from ift_scale.records import Question
+
+Style = Literal["urial", "chat", "plain"]
+FENCE = "```"
+_LONGEST_DEMONSTRATION = 1200
+
+_INSTRUCTION = """# Instruction
+
+Below is a list of conversations between a human and an AI assistant (you).
+Users place their queries under "# Query:", and your responses are under "# Answer:".
+You are a helpful and knowledgeable assistant: you state facts plainly, in a few complete sentences, and stay with the question.
+
+"""
+_BLOCK = f"# Query:\n{FENCE}\n{{query}}\n{FENCE}\n\n# Answer:\n{FENCE}\n{{answer}}"
+_EXPLAIN = "Answer the question and explain in a few sentences why this option is the answer."
+_TELL = (
+    "The answer is: {gold}\n\nWrite down, in a few sentences, the background knowledge from which this follows. Do not mention the "
+    "question, the options or their letters."
+)
+_EXPLAIN_CHAT = (
+    "{question}\n\nThe answer is {answer}. Explain in a few sentences why. Name this answer in your explanation, and call no other "
+    "option the answer."
+)
+
+# Where a topic has no dev question with a usable explanation.
+FIXED = Question(
+    id="fixed",
+    domain="biology",
+    subject="biology",
+    collection="pool",
+    split="dev",
+    question="Which gas do plants take up from the air for photosynthesis?",
+    choices=["Oxygen", "Carbon dioxide", "Nitrogen", "Hydrogen"],
+    answer=1,
+    explanation=(
+        "Plants take up carbon dioxide through small pores in their leaves. With the energy of light they make sugar of it and of "
+        "water, and give off oxygen."
+    ),
+)
+
+
+class Prompt(NamedTuple):
+    """What is sent: `text`, as a user's message where `chat`; the answer ends before `stop` where there is one."""
+
+    question_id: str
+    text: str
+    chat: bool
+    stop: str
+
+
+def prompt(question: Question, kind: TextKind, target: int | None, style: Style, shown: Question) -> Prompt:
+    """`shown` is the demonstration. A context's writer is told the right answer, without its letter."""
+    asked = question_text(question)
+    if style == "plain":
+        answer = f" {gold_text(question)}" if question.kind == "free" else _answer(question, target)
+        return Prompt(question.id, f"{asked}{answer}\nExplanation:", False, "\n")
+    asked = asked.removesuffix("\nAnswer:").replace(FENCE, "'''")
+    if style == "chat":
+        text = f"{asked}\n\n{_tell(question)}"
+        if kind == "explanation":
+            text = _EXPLAIN_CHAT.format(question=asked, answer=_answer(question, target))
+        return Prompt(question.id, text, True, "")
+    text = _INSTRUCTION + f"{_block(shown, kind, shown.answer)} {shown.explanation}\n{FENCE}\n\n" + _block(question, kind, target)
+    return Prompt(question.id, text, False, FENCE)
+
+
+def _block(question: Question, kind: TextKind, target: int | None) -> str:
+    """A query and the beginning of its answer."""
+    asked = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
+    if kind == "explanation":
+        return _BLOCK.format(query=f"{asked}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:")
+    return _BLOCK.format(query=f"{asked}\n\n{_tell(question)}", answer="Background:")
+
+
+def _answer(question: Question, target: int | None) -> str:
+    chosen = question.answer if target is None else target
+    assert chosen is not None
+    return response_text(question, chosen, "letter_text").replace(FENCE, "'''")
+
+
+def _tell(question: Question) -> str:
+    return _TELL.format(gold=gold_text(question).replace(FENCE, "'''"))
+
+
+def cut(text: str, stop: str) -> str:
+    """A model's words up to where they end."""
+    for end in (stop, *(("# Query:",) if stop == FENCE else ())):
+        text = text.lstrip().partition(end)[0] if end else text
+    return text.strip()
+
+
+class Shown:
+    """The demonstration of each topic: its first dev question whose explanation is short, names the answer and no other one."""
+
+    def __init__(self, dev: Sequence[Question]):
+        self._by_topic: dict[tuple[str, str], Question] = {}
+        for question in dev:
+            if _usable(question):
+                self._by_topic.setdefault((question.collection, question.topic), question)
+
+    def of(self, question: Question) -> Question:
+        return self._by_topic.get((question.collection, question.topic), FIXED)
+
+
+def _usable(question: Question) -> bool:
+    text, answer = (question.explanation or "").strip(), question.answer
+    if not text or answer is None or len(text) > _LONGEST_DEMONSTRATION or FENCE in text:
+        return False
+    return names(text, question, answer) and not contradicts(text, question, answer)

@@ -1,0 +1,152 @@
+"""The write stage: the texts that the sets need, each written by whom the settings say, checked, and kept with what it fails.
+
+Out: texts.jsonl, a Text each. What models have written also stays below shards/, for the next run to take up.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ift_scale import artifacts
+from ift_scale.config import Config, WriterConfig
+from ift_scale.errors import DataError, Place
+from ift_scale.inference import texts
+from ift_scale.inference.question_file import QuestionFile
+from ift_scale.inference.slots import Slot, slots_for
+from ift_scale.progress import Bar, say
+from ift_scale.records import Score, Text
+from ift_scale.write.crew import Crew, Job, Writer, write_chunk
+from ift_scale.write.deal import deal, folder_of, writer_of
+from ift_scale.write.endpoint import Endpoint, EndpointWriter
+from ift_scale.write.local import LocalWriter, PromptIds
+from ift_scale.write.needs import Need, Role, needs, wishes
+from ift_scale.write.prompts import Shown
+from ift_scale.write.store import Store
+
+VERSION = 1
+FILE = texts.FILE
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the stage reads, where a text is needed at all."""
+
+    model_path: Path
+    questions: Callable[[], QuestionFile]
+    scores: Callable[[], Mapping[str, Score]]
+
+
+def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources, logs: Path, bar: Bar) -> None:
+    """Write FOLDER/texts.jsonl; it is empty where the settings need no text."""
+    started = time.monotonic()
+    found: list[Text] = []
+    counts: dict[str, float] = {"texts": 0}
+    seconds: dict[str, float] = {}
+    asked = wishes(config.construct)
+    if asked:
+        wanted = needs(config.construct, asked, sources.scores())
+        desk = _Desk(config, sources.model_path, Store(folder), logs, bar)
+        found = desk.texts(wanted, sources.questions(), inputs)
+        counts, seconds = _counts(found) | {"written_in_this_run": desk.store.added}, desk.seconds
+        _check_failures(config, found)
+    else:
+        say("  write: no set needs a written text")
+    artifacts.write_jsonl(folder / FILE, found)
+    seconds = {"total": time.monotonic() - started} | seconds
+    artifacts.write_manifest(folder, "write", key, config.write.model_dump(), inputs, counts, seconds)
+
+
+class _Desk:
+    """Has texts written, one writer after the other."""
+
+    def __init__(self, config: Config, model_path: Path, store: Store, logs: Path, bar: Bar):
+        self.config, self.model_path, self.store, self.logs, self.bar = config, model_path, store, logs, bar
+        self.seconds = {"engine_start": 0.0, "writing": 0.0}
+
+    def texts(self, wanted: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]) -> list[Text]:
+        """The wanted texts in order."""
+        ids = {need.question_id for need in wanted}
+        rows = questions.select(lambda group: group.collection == "pool" and group.split == "train")
+        by_id = {question.id: question for question in questions.read(rows) if question.id in ids}
+        found, jobs = deal(self.config, inputs, wanted, by_id, Shown(questions.dev))
+        self.bar.total = sum(map(len, jobs.values()))
+        try:
+            for role, own in jobs.items():
+                found |= self._written(role, own)
+        finally:
+            self.store.close()
+        return [found[need] for need in wanted]
+
+    def _written(self, role: Role, jobs: Sequence[Job]) -> dict[Need, Text]:
+        settings = writer_of(self.config, role)
+        started = time.monotonic()
+        attempts = 1 if settings.temperature == 0 else self.config.write.attempts  # greedily, another attempt says the same
+        work = partial(write_chunk, attempts=attempts, settings=self.config.write, store=self.store)
+        size = 1 if settings.kind == "endpoint" else settings.chunk_size
+        chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        slots = self._slots(settings, role)
+        written = Crew(self._writers(settings, role, slots, len(jobs)), self.bar).run(chunks, work)
+        if not any(text.text for text in written):
+            raise _nothing(role, settings, len(written), attempts)
+        starts = sum(slot.seconds["engine_start"] for slot in slots)
+        self.seconds["engine_start"] += starts
+        self.seconds["writing"] += time.monotonic() - started - starts / max(1, len(slots))
+        return dict(zip((job.need for job in jobs), written, strict=True))
+
+    def _slots(self, settings: WriterConfig, role: Role) -> list[Slot]:
+        if settings.kind == "endpoint":
+            return []
+        return slots_for(settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar)
+
+    def _writers(self, settings: WriterConfig, role: Role, slots: Sequence[Slot], num_jobs: int) -> list[Writer]:
+        section = f"write.{role}"
+        if settings.kind == "endpoint":
+            endpoint = Endpoint(settings, section)
+            return [EndpointWriter(endpoint) for _ in range(min(settings.concurrency, num_jobs))]
+        path = self.model_path if settings.kind == "base_model" else folder_of(settings, role)
+        ids = PromptIds(path, section)
+        return [LocalWriter(slot, path, ids, settings, section) for slot in slots]
+
+
+def _nothing(role: Role, settings: WriterConfig, count: int, attempts: int) -> DataError:
+    return DataError(
+        Place(f"write.{role}"),
+        f"returned nothing at all: each of {count:,} texts is empty, after {attempts} attempts",
+        f"See whether write.{role}.style = {settings.style} suits the model (urial and plain are for base models, chat for models "
+        "with a chat template), and whether max_tokens leaves room for an answer",
+    )
+
+
+def _counts(found: Sequence[Text]) -> dict[str, float]:
+    written = [text for text in found if text.author != "dataset"]
+    counts: dict[str, float] = {
+        "texts": len(found),
+        "from_dataset": len(found) - len(written),
+        "written": len(written),
+        "written_anew": sum(text.attempts > 1 for text in written),
+        "failed": sum(bool(text.failed) for text in found),
+    }
+    kinds = Counter(f"{text.kind}/{text.author}" for text in found)
+    reasons = Counter(f"{text.kind}/{text.author}/{reason}" for text in found for reason in text.failed)
+    return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
+
+
+def _check_failures(config: Config, found: Sequence[Text]) -> None:
+    """Tell what failed; an error where the settings want one."""
+    failed = [text for text in found if text.failed]
+    if not failed:
+        return
+    reasons = Counter(f"{text.kind} by {text.author}: {reason}" for text in failed for reason in text.failed)
+    told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common())
+    if config.write.on_failure == "error":
+        raise DataError(
+            Place("write"),
+            f"{len(failed):,} of {len(found):,} texts fail their checks: {told}",
+            "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep; finished texts are kept",
+            [text.question_id for text in failed[:3]],
+        )
+    fate = "dropped, and their questions go into no set" if config.write.on_failure == "drop" else "kept as they are"
+    say(f"  write: {len(failed):,} of {len(found):,} texts fail their checks ({told}); they are {fate}")

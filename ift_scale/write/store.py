@@ -1,0 +1,62 @@
+"""What a model has written, kept line by line as it comes: a killed stage goes on, and unrelated settings write nothing anew.
+
+A text is found by the digest of who wrote it, the prompt, the sampling, the seed and the attempt. Each run appends to a part of its
+own; a line that a kill cut off is left out when the parts are read.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from ift_scale.artifacts import told_when_full
+from ift_scale.inference.shards import SHARDS
+
+
+class Store:
+    """FOLDER/shards/NNNN.jsonl; threads may add at the same time."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder / SHARDS
+        parts = sorted(self._folder.glob("*.jsonl"))
+        self._texts: dict[str, str] = {}
+        for part in parts:
+            self._texts |= _read(part)
+        self._next = self._folder / f"{len(parts):04d}.jsonl"
+        self._lock = threading.Lock()
+        self._file: IO[str] | None = None
+        self.added = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._texts
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def add(self, texts: Mapping[str, str]) -> None:
+        with self._lock, told_when_full(self._next):
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = self._next.open("a", encoding="utf-8")
+            self._file.write("".join(json.dumps({"key": key, "text": text}) + "\n" for key, text in texts.items()))
+            self._file.flush()
+            self._texts |= texts
+            self.added += len(texts)
+
+    def close(self) -> None:
+        with self._lock, told_when_full(self._next):
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+
+
+def _read(part: Path) -> dict[str, str]:
+    found = {}
+    for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            found[row["key"]] = row["text"]
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a kill: it is written again
+    return found

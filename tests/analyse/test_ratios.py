@@ -1,0 +1,52 @@
+"""The line between incompatible and self-aligning from scores whose answer is known."""
+
+import pandas as pd
+import pytest
+
+from ift_scale.analyse.panel import Panels
+from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_table
+from ift_scale.config import AnalyseConfig
+from tests.analyse.scores import BASE, WORSE, arm, choices, panels
+
+RATIOS = ("incompatible", "mixture-0.2", "mixture-0.6", "self_aligning")
+CONFIG = AnalyseConfig(bootstrap_samples=400)
+
+
+def _line(domains: str = "de", rights: tuple[int, ...] = (10, 20, 36, 30)) -> Panels:
+    arms = [
+        arm(setting, seed, choices([i < right + 2 * (d == "e") for i in range(40)], d), d)
+        for d in domains
+        for setting, right in zip(RATIOS, rights, strict=True)
+        for seed in (0, 1)
+    ]
+    base = [s for d in domains for s in choices([i < (30 if d == "e" else 36) for i in range(40)], d)]
+    return panels(arms, base)
+
+
+def test_correlation_over_domains_and_ratios() -> None:
+    points = point_table(_line())
+    assert len(points) == 8 and points.ratio.to_list() == [0, 0.2, 0.6, 1] * 2
+    assert points.base_accuracy.to_list() == [0.9] * 4 + [0.75] * 4
+    table = correlation_table(points, CONFIG)
+    assert table.measure.to_list() == ["consistency", "kl"] and (table.n == 8).all()
+    assert table.rho[0] > 0.5 > -0.5 > table.rho[1] and table.low.notna().all() and (table.reason == "").all()
+
+
+def test_a_correlation_without_variance_says_so() -> None:
+    row = correlation_table(point_table(_line("d", (30, 30, 30, 30))), CONFIG).iloc[0]
+    assert pd.isna(row.rho) and pd.isna(row.p) and row.reason == "zero variance: the measure is the same in all 4 points"
+
+
+def test_best_ratio() -> None:
+    table = best_ratio_table(_line(), 0.95).set_index("domain")
+    assert table.best_ratio.to_dict() == {"d": 0.6, "e": 0.6, "all": 0.6}
+    row = table.loc["all"]
+    assert row.accuracy == pytest.approx(37 / 40) and row.difference == pytest.approx(6 / 40) and row.low > 0 and row.reason == ""
+    last = best_ratio_table(_line(rights=(10, 20, 30, 36)), 0.95).iloc[0]
+    assert last.difference == 0 and pd.isna(last.low) and last.reason == "ratio 1 is the best"
+
+
+def test_two_ratios_are_no_line() -> None:
+    arms = [arm(setting, 0, choices(WORSE)) for setting in ("incompatible", "self_aligning")]
+    points = point_table(panels(arms, BASE))
+    assert points.empty and correlation_table(points, CONFIG).empty and best_ratio_table(panels(arms, BASE), 0.95).empty

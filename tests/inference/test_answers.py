@@ -1,0 +1,112 @@
+"""Reading generated answers: options by letter and by text, refusals, exact match and F1."""
+
+import pytest
+
+from ift_scale.inference import answers
+
+METALS = ["iron", "copper", "copper oxide", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("B", 1),
+        (" B.", 1),
+        ("(B)", 1),
+        ("[B] copper", 1),
+        ("B) copper", 1),
+        ("B: copper", 1),
+        ("B. copper", 1),
+        ("B copper", 1),
+        ("**B**", 1),
+        ('"B"', 1),
+        ("b", 1),
+        ("b)", 1),
+        ("B.\nCopper conducts best; A. iron does not.", 1),
+        ("The answer is B", 1),
+        ("The correct answer is (B).", 1),
+        ("the correct option is: B. copper", 1),
+        ("Answer: B", 1),
+        ("Option B", 1),
+        ("So, the answer is C.", 2),
+        ("I think that the answer is B, since it conducts.", 1),
+        ("The answer is A because it rusts.", 0),
+        ("I believe the answer is A because it rusts.", 0),
+        ("The answer is a dog.", 3),
+        ("copper", 1),
+        ("Copper.", 1),
+        ("It is the copper, of course", 1),
+        ("copper oxide", 2),
+        ("It must be copper oxide.", 2),
+        ("A", 0),
+        ("A. iron", 0),
+        ("A iron", 0),
+        ("A dog", 3),
+        ("a dog", 3),
+        ("D. a dog", 3),
+        # None, or more than one
+        ("", None),
+        ("E", None),
+        ("I do not know.", None),
+        ("A or B", None),
+        ("A and B", None),
+        ("B, C", None),
+        ("(A) or (B)", None),
+        ("iron or copper", None),
+        ("A strange thing", None),
+        ("The answer is A, no, the answer is B", None),
+        ("Bananas", None),
+        ("C'est la vie", None),
+        ("copperplate", None),
+    ],
+)
+def test_the_option_that_an_answer_names(response: str, expected: int | None) -> None:
+    assert answers.named_option(response, METALS) == expected
+
+
+def test_options_that_differ_in_signs_or_are_letters() -> None:
+    assert answers.named_option("-1", ["1", "-1", "2"]) == 1
+    assert answers.named_option("B", ["B", "A"]) == 1  # the letter goes before the text
+    assert answers.named_option("铜", ["铁", "铜"]) == 1
+    assert answers.named_option("答案是铜。", ["铁", "铜"]) == 1
+    assert answers.named_option("same", ["same", "Same."]) == 0
+    assert answers.named_option("it is the same", ["same", "Same."]) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("I do not know.", True),
+        ("i don't know", True),
+        ("Sorry, I am not sure about that.", True),
+        ("Das weiss ich nicht!", True),
+        ("B. copper", False),
+        ("We do know: copper.", False),
+        ("", False),
+    ],
+)
+def test_refusals(response: str, expected: bool) -> None:
+    assert answers.is_refusal(response, "Das weiss ich nicht.") == expected
+    assert answers.refuses(response, METALS, "Das weiss ich nicht.") == expected
+
+
+def test_an_option_that_says_so_is_no_refusal() -> None:
+    choices = ["Yes", "I have no idea", "No"]
+    assert not answers.refuses("B. I have no idea", choices, "I do not know.")
+    assert answers.refuses("A. Yes, but I do not know.", choices, "I do not know.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The  Cat's, hat!", "cats hat"), ("an Apple a day", "apple day"), ("U.S.", "us"), ("Theatre", "theatre"), (" ", "")],
+)
+def test_normalisation_is_squads(text: str, expected: str) -> None:
+    assert answers.normalise(text) == expected
+
+
+def test_exact_match_and_f1_take_the_best_alias() -> None:
+    aliases = ["New York City", "NYC"]
+    assert answers.exact_match("the nyc.", aliases) and not answers.exact_match("New York", aliases)
+    assert answers.f1("New York", aliases) == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
+    assert answers.f1("nyc", aliases) == 1 and answers.f1("Boston", aliases) == 0
+    assert answers.f1("", ["the"]) == 1  # nothing is left of both

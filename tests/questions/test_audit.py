@@ -1,0 +1,171 @@
+"""Questions that stand twice: what counts as equal or near, between which sets it is looked for, and what is left out."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ift_scale import artifacts, jsonl
+from ift_scale.artifacts import read_manifest
+from ift_scale.config import AuditConfig, Config
+from ift_scale.config_file import from_dict
+from ift_scale.errors import DataError
+from ift_scale.progress import Bar
+from ift_scale.questions import audit, run
+from ift_scale.questions.similarity import Normal, SimilarIndex, bands
+from ift_scale.records import Question
+
+TEXT = "Which treaty ended the long war between the two northern kingdoms in the year of the great flood?"
+OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
+
+
+def _question(id: str, domain: str, split: str, text: str = TEXT, choices: list[str] = OPTIONS, **more: str) -> Question:
+    settings = {"subject": domain, "collection": "pool", "answer": 0, **more}
+    return Question(id=id, domain=domain, split=split, question=text, choices=choices, **settings)  # type: ignore[arg-type]
+
+
+def _audit(folder: Path, questions: list[Question], **settings: object) -> tuple[audit.Found, list[tuple[str, str, str]]]:
+    artifacts.write_jsonl(folder / "questions.jsonl", questions)
+    found = audit.audit(folder / "questions.jsonl", AuditConfig(**settings), folder)  # type: ignore[arg-type]
+    pairs = artifacts.read_jsonl(folder / audit.PAIRS, audit.Pair)
+    return found, [(pair.id, pair.other_id, pair.kind) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The _____ was “built”, in 1,890!", ["the", "was", "built", "in", "1", "890"]),
+        ("x - 1 = 2", ["x", "-", "1", "=", "2"]),
+        ("肉牛 ABC", ["肉", "牛", "abc"]),
+        ("ﬁne Ⅳ", ["fine", "iv"]),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert Normal.of(text, []).text.split() == expected
+
+
+def test_equal_whatever_the_order_of_the_options_their_case_and_punctuation() -> None:
+    other = Normal.of(TEXT.upper().replace("?", " ____."), OPTIONS[::-1])
+    assert other.digest() == Normal.of(TEXT, OPTIONS).digest()
+    assert Normal.of("x - 1", ["a"]).digest() != Normal.of("x + 1", ["a"]).digest()
+    assert Normal.of("a", ["b", "c d"]).digest() != Normal.of("a", ["b c", "d"]).digest()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
+def test_bands_find_pairs_at_the_threshold(threshold: float) -> None:
+    count, rows = bands(threshold, 128)
+    assert count * rows <= 128 and 1 - (1 - threshold**rows) ** count >= 0.99
+
+
+def test_near_pairs_are_those_of_the_true_similarity() -> None:
+    index = SimilarIndex(0.8, 128)
+    base = set(range(1000, 1100))
+    shares = [1.0, 0.95, 0.9, 0.85, 0.81, 0.79, 0.7, 0.4, 0.0]
+    for number, share in enumerate(shares):
+        # |A and B| / |A or B| = share, with |A| = |B| = 100
+        common = round(200 * share / (1 + share))
+        index.add(number, set(range(1000, 1000 + common)) | set(range(5000 + 500 * number, 5100 + 500 * number - common)))
+    found = dict(index.similar(base))
+    assert sorted(found) == [0, 1, 2, 3, 4] and found[0] == 1.0
+    assert all(similarity >= 0.8 and abs(similarity - shares[number]) < 0.01 for number, similarity in found.items())
+    assert index.similar(set()) == []
+
+
+def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
+    near = TEXT.replace("flood", "fire")
+    questions = [
+        _question("t1", "history", "train"),
+        _question("t2", "law", "train", choices=OPTIONS[::-1]),
+        _question("t3", "law", "train", "Another question, of which there is no second one at all?"),
+        _question("d1", "history", "dev", "What do dev questions ask?"),
+        _question("h1", "history", "test"),
+        _question("h2", "history", "test", "What do dev questions ask?"),
+        _question("h3", "history", "test", choices=["no", "yes"]),
+        _question("b1", "history", "test", near, collection="benchmark"),
+        _question("b2", "history", "train", collection="benchmark"),
+    ]
+    found, pairs = _audit(tmp_path, questions)
+    assert set(pairs) == {
+        ("h2", "d1", "exact"),
+        ("h1", "b1", "near"),
+        ("h1", "t1", "exact"),
+        ("b1", "t1", "near"),
+        ("h1", "t2", "exact"),
+        ("b1", "t2", "near"),
+        ("t1", "t2", "exact"),
+    }
+    rows = {(row["cell"], row["in"]): row for row in found.rows()}
+    leaked = rows["pool/test/history", "pool/train/law"]
+    assert (leaked["items"], leaked["of"], leaked["exact_pairs"], leaked["same_text_items"]) == (1, 3, 1, 2)
+    assert found.counts() == {
+        "duplicates: history test in history dev": 1,
+        "duplicates: history test in benchmark history test": 1,
+        "duplicates: history test in history train": 1,
+        "duplicates: benchmark history test in history train": 1,
+        "duplicates: history test in law train": 1,
+        "duplicates: benchmark history test in law train": 1,
+        "duplicates: history train in law train": 1,
+    }
+    summary = json.loads((tmp_path / audit.SUMMARY).read_text())
+    assert summary["cells"]["pool/test/history"] == 3 and summary["settings"]["threshold"] == 0.8
+    told = audit.table(summary)
+    assert "1 of 3 pool/test/history in pool/train/law (1 exact, 0 near, 2 same text)" in told
+
+
+def test_equal_only(tmp_path: Path) -> None:
+    _, pairs = _audit(
+        tmp_path, [_question("t", "a", "train"), _question("h", "a", "test", TEXT.replace("flood", "fire"))], near=False
+    )
+    assert pairs == []
+
+
+def _leaking_pool(pool: Path) -> Config:
+    rows = [json.loads(line) for line in (pool / "test.jsonl").read_text().splitlines()]
+    with (pool / "train.jsonl").open("a") as file:
+        file.write(json.dumps(rows[1] | {"id": "copy"}) + "\n")
+    return from_dict({"output_dir": "x", "questions": {"sources": [{"kind": "paper", "domain": "made", "path": str(pool)}]}})
+
+
+@pytest.mark.parametrize(("side", "left"), [("none", (7, 3)), ("train", (6, 3)), ("held_out", (7, 2))])
+def test_the_named_side_is_left_out_and_counted(pool: Path, tmp_path: Path, side: str, left: tuple[int, int]) -> None:
+    config = _leaking_pool(pool)
+    config.questions.audit.remove = side  # type: ignore[assignment]
+    run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
+    counts = Counter(q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None and set(manifest.files) == {"audit.json", "audit.jsonl", "questions.jsonl"}
+    assert manifest.counts["duplicates: made test in made train"] == 1
+    assert manifest.counts.get("left out: duplicates", 0) == (0 if side == "none" else 1)
+    assert (manifest.counts["pool/train/choice"], manifest.counts["pool/test/choice"]) == left
+
+
+def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
+    config = _leaking_pool(pool)
+    config.questions.audit.remove = "held_out"
+    (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
+    with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
+        run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
+
+
+def test_the_real_history_tests_in_what_is_at_hand_of_the_jurisprudence_pool(shared_data: Path, tmp_path: Path) -> None:
+    """The paper's 147 of 250 needs the whole pool; here are its dev, its test and what the authors' sets hold of its train."""
+    made = []
+    for split in ("dev", "test"):
+        for domain in ("history", "jurisprudence"):
+            path = jsonl.find(shared_data / "pools" / domain, split)
+            rows = [row for _, row in jsonl.rows(path)]
+            made += [_question(f"{domain}/{split}/{r['id']}", domain, split, r["question"], r["choices"]) for r in rows]
+    for path in sorted(shared_data.glob("official_groups/*/jurisprudence/*.jsonl.gz")):
+        name = f"{path.parent.parent.name}/{path.name}"
+        made += [
+            _question(f"{name}/{row['id']}", "jurisprudence", "train", row["question"], row["choices"])
+            for _, row in jsonl.rows(path)
+        ]
+    found, _ = _audit(tmp_path, made)
+    rows = {(row["cell"], row["in"]): row for row in found.rows()}
+    in_train = rows["pool/test/history", "pool/train/jurisprudence"]
+    assert (in_train["exact_items"], in_train["same_text_items"], in_train["of"]) == (66, 66, 250)
+    made_of = {pair.id for pair in artifacts.read_jsonl(tmp_path / audit.PAIRS, audit.Pair) if pair.kind == "exact"}
+    assert sum(id.startswith("history/test/") for id in made_of) == 72
