@@ -60,7 +60,7 @@ class Sources:
     """The construct stage's table of how the sets differ."""
     questions: Path
     audit: dict[str, Any] = field(default_factory=dict)
-    """What the questions stage found of duplicates, where it looked."""
+    """The questions stage's audit.json: questions that stand twice, where it looked for them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ def read(path: Path, name: str) -> pd.DataFrame:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         found = pd.DataFrame(columns=columns)
     return found.reindex(columns=[*columns, *(c for c in found if c not in columns)])
+
+
+def is_free(group: str) -> bool:
+    """Whether it is the group of another's free questions, which nobody answers by chance."""
+    return group.endswith(" free")
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:

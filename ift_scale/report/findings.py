@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ift_scale.report.facts import ALL, Facts, overall
+from ift_scale.report.facts import ALL, Facts, is_free, overall
 from ift_scale.report.html import absent, listed, number, p_value, points
 from ift_scale.treatments import POOLED, treatment
 
@@ -50,6 +50,7 @@ def verdict(low: Any, high: Any) -> Verdict:
 def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
     """What to know before any finding is read."""
     out = []
+    base = base[~base.group.map(is_free).astype(bool)]
     at_chance = base[(base.accuracy_low <= chance) & (chance <= base.accuracy_high)]
     if len(base) and len(at_chance) == len(base):
         out.append(

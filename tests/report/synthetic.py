@@ -23,6 +23,10 @@ KNOWLEDGE = {
     "questions": 1280, "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
     "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
 }  # fmt: skip
+DUPLICATES = [
+    {"cell": "pool/medicine/train", "in": "benchmark/medicine/test", "items": 3, "of": 160, "exact_items": 2, "near_items": 1,
+     "same_text_items": 0},
+]  # fmt: skip
 
 
 def _effect(setting: str, group: str) -> float:
@@ -247,7 +251,7 @@ def facts(
     }
     scoring = {"engine_start": 12.0, "load_weights": 1.0, "scoring": 11.0, "total": 24.0}
     manifests = {
-        "questions": [manifest("questions", {"duplicates_exact": 3} if full else {}, {"total": 0.1})],
+        "questions": [manifest("questions", {}, {"total": 0.1})],
         "probe": [manifest("probe", {"computed_questions": 1280, "prompt_tokens": 259120, "mean_letter_mass": 0.9995}, scoring)],
         "construct": [manifest("construct", sizes, {"total": 0.2})],
         "train": [manifest("train", {"tokens": 18894}, {"build": 0.1, "steps": 1.0, "live": 0.1, "export": 0.2}) for _ in arms],
@@ -265,6 +269,6 @@ def facts(
     sources = Sources(
         tables=folder / "analyse", train=folder / "train", arms=arms, manifests=manifests,
         run_seconds={"train": {"tokenise": 2.0, "launch_and_imports": 8.0}}, chance=0.25, knowledge=KNOWLEDGE,
-        balance=folder / "balance.csv", questions=folder / "questions.jsonl",
+        balance=folder / "balance.csv", questions=folder / "questions.jsonl", audit={"duplicates": DUPLICATES} if full else {},
     )  # fmt: skip
     return Facts(config, sources)

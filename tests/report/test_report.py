@@ -86,6 +86,7 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
+    assert "3 of 160" in told  # questions that stand twice
     assert "kl is the same for every point" in told and "∞" in told  # reasons where there is no number
 
 
@@ -119,6 +120,14 @@ def test_any_settings_and_domains_make_a_page(tmp_path: Path, domains: tuple[str
     facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
     told = " ".join(_check(page(facts, [])).text)
     assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
+
+
+def test_free_questions_have_no_chance(tmp_path: Path) -> None:
+    facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO free",), full=False)
+    rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
+    (facts.sources.tables / "base.csv").write_text(rows)
+    told = " ".join(_check(page(facts, [])).text)
+    assert "cannot be told from chance" not in told and "right is what matches an alias" in told
 
 
 def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:

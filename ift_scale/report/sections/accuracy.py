@@ -6,7 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.facts import Facts, overall, without_pooled
+from ift_scale.report.facts import Facts, is_free, overall, without_pooled
 from ift_scale.report.html import details, figure, interval, joined, name_of, points, table
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.treatments import POOLED, treatment
@@ -45,7 +45,8 @@ def _panel(facts: Facts, group: str) -> Markup:
     names = [treatment(s).short for s in found.setting]
     chart = Chart(across(names), Axis(*ends, "accuracy", percent=True), f"Accuracy on {group} by setting")
     chart.level(base[base.group == group].accuracy.mean())
-    chart.level(facts.sources.chance, "dotted")
+    if not is_free(group):
+        chart.level(facts.sources.chance, "dotted")
     for place, row in enumerate(found.to_dict("records")):
         color = colors.of(row["setting"])
         own = arms[(arms.setting == row["setting"]) & (arms.group == group)].accuracy

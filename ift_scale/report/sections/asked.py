@@ -3,7 +3,7 @@
 from markupsafe import Markup
 
 from ift_scale.report import findings
-from ift_scale.report.facts import Facts
+from ift_scale.report.facts import GROUPS, Facts, is_free
 from ift_scale.report.html import joined, listed, name_of, paragraph, plural
 from ift_scale.treatments import POOLED, consistency_ratio
 
@@ -42,9 +42,13 @@ def body(facts: Facts) -> Markup:
                 else "."
             )
         )
+    extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
         "Each was then asked held-out questions of its domain (HOMO), benchmark questions of its domain (ID) and of all other "
-        "domains (OOD), without examples. Differences are in percentage points."
+        "domains (OOD), without examples."
+        + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
+        + (" Free questions are groups of their own: right is what matches an alias." if any(map(is_free, facts.groups)) else "")
+        + " Differences are in percentage points."
     )
     return joined(paragraph(text) for text in sentences)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.facts import ALL, Facts, overall, without_pooled
+from ift_scale.report.facts import ALL, Facts, is_free, overall, without_pooled
 from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table, why
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import consistency_ratio, unknown_ratio
@@ -70,7 +70,8 @@ def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: st
         height=230,
     )
     chart.level(base[base.group == group].accuracy.mean())
-    chart.level(facts.sources.chance, "dotted")
+    if not is_free(group):
+        chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
     chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
     chart.line(xs, rows.accuracy, color)

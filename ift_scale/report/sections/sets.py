@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from ift_scale.report import colors
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import details, figure, joined, key, name_of, number, paragraph, points, table
+from ift_scale.report.html import details, figure, folded, joined, key, name_of, number, paragraph, points, table
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import in_order, treatment
 
@@ -32,13 +32,24 @@ def body(facts: Facts) -> Markup | None:
             "questions that rounding could move."
         )
         parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
-    counts = {k: v for m in facts.sources.manifests.get("questions", []) for k, v in m.counts.items() if k.startswith("duplicates")}
-    counts |= {k: v for k, v in facts.sources.audit.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    if counts:
-        rows = [{"found": name.replace("_", " "), "count": number(value, 0)} for name, value in counts.items()]
-        parts.append(table(rows, "Duplicates among the questions"))
+    parts += _duplicates(facts.sources.audit)
     parts += _balance(facts)
     return joined(parts) if parts else None
+
+
+def _duplicates(audit: dict[str, Any]) -> list[Markup]:
+    """What the questions stage found where it looked for questions that stand twice."""
+    if "duplicates" not in audit:
+        return []
+    columns = {"exact_items": "exact", "near_items": "near", "same_text_items": "same text, other options"}
+    rows = [
+        {"of": found["cell"], "also in": found["in"], "questions": f"{found['items']:,} of {found['of']:,}"}
+        | {name: number(found.get(key), 0) for key, name in columns.items()}
+        for found in audit["duplicates"]
+    ]
+    if not rows:
+        return [paragraph("No question stands both in what is trained on and in what is asked.")]
+    return [folded(rows, "Questions that stand twice, exactly or nearly", "was not looked for.", heads=2)]
 
 
 def _balance(facts: Facts) -> list[Markup]:
