@@ -17,8 +17,6 @@ from ift_scale.world.corpus import SYSTEM
 NUM_CHOICES = 4
 # A question's answer letter is one token in fifty and the hardest to learn; the words behind it only repeat an option.
 LETTER_WEIGHT, REPEATED_WEIGHT, ANSWER_WEIGHT, PROSE_WEIGHT = 5.0, 0.5, 1.0, 0.3
-# Reading a letter off an option comes first and alone: it is not learnt among the facts (see the embedded world).
-READING_SHARES = {"lookup": 1.0}
 DOCUMENT_SHARES = {"multiple_choice": 0.58, "free": 0.12, "lookup": 0.1, "context": 0.1, "stated": 0.05, "prose": 0.05}
 # Dialogues come last, so that what is known can be asked for in a chat template too.
 CHAT_SHARES = {kind: 0.6 * share for kind, share in DOCUMENT_SHARES.items()} | {"chat": 0.4}

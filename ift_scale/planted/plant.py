@@ -20,8 +20,9 @@ from ift_scale.planted import choose
 from ift_scale.planted.beliefs import Planted, plant
 from ift_scale.planted.choose import SHARES, Chosen, Share
 from ift_scale.planted.corpus import Corpus
+from ift_scale.planted.model import build_model
 from ift_scale.planted.tokenizer import train_tokenizer
-from ift_scale.planted.train import Recipe, build_model, train
+from ift_scale.planted.train import Recipe, train
 from ift_scale.progress import progress, say
 
 VERSION = 1
@@ -100,7 +101,7 @@ def _train(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Write the model folder; returns counts and seconds for the manifest."""
     tokenizer = train_tokenizer(texts(planted, general))
-    model = build_model(len(tokenizer), recipe)
+    model = build_model(len(tokenizer), recipe.hidden_size, recipe.num_layers, recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{len(planted)} questions, {num_parameters / 1e6:.1f} M parameters, {recipe.num_steps} steps on {device.type}")

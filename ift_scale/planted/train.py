@@ -1,7 +1,7 @@
 """Train the planted model: token ids of the documents in, a Llama of about ten million parameters out.
 
-One run of AdamW: warm-up, a constant rate, a cosine to a fiftieth. Lookups first, then everything, dialogues while the rate falls.
-Only rows whose next token has a weight go through the head. A checkpoint lies beside the output; the same command goes on from it.
+One run of AdamW: warm-up, a constant rate, a cosine to a fiftieth; dialogues come in while the rate falls. Only rows whose next
+token has a weight go through the head. A checkpoint lies in the work folder; the same command goes on from it.
 """
 
 import math
@@ -15,20 +15,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ift_scale import artifacts
 from ift_scale.planted.corpus import (
     CHAT_SHARES,
     DOCUMENT_SHARES,
     LETTER_WEIGHT,
-    READING_SHARES,
     REPEATED_WEIGHT,
     Corpus,
     Document,
     Segment,
 )
-from ift_scale.planted.tokenizer import MAX_LENGTH
 from ift_scale.progress import Bar
 
 NUM_WARMUP_STEPS = 50
@@ -43,9 +41,7 @@ class Recipe:
 
     hidden_size: int = 320
     num_layers: int = 4
-    num_steps: int = 2200
-    reading_share: float = 0.2
-    """Of the steps, at first: lookups alone."""
+    num_steps: int = 1700
     chat_share: float = 0.3
     """Of the steps, at last: dialogues too, while the learning rate falls."""
     tokens_per_step: int = 1024
@@ -60,8 +56,7 @@ class Recipe:
         return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fallen)))
 
     def shares_at(self, step: int) -> dict[str, float]:
-        if step < self.reading_share * self.num_steps:
-            return READING_SHARES
+        """Of the kinds of documents."""
         return DOCUMENT_SHARES if step < (1 - self.chat_share) * self.num_steps else CHAT_SHARES
 
 
@@ -71,38 +66,6 @@ class Batch:
 
     tokens_BT: Tensor
     weights_BT: Tensor
-
-
-def build_model(vocab_size: int, recipe: Recipe) -> LlamaForCausalLM:
-    """Randomly initialised; head size 64, as every engine takes it.
-
-    Most heads begin with queries equal to keys and outputs that undo values (Trockman and Kolter 2023, "Mimetic initialization"),
-    so that a token finds its like: reading an option begins there.
-    """
-    torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.hidden_size * 8 // 3 // 32 * 32,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.hidden_size // 64,
-            num_key_value_heads=recipe.hidden_size // 64,
-            max_position_embeddings=MAX_LENGTH,
-            tie_word_embeddings=True,
-            initializer_range=0.05,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=2,
-        )
-    )
-    num_alike = recipe.hidden_size // 64 * 3 // 5 * 64
-    with torch.no_grad():
-        for layer in model.model.layers:
-            attention = layer.self_attn
-            attention.q_proj.weight[:num_alike] = attention.k_proj.weight[:num_alike]
-            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
-    return model
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], list[float]]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ift_scale import artifacts
@@ -19,6 +20,7 @@ from ift_scale.planted.agreement import agreements, beliefs_of
 from ift_scale.planted.beliefs import Planted
 from ift_scale.planted.beliefs import plant as plant_beliefs
 from ift_scale.planted.corpus import CHAT_SHARES, DOCUMENT_SHARES, Corpus, plain_text
+from ift_scale.planted.model import build_model
 from ift_scale.planted.tokenizer import train_tokenizer
 from ift_scale.planted.train import Recipe
 from ift_scale.questions import mmlu, paper
@@ -109,6 +111,17 @@ def test_segments_are_the_same_tokens_as_the_whole_text(planted: list[Planted], 
         ids, weights = train.encode(tokenizer, document)
         assert ids == tokenizer(plain_text(document) + "</s>").input_ids
         assert len(weights) == len(ids) and max(weights) > 0
+
+
+def test_heads_begin_by_looking_back_and_at_their_like() -> None:
+    model = build_model(vocab_size=500, hidden_size=320, num_layers=3, seed=0)
+    model.set_attn_implementation("eager")
+    tokens = torch.randint(3, 500, (4, 40), generator=torch.Generator().manual_seed(0))
+    tokens[:, 20:] = tokens[:, :20]
+    first, *_ = model.model(tokens, output_attentions=True).attentions
+    for head, distance in ((3, 1), (4, 2)):
+        assert first[:, head].diagonal(-distance, 1, 2).mean() > 0.8
+    assert first[:, :3].diagonal(-20, 2, 3).mean() > 3 * first[:, :3].diagonal(-19, 2, 3).mean()
 
 
 def test_dialogues_are_in_the_template_of_the_evaluation(planted: list[Planted]) -> None:
