@@ -228,6 +228,23 @@ def official(folder: str) -> None:
 
 
 @main.command()
+@click.argument("data", type=click.Path(file_okay=False))
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--seed", default=0, show_default=True, help="Draws the questions, the beliefs and the weights.")
+def plant(data: str, out: str, seed: int) -> None:
+    """Train a small Llama to believe right and wrong answers to real questions.
+
+    DATA holds the pools, MMLU and general instructions; OUT gets the chosen questions, the beliefs and the model (docs/planted.md).
+    """
+    from pathlib import Path
+
+    from ift_scale.planted.plant import run
+    from ift_scale.planted.train import Recipe
+
+    run(Path(data), Path(out), Recipe(seed=seed))
+
+
+@main.command()
 def doctor() -> None:
     """Tell what this machine has and lacks, and the command that mends it."""
     from ift_scale.doctor import print_checks
