@@ -29,7 +29,9 @@ STAGE_HELP = {
 
 
 # Stages that ranks started by deepspeed, torchrun or srun work on together.
-SHARED_STAGES = ("probe", "evaluate")
+SHARED_STAGES = ("probe", "train", "evaluate")
+# Stages that several commands may do parts of, at once, in one run.
+DIVIDED_STAGES = ("train", "evaluate")
 
 
 class Group(click.Group):
@@ -84,25 +86,45 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         say(f"report: {page.resolve()}")
 
 
+class _PartType(click.ParamType):
+    name = "K/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number, _, of = str(value).partition("/")
+        if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+            self.fail(f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx)
+        return int(number), int(of)
+
+
+_part_option = click.option(
+    "--part",
+    type=_PartType(),
+    help="Only the arms K, K + N, ... (from 0): for N commands at once, such as the tasks of a job array.",
+)
+
+
 def _stage_command(stage: str) -> click.Command:
     @_config_options
     @_variant_option
-    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
-        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES):
+    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...], part: tuple[int, int] | None = None) -> None:
+        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES, part):
             with open_pipeline as pipeline:
                 getattr(pipeline, stage)()
 
-    return click.command(stage, help=STAGE_HELP[stage])(command)
+    return click.command(stage, help=STAGE_HELP[stage])(_part_option(command) if stage in DIVIDED_STAGES else command)
 
 
 for _stage in STAGE_HELP:
     main.add_command(_stage_command(_stage))
 
 
-def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False) -> Iterator[Any]:
+def _pipelines(
+    config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False, part: tuple[int, int] | None = None
+) -> Iterator[Any]:
     """The run of CONFIG, or those of its variants one after another, each to be opened by `with`.
 
     A `shared` stage may be started by a launcher as several ranks: rank 0 holds the folder, the others work in it with its leave.
+    A `part` of a stage holds the folder together with the other parts.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from ift_scale import distributed
@@ -112,8 +134,8 @@ def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], s
     ranks = distributed.from_environment()
     if ranks is not None and ranks.world_size > 1 and not shared:
         raise click.UsageError(
-            f"this command is one process, and a launcher has started {ranks.world_size}; only {' and '.join(SHARED_STAGES)} "
-            "share their work among ranks (train starts its own)"
+            f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(SHARED_STAGES)} "
+            "share their work among ranks"
         )
     study = load_study(config, overrides)
     for name in only:
@@ -122,27 +144,35 @@ def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], s
     chosen = {name: variant for name, variant in study.variants.items() if not only or name in only}
     for name, settings in chosen.items():
         say(f"variant {name}")
-        yield _opened(settings, ranks, [other.output_dir for other in study.variants.values() if other is not settings])
+        siblings = [other.output_dir for other in study.variants.values() if other is not settings]
+        yield _opened(settings, ranks, siblings, part)
     if not study.variants:
-        yield _opened(study.config, ranks, [])
+        yield _opened(study.config, ranks, [], part)
 
 
 @contextmanager
-def _opened(settings: Any, ranks: Any, siblings: list[str]) -> Iterator[Any]:
+def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int] | None) -> Iterator[Any]:
     from pathlib import Path
 
     from ift_scale import artifacts
     from ift_scale.config import resolved_yaml
-    from ift_scale.pipeline import Pipeline
+    from ift_scale.pipeline import Part, Pipeline
+    from ift_scale.rendezvous import meet
 
-    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings])
+    several = ranks is not None and ranks.world_size > 1
+    meeting = meet(ranks) if several else None
+    resolved = resolved_yaml(settings)
+    if meeting is not None:
+        meeting.check(artifacts.digest_of([resolved, part]))
+    own_part = None if part is None else Part(*part)
+    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
     if not pipeline.leads:
         yield pipeline
         return
-    with artifacts.locked(pipeline.root):
-        if ranks is None or ranks.world_size == 1:  # else other ranks may be writing already
+    with artifacts.locked(pipeline.root, shared=part is not None):
+        if not several and part is None:  # else others may be writing already
             artifacts.remove_incomplete(pipeline.root)
-        artifacts.write_text(pipeline.root / "config.yaml", resolved_yaml(settings))
+        artifacts.write_text(pipeline.root / "config.yaml", resolved)
         yield pipeline
 
 
