@@ -247,6 +247,27 @@ def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> Non
 
 
 @main.command()
+@_config_options
+@click.option("--variant", metavar="NAME", help="The variant of a study, which has jobs of its own.")
+@click.option("--dry-run", is_flag=True, help="Print the scripts and commands; submit nothing.")
+def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run: bool) -> None:
+    """Submit the stages of CONFIG to SLURM as dependent jobs, as its `cluster:` section says."""
+    from pathlib import Path
+
+    from ift_scale.config_file import load_study
+    from ift_scale.submit import submit as submit_jobs
+
+    study = load_study(config, overrides)
+    if (variant is None) == bool(study.variants) or (variant is not None and variant not in study.variants):
+        raise click.UsageError(
+            f"{config} has {'these variants: ' + ', '.join(study.variants) if study.variants else 'no variants'}"
+        )
+    settings = study.config if variant is None else study.variants[variant]
+    chosen = [] if variant is None else ["--variant", variant]
+    submit_jobs(settings, Path(config), [*chosen, *(part for text in overrides for part in ("--set", text))], dry_run)
+
+
+@main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def official(folder: str) -> None:
     """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""

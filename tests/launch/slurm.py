@@ -37,6 +37,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
+GresTypes=gpu
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
@@ -48,7 +49,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """Two nodes of four CPUs each (told, not had); `close` ends all daemons."""
+    """Two nodes that tell of 128 CPUs and eight GPUs each, so that scripts for such nodes run as they are; `close` ends all."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -62,12 +63,14 @@ class Slurm:
         (folder / "hosts").write_text("127.0.0.1 localhost " + " ".join([socket.gethostname(), *NODES]) + "\n")
         (folder / "munge.key").write_bytes(os.urandom(256))
         (folder / "munge.key").chmod(0o600)
-        nodes = "\n".join(
-            f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={_free_port()} CPUs=4 RealMemory=20000"
-            for node in NODES
-        )
-        text = _CONF.format(host=socket.gethostname(), controller=_free_port(), folder=folder, nodes=nodes)
+        host = socket.gethostname()
+        place, has = f"NodeHostname={host} NodeAddr=127.0.0.1", "CPUs=128 RealMemory=20000 Gres=gpu:8"
+        nodes = "\n".join(f"NodeName={node} {place} Port={_free_port()} {has}" for node in NODES)
+        text = _CONF.format(host=host, controller=_free_port(), folder=folder, nodes=nodes)
         (folder / "slurm.conf").write_text(text)
+        for number in range(8):
+            (folder / f"gpu{number}").touch()
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-7]\n")
 
     def start(self) -> "Slurm":
         munge = [f"--{name}={self.folder / file}" for name, file in
