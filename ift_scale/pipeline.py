@@ -33,7 +33,7 @@ from ift_scale.questions import run as questions
 from ift_scale.records import Arm, Score
 from ift_scale.rendezvous import Meeting
 from ift_scale.report import run as report
-from ift_scale.train import live_questions
+from ift_scale.train import hostfile, live_questions
 from ift_scale.train import run as train
 from ift_scale.write import deal as writers
 from ift_scale.write import run as write
@@ -282,6 +282,7 @@ class Pipeline:
 
     def _train(self, meeting: Meeting | None) -> bool:
         """Train what is missing; whether anything was."""
+        config = hostfile.with_ranks(self.config, self.ranks)
         with self._claims("train", self.train_tasks()) as tasks:
             pending = self._pending("train", tasks)
             if not pending:
@@ -291,7 +292,7 @@ class Pipeline:
                 work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
                 live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
                 mark = self.part.mark if self.part else ""
-                seconds = train.run(self.config, self.folder("train"), self.model_path, work, self.logs, bar, live, meeting, mark)
+                seconds = train.run(config, self.folder("train"), self.model_path, work, self.logs, bar, live, meeting, mark)
             artifacts.write_json(self.logs / f"train{mark}-seconds.json", seconds)
             say(f"train: {len(pending)} arms")
             return True
@@ -363,6 +364,7 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None:
             general.load(path)  # a mistake there is told before the probe, not after it
+        hostfile.with_ranks(self.config, self.ranks)  # so is one in the hostfile
         for stage in STAGES:
             getattr(self, stage)()
         say(f"all stages: {time.monotonic() - started:.0f} s")
