@@ -61,7 +61,8 @@ def settle(ranks: Ranks) -> tuple[str, int]:
     Returns the host and port that the ranks meet at. EnvironmentProblem where srun's node list does not lead to an address.
     """
     found = os.environ
-    found.setdefault("MASTER_ADDR", _first_node() if ranks.world_size > 1 else "127.0.0.1")
+    if "MASTER_ADDR" not in found:
+        found["MASTER_ADDR"] = _first_node() if ranks.world_size > 1 else "127.0.0.1"
     if "MASTER_PORT" not in found:
         found["MASTER_PORT"] = str(_slurm_port() if "SLURM_JOB_ID" in found else free_port())
     found["RANK"], found["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)

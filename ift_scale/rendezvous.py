@@ -235,8 +235,7 @@ class Watch:
                 self._store.set("failed", f"rank {self._ranks.rank} on {socket.gethostname()} failed: {message}")
         except RuntimeError:
             return  # rank 0 has gone, which the others see
-        if self._ranks.leads and self._ranks.world_size > 1:
-            time.sleep(2 * BEAT_SECONDS)  # the store ends with this process
+        self._let_others_hear()
 
     def close(self) -> None:
         """Stop watching: this rank is about to leave with its work done."""
@@ -265,11 +264,15 @@ class Watch:
                 message = f"has not been heard of for {MISSED_BEATS * BEAT_SECONDS:.0f} s: it was killed, or its node is gone"
                 self._lost(rank, message)
                 self._store.set("failed", f"rank {rank} {message}")
-                time.sleep(2 * BEAT_SECONDS)
-                self._end(f"rank {rank} {message}")
                 return
 
     def _end(self, message: str) -> None:
         if not self._closed.is_set():
             print(f"rank {self._ranks.rank} ended: {message}", file=sys.stderr, flush=True)
+            self._let_others_hear()
             self._leave(1)
+
+    def _let_others_hear(self) -> None:
+        """The store ends with rank 0, so that leaves last."""
+        if self._ranks.leads and self._ranks.world_size > 1:
+            time.sleep(2 * BEAT_SECONDS)
