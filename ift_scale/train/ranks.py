@@ -60,8 +60,9 @@ def join(meeting: Meeting) -> torch.device:
     else:
         # DeepSpeed would compile a shared-memory all-reduce here (half a minute, and a crash without a compiler).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        beside = ranks.local_size if ranks.local_size > 1 else ranks.world_size  # a launcher that does not say has one node
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
+        if "OMP_NUM_THREADS" not in os.environ:
+            beside = ranks.local_size if ranks.local_size > 1 else ranks.world_size  # a launcher that does not say has one node
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
         store = dist.PrefixStore("group", meeting.store)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ SETTINGS = (
     "train.live.every=0", "train.log_every=1",
 )  # fmt: skip
 ARMS = ("medicine-harmonious-seed0", "medicine-incompatible-seed0")
-LONG = "train.epochs=40"  # 120 steps an arm
+LONG = "train.epochs=20"  # 60 steps an arm
 
 
 def arguments(folder: Path, *overrides: str) -> list[str]:

@@ -52,9 +52,9 @@ def test_probing_over_two_nodes_gives_the_file_of_one_process(slurm: Slurm, prob
 
 def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(slurm: Slurm, trained: Path, copy: Path) -> None:
     job = _submit(slurm, "train.sbatch", 2, copy, LONG)
-    wait_for_step(copy, ARMS[0], 20)
+    wait_for_step(copy, ARMS[0], 15)
     slurm("scancel", "--signal=USR1", job)  # every process of the step
-    wait_for_step(copy, ARMS[1], 20)
+    wait_for_step(copy, ARMS[1], 15)
     slurm("scancel", "--batch", "--signal=USR1", job)  # the script alone, as at the time limit
     ended = slurm.wait(job)
     assert ended["JobState"] == "COMPLETED" and ended["Restarts"] == "2", _log(copy, "train")
@@ -69,7 +69,7 @@ def test_a_job_that_lost_a_node_goes_on_with_the_other(slurm: Slurm, trained: Pa
     one_arm = (LONG, "construct.settings=[harmonious]")
     run("construct", copy, *one_arm)
     job = _submit(slurm, "train.sbatch", 2, copy, *one_arm, options=("--export=ALL,IFT_SCALE_MAX_RESTARTS=0",))
-    wait_for_step(copy, ARMS[0], 20)
+    wait_for_step(copy, ARMS[0], 15)
     slurm("scancel", "--signal=USR1", job)
     ended = slurm.wait(job)
     assert ended["JobState"] == "FAILED" and ended["ExitCode"] == "75:0", _log(copy, "train")
