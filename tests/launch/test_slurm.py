@@ -1,6 +1,7 @@
 """The sbatch scripts of launch/ on a real SLURM of two nodes, as they are: probing, training, pre-emption, failures."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -33,10 +34,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoR
         cluster.close()
 
 
+def _environment(slurm: Slurm) -> dict[str, str]:
+    return slurm.environment | {"IFT_SCALE_HOME": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 def _submit(slurm: Slurm, script: str, nodes: int, folder: Path, *overrides: str, options: tuple[str, ...] = ()) -> str:
-    environment = slurm.environment | {"IFT_SCALE_HOME": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     job = (f"--nodes={nodes}", *SMALLER, f"--output={folder.parent}/%x.log", *options, str(ROOT / "launch" / script))
-    return slurm.submit(*job, *arguments(folder, *overrides), env=environment, cwd=ROOT)
+    return slurm.submit(*job, *arguments(folder, *overrides), env=_environment(slurm), cwd=ROOT)
 
 
 def _log(folder: Path, script: str) -> str:
@@ -78,15 +82,20 @@ def test_a_job_that_lost_a_node_goes_on_with_the_other(slurm: Slurm, trained: Pa
     assert losses(copy, ARMS[0]) == pytest.approx(losses(trained, ARMS[0]), rel=1e-5)
 
 
-def test_a_sweep_deals_the_arms_to_an_array_and_skips_what_is_done(slurm: Slurm, copy: Path) -> None:
-    for _ in range(2):
-        job = _submit(slurm, "sweep.sbatch", 1, copy, options=("--array=0-1", f"--output={copy.parent}/%x_%a.log"))
-        for task in (f"{job}_0", f"{job}_1"):
-            assert slurm.wait(task)["JobState"] == "COMPLETED"
-    logs = [(copy.parent / f"ift-sweep_{task}.log").read_text() for task in (0, 1)]
-    for arm, log in zip(ARMS, logs, strict=True):
-        assert (copy / "evaluate" / arm / "scores.parquet").is_file()
-        assert log.count("1 of 1 arms done already") == 2  # trained, evaluated
+def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(slurm: Slurm, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    sizes = ("cluster.gpus_per_node=0", "cluster.nodes=1", "cluster.cpus_per_rank=1", "cluster.sweep=2", "cluster.partition=main")
+    done = slurm(*command("submit", folder, *sizes), env=_environment(slurm), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    ids = dict(re.findall(r"(\w+): job (\d+)", done.stdout))
+    assert list(ids) == ["questions", "probe", "sets", "sweep", "report"]
+    told = slurm.wait(ids["report"], 400)
+    logs = {path.name: path.read_text() for path in (folder / "logs").glob("ift-*.log")}
+    assert told["JobState"] == "COMPLETED", logs
+    assert (folder / "report" / "index.html").is_file()
+    for task, arm in enumerate(ARMS):
+        assert "train: 1 arms" in logs[f"ift-sweep-{ids['sweep']}_{task}.log"]
+        assert f'"name": "{arm}"' in (folder / "logs" / f"train-part{task}of2-events.jsonl").read_text()
 
 
 def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> None:
