@@ -69,6 +69,7 @@ def run(
     job_path, events = folder / f".job{part}.json", logs / f"train{part}-events.jsonl"
     stop_file = Path(work.stop_file or "")
     job.write(work, job_path)
+    logs.mkdir(parents=True, exist_ok=True)
     for old in (stop_file, events):
         old.unlink(missing_ok=True)
     told = _Told(bar, {"tokenise": time.monotonic() - started})
