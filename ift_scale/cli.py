@@ -84,15 +84,36 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         say(f"report: {page.resolve()}")
 
 
+def _ray_options(command: Any) -> Any:
+    """--ray and --ray-workers, of the shared stages."""
+    help = "Have actors of a Ray cluster do it: of the one at ADDRESS (HOST:PORT), found here (auto), or made for this (local)."
+    workers_help = "Engines to start; one for each GPU or tensor-parallel group of the cluster if left out."
+    command = click.option("--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help)(command)
+    return click.option("--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help)(command)
+
+
 def _stage_command(stage: str) -> click.Command:
     @_config_options
     @_variant_option
-    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
+    def command(
+        config: str, overrides: tuple[str, ...], only: tuple[str, ...], ray: str | None = None, ray_workers: int | None = None
+    ) -> None:
+        if ray_workers is not None and ray is None:
+            raise click.UsageError("--ray-workers: only with --ray")
         for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES):
             with open_pipeline as pipeline:
-                getattr(pipeline, stage)()
+                _run_stage(pipeline, stage, ray, ray_workers)
 
-    return click.command(stage, help=STAGE_HELP[stage])(command)
+    return click.command(stage, help=STAGE_HELP[stage])(_ray_options(command) if stage in SHARED_STAGES else command)
+
+
+def _run_stage(pipeline: Any, stage: str, ray: str | None, ray_workers: int | None) -> None:
+    if ray is None:
+        getattr(pipeline, stage)()
+        return
+    from ift_scale import ray_ranks
+
+    ray_ranks.run_stage(pipeline, stage, ray, ray_workers)
 
 
 for _stage in STAGE_HELP:
