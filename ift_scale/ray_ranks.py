@@ -92,8 +92,6 @@ def problem_of(here: dict[str, str], facts: dict[str, Any], folder: Path) -> str
 
 def run_stage(pipeline: Pipeline, stage: str, address: str, workers: int | None) -> None:
     """Have the stage's ranks work on the cluster at `address` (`auto`: the one that is found; `local`: one for this command)."""
-    if pipeline.ranks is not None and pipeline.ranks.world_size > 1:
-        raise IFTScaleError("--ray starts the ranks itself: run the command once, without deepspeed, torchrun or srun's tasks.")
     settings = pipeline.config.probe if stage == "probe" else pipeline.config.evaluate
     with _connected(address), _token(pipeline.root) as token:
         layout = layout_of(_nodes(), settings.tensor_parallel_size, workers)

@@ -1,5 +1,6 @@
-"""Who a process is, by each launcher's variables, and which devices are its own."""
+"""Who a process is, by each launcher's variables, where the ranks meet, and which devices are its own."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -8,13 +9,15 @@ import pytest
 from ift_scale import distributed
 from ift_scale.config import EngineConfig
 from ift_scale.distributed import Ranks
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference import slots
 from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.slots import slots_for
 from ift_scale.progress import Bar
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",
-             "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+             "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES", "MASTER_ADDR",
+             "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,55 @@ def test_who_only_leads_has_no_engine_and_asks_for_the_ranks_shards(
     leads = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
     assert slots_for(EngineConfig(), "auto", tmp_path / "probe.log", leads, Bar("t", 0, None)) == []
     assert resolved_identity(EngineConfig(), "auto", distributed.engines_on_gpu(leads))["engine"] == engine
+
+
+def _scontrol(folder: Path, script: str) -> str:
+    """A PATH whose scontrol is this."""
+    (folder / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "scontrol").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def _settle(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> tuple[str, int]:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what settle sets is undone
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+    return distributed.settle(Ranks(5, 1, 8, 4))
+
+
+def test_the_launchers_place_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settle(monkeypatch, {"MASTER_ADDR": "node-01", "MASTER_PORT": "1234"}) == ("node-01", 1234)
+
+
+def test_sruns_ranks_meet_at_the_first_node_by_a_port_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = _scontrol(tmp_path, 'echo localhost; echo "$3" >&2')
+    step = {"PATH": path, "SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "n[1-2]"}
+    host, port = _settle(monkeypatch, step)
+    assert host == "localhost" and 10_000 <= port < 30_000
+    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")] == ["5", "8", "1", "4"]
+    assert _settle(monkeypatch, step)[1] == port
+    assert _settle(monkeypatch, step | {"SLURM_STEP_ID": "1"})[1] != port
+    assert _settle(monkeypatch, step | {"SLURM_JOB_ID": "1234568"})[1] != port
+
+
+@pytest.mark.parametrize(
+    ("script", "nodes", "said"),
+    [
+        ("echo nowhere.invalid", "n[1-2]", r"the first node of the job's list n\[1-2\], nowhere.invalid, has no address"),
+        ("echo Invalid hostlist >&2; exit 1", "n[1", r"scontrol cannot spell out the node list n\[1: Invalid hostlist"),
+        (None, "n1", "scontrol, which spells out the node list n1, does not run here"),
+        (None, "", "MASTER_ADDR is not set, and there is no node list"),
+    ],
+)
+def test_a_node_list_that_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, nodes: str, said: str
+) -> None:
+    path = str(tmp_path) if script is None else _scontrol(tmp_path, script)
+    with pytest.raises(EnvironmentProblem, match=said) as caught:
+        _settle(monkeypatch, {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": nodes})
+    assert "Export MASTER_ADDR" in str(caught.value)

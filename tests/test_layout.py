@@ -19,6 +19,7 @@ SHARED = {
     "knowledge",
     "progress",
     "records",
+    "rendezvous",
     "treatments",
     "world",
 }

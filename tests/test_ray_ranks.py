@@ -116,10 +116,13 @@ def test_the_command_without_ray_and_under_a_launcher(tmp_path: Path, pool: Path
         return result.exit_code, result.output
 
     assert "--ray-workers: only with --ray" in told("--ray-workers", "2")[1]
+    divided = CliRunner().invoke(main, ["evaluate", _config(tmp_path, pool), "--ray", "--part", "0/2"])
+    assert divided.exit_code == 2 and "--part: not with --ray" in divided.output
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, output = told("--ray", "local")
-    assert code == 2 and "--ray starts the ranks itself" in output
+    assert code == 2 and "a launcher has started 2" in output and "--ray starts its own" in output
+    monkeypatch.delenv("RANK")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "ift_scale.ray_ranks")
     monkeypatch.delattr("ift_scale.ray_ranks")
