@@ -32,6 +32,8 @@ STAGE_HELP = {
 SHARED_STAGES = ("probe", "train", "evaluate")
 # Stages that several commands may do parts of, at once, in one run.
 DIVIDED_STAGES = ("train", "evaluate")
+# Stages that actors of Ray may compute.
+RAY_STAGES = ("probe", "evaluate")
 
 
 class Group(click.Group):
@@ -86,6 +88,14 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         say(f"report: {page.resolve()}")
 
 
+def _ray_options(command: Any) -> Any:
+    """--ray and --ray-workers, of the stages that Ray may compute."""
+    help = "Have actors of a Ray cluster do it: of the one at ADDRESS (HOST:PORT), found here (auto), or made for this (local)."
+    workers_help = "Engines to start; one for each GPU or tensor-parallel group of the cluster if left out."
+    command = click.option("--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help)(command)
+    return click.option("--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help)(command)
+
+
 class _PartType(click.ParamType):
     name = "K/N"
 
@@ -106,12 +116,36 @@ _part_option = click.option(
 def _stage_command(stage: str) -> click.Command:
     @_config_options
     @_variant_option
-    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...], part: tuple[int, int] | None = None) -> None:
-        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES, part):
+    def command(
+        config: str,
+        overrides: tuple[str, ...],
+        only: tuple[str, ...],
+        part: tuple[int, int] | None = None,
+        ray: str | None = None,
+        ray_workers: int | None = None,
+    ) -> None:
+        if ray_workers is not None and ray is None:
+            raise click.UsageError("--ray-workers: only with --ray")
+        if ray is not None and part is not None:
+            raise click.UsageError("--part: not with --ray, whose ranks share all arms")
+        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES and ray is None, part):
             with open_pipeline as pipeline:
-                getattr(pipeline, stage)()
+                _run_stage(pipeline, stage, ray, ray_workers)
 
-    return click.command(stage, help=STAGE_HELP[stage])(_part_option(command) if stage in DIVIDED_STAGES else command)
+    if stage in DIVIDED_STAGES:
+        command = _part_option(command)
+    if stage in RAY_STAGES:
+        command = _ray_options(command)
+    return click.command(stage, help=STAGE_HELP[stage])(command)
+
+
+def _run_stage(pipeline: Any, stage: str, ray: str | None, ray_workers: int | None) -> None:
+    if ray is None:
+        getattr(pipeline, stage)()
+        return
+    from ift_scale import ray_ranks
+
+    ray_ranks.run_stage(pipeline, stage, ray, ray_workers)
 
 
 for _stage in STAGE_HELP:
@@ -135,7 +169,7 @@ def _pipelines(
     if ranks is not None and ranks.world_size > 1 and not shared:
         raise click.UsageError(
             f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(SHARED_STAGES)} "
-            "share their work among ranks"
+            "share their work among ranks, and --ray starts its own"
         )
     study = load_study(config, overrides)
     for name in only:

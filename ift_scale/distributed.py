@@ -9,9 +9,11 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from ift_scale.errors import EnvironmentProblem
 
@@ -31,6 +33,10 @@ class Ranks:
     world_size: int
     local_size: int = 1
     """Ranks on this node."""
+    watch: Callable[[], None] | None = None
+    """Called often while shared work goes on; raises where it shall end."""
+    engines_elsewhere: Literal["cpu", "gpu"] | None = None
+    """Set where this process has no engines and only leads ranks that have: what theirs run on."""
 
     @property
     def leads(self) -> bool:
@@ -158,6 +164,11 @@ def _watch(pid: int) -> None:
 def has_gpu() -> bool:
     """Whether this host's ranks will train on NVIDIA devices, told without importing torch (a CPU build never does)."""
     return "+cpu" not in metadata.version("torch") and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def engines_on_gpu(ranks: Ranks | None) -> bool:
+    """Whether the engines of a shared stage run on GPUs: this process' own, or those that it leads."""
+    return has_gpu() if ranks is None or ranks.engines_elsewhere is None else ranks.engines_elsewhere == "gpu"
 
 
 def free_port() -> int:

@@ -151,6 +151,12 @@ class Pipeline:
         tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
         return (tasks | {"write": self._write_task, "analyse": self._analyse_task})[stage]()[0]
 
+    def shared_key(self, stage: str) -> str:
+        """Digest of a shared stage's settings and inputs, on which all its ranks must agree."""
+        if stage == "probe":
+            return self._key_of(stage)
+        return digest_of({task.arm.name: task.key for task in self.evaluate_tasks(self.arms())})
+
     def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
         manifest = read_manifest(folder)
         if manifest is None or manifest.key != key:

@@ -59,7 +59,7 @@ def test_nothing_of_ours_answers_to_kernels() -> None:
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
     code = "import sys, ift_scale.cli\n"
-    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas'} & set(sys.modules)\nassert not heavy, heavy"
+    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas', 'ray'} & set(sys.modules)\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -1,6 +1,7 @@
 """The probe with real engines: one process or several ranks, killed engines and ranks, damaged weights; always the same file."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,34 @@ def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, tmp_path: P
     _ift_scale("questions", tmp_path / "fresh")
     _ift_scale("probe", tmp_path / "fresh", "probe.chunk_size=20")
     assert _result(folder) == _result(tmp_path / "fresh")
+
+
+RAY = ("--ray", "local", "--ray-workers", "2")
+
+
+def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, tmp_path: Path) -> None:
+    _ift_scale("questions", tmp_path)
+    run = _start([sys.executable, "-m", CLI, *_arguments("probe", tmp_path), *RAY])
+    _wait(lambda: _num_shards(tmp_path) >= 2)
+    engine = _engines_of(tmp_path)[0]
+    os.kill(int(Path(f"/proc/{engine}/stat").read_text().split()[3]), signal.SIGKILL)  # the actor, whose child the engine is
+    output = _end(run)
+    assert "ray: 2 ranks of one CPU" in output
+    assert re.search(r"ray: rank [12] on \S+ is lost \(.*\); it is started again, and its chunk is taken up", output)
+    assert _result(tmp_path) == _result(alone)
+    assert not _engines_of(tmp_path)
+
+
+def test_a_stopped_command_ends_rays_actors_and_any_goes_on(alone: Path, tmp_path: Path) -> None:
+    _ift_scale("questions", tmp_path)
+    run = _start([sys.executable, "-m", CLI, *_arguments("probe", tmp_path), *RAY])
+    _wait(lambda: _num_shards(tmp_path) >= 2)
+    run.terminate()
+    assert "stopped by SIGTERM. Finished work is kept" in _end(run, code=75)
+    assert not _engines_of(tmp_path)
+    assert 2 <= _num_shards(tmp_path) < 32
+    _ift_scale("probe", tmp_path)
+    assert _result(tmp_path) == _result(alone)
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
