@@ -102,11 +102,23 @@ def test_no_example_sees_another(family: str) -> None:
     [
         (GPTNeoXConfig(), r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention': is set"),
+        ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling': turns .*value: 'dynamic'"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "longrope"}}},
+            "rope_parameters': turns positions by the longest example",
+        ),
     ],
 )
 def test_an_unproven_architecture_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        require_proven(settings.to_dict())
+        require_proven(settings if isinstance(settings, dict) else settings.to_dict())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_proven_ones_are_not(family: str) -> None:
+    require_proven(CONFIGS[family].to_dict())
+    require_proven({"model_type": family, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}})
+    require_proven({"model_type": family, "rope_scaling": None})
 
 
 def test_attention_is_chosen_by_device_and_precision() -> None:
