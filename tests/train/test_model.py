@@ -1,6 +1,7 @@
 """The packed model against each family's own full forward: loss, gradient, no cross-talk; refusals."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3TextConfig, GPTNeoXConfig
 
 from ift_scale.config import TrainConfig
@@ -17,7 +19,7 @@ from ift_scale.train import attention
 from ift_scale.train.batch import MicroBatch, collate
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.model import PackedCausalLM, checkpoint_activations
-from ift_scale.train.shape import require_proven
+from ift_scale.train.shape import ModelShape, require_proven, train_flops
 from tests.train.families import CONFIGS, SIZES, build
 
 CPU = torch.device("cpu")
@@ -80,6 +82,35 @@ def test_loss_and_gradient_are_the_full_models(family: str, prune: bool, checkpo
     assert losses_R.sum().item() * SCALE == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class _Products(TorchDispatchMode):
+    """FLOPs of the matrix products of linear layers, as they are computed; attention's are none of them on a CPU."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = [x.shape for x in args if isinstance(x, Tensor)][-2:]
+            self.flops += 2 * left[0] * left[1] * right[1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prefix", [0, 11])
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_flops_told_are_those_computed(family: str, prune: bool, prefix: int) -> None:
+    """Not one product more or less than MFU gives credit for, over all that is left out: rows, the last layer, shared tokens."""
+    tokens = _tokens(prefix)
+    packed = _packed(build(family), prune_last_layer=prune, activation_checkpointing="none")
+    with _Products() as products:
+        packed(_batch(tokens))[0].backward()
+    shape = ModelShape.from_config(packed.model.config.to_dict())
+    no_heads = dataclasses.replace(shape, heads=0)  # attention's pairs take none then, its matrices none either
+    lengths, rows, shared = tokens.computed_lengths.tolist(), tokens.supervised_counts.tolist(), [(prefix, 3)]
+    matrices = train_flops(no_heads, lengths, rows, prune, shared)
+    all_but_last, last = (shape.layers - 1) * (sum(lengths) - 2 * prefix), sum(rows) if prune else sum(lengths) - 2 * prefix
+    assert products.flops == matrices + 6 * 2 * shape.hidden * shape.q_size * (all_but_last + last)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
