@@ -68,6 +68,9 @@ def require_proven(config: Mapping[str, Any], source: str | Path = "config.json"
     if config.get("use_bidirectional_attention"):
         problem = "is set, and the trainer's attention is causal"
         raise DataError(Place(source, field="use_bidirectional_attention"), problem, "Take a causal model")
+    if config.get("attention_dropout"):
+        problem, dropout = "is not 0, and packed attention drops nothing", config["attention_dropout"]
+        raise DataError(Place(source, field="attention_dropout"), problem, "Set it to 0 in config.json", dropout)
     for field, kind in _rope_types(config):
         if kind in _LENGTH_DEPENDENT_ROPE:
             problem = "turns positions by the longest example of a micro-batch, so examples would change each other"

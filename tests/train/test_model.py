@@ -133,6 +133,7 @@ def test_no_example_sees_another(family: str) -> None:
     [
         (GPTNeoXConfig(), r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention': is set"),
+        ({"model_type": "llama", "attention_dropout": 0.1}, r"attention_dropout': is not 0, .* \(value: 0.1\)"),
         ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling': turns .*value: 'dynamic'"),
         (
             {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "longrope"}}},
