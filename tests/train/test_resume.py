@@ -134,7 +134,7 @@ class Plan:
                 ranks.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.STDOUT))
         with contextlib.suppress(subprocess.TimeoutExpired):
             for rank in ranks:
-                rank.wait(timeout=300)
+                rank.wait(timeout=600)
         for rank in ranks:
             rank.kill()
         codes = [rank.wait() for rank in ranks]
