@@ -28,6 +28,7 @@ from rows import quantiles, store
 
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
 from ift_scale.train import memory, packing, ranks, setting
@@ -166,7 +167,7 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     """Seconds a step behind two for warming up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + 2), SHAPES[name]["vocab_size"])
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    config = setting.on_device(config, LlamaConfig(**SHAPES[name]).to_dict(), total, 1, 1)
+    config = setting.resolve(config, ModelShape.from_config(LlamaConfig(**SHAPES[name]).to_dict()), total, 1, 1)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -261,8 +262,8 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpoint
     for name in names:
         try:
             found[name] = measure(name, config, device, steps, rate)
-        except torch.OutOfMemoryError as error:
-            found[name] = {"settings": config.model_dump(), "out_of_memory": str(error).splitlines()[0]}
+        except (EnvironmentProblem, torch.OutOfMemoryError) as error:  # the memory model's word, or the device's
+            found[name] = {"settings": config.model_dump(), "does_not_fit": str(error).splitlines()[0]}
         say(f"{name}: {json.dumps(found[name])}")
         if not tiny:
             gpu = torch.cuda.get_device_properties(device)
