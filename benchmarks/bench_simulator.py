@@ -1,6 +1,6 @@
 """The simulator (ift_scale/costs) held against measured steps of the trainer's own engine on this machine.
 
-    python benchmarks/bench_simulator.py [--clock cpu] [--machines configs/machines]
+    python benchmarks/bench_simulator.py runs/simulator [--clock cpu] [--machines configs/machines]
 
 In each world size one group of ranks, a thread each, measures the machine's rates, then steps of DeepSpeed over a grid of models,
 ZeRO stages, token counts and checkpointing, then the rates again. Every step is predicted from the median of both calibrations,
@@ -9,21 +9,19 @@ size. Beside the plain prediction stands one with a fitted factor (of the host's
 """
 
 import itertools
-import json
 import math
 import os
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch.multiprocessing as mp
 from rows import store
+from torch.multiprocessing.spawn import spawn
 
 from ift_scale import distributed
-from ift_scale.artifacts import read_json
+from ift_scale.artifacts import read_json, write_json
 from ift_scale.config import TrainConfig
 from ift_scale.costs import calibrate
 from ift_scale.costs.machine import Machine
@@ -40,6 +38,7 @@ MODELS = {
     "22M": (320, 864, 4, 5, 5, 32_000),
 }
 STAGES = {1: (0, 2), 2: (0, 1, 2, 3)}
+LOADS_OF = {1: ("8 x 64", "8 x 256", "2 x 8 x 128"), 2: ("8 x 64", "2 x 8 x 128")}
 # Examples a rank and micro-batch, mean tokens of each, micro-batches.
 LOADS = {"8 x 64": (8, 64, 1), "8 x 256": (8, 256, 1), "2 x 8 x 128": (8, 128, 2)}
 STEPS, MAX_LENGTH = 4, 512
@@ -48,7 +47,7 @@ STEPS, MAX_LENGTH = 4, 512
 def grid(world_size: int) -> list[dict[str, Any]]:
     points = [
         {"model": model, "stage": stage, "load": load, "checkpointing": "none"}
-        for model, stage, load in itertools.product(MODELS, STAGES[world_size], LOADS)
+        for model, stage, load in itertools.product(MODELS, STAGES[world_size], LOADS_OF[world_size])
     ]
     return points + [{"model": "5M", "stage": 2, "load": "8 x 256", "checkpointing": how} for how in ("selective", "full")]
 
@@ -114,6 +113,7 @@ def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibra
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in environment.items()}
     import torch
+    import torch.distributed as dist
 
     from ift_scale.train.ranks import join
 
@@ -121,12 +121,16 @@ def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibra
     assert ranks is not None
     device = join(ranks)
     torch.set_num_threads(1)
-    calibrations = [calibrate.rates(timed)]
-    points = [_run_point(point, folder, ranks, device, timed) for point in grid(world_size)]
-    calibrations.append(calibrate.rates(timed))
-    if rank == 0:
-        found = {"calibrations": calibrations, "points": points}
-        (folder / f"{world_size}.json").write_text(json.dumps(found), encoding="utf-8")
+    for name in ("before", "points", "after"):
+        path = folder / f"{world_size}-{name}.json"
+        if path.is_file():
+            continue
+        found: Any = calibrate.rates(timed) if name != "points" else None
+        if name == "points":
+            found = [_run_point(point, folder, ranks, device, timed) for point in grid(world_size)]
+        dist.barrier()
+        if rank == 0:
+            write_json(path, found)
 
 
 def write_models(folder: Path) -> None:
@@ -152,12 +156,11 @@ def shape_of(model: str) -> ModelShape:
     return ModelShape("llama", hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=False)
 
 
-def both(calibrations: list[dict[str, Any]]) -> dict[str, Any]:
-    """Two calibrations as one: the geometric mean of each number."""
-    first, second = calibrations
-    if isinstance(first, dict):  # JSON has made text of sizes
-        return {int(name) if name.isdigit() else name: both([first[name], second[name]]) for name in first}  # type: ignore[return-value]
-    return math.sqrt(first * second)  # type: ignore[return-value]
+def both(first: Any, second: Any) -> Any:
+    """Two calibrations as one: the geometric mean of each number. JSON has made text of sizes."""
+    if isinstance(first, dict):
+        return {int(name) if name.isdigit() else name: both(first[name], second[name]) for name in first}
+    return math.sqrt(first * second)
 
 
 def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[str, Any]:
@@ -209,24 +212,31 @@ def summary(errors: list[float]) -> dict[str, float]:
     }
 
 
+def measured(world_size: int, folder: Path, timed: calibrate.Stopwatch) -> dict[str, Any]:
+    """Both calibrations and the points of a world size: those that an earlier call left in `folder`, else measured now."""
+    paths = {name: folder / f"{world_size}-{name}.json" for name in ("before", "points", "after")}
+    if not all(path.is_file() for path in paths.values()):
+        write_models(folder)
+        spawn(_measure, (world_size, calibrate.free_port(), folder, timed), nprocs=world_size)
+    return {name: read_json(path) for name, path in paths.items()}
+
+
 @click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--clock", type=click.Choice(list(calibrate.CLOCKS)), default="wall", show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--machines", type=click.Path(file_okay=False, path_type=Path), default="configs/machines", show_default=True)
-def main(clock: str, repeats: int, machines: Path) -> None:
-    """Measure, predict, store results/simulator.json."""
+def main(folder: Path, clock: str, repeats: int, machines: Path) -> None:
+    """Measure in FOLDER, predict, store results/simulator.json. What an interrupted call has measured in FOLDER is taken up."""
     timed = calibrate.Stopwatch(clock, repeats)
+    folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"clock": clock, "points": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        write_models(Path(temporary))
-        for world_size in STAGES:
-            mp.spawn(_measure, (world_size, calibrate.free_port(), Path(temporary), timed), nprocs=world_size)
-            found = read_json(Path(temporary) / f"{world_size}.json")
-            calibrations, points = found["calibrations"], found["points"]
-            machine = calibrate.machine_of(both(calibrations), world_size, clock)
-            calibrate.write(machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml")
-            result["points"] += [predicted(point, machine, world_size) for point in points]
-            result[f"calibrations of {world_size}"] = calibrations
+    for world_size in STAGES:
+        found = measured(world_size, folder, timed)
+        machine = calibrate.machine_of(both(found["before"], found["after"]), world_size, clock)
+        calibrate.write(machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml")
+        result["points"] += [predicted(point, machine, world_size) for point in found["points"]]
+        result[f"calibrations of {world_size}"] = [found["before"], found["after"]]
     result["plain"] = summary([row["error"] for row in result["points"]])
     result["fitted"] = fitted(result["points"])
     for row in result["points"]:

@@ -17,9 +17,9 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 import yaml
+from torch.multiprocessing.spawn import spawn
 
 from ift_scale.artifacts import machine_name, package_versions, write_text
 from ift_scale.costs.machine import Machine
@@ -93,6 +93,12 @@ def memory_rate(moved: int, timed: Stopwatch) -> float:
     return moved / timed(lambda: left * right)
 
 
+def in_place_rate(moved: int, timed: Stopwatch) -> float:
+    """The same of a product into one of its factors, which stays what it was."""
+    left, right = torch.randn(moved // 12), torch.ones(moved // 12)
+    return moved / timed(lambda: left.mul_(right))
+
+
 def op_seconds(timed: Stopwatch, chain: int = 200) -> float:
     """Of an operation in a graph with its derivative: half of forward and backward of a chain of tiny ones."""
     start, factor = torch.ones(8, requires_grad=True), torch.ones(8)
@@ -142,6 +148,7 @@ def rates(timed: Stopwatch) -> dict[str, Any]:
         "matrix": {size: matrix_rate(size, timed) for size in _DIMENSIONS},
         "attention": {length: attention_rate(length, timed) for length in _LENGTHS},
         "memory": {moved: memory_rate(moved, timed) for moved in _MOVED},
+        "in_place": {moved: in_place_rate(moved, timed) for moved in _MOVED},
         "op_seconds": op_seconds(timed),
     }
     if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -149,17 +156,17 @@ def rates(timed: Stopwatch) -> dict[str, Any]:
     found["collectives"] = links(timed)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, found)
-    for curve in ("matrix", "attention", "memory"):
+    for curve in ("matrix", "attention", "memory", "in_place"):
         found[curve] = {size: min(other[curve][size] for other in everyone) for size in found[curve]}
     return found | {"op_seconds": max(other["op_seconds"] for other in everyone)}
 
 
 def machine_of(found: dict[str, Any], ranks: int, clock: str) -> Machine:
     """The measured rates as a machine whose devices are the ranks of this node."""
-    versions = package_versions()
+    made = f"{time.strftime('%Y-%m-%d')}, torch {package_versions()['torch']}, float32, gloo, {clock} clock"
     return Machine(
         name=f"{machine_name()}, {ranks} rank{'s' if ranks > 1 else ''}",
-        source=f"ift_scale.costs.calibrate, {time.strftime('%Y-%m-%d')}, torch {versions.get('torch')}, float32, gloo, {clock} clock",
+        source=f"ift_scale.costs.calibrate, {made}",
         measured=True,
         device="cpu",
         peak_flops=max(found["matrix"].values()),
@@ -204,7 +211,7 @@ def free_port() -> int:
 def main(out: Path, ranks: int, threads: int | None, repeats: int, clock: str) -> None:
     """Measure this machine with RANKS processes and write OUT, a machine file for `ift-scale plan --machine`."""
     threads = threads or max(1, len(os.sched_getaffinity(0)) // ranks)
-    mp.spawn(_measure, (ranks, free_port(), threads, Stopwatch(clock, repeats), out), nprocs=ranks)  # type: ignore[no-untyped-call]
+    spawn(_measure, (ranks, free_port(), threads, Stopwatch(clock, repeats), out), nprocs=ranks)
     click.echo(f"{out}: written")
 
 

@@ -4,6 +4,7 @@ A *device* is what one rank computes on: a GPU, or a rank's share of a CPU's cor
 the rate is interpolated over the logarithms of both; outside of them it is that of the nearest point.
 """
 
+import itertools
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -54,7 +55,9 @@ class Machine(Section):
     attention: Curve
     """Model FLOPs a second of causal attention's forward and backward pass together, by the example's length."""
     memory: Curve
-    """Bytes a second of operations that only read and write, by the bytes that one of them moves."""
+    """Bytes a second of operations that only read and write into new memory, by the bytes that one of them moves."""
+    in_place: Curve
+    """The same of operations that write where they have read."""
     op_seconds: Annotated[float, Field(ge=0)]
     """Seconds of the host for each operation that it issues."""
     asynchronous: bool
@@ -68,7 +71,7 @@ class Machine(Section):
     """Between nodes, of one device's network card; none: the machine is one node."""
     host: Host | None = None
     """Needed for offload only."""
-    collectives: dict[Kind, Link] = {}
+    collectives: dict[Kind, Link] = Field(default_factory=dict)
     """Inside a node, where a kind was measured by itself."""
 
     def link(self, kind: Kind) -> Link:
@@ -86,7 +89,7 @@ def rate(curve: dict[int, float], size: float) -> float:
     points = sorted(curve.items())
     if size <= points[0][0]:
         return points[0][1]
-    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(points):
         if size <= right:
             share = math.log(size / left) / math.log(right / left)
             return math.exp((1 - share) * math.log(low) + share * math.log(high))

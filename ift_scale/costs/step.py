@@ -12,7 +12,8 @@ a CPU) everything is added up.
 The slowest rank of each micro-batch decides where ranks meet in it (stages 2 and 3); in stages 0 and 1 they meet once a step.
 """
 
-from collections import Counter as Sums
+from collections import Counter as Count
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,24 +71,29 @@ def predict(job: Job, machine: Machine, step: Sequence[Sequence[MicroBatch]]) ->
     ranks = len(step[0])
     counter = job.counter(machine)
     sent = traffic(job.shape, job.setting, ranks, job.mixed, job.whole_buckets)
-    parts: Sums[str] = Sums()
+    parts: dict[str, float] = defaultdict(float)
     hidden = 0.0
     for micro in step:
         passes = {batch: _passes(counter, job, machine, batch, ranks) for batch in set(micro)}
         slowest = max(passes.values(), key=lambda found: sum(found.values()))
-        parts.update(slowest)
+        _add(parts, slowest)
         for computing, calls in ((_forward(slowest), sent.forward), (_backward(slowest), sent.backward)):
             shown, behind = _exposed(calls, computing, machine, ranks)
             parts["communication"] += shown
             hidden += behind
     parts["communication"] += _total((*sent.boundary, *sent.update), machine, ranks)
-    parts.update(_grouped(counter.update(job.setting, ranks), machine, ""))
+    _add(parts, _grouped(counter.update(job.setting, ranks), machine, ""))
     each, once = work.offload_seconds(job.shape, job.setting, ranks, counter.element, machine)
     parts["offload"] = len(step) * each + once
-    places = Sums(batch for micro in step for batch in micro)
+    places = Count(batch for micro in step for batch in micro)
     flops = sum(count * _model_flops(counter, batch) for batch, count in places.items())
     tokens = sum(batch.tokens for micro in step for batch in micro)
     return Prediction(dict(parts), hidden, flops, tokens, ranks, machine.peak_flops)
+
+
+def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] += value
 
 
 def _model_flops(counter: Counter, batch: MicroBatch) -> float:
@@ -101,16 +107,13 @@ def _passes(counter: Counter, job: Job, machine: Machine, batch: MicroBatch, ran
     forward = [*counter.forward(batch), *counter.head(batch)]
     again = counter.recomputed(batch, job.setting.checkpointing)
     backward = [*counter.backward(batch), *counter.gradients(job.setting, ranks)]
-    found: Sums[str] = Sums(_grouped(forward, machine, "forward "))
-    found.update(_grouped(backward, machine, "backward "))
-    if again:
-        found["recomputation"] = sum(_grouped(again, machine, "").values())
-    return dict(found)
+    found = _grouped(forward, machine, "forward ") | _grouped(backward, machine, "backward ")
+    return found | {"recomputation": sum(_grouped(again, machine, "").values())}
 
 
 def _grouped(ops: Sequence[Op], machine: Machine, prefix: str) -> dict[str, float]:
     """Seconds by part; what the host needs beyond or beside them is a part of its own."""
-    found: Sums[str] = Sums()
+    found: dict[str, float] = defaultdict(float)
     for op in ops:
         found[f"{prefix}{op.part}"] += work.seconds(op, machine)
     host = machine.op_seconds * sum(op.count * op.launches for op in ops)

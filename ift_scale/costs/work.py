@@ -8,14 +8,17 @@ Not counted: tokenised batches' way to the device, Python between operations but
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ift_scale.costs.machine import Machine, rate
 from ift_scale.errors import DataError, Place
 from ift_scale.train.activations import Checkpointing
-from ift_scale.train.memory import Setting
+from ift_scale.train.memory import SUB_GROUP, Setting
 from ift_scale.train.shape import ModelShape
+
+# Weights of a layer with seven matrices and two norms.
+_LAYER_TENSORS = 9
 
 Part = Literal["matrices", "attention", "head", "passes", "gradients", "update"]
 
@@ -57,6 +60,9 @@ class Op:
     scale: float = 1.0
     launches: float = 1.0
     """Operations that the host issues for each."""
+    in_place: bool = False
+    effort: float = 1.0
+    """Times that computing takes longer than its FLOPs say."""
 
 
 def seconds(op: Op, machine: Machine) -> float:
@@ -64,8 +70,8 @@ def seconds(op: Op, machine: Machine) -> float:
     if op.count == 0:
         return 0.0
     curve = machine.attention if op.part == "attention" else machine.matrix
-    computing = op.flops / rate(curve, op.scale) if op.flops else 0.0
-    moving = op.bytes / rate(machine.memory, op.bytes) if op.bytes else 0.0
+    computing = op.effort * op.flops / rate(curve, op.scale) if op.flops else 0.0
+    moving = op.bytes / rate(machine.in_place if op.in_place else machine.memory, op.bytes) if op.bytes else 0.0
     return op.count * max(computing, moving)
 
 
@@ -123,13 +129,18 @@ class Counter:
         return ops + self._passes(4 * rows * shape.hidden, 3, 4)  # residuals, and where three and two products' gradients meet
 
     def _attention(self, batch: MicroBatch, last: bool, times: int) -> list[Op]:
-        """Forward (`times` 1) or backward (2). A CPU splits the row into examples and computes one after another."""
+        """Forward (`times` 1) or backward (2). A CPU splits the row into examples and computes one after another.
+
+        Heads smaller than 64 take as long as those of 64: a score's exponential costs the same, and kernels pad them.
+        """
         examples, pairs = len(batch.lengths), batch.pairs(last)
         if pairs <= 0:
             return []
         launches = 1.0 if self.on_gpu else float(examples)
         flops = 4 * self.shape.q_size * pairs * times
-        ops = [Op("attention", flops, 0, 1, sum(n * n for n in batch.lengths) / sum(batch.lengths), launches)]
+        length = sum(n * n for n in batch.lengths) / sum(batch.lengths)
+        effort = max(1.0, 64 / self.shape.head_dim)
+        ops = [Op("attention", flops, 0, 1, length, launches, effort=effort)]
         if not self.on_gpu:  # into one row again, and heads to the back
             ops += self._passes(batch.tokens * (2 * self.shape.q_size + 2 * self.shape.kv_size * (times - 1)), 2, 3)
         return ops
@@ -176,32 +187,46 @@ class Counter:
         )  # the weight's gradient: zeros, sums over chunks, scaled by what comes from above
         return [*ops, Op("head", 0, 2 * sums, 1 + chunks + 1)]
 
+    def _tensors(self) -> list[tuple[float, int]]:
+        """(elements, how many) of the weights: embedding and head, and the layers' by their mean."""
+        shape = self.shape
+        ends = 1 if shape.tied else 2
+        return [(shape.embedding_parameters, ends), (shape.layer_parameters / _LAYER_TENSORS, _LAYER_TENSORS * shape.layers)]
+
+    def _each(self, part: Part, bytes_each: float, times: float, own: float = 1.0, in_place: bool = True) -> list[Op]:
+        """`times` an operation of `bytes_each` an element over every weight, or the `own` share of each."""
+        return [Op(part, 0, bytes_each * size * own, times * count, in_place=in_place) for size, count in self._tensors()]
+
     def gradients(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a micro-batch: into buckets, divided, added to the sums of the own part. Stage 3 also lays gathered weights out."""
-        parameters, own = self.shape.parameters, self.shape.parameters / (1 if setting.zero_stage == 0 else ranks)
-        tensors = 9 * self.shape.layers + 3
+        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, divided
+        among several ranks, and added to the sums of the own part. Stage 3 also lays out the weights that it has gathered."""
         if setting.zero_stage == 0:
-            return [Op("gradients", 0, self.element * 2 * parameters / tensors, tensors)]
-        moved = Op("gradients", 0, self.element * 2 * parameters / tensors, tensors * (2 if ranks > 1 else 1))
-        sums = Op("gradients", 0, (self.element + 8) * own / tensors, tensors)
-        laid = Op("gradients", 0, self.element * 2 * parameters / tensors, tensors * (setting.zero_stage == 3 and ranks > 1))
-        return [moved, sums, laid]
+            return self._each("gradients", 2 * self.element, 1)
+        whole = self.element * self.shape.parameters
+        ops = [Op("gradients", 0, 2 * whole, 1), Op("gradients", 0, 2 * whole, float(ranks > 1), in_place=True)]
+        ops += self._each("gradients", self.element + 8, 1, 1 / ranks)
+        return [*ops, Op("gradients", 0, 2 * whole, float(setting.zero_stage == 3 and ranks > 1))]
 
     def update(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a step, on the device: nothing where the optimizer is offloaded, else norm, unscaling and clipping, AdamW on the own part, new weights into the model.
+        """Of a step, on the device: nothing where the optimizer is offloaded, else norm, clipping, AdamW on the own part, new
+        weights into the model. Stage 0 goes tensor by tensor, the others over the own part as a whole (stage 3: sub-groups).
 
-        Fused AdamW reads weight, gradient and two moments and writes three of them: 28 bytes. torch's on a CPU passes 20 times
-        over float32 numbers.
+        Bytes a parameter: fused AdamW reads weight, gradient and two moments and writes three of them, 28; torch's on a CPU
+        (torch/optim/adam.py, one tensor at a time, no weight decay) works in place with lerp 12, mul 8, addcmul 12, add 8,
+        addcdiv 16, and makes new tensors with sqrt 8 and div 8. ZeRO's norm is taken of a copy in float64, 12 and 8, the gradients
+        are flattened, 8, and scaled, 8 (stage_1_and_2.py).
         """
         if setting.offload != "none":
             return []
-        own = self.shape.parameters / (1 if setting.zero_stage == 0 else ranks)
-        tensors = 9 * self.shape.layers + 3 if setting.zero_stage == 0 else max(1, round(own / 1e8)) if self.fused else 1
-        each = own / tensors
-        clipped = Op("update", 0, 8 * each, 2 * tensors)
-        adam = Op("update", 0, 28 * each, tensors) if self.fused else Op("update", 0, 8 * each, 10 * tensors)
-        copied = Op("update", 0, (4 + self.element) * each, tensors * (setting.zero_stage > 0))
-        return [clipped, adam, copied]
+        adam = [(28.0, True)] if self.fused else [(12.0, True), (8.0, True), (12.0, True), (8.0, True), (16.0, True), (8.0, False)]
+        adam += [] if self.fused else [(8.0, False)]
+        if setting.zero_stage == 0:
+            passes = [(4.0, True), (8.0, True), *adam]
+            return [op for size, in_place in passes for op in self._each("update", size, 1, in_place=in_place)]
+        own = self.shape.parameters / ranks
+        groups = -(-own // SUB_GROUP) if setting.zero_stage == 3 else 1
+        passes = [(12.0, False), (8.0, True), (8.0, False), (8.0, True), *adam, (4.0 + self.element, True)]
+        return [Op("update", 0, size * own / groups, groups, in_place=in_place) for size, in_place in passes]
 
 
 def offload_seconds(shape: ModelShape, setting: Setting, ranks: int, element: int, machine: Machine) -> tuple[float, float]:
@@ -222,7 +247,7 @@ def offload_seconds(shape: ModelShape, setting: Setting, ranks: int, element: in
 
 
 def _times(op: Op, count: int) -> Op:
-    return Op(op.part, op.flops, op.bytes, op.count * count, op.scale, op.launches)
+    return replace(op, count=op.count * count)
 
 
 def flops(ops: Sequence[Op]) -> float:

@@ -69,8 +69,8 @@ def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_
     modules = _MATRICES * shape.layers + 2
     again = gathered_again(shape, setting)
     forward = _calls("all_gather", parameters, parameters, element, modules - 1)
-    backward = (_calls("reduce_scatter", parameters, memory.BUCKET, element),)
+    backward = [_calls("reduce_scatter", parameters, memory.BUCKET, element)]
     if again:
-        backward += (_calls("all_gather", again, again, element, modules * again / parameters - 1),)
+        backward.append(_calls("all_gather", again, again, element, modules * again / parameters - 1))
     small = Collective("all_gather", element * (shape.norms_per_layer * shape.layers + 1) * shape.hidden, 1)
-    return Traffic(forward=(forward,), backward=backward, update=(scalars, small))
+    return Traffic(forward=(forward,), backward=tuple(backward), update=(scalars, small))

@@ -1,4 +1,4 @@
-"""`ift-scale plan`: what a configuration or a study would do, how much work, time, memory and disk that is, without loading a model.
+"""`ift-scale plan`: what a run or a study would do, how much work, time, memory and disk that is, without loading a model.
 
 Numbers come from the questions themselves, the tokenizer, and the shapes in the weights' headers. Times are told only where a rate
 is given, predicted for a described machine, or measured in the folder of a run; a guess about an unknown machine would mislead.
