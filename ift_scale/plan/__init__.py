@@ -135,6 +135,4 @@ def _print_disk(study: Sequence[Amounts], on_gpu: bool, example_tokens: float) -
     say(f"disk       at most about {need.total / GIB:.2f} GiB: {told}")
     free = disk.free_bytes(study[0].root)
     if free < need.total:
-        say(
-            f"WARNING    {study[0].root} lies on a file system with {free / GIB:.2f} GiB free: less than that. Set output_dir to another"
-        )
+        say(f"WARNING    {study[0].root} has {free / GIB:.2f} GiB free, less than that: set output_dir to a larger file system")

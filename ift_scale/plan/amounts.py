@@ -86,7 +86,7 @@ def amounts_of(name: str, config: Config, parameters: int, tally: Tally, prompts
 
 
 def _texts(config: Config, tally: Tally) -> tuple[int, bool]:
-    """Texts that models write: at most one of each kind, target and author for every train question; counted where there already."""
+    """Texts that models write: at most one of each kind, target and author for every train question; counted where there."""
     written = read_manifest(Path(config.output_dir) / "write")
     if written is not None and "texts" in written.counts:
         return int(written.counts["texts"]), True
@@ -176,16 +176,12 @@ def _asked(arm: Arm, generate: bool, group: GroupKey) -> bool:
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:
-    """What a set that is not there yet depends on, beside its arm: the lists of settings and seeds only by the kinds of questions
-    that they draw from, which decide about the size."""
+    """What a set that is not there yet depends on, beside its arm. The other settings of its variant decide about its size by the
+    kinds of questions that they draw from, where no size is set, and about what can be matched."""
     construct = config.construct
-    drawn = sorted({bucket for setting in construct.all_settings() for bucket in buckets_of(setting)})
-    return digest_of(
-        [
-            probe_key,
-            write_key,
-            construct.model_dump(exclude=_LISTS),
-            drawn,
-            construct.matching.by_selection and construct.all_settings(),
-        ]
-    )
+    parts: list[object] = [probe_key, write_key, construct.model_dump(exclude=_LISTS)]
+    if construct.size is None:
+        parts.append(sorted({bucket for setting in construct.all_settings() for bucket in buckets_of(setting)}))
+    if construct.matching.by_selection:
+        parts.append(sorted(construct.all_settings()))
+    return digest_of(parts)

@@ -1,7 +1,7 @@
 """The bytes that a study leaves on disk, and at its fullest moment. Pure, but for the look at the free space.
 
-What variants share is linked, not copied, so it counts once. Checkpoints are those of the one arm in training: keep_last and the one
-being written; with `checkpoint.every` 0 a single one, written when a run is stopped.
+What variants share is linked, not copied, so it counts once. Checkpoints are those of the one arm in training: keep_last and the
+one being written; with `checkpoint.every` 0 a single one, written when a run is stopped.
 """
 
 import shutil

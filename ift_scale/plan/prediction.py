@@ -9,7 +9,7 @@ from ift_scale.train.shape import ModelShape
 
 
 def print_prediction(shape: ModelShape, train: TrainConfig, machine: Machine, devices: int, examples: scaling.Examples) -> None:
-    """Two tables: a full micro-batch on every device at 8 to 1,024 of them and `devices`, and the run's own steps at these sizes."""
+    """Two tables over 8 to 1,024 devices and `devices`: a full micro-batch on each, and the run's own steps."""
     kind = "measured on it" if machine.measured else "from data sheets and estimates: no GPU has been measured"
     say(f"predicted  on {machine.name}, not measured. Rates {kind} (docs/simulator.md).")
     mean = f"examples of {examples.tokens:g} tokens, {examples.supervised:.0%} of them supervised"

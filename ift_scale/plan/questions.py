@@ -1,4 +1,4 @@
-"""What a plan takes from the questions: how many of each group there are, and how long a sample of prompts is. No model is loaded."""
+"""What a plan takes from the questions: how many each group has, and how long a sample of prompts is."""
 
 import random
 from collections import Counter

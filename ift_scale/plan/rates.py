@@ -75,7 +75,7 @@ def read_rates(path: Path) -> GivenRates:
 def find(
     stage: str, amounts: Amounts, siblings: Sequence[Amounts], given: Given, shape: ModelShape | None, here: bool
 ) -> Rate | None:
-    """None where nothing is known: a guess would mislead. `here`: rates measured on this machine are those of the planned devices."""
+    """None where nothing is known: a guess would mislead. `here`: this machine's devices are those that are planned for."""
     stated: GivenRate | None = getattr(given.rates, stage, None)
     if stated is not None and given.rates is not None:
         return Rate(stated.per_second, stated.start_seconds, stated.arm_seconds, f"given: {given.rates.source}")
