@@ -187,6 +187,15 @@ def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[
     }
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The points as rows of docs/simulator.md."""
+    return [
+        f"| {row['world_size']} | {row['model']} | {row['stage']} | {row['checkpointing']} | {row['load']} "
+        f"| {row['measured']:.3f} | {row['predicted']:.3f} | {row['error']:+.0%} |"
+        for row in rows
+    ]
+
+
 def fitted(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One factor on the host's seconds, which calibration measures without modules and hooks: fitted by least squares of relative
     errors, and for each point on all others."""
@@ -239,9 +248,7 @@ def main(folder: Path, clock: str, repeats: int, machines: Path) -> None:
         result[f"calibrations of {world_size}"] = [found["before"], found["after"]]
     result["plain"] = summary([row["error"] for row in result["points"]])
     result["fitted"] = fitted(result["points"])
-    for row in result["points"]:
-        name = f"{row['world_size']} x {row['model']} ZeRO-{row['stage']} {row['checkpointing']} {row['load']}"
-        click.echo(f"{name:40} measured {row['measured']:.4f} predicted {row['predicted']:.4f} {row['error']:+.0%}")
+    click.echo("\n".join(table(result["points"])))
     click.echo(f"plain {result['plain']}, fitted {result['fitted']}")
     click.echo(store("simulator", result))
 

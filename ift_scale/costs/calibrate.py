@@ -27,7 +27,7 @@ from ift_scale.costs.machine import Machine
 _DIMENSIONS = (16, 64, 128, 256, 512, 1024)
 _LENGTHS = (16, 64, 128, 256, 512, 1024)
 _MOVED = (2**14, 2**18, 2**21, 2**24, 2**27)
-_SMALL, _LARGE = 2**10, 2**24
+_SMALL, _LARGE = 2**10, 2**26
 _HEADS, _HEAD_DIM = 4, 64
 _SIDE = 1024
 

@@ -198,14 +198,16 @@ class Counter:
         return [Op(part, 0, bytes_each * size * own, times * count, in_place=in_place) for size, count in self._tensors()]
 
     def gradients(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, divided
-        among several ranks, and added to the sums of the own part. Stage 3 also lays out the weights that it has gathered."""
+        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, and added
+        to the sums of the own part. Among several ranks the bucket is divided, its slices are flattened into new memory for sending
+        and copied back, and stage 3 lays out the weights that it has gathered."""
         if setting.zero_stage == 0:
             return self._each("gradients", 2 * self.element, 1)
         whole = self.element * self.shape.parameters
-        ops = [Op("gradients", 0, 2 * whole, 1), Op("gradients", 0, 2 * whole, float(ranks > 1), in_place=True)]
+        among = float(ranks > 1)
+        ops = [Op("gradients", 0, 2 * whole, 1 + among), Op("gradients", 0, 2 * whole, 2 * among, in_place=True)]
         ops += self._each("gradients", self.element + 8, 1, 1 / ranks)
-        return [*ops, Op("gradients", 0, 2 * whole, float(setting.zero_stage == 3 and ranks > 1))]
+        return [*ops, Op("gradients", 0, 2 * whole, among * (setting.zero_stage == 3))]
 
     def update(self, setting: Setting, ranks: int) -> list[Op]:
         """Of a step, on the device: nothing where the optimizer is offloaded, else norm, clipping, AdamW on the own part, new
@@ -214,7 +216,7 @@ class Counter:
         Bytes a parameter: fused AdamW reads weight, gradient and two moments and writes three of them, 28; torch's on a CPU
         (torch/optim/adam.py, one tensor at a time, no weight decay) works in place with lerp 12, mul 8, addcmul 12, add 8,
         addcdiv 16, and makes new tensors with sqrt 8 and div 8. ZeRO's norm is taken of a copy in float64, 12 and 8, the gradients
-        are flattened, 8, and scaled, 8 (stage_1_and_2.py).
+        are flattened, 8, and scaled, 8 (stage_1_and_2.py); stage 0's, among several ranks, flattened for sending, divided and copied back.
         """
         if setting.offload != "none":
             return []
@@ -222,6 +224,7 @@ class Counter:
         adam += [] if self.fused else [(8.0, False)]
         if setting.zero_stage == 0:
             passes = [(4.0, True), (8.0, True), *adam]
+            passes += [(8.0, False), (8.0, True), (8.0, True)] if ranks > 1 else []
             return [op for size, in_place in passes for op in self._each("update", size, 1, in_place=in_place)]
         own = self.shape.parameters / ranks
         groups = -(-own // SUB_GROUP) if setting.zero_stage == 3 else 1

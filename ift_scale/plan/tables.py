@@ -85,16 +85,16 @@ _PARTS = {
 
 def scaling(rows: Sequence[Row]) -> Table:
     """A row a cluster size; the parts are shares of the step."""
-    table = _table(("GPUs", "setting"), ("GiB", "micro", "idle", "step s", "tok/s/GPU", "MFU"))
+    table = _table(("GPUs", "ZeRO", "recompute", "offload"), ("GiB", "micro", "idle", "step s", "tok/s/GPU", "MFU"))
+    table.padding = (0, 1, 0, 0)
     for name in _PARTS:
         table.add_column(name, justify="right")
     for row in rows:
         found, setting = row.prediction, row.setting
-        offload = "" if setting.offload == "none" else f", offload {setting.offload}"
         shares = [sum(found.parts.get(part, 0.0) for part in parts) / found.seconds for parts in _PARTS.values()]
         memory = f"{row.memory.total / GIB:.0f}" + ("" if row.fits is not False else "!")
         idle = str(row.devices - row.busy or "")
         numbers = (f"{found.seconds:.3g}", f"{found.tokens_per_second_per_device:,.0f}", f"{found.mfu:.1%}")
-        told = f"ZeRO-{setting.zero_stage}, {setting.checkpointing}{offload}"
-        table.add_row(str(row.devices), told, memory, str(row.micro_batches), idle, *numbers, *(f"{share:.0%}" for share in shares))
+        told = (str(row.devices), str(setting.zero_stage), setting.checkpointing, setting.offload)
+        table.add_row(*told, memory, str(row.micro_batches), idle, *numbers, *(f"{share:.0%}" for share in shares))
     return table
