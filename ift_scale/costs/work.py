@@ -198,9 +198,9 @@ class Counter:
         return [Op(part, 0, bytes_each * size * own, times * count, in_place=in_place) for size, count in self._tensors()]
 
     def gradients(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, and added
-        to the sums of the own part. Among several ranks the bucket is divided, its slices are flattened into new memory for sending
-        and copied back, and stage 3 lays out the weights that it has gathered."""
+        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, and
+        added to the sums of the own part. Among several ranks the bucket is divided, its slices are flattened into new memory for
+        sending and copied back, and stage 3 lays out the weights that it has gathered."""
         if setting.zero_stage == 0:
             return self._each("gradients", 2 * self.element, 1)
         whole = self.element * self.shape.parameters
@@ -216,7 +216,7 @@ class Counter:
         Bytes a parameter: fused AdamW reads weight, gradient and two moments and writes three of them, 28; torch's on a CPU
         (torch/optim/adam.py, one tensor at a time, no weight decay) works in place with lerp 12, mul 8, addcmul 12, add 8,
         addcdiv 16, and makes new tensors with sqrt 8 and div 8. ZeRO's norm is taken of a copy in float64, 12 and 8, the gradients
-        are flattened, 8, and scaled, 8 (stage_1_and_2.py); stage 0's, among several ranks, flattened for sending, divided and copied back.
+        are flattened, 8, and scaled, 8 (stage_1_and_2.py). Stage 0 flattens them for sending, divides and copies them back.
         """
         if setting.offload != "none":
             return []

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
+def _module(name: str) -> ModuleType:
+    """A file of benchmarks, which is no package."""
     sys.path.append(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("bench_simulator", ROOT / "benchmarks" / "bench_simulator.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec and spec.loader
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -24,9 +24,25 @@ def bench() -> ModuleType:
     return found
 
 
+def _stored(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    return _module("bench_simulator")
+
+
 @pytest.fixture(scope="module")
 def stored() -> Any:
-    return json.loads((ROOT / "benchmarks" / "results" / "simulator.json").read_text(encoding="utf-8"))["rows"]
+    return _stored("simulator")
+
+
+def test_the_scaling_that_the_docs_tell_is_predicted_today() -> None:
+    bench, stored = _module("bench_scaling"), _stored("scaling")["predicted"]
+    assert bench.rows() == stored
+    text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| llama")] == bench.table(stored)
 
 
 def test_the_stored_predictions_are_those_of_today(bench: ModuleType, stored: Any) -> None:
