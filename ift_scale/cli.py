@@ -215,41 +215,60 @@ def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int
 @click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting of CONFIG; may be repeated.")
 @click.option("--model", help="Print the memory of this model only: a folder, a config.json, or a preset (configs/models).")
 @click.option(
-    "--gpu-memory", type=click.FloatRange(min=0, min_open=True), help="GB (10^9 bytes) of one GPU; this machine's if left out."
+    "--gpu-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    help="GB (10^9 bytes) of one GPU; the machine's, or this machine's, if left out.",
 )
 @click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; CONFIG's train.num_ranks if left out.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--gpus-per-node", type=click.IntRange(min=1), help="The machine's if left out, or 8.")
+@click.option("--machine", help="Predict times on it: a machine file or a preset (configs/machines).")
+@click.option("--rates", "rate_file", type=click.Path(dir_okay=False), help="Rates of the stages: a YAML file (docs/plan.md).")
+@click.option("--example-tokens", type=click.FloatRange(min=1), help="Mean length of a training example, for predictions.")
 def plan(
     config: str | None,
     overrides: tuple[str, ...],
     model: str | None,
     gpu_memory: float | None,
     gpus: int | None,
-    gpus_per_node: int,
+    gpus_per_node: int | None,
+    machine: str | None,
+    rate_file: str | None,
+    example_tokens: float | None,
 ) -> None:
-    """Tell what CONFIG would do, its memory and its work, without loading a model."""
+    """Tell what CONFIG would do, its work, time, memory and disk, without loading a model."""
+    from pathlib import Path
+
     from ift_scale.config import TrainConfig
     from ift_scale.config_file import load_study
-    from ift_scale.plan_memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
+    from ift_scale.costs.machine import read_machine
+    from ift_scale.costs.scaling import Examples
+    from ift_scale.plan.memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
 
     if config is None and (model is None or overrides):
         raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
     study = None if config is None else load_study(config, overrides)
     train = TrainConfig() if study is None else study.config.train
-    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here()
-    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, gpus_per_node)
+    described = None if machine is None else read_machine(machine)
+    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here() if described is None else described.memory_bytes
+    per_node = gpus_per_node or (8 if described is None else described.devices_per_node)
+    if described is not None:
+        described = described.model_copy(update={"memory_bytes": gpu_bytes, "devices_per_node": per_node})
+    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, per_node)
+    examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
-        print_memory(read_shape(model), train, cluster)
+        shape = read_shape(model)
+        print_memory(shape, train, cluster)
+        if described is not None:
+            from ift_scale.plan.prediction import print_prediction
+
+            print_prediction(shape, train, described, cluster.num_gpus, examples)
         return
     from ift_scale.plan import print_plan
-    from ift_scale.progress import say
+    from ift_scale.plan.rates import Given, read_rates
 
     assert study is not None
-    for name, variant in study.variants.items():
-        say(f"variant    {name}")
-        print_plan(variant, cluster)
-    if not study.variants:
-        print_plan(study.config, cluster)
+    stated = None if rate_file is None else read_rates(Path(rate_file))
+    print_plan(study, cluster, Given(stated, described, cluster.num_gpus, examples))
 
 
 @main.command()

@@ -63,6 +63,13 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_costs_are_pure_and_stand_on_the_trainers_own_counts() -> None:
+    for path in (ROOT / "ift_scale" / "costs").rglob("*.py"):
+        assert _imports(path) <= {"artifacts", "config", "costs", "errors", "train"}, path
+    code = "import sys, ift_scale.costs.scaling\nassert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_top_level_is_as_agreed() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
