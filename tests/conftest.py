@@ -26,6 +26,24 @@ def world_model() -> Path:
     return ROOT / "ift_scale" / "world" / "base_model"
 
 
+@pytest.fixture(scope="session")
+def sharded_export(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's base model as the trainer exports it, in shards of 300 kB, its template chatml."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ift_scale.inference.prompts import TEMPLATES
+    from ift_scale.inference.tokens import PromptTokenizer
+    from ift_scale.train import export
+
+    folder = tmp_path_factory.mktemp("sharded") / "model"
+    model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)
+    tokenizer = PromptTokenizer(world_model).tokenizer
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    export.export(model, False, folder, world_model, tokenizer, torch.float32, shard_bytes=300_000)
+    return folder
+
+
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     """A pool folder in the paper's format: 5 dev, 6 train and 3 test questions of four options."""
