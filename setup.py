@@ -57,6 +57,14 @@ setup(
         "tensorboard": ["tensorboard>=2.20"],
         "wandb": ["wandb>=0.22"],
         "mlflow": ["mlflow>=3.5"],
-        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "tensorboard>=2.20", "types-PyYAML"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.18",
+            "pytest>=8.0",
+            "pytest-xdist>=3.8",
+            "ruff>=0.14",
+            "tensorboard>=2.20",
+            "types-PyYAML",
+        ],
     },
 )
