@@ -58,6 +58,15 @@ setup(
         "wandb": ["wandb>=0.22"],
         "mlflow": ["mlflow>=3.5"],
         "ray": ["ray>=2.60"],  # earlier ones were not tried
-        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ray>=2.60", "ruff>=0.14", "tensorboard>=2.20", "types-PyYAML"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.18",
+            "pytest>=8.0",
+            "pytest-xdist>=3.8",
+            "ray>=2.60",
+            "ruff>=0.14",
+            "tensorboard>=2.20",
+            "types-PyYAML",
+        ],
     },
 )
