@@ -25,7 +25,7 @@ from ift_scale.inference.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 
-VERSION = 2
+VERSION = 3
 BALANCE = "balance.csv"
 
 
@@ -126,13 +126,15 @@ Make = Callable[[Arm], Made]
 
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
-    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each."""
+    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each (of matched sets, as
+    nearly as their sizes allow)."""
     parts = [domains[name] for name in arm.own_domains]
     total = min(part.size for part in parts)
     shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
     examples: list[Example] = []
     found, before = balance.Covariates(), balance.Covariates()
-    for part, size in zip(parts, shares, strict=True):
+    for part, share in zip(parts, shares, strict=True):
+        size = part.attainable(share) if arm.domains else share
         chosen = part.set_of(arm.setting, arm.seed, size)
         letters = None
         if config.matching.letters == "reorder":
@@ -140,7 +142,7 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
             letters = even_letters(num_choices, f"letters/{part.name}/{arm.seed}")
         made = part.examples(arm.setting, chosen, letters)
         found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
-        plain = part.unmatched(arm.setting, arm.seed)[:size]
+        plain = part.unmatched(arm.setting, arm.seed, size)
         before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, None), "paper")
         examples += made
     if not examples:
