@@ -61,7 +61,8 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig) -> pd.DataFra
 def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
     """The ratio of the best accuracy, and whether it differs from ratio 1: paired, with an interval over seeds and questions.
 
-    The best was chosen on the same questions, so its difference is flattered; the interval knows nothing of that choice.
+    The best was chosen on the same questions, so its difference is flattered. The interval holds for all ratios at once
+    (Bonferroni: each at 1 - (1 - level) / number of other ratios), so what it excludes is excluded whichever was chosen.
     """
     rows = []
     line = on_the_line(panels.settings)
@@ -85,5 +86,5 @@ def _best(panels: Panels, there: list[Panel], line: list[str], level: float) -> 
     drawn = panels.difference(there, best, end)
     if drawn is None:
         return row | {"reason": "no seed that both have"}
-    interval = drawn.interval(level)
+    interval = drawn.interval(1 - (1 - level) / (len(line) - 1))
     return row | {"difference": interval.value, "low": interval.low, "high": interval.high, "reason": ""}

@@ -1,5 +1,6 @@
 """The line between incompatible and self-aligning from scores whose answer is known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -44,6 +45,17 @@ def test_best_ratio() -> None:
     assert row.accuracy == pytest.approx(37 / 40) and row.difference == pytest.approx(6 / 40) and row.low > 0 and row.reason == ""
     last = best_ratio_table(_line(rights=(10, 20, 30, 36)), 0.95).iloc[0]
     assert last.difference == 0 and pd.isna(last.low) and last.reason == "ratio 1 is the best"
+
+
+def test_the_interval_of_the_best_ratio_allows_for_its_choice() -> None:
+    """Six ratios that are all alike: the best is called better than ratio 1 no more often than the level says (one side of 0.6)."""
+    ratios = ("incompatible", *(f"mixture-{r}" for r in (0.2, 0.4, 0.6, 0.8)), "self_aligning")
+    rng, called, trials = np.random.default_rng(0), 0, 40
+    for _ in range(trials):
+        arms = [arm(setting, 0, choices((rng.random(40) < 0.5).tolist())) for setting in ratios]
+        row = best_ratio_table(panels(arms, BASE, 200), 0.6).iloc[0]
+        called += row.low > 0
+    assert called / trials < 0.3  # 0.2 is meant; without the correction it would be over a half
 
 
 def test_two_ratios_are_no_line() -> None:

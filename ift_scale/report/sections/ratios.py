@@ -101,6 +101,9 @@ def _best(facts: Facts) -> Markup:
     ]
     if not rows:
         return Markup("")
-    note = "The best of several ratios is chosen on the questions that it is judged by, which flatters it a little."
+    note = (
+        "The best of several ratios is chosen on the questions that it is judged by, which flatters its difference; the intervals "
+        "are as wide as that choice needs (Bonferroni over the ratios)."
+    )
     missing = why(found, "there is no arm at ratio 1.")
     return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])
