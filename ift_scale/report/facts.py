@@ -33,7 +33,7 @@ COLUMNS = {
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
     "best_ratio": "domain group best_ratio accuracy difference low high",
     "abstention": "setting domain group refused refused_known refused_unknown answered accuracy_answered accuracy_answered_low "
-    "accuracy_answered_high",
+    "accuracy_answered_high f1 average_precision",
     "generated": "setting domain group letter_accuracy generated_accuracy agreement unparsed",
     "balance": "domain seed stage setting covariate level value distance",
 }

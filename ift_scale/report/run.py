@@ -15,7 +15,7 @@ from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
 
-VERSION = 4
+VERSION = 5
 PAGE = "index.html"
 TABLES = "tables.tex"
 __all__ = ["PAGE", "VERSION", "Sources", "page", "run"]

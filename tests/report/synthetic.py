@@ -131,6 +131,7 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         generated.append(where | written)
         refused = 0.3 if row["setting"] == "refuse_unknown" else 0.01
         told = {"refused": refused, "refused_known": refused / 3, "refused_unknown": refused * 2, "answered": 1 - refused}
+        told |= {"f1": refused, "average_precision": row["accuracy"]}
         abstention.append(where | told | _with_ends("accuracy_answered", row["accuracy"] + refused / 3, 0.07))
     mixed = settings[settings.ratio.notna()]
     for (domain, group), part in mixed.groupby(["domain", "group"], sort=False):

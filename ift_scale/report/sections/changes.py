@@ -131,11 +131,16 @@ def generated(facts: Facts) -> Markup | None:
             {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
              "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
              "answered": points(row["answered"]),
-             "accuracy where answered": interval(row, "accuracy_answered")}
+             "accuracy where answered": interval(row, "accuracy_answered"), "F1": number(row["f1"]),
+             "average precision": number(row["average_precision"])}
             for row in whole.to_dict("records")
         ]  # fmt: skip
         missing = why(whole, "there was no such question or answer.")
-        parts.append(folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2))
+        text = (
+            "Known: answered rightly by the base model with a confidence above the threshold. F1: of refusals as a guess at what is "
+            "not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least sure."
+        )
+        parts += [paragraph(text), folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)]
     return joined(parts) if parts else None
 
 
