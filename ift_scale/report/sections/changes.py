@@ -137,8 +137,9 @@ def generated(facts: Facts) -> Markup | None:
         ]  # fmt: skip
         missing = why(whole, "there was no such question or answer.")
         text = (
-            "Known: answered rightly by the base model with a confidence above the threshold. F1: of refusals as a guess at what is "
-            "not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least sure."
+            "Known: answered rightly by the base model with a confidence above the threshold. F1: of refusals as a guess at what "
+            "is not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least "
+            "sure."
         )
         parts += [paragraph(text), folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)]
     return joined(parts) if parts else None

@@ -42,8 +42,8 @@ def body(facts: Facts) -> Markup | None:
         f"First setting minus second, on the same questions and seeds: {facts.place}, percentage points with {facts.level} "
         "intervals. Asked: questions × seeds. The interval redraws seeds and questions, so it speaks of new ones of either; "
         "questions only: of these very models. McNemar: paired test of the questions answered differently, each once by the "
-        "majority over seeds; Holm: corrected for the number of tests. Detectable: the smallest difference that would have been shown with power 0.8, before "
-        "any correction."
+        "majority over seeds; Holm: corrected for the number of tests. Detectable: the smallest difference that would have been "
+        "shown with power 0.8, before any correction."
     )
     parts: list[Markup] = [paragraph(text)]
     if len(chosen):
