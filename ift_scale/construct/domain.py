@@ -112,13 +112,17 @@ def load(
     pool: Sequence[Question],
     by_score: Mapping[str, Score],
     texts: Mapping[TextKey, Text],
+    num_failed: int = 0,
 ) -> Domain:
-    """DataError where the sets cannot have the size that is asked for, or cannot be matched."""
+    """DataError where the sets cannot have the size that is asked for, or cannot be matched.
+
+    `num_failed`: questions of the domain that are not in `pool` because their text fails its checks.
+    """
     questions = {question.id: question for question in pool if question.domain == name}
     scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
-    size = select.set_size(name, knowledge, config.all_settings(), config.size)
+    size = select.set_size(name, knowledge, config.all_settings(), config.size, num_failed)
     program = None
     if config.matching.by_selection:
         right, wrong = traits_of(builder, knowledge, by_score, config)

@@ -79,7 +79,10 @@ def run(
     """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    pool = usable([question for question in pool if question.kind == settings.questions], texts, config)
+    whole = [question for question in pool if question.kind == settings.questions]
+    pool = usable(whole, texts, config)
+    num_failed = Counter(q.domain for q in whole)
+    num_failed.subtract(q.domain for q in pool)
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
     counts: dict[str, float] = {}
@@ -89,7 +92,7 @@ def run(
         counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
     else:
         names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
-        domains = {name: domain_of(name, settings, pool, by_score, texts) for name in names}
+        domains = {name: domain_of(name, settings, pool, by_score, texts, num_failed[name]) for name in names}
         make = partial(_built, domains, settings)
         for domain in domains.values():
             counts |= _domain_counts(domain)

@@ -166,6 +166,12 @@ def test_too_few_questions(right: int, wrong: int, told: str) -> None:
     assert f"{right} known right, {wrong} known wrong" in str(error.value)
 
 
+def test_questions_lost_to_failed_texts_are_told() -> None:
+    knowledge = Knowledge(["r0"], ["w0"], [], [], {}, 0)
+    with pytest.raises(DataError, match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. .*write.attempts"):
+        select.set_size("d", knowledge, ["harmonious", "incompatible"], 5, 7)
+
+
 def test_items_do_not_depend_on_the_order_of_the_pool(domain: Domain) -> None:
     knowledge = sort_by_knowledge(list(domain[1].values()), 0.5)
     drawn = knowledge.wrong[:4]
