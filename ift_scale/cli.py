@@ -218,13 +218,18 @@ def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> Non
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-def official(folder: str) -> None:
+@click.option("--pools", type=click.Path(file_okay=False), help="Also look for the tests of the pools in this folder in the sets.")
+def official(folder: str, pools: str | None) -> None:
     """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""
     from pathlib import Path
 
+    from ift_scale import official_leaks
     from ift_scale.construct.official import invariants, load, models, table
 
-    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in models(Path(folder))))
+    found = models(Path(folder))
+    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in found))
+    if pools is not None:
+        click.echo("\n" + official_leaks.table(official_leaks.leaks(found, Path(pools))))
 
 
 @main.command()
