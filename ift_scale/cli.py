@@ -75,13 +75,19 @@ _variant_option = click.option(
 @_config_options
 @_variant_option
 def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
-    """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants."""
+    """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants, and a page of them side by side."""
+    from ift_scale.config_file import load_study
     from ift_scale.progress import say
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
             page = pipeline.run()
         say(f"report: {page.resolve()}")
+    study = load_study(config, overrides)
+    if study.variants and not only:
+        from ift_scale.report.study import run as side_by_side
+
+        say(f"all variants: {side_by_side(study.config, study.variants).resolve()}")
 
 
 def _stage_command(stage: str) -> click.Command:

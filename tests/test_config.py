@@ -164,6 +164,7 @@ def test_a_file_extends_others_and_has_variants(tmp_path: Path) -> None:
         ("extends: nowhere.yaml\n", "cannot be read"),
         ("output_dir: a\nvariants: [b]\n", "variants: must be a mapping"),
         ("output_dir: a\nvariants: {b/c: {}}\n", "variants: 'b/c' must be letters"),
+        ("output_dir: a\nvariants: {report: {}}\n", "variants: 'report' is the name of the study's own report"),
         ("output_dir: a\nvariants: {b: {train: {epoch: 1}}}\n", "variant b: \n  train.epoch: unknown key"),
     ],
 )

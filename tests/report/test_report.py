@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ift_scale.config import MatchingConfig
 from ift_scale.report import colors, latex
 from ift_scale.report.facts import Facts, read
 from ift_scale.report.html import number, table
 from ift_scale.report.run import page, run
+from ift_scale.report.sections import asked
 from ift_scale.report.sections.probe import calibration, letters, reliability
 from ift_scale.report.svg import Axis, Chart, limits, round_numbers
 from ift_scale.treatments import BY_NAME, POOLED
@@ -120,6 +122,20 @@ def test_any_settings_and_domains_make_a_page(tmp_path: Path, domains: tuple[str
     facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
     told = " ".join(_check(page(facts, [])).text)
     assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
+
+
+@pytest.mark.parametrize(
+    ("matching", "told"),
+    [
+        ({}, "nothing but their size is made equal"),
+        (
+            {"letters": "reorder", "length": "selection", "author": "external"},
+            "target letters (by reordering options), length (by choosing questions) and author (an external one words all",
+        ),
+    ],
+)
+def test_the_controls_are_told(matching: dict[str, str], told: str) -> None:
+    assert told in asked._controls(MatchingConfig.model_validate(matching))
 
 
 def test_free_questions_have_no_chance(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from ift_scale.config import MatchingConfig
 from ift_scale.report import findings
 from ift_scale.report.facts import GROUPS, Facts, is_free
 from ift_scale.report.html import joined, listed, name_of, paragraph, plural
@@ -42,6 +43,7 @@ def body(facts: Facts) -> Markup:
                 else "."
             )
         )
+    sentences.append(_controls(config.construct.matching))
     extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
         "Each was then asked held-out questions of its domain (HOMO), benchmark questions of its domain (ID) and of all other "
@@ -51,6 +53,21 @@ def body(facts: Facts) -> Markup:
         + " Differences are in percentage points."
     )
     return joined(paragraph(text) for text in sentences)
+
+
+def _controls(matching: MatchingConfig) -> str:
+    """What is made equal in the sets, in words."""
+    how = {"selection": "by choosing questions", "reorder": "by reordering options"}
+    told = [
+        f"{name} ({how[value]})"
+        for name, value in (("target letters", matching.letters), ("confidence", matching.confidence), ("length", matching.length))
+        if value in how
+    ]
+    if matching.author != "paper":
+        told.append(f"author ({'the base model' if matching.author == 'base_model' else 'an external one'} words all explanations)")
+    if not told:
+        return "The sets are as in the paper: nothing but their size is made equal."
+    return f"The sets are matched, so that they differ less in what is not knowledge: {listed(told)}."
 
 
 def found(facts: Facts) -> Markup:
