@@ -31,7 +31,7 @@ COLUMNS = {
     "grades": "setting domain group grade questions accuracy accuracy_low accuracy_high consistency",
     "correlation": "measure group n rho p low high reason",
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
-    "best_ratio": "domain group best_ratio accuracy difference low high",
+    "best_ratio": "domain group best_ratio accuracy best_other difference low high",
     "abstention": "setting domain group refused refused_known refused_unknown answered accuracy_answered accuracy_answered_low "
     "accuracy_answered_high f1 average_precision",
     "generated": "setting domain group letter_accuracy generated_accuracy agreement unparsed",

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.report.facts import overall, read
-from ift_scale.report.html import interval, joined, name_of, paragraph, table
+from ift_scale.report.html import absent, interval, joined, name_of, paragraph, table
 from ift_scale.report.run import PAGE, render
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
@@ -86,7 +86,7 @@ def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list
             "ratios",
             "The best mixture against ratio 1",
             "best_ratio",
-            f"Best ratio: points against ratio 1, {level} intervals",
+            f"Best ratio, and the best below 1 against ratio 1: points with {level} intervals",
             _best,
         ),
         ("correlation", "Consistency and KL against accuracy", "correlation", f"Partial rank correlation, {level} intervals", _rho),
@@ -117,7 +117,10 @@ def _difference(row: dict[str, Any]) -> Cells:
 
 
 def _best(row: dict[str, Any]) -> Cells:
-    return {"group": row["group"]}, f"{row['best_ratio']:g}: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
+    told = f"best {row['best_ratio']:g}"
+    if not absent(row["difference"]):
+        told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
+    return {"group": row["group"]}, told
 
 
 def _rho(row: dict[str, Any]) -> Cells:

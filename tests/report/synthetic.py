@@ -137,8 +137,11 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     for (domain, group), part in mixed.groupby(["domain", "group"], sort=False):
         top = part.loc[part.accuracy.idxmax()]
         last = part[part.ratio == 1].accuracy
-        difference = float(top.accuracy - last.iloc[0]) if len(last) else np.nan
+        others = part[part.ratio < 1]
+        other = others.loc[others.accuracy.idxmax()] if len(last) and len(others) else None
+        difference = float(other.accuracy - last.iloc[0]) if other is not None else np.nan
         row = {"domain": domain, "group": group, "best_ratio": top.ratio, "accuracy": top.accuracy, "difference": difference}
+        row |= {"best_other": np.nan if other is None else other.ratio}
         best.append(row | {"low": difference - 0.02, "high": difference + 0.03})
     points = mixed[mixed.domain != "all"][["domain", "setting", "ratio", "group", "consistency", "kl", "accuracy"]]
     out["correlation_points"] = points.assign(base_accuracy=0.58)
