@@ -267,7 +267,7 @@ def facts(
             "output_dir": str(folder / "run"),
             "questions": {"sources": [{"kind": "world"}]},
             "probe": {"reliability": {"grades": True, "demonstration_draws": 4}},
-            "construct": {"settings": list(settings), "seeds": list(seeds)},
+            "construct": {"settings": list(settings), "seeds": list(seeds), "matching": {"letters": "reorder"}},
         }
     )
     sources = Sources(

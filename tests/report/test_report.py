@@ -138,6 +138,16 @@ def test_the_controls_are_told(matching: dict[str, str], told: str) -> None:
     assert told in asked._controls(MatchingConfig.model_validate(matching))
 
 
+def test_sets_that_are_not_matched_are_shown_once(small: Facts) -> None:
+    assert "before matching" in page(small, [])
+    small.config.construct.matching = MatchingConfig()
+    try:
+        text = page(small, [])
+        assert "before matching" not in text and "as trained on" in text and "Hollow" not in text
+    finally:
+        small.config.construct.matching = MatchingConfig(letters="reorder")
+
+
 def test_free_questions_have_no_chance(tmp_path: Path) -> None:
     facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO free",), full=False)
     rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
