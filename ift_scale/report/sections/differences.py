@@ -22,7 +22,7 @@ def rows(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "difference of": pair(row),
             "group": row["group"],
-            "asked": f"{row['questions']:,.0f} × {row['seeds']:.0f}",
+            "asked": f"{row['questions']:,.0f}\u00a0×\u00a0{row['seeds']:.0f}",
             "points [interval]": interval(row, "difference", sign=True),
             "[questions only]": interval(row, "difference", sign=True, ends=("questions_low", "questions_high")),
             "McNemar p": p_value(row["mcnemar_p"]),
