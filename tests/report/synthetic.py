@@ -23,6 +23,10 @@ KNOWLEDGE = {
     "questions": 1280, "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
     "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
 }  # fmt: skip
+WRITTEN = {
+    "texts": 90.0, "failed": 12.0, "written_anew": 7.0, "explanation/dataset": 60.0, "explanation/base_model": 30.0,
+    "explanation/dataset/contradicts the target": 4.0, "explanation/base_model/does not name the target": 8.0,
+}  # fmt: skip
 DUPLICATES = [
     {"cell": "pool/medicine/train", "in": "benchmark/medicine/test", "items": 3, "of": 160, "exact_items": 2, "near_items": 1,
      "same_text_items": 0},
@@ -257,6 +261,7 @@ def facts(
     manifests = {
         "questions": [manifest("questions", {}, {"total": 0.1})],
         "probe": [manifest("probe", {"computed_questions": 1280, "prompt_tokens": 259120, "mean_letter_mass": 0.9995}, scoring)],
+        "write": [manifest("write", WRITTEN, {"total": 0.3, "writing": 0.2})] if full else [],
         "construct": [manifest("construct", sizes, {"total": 0.2})],
         "train": [manifest("train", {"tokens": 18894}, {"build": 0.1, "steps": 1.0, "live": 0.1, "export": 0.2}) for _ in arms],
         "evaluate": [manifest("evaluate", {"computed_questions": 340, "prompt_tokens": 9000}, scoring) for _ in arms],

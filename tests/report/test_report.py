@@ -89,6 +89,7 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
     assert "3 of 160" in told  # questions that stand twice
+    assert "7 were written more than once" in told and "their questions go into no set" in told
     assert "kl is the same for every point" in told and "∞" in told  # reasons where there is no number
 
 

@@ -35,9 +35,31 @@ def body(facts: Facts) -> Markup | None:
             "questions that rounding could move."
         )
         parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
+    parts += _texts(facts)
     parts += _duplicates(facts.sources.audit)
     parts += _balance(facts)
     return joined(parts) if parts else None
+
+
+def _texts(facts: Facts) -> list[Markup]:
+    """Who wrote explanations and contexts, and what their checks found."""
+    counts = {key: value for m in facts.sources.manifests.get("write", []) for key, value in m.counts.items()}
+    kinds = [key for key in counts if key.count("/") == 1]
+    if not kinds:
+        return []
+    reasons = list(dict.fromkeys(key.split("/")[2] for key in counts if key.count("/") == 2))
+    rows = [
+        {"text": kind.split("/")[0], "author": kind.split("/")[1].replace("_", " "), "texts": number(counts[kind], 0)}
+        | {reason: number(counts.get(f"{kind}/{reason}", 0), 0) for reason in reasons}
+        for kind in kinds
+    ]
+    fate = {"drop": "their questions go into no set", "keep": "they are kept", "error": "they would have ended the run"}
+    text = f"The columns behind the number of texts count those that fail a check; {fate[facts.config.write.on_failure]}."
+    if not reasons:
+        text = "None of the sets' texts fails a check."
+    anew = counts.get("written_anew", 0)
+    text += f" {anew:,.0f} were written more than once." if anew else ""
+    return [paragraph(text), table(rows, "Explanations and contexts", heads=2)]
 
 
 def _duplicates(audit: dict[str, Any]) -> list[Markup]:
