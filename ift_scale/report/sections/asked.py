@@ -8,6 +8,11 @@ from ift_scale.report.facts import GROUPS, Facts, is_free
 from ift_scale.report.html import joined, listed, name_of, paragraph, plural
 from ift_scale.treatments import POOLED, consistency_ratio
 
+_ASKED = {
+    "HOMO": "held-out questions of its domain (HOMO)",
+    "ID": "benchmark questions of its domain (ID)",
+    "OOD": "benchmark questions of all other domains (OOD)",
+}
 _MARKS = {"holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open")}
 
 
@@ -43,11 +48,14 @@ def body(facts: Facts) -> Markup:
                 else "."
             )
         )
-    sentences.append(_controls(config.construct.matching))
+    sentences.append(
+        "The sets are those that the paper's authors have released."
+        if config.construct.official
+        else _controls(config.construct.matching)
+    )
     extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
-        "Each was then asked held-out questions of its domain (HOMO), benchmark questions of its domain (ID) and of all other "
-        "domains (OOD), without examples."
+        f"Each was then asked {listed([text for group, text in _ASKED.items() if group in facts.groups] or ['questions'])}, without examples."
         + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
         + (" Free questions are groups of their own: right is what matches an alias." if any(map(is_free, facts.groups)) else "")
         + " Differences are in percentage points."
