@@ -59,11 +59,8 @@ def found(config: Config) -> dict[str, Rows]:
 
 
 def _plain(table: pd.DataFrame) -> Rows:
-    """Without what is missing, rounded to what the intervals can bear."""
-    return [
-        {name: round(v, 5) if isinstance(v, float) else v for name, v in row.items() if not pd.isna(v)}
-        for row in table.to_dict("records")
-    ]
+    """Without what is missing."""
+    return [{name: value for name, value in row.items() if not pd.isna(value)} for row in table.to_dict("records")]
 
 
 def balance(table: pd.DataFrame) -> pd.DataFrame:

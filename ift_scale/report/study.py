@@ -11,12 +11,14 @@ from markupsafe import Markup
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.report.facts import overall, read
-from ift_scale.report.html import absent, interval, joined, name_of, paragraph, table
+from ift_scale.report.html import absent, figure, interval, joined, legend, name_of, paragraph, table
 from ift_scale.report.run import PAGE, render
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
+from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
 
 FOLDER = "report"
+COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
 TABLES = ("settings", "comparisons", "best_ratio", "correlation")
 _MISSING = "this variant has no such settings, or the value is not defined there: see its own report."
 
@@ -67,7 +69,10 @@ def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
     shown = (
         table(sizes, "Questions in each set", "this variant has no sets of that domain.") if any(len(s) > 1 for s in sizes) else ""
     )
-    text = "The same questions, probe and seeds; what differs are these settings. Each variant has a report of its own."
+    text = (
+        "What differs between the variants are these settings. Each has a report of its own. Where sets have other sizes, their "
+        "arms are trained for other numbers of steps, so a setting is compared with the others of its variant."
+    )
     return joined([paragraph(text), Markup("<ul>{}</ul>").format(joined(items)), shown])
 
 
@@ -101,19 +106,43 @@ def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list
                 rows.setdefault(tuple(names.values()), dict(names))[variant] = value
         if rows:
             filled = [row | {variant: row.get(variant) for variant in found} for row in rows.values()]
-            out.append((id, title, table(filled, caption, _MISSING, heads=len(names))))
+            shown = table(filled, caption, _MISSING, heads=len(names))
+            drawn = _forests(found, level) if name == "comparisons" else ""
+            out.append((id, title, joined([drawn, shown])))
     return out
+
+
+def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Markup:
+    """A panel a group, a line a pair, a point a variant."""
+    tables = {variant: overall(of_variant["comparisons"]) for variant, of_variant in found.items()}
+    every = pd.concat(tables.values())
+    color = {variant: COLORS[i % len(COLORS)] for i, variant in enumerate(tables)}
+    low, high = limits([*every.difference_low, *every.difference_high, 0.0])
+    panels = []
+    for group in dict.fromkeys(every.group):
+        pairs = list(dict.fromkeys(pair(row) for row in every[every.group == group].to_dict("records")))
+        axis = Axis(low, high, "difference of accuracy", percent=True)
+        chart = Chart(axis, down(pairs), f"Differences on {group} by variant", height=(10 + 12 * len(tables)) * len(pairs) + 62)
+        chart.upright(0)
+        for number, (variant, rows) in enumerate(tables.items()):
+            for row in rows[rows.group == group].to_dict("records"):
+                place = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
+                chart.span(place, row["difference_low"], row["difference_high"], color[variant])
+                chart.point(row["difference"], place, color[variant], SHAPES[number % len(SHAPES)], 3.4)
+        panels.append((group, chart.svg()))
+    caption = f"Mean and {level} interval; to the right of the dashed line the first setting is better."
+    return figure(panels, caption, legend((color[variant], variant) for variant in tables))
 
 
 Cells = tuple[dict[str, str], str]
 
 
 def _accuracy(row: dict[str, Any]) -> Cells:
-    return {"group": row["group"], "setting": name_of(row["setting"])}, interval(row, "accuracy")
+    return {"setting": name_of(row["setting"]), "group": row["group"]}, interval(row, "accuracy")
 
 
 def _difference(row: dict[str, Any]) -> Cells:
-    return {"group": row["group"], "difference of": pair(row)}, interval(row, "difference", sign=True)
+    return {"difference of": pair(row), "group": row["group"]}, interval(row, "difference", sign=True)
 
 
 def _best(row: dict[str, Any]) -> Cells:
@@ -124,4 +153,4 @@ def _best(row: dict[str, Any]) -> Cells:
 
 
 def _rho(row: dict[str, Any]) -> Cells:
-    return {"group": row["group"], "measure": row["measure"]}, interval(row, "rho", share=False, sign=True, ends=("low", "high"))
+    return {"measure": row["measure"], "group": row["group"]}, interval(row, "rho", share=False, sign=True, ends=("low", "high"))

@@ -33,6 +33,7 @@ def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     assert "construct.matching.letters: selection" in told and "the study's own settings" in told
     assert {"../paper/report/index.html", "../matched/report/index.html"} <= set(reader.addresses)
     assert all(title in told for title in ("Accuracy in percent", "H − I", "Best ratio", "Partial rank correlation"))
+    assert page.read_text().count("<svg") == 3  # differences on three groups
     assert "this variant has no such settings" in told and "nan" not in told
     table = pd.read_csv(tmp_path / "report" / "comparisons.csv")
     assert set(table.variant) == {"paper", "matched"} and "difference" in table

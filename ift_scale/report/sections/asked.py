@@ -53,9 +53,10 @@ def body(facts: Facts) -> Markup:
         if config.construct.official
         else _controls(config.construct.matching)
     )
+    asked = [text for group, text in _ASKED.items() if group in facts.groups] or ["questions"]
     extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
-        f"Each was then asked {listed([text for group, text in _ASKED.items() if group in facts.groups] or ['questions'])}, without examples."
+        f"Each was then asked {listed(asked)}, without examples."
         + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
         + (" Free questions are groups of their own: right is what matches an alias." if any(map(is_free, facts.groups)) else "")
         + " Differences are in percentage points."
