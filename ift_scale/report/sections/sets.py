@@ -56,7 +56,7 @@ def _texts(facts: Facts) -> list[Markup]:
     fate = {"drop": "their questions go into no set", "keep": "they are kept", "error": "they would have ended the run"}
     text = f"The columns behind the number of texts count those that fail a check; {fate[facts.config.write.on_failure]}."
     if not reasons:
-        text = "None of the sets' texts fails a check."
+        text = "No text of the sets fails a check."
     anew = counts.get("written_anew", 0)
     text += f" {anew:,.0f} were written more than once." if anew else ""
     return [paragraph(text), table(rows, "Explanations and contexts", heads=2)]
