@@ -129,7 +129,8 @@ class Facts:
     @cached_property
     def groups(self) -> list[str]:
         there = list(dict.fromkeys(self["settings"].group))
-        return [g for g in GROUPS if g in there] + [g for g in there if g not in GROUPS]
+        first = [*GROUPS, *(f"{group} free" for group in GROUPS)]
+        return [g for g in first if g in there] + [g for g in there if g not in first]
 
     @cached_property
     def domains(self) -> list[str]:
