@@ -98,7 +98,7 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         beside(
             of("balance"),
             ["distance from I", "of"],
-            lambda r: ((r["covariate"], name_of(r["setting"])), f"{number(r['before'])} -> {number(r['after'])}"),
+            _distance,
         ),
         beside(of("base"), ["base model", "group"], lambda r: ((r["domain"], r["group"]), ends(r, "accuracy"))),
         beside(
@@ -128,6 +128,13 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
 def _sorted(variants: dict[str, Rows]) -> dict[str, Rows]:
     order = {s: i for i, s in enumerate(in_order(list({row["setting"] for rows in variants.values() for row in rows})))}
     return {variant: sorted(rows, key=lambda row: order[row["setting"]]) for variant, rows in variants.items()}
+
+
+def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
+    """None where there is no incompatible set to be far from."""
+    if "before" not in row:
+        return None
+    return (row["covariate"], name_of(row["setting"])), f"{number(row['before'])} -> {number(row['after'])}"
 
 
 def _best(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
