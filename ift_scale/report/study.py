@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.report.facts import overall, read
-from ift_scale.report.html import absent, figure, interval, joined, legend, name_of, paragraph, table
+from ift_scale.report.html import absent, figure, folded, interval, joined, legend, name_of, paragraph, table
 from ift_scale.report.run import PAGE, render
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
@@ -106,7 +106,7 @@ def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list
                 rows.setdefault(tuple(names.values()), dict(names))[variant] = value
         if rows:
             filled = [row | {variant: row.get(variant) for variant in found} for row in rows.values()]
-            shown = table(filled, caption, _MISSING, heads=len(names))
+            shown = folded(filled, caption, _MISSING, heads=len(names), most=40)
             drawn = _forests(found, level) if name == "comparisons" else ""
             out.append((id, title, joined([drawn, shown])))
     return out
