@@ -157,6 +157,15 @@ def test_free_questions_have_no_chance(tmp_path: Path) -> None:
     assert "cannot be told from chance" not in told and "right is what matches an alias" in told
 
 
+def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path: Path) -> None:
+    facts = synthetic.facts(tmp_path / "files", ("law",), ("natural", "refuse_unknown"), (0,), ("HOMO", "HOMO free"))
+    found = facts["abstention"]
+    found.loc[found.group == "HOMO free", ["refused_known", "refused_unknown"]] = float("nan")
+    text = page(facts, [])
+    assert "Refusals on HOMO by setting" in text and "Refusals on HOMO free by setting" not in text
+    _check(text)
+
+
 def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
     facts = synthetic.facts(tmp_path / "files", ("law",), full=False)
     for name in ("comparisons", "correlation", "grades"):

@@ -122,11 +122,11 @@ def generated(facts: Facts) -> Markup | None:
         parts.append(folded(rows, caption, "no such answer.", heads=2))
     if len(found := facts["abstention"]):
         whole = facts.ordered(overall(found))
-        panels = [(group, _refusals(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
+        told = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
+        panels = [(group, _refusals(told[told.group == group], group)) for group in facts.groups if (told.group == group).any()]
         entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
-        parts.append(
-            figure(panels, "A model that knows what it knows refuses much on the right and little on the left.", legend(entries))
-        )
+        caption = "A model that knows what it knows refuses much of what it did not know, and little of the rest."
+        parts += [figure(panels, caption, legend(entries))] if panels else []
         rows = [
             {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
              "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
