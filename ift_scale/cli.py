@@ -79,13 +79,19 @@ _variant_option = click.option(
 @_config_options
 @_variant_option
 def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
-    """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants."""
+    """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants, and a page of them side by side."""
+    from ift_scale.config_file import load_study
     from ift_scale.progress import say
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
             page = pipeline.run()
         say(f"report: {page.resolve()}")
+    study = load_study(config, overrides)
+    if study.variants and not only:
+        from ift_scale.report.study import run as side_by_side
+
+        say(f"all variants: {side_by_side(study.config, study.variants).resolve()}")
 
 
 def _ray_options(command: Any) -> Any:
@@ -322,13 +328,18 @@ def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-def official(folder: str) -> None:
+@click.option("--pools", type=click.Path(file_okay=False), help="Also look for the tests of the pools in this folder in the sets.")
+def official(folder: str, pools: str | None) -> None:
     """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""
     from pathlib import Path
 
+    from ift_scale import official_leaks
     from ift_scale.construct.official import invariants, load, models, table
 
-    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in models(Path(folder))))
+    found = models(Path(folder))
+    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in found))
+    if pools is not None:
+        click.echo("\n" + official_leaks.table(official_leaks.leaks(found, Path(pools))))
 
 
 @main.command()

@@ -63,6 +63,8 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     if not isinstance(changes, dict) or not all(change is None or isinstance(change, dict) for change in changes.values()):
         raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
     bad = [f"variants: {name!r} must be letters, digits, '_' or '-'" for name in changes if not _NAME.match(str(name))]
+    if "report" in changes:
+        bad.append("variants: 'report' is the name of the study's own report; choose another")
     problems += bad
     config = from_dict(copy.deepcopy(raw), str(path), problems)
     variants = {}

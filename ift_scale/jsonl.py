@@ -9,10 +9,17 @@ from typing import Any
 
 from ift_scale.errors import DataError, Place
 
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+
+def exists(folder: Path, stem: str) -> bool:
+    """Whether `find` finds one."""
+    return any((folder / f"{stem}{suffix}").is_file() for suffix in _SUFFIXES)
+
 
 def find(folder: Path, stem: str) -> Path:
     """`folder/stem.jsonl`, `.json` or either with `.gz`; DataError names what was looked for."""
-    names = [f"{stem}.jsonl", f"{stem}.jsonl.gz", f"{stem}.json", f"{stem}.json.gz"]
+    names = [f"{stem}{suffix}" for suffix in _SUFFIXES]
     for name in names:
         if (folder / name).is_file():
             return folder / name

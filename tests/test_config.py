@@ -7,6 +7,7 @@ import yaml
 from ift_scale import config, config_file
 from ift_scale.config_file import from_dict, load, load_study
 from ift_scale.errors import ConfigError
+from ift_scale.treatments import BY_NAME
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -16,6 +17,16 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 def test_every_shipped_configuration_loads(path: Path) -> None:
     loaded = config_file.load(path)
     assert loaded.output_dir
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SHIPPED if p.name != "engineering_cpu.yaml" and p.parent.name == "paper"], ids=lambda p: p.stem
+)
+def test_every_treatment_is_an_arm_of_the_papers_configurations(path: Path) -> None:
+    variants = load_study(path).variants.values()
+    assert {setting for variant in variants for setting in variant.construct.all_settings()} >= set(BY_NAME)
+    ratios = [0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ratios in [variant.construct.consistency_ratios for variant in variants]
 
 
 def test_the_sources_of_the_documentation_load() -> None:
@@ -153,6 +164,7 @@ def test_a_file_extends_others_and_has_variants(tmp_path: Path) -> None:
         ("extends: nowhere.yaml\n", "cannot be read"),
         ("output_dir: a\nvariants: [b]\n", "variants: must be a mapping"),
         ("output_dir: a\nvariants: {b/c: {}}\n", "variants: 'b/c' must be letters"),
+        ("output_dir: a\nvariants: {report: {}}\n", "variants: 'report' is the name of the study's own report"),
         ("output_dir: a\nvariants: {b: {train: {epoch: 1}}}\n", "variant b: \n  train.epoch: unknown key"),
     ],
 )

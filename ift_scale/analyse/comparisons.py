@@ -17,6 +17,7 @@ PAPER = (
     ("harmonious", "self_aligning"),
     ("contextualized", "incompatible"),
 )
+GRADED = (("highly_known", "unknown"),)
 REFERENCES = ("incompatible", "natural")
 COLUMNS = (
     "first", "second", "domain", "group", "seeds", "questions", "difference", "difference_low", "difference_high",
@@ -28,10 +29,10 @@ _TOO_FEW = "no detectable difference of McNemar's test: too few majorities diffe
 
 
 def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
-    """The paper's pairs, then every other treatment against `incompatible` and against `natural`; mixtures are not tested."""
+    """The paper's pairs, SliCK's ends, then every other treatment against `incompatible` and `natural`; mixtures are not tested."""
     paper = {setting for pair in PAPER for setting in pair}
     others = [setting for setting in settings if setting not in paper and not setting.startswith(("mixture-", "unknown-"))]
-    found = [*PAPER, *((other, second) for second in REFERENCES for other in others if other != second)]
+    found = [*PAPER, *GRADED, *((other, second) for second in REFERENCES for other in others if other != second)]
     return [pair for pair in found if set(pair) <= set(settings)]
 
 

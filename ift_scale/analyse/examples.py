@@ -12,22 +12,23 @@ NUM_EXAMPLES = 12
 
 
 def examples(panels: Panels, num: int = NUM_EXAMPLES) -> list[dict[str, Any]]:
-    """For each of the paper's settings in turn the question of the largest KL against the base model (mean over seeds), each once.
+    """For each of the paper's settings in turn the question of the largest KL against the base model (mean over seeds), each once,
+    in whatever domain it was asked.
 
     `changed_by`: the setting it was taken for; `predictions`: option by setting, the most frequent over seeds (the first of
     these where several are). Questions without options are left out.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     settings = [setting for setting in PAPER if setting in panels.settings] or panels.settings
     queues = {setting: iter(_by_change(panels, setting, num)) for setting in settings}
     while len(found) < num and queues:
         for setting, queue in list(queues.items()):
-            chosen = next((c for c in queue if (c[1].domain, c[2]) not in found), None)
+            chosen = next((c for c in queue if c[2] not in found), None)
             if chosen is None:
                 del queues[setting]
             elif len(found) < num:
                 kl, panel, question = chosen
-                found[panel.domain, question] = _example(panel, question) | {"changed_by": setting, "kl": kl}
+                found[question] = _example(panel, question) | {"changed_by": setting, "kl": kl}
     return list(found.values())
 
 

@@ -15,12 +15,13 @@ ABSTENTION = (
 GENERATED = (
     "setting", "domain", "group", "questions", "letter_accuracy", "generated_accuracy", "agreement", "unparsed"
 )  # fmt: skip
+_NOT_ASKED = "the base model was not asked these questions, so it is not known what it knows of them"
 _REASONS = {
     "refused_known": "the base model knows none of the questions",
     "refused_unknown": "the base model knows all of the questions",
     "accuracy_answered": "nothing was answered",
     "f1": "nothing was refused and there was nothing to refuse",
-    "average_precision": "no answer is right",
+    "average_precision": "no answer that has a confidence is right",
 }
 
 
@@ -60,9 +61,15 @@ def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataF
         row |= {key: _mean([part[key] for part in parts]) for key in parts[0]}
         drawn = panels.bootstrap(found, setting, "given")
         row |= of_share(drawn, num, level).columns("accuracy_answered") if drawn else {"accuracy_answered": None}
-        missing = [reason for key, reason in _REASONS.items() if row[key] is None]
-        rows.append(row | {"reason": "; ".join(missing)})
+        rows.append(row | {"reason": "; ".join(_missing(row, found))})
     return pd.DataFrame(rows, columns=list(ABSTENTION))
+
+
+def _missing(row: dict[str, Any], found: list[Panel]) -> list[str]:
+    asked = any(panel.base.columns.correct.notna().any() for panel in found)
+    about_base = ("refused_known", "refused_unknown", "f1")
+    reasons = [_REASONS[key] if asked or key not in about_base else _NOT_ASKED for key in _REASONS if row[key] is None]
+    return list(dict.fromkeys(reasons))
 
 
 def generated_table(panels: Panels) -> pd.DataFrame:
@@ -97,13 +104,14 @@ def _abstained(panel: Panel, setting: str, threshold: float) -> dict[str, float 
     refused_SQ, given_SQ = panel.of(setting, "refused"), panel.of(setting, "given")
     asked_SQ, answered_SQ = np.isfinite(refused_SQ), np.isfinite(given_SQ)
     known_SQ = np.broadcast_to(panel.known_right(threshold), refused_SQ.shape)
+    told_SQ = asked_SQ & panel.base.columns.correct.notna().to_numpy()
     sure = answered_SQ & np.isfinite(panel.of(setting, "confidence"))
     return {
         "refused": _share(refused_SQ[asked_SQ]),
-        "refused_known": _share(refused_SQ[asked_SQ & known_SQ]),
-        "refused_unknown": _share(refused_SQ[asked_SQ & ~known_SQ]),
+        "refused_known": _share(refused_SQ[told_SQ & known_SQ]),
+        "refused_unknown": _share(refused_SQ[told_SQ & ~known_SQ]),
         "answered": _share(answered_SQ[asked_SQ]),
-        "f1": refusal_f1(refused_SQ[asked_SQ] == 1, ~known_SQ[asked_SQ]),
+        "f1": refusal_f1(refused_SQ[told_SQ] == 1, ~known_SQ[told_SQ]),
         "average_precision": average_precision(given_SQ[sure], panel.of(setting, "confidence")[sure]),
     }
 

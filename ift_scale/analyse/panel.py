@@ -115,9 +115,10 @@ class Panels:
 
 
 def groups_in_order(groups: Iterable[str]) -> list[str]:
-    """HOMO, ID, OOD, then a benchmark's own as they come."""
+    """HOMO, ID, OOD, these groups' free questions, then a benchmark's own as they come."""
     there = list(dict.fromkeys(groups))
-    return [group for group in GROUPS if group in there] + [group for group in there if group not in GROUPS]
+    first = [*GROUPS, *(f"{group} free" for group in GROUPS)]
+    return [group for group in first if group in there] + [group for group in there if group not in first]
 
 
 def num_questions(panels: Sequence[Panel]) -> int:

@@ -14,8 +14,8 @@ FEWEST = 3
 """Ratios below which there is no line to speak of, and the tables stay empty."""
 MEASURES = ("consistency", "kl")
 POINTS = ("domain", "setting", "ratio", "group", "consistency", "kl", "accuracy", "base_accuracy")
+BEST = ("domain", "group", "best_ratio", "accuracy", "best_other", "difference", "low", "high", "reason")
 _END = "no arm of ratio 1 (self-aligning) to compare with"
-_IS_BEST = "ratio 1 is the best"
 
 
 def on_the_line(settings: list[str]) -> list[str]:
@@ -59,9 +59,11 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig) -> pd.DataFra
 
 
 def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
-    """The ratio of the best accuracy, and whether it differs from ratio 1: paired, with an interval over seeds and questions.
+    """The ratio of the best accuracy, and whether the best of the others differs from ratio 1 (`difference`: others minus it).
 
-    The best was chosen on the same questions, so its difference is flattered; the interval knows nothing of that choice.
+    That one was chosen on the same questions, so its difference is flattered. The interval is of the largest true difference, and
+    allows for the choice: every ratio's own is made at 1 - (1 - level) / number of ratios (Bonferroni), so with all of them at
+    once the largest lies between the largest lower and the largest upper end.
     """
     rows = []
     line = on_the_line(panels.settings)
@@ -71,19 +73,22 @@ def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
             shared = [setting for setting in line if there and all(setting in panel.settings for panel in there)]
             if len(shared) >= FEWEST:
                 rows.append({"domain": name, "group": group} | _best(panels, there, shared, level))
-    return pd.DataFrame(rows, columns=["domain", "group", "best_ratio", "accuracy", "difference", "low", "high", "reason"])
+    return pd.DataFrame(rows, columns=list(BEST))
 
 
 def _best(panels: Panels, there: list[Panel], line: list[str], level: float) -> dict[str, Any]:
     def accuracy(setting: str) -> float:
         return float(np.mean([panels.drawn(p, "accuracy").own_R[p.rows(setting)].mean() for p in there]))
 
-    best, end = max(line, key=accuracy), line[-1]
+    best, end, others = max(line, key=accuracy), line[-1], line[:-1]
     row: dict[str, Any] = {"best_ratio": consistency_ratio(best), "accuracy": accuracy(best)}
-    if consistency_ratio(end) != 1 or best == end:
-        return row | {"difference": 0.0 if best == end else None, "reason": _IS_BEST if best == end else _END}
-    drawn = panels.difference(there, best, end)
-    if drawn is None:
+    if consistency_ratio(end) != 1:
+        return row | {"reason": _END}
+    drawn = {setting: panels.difference(there, setting, end) for setting in others}
+    paired = {setting: found for setting, found in drawn.items() if found is not None}
+    if not paired:
         return row | {"reason": "no seed that both have"}
-    interval = drawn.interval(level)
-    return row | {"difference": interval.value, "low": interval.low, "high": interval.high, "reason": ""}
+    other = max(paired, key=lambda setting: paired[setting].value)
+    ends = [found.interval(1 - (1 - level) / len(paired)) for found in paired.values()]
+    row |= {"best_other": consistency_ratio(other), "difference": paired[other].value}
+    return row | {"low": max(e.low for e in ends), "high": max(e.high for e in ends), "reason": ""}

@@ -31,7 +31,7 @@ from ift_scale.progress import Bar
 
 __all__ = ["EXAMPLES", "TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
 
-VERSION = 3
+VERSION = 7
 TABLES = (
     "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
     "abstention", "generated",

@@ -28,24 +28,33 @@ class Domain:
     scores: Mapping[str, Score]
 
     def __post_init__(self) -> None:
-        self._chosen: dict[int, Matched] = {}
+        self._chosen: dict[tuple[int, int], Matched] = {}
+        self._attainable: dict[int, int] = {}
+
+    def attainable(self, at_most: int) -> int:
+        """The largest number of questions up to `at_most` that a set can have: matched sets cannot have every size."""
+        if self.program is None:
+            return at_most
+        if at_most not in self._attainable:
+            self._attainable[at_most] = self.program.largest(at_most)
+        return self._attainable[at_most]
 
     def set_of(self, setting: str, seed: int, size: int) -> list[Item]:
-        """The items of a setting's set, the first `size` of those of this seed."""
-        drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed)).draw(setting, self.size)
-        return items(setting, drawn[:size], self.knowledge, self.config)
-
-    def unmatched(self, setting: str, seed: int) -> list[Item]:
-        """The same without matching by selection."""
-        drawn = select.Drawer(self.name, seed, self.knowledge).draw(setting, self.size)
+        """The items of a setting's set of `size`, which is attainable."""
+        drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(setting, size)
         return items(setting, drawn, self.knowledge, self.config)
 
-    def _matched(self, seed: int) -> dict[str, list[str]]:
-        if self.program is None:
+    def unmatched(self, setting: str, seed: int, size: int) -> list[Item]:
+        """The same without matching by selection."""
+        drawn = select.Drawer(self.name, seed, self.knowledge).draw(setting, size)
+        return items(setting, drawn, self.knowledge, self.config)
+
+    def _matched(self, seed: int, size: int) -> dict[str, list[str]]:
+        if self.program is None or size == 0:
             return {}
-        if seed not in self._chosen:
-            self._chosen[seed] = self.program.choose(self.size, f"matched/{self.name}/{seed}")
-        return {"right": self._chosen[seed].right, "wrong": self._chosen[seed].wrong}
+        if (seed, size) not in self._chosen:
+            self._chosen[seed, size] = self.program.choose(size, f"matched/{self.name}/{seed}")
+        return {"right": self._chosen[seed, size].right, "wrong": self._chosen[seed, size].wrong}
 
     def examples(self, setting: str, chosen: Sequence[Item], letters: Sequence[int] | None) -> list[Example]:
         return [
@@ -103,13 +112,17 @@ def load(
     pool: Sequence[Question],
     by_score: Mapping[str, Score],
     texts: Mapping[TextKey, Text],
+    num_failed: int = 0,
 ) -> Domain:
-    """DataError where the sets cannot have the size that is asked for, or cannot be matched."""
+    """DataError where the sets cannot have the size that is asked for, or cannot be matched.
+
+    `num_failed`: questions of the domain that are not in `pool` because their text fails its checks.
+    """
     questions = {question.id: question for question in pool if question.domain == name}
     scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
-    size = select.set_size(name, knowledge, config.all_settings(), config.size)
+    size = select.set_size(name, knowledge, config.all_settings(), config.size, num_failed)
     program = None
     if config.matching.by_selection:
         right, wrong = traits_of(builder, knowledge, by_score, config)

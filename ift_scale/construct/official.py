@@ -73,7 +73,7 @@ def available(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
         for setting, stem in FILES.items():
-            if any((domain / f"{stem}{suffix}").is_file() for suffix in (".jsonl", ".jsonl.gz", ".json", ".json.gz")):
+            if jsonl.exists(domain, stem):
                 found.setdefault(domain.name, []).append(setting)
     if not found:
         names = ", ".join(f"DOMAIN/{stem}.jsonl" for stem in FILES.values())

@@ -25,7 +25,7 @@ from ift_scale.inference.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 
-VERSION = 2
+VERSION = 3
 BALANCE = "balance.csv"
 
 
@@ -79,7 +79,10 @@ def run(
     """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
     started = time.monotonic()
     settings = config.construct
-    pool = usable([question for question in pool if question.kind == settings.questions], texts, config)
+    whole = [question for question in pool if question.kind == settings.questions]
+    pool = usable(whole, texts, config)
+    num_failed = Counter(q.domain for q in whole)
+    num_failed.subtract(q.domain for q in pool)
     general_path = general.path_of(settings.general)
     general_rows = general.load(general_path) if general_path else []
     counts: dict[str, float] = {}
@@ -89,7 +92,7 @@ def run(
         counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
     else:
         names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
-        domains = {name: domain_of(name, settings, pool, by_score, texts) for name in names}
+        domains = {name: domain_of(name, settings, pool, by_score, texts, num_failed[name]) for name in names}
         make = partial(_built, domains, settings)
         for domain in domains.values():
             counts |= _domain_counts(domain)
@@ -126,13 +129,15 @@ Make = Callable[[Arm], Made]
 
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
-    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each."""
+    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each (of matched sets, as
+    nearly as their sizes allow)."""
     parts = [domains[name] for name in arm.own_domains]
     total = min(part.size for part in parts)
     shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
     examples: list[Example] = []
     found, before = balance.Covariates(), balance.Covariates()
-    for part, size in zip(parts, shares, strict=True):
+    for part, share in zip(parts, shares, strict=True):
+        size = part.attainable(share) if arm.domains else share
         chosen = part.set_of(arm.setting, arm.seed, size)
         letters = None
         if config.matching.letters == "reorder":
@@ -140,7 +145,7 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
             letters = even_letters(num_choices, f"letters/{part.name}/{arm.seed}")
         made = part.examples(arm.setting, chosen, letters)
         found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
-        plain = part.unmatched(arm.setting, arm.seed)[:size]
+        plain = part.unmatched(arm.setting, arm.seed, size)
         before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, None), "paper")
         examples += made
     if not examples:

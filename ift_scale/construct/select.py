@@ -17,14 +17,21 @@ def capacity(knowledge: Knowledge, setting: str) -> int:
     return len(knowledge.bucket(treatment(setting).bucket))
 
 
-def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], requested: int | None) -> int:
-    """The common size of a domain's sets: as requested, or the largest that every setting can fill."""
+def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], requested: int | None, num_failed: int = 0) -> int:
+    """The common size of a domain's sets: as requested, or the largest that every setting can fill.
+
+    `num_failed`: questions that are in no set because their text fails its checks.
+    """
     available = {setting: capacity(knowledge, setting) for setting in settings}
     scarcest = min(available, key=lambda setting: available[setting])
     most = available[scarcest]
     if most == 0 or (requested is not None and requested > most):
         wanted = "a set needs at least 1" if requested is None else f"construct.size asks for {requested}"
         found = f"only {most} of its {len(knowledge.all)} train questions can go into the {scarcest} set ({told(knowledge)})"
+        if num_failed:
+            found += f"; {num_failed} more have a text that fails its checks"
+            mend = "See the write stage's counts; choose another writer, raise write.attempts, or set write.on_failure to keep"
+            raise DataError(Place(f"domain '{domain}'"), f"{wanted}, and {found}", mend)
         raise DataError(Place(f"domain '{domain}'"), f"{wanted}, and {found}", remedy(knowledge))
     return most if requested is None else requested
 

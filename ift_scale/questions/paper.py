@@ -18,13 +18,15 @@ from ift_scale.questions.reading import SPLITS
 from ift_scale.records import Split
 
 
-def load(source: PaperSource, seed: int) -> Iterator[Placed]:
-    """Row by row; a limited split is read twice, once to count it."""
+def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Placed]:
+    """Row by row; a limited split is read twice, once to count it. Without `with_train` the pool need not have a train file."""
     folder = Path(source.path)
     if not folder.is_dir():
         raise DataError(Place(folder), "no such folder", "Set questions.sources.*.path to the pool's folder")
     limits = {"train": source.max_train, "test": source.max_test}
     for split in SPLITS:
+        if split == "train" and not with_train and not jsonl.exists(folder, split):
+            continue
         path = jsonl.find(folder, split)
         limit = limits.get(split)
         total = 0 if limit is None else sum(1 for _ in jsonl.rows(path))

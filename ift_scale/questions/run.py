@@ -61,11 +61,14 @@ DATASETS: dict[str, Known] = {
 IN_PARTS: dict[str, Parts] = {"ceval": ceval.PARTS, "cmmlu": cmmlu.PARTS, "entity_questions": entity_questions.PARTS}
 
 
-def load_source(source: Source, seed: int, left_out: Counter[str] | None = None) -> Iterator[Placed]:
-    """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason."""
+def load_source(source: Source, seed: int, left_out: Counter[str] | None = None, with_train: bool = True) -> Iterator[Placed]:
+    """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason.
+
+    Without `with_train`, a pool of the paper need not have a train file.
+    """
     match source:
         case PaperSource():
-            return paper.load(source, seed)
+            return paper.load(source, seed, with_train)
         case MmluSource():
             return mmlu.load(source, seed)
         case HubSource():
@@ -127,9 +130,10 @@ class Tally:
 
 def placed(config: Config, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Place, Question]]:
     """Every source's questions, each with the source's number and its place there."""
+    with_train = config.construct.official is None  # the authors' sets bring their own train questions
     for number, source in enumerate(config.questions.sources):
         group = group_of_source(source)
-        for place, question in load_source(source, config.questions.seed, left_out):
+        for place, question in load_source(source, config.questions.seed, left_out, with_train):
             yield number, place, question if group is None else question.model_copy(update={"group": group})
 
 
@@ -145,7 +149,6 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar
     """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
     tally = Tally()
-    # The authors' sets bring their own train questions.
     needed = ("train", "test") if config.construct.official is None else ("test",)
     with artifacts.atomic_folder(folder) as temporary:
         artifacts.write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))

@@ -31,9 +31,9 @@ COLUMNS = {
     "grades": "setting domain group grade questions accuracy accuracy_low accuracy_high consistency",
     "correlation": "measure group n rho p low high reason",
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
-    "best_ratio": "domain group best_ratio accuracy difference low high",
+    "best_ratio": "domain group best_ratio accuracy best_other difference low high",
     "abstention": "setting domain group refused refused_known refused_unknown answered accuracy_answered accuracy_answered_low "
-    "accuracy_answered_high",
+    "accuracy_answered_high f1 average_precision",
     "generated": "setting domain group letter_accuracy generated_accuracy agreement unparsed",
     "balance": "domain seed stage setting covariate level value distance",
 }
@@ -129,7 +129,8 @@ class Facts:
     @cached_property
     def groups(self) -> list[str]:
         there = list(dict.fromkeys(self["settings"].group))
-        return [g for g in GROUPS if g in there] + [g for g in there if g not in GROUPS]
+        first = [*GROUPS, *(f"{group} free" for group in GROUPS)]
+        return [g for g in first if g in there] + [g for g in there if g not in first]
 
     @cached_property
     def domains(self) -> list[str]:

@@ -111,12 +111,10 @@ def best_ratio(table: pd.DataFrame) -> list[Finding]:
             reason = "ratio 1 was not among the arms" if absent(row.get("reason")) else row["reason"]
             out.append(Finding(claim, where, "cannot tell", f"{reason}."))
             continue
-        if row["best_ratio"] >= 1:
-            text = "the best accuracy was measured at ratio 1 itself; whether it beats the next mixture is not tested."
-            out.append(Finding(claim, where, "cannot tell", text))
-            continue
         told = verdict(row["low"], row["high"])
-        text = f"best at {row['best_ratio']:g}, {points(row['difference'], True)} points against ratio 1"
+        text = f"best at {row['best_ratio']:g}"
+        text += f"; the best of the others, {row['best_other']:g}, is" if row["best_ratio"] >= 1 else ","
+        text += f" {points(row['difference'], True)} points against ratio 1"
         if not absent(row["low"]):
             text += f" ({points(row['low'], True)} to {points(row['high'], True)})"
         reason = ": the interval holds zero" if told == "cannot tell" else ""

@@ -45,7 +45,8 @@ def interval(row: Row, name: str, share: bool = True, sign: bool = False, ends: 
 
     if absent(row.get(name)):
         return NONE
-    return show(row[name]) if absent(low) or absent(high) else f"{show(row[name])} [{show(low)}, {show(high)}]"
+    # Where a column is narrow, the interval goes below its estimate as a whole.
+    return show(row[name]) if absent(low) or absent(high) else f"{show(row[name])} [{show(low)},\u00a0{show(high)}]"
 
 
 def p_value(value: Any) -> str:

@@ -10,7 +10,7 @@ from ift_scale.report.sections import accuracy, differences
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "−": "$-$", "×": r"$\times$", "∞": r"$\infty$", "–": "--", "\n": " ",
+    "−": "$-$", "×": r"$\times$", "∞": r"$\infty$", "–": "--", "\n": " ", "\u00a0": "~",
 }  # fmt: skip
 
 

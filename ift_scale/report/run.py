@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,24 +16,30 @@ from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
 
-VERSION = 4
+VERSION = 9
 PAGE = "index.html"
 TABLES = "tables.tex"
-__all__ = ["PAGE", "VERSION", "Sources", "page", "run"]
+__all__ = ["PAGE", "VERSION", "Sources", "page", "render", "run"]
 
 
 def page(facts: Facts, files: list[str]) -> str:
     """The page as text. `files`: names of what lies beside it."""
-    resource = resources.files("ift_scale.report")
-    sections = [{"id": id, "title": title, "body": body} for id, title, write in ORDER if (body := write(facts)) is not None]
-    sections.append({"id": "downloads", "title": "The same numbers as files", "body": appendix.downloads(files)})
+    sections = [(id, title, body) for id, title, write in ORDER if (body := write(facts)) is not None]
+    sections.append(("downloads", "The same numbers as files", appendix.downloads(files)))
     made = next((m for found in facts.sources.manifests.values() for m in found), None)
-    subtitle = f"{facts.config.model.path}, {plural(len(facts.sources.arms), 'arm')}"
+    title = Path(facts.config.output_dir).name
+    subtitle = f"{title}: {facts.config.model.path}, {plural(len(facts.sources.arms), 'arm')}"
+    return render(title, subtitle + (f", made {made.created[:10]} on {made.machine}" if made else ""), sections)
+
+
+def render(title: str, subtitle: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
+    """A page of (id, title, body) sections."""
+    resource = resources.files("ift_scale.report")
     template = Environment(autoescape=True, trim_blocks=True).from_string((resource / "page.html.j2").read_text(encoding="utf-8"))
     return template.render(
-        title=Path(facts.config.output_dir).name,
-        subtitle=subtitle + (f", made {made.created[:10]} on {made.machine}" if made else ""),
-        sections=sections,
+        title=title,
+        subtitle=subtitle,
+        sections=[{"id": id, "title": name, "body": body} for id, name, body in sections],
         style=Markup((resource / "page.css").read_text(encoding="utf-8")),
     )
 

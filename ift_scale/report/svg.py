@@ -148,7 +148,8 @@ class Chart:
     def text(self, x: float, y: float, text: str, anchor: str = "start", over: float = 0) -> None:
         if np.isfinite(x) and np.isfinite(y):
             u = min(max(self.at_x(x), self.left + 2), self.right - 2)
-            self.marks.append(f'<text x="{u:.1f}" y="{self.at_y(y) - over:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+            place = f'class="over" x="{u:.1f}" y="{self.at_y(y) - over:.1f}"'
+            self.marks.append(f'<text {place} text-anchor="{anchor}">{escape(text)}</text>')
 
     def svg(self) -> Markup:
         parts = [

@@ -51,6 +51,10 @@ def test_tested_pairs() -> None:
     ]
 
 
+def test_sets_of_known_and_unknown_questions_are_compared() -> None:
+    assert pairs(["highly_known", "unknown", "unknown-0.5"]) == [("highly_known", "unknown")]
+
+
 def test_holm_takes_the_rows_over_all_domains_and_the_others_as_two_families() -> None:
     arms = [
         arm(setting, 0, choices(right, prefix), domain)

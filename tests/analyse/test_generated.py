@@ -30,7 +30,18 @@ def test_where_everything_is_refused_nothing_was_answered() -> None:
     found = panels([arm("refuse_unknown", 0, _generated([True] * 3, [None] * 3))], choices([False] * 3))
     row = abstention_table(found, 0.5, 0.95).iloc[0]
     assert pd.isna(row.accuracy_answered) and pd.isna(row.refused_known) and row.f1 == 1
-    assert row.reason == "the base model knows none of the questions; nothing was answered; no answer is right"
+    reasons = ("the base model knows none of the questions", "nothing was answered", "no answer that has a confidence is right")
+    assert row.reason == "; ".join(reasons)
+
+
+def test_what_the_base_model_was_not_asked_is_neither_known_nor_unknown() -> None:
+    asked, others = choices([True, False]), choices([True] * 2, "n")
+    both = [s.model_copy(update={"response": "x", "refused": i % 2 == 1}) for i, s in enumerate([*asked, *others])]
+    row = abstention_table(panels([arm("refuse_unknown", 0, both)], asked), 0.5, 0.95).iloc[0]
+    assert (row.refused, row.refused_known, row.refused_unknown, row.f1) == (0.5, 0.0, 1.0, 1.0)
+    row = abstention_table(panels([arm("refuse_unknown", 0, both[2:])], asked), 0.5, 0.95).iloc[0]
+    assert pd.isna(row.refused_known) and pd.isna(row.f1) and row.refused == 0.5
+    assert row.reason.startswith("the base model was not asked these questions")
 
 
 def test_generated_tables_are_empty_where_nothing_was_generated() -> None:

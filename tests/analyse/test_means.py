@@ -63,3 +63,4 @@ def test_free_questions_count_for_accuracy_alone() -> None:
 
 def test_groups_in_order() -> None:
     assert groups_in_order(["truthful", "OOD", "HOMO", "arc"]) == ["HOMO", "OOD", "truthful", "arc"]
+    assert groups_in_order(["OOD free", "OOD", "HOMO free"]) == ["OOD", "HOMO free", "OOD free"]

@@ -1,5 +1,6 @@
 """The line between incompatible and self-aligning from scores whose answer is known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,11 +13,11 @@ RATIOS = ("incompatible", "mixture-0.2", "mixture-0.6", "self_aligning")
 CONFIG = AnalyseConfig(bootstrap_samples=400)
 
 
-def _line(domains: str = "de", rights: tuple[int, ...] = (10, 20, 36, 30)) -> Panels:
+def _line(domains: str = "de", rights: tuple[int, ...] = (10, 20, 36, 30), settings: tuple[str, ...] = RATIOS) -> Panels:
     arms = [
         arm(setting, seed, choices([i < right + 2 * (d == "e") for i in range(40)], d), d)
         for d in domains
-        for setting, right in zip(RATIOS, rights, strict=True)
+        for setting, right in zip(settings, rights, strict=False)
         for seed in (0, 1)
     ]
     base = [s for d in domains for s in choices([i < (30 if d == "e" else 36) for i in range(40)], d)]
@@ -42,8 +43,22 @@ def test_best_ratio() -> None:
     assert table.best_ratio.to_dict() == {"d": 0.6, "e": 0.6, "all": 0.6}
     row = table.loc["all"]
     assert row.accuracy == pytest.approx(37 / 40) and row.difference == pytest.approx(6 / 40) and row.low > 0 and row.reason == ""
-    last = best_ratio_table(_line(rights=(10, 20, 30, 36)), 0.95).iloc[0]
-    assert last.difference == 0 and pd.isna(last.low) and last.reason == "ratio 1 is the best"
+    assert row.best_other == 0.6 and row.low < row.difference < row.high
+    last = best_ratio_table(_line(rights=(10, 20, 24, 36)), 0.95).set_index("domain").loc["all"]
+    assert last.best_ratio == 1 and last.best_other == 0.6 and last.difference == pytest.approx(-12 / 40) and last.high < 0
+    without = best_ratio_table(_line(settings=RATIOS[:3]), 0.95).iloc[0]
+    assert pd.isna(without.difference) and without.reason == "no arm of ratio 1 (self-aligning) to compare with"
+
+
+def test_the_interval_of_the_best_ratio_allows_for_its_choice() -> None:
+    """Six ratios that are all alike: the best is called better than ratio 1 no more often than the level says (one side of 0.6)."""
+    ratios = ("incompatible", *(f"mixture-{r}" for r in (0.2, 0.4, 0.6, 0.8)), "self_aligning")
+    rng, called, trials = np.random.default_rng(0), 0, 40
+    for _ in range(trials):
+        arms = [arm(setting, 0, choices((rng.random(40) < 0.5).tolist())) for setting in ratios]
+        row = best_ratio_table(panels(arms, BASE, 200), 0.6).iloc[0]
+        called += row.low > 0
+    assert called / trials < 0.3  # 0.2 is meant; without the correction it would be over a half
 
 
 def test_two_ratios_are_no_line() -> None:

@@ -25,6 +25,12 @@ def test_examples_are_those_that_changed_most() -> None:
     assert first["predictions"] == {"harmonious": 1, "incompatible": 0}
 
 
+def test_a_question_of_several_domains_is_one_example() -> None:
+    arms = [arm("incompatible", 0, choices(WORSE), domain, "OOD") for domain in ("d", "e")]
+    found = examples(panels(arms, BASE), 12)
+    assert len({e["question_id"] for e in found}) == len(found) == 12
+
+
 def test_every_table_is_written_with_its_columns(tmp_path: Path) -> None:
     config = Config(output_dir=str(tmp_path), analyse=AnalyseConfig(bootstrap_samples=400))
     arms = iter([arm("harmonious", 0, choices(BETTER)), arm("incompatible", 0, choices(WORSE))])

@@ -1,6 +1,7 @@
 """The construct stage from end to end, without an engine: sets, balance and exports."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -43,6 +44,18 @@ def test_arms_across_domains_take_from_each(domain: tuple[dict[str, Question], d
     assert sorted(row.meta.domain for row in rows if row.meta.domain) == ["d"] * 10 + ["e"] * 10
     with pytest.raises(DataError, match="there is one domain only"):
         _made(domain, tmp_path, across_domains=True, domains=["d"])
+
+
+def test_arms_across_domains_are_matched_too(domain: tuple[dict[str, Question], dict[str, Score]], tmp_path: Path) -> None:
+    """Half of a matched set is not matched: each domain's share is chosen anew. Shares of unknown questions are exact too."""
+    _made(domain, tmp_path, across_domains=True, matching={"letters": "selection"}, general={"path": None, "share": 0}, size=21)
+    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    letters = table[(table.covariate == "letter") & (table.stage == "after")]
+    assert set(letters.domain) == {"d", "e", "pooled"} and (letters.distance == 0).all()
+    _made(domain, tmp_path, across_domains=True, settings=["unknown-0.25"], size=40)
+    rows = read_jsonl(tmp_path / "construct" / "pooled-unknown-0.25-seed0.jsonl", Example)
+    grades = Counter(domain[1][row.meta.question_id.partition("/")[2]].grade for row in rows if row.meta.question_id)
+    assert grades == {"Unknown": 10, "HighlyKnown": 30}
 
 
 def test_reordering_evens_letters_out_and_the_balance_says_so(

@@ -23,7 +23,7 @@ def _loaded(made: Domain, **settings: object) -> domain.Domain:
 def _covariates(loaded: domain.Domain, seed: int = 0, matched: bool = True) -> dict[str, balance.Covariates]:
     found = {}
     for setting in PAPER:
-        chosen = loaded.set_of(setting, seed, loaded.size) if matched else loaded.unmatched(setting, seed)
+        chosen = loaded.set_of(setting, seed, loaded.size) if matched else loaded.unmatched(setting, seed, loaded.size)
         found[setting] = loaded.covariates(setting, chosen, loaded.examples(setting, chosen, None), "paper")
     return found
 

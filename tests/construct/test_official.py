@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from ift_scale import official_leaks
+from ift_scale.artifacts import read_manifest
 from ift_scale.cli import main
+from ift_scale.config import Config
 from ift_scale.construct import official
 from ift_scale.construct.official import Facts, Invariants
 from ift_scale.errors import DataError
+from ift_scale.progress import Bar
+from ift_scale.questions import run as questions
 
 ROW = {
     "id": 7, "question": "What conducts best?", "choices": ["wood", "copper", "glass"], "answer": 1,
@@ -182,3 +187,30 @@ def test_the_command_prints_the_table(found: Found, shared_data: Path) -> None:
     told = CliRunner().invoke(main, ["official", str(shared_data / "official_groups" / "llama-2-7b")]).output
     assert "llama-2-7b engineering: H right and above 0.5: yes" in told
     assert "self_aligning: no file; by I's predictions its targets are 86%/3%/3%/7%" in told
+
+
+def test_tests_that_stand_in_the_sets(shared_data: Path) -> None:
+    """The paper's 147 of 250 history tests need the whole jurisprudence pool; its sets, dev and test hold 72 of them."""
+    models = official.models(shared_data / "official_groups")
+    found = official_leaks.leaks(models, shared_data / "pools")
+    assert found[:3] == [
+        ("history", "jurisprudence", 72, 250),
+        ("jurisprudence", "history", 54, 250),
+        ("engineering", "history", 7, 250),
+    ]
+    assert "     72 of 250 history in jurisprudence" in official_leaks.table(found)
+    with pytest.raises(DataError, match="holds no pool"):
+        official_leaks.leaks(models, shared_data / "absent")
+
+
+def test_a_pool_whose_train_questions_the_sets_bring(pool: Path, tmp_path: Path) -> None:
+    (pool / "train.jsonl").unlink()
+    sources = [{"kind": "paper", "domain": "engineering", "path": str(pool)}]
+    settings = {"output_dir": str(tmp_path), "questions": {"sources": sources}, "construct": {"official": str(tmp_path / "llama")}}
+    questions.run(Config.model_validate(settings), tmp_path / "out", "key", {}, Bar("questions", None, None))
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest and manifest.counts == {"pool/dev/choice": 5, "pool/test/choice": 3}
+    with pytest.raises(DataError, match=r"no file train\.jsonl"):
+        questions.run(
+            Config.model_validate(settings | {"construct": {}}), tmp_path / "out", "key", {}, Bar("questions", None, None)
+        )

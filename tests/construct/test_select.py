@@ -7,6 +7,7 @@ import pytest
 from ift_scale.config import Config, ConstructConfig, GeneralConfig
 from ift_scale.construct import domain as domains
 from ift_scale.construct import general, run, select
+from ift_scale.construct.balance import distances
 from ift_scale.construct.items import items
 from ift_scale.errors import DataError
 from ift_scale.inference.texts import TextKey
@@ -120,28 +121,38 @@ def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: 
         assert all(example.meta.target is None and example.messages[0].content.endswith("\nAnswer:") for example in made)
 
 
-def test_explanations_come_from_who_the_rule_says(domain: Domain) -> None:
-    texts: Texts = {}
-    for id, question in domain[0].items():
-        for option, author in (
-            (question.answer, "external"),
-            (question.answer, "base_model"),
-            (domain[1][id].prediction, "base_model"),
-        ):
-            text = Text(
-                question_id=id,
-                kind="explanation",
-                target=option,
-                author="base_model" if author == "base_model" else "dataset",
-                text=f"{author} on {option}",
-            )
-            texts[id, "explanation", option, author] = text
-    loaded = _loaded(domain, ["incompatible", "self_aligning"], texts, response="letter_text_explanation", size=20)
-    for setting, author in (("incompatible", "external"), ("self_aligning", "base_model")):
-        for example in _examples(loaded, setting):
-            assert example.messages[-1].content.split("\n")[1].startswith(author)
-    same = _loaded(domain, ["incompatible"], texts, response="letter_text_explanation", size=20, matching={"author": "base_model"})
-    assert {example.meta.wording for example in _examples(same, "incompatible")} == {"base_model"}
+def _explained(made: Domain) -> Texts:
+    """Explanations of the right and of the predicted option by either author; each says who wrote it."""
+    return {
+        TextKey(id, "explanation", option, author): Text(
+            question_id=id, kind="explanation", target=option, author=author, text=f"{author} on {option}"
+        )
+        for id, question in made[0].items()
+        for option in {question.answer, made[1][id].prediction}
+        for author in ("external", "base_model")
+    }  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("rule", "authors", "distance"),
+    [
+        ("paper", {"harmonious": "external", "incompatible": "external", "self_aligning": "base_model"}, 1.0),
+        ("base_model", dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "base_model"), 0.0),
+        ("external", dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "external"), 0.0),
+    ],
+)
+def test_explanations_come_from_who_the_rule_says(domain: Domain, rule: str, authors: dict[str, str], distance: float) -> None:
+    settings = list(authors)
+    parts = {"response": "letter_text_explanation", "size": 20, "matching": {"author": rule}}
+    loaded = _loaded(domain, settings, _explained(domain), **parts)
+    covariates = {}
+    for setting, author in authors.items():
+        made = _examples(loaded, setting)
+        assert all(e.messages[-1].content.split("\n")[1].startswith(author) and e.meta.wording == author for e in made)
+        for stage, told in (("before", "paper"), ("after", rule)):
+            covariates[stage, setting] = loaded.covariates(setting, loaded.set_of(setting, 0, 20), made, told)
+    for stage, expected in (("before", 1.0), ("after", distance)):
+        assert distances(covariates[stage, "self_aligning"], covariates[stage, "incompatible"])["author"] == expected
 
 
 def test_questions_whose_text_failed_go_into_no_set(domain: Domain) -> None:
@@ -164,6 +175,12 @@ def test_too_few_questions(right: int, wrong: int, told: str) -> None:
     with pytest.raises(DataError, match=told) as error:
         select.set_size("d", knowledge, ["harmonious", "incompatible"], 5 if wrong else None)
     assert f"{right} known right, {wrong} known wrong" in str(error.value)
+
+
+def test_questions_lost_to_failed_texts_are_told() -> None:
+    knowledge = Knowledge(["r0"], ["w0"], [], [], {}, 0)
+    with pytest.raises(DataError, match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. .*write.attempts"):
+        select.set_size("d", knowledge, ["harmonious", "incompatible"], 5, 7)
 
 
 def test_items_do_not_depend_on_the_order_of_the_pool(domain: Domain) -> None:

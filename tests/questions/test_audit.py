@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale import artifacts, jsonl
+from ift_scale import artifacts
 from ift_scale.artifacts import read_manifest
 from ift_scale.config import AuditConfig, Config
 from ift_scale.config_file import from_dict
@@ -147,25 +147,3 @@ def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
     (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
     with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
         run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-
-
-def test_the_real_history_tests_in_what_is_at_hand_of_the_jurisprudence_pool(shared_data: Path, tmp_path: Path) -> None:
-    """The paper's 147 of 250 needs the whole pool; here are its dev, its test and what the authors' sets hold of its train."""
-    made = []
-    for split in ("dev", "test"):
-        for domain in ("history", "jurisprudence"):
-            path = jsonl.find(shared_data / "pools" / domain, split)
-            rows = [row for _, row in jsonl.rows(path)]
-            made += [_question(f"{domain}/{split}/{r['id']}", domain, split, r["question"], r["choices"]) for r in rows]
-    for path in sorted(shared_data.glob("official_groups/*/jurisprudence/*.jsonl.gz")):
-        name = f"{path.parent.parent.name}/{path.name}"
-        made += [
-            _question(f"{name}/{row['id']}", "jurisprudence", "train", row["question"], row["choices"])
-            for _, row in jsonl.rows(path)
-        ]
-    found, _ = _audit(tmp_path, made)
-    rows = {(row["cell"], row["in"]): row for row in found.rows()}
-    in_train = rows["pool/test/history", "pool/train/jurisprudence"]
-    assert (in_train["exact_items"], in_train["same_text_items"], in_train["of"]) == (66, 66, 250)
-    made_of = {pair.id for pair in artifacts.read_jsonl(tmp_path / audit.PAIRS, audit.Pair) if pair.kind == "exact"}
-    assert sum(id.startswith("history/test/") for id in made_of) == 72

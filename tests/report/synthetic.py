@@ -23,6 +23,10 @@ KNOWLEDGE = {
     "questions": 1280, "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
     "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
 }  # fmt: skip
+WRITTEN = {
+    "texts": 90.0, "failed": 12.0, "written_anew": 7.0, "explanation/dataset": 60.0, "explanation/base_model": 30.0,
+    "explanation/dataset/contradicts the target": 4.0, "explanation/base_model/does not name the target": 8.0,
+}  # fmt: skip
 DUPLICATES = [
     {"cell": "pool/medicine/train", "in": "benchmark/medicine/test", "items": 3, "of": 160, "exact_items": 2, "near_items": 1,
      "same_text_items": 0},
@@ -131,13 +135,17 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         generated.append(where | written)
         refused = 0.3 if row["setting"] == "refuse_unknown" else 0.01
         told = {"refused": refused, "refused_known": refused / 3, "refused_unknown": refused * 2, "answered": 1 - refused}
+        told |= {"f1": refused, "average_precision": row["accuracy"]}
         abstention.append(where | told | _with_ends("accuracy_answered", row["accuracy"] + refused / 3, 0.07))
     mixed = settings[settings.ratio.notna()]
     for (domain, group), part in mixed.groupby(["domain", "group"], sort=False):
         top = part.loc[part.accuracy.idxmax()]
         last = part[part.ratio == 1].accuracy
-        difference = float(top.accuracy - last.iloc[0]) if len(last) else np.nan
+        others = part[part.ratio < 1]
+        other = others.loc[others.accuracy.idxmax()] if len(last) and len(others) else None
+        difference = float(other.accuracy - last.iloc[0]) if other is not None else np.nan
         row = {"domain": domain, "group": group, "best_ratio": top.ratio, "accuracy": top.accuracy, "difference": difference}
+        row |= {"best_other": np.nan if other is None else other.ratio}
         best.append(row | {"low": difference - 0.02, "high": difference + 0.03})
     points = mixed[mixed.domain != "all"][["domain", "setting", "ratio", "group", "consistency", "kl", "accuracy"]]
     out["correlation_points"] = points.assign(base_accuracy=0.58)
@@ -253,6 +261,7 @@ def facts(
     manifests = {
         "questions": [manifest("questions", {}, {"total": 0.1})],
         "probe": [manifest("probe", {"computed_questions": 1280, "prompt_tokens": 259120, "mean_letter_mass": 0.9995}, scoring)],
+        "write": [manifest("write", WRITTEN, {"total": 0.3, "writing": 0.2})] if full else [],
         "construct": [manifest("construct", sizes, {"total": 0.2})],
         "train": [manifest("train", {"tokens": 18894}, {"build": 0.1, "steps": 1.0, "live": 0.1, "export": 0.2}) for _ in arms],
         "evaluate": [manifest("evaluate", {"computed_questions": 340, "prompt_tokens": 9000}, scoring) for _ in arms],
@@ -263,7 +272,7 @@ def facts(
             "output_dir": str(folder / "run"),
             "questions": {"sources": [{"kind": "world"}]},
             "probe": {"reliability": {"grades": True, "demonstration_draws": 4}},
-            "construct": {"settings": list(settings), "seeds": list(seeds)},
+            "construct": {"settings": list(settings), "seeds": list(seeds), "matching": {"letters": "reorder"}},
         }
     )
     sources = Sources(

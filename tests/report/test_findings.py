@@ -57,11 +57,16 @@ def test_a_base_model_at_chance_is_told_first() -> None:
 
 
 def test_the_best_ratio() -> None:
-    row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "difference": 0.03, "low": 0.01, "high": 0.05}
-    rows = [row, row | {"low": -0.01}, row | {"best_ratio": 1.0, "difference": 0.0}, row | {"difference": float("nan")}]
+    row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "best_other": 0.6, "difference": 0.03}
+    row |= {"low": 0.01, "high": 0.05, "reason": float("nan")}
+    last = row | {"best_ratio": 1.0, "best_other": 0.8, "difference": -0.03}
+    nothing = row | {"difference": float("nan"), "reason": "no arm of ratio 1"}
+    rows = [row, row | {"low": -0.01}, last | {"low": -0.06, "high": -0.01}, last | {"low": -0.06, "high": 0.01}, nothing]
     told = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
-    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "cannot tell", "cannot tell"]
-    assert "ratio 1 itself" in told[2].text and told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
+    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell", "cannot tell"]
+    assert told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
+    assert told[2].text == "best at 1; the best of the others, 0.8, is −3.0 points against ratio 1 (−6.0 to −1.0)."
+    assert told[4].text == "no arm of ratio 1."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
 
 

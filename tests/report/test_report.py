@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ift_scale.config import MatchingConfig
 from ift_scale.report import colors, latex
 from ift_scale.report.facts import Facts, read
 from ift_scale.report.html import number, table
 from ift_scale.report.run import page, run
+from ift_scale.report.sections import asked
 from ift_scale.report.sections.probe import calibration, letters, reliability
 from ift_scale.report.svg import Axis, Chart, limits, round_numbers
 from ift_scale.treatments import BY_NAME, POOLED
@@ -87,6 +89,7 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
     assert "3 of 160" in told  # questions that stand twice
+    assert "7 were written more than once" in told and "their questions go into no set" in told
     assert "kl is the same for every point" in told and "∞" in told  # reasons where there is no number
 
 
@@ -122,12 +125,45 @@ def test_any_settings_and_domains_make_a_page(tmp_path: Path, domains: tuple[str
     assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
 
 
+@pytest.mark.parametrize(
+    ("matching", "told"),
+    [
+        ({}, "nothing but their size is made equal"),
+        (
+            {"letters": "reorder", "length": "selection", "author": "external"},
+            "target letters (by reordering options), length (by choosing questions) and author (an external one words all",
+        ),
+    ],
+)
+def test_the_controls_are_told(matching: dict[str, str], told: str) -> None:
+    assert told in asked._controls(MatchingConfig.model_validate(matching))
+
+
+def test_sets_that_are_not_matched_are_shown_once(small: Facts) -> None:
+    assert "before matching" in page(small, [])
+    small.config.construct.matching = MatchingConfig()
+    try:
+        text = page(small, [])
+        assert "before matching" not in text and "as trained on" in text and "Hollow" not in text
+    finally:
+        small.config.construct.matching = MatchingConfig(letters="reorder")
+
+
 def test_free_questions_have_no_chance(tmp_path: Path) -> None:
     facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO free",), full=False)
     rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
     (facts.sources.tables / "base.csv").write_text(rows)
     told = " ".join(_check(page(facts, [])).text)
     assert "cannot be told from chance" not in told and "right is what matches an alias" in told
+
+
+def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path: Path) -> None:
+    facts = synthetic.facts(tmp_path / "files", ("law",), ("natural", "refuse_unknown"), (0,), ("HOMO", "HOMO free"))
+    found = facts["abstention"]
+    found.loc[found.group == "HOMO free", ["refused_known", "refused_unknown"]] = float("nan")
+    text = page(facts, [])
+    assert "Refusals on HOMO by setting" in text and "Refusals on HOMO free by setting" not in text
+    _check(text)
 
 
 def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _panel(facts: Facts, group: str) -> Markup:
         color = colors.of(row["setting"])
         own = arms[(arms.setting == row["setting"]) & (arms.group == group)].accuracy
         for i, value in enumerate(own):
-            chart.point(place - 0.28 + 0.12 * (i % 3 - 1), value, color, size=1.6)
+            chart.point(place - 0.2 + 0.12 * (i % 3 - 1), value, color, size=1.6)
         chart.interval(place + 0.12, row["accuracy_low"], row["accuracy_high"], color)
         chart.point(place + 0.12, row["accuracy"], color)
     return chart.svg()

@@ -2,11 +2,17 @@
 
 from markupsafe import Markup
 
+from ift_scale.config import MatchingConfig
 from ift_scale.report import findings
 from ift_scale.report.facts import GROUPS, Facts, is_free
 from ift_scale.report.html import joined, listed, name_of, paragraph, plural
 from ift_scale.treatments import POOLED, consistency_ratio
 
+_ASKED = {
+    "HOMO": "held-out questions of its domain (HOMO)",
+    "ID": "benchmark questions of its domain (ID)",
+    "OOD": "benchmark questions of all other domains (OOD)",
+}
 _MARKS = {"holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open")}
 
 
@@ -42,15 +48,35 @@ def body(facts: Facts) -> Markup:
                 else "."
             )
         )
+    sentences.append(
+        "The sets are those that the paper's authors have released."
+        if config.construct.official
+        else _controls(config.construct.matching)
+    )
+    asked = [text for group, text in _ASKED.items() if group in facts.groups] or ["questions"]
     extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
-        "Each was then asked held-out questions of its domain (HOMO), benchmark questions of its domain (ID) and of all other "
-        "domains (OOD), without examples."
+        f"Each was then asked {listed(asked)}, without examples."
         + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
         + (" Free questions are groups of their own: right is what matches an alias." if any(map(is_free, facts.groups)) else "")
         + " Differences are in percentage points."
     )
     return joined(paragraph(text) for text in sentences)
+
+
+def _controls(matching: MatchingConfig) -> str:
+    """What is made equal in the sets, in words."""
+    how = {"selection": "by choosing questions", "reorder": "by reordering options"}
+    told = [
+        f"{name} ({how[value]})"
+        for name, value in (("target letters", matching.letters), ("confidence", matching.confidence), ("length", matching.length))
+        if value in how
+    ]
+    if matching.author != "paper":
+        told.append(f"author ({'the base model' if matching.author == 'base_model' else 'an external one'} words all explanations)")
+    if not told:
+        return "The sets are as in the paper: nothing but their size is made equal."
+    return f"The sets are matched, so that they differ less in what is not knowledge: {listed(told)}."
 
 
 def found(facts: Facts) -> Markup:

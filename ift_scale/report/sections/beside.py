@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ift_scale.report.facts import Facts, overall
+from ift_scale.report.facts import GROUPS, Facts, overall
 from ift_scale.report.findings import paper
 from ift_scale.report.html import absent, interval, joined, number, paragraph, table
 from ift_scale.treatments import consistency_setting, treatment
@@ -18,6 +18,11 @@ def body(facts: Facts) -> Markup:
     return joined([made, paragraph(f"Source: {paper()['source']}. In brackets: {facts.level} intervals.", "note")])
 
 
+def _asked(facts: Facts) -> list[str]:
+    """The groups that the paper has figures of."""
+    return [group for group in facts.groups if group in GROUPS] or facts.groups
+
+
 def _row(figure: str, group: str, ours: str | None, theirs: str, models: str) -> dict[str, Any]:
     return {"figure": figure, "group": group, "this run": ours, "paper": theirs, "the paper's models": models}
 
@@ -27,7 +32,7 @@ def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
     for first, second in dict.fromkeys((r["first"], r["second"]) for r in theirs):
         name = f"{treatment(first).short} − {treatment(second).short}, points"
         ours = found[(found["first"] == first) & (found["second"] == second)].to_dict("records")
-        for group in facts.groups:
+        for group in _asked(facts):
             told = [r for r in theirs if (r["first"], r["second"]) == (first, second) and r["group"] in (None, group)]
             if told:
                 row: dict[str, Any] = next((r for r in ours if r["group"] == group), {})
@@ -38,7 +43,7 @@ def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
 
 def _kl(facts: Facts) -> Iterator[dict[str, Any]]:
     for told in paper()["kl"]:
-        for group in facts.groups:
+        for group in _asked(facts):
             ours = _kl_at(facts, _ratio(facts, told["place"], group), group)
             yield _row(f"KL at {told['place']}, nats", group, ours, number(told["value"]), told["models"])
 
@@ -64,7 +69,7 @@ def _correlation(facts: Facts) -> Iterator[dict[str, Any]]:
     told = paper()["correlation"]
     found = facts["correlation"][facts["correlation"].measure == told["measure"]]
     rows = {row["group"]: row for row in found.to_dict("records")}
-    for group in rows or facts.groups:
+    for group in rows or _asked(facts):
         ours = interval(rows.get(group, {}), "rho", share=False, sign=True, ends=("low", "high"))
         name = "partial rho of consistency"
         yield _row(name, group, ours, f"{told['low']} to {told['high']}", told["models"])

@@ -122,20 +122,26 @@ def generated(facts: Facts) -> Markup | None:
         parts.append(folded(rows, caption, "no such answer.", heads=2))
     if len(found := facts["abstention"]):
         whole = facts.ordered(overall(found))
-        panels = [(group, _refusals(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
+        told = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
+        panels = [(group, _refusals(told[told.group == group], group)) for group in facts.groups if (told.group == group).any()]
         entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
-        parts.append(
-            figure(panels, "A model that knows what it knows refuses much on the right and little on the left.", legend(entries))
-        )
+        caption = "A model that knows what it knows refuses much of what it did not know, and little of the rest."
+        parts += [figure(panels, caption, legend(entries))] if panels else []
         rows = [
             {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
              "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
              "answered": points(row["answered"]),
-             "accuracy where answered": interval(row, "accuracy_answered")}
+             "accuracy where answered": interval(row, "accuracy_answered"), "F1": number(row["f1"]),
+             "average precision": number(row["average_precision"])}
             for row in whole.to_dict("records")
         ]  # fmt: skip
         missing = why(whole, "there was no such question or answer.")
-        parts.append(folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2))
+        text = (
+            "Known: answered rightly by the base model with a confidence above the threshold. F1: of refusals as a guess at what "
+            "is not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least "
+            "sure."
+        )
+        parts += [paragraph(text), folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)]
     return joined(parts) if parts else None
 
 

@@ -70,7 +70,9 @@ def _scatter(facts: Facts) -> Markup:
             panels.append((f"{group}: {'consistency' if name == 'consistency' else 'KL'}", chart.svg()))
     marks = {"circle": "●", "square": "■", "triangle": "▲", "diamond": "◆", "down": "▼", "pentagon": "⬟"}
     text = (
-        Markup('<p class="note">{}</p>').format("  ".join(f"{marks[shapes[d]]} {d}" for d in domains)) if len(domains) > 1 else ""
+        Markup('<p class="note">{}</p>').format("  ".join(f"{marks[shapes[d]]}\u00a0{d}" for d in domains))
+        if len(domains) > 1
+        else ""
     )
     shown = [s for s in facts.settings if (points.setting == s).any()]
     caption = "Each point: a setting in a domain. Colour: the setting; shape: the domain."

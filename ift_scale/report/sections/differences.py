@@ -22,7 +22,7 @@ def rows(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "difference of": pair(row),
             "group": row["group"],
-            "asked": f"{row['questions']:,.0f} × {row['seeds']:.0f}",
+            "asked": f"{row['questions']:,.0f}\u00a0×\u00a0{row['seeds']:.0f}",
             "points [interval]": interval(row, "difference", sign=True),
             "[questions only]": interval(row, "difference", sign=True, ends=("questions_low", "questions_high")),
             "McNemar p": p_value(row["mcnemar_p"]),
@@ -41,9 +41,9 @@ def body(facts: Facts) -> Markup | None:
     text = (
         f"First setting minus second, on the same questions and seeds: {facts.place}, percentage points with {facts.level} "
         "intervals. Asked: questions × seeds. The interval redraws seeds and questions, so it speaks of new ones of either; "
-        "questions only: of these very models. McNemar: exact paired test, each question once by the majority over seeds; Holm: "
-        "corrected for the number of tests. Detectable: the smallest difference that would have been shown with power 0.8, before "
-        "any correction."
+        "questions only: of these very models. McNemar: paired test of the questions answered differently, each once by the "
+        "majority over seeds; Holm: corrected for the number of tests. Detectable: the smallest difference that would have been "
+        "shown with power 0.8, before any correction."
     )
     parts: list[Markup] = [paragraph(text)]
     if len(chosen):

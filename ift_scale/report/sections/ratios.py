@@ -95,12 +95,16 @@ def _best(facts: Facts) -> Markup:
             "group": row["group"],
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
             "accuracy": points(row["accuracy"]),
-            "points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
+            "best below 1": None if pd.isna(row["best_other"]) else f"{row['best_other']:g}",
+            "its points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
         }
         for row in whole_first.to_dict("records")
     ]
     if not rows:
         return Markup("")
-    note = "The best of several ratios is chosen on the questions that it is judged by, which flatters it a little."
+    note = (
+        "The best of several ratios is chosen on the questions that it is judged by, which flatters its difference; the interval "
+        "is of the largest true difference and as wide as that choice needs (Bonferroni over the ratios)."
+    )
     missing = why(found, "there is no arm at ratio 1.")
     return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])

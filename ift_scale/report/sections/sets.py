@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ift_scale.config import MatchingConfig
 from ift_scale.report import colors
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, folded, joined, key, name_of, number, paragraph, points, table
@@ -13,6 +14,8 @@ from ift_scale.treatments import in_order, treatment
 
 STAGES = ("before", "after")
 COVARIATES = {"letter": "target letter", "author": "author", "confidence": "confidence", "length": "length"}
+_FARTHEST = 2.0
+"""Distances beyond it are told in figures: one would press all others together."""
 _SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#704784", "#80808a")
 
 
@@ -32,9 +35,31 @@ def body(facts: Facts) -> Markup | None:
             "questions that rounding could move."
         )
         parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
+    parts += _texts(facts)
     parts += _duplicates(facts.sources.audit)
     parts += _balance(facts)
     return joined(parts) if parts else None
+
+
+def _texts(facts: Facts) -> list[Markup]:
+    """Who wrote explanations and contexts, and what their checks found."""
+    counts = {key: value for m in facts.sources.manifests.get("write", []) for key, value in m.counts.items()}
+    kinds = [key for key in counts if key.count("/") == 1]
+    if not kinds:
+        return []
+    reasons = list(dict.fromkeys(key.split("/")[2] for key in counts if key.count("/") == 2))
+    rows = [
+        {"text": kind.split("/")[0], "author": kind.split("/")[1].replace("_", " "), "texts": number(counts[kind], 0)}
+        | {reason: number(counts.get(f"{kind}/{reason}", 0), 0) for reason in reasons}
+        for kind in kinds
+    ]
+    fate = {"drop": "their questions go into no set", "keep": "they are kept", "error": "they would have ended the run"}
+    text = f"The columns behind the number of texts count those that fail a check; {fate[facts.config.write.on_failure]}."
+    if not reasons:
+        text = "No text of the sets fails a check."
+    anew = counts.get("written_anew", 0)
+    text += f" {anew:,.0f} were written more than once." if anew else ""
+    return [paragraph(text), table(rows, "Explanations and contexts", heads=2)]
 
 
 def _duplicates(audit: dict[str, Any]) -> list[Markup]:
@@ -58,17 +83,26 @@ def _balance(facts: Facts) -> list[Markup]:
         return []
     settings = in_order(list(dict.fromkeys(found.setting)))
     stages = [stage for stage in STAGES if (found.stage == stage).any()]
+    matched = facts.config.construct.matching != MatchingConfig()
+    if not matched:
+        stages, found = stages[-1:], found[found.stage == stages[-1]]
     intro = (
         "Sets should differ in nothing but their agreement with the model. What is seen here and is no knowledge could pass "
         "for it: a "
-        "letter that one set prefers, surer questions, longer responses, another author. Before: as they come; after: as they were "
-        "trained on, with this run's matching."
+        "letter that one set prefers, surer questions, longer responses, another author. "
+        + ("Before: as they come; after: as they were trained on, matched." if matched else "This run matches nothing of it.")
     )
     parts = [Markup("<h3>Balance of the sets</h3>"), paragraph(intro)]
     letters = found[found.covariate == "letter"]
     if len(letters):
         levels = sorted({str(level) for level in letters.level})
-        panels = [(f"{stage} matching", _letters(letters[letters.stage == stage], settings, levels, stage)) for stage in stages]
+        panels = [
+            (
+                f"{stage} matching" if matched else "as trained on",
+                _letters(letters[letters.stage == stage], settings, levels, stage),
+            )
+            for stage in stages
+        ]
         parts.append(figure(panels, "Letters of the option that is taught: mean share over domains and seeds."))
     distances = _distances(found)
     panels = []
@@ -78,11 +112,10 @@ def _balance(facts: Facts) -> list[Markup]:
             panels.append((name, _love(part, [s for s in settings if s in set(part.setting)], name)))
     if panels:
         caption = (
-            "Distance from the incompatible set, the mean over domains and seeds. Hollow: before matching; filled: after. "
-            "Letter and "
-            "author: total variation; confidence and length: standardized mean difference, without its sign. Left of the "
-            "dashed line "
-            "(0.1) sets pass for balanced; an arrow's end has no limit."
+            "Distance from the incompatible set, the mean over domains and seeds. "
+            + ("Hollow: before matching; filled: after. " if matched else "")
+            + "Letter and author: total variation; confidence and length: standardized mean difference, without its sign. Left of "
+            "the dashed line (0.1) sets pass for balanced; an arrow tells a distance that lies beyond the axis."
         )
         parts.append(figure(panels, caption, key(settings)))
     else:
@@ -115,8 +148,8 @@ def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: 
 
 
 def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
-    finite = [value for value in rows.distance if value != float("inf")]
-    high = limits([*finite, 0.12], 0)[1]
+    within = [value for value in rows.distance if value <= _FARTHEST]
+    high = limits([*within, 0.12], 0)[1]
     chart = Chart(
         Axis(-0.03 * high, high, "distance"),
         down([treatment(s).short for s in settings]),
@@ -126,8 +159,8 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
     chart.upright(0.1)
     for row in rows.to_dict("records"):
         place, color = settings.index(row["setting"]), colors.of(row["setting"])
-        if row["distance"] == float("inf"):
-            chart.text(high, place, "∞ →", "end")
+        if row["distance"] > _FARTHEST:
+            chart.text(high, place, f"{number(row['distance'], 1)} →", "end", over=-4)
         else:
             chart.point(
                 row["distance"], place, color, hollow=row["stage"] == "before", size=4.4 if row["stage"] == "before" else 3.4

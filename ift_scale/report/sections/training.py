@@ -14,6 +14,8 @@ from ift_scale.report.html import details, figure, joined, key, legend, name_of,
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import in_order
 
+MOST_BANDS = 5
+"""Settings of one panel beyond which bands would hide each other."""
 POINTS = 80
 """Of a curve that is drawn; a longer one is averaged over stretches."""
 
@@ -32,7 +34,8 @@ def losses(facts: Facts) -> Markup | None:
             panels.append((domain, _loss_panel(by_setting, domain)))
     if not panels:
         return None
-    caption = "Loss on the supervised tokens. Lines: mean over seeds; bands: from the least to the largest seed."
+    bands = "; bands: from the least to the largest seed" if len(facts.settings) <= MOST_BANDS else ""
+    caption = f"Loss on the supervised tokens. Lines: mean over seeds{bands}."
     return figure(panels, caption, key(facts.settings))
 
 
@@ -55,7 +58,8 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
     low, high = limits([v for _, values in drawn.values() for v in values.ravel()], 0)
     chart = Chart(Axis(0, most, "optimizer step"), Axis(low, high, "loss, nats a token"), f"Training loss in {domain}")
     for setting, (xs, values) in drawn.items():
-        chart.band(xs, values.min(0), values.max(0), colors.of(setting))
+        if len(by_setting) <= MOST_BANDS:
+            chart.band(xs, values.min(0), values.max(0), colors.of(setting))
         chart.line(xs, values.mean(0), colors.of(setting))
     return chart.svg()
 

@@ -1,0 +1,156 @@
+"""A study's page: its variants side by side, from the tables that each has made. Each variant's own report is a link away."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ift_scale import artifacts
+from ift_scale.config import Config
+from ift_scale.report.facts import overall, read
+from ift_scale.report.html import absent, figure, folded, interval, joined, legend, name_of, paragraph, table
+from ift_scale.report.run import PAGE, render
+from ift_scale.report.sections.appendix import downloads
+from ift_scale.report.sections.differences import pair
+from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
+
+FOLDER = "report"
+COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
+TABLES = ("settings", "comparisons", "best_ratio", "correlation")
+_MISSING = "this variant has no such settings, or the value is not defined there: see its own report."
+
+
+def run(study: Config, variants: Mapping[str, Config]) -> Path:
+    """Write the study's report folder from those of its variants, which are finished; returns the page."""
+    folder = Path(study.output_dir) / FOLDER
+    found = {name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES} for name, c in variants.items()}
+    with artifacts.atomic_folder(folder) as temporary:
+        for name in TABLES:
+            whole = [tables[name].assign(variant=variant) for variant, tables in found.items() if len(tables[name])]
+            if whole:
+                rows = pd.concat(whole)
+                rows[["variant", *(c for c in rows if c != "variant")]].to_csv(temporary / f"{name}.csv", index=False)
+        files = sorted(path.name for path in temporary.iterdir())
+        (temporary / PAGE).write_text(page(study, variants, found, files), encoding="utf-8")
+    return folder / PAGE
+
+
+def page(study: Config, variants: Mapping[str, Config], found: Mapping[str, Mapping[str, pd.DataFrame]], files: list[str]) -> str:
+    level = f"{study.analyse.confidence_level * 100:g}%"
+    sections = [("variants", "The variants", _variants(study, variants)), *_tables(found, level)]
+    sections.append(("downloads", "The same numbers as files", downloads(files)))
+    title = Path(study.output_dir).name
+    return render(title, f"{title}: {len(variants)} variants of a study of {study.model.path}", sections)
+
+
+def changes(study: Config, variant: Config) -> list[str]:
+    """The settings of a variant that are not the study's own, as `section.name: value`."""
+    base, own = _flat(study.model_dump()), _flat(variant.model_dump())
+    return [f"{key}: {value}" for key, value in own.items() if base.get(key) != value and key != "output_dir"]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
+    items = []
+    for name, config in variants.items():
+        link = os.path.relpath(Path(config.output_dir) / FOLDER / PAGE, Path(study.output_dir) / FOLDER)
+        told = "; ".join(changes(study, config)) or "the study's own settings"
+        items.append(Markup('<li><a href="{}">{}</a>: {}</li>').format(link, name, told))
+    sizes = [_sizes(name, Path(config.output_dir)) for name, config in variants.items()]
+    shown = (
+        table(sizes, "Questions in each set", "this variant has no sets of that domain.") if any(len(s) > 1 for s in sizes) else ""
+    )
+    text = (
+        "What differs between the variants are these settings. Each has a report of its own. Where sets have other sizes, their "
+        "arms are trained for other numbers of steps, so a setting is compared with the others of its variant."
+    )
+    return joined([paragraph(text), Markup("<ul>{}</ul>").format(joined(items)), shown])
+
+
+def _sizes(name: str, folder: Path) -> dict[str, Any]:
+    manifest = artifacts.read_manifest(folder / "construct")
+    counts = manifest.counts if manifest is not None else {}
+    sizes = {key.removesuffix("/set_size"): f"{value:,.0f}" for key, value in counts.items() if key.endswith("/set_size")}
+    return {"variant": name} | sizes
+
+
+def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list[tuple[str, str, Markup]]:
+    tables = (
+        ("accuracy", "Accuracy", "settings", f"Accuracy in percent with {level} intervals", _accuracy),
+        ("differences", "Differences between settings", "comparisons", f"Percentage points with {level} intervals", _difference),
+        (
+            "ratios",
+            "The best mixture against ratio 1",
+            "best_ratio",
+            f"Best ratio, and the best below 1 against ratio 1: points with {level} intervals",
+            _best,
+        ),
+        ("correlation", "Consistency and KL against accuracy", "correlation", f"Partial rank correlation, {level} intervals", _rho),
+    )
+    out = []
+    for id, title, name, caption, cells in tables:
+        rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        for variant, of_variant in found.items():
+            whole = of_variant[name] if name == "correlation" else overall(of_variant[name])
+            for row in whole.to_dict("records"):
+                names, value = cells(row)
+                rows.setdefault(tuple(names.values()), dict(names))[variant] = value
+        if rows:
+            filled = [row | {variant: row.get(variant) for variant in found} for row in rows.values()]
+            shown = folded(filled, caption, _MISSING, heads=len(names), most=40)
+            drawn = _forests(found, level) if name == "comparisons" else ""
+            out.append((id, title, joined([drawn, shown])))
+    return out
+
+
+def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Markup:
+    """A panel a group, a line a pair, a point a variant."""
+    tables = {variant: overall(of_variant["comparisons"]) for variant, of_variant in found.items()}
+    every = pd.concat(tables.values())
+    color = {variant: COLORS[i % len(COLORS)] for i, variant in enumerate(tables)}
+    low, high = limits([*every.difference_low, *every.difference_high, 0.0])
+    panels = []
+    for group in dict.fromkeys(every.group):
+        pairs = list(dict.fromkeys(pair(row) for row in every[every.group == group].to_dict("records")))
+        axis = Axis(low, high, "difference of accuracy", percent=True)
+        chart = Chart(axis, down(pairs), f"Differences on {group} by variant", height=(10 + 12 * len(tables)) * len(pairs) + 62)
+        chart.upright(0)
+        for number, (variant, rows) in enumerate(tables.items()):
+            for row in rows[rows.group == group].to_dict("records"):
+                place = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
+                chart.span(place, row["difference_low"], row["difference_high"], color[variant])
+                chart.point(row["difference"], place, color[variant], SHAPES[number % len(SHAPES)], 3.4)
+        panels.append((group, chart.svg()))
+    caption = f"Mean and {level} interval; to the right of the dashed line the first setting is better."
+    return figure(panels, caption, legend((color[variant], variant) for variant in tables))
+
+
+Cells = tuple[dict[str, str], str]
+
+
+def _accuracy(row: dict[str, Any]) -> Cells:
+    return {"setting": name_of(row["setting"]), "group": row["group"]}, interval(row, "accuracy")
+
+
+def _difference(row: dict[str, Any]) -> Cells:
+    return {"difference of": pair(row), "group": row["group"]}, interval(row, "difference", sign=True)
+
+
+def _best(row: dict[str, Any]) -> Cells:
+    told = f"best {row['best_ratio']:g}"
+    if not absent(row["difference"]):
+        told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
+    return {"group": row["group"]}, told
+
+
+def _rho(row: dict[str, Any]) -> Cells:
+    return {"measure": row["measure"], "group": row["group"]}, interval(row, "rho", share=False, sign=True, ends=("low", "high"))
