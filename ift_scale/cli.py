@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -202,17 +202,22 @@ def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int
     several = ranks is not None and ranks.world_size > 1
     meeting = meet(ranks) if several else None
     resolved = resolved_yaml(settings)
-    if meeting is not None:
-        meeting.check(artifacts.digest_of([resolved, part]))
     own_part = None if part is None else Part(*part)
     pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
-    if not pipeline.leads:
-        yield pipeline
-        return
-    with artifacts.locked(pipeline.root, shared=part is not None):
-        if not several and part is None:  # else others may be writing already
-            artifacts.remove_incomplete(pipeline.root)
-        artifacts.write_text(pipeline.root / "config.yaml", resolved)
+    if meeting is not None:
+        meeting.check(artifacts.digest_of([resolved, part]), pipeline.root)
+        if not pipeline.leads:
+            meeting.hear()  # that rank 0 holds the folder
+            yield pipeline
+            return
+    with ExitStack() as held:
+        with meeting.leading() if meeting is not None else nullcontext():
+            held.enter_context(artifacts.locked(pipeline.root, shared=part is not None))
+            if not several and part is None:  # else others may be writing already
+                artifacts.remove_incomplete(pipeline.root)
+            artifacts.write_text(pipeline.root / "config.yaml", resolved)
+        if meeting is not None:
+            meeting.tell("")
         yield pipeline
 
 

@@ -69,6 +69,7 @@ def settle(ranks: Ranks) -> tuple[str, int]:
     found = os.environ
     if "MASTER_ADDR" not in found:
         found["MASTER_ADDR"] = _first_node() if ranks.world_size > 1 else "127.0.0.1"
+    _check_address(found["MASTER_ADDR"])
     if "MASTER_PORT" not in found:
         found["MASTER_PORT"] = str(_slurm_port() if "SLURM_JOB_ID" in found else free_port())
     found["RANK"], found["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
@@ -85,7 +86,7 @@ def _slurm_port() -> int:
 def _first_node() -> str:
     """Name of the node of rank 0, by srun's node list."""
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
-    remedy = "Export MASTER_ADDR (the host of rank 0) and MASTER_PORT before the ranks start, as launch/slurm.sh does"
+    remedy = "Export MASTER_ADDR (the host of rank 0) before the ranks start, as launch/slurm.sh does"
     if not nodes:
         raise EnvironmentProblem(f"MASTER_ADDR is not set, and there is no node list of SLURM's. {remedy}.")
     try:
@@ -97,14 +98,19 @@ def _first_node() -> str:
     names = done.stdout.split()
     if done.returncode or not names:
         raise EnvironmentProblem(f"scontrol cannot spell out the node list {nodes}: {done.stderr.strip()}. {remedy}.")
-    try:
-        socket.getaddrinfo(names[0], None)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"the first node of the job's list {nodes}, {names[0]}, has no address that {socket.gethostname()} can find "
-            f"({error.strerror}). {remedy}."
-        ) from None
     return names[0]
+
+
+def _check_address(host: str) -> None:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+        of = f" (of the job's nodes {nodes})" if nodes else ""
+        raise EnvironmentProblem(
+            f"{host}{of}, where the ranks shall meet, has no address that {socket.gethostname()} can find ({error.strerror}). "
+            "Export MASTER_ADDR, an address of the node of rank 0, before the ranks start (in IFT_SCALE_SETUP for launch/)."
+        ) from None
 
 
 def visible_devices() -> tuple[str, ...]:

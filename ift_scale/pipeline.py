@@ -304,7 +304,7 @@ class Pipeline:
             return True
 
     def evaluate(self) -> None:
-        with self._claims("evaluate", self.evaluate_tasks(self._arms_of_part())) as tasks:
+        with self._claims("evaluate", self.evaluate_tasks(self._arms_to_evaluate())) as tasks:
             pending = self._pending("evaluate", tasks)
             if not pending:
                 return
@@ -314,6 +314,16 @@ class Pipeline:
                 work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
                 evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
             say(f"evaluate: {len(pending)} arms, {total} questions")
+
+    def _arms_to_evaluate(self) -> list[Arm]:
+        """Of a part, the arms that are trained: others may be in the hands of another command."""
+        arms = self._arms_of_part()
+        if self.part is None:
+            return arms
+        trained = [arm for arm in arms if read_manifest(self.folder("train") / arm.name) is not None]
+        if len(trained) < len(arms):
+            say(f"evaluate: {len(arms) - len(trained)} arms of this part are not trained yet, and are left out")
+        return trained
 
     @contextmanager
     def _claims(self, stage: str, tasks: list[ArmTask]) -> Iterator[list[ArmTask]]:

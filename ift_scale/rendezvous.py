@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ift_scale import artifacts, distributed
@@ -29,29 +29,45 @@ JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 BEAT_SECONDS = 2.0
 MISSED_BEATS = 20
 """A rank not heard of for so many looks is lost. Looks rather than seconds: a job that was suspended as a whole goes on."""
-_SCRATCH_BYTES = 256 << 20
+_FREE_BYTES = 256 << 20
 _SHORTEST_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rank tells the others of itself: bytes free in its node's scratch folder, a digest of what it was asked to do."""
+    """What a rank tells of itself; `asked` is a digest of what it was asked to do."""
 
     rank: int
     host: str
     local_size: int
-    devices: int
+    devices: tuple[str, ...]
+    """UUIDs of the GPUs that torch can use here."""
+    broken: int
+    """GPUs that are visible here although torch can use none."""
     versions: dict[str, str]
-    scratch: str
-    scratch_free: int
+    free: dict[str, int]
+    """Bytes free in the folders that ranks write to."""
     asked: str
 
 
-def facts_here(ranks: Ranks, asked: str) -> Facts:
-    scratch = tempfile.gettempdir()
-    free = shutil.disk_usage(scratch).free
-    devices = len(distributed.visible_devices())
-    return Facts(ranks.rank, socket.gethostname(), ranks.local_size, devices, artifacts.package_versions(), scratch, free, asked)
+def facts_here(ranks: Ranks, asked: str, output: Path) -> Facts:
+    """`output`: the run's folder, which may have to be made yet."""
+    import torch
+
+    output = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+
+    devices = tuple(str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count()))
+    broken = 0 if devices else len(distributed.visible_devices())
+    free = {str(folder): _free_bytes(folder) for folder in (Path(os.environ.get("TMPDIR", "/tmp")), output)}
+    return Facts(ranks.rank, socket.gethostname(), ranks.local_size, devices, broken, artifacts.package_versions(), free, asked)
+
+
+def _free_bytes(folder: Path) -> int:
+    """0 where nothing can be written."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def problems(found: Sequence[Facts]) -> list[str]:
@@ -61,24 +77,36 @@ def problems(found: Sequence[Facts]) -> list[str]:
         hosts = _hosts_by((facts.versions.get(package, "not installed"), facts.host) for facts in found)
         if len(hosts) > 1:
             told.append(f"{package} is not the same everywhere: {_listed(hosts)}. Install the same lock file on all nodes.")
-    with_gpu = [facts for facts in found if facts.devices]
-    without = sorted({facts.host for facts in found if not facts.devices})
-    if with_gpu and without:
+    told += _gpu_problems(found)
+    if len(asked := _hosts_by((facts.asked[:8], facts.host) for facts in found)) > 1:
+        told.append(f"the ranks read different configurations: {_listed(asked)}. All nodes must see the same files.")
+    for host, folder, free in sorted({(facts.host, *item) for facts in found for item in facts.free.items()}):
+        if free < _FREE_BYTES:
+            told.append(
+                f"{host}: {folder} has {free >> 20} MiB free and {_FREE_BYTES >> 20} are needed. Free some space there, or set "
+                "TMPDIR (scratch) or output_dir to another folder."
+            )
+    return told
+
+
+def _gpu_problems(found: Sequence[Facts]) -> list[str]:
+    told = []
+    hosts: dict[str, list[Facts]] = defaultdict(list)
+    for facts in found:
+        hosts[facts.host].append(facts)
+    broken = [host for host, there in sorted(hosts.items()) if any(facts.broken for facts in there)]
+    if broken:
+        told.append(f"torch can use no GPU on {', '.join(broken)}, although there are some. Look at nvidia-smi there.")
+    without = [host for host, there in sorted(hosts.items()) if host not in broken and not any(facts.devices for facts in there)]
+    if without and len(without) < len(hosts):
         told.append(
             f"no GPU is visible on {', '.join(without)}, and the other nodes have some. Look at nvidia-smi and at "
             "CUDA_VISIBLE_DEVICES there, or leave the node out."
         )
-    for host, size, devices in sorted({(facts.host, facts.local_size, facts.devices) for facts in with_gpu}):
-        if 1 < devices < size:  # one each: the launcher shows each rank its own
-            told.append(f"{host} has {size} ranks and {devices} visible GPUs. Start as many ranks as there are GPUs.")
-    if len(asked := _hosts_by((facts.asked[:8], facts.host) for facts in found)) > 1:
-        told.append(f"the ranks read different configurations: {_listed(asked)}. All nodes must see the same files.")
-    full = {facts.host: facts for facts in found if facts.scratch_free < _SCRATCH_BYTES}
-    for host, facts in sorted(full.items()):
-        told.append(
-            f"{host}: the scratch folder {facts.scratch} has {facts.scratch_free >> 20} MiB free and {_SCRATCH_BYTES >> 20} are "
-            "needed. Free some space there, or set TMPDIR to another folder."
-        )
+    for host, there in sorted(hosts.items()):
+        devices = {device for facts in there for device in facts.devices}
+        if devices and len(devices) < there[0].local_size:
+            told.append(f"{host} has {there[0].local_size} ranks and {len(devices)} GPUs. Start as many ranks as there are GPUs.")
     return told
 
 
@@ -97,7 +125,9 @@ def _listed(hosts: dict[str, list[str]]) -> str:
 def _prefixed(name: str, store: Any) -> Any:
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    return PrefixStore(f"ift-scale/{name}", store)
+    # Jobs that met at one port by chance do not hear each other.
+    launch = ".".join(os.environ.get(part, "") for part in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    return PrefixStore(f"ift-scale/{launch}/{name}", store)
 
 
 class Refused(SystemExit):
@@ -138,10 +168,10 @@ class Meeting:
                 f"({str(error).splitlines()[0]}). Look whether rank 0 has started, and whether the nodes reach each other there."
             ) from None
 
-    def check(self, asked: str) -> None:
+    def check(self, asked: str, output: Path) -> None:
         """Tell rank 0 about this rank. EnvironmentProblem on rank 0, with all that is wrong; Refused on the others."""
-        mine = facts_here(self.ranks, asked)
-        self._own.set(f"facts/{self.ranks.rank}", json.dumps(asdict(mine)))
+        mine = facts_here(self.ranks, asked, output)
+        self._own.set(f"facts/{self._told}/{self.ranks.rank}", json.dumps(asdict(mine)))
         if not self.ranks.leads:
             self.hear()
             return
@@ -152,11 +182,11 @@ class Meeting:
         self.tell("")
 
     def _gathered(self) -> list[Facts]:
-        names = [f"facts/{rank}" for rank in range(self.ranks.world_size)]
+        names = [f"facts/{self._told}/{rank}" for rank in range(self.ranks.world_size)]
         deadline = time.monotonic() + JOIN_SECONDS
         while missing := [name for name in names if not self._own.check([name])]:
             if time.monotonic() > deadline:
-                ranks = ", ".join(name.removeprefix("facts/") for name in missing[:20])
+                ranks = ", ".join(name.rpartition("/")[2] for name in missing[:20])
                 raise EnvironmentProblem(
                     f"of {self.ranks.world_size} ranks {len(missing)} have not come within {JOIN_SECONDS:.0f} s: {ranks}. Look at "
                     "their nodes; IFT_SCALE_JOIN_SECONDS sets how long they are waited for."
@@ -207,7 +237,8 @@ def meet(ranks: Ranks) -> Meeting:
 class Watch:
     """A thread that ends this process when another rank has failed or gone: in NCCL or gloo it would wait for that one.
 
-    `lost(rank, message)` is called on rank 0, once, for a rank that was not heard of any more. Rank 0 gone is seen by all.
+    `lost(rank, message)` is called on rank 0, once, for a rank that was not heard of any more. Rank 0 gone is seen by all, and
+    where its node is silent (no power), by a second thread that misses the answers to the first.
     """
 
     def __init__(self, meeting: Meeting, lost: Callable[[int, str], None], leave: Callable[[int], None] = os._exit):
@@ -216,8 +247,11 @@ class Watch:
         self._closed = threading.Event()
         self._silent: Counter[int] = Counter()
         self._heard: dict[int, bytes] = {}
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._unanswered = 0
+        self._store.set(str(self._ranks.rank), "0")
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._run, self._miss_answers)]
+        for thread in self._threads:
+            thread.start()
 
     @staticmethod
     def _own_connection(meeting: Meeting) -> Any:
@@ -240,7 +274,8 @@ class Watch:
     def close(self) -> None:
         """Stop watching: this rank is about to leave with its work done."""
         self._closed.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         beat = 0
@@ -252,16 +287,25 @@ class Watch:
                     self._end(self._store.get("failed").decode())
                 elif self._ranks.leads:
                     self._look()
+                self._unanswered = 0
             except RuntimeError:
                 self._end("rank 0 or its node has gone")
+
+    def _miss_answers(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            self._unanswered += 1
+            if self._unanswered >= MISSED_BEATS:
+                self._end(f"rank 0's node has not answered for {MISSED_BEATS * BEAT_SECONDS:.0f} s")
 
     def _look(self) -> None:
         for rank in range(1, self._ranks.world_size):
             heard = self._store.get(str(rank)) if self._store.check([str(rank)]) else b""
             self._silent[rank] = self._silent[rank] + 1 if heard == self._heard.get(rank, b"") else 0
             self._heard[rank] = heard
-            if self._silent[rank] >= MISSED_BEATS:
-                message = f"has not been heard of for {MISSED_BEATS * BEAT_SECONDS:.0f} s: it was killed, or its node is gone"
+            # One that has never been heard of may still import what others have in their node's cache.
+            patience = MISSED_BEATS if heard else JOIN_SECONDS / BEAT_SECONDS
+            if self._silent[rank] >= patience:
+                message = f"has not been heard of for {patience * BEAT_SECONDS:.0f} s: it was killed, or its node is gone"
                 self._lost(rank, message)
                 self._store.set("failed", f"rank {rank} {message}")
                 return

@@ -104,11 +104,17 @@ def submit(config: Config, path: Path, arguments: Sequence[str], dry_run: bool) 
     """Write the jobs' scripts into the run's folder and submit them; `arguments` follow the configuration on each command line."""
     home = LAUNCH.parent.resolve()
     if not LAUNCH.is_dir():
-        raise EnvironmentProblem(f"{LAUNCH} is missing: submit from a checkout of the project, which all nodes see")
+        raise EnvironmentProblem(
+            f"{LAUNCH} is missing: jobs need the project's checkout, on all nodes; install it by `pip install --no-deps -e .`"
+        )
     root = Path(config.output_dir).resolve()
     if not dry_run:
         check_partition(config.cluster)
-    environment = os.environ | {"IFT_SCALE_HOME": str(home)}
+    # A job that submits jobs must not hand its own size on to them.
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_")) or name == "SLURM_CONF"
+    }
+    environment = inherited | {"IFT_SCALE_HOME": str(home)}
     ids: dict[str, str] = {}
     for job in jobs(config):
         script, text = root / "slurm" / f"{job.name}.sbatch", script_text(job, root / "logs")

@@ -115,7 +115,12 @@ def _settle(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> tuple
 
 
 def test_the_launchers_place_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _settle(monkeypatch, {"MASTER_ADDR": "node-01", "MASTER_PORT": "1234"}) == ("node-01", 1234)
+    assert _settle(monkeypatch, {"MASTER_ADDR": "127.0.0.2", "MASTER_PORT": "1234"}) == ("127.0.0.2", 1234)
+
+
+def test_a_place_that_has_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"nowhere.invalid, where the ranks shall meet, has no address"):
+        _settle(monkeypatch, {"MASTER_ADDR": "nowhere.invalid"})
 
 
 def test_sruns_ranks_meet_at_the_first_node_by_a_port_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -132,7 +137,11 @@ def test_sruns_ranks_meet_at_the_first_node_by_a_port_of_the_job(monkeypatch: py
 @pytest.mark.parametrize(
     ("script", "nodes", "said"),
     [
-        ("echo nowhere.invalid", "n[1-2]", r"the first node of the job's list n\[1-2\], nowhere.invalid, has no address"),
+        (
+            "echo nowhere.invalid",
+            "n[1-2]",
+            r"nowhere.invalid \(of the job's nodes n\[1-2\]\), where the ranks shall meet, has no address",
+        ),
         ("echo Invalid hostlist >&2; exit 1", "n[1", r"scontrol cannot spell out the node list n\[1: Invalid hostlist"),
         (None, "n1", "scontrol, which spells out the node list n1, does not run here"),
         (None, "", "MASTER_ADDR is not set, and there is no node list"),

@@ -15,10 +15,10 @@ from ift_scale.rendezvous import Facts, problems
 def _facts(rank: int, host: str, **changes: object) -> Facts:
     known = {
         "local_size": 8,
-        "devices": 8,
+        "devices": tuple(f"{host}-gpu{number}" for number in range(8)),
+        "broken": 0,
         "versions": {"torch": "2.11.0"},
-        "scratch": "/tmp",
-        "scratch_free": 1 << 40,
+        "free": {"/tmp": 1 << 40},
         "asked": "a",
     }
     return Facts(rank=rank, host=host, **(known | changes))  # type: ignore[arg-type]
@@ -30,11 +30,12 @@ def _facts(rank: int, host: str, **changes: object) -> Facts:
         ({}, None),
         ({"versions": {"torch": "2.10.0"}}, "torch is not the same everywhere: 2.10.0 on n2; 2.11.0 on n1"),
         ({"versions": {}}, "torch is not the same everywhere: 2.11.0 on n1; not installed on n2"),
-        ({"devices": 0}, "no GPU is visible on n2, and the other nodes have some"),
-        ({"devices": 4}, "n2 has 8 ranks and 4 visible GPUs"),
-        ({"devices": 1}, None),  # the launcher shows each rank its own
+        ({"devices": ()}, "no GPU is visible on n2, and the other nodes have some"),
+        ({"devices": (), "broken": 8}, "torch can use no GPU on n2, although there are some"),
+        ({"devices": ("a", "b", "c", "d")}, "n2 has 8 ranks and 4 GPUs"),
+        ({"devices": ("a",)}, "n2 has 8 ranks and 1 GPUs"),
         ({"asked": "b"}, "the ranks read different configurations: a on n1; b on n2"),
-        ({"scratch_free": 1 << 20}, "n2: the scratch folder /tmp has 1 MiB free and 256 are needed"),
+        ({"free": {"/tmp": 1 << 20, "/run": 1 << 40}}, "n2: /tmp has 1 MiB free and 256 are needed"),
     ],
 )
 def test_ranks_that_cannot_work_together(changes: dict[str, object], said: str | None) -> None:
@@ -43,8 +44,12 @@ def test_ranks_that_cannot_work_together(changes: dict[str, object], said: str |
     assert (told == []) if said is None else (len(told) == 1 and said in told[0])
 
 
+def test_ranks_that_are_shown_their_own_gpus_each() -> None:
+    assert not problems([_facts(rank, "n1", local_size=4, devices=(f"a{rank}", f"b{rank}")) for rank in range(4)])
+
+
 def test_every_problem_is_told_at_once() -> None:
-    found = [_facts(0, "n1"), _facts(1, "n2", devices=0, versions={"torch": "1"}, asked="b", scratch_free=0)]
+    found = [_facts(0, "n1"), _facts(1, "n2", devices=(), versions={"torch": "1"}, asked="b", free={"/tmp": 0})]
     assert len(problems(found)) == 4
 
 
@@ -53,6 +58,7 @@ import os, sys, time
 os.environ.update({environment})
 for stream in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+from pathlib import Path
 from ift_scale import rendezvous
 from ift_scale.distributed import from_environment
 from ift_scale.errors import IFTScaleError
@@ -104,7 +110,7 @@ def _end(started: list[Started], seconds: float = 60) -> list[tuple[int | None, 
 
 
 def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) -> None:
-    ended = _end(_start(tmp_path, 'rendezvous.meet(ranks).check(str(ranks.rank))\nprint("went on")', 3))
+    ended = _end(_start(tmp_path, 'rendezvous.meet(ranks).check(str(ranks.rank), Path("/tmp"))\nprint("went on")', 3))
     assert [code for code, _ in ended] == [3, 3, 3]
     assert "the ranks read different configurations" in ended[0][1] and ended[0][1].count("Error") == 1
     assert [said for _, said in ended[1:]] == ["", ""]
@@ -113,7 +119,7 @@ def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) 
 def test_rank_0_tells_the_others_its_words_in_order(tmp_path: Path) -> None:
     body = """
 meeting = rendezvous.meet(ranks)
-meeting.check("same")
+meeting.check("same", Path("/tmp"))
 if ranks.leads:
     time.sleep(0.3)
     meeting.tell("one")
@@ -125,8 +131,22 @@ else:
     assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
 
 
+def test_a_second_check_waits_for_ranks_that_come_late(tmp_path: Path) -> None:
+    """As of a study's second variant."""
+    body = """
+meeting = rendezvous.meet(ranks)
+meeting.check("one", Path("/tmp"))
+time.sleep(ranks.rank)
+meeting.check("two", Path("/tmp"))
+if ranks.leads:
+    time.sleep(1)
+print("went on")
+"""
+    assert _end(_start(tmp_path, body, 2)) == [(0, "went on\n"), (0, "went on\n")]
+
+
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
-    ended = _end(_start(tmp_path, 'rendezvous.meet(ranks).check("")', 3, ranks=[0, 2]))
+    ended = _end(_start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 3, ranks=[0, 2]))
     assert [code for code, _ in ended] == [3, 3]
     assert "of 3 ranks 1 have not come within 4 s: 1." in ended[0][1]
 
@@ -136,13 +156,13 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ((code, said),) = _end(_start(tmp_path, 'rendezvous.meet(ranks).check("")', 1, port=port))
+        ((code, said),) = _end(_start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 1, port=port))
     assert code == 3 and f"127.0.0.1:{port}: another program has this port. Set MASTER_PORT" in said
 
 
 WATCHED = """
 meeting = rendezvous.meet(ranks)
-meeting.check("")
+meeting.check("", Path("/tmp"))
 watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
 print("watching", flush=True)
 """
@@ -166,6 +186,22 @@ def test_a_killed_rank_is_missed(tmp_path: Path, victim: int, said: str) -> None
     ended = _end(others, seconds=30)
     assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 20
     assert all(said in told for _, told in ended)
+
+
+def test_a_rank_that_has_not_begun_to_watch_is_waited_for(tmp_path: Path) -> None:
+    body = """
+meeting = rendezvous.meet(ranks)
+meeting.check("", Path("/tmp"))
+time.sleep(3 * ranks.rank)  # longer than a silent rank is given, shorter than all ranks are to come
+watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
+meeting.store.set(f"there{ranks.rank}", "")
+meeting.store.wait(["there0", "there1"])
+watch.close()
+if ranks.leads:
+    time.sleep(1)
+print("done", flush=True)
+"""
+    assert _end(_start(tmp_path, body, 2)) == [(0, "done\n"), (0, "done\n")]
 
 
 def test_a_watch_that_is_closed_ends_nobody(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     serve(Connection(int(sys.argv[1])))
     # vLLM's threads can keep an interpreter alive at exit, and there is nothing left to save.

@@ -5,6 +5,7 @@ The ranks agree through a group of their own on the host (gloo), so that no devi
 
 import signal
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,16 +26,21 @@ class Interrupted(Stopped):
 
 @dataclass
 class Control:
-    """`stop_file`: made by whoever supervises the ranks when they shall save and end."""
+    """`stop_file`: made by whoever supervises the ranks when they shall save and end. `timeout` of waiting for each other."""
 
     stop_file: Path | None
-    group: Any = None
+    timeout: timedelta
+    group: Any = field(default=None, init=False)
     _signalled: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.group = dist.new_group(backend="gloo")
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._signal)
+        self.group = dist.new_group(backend="gloo", timeout=self.timeout)
+        self._before = {number: signal.signal(number, self._signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def close(self) -> None:
+        """Leave signals to who had them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 
 from ift_scale import distributed
-from ift_scale.artifacts import write_text
 from ift_scale.config import Config, impossible_combinations
 from ift_scale.distributed import Ranks
 from ift_scale.errors import ConfigError, DataError, EnvironmentProblem, Place
@@ -19,6 +18,8 @@ _HANDED_ON = (
     "GLOO_", "HF_", "IFT_SCALE_", "TORCH_", "TRITON_", "WANDB_", "MLFLOW_", "DEEPSPEED_TIMEOUT", "DS_ACCELERATOR",
     "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "LD_LIBRARY_PATH",
 )  # fmt: skip
+
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD")  # DeepSpeed writes what it hands on into a command line that all can see
 
 
 def read(path: Path) -> dict[str, int]:
@@ -82,10 +83,17 @@ def is_here(host: str) -> bool:
 
 
 def write_environment(path: Path, changes: dict[str, str]) -> None:
-    """A file of variables for DeepSpeed to export on every host (DS_ENV_FILE): the user's own, and what ranks need of ours."""
+    """A file of variables for DeepSpeed to export on every host (DS_ENV_FILE): the user's own, and what ranks need of ours.
+
+    Secrets among ours are left out; who wants them on the other hosts has them in ~/.deepspeed_env.
+    """
     own = Path.home() / ".deepspeed_env"
     lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
-    ours = {name: value for name, value in (os.environ | changes).items() if name.startswith(_HANDED_ON)}
+    ours = {
+        name: value for name, value in (os.environ | changes).items() if name.startswith(_HANDED_ON) and not _SECRET.search(name)
+    }
     named = {line.split("=", 1)[0] for line in lines}
     lines += [f"{name}={shlex.quote(value)}" for name, value in sorted(ours.items()) if name not in named and "\n" not in value]
-    write_text(path, "".join(line + "\n" for line in lines if line.strip()))
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+        file.write("".join(line + "\n" for line in lines if line.strip()))

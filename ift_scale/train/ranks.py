@@ -158,11 +158,11 @@ def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
     ranks, watch, stopped = meeting.ranks, None, None
     try:
         joining = time.monotonic()
-        device = join(meeting)
         watch = Watch(meeting, events.failed)
+        device = join(meeting)
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - joining, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path)
-        control = Control(Path(work.stop_file) if work.stop_file else None)
+        control = Control(Path(work.stop_file) if work.stop_file else None, COLLECTIVE_TIMEOUT)
         work = work.model_copy(update={"train": settled(work, ranks, device, control)})
         group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
         try:
@@ -171,6 +171,7 @@ def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
             stopped = error
         control.barrier()  # nobody leaves while another may still look whether he is there
         watch.close()
+        control.close()
     except BaseException as error:
         end(error, ranks, events, watch)
     if stopped is not None:
@@ -204,7 +205,7 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
     events = job.Events(events_path, writes=ranks.leads)
     try:
         meeting = meet(ranks)
-        meeting.check(artifacts.file_digest(job_path))
+        meeting.check(artifacts.file_digest(job_path), job_path.parent)
         serve(job.read(job_path), meeting, events)
     except Interrupted:
         sys.stdout.flush()

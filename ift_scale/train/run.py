@@ -77,7 +77,7 @@ def run(
         if meeting is None:
             _launch(config, job_path, events, stop_file, log, told)
         else:
-            meeting.tell(json.dumps([str(job_path.resolve()), str(events.resolve())]))
+            meeting.tell(json.dumps([work.model_dump_json(), str(events.resolve())]))
             _serve(work, meeting, job.Events(events, show=told.show))
     finally:
         stop_file.unlink(missing_ok=True)
@@ -156,8 +156,8 @@ def follow(meeting: Meeting) -> None:
     """On all ranks but the first: wait until it has made the job, and work on it together."""
     word = meeting.hear()
     if word:
-        job_path, events = map(Path, json.loads(word))
-        _serve(job.read(job_path), meeting, job.Events(events, writes=False))
+        work, events = json.loads(word)
+        _serve(job.Job.model_validate_json(work), meeting, job.Events(Path(events), writes=False))
 
 
 def _serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,11 @@ class Slurm:
                  {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "log-file": "munge.log",
                   "seed-file": "munge.seed"}.items()]  # fmt: skip
         self._daemon("munged", "--foreground", "--force", *munge)
-        _until(lambda: (self.folder / "munge.socket").exists(), 20, "munge did not start")
+        until(lambda: (self.folder / "munge.socket").exists(), 20, "munge did not start")
         self._daemon("slurmctld", "-D", "-i", "-f", str(self.folder / "slurm.conf"))
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
-        _until(lambda: self("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"], 60, "the nodes are not idle")
+        until(lambda: self("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"], 60, "the nodes are not idle")
         return self
 
     def _daemon(self, name: str, *arguments: str) -> None:
@@ -111,7 +112,7 @@ class Slurm:
     def wait(self, job: str, seconds: float = 240) -> dict[str, str]:
         """Wait until the job has ended (not merely been requeued)."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        _until(lambda: self.show(job)["JobState"] in ended, seconds, lambda: f"job {job} goes on: {self.show(job)}")
+        until(lambda: self.show(job)["JobState"] in ended, seconds, lambda: f"job {job} goes on: {self.show(job)}")
         return self.show(job)
 
     def close(self) -> None:
@@ -125,7 +126,8 @@ class Slurm:
                 daemon.kill()
 
 
-def _until(holds: Any, seconds: float, problem: Any) -> None:
+def until(holds: Callable[[], bool], seconds: float, problem: str | Callable[[], str]) -> None:
+    """Wait for it; AssertionError with the problem where it does not come."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, problem() if callable(problem) else problem

@@ -48,9 +48,9 @@ def weights(folder: Path, arm: str) -> dict[str, torch.Tensor]:
     return load_file(folder / "train" / arm / "model" / "model.safetensors")
 
 
-def wait_for_step(folder: Path, arm: str, step: int) -> None:
+def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
     """Until the launch that goes on now has told of this step of the arm."""
-    events, deadline = folder / "logs" / "train-events.jsonl", time.monotonic() + 180
+    events, deadline = folder / "logs" / f"train{part}-events.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline:
         told = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")] if events.exists() else []
         begun = [number for number, event in enumerate(told) if event["event"] == "arm" and event["name"] == arm]

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from tests.launch.slurm import DAEMONS, Slurm
+from tests.launch.slurm import DAEMONS, Slurm, until
 from tests.launch.small import ARMS, LONG, ROOT, arguments, command, losses, processes, run, wait_for_step, weights
 
 pytestmark = pytest.mark.engine
@@ -47,13 +47,6 @@ def _log(folder: Path, script: str) -> str:
     return (folder.parent / f"ift-{script}.log").read_text()
 
 
-def test_probing_over_two_nodes_gives_the_file_of_one_process(slurm: Slurm, probed: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    ended = slurm.wait(_submit(slurm, "probe.sbatch", 2, folder))
-    assert ended["JobState"] == "COMPLETED", _log(folder, "probe")
-    assert (folder / "probe" / "probe.parquet").read_bytes() == (probed / "probe" / "probe.parquet").read_bytes()
-
-
 def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(slurm: Slurm, trained: Path, copy: Path) -> None:
     job = _submit(slurm, "train.sbatch", 2, copy, LONG)
     wait_for_step(copy, ARMS[0], 15)
@@ -83,19 +76,41 @@ def test_a_job_that_lost_a_node_goes_on_with_the_other(slurm: Slurm, trained: Pa
 
 
 def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(slurm: Slurm, tmp_path: Path) -> None:
+    """The array's last task, which has the array's number, is interrupted and requeued; what depends on it waits."""
     folder = tmp_path / "run"
     sizes = ("cluster.gpus_per_node=0", "cluster.nodes=1", "cluster.cpus_per_rank=1", "cluster.sweep=2", "cluster.partition=main")
-    done = slurm(*command("submit", folder, *sizes), env=_environment(slurm), cwd=ROOT)
+    two_a_node = ("cluster.ranks_per_node=2", LONG)
+    done = slurm(*command("submit", folder, *sizes, *two_a_node), env=_environment(slurm), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     ids = dict(re.findall(r"(\w+): job (\d+)", done.stdout))
     assert list(ids) == ["questions", "probe", "sets", "sweep", "report"]
+    wait_for_step(folder, ARMS[1], 15, part="-part1of2")
+    slurm("scancel", "--batch", "--signal=USR1", f"{ids['sweep']}_1")
     told = slurm.wait(ids["report"], 400)
     logs = {path.name: path.read_text() for path in (folder / "logs").glob("ift-*.log")}
     assert told["JobState"] == "COMPLETED", logs
     assert (folder / "report" / "index.html").is_file()
     for task, arm in enumerate(ARMS):
-        assert "train: 1 arms" in logs[f"ift-sweep-{ids['sweep']}_{task}.log"]
-        assert f'"name": "{arm}"' in (folder / "logs" / f"train-part{task}of2-events.jsonl").read_text()
+        assert len(losses(folder, arm)) == 60
+        log = logs[f"ift-sweep-{ids['sweep']}_{task}.log"]
+        assert "train: 1 arms" in log and log.count("the job goes back into the queue") == task
+
+
+def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, probed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    job = _submit(slurm, "probe.sbatch", 2, folder, "probe.chunk_size=20")
+    until(lambda: len(list(folder.glob("probe/shards/*/*.parquet"))) >= 4, 120, "no shards came")
+    os.kill(next(processes(f"output_dir={folder} ", "SLURM_PROCID=1")), signal.SIGKILL)
+    ended = slurm.wait(job)
+    assert ended["JobState"] == "COMPLETED", _log(folder, "probe")
+    assert (folder / "probe" / "probe.parquet").read_bytes() == (probed / "probe" / "probe.parquet").read_bytes()
+
+
+def test_a_cancelled_job_stays_cancelled(slurm: Slurm, copy: Path) -> None:
+    job = _submit(slurm, "train.sbatch", 2, copy, LONG)
+    wait_for_step(copy, ARMS[0], 10)
+    slurm("scancel", job)
+    assert slurm.wait(job)["JobState"] == "CANCELLED" and slurm.show(job)["Restarts"] == "0", _log(copy, "train")
 
 
 def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> None:
@@ -109,7 +124,7 @@ def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> 
 
 
 def test_a_node_list_without_an_address_is_told(slurm: Slurm, probed: Path) -> None:
-    lost = ["env", "--unset=MASTER_ADDR", "SLURM_STEP_NODELIST=nowhere[1-2]"]
+    lost = ["env", "SLURM_STEP_NODELIST=nowhere[1-2]"]
     done = slurm("srun", "--nodes=2", "--ntasks=2", *lost, *command("train", probed), cwd=ROOT)
     assert done.returncode == 3
-    assert "the first node of the job's list nowhere[1-2], nowhere1, has no address" in done.stderr
+    assert "nowhere1 (of the job's nodes nowhere[1-2]), where the ranks shall meet, has no address" in done.stderr

@@ -72,10 +72,17 @@ def test_a_single_host_elsewhere_is_not_taken_for_this_one(tmp_path: Path) -> No
 def test_the_ranks_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".deepspeed_env").write_text("NCCL_DEBUG=INFO\nGLOO_SOCKET_IFNAME=mine\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in {"GLOO_SOCKET_IFNAME": "ib0", "WANDB_NAME": "two words", "UNRELATED": "x"}.items():
+    for name, value in {
+        "GLOO_SOCKET_IFNAME": "ib0",
+        "WANDB_NAME": "two words",
+        "WANDB_API_KEY": "x",
+        "HF_TOKEN": "x",
+        "OTHER": "x",
+    }.items():
         monkeypatch.setenv(name, value)
     hostfile.write_environment(tmp_path / "written", {"DS_ACCELERATOR": "cpu"})
     lines = (tmp_path / "written").read_text().splitlines()
     assert lines[:2] == ["NCCL_DEBUG=INFO", "GLOO_SOCKET_IFNAME=mine"]
     assert {"DS_ACCELERATOR=cpu", "WANDB_NAME='two words'"} <= set(lines)
-    assert not any(line.startswith("UNRELATED") or line == "GLOO_SOCKET_IFNAME=ib0" for line in lines)
+    assert not any(line.endswith("=x") or line == "GLOO_SOCKET_IFNAME=ib0" for line in lines)
+    assert (tmp_path / "written").stat().st_mode & 0o077 == 0
