@@ -6,12 +6,11 @@
 In: nothing but a seed; weights and tokens are random, lengths and supervised share like those of peers/train_set.py. First a small
 model's losses are held against plain transformers' in float32, token by token; where they differ nothing is measured. The matrix
 rate is that of a large product in the training dtype, measured in the same run; FLOPs are what the loss needs (train/shape.py).
-Out: benchmarks/results/train_gpu.json (`--tiny`: on the screen only).
+Out: rows of `train` on this device (`--tiny`: on the screen only).
 """
 
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +21,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
 from ift_scale import distributed
+from ift_scale.bench.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
@@ -187,23 +183,36 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
         train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned, found)
         for e, found in zip(examples, shared, strict=True)
     ]
-    per_second = [f / s for f, s in zip(flops, seconds[2:], strict=True)]
+    timed = seconds[2:]
     return {
-        "parameters": sizes.parameters,
-        "settings": config.model_dump(include={"precision", "zero_stage", "activation_checkpointing", "tokens_per_micro_batch"}),
-        "attention": attention,
-        "last_layer_pruned": pruned,
-        "examples_per_step": config.global_batch_size,
-        "tokens_per_step": [int(tokens.lengths[e].sum()) for e in examples],
-        "seconds_per_step": quantiles(seconds[2:]),
-        "tokens_per_second": quantiles([tokens.lengths[e].sum() / s for e, s in zip(examples, seconds[2:], strict=True)]),
-        "flops_per_second": quantiles(per_second),
-        "share_of_matrix_rate": quantiles([found / rate for found in per_second]),
-        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
-        "estimated_bytes": estimated_bytes(sizes, config, device),
-        "losses": losses,
+        "about": {
+            "parameters": sizes.parameters,
+            "settings": config.model_dump(
+                include={"precision", "zero_stage", "activation_checkpointing", "tokens_per_micro_batch"}
+            ),
+            "attention": attention,
+            "last_layer_pruned": pruned,
+            "examples_per_step": config.global_batch_size,
+            "tokens_per_step": [int(tokens.lengths[e].sum()) for e in examples],
+            "matrix_flops_per_second": rate,
+            "losses": losses,
+        },
+        "seconds per step": timed,
+        "tokens per second": [float(tokens.lengths[e].sum() / s) for e, s in zip(examples, timed, strict=True)],
+        "share of the matrix rate": [f / s / rate for f, s in zip(flops, timed, strict=True)],
+        "peak memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak reserved memory": torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
+        "estimated memory": estimated_bytes(sizes, config, device),
     }
+
+
+def add(sheet: Sheet, case: str, found: dict[str, Any], gate: Gate) -> None:
+    about = found["about"]
+    sheet.add(case, "tokens per second", "1/s", found["tokens per second"], gate, better="higher", about=about)
+    sheet.add(case, "seconds per step", "s", found["seconds per step"], gate)
+    sheet.add(case, "share of the matrix rate", "share", found["share of the matrix rate"], gate, better="higher")
+    for name in ("peak memory", "peak reserved memory", "estimated memory"):
+        sheet.add(case, name, "B", [found[name]], gate)
 
 
 def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
@@ -243,7 +252,7 @@ def one_rank() -> torch.device:
 @click.option("--checkpointing", default="auto", show_default=True, type=click.Choice(["auto", "none", "selective", "full"]))
 @click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
 def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpointing: str, tiny: bool) -> None:
-    """Measure and store benchmarks/results/train_gpu.json."""
+    """Measure, and store the rows of `train` on this device."""
     device = one_rank()
     if device.type != "cuda" and not tiny:
         raise click.UsageError("there is no GPU; say --tiny to see that it runs")
@@ -252,27 +261,24 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpoint
     if not all(differences[precision] <= most for precision, most in TOLERANCE.items()):
         raise SystemExit("the losses are others than plain transformers': nothing is measured")
     precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
+    gate = Gate(checked="tokens' losses against plain transformers', by their spread", gap=differences[precision],
+                tolerance=TOLERANCE[precision])  # fmt: skip
     rate = matrix_rate(device, getattr(torch, precision), size)
     say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
     if tiny:
         names, steps, batch, tokens = ("tiny",), 2, 8, 2048
     config = settings(precision, batch, tokens, "auto", checkpointing)
-    found: dict[str, Any] = {}
+    sheet = Sheet("train", "cpu" if tiny else torch.cuda.get_device_name(device))
     for name in names:
         try:
-            found[name] = measure(name, config, device, steps, rate)
+            found = measure(name, config, device, steps, rate)
         except torch.OutOfMemoryError as error:
-            found[name] = {"settings": config.model_dump(), "out_of_memory": str(error).splitlines()[0]}
-        say(f"{name}: {json.dumps(found[name])}")
+            say(f"{name}: {str(error).splitlines()[0]}")
+            continue
+        say(f"{name}: {json.dumps(found)}")
         if not tiny:
-            gpu = torch.cuda.get_device_properties(device)
-            about = {
-                "gpu": gpu.name,
-                "gpu_bytes": gpu.total_memory,
-                "matrix_flops_per_second": rate,
-                "loss_differences": differences,
-            }
-            store("train_gpu", {**about, "shapes": found})  # after each shape: a later one may not end in time
+            add(sheet, f"{name} {precision}", found, gate)
+            sheet.store()  # after each shape: a later one may not end in time
 
 
 if __name__ == "__main__":
