@@ -83,7 +83,7 @@ def add_found(sheet: Sheet, tables: Path) -> None:
 @click.option("--quick", is_flag=True, help="One seed, one epoch.")
 def main(repeats: int, quick: bool) -> None:
     """Run the demo from nothing, and store the rows of `demo`."""
-    runs, sheet = [], Sheet("demo")
+    runs, sheet = [], Sheet("demo", quick)
     for number in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "run"

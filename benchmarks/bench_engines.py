@@ -94,7 +94,7 @@ def compare(sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], rep
 @click.option("--quick", is_flag=True, help="64 questions of the world alone.")
 def main(repeats: int, count: int, work: Path, logs: Path, quick: bool) -> None:
     """Measure both engines, and store the rows of `engines`."""
-    sheet = Sheet("engines")
+    sheet = Sheet("engines", quick)
     asked = world_requests()
     compare(sheet, "world", resolve("world"), asked[:64] if quick else asked, repeats, logs)
     if not quick:

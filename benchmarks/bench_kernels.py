@@ -166,7 +166,7 @@ def gpu(quick: bool) -> None:
     device = torch.cuda.get_device_name()
     names = ("torch", "triton", "liger-kernel")
     versions = {n: importlib.metadata.version(n) for n in names if n != "liger-kernel" or importlib.util.find_spec("liger_kernel")}
-    sheet, figured = Sheet("kernels", device), []
+    sheet, figured = Sheet("kernels", quick, device), []
     for case in cases("cuda", torch.bfloat16, 4096, 8192, [32000] if quick else [32000, 128256], 4096, 11008):
         times: dict[str, list[float]] = {}
         errors: dict[str, float] = {}
@@ -204,7 +204,7 @@ def add(
 def cpu(repeats: int, quick: bool) -> None:
     """CPU time, which a busy machine changes least, in turn; the ratio is taken pair by pair."""
     torch.set_num_threads(1)
-    sheet = Sheet("kernels")
+    sheet = Sheet("kernels", quick)
     for dtype, type_ in DTYPES.items():
         for case in cases("cpu", type_, *SIZES[quick]):
             calls = implementations(case.op, False)

@@ -130,7 +130,7 @@ def main(context: click.Context, folder: Path, model: Path, repeats: int, base: 
     if quick:
         repeats, base, sizes = 1, 512, ""
     questions = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), 0)]
-    sheet = Sheet("pipeline")
+    sheet = Sheet("pipeline", quick)
     with tempfile.TemporaryDirectory() as temporary:
         pool, place = Path(temporary) / "questions.jsonl", Path(temporary)
         write_pool(pool, questions, base)

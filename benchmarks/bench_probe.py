@@ -126,7 +126,7 @@ def main(repeats: int, dtypes: tuple[str, ...], part: int, few: int, work: Path,
                 continue
             results.setdefault(name, []).append(run_one(name, command, output, resume))
             say(f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} questions a second")
-    say(f"stored: {rows_of(results, dtypes).store()}")
+    say(f"stored: {rows_of(results, dtypes, quick).store()}")
 
 
 def gate_of(reference: dict[str, dict[str, Any]], name: str, each: list[dict[str, Any]]) -> tuple[Gate, float]:
@@ -139,9 +139,9 @@ def gate_of(reference: dict[str, dict[str, Any]], name: str, each: list[dict[str
     return gate, max(row["largest_probability_difference"] for row in compared)
 
 
-def rows_of(results: dict[str, list[dict[str, Any]]], dtypes: tuple[str, ...]) -> Sheet:
+def rows_of(results: dict[str, list[dict[str, Any]]], dtypes: tuple[str, ...], quick: bool) -> Sheet:
     reference = {answer["id"]: answer for found in results[REFERENCE] for answer in found["answers"]}
-    sheet = Sheet("probe")
+    sheet = Sheet("probe", quick)
     for dtype in dtypes:
         rates = {who: [f["questions_per_second"] for f in results[f"{who} {dtype}"]] for who in (*SIDES, *OTHERS)}
         for who, values in rates.items():

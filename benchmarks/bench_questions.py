@@ -61,7 +61,7 @@ def main(sizes: str, repeats: int, quick: bool, pool: Path | None, near: bool) -
     if pool is not None:
         print(json.dumps(measure(pool, near)))
         return
-    sheet = Sheet("questions")
+    sheet = Sheet("questions", quick)
     for size in [1000] if quick else map(int, sizes.split(",")):
         for option, case in (("--near", "near duplicates looked for"), ("--no-near", "exact duplicates only")):
             add(sheet, case, size, [apart(size, option) for _ in range(repeats)])

@@ -182,13 +182,18 @@ def main(
             tokens, seconds = speed(found, warm_up)
             say(f"repeat {repeat}: {name}: {tokens:.0f} tokens a second, {seconds:.2f} s a step")
     curves = {name: found["losses"] for name, found in checked.items()}
-    say(f"stored: {rows_of(timed, warm_up, dtype, about, curves).store()}")
+    sheet = rows_of(Sheet("train", quick), timed, warm_up, dtype, about, curves)
+    say(f"stored: {sheet.store()}")
 
 
 def rows_of(
-    timed: dict[str, list[dict[str, Any]]], warm_up: int, dtype: str, workload: dict[str, Any], curves: dict[str, list[float]]
+    sheet: Sheet,
+    timed: dict[str, list[dict[str, Any]]],
+    warm_up: int,
+    dtype: str,
+    workload: dict[str, Any],
+    curves: dict[str, list[float]],
 ) -> Sheet:
-    sheet = Sheet("train")
     rates = {name: [speed(found, warm_up)[0] for found in each] for name, each in timed.items()}
     for name, each in timed.items():
         gap = max(largest_difference(ours, other) for ours, other in zip(timed["ours"], each, strict=False))

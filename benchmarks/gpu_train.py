@@ -268,7 +268,7 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpoint
     if tiny:
         names, steps, batch, tokens = ("tiny",), 2, 8, 2048
     config = settings(precision, batch, tokens, "auto", checkpointing)
-    sheet = Sheet("train", "cpu" if tiny else torch.cuda.get_device_name(device))
+    sheet = Sheet("train", tiny, "cpu" if tiny else torch.cuda.get_device_name(device))
     for name in names:
         try:
             found = measure(name, config, device, steps, rate)

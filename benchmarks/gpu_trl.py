@@ -82,7 +82,7 @@ def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
     if not all(loss == loss and loss < clock.losses[0] * 1.5 for loss in clock.losses):
         raise SystemExit("TRL's losses do not hold together: nothing is stored")
     if on_gpu:
-        sheet = Sheet("train", torch.cuda.get_device_name())
+        sheet = Sheet("train", False, torch.cuda.get_device_name())
         gate = Gate(checked="losses are numbers that stay near the first; the tokens are ours")
         about = {"settings": kept | {"attention": attention}, "losses": clock.losses}
         who = "TRL, Liger-Kernel"

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-QUICK = Path("runs/bench-quick")
 PAGE = Path("runs/bench/index.html")
 
 
@@ -34,7 +33,7 @@ def listed() -> None:
 
 @bench.command()
 @click.argument("name")
-@click.option("--quick", is_flag=True, help=f"Smallest sizes, one repeat: shows that it runs. Rows go to {QUICK}.")
+@click.option("--quick", is_flag=True, help="Smallest sizes, one repeat: shows that it runs. Rows go to runs/bench-quick.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), help="Minutes on two idle cores; decides the repeats.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the rows; benchmarks/results if left out.")
 def run(name: str, quick: bool, budget: float | None, out: Path | None) -> None:
@@ -50,7 +49,7 @@ def run(name: str, quick: bool, budget: float | None, out: Path | None) -> None:
     chosen = {b.name: b.cpu.most for b in benchmarks} if budget is None else registry.repeats_within(benchmarks, budget)
     minutes = sum(b.cpu.total(chosen[b.name]) for b in benchmarks)
     say("quick: some minutes" if quick else f"about {minutes:.0f} minutes on two idle cores")
-    folder = out or (QUICK if quick else registry.results_folder())
+    folder = out or (registry.QUICK if quick else registry.results_folder())
     environment = os.environ | {OUT: str(folder.resolve()), "PYTHONPATH": os.pathsep.join([str(registry.CHECKOUT), *sys.path[1:]])}
     failed = []
     for b in benchmarks:

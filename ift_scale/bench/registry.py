@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ift_scale.errors import ConfigError, EnvironmentProblem, did_you_mean
 
+QUICK = Path("runs/bench-quick")
+"""Where the rows of quick runs go."""
 CHECKOUT = Path(__file__).parents[2]
 
 

@@ -120,9 +120,10 @@ def origin(device: str = "cpu") -> dict[str, Any]:
 
 
 class Sheet:
-    """Collects one run's rows of a benchmark."""
+    """Collects one run's rows of a benchmark. `quick`: of sizes that show no more than that it runs."""
 
-    def __init__(self, benchmark: str, device: str = "cpu"):
+    def __init__(self, benchmark: str, quick: bool, device: str = "cpu"):
+        self._quick = quick
         self._shared = {"benchmark": benchmark, **origin(device)}
         self.rows: list[Row] = []
 
@@ -141,15 +142,15 @@ class Sheet:
         self.rows.append(Row(**self._shared, **measured, gate=gate, **more))
 
     def store(self) -> Path:
-        return store(self.rows, out_folder())
+        return store(self.rows, out_folder(self._quick))
 
 
-def out_folder() -> Path:
-    """Where drivers put their rows: what `ift-scale bench run` says, else benchmarks/results."""
-    from ift_scale.bench.registry import results_folder
+def out_folder(quick: bool) -> Path:
+    """Where drivers put their rows: what `ift-scale bench run` says, else benchmarks/results; of a quick run runs/bench-quick."""
+    from ift_scale.bench.registry import QUICK, results_folder
 
     given = os.environ.get(OUT)
-    return Path(given) if given else results_folder()
+    return Path(given) if given else QUICK if quick else results_folder()
 
 
 def store(rows: Sequence[Row], folder: Path) -> Path:

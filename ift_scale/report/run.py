@@ -2,15 +2,12 @@
 
 import shutil
 import time
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment
-from markupsafe import Markup
 
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.report import latex, live
+from ift_scale.report.document import document
 from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
@@ -23,18 +20,13 @@ __all__ = ["PAGE", "VERSION", "Sources", "page", "run"]
 
 def page(facts: Facts, files: list[str]) -> str:
     """The page as text. `files`: names of what lies beside it."""
-    resource = resources.files("ift_scale.report")
     sections = [{"id": id, "title": title, "body": body} for id, title, write in ORDER if (body := write(facts)) is not None]
     sections.append({"id": "downloads", "title": "The same numbers as files", "body": appendix.downloads(files)})
     made = next((m for found in facts.sources.manifests.values() for m in found), None)
     subtitle = f"{facts.config.model.path}, {plural(len(facts.sources.arms), 'arm')}"
-    template = Environment(autoescape=True, trim_blocks=True).from_string((resource / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        title=Path(facts.config.output_dir).name,
-        subtitle=subtitle + (f", made {made.created[:10]} on {made.machine}" if made else ""),
-        sections=sections,
-        style=Markup((resource / "page.css").read_text(encoding="utf-8")),
-    )
+    subtitle += f", made {made.created[:10]} on {made.machine}" if made else ""
+    title = f"{Path(facts.config.output_dir).name}: what fine-tuning did to the model's knowledge"
+    return document(title, "What instruction fine-tuning did to the model's knowledge", subtitle, sections)
 
 
 def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources) -> None:
