@@ -83,8 +83,8 @@ def probe_sentence(rows: Sequence[Row]) -> str:
         more = f"; bfloat16 {', '.join(others[:-1])} and {others[-1]}"
     text = (
         f"{first.about['questions']} real MMLU 5-shot prompts through a 22-million-parameter Llama: {by[0]} times the questions a "
-        f"second of the authors' loop, {by[1]} times lm-evaluation-harness' hf backend and {by[2]} times its vllm backend (float32, "
-        f"medians of {first.repeats}{more}), with {1 - (first.gate.gap or 0):.1%} of the predictions the same in float32 "
+        f"second of the authors' loop, {by[1]} times lm-evaluation-harness' hf backend and {by[2]} times its vllm backend "
+        f"(float32, medians of {first.repeats}{more}), with {1 - (first.gate.gap or 0):.1%} of the predictions the same in float32 "
         f"({where(first)})."
     )
     sustained = only(pipeline, case="sustained")
@@ -107,10 +107,9 @@ def train_sentence(rows: Sequence[Row]) -> str:
     supervised = row.about["workload"]["supervised_share"]
     return _lines(
         "Two ranks, ZeRO-2, float32, a 22-million-parameter Llama on the authors' engineering set with explanations "
-        f"({supervised:.0%} of the tokens supervised): {recipe} times the tokens a second of the paper's recipe (HF Trainer, padded "
-        f"to 2,048), {trl} times TRL 1.16 in its best setting, {plain} times TRL with transformers' own loss put in, with the same "
-        "loss curves "
-        f"({where(row)})."
+        f"({supervised:.0%} of the tokens supervised): {recipe} times the tokens a second of the paper's recipe (HF Trainer, "
+        f"padded to 2,048), {trl} times TRL 1.16 in its best setting, {plain} times TRL with transformers' own loss put in, with "
+        f"the same loss curves ({where(row)})."
     )
 
 
