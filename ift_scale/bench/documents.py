@@ -150,11 +150,11 @@ def _setting(who: str) -> str:
 
 
 def _statistic(row: Row) -> str:
-    """`55.7 [50.9, 60.5]`, signed where it is a difference."""
-    sign = "+" if "difference" in row.quantity else ""
+    """`55.7 [50.9, 60.5]`, signed where it is a difference; what is no percentage with three places."""
+    shape = ("+" if "difference" in row.quantity else "") + (".1f" if row.unit == "%" else ".3f")
     if row.interval is None:
-        return f"{row.value:{sign}.1f}"
-    return f"{row.value:{sign}.1f} [{row.interval[0]:{sign}.1f}, {row.interval[1]:{sign}.1f}]"
+        return f"{row.value:{shape}}"
+    return f"{row.value:{shape}} [{row.interval[0]:{shape}}, {row.interval[1]:{shape}}]"
 
 
 # docs/results.md: tables.
