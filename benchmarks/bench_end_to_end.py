@@ -4,10 +4,10 @@
     python benchmarks/bench_end_to_end.py [--repeats 3]
 
 The world's medicine pool is probed and H, I and S are built from it once, a seed a repeat. Ours trains all arms as the pipeline
-does; TRL gets the same token ids in the same optimizer steps with the same hyperparameters, in its own environment, two ranks, ZeRO-2,
-a start an arm, as a person would start it. Its weights take the place of ours in a second run, which evaluates and analyses them.
-Nothing is stored unless every step's loss and nearly every prediction of the trained models agree: then what is learnt is the same,
-and the rest is speed.
+does; TRL gets the same token ids in the same optimizer steps with the same hyperparameters, in its own environment, two ranks,
+ZeRO-2, a start an arm, as a person would start it. Its weights take the place of ours in a second run, which evaluates and
+analyses them. Nothing is stored unless every step's loss and nearly every prediction of the trained models agree: then what is
+learnt is the same, and the rest is speed.
 """
 
 import json

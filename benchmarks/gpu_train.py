@@ -10,30 +10,35 @@ Out: rows of `train` on this device (`--tiny`: on the screen only).
 """
 
 import json
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from random_llama import build, one_rank, random_set, settings
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ift_scale import distributed
 from ift_scale.bench.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
-from ift_scale.train import memory, packing, ranks, setting
+from ift_scale.train import memory, packing, setting
 from ift_scale.train.batch import num_shared
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.shape import ModelShape, train_flops
 
-TINY = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512}
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+}
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {**TINY, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "tiny": TINY,
     "1b": {  # Llama 3.2 1B
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -57,34 +62,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
-def random_set(num_examples: int, vocab: int, seed: int = 0) -> TokenizedSet:
-    """Examples of 64 to 650 tokens, 270 on average, whose last three quarters are supervised; all begin with the same 36 tokens."""
-    random = np.random.default_rng(seed)
-    lengths = np.clip(random.normal(270, 120, num_examples), 64, 650).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.concatenate([np.arange(n) for n in lengths])
-    supervised = places >= np.maximum(np.repeat(lengths, lengths) * 0.27, 36)
-    ids = random.integers(3, vocab, offsets[-1]).astype(np.int32)
-    ids[places < 36] = np.tile(ids[:36], num_examples)
-    return TokenizedSet(ids, supervised, offsets, np.ones(num_examples), 0)
-
-
-def random_weights(
-    folder: Path, shape: dict[str, Any], device: torch.device, dtype: torch.dtype, std: float
-) -> dict[str, torch.Tensor]:
-    """Writes config.json and returns random weights in host memory, drawn on the device, which is quicker."""
-    config = LlamaConfig(max_position_embeddings=4096, **shape)
-    config.save_pretrained(folder)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    torch.manual_seed(0)
-    weights = {}
-    for name, parameter in empty.named_parameters():
-        drawn = torch.empty(parameter.shape, dtype=dtype, device=device)
-        weights[name] = (drawn.fill_(1.0) if parameter.dim() == 1 else drawn.normal_(0, std)).cpu()
-    return weights
-
-
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     """FLOPs a second of a product of two size x size matrices, the median of 20."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -103,42 +80,13 @@ def waited(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def settings(precision: str, batch: int, tokens: int, stage: Any = 2, checkpointing: Any = "none") -> TrainConfig:
-    return TrainConfig(
-        launcher="direct",
-        precision=precision,
-        zero_stage=stage,
-        offload="none",
-        activation_checkpointing=checkpointing,
-        epochs=1,
-        global_batch_size=batch,
-        tokens_per_micro_batch=tokens,
-    )
-
-
-def build(
-    name: str, config: TrainConfig, device: torch.device, tokens: TokenizedSet, std: float = 0.02
-) -> tuple[Any, list[packing.Step]]:
-    """(an engine with random weights, the dealt steps)."""
-    shape = SHAPES[name]
-    one = distributed.from_environment()
-    assert one is not None and one.world_size == 1
-    dtype = torch.float32 if config.precision == "float32" else torch.bfloat16
-    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, 1, 0)
-    cap = config.tokens_per_micro_batch
-    steps = [packing.deal(e, tokens.computed_lengths, 1, cap, shape["hidden_size"]) for e in examples]
-    with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(Path(folder), shape, device, dtype, std)
-        return engines.build(Path(folder), weights, config, device, one, max(map(len, steps))), steps
-
-
 def check(device: torch.device, precision: str) -> float:
     """How far a small model's losses of single tokens are from plain transformers' in float32, one example at a time.
 
     The mean difference over the losses' standard deviation. The weights are large, so that attention decides about the losses.
     """
     tokens = random_set(8, TINY["vocab_size"])
-    engine, steps = build("tiny", settings(precision, 8, 2048), device, tokens, std=0.25)
+    engine, steps = build(TINY, settings(precision, 8, 2048), device, tokens, std=0.25)
     config = LlamaConfig.from_dict(engine.packed.model.config.to_dict())  # a copy: the engine's own names its attention
     plain = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
     plain.load_state_dict(engine.packed.model.state_dict())
@@ -162,11 +110,11 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     """Seconds a step behind two for warming up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + 2), SHAPES[name]["vocab_size"])
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    config = setting.on_device(config, LlamaConfig(**SHAPES[name]).to_dict(), total, 1, 1)
+    config = setting.resolve(config, ModelShape.from_config(LlamaConfig(**SHAPES[name]).to_dict()), total, 1, 1)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    engine, steps = build(name, config, device, tokens)
+    engine, steps = build(SHAPES[name], config, device, tokens)
     seconds, losses = [], []
     for step in steps:
         waited(device)
@@ -226,20 +174,6 @@ def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
     found = memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing))
     return found.total - found.fragmentation - found.context  # what torch says it has allocated holds neither
-
-
-def place_alone() -> None:
-    """Tell this process that it is a group of one."""
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
-    os.environ.update({name: str(value) for name, value in place.items()})
-
-
-def one_rank() -> torch.device:
-    """Join a group of one."""
-    place_alone()
-    found = distributed.from_environment()
-    assert found is not None
-    return ranks.join(found)
 
 
 @click.command()

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import trainer_peer as peer
 from datasets import Dataset
-from gpu_train import SHAPES, place_alone, random_set, random_weights, settings
+from gpu_train import SHAPES
+from random_llama import place_alone, random_set, random_weights, settings
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
