@@ -1,6 +1,7 @@
 """How a cost grows: the slope of its logarithm over the logarithm of a size, with a 95% interval. Pure functions over rows."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,9 +54,11 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     logs = [(math.log(size), math.log(cost)) for size, cost in points if size > 0 and cost > 0]
     if len({size for size, _ in logs}) < 2:
         return None
-    line = stats.linregress(*zip(*logs, strict=True))
-    factor = math.exp(line.intercept)
+    sizes, costs = zip(*logs, strict=True)
+    slope, intercept = statistics.linear_regression(sizes, costs)
     if len(logs) < 3:
-        return Fit(float(line.slope), factor, None, None)
-    reach = float(stats.t.ppf(0.975, len(logs) - 2) * line.stderr)
-    return Fit(float(line.slope), factor, float(line.slope) - reach, float(line.slope) + reach)
+        return Fit(slope, math.exp(intercept), None, None)
+    freedom = len(logs) - 2
+    left = sum((y - intercept - slope * x) ** 2 for x, y in logs) / freedom
+    reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt(left / (statistics.pvariance(sizes) * len(sizes)))
+    return Fit(slope, math.exp(intercept), slope - reach, slope + reach)
