@@ -9,7 +9,7 @@ from markupsafe import Markup
 from ift_scale import artifacts
 from ift_scale.bench import growth
 from ift_scale.bench.registry import BENCHMARKS
-from ift_scale.bench.rows import OURS, Row, Spread, only, read
+from ift_scale.bench.rows import MEASURED, OURS, PREDICTED, Row, Spread, only, read
 from ift_scale.errors import DataError, Place
 from ift_scale.report import colors
 from ift_scale.report.document import document
@@ -56,7 +56,7 @@ def _section(name: str, rows: Sequence[Row]) -> Markup:
     if name in BENCHMARKS:
         b = BENCHMARKS[name]
         parts.append(paragraph(f"Measures {b.measures}; against {b.against}. A figure is kept only if: {b.gate}.", "quiet"))
-    parts += [chart for chart in (_ratios(rows), _trade(rows), _growth(rows)) if chart is not None]
+    parts += [chart for chart in (_ratios(rows), _trade(rows), _predicted(rows), _growth(rows)) if chart is not None]
     return joined([*parts, folded([_told(row) for row in rows], f"Every figure of {name}", _NO_RATIO, heads=3)])
 
 
@@ -133,6 +133,32 @@ def _trade(rows: Sequence[Row]) -> Markup | None:
 
 def _cases(found: Sequence[tuple[Row, Row]]) -> list[str]:
     return list(dict.fromkeys(row.case for _, row in found))
+
+
+def _predicted(rows: Sequence[Row]) -> Markup | None:
+    """What our models foretell against what was measured, a panel a quantity; the errors' median and largest in its title."""
+    panels = []
+    foretold = {(row.case, *row.at.items(), row.quantity): row for row in only(rows, who=PREDICTED)}
+    for quantity in dict.fromkeys(row.quantity for row in foretold.values()):
+        pairs = [
+            (row, foretold[key])
+            for row in only(rows, who=MEASURED, quantity=quantity)
+            if (key := (row.case, *row.at.items(), quantity)) in foretold
+        ]
+        if not pairs:
+            continue
+        ends = limits([math.log10(row.value) for pair in pairs for row in pair])
+        unit, marks = pairs[0][0].unit, _log_marks(*ends)
+        chart = Chart(Axis(*ends, f"measured, {unit}", marks), Axis(*ends, f"predicted, {unit}", marks), f"{quantity}, predicted")
+        chart.line(ends, ends, "currentColor", "dashed")
+        for measured, predicted in pairs:
+            chart.point(math.log10(measured.value), math.log10(predicted.value), _PALETTE[2], size=3.5)
+        errors = sorted(abs(predicted.value / measured.value - 1) for measured, predicted in pairs)
+        told = f"{quantity}: error {errors[len(errors) // 2]:.0%} in the median, {errors[-1]:.0%} at most, {len(errors)} points"
+        panels.append((told, chart.svg()))
+    if not panels:
+        return None
+    return figure(panels, "What is foretold against what was measured; on the dashed line they are equal.")
 
 
 def _growth(rows: Sequence[Row]) -> Markup | None:

@@ -144,7 +144,7 @@ BENCHMARKS = {
             "how a step's time grows with set size, example length, vocabulary, ranks and ZeRO stage",
             "none",
             "the first step's loss is the same whatever the ranks and the stage",
-            "bench_scaling.py",
+            "bench_growth.py",
             Size("small Llamas, 1, 2 and 4 ranks, ZeRO 0 to 3", 0.5, 1.0),
             "not yet: one GPU is all there was",
         ),

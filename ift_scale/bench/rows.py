@@ -17,6 +17,8 @@ from ift_scale import artifacts
 from ift_scale.records import Record
 
 OURS = "ours"
+MEASURED, PREDICTED = "measured", "predicted"
+"""Whose a figure is that a model of ours also foretells."""
 OUT = "IFT_SCALE_BENCH_OUT"
 """Names the folder that drivers write to in place of benchmarks/results."""
 Better = Literal["higher", "lower", "neither"]

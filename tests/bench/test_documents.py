@@ -63,6 +63,14 @@ def test_a_slope_of_noisy_points_has_an_interval_that_holds_it() -> None:
     assert fit([(1, 2.0), (1, 3.0)]) is None
 
 
+def test_the_page_tells_how_far_predictions_are_off() -> None:
+    sheet = Sheet("memory", True)
+    for case, measured, predicted in (("a", 10.0, 11.0), ("b", 20.0, 30.0), ("c", 40.0, 40.0)):
+        sheet.add(case, "bytes", "MiB", [measured], Gate(checked="bound"), "measured")
+        sheet.add(case, "bytes", "MiB", [predicted], Gate(checked="bound"), "predicted")
+    assert "bytes: error 10% in the median, 50% at most, 3 points" in page.page(sheet.rows)
+
+
 def test_the_page_shows_ratios_growth_and_throughput_against_accuracy() -> None:
     sheet = Sheet("end-to-end", True)
     for who, rates in (("ours", [9.0, 10.0, 11.0]), ("TRL", [3.0, 3.0, 3.0])):

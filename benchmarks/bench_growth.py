@@ -1,8 +1,8 @@
 """How a training step's time grows: with the set, the length of its examples and how unlike they are, the vocabulary, the ranks.
 
-    python benchmarks/bench_scaling.py [--repeats 3]
+    python benchmarks/bench_growth.py [--repeats 3]
 
-A small random Llama, float32, one thread a rank, gloo; worlds of 1, 2 and 4 ranks, a group each (`scaling_ranks.py`). More ranks
+A small random Llama, float32, one thread a rank, gloo; worlds of 1, 2 and 4 ranks, a group each (`growth_ranks.py`). More ranks
 than cores share them: then the figure is what the ranks' coordination costs, not a speed-up. The gate: the first step's loss is
 the same for every world and stage. `ift-scale bench report` draws the series and fits their slopes.
 """
@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[str, Any]]:
     """The points of one group of ranks."""
     out, port = folder / f"{size}.json", str(distributed.free_port())
-    command = [sys.executable, str(Path(__file__).parent / "scaling_ranks.py"), str(out), "--repeats", str(repeats)]
+    command = [sys.executable, str(Path(__file__).parent / "growth_ranks.py"), str(out), "--repeats", str(repeats)]
     command += ["--quick"] if quick else []
     shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}

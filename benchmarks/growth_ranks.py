@@ -1,6 +1,6 @@
-"""What bench_scaling.py starts as each rank of a world: one sweep after another in one group, rank 0 writes what was measured.
+"""What bench_growth.py starts as each rank of a world: one sweep after another in one group, rank 0 writes what was measured.
 
-    python benchmarks/scaling_ranks.py OUT --repeats 3 [--quick]      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python benchmarks/growth_ranks.py OUT --repeats 3 [--quick]      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
 
 One rank sweeps set size, example length, its spread and the vocabulary; every world its ZeRO stages, all ranks with one thread. Of
 each point the seconds of `repeats` steps (set size: of whole epochs) behind one for warming up, and the first step's loss.
