@@ -130,6 +130,18 @@ def end_to_end_sentence(rows: Sequence[Row]) -> str:
     )
 
 
+def gpu_sentence(rows: Sequence[Row]) -> str:
+    """What ran on GPUs: training speeds by shape and program, and on how many cases our kernels are compared."""
+    found = [row for row in rows if row.device != "cpu"]
+    speeds = only(found, benchmark="train", quantity="tokens per second")
+    if not found:
+        return "Not run on a GPU yet (`benchmarks/gpu.sh`)."
+    told = [f"{row.case}, {row.who}: {row.value:,.0f} tokens a second" for row in speeds]
+    for row in only(found, benchmark="kernels", who="triton"):
+        told += [f"{row.case}: {times(r.value)} times {peer}" for peer, r in row.ratios.items()]
+    return _lines(f"On a GPU ({where(found[0])}): {'; '.join(told)}.")
+
+
 def demo_table(rows: Sequence[Row]) -> str:
     found = [row for row in _on_cpu(rows, "demo") if row.unit == "%"]
     if not found:
@@ -220,6 +232,7 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "probe": probe_sentence,
     "train": train_sentence,
     "end-to-end": end_to_end_sentence,
+    "gpu": gpu_sentence,
     "demo": demo_table,
     "demo-time": table("demo", "seconds"),
     **{f"{name}-table": table(name) for name in BENCHMARKS if name != "demo"},

@@ -30,6 +30,12 @@ def test_another_measurement_makes_a_document_stale() -> None:
     assert "7.7 times" in documents.filled(path, text, changed)
 
 
+def test_a_gpus_rows_are_told() -> None:
+    sheet = Sheet("train", True, "NVIDIA H100")
+    sheet.add("1b bfloat16", "tokens per second", "1/s", [50_000.0], Gate(checked="losses"), better="higher")
+    assert "NVIDIA H100" in documents.gpu_sentence(sheet.rows) and "50,000 tokens a second" in documents.gpu_sentence(sheet.rows)
+
+
 def test_a_block_that_is_not_known_is_told() -> None:
     with pytest.raises(DataError, match="did you mean 'probe'"):
         documents.filled(Path("README.md"), "<!-- bench:prob -->\n<!-- /bench -->", [])
@@ -37,7 +43,8 @@ def test_a_block_that_is_not_known_is_told() -> None:
 
 def test_without_rows_a_block_says_how_to_measure() -> None:
     for name, block in documents.BLOCKS.items():
-        assert "Nothing is stored yet: `ift-scale bench run" in block([]), name
+        remedy = "benchmarks/gpu.sh" if name == "gpu" else "Nothing is stored yet: `ift-scale bench run"
+        assert remedy in block([]), name
 
 
 def growing(power: float) -> list[Row]:
