@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 LOCK := configs/locks/cpu.txt
 READY := $(VENV)/.ready-$(shell cat $(LOCK) setup.py | sha256sum | cut -c1-12)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Two files of tests at a time: starting an engine or a group of ranks is mostly imports, on one core. More would not fit into two.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help setup demo test test-fast lint lock-cuda clean
@@ -42,10 +44,10 @@ lint: setup
 	$(BIN)/mypy
 
 test-fast: setup
-	$(BIN)/pytest -m "not engine"
+	$(PYTEST) -m "not engine"
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The vllm that matches torch 2.11; drop the constraint for the newest.
 lock-cuda:

@@ -57,6 +57,16 @@ setup(
         "tensorboard": ["tensorboard>=2.20"],
         "wandb": ["wandb>=0.22"],
         "mlflow": ["mlflow>=3.5"],
-        "test": ["hypothesis>=6.100", "mypy>=1.18", "pytest>=8.0", "ruff>=0.14", "tensorboard>=2.20", "types-PyYAML"],
+        "ray": ["ray>=2.60"],  # earlier ones were not tried
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.18",
+            "pytest>=8.0",
+            "pytest-xdist>=3.8",
+            "ray>=2.60",
+            "ruff>=0.14",
+            "tensorboard>=2.20",
+            "types-PyYAML",
+        ],
     },
 )

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ift_scale.bench.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
 from ift_scale.train import memory, packing, setting
@@ -206,8 +207,8 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpoint
     for name in names:
         try:
             found = measure(name, config, device, steps, rate)
-        except torch.OutOfMemoryError as error:
-            say(f"{name}: {str(error).splitlines()[0]}")
+        except (EnvironmentProblem, torch.OutOfMemoryError) as error:  # the memory model's word, or the device's
+            say(f"{name}: does not fit: {str(error).splitlines()[0]}")
             continue
         say(f"{name}: {json.dumps(found)}")
         if not tiny:

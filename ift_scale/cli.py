@@ -30,7 +30,11 @@ STAGE_HELP = {
 
 
 # Stages that ranks started by deepspeed, torchrun or srun work on together.
-SHARED_STAGES = ("probe", "evaluate")
+SHARED_STAGES = ("probe", "train", "evaluate")
+# Stages that several commands may do parts of, at once, in one run.
+DIVIDED_STAGES = ("train", "evaluate")
+# Stages that actors of Ray may compute.
+RAY_STAGES = ("probe", "evaluate")
 
 
 class Group(click.Group):
@@ -87,25 +91,77 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         say(f"report: {page.resolve()}")
 
 
+def _ray_options(command: Any) -> Any:
+    """--ray and --ray-workers, of the stages that Ray may compute."""
+    help = "Have actors of a Ray cluster do it: of the one at ADDRESS (HOST:PORT), found here (auto), or made for this (local)."
+    workers_help = "Engines to start; one for each GPU or tensor-parallel group of the cluster if left out."
+    command = click.option("--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help)(command)
+    return click.option("--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help)(command)
+
+
+class _PartType(click.ParamType):
+    name = "K/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number, _, of = str(value).partition("/")
+        if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+            self.fail(f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx)
+        return int(number), int(of)
+
+
+_part_option = click.option(
+    "--part",
+    type=_PartType(),
+    help="Only the arms K, K + N, ... (from 0): for N commands at once, such as the tasks of a job array.",
+)
+
+
 def _stage_command(stage: str) -> click.Command:
     @_config_options
     @_variant_option
-    def command(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
-        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES):
+    def command(
+        config: str,
+        overrides: tuple[str, ...],
+        only: tuple[str, ...],
+        part: tuple[int, int] | None = None,
+        ray: str | None = None,
+        ray_workers: int | None = None,
+    ) -> None:
+        if ray_workers is not None and ray is None:
+            raise click.UsageError("--ray-workers: only with --ray")
+        if ray is not None and part is not None:
+            raise click.UsageError("--part: not with --ray, whose ranks share all arms")
+        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES and ray is None, part):
             with open_pipeline as pipeline:
-                getattr(pipeline, stage)()
+                _run_stage(pipeline, stage, ray, ray_workers)
 
+    if stage in DIVIDED_STAGES:
+        command = _part_option(command)
+    if stage in RAY_STAGES:
+        command = _ray_options(command)
     return click.command(stage, help=STAGE_HELP[stage])(command)
+
+
+def _run_stage(pipeline: Any, stage: str, ray: str | None, ray_workers: int | None) -> None:
+    if ray is None:
+        getattr(pipeline, stage)()
+        return
+    from ift_scale import ray_ranks
+
+    ray_ranks.run_stage(pipeline, stage, ray, ray_workers)
 
 
 for _stage in STAGE_HELP:
     main.add_command(_stage_command(_stage))
 
 
-def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False) -> Iterator[Any]:
+def _pipelines(
+    config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False, part: tuple[int, int] | None = None
+) -> Iterator[Any]:
     """The run of CONFIG, or those of its variants one after another, each to be opened by `with`.
 
     A `shared` stage may be started by a launcher as several ranks: rank 0 holds the folder, the others work in it with its leave.
+    A `part` of a stage holds the folder together with the other parts.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from ift_scale import distributed
@@ -115,8 +171,8 @@ def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], s
     ranks = distributed.from_environment()
     if ranks is not None and ranks.world_size > 1 and not shared:
         raise click.UsageError(
-            f"this command is one process, and a launcher has started {ranks.world_size}; only {' and '.join(SHARED_STAGES)} "
-            "share their work among ranks (train starts its own)"
+            f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(SHARED_STAGES)} "
+            "share their work among ranks, and --ray starts its own"
         )
     study = load_study(config, overrides)
     for name in only:
@@ -125,27 +181,35 @@ def _pipelines(config: str, overrides: tuple[str, ...], only: tuple[str, ...], s
     chosen = {name: variant for name, variant in study.variants.items() if not only or name in only}
     for name, settings in chosen.items():
         say(f"variant {name}")
-        yield _opened(settings, ranks, [other.output_dir for other in study.variants.values() if other is not settings])
+        siblings = [other.output_dir for other in study.variants.values() if other is not settings]
+        yield _opened(settings, ranks, siblings, part)
     if not study.variants:
-        yield _opened(study.config, ranks, [])
+        yield _opened(study.config, ranks, [], part)
 
 
 @contextmanager
-def _opened(settings: Any, ranks: Any, siblings: list[str]) -> Iterator[Any]:
+def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int] | None) -> Iterator[Any]:
     from pathlib import Path
 
     from ift_scale import artifacts
     from ift_scale.config import resolved_yaml
-    from ift_scale.pipeline import Pipeline
+    from ift_scale.pipeline import Part, Pipeline
+    from ift_scale.rendezvous import meet
 
-    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings])
+    several = ranks is not None and ranks.world_size > 1
+    meeting = meet(ranks) if several else None
+    resolved = resolved_yaml(settings)
+    if meeting is not None:
+        meeting.check(artifacts.digest_of([resolved, part]))
+    own_part = None if part is None else Part(*part)
+    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
     if not pipeline.leads:
         yield pipeline
         return
-    with artifacts.locked(pipeline.root):
-        if ranks is None or ranks.world_size == 1:  # else other ranks may be writing already
+    with artifacts.locked(pipeline.root, shared=part is not None):
+        if not several and part is None:  # else others may be writing already
             artifacts.remove_incomplete(pipeline.root)
-        artifacts.write_text(pipeline.root / "config.yaml", resolved_yaml(settings))
+        artifacts.write_text(pipeline.root / "config.yaml", resolved)
         yield pipeline
 
 
@@ -154,41 +218,60 @@ def _opened(settings: Any, ranks: Any, siblings: list[str]) -> Iterator[Any]:
 @click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting of CONFIG; may be repeated.")
 @click.option("--model", help="Print the memory of this model only: a folder, a config.json, or a preset (configs/models).")
 @click.option(
-    "--gpu-memory", type=click.FloatRange(min=0, min_open=True), help="GB (10^9 bytes) of one GPU; this machine's if left out."
+    "--gpu-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    help="GB (10^9 bytes) of one GPU; the machine's, or this machine's, if left out.",
 )
 @click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; CONFIG's train.num_ranks if left out.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--gpus-per-node", type=click.IntRange(min=1), help="The machine's if left out, or 8.")
+@click.option("--machine", help="Predict times on it: a machine file or a preset (configs/machines).")
+@click.option("--rates", "rate_file", type=click.Path(dir_okay=False), help="Rates of the stages: a YAML file (docs/plan.md).")
+@click.option("--example-tokens", type=click.FloatRange(min=1), help="Mean length of a training example, for predictions.")
 def plan(
     config: str | None,
     overrides: tuple[str, ...],
     model: str | None,
     gpu_memory: float | None,
     gpus: int | None,
-    gpus_per_node: int,
+    gpus_per_node: int | None,
+    machine: str | None,
+    rate_file: str | None,
+    example_tokens: float | None,
 ) -> None:
-    """Tell what CONFIG would do, its memory and its work, without loading a model."""
+    """Tell what CONFIG would do, its work, time, memory and disk, without loading a model."""
+    from pathlib import Path
+
     from ift_scale.config import TrainConfig
     from ift_scale.config_file import load_study
-    from ift_scale.plan_memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
+    from ift_scale.costs.machine import read_machine
+    from ift_scale.costs.scaling import Examples
+    from ift_scale.plan.memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
 
     if config is None and (model is None or overrides):
         raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
     study = None if config is None else load_study(config, overrides)
     train = TrainConfig() if study is None else study.config.train
-    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here()
-    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, gpus_per_node)
+    described = None if machine is None else read_machine(machine)
+    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here() if described is None else described.memory_bytes
+    per_node = gpus_per_node or (8 if described is None else described.devices_per_node)
+    if described is not None:
+        described = described.model_copy(update={"memory_bytes": gpu_bytes, "devices_per_node": per_node})
+    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, per_node)
+    examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
-        print_memory(read_shape(model), train, cluster)
+        shape = read_shape(model)
+        print_memory(shape, train, cluster)
+        if described is not None:
+            from ift_scale.plan.prediction import print_prediction
+
+            print_prediction(shape, train, described, cluster.num_gpus, examples)
         return
     from ift_scale.plan import print_plan
-    from ift_scale.progress import say
+    from ift_scale.plan.rates import Given, read_rates
 
     assert study is not None
-    for name, variant in study.variants.items():
-        say(f"variant    {name}")
-        print_plan(variant, cluster)
-    if not study.variants:
-        print_plan(study.config, cluster)
+    stated = None if rate_file is None else read_rates(Path(rate_file))
+    print_plan(study, cluster, Given(stated, described, cluster.num_gpus, examples))
 
 
 @main.command()
@@ -217,6 +300,27 @@ def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> Non
         with open_pipeline as pipeline:
             pipeline.questions()
             click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+
+
+@main.command()
+@_config_options
+@click.option("--variant", metavar="NAME", help="The variant of a study, which has jobs of its own.")
+@click.option("--dry-run", is_flag=True, help="Print the scripts and commands; submit nothing.")
+def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run: bool) -> None:
+    """Submit the stages of CONFIG to SLURM as dependent jobs, as its `cluster:` section says."""
+    from pathlib import Path
+
+    from ift_scale.config_file import load_study
+    from ift_scale.submit import submit as submit_jobs
+
+    study = load_study(config, overrides)
+    if (variant is None) == bool(study.variants) or (variant is not None and variant not in study.variants):
+        raise click.UsageError(
+            f"{config} has {'these variants: ' + ', '.join(study.variants) if study.variants else 'no variants'}"
+        )
+    settings = study.config if variant is None else study.variants[variant]
+    chosen = [] if variant is None else ["--variant", variant]
+    submit_jobs(settings, Path(config), [*chosen, *(part for text in overrides for part in ("--set", text))], dry_run)
 
 
 @main.command()

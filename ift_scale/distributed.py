@@ -1,16 +1,27 @@
-"""Who this process is among the ranks, and what ends it when the run that started it is gone."""
+"""Who this process is among the ranks, whatever launcher started it, and what ends it when the run that started it is gone.
+
+deepspeed and torchrun put RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT into the environment; srun has variables of its
+own, from which `settle` makes the same. So all that is behind it (torch, DeepSpeed) finds one environment.
+"""
 
 import os
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from ift_scale.errors import EnvironmentProblem
 
 _WATCH_SECONDS = 1.0
+
+
+# Ports that srun's jobs meet at: below the range that systems deal out by themselves.
+_FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,14 @@ class Ranks:
     world_size: int
     local_size: int = 1
     """Ranks on this node."""
+    watch: Callable[[], None] | None = None
+    """Called often while shared work goes on; raises where it shall end."""
+    engines_elsewhere: Literal["cpu", "gpu"] | None = None
+    """Set where this process has no engines and only leads ranks that have: what theirs run on."""
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
 
 
 def from_environment() -> Ranks | None:
@@ -40,6 +59,52 @@ def _slurm_tasks_per_node() -> int | None:
     """From "4" or "4(x2),3"; the first node's is as good as any for dividing a node's devices. None outside of a step."""
     text = os.environ.get("SLURM_STEP_TASKS_PER_NODE")
     return int(text.split("(")[0].split(",")[0]) if text else None
+
+
+def settle(ranks: Ranks) -> tuple[str, int]:
+    """Put this process's place and the leader's address into the environment, as torch and DeepSpeed read them.
+
+    Returns the host and port that the ranks meet at. EnvironmentProblem where srun's node list does not lead to an address.
+    """
+    found = os.environ
+    if "MASTER_ADDR" not in found:
+        found["MASTER_ADDR"] = _first_node() if ranks.world_size > 1 else "127.0.0.1"
+    if "MASTER_PORT" not in found:
+        found["MASTER_PORT"] = str(_slurm_port() if "SLURM_JOB_ID" in found else free_port())
+    found["RANK"], found["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
+    found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"] = str(ranks.local_rank), str(ranks.local_size)
+    return found["MASTER_ADDR"], int(found["MASTER_PORT"])
+
+
+def _slurm_port() -> int:
+    """The same in all tasks of a step, another one for other jobs and steps on the same node."""
+    job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_STEP_ID", "0"))
+    return _FIRST_PORT + (job * 101 + step) % _NUM_PORTS
+
+
+def _first_node() -> str:
+    """Name of the node of rank 0, by srun's node list."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    remedy = "Export MASTER_ADDR (the host of rank 0) and MASTER_PORT before the ranks start, as launch/slurm.sh does"
+    if not nodes:
+        raise EnvironmentProblem(f"MASTER_ADDR is not set, and there is no node list of SLURM's. {remedy}.")
+    try:
+        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentProblem(
+            f"scontrol, which spells out the node list {nodes}, does not run here ({error}). {remedy}."
+        ) from None
+    names = done.stdout.split()
+    if done.returncode or not names:
+        raise EnvironmentProblem(f"scontrol cannot spell out the node list {nodes}: {done.stderr.strip()}. {remedy}.")
+    try:
+        socket.getaddrinfo(names[0], None)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the first node of the job's list {nodes}, {names[0]}, has no address that {socket.gethostname()} can find "
+            f"({error.strerror}). {remedy}."
+        ) from None
+    return names[0]
 
 
 def visible_devices() -> tuple[str, ...]:
@@ -99,6 +164,11 @@ def _watch(pid: int) -> None:
 def has_gpu() -> bool:
     """Whether this host's ranks will train on NVIDIA devices, told without importing torch (a CPU build never does)."""
     return "+cpu" not in metadata.version("torch") and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def engines_on_gpu(ranks: Ranks | None) -> bool:
+    """Whether the engines of a shared stage run on GPUs: this process' own, or those that it leads."""
+    return has_gpu() if ranks is None or ranks.engines_elsewhere is None else ranks.engines_elsewhere == "gpu"
 
 
 def free_port() -> int:

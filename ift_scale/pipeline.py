@@ -5,10 +5,12 @@ Settings that only say how fast or where something is computed are left out of k
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +31,9 @@ from ift_scale.probe import run as probe
 from ift_scale.progress import progress, say
 from ift_scale.questions import run as questions
 from ift_scale.records import Arm, Score
+from ift_scale.rendezvous import Meeting
 from ift_scale.report import run as report
-from ift_scale.train import live_questions
+from ift_scale.train import hostfile, live_questions
 from ift_scale.train import run as train
 from ift_scale.write import deal as writers
 from ift_scale.write import run as write
@@ -44,6 +47,18 @@ TRAIN_OPERATION = {
 }  # fmt: skip
 
 Inputs = dict[str, str]
+
+
+class Part(NamedTuple):
+    """The `number`-th of `of` parts of the arms (from 0), for several commands that share a run: a job array's tasks."""
+
+    number: int
+    of: int
+
+    @property
+    def mark(self) -> str:
+        """Distinguishes this part's own files."""
+        return f"-part{self.number}of{self.of}"
 
 
 @dataclass(frozen=True)
@@ -73,12 +88,22 @@ class Pipeline:
     """A run's folder and settings; each stage method makes what is missing of its stage.
 
     `siblings`: folders of runs whose finished work is taken over where it is what would be made here (a study's other variants).
+    `part`: the arms that train and evaluate are about, all where it is None. `meeting`: of the ranks, where there are several.
     """
 
-    def __init__(self, config: Config, ranks: Ranks | None = None, siblings: Sequence[Path] = ()):
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks | None = None,
+        siblings: Sequence[Path] = (),
+        part: Part | None = None,
+        meeting: Meeting | None = None,
+    ):
         self.config = config
         self.siblings = siblings
         self.ranks = ranks
+        self.part = part
+        self.meeting = meeting
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
         self.model_path = model_folder.resolve(config.model.path)
@@ -103,7 +128,7 @@ class Pipeline:
     @property
     def leads(self) -> bool:
         """Whether this process writes what all ranks have computed."""
-        return self.ranks is None or self.ranks.rank == 0
+        return self.ranks is None or self.ranks.leads
 
     def train_scores(self) -> dict[str, Score]:
         """What the probe says of the questions that sets are drawn from, by id."""
@@ -114,6 +139,10 @@ class Pipeline:
     def arms(self) -> list[Arm]:
         return construct.arms_of(self.config, self.question_file().groups)
 
+    def _arms_of_part(self) -> list[Arm]:
+        arms = self.arms()
+        return arms if self.part is None else arms[self.part.number :: self.part.of]
+
     def digest(self, stage: str, file: str) -> str:
         """Digest of a file of a finished stage; ArtifactError where it is missing or was made with other settings."""
         return self._finished(stage, self.folder(stage), self._key_of(stage)).files[file]
@@ -121,6 +150,12 @@ class Pipeline:
     def _key_of(self, stage: str) -> str:
         tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
         return (tasks | {"write": self._write_task, "analyse": self._analyse_task})[stage]()[0]
+
+    def shared_key(self, stage: str) -> str:
+        """Digest of a shared stage's settings and inputs, on which all its ranks must agree."""
+        if stage == "probe":
+            return self._key_of(stage)
+        return digest_of({task.arm.name: task.key for task in self.evaluate_tasks(self.arms())})
 
     def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
         manifest = read_manifest(folder)
@@ -167,7 +202,7 @@ class Pipeline:
         settings = [self.config.train.model_dump(exclude=left_out) | in_force, self.config.evaluate.template]
         sets = self._finished("construct", self.folder("construct"), self._key_of("construct")).files
         tasks = []
-        for arm in self.arms():
+        for arm in self._arms_of_part():
             file = f"{arm.name}.jsonl"
             inputs = {"model": self.base_digest, "set": sets[file]}
             if stops:
@@ -176,13 +211,13 @@ class Pipeline:
             tasks.append(ArmTask(arm, self.folder("construct") / file, self.folder("train") / arm.name, key, inputs))
         return tasks
 
-    def evaluate_tasks(self) -> list[ArmTask]:
+    def evaluate_tasks(self, arms: Sequence[Arm]) -> list[ArmTask]:
         settings = identity(self.config.evaluate, self.config.model.dtype)
         if self.config.evaluate.generate:
             settings["refusal"] = self.config.construct.refusal
         asked = self.digest("questions", questions.FILE)
         tasks = []
-        for arm in self.arms():
+        for arm in arms:
             trained = read_manifest(self.folder("train") / arm.name)
             if trained is None:
                 raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
@@ -194,7 +229,7 @@ class Pipeline:
 
     def _analyse_task(self) -> tuple[str, Inputs]:
         inputs = {"probe": self.digest("probe", probe.FILE)}
-        for task in self.evaluate_tasks():
+        for task in self.evaluate_tasks(self.arms()):
             inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
         settings = [self.config.analyse.model_dump(), self.config.construct.confidence_threshold]
         return digest_of([analyse.VERSION, settings, inputs]), inputs
@@ -242,27 +277,56 @@ class Pipeline:
             self._told("construct")
 
     def train(self) -> None:
-        pending = self._pending("train", self.train_tasks())
-        if not pending:
-            return
-        train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
-        with progress("train", len(pending)) as bar:
-            work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-            live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
-            seconds = train.run(self.config, self.folder("train"), self.model_path, work, self.logs, bar, live)
-        artifacts.write_json(self.logs / "train-seconds.json", seconds)
-        say(f"train: {len(pending)} arms")
+        if self.meeting is None:
+            self._train(None)
+        elif self.leads:
+            with self.meeting.leading():
+                if not self._train(self.meeting):
+                    self.meeting.tell("")  # nothing to do, for nobody
+        else:
+            train.follow(self.meeting)
+
+    def _train(self, meeting: Meeting | None) -> bool:
+        """Train what is missing; whether anything was."""
+        config = hostfile.with_ranks(self.config, self.ranks)
+        with self._claims("train", self.train_tasks()) as tasks:
+            pending = self._pending("train", tasks)
+            if not pending:
+                return False
+            train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
+            with progress("train", len(pending)) as bar:
+                work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
+                live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
+                mark = self.part.mark if self.part else ""
+                seconds = train.run(config, self.folder("train"), self.model_path, work, self.logs, bar, live, meeting, mark)
+            artifacts.write_json(self.logs / f"train{mark}-seconds.json", seconds)
+            say(f"train: {len(pending)} arms")
+            return True
 
     def evaluate(self) -> None:
-        pending = self._pending("evaluate", self.evaluate_tasks())
-        if not pending:
+        with self._claims("evaluate", self.evaluate_tasks(self._arms_of_part())) as tasks:
+            pending = self._pending("evaluate", tasks)
+            if not pending:
+                return
+            loaded = self.question_file()
+            total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
+            with progress("evaluate", total) as bar:
+                work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
+                evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
+            say(f"evaluate: {len(pending)} arms, {total} questions")
+
+    @contextmanager
+    def _claims(self, stage: str, tasks: list[ArmTask]) -> Iterator[list[ArmTask]]:
+        """Of a part's tasks those that no other command works on, held for the block; without a part the folder itself is held."""
+        if self.part is None or not self.leads:
+            yield tasks
             return
-        loaded = self.question_file()
-        total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
-        with progress("evaluate", total) as bar:
-            work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-            evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
-        say(f"evaluate: {len(pending)} arms, {total} questions")
+        with ExitStack() as held:
+            claims = self.folder(stage) / ".claims"
+            mine = [task for task in tasks if held.enter_context(artifacts.claimed(claims / task.arm.name))]
+            if len(mine) < len(tasks):
+                say(f"{stage}: {len(tasks) - len(mine)} arms of this part are left to another command that works on them")
+            yield mine
 
     def analyse(self) -> None:
         key, inputs = self._analyse_task()
@@ -306,6 +370,7 @@ class Pipeline:
         path = general.path_of(self.config.construct.general)
         if path is not None:
             general.load(path)  # a mistake there is told before the probe, not after it
+        hostfile.with_ranks(self.config, self.ranks)  # so is one in the hostfile
         for stage in STAGES:
             getattr(self, stage)()
         say(f"all stages: {time.monotonic() - started:.0f} s")

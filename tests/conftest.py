@@ -9,6 +9,14 @@ ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Models of half a million parameters gain nothing from a second thread, and threads that wait for a core others have spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start engines come first, so that with several workers the short ones fill the end."""
+    long = {item.path for item in items if item.get_closest_marker("engine")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
@@ -22,6 +30,24 @@ def shared_data() -> Path:
 def world_model() -> Path:
     """The committed base model of the embedded world."""
     return ROOT / "ift_scale" / "world" / "base_model"
+
+
+@pytest.fixture(scope="session")
+def sharded_export(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's base model as the trainer exports it, in shards of 300 kB, its template chatml."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ift_scale.inference.prompts import TEMPLATES
+    from ift_scale.inference.tokens import PromptTokenizer
+    from ift_scale.train import export
+
+    folder = tmp_path_factory.mktemp("sharded") / "model"
+    model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)
+    tokenizer = PromptTokenizer(world_model).tokenizer
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    export.export(model, False, folder, world_model, tokenizer, torch.float32, shard_bytes=300_000)
+    return folder
 
 
 @pytest.fixture

@@ -156,6 +156,28 @@ def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: P
         assert result.exit_code == 2 and message in result.output, result.output
 
 
+def test_plan_predicts_a_described_machine() -> None:
+    result = _run("plan", "--model", "llama-2-70b", "--gpus", "512", "--machine", "h100-sxm")
+    assert result.exit_code == 0, result.output
+    assert "predicted  on H100 SXM, not measured. Rates from data sheets and estimates" in result.output
+    assert max(map(len, result.output.splitlines())) <= 132
+    sizes = [line.split()[0] for line in result.output.splitlines() if "%" in line and line[0].isdigit()]
+    assert sizes == [str(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024)] * 2
+
+
+def test_plan_of_a_study_tells_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rates.yaml").write_text("source: a test\ntrain: {per_second: 10.0, arm_seconds: 2.0}\n", encoding="utf-8")
+    study = ("configs/world_study.yaml", "--set", f"output_dir={tmp_path}/study", "--set", "construct.seeds=[0]")
+    result = _run("plan", *study, "--rates", str(tmp_path / "rates.yaml"))
+    assert result.exit_code == 0, result.output
+    (line,) = (line.split() for line in result.output.splitlines() if line.startswith("paper") and " train " in line)
+    assert line[:7] == ["paper", "train", "40", "at", "most", "19,200", "examples"] and "10/s given: a test" in " ".join(line)
+    assert line[-3:-1] == ["17.3", "min"]  # 40 arms of 2 s, 19,200 examples over two ranks
+    assert max(map(len, result.output.splitlines())) <= 132 and "WARNING" not in result.output
+    monkeypatch.setattr("ift_scale.plan.disk.free_bytes", lambda folder: 1e3)
+    assert "GiB free, less than that" in _run("plan", *study).output
+
+
 def test_plan_needs_a_configuration_or_a_model() -> None:
     assert "give CONFIG, or --model" in _run("plan").output
     assert "give CONFIG, which --set changes" in _run("plan", "--model", "llama-1b", "--set", "train.epochs=1").output

@@ -5,13 +5,31 @@ from pathlib import Path
 
 import pytest
 
+from ift_scale.train import hostfile
+
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=lambda p: p.name)
+SOURCED = ("env.sh", "slurm.sh")
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.*h")), ids=lambda p: p.name)
 def test_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
-    assert script.stat().st_mode & 0o111, "must be executable"
+    assert bool(script.stat().st_mode & 0o111) == (script.name not in SOURCED), "must be executable, unless it is sourced"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sbatch")), ids=lambda p: p.name)
+def test_every_job_that_works_saves_before_its_end_and_goes_on(script: Path) -> None:
+    text = script.read_text()
+    options = [line.split()[1] for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert all(option.startswith("--") for option in options)
+    if "launch/slurm.sh" in text:
+        assert {"--signal=B:USR1@120", "--requeue", "--open-mode=append"} <= set(options)
+
+
+def test_the_example_of_a_hostfile_is_one() -> None:
+    assert hostfile.read(ROOT / "launch" / "hostfile.example") == {"node-01": 8, "node-02": 8}
 
 
 def test_ranks_script_without_a_job_says_what_to_do(tmp_path: Path) -> None:

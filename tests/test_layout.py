@@ -19,6 +19,7 @@ SHARED = {
     "knowledge",
     "progress",
     "records",
+    "rendezvous",
     "treatments",
     "world",
 }
@@ -58,7 +59,14 @@ def test_nothing_of_ours_answers_to_kernels() -> None:
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
     code = "import sys, ift_scale.cli\n"
-    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas'} & set(sys.modules)\nassert not heavy, heavy"
+    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas', 'ray'} & set(sys.modules)\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_costs_are_pure_and_stand_on_the_trainers_own_counts() -> None:
+    for path in (ROOT / "ift_scale" / "costs").rglob("*.py"):
+        assert _imports(path) <= {"artifacts", "config", "costs", "errors", "train"}, path
+    code = "import sys, ift_scale.costs.scaling\nassert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -87,18 +87,18 @@ def test_the_second_time_does_nothing(finished: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_one_changed_setting_redoes_what_depends_on_it(finished: Path) -> None:
-    output = _run(finished, *TRANSFORMERS, "analyse.bootstrap_samples=500")
+def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    output = _run(folder, *TRANSFORMERS, "analyse.bootstrap_samples=500")
     assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
     assert "analyse: done already" not in output and "report: done already" not in output
-    output = _run(finished, *TRANSFORMERS, "construct.seeds=[0, 1]")
+    output = _run(folder, *TRANSFORMERS, "construct.seeds=[0, 1]")
     assert "probe: done already" in output and "train: 2 of 4 arms done already" in output
     # Where and how fast is no part of what is learnt.
     output = _run(
-        finished, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999", "train.live.every=3"
+        folder, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999", "train.live.every=3"
     )
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
-    _run(finished, *TRANSFORMERS)
 
 
 def _processes_of(folder: Path) -> list[str]:

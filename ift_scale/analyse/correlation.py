@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 _ROUNDING = 1e-9
 _FEWEST_SAMPLES = 0.5
@@ -30,7 +30,7 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> Corre
     """
     n = len(x)
     controls = np.reshape(control, (n, -1)).T
-    ranks = [stats.rankdata(column) for column in controls if np.ptp(column) > 0]
+    ranks = [scipy.stats.rankdata(column) for column in controls if np.ptp(column) > 0]
     freedom = n - 2 - len(ranks)
     if freedom < 1:
         return Correlation(n, reason=f"{n} points are too few: {3 + len(ranks)} are the least")
@@ -39,14 +39,14 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> Corre
     for name, values in (("the measure", x), ("accuracy", y)):
         if np.ptp(values) == 0:
             return Correlation(n, reason=f"zero variance: {name} is the same in all {n} points")
-        ranked = stats.rankdata(values)
+        ranked = scipy.stats.rankdata(values)
         residual = ranked - design @ np.linalg.lstsq(design, ranked, rcond=None)[0]
         if residual @ residual < _ROUNDING * n**3:
             return Correlation(n, reason=f"zero variance: {name} has none left beside what it is controlled for")
         left.append(residual / np.sqrt(residual @ residual))
     rho = float(np.clip(left[0] @ left[1], -1, 1))
     t = rho * np.sqrt(freedom / max(1 - rho**2, np.finfo(float).eps))
-    return Correlation(n, rho, float(2 * stats.t.sf(abs(t), freedom)))
+    return Correlation(n, rho, float(2 * scipy.stats.t.sf(abs(t), freedom)))
 
 
 def clustered(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 _CHUNK = 250
 """Samples that are drawn or multiplied at once: their counts are the largest array there is."""
@@ -32,7 +32,7 @@ class Interval:
 
 def wilson(num_right: int, num: int, level: float) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927), by scipy."""
-    interval = stats.binomtest(num_right, num).proportion_ci(level, method="wilson")
+    interval = scipy.stats.binomtest(num_right, num).proportion_ci(level, method="wilson")
     return Interval(num_right / num, float(interval.low), float(interval.high))
 
 

@@ -1,11 +1,12 @@
-"""Tests of paired answers, and the correction where many are made. Pure functions."""
+"""Tests of paired answers, and the correction where many are made. Pure functions.
+
+statsmodels is imported where it is called: every command imports this module, and few of them test anything.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
-from statsmodels.stats.multitest import multipletests
 
 _EXACT_BELOW = 25
 
@@ -32,12 +33,16 @@ def mcnemar(found: Discordant) -> float:
     differing = found.first + found.second
     if differing == 0:
         return 1.0
+    from statsmodels.stats import contingency_tables
+
     table = [[0, found.first], [found.second, 0]]
-    return float(_mcnemar(table, exact=differing < _EXACT_BELOW, correction=False).pvalue)
+    return float(contingency_tables.mcnemar(table, exact=differing < _EXACT_BELOW, correction=False).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values of one family of tests (Holm 1979), by statsmodels."""
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 

@@ -1,6 +1,6 @@
 """What difference a test of this size could have shown. Pure functions; differences and shares are between 0 and 1."""
 
-from scipy.stats import norm
+import scipy
 
 POWER = 0.8
 
@@ -22,7 +22,7 @@ def detectable_difference(
     share D (discordance) is answered differently. None where no difference would do: d may not exceed D.
     """
     n = effective_questions(questions, seeds, correlation)
-    z_level, z_power = norm.ppf((1 + level) / 2), norm.ppf(power)
+    z_level, z_power = scipy.stats.norm.ppf((1 + level) / 2), scipy.stats.norm.ppf(power)
     under_root = n + z_power**2 - z_level**2
     if under_root < 0 or discordance <= 0:
         return None
@@ -32,4 +32,4 @@ def detectable_difference(
 
 def detectable_by_error(standard_error: float, level: float, power: float = POWER) -> float:
     """Smallest difference that is shown with this power at the observed standard error: (z_a + z_b) * error (Bloom 1995)."""
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * standard_error)
+    return float((scipy.stats.norm.ppf((1 + level) / 2) + scipy.stats.norm.ppf(power)) * standard_error)

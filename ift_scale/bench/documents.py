@@ -235,5 +235,5 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "gpu": gpu_sentence,
     "demo": demo_table,
     "demo-time": table("demo", "seconds"),
-    **{f"{name}-table": table(name) for name in BENCHMARKS if name != "demo"},
+    **{f"{name}-table": table(name) for name in BENCHMARKS if name not in ("demo", "simulator")},
 }

@@ -38,6 +38,8 @@ class Benchmark:
     gpu: str
     """What a GPU runs of it (benchmarks/gpu.sh), or why nothing."""
     peers: tuple[str, ...] = ()
+    in_all: bool = True
+    """Part of `bench run all`."""
 
 
 PEERS = {"lm-eval": "install.sh", "trl": "install_trl.sh"}
@@ -149,6 +151,16 @@ BENCHMARKS = {
             "not yet: one GPU is all there was",
         ),
         Benchmark(
+            "simulator",
+            "steps over a grid of models, stages, loads and ranks beside what the simulator predicts from the machine's rates",
+            "the simulator (docs/simulator.md)",
+            "nothing: every point's error is told",
+            "bench_simulator.py",
+            Size("46 points, 1 and 2 ranks; also writes configs/machines/cpu-*.yaml, so `all` leaves it out", 12.0, 0.0, 5, 5),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "demo",
             "where the time of a whole experiment goes, and what it finds",
             "none",
@@ -182,9 +194,9 @@ def environment(peer: str) -> Path:
 
 
 def chosen(name: str) -> list[Benchmark]:
-    """The benchmark of this name, or all of them."""
+    """The benchmark of this name, or all of them but those that also write documents and settings anew."""
     if name == "all":
-        return list(BENCHMARKS.values())
+        return [benchmark for benchmark in BENCHMARKS.values() if benchmark.in_all]
     if name not in BENCHMARKS:
         raise ConfigError("bench run", [f"there is no benchmark {name!r}; {did_you_mean(name, [*BENCHMARKS, 'all'])}"])
     return [BENCHMARKS[name]]

@@ -147,6 +147,15 @@ class Sheet:
         return store(self.rows, out_folder(self._quick))
 
 
+def store_inputs(name: str, found: Any) -> Path:
+    """Put into results/NAME.json what rows and documents are made from again (calibrations, say), with its origin."""
+    from ift_scale.bench.registry import results_folder
+
+    path = results_folder() / f"{name}.json"
+    artifacts.write_json(path, {"benchmark": name, **origin(), "rows": found})
+    return path
+
+
 def out_folder(quick: bool) -> Path:
     """Where drivers put their rows: what `ift-scale bench run` says, else benchmarks/results; of a quick run runs/bench-quick."""
     from ift_scale.bench.registry import QUICK, results_folder

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
+from ift_scale.config.cluster import ClusterConfig
 from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
@@ -36,6 +37,7 @@ __all__ = [
     "AnalyseConfig",
     "AuditConfig",
     "CheckpointConfig",
+    "ClusterConfig",
     "Config",
     "ConstructConfig",
     "DatasetSource",
@@ -100,6 +102,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     analyse: AnalyseConfig = AnalyseConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def impossible_combinations(config: Config) -> list[str]:

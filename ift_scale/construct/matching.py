@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import block_array, eye_array, lil_array
+import scipy
 
 _LARGEST_GAP = 0.002
 """The largest set found is at most this share smaller than the largest possible."""
@@ -53,7 +52,7 @@ class Program:
         self._counts = np.array([len(self._ids[side][trait]) for side, trait in self._cells], dtype=float)
         self._margins = self._margin_matrix()
 
-    def _margin_matrix(self) -> lil_array:
+    def _margin_matrix(self) -> "scipy.sparse.lil_array":
         """Rows that must be zero: for each covariate and level H minus I, and H minus S."""
         rows: dict[tuple[int, int, int], int] = {}
         entries: list[tuple[int, int, float]] = []
@@ -64,7 +63,7 @@ class Program:
                     entries.append((row, column, 1.0 if side == 0 else -1.0))
         row = len(rows)  # as many of the one as of the other, whatever the covariates
         entries += [(row, column, 1.0 if side == 0 else -1.0) for column, (side, _) in enumerate(self._cells)]
-        matrix = lil_array((row + 1, max(1, len(self._cells))))
+        matrix = scipy.sparse.lil_array((row + 1, max(1, len(self._cells))))
         for at, column, value in entries:
             matrix[at, column] += value
         return matrix
@@ -77,10 +76,11 @@ class Program:
         if not all(self._ids):
             return 0
         of_right = np.array([[1.0 if side == 0 else 0.0 for side, _ in self._cells]])
-        found = milp(
+        equal = scipy.optimize.LinearConstraint(self._margins.tocsr(), 0, 0)
+        found = scipy.optimize.milp(
             -of_right[0],
-            constraints=[LinearConstraint(self._margins.tocsr(), 0, 0), LinearConstraint(of_right, 0, at_most)],
-            bounds=Bounds(0, self._counts),
+            constraints=[equal, scipy.optimize.LinearConstraint(of_right, 0, at_most)],
+            bounds=scipy.optimize.Bounds(0, self._counts),
             integrality=np.ones(len(self._cells)),
             options={"mip_rel_gap": _LARGEST_GAP},
         )
@@ -94,20 +94,20 @@ class Program:
         wanted = self._counts * size / totals[sides]
         # Counts, and behind them their distances from `wanted`, whose sum is made small.
         margins = self._margins.tocsr()
-        equal = lil_array((margins.shape[0] + 1, 2 * num))
+        equal = scipy.sparse.lil_array((margins.shape[0] + 1, 2 * num))
         equal[: margins.shape[0], :num] = margins
         equal[margins.shape[0], :num] = (sides == 0).astype(float)
-        one = eye_array(num)
-        at_least = block_array([[one, one], [-one, one]])
+        one = scipy.sparse.eye_array(num)
+        at_least = scipy.sparse.block_array([[one, one], [-one, one]])
         values = np.zeros(margins.shape[0] + 1)
         values[-1] = size
-        found = milp(
+        found = scipy.optimize.milp(
             np.concatenate([np.zeros(num), np.ones(num)]),
             constraints=[
-                LinearConstraint(equal.tocsr(), values, values),
-                LinearConstraint(at_least.tocsr(), np.concatenate([wanted, -wanted]), np.inf),
+                scipy.optimize.LinearConstraint(equal.tocsr(), values, values),
+                scipy.optimize.LinearConstraint(at_least.tocsr(), np.concatenate([wanted, -wanted]), np.inf),
             ],
-            bounds=Bounds(0, np.concatenate([self._counts, np.full(num, np.inf)])),
+            bounds=scipy.optimize.Bounds(0, np.concatenate([self._counts, np.full(num, np.inf)])),
             integrality=np.concatenate([np.ones(num), np.zeros(num)]),
             options={"mip_rel_gap": 0.05},
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import Config, ReliabilityConfig
-from ift_scale.distributed import Ranks
+from ift_scale.distributed import Ranks, engines_on_gpu
 from ift_scale.errors import DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
 from ift_scale.inference import model_folder
@@ -73,12 +73,12 @@ def run(
     for _, model_path, _, _ in pending:
         model_folder.check(model_path)
     asker = _asker(config, PromptTokenizer(pending[0][1]))
-    generate = config.evaluate.generate
+    generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
         Target(
             arm.name,
             folder / arm.name,
-            artifacts.digest_of([key, resolved_identity(config.evaluate, config.model.dtype)]),
+            artifacts.digest_of([key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
             [questions.select(partial(_of_kind, arm, generate, kind)) for kind in ("choice", "free")],
             asker,
             model_path,

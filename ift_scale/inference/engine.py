@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ift_scale.config import EngineConfig
-from ift_scale.distributed import has_gpu
 
 VLLM = "ift_scale.inference.vllm_engine:VllmEngine"
 TRANSFORMERS = "ift_scale.inference.transformers_engine:TransformersEngine"
@@ -105,9 +104,8 @@ def identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
     return config.model_dump(exclude=OPERATION) | {"dtype": dtype}
 
 
-def resolved_identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
-    """The same with `auto` resolved on this machine: shards of different engines or precisions are not mixed."""
-    on_gpu = has_gpu()
+def resolved_identity(config: EngineConfig, dtype: str, on_gpu: bool) -> dict[str, Any]:
+    """The same with `auto` resolved: shards of different engines or precisions are not mixed."""
     resolved = {"engine": resolved_engine(config.engine, on_gpu), "dtype": resolved_dtype(dtype, on_gpu)}
     return identity(config, dtype) | resolved
 

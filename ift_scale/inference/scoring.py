@@ -121,6 +121,8 @@ class Share:
 
     rank: int = 0
     world_size: int = 1
+    watch: Callable[[], None] | None = None
+    """Called often while the work goes on; raises where it shall end."""
 
     @property
     def leader(self) -> bool:
@@ -128,7 +130,7 @@ class Share:
 
 
 def share_of(ranks: Ranks | None) -> Share:
-    return Share(ranks.rank, ranks.world_size) if ranks else Share()
+    return Share(ranks.rank, ranks.world_size, ranks.watch) if ranks else Share()
 
 
 def compute(questions: QuestionFile, targets: Sequence[Target], slots: Sequence[Slot], share: Share, bar: Bar) -> None:
@@ -173,6 +175,8 @@ def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[
         run.progressed.clear()
         if run.errors:
             raise run.errors[0]
+        if share.watch is not None:
+            share.watch()
         # What this process has worked on; now and then, and when it has no more work, all: others work too.
         touched = run.taken_touched() & set(pending)
         if time.monotonic() - looked > _LOOK_SECONDS or (worked and not working):

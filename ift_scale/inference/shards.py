@@ -14,8 +14,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale.artifacts import atomic_path, told_when_full
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.artifacts import atomic_path, take_lock, told_when_full
 
 SHARDS = "shards"
 _SHARD = re.compile(r"\d+\.parquet")
@@ -53,18 +52,7 @@ class Shards:
                 file = self.path(number).with_suffix(".claim").open("w")
             except FileNotFoundError:
                 return None  # another rank has merged all and is removing the folder
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError as error:
-            file.close()
-            raise EnvironmentProblem(
-                f"{self.folder}: file locks do not work there ({error.strerror}). Set output_dir to a file system with flock "
-                "(Lustre: mounted with -o flock)."
-            ) from error
-        if self.path(number).is_file():
+        if not take_lock(file, fcntl.LOCK_EX) or self.path(number).is_file():
             file.close()
             return None
         return file

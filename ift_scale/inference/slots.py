@@ -71,7 +71,12 @@ class Slot:
 
 
 def slots_for(config: EngineConfig, dtype: str, log: Path, ranks: Ranks | None, bar: Bar) -> list[Slot]:
-    """This process' slots: its share of the node's GPUs in groups of `tensor_parallel_size`; on a CPU, `num_engines` or one."""
+    """This process' slots: its share of the node's GPUs in groups of `tensor_parallel_size`; on a CPU, `num_engines` or one.
+
+    None where it only leads other ranks.
+    """
+    if ranks is not None and ranks.engines_elsewhere is not None:
+        return []
     size = config.tensor_parallel_size
     devices = own_devices(ranks, size)
     groups = [devices[start : start + size] for start in range(0, len(devices) - size + 1, size)]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ift_scale import artifacts
 from ift_scale.config import Config, ProbeConfig
-from ift_scale.distributed import Ranks
+from ift_scale.distributed import Ranks, engines_on_gpu
 from ift_scale.errors import DataError, Place
 from ift_scale.inference import views
 from ift_scale.inference.engine import resolved_identity
@@ -84,7 +84,7 @@ def run(
     target = Target(
         "probe",
         folder,
-        shard_key(config, inputs),
+        shard_key(config, inputs, engines_on_gpu(ranks)),
         parts,
         asker,
         model_path,
@@ -127,9 +127,9 @@ def _finish(config: ProbeConfig, key: str, inputs: dict[str, str], started: floa
     artifacts.write_manifest(target.folder, "probe", key, config.model_dump(), inputs, counts, seconds)
 
 
-def shard_key(config: Config, inputs: dict[str, str]) -> str:
+def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool) -> str:
     """What raw log-probabilities depend on: not on what is made of them afterwards."""
-    settings = resolved_identity(config.probe, config.model.dtype)
+    settings = resolved_identity(config.probe, config.model.dtype, on_gpu)
     settings["reliability"] = config.probe.reliability.model_dump(exclude=AFTERWARDS)
     return artifacts.digest_of([VERSION, settings, inputs])
 

@@ -142,8 +142,6 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, Q, D), key and value (1, K, T, D) to (1, Q, H, D)."""
-    if kwargs.get("dropout"):
-        raise ConfigError("model", ["attention_dropout: packed attention computes none; set it to 0 in the model's config.json"])
     how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0}
     at = packed.last if last else packed.whole
     if at.keys is not None:

@@ -16,10 +16,10 @@ from ift_scale.errors import Stopped
 
 
 class Interrupted(Stopped):
-    """The ranks have agreed to end after `step` steps of the arm, which are saved."""
+    """The ranks have agreed to end after `step` steps of `arm`, which are saved."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, arm: str = ""):
+        self.step, self.arm = step, arm
         super().__init__(f"stopped after step {step}")
 
 

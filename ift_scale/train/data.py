@@ -1,5 +1,6 @@
-"""Training examples as token ids: tokenised once by one process, kept in a file that every rank maps."""
+"""Training examples as token ids: tokenised once by one process, kept in a file that every rank reads."""
 
+from array import array
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -33,17 +34,14 @@ class TokenizedSet:
     @cached_property
     def computed_lengths(self) -> np.ndarray:
         """Tokens of each example up to the one that predicts its last supervised token: nothing reads what follows."""
-        places = np.where(self.supervised, np.arange(len(self.supervised)), 0)
-        return np.maximum.reduceat(places, self.offsets[:-1]) - self.offsets[:-1]
+        places = np.flatnonzero(self.supervised)
+        return places[np.searchsorted(places, self.offsets[1:]) - 1] - self.offsets[:-1]
 
     @cached_property
     def first_rows(self) -> np.ndarray:
         """Place within each example of the first token that predicts a supervised one."""
-        later = np.full(len(self.supervised), len(self.supervised))
-        places = np.flatnonzero(self.supervised)
-        later[places] = places
-        later[self.offsets[:-1]] = len(self.supervised)
-        return np.minimum.reduceat(later, self.offsets[:-1]) - self.offsets[:-1] - 1
+        places, seconds = np.flatnonzero(self.supervised), self.offsets[:-1] + 1  # nothing predicts a first token
+        return places[np.searchsorted(places, seconds)] - seconds
 
     @cached_property
     def supervised_counts(self) -> np.ndarray:
@@ -55,10 +53,8 @@ class TokenizedSet:
 
 def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: TrainConfig) -> TokenizedSet:
     """The examples of a set; DataError names the line of one that is too long or has nothing to supervise."""
-    ids: list[int] = []
-    supervised: list[bool] = []
-    offsets = [0]
-    weights: list[float] = []
+    # Arrays rather than lists, whose objects would take ten times the memory of a large set.
+    ids, supervised, offsets, weights = array("i"), bytearray(), [0], []
     num_truncated = 0
     for number, example in enumerate(artifacts.read_jsonl(path, Example), start=1):
         try:
@@ -75,14 +71,15 @@ def tokenize(path: Path, tokenizer: PromptTokenizer, template: str, config: Trai
             tokens, mask = tokens[: config.max_length], mask[: config.max_length]
             num_truncated += 1
         if not any(mask[1:]):
-            remedy = "Raise train.max_length or remove the example"
-            raise DataError(Place(path, number, "messages"), "no token of the answer is left to learn from", remedy)
-        ids += tokens
-        supervised += mask
+            cut = len(tokens) == config.max_length
+            remedy = "Raise train.max_length or remove the example" if cut else "Give it an assistant's turn, or remove it"
+            raise DataError(Place(path, number, "messages"), "no token of an answer is there to learn from", remedy)
+        ids.extend(tokens)
+        supervised.extend(mask)
         offsets.append(len(ids))
         weights.append(example.meta.weight)
-    arrays = np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), np.array(offsets, dtype=np.int64), np.array(weights)
-    return TokenizedSet(*arrays, num_truncated)
+    flat = np.array(ids, dtype=np.int32), np.array(supervised, dtype=np.uint8).astype(bool)
+    return TokenizedSet(*flat, np.array(offsets, dtype=np.int64), np.array(weights, dtype=np.float64), num_truncated)
 
 
 def tokenizer_digest(tokenizer: PromptTokenizer) -> str:

@@ -1,6 +1,7 @@
 """What one warm group of ranks shall train: the arms of a base model, with their token files and output folders."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,31 @@ def write(job: Job, path: Path) -> None:
 
 
 class Events:
-    """A file of JSON lines that rank 0 appends to and the command line follows: {"event": "step", ...}."""
+    """A file of JSON lines that the leading rank appends to and the command line follows: {"event": "step", ...}.
 
-    def __init__(self, path: Path | None):
-        self._file = path.open("a", encoding="utf-8", buffering=1) if path else None
+    `show` gets each event, too. A rank that does not write tells its failure alone.
+    """
+
+    def __init__(self, path: Path | None, writes: bool = True, show: Callable[[dict[str, Any]], None] | None = None):
+        self._path, self._show = path, show
+        self._file = path.open("a", encoding="utf-8", buffering=1) if path and writes else None
         self._noted: set[str] = set()
 
     def emit(self, event: str, **fields: Any) -> None:
+        told = {"event": event, **fields}
         if self._file is not None:
-            self._file.write(json.dumps({"event": event, **fields}) + "\n")
+            self._file.write(json.dumps(told) + "\n")
+        if self._show is not None:
+            self._show(told)
 
     def note(self, message: str) -> None:
         """Something that a person should know; told once, however often it is noted."""
         if message not in self._noted:
             self._noted.add(message)
             self.emit("note", message=message)
+
+    def failed(self, rank: int, message: str) -> None:
+        """A rank's failure: the one event that every rank may write."""
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"event": "error", "rank": rank, "message": message}) + "\n")

@@ -18,6 +18,7 @@ from ift_scale import distributed
 from ift_scale.artifacts import log_tail
 from ift_scale.config import TrainConfig
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.train import hostfile
 
 RANK_MODULE = "ift_scale.train.ranks"
 _POLL_SECONDS = 0.1
@@ -38,6 +39,10 @@ def commands(config: TrainConfig, port: int, arguments: list[str]) -> list[tuple
     changes: dict[str, str | None] = {}
     if config.hostfile:
         command += ["--hostfile", config.hostfile]
+        if not all(map(hostfile.is_here, hostfile.read(Path(config.hostfile)))):
+            command += ["--force_multi"]  # else a single host, wherever it is, would be taken for this one
+        if "MASTER_ADDR" in os.environ:  # else DeepSpeed asks the first host over ssh
+            command += ["--master_addr", os.environ["MASTER_ADDR"]]
     else:
         # Without this DeepSpeed reads /job/hostfile where there is one; this run is for this node only.
         command += ["--hostfile", os.devnull]
@@ -64,6 +69,10 @@ class Group:
             "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if config.hostfile:
+            variables = job_path.with_name(".deepspeed_env").resolve()
+            hostfile.write_environment(variables, shared)
+            shared["DS_ENV_FILE"] = str(variables)
         with log.open("w", encoding="utf-8") as out:
             self._processes = []
             for command, changes in commands(config, distributed.free_port(), arguments):

@@ -1,18 +1,21 @@
 """What every rank runs: join the group once, then train all arms of the job with it.
 
-Started as `python -m ift_scale.train.ranks JOB` by the deepspeed launcher, torchrun, or plain processes; RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT come from the launcher. (Arguments rather than variables: the launcher does not hand unknown
-variables on to other nodes.)
+Either started as `python -m ift_scale.train.ranks JOB` by a launcher that `ift-scale train` has started and follows, or `serve` is
+called by `ift-scale train` itself where a launcher (srun, torchrun, deepspeed) has started that once a rank. (Arguments rather than
+variables: the deepspeed launcher does not hand unknown variables on to other nodes.)
 """
 
 import os
 import shutil
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 _started = time.monotonic()
 
@@ -24,9 +27,10 @@ import torch.distributed as dist  # noqa: E402
 from ift_scale import artifacts, distributed  # noqa: E402
 from ift_scale.config import TrainConfig  # noqa: E402
 from ift_scale.distributed import Ranks  # noqa: E402
-from ift_scale.errors import EXIT_STOPPED  # noqa: E402
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
+from ift_scale.rendezvous import Meeting, Watch, meet  # noqa: E402
 from ift_scale.train import data, job, loop, measures, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
@@ -41,21 +45,30 @@ from ift_scale.train.trackers import Trackers  # noqa: E402
 
 _imported = time.monotonic()
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", "30")))
+"""Until a collective that hangs is given up; ranks that have gone are missed sooner, by the watch."""
 
-def join(ranks: Ranks) -> torch.device:
-    """Join the process group: NCCL on GPUs, gloo on CPUs."""
-    if torch.cuda.is_available():
+
+def join(meeting: Meeting) -> torch.device:
+    """Join the process group at the ranks' meeting, once a process: NCCL on GPUs, gloo on CPUs."""
+    ranks = meeting.ranks
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         local_rank = ranks.local_rank if torch.cuda.device_count() > 1 else 0
         os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed reads it; srun may show each task just its own device
         torch.cuda.set_device(local_rank)
-        deepspeed.init_distributed("nccl")
-        return torch.device("cuda", local_rank)
-    # DeepSpeed would compile a shared-memory all-reduce here (half a minute, and a crash without a compiler).
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    beside = ranks.local_size if ranks.local_size > 1 else ranks.world_size  # a launcher that does not say has one node
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
-    deepspeed.init_distributed("gloo")
-    return torch.device("cpu")
+    else:
+        # DeepSpeed would compile a shared-memory all-reduce here (half a minute, and a crash without a compiler).
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            beside = ranks.local_size if ranks.local_size > 1 else ranks.world_size  # a launcher that does not say has one node
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
+    if not dist.is_initialized():
+        backend = "nccl" if on_gpu else "gloo"
+        store = dist.PrefixStore("group", meeting.store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=COLLECTIVE_TIMEOUT)
+        deepspeed.init_distributed(backend, timeout=COLLECTIVE_TIMEOUT)
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
@@ -124,7 +137,7 @@ def meter_of(work: job.Job, tokens: data.TokenizedSet, group: loop.Group, pruned
 
 
 def train_arms(work: job.Job, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
-    """Train the arms one after another. Ends the process with EXIT_STOPPED where the ranks shall stop, after saving."""
+    """Train the arms one after another. Interrupted, after saving, where the ranks shall stop."""
     for arm in work.arms:
         try:
             if group.control.stops():
@@ -132,9 +145,48 @@ def train_arms(work: job.Job, group: loop.Group, tokenizer: PromptTokenizer, eve
             train_arm(work, arm, group, tokenizer, events)
         except Interrupted as stopped:
             events.emit("stopped", name=arm.arm.name, step=stopped.step)
-            group.control.barrier()  # a launcher kills the other ranks when one has ended
-            sys.stdout.flush()
-            os._exit(EXIT_STOPPED)
+            raise Interrupted(stopped.step, arm.arm.name) from None
+
+
+def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
+    """Train the arms of a job as one of the ranks that have met. Interrupted on all of them where they shall stop, after saving.
+
+    A rank that fails ends its process, and the others follow within seconds: merely raising, it would wait for them in NCCL's or
+    gloo's teardown.
+    """
+    ranks, watch, stopped = meeting.ranks, None, None
+    try:
+        joining = time.monotonic()
+        device = join(meeting)
+        watch = Watch(meeting, events.failed)
+        events.emit("joined", imports=_imported - _started, join=time.monotonic() - joining, world_size=ranks.world_size)
+        tokenizer = PromptTokenizer(work.model_path)
+        control = Control(Path(work.stop_file) if work.stop_file else None)
+        work = work.model_copy(update={"train": settled(work, ranks, device, control)})
+        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
+        try:
+            train_arms(work, group, tokenizer, events)
+        except Interrupted as error:
+            stopped = error
+        control.barrier()  # nobody leaves while another may still look whether he is there
+        watch.close()
+    except BaseException as error:
+        end(error, ranks, events, watch)
+    if stopped is not None:
+        raise stopped
+
+
+def end(error: BaseException, ranks: Ranks, events: job.Events, watch: Watch | None = None) -> NoReturn:
+    """Tell what has gone wrong, first here, then in the events and to the other ranks, and leave at once."""
+    message = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+    print(f"Error: rank {ranks.rank} on {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
+    if not isinstance(error, IFTScaleError | Stopped):
+        traceback.print_exception(error)
+    events.failed(ranks.rank, message)
+    if watch is not None:
+        watch.fail(message)
+    sys.stdout.flush()
+    os._exit(getattr(error, "exit_code", 1))
 
 
 @click.command()
@@ -148,21 +200,16 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         raise click.UsageError("RANK and WORLD_SIZE are not set: start this module by a launcher, such as deepspeed or torchrun")
     if supervisor:
         distributed.end_with_supervisor(supervisor)
-    work = job.read(job_path)
-    events = job.Events(events_path if ranks.rank == 0 else None)
+    events = job.Events(events_path, writes=ranks.leads)
     try:
-        device = join(ranks)
-        events.emit("joined", imports=_imported - _started, join=time.monotonic() - _imported, world_size=ranks.world_size)
-        tokenizer = PromptTokenizer(work.model_path)
-        control = Control(Path(work.stop_file) if work.stop_file else None)
-        work = work.model_copy(update={"train": settled(work, ranks, device, control)})
-        group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
-        train_arms(work, group, tokenizer, events)
-    except BaseException as error:
-        traceback.print_exc()
-        job.Events(events_path).emit("error", rank=ranks.rank, message=f"{type(error).__name__}: {error}")
-        # A rank that merely raised would wait for the others in NCCL's or gloo's teardown; they are ended by the launcher.
-        os._exit(1)
+        meeting = meet(ranks)
+        meeting.check(artifacts.file_digest(job_path))
+        serve(job.read(job_path), meeting, events)
+    except Interrupted:
+        sys.stdout.flush()
+        os._exit(EXIT_STOPPED)
+    except Exception as error:
+        end(error, ranks, events)
     dist.destroy_process_group()
 
 

@@ -1,8 +1,13 @@
-"""The train stage: tokenise the arms that are missing, start one warm group of ranks, follow it to the end."""
+"""The train stage: tokenise the arms that are missing, then train all of them with one warm group of ranks.
 
+The ranks are started and followed here; or this command itself is one of them, where srun, torchrun or deepspeed has started it.
+"""
+
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.config import Config
@@ -12,6 +17,7 @@ from ift_scale.inference.model_folder import hidden_size, model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
+from ift_scale.rendezvous import Meeting, Refused
 from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
 from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
@@ -27,7 +33,9 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
     settings = [VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), data.tokenizer_digest(tokenizer), settings])[:16]}.npz"
     if not path.is_file():
-        data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
+        with artifacts.made_once(path) as missing:
+            if missing:
+                data.save(data.tokenize(set_path, tokenizer, config.evaluate.template, config.train), path)
     data.check_enough(data.load(path), set_path, config.train)
     return path
 
@@ -47,12 +55,52 @@ def run(
     logs: Path,
     bar: Bar,
     live: live_questions.Source | None = None,
+    meeting: Meeting | None = None,
+    part: str = "",
 ) -> dict[str, float]:
     """Train the pending arms (arm, set file, key, inputs) into FOLDER/ARM; returns seconds to the first step by part.
 
-    `live`: what live knowledge is asked from; there is none without it.
+    `live`: what live knowledge is asked from; there is none without it. `meeting`: of the ranks that a launcher has started this
+    command as, rank 0 of which calls this and the others `follow`; without it, ranks are started here. `part` distinguishes the
+    files of several calls that work in one folder.
     """
     started = time.monotonic()
+    work = prepare(config, folder, model_path, pending, logs, bar, live, part)
+    job_path, events = folder / f".job{part}.json", logs / f"train{part}-events.jsonl"
+    stop_file = Path(work.stop_file or "")
+    job.write(work, job_path)
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in (stop_file, events):
+        old.unlink(missing_ok=True)
+    told = _Told(bar, {"tokenise": time.monotonic() - started})
+    try:
+        if meeting is None:
+            _launch(config, job_path, events, stop_file, logs / f"train{part}.log", told)
+        else:
+            meeting.tell(json.dumps([str(job_path.resolve()), str(events.resolve())]))
+            _serve(work, meeting, job.Events(events, show=told.show))
+    finally:
+        stop_file.unlink(missing_ok=True)
+        for made in (Path(arm.folder) for arm in work.arms):
+            artifacts.remove_incomplete(made.parent, made.name)
+            artifacts.remove_incomplete(saved.folder_of(made))
+    missing = [work.arm.name for work in work.arms if not artifacts.is_done(Path(work.folder), work.key)]
+    if missing:
+        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}")
+    return told.seconds
+
+
+def prepare(
+    config: Config,
+    folder: Path,
+    model_path: Path,
+    pending: list[tuple[Arm, Path, str, dict[str, str]]],
+    logs: Path,
+    bar: Bar,
+    live: live_questions.Source | None,
+    part: str,
+) -> job.Job:
+    """All that can be done, and found wrong, before there are ranks: the job that they are given."""
     require_proven(model_config(model_path), model_path / "config.json")
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -73,46 +121,71 @@ def run(
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path))
         arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
-    work = job.Job(
+    return job.Job(
         model_path=str(model_path),
         hidden_size=hidden_size(model_path),
         template=config.evaluate.template,
         logs=str(logs),
         train=config.train,
-        stop_file=str((folder / ".stop").resolve()),
+        stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
-    job_path, stop_file, events = folder / ".job.json", folder / ".stop", logs / "train-events.jsonl"
-    job.write(work, job_path)
-    for old in (stop_file, events):
-        old.unlink(missing_ok=True)
-    seconds = {"tokenise": time.monotonic() - started}
-    launched = time.monotonic()
-    bar.note(f"starting {config.train.num_ranks} ranks")
-    group = launch.Group(config.train, job_path, events, logs / "train.log")
+
+
+def _launch(config: Config, job_path: Path, events: Path, stop_file: Path, log: Path, told: "_Told") -> None:
+    """Start the ranks and follow them to the end."""
+    told.bar.note(f"starting {config.train.num_ranks} ranks")
+    group = launch.Group(config.train, job_path, events, log)
     halted: dict[str, object] | None = None
     try:
         for event in launch.follow(group, events):
-            _show(event, bar)
-            if event["event"] == "joined":
-                seconds |= {"launch_and_imports": time.monotonic() - launched, "imports": event["imports"], "join": event["join"]}
-            elif event["event"] == "step" and "to_first_log" not in seconds:
-                seconds["to_first_log"] = time.monotonic() - launched
-            elif event["event"] == "stopped":
+            told.show(event)
+            if event["event"] == "stopped":
                 halted = event
     except (Stopped, KeyboardInterrupt):
         say("train: the ranks save after the step they are in (a second signal ends them at once)")
         raise stop.stop(group, stop_file, events) from None
     finally:
         group.end()
-        stop_file.unlink(missing_ok=True)
-        artifacts.remove_incomplete(folder)
     if halted is not None:
         raise stop.stopped(halted)
-    missing = [work.arm.name for work in arms if not artifacts.is_done(Path(work.folder), work.key)]
-    if missing:
-        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}\n{artifacts.log_tail(group.log)}")
-    return seconds
+
+
+def follow(meeting: Meeting) -> None:
+    """On all ranks but the first: wait until it has made the job, and work on it together."""
+    word = meeting.hear()
+    if word:
+        job_path, events = map(Path, json.loads(word))
+        _serve(job.read(job_path), meeting, job.Events(events, writes=False))
+
+
+def _serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
+    """Be one of the ranks. Where they stop, the first leaves last (`Meeting.leading`): the launcher's exit code is its 75."""
+    from ift_scale.train import ranks  # imports deepspeed
+    from ift_scale.train.control import Interrupted
+
+    try:
+        ranks.serve(work, meeting, events)
+    except Interrupted as stopped:
+        if not meeting.ranks.leads:
+            raise Refused(0) from None
+        raise stop.stopped({"name": stopped.arm, "step": stopped.step}) from None
+
+
+class _Told:
+    """What the ranks tell, shown to a person; `seconds` from the launch to the first step by part."""
+
+    def __init__(self, bar: Bar, seconds: dict[str, float]):
+        self.bar, self.seconds = bar, seconds
+        self._launched = time.monotonic()
+
+    def show(self, event: dict[str, Any]) -> None:
+        if event["event"] == "joined":
+            since = time.monotonic() - self._launched
+            self.seconds |= {"launch_and_imports": since, "imports": event["imports"], "join": event["join"]}
+        elif event["event"] == "step":
+            self.seconds.setdefault("to_first_log", time.monotonic() - self._launched)
+        _show(event, self.bar)
 
 
 def _show(event: dict[str, object], bar: Bar) -> None:

@@ -4,7 +4,7 @@ In goes the dict of a config.json, out comes a `ModelShape`, whose numbers need 
 are decoders with RMS norms, rotary positions and a gated MLP of three matrices; what sets them apart is in `_FAMILIES`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ _FAMILIES = {
 PROVEN = tuple(_FAMILIES)
 """Model types whose packed training is held against their own full forward pass by test."""
 
+# Go by the longest row that is computed: transformers 5.19, modeling_rope_utils.dynamic_rope_update. "su" is longrope's first name.
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su")
+
 
 def require_proven(config: Mapping[str, Any], source: str | Path = "config.json") -> None:
     """DataError for a model whose packed training is not proven: it may take from its call what the trainer's does not give it.
@@ -65,6 +68,21 @@ def require_proven(config: Mapping[str, Any], source: str | Path = "config.json"
     if config.get("use_bidirectional_attention"):
         problem = "is set, and the trainer's attention is causal"
         raise DataError(Place(source, field="use_bidirectional_attention"), problem, "Take a causal model")
+    if config.get("attention_dropout"):
+        problem, dropout = "is not 0, and packed attention drops nothing", config["attention_dropout"]
+        raise DataError(Place(source, field="attention_dropout"), problem, "Set it to 0 in config.json", dropout)
+    for field, kind in _rope_types(config):
+        if kind in _LENGTH_DEPENDENT_ROPE:
+            problem = "turns positions by the longest example of a micro-batch, so examples would change each other"
+            raise DataError(Place(source, field=field), problem, "Take a model with another rope type: yarn, llama3, linear", kind)
+
+
+def _rope_types(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(field, rope type): transformers 5 has one for the model or one for each layer type, older files have `rope_scaling`."""
+    for field in ("rope_parameters", "rope_scaling"):
+        found = config.get(field) or {}
+        for rope in (found, *(inner for inner in found.values() if isinstance(inner, Mapping))):
+            yield field, rope.get("rope_type", rope.get("type"))
 
 
 @dataclass(frozen=True)

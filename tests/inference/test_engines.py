@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from ift_scale.config import FreeConfig, MmluSource, ProbeConfig
 from ift_scale.errors import EnvironmentProblem
@@ -32,9 +33,10 @@ def _start(name: str, model: Path, folder: Path) -> EngineProcess:
 
 
 @pytest.fixture(scope="module")
-def engines(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EngineProcess]]:
+def engines(sharded_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EngineProcess]]:
+    """The engines with the base model, loaded as the trainer exports it."""
     folder = tmp_path_factory.mktemp("logs")
-    started = {name: _start(name, world_model, folder) for name in ENGINES}
+    started = {name: _start(name, sharded_export, folder) for name in ENGINES}
     yield started
     for engine in started.values():
         engine.close()
@@ -55,6 +57,15 @@ def _perturbed(model: Path, folder: Path) -> Path:
     weights = {name: tensor + 0.1 * tensor.float().std() * torch.randn(tensor.shape) for name, tensor in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_loads_a_sharded_folder(engines: dict[str, EngineProcess], world_model: Path, name: str) -> None:
+    tokens = PromptTokenizer(world_model).encode(["The oldest tool is made of copper, willow and"])[0]
+    logits = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)(torch.tensor([tokens])).logits[0, -1]
+    asked = [300, 400, 500]
+    answer = engines[name].score([ScoreRequest(tokens[:4], tokens[4:], asked)])
+    assert answer.tolist() == pytest.approx(logits.log_softmax(-1)[asked].tolist(), abs=2e-3)
 
 
 def test_engines_agree(engines: dict[str, EngineProcess], requests: list[ScoreRequest]) -> None:
@@ -126,7 +137,10 @@ def test_new_weights_in_a_warm_engine(
 
 
 def test_weights_that_did_not_change_are_noticed(engines: dict[str, EngineProcess], world_model: Path, tmp_path: Path) -> None:
-    """Loading the same weights again answers as before, which is what a reload that silently failed looks like."""
+    """Loading the same weights again answers as before, which is what a reload that silently failed looks like.
+
+    Last of those that share the engines: vLLM's ends with its error.
+    """
     same = Path(shutil.copytree(world_model, tmp_path / "same"))
     with pytest.raises(EnvironmentProblem, match="its weights did not change"):
         engines["vllm"].load_weights(same)

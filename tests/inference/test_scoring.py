@@ -149,6 +149,31 @@ def test_ranks_share_the_chunks_and_merge_to_the_same_bytes(tmp_path: Path, worl
     assert sorted(n for engine in engines for n in engine.asked) == list(range(40))  # nothing was computed twice
 
 
+def test_a_leader_without_engines_merges_what_the_ranks_compute_and_watches_them(tmp_path: Path) -> None:
+    questions = _questions(tmp_path, 40)
+    _score(questions, tmp_path / "one", Echo())
+    watched: list[int] = []
+    engine = Echo()
+    rank = threading.Thread(target=_score, args=(questions, tmp_path / "out", engine), kwargs={"share": Share(1, 2)})
+
+    def watch() -> None:
+        watched.append(len(engine.asked))
+        if len(watched) == 1:  # what the leader prepares is ready before any rank begins
+            rank.start()
+
+    _score(questions, tmp_path / "out", share=Share(0, 2, watch))
+    rank.join()
+    assert watched[0] == 0 and len(watched) > 1
+    assert (tmp_path / "out" / "scores.parquet").read_bytes() == (tmp_path / "one" / "scores.parquet").read_bytes()
+
+    def fails() -> None:
+        raise EnvironmentProblem("a rank is lost")
+
+    with pytest.raises(EnvironmentProblem, match="a rank is lost"):
+        _score(questions, tmp_path / "failed", share=Share(0, 2, fails))
+    assert not (tmp_path / "failed" / "scores.parquet").exists()
+
+
 def test_a_dead_ranks_share_is_taken_up(tmp_path: Path) -> None:
     questions = _questions(tmp_path, 40)
     with pytest.raises(RuntimeError):

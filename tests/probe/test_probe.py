@@ -1,6 +1,7 @@
 """The probe with real engines: one process or several ranks, killed engines and ranks, damaged weights; always the same file."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ CLI = "ift_scale.cli"
 
 
 def _arguments(stage: str, folder: Path, *overrides: str) -> list[str]:
-    sets = [f"output_dir={folder}", "probe.engine=transformers", "probe.chunk_size=40", *overrides]
+    sets = [f"output_dir={folder}", "probe.engine=transformers", "probe.chunk_size=20", *overrides]
     return [stage, "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
 
 
@@ -75,16 +76,28 @@ def _engines_of(folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process, one engine."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder after the questions stage."""
+    folder = tmp_path_factory.mktemp("gathered") / "run"
     _ift_scale("questions", folder)
+    return folder
+
+
+@pytest.fixture
+def run_folder(gathered: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(gathered, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def alone(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, one engine."""
+    folder = shutil.copytree(gathered, tmp_path_factory.mktemp("alone") / "run")
     assert "questions 1280" in _ift_scale("probe", folder)
     return folder
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, tmp_path: Path) -> None:
+def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_folder: Path) -> None:
     commands = {
         "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", CLI],
         "deepspeed": [
@@ -92,54 +105,79 @@ def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, tmp_path
             "--no_local_rank", "--module", CLI,
         ],
     }  # fmt: skip
-    folder = tmp_path / "run"
-    _ift_scale("questions", folder)
-    _end(_start([sys.executable, *commands[launcher], *_arguments("probe", folder)], DS_ACCELERATOR="cpu"))
-    assert _result(folder) == _result(alone)
-    assert {path.name for path in (folder / "logs").glob("probe*")} == {"probe-rank0.log", "probe-rank1.log"}
-    assert not (folder / "probe" / "shards").exists()
-    assert "probe: done already" in _ift_scale("probe", folder)
+    _end(_start([sys.executable, *commands[launcher], *_arguments("probe", run_folder)], DS_ACCELERATOR="cpu"))
+    assert _result(run_folder) == _result(alone)
+    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {"probe-rank0.log", "probe-rank1.log"}
+    assert not (run_folder / "probe" / "shards").exists()
+    assert "probe: done already" in _ift_scale("probe", run_folder)
 
 
-def test_two_engines_of_one_process_share_the_pool(alone: Path, tmp_path: Path) -> None:
-    _ift_scale("questions", tmp_path)
-    _ift_scale("probe", tmp_path, "probe.num_engines=2")
-    assert _result(tmp_path) == _result(alone)
-    assert {path.name for path in (tmp_path / "logs").glob("probe*")} == {"probe-0.log", "probe-1.log"}
+def test_two_engines_of_one_process_share_the_pool(alone: Path, run_folder: Path) -> None:
+    _ift_scale("probe", run_folder, "probe.num_engines=2")
+    assert _result(run_folder) == _result(alone)
+    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {"probe-0.log", "probe-1.log"}
 
 
-def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    _ift_scale("questions", folder)
-    command = [sys.executable, "-m", CLI, *_arguments("probe", folder, "probe.chunk_size=20")]
+def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, run_folder: Path) -> None:
+    command = [sys.executable, "-m", CLI, *_arguments("probe", run_folder)]
     place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [_start(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in range(2)]
     # Rank 1 begins at the second half, so a shard there shows that it is at work.
-    _wait(lambda: any(int(p.stem) >= 32 for p in (folder / "probe").glob("shards/*/*.parquet")))
+    _wait(lambda: any(int(p.stem) >= 32 for p in (run_folder / "probe").glob("shards/*/*.parquet")))
     ranks[1].kill()
     output = _end(ranks[0])
     assert ranks[1].wait() == -signal.SIGKILL
     assert "questions 1280" in output
-    _ift_scale("questions", tmp_path / "fresh")
-    _ift_scale("probe", tmp_path / "fresh", "probe.chunk_size=20")
-    assert _result(folder) == _result(tmp_path / "fresh")
+    assert _result(run_folder) == _result(alone)
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_a_killed_engine_is_replaced_and_the_file_is_the_same(engine: str, tmp_path: Path) -> None:
-    settings = (f"probe.engine={engine}", "questions.sources.0.kind=world")
-    for name in ("undisturbed", "killed"):
-        folder = tmp_path / name
-        _ift_scale("questions", folder, *settings)
-        run = _start([sys.executable, "-m", CLI, *_arguments("probe", folder, *settings)])
-        if name == "killed":
-            _wait(lambda folder=folder: _num_shards(folder) >= 5)  # type: ignore[misc]
-            (number,) = _engines_of(folder)
-            os.kill(number, signal.SIGKILL)
-        output = _end(run)
-        assert not _engines_of(folder)
+RAY = ("--ray", "local", "--ray-workers", "2")
+
+
+def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_folder: Path) -> None:
+    run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
+    _wait(lambda: _num_shards(run_folder) >= 2)
+    engine = _engines_of(run_folder)[0]
+    os.kill(int(Path(f"/proc/{engine}/stat").read_text().split()[3]), signal.SIGKILL)  # the actor, whose child the engine is
+    output = _end(run)
+    assert "ray: 2 ranks of one CPU" in output
+    assert re.search(r"ray: rank [12] on \S+ is lost \(.*\); it is started again, and its chunk is taken up", output)
+    assert _result(run_folder) == _result(alone)
+    assert not _engines_of(run_folder)
+
+
+def test_a_stopped_command_ends_rays_actors_and_any_goes_on(alone: Path, run_folder: Path) -> None:
+    run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
+    _wait(lambda: _num_shards(run_folder) >= 2)
+    run.terminate()
+    assert "stopped by SIGTERM. Finished work is kept" in _end(run, code=75)
+    assert not _engines_of(run_folder)
+    assert 2 <= _num_shards(run_folder) < 32
+    _ift_scale("probe", run_folder)
+    assert _result(run_folder) == _result(alone)
+
+
+@pytest.fixture(scope="module")
+def by_vllm(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `alone`, by vLLM."""
+    folder = shutil.copytree(gathered, tmp_path_factory.mktemp("vllm") / "run")
+    _ift_scale("probe", folder, "probe.engine=vllm")
+    return folder
+
+
+@pytest.mark.parametrize(("engine", "undisturbed"), [("transformers", "alone"), ("vllm", "by_vllm")])
+def test_a_killed_engine_is_replaced_and_the_file_is_the_same(
+    engine: str, undisturbed: str, run_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    expected = request.getfixturevalue(undisturbed)
+    run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder, f"probe.engine={engine}")])
+    _wait(lambda: _num_shards(run_folder) >= 5)
+    (number,) = _engines_of(run_folder)
+    os.kill(number, signal.SIGKILL)
+    output = _end(run)
+    assert not _engines_of(run_folder) and not _engines_of(expected)
     assert "the inference engine died (exit code -9); a new one is started and goes on with shard" in output
-    assert _result(tmp_path / "killed") == _result(tmp_path / "undisturbed")
+    assert _result(run_folder) == _result(expected)
 
 
 def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -> None:
@@ -171,33 +209,30 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_weights_that_are_not_numbers(engine: str, world_model: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers(engine: str, world_model: Path, run_folder: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
     weights = load_file(broken / "model.safetensors")
     name = next(n for n in weights if n.endswith("mlp.down_proj.weight"))
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    settings = (f"model.path={broken}", f"probe.engine={engine}")
-    _ift_scale("questions", tmp_path / "run", *settings)
-    output = _ift_scale("probe", tmp_path / "run", *settings, code=2)
+    output = _ift_scale("probe", run_folder, f"model.path={broken}", f"probe.engine={engine}", code=2)
     assert "the model's probabilities are not numbers (NaN)" in output and "set model.dtype to float32" in output
-    assert not (tmp_path / "run" / "probe" / "probe.parquet").exists()
+    assert not (run_folder / "probe" / "probe.parquet").exists()
 
 
-def test_every_way_of_asking_at_once(tmp_path: Path) -> None:
+def test_every_way_of_asking_at_once(run_folder: Path) -> None:
     """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
     settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
     overrides = (f"probe.reliability={settings}", "probe.free={ask: true, num_samples: 2, max_tokens: 6}", "probe.chunk_size=320")
-    _ift_scale("questions", tmp_path, *overrides)
-    _ift_scale("probe", tmp_path, *overrides)
-    knowledge = read_json(tmp_path / "probe" / "knowledge.json")
+    _ift_scale("probe", run_folder, *overrides)
+    knowledge = read_json(run_folder / "probe" / "knowledge.json")
     assert knowledge["letters"]["4"]["letter_bias"] < 0.05  # the world's model answers by content
     assert knowledge["views"]["agreement"] > 0.9 and knowledge["views"]["questions"] == knowledge["questions"] == 1280
     assert knowledge["cloze"]["agreement"] > 0.7 and sum(knowledge["grades"].values()) == 1280
     assert knowledge["free"]["questions"] == 400 + 240 and knowledge["free"]["exact_match"] > 0.3
-    scores = pd.read_parquet(tmp_path / "probe" / "probe.parquet")
+    scores = pd.read_parquet(run_folder / "probe" / "probe.parquet")
     assert scores[scores.kind == "choice"].average_probs.notna().all()
-    views = pd.read_parquet(tmp_path / "probe" / "views.parquet")
+    views = pd.read_parquet(run_folder / "probe" / "views.parquet")
     assert len(views) == 1280 and all(len(draws) == 8 for draws in views.draws)
     assert _num_missing(scores) == {"free": 0, "choice": 0}
 

@@ -1,6 +1,8 @@
 """What test_exact.py starts as each rank: twenty steps under every ZeRO stage, accumulation and packing, in one process group.
 
-    python -m tests.train.exact_ranks MODEL TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python -m tests.train.exact_ranks MODEL TIED TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+
+TIED is a model whose head is its embedding, for stages 2 and 3.
 
 OUT gets, by case, the losses and the whole gradient of the first step before clipping, gathered from wherever ZeRO keeps it.
 """
@@ -85,7 +87,7 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
     return {"losses": losses, "gradient": gradient, "micro_batches": max(map(len, steps))}
 
 
-def main(model: Path, token_file: Path, out: Path) -> None:
+def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
     ranks = distributed.from_environment()
     assert ranks is not None
     device = join(ranks)
@@ -103,6 +105,8 @@ def main(model: Path, token_file: Path, out: Path) -> None:
         found[f"zero3-{checkpointing}"] = run(model, tokens, config, ranks, device)
     for stage in MIXED_STAGES:
         found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
+    for stage in (2, 3):
+        found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
     if ranks.rank == 0:
         torch.save(found, out)
     dist.barrier()

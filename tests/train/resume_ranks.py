@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ift_scale import distributed
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.tokens import PromptTokenizer
@@ -34,6 +36,7 @@ def main(plan: Path) -> None:
     ranks = distributed.from_environment()
     assert ranks is not None
     device = module.join(ranks)
+    torch.set_num_threads(1)  # a rank alone would take all cores
     control = StopsAfter(None)
     weights: dict[str, dict[str, Any]] = {}  # read once for all parts, as by one launch
     for part in json.loads(plan.read_text()):

@@ -1,4 +1,4 @@
-"""Which checkpoint an arm goes on from, and exports: a parameter at a time, in shards that both engines load."""
+"""Which checkpoint an arm goes on from, and exports: a parameter at a time, in shards."""
 
 import ctypes
 import json
@@ -11,10 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from ift_scale import artifacts
-from ift_scale.config import ProbeConfig
 from ift_scale.errors import ArtifactError
-from ift_scale.inference.engine import EngineSpec, ScoreRequest
-from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import TEMPLATES
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.records import Arm
@@ -116,37 +113,10 @@ def test_one_shard_has_no_index(tmp_path: Path) -> None:
     assert torch.equal(found["a"], torch.ones(2, 3)) and found["scalar"].shape == () and found["scalar"] == 4
 
 
-@pytest.fixture(scope="module")
-def sharded(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world's base model in shards of 300 kB, its template chatml."""
-    folder = tmp_path_factory.mktemp("sharded")
-    model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)
-    tokenizer = PromptTokenizer(world_model).tokenizer
-    tokenizer.chat_template = TEMPLATES["chatml"]
-    export.export(model, False, folder / "model", world_model, tokenizer, torch.float32, shard_bytes=300_000)
-    return folder / "model"
-
-
-def test_transformers_loads_a_sharded_folder(world_model: Path, sharded: Path) -> None:
-    assert len(list(sharded.glob("model-*.safetensors"))) > 3
-    loaded = AutoModelForCausalLM.from_pretrained(sharded, dtype=torch.float32).state_dict()
+def test_transformers_loads_a_sharded_folder(world_model: Path, sharded_export: Path) -> None:
+    assert len(list(sharded_export.glob("model-*.safetensors"))) > 3
+    loaded = AutoModelForCausalLM.from_pretrained(sharded_export, dtype=torch.float32).state_dict()
     expected = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32).state_dict()
     assert set(loaded) == set(expected) and all(torch.equal(loaded[name], expected[name]) for name in loaded)
-    assert PromptTokenizer(sharded).tokenizer.chat_template == TEMPLATES["chatml"]
-    assert (sharded / "generation_config.json").read_text() == (world_model / "generation_config.json").read_text()
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize("name", ["vllm", "transformers"])
-def test_an_engine_loads_a_sharded_folder(world_model: Path, sharded: Path, tmp_path: Path, name: str) -> None:
-    tokens = PromptTokenizer(world_model).encode(["The oldest tool is made of copper, willow and"])[0]
-    logits = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)(torch.tensor([tokens])).logits[0, -1]
-    asked = [300, 400, 500]
-    spec = EngineSpec(str(sharded), "float32", ProbeConfig(engine=name))  # type: ignore[arg-type]
-    engine = EngineProcess(spec, tmp_path / "engine.log").ready()
-    try:
-        answer = engine.score([ScoreRequest(tokens[:4], tokens[4:], asked)])
-    finally:
-        engine.close()
-    expected = logits.log_softmax(-1)[asked].tolist()
-    assert answer.tolist() == pytest.approx(expected, abs=2e-3)
+    assert PromptTokenizer(sharded_export).tokenizer.chat_template == TEMPLATES["chatml"]
+    assert (sharded_export / "generation_config.json").read_text() == (world_model / "generation_config.json").read_text()

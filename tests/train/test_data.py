@@ -29,8 +29,25 @@ def test_a_long_example_is_an_error_or_truncated_and_counted(tmp_path: Path, wor
         data.tokenize(path, tokenizer, "vicuna", strict)
     cut = data.tokenize(path, tokenizer, "vicuna", strict.model_copy(update={"too_long": "truncate"}))
     assert cut.num_truncated == 1 and cut.lengths.tolist()[1] == 64
-    with pytest.raises(DataError, match="no token of the answer is left"):
+    with pytest.raises(DataError, match=r"set.jsonl:1: .*no token of an answer .*Raise train.max_length"):
         data.tokenize(path, tokenizer, "vicuna", strict.model_copy(update={"too_long": "truncate", "max_length": 10}))
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_set_without_one_supervised_token(tmp_path: Path, world_model: Path, role: str) -> None:
+    path = tmp_path / "set.jsonl"
+    row = {"messages": [{"role": role, "content": "Say one."}], "meta": {"setting": "general", "wording": "general"}}
+    path.write_text((json.dumps(row) + "\n") * 3)
+    with pytest.raises(DataError, match=r"set.jsonl:1: .*no token of an answer is there .*Give it an assistant's turn"):
+        data.tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
+
+
+def test_an_empty_set_is_smaller_than_a_step(tmp_path: Path, world_model: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text("")
+    tokens = data.tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
+    with pytest.raises(DataError, match="0 examples are fewer than one optimizer step"):
+        data.check_enough(tokens, path, TrainConfig(global_batch_size=1))
 
 
 def test_supervised_counts(tmp_path: Path, world_model: Path) -> None:

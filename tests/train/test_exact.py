@@ -88,16 +88,18 @@ def expected(tmp_path_factory: pytest.TempPathFactory, world_model: Path) -> Exp
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_gradient_and_loss_curve_are_those_of_a_plain_loop(tmp_path: Path, expected: Expected, world_size: int) -> None:
+def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
+    tmp_path: Path, expected: Expected, world_model: Path, world_size: int
+) -> None:
     model, token_file, losses, gradient = expected
     place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "tests.train.exact_ranks", str(model), str(token_file), str(out)]
+    command = [sys.executable, "-m", "tests.train.exact_ranks", str(model), str(world_model), str(token_file), str(out)]
     ranks = [
         subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=Path.cwd())
         for rank in range(world_size)
     ]
-    assert [process.wait(timeout=400) for process in ranks] == [0] * world_size
+    assert [process.wait(timeout=600) for process in ranks] == [0] * world_size
     found = torch.load(out)
     assert len(losses) == STEPS
     worst = 0.0
@@ -110,6 +112,9 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(tmp_path: Path, expec
             error = (found[case]["gradient"][name] - right).norm() / right.norm()
             worst = max(worst, float(error))
             assert error < 1e-5, (case, name)
+    assert found["tied3"]["losses"] == pytest.approx(found["tied2"]["losses"], rel=1e-5)
+    for name, right in found["tied2"]["gradient"].items():  # a head that is the embedding is gathered twice, its gradient is one
+        assert (found["tied3"]["gradient"][name] - right).norm() < 1e-5 * right.norm(), name
     for stage in MIXED_STAGES:  # to bfloat16's rounding, of the weights to begin with
         assert found[f"mixed{stage}"]["losses"] == pytest.approx(losses, rel=0.02), stage
     print(f"world size {world_size}: largest relative error of a parameter's gradient {worst:.1e}")

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import free_port
-from ift_scale.plan_memory import PRESETS, read_shape
+from ift_scale.plan.memory import PRESETS, read_shape
 from ift_scale.train import memory, zero
 from ift_scale.train.activations import Checkpointing
 from ift_scale.train.memory import GIB, Offload, Setting, Workload, estimate

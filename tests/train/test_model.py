@@ -1,6 +1,7 @@
 """The packed model against each family's own full forward: loss, gradient, no cross-talk; refusals."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3TextConfig, GPTNeoXConfig
 
 from ift_scale.config import TrainConfig
@@ -17,7 +19,7 @@ from ift_scale.train import attention
 from ift_scale.train.batch import MicroBatch, collate
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.model import PackedCausalLM, checkpoint_activations
-from ift_scale.train.shape import require_proven
+from ift_scale.train.shape import ModelShape, require_proven, train_flops
 from tests.train.families import CONFIGS, SIZES, build
 
 CPU = torch.device("cpu")
@@ -82,6 +84,35 @@ def test_loss_and_gradient_are_the_full_models(family: str, prune: bool, checkpo
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
+class _Products(TorchDispatchMode):
+    """FLOPs of the matrix products of linear layers, as they are computed; attention's are none of them on a CPU."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = [x.shape for x in args if isinstance(x, Tensor)][-2:]
+            self.flops += 2 * left[0] * left[1] * right[1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prefix", [0, 11])
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_flops_told_are_those_computed(family: str, prune: bool, prefix: int) -> None:
+    """Not one product more or less than MFU gives credit for, over all that is left out: rows, the last layer, shared tokens."""
+    tokens = _tokens(prefix)
+    packed = _packed(build(family), prune_last_layer=prune, activation_checkpointing="none")
+    with _Products() as products:
+        packed(_batch(tokens))[0].backward()
+    shape = ModelShape.from_config(packed.model.config.to_dict())
+    no_heads = dataclasses.replace(shape, heads=0)  # attention's pairs take none then, its matrices none either
+    lengths, rows, shared = tokens.computed_lengths.tolist(), tokens.supervised_counts.tolist(), [(prefix, 3)]
+    matrices = train_flops(no_heads, lengths, rows, prune, shared)
+    all_but_last, last = (shape.layers - 1) * (sum(lengths) - 2 * prefix), sum(rows) if prune else sum(lengths) - 2 * prefix
+    assert products.flops == matrices + 6 * 2 * shape.hidden * shape.q_size * (all_but_last + last)
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_no_example_sees_another(family: str) -> None:
     """Changing one example's tokens moves its own logits and, to the last bit, nobody else's."""
@@ -102,11 +133,24 @@ def test_no_example_sees_another(family: str) -> None:
     [
         (GPTNeoXConfig(), r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention': is set"),
+        ({"model_type": "llama", "attention_dropout": 0.1}, r"attention_dropout': is not 0, .* \(value: 0.1\)"),
+        ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling': turns .*value: 'dynamic'"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "longrope"}}},
+            "rope_parameters': turns positions by the longest example",
+        ),
     ],
 )
 def test_an_unproven_architecture_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        require_proven(settings.to_dict())
+        require_proven(settings if isinstance(settings, dict) else settings.to_dict())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_proven_ones_are_not(family: str) -> None:
+    require_proven(CONFIGS[family].to_dict())
+    require_proven({"model_type": family, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}})
+    require_proven({"model_type": family, "rope_scaling": None})
 
 
 def test_attention_is_chosen_by_device_and_precision() -> None:

@@ -30,6 +30,7 @@ STAGES = (0, 1, 2, 3)
 CHANGES = [(stage, other) for stage in STAGES for other in STAGES]
 OFFLOADED = [(2, "optimizer"), (3, "optimizer"), (3, "all")]
 BAD_WORD, BAD_LINES = "copper", (6, 12)
+BAD = [(0, "float32"), (2, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
 TOO_BAD = (
     r"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .* 2 such steps are more than train.max_bad_steps = 1"
 )
@@ -133,7 +134,7 @@ class Plan:
                 ranks.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.STDOUT))
         with contextlib.suppress(subprocess.TimeoutExpired):
             for rank in ranks:
-                rank.wait(timeout=300)
+                rank.wait(timeout=600)
         for rank in ranks:
             rank.kill()
         codes = [rank.wait() for rank in ranks]
@@ -185,9 +186,11 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         found[f"whole mixed {stage}"] = plan.train(f"mixed-{stage}", stage, precision="bfloat16")
         found[f"resumed mixed {stage}"] = plan.train(f"resumed-mixed-{stage}", stage, stop_after=3, precision="bfloat16")
         plan.train(f"resumed-mixed-{stage}", stage, precision="bfloat16")
-    for stage in (0, 2, 3):
-        found[f"bad {stage}"] = plan.train(f"bad-{stage}", stage, model=plan.bad_model, max_bad_steps=NUM_STEPS)
-        plan.train(f"too-bad-{stage}", stage, model=plan.bad_model, max_bad_steps=1, error=TOO_BAD)
+    for stage, precision in BAD:
+        settings: dict[str, Any] = {"model": plan.bad_model, "precision": precision}
+        found[f"bad {stage} {precision}"] = plan.train(f"bad-{stage}-{precision}", stage, max_bad_steps=NUM_STEPS, **settings)
+    for stage, precision in BAD[::4]:
+        plan.train(f"too-bad-{stage}", stage, model=plan.bad_model, precision=precision, max_bad_steps=1, error=TOO_BAD)
     plan.launch(2)
     for stage, other in CHANGES:
         shutil.copytree(plan.folder / f"left-{stage}", plan.folder / f"from-{stage}-to-{other}")
@@ -246,10 +249,10 @@ def test_resumed_in_bfloat16_with_float32_master_weights(trained: Trained, stage
     assert _equal(trained.folders[f"whole mixed {stage}"], trained.folders[f"resumed mixed {stage}"])
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_steps_with_no_number_are_skipped_counted_and_named(trained: Trained, stage: int) -> None:
+@pytest.mark.parametrize(("stage", "precision"), BAD)
+def test_steps_with_no_number_are_skipped_counted_and_named(trained: Trained, stage: int, precision: str) -> None:
     """What of it is too much ends the arm with TOO_BAD; that is checked in the ranks."""
-    folder = trained.folders[f"bad {stage}"]
+    folder = trained.folders[f"bad {stage} {precision}"]
     steps = packing.step_examples(20, BATCH, 2, SEED)
     bad = [number for number, examples in enumerate(steps, 1) if {line - 1 for line in BAD_LINES} & set(examples)]
     rows = _rows(folder)

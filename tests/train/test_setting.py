@@ -6,7 +6,7 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
-from ift_scale.plan_memory import PRESETS, read_shape
+from ift_scale.plan.memory import PRESETS, read_shape
 from ift_scale.train.memory import GIB, Setting
 from ift_scale.train.setting import Plan, candidates, choose, resolve
 

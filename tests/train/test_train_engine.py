@@ -78,7 +78,7 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
 
 @pytest.mark.parametrize(
     ("num_ranks", "zero_stage", "cap", "launcher"),
-    [(1, 0, 2048, "direct"), (2, 1, 128, "direct"), (2, 2, 128, "deepspeed"), (2, 3, 128, "direct"), (3, 2, 2048, "direct")],
+    [(1, 0, 2048, "direct"), (2, 2, 128, "deepspeed"), (2, 3, 128, "direct"), (3, 2, 2048, "direct")],
 )
 def test_training_is_exact(tmp_path: Path, world_model: Path, num_ranks: int, zero_stage: int, cap: int, launcher: str) -> None:
     trackers = ["tensorboard"] if launcher == "deepspeed" else []

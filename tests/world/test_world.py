@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from transformers import PreTrainedTokenizerFast
 
 from ift_scale.world import corpus, facts, pretrain
 from ift_scale.world.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
 
 
 def test_beliefs_are_wrong_as_often_as_intended() -> None:
@@ -39,21 +45,22 @@ def test_the_corpus_is_the_same_every_time_and_has_all_kinds() -> None:
         assert mark in text
 
 
-def test_the_committed_tokenizer_is_the_one_built_from_the_corpus(world_model: Path) -> None:
-    built = json.loads(build_tokenizer().backend_tokenizer.to_str())
+def test_the_committed_tokenizer_is_the_one_built_from_the_corpus(world_model: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    built = json.loads(tokenizer.backend_tokenizer.to_str())
     committed = json.loads((world_model / "tokenizer.json").read_text())
     assert built["model"] == committed["model"]
 
 
 @pytest.mark.parametrize("text", ["The remedy for Velora is willow.", "Zażółć 12 gęś\n\n Answer:A. x", "", "  two  spaces \n"])
-def test_the_tokenizer_loses_nothing(text: str) -> None:
-    tokenizer = build_tokenizer()
+def test_the_tokenizer_loses_nothing(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(world_model: Path) -> None:
+def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
+    world_model: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert (world_model / "model.safetensors").stat().st_size < 1.3e6
-    model = pretrain.build_model(len(build_tokenizer()))
+    model = pretrain.build_model(len(tokenizer))
     with safe_open(world_model / "model.safetensors", framework="pt") as stored:
         shapes = {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     assert shapes == {name: list(p.shape) for name, p in model.named_parameters()}
@@ -66,8 +73,7 @@ def test_pretraining_starts_to_learn(tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
-def test_token_weights_find_letters_and_padding() -> None:
-    tokenizer = build_tokenizer()
+def test_token_weights_find_letters_and_padding(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = tokenizer("Which option is mint?\nA. mint\nB. sage\nAnswer:A. mint", return_tensors="pt").input_ids
     import torch
 

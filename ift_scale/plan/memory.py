@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import has_gpu
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.plan.tables import show
 from ift_scale.progress import say
 from ift_scale.train.memory import GIB, Memory
 from ift_scale.train.setting import Option, Plan, nothing_fits, weigh
@@ -18,8 +18,7 @@ from ift_scale.train.shape import ModelShape
 
 GB = 10**9
 # Beside the source: the product is run from a checkout, where its configurations and launch scripts are too.
-PRESETS = Path(__file__).parent.parent / "configs" / "models"
-_WIDTH = 132  # a log has no width, and the table must not be folded into rich's 80 columns
+PRESETS = Path(__file__).parent.parent.parent / "configs" / "models"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> Non
     plan = weigh(shape, cluster.gpu_bytes, cluster.num_gpus, cluster.gpus_per_node, train)
     precision = "bfloat16, float32 master weights" if plan.work.mixed else "float32"
     say(f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch")
-    Console(width=_WIDTH, highlight=False).print(memory_table(plan))
+    show(memory_table(plan))
     say(verdict(plan, train, cluster))
 
 

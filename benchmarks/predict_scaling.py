@@ -1,0 +1,86 @@
+"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python benchmarks/predict_scaling.py`. Nothing is measured.
+
+Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
+Stage 2 stands there twice, with slices reduced to their owners, as the trainer does it, and with whole buckets all-reduced.
+"""
+
+import itertools
+from typing import Any
+
+import click
+
+from ift_scale.bench.rows import store_inputs
+from ift_scale.config import TrainConfig
+from ift_scale.costs import scaling
+from ift_scale.costs.machine import read_machine
+from ift_scale.costs.scaling import Examples, Row
+from ift_scale.plan.memory import read_shape
+
+MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b")
+MACHINES = ("a100-80", "h100-sxm", "h200")
+LOADS = {"full micro-batch": scaling.full, "global batch": scaling.global_batch}
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    found = row.prediction
+    return {
+        "gpus": row.devices,
+        "idle": row.devices - row.busy,
+        "zero_stage": row.setting.zero_stage,
+        "checkpointing": row.setting.checkpointing,
+        "offload": row.setting.offload,
+        "memory_gib": _short(row.memory.total / 2**30),
+        "fits": row.fits,
+        "micro_batches": row.micro_batches,
+        "seconds": _short(found.seconds),
+        "tokens_per_second_per_gpu": _short(found.tokens_per_second_per_device),
+        "mfu": _short(found.mfu),
+        "parts": {name: _short(value) for name, value in found.parts.items() if value},
+        "hidden": _short(found.hidden),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def rows() -> list[dict[str, Any]]:
+    train, examples = TrainConfig(), Examples()
+    found = []
+    for model, name, (load, step_of) in itertools.product(MODELS, MACHINES, LOADS.items()):
+        shape, machine = read_shape(model), read_machine(name)
+        for size, whole in itertools.product(scaling.SIZES, (False, True)):
+            row = scaling.row(shape, train, machine, step_of(examples, train, size), whole_buckets=whole)
+            if row.setting.zero_stage == 2 or not whole:
+                found.append({"model": model, "machine": name, "load": load, "whole_buckets": whole, **as_json(row)})
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """Rows of docs/simulator.md: H100 nodes, a full micro-batch, the trainer's own buckets; MFU and seconds of a step by size."""
+    lines = []
+    for model in MODELS:
+        chosen = [
+            row
+            for row in found
+            if (row["model"], row["machine"], row["load"], row["whole_buckets"]) == (model, "h100-sxm", "full micro-batch", False)
+        ]
+        for row in chosen:
+            offload = "" if row["offload"] == "none" else f", offload {row['offload']}"
+            setting = f"ZeRO-{row['zero_stage']}, {row['checkpointing']}{offload}"
+            sending = row["parts"]["communication"] / row["seconds"]
+            told = f"{row['memory_gib']:.0f} | {row['seconds']:.2f} | {row['tokens_per_second_per_gpu']:,.0f} | {row['mfu']:.0%}"
+            lines.append(f"| {model} | {row['gpus']:,} | {setting} | {told} | {sending:.0%} |")
+    return lines
+
+
+@click.command()
+def main() -> None:
+    """Store results/predicted_scaling.json and print the table of the docs."""
+    found = rows()
+    click.echo("\n".join(table(found)))
+    click.echo(store_inputs("predicted_scaling", {"predicted": found}))
+
+
+if __name__ == "__main__":
+    main()

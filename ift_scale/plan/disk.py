@@ -1,0 +1,63 @@
+"""The bytes that a study leaves on disk, and at its fullest moment. Pure, but for the look at the free space.
+
+What variants share is linked, not copied, so it counts once. Checkpoints are those of the one arm in training: keep_last and the
+one being written; with `checkpoint.every` 0 a single one, written when a run is stopped.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ift_scale.config import Config
+from ift_scale.plan.amounts import Amounts
+from ift_scale.plan.costs import own_arms
+
+# Bytes measured on the demo run (2026-11-25): a question's row in probe.parquet with its views' columns, in a shard and merged; one
+# in an arm's scores; a character of a set's line for each token and its JSON around it.
+_PROBE_ROW, _SCORE_ROW = 2 * 120, 2 * 130
+_SET_BYTES_A_TOKEN = 6
+_CACHE_BYTES_A_TOKEN = 5
+"""A token's number and whether it is supervised (train.data)."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes: `models` exported, `checkpoints` at most at one time, `sets` and token caches, `scores` with their shards."""
+
+    models: float
+    checkpoints: float
+    sets: float
+    scores: float
+
+    @property
+    def total(self) -> float:
+        return self.models + self.checkpoints + self.sets + self.scores
+
+
+def checkpoint_bytes(parameters: int, config: Config, element: int) -> float:
+    """One checkpoint: the weights, and by ZeRO the float32 master weights and two moments (stage 0: the moments alone)."""
+    return parameters * (element + (8 if config.train.zero_stage == 0 else 12))
+
+
+def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Disk:
+    """`element`: bytes of an exported weight."""
+    trained, evaluated = own_arms(study, "train"), own_arms(study, "evaluate")
+    models = sum(len(arms) * one.parameters * element for one, arms in zip(study, trained, strict=True))
+    checkpoints, sets, scores = 0.0, 0.0, 0.0
+    for one, arms, asked in zip(study, trained, evaluated, strict=True):
+        kept = one.config.train.checkpoint
+        count = kept.keep_last + 1 if kept.every else 1
+        checkpoints = max(checkpoints, count * checkpoint_bytes(one.parameters, one.config, element))
+        examples = sum(work.examples for work in arms) / one.config.train.epochs
+        sets += examples * example_tokens * (_SET_BYTES_A_TOKEN + _CACHE_BYTES_A_TOKEN)
+        scores += sum(work.questions for work in asked) * _SCORE_ROW
+    probes = {one.probe_key: one.asked * one.prompts.views for one in study}
+    return Disk(models, checkpoints, sets, scores + sum(probes.values()) * _PROBE_ROW)
+
+
+def free_bytes(folder: Path) -> float:
+    """Of the file system that `folder` lies on, or will."""
+    while not folder.exists():
+        folder = folder.parent
+    return float(shutil.disk_usage(folder).free)

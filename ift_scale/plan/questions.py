@@ -1,0 +1,70 @@
+"""What a plan takes from the questions: how many each group has, and how long a sample of prompts is."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ift_scale.config import Config
+from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
+from ift_scale.inference.question_file import GroupKey
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import views_of
+from ift_scale.probe.run import wanted
+from ift_scale.questions.run import placed
+from ift_scale.records import Question
+
+_SAMPLED_PROMPTS = 64
+
+
+@dataclass
+class Tally:
+    """What a plan needs of the questions, gathered in one pass: the size of each group, the dev ones, a sample of those asked."""
+
+    groups: Counter[GroupKey] = field(default_factory=Counter)
+    dev: list[Question] = field(default_factory=list)
+    sample: list[Question] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: Config) -> "Tally":
+        tally = cls()
+        rng = random.Random(0)
+        asked = 0
+        for _, _, question in placed(config):
+            key = GroupKey.of(question)
+            tally.groups[key] += 1
+            if question.split == "dev":
+                tally.dev.append(question)
+            elif wanted(config.probe, key) and question.kind == "choice":
+                asked += 1  # reservoir sampling
+                if len(tally.sample) < _SAMPLED_PROMPTS:
+                    tally.sample.append(question)
+                elif (place := rng.randrange(asked)) < _SAMPLED_PROMPTS:
+                    tally.sample[place] = question
+        return tally
+
+    def count(self, chosen: Callable[[GroupKey], bool]) -> int:
+        return sum(count for group, count in self.groups.items() if chosen(group))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Means over the sample, 0 where no choice question is asked. `own`: tokens that are not the few-shot prefix, which is computed
+    once for a domain. `views`: prompts of a question."""
+
+    tokens: float
+    own: float
+    views: float
+
+
+def prompts_of(config: Config, tally: Tally, tokenizer: PromptTokenizer) -> Prompts:
+    if not tally.sample:
+        return Prompts(0, 0, 0)
+    demonstrations = Demonstrations(tally.dev, config.probe.num_shots, config.probe.demonstration_seed)
+    whole = tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in tally.sample])
+    own = tokenizer.encode([few_shot_prompt(q, []) for q in tally.sample])
+    views = views_of(config.probe.reliability)
+    count = len(tally.sample)
+    return Prompts(
+        sum(map(len, whole)) / count, sum(map(len, own)) / count, sum(len(views(question)) for question in tally.sample) / count
+    )

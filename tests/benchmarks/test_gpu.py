@@ -1,0 +1,33 @@
+"""The GPU's benchmark where there is no GPU: it starts with what a bare training machine has, and says what it lacks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+# A None in sys.modules is a package that is not installed.
+BARE = """
+import runpy, sys
+sys.modules |= dict.fromkeys(["vllm", "datasets", "trl", "liger_kernel", "flash_attn", "pandas", "pyarrow", "statsmodels"])
+sys.argv = ["gpu_train.py", "--tiny"]
+runpy.run_path(PATH, run_name="__main__")
+"""
+
+
+@pytest.mark.engine
+def test_training_steps_are_measured_on_a_bare_machine() -> None:
+    code = BARE.replace("PATH", repr(str(BENCHMARKS / "gpu_train.py")))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert '"share_of_matrix_rate"' in run.stdout and '"losses"' in run.stdout
+
+
+@pytest.mark.engine
+def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHON": sys.executable, "LOGS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([BENCHMARKS / "gpu.sh"], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (3, "gpu: no GPU is visible to torch\n")
+    assert (tmp_path / "site" / "ift_scale_kernels" / "figures.json").is_file()

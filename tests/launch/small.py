@@ -1,0 +1,70 @@
+"""A small run of the embedded world for launching tests: two arms of one domain, probed and trained in seconds."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+    "construct.domains=[medicine]", "construct.settings=[harmonious, incompatible]", "construct.size=24", "construct.seeds=[0]",
+    "probe.engine=transformers", "evaluate.engine=transformers", "probe.chunk_size=160", "evaluate.chunk_size=100",
+    "train.live.every=0", "train.log_every=1",
+)  # fmt: skip
+ARMS = ("medicine-harmonious-seed0", "medicine-incompatible-seed0")
+LONG = "train.epochs=20"  # 60 steps an arm
+
+
+def arguments(folder: Path, *overrides: str) -> list[str]:
+    """What follows `ift-scale STAGE`."""
+    sets = [f"output_dir={folder}", *SETTINGS, *overrides]
+    return ["configs/demo.yaml", *(part for text in sets for part in ("--set", text))]
+
+
+def command(stage: str, folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "ift_scale.cli", stage, *arguments(folder, *overrides)]
+
+
+def run(stage: str, folder: Path, *overrides: str) -> None:
+    """The stage as one command on this machine."""
+    done = subprocess.run(command(stage, folder, *overrides), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def losses(folder: Path, arm: str) -> list[float]:
+    rows = (folder / "train" / arm / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(row)["loss"] for row in rows]
+
+
+def weights(folder: Path, arm: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "train" / arm / "model" / "model.safetensors")
+
+
+def wait_for_step(folder: Path, arm: str, step: int) -> None:
+    """Until the launch that goes on now has told of this step of the arm."""
+    events, deadline = folder / "logs" / "train-events.jsonl", time.monotonic() + 180
+    while time.monotonic() < deadline:
+        told = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")] if events.exists() else []
+        begun = [number for number, event in enumerate(told) if event["event"] == "arm" and event["name"] == arm]
+        if begun and any(event["event"] == "step" and event["step"] >= step for event in told[begun[-1] :]):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{arm} has not come to step {step}")
+
+
+def processes(words: str, variable: str) -> Iterator[int]:
+    """Ids of the Python processes with these words in their command line and this NAME=value in their environment."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words in line and "python" in line.split(" ")[0] and variable.encode() in variables:
+                yield int(entry.name)
