@@ -116,11 +116,12 @@ def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibra
     import torch
     import torch.distributed as dist
 
+    from ift_scale.rendezvous import Meeting
     from ift_scale.train.ranks import join
 
     ranks = distributed.from_environment()
     assert ranks is not None
-    device = join(ranks)
+    device = join(Meeting(ranks))
     torch.set_num_threads(1)
     for name in ("before", "points", "after"):
         path = folder / f"{world_size}-{name}.json"

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
+from ift_scale.rendezvous import Meeting
 from ift_scale.train import engine as engines
 from ift_scale.train import packing, ranks
 from ift_scale.train.data import TokenizedSet
@@ -90,4 +91,4 @@ def joined() -> tuple[Ranks, torch.device]:
     """Join the group that the environment names."""
     found = distributed.from_environment()
     assert found is not None
-    return found, ranks.join(found)
+    return found, ranks.join(Meeting(found))
