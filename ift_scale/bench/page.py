@@ -164,10 +164,9 @@ def _predicted(rows: Sequence[Row]) -> Markup | None:
 def _growth(rows: Sequence[Row]) -> Markup | None:
     """Each series with its fitted line, both axes logarithmic."""
     panels = []
-    for found in growth.series([row for row in rows if row.better != "higher"]):
-        logs = [(math.log10(size), math.log10(cost)) for size, cost in found.points if size > 0 and cost > 0]
-        if len(logs) < 2:
-            continue
+    drawable = [row for row in rows if row.better != "higher" and row.low > 0 and all(size > 0 for size in row.at.values())]
+    for found in growth.series(drawable):
+        logs = [(math.log10(size), math.log10(cost)) for size, cost in found.points]
         x, y = limits([a for a, _ in logs]), limits([b for _, b in logs], pad=0.15)
         unit = found.rows[0].unit
         chart = Chart(Axis(*x, found.size, _log_marks(*x)), Axis(*y, unit, _log_marks(*y)), found.name)

@@ -84,6 +84,8 @@ def test_the_page_shows_ratios_growth_and_throughput_against_accuracy() -> None:
         against = ratios(rates, {"TRL": [3.0, 3.0, 3.0]}, "higher") if who == "ours" else {}
         sheet.add("harmonious", "tokens per second", "1/s", rates, Gate(checked="losses", gap=1e-7), who, "higher", ratios=against)
         sheet.add("harmonious", "accuracy", "%", [55.0], Gate(checked="answers"), who, "neither", interval=(50.0, 60.0))
-    text = page.page([*sheet.rows, *growing(1.0)])
+    none = Sheet("scaling", True)  # a size of 0 has no place on a logarithmic axis
+    none.add("questions", "seconds", "s", [3.0], Gate(checked="equal"), at={"questions": 0})
+    text = page.page([*sheet.rows, *growing(1.0), *none.rows])
     for told in ("accuracy against throughput", "times better than each peer", "slope 1.00 [1.00, 1.00]", "3.33 (3 to 3.67)"):
         assert told in text
