@@ -1,7 +1,7 @@
 """Training against what a user would otherwise run: TRL's SFTTrainer and the paper's recipe; and what each of our measures brings.
 
     benchmarks/peers/install_trl.sh
-    python benchmarks/bench_train.py [--repeats 5] [--slow-repeats 2] [--steps 2] [--resume]
+    python benchmarks/bench_train.py [--repeats 5] [--slow-repeats 1] [--steps 2] [--resume]
 
 All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
 a ratio is of one repeat. First ours and TRL take some more steps in float32: the curves of their losses must agree, or nothing is
@@ -126,12 +126,12 @@ def file_of(name: str) -> str:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--slow-repeats", default=2, show_default=True, help="Repeats of the paper's recipe and of what is taken away.")
+@click.option("--slow-repeats", default=1, show_default=True, help="Repeats of the paper's recipe and of what is taken away.")
 @click.option("--steps", default=2, show_default=True, help="Measured optimizer steps a run.")
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
 @click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
 @click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
-@click.option("--check-steps", default=4, show_default=True, help="Steps of the comparison of losses in float32.")
+@click.option("--check-steps", default=3, show_default=True, help="Steps of the comparison of losses in float32.")
 @click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")

@@ -54,7 +54,7 @@ BENCHMARKS = {
             "the authors' loop, lm-evaluation-harness (hf, vllm)",
             "the same tokens asked; predictions as the authors' loop's in float32 on 99.5% of the questions (bfloat16: 90%)",
             "bench_probe.py",
-            Size("588 real MMLU 5-shot prompts, a random Llama of 22 M parameters", 0.5, 2.6),
+            Size("588 real MMLU 5-shot prompts, a random Llama of 22 M parameters", 0.5, 2.6, 2),
             "not yet",
             ("lm-eval",),
         ),
@@ -64,7 +64,7 @@ BENCHMARKS = {
             "one another",
             "log-probabilities within 0.01 nats",
             "bench_engines.py",
-            Size("the world's pool and 196 MMLU prompts", 0.7, 0.25),
+            Size("the world's pool and 196 MMLU prompts", 0.7, 0.25, 2),
             "not yet",
         ),
         Benchmark(
@@ -73,7 +73,7 @@ BENCHMARKS = {
             "TRL in its best setting, TRL with transformers' loss, the paper's recipe (HF Trainer, rows padded to 2,048)",
             "the same tokens in the same steps; every step's loss within 1e-4 of ours (bfloat16: 5e-3)",
             "bench_train.py",
-            Size("two ranks, ZeRO-2, a random Llama of 22 M parameters on real instructions", 7.0, 1.8),
+            Size("two ranks, ZeRO-2, a random Llama of 22 M parameters on real instructions", 5.8, 2.0, 2),
             "gpu_train.py: 1B- and 7B-shaped Llamas; gpu_trl.py: TRL with Liger-Kernel",
             ("trl",),
         ),
@@ -111,7 +111,7 @@ BENCHMARKS = {
             "none",
             "the step's loss is a number and the question has an answer",
             "bench_start_up.py",
-            Size("one arm of the world, two ranks; one question of it", 0.2, 0.6),
+            Size("one arm of the world, two ranks; one question of it", 0.2, 0.6, 2),
             "not yet",
         ),
         Benchmark(
@@ -120,7 +120,7 @@ BENCHMARKS = {
             "none",
             "every question is in the merged table",
             "bench_pipeline.py",
-            Size("real MMLU prompts under new ids", 2.5, 0.35),
+            Size("real MMLU prompts under new ids", 2.5, 0.35, 2),
             "the same as on a CPU: it uses none",
         ),
         Benchmark(
@@ -138,7 +138,7 @@ BENCHMARKS = {
             "none",
             "parameters are bit for bit what was saved; the export answers as the trained model does",
             "bench_checkpoint.py",
-            Size("random Llamas of 0.5 to 60 M parameters, ZeRO-2", 0.4, 0.3),
+            Size("random Llamas of 0.5 to 60 M parameters, ZeRO-2", 0.4, 0.3, 2),
             "not yet",
         ),
         Benchmark(
@@ -147,7 +147,7 @@ BENCHMARKS = {
             "none",
             "the first step's loss is the same whatever the ranks and the stage",
             "bench_growth.py",
-            Size("small Llamas, 1, 2 and 4 ranks, ZeRO 0 to 3", 0.5, 1.0),
+            Size("small Llamas, 1, 2 and 4 ranks, ZeRO 0 to 3", 0.5, 1.0, 2),
             "not yet: one GPU is all there was",
         ),
         Benchmark(
