@@ -15,5 +15,6 @@ export DEEPSPEED_TIMEOUT=${DEEPSPEED_TIMEOUT:-30}
 # To see what it does: export NCCL_DEBUG=INFO
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}
 
-# Compiled kernels are kept on the node's own disk: a shared one would have all ranks write the same files.
+# Compiled kernels and operators are kept on the node's own disk: on a shared one all nodes would write the same files.
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -u)}
+export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-${TMPDIR:-/tmp}/torch-extensions-$(id -u)}

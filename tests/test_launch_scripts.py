@@ -30,8 +30,3 @@ def test_every_job_that_works_saves_before_its_end_and_goes_on(script: Path) -> 
 
 def test_the_example_of_a_hostfile_is_one() -> None:
     assert hostfile.read(ROOT / "launch" / "hostfile.example") == {"node-01": 8, "node-02": 8}
-
-
-def test_ranks_script_without_a_job_says_what_to_do(tmp_path: Path) -> None:
-    done = subprocess.run([str(ROOT / "launch" / "ranks.sh"), str(tmp_path), "2"], capture_output=True, text=True)
-    assert done.returncode == 2 and "run 'ift-scale train CONFIG' once first" in done.stderr

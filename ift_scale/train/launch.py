@@ -18,7 +18,7 @@ from ift_scale import distributed
 from ift_scale.artifacts import log_tail
 from ift_scale.config import TrainConfig
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.train import hostfile
+from ift_scale.train import extensions, hostfile
 
 RANK_MODULE = "ift_scale.train.ranks"
 _POLL_SECONDS = 0.1
@@ -66,7 +66,7 @@ class Group:
         arguments = [str(job_path.resolve()), "--events", str(events.resolve()), "--supervisor", distributed.supervisor_mark()]
         shared = {
             "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", _accelerator()),
-            "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")),
+            "TORCH_EXTENSIONS_DIR": str(extensions.folder()),
             "TOKENIZERS_PARALLELISM": "false",
         }
         if config.hostfile:

@@ -31,7 +31,7 @@ from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.rendezvous import Meeting, Watch, meet  # noqa: E402
-from ift_scale.train import data, job, loop, measures, setting, zero  # noqa: E402
+from ift_scale.train import data, extensions, job, loop, measures, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
 from ift_scale.train.control import Control, Interrupted  # noqa: E402
@@ -52,6 +52,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT",
 def join(meeting: Meeting) -> torch.device:
     """Join the process group at the ranks' meeting, once a process: NCCL on GPUs, gloo on CPUs."""
     ranks = meeting.ranks
+    extensions.prepare(ranks.local_rank)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         local_rank = ranks.local_rank if torch.cuda.device_count() > 1 else 0

@@ -66,7 +66,7 @@ def run(
     """
     started = time.monotonic()
     work = prepare(config, folder, model_path, pending, logs, bar, live, part)
-    job_path, events = folder / f".job{part}.json", logs / f"train{part}-events.jsonl"
+    job_path, events, log = folder / f".job{part}.json", logs / f"train{part}-events.jsonl", logs / f"train{part}.log"
     stop_file = Path(work.stop_file or "")
     job.write(work, job_path)
     logs.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def run(
     told = _Told(bar, {"tokenise": time.monotonic() - started})
     try:
         if meeting is None:
-            _launch(config, job_path, events, stop_file, logs / f"train{part}.log", told)
+            _launch(config, job_path, events, stop_file, log, told)
         else:
             meeting.tell(json.dumps([str(job_path.resolve()), str(events.resolve())]))
             _serve(work, meeting, job.Events(events, show=told.show))
@@ -86,7 +86,8 @@ def run(
             artifacts.remove_incomplete(saved.folder_of(made))
     missing = [work.arm.name for work in work.arms if not artifacts.is_done(Path(work.folder), work.key)]
     if missing:
-        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}")
+        last = f"\n{artifacts.log_tail(log)}" if meeting is None else ""
+        raise EnvironmentProblem(f"the ranks ended and left arms undone: {', '.join(missing)}{last}")
     return told.seconds
 
 

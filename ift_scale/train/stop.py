@@ -6,7 +6,7 @@ A launcher kills its children when it gets a signal, so none is sent: a file tha
 import time
 from pathlib import Path
 
-from ift_scale.errors import Stopped
+from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.train import launch
 
 GRACE_SECONDS = 600.0
@@ -15,14 +15,21 @@ _POLL_SECONDS = 0.1
 
 
 def stop(group: launch.Group, stop_file: Path, events: Path, grace: float = GRACE_SECONDS) -> Stopped:
-    """Ask the ranks to save and end, wait for them, and say where the same command goes on."""
+    """Ask the ranks to save and end, wait for them, and say where the same command goes on.
+
+    EnvironmentProblem where a rank has failed instead.
+    """
     stop_file.touch()
     deadline = time.monotonic() + grace
     while group.running() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    found = [event for event in launch.read(events) if event["event"] == "stopped"]
+    told = list(launch.read(events))
+    found = [event for event in told if event["event"] == "stopped"]
     if found:
         return stopped(found[-1])
+    failed = [event for event in told if event["event"] == "error"]
+    if failed:
+        raise EnvironmentProblem(f"rank {failed[0]['rank']} failed while it was to save: {failed[0]['message']}")
     if group.running():
         return Stopped(
             f"the ranks had not saved within {grace:.0f} s and were ended. The same command goes on from what was saved."

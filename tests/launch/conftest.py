@@ -14,8 +14,7 @@ from tests.launch import small
 @pytest.fixture(scope="session")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "run"
-    for stage in ("questions", "probe", "write", "construct"):
-        small.run(stage, folder)
+    small.run("questions probe write construct", folder)
     return folder
 
 

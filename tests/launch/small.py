@@ -30,9 +30,12 @@ def command(stage: str, folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "ift_scale.cli", stage, *arguments(folder, *overrides)]
 
 
-def run(stage: str, folder: Path, *overrides: str) -> None:
-    """The stage as one command on this machine."""
-    done = subprocess.run(command(stage, folder, *overrides), cwd=ROOT, capture_output=True, text=True)
+def run(stages: str, folder: Path, *overrides: str) -> None:
+    """The stages, one after another in one process on this machine."""
+    code = "import sys\nfrom ift_scale.cli import main\n"
+    code += "for stage in sys.argv[1].split():\n    main([stage, *sys.argv[2:]], standalone_mode=False)"
+    command = [sys.executable, "-c", code, stages, *arguments(folder, *overrides)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Training over two hosts without SLURM: the deepspeed launcher, a hostfile, pdsh and ssh.
+"""Training without SLURM: under torchrun and deepspeed on one host, and by a hostfile over two, with pdsh and ssh.
 
 The hosts are network namespaces with addresses of their own, each with an sshd; they share this machine's files, as nodes do.
 """
@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,3 +111,19 @@ def test_a_rank_killed_on_another_host_ends_the_command(hosts: Hosts, copy: Path
     said, _ = ranks.communicate(timeout=100)
     assert ranks.returncode == 3 and time.monotonic() - killed < 60, said
     assert not list(processes(f"ift_scale.train.ranks {copy.resolve()}", "RANK=0"))
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
+    "deepspeed": ["deepspeed.launcher.runner", "--num_accelerators", "2", "--num_gpus", "2", "--no_local_rank", "--module"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_ranks_of_any_launcher_train_the_same(trained: Path, copy: Path, launcher: str) -> None:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "ift_scale.cli", "train", *arguments(copy, LONG)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"DS_ACCELERATOR": "cpu"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train: 2 arms" in done.stdout
+    for arm in ARMS:
+        assert losses(copy, arm) == losses(trained, arm)
