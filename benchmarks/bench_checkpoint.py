@@ -30,7 +30,7 @@ from ift_scale.train.export import export
 from ift_scale.train.job import ArmJob
 from ift_scale.train.saved import Progress
 
-SIZES = {"0.5 M": (128, 2, 512), "3.4 M": (256, 4, 1024), "19 M": (512, 6, 4096), "63 M": (768, 8, 16_384)}
+SIZES = {"0.5 M": (128, 2, 512), "3.7 M": (256, 4, 1024), "23 M": (512, 6, 4096), "83 M": (768, 8, 16_384)}
 """Hidden, layers, vocabulary."""
 EXACT = Gate(checked="largest difference of a parameter or moment from what was saved", gap=0, tolerance=0)
 

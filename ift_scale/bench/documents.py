@@ -100,10 +100,11 @@ def probe_sentence(rows: Sequence[Row]) -> str:
 
 def train_sentence(rows: Sequence[Row]) -> str:
     ours = only(_on_cpu(rows, "train"), who=OURS, quantity="tokens per second", case="float32")
-    if not ours:
+    peers = ("paper's recipe", "TRL", "TRL, plain loss")
+    if not ours or not ours[0].ratios.keys() >= set(peers):
         return _nothing("train")
     row = ours[0]
-    recipe, trl, plain = (times(row.ratios[peer].value) for peer in ("paper's recipe", "TRL", "TRL, plain loss"))
+    recipe, trl, plain = (times(row.ratios[peer].value) for peer in peers)
     supervised = row.about["workload"]["supervised_share"]
     return _lines(
         "Two ranks, ZeRO-2, float32, a 22-million-parameter Llama on the authors' engineering set with explanations "
@@ -203,8 +204,7 @@ def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
             mine = [row for row in found if (row.case, tuple(row.at.items()), row.who) == (case, at, who)]
             cells = [next((_cell(row) for row in mine if row.quantity == quantity), "") for quantity, _ in columns]
             cells += [_ratio(found, case, side, who) for side in sides]
-            sizes = ", ".join(f"{value:,g} {name}" for name, value in at)
-            lines.append(_row([", ".join(part for part in (case, sizes) if part), who, *cells]))
+            lines.append(_row([", ".join(part for part in (case, mine[0].sizes) if part), who, *cells]))
         return "\n".join(lines + _slopes(found))
 
     return block

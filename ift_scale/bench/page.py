@@ -61,10 +61,9 @@ def _section(name: str, rows: Sequence[Row]) -> Markup:
 
 
 def _told(row: Row) -> dict[str, object]:
-    sizes = ", ".join(f"{value:,g} {size}" for size, value in row.at.items())
     gap = row.gate.checked if row.gate.gap is None else f"{row.gate.checked}: {row.gate.gap:.2g}"
     told = {
-        "case": ", ".join(part for part in (row.case, sizes) if part),
+        "case": ", ".join(part for part in (row.case, row.sizes) if part),
         "program": row.who,
         "quantity": f"{row.quantity}, {row.unit}",
         "median": number(row.value),

@@ -76,8 +76,12 @@ class Row(Spread):
 
     @property
     def title(self) -> str:
-        sizes = ", ".join(f"{value:,g} {name}" for name, value in self.at.items())
-        return " | ".join(part for part in (self.benchmark, self.case, sizes, self.who, self.quantity) if part)
+        return " | ".join(part for part in (self.benchmark, self.case, self.sizes, self.who, self.quantity) if part)
+
+    @property
+    def sizes(self) -> str:
+        """`at` in words."""
+        return ", ".join(f"{value:,.15g} {name}" for name, value in self.at.items())
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
