@@ -1,7 +1,9 @@
 """The kernels against plain PyTorch, torch.compile and Liger-Kernel, forward and backward, at the shapes of 7B models in bfloat16.
 
-    python benchmarks/bench_kernels.py            on a GPU: results/kernels.json and kernels/figures.json, which the trainer reads
-    python benchmarks/bench_kernels.py --cpu      the references against plain PyTorch on one thread: results/kernels_cpu.json
+    python benchmarks/bench_kernels.py
+
+On a GPU the kernels, whose figures also go to kernels/figures.json, which the trainer reads; on a CPU the references against plain
+PyTorch on one thread.
 
 No time is stored of an implementation whose outputs or gradients are off from float64 by more than 2% (float32: 0.01%) of their
 largest value. `compile` is torch.compile of `plain`; `pytorch` is our reference, uncompiled. `liger_sum` is Liger's loss in its own
@@ -12,28 +14,28 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 import torch.nn.functional as F
 from ift_scale_kernels import figures
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
 from ift_scale.artifacts import write_json
+from ift_scale.bench.rows import Gate, Sheet, ratios
 from ift_scale.progress import say
 
 QUANTILES = (0.2, 0.5, 0.8)
+SIZES = {True: (200, 400, [2000], 64, 128), False: (2000, 4000, [32000], 384, 1024)}
+"""On a CPU, quick or not: rows, tokens, vocabularies, hidden, inner."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 Call = Callable[..., Any]
 
 
@@ -146,82 +148,97 @@ def largest_error(call: Call, case: Case) -> float:
     return max(errors)
 
 
-def milliseconds_on_gpu(call: Call, case: Case) -> dict[str, float]:
+def milliseconds_on_gpu(call: Call, case: Case) -> list[float]:
+    """Every repeat's time; triton's clock empties the cache before each."""
     from triton.testing import do_bench
 
     torch.manual_seed(0)
     leaves, others = case.make(False)
-    values = do_bench(lambda: forward_backward(call, leaves, others), warmup=50, rep=300, quantiles=list(QUANTILES))
-    return {f"p{round(100 * q)}": value for q, value in zip(QUANTILES, values, strict=True)}
+    found: list[float] = do_bench(lambda: forward_backward(call, leaves, others), warmup=50, rep=300, return_mode="all")
+    return found
 
 
-def gpu() -> None:
+def case_name(case: Case, dtype: str) -> str:
+    return f"{case.op} {dtype} " + "x".join(str(size) for size in case.shape.values())
+
+
+def gpu(quick: bool) -> None:
     device = torch.cuda.get_device_name()
     names = ("torch", "triton", "liger-kernel")
     versions = {n: importlib.metadata.version(n) for n in names if n != "liger-kernel" or importlib.util.find_spec("liger_kernel")}
-    rows = []
-    for case in cases("cuda", torch.bfloat16, 4096, 8192, [32000, 128256], 4096, 11008):
-        times = {}
+    sheet, figured = Sheet("kernels", quick, device), []
+    for case in cases("cuda", torch.bfloat16, 4096, 8192, [32000] if quick else [32000, 128256], 4096, 11008):
+        times: dict[str, list[float]] = {}
+        errors: dict[str, float] = {}
         for name, call in implementations(case.op, True).items():
             try:
-                error = largest_error(call, case)
+                errors[name] = largest_error(call, case)
             except Exception as failure:  # a library's, of any kind: the others are timed all the same
                 say(f"{case.op} {case.shape} {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}")
                 continue
             torch.cuda.empty_cache()
-            if error > 0.02:
-                say(f"{case.op} {case.shape} {name}: off by {error:.1%}, not stored")
+            if errors[name] > TOLERANCE[torch.bfloat16]:
+                say(f"{case.op} {case.shape} {name}: off by {errors[name]:.1%}, not stored")
                 continue
             times[name] = milliseconds_on_gpu(call, case)
             torch.cuda.empty_cache()
-            say(f"{case.op} {case.shape} {name}: {times[name]['p50']:.3f} ms (error {error:.2%})")
-        today = datetime.now(UTC).date().isoformat()
-        row = {"op": case.op, "device": device, "dtype": "bfloat16", "shape": case.shape, "milliseconds": times}
-        rows.append({**row, "date": today, "versions": versions})
-        write_json(figures.PATH, figures.merged(figures.read(), rows))  # after each: a later one may not end in time
-        stored = store("kernels", {"figures": rows})
+            say(f"{case.op} {case.shape} {name}: {np.median(times[name]):.3f} ms (error {errors[name]:.2%})")
+        add(sheet, case, "bfloat16", "triton", times, errors, {"versions": versions, "shape": case.shape})
+        quantiles = {
+            name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True)) for name, t in times.items()
+        }
+        row = {"op": case.op, "device": device, "dtype": "bfloat16", "shape": case.shape, "milliseconds": quantiles}
+        figured.append({**row, "date": datetime.now(UTC).date().isoformat(), "versions": versions})
+        write_json(figures.PATH, figures.merged(figures.read(), figured))  # after each: a later one may not end in time
+        stored = sheet.store()
     say(f"stored: {stored} and {figures.PATH}")
 
 
-def cpu(repeats: int) -> None:
+def add(
+    sheet: Sheet, case: Case, dtype: str, mine: str, times: dict[str, list[float]], errors: dict[str, float], about: dict[str, Any]
+) -> None:
+    """Rows of all implementations; `mine` is compared with the others, repeat by repeat."""
+    for name, values in times.items():
+        error = Gate(checked="error of outputs and gradients against float64", gap=errors[name], tolerance=TOLERANCE[DTYPES[dtype]])
+        others = {other: times[other] for other in times if other != mine} if name == mine else {}
+        against = ratios(values, others, "lower")
+        kept = values if len(values) <= 20 else list(np.quantile(values, np.linspace(0, 1, 21)))
+        sheet.add(case_name(case, dtype), "milliseconds", "ms", kept, error, name, ratios=against, about=about)
+
+
+def cpu(repeats: int, quick: bool) -> None:
     """CPU time, which a busy machine changes least, in turn; the ratio is taken pair by pair."""
     torch.set_num_threads(1)
-    stored: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        for case in cases("cpu", dtype, 2000, 4000, [32000], 384, 1024):
+    sheet = Sheet("kernels", quick)
+    for dtype, type_ in DTYPES.items():
+        for case in cases("cpu", type_, *SIZES[quick]):
             calls = implementations(case.op, False)
-            error = largest_error(calls["pytorch"], case)
-            if error > (1e-4 if dtype == torch.float32 else 0.02):
-                say(f"{case.op} {case.shape}: off by {error:.1%}, not stored")
+            errors = {name: largest_error(call, case) for name, call in calls.items()}
+            if wrong := {name: error for name, error in errors.items() if error > TOLERANCE[type_]}:
+                say(f"{case.op} {case.shape}: off by {wrong}, not stored")
                 continue
             leaves, others = case.make(False)
-            seconds: dict[str, list[float]] = {name: [] for name in calls}
+            times: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(repeats + 1):
                 for name, call in calls.items():
                     started = time.process_time()
                     forward_backward(call, leaves, others)
-                    seconds[name].append(time.process_time() - started)
-            timed = {name: values[1:] for name, values in seconds.items()}  # the first warms up
-            ratios = [p / o for p, o in zip(timed["plain"], timed["pytorch"], strict=True)]
-            name = f"{case.op} {str(dtype).removeprefix('torch.')}"
-            times = {n: quantiles([1000 * s for s in values]) for n, values in timed.items()}
-            stored[name] = {"shape": case.shape, "threads": 1, "milliseconds": times, "plain_over_ours": quantiles(ratios)}
-            say(f"{name}: {json.dumps({n: round(t['median'], 1) for n, t in times.items()})} ms, error {error:.1e}")
-    say(f"stored: {store('kernels_cpu', stored)}")
+                    times[name].append(1000 * (time.process_time() - started))
+            timed = {name: values[1:] for name, values in times.items()}  # the first warms up
+            add(sheet, case, dtype, "pytorch", timed, errors, {"shape": case.shape, "threads": 1})
+            say(f"{case_name(case, dtype)}: {json.dumps({n: round(float(np.median(t)), 1) for n, t in timed.items()})} ms")
+    say(f"stored: {sheet.store()}")
 
 
 @click.command()
-@click.option("--cpu", "on_cpu", is_flag=True, help="The references against plain PyTorch, on one thread.")
-@click.option("--repeats", default=7, help="Pairs of measurements on a CPU.")
-def main(on_cpu: bool, repeats: int) -> None:
-    if on_cpu:
-        cpu(repeats)
-    elif torch.cuda.is_available():
-        gpu()
+@click.option("--repeats", default=7, show_default=True, help="Pairs of measurements on a CPU.")
+@click.option("--quick", is_flag=True, help="Small shapes on a CPU, one vocabulary on a GPU.")
+def main(repeats: int, quick: bool) -> None:
+    """Measure, and store the rows of `kernels` of this device."""
+    if torch.cuda.is_available():
+        gpu(quick)
     else:
-        raise click.ClickException(
-            "no CUDA device: the kernels are timed on a GPU; --cpu times the references against plain PyTorch"
-        )
+        cpu(max(repeats, 1), quick)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The probe without an engine: questions a second a core that reading, writing prompts, tokenising, scoring and storing sustain.
 
-    python benchmarks/bench_pipeline.py [--mmlu ../shared/data/mmlu] [--repeats 5]
+    python benchmarks/bench_pipeline.py [--mmlu ../shared/data/mmlu] [--repeats 5] [--sizes 1000,10000,100000,1000000]
 
 Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage with a null engine that returns
 at once. Rates are per second of the process' own processor time, so they are a core's whatever the number of cores; peak memory
-is the process' own. `parts` times each part alone, on one thread. Each size runs in a process of its own.
+is the process' own. `parts` times each part alone, on one thread. Each size runs in a process of its own. The sustained rate is
+that between `--base` questions and four times as many on one core, so that starting is no part of it.
 """
 
 import json
@@ -17,12 +18,10 @@ import time
 from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
+import pyarrow.parquet as pq
 
 from ift_scale import artifacts
+from ift_scale.bench.rows import Gate, Sheet
 from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.config_file import from_dict
 from ift_scale.inference.engine import EngineSpec
@@ -34,11 +33,12 @@ from ift_scale.inference.scores import ChoiceScores
 from ift_scale.inference.slots import Slot
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe import run as probe
-from ift_scale.progress import Bar
+from ift_scale.progress import Bar, say
 from ift_scale.questions import mmlu
 from ift_scale.records import Question
 
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
+GATE = Gate(checked="questions missing in the merged table", gap=0, tolerance=0)
 NULL = "ift_scale.inference.null_engine:NullEngine"
 
 
@@ -67,6 +67,9 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     wall, own = time.monotonic() - before[0], time.process_time() - before[1]
     asked = len(questions.select(lambda group: probe.wanted(config.probe, group)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    merged = pq.read_metadata(folder / "probe" / probe.FILE).num_rows
+    if merged != asked:
+        raise SystemExit(f"{merged} of {asked} questions are in the merged table: nothing is stored")
     engine_seconds = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "questions": asked,
@@ -109,38 +112,63 @@ def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
 @click.pass_context
 @click.option("--mmlu", "folder", default=MMLU, type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--model", default=Path("runs/peers/model"), type=click.Path(path_type=Path, exists=True), help="Made by peers/model.py."
+    "--model",
+    default=Path("runs/peers/model"),
+    type=click.Path(path_type=Path),
+    help="Made by peers/model.py where it is not there.",
 )
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--sizes", default="14042,100000,1000000", show_default=True)
-def main(context: click.Context, folder: Path, model: Path, repeats: int, sizes: str) -> None:
-    """Measure the first size and four times it `repeats` times, the other sizes once; store benchmarks/results/pipeline.json."""
+@click.option("--base", default=14042, show_default=True, help="Questions of the smaller of two pools on one core; all of MMLU.")
+@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True, help="Of the growth, on all cores.")
+@click.option("--quick", is_flag=True, help="512 and 2,048 questions, one repeat, no growth.")
+def main(context: click.Context, folder: Path, model: Path, repeats: int, base: int, sizes: str, quick: bool) -> None:
+    """Measure, and store the rows of `pipeline`."""
     if context.invoked_subcommand:
         return
+    if not model.is_dir():
+        subprocess.run([sys.executable, str(Path(__file__).parent / "peers" / "model.py"), str(model)], check=True)
+    if quick:
+        repeats, base, sizes = 1, 512, ""
     questions = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), 0)]
-    smallest, *others = [int(size) for size in sizes.split(",")]
+    sheet = Sheet("pipeline", quick)
     with tempfile.TemporaryDirectory() as temporary:
-        pool = Path(temporary) / "questions.jsonl"
-        write_pool(pool, questions, smallest)
-        found: dict[str, object] = {"parts_microseconds": json.loads(_child("parts", str(pool), str(model), one_core=True))}
-        small = [_apart(Path(temporary) / f"small{n}", pool, model, one_core=True) for n in range(repeats)]
-        write_pool(pool, questions, 4 * smallest)
-        large = [_apart(Path(temporary) / f"large{n}", pool, model, one_core=True) for n in range(repeats)]
-        both = [_apart(Path(temporary) / f"both{n}", pool, model) for n in range(repeats)]
-        growth = [small[0]]
-        for size in others:
-            write_pool(pool, questions, size)
-            growth.append(_apart(Path(temporary) / f"size{size}", pool, model))
-    more = 3 * smallest
-    pairs = list(zip(small, large, strict=True))
-    found |= {
-        "sustained_questions_per_core_second": quantiles(
-            [more / (b["processor_seconds"] - a["processor_seconds"]) for a, b in pairs]
-        ),
-        "one_core_all_questions_per_second": quantiles([run["questions_per_second"] for run in large]),
-        "all_cores_questions_per_second": quantiles([run["questions_per_second"] for run in both]),
-    }
-    print(store("pipeline", found | {"questions": 4 * smallest, "growth": growth}).read_text())
+        pool, place = Path(temporary) / "questions.jsonl", Path(temporary)
+        write_pool(pool, questions, base)
+        for part, value in json.loads(_child("parts", str(pool), str(model), one_core=True)).items():
+            sheet.add(part, "processor time per question", "us", [value], GATE)
+        small = [_apart(place / f"small{n}", pool, model, one_core=True) for n in range(repeats)]
+        write_pool(pool, questions, 4 * base)
+        large = [_apart(place / f"large{n}", pool, model, one_core=True) for n in range(repeats)]
+        both = [_apart(place / f"both{n}", pool, model) for n in range(repeats)]
+        add_rates(sheet, base, small, large, both)
+        for size in filter(None, sizes.split(",")):
+            write_pool(pool, questions, int(size))
+            add_growth(sheet, _apart(place / f"size{size}", pool, model))
+    say(f"stored: {sheet.store()}")
+
+
+Run = dict[str, float]
+
+
+def add_rates(sheet: Sheet, base: int, small: list[Run], large: list[Run], both: list[Run]) -> None:
+    pairs = zip(small, large, strict=True)
+    sustained = [3 * base / (b["processor_seconds"] - a["processor_seconds"]) for a, b in pairs]
+    about = {"questions": 4 * base}
+    sheet.add("sustained", "questions per core second", "1/s", sustained, GATE, better="higher", about=about)
+    for case, runs in (("one core", large), ("all cores", both)):
+        rates = [run["questions_per_second"] for run in runs]
+        sheet.add(case, "questions per second", "1/s", rates, GATE, better="higher", about=about)
+
+
+def add_growth(sheet: Sheet, run: Run) -> None:
+    at = {"questions": run["questions"]}
+    for name, quantity, unit in (
+        ("wall_seconds", "seconds", "s"),
+        ("processor_seconds", "processor seconds", "s"),
+        ("engine_processor_seconds", "the engine's processor seconds", "s"),
+        ("peak_mib", "peak memory", "MiB"),
+    ):
+        sheet.add("growth", quantity, unit, [run[name]], GATE, at=at)
 
 
 def _child(*arguments: str, one_core: bool = False) -> str:

@@ -1,12 +1,12 @@
 """The probe against what a user would otherwise run: the authors' loop, and lm-evaluation-harness with its hf and vllm backends.
 
     benchmarks/peers/install.sh
-    python benchmarks/bench_probe.py [--repeats 5] [--resume]
+    python benchmarks/bench_probe.py [--repeats 5] [--dtype float32 --dtype bfloat16] [--part 60] [--resume]
 
-In one run, in turn: each repeat takes another part of the prompts for the peers (whole MMLU subjects dealt out evenly, so over all
-repeats every question is asked by the authors' loop), and all prompts for ours. Every program gives the same kind of file
+In one run, in turn: each repeat takes another part of the prompts for the peers (whole MMLU subjects dealt out evenly), and all
+prompts for ours, whose speed comes from sharing a subject's prefix over its questions. Every program gives the same kind of file
 (peers/README.md); seconds are those of scoring alone, token ids in, probabilities out. A speed is stored only where the tokens
-asked were the same and the predictions agree; each program's answers are compared with the authors' loop's in float32.
+asked were the same and the predictions agree with the authors' loop's in float32 on the questions that both were asked.
 """
 
 import json
@@ -17,32 +17,39 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
+from ift_scale.bench.registry import environment
+from ift_scale.bench.rows import Gate, Sheet, ratios
 from ift_scale.progress import say
 
 PEERS = Path(__file__).parent / "peers"
-LM_EVAL = PEERS / ".venv" / "bin" / "python"
+LM_EVAL = environment("lm-eval")
 LEAST_AGREEMENT = {"float32": 0.995, "bfloat16": 0.9}
+REFERENCE = "authors' loop float32"
+SIDES = ("ours transformers", "ours vllm")
+OTHERS = ("authors' loop", "lm-eval hf", "lm-eval vllm")
 
 
-def commands(work: Path, part: Path, few: Path, repeat: int) -> dict[str, tuple[list[str], Path]]:
-    """(command without its output, output) by name. `part` is this repeat's fifth of the prompts, `few` some of those."""
-    model, everything = str(work / "model"), str(work / "prompts.jsonl")
+def commands(
+    work: Path, dtypes: tuple[str, ...], everything: Path, part: Path, few: Path, repeat: int
+) -> dict[str, tuple[list[str], Path]]:
+    """(command without its output, output) by name. `part` is this repeat's share of the prompts, `few` some of those."""
+    model = str(work / "model")
     lm_eval = [str(LM_EVAL), str(PEERS / "lm_eval" / "run.py")]
     found: dict[str, list[str]] = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in dtypes:
         for engine in ("transformers", "vllm"):
-            found[f"ours {engine} {dtype}"] = [sys.executable, str(PEERS / "ours.py"), everything, model, "--engine", engine]
-        found[f"authors {dtype}"] = [sys.executable, str(PEERS / "authors_loop.py"), str(part), model]
+            found[f"ours {engine} {dtype}"] = [sys.executable, str(PEERS / "ours.py"), str(everything), model, "--engine", engine]
+        found[f"authors' loop {dtype}"] = [sys.executable, str(PEERS / "authors_loop.py"), str(part), model]
         found[f"lm-eval hf {dtype}"] = [*lm_eval, "hf", str(part), model]
         found[f"lm-eval vllm {dtype}"] = [*lm_eval, "vllm", str(few), model]
     return {
-        name: ([*command, "--dtype", name.rpartition(" ")[2]], work / "results" / f"{name.replace(' ', '-')}-{repeat}.json")
+        name: ([*command, "--dtype", name.rpartition(" ")[2]], work / "results" / f"{file_of(name)}-{repeat}.json")
         for name, command in found.items()
     }
+
+
+def file_of(name: str) -> str:
+    return name.replace(" ", "-").replace("'", "")
 
 
 def run_one(name: str, command: list[str], output: Path, resume: bool) -> dict[str, Any]:
@@ -64,6 +71,8 @@ def compare(first: dict[str, dict[str, Any]], other: dict[str, Any]) -> dict[str
     """Agreement with the answers in `first` on the questions that both were asked; ends where other tokens were asked."""
     same, difference, questions = 0, 0.0, 0
     for answer in other["answers"]:
+        if answer["id"] not in first:
+            continue
         reference = first[answer["id"]]
         if reference["tokens_sha256"] != answer["tokens_sha256"]:
             raise SystemExit(f"{other['peer']} was asked other tokens for {answer['id']}")
@@ -74,11 +83,12 @@ def compare(first: dict[str, dict[str, Any]], other: dict[str, Any]) -> dict[str
     return {"questions": questions, "agreement": same / questions, "largest_probability_difference": difference}
 
 
-def parts(work: Path, repeats: int, few: int) -> list[tuple[Path, Path]]:
-    lines = (work / "prompts.jsonl").read_text().splitlines(keepends=True)
+def parts(work: Path, everything: Path, repeats: int, part: int, few: int) -> list[tuple[Path, Path]]:
+    lines = everything.read_text().splitlines(keepends=True)
     found = []
     for repeat in range(repeats):
         mine = lines[repeat::repeats]
+        mine = mine[:: max(1, len(mine) // part)][:part]
         paths = work / f"part{repeat}.jsonl", work / f"few{repeat}.jsonl"
         paths[0].write_text("".join(mine))
         paths[1].write_text("".join(mine[:: max(1, len(mine) // few)][:few]))
@@ -88,52 +98,66 @@ def parts(work: Path, repeats: int, few: int) -> list[tuple[Path, Path]]:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option(
-    "--few", default=12, show_default=True, help="Questions a repeat for lm-eval's vllm backend, which takes seconds each."
-)
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(list(LEAST_AGREEMENT)), default=["float32"], show_default=True)
+@click.option("--part", default=60, show_default=True, help="Questions a repeat for the peers.")
+@click.option("--few", default=8, show_default=True, help="Of those, for lm-eval's vllm backend, which takes seconds each.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
-def main(repeats: int, few: int, work: Path, resume: bool) -> None:
-    """Measure and store benchmarks/results/probe.json."""
+@click.option("--quick", is_flag=True, help="24 questions, 4 for the peers.")
+def main(repeats: int, dtypes: tuple[str, ...], part: int, few: int, work: Path, resume: bool, quick: bool) -> None:
+    """Measure, and store the rows of `probe`."""
     if not LM_EVAL.is_file():
-        raise click.UsageError("lm-evaluation-harness is not installed; run benchmarks/peers/install.sh")
+        raise click.UsageError("lm-evaluation-harness is not installed; run `ift-scale bench peers install lm-eval`")
     for script, options in (("model.py", [str(work / "model")]), ("prompts.py", [str(work / "prompts.jsonl")])):
         if not Path(options[0]).exists():
             more = ["--model", str(work / "model")] if script == "prompts.py" else []
             subprocess.run([sys.executable, str(PEERS / script), *options, *more], check=True)
+    everything = work / "prompts.jsonl"
+    if quick:
+        everything, part, few = work / "prompts-quick.jsonl", 4, 1
+        lines = (work / "prompts.jsonl").read_text().splitlines(keepends=True)
+        everything.write_text("".join(lines[:: len(lines) // 24][:24]))
     results: dict[str, list[dict[str, Any]]] = {}
-    for repeat, (part, small) in enumerate(parts(work, repeats, few)):
-        for name, (command, output) in commands(work, part, small, repeat).items():
+    for repeat, (mine, small) in enumerate(parts(work, everything, repeats, part, few)):
+        # The reference of the predictions is always in float32.
+        found = commands(work, tuple(dict.fromkeys(("float32", *dtypes))), everything, mine, small, repeat)
+        for name, (command, output) in found.items():
+            if name.rpartition(" ")[2] not in dtypes and name != REFERENCE:
+                continue
             results.setdefault(name, []).append(run_one(name, command, output, resume))
             say(f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} questions a second")
-    store_all(results, repeats)
+    say(f"stored: {rows_of(results, dtypes, quick).store()}")
 
 
-def store_all(results: dict[str, list[dict[str, Any]]], repeats: int) -> None:
-    reference = {answer["id"]: answer for found in results["authors float32"] for answer in found["answers"]}
-    rates = {name: [found["questions_per_second"] for found in each] for name, each in results.items()}
-    agreement = {name: [compare(reference, found) for found in each] for name, each in results.items()}
-    for name, each in agreement.items():
-        least = min(row["agreement"] for row in each)
-        if least < LEAST_AGREEMENT[name.rpartition(" ")[2]]:
-            raise SystemExit(
-                f"{name} predicts otherwise than the authors' loop on {1 - least:.1%} of the questions: nothing is stored"
-            )
-    ratios = {}
-    for dtype in ("float32", "bfloat16"):
-        for peer in ("authors", "lm-eval hf", "lm-eval vllm"):
-            for engine in ("transformers", "vllm"):
-                pairs = zip(rates[f"ours {engine} {dtype}"], rates[f"{peer} {dtype}"], strict=True)
-                ratios[f"ours {engine} / {peer}, {dtype}"] = quantiles([ours / theirs for ours, theirs in pairs])
-    rows = {
-        "questions": len(reference),
-        "mean_prompt_tokens": sum(a["prompt_tokens"] for a in reference.values()) / len(reference),
-        "questions_per_second": {name: quantiles(found) for name, found in rates.items()},
-        "ratios": ratios,
-        "against_authors_float32": {name: each[-1] for name, each in agreement.items()},
-        "seconds": {name: each[-1]["seconds"] for name, each in results.items()},
-    }
-    print(store("probe", rows).read_text())
+def gate_of(reference: dict[str, dict[str, Any]], name: str, each: list[dict[str, Any]]) -> tuple[Gate, float]:
+    """(the gate of a program, its largest difference of probabilities); ends where it predicts otherwise."""
+    compared = [compare(reference, found) for found in each]
+    least, tolerance = min(row["agreement"] for row in compared), LEAST_AGREEMENT[name.rpartition(" ")[2]]
+    if least < tolerance:
+        raise SystemExit(f"{name} predicts otherwise than the authors' loop on {1 - least:.1%} of the questions: nothing is stored")
+    gate = Gate(checked="share of predictions other than the authors' loop's in float32", gap=1 - least, tolerance=1 - tolerance)
+    return gate, max(row["largest_probability_difference"] for row in compared)
+
+
+def rows_of(results: dict[str, list[dict[str, Any]]], dtypes: tuple[str, ...], quick: bool) -> Sheet:
+    reference = {answer["id"]: answer for found in results[REFERENCE] for answer in found["answers"]}
+    sheet = Sheet("probe", quick)
+    for dtype in dtypes:
+        rates = {who: [f["questions_per_second"] for f in results[f"{who} {dtype}"]] for who in (*SIDES, *OTHERS)}
+        for who, values in rates.items():
+            each = results[f"{who} {dtype}"]
+            gate, difference = gate_of(reference, f"{who} {dtype}", each)
+            answers = each[0]["answers"]
+            about = {
+                "questions": len(answers),
+                "mean_prompt_tokens": sum(answer["prompt_tokens"] for answer in answers) / len(answers),
+                "largest_probability_difference": difference,
+                "seconds": each[-1]["seconds"],
+            }
+            others = {name: rates[name] for name in OTHERS} if who in SIDES else {}
+            against = ratios(values, others, "higher")
+            sheet.add(dtype, "questions per second", "1/s", values, gate, who, "higher", ratios=against, about=about)
+    return sheet
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The simulator (ift_scale/costs) held against measured steps of the trainer's own engine on this machine.
 
-    python benchmarks/bench_simulator.py runs/simulator [--clock cpu] [--machines configs/machines]
+    python benchmarks/bench_simulator.py [runs/simulator] [--clock cpu] [--machines configs/machines]
 
 In each world size one group of ranks, a thread each, measures the machine's rates, then steps of DeepSpeed over a grid of models,
 ZeRO stages, token counts and checkpointing, then the rates again. Every step is predicted from the median of both calibrations,
-and no number is fitted to the steps; the error of every point is stored. Out: results/simulator.json, and a machine file a world
-size. Beside the plain prediction stands one with a fitted factor (of the host's seconds), judged by leaving each point out.
+and no number is fitted to the steps; the error of every point is stored. Out: rows of `simulator`; results/simulator.json, from
+which a test predicts again; and a machine file a world size. Beside the plain prediction stands one with a fitted factor (of the
+host's seconds), judged by leaving each point out.
 """
 
 import itertools
@@ -17,11 +18,11 @@ from typing import Any
 
 import click
 import numpy as np
-from rows import store
 from torch.multiprocessing.spawn import spawn
 
 from ift_scale import distributed
 from ift_scale.artifacts import read_json, write_json
+from ift_scale.bench.rows import MEASURED, PREDICTED, Gate, Sheet, store_inputs
 from ift_scale.config import TrainConfig
 from ift_scale.costs import calibrate
 from ift_scale.costs.machine import Machine
@@ -109,17 +110,18 @@ def _run_point(point: dict[str, Any], folder: Path, ranks: Any, device: Any, tim
     return point | {"seconds": seconds, "micro_batches": [len(step) for step in steps]}
 
 
-def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibrate.Stopwatch) -> None:
+def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]) -> None:
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in environment.items()}
     import torch
     import torch.distributed as dist
 
+    from ift_scale.rendezvous import Meeting
     from ift_scale.train.ranks import join
 
     ranks = distributed.from_environment()
     assert ranks is not None
-    device = join(ranks)
+    device = join(Meeting(ranks))
     torch.set_num_threads(1)
     for name in ("before", "points", "after"):
         path = folder / f"{world_size}-{name}.json"
@@ -127,7 +129,7 @@ def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibra
             continue
         found: Any = calibrate.rates(timed) if name != "points" else None
         if name == "points":
-            found = [_run_point(point, folder, ranks, device, timed) for point in grid(world_size)]
+            found = [_run_point(point, folder, ranks, device, timed) for point in points]
         dist.barrier()
         if rank == 0:
             write_json(path, found)
@@ -221,36 +223,56 @@ def summary(errors: list[float]) -> dict[str, float]:
     }
 
 
-def measured(world_size: int, folder: Path, timed: calibrate.Stopwatch) -> dict[str, Any]:
+def rows_of(sheet: Sheet, result: dict[str, Any]) -> Sheet:
+    """Every point's seconds, measured and predicted."""
+    for row in result["points"]:
+        case = (
+            f"{row['model']}, ZeRO-{row['stage']}, {row['load']}, checkpointing {row['checkpointing']}, {row['world_size']} ranks"
+        )
+        gate = Gate(checked="error of the prediction, told and not bounded", gap=abs(row["error"]))
+        clock = f"seconds per step ({result['clock']} clock)"
+        sheet.add(case, clock, "s", row["seconds"], gate, MEASURED, about={"model_flops": row["model_flops"]})
+        sheet.add(case, clock, "s", [row["predicted"]], gate, PREDICTED)
+    return sheet
+
+
+def measured(world_size: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Both calibrations and the points of a world size: those that an earlier call left in `folder`, else measured now."""
     paths = {name: folder / f"{world_size}-{name}.json" for name in ("before", "points", "after")}
     if not all(path.is_file() for path in paths.values()):
         write_models(folder)
-        spawn(_measure, (world_size, calibrate.free_port(), folder, timed), nprocs=world_size)
+        spawn(_measure, (world_size, calibrate.free_port(), folder, timed, points), nprocs=world_size)
     return {name: read_json(path) for name, path in paths.items()}
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="runs/simulator")
 @click.option("--clock", type=click.Choice(list(calibrate.CLOCKS)), default="wall", show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--machines", type=click.Path(file_okay=False, path_type=Path), default="configs/machines", show_default=True)
-def main(folder: Path, clock: str, repeats: int, machines: Path) -> None:
-    """Measure in FOLDER, predict, store results/simulator.json. What an interrupted call has measured in FOLDER is taken up."""
+@click.option(
+    "--quick", is_flag=True, help="Two points of one rank, in FOLDER/quick; no machine file, nothing that documents are of."
+)
+def main(folder: Path, clock: str, repeats: int, machines: Path, quick: bool) -> None:
+    """Measure in FOLDER, predict, store results/simulator.json and the rows. What an interrupted call has left is taken up."""
     timed = calibrate.Stopwatch(clock, repeats)
+    folder = folder / "quick" if quick else folder
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"clock": clock, "points": []}
-    for world_size in STAGES:
-        found = measured(world_size, folder, timed)
+    for world_size in (1,) if quick else STAGES:
+        found = measured(world_size, folder, timed, grid(world_size)[: 2 if quick else None])
         machine = calibrate.machine_of(both(found["before"], found["after"]), world_size, clock)
-        calibrate.write(machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml")
+        if not quick:
+            calibrate.write(machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml")
         result["points"] += [predicted(point, machine, world_size) for point in found["points"]]
         result[f"calibrations of {world_size}"] = [found["before"], found["after"]]
     result["plain"] = summary([row["error"] for row in result["points"]])
     result["fitted"] = fitted(result["points"])
     click.echo("\n".join(table(result["points"])))
     click.echo(f"plain {result['plain']}, fitted {result['fitted']}")
-    click.echo(store("simulator", result))
+    if not quick:
+        click.echo(store_inputs("simulator", result))
+    click.echo(rows_of(Sheet("simulator", quick), result).store())
 
 
 if __name__ == "__main__":

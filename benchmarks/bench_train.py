@@ -1,12 +1,13 @@
 """Training against what a user would otherwise run: TRL's SFTTrainer and the paper's recipe; and what each of our measures brings.
 
     benchmarks/peers/install_trl.sh
-    python benchmarks/bench_train.py [--repeats 5] [--steps 3] [--resume]
+    python benchmarks/bench_train.py [--repeats 5] [--slow-repeats 1] [--steps 2] [--resume]
 
 All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
 a ratio is of one repeat. First ours and TRL take some more steps in float32: the curves of their losses must agree, or nothing is
 measured, since speed without equal learning counts for nothing. Then the repeats in `--dtype`, all of whose losses must agree, too.
 Seconds are those of whole optimizer steps, data included, without the first; speed is real tokens a second, padding not counted.
+The paper's recipe and our own without a measure take part in the first `--slow-repeats` repeats.
 """
 
 import json
@@ -19,26 +20,23 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
+from ift_scale.bench.registry import environment
+from ift_scale.bench.rows import Gate, Sheet, ratios
 from ift_scale.progress import say
 
 PEERS = Path(__file__).parent / "peers"
-VENV = PEERS / ".venv-trl"
+PYTHON = environment("trl")
 ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning", "prefix-sharing")
 # Largest relative difference of a step's loss from ours.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 # Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
-ROUGHLY = {"ours": (12, 5), "trl": (12, 12), "trl plain loss": (12, 7.5), "paper": (15, 70)}
-CHECKED = ("ours", "trl", "trl plain loss")
+ROUGHLY = {"ours": (12, 5), "TRL": (12, 15), "TRL, plain loss": (12, 9), "paper's recipe": (15, 70)}
+CHECKED = ("ours", "TRL", "TRL, plain loss")
 
 
 def peer_command(script: str, *options: str) -> list[str]:
     """The command of a peer on two ranks, in its own environment."""
-    python = str(VENV / "bin" / "python")
-    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(PEERS / script), *options]
+    return [str(PYTHON), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(PEERS / script), *options]
 
 
 def commands(work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: int) -> dict[str, list[str]]:
@@ -47,11 +45,11 @@ def commands(work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: i
     ours = [sys.executable, str(PEERS / "ours_train.py"), str(work)]
     found = {
         "ours": ours,
-        "trl": peer_command("trl_sft.py", str(work), "--steps", str(num_steps)),
-        "trl plain loss": peer_command("trl_sft.py", str(work), "--steps", str(num_steps), "--loss", "plain"),
-        "paper": peer_command("hf_trainer.py", str(work), *paper),
+        "TRL": peer_command("trl_sft.py", str(work), "--steps", str(num_steps)),
+        "TRL, plain loss": peer_command("trl_sft.py", str(work), "--steps", str(num_steps), "--loss", "plain"),
+        "paper's recipe": peer_command("hf_trainer.py", str(work), *paper),
     }
-    found |= {f"ours without {name}": [*ours, "--without", name] for name in ABLATIONS}
+    found |= {f"without {name}": [*ours, "--without", name] for name in ABLATIONS}
     return {name: [*command, "--dtype", dtype] for name, command in found.items()}
 
 
@@ -98,102 +96,120 @@ def speed(result: dict[str, Any], warm_up: int) -> tuple[float, float]:
     return sum(step["tokens"] for step in steps) / seconds, seconds / len(steps)
 
 
-def estimate(repeats: int, num_steps: int, paper_steps: int, check_steps: int) -> float:
+def estimate(repeats: int, slow_repeats: int, num_steps: int, paper_steps: int, check_steps: int) -> float:
     """Minutes, roughly."""
 
     def seconds(name: str, steps: int) -> float:
         start, step = ROUGHLY[name]
         return start + steps * step
 
-    one = sum(seconds(name, num_steps) for name in CHECKED) + seconds("paper", paper_steps)
-    one += len(ABLATIONS) * seconds("ours", num_steps)
+    fast = sum(seconds(name, num_steps) for name in CHECKED)
+    slow = seconds("paper's recipe", paper_steps) + len(ABLATIONS) * seconds("ours", num_steps)
     check = sum(seconds(name, check_steps) for name in CHECKED)
-    return (repeats * one + check) / 60
+    return (repeats * fast + min(slow_repeats, repeats) * slow + check) / 60
 
 
-def prepare(work: Path, num_steps: int) -> dict[str, Any]:
+def prepare(work: Path, num_steps: int, batch: int = 32) -> dict[str, Any]:
     """The workload of so many steps; made anew where another is there."""
     about = work / "workload.json"
-    if not about.is_file() or json.loads(about.read_text())["steps"] != num_steps:
-        command = [sys.executable, str(PEERS / "train_set.py"), str(work), "--steps", str(num_steps)]
+    there = json.loads(about.read_text()) if about.is_file() else {}
+    if (there.get("steps"), there.get("batch")) != (num_steps, batch):
+        command = [sys.executable, str(PEERS / "train_set.py"), str(work), "--steps", str(num_steps), "--batch", str(batch)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found: dict[str, Any] = json.loads(about.read_text())
     return found
 
 
+def file_of(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").replace("'", "")
+
+
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--steps", default=3, show_default=True, help="Measured optimizer steps a run.")
+@click.option("--slow-repeats", default=1, show_default=True, help="Repeats of the paper's recipe and of what is taken away.")
+@click.option("--steps", default=2, show_default=True, help="Measured optimizer steps a run.")
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
 @click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
 @click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
-@click.option("--check-steps", default=8, show_default=True, help="Steps of the comparison of losses in float32.")
+@click.option("--check-steps", default=3, show_default=True, help="Steps of the comparison of losses in float32.")
 @click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
+@click.option("--quick", is_flag=True, help="Ours and TRL with the plain loss, one step behind the warm-up.")
 def main(
-    repeats: int, steps: int, warm_up: int, paper_steps: int, pad_to: int, check_steps: int, dtype: str, work: Path, resume: bool
+    repeats: int,
+    slow_repeats: int,
+    steps: int,
+    warm_up: int,
+    paper_steps: int,
+    pad_to: int,
+    check_steps: int,
+    dtype: str,
+    work: Path,
+    resume: bool,
+    quick: bool,
 ) -> None:
-    """Measure and store benchmarks/results/train.json."""
-    if not (VENV / "bin" / "python").is_file():
-        raise click.UsageError("TRL is not installed; run benchmarks/peers/install_trl.sh")
+    """Measure, and store the rows of `train`."""
+    if not PYTHON.is_file():
+        raise click.UsageError("TRL is not installed; run `ift-scale bench peers install trl`")
+    checked_names = CHECKED
+    if quick:
+        repeats, slow_repeats, steps, check_steps, checked_names = 1, 0, 1, 2, ("ours", "TRL, plain loss")
     num_steps = warm_up + steps
-    say(f"about {estimate(repeats, num_steps, paper_steps, check_steps):.0f} minutes on two cores that nobody else uses")
+    minutes = estimate(repeats, slow_repeats, num_steps, paper_steps, check_steps)
+    say(f"about {minutes:.0f} minutes on two cores that nobody else uses")
     results = work / "train-results"
 
     checked, check_work = {}, work / "train-check"
     prepare(check_work, check_steps)
     check_commands = commands(check_work, "float32", check_steps, 1, pad_to)
-    for name in CHECKED:
-        command = check_commands[name]
-        checked[name] = run_one(name, command, check_work, results / f"check-{name.replace(' ', '-')}.json", resume)
+    for name in checked_names:
+        checked[name] = run_one(name, check_commands[name], check_work, results / f"check-{file_of(name)}.json", resume)
         say(f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}")
-    agreement = {name: check_losses(checked["ours"], found, name, "float32") for name, found in checked.items()}
+    for name, found in checked.items():
+        check_losses(checked["ours"], found, name, "float32")
 
-    timed, timed_work = {}, work / "train"
+    timed: dict[str, list[dict[str, Any]]] = {}
+    timed_work = work / "train"
     about = prepare(timed_work, num_steps)
     for repeat in range(repeats):
         for name, command in commands(timed_work, dtype, num_steps, paper_steps, pad_to).items():
-            output = results / f"{name.replace(' ', '-')}-{repeat}.json"
-            found = run_one(name, command, timed_work, output, resume)
+            if name not in checked_names and repeat >= slow_repeats:
+                continue
+            found = run_one(name, command, timed_work, results / f"{file_of(name)}-{repeat}.json", resume)
             timed.setdefault(name, []).append(found)
             check_losses(timed["ours"][repeat], found, name, dtype)
             tokens, seconds = speed(found, warm_up)
             say(f"repeat {repeat}: {name}: {tokens:.0f} tokens a second, {seconds:.2f} s a step")
-    store_all(timed, warm_up, dtype, about, {"largest_difference": agreement, "losses": losses_of(checked)})
+    curves = {name: found["losses"] for name, found in checked.items()}
+    sheet = rows_of(Sheet("train", quick), timed, warm_up, dtype, about, curves)
+    say(f"stored: {sheet.store()}")
 
 
-def losses_of(found: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
-    return {name: result["losses"] for name, result in found.items()}
-
-
-def store_all(
-    timed: dict[str, list[dict[str, Any]]], warm_up: int, dtype: str, workload: dict[str, Any], check: dict[str, Any]
-) -> None:
-    speeds = {name: [speed(found, warm_up) for found in each] for name, each in timed.items()}
-    differences = {
-        name: max(largest_difference(ours, other) for ours, other in zip(timed["ours"], each, strict=True))
-        for name, each in timed.items()
-    }
-    ratios = {
-        f"ours / {name}": quantiles([ours / other for (ours, _), (other, _) in zip(speeds["ours"], each, strict=True)])
-        for name, each in speeds.items()
-        if name != "ours"
-    }
-    rows = {
-        "dtype": dtype,
-        "workload": workload,
-        "tokens_per_second": {name: quantiles([tokens for tokens, _ in each]) for name, each in speeds.items()},
-        "seconds_per_step": {name: quantiles([seconds for _, seconds in each]) for name, each in speeds.items()},
-        "ratios": ratios,
-        "losses": {
-            "float32": check,
-            dtype: {"largest_difference": differences, "losses": losses_of({name: each[0] for name, each in timed.items()})},
-        },
-        "settings": {name: each[0]["settings"] for name, each in timed.items()},
-        "versions": {name: each[0]["versions"] for name, each in timed.items()},
-    }
-    print(store("train", rows).read_text())
+def rows_of(
+    sheet: Sheet,
+    timed: dict[str, list[dict[str, Any]]],
+    warm_up: int,
+    dtype: str,
+    workload: dict[str, Any],
+    curves: dict[str, list[float]],
+) -> Sheet:
+    rates = {name: [speed(found, warm_up)[0] for found in each] for name, each in timed.items()}
+    for name, each in timed.items():
+        gap = max(largest_difference(ours, other) for ours, other in zip(timed["ours"], each, strict=False))
+        gate = Gate(checked="relative difference of a step's loss from ours", gap=gap, tolerance=TOLERANCE[dtype])
+        about = {
+            "workload": workload,
+            "settings": each[0]["settings"],
+            "versions": each[0]["versions"],
+            "losses": each[0]["losses"],
+            "longer_losses": curves.get(name, []),
+        }
+        others = {other: values for other, values in rates.items() if other != name} if name == "ours" else {}
+        against = ratios(rates[name], others, "higher")
+        sheet.add(dtype, "tokens per second", "1/s", rates[name], gate, name, "higher", ratios=against, about=about)
+        sheet.add(dtype, "seconds per step", "s", [speed(found, warm_up)[1] for found in each], gate, name)
+    return sheet
 
 
 if __name__ == "__main__":

@@ -1,27 +1,32 @@
 #!/bin/sh
-# Everything that needs a GPU, on one card, within nine minutes, without a network: first whether the kernels are right, then how fast
-# they and whole training steps are. Rows go to benchmarks/results, logs to $LOGS. Safe to run again.
+# Everything that one GPU can show within nine minutes, without a network: first whether the kernels are right, then how fast they and
+# whole training steps are. Rows go to benchmarks/results (or to $IFT_SCALE_BENCH_OUT), logs to $LOGS. Safe to run again: rows of the
+# same programs on the same device are replaced.
 #
 #   benchmarks/gpu.sh
 #
 # PYTHON: an interpreter with torch, transformers, deepspeed, scipy and pytest; the project itself need not be installed there, and
-# neither vllm nor datasets. A part that runs out of its time or fails does not stop the next; wrong kernels stop the speeds. Exit code:
-# the number of parts that failed.
+# neither vllm nor datasets. A part that runs out of its time or fails does not stop the next; wrong kernels stop the speeds. What is
+# left of the nine minutes bounds every part. Exit code: the number of parts that failed.
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 LOGS=${LOGS:-runs/gpu}
+MINUTES=${MINUTES:-9}
 mkdir -p "$LOGS/site"
 ln -sfn "$PWD/kernels" "$LOGS/site/ift_scale_kernels" # as setup.py maps them
 export PYTHONPATH="$PWD:$(cd "$LOGS/site" && pwd)${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "gpu: no GPU is visible to torch" >&2; exit 3; }
 failed=0
+end=$(($(date +%s) + MINUTES * 60))
 
 # part NAME SECONDS COMMAND...: the command under a time limit, its output in a log and, at its end, here.
 part() {
-  name=$1 limit=$2
+  name=$1 limit=$2 left=$((end - $(date +%s) - 5))
   shift 2
+  [ "$limit" -le "$left" ] || limit=$left
+  [ "$limit" -gt 10 ] || { skip "$name" "the time is over"; failed=$((failed + 1)); return 1; }
   echo "gpu: $name (at most $limit s)"
   if timeout -k 5 "$limit" "$@" >"$LOGS/$name.log" 2>&1; then
     tail -n 5 "$LOGS/$name.log"

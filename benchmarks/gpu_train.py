@@ -6,39 +6,40 @@
 In: nothing but a seed; weights and tokens are random, lengths and supervised share like those of peers/train_set.py. First a small
 model's losses are held against plain transformers' in float32, token by token; where they differ nothing is measured. The matrix
 rate is that of a large product in the training dtype, measured in the same run; FLOPs are what the loss needs (train/shape.py).
-Out: benchmarks/results/train_gpu.json (`--tiny`: on the screen only).
+Out: rows of `train` on this device (`--tiny`: on the screen only).
 """
 
 import json
-import os
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from random_llama import build, one_rank, random_set, settings
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
-from ift_scale import distributed
+from ift_scale.bench.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.progress import say
 from ift_scale.train import engine as engines
-from ift_scale.train import memory, packing, ranks, setting
+from ift_scale.train import memory, packing, setting
 from ift_scale.train.batch import num_shared
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.shape import ModelShape, train_flops
 
-TINY = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512}
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+}
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {**TINY, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "tiny": TINY,
     "1b": {  # Llama 3.2 1B
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -62,34 +63,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
-def random_set(num_examples: int, vocab: int, seed: int = 0) -> TokenizedSet:
-    """Examples of 64 to 650 tokens, 270 on average, whose last three quarters are supervised; all begin with the same 36 tokens."""
-    random = np.random.default_rng(seed)
-    lengths = np.clip(random.normal(270, 120, num_examples), 64, 650).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.concatenate([np.arange(n) for n in lengths])
-    supervised = places >= np.maximum(np.repeat(lengths, lengths) * 0.27, 36)
-    ids = random.integers(3, vocab, offsets[-1]).astype(np.int32)
-    ids[places < 36] = np.tile(ids[:36], num_examples)
-    return TokenizedSet(ids, supervised, offsets, np.ones(num_examples), 0)
-
-
-def random_weights(
-    folder: Path, shape: dict[str, Any], device: torch.device, dtype: torch.dtype, std: float
-) -> dict[str, torch.Tensor]:
-    """Writes config.json and returns random weights in host memory, drawn on the device, which is quicker."""
-    config = LlamaConfig(max_position_embeddings=4096, **shape)
-    config.save_pretrained(folder)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    torch.manual_seed(0)
-    weights = {}
-    for name, parameter in empty.named_parameters():
-        drawn = torch.empty(parameter.shape, dtype=dtype, device=device)
-        weights[name] = (drawn.fill_(1.0) if parameter.dim() == 1 else drawn.normal_(0, std)).cpu()
-    return weights
-
-
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     """FLOPs a second of a product of two size x size matrices, the median of 20."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -108,42 +81,13 @@ def waited(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def settings(precision: str, batch: int, tokens: int, stage: Any = 2, checkpointing: Any = "none") -> TrainConfig:
-    return TrainConfig(
-        launcher="direct",
-        precision=precision,
-        zero_stage=stage,
-        offload="none",
-        activation_checkpointing=checkpointing,
-        epochs=1,
-        global_batch_size=batch,
-        tokens_per_micro_batch=tokens,
-    )
-
-
-def build(
-    name: str, config: TrainConfig, device: torch.device, tokens: TokenizedSet, std: float = 0.02
-) -> tuple[Any, list[packing.Step]]:
-    """(an engine with random weights, the dealt steps)."""
-    shape = SHAPES[name]
-    one = distributed.from_environment()
-    assert one is not None and one.world_size == 1
-    dtype = torch.float32 if config.precision == "float32" else torch.bfloat16
-    examples = packing.step_examples(len(tokens.lengths), config.global_batch_size, 1, 0)
-    cap = config.tokens_per_micro_batch
-    steps = [packing.deal(e, tokens.computed_lengths, 1, cap, shape["hidden_size"]) for e in examples]
-    with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(Path(folder), shape, device, dtype, std)
-        return engines.build(Path(folder), weights, config, device, one, max(map(len, steps))), steps
-
-
 def check(device: torch.device, precision: str) -> float:
     """How far a small model's losses of single tokens are from plain transformers' in float32, one example at a time.
 
     The mean difference over the losses' standard deviation. The weights are large, so that attention decides about the losses.
     """
     tokens = random_set(8, TINY["vocab_size"])
-    engine, steps = build("tiny", settings(precision, 8, 2048), device, tokens, std=0.25)
+    engine, steps = build(TINY, settings(precision, 8, 2048), device, tokens, std=0.25)
     config = LlamaConfig.from_dict(engine.packed.model.config.to_dict())  # a copy: the engine's own names its attention
     plain = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
     plain.load_state_dict(engine.packed.model.state_dict())
@@ -171,7 +115,7 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    engine, steps = build(name, config, device, tokens)
+    engine, steps = build(SHAPES[name], config, device, tokens)
     seconds, losses = [], []
     for step in steps:
         waited(device)
@@ -188,23 +132,36 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
         train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned, found)
         for e, found in zip(examples, shared, strict=True)
     ]
-    per_second = [f / s for f, s in zip(flops, seconds[2:], strict=True)]
+    timed = seconds[2:]
     return {
-        "parameters": sizes.parameters,
-        "settings": config.model_dump(include={"precision", "zero_stage", "activation_checkpointing", "tokens_per_micro_batch"}),
-        "attention": attention,
-        "last_layer_pruned": pruned,
-        "examples_per_step": config.global_batch_size,
-        "tokens_per_step": [int(tokens.lengths[e].sum()) for e in examples],
-        "seconds_per_step": quantiles(seconds[2:]),
-        "tokens_per_second": quantiles([tokens.lengths[e].sum() / s for e, s in zip(examples, seconds[2:], strict=True)]),
-        "flops_per_second": quantiles(per_second),
-        "share_of_matrix_rate": quantiles([found / rate for found in per_second]),
-        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
-        "estimated_bytes": estimated_bytes(sizes, config, device),
-        "losses": losses,
+        "about": {
+            "parameters": sizes.parameters,
+            "settings": config.model_dump(
+                include={"precision", "zero_stage", "activation_checkpointing", "tokens_per_micro_batch"}
+            ),
+            "attention": attention,
+            "last_layer_pruned": pruned,
+            "examples_per_step": config.global_batch_size,
+            "tokens_per_step": [int(tokens.lengths[e].sum()) for e in examples],
+            "matrix_flops_per_second": rate,
+            "losses": losses,
+        },
+        "seconds per step": timed,
+        "tokens per second": [float(tokens.lengths[e].sum() / s) for e, s in zip(examples, timed, strict=True)],
+        "share of the matrix rate": [f / s / rate for f, s in zip(flops, timed, strict=True)],
+        "peak memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak reserved memory": torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
+        "estimated memory": estimated_bytes(sizes, config, device),
     }
+
+
+def add(sheet: Sheet, case: str, found: dict[str, Any], gate: Gate) -> None:
+    about = found["about"]
+    sheet.add(case, "tokens per second", "1/s", found["tokens per second"], gate, better="higher", about=about)
+    sheet.add(case, "seconds per step", "s", found["seconds per step"], gate)
+    sheet.add(case, "share of the matrix rate", "share", found["share of the matrix rate"], gate, better="higher")
+    for name in ("peak memory", "peak reserved memory", "estimated memory"):
+        sheet.add(case, name, "B", [found[name]], gate)
 
 
 def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
@@ -220,20 +177,6 @@ def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device
     return found.total - found.fragmentation - found.context  # what torch says it has allocated holds neither
 
 
-def place_alone() -> None:
-    """Tell this process that it is a group of one."""
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
-    os.environ.update({name: str(value) for name, value in place.items()})
-
-
-def one_rank() -> torch.device:
-    """Join a group of one."""
-    place_alone()
-    found = distributed.from_environment()
-    assert found is not None
-    return ranks.join(found)
-
-
 @click.command()
 @click.option(
     "--shape", "names", multiple=True, type=click.Choice([name for name in SHAPES if name != "tiny"]), default=["1b", "7b"]
@@ -244,7 +187,7 @@ def one_rank() -> torch.device:
 @click.option("--checkpointing", default="auto", show_default=True, type=click.Choice(["auto", "none", "selective", "full"]))
 @click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
 def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpointing: str, tiny: bool) -> None:
-    """Measure and store benchmarks/results/train_gpu.json."""
+    """Measure, and store the rows of `train` on this device."""
     device = one_rank()
     if device.type != "cuda" and not tiny:
         raise click.UsageError("there is no GPU; say --tiny to see that it runs")
@@ -253,27 +196,24 @@ def main(names: tuple[str, ...], steps: int, batch: int, tokens: int, checkpoint
     if not all(differences[precision] <= most for precision, most in TOLERANCE.items()):
         raise SystemExit("the losses are others than plain transformers': nothing is measured")
     precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
+    gate = Gate(checked="tokens' losses against plain transformers', by their spread", gap=differences[precision],
+                tolerance=TOLERANCE[precision])  # fmt: skip
     rate = matrix_rate(device, getattr(torch, precision), size)
     say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
     if tiny:
         names, steps, batch, tokens = ("tiny",), 2, 8, 2048
     config = settings(precision, batch, tokens, "auto", checkpointing)
-    found: dict[str, Any] = {}
+    sheet = Sheet("train", tiny, "cpu" if tiny else torch.cuda.get_device_name(device))
     for name in names:
         try:
-            found[name] = measure(name, config, device, steps, rate)
+            found = measure(name, config, device, steps, rate)
         except (EnvironmentProblem, torch.OutOfMemoryError) as error:  # the memory model's word, or the device's
-            found[name] = {"settings": config.model_dump(), "does_not_fit": str(error).splitlines()[0]}
-        say(f"{name}: {json.dumps(found[name])}")
+            say(f"{name}: does not fit: {str(error).splitlines()[0]}")
+            continue
+        say(f"{name}: {json.dumps(found)}")
         if not tiny:
-            gpu = torch.cuda.get_device_properties(device)
-            about = {
-                "gpu": gpu.name,
-                "gpu_bytes": gpu.total_memory,
-                "matrix_flops_per_second": rate,
-                "loss_differences": differences,
-            }
-            store("train_gpu", {**about, "shapes": found})  # after each shape: a later one may not end in time
+            add(sheet, f"{name} {precision}", found, gate)
+            sheet.store()  # after each shape: a later one may not end in time
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/gpu_trl.py --shape 1b
 
 In its best setting: padding-free with flash attention where that is installed, else padded with SDPA and examples of like length
-together inside a step; bfloat16, DeepSpeed as in the peers. Out: benchmarks/results/train_gpu_trl.json.
+together inside a step; bfloat16, DeepSpeed as in the peers. Out: rows of `train` on this device.
 """
 
 import sys
@@ -18,13 +18,15 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import trainer_peer as peer
 from datasets import Dataset
-from gpu_train import SHAPES, place_alone, random_set, random_weights, settings
-from rows import quantiles, store
+from gpu_train import SHAPES
+from random_llama import place_alone, random_set, random_weights, settings
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer
 
+from ift_scale.bench.rows import Gate, Sheet
+from ift_scale.progress import say
 from ift_scale.train import packing
 
 
@@ -34,7 +36,7 @@ from ift_scale.train import packing
 @click.option("--batch", default=128, show_default=True, help="Examples of a step.")
 @click.option("--micro-batch", default=32, show_default=True)
 def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
-    """Measure and store benchmarks/results/train_gpu_trl.json."""
+    """Measure, and store the rows of `train` on this device."""
     place_alone()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
@@ -77,18 +79,18 @@ def main(name: str, steps: int, batch: int, micro_batch: int) -> None:
         SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[clock]).train()
     counts = peer.of_steps(rows)[2:]
     speeds = [count["tokens"] / seconds for count, seconds in zip(counts, clock.seconds[2:], strict=True)]
-    peak = torch.cuda.max_memory_allocated() if on_gpu else None
-    found = {
-        "shape": name,
-        "settings": kept | {"attention": attention},
-        "seconds_per_step": quantiles(clock.seconds[2:]),
-        "tokens_per_second": quantiles(speeds),
-        "peak_bytes": peak,
-        "losses": clock.losses,
-    }
-    print(found)
+    say(f"{name}: {speeds} tokens a second, losses {clock.losses}")
+    if not all(loss == loss and loss < clock.losses[0] * 1.5 for loss in clock.losses):
+        raise SystemExit("TRL's losses do not hold together: nothing is stored")
     if on_gpu:
-        store("train_gpu_trl", found)
+        sheet = Sheet("train", False, torch.cuda.get_device_name())
+        gate = Gate(checked="losses are numbers that stay near the first; the tokens are ours")
+        about = {"settings": kept | {"attention": attention}, "losses": clock.losses}
+        who = "TRL, Liger-Kernel"
+        sheet.add(f"{name} bfloat16", "tokens per second", "1/s", speeds, gate, who, "higher", about=about)
+        sheet.add(f"{name} bfloat16", "seconds per step", "s", clock.seconds[2:], gate, who)
+        sheet.add(f"{name} bfloat16", "peak memory", "B", [torch.cuda.max_memory_allocated()], gate, who)
+        say(f"stored: {sheet.store()}")
 
 
 if __name__ == "__main__":

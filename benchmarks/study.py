@@ -7,7 +7,6 @@ Reads the finished variants' analyse tables, stores means over the domains in be
 the study's output_dir), and prints them with a column for each variant.
 """
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ from typing import Any
 import click
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import store
-
 from ift_scale.artifacts import read_manifest
+from ift_scale.bench.rows import store_inputs
 from ift_scale.config import Config
 from ift_scale.config_file import load_study
 from ift_scale.report.facts import overall, read
@@ -157,7 +153,7 @@ def main(config: str) -> None:
     """Store and print what the finished study CONFIG found."""
     study = load_study(config)
     variants = {name: found(variant) for name, variant in study.variants.items()}
-    path = store(Path(study.config.output_dir).name, variants)
+    path = store_inputs(Path(study.config.output_dir).name, variants)
     print(f"{path}\n\n{markdown(variants)}")
 
 

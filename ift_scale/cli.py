@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ift_scale import __version__
+from ift_scale.bench_cli import bench
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 
 STAGE_HELP = {
@@ -69,6 +70,8 @@ def _config_options(command: Any) -> Any:
 def main() -> None:
     """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
 
+
+main.add_command(bench)
 
 _variant_option = click.option(
     "--variant", "only", multiple=True, metavar="NAME", help="Only this variant of a study; may be repeated."

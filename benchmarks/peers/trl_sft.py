@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch.distributed as dist
 from datasets import Dataset
 
 sys.path.append(str(Path(__file__).parent))
@@ -43,7 +44,10 @@ class PlainLoss(SFTTrainer):
 @click.option("--threads", default=1, show_default=True)
 @click.option("--workers", default=0, show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
-def main(workload: Path, output: Path, num_steps: int, learning_rate: float, threads: int, **settings: Any) -> None:
+@click.option("--save", type=click.Path(path_type=Path), help="Folder for the trained weights.")
+def main(
+    workload: Path, output: Path, num_steps: int, learning_rate: float, threads: int, save: Path | None, **settings: Any
+) -> None:
     """Train on WORKLOAD and write losses and seconds to OUTPUT."""
     started = time.perf_counter()
     peer.ready(threads)
@@ -68,6 +72,8 @@ def main(workload: Path, output: Path, num_steps: int, learning_rate: float, thr
         callbacks=[clock],
     )
     trainer.train()
+    if save is not None and dist.get_rank() == 0:  # ZeRO-2 leaves every rank all weights
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(save)
     kept = settings | {"threads": threads, "learning_rate": learning_rate}
     peer.write(output, "trl", trainer, kept, clock, rows, time.perf_counter() - started)
 

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import overall, read
 from ift_scale.report.html import absent, figure, folded, interval, joined, legend, name_of, paragraph, table
-from ift_scale.report.run import PAGE, render
+from ift_scale.report.run import PAGE
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
@@ -43,7 +44,8 @@ def page(study: Config, variants: Mapping[str, Config], found: Mapping[str, Mapp
     sections = [("variants", "The variants", _variants(study, variants)), *_tables(found, level)]
     sections.append(("downloads", "The same numbers as files", downloads(files)))
     title = Path(study.output_dir).name
-    return render(title, f"{title}: {len(variants)} variants of a study of {study.model.path}", sections)
+    told = f"{title}: {len(variants)} variants of a study of {study.model.path}"
+    return document(f"{title}: {HEADING}", HEADING, told, sections)
 
 
 def changes(study: Config, variant: Config) -> list[str]:

@@ -39,7 +39,7 @@ def stored() -> Any:
 
 
 def test_the_scaling_that_the_docs_tell_is_predicted_today() -> None:
-    bench, stored = _module("bench_scaling"), _stored("scaling")["predicted"]
+    bench, stored = _module("predict_scaling"), _stored("predicted_scaling")["predicted"]
     assert bench.rows() == stored
     text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith("| llama")] == bench.table(stored)

@@ -18,6 +18,7 @@ from deepspeed.utils import safe_get_full_grad
 
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
+from ift_scale.rendezvous import meet
 from ift_scale.train import data, engine, packing, zero
 from ift_scale.train.model import read_weights
 from ift_scale.train.ranks import join
@@ -90,7 +91,7 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
 def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
     ranks = distributed.from_environment()
     assert ranks is not None
-    device = join(ranks)
+    device = join(meet(ranks))
     torch.set_num_threads(1)
     tokens = data.load(token_file)
     gather_everything()

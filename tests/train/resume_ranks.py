@@ -15,6 +15,7 @@ import torch
 from ift_scale import distributed
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.rendezvous import meet
 from ift_scale.train import job, loop
 from ift_scale.train import model as models
 from ift_scale.train import ranks as module
@@ -35,9 +36,9 @@ class StopsAfter(Control):
 def main(plan: Path) -> None:
     ranks = distributed.from_environment()
     assert ranks is not None
-    device = module.join(ranks)
+    device = module.join(meet(ranks))
     torch.set_num_threads(1)  # a rank alone would take all cores
-    control = StopsAfter(None)
+    control = StopsAfter(None, module.COLLECTIVE_TIMEOUT)
     weights: dict[str, dict[str, Any]] = {}  # read once for all parts, as by one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))

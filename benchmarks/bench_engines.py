@@ -1,6 +1,6 @@
 """vLLM against transformers, on the world's pool and on real MMLU: speed as a ratio, and the largest difference of their answers.
 
-    python benchmarks/engines.py [--repeats 5]
+    python benchmarks/bench_engines.py [--repeats 5]
 
 Both engines are started once a model and then asked in turn, A B A B, each time with empty caches. No speed is stored unless they
 agree.
@@ -11,15 +11,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from rows import quantiles, store
-
+from ift_scale.bench.rows import Gate, Sheet, ratios
 from ift_scale.config import ProbeConfig
 from ift_scale.inference.engine import EngineSpec, ScoreRequest
 from ift_scale.inference.letters import FewShot, LetterAsker
@@ -28,6 +24,7 @@ from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
+from ift_scale.progress import say
 from ift_scale.questions import world
 
 TOLERANCE_NATS = 0.01
@@ -56,7 +53,7 @@ def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
     return [ScoreRequest([], i, tokenizer.letters(row["prompt"], 4, "")) for i, row in zip(ids, rows, strict=True)]
 
 
-def compare(model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) -> dict[str, Any]:
+def compare(sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) -> None:
     spec = {name: EngineSpec(str(model), "float32", ProbeConfig(engine=name)) for name in ENGINES}
     engines = {name: EngineProcess(spec[name], logs / f"{name}.log").ready() for name in ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
@@ -75,15 +72,18 @@ def compare(model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) ->
     difference = float(np.abs(answers["vllm"] - answers["transformers"]).max())
     if difference > TOLERANCE_NATS:
         raise SystemExit(f"the engines differ by {difference:.4f} nats, over {TOLERANCE_NATS}: no speed is stored")
-    return {
+    gate = Gate(checked="log-probabilities of both engines, nats", gap=difference, tolerance=TOLERANCE_NATS)
+    about = {
         "questions": len(asked),
         "mean_prompt_tokens": float(np.mean([len(r.prompt) for r in asked])),
-        "largest_difference_nats": difference,
         "agreement_of_predictions": float((answers["vllm"].argmax(1) == answers["transformers"].argmax(1)).mean()),
-        "questions_per_second": {name: quantiles([len(asked) / s for s in seconds[name]]) for name in ENGINES},
-        "seconds_to_start": {name: engine.seconds_to_start for name, engine in engines.items()},
-        "speed_vllm_over_transformers": quantiles([t / v for v, t in zip(seconds["vllm"], seconds["transformers"], strict=True)]),
     }
+    rates = {name: [len(asked) / s for s in seconds[name]] for name in ENGINES}
+    for name, values in rates.items():
+        others = {} if name == "transformers" else {"transformers": rates["transformers"]}
+        against = ratios(values, others, "higher")
+        sheet.add(case, "questions per second", "1/s", values, gate, name, "higher", ratios=against, about=about)
+        sheet.add(case, "seconds to start", "s", [engines[name].seconds_to_start], gate, name)
 
 
 @click.command()
@@ -91,13 +91,15 @@ def compare(model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) ->
 @click.option("--mmlu", "count", default=196, show_default=True, help="Real MMLU prompts.")
 @click.option("--work", default=Path("runs/peers"), type=click.Path(path_type=Path))
 @click.option("--logs", default=Path("runs/benchmark-logs"), type=click.Path(path_type=Path))
-def main(repeats: int, count: int, work: Path, logs: Path) -> None:
-    """Measure both engines and store benchmarks/results/engines.json."""
-    found = {
-        "world": compare(resolve("world"), world_requests(), repeats, logs),
-        "mmlu": compare(work / "model", mmlu_requests(work, count), repeats, logs),
-    }
-    print(store("engines", found).read_text())
+@click.option("--quick", is_flag=True, help="64 questions of the world alone.")
+def main(repeats: int, count: int, work: Path, logs: Path, quick: bool) -> None:
+    """Measure both engines, and store the rows of `engines`."""
+    sheet = Sheet("engines", quick)
+    asked = world_requests()
+    compare(sheet, "world", resolve("world"), asked[:64] if quick else asked, repeats, logs)
+    if not quick:
+        compare(sheet, "MMLU", work / "model", mmlu_requests(work, count), repeats, logs)
+    say(f"stored: {sheet.store()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, as rows to plot: `python benchmarks/bench_scaling.py`. Nothing is measured.
+"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python benchmarks/predict_scaling.py`. Nothing is measured.
 
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
 Stage 2 stands there twice, with slices reduced to their owners, as the trainer does it, and with whole buckets all-reduced.
@@ -8,8 +8,8 @@ import itertools
 from typing import Any
 
 import click
-from rows import store
 
+from ift_scale.bench.rows import store_inputs
 from ift_scale.config import TrainConfig
 from ift_scale.costs import scaling
 from ift_scale.costs.machine import read_machine
@@ -76,10 +76,10 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 @click.command()
 def main() -> None:
-    """Store results/scaling.json and print the table of the docs."""
+    """Store results/predicted_scaling.json and print the table of the docs."""
     found = rows()
     click.echo("\n".join(table(found)))
-    click.echo(store("scaling", {"predicted": found}))
+    click.echo(store_inputs("predicted_scaling", {"predicted": found}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""How a training step's time grows: with the set, the length of its examples and how unlike they are, the vocabulary, the ranks.
+
+    python benchmarks/bench_growth.py [--repeats 3]
+
+A small random Llama, float32, one thread a rank, gloo; worlds of 1, 2 and 4 ranks, a group each (`growth_ranks.py`). More ranks
+than cores share them: then the figure is what the ranks' coordination costs, not a speed-up. The gate: the first step's loss is
+the same for every world and stage. `ift-scale bench report` draws the series and fits their slopes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ift_scale import artifacts, distributed
+from ift_scale.bench.rows import Gate, Sheet
+from ift_scale.progress import say
+
+WORLDS = (1, 2, 4)
+TOLERANCE = 1e-5
+
+
+def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[str, Any]]:
+    """The points of one group of ranks."""
+    out, port = folder / f"{size}.json", str(distributed.free_port())
+    command = [sys.executable, str(Path(__file__).parent / "growth_ranks.py"), str(out), "--repeats", str(repeats)]
+    command += ["--quick"] if quick else []
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    running = []
+    with (folder / f"{size}.log").open("w") as log:
+        for rank in range(size):
+            place = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(subprocess.Popen(command, env=place, stdout=log, stderr=log))
+        failed = [process.wait() for process in running]
+    if any(failed):
+        raise SystemExit(f"{size} ranks failed\n{artifacts.log_tail(folder / f'{size}.log')}")
+    found: list[dict[str, Any]] = json.loads(out.read_text())
+    return found
+
+
+@click.command()
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--quick", is_flag=True, help="Worlds of 1 and 2, ZeRO-2, two points of each sweep.")
+def main(repeats: int, quick: bool) -> None:
+    """Measure, and store the rows of `scaling`."""
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in WORLDS[: 2 if quick else None]:
+            found += run_world(size, Path(folder), repeats, quick)
+            say(f"{size} {'rank' if size == 1 else 'ranks'}: done")
+    same = [p["loss"] for p in found if p["case"].startswith("ZeRO")]
+    gap = max(abs(loss / same[0] - 1) for loss in same)
+    if gap > TOLERANCE:
+        raise SystemExit(f"the first step's loss differs by {gap:.1e} between worlds and stages: nothing is stored")
+    gate = Gate(checked="relative difference of the first step's loss between worlds and stages", gap=gap, tolerance=TOLERANCE)
+    sheet = Sheet("scaling", quick)
+    for p in found:
+        quantity = "seconds of an epoch" if p["case"] == "set size" else "seconds per step"
+        sheet.add(p["case"], quantity, "s", p["seconds"], gate, at=p["at"], about={"tokens": p["tokens"], "loss": p["loss"]})
+    say(f"stored: {sheet.store()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The documents' figures are those of the stored rows, and the page draws every kind of row."""
+
+from pathlib import Path
+
+import pytest
+
+from ift_scale.bench import documents, page
+from ift_scale.bench.growth import fit, series
+from ift_scale.bench.registry import CHECKOUT, results_folder
+from ift_scale.bench.rows import Gate, Row, Sheet, ratios, read
+from ift_scale.errors import DataError
+
+
+def test_no_document_disagrees_with_the_rows() -> None:
+    assert documents.stale() == [], "run `ift-scale bench readme`"
+
+
+def test_every_block_is_in_a_document() -> None:
+    text = "".join((CHECKOUT / name).read_text(encoding="utf-8") for name in documents.DOCUMENTS)
+    assert {name for name in documents.BLOCKS if f"<!-- bench:{name} -->" in text} == set(documents.BLOCKS)
+
+
+def test_another_measurement_makes_a_document_stale() -> None:
+    path = CHECKOUT / "README.md"
+    text, rows = path.read_text(encoding="utf-8"), read(results_folder())
+    changed = [
+        row.model_copy(update={"ratios": {n: r.model_copy(update={"value": 7.7}) for n, r in row.ratios.items()}}) for row in rows
+    ]
+    assert documents.filled(path, text, rows) == text
+    assert "7.7 times" in documents.filled(path, text, changed)
+
+
+def test_a_gpus_rows_are_told() -> None:
+    sheet = Sheet("train", True, "NVIDIA H100")
+    sheet.add("1b bfloat16", "tokens per second", "1/s", [50_000.0], Gate(checked="losses"), better="higher")
+    assert "NVIDIA H100" in documents.gpu_sentence(sheet.rows) and "50,000 tokens a second" in documents.gpu_sentence(sheet.rows)
+
+
+def test_a_block_that_is_not_known_is_told() -> None:
+    with pytest.raises(DataError, match="did you mean 'probe'"):
+        documents.filled(Path("README.md"), "<!-- bench:prob -->\n<!-- /bench -->", [])
+
+
+def test_without_rows_a_block_says_how_to_measure() -> None:
+    for name, block in documents.BLOCKS.items():
+        remedy = "benchmarks/gpu.sh" if name == "gpu" else "Nothing is stored yet: `ift-scale bench run"
+        assert remedy in block([]), name
+
+
+def growing(power: float) -> list[Row]:
+    sheet = Sheet("scaling", True)
+    for size in (10, 100, 1000, 10_000):
+        sheet.add("questions", "seconds", "s", [0.5 * size**power] * 3, Gate(checked="equal"), at={"questions": size})
+    return sheet.rows
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.7])
+def test_the_slope_is_the_power(power: float) -> None:
+    (found,) = series(growing(power))
+    line = fit(found.points)
+    assert line is not None and line.slope == pytest.approx(power, abs=1e-6)
+    assert line.low == pytest.approx(power, abs=1e-6) == line.high
+    assert line.at(50) == pytest.approx(0.5 * 50**power)
+
+
+def test_a_slope_of_noisy_points_has_an_interval_that_holds_it() -> None:
+    line = fit([(1, 1.0), (10, 11.0), (100, 95.0), (1000, 1020.0)])
+    assert line is not None and line.low is not None and line.high is not None
+    assert line.low < 1 < line.high and line.high - line.low < 0.2
+    assert fit([(1, 2.0), (1, 3.0)]) is None
+
+
+def test_the_page_tells_how_far_predictions_are_off() -> None:
+    sheet = Sheet("memory", True)
+    for case, measured, predicted in (("a", 10.0, 11.0), ("b", 20.0, 30.0), ("c", 40.0, 40.0)):
+        sheet.add(case, "bytes", "MiB", [measured], Gate(checked="bound"), "measured")
+        sheet.add(case, "bytes", "MiB", [predicted], Gate(checked="bound"), "predicted")
+    assert "bytes: error 10% in the median, 50% at most, 3 points" in page.page(sheet.rows)
+
+
+def test_the_page_shows_ratios_growth_and_throughput_against_accuracy() -> None:
+    sheet = Sheet("end-to-end", True)
+    for who, rates in (("ours", [9.0, 10.0, 11.0]), ("TRL", [3.0, 3.0, 3.0])):
+        against = ratios(rates, {"TRL": [3.0, 3.0, 3.0]}, "higher") if who == "ours" else {}
+        sheet.add("harmonious", "tokens per second", "1/s", rates, Gate(checked="losses", gap=1e-7), who, "higher", ratios=against)
+        sheet.add("harmonious", "accuracy", "%", [55.0], Gate(checked="answers"), who, "neither", interval=(50.0, 60.0))
+    none = Sheet("scaling", True)  # a size of 0 has no place on a logarithmic axis
+    none.add("questions", "seconds", "s", [3.0], Gate(checked="equal"), at={"questions": 0})
+    text = page.page([*sheet.rows, *growing(1.0), *none.rows])
+    for told in ("accuracy against throughput", "times better than each peer", "slope 1.00 [1.00, 1.00]", "3.33 (3 to 3.67)"):
+        assert told in text
