@@ -120,7 +120,7 @@ def test_two_engines_of_one_process_share_the_pool(alone: Path, run_folder: Path
 
 def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, run_folder: Path) -> None:
     command = [sys.executable, "-m", CLI, *_arguments("probe", run_folder)]
-    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [_start(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in range(2)]
     # Rank 1 begins at the second half, so a shard there shows that it is at work.
     _wait(lambda: any(int(p.stem) >= 32 for p in (run_folder / "probe").glob("shards/*/*.parquet")))
