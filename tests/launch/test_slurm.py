@@ -96,14 +96,15 @@ def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(slurm: Slurm, 
         assert "train: 1 arms" in log and log.count("the job goes back into the queue") == task
 
 
-def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, probed: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    job = _submit(slurm, "probe.sbatch", 2, folder, "probe.chunk_size=20")
+def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, tmp_path: Path) -> None:
+    folder, alone, small_chunks = tmp_path / "run", tmp_path / "alone", "probe.chunk_size=20"
+    run("questions probe", alone, small_chunks)
+    job = _submit(slurm, "probe.sbatch", 2, folder, small_chunks)
     until(lambda: len(list(folder.glob("probe/shards/*/*.parquet"))) >= 4, 120, "no shards came")
     os.kill(next(processes(f"output_dir={folder} ", "SLURM_PROCID=1")), signal.SIGKILL)
     ended = slurm.wait(job)
     assert ended["JobState"] == "COMPLETED", _log(folder, "probe")
-    assert (folder / "probe" / "probe.parquet").read_bytes() == (probed / "probe" / "probe.parquet").read_bytes()
+    assert (folder / "probe" / "probe.parquet").read_bytes() == (alone / "probe" / "probe.parquet").read_bytes()
 
 
 def test_a_cancelled_job_stays_cancelled(slurm: Slurm, copy: Path) -> None:
