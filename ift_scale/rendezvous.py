@@ -29,7 +29,8 @@ JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 BEAT_SECONDS = 2.0
 MISSED_BEATS = 20
 """A rank not heard of for so many looks is lost. Looks rather than seconds: a job that was suspended as a whole goes on."""
-_FREE_BYTES = 256 << 20
+_FREE_BYTES = 8 << 20
+"""A disk with less is as good as full."""
 _SHORTEST_PAUSE = 0.05
 
 

@@ -35,7 +35,7 @@ def _facts(rank: int, host: str, **changes: object) -> Facts:
         ({"devices": ("a", "b", "c", "d")}, "n2 has 8 ranks and 4 GPUs"),
         ({"devices": ("a",)}, "n2 has 8 ranks and 1 GPUs"),
         ({"asked": "b"}, "the ranks read different configurations: a on n1; b on n2"),
-        ({"free": {"/tmp": 1 << 20, "/run": 1 << 40}}, "n2: /tmp has 1 MiB free and 256 are needed"),
+        ({"free": {"/tmp": 1 << 20, "/run": 1 << 40}}, "n2: /tmp has 1 MiB free and 8 are needed"),
     ],
 )
 def test_ranks_that_cannot_work_together(changes: dict[str, object], said: str | None) -> None:
