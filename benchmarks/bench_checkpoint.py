@@ -9,6 +9,7 @@ parameters. Each size and repeat is a save, a load and an export of its own.
 
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def size_of(folder: Path) -> float:
 def main(repeats: int, quick: bool) -> None:
     """Measure, and store the rows of `checkpoint`."""
     device = one_rank()
-    control, sheet = Control(None), Sheet("checkpoint", quick)
+    control, sheet = Control(None, timedelta(minutes=30)), Sheet("checkpoint", quick)
     for name, sizes in list(SIZES.items())[: 1 if quick else None]:
         runs = []
         for _ in range(repeats):
