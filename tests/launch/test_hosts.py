@@ -90,7 +90,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoR
 
 def _start(hosts: Hosts, folder: Path, *overrides: str) -> subprocess.Popen:
     script = [str(ROOT / "launch" / "multi_node.sh"), str(hosts.folder / "hostfile"), *arguments(folder, *overrides)]
-    environment: dict[str, Any] = os.environ | {"GLOO_SOCKET_IFNAME": INTERFACE}
+    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ift-scale, where the environment is not activated
+    environment: dict[str, Any] = os.environ | {"GLOO_SOCKET_IFNAME": INTERFACE, "PATH": found}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(hosts.command(*script), cwd=ROOT, env=environment, **streams)  # type: ignore[call-overload, no-any-return]
 
