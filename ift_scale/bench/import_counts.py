@@ -10,7 +10,7 @@ import os
 import sys
 
 NO_CONFIG = "no-such-configuration.yaml"
-_NOT_ASKED_FOR = ("_", "ift_scale", "encodings", "cython_runtime")
+_NOT_ASKED_FOR = ("_", "ift_scale", "encodings", "cython_runtime", "sitecustomize", "usercustomize")
 
 
 def packages() -> list[str]:
