@@ -173,8 +173,7 @@ def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
 def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
     """What the memory model says."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
-    found = memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing))
-    return found.total - found.fragmentation - found.context  # what torch says it has allocated holds neither
+    return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).held
 
 
 @click.command()

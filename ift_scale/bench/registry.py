@@ -98,9 +98,9 @@ BENCHMARKS = {
         ),
         Benchmark(
             "memory",
-            "most bytes held in a training step, and of its export",
+            "most bytes held in each moment of a training step, and of its export",
             "what the memory model predicts",
-            "the prediction is no more than 10% below the bytes held, and no more than twice them",
+            "in the dearest moment the prediction is at most 10% above what is held, and at most 5% below",
             "bench_memory.py",
             Size("small Llamas, checkpointing none, selective and full", 0.6, 0.0, 1, 1),
             "gpu_train.py: peak against the memory model",

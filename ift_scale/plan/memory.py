@@ -73,7 +73,7 @@ def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> Non
     """Print the table of all settings that `train` leaves open, and the line that names the one to use."""
     plan = weigh(shape, cluster.gpu_bytes, cluster.num_gpus, cluster.gpus_per_node, train)
     precision = "bfloat16, float32 master weights" if plan.work.mixed else "float32"
-    say(f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch")
+    say(f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch; GiB:")
     show(memory_table(plan))
     say(verdict(plan, train, cluster))
 
@@ -95,7 +95,7 @@ def memory_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("ZeRO", "recompute", "offload"):
         table.add_column(name)
-    for name in ("weights", "gradients", "optimizer", "buffers", "activations", "head", "reserve", "total GiB", "host GiB"):
+    for name in ("weights", "gradients", "optimizer", "activations", "loss", "backward", "step", "reserve", "total", "host"):
         table.add_column(name, justify="right")
     table.add_column("")
     for option in without if enough else plan.options:
@@ -118,5 +118,5 @@ def _gib(size: float) -> str:
 def _parts(memory: Memory) -> tuple[float, ...]:
     """Fragmentation and context are one column: what no tensor holds."""
     states = (memory.weights, memory.gradients, memory.optimizer)
-    reserve = memory.fragmentation + memory.context
-    return (*states, memory.buffers, memory.activations, memory.head, reserve, memory.total, memory.host)
+    moments = (memory.activations, memory.loss, memory.backward, memory.step)
+    return (*states, *moments, memory.fragmentation + memory.context, memory.total, memory.host)

@@ -16,8 +16,8 @@ from ift_scale.train.shape import ModelShape
 
 Checkpointing = Literal["none", "selective", "full"]
 
-# Float32 logits of a chunk of rows: the bound of the linear cross-entropy kernels on a GPU.
-LOGITS_BYTES = 256 * 2**20
+# Most float32 logits that the linear cross-entropy kernels hold at once, as they have it themselves (a test compares).
+GPU_LOGITS, CPU_LOGITS = 256 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Precision:
 
     element: int
     fused: bool
+    on_gpu: bool = True
 
 
 def _norm(shape: ModelShape, precision: Precision) -> int:
@@ -84,10 +85,22 @@ def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) 
 def head(shape: ModelShape, precision: Precision, rows: int) -> float:
     """Bytes of the chunked linear cross-entropy at its peak, for `rows` supervised rows.
 
-    The rows' hidden states and their gradients, a chunk's logits in float32 and their gradient, and for the head's weight 8 bytes
-    an element: the float32 sum of its gradient and a chunk's share of it (in float32, the backward pass's second copy).
+    The rows' hidden states and their gradients, 2 a h; a chunk's logits in float32 and on a GPU, where a < 4, their gradient (else
+    it takes their place); the head's gradient, summed in float32 over chunks and then cast. A CPU multiplies in float32 whatever
+    a is, and has a copy of the head in it.
     """
-    a = precision.element
-    logits = min(LOGITS_BYTES, 4 * rows * shape.vocab)
-    gradient = logits * a / 4 if a < 4 else 0  # in float32 it takes the logits' place
-    return 2 * a * rows * shape.hidden + logits + gradient + 8 * shape.embedding_parameters
+    a, size = precision.element, shape.embedding_parameters
+    matrix = a if precision.on_gpu else 4
+    most = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
+    chunks = -(-rows // most)
+    logits = 4 * -(-rows // max(1, chunks)) * shape.vocab
+    own_gradient = logits * matrix / 4 if matrix < 4 else 0
+    summed = (4 if chunks > 1 else matrix) * size
+    cast = a * size if a < 4 and (chunks > 1 or matrix != a) else 0
+    copy = matrix * size if matrix != a else 0
+    return 2 * a * rows * shape.hidden + logits + own_gradient + summed + cast + copy
+
+
+def head_gradients(shape: ModelShape, precision: Precision, rows: int) -> int:
+    """Bytes at the start of the backward pass: the gradients of rows and head, and these times the gradient of the loss."""
+    return 2 * precision.element * (rows * shape.hidden + shape.embedding_parameters)

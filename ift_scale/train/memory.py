@@ -3,10 +3,11 @@
 What is held is read off DeepSpeed 0.19.8's source (runtime/zero/{stage_1_and_2,stage3}.py, runtime/bf16_optimizer.py), with P the
 parameters and N the ranks. Checked against measurement: bytes a parameter at N = 1 of stage 2 with float32 accumulation (18) and
 bfloat16 accumulation (22), of stage 3 with bfloat16 accumulation (16, and 4 for each of a sub-group's), and against the bytes
-saved on a CPU for activations (docs/memory.md). Not measured on a GPU: buffers, the head's peak, and the constants below, which
-are estimates. benchmarks/results/ holds no peak of a GPU yet.
+saved on a CPU for activations; each moment's peak on a CPU (benchmarks/bench_memory.py). Not measured on a GPU: buffers, the head's
+peak, and the constants below, which are estimates. benchmarks/results/ holds no peak of a GPU yet.
 
-Parts are added up as at the dearest moment of a step: the start of the backward pass, when all layers' activations are held.
+States are held all along. Beside them a step has three moments, each gone before the next, of which the dearest counts: the loss,
+when all layers' activations are held and a chunk of logits; the backward pass, with ZeRO's buckets; and the optimizer's step.
 """
 
 from dataclasses import dataclass
@@ -77,45 +78,56 @@ class Workload:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank: on its device, and in host memory for what is offloaded."""
+    """Bytes of one rank: on its device, and in host memory for what is offloaded.
+
+    `activations`: those kept from the forward to the backward pass. `loss` and `backward`: what these moments add to them; `step`:
+    what the optimizer's step adds to the states, when activations are gone.
+    """
 
     weights: float
     gradients: float
     optimizer: float
-    buffers: float
     activations: float
-    head: float
-    fragmentation: float
+    loss: float
+    backward: float
+    step: float
     context: float
     host: float
 
     @property
+    def dearest(self) -> float:
+        """What comes and goes, at its most."""
+        return max(self.activations + max(self.loss, self.backward), self.step)
+
+    @property
+    def held(self) -> float:
+        """By tensors, at the most: what torch says it has allocated."""
+        return self.weights + self.gradients + self.optimizer + self.dearest
+
+    @property
+    def fragmentation(self) -> float:
+        return FRAGMENTATION_SHARE * self.dearest
+
+    @property
     def total(self) -> float:
         """On the device."""
-        states = self.weights + self.gradients + self.optimizer
-        return states + self.buffers + self.activations + self.head + self.fragmentation + self.context
+        return self.held + self.fragmentation + self.context
 
 
 def gradient_bytes(stage: int, world_size: int, element: int, accumulation: int, offload: Offload) -> float:
-    """Bytes a parameter of gradients on the device.
+    """Bytes a parameter of gradients on the device, from one micro-batch to the next.
 
     0: the gradients themselves. 1: whole on every rank; in mixed precision BF16_Optimizer holds float32 sums beside the bfloat16
-    gradients (where the optimizer is offloaded, ZeRO-1 holds the sums alone), else the own part is flattened for the step.
-    2: one flat float32 buffer of the own part; where weights and sums have one type there is no such buffer, and the own
-    part is held twice while it is summed and flattened, then cast. 3: one flat buffer, in host memory with the optimizer.
+    gradients (where the optimizer is offloaded, ZeRO-1 holds the sums alone). 2: the sums of the own part. 3: one flat buffer, in
+    host memory with the optimizer.
     """
     if stage == 0:
         return element
-    if stage == 1 and element != accumulation:
-        return accumulation + (element if offload == "none" else 0)
-    if stage == 3:
-        return accumulation / world_size if offload == "none" else 0
     if stage == 1:
-        return element + element / world_size
-    if element != accumulation:
+        return accumulation + (element if offload == "none" and element != accumulation else 0)
+    if offload == "none":
         return accumulation / world_size
-    twice_and_cast = 2 * element + (4 if element < 4 else 0)
-    return twice_and_cast / world_size if offload == "none" else 0
+    return accumulation / world_size if stage == 2 and element != accumulation else 0
 
 
 def optimizer_bytes(stage: int, world_size: int) -> float:
@@ -146,59 +158,76 @@ def host_bytes(parameters: int, world_size: int, element: int, setting: Setting)
     return moments + grouped + _pinned(4 * own) + weights
 
 
-def _buffers(work: Workload, setting: Setting) -> float:
-    """Bytes of what ZeRO holds for a while in the backward pass beside gradients: buckets, float32 copies, gathered weights.
+def _gathered(work: Workload, setting: Setting) -> float:
+    """Bytes of weights that ZeRO-3 gathers: `LIVE` and what one fetch overshoots it by, with a prefetch's copy.
 
-    Stage 2: two buckets (communication overlaps), their flattened copy, and the largest slice cast to float32. Stage 3: a bucket,
-    its rearranged copy, and the gathered weights: `LIVE` and what one fetch overshoots it by, with a prefetch's copy. On one rank
-    nothing is gathered, the weights are where they are used unless they are offloaded. In both the gradient of one matrix.
+    On one rank nothing is gathered: weights are where they are used, unless they are offloaded.
+    """
+    if setting.zero_stage < 3 or (work.world_size == 1 and setting.offload != "all"):
+        return 0
+    return work.element * min(LIVE + 2 * _matrix(work.shape) + PREFETCH, work.shape.parameters)
+
+
+def _matrix(shape: ModelShape) -> int:
+    """Elements of a layer's largest weight."""
+    return shape.hidden * max(shape.intermediate, shape.q_size)
+
+
+def _buckets(work: Workload, setting: Setting) -> float:
+    """Bytes of what ZeRO holds in the backward pass alone, beside gathered weights, and one matrix' gradient on its way into it.
+
+    Stage 2: a bucket, on a GPU two (communication overlaps); their flattened copy; the largest slice cast to float32; without mixed
+    precision the own part of this micro-batch's gradients, before they are added to the sums. Stage 3: a bucket and its
+    rearranged copy.
     """
     shape, element, own = work.shape, work.element, work.shape.parameters / work.world_size
-    matrix = shape.hidden * max(shape.intermediate, shape.q_size)
+    gradient = element * _matrix(shape)
     bucket = BUCKET if work.on_gpu else min(BUCKET, shape.parameters)  # a CPU's pages are taken when they are written
     if setting.zero_stage == 0 or (setting.zero_stage == 1 and work.mixed and setting.offload == "none"):
-        return element * matrix + 4 * min(_ALLREDUCE_BUCKET, shape.parameters) * (work.world_size > 1)
-    if setting.zero_stage < 3:
-        moved = element * shape.embedding_parameters if setting.offload != "none" else 0
-        cast = 4 * min(shape.embedding_parameters, own) if work.mixed else 0
-        return element * (3 * bucket + matrix) + cast + moved
-    live = min(LIVE + 2 * matrix + PREFETCH, shape.parameters) if work.world_size > 1 or setting.offload == "all" else 0
-    return element * (2 * bucket + matrix + live)
+        return gradient + 4 * min(_ALLREDUCE_BUCKET, shape.parameters) * (work.world_size > 1)
+    if setting.zero_stage == 3:
+        return gradient + 2 * element * bucket
+    moved = element * shape.embedding_parameters if setting.offload != "none" else 0
+    cast = 4 * min(shape.embedding_parameters, own) if work.mixed else 0
+    parts = element * own if not work.mixed and setting.offload == "none" else 0
+    return gradient + (3 if work.on_gpu else 2) * element * bucket + cast + parts + moved
 
 
 def _step(work: Workload, setting: Setting) -> float:
-    """Bytes that the optimizer's step adds to the states, when activations are gone: the largest gradient in float64, for its norm,
-    and for stage 3 a sub-group's flattened gradients."""
-    own = work.shape.parameters / work.world_size
-    largest = min(work.shape.embedding_parameters, own)
+    """Bytes that the optimizer's step adds to the states; offloaded, it is the host's.
+
+    The largest gradient in float64, for its norm; then the own gradients flattened (without mixed precision; stage 3: those of a
+    sub-group). On a CPU torch's AdamW takes two float32 temporaries of that, when the sums they were flattened from are gone.
+    """
     if setting.offload != "none":
         return 0
-    return 8 * largest + (4 * min(SUB_GROUP + largest, own) if setting.zero_stage == 3 else 0)
+    stage, own = setting.zero_stage, work.shape.parameters / work.world_size
+    largest = min(work.shape.embedding_parameters, own)
+    together = {0: largest, 3: min(SUB_GROUP + largest, own)}.get(stage, own)
+    flattened = 4 * together if stage == 3 or (stage > 0 and not work.mixed) else 0
+    update = 0 if work.on_gpu else 8 * together + (flattened if stage == 3 else 0)
+    return max(8 * largest, flattened, update)
 
 
 def estimate(work: Workload, setting: Setting) -> Memory:
-    """Bytes of one rank, part by part.
-
-    `activations`: those kept and one layer's work; `head`: what the loss needs beyond that work, with the gathered head of stage 3.
-    """
+    """Bytes of one rank, part by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
-    stage, offload = setting.zero_stage, setting.offload
-    precision = Precision(work.element, work.fused)
-    sharded = ranks if stage == 3 else 1
-    gathered = stage == 3 and (ranks > 1 or offload == "all")
-    working = work.tokens * activations.working(shape, precision, setting.checkpointing)
-    loss = activations.head(shape, precision, work.rows) + gathered * work.element * shape.embedding_parameters
-    acts = work.tokens * activations.kept(shape, precision, setting.checkpointing) + working
-    head, buffers = max(0.0, loss - working), _buffers(work, setting)
-    buffers += max(0.0, _step(work, setting) - acts - head - buffers)
+    stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
+    precision = Precision(work.element, work.fused, work.on_gpu)
+    gathered = _gathered(work, setting)
+    head = work.element * shape.embedding_parameters if gathered else 0
+    working = max(
+        work.tokens * activations.working(shape, precision, checkpointing),
+        activations.head_gradients(shape, precision, work.rows) + head,
+    )
     return Memory(
-        weights=0 if offload == "all" else work.element * parameters / sharded,
+        weights=0 if offload == "all" else work.element * parameters / (ranks if stage == 3 else 1),
         gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * parameters,
         optimizer=optimizer_bytes(stage, ranks) * parameters if offload == "none" else 0,
-        buffers=buffers,
-        activations=acts,
-        head=head,
-        fragmentation=FRAGMENTATION_SHARE * (acts + head + buffers),
+        activations=work.tokens * activations.kept(shape, precision, checkpointing),
+        loss=gathered + head + activations.head(shape, precision, work.rows) + (work.element * BUCKET if stage == 3 else 0),
+        backward=gathered + working + _buckets(work, setting),
+        step=_step(work, setting),
         context=(CONTEXT_BYTES + NCCL_BYTES * (ranks > 1)) * work.on_gpu,
         host=host_bytes(parameters, ranks, work.element, setting),
     )
