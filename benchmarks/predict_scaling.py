@@ -1,8 +1,8 @@
 """Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python benchmarks/predict_scaling.py`. Nothing is measured.
 
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
-Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the former up to
-`memory.SLICED_UP_TO` GPUs and the latter beyond.
+Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
+`memory.SLICED_UP_TO` GPUs and the second beyond.
 """
 
 import itertools
