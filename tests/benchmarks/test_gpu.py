@@ -29,7 +29,7 @@ def test_training_steps_are_measured_on_a_bare_machine() -> None:
 
 
 @pytest.mark.engine
-def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path) -> None:
+def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path, shared_data: Path) -> None:
     command = [sys.executable, BENCHMARKS / "gpu_probe.py", "--tiny", "--work", tmp_path / "work", "--logs", tmp_path]
     run = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
