@@ -34,8 +34,9 @@ from ift_scale.bench.registry import environment
 from ift_scale.bench.rows import OURS, Gate, Sheet, ratios
 from ift_scale.config_file import from_dict
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.pipeline import ArmTask, Pipeline
+from ift_scale.pipeline import Pipeline
 from ift_scale.progress import say
+from ift_scale.tasks import ArmTask
 from ift_scale.train import data, packing
 from ift_scale.train.run import tokenized
 

@@ -98,7 +98,9 @@ def parts(work: Path, everything: Path, repeats: int, part: int, few: int) -> li
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(list(LEAST_AGREEMENT)), default=list(LEAST_AGREEMENT), show_default=True)
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(list(LEAST_AGREEMENT)), default=list(LEAST_AGREEMENT), show_default=True
+)
 @click.option("--part", default=60, show_default=True, help="Questions a repeat for the peers.")
 @click.option("--few", default=8, show_default=True, help="Of those, for lm-eval's vllm backend, which takes seconds each.")
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))

@@ -6,7 +6,7 @@
 #   benchmarks/gpu.sh
 #
 # PYTHON: an interpreter with torch, transformers, deepspeed, scipy and pytest; the project itself need not be installed there, and
-# neither vllm nor datasets. A part that runs out of its time or fails does not stop the next; wrong kernels stop the speeds. What is
+# neither datasets nor, but for the probe's part, vllm. A part that runs out of its time or fails does not stop the next; wrong kernels stop the speeds. What is
 # left of the nine minutes bounds every part. Exit code: the number of parts that failed.
 set -u
 cd "$(dirname "$0")/.."
@@ -51,5 +51,10 @@ if "$python" -c 'import trl, liger_kernel' 2>/dev/null; then
   part trl 80 "$python" benchmarks/gpu_trl.py --shape 1b
 else
   skip trl "trl or liger_kernel is not installed"
+fi
+if "$python" -c 'import vllm' 2>/dev/null; then
+  part probe 200 "$python" benchmarks/gpu_probe.py
+else
+  skip probe "vllm is not installed"
 fi
 exit "$failed"

@@ -1,7 +1,8 @@
 """Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python benchmarks/predict_scaling.py`. Nothing is measured.
 
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
-Stage 2 stands there twice, with slices reduced to their owners, as the trainer does it, and with whole buckets all-reduced.
+Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
+`memory.SLICED_UP_TO` GPUs and the second beyond.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from ift_scale.costs import scaling
 from ift_scale.costs.machine import read_machine
 from ift_scale.costs.scaling import Examples, Row
 from ift_scale.plan.memory import read_shape
+from ift_scale.train import memory
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b")
 MACHINES = ("a100-80", "h100-sxm", "h200")
@@ -52,7 +54,9 @@ def rows() -> list[dict[str, Any]]:
         for size, whole in itertools.product(scaling.SIZES, (False, True)):
             row = scaling.row(shape, train, machine, step_of(examples, train, size), whole_buckets=whole)
             if row.setting.zero_stage == 2 or not whole:
-                found.append({"model": model, "machine": name, "load": load, "whole_buckets": whole, **as_json(row)})
+                of_trainer = whole == (row.setting.zero_stage == 2 and size > memory.SLICED_UP_TO)
+                what = {"model": model, "machine": name, "load": load, "whole_buckets": whole, "as_trained": of_trainer}
+                found.append(what | as_json(row))
     return found
 
 
@@ -60,12 +64,8 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     """Rows of docs/simulator.md: H100 nodes, a full micro-batch, the trainer's own buckets; MFU and seconds of a step by size."""
     lines = []
     for model in MODELS:
-        chosen = [
-            row
-            for row in found
-            if (row["model"], row["machine"], row["load"], row["whole_buckets"]) == (model, "h100-sxm", "full micro-batch", False)
-        ]
-        for row in chosen:
+        shown = (model, "h100-sxm", "full micro-batch")
+        for row in (row for row in found if row["as_trained"] and (row["model"], row["machine"], row["load"]) == shown):
             offload = "" if row["offload"] == "none" else f", offload {row['offload']}"
             setting = f"ZeRO-{row['zero_stage']}, {row['checkpointing']}{offload}"
             sending = row["parts"]["communication"] / row["seconds"]

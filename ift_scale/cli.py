@@ -199,8 +199,9 @@ def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int
 
     from ift_scale import artifacts
     from ift_scale.config import resolved_yaml
-    from ift_scale.pipeline import Part, Pipeline
+    from ift_scale.pipeline import Pipeline
     from ift_scale.rendezvous import meet
+    from ift_scale.tasks import Part
 
     several = ranks is not None and ranks.world_size > 1
     meeting = meet(ranks) if several else None

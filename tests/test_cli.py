@@ -11,9 +11,9 @@ from ift_scale import artifacts
 from ift_scale.cli import main
 from ift_scale.config_file import from_dict
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.pipeline import STAGES
 from ift_scale.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
+from ift_scale.tasks import STAGES
 from ift_scale.train import run as train
 
 

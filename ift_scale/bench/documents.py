@@ -132,12 +132,14 @@ def end_to_end_sentence(rows: Sequence[Row]) -> str:
 
 
 def gpu_sentence(rows: Sequence[Row]) -> str:
-    """What ran on GPUs: training speeds by shape and program, and on how many cases our kernels are compared."""
+    """What ran on GPUs: speeds of training and probing by shape and program, and how many times better our kernels are."""
     found = [row for row in rows if row.device != "cpu"]
     speeds = only(found, benchmark="train", quantity="tokens per second")
     if not found:
         return "Not run on a GPU yet (`benchmarks/gpu.sh`)."
     told = [f"{row.case}, {row.who}: {row.value:,.0f} tokens a second" for row in speeds]
+    for row in only(found, benchmark="probe", quantity="questions per second"):
+        told.append(f"{row.case}, {row.who}: {row.value:,.0f} questions a second")
     for row in only(found, benchmark="kernels", who="triton"):
         told += [f"{row.case}: {times(r.value)} times {peer}" for peer, r in row.ratios.items()]
     return _lines(f"On a GPU ({where(found[0])}): {'; '.join(told)}.")

@@ -1,8 +1,9 @@
 """One self-contained page of all rows: how many times better ours is, throughput against accuracy, how costs grow, every figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -17,6 +18,8 @@ from ift_scale.report.html import NONE, figure, folded, joined, legend, paragrap
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
 
 _PALETTE = [colors.NAMED[name] for name in ("harmonious", "incompatible", "self_aligning", "contextualized", "conflict_weighted")]
+SCALING = "predicted_scaling.json"
+_LOADS = {"full micro-batch": "each GPU a full micro-batch a step", "global batch": "256 examples a step on all GPUs together"}
 _NO_RATIO = "no ratio: no peer ran beside it, or another row tells it"
 
 
@@ -25,13 +28,17 @@ def write(rows: Path, out: Path) -> None:
     found = read(rows)
     if not found:
         raise DataError(Place(rows), "holds no benchmark rows", "Run `ift-scale bench run NAME` first, or name another folder")
-    artifacts.write_text(out, page(found))
+    foretold = artifacts.read_json(rows / SCALING) if rows.is_dir() else {}
+    artifacts.write_text(out, page(found, foretold.get("rows", {}).get("predicted", [])))
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
+    """`scaling`: what predict_scaling.py stores."""
     order = list(BENCHMARKS)
     names = sorted({row.benchmark for row in rows}, key=lambda n: (order.index(n) if n in order else len(order), n))
     sections = [(name, name, _section(name, only(rows, benchmark=name))) for name in names]
+    if scaling:
+        sections.append(("predicted-scaling", "predicted scaling", _scaling(scaling)))
     machines = ", ".join(sorted({place_of(row) for row in rows}))
     dates = sorted(row.date[:10] for row in rows)
     return document("Benchmarks", "Throughput beside accuracy", f"{dates[0]} to {dates[-1]}; {machines}", sections)
@@ -158,6 +165,29 @@ def _predicted(rows: Sequence[Row]) -> Markup | None:
     if not panels:
         return None
     return figure(panels, "What is foretold against what was measured; on the dashed line they are equal.")
+
+
+def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Share of the peak over GPUs: a figure a load, a panel a machine, a line a model."""
+    models, machines, loads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "machine", "load"))
+    named = legend([(_PALETTE[i], model) for i, model in enumerate(models)])
+    parts: list[Markup] = [paragraph("Foretold by the simulator (docs/simulator.md), measured nowhere.", "quiet")]
+    for load in loads:
+        panels = []
+        for machine in machines:
+            mine = [row for row in rows if row["as_trained"] and (row["load"], row["machine"]) == (load, machine)]
+            sizes = sorted({row["gpus"] for row in mine})
+            marks = [(math.log2(size), f"{size:,}") for size in sizes]
+            chart = Chart(Axis(*limits([mark for mark, _ in marks]), "GPUs", marks), Axis(0, 0.8, "MFU", percent=True),
+                          f"predicted MFU over GPUs, {machine}, {load}")  # fmt: skip
+            for color, model in zip(_PALETTE, models, strict=False):
+                points = [(math.log2(row["gpus"]), row["mfu"]) for row in mine if row["model"] == model]
+                chart.line(*zip(*points, strict=True), color)
+                for x, y in points:
+                    chart.point(x, y, color, size=3)
+            panels.append((machine, chart.svg()))
+        parts.append(figure(panels, f"Model FLOPs utilisation over GPUs: {_LOADS.get(load, load)}; settings by `auto`.", named))
+    return joined(parts)
 
 
 def _growth(rows: Sequence[Row]) -> Markup | None:

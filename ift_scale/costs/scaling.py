@@ -68,7 +68,7 @@ def row(
     machine: Machine,
     step: list[list[MicroBatch]],
     chosen: Setting | None = None,
-    whole_buckets: bool = False,
+    whole_buckets: bool | None = None,
 ) -> Row:
     """One prediction; the setting is that of `auto` where none is given."""
     devices, on_gpu = len(step[0]), machine.device == "gpu"

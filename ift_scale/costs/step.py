@@ -59,7 +59,8 @@ class Job:
     setting: Setting
     mixed: bool
     pruned: bool
-    whole_buckets: bool = False
+    whole_buckets: bool | None = None
+    """As of `zero.traffic`."""
 
     def counter(self, machine: Machine) -> Counter:
         on_gpu = machine.device == "gpu"

@@ -4,9 +4,9 @@ P parameters of a bytes, N ranks, M micro-batches; buckets of `memory.BUCKET` el
 
 0: gradients all-reduced once a step, in buckets of 5e8 elements (engine.buffered_allreduce_fallback).
 1: in float32 as stage 2, once a step; in bfloat16 BF16_Optimizer all-reduces float32 sums once a step.
-2: every micro-batch, each bucket's slices reduced to the rank that owns them (use_multi_rank_bucket_allreduce is false: about
-N + P / bucket calls; were it true, whole buckets would be all-reduced, twice the bytes in fewer calls). Once a step the new weights
-are gathered, in one call (all_gather_into_tensor).
+2: every micro-batch, each bucket's slices reduced to the rank that owns them, in about N + P / bucket calls; over more than
+`memory.SLICED_UP_TO` ranks whole buckets all-reduced, twice the bytes in fewer calls (use_multi_rank_bucket_allreduce). Once a step
+the new weights are gathered, in one call (all_gather_into_tensor).
 3: every micro-batch each weight is gathered for the forward pass and again for the backward pass, but for those used again within
 `memory.LIVE` elements, which are kept: the last LIVE / 2 of them (with full checkpointing LIVE / 3: their forward is computed
 again); every micro-batch gradients are reduce-scattered in buckets. A call gathers what a module needs with what is prefetched; a
@@ -50,8 +50,8 @@ def gathered_again(shape: ModelShape, setting: Setting) -> float:
     return max(0.0, shape.parameters - kept)
 
 
-def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_buckets: bool = False) -> Traffic:
-    """`whole_buckets`: use_multi_rank_bucket_allreduce, which the trainer switches off."""
+def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_buckets: bool | None = None) -> Traffic:
+    """`whole_buckets`: use_multi_rank_bucket_allreduce; None is what the trainer does over so many ranks."""
     if ranks == 1:
         return Traffic()
     parameters, element, stage = shape.parameters, 2 if mixed else 4, setting.zero_stage
@@ -63,7 +63,8 @@ def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_
         return Traffic(boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),), update=(scalars, weights))
     if stage < 3:
         sliced = _calls("reduce", parameters, memory.BUCKET, element, ranks - 1)
-        reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole_buckets else sliced
+        whole = ranks > memory.SLICED_UP_TO if whole_buckets is None else whole_buckets
+        reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole else sliced
         where = {"backward" if stage == 2 else "boundary": (reduced,)}
         return Traffic(update=(scalars, weights), **where)
     modules = _MATRICES * shape.layers + 2

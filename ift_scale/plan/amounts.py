@@ -18,10 +18,10 @@ from ift_scale.construct.run import arms_of
 from ift_scale.evaluate.run import asked_of
 from ift_scale.inference.engine import identity
 from ift_scale.inference.question_file import GroupKey
-from ift_scale.pipeline import TRAIN_OPERATION
 from ift_scale.plan.questions import Prompts, Tally
 from ift_scale.probe.run import wanted
 from ift_scale.records import Arm
+from ift_scale.tasks import TRAIN_OPERATION
 from ift_scale.treatments import buckets_of
 from ift_scale.write import deal as writers
 from ift_scale.write import needs as writing

@@ -62,7 +62,7 @@ def build(
     folder: Path, weights: dict[str, Tensor], config: TrainConfig, device: torch.device, ranks: Ranks, num_micro: int
 ) -> Engine:
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
-    settings = zero.deepspeed_config(config, device, num_micro)
+    settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro)
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(folder, weights, config, zero.precision_of(config, device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

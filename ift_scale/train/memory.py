@@ -26,6 +26,10 @@ SUB_GROUP = 100_000_000
 LIVE = 1_000_000_000
 PREFETCH = 100_000_000
 
+# Ranks up to which ZeRO-1 and 2 reduce a bucket's slices to their owners: half the bytes of all-reducing whole buckets, but a call
+# for every owner, whose latency grows with the ranks too. Where the two meet by the cost model (docs/simulator.md), not measured.
+SLICED_UP_TO = 64
+
 # DeepSpeed's own bucket of whole gradients where there is no ZeRO-2 or 3 (engine.py, MEMORY_OPT_ALLREDUCE_SIZE).
 _ALLREDUCE_BUCKET = 500_000_000
 

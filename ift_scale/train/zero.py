@@ -18,7 +18,7 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
     return getattr(torch, config.precision)
 
 
-def deepspeed_config(config: TrainConfig, device: torch.device, num_micro_batches: int) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, device: torch.device, world_size: int, num_micro_batches: int) -> dict[str, Any]:
     """The dict for `deepspeed.initialize`. `num_micro_batches`: most that a step of this arm has."""
     bf16 = precision_of(config, device) is torch.bfloat16
     result: dict[str, Any] = {
@@ -30,7 +30,7 @@ def deepspeed_config(config: TrainConfig, device: torch.device, num_micro_batche
         # One reduction and one read a step: without it ZeRO-1 and 2 would put a gradient that is no number into bfloat16 weights.
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": zero_settings(config, device),
+        "zero_optimization": zero_settings(config, device, world_size),
         # A torch optimizer, which we give on a CPU, may work on offloaded states too.
         "zero_force_ds_cpu_optimizer": device.type == "cuda",
     }
@@ -40,7 +40,7 @@ def deepspeed_config(config: TrainConfig, device: torch.device, num_micro_batche
     return result
 
 
-def zero_settings(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def zero_settings(config: TrainConfig, device: torch.device, world_size: int) -> dict[str, Any]:
     """The section `zero_optimization`. Host memory is page-locked where a GPU copies from it."""
     on_gpu = device.type == "cuda"
     result: dict[str, Any] = {
@@ -48,7 +48,7 @@ def zero_settings(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         "overlap_comm": on_gpu,
         "contiguous_gradients": True,
         "reduce_bucket_size": memory.BUCKET,
-        "use_multi_rank_bucket_allreduce": False,
+        "use_multi_rank_bucket_allreduce": world_size > memory.SLICED_UP_TO,
     }
     if config.zero_stage == 3:
         result |= {

@@ -1,5 +1,8 @@
 """The documents' figures are those of the stored rows, and the page draws every kind of row."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,18 @@ def test_the_page_shows_ratios_growth_and_throughput_against_accuracy() -> None:
     text = page.page([*sheet.rows, *growing(1.0), *none.rows])
     for told in ("accuracy against throughput", "times better than each peer", "slope 1.00 [1.00, 1.00]", "3.33 (3 to 3.67)"):
         assert told in text
+
+
+def test_the_page_draws_what_the_simulator_foretells(tmp_path: Path) -> None:
+    """A panel a machine and load, a line a model; only as the trainer sends."""
+    stored = results_folder() / page.SCALING
+    rows = json.loads(stored.read_text())["rows"]["predicted"]
+    shutil.copy(stored, tmp_path)
+    shutil.copy(results_folder() / "kernels.jsonl", tmp_path)
+    page.write(tmp_path, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    panels = re.findall(r'<svg[^>]*aria-label="predicted MFU over GPUs, [^"]*".*?</svg>', text, re.DOTALL)
+    assert len(panels) == len({(row["machine"], row["load"]) for row in rows}) == 6
+    shown = [row for row in rows if row["as_trained"]]
+    assert sum(panel.count("<circle") for panel in panels) == len(shown) < len(rows)
+    assert {row["whole_buckets"] for row in shown if row["gpus"] > 64 and row["zero_stage"] == 2} == {True}

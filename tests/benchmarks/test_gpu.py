@@ -29,6 +29,14 @@ def test_training_steps_are_measured_on_a_bare_machine() -> None:
 
 
 @pytest.mark.engine
+def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path, shared_data: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "gpu_probe.py", "--tiny", "--work", tmp_path / "work", "--logs", tmp_path]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "nats at most from ours" in run.stdout and "tiny: {'ours vllm': [" in run.stdout
+
+
+@pytest.mark.engine
 def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHON": sys.executable, "LOGS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run([BENCHMARKS / "gpu.sh"], env=environment, capture_output=True, text=True)

@@ -107,12 +107,14 @@ def test_slices_to_their_owners_are_half_the_bytes_and_many_more_calls() -> None
     """use_multi_rank_bucket_allreduce: false is the lighter on a node and the slower on a thousand devices."""
     machine = read_machine("h100-sxm")
 
-    def sending(devices: int, whole: bool) -> float:
+    def sending(devices: int, whole: bool | None) -> float:
         found = predict(_job(whole_buckets=whole), machine, [[BATCH] * devices])
         return found.parts["communication"] + found.hidden
 
     assert sending(8, whole=False) < sending(8, whole=True)
     assert sending(1024, whole=False) > 10 * sending(1024, whole=True)
+    for devices in (memory.SLICED_UP_TO, 2 * memory.SLICED_UP_TO):  # the trainer does what is quicker, to a tenth
+        assert sending(devices, whole=None) < 1.1 * min(sending(devices, whole=True), sending(devices, whole=False))
 
 
 def test_the_slowest_rank_decides_and_an_idle_one_waits() -> None:

@@ -19,7 +19,7 @@ from deepspeed.utils import safe_get_full_grad
 from ift_scale import distributed
 from ift_scale.config import TrainConfig
 from ift_scale.rendezvous import meet
-from ift_scale.train import data, engine, packing, zero
+from ift_scale.train import data, engine, memory, packing, zero
 from ift_scale.train.model import read_weights
 from ift_scale.train.ranks import join
 
@@ -57,8 +57,8 @@ def gather_everything() -> None:
     """ZeRO-3 leaves small parameters whole on every rank, and here all are small: without this nothing would ever be gathered."""
     settings = zero.zero_settings
 
-    def without_persistence(config: TrainConfig, device: torch.device) -> dict[str, Any]:
-        return settings(config, device) | ({"stage3_param_persistence_threshold": 0} if config.zero_stage == 3 else {})
+    def without_persistence(config: TrainConfig, device: torch.device, world_size: int) -> dict[str, Any]:
+        return settings(config, device, world_size) | ({"stage3_param_persistence_threshold": 0} if config.zero_stage == 3 else {})
 
     zero.zero_settings = without_persistence
 
@@ -106,6 +106,10 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found[f"zero3-{checkpointing}"] = run(model, tokens, config, ranks, device)
     for stage in MIXED_STAGES:
         found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
+    memory.SLICED_UP_TO = 1
+    for stage in (1, 2):
+        found[f"zero{stage}-whole-buckets"] = run(model, tokens, settings(stage, True, **whole), ranks, device)
+    found["mixed2-whole-buckets"] = run(model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device)
     for stage in (2, 3):
         found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
     if ranks.rank == 0:

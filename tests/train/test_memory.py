@@ -95,11 +95,11 @@ def test_every_preset_is_tested() -> None:
 
 def test_zero_settings_are_those_of_the_memory_model() -> None:
     config = TrainConfig(zero_stage=3, offload="all", activation_checkpointing="none")
-    settings = zero.zero_settings(config, torch.device("cuda"))
+    settings = zero.zero_settings(config, torch.device("cuda"), 8)
     assert settings["sub_group_size"] == memory.SUB_GROUP and settings["reduce_bucket_size"] == memory.BUCKET
     assert settings["stage3_max_live_parameters"] == memory.LIVE and settings["stage3_prefetch_bucket_size"] == memory.PREFETCH
     assert settings["offload_param"] == settings["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
-    plain = zero.zero_settings(TrainConfig(zero_stage=2, offload="none"), torch.device("cpu"))
+    plain = zero.zero_settings(TrainConfig(zero_stage=2, offload="none"), torch.device("cpu"), 1)
     assert not {"sub_group_size", "offload_param", "offload_optimizer"} & set(plain)
 
 
@@ -123,7 +123,7 @@ def held_in_second_step(stage, offload, precision):
     dtype = zero.precision_of(config, cpu)
     model = torch.nn.Sequential(*[torch.nn.Linear(size, size, bias=False) for _ in range(layers)]).to(dtype)
     client = torch.optim.AdamW(model.parameters(), 1e-3)
-    settings = zero.deepspeed_config(config, cpu, 2)
+    settings = zero.deepspeed_config(config, cpu, 1, 2)
     engine, *_ = deepspeed.initialize(model=model, config=settings, optimizer=client, model_parameters=list(model.parameters()))
     for step in range(2):
         for last in (False, True):
