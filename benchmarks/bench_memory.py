@@ -4,10 +4,9 @@
 
 One rank on a CPU, ZeRO-2, float32, random Llamas, steps of two micro-batches. Measured: bytes of all storages that operations made
 since before the step and something still holds, at their most in each moment (torch's allocator, by the profiler). The memory model
-gives the same from the model's shape and the largest micro-batch's tokens alone, to decide what fits: it shall bound what is held,
-and not by much. It knows nothing of prefixes that are computed once, so sharing is off. ZeRO's bucket is an eighth of the model, as
-it is of one of 1.6e9 parameters. The export's bytes are its own count of what the process took beside the model; those
-of one this small may be none.
+gives the same from the model's shape and the largest micro-batch's tokens alone, to decide what fits. It knows nothing of prefixes
+that are computed once, so sharing is off. ZeRO's bucket is an eighth of the model, as it is of one of 1.6e9 parameters. The
+export's bytes are its own count of what the process took beside the model; those of one this small may be none.
 """
 
 import tempfile
@@ -29,16 +28,16 @@ from ift_scale.train.data import TokenizedSet
 from ift_scale.train.export import export
 from ift_scale.train.shape import ModelShape
 
-SHAPES = {"small": (128, 352, 4, 4096), "larger": (256, 704, 8, 16_384)}
-"""Hidden, intermediate, layers, vocabulary."""
+SHAPES = {"small": (128, 352, 4, 4096, False), "tied": (128, 352, 4, 32_768, True), "larger": (256, 704, 8, 16_384, False)}
+"""Hidden, intermediate, layers, vocabulary, whether the head is the embedding."""
 CHECKPOINTING = ("none", "selective", "full")
-MOMENTS = {"loss": "forward", "backward": "backward", "step": "step"}
+MOMENTS = {"loss": "forward", "backward pass": "backward", "update": "step"}
 """The memory model's moments, and the engine's method in which each is."""
 MOST_OVER, MOST_UNDER = 0.10, 0.05
-"""How far the prediction for the dearest moment may be above what is held, which it shall bound, and below, as a share of it."""
+"""How far the prediction for the dearest moment may be above what is held, and below, as a share of it."""
 
 
-def llama(hidden: int, intermediate: int, layers: int, vocabulary: int) -> dict[str, Any]:
+def llama(hidden: int, intermediate: int, layers: int, vocabulary: int, tied: bool) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -46,7 +45,7 @@ def llama(hidden: int, intermediate: int, layers: int, vocabulary: int) -> dict[
         "num_attention_heads": hidden // 32,
         "num_key_value_heads": hidden // 32,
         "vocab_size": vocabulary,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
     }
 
 
@@ -103,7 +102,7 @@ def predicted(shape: ModelShape, step: packing.Step, tokens: TokenizedSet, check
     work = memory.Workload(shape, 1, False, True, most, rows, on_gpu=False)
     found = memory.estimate(work, memory.Setting(2, "none", checkpointing))
     kept = found.gradients + found.activations
-    return {"loss": kept + found.loss, "backward": kept + found.backward, "step": found.gradients + found.step}
+    return {"loss": kept + found.loss, "backward pass": kept + found.backward, "update": found.gradients + found.step}
 
 
 @click.command()

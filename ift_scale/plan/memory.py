@@ -107,7 +107,7 @@ def _row(option: Option, is_chosen: bool) -> list[str]:
     fits = {True: "fits", False: "too much", None: ""}[option.fits]
     mark = " <- chosen" if is_chosen and option.fits is not False else ""
     setting = option.setting
-    numbers = [_gib(part) for part in _parts(option.memory)]
+    numbers = [_gib(part) for part in parts(option.memory)]
     return [str(setting.zero_stage), setting.checkpointing, setting.offload, *numbers, f"{fits}{mark}"]
 
 
@@ -115,7 +115,7 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.1f}" if size == 0 or size >= GIB else f"{size / GIB:.3f}"
 
 
-def _parts(memory: Memory) -> tuple[float, ...]:
+def parts(memory: Memory) -> tuple[float, ...]:
     """Fragmentation and context are one column: what no tensor holds."""
     states = (memory.weights, memory.gradients, memory.optimizer)
     moments = (memory.activations, memory.loss, memory.backward, memory.step)

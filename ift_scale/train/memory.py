@@ -2,9 +2,8 @@
 
 What is held is read off DeepSpeed 0.19.8's source (runtime/zero/{stage_1_and_2,stage3}.py, runtime/bf16_optimizer.py), with P the
 parameters and N the ranks. Checked against measurement: bytes a parameter at N = 1 of stage 2 with float32 accumulation (18) and
-bfloat16 accumulation (22), of stage 3 with bfloat16 accumulation (16, and 4 for each of a sub-group's), and against the bytes
-saved on a CPU for activations; each moment's peak on a CPU (benchmarks/bench_memory.py). Not measured on a GPU: buffers, the head's
-peak, and the constants below, which are estimates. benchmarks/results/ holds no peak of a GPU yet.
+of stage 3 with bfloat16 accumulation (16, and 4 for each of a sub-group's); the bytes saved on a CPU for activations; each
+moment's peak on a CPU (benchmarks/bench_memory.py). The constants below are estimates, and no peak of a GPU was measured.
 
 States are held all along. Beside them a step has three moments, each gone before the next, of which the dearest counts: the loss,
 when all layers' activations are held and a chunk of logits; the backward pass, with ZeRO's buckets; and the optimizer's step.
@@ -27,7 +26,8 @@ LIVE = 1_000_000_000
 PREFETCH = 100_000_000
 
 # Ranks up to which ZeRO-1 and 2 reduce a bucket's slices to their owners: half the bytes of all-reducing whole buckets, but a call
-# for every owner, whose latency grows with the ranks too. Where the two meet by the cost model (docs/simulator.md), not measured.
+# for every owner, whose latency grows with the ranks too. By the cost model, not measured: slices win up to 64 ranks even where a
+# step has little to hide them behind, and nowhere beyond 128 (docs/simulator.md).
 SLICED_UP_TO = 64
 
 # DeepSpeed's own bucket of whole gradients where there is no ZeRO-2 or 3 (engine.py, MEMORY_OPT_ALLREDUCE_SIZE).
@@ -177,24 +177,34 @@ def _matrix(shape: ModelShape) -> int:
     return shape.hidden * max(shape.intermediate, shape.q_size)
 
 
+def _bucket(work: Workload) -> float:
+    """Elements of a bucket; a CPU's pages are taken when they are written."""
+    return BUCKET if work.on_gpu else min(BUCKET, work.shape.parameters)
+
+
+def _always(work: Workload, setting: Setting) -> float:
+    """Bytes that ZeRO takes at its start and keeps: stage 3 its bucket; stage 1 and 2, offloaded, room for the largest gradient."""
+    if setting.zero_stage == 3:
+        return work.element * _bucket(work)
+    return work.element * work.shape.embedding_parameters if setting.offload != "none" else 0
+
+
 def _buckets(work: Workload, setting: Setting) -> float:
     """Bytes of what ZeRO holds in the backward pass alone, beside gathered weights, and one matrix' gradient on its way into it.
 
     Stage 2: a bucket, on a GPU two (communication overlaps); their flattened copy; the largest slice cast to float32; without mixed
-    precision the own part of this micro-batch's gradients, before they are added to the sums. Stage 3: a bucket and its
-    rearranged copy.
+    precision the own part of this micro-batch's gradients, before they are added to the sums (whole parameters: where one lies in
+    two parts, both ranks hold all of it, which is not counted). Stage 3: the bucket's rearranged copy, and the own part of it cast.
     """
-    shape, element, own = work.shape, work.element, work.shape.parameters / work.world_size
+    shape, element, own, bucket = work.shape, work.element, work.shape.parameters / work.world_size, _bucket(work)
     gradient = element * _matrix(shape)
-    bucket = BUCKET if work.on_gpu else min(BUCKET, shape.parameters)  # a CPU's pages are taken when they are written
     if setting.zero_stage == 0 or (setting.zero_stage == 1 and work.mixed and setting.offload == "none"):
         return gradient + 4 * min(_ALLREDUCE_BUCKET, shape.parameters) * (work.world_size > 1)
     if setting.zero_stage == 3:
-        return gradient + 2 * element * bucket
-    moved = element * shape.embedding_parameters if setting.offload != "none" else 0
+        return gradient + element * bucket + 4 * bucket / work.world_size * work.mixed
     cast = 4 * min(shape.embedding_parameters, own) if work.mixed else 0
     parts = element * own if not work.mixed and setting.offload == "none" else 0
-    return gradient + (3 if work.on_gpu else 2) * element * bucket + cast + parts + moved
+    return gradient + (3 if work.on_gpu else 2) * element * bucket + cast + parts
 
 
 def _step(work: Workload, setting: Setting) -> float:
@@ -206,7 +216,7 @@ def _step(work: Workload, setting: Setting) -> float:
     if setting.offload != "none":
         return 0
     stage, own = setting.zero_stage, work.shape.parameters / work.world_size
-    largest = min(work.shape.embedding_parameters, own)
+    largest = min(work.shape.embedding_parameters, own) if stage < 3 else work.shape.embedding_parameters / work.world_size
     together = {0: largest, 3: min(SUB_GROUP + largest, own)}.get(stage, own)
     flattened = 4 * together if stage == 3 or (stage > 0 and not work.mixed) else 0
     update = 0 if work.on_gpu else 8 * together + (flattened if stage == 3 else 0)
@@ -218,10 +228,11 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
     precision = Precision(work.element, work.fused, work.on_gpu)
-    gathered = _gathered(work, setting)
-    head = work.element * shape.embedding_parameters if gathered else 0
+    always, gathered = _always(work, setting), _gathered(work, setting)
+    matrix = work.element * shape.embedding_parameters
+    head = matrix if gathered else 0
     working = max(
-        work.tokens * activations.working(shape, precision, checkpointing),
+        work.tokens * activations.working(shape, precision, checkpointing) + matrix * shape.tied,  # it waits for the embedding's
         activations.head_gradients(shape, precision, work.rows) + head,
     )
     return Memory(
@@ -229,9 +240,9 @@ def estimate(work: Workload, setting: Setting) -> Memory:
         gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * parameters,
         optimizer=optimizer_bytes(stage, ranks) * parameters if offload == "none" else 0,
         activations=work.tokens * activations.kept(shape, precision, checkpointing),
-        loss=gathered + head + activations.head(shape, precision, work.rows) + (work.element * BUCKET if stage == 3 else 0),
-        backward=gathered + working + _buckets(work, setting),
-        step=_step(work, setting),
+        loss=always + gathered + head + activations.head(shape, precision, work.rows),
+        backward=always + gathered + working + _buckets(work, setting),
+        step=always + _step(work, setting),
         context=(CONTEXT_BYTES + NCCL_BYTES * (ranks > 1)) * work.on_gpu,
         host=host_bytes(parameters, ranks, work.element, setting),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
-from ift_scale.plan.memory import PRESETS, read_shape
+from ift_scale.plan.memory import PRESETS, parts, read_shape
 from ift_scale.train.memory import GIB, Setting
 from ift_scale.train.setting import Plan, candidates, choose, resolve
 
@@ -72,7 +72,8 @@ def test_the_table_in_the_documentation(row: list[str]) -> None:
     num_gpus, gigabytes = row[1].removesuffix(" GB").split(" x ")
     option = choose(read_shape(row[0]), int(gigabytes) * 1e9, int(num_gpus), 8, TrainConfig()).chosen
     assert row[2:5] == [str(option.setting.zero_stage), option.setting.checkpointing, option.setting.offload]
-    assert row[13] == f"{option.memory.total / GIB:.1f}"
+    told = ["0" if part == 0 else f"{part / GIB:.1f}" for part in parts(option.memory)]
+    assert row[5:14] == told[:-1] and row[14] == (told[-1] if option.memory.host == 0 else f"{8 * option.memory.host / GIB:.1f}")
 
 
 def test_compiled_layers_are_never_checkpointed_selectively() -> None:
