@@ -77,6 +77,7 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
 
     engine._update = looked_at
     losses = []
+    whole_buckets = getattr(built.deepspeed.optimizer, "use_multi_rank_bucket_allreduce", False)
     try:
         for number, step in enumerate(steps):
             result = engine.run_step(built, step, tokens, engine.learning_rate(config, number, len(steps)))
@@ -85,7 +86,7 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
     finally:
         engine._update = update
         built.release()
-    return {"losses": losses, "gradient": gradient, "micro_batches": max(map(len, steps))}
+    return {"losses": losses, "gradient": gradient, "micro_batches": max(map(len, steps)), "whole_buckets": whole_buckets}
 
 
 def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
@@ -106,12 +107,12 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found[f"zero3-{checkpointing}"] = run(model, tokens, config, ranks, device)
     for stage in MIXED_STAGES:
         found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
-    memory.SLICED_UP_TO = 1
-    for stage in (1, 2):
-        found[f"zero{stage}-whole-buckets"] = run(model, tokens, settings(stage, True, **whole), ranks, device)
-    found["mixed2-whole-buckets"] = run(model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device)
     for stage in (2, 3):
         found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
+    if ranks.world_size > 1:
+        memory.SLICED_UP_TO = 1
+        found["zero2-whole-buckets"] = run(model, tokens, settings(2, True, **whole), ranks, device)
+        found["mixed2-whole-buckets"] = run(model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device)
     if ranks.rank == 0:
         torch.save(found, out)
     dist.barrier()
