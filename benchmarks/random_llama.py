@@ -36,7 +36,7 @@ def random_weights(
     folder: Path, shape: dict[str, Any], device: torch.device, dtype: torch.dtype, std: float
 ) -> dict[str, torch.Tensor]:
     """Writes config.json and returns random weights in host memory, drawn on the device, which is quicker."""
-    config = LlamaConfig(max_position_embeddings=4096, **shape)
+    config = LlamaConfig(max_position_embeddings=4096, architectures=["LlamaForCausalLM"], **shape)
     config.save_pretrained(folder)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -55,7 +55,7 @@ BENCHMARKS = {
             "the same tokens asked; predictions as the authors' loop's in float32 on 99.5% of the questions (bfloat16: 90%)",
             "bench_probe.py",
             Size("588 real MMLU 5-shot prompts, a random Llama of 22 M parameters, float32 and bfloat16", 0.5, 5.0, 2),
-            "gpu_probe.py: 3,000 MMLU questions, a 7B-shaped Llama; one request an option",
+            "gpu_probe.py: 2,000 MMLU questions, a 7B-shaped Llama; one request an option",
             ("lm-eval",),
         ),
         Benchmark(

@@ -30,10 +30,12 @@ def test_training_steps_are_measured_on_a_bare_machine() -> None:
 
 @pytest.mark.engine
 def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path, shared_data: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "gpu_probe.py", "--tiny", "--work", tmp_path / "work", "--logs", tmp_path]
+    command = [sys.executable, BENCHMARKS / "gpu_probe.py", "--tiny", "--data", shared_data, "--work", tmp_path / "work"]
+    command += ["--logs", tmp_path]
     run = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "nats at most from ours" in run.stdout and "tiny: {'ours vllm': [" in run.stdout
+    assert "of the spread from ours" in run.stdout
+    assert "tiny: ours vllm [" in run.stdout and "tiny: one request an option [" in run.stdout
 
 
 @pytest.mark.engine
@@ -41,4 +43,6 @@ def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHON": sys.executable, "LOGS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run([BENCHMARKS / "gpu.sh"], env=environment, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (3, "gpu: no GPU is visible to torch\n")
+    run = subprocess.run([BENCHMARKS / "gpu.sh", "kernel"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 2 and "no part kernel; there are: kernels-correct" in run.stderr
     assert (tmp_path / "site" / "ift_scale_kernels" / "figures.json").is_file()
