@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.bench import growth
+from ift_scale.bench import goals, growth
 from ift_scale.bench.page import between, number, place_of, slope
 from ift_scale.bench.registry import BENCHMARKS, CHECKOUT, results_folder
 from ift_scale.bench.rows import OURS, Row, Spread, only, read
@@ -230,6 +230,10 @@ def _slopes(rows: Sequence[Row]) -> list[str]:
     return ["", "Fitted powers (1 is proportional growth), 95% intervals:", "", *lines] if lines else []
 
 
+def goals_table(rows: Sequence[Row]) -> str:
+    return "\n".join([_row(["goal", "came", "where"]), _row(["---"] * 3), *(_row(line) for line in goals.told(rows))])
+
+
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "probe": probe_sentence,
     "train": train_sentence,
@@ -237,5 +241,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "gpu": gpu_sentence,
     "demo": demo_table,
     "demo-time": table("demo", "seconds"),
+    "goals": goals_table,
     **{f"{name}-table": table(name) for name in BENCHMARKS if name not in ("demo", "simulator")},
 }

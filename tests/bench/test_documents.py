@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale.bench import documents, page
+from ift_scale.bench import documents, goals, page
 from ift_scale.bench.growth import fit, series
 from ift_scale.bench.registry import CHECKOUT, results_folder
 from ift_scale.bench.rows import Gate, Row, Sheet, ratios, read
@@ -107,3 +107,16 @@ def test_the_page_draws_what_the_simulator_foretells(tmp_path: Path) -> None:
     shown = [row for row in rows if row["as_trained"]]
     assert sum(panel.count("<circle") for panel in panels) == len(shown) < len(rows)
     assert {row["whole_buckets"] for row in shown if row["gpus"] > 64 and row["zero_stage"] == 2} == {True}
+
+
+def test_goals_are_judged_by_what_was_measured() -> None:
+    assert goals.judged({"float32": 14.0, "bfloat16": 12.0}, 10) == "14 (float32), 12 (bfloat16)"
+    assert goals.judged({"float32": 14.0, "bfloat16": 9.7}, 10) == "**met in part**: 14 (float32), 9.7 (bfloat16)"
+    assert goals.judged({"float32": 3.27}, 5, "; told") == "**not met**: 3.27 (float32); told" and goals.judged({}, 5) is None
+    sheet = Sheet("memory", True)
+    for case, measured, predicted in (("a", 10.0, 11.0), ("b", 20.0, 30.0)):
+        for who, value in (("measured", measured), ("predicted", predicted)):
+            sheet.add(case, "most bytes held in a step", "MiB", [value], Gate(checked="bound"), who)
+    came = {goal: text for goal, text, _ in goals.told(sheet.rows)}
+    assert came["the memory model within 10%"].startswith("**not met**: +10% to +50%")
+    assert came["training: 5 times TRL in its best setting"].startswith("Nothing is stored yet")
