@@ -151,17 +151,18 @@ class Clock(TrainerCallback):
 def write(
     output: Path, peer: str, trainer: Any, settings: dict[str, Any], clock: Clock, rows: list[dict[str, Any]], total: float
 ) -> None:
-    """The result, on rank 0; then all ranks leave the group together, or gloo may abort one that is the first to end.
+    """All ranks leave the group together, or gloo may abort one that is the first to end; then the result, on rank 0.
 
     `cpu_seconds` are this rank's own: what it computed, whoever else used the machine. `total`: seconds since the script's own
     start, imports left out.
     """
     kind = str(trainer.accelerator.distributed_type)
     assert kind.endswith("DEEPSPEED") and trainer.accelerator.num_processes == dist.get_world_size(), kind
-    if dist.get_rank() == 0:
-        _write(output, peer, settings, clock, rows, total)
+    leads = dist.get_rank() == 0
     dist.barrier()
     dist.destroy_process_group()
+    if leads:
+        _write(output, peer, settings, clock, rows, total)
 
 
 def _write(output: Path, peer: str, settings: dict[str, Any], clock: Clock, rows: list[dict[str, Any]], total: float) -> None:

@@ -175,14 +175,14 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
     for load in loads:
         panels = []
         for machine in machines:
-            mine = [row for row in rows if row["as_trained"] and (row["load"], row["machine"]) == (load, machine)]
+            mine = [row for row in rows if row.get("as_trained") and (row["load"], row["machine"]) == (load, machine)]
             sizes = sorted({row["gpus"] for row in mine})
             marks = [(math.log2(size), f"{size:,}") for size in sizes]
             chart = Chart(Axis(*limits([mark for mark, _ in marks]), "GPUs", marks), Axis(0, 0.8, "MFU", percent=True),
                           f"predicted MFU over GPUs, {machine}, {load}")  # fmt: skip
             for color, model in zip(_PALETTE, models, strict=False):
                 points = [(math.log2(row["gpus"]), row["mfu"]) for row in mine if row["model"] == model]
-                chart.line(*zip(*points, strict=True), color)
+                chart.line([x for x, _ in points], [y for _, y in points], color)
                 for x, y in points:
                     chart.point(x, y, color, size=3)
             panels.append((machine, chart.svg()))
