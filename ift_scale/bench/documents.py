@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.bench import goals, growth
-from ift_scale.bench.page import between, number, place_of, slope
+from ift_scale.bench.page import place_of, slope
 from ift_scale.bench.registry import BENCHMARKS, CHECKOUT, results_folder
-from ift_scale.bench.rows import OURS, Row, Spread, only, read
+from ift_scale.bench.rows import OURS, Row, Spread, between, number, only, read
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.treatments import treatment
 

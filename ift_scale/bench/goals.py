@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ift_scale.bench.page import number
-from ift_scale.bench.rows import MEASURED, OURS, PREDICTED, Row, only
+from ift_scale.bench.rows import MEASURED, OURS, PREDICTED, Row, number, only
 
 Rows = Sequence[Row]
 

@@ -1,6 +1,7 @@
 """One self-contained page of all rows: how many times better ours is, throughput against accuracy, how costs grow, every figure."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from ift_scale import artifacts
-from ift_scale.bench import growth
+from ift_scale.bench import goals, growth
 from ift_scale.bench.registry import BENCHMARKS
-from ift_scale.bench.rows import MEASURED, OURS, PREDICTED, Row, Spread, only, read
+from ift_scale.bench.rows import MEASURED, OURS, PREDICTED, Row, between, number, only, read
 from ift_scale.errors import DataError, Place
 from ift_scale.report import colors
 from ift_scale.report.document import document
-from ift_scale.report.html import NONE, figure, folded, joined, legend, paragraph
+from ift_scale.report.html import NONE, figure, folded, joined, legend, paragraph, table
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
 
 _PALETTE = [colors.NAMED[name] for name in ("harmonious", "incompatible", "self_aligning", "contextualized", "conflict_weighted")]
@@ -36,7 +37,15 @@ def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
     """`scaling`: what predict_scaling.py stores."""
     order = list(BENCHMARKS)
     names = sorted({row.benchmark for row in rows}, key=lambda n: (order.index(n) if n in order else len(order), n))
-    sections = [(name, name, _section(name, only(rows, benchmark=name))) for name in names]
+    expected = [dict(zip(("goal", "came", "more in"), line, strict=True)) for line in goals.told(rows)]
+    sections = [
+        (
+            "goals",
+            "what was expected, and what came",
+            table([_plain(line) for line in expected], "Goals of the project, judged by the rows of a CPU"),
+        )
+    ]
+    sections += [(name, name, _section(name, only(rows, benchmark=name))) for name in names]
     if scaling:
         sections.append(("predicted-scaling", "predicted scaling", _scaling(scaling)))
     machines = ", ".join(sorted({place_of(row) for row in rows}))
@@ -44,18 +53,13 @@ def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
     return document("Benchmarks", "Throughput beside accuracy", f"{dates[0]} to {dates[-1]}; {machines}", sections)
 
 
+def _plain(line: Mapping[str, str]) -> dict[str, object]:
+    """Without Markdown's marks."""
+    return {key: re.sub(r"\*\*|`|\[([^]]*)\]\([^)]*\)", r"\1", text) for key, text in line.items()}
+
+
 def place_of(row: Row) -> str:
     return row.machine if row.device == "cpu" else f"{row.device} in {row.machine}"
-
-
-def number(value: float) -> str:
-    """Three digits that count, or all of a whole part."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def between(spread: Spread) -> str:
-    """`3.21 (3.10 to 3.48)`: the median, smallest to largest."""
-    return f"{number(spread.value)} ({number(spread.low)} to {number(spread.high)})"
 
 
 def _section(name: str, rows: Sequence[Row]) -> Markup:
@@ -64,7 +68,7 @@ def _section(name: str, rows: Sequence[Row]) -> Markup:
         b = BENCHMARKS[name]
         parts.append(paragraph(f"Measures {b.measures}; against {b.against}. A figure is kept only if: {b.gate}.", "quiet"))
     parts += [chart for chart in (_ratios(rows), _trade(rows), _predicted(rows), _growth(rows)) if chart is not None]
-    return joined([*parts, folded([_told(row) for row in rows], f"Every figure of {name}", _NO_RATIO, heads=3)])
+    return joined([*parts, folded([_told(row) for row in rows], f"Every figure of {name}", _NO_RATIO, heads=3, most=4)])
 
 
 def _told(row: Row) -> dict[str, object]:
@@ -221,7 +225,8 @@ def slope(line: growth.Fit | None) -> str:
 
 
 def _log_marks(low: float, high: float) -> list[tuple[float, str]]:
-    """Places on a logarithmic axis (base 10): powers of ten, and 2 and 5 times them where there are few."""
-    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    """Places on a logarithmic axis (base 10): powers of ten, and round numbers between them where there are few."""
+    width = high - low
+    steps: tuple[float, ...] = (1,) if width > 2.2 else (1, 2, 5) if width > 0.7 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     values = [m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in steps]
     return [(math.log10(v), f"{v:,.0f}" if v >= 1000 else f"{v:g}") for v in values if low <= math.log10(v) <= high]

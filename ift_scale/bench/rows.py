@@ -194,3 +194,13 @@ def read(path: Path) -> list[Row]:
 def only(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows whose fields are these."""
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def number(value: float) -> str:
+    """Three digits that count, or all of a whole part."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def between(spread: Spread) -> str:
+    """`3.21 (3.10 to 3.48)`: the median, smallest to largest."""
+    return f"{number(spread.value)} ({number(spread.low)} to {number(spread.high)})"

@@ -93,7 +93,9 @@ def why(found: pd.DataFrame, otherwise: str) -> str:
 
 def _of_words(values: Sequence[Any]) -> bool:
     told = [value for value in values if not absent(value) and value != NONE]
-    return bool(told) and all(isinstance(v, str) and not v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
+    if not told or not all(isinstance(value, str) for value in told):
+        return False
+    return any(len(v) > 40 for v in told) or not any(v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
 
 
 def folded(rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16) -> Markup:

@@ -31,7 +31,11 @@ class Axis:
     def ticks(self) -> Sequence[tuple[float, str]]:
         if self.marks is not None:
             return self.marks
-        return [(value, f"{value * 100:.4g}%" if self.percent else f"{value:.4g}") for value in round_numbers(self.low, self.high)]
+        return [(value, f"{value * 100:.4g}%" if self.percent else _told(value)) for value in round_numbers(self.low, self.high)]
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def round_numbers(low: float, high: float, about: int = 5) -> list[float]:
