@@ -169,7 +169,7 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
     rate = matrix_rate(device, getattr(torch, dtype), size)
     shape = (TINY if tiny else SHAPES[name]) | {"vocab_size": len(PromptTokenizer(small).tokenizer)}
     sizes = ModelShape.from_config({"model_type": "llama", **shape})
-    with tempfile.TemporaryDirectory(dir=room(4 * sizes.parameters)) as folder:
+    with tempfile.TemporaryDirectory(dir=room(getattr(torch, dtype).itemsize * sizes.parameters)) as folder:
         write_model(Path(folder), shape, small, device, getattr(torch, dtype))
         engine = VllmEngine(EngineSpec(folder, dtype, ProbeConfig(engine="vllm")))
     gap = apart(engine.score(few), one_request_an_option(engine, few))  # which warms up, too

@@ -54,7 +54,7 @@ def rows() -> list[dict[str, Any]]:
         for size, whole in itertools.product(scaling.SIZES, (False, True)):
             row = scaling.row(shape, train, machine, step_of(examples, train, size), whole_buckets=whole)
             if row.setting.zero_stage == 2 or not whole:
-                of_trainer = whole == (row.setting.zero_stage == 2 and size > memory.SLICED_UP_TO)
+                of_trainer = whole == (row.setting.zero_stage == 2 and memory.whole_buckets(size))
                 what = {"model": model, "machine": name, "load": load, "whole_buckets": whole, "as_trained": of_trainer}
                 found.append(what | as_json(row))
     return found

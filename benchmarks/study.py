@@ -86,9 +86,6 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
     def of(name: str) -> dict[str, Rows]:
         return {variant: tables[name] for variant, tables in variants.items()}
 
-    def ends(row: dict[str, Any], name: str, **more: Any) -> str:
-        return interval(row, name, **more)
-
     parts = [
         beside(of("sets"), ["questions in a set"], lambda r: ((r["domain"],), f"{r['size']:g}")),
         beside(
@@ -96,16 +93,16 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
             ["distance from I", "of"],
             _distance,
         ),
-        beside(of("base"), ["base model", "group"], lambda r: ((r["domain"], r["group"]), ends(r, "accuracy"))),
+        beside(of("base"), ["base model", "group"], lambda r: ((r["domain"], r["group"]), interval(r, "accuracy"))),
         beside(
-            _sorted(of("settings")), ["accuracy", "group"], lambda r: ((name_of(r["setting"]), r["group"]), ends(r, "accuracy"))
+            _sorted(of("settings")), ["accuracy", "group"], lambda r: ((name_of(r["setting"]), r["group"]), interval(r, "accuracy"))
         ),
-        beside(of("comparisons"), ["difference", "group"], lambda r: ((pair(r), r["group"]), ends(r, "difference", sign=True))),
+        beside(of("comparisons"), ["difference", "group"], lambda r: ((pair(r), r["group"]), interval(r, "difference", sign=True))),
         beside(of("best_ratio"), ["best ratio", "group"], _best),
         beside(
             of("correlation"),
             ["partial rho", "group"],
-            lambda r: ((r["measure"], r["group"]), ends(r, "rho", share=False, sign=True, ends=("low", "high"))),
+            lambda r: ((r["measure"], r["group"]), interval(r, "rho", share=False, sign=True, ends=("low", "high"))),
         ),
         beside(
             _sorted(of("abstention")),

@@ -63,7 +63,7 @@ def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_
         return Traffic(boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),), update=(scalars, weights))
     if stage < 3:
         sliced = _calls("reduce", parameters, memory.BUCKET, element, ranks - 1)
-        whole = ranks > memory.SLICED_UP_TO if whole_buckets is None else whole_buckets
+        whole = memory.whole_buckets(ranks) if whole_buckets is None else whole_buckets
         reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole else sliced
         where = {"backward" if stage == 2 else "boundary": (reduced,)}
         return Traffic(update=(scalars, weights), **where)

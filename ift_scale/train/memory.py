@@ -26,8 +26,8 @@ LIVE = 1_000_000_000
 PREFETCH = 100_000_000
 
 # Ranks up to which ZeRO-1 and 2 reduce a bucket's slices to their owners: half the bytes of all-reducing whole buckets, but a call
-# for every owner, whose latency grows with the ranks too. By the cost model, not measured: slices win up to 64 ranks even where a
-# step has little to hide them behind, and nowhere beyond 128 (docs/simulator.md).
+# for every owner, whose latency grows with the ranks too. By the cost model, not measured: slices win up to 64 ranks under every
+# load; beyond, where they win at all, it is by less than 1% but for a step that hides nothing on 128 A100 (docs/simulator.md).
 SLICED_UP_TO = 64
 
 # DeepSpeed's own bucket of whole gradients where there is no ZeRO-2 or 3 (engine.py, MEMORY_OPT_ALLREDUCE_SIZE).
@@ -116,6 +116,11 @@ class Memory:
     def total(self) -> float:
         """On the device."""
         return self.held + self.fragmentation + self.context
+
+
+def whole_buckets(world_size: int) -> bool:
+    """Whether ZeRO-1 and 2 all-reduce whole buckets over so many ranks."""
+    return world_size > SLICED_UP_TO
 
 
 def gradient_bytes(stage: int, world_size: int, element: int, accumulation: int, offload: Offload) -> float:

@@ -48,7 +48,7 @@ def zero_settings(config: TrainConfig, device: torch.device, world_size: int) ->
         "overlap_comm": on_gpu,
         "contiguous_gradients": True,
         "reduce_bucket_size": memory.BUCKET,
-        "use_multi_rank_bucket_allreduce": world_size > memory.SLICED_UP_TO,
+        "use_multi_rank_bucket_allreduce": memory.whole_buckets(world_size),
     }
     if config.zero_stage == 3:
         result |= {

@@ -111,7 +111,6 @@ RANK = """
 import gc, json, sys
 import torch, deepspeed, deepspeed.ops
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-from ift_scale.bench.rows import read
 from ift_scale.config import TrainConfig
 from ift_scale.train import memory, zero
 memory.BUCKET, memory.SUB_GROUP = 10_000, 100_000
