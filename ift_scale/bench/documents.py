@@ -13,7 +13,7 @@ from ift_scale.bench.rows import OURS, Row, Spread, between, number, only, read
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.treatments import treatment
 
-DOCUMENTS = ("README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md")
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _WIDTH = 145
 
@@ -230,6 +230,40 @@ def _slopes(rows: Sequence[Row]) -> list[str]:
     return ["", "Fitted powers (1 is proportional growth), 95% intervals:", "", *lines] if lines else []
 
 
+def models_table(rows: Sequence[Row]) -> str:
+    """One line per family: differences of both engines, few-shot and 0-shot, and equal tokens of the export."""
+    found = _on_cpu(rows, "models")
+    if not found:
+        return _nothing("models")
+    columns = [(engine, asked) for engine in ("transformers", "vllm") for asked in ("few-shot", "0-shot")]
+    heads = ["family", "class", *(f"{engine}, {asked}" for engine, asked in columns), "tokens of examples equal"]
+    tokens = [n for row in found for n in row.about["prompt_tokens"]]
+    about = (
+        f"{where(found[0])}, {(found[0].commit or 'no commit')[:7]}: `ift-scale bench run models`. "
+        f"Largest difference of an option's log-probability, in nats, from a forward pass of batch 1 in float32; "
+        f"{found[0].about['questions']} questions per family, "
+        f"{min(tokens)} to {max(tokens)} tokens per 5-shot prompt."
+    )
+    lines = [_lines(about), "", _row(heads), _row(["---"] * len(heads))]
+    for case in dict.fromkeys(row.case for row in found):
+        first = only(found, case=case)[0]
+        cells = [
+            next((_gap(row) for row in only(found, case=case, who=f"ours {engine}", quantity=asked)), "not run: see below")
+            for engine, asked in columns
+        ]
+        equal = f"{first.about['tokens_equal']} of {first.about['examples']}"
+        lines.append(_row([case, first.about["class"], *cells, equal]))
+    refused = {row.case: row.about["vllm"] for row in found if "vllm" in row.about}
+    return "\n".join(
+        [*lines, *([""] if refused else []), *(f"- {case}: vLLM does not run it here: {why}" for case, why in refused.items())]
+    )
+
+
+def _gap(row: Row) -> str:
+    flipped = row.about["flipped"]
+    return f"{row.value:.1e}" + (f" ({flipped} predictions differ)" if flipped else "")
+
+
 def goals_table(rows: Sequence[Row]) -> str:
     return "\n".join([_row(["goal", "came", "where"]), _row(["---"] * 3), *(_row(line) for line in goals.told(rows))])
 
@@ -242,5 +276,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "demo": demo_table,
     "demo-time": table("demo", "seconds"),
     "goals": goals_table,
-    **{f"{name}-table": table(name) for name in BENCHMARKS if name not in ("demo", "simulator")},
+    "models": models_table,
+    **{f"{name}-table": table(name) for name in BENCHMARKS if name not in ("demo", "simulator", "models")},
 }

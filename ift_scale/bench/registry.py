@@ -68,6 +68,16 @@ BENCHMARKS = {
             "not yet",
         ),
         Benchmark(
+            "models",
+            "every family of models: distance of few-shot, 0-shot and exported log-probabilities from plain transformers",
+            "a forward pass per prompt by the model's own code, the prompt tokenised whole by the folder's own tokenizer",
+            "nothing: a difference is the result",
+            "bench_models.py",
+            Size("22 tiny random models with tokenizers of the real kinds, 18 MMLU questions", 16.0, 0.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "train",
             "tokens a second and seconds of an optimizer step; what each of our measures brings",
             "TRL in its best setting, TRL with transformers' loss, the paper's recipe (HF Trainer, rows padded to 2,048)",

@@ -1,0 +1,264 @@
+"""Every family of models against plain transformers: how far the probe, the 0-shot evaluation and an export are from it, in nats.
+
+    python benchmarks/bench_models.py [--family Llama-3] [--no-vllm]
+
+A family is a tiny random model of the real class with a tokenizer of the real kind (`model_families`,
+`tokenizer_kinds`), asked real MMLU questions, some beyond the model's window or the limit of its LongRoPE.
+The reference shares no code with ours: the folder's own tokenizer on the whole prompt with each letter, and
+a forward pass of batch 1. What is stored:
+
+    few-shot   base model, 5-shot prompts, both engines
+    0-shot     the exported folder, its own chat template, both engines
+    tokens     examples whose training tokens are what the exported folder's `apply_chat_template` gives
+"""
+
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).parent))
+
+import model_families
+import tokenizer_kinds
+from model_families import FAMILIES, Family
+
+from ift_scale.artifacts import write_jsonl
+from ift_scale.bench.rows import Gate, Sheet
+from ift_scale.config import MmluSource, ProbeConfig, TrainConfig
+from ift_scale.errors import IFTScaleError
+from ift_scale.inference import prompts
+from ift_scale.inference.engine import EngineSpec
+from ift_scale.inference.letters import Chat, FewShot, LetterAsker, Writer
+from ift_scale.inference.process import EngineProcess
+from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import plain
+from ift_scale.progress import say
+from ift_scale.questions import mmlu
+from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
+from ift_scale.train import data
+from ift_scale.train.export import export
+from ift_scale.train.published import publish
+
+MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
+SUBJECTS = ("high_school_geography", "abstract_algebra", "international_law")
+TOLERANCE = {"transformers": 1e-4, "vllm": 1e-2}
+"""Nats in float32; vLLM's kernels sum in another order."""
+TRAINED_ON = 400
+"""Prompts whose text the small vocabularies are trained on."""
+_MARK = "~~"
+
+
+class Reference:
+    """Plain transformers: the folder's tokenizer on whole texts, the folder's model on one prompt at a time."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+    def few_shot(self, text: str, num_choices: int) -> np.ndarray:
+        """Log-probabilities of the letters, shape (num_choices,)."""
+        return self._score([self.tokenizer(text + letter).input_ids for letter in LETTERS[:num_choices]])
+
+    def zero_shot(self, question: Question) -> np.ndarray:
+        prompt = [message.model_dump() for message in prompts.chat_messages(question)]
+        texts = []
+        for letter in LETTERS[: len(question.choices)]:
+            answer = {"role": "assistant", "content": letter + _MARK}
+            text = self.tokenizer.apply_chat_template([*prompt, answer], tokenize=False)
+            texts.append(text[: text.rindex(letter + _MARK) + 1])
+        return self._score([self.tokenizer(text, add_special_tokens=False).input_ids for text in texts])
+
+    @torch.inference_mode()
+    def _score(self, rows: list[list[int]]) -> np.ndarray:
+        """What the rows share is the context; the rest of each row is an option, whose tokens' log-probabilities are added."""
+        first, last = min(rows), max(rows)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        sums = []
+        for row in rows:
+            logits_TV = self.model(torch.tensor([row])).logits[0].double().log_softmax(-1)
+            sums.append(sum(logits_TV[place - 1, row[place]].item() for place in range(shared, len(row))))
+        return np.array(sums)
+
+
+def questions_of(count: int) -> tuple[list[Question], list[Question]]:
+    """(`count` test questions of each subject, all questions of the subjects)."""
+    source = MmluSource(kind="mmlu", path=str(MMLU))
+    found = [question for _, question in mmlu.load(source, 0) if question.subject in SUBJECTS]
+    tests = [[q for q in found if q.split == "test" and q.subject == subject][:count] for subject in SUBJECTS]
+    return [question for subject in tests for question in subject], found
+
+
+def table(engine: Any, writer: Writer, asked: Sequence[Question]) -> np.ndarray:
+    """Our log-probabilities, one row per question, shape (num_questions, num_choices)."""
+    asker = LetterAsker(writer, plain)
+    return np.array(asker.ask(engine, asker.write(list(asked)))["logprobs"].to_pylist())
+
+
+def examples(asked: Sequence[Question]) -> list[Example]:
+    """Conversations of one and of two turns."""
+    made = []
+    for question, next_question in zip(asked, [*asked[1:], asked[0]], strict=True):
+        turns = []
+        for each in (question, next_question) if len(made) % 2 else (question,):
+            assert each.answer is not None
+            answer = prompts.response_text(each, each.answer, "letter_text")
+            turns += [*prompts.chat_messages(each), Message(role="assistant", content=answer)]
+        made.append(Example(messages=turns, meta=ExampleMeta(setting="harmonious", wording="dataset")))
+    return made
+
+
+def same_tokens(exported: Any, made: Sequence[Example], tokens: data.TokenizedSet) -> int:
+    """How many examples have training's tokens when the exported folder's template writes them, prompt and conversation.
+
+    Behind the last answer a template may write white space that nothing learns from, and training the end of the sequence.
+    """
+    same = 0
+    for number, example in enumerate(made):
+        start, end = tokens.offsets[number], tokens.offsets[number + 1]
+        ids, supervised = tokens.ids[start:end].tolist(), tokens.supervised[start:end]
+        first, last = last_run(supervised)
+        messages = [message.model_dump() for message in example.messages]
+        whole = exported.apply_chat_template(messages, tokenize=True, return_dict=False)
+        prompt = exported.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
+        same += prompt == ids[:first] and whole[:last] == ids[:last]
+    return same
+
+
+def last_run(supervised: np.ndarray) -> tuple[int, int]:
+    """(first, last) place of the last run of supervised tokens."""
+    last = int(np.flatnonzero(supervised)[-1])
+    return int(np.flatnonzero(~supervised[:last])[-1]) + 1, last
+
+
+@contextmanager
+def transformers_engine(folder: Path, log: Path) -> Iterator[Any]:
+    from ift_scale.inference.transformers_engine import TransformersEngine
+
+    yield TransformersEngine(EngineSpec(str(folder), "float32", ProbeConfig(engine="transformers")))
+
+
+@contextmanager
+def vllm_engine(folder: Path, log: Path) -> Iterator[Any]:
+    config = ProbeConfig(engine="vllm", max_model_len=4096, cpu_kv_cache_gib=1)
+    engine = EngineProcess(EngineSpec(str(folder), "float32", config), log)
+    try:
+        yield engine.ready()
+    finally:
+        engine.close()
+
+
+ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
+
+
+def exported_folder(base: Path, folder: Path) -> Path:
+    """The base model with other weights, exported as the trainer exports an arm."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(1)
+    model_families.draw(model, 0.3)
+    export(model, False, folder, base, publish(PromptTokenizer(base), "model", model.config), torch.float32)
+    return folder
+
+
+def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequence[str], root: Path, logs: Path) -> None:
+    asked, found = questions_of(count)
+    demonstrations = Demonstrations(found, 5, 42)
+    texts = [prompts.few_shot_prompt(question, demonstrations.of(question)) for question in asked]
+    base = root / "base"
+    kind = tokenizer_kinds.KINDS[family.tokenizer]
+    vocabulary = [prompts.few_shot_prompt(q, demonstrations.of(q)) for q in found if q.split == "test"][:TRAINED_ON]
+    size = tokenizer_kinds.write(kind, vocabulary, base)
+    tokenizer = PromptTokenizer(base)
+    model = model_families.build(family, size, tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id)
+    model.save_pretrained(base)
+
+    export_to = exported_folder(base, root / "exported")
+    made = examples(asked)
+    write_jsonl(root / "set.jsonl", made)
+    tokens = data.tokenize(root / "set.jsonl", tokenizer, "model", TrainConfig(max_length=4096))
+    trained = Reference(export_to)
+    about: dict[str, Any] = {
+        "tokens_equal": same_tokens(trained.tokenizer, made, tokens),
+        "examples": len(made),
+        "questions": len(asked),
+        "prompt_tokens": [len(tokenizer.encode([text])[0]) for text in texts],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "class": type(model).__name__,
+        "tokenizer": family.tokenizer,
+    }
+    reference = Reference(base)
+    expected = {
+        "few-shot": np.array([reference.few_shot(t, len(q.choices)) for t, q in zip(texts, asked, strict=True)]),
+        "0-shot": np.array([trained.zero_shot(question) for question in asked]),
+    }
+    answered: dict[str, dict[str, np.ndarray]] = {}
+    for engine_name in engines:
+        try:
+            with ENGINES[engine_name](base, logs / f"models-{name}.log") as engine:
+                few = table(engine, FewShot(tokenizer, demonstrations), asked)
+                engine.load_weights(export_to)
+                zero = table(engine, Chat(PromptTokenizer(export_to), "model"), asked)
+                answered[engine_name] = {"few-shot": few, "0-shot": zero}
+        except IFTScaleError as error:
+            if engine_name == "transformers":
+                raise
+            about["vllm"] = why(error)
+            say(f"{name}: vLLM does not run it here: {about['vllm']}")
+    for engine_name, answers in answered.items():
+        for quantity, ours in answers.items():
+            gap = float(np.abs(ours - expected[quantity]).max())
+            gate = Gate(checked="a plain forward pass per prompt, nats", gap=gap, tolerance=TOLERANCE[engine_name])
+            flipped = int((ours.argmax(1) != expected[quantity].argmax(1)).sum())
+            sheet.add(name, quantity, "nats", [gap], gate, f"ours {engine_name}", about={**about, "flipped": flipped})
+            say(f"{name}: {engine_name} {quantity}: {gap:.2g} nats, {flipped} of {len(asked)} predictions differ")
+    say(f"{name}: tokens of {about['tokens_equal']} of {len(made)} examples are equal")
+
+
+def why(error: Exception) -> str:
+    """The last line of an engine's log that names an error."""
+    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
+    return (lines or [str(error)])[-1][-200:]
+
+
+@click.command()
+@click.option("--family", "names", multiple=True, type=click.Choice(list(FAMILIES)), help="Only this one; may be repeated.")
+@click.option("--count", default=6, show_default=True, help="Questions of each of the three subjects.")
+@click.option("--vllm/--no-vllm", default=True, help="Measure vLLM too (half a minute per family).")
+@click.option("--repeats", default=1, help="Not used: nothing is timed.")
+@click.option("--logs", default=Path("runs/benchmark-logs"), type=click.Path(path_type=Path))
+@click.option("--quick", is_flag=True, help="Llama-3 alone, without vLLM.")
+def main(names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Path, quick: bool) -> None:
+    """Compare every family with plain transformers, and store the rows of `models`."""
+    sheet = Sheet("models", quick or bool(names))
+    engines = ["transformers", *(["vllm"] if vllm and not quick else [])]
+    failed = []
+    for name in ("Llama-3",) if quick else names or FAMILIES:
+        with tempfile.TemporaryDirectory() as root:
+            try:
+                measure(sheet, name, FAMILIES[name], count, engines, Path(root), logs)
+            except Exception as error:
+                failed.append(name)
+                traceback.print_exc()
+                say(f"{name}: failed: {json.dumps(str(error)[:300])}")
+    if sheet.rows:
+        say(f"stored: {sheet.store()}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
