@@ -14,7 +14,7 @@ import pandas as pd
 
 from ift_scale import artifacts, draws
 from ift_scale.config import Config, ConstructConfig
-from ift_scale.construct import balance, export, general, official
+from ift_scale.construct import balance, export, general, official, official_rules
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
 from ift_scale.errors import DataError, Place, did_you_mean
@@ -57,6 +57,15 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     return arms
 
 
+def released(config: ConstructConfig, arms: Iterable[Arm]) -> official.Sets:
+    """The authors' sets of the arms' domains; DataError if one of them breaks the paper's rules."""
+    folder = Path(str(config.official))
+    wanted = {domain for arm in arms for domain in arm.own_domains}
+    sets = {domain: found for domain, found in official.load(folder).items() if domain in wanted}
+    official_rules.check({folder: sets})
+    return sets
+
+
 def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
     """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
     the same questions."""
@@ -74,7 +83,10 @@ def run(
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
 ) -> None:
-    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
+    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts.
+
+    `pool`, `by_score` (by question id) and `texts` are empty for the authors' own sets, which need none of them.
+    """
     started = time.monotonic()
     settings = config.construct
     whole = [question for question in pool if question.kind == settings.questions]
@@ -85,7 +97,7 @@ def run(
     instructions = general.load(general_path) if general_path else {}
     counts: dict[str, float] = {}
     if settings.official:
-        sets = official.load(Path(settings.official))
+        sets = released(settings, arms)
         make: Make = partial(_released, sets, settings)
         counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
     else:
