@@ -339,16 +339,19 @@ def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--pools", type=click.Path(file_okay=False), help="Also look for the tests of the pools in this folder in the sets.")
 def official(folder: str, pools: str | None) -> None:
-    """Tell what holds of the paper authors' released sets in FOLDER: official_groups, or a model's folder in it."""
+    """Show the paper authors' released sets in FOLDER (official_groups, or a model's folder in it), and check the paper's rules."""
     from pathlib import Path
 
     from ift_scale import official_leaks
+    from ift_scale.construct import official_rules
     from ift_scale.construct.official import invariants, load, models, table
 
     found = models(Path(folder))
-    click.echo("\n\n".join(table(model.name, invariants(load(model))) for model in found))
+    sets = {model: load(model) for model in found}
+    click.echo("\n\n".join(table(model.name, invariants(sets[model])) for model in found))
     if pools is not None:
         click.echo("\n" + official_leaks.table(official_leaks.leaks(found, Path(pools))))
+    official_rules.check(sets)
 
 
 @main.command()

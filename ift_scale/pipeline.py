@@ -84,10 +84,12 @@ class Pipeline(Tasks):
     def construct(self) -> None:
         key, inputs = self._construct_task()
         if not self._skip("construct", key):
-            loaded = self.question_file()
-            pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
-            written = texts.read(self.folder("write") / write.FILE)
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, self.train_scores(), written)
+            pool, scores, written = [], {}, {}
+            if self.config.construct.official is None:
+                loaded = self.question_file()
+                pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
+                scores, written = self.train_scores(), texts.read(self.folder("write") / write.FILE)
+            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, scores, written)
             self._told("construct")
 
     def train(self) -> None:
@@ -110,12 +112,20 @@ class Pipeline(Tasks):
             train.share_tokens(self.folder("train"), [root / "train" for root in self.siblings])
             with progress("train", len(pending)) as bar:
                 work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-                live = live_questions.Source(self.question_file(), self.folder("probe") / probe.FILE)
+                live = self._live_source()
                 mark = self.part.mark if self.part else ""
                 seconds = train.run(config, self.folder("train"), self.model_path, work, self.logs, bar, live, meeting, mark)
             artifacts.write_json(self.logs / f"train{mark}-seconds.json", seconds)
             say(f"train: {len(pending)} arms")
             return True
+
+    def _live_source(self) -> live_questions.Source | None:
+        """What live knowledge is asked from; None if the base model was not probed, which the authors' sets do not need."""
+        path = self.folder("probe") / probe.FILE
+        if not path.is_file():
+            say("train: no live knowledge, since the base model was not probed")
+            return None
+        return live_questions.Source(self.question_file(), path)
 
     def evaluate(self) -> None:
         with self._claims("evaluate", self.evaluate_tasks(self._arms_to_evaluate())) as tasks:
@@ -197,6 +207,8 @@ class Pipeline(Tasks):
         hostfile.with_ranks(self.config, self.ranks)  # so is one in the hostfile
         for stage in STAGES:
             getattr(self, stage)()
+            if stage == "questions" and self.config.construct.official is not None:
+                construct.released(self.config.construct, self.arms())  # sets that are refused are refused before the probe
         say(f"all stages: {time.monotonic() - started:.0f} s")
         return self.folder("report") / report.PAGE
 

@@ -152,12 +152,13 @@ class Tasks:
         return digest_of([write.VERSION, settings, inputs]), inputs
 
     def _construct_task(self) -> tuple[str, Inputs]:
-        inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
-        inputs["texts"] = self.digest("write", write.FILE)
+        inputs = {"questions": self.digest("questions", questions.FILE)}
+        released = self.config.construct.official
+        if released is None:
+            inputs |= {"probe": self.digest("probe", probe.FILE), "texts": self.digest("write", write.FILE)}
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
             inputs["general"] = artifacts.file_digest(path)
-        released = self.config.construct.official
         if released is not None and Path(released).is_dir():
             files = sorted(file for file in Path(released).rglob("*") if file.is_file())
             inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])

@@ -13,6 +13,7 @@ SHARED = {
     "artifacts",
     "config",
     "distributed",
+    "draws",
     "errors",
     "inference",
     "jsonl",

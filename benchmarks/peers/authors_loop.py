@@ -3,8 +3,13 @@
     python benchmarks/peers/authors_loop.py runs/peers/prompts.jsonl runs/peers/model runs/peers/authors.json --dtype bfloat16
 
 In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities, the softmax over the option letters' logits at
-the last position, and the seconds of the loop alone. The letters' tokens are read off the tokenised prompt with the letter
-behind it. Written from the description of the released code; imports nothing of ift_scale.
+the last position, and the seconds of the loop alone. Two forms differ in the letters' tokens and in nothing else:
+
+- `--letters alone`, as released: the last token of the letter tokenised by itself. With SentencePiece's prefix space (LLaMA-2,
+  Mistral) that is `_A`, although the demonstrations show `Answer:A`, which ends in `A`.
+- `--letters in-prompt`: the last token of the prompt with the letter after it, the token that ours reads.
+
+Follows eval/my_domain_eval.py of github.com/renmengjie7/Self-Aligning; imports nothing of ift_scale.
 """
 
 import sys
@@ -23,7 +28,7 @@ from answers import LETTERS, WARM_UP, answer, read_prompts, read_tokenizer, writ
 
 
 def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:
-    """The token of each option letter right behind `prompt`."""
+    """The last token of each option letter after `prompt`, which is empty for the released form."""
     return [tokenizer(prompt + letter).input_ids[-1] for letter in LETTERS[:num_choices]]
 
 
@@ -43,7 +48,8 @@ def probe(model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-def main(prompts: Path, model: Path, output: Path, dtype: str) -> None:
+@click.option("--letters", "form", type=click.Choice(["alone", "in-prompt"]), default="alone", show_default=True)
+def main(prompts: Path, model: Path, output: Path, dtype: str, form: str) -> None:
     """Probe MODEL with PROMPTS and write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     started = time.perf_counter()
@@ -51,7 +57,7 @@ def main(prompts: Path, model: Path, output: Path, dtype: str) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True).eval()
     loading = time.perf_counter()
     ids = [tokenizer(row["prompt"]).input_ids for row in rows]
-    letters = [letter_ids(tokenizer, row["prompt"], row["num_choices"]) for row in rows]
+    letters = [letter_ids(tokenizer, row["prompt"] if form == "in-prompt" else "", row["num_choices"]) for row in rows]
     tokenising = time.perf_counter()
     probe(loaded, ids[:WARM_UP], letters[:WARM_UP])
     warm = time.perf_counter()
@@ -63,7 +69,7 @@ def main(prompts: Path, model: Path, output: Path, dtype: str) -> None:
         "scoring": time.perf_counter() - warm,
     }
     answers = [answer(row["id"], *rest) for row, *rest in zip(rows, scores, ids, letters, strict=True)]
-    settings = {"dtype": dtype, "batch_size": 1, "threads": torch.get_num_threads()}
+    settings = {"dtype": dtype, "letters": form, "batch_size": 1, "threads": torch.get_num_threads()}
     write(output, "authors_loop", settings, ["torch", "transformers"], seconds, answers)
 
 

@@ -61,7 +61,9 @@ def harmonious(path: Path) -> list[Example]:
 def blended(data: Path, count: int) -> list[Example]:
     """`count` examples of H and as many general instructions as it has, shuffled together."""
     known, path = harmonious(data / HARMONIOUS), data / GENERAL
-    examples = [*known, *general.draw(general.load(path), len(known), 0.5, DOMAIN, SEED, path)]
+    instructions = general.load(path)
+    drawn = general.draw(general.shuffled(instructions, DOMAIN, SEED), len(known), 0.5, path)
+    examples = [*known, *(instructions[id] for id in drawn)]
     if count > len(examples):
         raise click.BadParameter(f"{count} examples are needed and {len(examples)} are there", param_hint="--steps")
     return random.Random(SEED).sample(examples, count)

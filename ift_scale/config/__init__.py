@@ -201,11 +201,11 @@ def _impossible_sets(config: Config) -> list[str]:
             problems.append("construct.settings: grades of free questions need probe.reliability.demonstration_draws above 1")
     if construct.official is not None:
         strange = [setting for setting in settings if setting not in PAPER]
-        if strange or matching != MatchingConfig() or construct.size is not None:
-            problems.append(
-                "construct.official: the authors' sets are taken as they are; remove size, matching and the settings "
-                f"{', '.join(strange) or 'none'}"
-            )
+        changes = {"size": construct.size is not None, "matching": matching != MatchingConfig()}
+        changes |= {"across_domains": construct.across_domains, f"the settings {', '.join(strange)}": bool(strange)}
+        if any(changes.values()):
+            named = ", ".join(name for name, is_set in changes.items() if is_set)
+            problems.append(f"construct.official: the authors' sets are taken as they are; remove {named}")
     for key, writer in (("external", config.write.external), ("own", config.write.own), ("contexts", config.write.contexts)):
         wanted = {"model": ["path"], "endpoint": ["base_url", "model"]}.get(writer.kind, [])
         problems += [

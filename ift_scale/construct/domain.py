@@ -8,6 +8,7 @@ from ift_scale.construct import balance, select
 from ift_scale.construct.examples import Builder
 from ift_scale.construct.items import Item, items
 from ift_scale.construct.matching import Matched, Program, Traits, margins_told, quantile_levels
+from ift_scale.construct.reorder import common_profile, even_letters
 from ift_scale.errors import DataError, Place
 from ift_scale.inference.texts import TextKey
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
@@ -29,6 +30,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         self._chosen: dict[tuple[int, int], Matched] = {}
+        self._sets: dict[tuple[str, int, int], list[Item]] = {}
         self._attainable: dict[int, int] = {}
 
     def attainable(self, at_most: int) -> int:
@@ -41,8 +43,10 @@ class Domain:
 
     def set_of(self, setting: str, seed: int, size: int) -> list[Item]:
         """The items of a setting's set of `size`, which is attainable."""
-        drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(setting, size)
-        return items(setting, drawn, self.knowledge, self.config)
+        if (setting, seed, size) not in self._sets:
+            drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(setting, size)
+            self._sets[setting, seed, size] = items(setting, drawn, self.knowledge, self.config)
+        return self._sets[setting, seed, size]
 
     def unmatched(self, setting: str, seed: int, size: int) -> list[Item]:
         """The same without matching by selection."""
@@ -56,10 +60,25 @@ class Domain:
             self._chosen[seed, size] = self.program.choose(size, f"matched/{self.name}/{seed}")
         return {"right": self._chosen[seed, size].right, "wrong": self._chosen[seed, size].wrong}
 
-    def examples(self, setting: str, chosen: Sequence[Item], letters: Sequence[int] | None) -> list[Example]:
-        return [
-            self.builder.example(setting, item, None if letters is None else letters[place]) for place, item in enumerate(chosen)
-        ]
+    def letters(self, setting: str, seed: int, size: int) -> dict[str, int]:
+        """With matching.letters = reorder, the letter of each target in a setting's set, by question id.
+
+        All sets of the domain and seed that teach equally many options have the same counts of letters. A
+        refusal teaches no option, and some settings leave questions out.
+        """
+        if self.config.matching.letters != "reorder":
+            return {}
+        taught = {name: self._num_choices(self.set_of(name, seed, size)) for name in self.config.all_settings()}
+        alike = [found.values() for found in taught.values() if len(found) == len(taught[setting])]
+        return even_letters(taught[setting], common_profile(alike), f"letters/{self.name}/{seed}")
+
+    def _num_choices(self, chosen: Sequence[Item]) -> dict[str, int]:
+        taught = [item for item in chosen if self.builder.target(item) is not None]
+        return {item.question_id: len(self.builder.question(item).choices) for item in taught}
+
+    def examples(self, setting: str, chosen: Sequence[Item], letters: Mapping[str, int]) -> list[Example]:
+        """`letters`: where to put the targets of these questions; the others stay where they are."""
+        return [self.builder.example(setting, item, letters.get(item.question_id)) for item in chosen]
 
     def covariates(self, setting: str, chosen: Sequence[Item], examples: Sequence[Example], rule: str) -> balance.Covariates:
         """`rule`: that of the explanations' author, as in construct.matching.author."""

@@ -1,10 +1,10 @@
 """Items as training examples in the chat form."""
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ift_scale.config import ConstructConfig
 from ift_scale.construct.items import Item
+from ift_scale.construct.reorder import swapped
 from ift_scale.inference.prompts import chat_messages, gold_text, response_text
 from ift_scale.inference.texts import AuthorGroup, TextKey, TextKind
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
@@ -69,22 +69,3 @@ class Builder:
     def length(self, item: Item) -> int:
         """Characters of the question and the response."""
         return sum(len(message.content) for message in self.example("harmonious", item).messages)
-
-
-def swapped(num_choices: int, target: int, letter: int) -> list[int]:
-    """The order of the options in which option `target` and the one at place `letter` have changed places."""
-    order = list(range(num_choices))
-    order[target], order[letter] = order[letter], order[target]
-    return order
-
-
-def even_letters(num_choices: Sequence[int], seed: str) -> list[int]:
-    """A place for each example's target: for each number of options all places equally often (up to one), in random order.
-
-    Every setting has the same counts, since it does not depend on the questions. Shape as `num_choices`.
-    """
-    places: dict[int, list[int]] = {}
-    for count in dict.fromkeys(num_choices):
-        total = num_choices.count(count)
-        places[count] = random.Random(f"{seed}/{count}").sample([i % count for i in range(total)], total)
-    return [places[count].pop() for count in num_choices]

@@ -4,7 +4,6 @@ Fine balance (Rosenbaum, Ross and Silber 2007): the sets' distributions of each 
 many questions as that allows. An integer program over cells of equal questions, solved by HiGHS (scipy.optimize.milp).
 """
 
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from ift_scale import draws
+
 _LARGEST_GAP = 0.002
 """The largest set found is at most this share smaller than the largest possible."""
 
 Cell = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Traits:
     """What is to be made equal of one question. By covariate: its level as a harmonious or incompatible example, and as a
     self-aligning one (of a known right question the same)."""
@@ -48,7 +49,8 @@ class Program:
         for ids, traits in zip(self._ids, (right, wrong), strict=True):
             for id, trait in traits.items():
                 ids.setdefault(trait, []).append(id)
-        self._cells = [(side, trait) for side, ids in enumerate(self._ids) for trait in ids]
+        # Sorted: the solver's choice among equally good solutions may depend on the order of its columns.
+        self._cells = [(side, trait) for side, ids in enumerate(self._ids) for trait in sorted(ids)]
         self._counts = np.array([len(self._ids[side][trait]) for side, trait in self._cells], dtype=float)
         self._margins = self._margin_matrix()
 
@@ -116,7 +118,7 @@ class Program:
         sets: list[list[str]] = [[], []]
         for number, (side, trait) in enumerate(self._cells):
             ids = self._ids[side][trait]
-            sets[side] += random.Random(f"{seed}/{number}").sample(ids, round(float(found.x[number])))
+            sets[side] += draws.sample(ids, round(float(found.x[number])), seed)
         return Matched(*sets)
 
 

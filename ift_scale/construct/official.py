@@ -49,17 +49,23 @@ class Row(BaseModel):
     pred_prob: Probability
     explanation: str | None = None
     model_exp: str | None = None
+    output: int | None = None
 
 
 @dataclass(frozen=True)
 class Imported:
-    """One example of a set: `target` is the option that it teaches, `text` its explanation (empty where the authors have none)."""
+    """One example of a set: `target` is the option that it teaches, `text` its explanation (empty where the authors have none).
+
+    `output` is the option that the file names as the row's output, `place` the file and line that the row comes from.
+    """
 
     question: Question
     score: Score
     target: int
     text: str
     golden_prob: float
+    output: int | None
+    place: Place
 
 
 Sets = dict[str, dict[str, list[Imported]]]
@@ -154,7 +160,7 @@ def _imported(row: Row, place: Place, prefix: str, domain: str, setting: str) ->
         correct=row.correct,
     )
     target = row.pred if setting == "self_aligning" else row.answer
-    return Imported(question, score, target, text.strip(), row.golden_prob)
+    return Imported(question, score, target, text.strip(), row.golden_prob, row.output, place)
 
 
 def examples(imported: Sequence[Imported], setting: str, style: Style) -> list[Example]:
@@ -179,6 +185,12 @@ def _example(item: Imported, setting: str, style: str) -> Example:
     return Example(messages=[*chat_messages(item.question), Message(role="assistant", content=response)], meta=meta)
 
 
+def content(question: Question) -> tuple[str, ...]:
+    """The same for questions that differ only in case, blanks and the order of their options."""
+    text, *options = (" ".join(part.casefold().split()) for part in (question.question, *question.choices))
+    return (text, *sorted(options))
+
+
 def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
@@ -200,6 +212,8 @@ class Facts:
     """What holds of one set. Counts are of its rows, shares of its size."""
 
     size: int
+    repeated: int
+    """Rows that ask what an earlier row asks, under another id."""
     right: int
     """Rows whose prediction is the answer, and `correct` says the same."""
     wrong: int
@@ -212,6 +226,8 @@ class Facts:
     targets: dict[str, float]
     """Share of each letter among the targets; `predictions` among what the model predicts."""
     predictions: dict[str, float]
+    smallest_confidence: float
+    """Smallest predicted probability. A plain draw of what is above 0.5 begins close to 0.5."""
     median_confidence: float
     """Median of the predicted probability; `median_gold` of the right option's."""
     median_gold: float
@@ -231,13 +247,15 @@ def facts(rows: Sequence[Imported]) -> Facts:
     by_letter = [names_letter(row.text, LETTERS[row.target]) for row in rows]
     return Facts(
         size=size,
+        repeated=size - len({content(row.question) for row in rows}),
         right=right,
         wrong=wrong,
         confident=sum(score.confidence > THRESHOLD for score in scores),
-        arg_max=sum(_probability(row, row.score.prediction) == max(row.score.probs or []) for row in rows),
-        stated=sum(_is_stated(row) for row in rows),
+        arg_max=sum(probability(row, row.score.prediction) == max(row.score.probs or []) for row in rows),
+        stated=sum(is_stated(row) for row in rows),
         targets=_shares([row.target for row in rows]),
         predictions=_shares([score.prediction for score in scores]),
+        smallest_confidence=min(score.confidence for score in scores),
         median_confidence=median(score.confidence for score in scores),
         median_gold=median(row.golden_prob for row in rows),
         without_text=sum(not row.text for row in rows),
@@ -246,13 +264,13 @@ def facts(rows: Sequence[Imported]) -> Facts:
     )
 
 
-def _probability(row: Imported, option: int | None) -> float:
+def probability(row: Imported, option: int | None) -> float:
     assert row.score.probs is not None and option is not None
     return row.score.probs[option]
 
 
-def _is_stated(row: Imported) -> bool:
-    predicted, gold = _probability(row, row.score.prediction), _probability(row, row.score.answer)
+def is_stated(row: Imported) -> bool:
+    predicted, gold = probability(row, row.score.prediction), probability(row, row.score.answer)
     return abs(predicted - row.score.confidence) < 1e-9 and abs(gold - row.golden_prob) < 1e-9
 
 
@@ -311,7 +329,7 @@ def models(folder: Path) -> list[Path]:
     return [folder] if is_model or not inside else inside
 
 
-_COLUMNS = ("set", "size", "targets A/B/C/D/...", "confidence", "gold", "names target", "or its letter", "no text")
+_COLUMNS = ("set", "size", "targets A/B/C/D/...", "least sure", "median", "gold", "names target", "or its letter", "no text")
 
 
 def table(name: str, found: dict[str, Invariants]) -> str:
@@ -322,7 +340,8 @@ def table(name: str, found: dict[str, Invariants]) -> str:
         for setting, f in of_domain.sets.items():
             letters = "/".join(f"{share:.0%}" for share in f.targets.values())
             shares = (f"{f.names_text:.1%}", f"{f.names_target:.1%}", f"{f.without_text}")
-            lines.append(_line((setting, f"{f.size}", letters, f"{f.median_confidence:.3f}", f"{f.median_gold:.3f}", *shares)))
+            probabilities = (f"{f.smallest_confidence:.5f}", f"{f.median_confidence:.3f}", f"{f.median_gold:.3f}")
+            lines.append(_line((setting, f"{f.size}", letters, *probabilities, *shares)))
         if "self_aligning" not in of_domain.sets:
             letters = "/".join(f"{share:.0%}" for share in of_domain.self_aligning_targets.values())
             lines.append(f"  self_aligning: no file; by I's predictions its targets are {letters}")
@@ -342,4 +361,4 @@ def _rules(found: Invariants) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, (15, 7, 22, 12, 8, 14, 15, 8), strict=True)).rstrip()
+    return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, (15, 7, 22, 12, 8, 8, 14, 15, 8), strict=True)).rstrip()

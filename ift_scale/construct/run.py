@@ -3,7 +3,6 @@
 FOLDER/ARM.jsonl; balance.csv; where asked for, sharegpt/ARM.json and huggingface/, a dataset folder.
 """
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,19 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from ift_scale import artifacts
+from ift_scale import artifacts, draws
 from ift_scale.config import Config, ConstructConfig
-from ift_scale.construct import balance, export, general, official
+from ift_scale.construct import balance, export, general, official, official_rules
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
-from ift_scale.construct.examples import even_letters
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.inference.question_file import GroupKey
 from ift_scale.inference.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 
-VERSION = 3
+VERSION = 4
 BALANCE = "balance.csv"
 
 
@@ -59,6 +57,15 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     return arms
 
 
+def released(config: ConstructConfig, arms: Iterable[Arm]) -> official.Sets:
+    """The authors' sets of the arms' domains; DataError if one of them breaks the paper's rules."""
+    folder = Path(str(config.official))
+    wanted = {domain for arm in arms for domain in arm.own_domains}
+    sets = {domain: found for domain, found in official.load(folder).items() if domain in wanted}
+    official_rules.check({folder: sets})
+    return sets
+
+
 def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
     """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
     the same questions."""
@@ -76,7 +83,10 @@ def run(
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
 ) -> None:
-    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts."""
+    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts.
+
+    `pool`, `by_score` (by question id) and `texts` are empty for the authors' own sets, which need none of them.
+    """
     started = time.monotonic()
     settings = config.construct
     whole = [question for question in pool if question.kind == settings.questions]
@@ -84,10 +94,10 @@ def run(
     num_failed = Counter(q.domain for q in whole)
     num_failed.subtract(q.domain for q in pool)
     general_path = general.path_of(settings.general)
-    general_rows = general.load(general_path) if general_path else []
+    instructions = general.load(general_path) if general_path else {}
     counts: dict[str, float] = {}
     if settings.official:
-        sets = official.load(Path(settings.official))
+        sets = released(settings, arms)
         make: Make = partial(_released, sets, settings)
         counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
     else:
@@ -100,16 +110,17 @@ def run(
     balances: list[dict[str, Any]] = []
     with artifacts.atomic_folder(folder) as temporary:
         for place, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
+            general_ids = general.shuffled(instructions, place, seed)
             found: dict[str, balance.Covariates] = {}
             before: dict[str, balance.Covariates] = {}
             for arm in (arm for arm in arms if (arm.domain, arm.seed) == (place, seed)):
                 examples, found[arm.setting], before[arm.setting] = make(arm)
                 counts |= _letter_counts(arm, examples)
+                by_id = {str(example.meta.question_id): example for example in examples}
                 if general_path:
-                    examples = examples + general.draw(
-                        general_rows, len(examples), settings.general.share, arm.domain, arm.seed, general_path
-                    )
-                random.Random(f"order/{arm.name}").shuffle(examples)
+                    chosen = general.draw(general_ids, len(examples), settings.general.share, general_path)
+                    by_id |= {f"general/{id}": instructions[id] for id in chosen}
+                examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
                 artifacts.write_jsonl(temporary / f"{arm.name}.jsonl", examples)
                 sizes[arm.name] = len(examples)
                 if "sharegpt" in settings.export:
@@ -131,7 +142,7 @@ Make = Callable[[Arm], Made]
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
     """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each (of matched sets, as
     nearly as their sizes allow)."""
-    parts = [domains[name] for name in arm.own_domains]
+    parts = [domains[name] for name in sorted(arm.own_domains)]
     total = min(part.size for part in parts)
     shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
     examples: list[Example] = []
@@ -139,14 +150,10 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
     for part, share in zip(parts, shares, strict=True):
         size = part.attainable(share) if arm.domains else share
         chosen = part.set_of(arm.setting, arm.seed, size)
-        letters = None
-        if config.matching.letters == "reorder":
-            num_choices = [len(part.builder.question(item).choices) for item in chosen]
-            letters = even_letters(num_choices, f"letters/{part.name}/{arm.seed}")
-        made = part.examples(arm.setting, chosen, letters)
+        made = part.examples(arm.setting, chosen, part.letters(arm.setting, arm.seed, size))
         found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
         plain = part.unmatched(arm.setting, arm.seed, size)
-        before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, None), "paper")
+        before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, {}), "paper")
         examples += made
     if not examples:
         remedy = "Take the setting out, or give the pool more train questions"

@@ -1,8 +1,8 @@
 """How large the sets are, and which questions are drawn into them. Pure functions."""
 
-import random
 from collections.abc import Sequence
 
+from ift_scale import draws
 from ift_scale.errors import DataError, Place
 from ift_scale.knowledge import Knowledge
 from ift_scale.treatments import Bucket, buckets_of, treatment
@@ -67,9 +67,9 @@ class Drawer:
             num_unknown = round(size * (treatment(setting).ratio or 0.0))
             known, unknown = buckets_of(setting)
             drawn = self._sample(unknown, num_unknown) + self._sample(known, size - num_unknown)
-            return random.Random(f"set/{self._domain}/{setting}/{self._seed}").sample(drawn, size)
+            return draws.shuffled(drawn, f"set/{self._domain}/{setting}/{self._seed}")
         return self._sample(treatment(setting).bucket, size)
 
     def _sample(self, bucket: Bucket, size: int) -> list[str]:
         pool = self._matched.get(bucket) or self._knowledge.bucket(bucket)
-        return random.Random(f"set/{self._domain}/{bucket}/{self._seed}").sample(pool, size)
+        return draws.sample(pool, size, f"set/{self._domain}/{bucket}/{self._seed}")

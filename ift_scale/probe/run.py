@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale import artifacts
+from ift_scale import artifacts, draws
 from ift_scale.config import Config, ProbeConfig
 from ift_scale.distributed import Ranks, engines_on_gpu
 from ift_scale.errors import DataError, Place
@@ -28,10 +28,11 @@ from ift_scale.probe import free
 from ift_scale.progress import Bar
 from ift_scale.records import Question
 
-VERSION = 3
+VERSION = 4
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
 AFTERWARDS = {"decide_by", "grades", "grade_samples", "grade_temperature"}
+_ROWS_AT_ONCE = 1000
 VIEWS = "views.parquet"
 """Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
 VIEWS_SCHEMA = pa.schema([
@@ -77,7 +78,7 @@ def run(
     tokenizer = PromptTokenizer(model_path)
     demonstrations = Demonstrations(questions.dev, config.probe.num_shots, config.probe.demonstration_seed)
     asker = asker_of(config.probe, tokenizer, demonstrations)
-    parts = [questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free")]
+    choice, generated = (questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free"))
     check_topics(questions, demonstrations, config.probe)
     if config.probe.reliability.decide_by == "debiased":
         check_prior_sample(questions, config.probe)
@@ -85,7 +86,7 @@ def run(
         "probe",
         folder,
         shard_key(config, inputs, engines_on_gpu(ranks)),
-        parts,
+        [choice, by_rank(questions, generated, config.probe.reliability.seed)],
         asker,
         model_path,
         partial(_finish, config.probe, key, inputs, time.monotonic()),
@@ -132,6 +133,21 @@ def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool) -> str:
     settings = resolved_identity(config.probe, config.model.dtype, on_gpu)
     settings["reliability"] = config.probe.reliability.model_dump(exclude=AFTERWARDS)
     return artifacts.digest_of([VERSION, settings, inputs])
+
+
+def by_rank(questions: QuestionFile, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The rows, topic by topic as before, and within a topic by a hash of the id.
+
+    An engine samples the answers of a chunk from one random stream, so chunks should not follow the order of a file.
+    """
+    ranks, topics = np.empty(len(rows), dtype=np.uint64), np.empty(len(rows), dtype=np.int32)
+    numbers: dict[tuple[str, str], int] = {}
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        for place, question in enumerate(questions.read(rows[start : start + _ROWS_AT_ONCE]), start=start):
+            ranks[place] = draws.rank(f"free/{seed}", question.id)
+            topics[place] = numbers.setdefault((question.collection, question.topic), len(numbers))
+    order: np.ndarray = rows[np.lexsort((ranks, topics))]
+    return order
 
 
 def check_prior_sample(questions: QuestionFile, config: ProbeConfig) -> None:

@@ -21,11 +21,12 @@ from ift_scale.records import Kind
 def load(source: HubSource, seed: int) -> Iterator[Placed]:
     """The questions of the mapped splits; DataError when the dataset, a split or a column is not there."""
     opened = open_dataset(source.path, source.name)
-    sections = known.sections_of(opened, dict(source.splits), f"{seed}/{source.domain}")
+    fields = partial(_mapped, source.fields)
+    sections = known.sections_of(opened, fields, dict(source.splits), f"{seed}/{source.domain}")
     kind: Kind = "choice" if source.fields.aliases is None else "free"
     target = Target(source.domain, source.domain, source.collection, kind)
     limits = {"train": source.max_train, "test": source.max_test}
-    yield from known.questions(sections, partial(_mapped, source.fields), target, limits, seed)
+    yield from known.questions(sections, fields, target, limits, seed)
 
 
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:

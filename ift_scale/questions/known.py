@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ift_scale import draws
 from ift_scale.config import DatasetSource, collection_of
 from ift_scale.errors import Place
 from ift_scale.questions import sampling
@@ -42,21 +43,21 @@ class Known:
 
 @dataclass(frozen=True)
 class Target:
-    """What the questions of a source have in common. `prefix` opens their ids."""
+    """What the questions of a source have in common. Their ids begin with `prefix`, the split and `part`."""
 
     prefix: str
     domain: str
     collection: Collection
     kind: Kind = "choice"
+    part: str = ""
 
-    def question(self, place: Place, fields: Row, split: Split, number: int) -> Question:
-        """The Question of a row's fields; `number` is its id where it has none of its own."""
-        own = fields.get("id")
+    def question(self, place: Place, fields: Row, split: Split, id: str) -> Question:
+        """The Question of a row's fields."""
         make = choice_question if self.kind == "choice" else free_question
         return make(
             place,
             fields,
-            id=f"{self.prefix}/{split}/{number if own is None else own}",
+            id=f"{self.prefix}/{split}/{self.part}{id}",
             domain=self.domain,
             subject=str(fields.get("subject") or self.domain),
             collection=self.collection,
@@ -71,15 +72,15 @@ def load(source: DatasetSource, known: Known, seed: int) -> Iterator[Placed]:
     opened = open_dataset(path, source.name or (None if Path(path).exists() else known.name))
     domain = source.domain or known.domain
     target = Target(f"{source.kind}/{domain}", domain, collection_of(source), known.kind)
-    sections = sections_of(opened, source.splits or known.splits, f"{seed}/{domain}")
+    sections = sections_of(opened, known.fields, source.splits or known.splits, f"{seed}/{domain}")
     limits = {"train": source.max_train, "test": source.max_test}
     yield from questions(sections, known.fields, target, limits, seed)
 
 
-def sections_of(opened: Opened, splits: dict[Split, str] | Drawn, key: str) -> dict[Split, Section]:
+def sections_of(opened: Opened, fields: Fields, splits: dict[Split, str] | Drawn, key: str) -> dict[Split, Section]:
     if not isinstance(splits, Drawn):
         return {split: named_section(opened, split, spec) for split, spec in splits.items()}
-    return deal(whole_section(opened, splits), splits, key)
+    return deal(whole_section(opened, splits), fields, splits, key)
 
 
 def whole_section(opened: Opened, drawn: Drawn) -> Section:
@@ -88,8 +89,8 @@ def whole_section(opened: Opened, drawn: Drawn) -> Section:
     return named_section(opened, drawn.rest, only)
 
 
-def deal(whole: Section, drawn: Drawn, key: str) -> dict[Split, Section]:
-    positions = sampling.drawn(range(len(whole.numbers)), drawn.counts, drawn.rest, key)
+def deal(whole: Section, fields: Fields, drawn: Drawn, key: str) -> dict[Split, Section]:
+    positions = sampling.dealt(_ids(whole, fields), drawn.counts, drawn.rest, key)
     return {split: whole.at(found) for split, found in positions.items()}
 
 
@@ -98,7 +99,13 @@ def questions(
 ) -> Iterator[Placed]:
     """Row by row; of a limited split, the rows that `seed` draws."""
     for split, section in sections.items():
-        chosen = sampling.chosen(len(section.numbers), limits.get(split), f"{seed}/{target.domain}/{split}")
-        kept = section if chosen is None else section.at(sorted(chosen))
-        for number, place, row in kept.rows():
-            yield place, target.question(place, fields(place, row), split, number)
+        kept, limit, unique = section, limits.get(split), draws.Unique()
+        if limit is not None and limit < len(section.numbers):
+            kept = section.at(sorted(sampling.lowest(_ids(section, fields), limit, f"{seed}/{target.domain}/{target.part}{split}")))
+        for _, place, row in kept.rows():
+            made = fields(place, row)
+            yield place, target.question(place, made, split, sampling.unique_id(made, unique))
+
+
+def _ids(section: Section, fields: Fields) -> Iterator[str]:
+    return (sampling.id_of(fields(place, row)) for _, place, row in section.rows())

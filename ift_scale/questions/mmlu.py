@@ -5,7 +5,8 @@ Two layouts of a local folder are read, found by what it holds, and the hub's da
 - JSON lines: dev.jsonl and test.jsonl (.gz too), for example
     {"id": "abstract_algebra/0", "subject": "abstract_algebra", "question": "Find the degree ...",
      "choices": ["0", "4", "2", "6"], "answer": 1}
-- the hub's rows: the same without an id, which is the row's number then.
+- the hub's rows: the same without an id.
+Rows without an id get one made of their content (questions.sampling).
 """
 
 import csv
@@ -17,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ift_scale import jsonl
+from ift_scale import draws, jsonl
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import sampling
@@ -49,21 +50,22 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
     folder = Path(source.path)
     opened = None if folder.is_dir() else open_dataset(source.path, source.name)
     for split in USED_SPLITS:
-        chosen: dict[str, set[int] | None] = {}
+        chosen: dict[str, set[int]] | None = None
         if split == "test" and source.max_per_subject is not None:
-            sizes = Counter(str(row.get("subject")) for _, row in _rows(folder, opened, split))
-            chosen = {s: sampling.chosen(size, source.max_per_subject, f"{seed}/{s}") for s, size in sizes.items()}
+            ids: dict[str, list[str]] = {}
+            for _, row in _rows(folder, opened, split):
+                ids.setdefault(str(row.get("subject")), []).append(sampling.id_of(row))
+            chosen = {s: sampling.lowest(found, source.max_per_subject, f"{seed}/{s}") for s, found in ids.items()}
         seen: Counter[str] = Counter()
         for place, question in _questions(_rows(folder, opened, split), split):
-            kept = chosen.get(question.subject)
-            if kept is None or seen[question.subject] in kept:
+            if chosen is None or seen[question.subject] in chosen[question.subject]:
                 yield place, question
             seen[question.subject] += 1
 
 
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
     if opened is not None:
-        return ((place, {"id": number, **row}) for number, place, row in named_section(opened, split, split).rows())
+        return ((place, row) for _, place, row in named_section(opened, split, split).rows())
     return _csv_rows(folder / split, split) if (folder / split).is_dir() else _jsonl_rows(jsonl.find(folder, split))
 
 
@@ -78,14 +80,13 @@ def _csv_rows(folder: Path, split: str) -> Rows:
         raise DataError(Place(folder), f"no file *_{split}.csv", "Unpack MMLU's data.tar and set the path to its data folder")
     for path in files:
         subject = path.name.removesuffix(f"_{split}.csv")
-        for line, index, row in _csv_lines(path):
+        for line, row in _csv_lines(path):
             place = Place(path, line)
             if len(row) != 6:
                 raise DataError(place, "has not the 6 columns question, A, B, C, D, answer", "Mend or remove the row", row)
             yield (
                 place,
                 {
-                    "id": f"{subject}/{index}",
                     "subject": subject,
                     "question": row[0],
                     "choices": row[1:5],
@@ -94,23 +95,24 @@ def _csv_rows(folder: Path, split: str) -> Rows:
             )
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, int, list[str]]]:
-    """(line number, row number from 0, columns)."""
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns)."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
-            for index, row in enumerate(reader):
-                yield reader.line_num, index, row
+            for row in reader:
+                yield reader.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(Place(path, reader.line_num + 1), f"cannot be read: {error}", "It must be CSV in UTF-8") from error
 
 
 def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
-    known = subcategories()["subjects"]
+    known, unique = subcategories()["subjects"], draws.Unique()
     for place, row in rows:
         subject = str(row.get("subject"))
         if subject not in known:
             remedy = "MMLU subjects only; " + did_you_mean(subject, known)
             raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
-        id, domain = f"mmlu/{split}/{row.get('id')}", domain_of(subject)
+        within = "" if row.get("id") is not None else f"{subject}/"
+        id, domain = f"mmlu/{split}/{within}{sampling.unique_id(row, unique)}", domain_of(subject)
         yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)

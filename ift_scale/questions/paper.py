@@ -19,7 +19,10 @@ from ift_scale.records import Split
 
 
 def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Placed]:
-    """Row by row; a limited split is read twice, once to count it. Without `with_train` the pool need not have a train file."""
+    """Row by row; a limited split is read twice, once to draw from its ids.
+
+    Without `with_train` the pool need not have a train file.
+    """
     folder = Path(source.path)
     if not folder.is_dir():
         raise DataError(Place(folder), "no such folder", "Set questions.sources.*.path to the pool's folder")
@@ -28,9 +31,10 @@ def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Pl
         if split == "train" and not with_train and not jsonl.exists(folder, split):
             continue
         path = jsonl.find(folder, split)
-        limit = limits.get(split)
-        total = 0 if limit is None else sum(1 for _ in jsonl.rows(path))
-        chosen = sampling.chosen(total, limit, f"{seed}/{source.domain}/{split}")
+        limit, chosen = limits.get(split), None
+        if limit is not None:
+            ids = (str(row.get("id")) for _, row in jsonl.rows(path))
+            chosen = sampling.lowest(ids, limit, f"{seed}/{source.domain}/{split}")
         for number, placed in enumerate(_split(path, source.domain, split)):
             if chosen is None or number in chosen:
                 yield placed

@@ -47,7 +47,7 @@ from ift_scale.questions.known import Known, Placed
 from ift_scale.questions.subjects import Parts
 from ift_scale.records import Question
 
-VERSION = 2
+VERSION = 3
 FILE = "questions.jsonl"
 _QUESTIONS_A_STEP = 1000
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ift_scale.config import EntityQuestionsSource, SubjectSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions import sampling
-from ift_scale.questions.known import Fields, Placed, Target
+from ift_scale.questions.checks import Row
+from ift_scale.questions.known import Fields, Placed, Target, questions
 from ift_scale.questions.reading import Opened, named_section, open_dataset, open_files
 from ift_scale.records import Kind, Split
 
@@ -46,14 +46,13 @@ def load(source: SubjectSource | EntityQuestionsSource, parts: Parts, seed: int)
     for subject in _subjects(source, parts, path, splits):
         opened = _open(path, subject, parts, splits)
         for split, spec in splits.items():
-            section = named_section(opened, split, spec)
-            limit = source.max_per_subject if split == "test" else None
-            chosen = sampling.chosen(len(section.numbers), limit, f"{seed}/{subject}")
-            kept = section if chosen is None else section.at(sorted(chosen))
-            target = Target(source.kind, domain_of(subject), source.collection, parts.kind)
-            for number, place, row in kept.rows():
-                made = {**parts.fields(place, row), "subject": subject, "id": f"{subject}/{number}"}
-                yield place, target.question(place, made, split, number)
+            # The ids are of the content alone: the archives' own are row numbers.
+            def fields(place: Place, row: Row, subject: str = subject) -> Row:
+                return {**parts.fields(place, row), "subject": subject, "id": None}
+
+            target = Target(source.kind, domain_of(subject), source.collection, parts.kind, f"{subject}/")
+            limits = {"test": source.max_per_subject}
+            yield from questions({split: named_section(opened, split, spec)}, fields, target, limits, seed)
 
 
 def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Callable[[str], str]:

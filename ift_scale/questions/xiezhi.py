@@ -30,9 +30,9 @@ def load(source: XiezhiSource, seed: int, left_out: Counter[str]) -> Iterator[Pl
     opened = open_dataset(source.path, source.name)
     key = f"{seed}/{source.domain}"
     if source.splits is None:
-        sections = known.deal(_pool(known.whole_section(opened, DRAWN), source.labels, left_out), DRAWN, key)
+        sections = known.deal(_pool(known.whole_section(opened, DRAWN), source.labels, left_out), fields, DRAWN, key)
     else:
-        named = known.sections_of(opened, dict(source.splits), key)
+        named = known.sections_of(opened, fields, dict(source.splits), key)
         sections = {split: _pool(found, source.labels, left_out) for split, found in named.items()}
     target = Target(f"xiezhi/{source.domain}", source.domain, source.collection)
     limits = {"train": source.max_train, "test": source.max_test}

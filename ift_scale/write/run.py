@@ -26,7 +26,7 @@ from ift_scale.write.needs import Need, Role, needs, wishes
 from ift_scale.write.prompts import Shown
 from ift_scale.write.store import Store
 
-VERSION = 1
+VERSION = 2
 FILE = texts.FILE
 
 
@@ -85,6 +85,8 @@ class _Desk:
         started = time.monotonic()
         attempts = 1 if settings.temperature == 0 else self.config.write.attempts  # greedily, another attempt says the same
         work = partial(write_chunk, attempts=attempts, settings=self.config.write, store=self.store)
+        # An engine draws a chunk's texts from one random stream. Sorted, chunks do not follow the order of the pool.
+        jobs = sorted(jobs, key=lambda job: job.key(1))
         size = 1 if settings.kind == "endpoint" else settings.chunk_size
         chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         slots = self._slots(settings, role)

@@ -61,12 +61,12 @@ def test_arms_across_domains_are_matched_too(domain: tuple[dict[str, Question], 
 def test_reordering_evens_letters_out_and_the_balance_says_so(
     domain: tuple[dict[str, Question], dict[str, Score]], tmp_path: Path
 ) -> None:
-    _made(domain, tmp_path, matching={"letters": "reorder"}, domains=["d"])
+    _made(domain, tmp_path, matching={"letters": "reorder"}, domains=["d"], size=100, general={"path": None, "share": 0})
     table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
     letters = table[(table.covariate == "letter") & (table.stage == "after")]
     assert (letters.value == 0.25).all() and (letters.distance == 0).all()
     before = table[(table.covariate == "letter") & (table.stage == "before") & (table.setting == "self_aligning")]
-    assert before.distance.iloc[0] > 0.2
+    assert before.distance.iloc[0] > 0.05
     for row in read_jsonl(tmp_path / "construct" / "d-self_aligning-seed0.jsonl", Example):
         if row.meta.question_id:
             letter, text = row.messages[1].content.split(". ", 1)

@@ -6,8 +6,8 @@ import pytest
 
 from ift_scale.config import ConstructConfig, MatchingConfig
 from ift_scale.construct import balance, domain
-from ift_scale.construct.examples import even_letters, swapped
 from ift_scale.construct.matching import Program, Traits
+from ift_scale.construct.reorder import common_profile, even_letters, swapped
 from ift_scale.errors import DataError
 from ift_scale.records import Question, Score
 
@@ -24,7 +24,7 @@ def _covariates(loaded: domain.Domain, seed: int = 0, matched: bool = True) -> d
     found = {}
     for setting in PAPER:
         chosen = loaded.set_of(setting, seed, loaded.size) if matched else loaded.unmatched(setting, seed, loaded.size)
-        found[setting] = loaded.covariates(setting, chosen, loaded.examples(setting, chosen, None), "paper")
+        found[setting] = loaded.covariates(setting, chosen, loaded.examples(setting, chosen, {}), "paper")
     return found
 
 
@@ -72,9 +72,13 @@ def test_an_impossible_match_says_how_far_it_got(domain: Domain) -> None:
 
 
 def test_reordering_gives_every_setting_the_same_letters() -> None:
-    places = even_letters([4] * 10 + [3] * 3, "seed")
-    assert Counter(places[:10]) == {0: 3, 1: 3, 2: 2, 3: 2} and Counter(places[10:]) == {0: 1, 1: 1, 2: 1}
-    assert even_letters([4] * 10 + [3] * 3, "seed") == places
+    counts = {f"q{number}": 4 if number < 10 else 3 for number in range(13)}
+    letters = even_letters(counts, common_profile([counts.values()]), "seed")
+    assert Counter(letters[id] for id in counts if counts[id] == 4) == {0: 3, 1: 3, 2: 2, 3: 2}
+    assert Counter(letters[id] for id in counts if counts[id] == 3) == {0: 1, 1: 1, 2: 1}
+    backwards = dict(reversed(counts.items()))
+    assert even_letters(backwards, common_profile([counts.values()]), "seed") == letters
+    assert even_letters(counts, common_profile([counts.values()]), "other") != letters
     assert swapped(4, 3, 1) == [0, 3, 2, 1] and swapped(4, 2, 2) == [0, 1, 2, 3]
 
 

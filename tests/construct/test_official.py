@@ -145,6 +145,18 @@ def test_sizes_are_the_papers(found: Found) -> None:
     }
 
 
+def test_a_few_questions_come_twice_in_a_set(found: Found) -> None:
+    repeated = {(*key, setting): facts.repeated for key, of in found.items() for setting, facts in of.sets.items()}
+    assert {name: count for name, count in repeated.items() if count} == {
+        ("llama-2-13b", "engineering", "incompatible"): 2,
+        ("llama-2-13b", "engineering", "self_aligning"): 2,
+        ("llama-2-7b", "engineering", "harmonious"): 1,
+        ("llama-2-7b", "history", "harmonious"): 1,
+        ("llama-2-7b", "jurisprudence", "harmonious"): 1,
+        ("llama-2-7b", "jurisprudence", "incompatible"): 2,
+    }
+
+
 def test_letter_bias_passes_for_knowledge(found: Found) -> None:
     """The file of S is missing here, so its targets are I's predictions: where both are there, they are what S teaches."""
     jurisprudence = found["llama-2-7b", "jurisprudence"]

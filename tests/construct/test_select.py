@@ -24,7 +24,7 @@ def _loaded(made: Domain, settings: list[str], texts: Texts | None = None, **mor
 
 
 def _examples(loaded: domains.Domain, setting: str, seed: int = 0) -> list[Example]:
-    return loaded.examples(setting, loaded.set_of(setting, seed, loaded.size), None)
+    return loaded.examples(setting, loaded.set_of(setting, seed, loaded.size), {})
 
 
 def test_knowledge_is_a_prediction_over_the_threshold(domain: Domain) -> None:
@@ -195,19 +195,20 @@ def test_general_share() -> None:
     path = general.path_of(GeneralConfig())
     assert path is not None
     rows = general.load(path)
-    assert len(general.draw(rows, 30, 0.5, "d", 0, path)) == 30
-    assert len(general.draw(rows, 30, 0.25, "d", 0, path)) == 10
-    assert general.draw(rows, 30, 0.5, "d", 0, path) == general.draw(rows, 30, 0.5, "d", 0, path)
+    shuffled = general.shuffled(rows, "d", 0)
+    assert len(set(general.draw(shuffled, 30, 0.5, path))) == 30
+    assert general.draw(shuffled, 30, 0.25, path) == shuffled[:10]
+    assert general.shuffled(dict(reversed(rows.items())), "d", 0) == shuffled != general.shuffled(rows, "d", 1)
     with pytest.raises(
         DataError, match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share"
     ):
-        general.draw(rows, 500, 0.5, "d", 0, path)
+        general.draw(shuffled, 500, 0.5, path)
 
 
 def test_general_instructions_are_distinct_and_real(shared_data: object) -> None:
     path = general.path_of(GeneralConfig())
     assert path is not None
     rows = general.load(path)
-    assert len({r.messages[0].content for r in rows}) == len(rows) >= 80
+    assert len({r.messages[0].content for r in rows.values()}) == len(rows) >= 80
     alpaca = general.load(shared_data / "general" / "alpaca_en_demo.jsonl.gz")  # type: ignore[operator]
     assert len(alpaca) == 999

@@ -1,13 +1,17 @@
 """Free questions: how they are asked, and the scores made of the answers."""
 
+import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.inference.engine import Sampling, TextRequest
 from ift_scale.inference.prompts import Demonstrations
+from ift_scale.inference.question_file import QuestionFile
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.probe import free
+from ift_scale.probe.run import by_rank
 from ift_scale.records import Question, Score
 
 
@@ -46,3 +50,24 @@ def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: ob
     assert (second.correct, second.greedy_right, second.sampled_right, second.grade) == (False, 0.0, 0.25, "WeaklyKnown")
     assert second.probs is None and second.prediction is None
     assert artifacts.digest_of(first.model_dump())
+
+
+def test_answers_are_sampled_in_an_order_that_no_file_gives(tmp_path: Path) -> None:
+    """One random stream serves a chunk, so a chunk holds the same questions whatever the order of the file."""
+
+    def chunks(name: str, order: random.Random | None) -> tuple[list[str], list[str]]:
+        asked = [
+            _question(n, "test").model_copy(update={"domain": domain, "subject": domain, "id": f"{domain}/{n}"})
+            for domain in ("d", "e")
+            for n in range(30)
+        ]
+        if order:
+            order.shuffle(asked)
+        artifacts.write_jsonl(tmp_path / name, asked)
+        file = QuestionFile(tmp_path / name)
+        rows = file.select(lambda group: True)
+        return [q.id for q in file.read(rows)], [q.id for q in file.read(by_rank(file, rows, 0))]
+
+    (as_found, ranked), (shuffled, again) = chunks("a", None), chunks("b", random.Random(2))
+    assert ranked == again and as_found != shuffled and sorted(ranked) == sorted(as_found)
+    assert ranked != as_found and [id[0] for id in ranked] == ["d"] * 30 + ["e"] * 30

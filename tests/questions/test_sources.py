@@ -118,9 +118,9 @@ def test_mmlu_csv(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
         (tmp_path / split / f"anatomy_{split}.csv").write_text('"Which, of these?",a,b,c,d,C\nSecond?,a,b,c,d,A\n')
     questions = _load(MmluSource(kind="mmlu", path=str(tmp_path)))
-    assert [(q.id, q.answer, q.domain) for q in questions][:2] == [
-        ("mmlu/dev/anatomy/0", 2, "medicine"),
-        ("mmlu/dev/anatomy/1", 0, "medicine"),
+    assert [(q.id.rpartition("/")[0], q.answer, q.domain) for q in questions][:2] == [
+        ("mmlu/dev/anatomy", 2, "medicine"),
+        ("mmlu/dev/anatomy", 0, "medicine"),
     ]
     (tmp_path / "test" / "anatomy_test.csv").write_text("Only,three,columns\n")
     with pytest.raises(DataError, match=r"anatomy_test.csv:1: has not the 6 columns"):
@@ -150,7 +150,8 @@ def test_hugging_face_dataset_from_a_local_path(tmp_path: Path) -> None:
     rows = [{"stem": f"q{i}", "options": {"text": ["a", "b", "c"]}, "key": "B"} for i in range(4)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = _load(_hub(tmp_path))
-    assert [(q.id, q.answer, q.choices) for q in questions][:1] == [("science/train/0", 1, ["a", "b", "c"])]
+    assert questions[0].id.startswith("science/train/")
+    assert [(q.answer, q.choices) for q in questions][:1] == [(1, ["a", "b", "c"])]
     with pytest.raises(DataError, match=r"has no split 'valid'.*known: train"):
         _load(_hub(tmp_path, splits={"dev": "valid"}))
     with pytest.raises(DataError, match=r"no such column.*did you mean 'stem'"):

@@ -288,3 +288,18 @@ def test_a_text_record_tells_its_key() -> None:
     text = Text(question_id="q", kind="explanation", target=1, author="base_model", text="t")
     assert texts.key_of(text).author == "base_model"
     assert texts.key_of(text.model_copy(update={"kind": "context", "target": None})) == ("q", "context", None, "external")
+
+
+def test_a_pool_in_another_order_gets_the_same_texts(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
+    def say(prompt: str, seed: int) -> str:
+        return f"It is made of {CHOICES[seed % 4]} (seed {seed})."
+
+    own = {"own": PLAIN["own"] | {"chunk_size": 3}}
+    pool, found = _pool(40), []
+    for name, questions in (("a", pool), ("b", pool[::-1])):
+        scripted(say)
+        written, _ = stage(config(tmp_path / name, own, settings=["self_aligning"]), questions, world_model)
+        found.append(sorted(written, key=lambda text: text.question_id))
+    assert found[0] == found[1] and len({text.text for text in found[0]}) > 3
