@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ift_scale.inference import letters, prompts
+from ift_scale.inference import letters
 from ift_scale.inference.answers import exact_match, f1, is_refusal, named_option, refuses
 from ift_scale.inference.engine import Engine, Sampling, TextRequest
 from ift_scale.inference.letters import LetterAsker
@@ -50,8 +50,7 @@ class GeneratedAsker:
     def write(self, questions: list[Question]) -> Written:
         lettered = self.lettered.write(questions) if questions[0].kind == "choice" else None
         if lettered is None:
-            texts = [self.tokenizer.render(prompts.chat_messages(q), self.template, generation=True) for q in questions]
-            prompted = self.tokenizer.encode(texts)
+            prompted = self.tokenizer.encode([letters.chat_prompt(self.tokenizer, self.template, q) for q in questions])
         else:
             assert lettered.source[:, 0].tolist() == list(range(len(questions)))  # one view each, in their order
             prompted = [request.prompt for request in lettered.requests]

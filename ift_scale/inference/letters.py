@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ift_scale.errors import DataError, Place
 from ift_scale.inference import prompts
+from ift_scale.inference.controls import ChatText
 from ift_scale.inference.engine import Engine, ScoreRequest, TextRequest
 from ift_scale.inference.prefixes import Prefixes
 from ift_scale.inference.prompts import Demonstrations
@@ -42,6 +43,15 @@ class FewShot:
         return [ScoreRequest(*pair, options) for pair, options in zip(ids, letters, strict=True)]
 
 
+def chat_prompt(tokenizer: PromptTokenizer, template: str, question: Question, order: Sequence[int] | None = None) -> ChatText:
+    """The 0-shot prompt of a question. DataError names one that the template or the tokenizer cannot take."""
+    try:
+        return tokenizer.render(prompts.chat_messages(question, order), template, generation=True)
+    except ValueError as error:
+        remedy = "Change or remove the question, or set evaluate.template to another"
+        raise DataError(Place(f"question {question.id}"), str(error), remedy, question.question) from error
+
+
 class Chat:
     """The 0-shot prompt in a chat template: the tokens that training showed."""
 
@@ -50,7 +60,7 @@ class Chat:
 
     def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
         texts = [
-            self.tokenizer.render(prompts.chat_messages(question, view.order), self.template, generation=True)
+            chat_prompt(self.tokenizer, self.template, question, view.order)
             for question, view in zip(questions, views, strict=True)
         ]
         ids = self.tokenizer.encode(texts)

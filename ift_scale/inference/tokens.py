@@ -4,6 +4,7 @@ An option letter's token depends on what stands before it (`Answer:A` and `ASSIS
 vocabularies), so it is read off the tokenised prompt with the letter behind it, never looked up by itself.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 
 from ift_scale.errors import DataError, Place, shorten
 from ift_scale.inference.chat import ChatTemplate
+from ift_scale.inference.controls import ChatText, Controls
 from ift_scale.records import LETTERS, Message
 
 _SHOWN_CHARACTERS = 16
@@ -58,12 +60,33 @@ class PromptTokenizer:
             resize = getattr(self._fast.model, "_resize_cache", None)
             if resize is not None:
                 resize(_REMEMBERED_WORDS)  # by default 10,000 words, which a large pool exceeds
+        self.controls = Controls(self.tokenizer, self._fast)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of whole texts. BOS comes first, once, exactly where the tokenizer itself would put it."""
+        """Token ids of whole texts. BOS comes first, once, exactly where the tokenizer itself would put it.
+
+        A string is content: a control token that it spells is tokenised as text. In a ChatText (as `render` gives it), those that
+        the template wrote are control tokens.
+        """
         return [self._with_bos(row, text) for row, text in zip(self._plain(texts), texts, strict=True)]
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without start tokens, with control tokens as in `encode`."""
+        spelling = {number: text for number, text in enumerate(texts) if self.controls.spelled_in(text)}
+        if not spelling:
+            return self._all_controls(texts)
+        try:
+            taken_apart = self.controls.encode(list(spelling.values()))
+        except ValueError as error:
+            remedy = "Remove it from the text, or convert the tokenizer to tokenizer.json"
+            raise DataError(Place(self.path), str(error), remedy, next(iter(spelling.values()))) from error
+        rows = self._all_controls(["" if number in spelling else text for number, text in enumerate(texts)])
+        for number, row in zip(spelling, taken_apart, strict=True):
+            rows[number] = row
+        return rows
+
+    def _all_controls(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without start tokens, where every control token that is spelled is one."""
         if self._fast is not None:
             return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
         return self.tokenizer(list(texts), add_special_tokens=False).input_ids
@@ -78,7 +101,7 @@ class PromptTokenizer:
             raise DataError(
                 Place(self.path, field="bos_token"),
                 f"stands a second time inside the prompt {shorten(text)}",
-                "The text or the chat template writes the token that the tokenizer adds by itself; remove it there",
+                "The chat template writes the token that the tokenizer adds by itself; remove it there",
             )
 
     def prefix(self, text: str) -> Prefix:
@@ -196,19 +219,65 @@ class PromptTokenizer:
             self._chats[template] = ChatTemplate(self.tokenizer, template)
         return self._chats[template]
 
-    def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> str:
-        """The conversation as text; with `generation`, up to where the assistant begins."""
-        return self.chat(template).render(messages, generation)
+    def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> ChatText:
+        """The conversation as text; with `generation`, up to where the assistant begins.
+
+        ValueError where the template or the tokenizer cannot take what a message says.
+        """
+        return self.controls.unmask(self.chat(template).render(self._masked(messages), generation))
+
+    def _masked(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with masks for the control tokens that their contents spell."""
+        contents = [self.controls.mask(message.content) for message in messages]
+        return [
+            message if content is message.content else Message(role=message.role, content=content)
+            for message, content in zip(messages, contents, strict=True)
+        ]
 
     def chat_letters(self, prompt: str, num_choices: int, template: str) -> list[int]:
         return self.letters(prompt, num_choices, self.chat(template).turn.separator)
 
     def chat_source(self, template: str) -> str:
-        """The template's text for a tokenizer that is given away: with the BOS that `encode` puts, which a chat prompt made from
-        the template would lack otherwise."""
-        source = self.chat(template).source
-        (ids,) = self._plain([self.render([Message(role="user", content="Question")], template)])
-        return source if ids[: len(self.bos)] == self.bos else "{{ bos_token }}" + source
+        """The template's text for a tokenizer that is given away: `apply_chat_template` with it gives the tokens of `example`.
+
+        It writes the start tokens, which `encode` puts, and in the generation prompt all that comes before an answer.
+        DataError where no form of the template gives these tokens.
+        """
+        start = json.dumps("".join(self.tokenizer.convert_ids_to_tokens(self.bos)))
+        if self.bos == [self.tokenizer.bos_token_id]:
+            start = "bos_token"
+        # Behind a start token, some tokenizers do not put the space before the first word that they put at a text's start. The
+        # comment lets the template begin on a line of its own, as its white space may depend on that.
+        starts = ["", *(f"{{{{ {text} }}}}{{# the start of each training example #}}\n" for text in (start, f"{start} + ' '"))]
+        for source in self.chat(template).served_sources():
+            for before in starts if self.bos else starts[:1]:
+                if self._serves(before + source, template):
+                    return before + source
+        raise DataError(
+            Place(self.path, field="chat_template"),
+            f"no form of the template '{template}' gives the tokens of training to those who are served the trained model",
+            "Set evaluate.template to another",
+        )
+
+    def _serves(self, source: str, template: str) -> bool:
+        """True if `source`, rendered and tokenised as by transformers, gives our tokens of prompts and conversations."""
+        turns = [Message(role="user", content="Question"), Message(role="assistant", content="Answer")] * 2
+        for number in range(1, 5):
+            generation = turns[number - 1].role == "user"
+            (expected,) = self.encode([self.render(turns[:number], template, generation)])
+            try:
+                (served,) = self._all_controls([self.chat(template).text(turns[:number], generation, source)])
+            except ValueError:
+                return False
+            if served != expected:
+                return False
+        return True
+
+    def turn_ends(self, template: str) -> list[int]:
+        """The ids that end what a trained model says: the end of the sequence, and the control token that closes a turn."""
+        first = self._all_controls([self.chat(template).turn.closing.strip()])[0][:1]
+        closing = [token for token in first if token in self.controls.ids.values()]
+        return list(dict.fromkeys([self.tokenizer.eos_token_id, *closing]))
 
     def example(self, messages: Sequence[Message], template: str) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation and which of them are supervised: the assistant's turns with the mark that ends them.
@@ -221,23 +290,25 @@ class PromptTokenizer:
         if eos is None:
             remedy = "Name the token that ends a text in tokenizer_config.json"
             raise DataError(Place(self.path, field="eos_token"), "is missing: no answer could learn to end", remedy)
-        chat = self.chat(template)
-        text = chat.render(messages)
-        (ids,) = self.encode([text])
+        chat, masked = self.chat(template), self._masked(messages)
+        text = chat.render(masked)
+        (ids,) = self.encode([self.controls.unmask(text)])
         supervised = [False] * len(ids)
         end = 0
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                start, end = self._turn(text, ids, chat.span(text, messages, number), message)
+                start, end = self._turn(text, ids, chat.span(text, masked, number), number)
                 supervised[start:end] = [True] * (end - start)
+        if any(supervised):
+            chat.check_carried(text, masked)
         if messages[-1].role == "assistant" and ids[end - 1] != eos:
             ids, supervised = [*ids[:end], eos], [*supervised[:end], True]
         return ids, supervised
 
-    def _turn(self, text: str, ids: list[int], span: tuple[int, int], message: Message) -> tuple[int, int]:
-        """From a span of characters to one of tokens."""
-        before, through = self.encode([text[:place] for place in span])
+    def _turn(self, text: str, ids: list[int], span: tuple[int, int], number: int) -> tuple[int, int]:
+        """From a span of characters of a masked text to one of tokens."""
+        before, through = self.encode([self.controls.unmask(text[:place]) for place in span])
         if ids[: len(before)] != before or ids[: len(through)] != through:
-            problem = f"the tokens of the prompt are not a prefix of the conversation's around {message.content[:40]!r}"
+            problem = f"the tokens of the prompt are not a prefix of the conversation's around message {number + 1}"
             raise ValueError(problem)
         return len(before), len(through)

@@ -246,9 +246,6 @@ def test_a_template_that_writes_bos_again_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setitem(TEMPLATES, "vicuna", doubled)
     with pytest.raises(DataError, match=r"field 'bos_token': stands a second time inside the prompt .*remove it there"):
         tokenizer.encode([tokenizer.render(chat_messages(_question(1)), "vicuna", generation=True)])
-    prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
-    with pytest.raises(DataError, match="stands a second time"):
-        tokenizer.encode_behind(prefix, ["What is <s>?\nAnswer:"])
 
 
 def test_continuations_are_the_tokens_behind_the_prompt(tokenizer: PromptTokenizer) -> None:
