@@ -32,6 +32,7 @@ from ift_scale.train.live_plan import Schedule
 Jobs = dict[str, LiveJob]
 """By the arms' names."""
 
+_VERSION = 2
 _NO_QUESTIONS = "its pool has no choice question in a test split"
 _TOO_DEAR = (
     f"its arms are too short for {live_plan.FEWEST_MEASUREMENTS} measurements of {live_plan.FEWEST_QUESTIONS} questions under "
@@ -102,7 +103,7 @@ def _table(rows: Sequence[Sequence[float]], fill: float) -> np.ndarray:
 def prepared(source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str, cache: Path) -> Path | None:
     """The domains' file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
     made_of = [*map(artifacts.file_digest, (source.questions.path, source.probe)), data.tokenizer_digest(tokenizer)]
-    path = cache / f"live-{artifacts.digest_of([made_of, template, domains])[:16]}.npz"
+    path = cache / f"live-{artifacts.digest_of([_VERSION, made_of, template, domains])[:16]}.npz"
     if not path.is_file():
         questions = prepare(source, domains, tokenizer, template)
         if questions is None:

@@ -26,7 +26,7 @@ from ift_scale.write.needs import Need, Role, needs, wishes
 from ift_scale.write.prompts import Shown
 from ift_scale.write.store import Store
 
-VERSION = 1
+VERSION = 2
 FILE = texts.FILE
 
 
