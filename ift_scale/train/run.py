@@ -22,7 +22,7 @@ from ift_scale.train import data, job, launch, live_questions, saved, stop, trac
 from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
 
-VERSION = 1
+VERSION = 2
 STAGE = "train"
 TOKENS = ".tokens"
 

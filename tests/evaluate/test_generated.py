@@ -40,7 +40,7 @@ class Scripted:
     def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
         assert sampling.temperature == 0 and sampling.max_tokens == 9 and sampling.num_samples == 1
         self.prompts += [request.prompt for request in requests]
-        return [[self.tokenizer.encode([" " + text])[0][len(self.tokenizer.bos) :]] for text in self.said]
+        return [[self.tokenizer.encode([" " + text])[0][len(self.tokenizer.start) :]] for text in self.said]
 
 
 def _asked(world_model: Path, questions: list[Question], said: list[str]) -> tuple[list[Score], Rows, Scripted, GeneratedAsker]:

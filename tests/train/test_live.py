@@ -27,7 +27,8 @@ from ift_scale.records import GRADES, Arm, Score
 from ift_scale.train import data, live_data, live_plan, live_questions
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.job import ArmJob, Events, LiveJob
-from ift_scale.train.live import Live, first, measures
+from ift_scale.train.live import Live, measures
+from ift_scale.train.live_data import first
 from ift_scale.train.model import PackedCausalLM
 from tests.train import homo
 
@@ -93,10 +94,10 @@ def test_questions_are_asked_with_the_tokens_of_the_evaluation(tmp_path: Path, w
         row = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
         count = len(questions[id].choices)
         assert row[: tokens.computed_lengths[i]] == requests[id].prefix + requests[id].suffix
-        assert found.letters_QC[i, :count].tolist() == requests[id].options and (found.letters_QC[i, count:] == -1).all()
+        assert found.letters_PC[i, :count].tolist() == requests[id].options and (found.letters_PC[i, count:] == -1).all()
         assert row[-1] == requests[id].options[questions[id].answer or 0]
         assert found.base_QC[i, :count].tolist() == base[id][0] and GRADES[found.grades_Q[i]] == base[id][1]
-    assert set(found.num_choices.tolist()) == {3, 4} and tokens.supervised_counts.tolist() == [1] * 24
+    assert set(found.num_choices_Q.tolist()) == {3, 4} and tokens.supervised_counts.tolist() == [1] * 24
 
 
 def test_a_file_is_made_once_for_the_same_inputs(tmp_path: Path, world_model: Path) -> None:
@@ -195,11 +196,11 @@ def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -
     found = live_questions.prepare(source, (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna")
     assert found is not None
     rng = np.random.default_rng(0)
-    logprobs = np.where(found.letters_QC >= 0, rng.normal(-3, 2, found.letters_QC.shape), -np.inf)
+    logprobs = np.where(found.has_option, rng.normal(-3, 2, found.has_option.shape), -np.inf)
 
     def score(i: int, probs: np.ndarray) -> Score:
         who = {"question_id": found.ids_Q[i], "domain": "d", "subject": "s", "collection": "pool", "split": "test"}
-        known = probs[: found.num_choices[i]] / probs.sum()
+        known = probs[: found.num_choices_Q[i]] / probs.sum()
         prediction = int(known.argmax())
         right = prediction == found.answers_Q[i]
         more = {"answer": found.answers_Q[i], "logprobs": None, "letter_mass": probs.sum(), "prediction": prediction}
@@ -222,11 +223,11 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
     path = live_questions.prepared(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     whole = live_data.load(path)
-    theirs = np.log(np.full((1, whole.letters_QC.shape[1]), 0.2))
+    theirs = np.log(np.full((1, whole.letters_PC.shape[1]), 0.2))
     live = _live(path, world_model, _Alone(), Ranks(rank=1, world_size=2, local_rank=1), 1, tmp_path)
     live._control = _Alone(([0], theirs))  # type: ignore[assignment]
     live.after(0)
-    assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(0.2 * whole.num_choices[0])
+    assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(0.2 * whole.num_choices_Q[0])
 
 
 def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path: Path, world_model: Path) -> None:
@@ -269,4 +270,4 @@ def test_the_first_questions_are_a_whole_set(tmp_path: Path, world_model: Path) 
     assert found is not None
     fewer = first(found, 5)
     assert fewer.tokens.lengths.tolist() == found.tokens.lengths[:5].tolist() and len(fewer.tokens.ids) == fewer.tokens.offsets[-1]
-    assert len(fewer.ids_Q) == len(fewer.letters_QC) == 5
+    assert len(fewer.ids_Q) == len(fewer.letters_PC) == 5
