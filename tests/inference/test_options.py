@@ -36,11 +36,6 @@ from tests.inference import published, vocabularies
 QUESTIONS = [vocabularies.question(number, 3 if number == 1 else 4) for number in range(4)]
 DEV = [vocabularies.question(100 + number, split="dev") for number in range(3)]
 ORDERS = ReliabilityConfig(permutations="circular", prior_share=1.0, demonstration_draws=2)
-# No space between `ASSISTANT:` and the answer, so that the letter may merge with the colon.
-TIGHT = (
-    "{% for m in messages %}{{ ' USER: ' + m['content'] if m['role'] == 'user' else '\nAnswer:' + m['content'] + eos_token }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
-)
 _MERGED = [[":A"], [":B"], [":C"], [":D"]]
 PUBLISHED = {
     "Llama-3": ("Answer", _MERGED),
@@ -83,7 +78,7 @@ class Model:
 @pytest.fixture(scope="module", params=list(vocabularies.FAMILIES))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("model")
-    vocabularies.save(vocabularies.FAMILIES[request.param](), folder, template=TIGHT)
+    vocabularies.save(vocabularies.FAMILIES[request.param](), folder, template=vocabularies.TIGHT)
     return Model(folder, request.param)
 
 
@@ -189,7 +184,7 @@ def test_published_vocabularies_on_real_questions(tmp_path: Path, shared_data: P
 @pytest.mark.engine
 @pytest.mark.parametrize("family", ["llama-3", "qwen2, D merges", "metaspace bpe"])
 def test_vllm_scores_merged_letters(tmp_path: Path, family: str) -> None:
-    vocabularies.save(vocabularies.FAMILIES[family](), tmp_path / "model", start="[gMASK] <sop>", template=TIGHT)
+    vocabularies.save(vocabularies.FAMILIES[family](), tmp_path / "model", start="[gMASK] <sop>", template=vocabularies.TIGHT)
     model = Model(tmp_path / "model", family)
     spec = EngineSpec(str(model.folder), "float32", ProbeConfig(engine="vllm"))
     engine = EngineProcess(spec, tmp_path / "vllm.log").ready()

@@ -31,6 +31,12 @@ DEEPSEEK = (
 DEEPSEEK_CODER = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"\p{N}"]
 """The first DeepSeek models split signs from letters, so nothing merges."""
 
+# No space between `Answer:` and the answer, so that the letter may merge with the colon.
+TIGHT = (
+    "{% for m in messages %}{{ ' USER: ' + m['content'] if m['role'] == 'user' else '\nAnswer:' + m['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
+)
+
 
 def question(number: int, num_choices: int = 4, split: str = "test") -> Question:
     choices = [f"{WORDS[(number + place) % len(WORDS)]} {WORDS[(3 * number + place) % len(WORDS)]}" for place in range(num_choices)]

@@ -24,12 +24,13 @@ from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.transformers_engine import TransformersEngine
 from ift_scale.inference.views import plain
 from ift_scale.records import GRADES, Arm, Score
-from ift_scale.train import data, live_data, live_plan, live_questions
+from ift_scale.train import data, live_data, live_plan, live_questions, packing
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.job import ArmJob, Events, LiveJob
 from ift_scale.train.live import Live, measures
 from ift_scale.train.live_data import first
 from ift_scale.train.model import PackedCausalLM
+from tests.inference import vocabularies
 from tests.train import homo
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0)
@@ -189,6 +190,43 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
     table = asker.ask(TransformersEngine(EngineSpec(str(world_model), "float32", EngineConfig())), asker.write(chosen))
     for row, expected in zip(logprobs, table["logprobs"].to_pylist(), strict=True):
         assert row[: len(expected)] == pytest.approx(expected, abs=1e-5) and np.isneginf(row[len(expected) :]).all()
+
+
+@pytest.mark.parametrize("family", ["llama-3", "qwen2, D merges", "metaspace bpe"])
+def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(tmp_path: Path, family: str) -> None:
+    """One token each, several tokens (a prompt for each option), and with the period that the examples show."""
+    folder = vocabularies.save(vocabularies.FAMILIES[family](), tmp_path / "model", template=vocabularies.TIGHT)
+    tokenizer = PromptTokenizer(folder)
+    vocabularies.random_model(folder, len(tokenizer.tokenizer))
+    source = homo.source(tmp_path, 9)
+    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "model", tmp_path)
+    assert path is not None
+    several = family == "qwen2, D merges"
+    whole = live_data.load(path)
+    assert (len(whole.tokens.lengths) > 9) == (whole.letters_PC.shape[0] > 9) == several
+    live = _live(path, folder, _Alone(), ALONE, 7, tmp_path)
+    live.after(0)
+    with np.load(tmp_path / "live.npz") as answers:
+        logprobs, ids = answers["logprobs"][0], answers["ids"]
+    questions = {q.id: q for q in source.questions.read(range(len(source.questions.lengths)))}
+    asker = LetterAsker(Chat(tokenizer, "model"), plain)
+    table = asker.ask(
+        TransformersEngine(EngineSpec(str(folder), "float32", EngineConfig())), asker.write([questions[id] for id in ids])
+    )
+    assert len(table) == 7
+    for row, expected in zip(logprobs, table["logprobs"].to_pylist(), strict=True):
+        assert row[: len(expected)] == pytest.approx(expected, abs=1e-4) and np.isneginf(row[len(expected) :]).all()
+    # A question's prompts are paid for together.
+    schedule = live_questions.schedule_of(whole, data.load(_tokens(tmp_path)), _config(tmp_path, every=1, max_questions=5), 64)
+    assert schedule is not None and schedule.num_questions == 5
+    costs = packing.cost(whole.tokens.computed_lengths, 64)[whole.questions_N < 5]
+    assert schedule.share == pytest.approx(
+        live_plan.num_measurements(1, 4) * costs.sum() / (3 * 2 * 8 * packing.cost(np.array([19]), 64)[0])
+    )
+
+
+def _tokens(tmp_path: Path) -> Path:
+    return Path(_arm(tmp_path, 20).tokens)
 
 
 def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -> None:
