@@ -54,7 +54,7 @@ def _of_kind(arm: Arm, generate: bool, kind: str, group: GroupKey) -> bool:
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
-    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template), plain)
+    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template, config.construct.response), plain)
     if not config.evaluate.generate:
         return lettered
     return GeneratedAsker(tokenizer, config.evaluate.template, lettered, config.evaluate.max_tokens, config.construct.refusal)

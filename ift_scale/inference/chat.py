@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import date
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -16,6 +17,7 @@ from ift_scale.records import Message
 # Some templates write the day's date: the same day always, so that evaluation asks from the prompt that training showed.
 _DAY = date(2024, 7, 26)
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_NOTHING = re.compile(r"(?!)")
 _MARK = "Mark"
 # Templates of models that can think before they answer read one of these. A line of its own leaves the template as it is.
 _SWITCHES = tuple(f"{{% set {name} = {value} %}}\n" for name in ("enable_thinking", "thinking") for value in ("false", "true"))
@@ -33,11 +35,12 @@ class Turn(NamedTuple):
 class ChatTemplate:
     """One of TEMPLATES, or with the name `model` the tokenizer's own; DataError where it has none.
 
-    Contents that spell control tokens must be masked (`controls.Controls`), and so are the texts that come out.
+    Contents that spell control tokens must be masked (`controls.Controls`), and so are the texts that come out. `controls`
+    matches control tokens.
     """
 
-    def __init__(self, tokenizer: Any, name: str):
-        self._tokenizer, self.name = tokenizer, name
+    def __init__(self, tokenizer: Any, name: str, controls: re.Pattern[str] = _NOTHING):
+        self._tokenizer, self.name, self._controls = tokenizer, name, controls
         self._own = _DATE_CALL.sub(lambda call: json.dumps(_DAY.strftime(call[2])), TEMPLATES.get(name) or self._of_tokenizer())
 
     def _of_tokenizer(self) -> str:
@@ -138,10 +141,23 @@ class ChatTemplate:
 
     def _turn_end(self, text: str, start: int, messages: Sequence[Message]) -> int:
         """Where the turn of the last of `messages`, whose words begin at `start`, ends in the whole conversation's text."""
-        so_far, closing = self.text(messages), self.turn.closing
+        so_far, closing = self.text(messages), self._closing_inside
         if text.startswith(so_far):
             return len(so_far)
         found = text.find(closing, start) if closing.strip() else -1
         if found < 0:
             raise ValueError(f"the end of the assistant's turn in message {len(messages)} cannot be found")
         return found + len(closing)
+
+    @cached_property
+    def _closing_inside(self) -> str:
+        """What closes a turn that another follows: it may be less than at the end (Phi-3), or another mark (gpt-oss)."""
+        said = [Message(role="user", content="Question"), Message(role="assistant", content=_MARK)]
+        _, _, rest = self.text([*said, *said[:1]]).partition(_MARK)
+        pieces = re.compile(f"{self._controls.pattern}|.", re.DOTALL)
+        at_end, inside = pieces.findall(self.turn.closing), pieces.findall(rest)
+        same = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(at_end, inside, strict=False)))
+        if same.strip():
+            return same
+        first = self._controls.match(rest, len(rest) - len(rest.lstrip()))
+        return rest[: first.end()] if first else ""

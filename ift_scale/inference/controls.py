@@ -68,22 +68,22 @@ class Controls:
         self._masks: dict[str, str] = {}
         self._masked: list[str] = []
         words = {token.content for token in added.values() if token.single_word}
-        self._pattern = _any_of(self.ids, words)
+        self.pattern = _any_of(self.ids, words)
         mask = rf"\ue000{self._nonce}(\d+)\ue001"
-        self._mask_or_control = re.compile(f"{mask}|{self._pattern.pattern}" if self.ids else mask)
+        self._mask_or_control = re.compile(f"{mask}|{self.pattern.pattern}" if self.ids else mask)
 
     def spelled_in(self, text: str) -> bool:
         """True if a text that is all content spells a control token, or a ChatText's contents do."""
         if isinstance(text, ChatText):
             return text.controls is not None
-        return any(first in text for first in self._first) and self._pattern.search(text) is not None
+        return any(first in text for first in self._first) and self.pattern.search(text) is not None
 
     def mask(self, content: str) -> str:
         """A message's content with a mask in place of each control token that it spells, or that begins or ends at its edge."""
         head, tail = content[: self._longest], content[-self._longest :]
         if not (any(map(content.__contains__, self._first)) or any(map(head.__contains__, self._last))):
             return content
-        plain, spelled = self._pattern.split(content), self._pattern.findall(content)
+        plain, spelled = self.pattern.split(content), self.pattern.findall(content)
         if not spelled and not any(map(tail.__contains__, self._first)) and not any(map(head.__contains__, self._last)):
             return content
         cut = next((n for n in range(min(self._longest, len(plain[-1])), 0, -1) if plain[-1][-n:] in self._beginnings), 0)
@@ -153,7 +153,7 @@ class Controls:
         if not isinstance(text, ChatText):
             return text
         if text.controls is None:
-            return self._pattern.sub(lambda found: self._names[found[0]], text)
+            return self.pattern.sub(lambda found: self._names[found[0]], text)
         pieces, place = [], 0
         for start, end in text.controls:
             pieces += [str.__getitem__(text, slice(place, start)), self._names[str.__getitem__(text, slice(start, end))]]

@@ -16,6 +16,7 @@ from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.errors import DataError, Place
+from ift_scale.inference import served
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.records import Example, Message
 
@@ -74,7 +75,7 @@ def publish(tokenizer: PromptTokenizer, template: str, model_config: Any) -> Exp
     part_pad_from_eos(tokenizer.tokenizer, model_config)
     pad, tokenizer.tokenizer.pad_token = tokenizer.tokenizer.pad_token, own
     changes = {} if pad == own else {"pad_token": pad}
-    return ExportedTokenizer(tokenizer.path, tokenizer.chat_source(template), changes, tokenizer.turn_ends(template))
+    return ExportedTokenizer(tokenizer.path, tokenizer.chat_source(template), changes, served.turn_ends(tokenizer, template))
 
 
 def part_pad_from_eos(tokenizer: Any, model_config: Any) -> None:
@@ -109,13 +110,13 @@ def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequenc
     to the second comparison: `apply_chat_template` takes such text for control tokens. DataError names the first example that
     differs.
     """
-    served = PromptTokenizer(folder)
+    exported = PromptTokenizer(folder)
     for path in sets:
         examples = artifacts.read_jsonl(path, Example)
         step = max(1, len(examples) // _NUM_COMPARED)
         for number in range(0, len(examples), step):
             messages = examples[number].messages
-            difference = _difference(messages, tokenizer, served, template)
+            difference = _difference(messages, tokenizer, exported, template)
             if difference is not None:
                 raise DataError(
                     Place(path, number + 1, "messages"),
@@ -124,11 +125,11 @@ def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequenc
                 )
 
 
-def _difference(messages: Sequence[Message], tokenizer: PromptTokenizer, served: PromptTokenizer, template: str) -> str | None:
+def _difference(messages: Sequence[Message], tokenizer: PromptTokenizer, exported: PromptTokenizer, template: str) -> str | None:
     """How the exported tokenizer's tokens of a conversation differ from training's; None where they do not."""
     ids, supervised = tokenizer.example(messages, template)
     try:
-        again, _ = served.example(messages, template)
+        again, _ = exported.example(messages, template)
     except (ValueError, DataError) as error:
         return str(error)
     if again != ids:
@@ -138,7 +139,7 @@ def _difference(messages: Sequence[Message], tokenizer: PromptTokenizer, served:
     turns = [message.model_dump() for message in messages]
 
     def rendered(number: int, generation: bool) -> list[int]:
-        found = served.tokenizer.apply_chat_template(
+        found = exported.tokenizer.apply_chat_template(
             turns[:number], tokenize=True, add_generation_prompt=generation, return_dict=False
         )
         return list(found)
@@ -146,8 +147,14 @@ def _difference(messages: Sequence[Message], tokenizer: PromptTokenizer, served:
     if messages[-1].role == "assistant":
         end = max(number for number, learnt in enumerate(supervised) if learnt)
         start = max(number for number, learnt in enumerate(supervised[:end]) if not learnt) + 1
-        prompt = rendered(len(turns) - 1, True)
-        if prompt != ids[:start]:
+        asked, prompt = (
+            tokenizer.encode([tokenizer.render(messages[:-1], template, generation=True)])[0],
+            rendered(len(turns) - 1, True),
+        )
+        if prompt != asked:
+            return _shown("the prompt", tokenizer, asked, prompt)
+        # Where the answer's first token holds the end of the prompt, the prompt by itself ends in other tokens.
+        if prompt[:start] != ids[:start]:
             return _shown("the prompt", tokenizer, ids[:start], prompt)
     else:
         end = len(ids)

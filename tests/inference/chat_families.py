@@ -19,7 +19,8 @@ CORPUS = [
 ] * 20
 
 LLAMA2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}"
     "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
     "{% if loop.index0 == 0 and system_message != false %}"
@@ -30,7 +31,8 @@ LLAMA2 = (
 )
 LLAMA3 = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    "+ message['content'] | trim + '<|eot_id|>' %}"
     "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
@@ -203,14 +205,16 @@ DEEPSEEK = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 DEEPSEEK_V3 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{% endif %}"
     "{% if message['role'] == 'assistant' %}{% set content = message['content'] %}{% if '</think>' in content %}"
     "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<｜Assistant｜>' + content + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
 )
 DEEPSEEK_R1 = DEEPSEEK_V3.replace("{{ '<｜Assistant｜>' }}", "{{ '<｜Assistant｜><think>\n' }}")
 TULU = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '<|system|>\n' + message['content'] + '\n' }}"
     "{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"
     "{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}"
     "{% else %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
@@ -237,11 +241,13 @@ FALCON = (
     "{% if loop.last and add_generation_prompt %}{{ '\n' + '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
 # Text before and after the tags, as in files with a licence: white space at both ends.
-INDENTED = "  {% for m in messages %}\n" + "[{{ m.role }}] {{ m.content }}\n" + "  {% endfor %}\n{% if add_generation_prompt %}[assistant]{% endif %}\n"
-
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+INDENTED = (
+    "  {% for m in messages %}\n"
+    + "[{{ m.role }}] {{ m.content }}\n"
+    + "  {% endfor %}\n{% if add_generation_prompt %}[assistant]{% endif %}\n"
 )
+
+QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _folder(path: Path, model_type: str, settings: dict[str, Any], template: str | None) -> Path:
@@ -274,7 +280,7 @@ def sentencepiece_folder(path: Path, template: str | None, legacy: bool | None, 
 
 
 def converted_folder(path: Path, template: str | None, prepend: str | None, tokenizer_class: str, **settings: Any) -> Path:
-    """The same as tokenizer.json. `prepend`: a Metaspace pre-tokenizer's scheme; None for normalizers that prepend, as in older files."""
+    """The same as tokenizer.json. `prepend`: a Metaspace pre-tokenizer's scheme; None for normalizers that prepend."""
     from transformers import AutoTokenizer
 
     sentencepiece_folder(path / "spm", None, False)
@@ -295,7 +301,9 @@ def converted_folder(path: Path, template: str | None, prepend: str | None, toke
 def _byte_level(pattern: str) -> str:
     tokenizer = Tokenizer(models.BPE())
     split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=450, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
@@ -305,8 +313,8 @@ def _byte_level(pattern: str) -> str:
 def byte_level_folder(
     path: Path, template: str | None, special: list[str], eos: str, start: str = "", plain: tuple[str, ...] = (), **settings: Any
 ) -> Path:
-    """Llama-3's and Qwen's: control tokens `special` behind the vocabulary, `plain` ones not flagged special; `start` is put before a
-    text."""
+    """Llama-3's and Qwen's: control tokens `special` after the vocabulary, `plain` ones not flagged special; `start` is put before
+    a text."""
     tokenizer = Tokenizer.from_str(_byte_level(QWEN_PATTERN))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in plain])
@@ -324,6 +332,7 @@ _THINK = ("<think>", "</think>", "<tool_call>", "<|fim_prefix|>")
 _GEMMA = ["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"]
 _GLM = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
 _DEEPSEEK = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
+_DEEPSEEK_MARKS = (_DEEPSEEK, _DEEPSEEK[1], _DEEPSEEK[0])
 _ROLES = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<s>"]
 
 
@@ -363,15 +372,17 @@ FAMILIES: dict[str, Any] = {
     "qwen3 thinking": lambda p: _qwen(p, QWEN3_THINKING),
     "thoughts in the prompt only": lambda p: _qwen(p, SHUT),
     "smollm3": lambda p: _qwen(p, SMOLLM3),
-    "gemma": lambda p: byte_level_folder(p, GEMMA, _GEMMA, "<eos>", "<bos>", ("\n\n", "<td>"), bos_token="<bos>", pad_token="<pad>"),
+    "gemma": lambda p: byte_level_folder(
+        p, GEMMA, _GEMMA, "<eos>", "<bos>", ("\n\n", "<td>"), bos_token="<bos>", pad_token="<pad>"
+    ),
     "phi-3": lambda p: sentencepiece_folder(p, PHI3, False, add_bos_token=False),
     "phi-3, marks of its own": lambda p: byte_level_folder(p, PHI3, _ROLES, "<|endoftext|>"),
     "phi-4": lambda p: byte_level_folder(p, PHI4, [*_QWEN, "<|im_sep|>"], "<|im_end|>"),
     "glm-4": lambda p: byte_level_folder(p, GLM4, _GLM, "<|endoftext|>", "[gMASK]<sop>"),
     "glm-4.5": lambda p: byte_level_folder(p, GLM45, _GLM, "<|endoftext|>", "", _THINK),
-    "deepseek": lambda p: byte_level_folder(p, DEEPSEEK, _DEEPSEEK, _DEEPSEEK[1], _DEEPSEEK[0], bos_token=_DEEPSEEK[0]),
-    "deepseek-v3": lambda p: byte_level_folder(p, DEEPSEEK_V3, _DEEPSEEK, _DEEPSEEK[1], _DEEPSEEK[0], _THINK, bos_token=_DEEPSEEK[0]),
-    "deepseek-r1": lambda p: byte_level_folder(p, DEEPSEEK_R1, _DEEPSEEK, _DEEPSEEK[1], _DEEPSEEK[0], _THINK, bos_token=_DEEPSEEK[0]),
+    "deepseek": lambda p: byte_level_folder(p, DEEPSEEK, *_DEEPSEEK_MARKS, bos_token=_DEEPSEEK[0]),
+    "deepseek-v3": lambda p: byte_level_folder(p, DEEPSEEK_V3, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]),
+    "deepseek-r1": lambda p: byte_level_folder(p, DEEPSEEK_R1, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]),
     "olmo-2": lambda p: byte_level_folder(p, TULU, _ROLES, "<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"),
     "granite": lambda p: byte_level_folder(
         p, GRANITE, ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"], "<|end_of_text|>", bos_token="<|end_of_text|>"
