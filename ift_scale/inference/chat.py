@@ -81,8 +81,11 @@ class ChatTemplate:
     def _turn_of(self, source: str) -> Turn | None:
         """How `source` writes an assistant's turn; None where that does not begin as the generation prompt does."""
         asked = [Message(role="user", content="Question")]
-        prompt = self.text(asked, True, source)
-        text = self.text([*asked, Message(role="assistant", content=_MARK)], source=source)
+        try:
+            prompt = self.text(asked, True, source)
+            text = self.text([*asked, Message(role="assistant", content=_MARK)], source=source)
+        except ValueError as error:
+            raise DataError(self._place, str(error), "Set evaluate.template to vicuna or chatml") from error
         opening, found, closing = text[len(prompt) :].partition(_MARK)
         if not text.startswith(prompt) or not found:
             return None

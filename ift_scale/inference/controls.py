@@ -162,9 +162,12 @@ class Controls:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Private names: of one length, so that none begins another, and of characters that no normalizer changes."""
+        """Private names: of one length, so that none begins another, and of characters that no normalizer changes.
+
+        Each begins and ends as its token, on which it depends whether a neighbour is a word of its own.
+        """
         secret = secrets.token_hex(12)
-        return {text: f"{secret}{number:08x}" for text, number in self.ids.items()}
+        return {text: f"{text[0]}{secret}{number:08x}{text[-1]}" for text, number in self.ids.items()}
 
     @cached_property
     def _copy(self) -> Any:
