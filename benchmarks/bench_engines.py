@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from ift_scale.config import ProbeConfig
 from ift_scale.inference.engine import EngineSpec, ScoreRequest
 from ift_scale.inference.letters import FewShot, LetterAsker
 from ift_scale.inference.model_folder import resolve
+from ift_scale.inference.options import WHOLE_PROMPTS, LetterTokens, OptionRequest
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.tokens import PromptTokenizer
@@ -36,7 +38,7 @@ def world_requests() -> list[ScoreRequest]:
     questions = world.load()
     asker = LetterAsker(FewShot(PromptTokenizer(resolve("world")), Demonstrations(questions, 5, 42)), plain)
     asked = [q for q in questions if q.kind == "choice" and q.split != "dev"]
-    return asker.write(sorted(asked, key=lambda q: q.topic)).requests
+    return _single(asker.write(sorted(asked, key=lambda q: q.topic)).requests)
 
 
 def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
@@ -49,8 +51,13 @@ def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
     tokenizer = PromptTokenizer(model)
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
     rows = rows[:: max(1, len(rows) // count)][:count]
-    ids = tokenizer.encode([row["prompt"] for row in rows])
-    return [ScoreRequest([], i, tokenizer.letters(row["prompt"], 4, "")) for i, row in zip(ids, rows, strict=True)]
+    return _single(LetterTokens(tokenizer, WHOLE_PROMPTS).after([row["prompt"] for row in rows], [4] * len(rows)))
+
+
+def _single(requests: Sequence[OptionRequest]) -> list[ScoreRequest]:
+    """The requests, of which every option is one token with these tokenizers."""
+    assert all(isinstance(request, ScoreRequest) for request in requests)
+    return [request for request in requests if isinstance(request, ScoreRequest)]
 
 
 def compare(sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) -> None:

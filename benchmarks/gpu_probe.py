@@ -160,7 +160,8 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
     asked, demonstrations = questions(data, count)
     asked = asked[:24] if tiny else asked
     written = LetterAsker(FewShot(PromptTokenizer(small), demonstrations), plain).write(asked).requests
-    requests = [request for request in written if len(request.prompt) <= MOST_TOKENS]
+    single = [request for request in written if isinstance(request, ScoreRequest)]  # all, with this tokenizer
+    requests = [request for request in single if len(request.prompt) <= MOST_TOKENS]
     few = requests[:: max(1, len(requests) // per_option)][:per_option]
     difference = check(small, few, dtype, logs)
     say(f"vLLM in {dtype} against transformers in float32: {difference:.1e} of the spread")

@@ -20,6 +20,7 @@ from answers import WARM_UP, answer, read_prompts, write
 from ift_scale.config import ProbeConfig
 from ift_scale.errors import IFTScaleError
 from ift_scale.inference.engine import EngineSpec, ScoreRequest
+from ift_scale.inference.options import WHOLE_PROMPTS, LetterTokens, OptionRequest, option_logprobs
 from ift_scale.inference.process import EngineProcess
 from ift_scale.inference.tokens import PromptTokenizer
 
@@ -39,17 +40,16 @@ def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log:
     started = time.perf_counter()
     try:
         tokenizer = PromptTokenizer(model)
-        letters = [tokenizer.letters(row["prompt"], row["num_choices"], separator="") for row in rows]
-        ids = tokenizer.encode([row["prompt"] for row in rows])
-        requests = [ScoreRequest([], *pair) for pair in zip(ids, letters, strict=True)]
+        texts, counts = [row["prompt"] for row in rows], [row["num_choices"] for row in rows]
+        requests = LetterTokens(tokenizer, WHOLE_PROMPTS).after(texts, counts)
         tokenising = time.perf_counter()
         process = EngineProcess(EngineSpec(str(model), dtype, ProbeConfig(engine=engine)), log).ready()
         try:
             loaded = time.perf_counter()
-            process.score(requests[:WARM_UP])
+            option_logprobs(process, requests[:WARM_UP])
             process.reset_cache()
             warm = time.perf_counter()
-            scores = process.score(requests)
+            scores = option_logprobs(process, requests)
             scoring = time.perf_counter() - warm
         finally:
             process.close()
@@ -57,8 +57,12 @@ def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log:
         raise click.ClickException(str(error)) from error
     seconds = {"tokenising": tokenising - started, "loading": loaded - tokenising, "warm_up": warm - loaded, "scoring": scoring}
     split = np.split(scores, np.cumsum([len(request.options) for request in requests])[:-1])
-    answers = [answer(row["id"], s.tolist(), r.prompt, r.options) for row, s, r in zip(rows, split, requests, strict=True)]
+    answers = [answer(row["id"], s.tolist(), r.prompt, _ids(r)) for row, s, r in zip(rows, split, requests, strict=True)]
     write(output, f"ift_scale_{engine}", {"dtype": dtype}, PACKAGES[engine], seconds, answers)
+
+
+def _ids(request: OptionRequest) -> list[int]:
+    return request.options if isinstance(request, ScoreRequest) else [token for option in request.options for token in option]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ift_scale.distributed import Ranks
 from ift_scale.inference.engine import EngineSpec
 from ift_scale.inference.letters import FewShot, LetterAsker
 from ift_scale.inference.model_folder import resolve
+from ift_scale.inference.options import option_logprobs
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.transformers_engine import TransformersEngine
@@ -159,7 +160,7 @@ def probe_counts() -> dict[str, Any]:
     engine = TransformersEngine(EngineSpec(str(path), "float32", ProbeConfig(engine="transformers")))
     seen: list[int] = []
     engine.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[0].numel()), with_kwargs=True)
-    engine.score(written.requests)
+    option_logprobs(engine, written.requests)
     prompt = sum(len(request.prompt) for request in written.requests)
     return {
         "requests": len(written.requests),

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ift_scale.inference import letters, prompts
+from ift_scale.inference import letters
 from ift_scale.inference.answers import exact_match, f1, is_refusal, named_option, refuses
 from ift_scale.inference.engine import Engine, Sampling, TextRequest
 from ift_scale.inference.letters import LetterAsker
 from ift_scale.inference.scores import GENERATED_SCHEMA, ChoiceScores
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.tokens import PromptTokenizer, common_prefix
 from ift_scale.records import Question
 
 _WHO = ("domain", "subject", "collection", "split", "group")
@@ -23,11 +23,15 @@ _WHO = ("domain", "subject", "collection", "split", "group")
 
 @dataclass(frozen=True)
 class Written:
-    """A chunk of one kind of questions as requests; of choice questions there are `lettered` ones too, with the same prompts."""
+    """A chunk of one kind of questions as requests; of choice questions there are `lettered` ones too, with the same prompts.
+
+    `again`: the end of each prompt's text that its answer begins with, since it merges with the answer's first letter.
+    """
 
     questions: list[Question]
     lettered: letters.Written | None
     requests: list[TextRequest]
+    again: list[str]
     max_tokens: int
 
     @property
@@ -49,18 +53,21 @@ class GeneratedAsker:
 
     def write(self, questions: list[Question]) -> Written:
         lettered = self.lettered.write(questions) if questions[0].kind == "choice" else None
-        if lettered is None:
-            texts = [self.tokenizer.render(prompts.chat_messages(q), self.template, generation=True) for q in questions]
-            prompted = self.tokenizer.encode(texts)
-        else:
+        whole = self.tokenizer.encode([letters.chat_prompt(self.tokenizer, self.template, q) for q in questions])
+        prompted = whole
+        if lettered is not None:
             assert lettered.source[:, 0].tolist() == list(range(len(questions)))  # one view each, in their order
             prompted = [request.prompt for request in lettered.requests]
-        return Written(questions, lettered, [TextRequest([], ids, []) for ids in prompted], self.max_tokens)
+        dropped = [ids[len(common_prefix([ids, asked])) :] for ids, asked in zip(whole, prompted, strict=True)]
+        again = [self.tokenizer.decode(ids) for ids in dropped]
+        return Written(questions, lettered, [TextRequest([], ids, []) for ids in prompted], again, self.max_tokens)
 
     def ask(self, engine: Engine, written: Written) -> pa.Table:
         lettered = self.lettered.ask(engine, written.lettered) if written.lettered else None
         tokens = engine.generate(written.requests, Sampling(self.max_tokens, self.tokenizer.line_end_tokens))
-        said = [self.tokenizer.decode(first).strip() for (first,) in tokens]
+        said = [
+            self.tokenizer.decode(first).removeprefix(again).strip() for (first,), again in zip(tokens, written.again, strict=True)
+        ]
         return self._free(written.questions, said) if lettered is None else self._choice(lettered, written.questions, said)
 
     def _choice(self, table: pa.Table, questions: list[Question], said: list[str]) -> pa.Table:

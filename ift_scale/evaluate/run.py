@@ -25,7 +25,7 @@ from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
 from ift_scale.records import Arm
 
-VERSION = 3
+VERSION = 4
 FILE = "scores.parquet"
 
 
@@ -54,7 +54,7 @@ def _of_kind(arm: Arm, generate: bool, kind: str, group: GroupKey) -> bool:
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
-    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template), plain)
+    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template, config.construct.response), plain)
     if not config.evaluate.generate:
         return lettered
     return GeneratedAsker(tokenizer, config.evaluate.template, lettered, config.evaluate.max_tokens, config.construct.refusal)

@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from ift_scale.errors import DataError, Place
 from ift_scale.inference import prompts
-from ift_scale.inference.engine import Engine, ScoreRequest, TextRequest
+from ift_scale.inference.controls import ChatText
+from ift_scale.inference.engine import Engine, TextRequest
+from ift_scale.inference.options import WHOLE_PROMPTS, Continuations, LetterTokens, OptionRequest, num_tokens, option_logprobs
 from ift_scale.inference.prefixes import Prefixes
 from ift_scale.inference.prompts import Demonstrations
 from ift_scale.inference.tokens import PromptTokenizer
@@ -24,7 +26,7 @@ from ift_scale.records import Question
 class Writer(Protocol):
     """Writes questions of one topic as engine requests."""
 
-    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> Sequence[OptionRequest]:
         """A request for each question with the view of the same number; the views are of one draw."""
 
 
@@ -32,30 +34,43 @@ class FewShot:
     """The paper's few-shot prompt."""
 
     def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, whole_prompts: bool = False):
-        self.letters = tokenizer.letters
+        self.letters = LetterTokens(tokenizer, WHOLE_PROMPTS, whole=whole_prompts)
         self.prefixes = Prefixes(tokenizer, demonstrations, prompts.few_shot_prefix, whole_prompts)
 
-    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[OptionRequest]:
         texts = [prompts.question_text(question, view.order) for question, view in zip(questions, views, strict=True)]
-        ids = self.prefixes.encode(questions[0], views[0].draw, texts)
-        letters = [self.letters(text, len(q.choices), "") for text, q in zip(texts, questions, strict=True)]
-        return [ScoreRequest(*pair, options) for pair, options in zip(ids, letters, strict=True)]
+        draw = views[0].draw
+        ids = self.prefixes.encode(questions[0], draw, texts)
+        return [
+            self.letters.request(*pair, text, len(question.choices), self.prefixes.whole_prompt(question, draw, text))
+            for pair, text, question in zip(ids, texts, questions, strict=True)
+        ]
+
+
+def chat_prompt(tokenizer: PromptTokenizer, template: str, question: Question, order: Sequence[int] | None = None) -> ChatText:
+    """The 0-shot prompt of a question. DataError names one that the template or the tokenizer cannot take."""
+    try:
+        return tokenizer.render(prompts.chat_messages(question, order), template, generation=True)
+    except ValueError as error:
+        remedy = "Change or remove the question, or set evaluate.template to another"
+        raise DataError(Place(f"question {question.id}"), str(error), remedy, question.question) from error
 
 
 class Chat:
-    """The 0-shot prompt in a chat template: the tokens that training showed."""
+    """The 0-shot prompt in a chat template: the tokens that training showed. `response` as in ConstructConfig."""
 
-    def __init__(self, tokenizer: PromptTokenizer, template: str):
+    def __init__(self, tokenizer: PromptTokenizer, template: str, response: str = "letter_text"):
         self.tokenizer, self.template = tokenizer, template
+        following = "" if response == "letter" else ". a"
+        remedy = "Choose another evaluate.template"
+        self.letters = LetterTokens(tokenizer, remedy, tokenizer.chat(template).turn.separator, following)
 
-    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[OptionRequest]:
         texts = [
-            self.tokenizer.render(prompts.chat_messages(question, view.order), self.template, generation=True)
+            chat_prompt(self.tokenizer, self.template, question, view.order)
             for question, view in zip(questions, views, strict=True)
         ]
-        ids = self.tokenizer.encode(texts)
-        letters = [self.tokenizer.chat_letters(t, len(q.choices), self.template) for t, q in zip(texts, questions, strict=True)]
-        return [ScoreRequest([], *pair) for pair in zip(ids, letters, strict=True)]
+        return self.letters.after(texts, [len(question.choices) for question in questions])
 
 
 @dataclass(frozen=True)
@@ -64,19 +79,19 @@ class Written:
 
     questions: list[Question]
     views: list[tuple[View, ...]]
-    requests: list[ScoreRequest]
+    requests: list[OptionRequest]
     source: np.ndarray
     cloze: list[TextRequest]
 
     @property
     def tokens(self) -> int:
-        counted = sum(len(r.prefix) + len(r.suffix) for r in self.requests)
+        counted = sum(map(num_tokens, self.requests))
         return counted + sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
-        """(question, prompt tokens) of every request."""
+        """(question, tokens that an engine reads) of every request."""
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
-            yield self.questions[number], len(request.prefix) + len(request.suffix)
+            yield self.questions[number], num_tokens(request)
         owners = [question for question in self.questions for _ in question.choices] if self.cloze else []
         for question, text in zip(owners, self.cloze, strict=True):
             yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
@@ -91,7 +106,7 @@ class LetterAsker:
     def write(self, questions: list[Question]) -> Written:
         """Requests topic by topic and draw by draw, so that those with one prefix stand together."""
         views = [self.views_of(question) for question in questions]
-        requests: list[ScoreRequest] = []
+        requests: list[OptionRequest] = []
         source: list[tuple[int, int]] = []
         for _, numbers in groupby(range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic)):
             members = list(numbers)
@@ -103,7 +118,7 @@ class LetterAsker:
         return Written(questions, views, requests, np.array(source), cloze)
 
     def ask(self, engine: Engine, written: Written) -> pa.Table:
-        logprobs = engine.score(written.requests)
+        logprobs = option_logprobs(engine, written.requests)
         counts = np.array([len(request.options) for request in written.requests])
         _refuse_numberless(logprobs, counts, written)
         if (written.source[:, 1] > 0).any():
@@ -116,16 +131,16 @@ class Cloze:
     """The likelihood of each option's text behind the question without options, few-shot in the same manner."""
 
     def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, whole_prompts: bool = False):
-        self.tokenizer = tokenizer
+        self.continuations = Continuations(tokenizer, whole_prompts)
         self.prefixes = Prefixes(tokenizer, demonstrations, prompts.open_prefix, whole_prompts)
 
     def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
         found = []
         for question in questions:
             text = prompts.open_text(question)
-            ((before, behind),) = self.prefixes.encode(question, 0, [text])
-            options = self.tokenizer.continuations(text, [f" {choice}" for choice in question.choices])
-            found += [TextRequest(before, behind, option) for option in options]
+            (pair,) = self.prefixes.encode(question, 0, [text])
+            whole = self.prefixes.whole_prompt(question, 0, text)
+            found += self.continuations.requests(*pair, text, [f" {choice}" for choice in question.choices], whole)
         return found
 
 

@@ -20,10 +20,18 @@ class Prefixes:
         self.tokenizer, self.demonstrations, self.write, self.whole = tokenizer, demonstrations, write, whole
         self._made: dict[tuple[str, str, int], Prefix] = {}
 
-    def encode(self, question: Question, draw: int, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """(shared ids, ids behind them) of each text behind the prefix of the question's topic."""
+    def of(self, question: Question, draw: int) -> Prefix:
+        """The prefix of the question's topic."""
         key = (question.collection, question.topic, draw)
         if key not in self._made:
             text = self.write(question.topic, self.demonstrations.of(question, draw))
             self._made[key] = self.tokenizer.prefix(text)
-        return self.tokenizer.encode_behind(self._made[key], texts, self.whole)
+        return self._made[key]
+
+    def encode(self, question: Question, draw: int, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """(shared ids, ids after them) of each text after the prefix of the question's topic."""
+        return self.tokenizer.encode_behind(self.of(question, draw), texts, self.whole)
+
+    def whole_prompt(self, question: Question, draw: int, text: str) -> Callable[[str], list[int]]:
+        """Tokenises the prompt that ends with `text`, with an ending, as one text."""
+        return self.tokenizer.whole_prompt(self.of(question, draw).text + text)

@@ -1,25 +1,28 @@
-"""From text to token ids: BOS exactly once, chat turns split at token borders, option letters by token id.
-
-An option letter's token depends on what stands before it (`Answer:A` and `ASSISTANT: A` end in different tokens in most
-vocabularies), so it is read off the tokenised prompt with the letter behind it, never looked up by itself.
-"""
+"""From text to token ids: start tokens exactly once, chat turns split at token borders. `inference.options` has the letters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, shorten
+from ift_scale.inference import served
 from ift_scale.inference.chat import ChatTemplate
-from ift_scale.records import LETTERS, Message
+from ift_scale.inference.controls import ChatText, Controls
+from ift_scale.records import Message
 
-_SHOWN_CHARACTERS = 16
 # Few-shot prefixes end so; what follows is tokenised behind these two characters alone.
 _ANCHOR = "\n\n"
 _COMPARED_EACH = 512
 _REMEMBERED_WORDS = 400_000
+
+
+def common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """The longest list with which all rows begin."""
+    first, last = min(rows), max(rows)  # all others lie between these two, so what these share is everyone's
+    num_shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:num_shared]
 
 
 @dataclass
@@ -44,11 +47,9 @@ class PromptTokenizer:
         except (OSError, ValueError) as error:
             remedy = "Put tokenizer.json (or tokenizer.model) and tokenizer_config.json of the model there"
             raise DataError(Place(self.path), f"no tokenizer can be loaded: {error}", remedy) from error
-        plain = self.tokenizer("a").input_ids
-        self.bos: list[int] = [plain[0]] if plain and plain[0] == self.tokenizer.bos_token_id else []
-        # A token that also ends a turn says nothing about a second beginning.
-        self._only_first = self.bos[0] if self.bos and self.bos[0] != self.tokenizer.eos_token_id else None
-        self._letters: dict[tuple[str, int], list[int]] = {}
+        self.start = self._start()
+        # A token that also ends a text may occur again.
+        self._only_first = set(self.start) - {self.tokenizer.eos_token_id}
         self._anchors: dict[str, list[int]] = {}
         self._chats: dict[str, ChatTemplate] = {}
         self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -58,27 +59,71 @@ class PromptTokenizer:
             resize = getattr(self._fast.model, "_resize_cache", None)
             if resize is not None:
                 resize(_REMEMBERED_WORDS)  # by default 10,000 words, which a large pool exceeds
+        self.controls = Controls(self.tokenizer, self._fast)
+
+    def _start(self) -> list[int]:
+        """The ids that the tokenizer itself puts before a text: BOS in most families, none in some, `[gMASK]<sop>` in GLM.
+
+        Those that it puts after a text, such as an end of sequence, are not among them.
+        """
+        whole = self.tokenizer("a").input_ids
+        (own,) = self.tokenizer(["a"], add_special_tokens=False).input_ids
+        for place in range(len(whole) - len(own) + 1):
+            if whole[place : place + len(own)] == own:
+                return whole[:place]
+        pieces = self.tokenizer.convert_ids_to_tokens(whole)
+        problem = f"changes a text when it adds special tokens: 'a' becomes {pieces}"
+        raise DataError(Place(self.path), problem, "Use the tokenizer.json that the model was published with")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of whole texts. BOS comes first, once, exactly where the tokenizer itself would put it."""
-        return [self._with_bos(row, text) for row, text in zip(self._plain(texts), texts, strict=True)]
+        """Token ids of whole texts. The start tokens come first, once, exactly as the tokenizer itself would put them.
+
+        A string is content: a control token that it spells is tokenised as text. In a ChatText (as `render` gives it), those that
+        the template wrote are control tokens.
+        """
+        return [self._with_start(row, text) for row, text in zip(self._plain(texts), texts, strict=True)]
+
+    def whole_prompt(self, prompt: str) -> Callable[[str], list[int]]:
+        """Gives the ids of the prompt followed by an ending, tokenised as one text."""
+        return lambda ending: self.encode([prompt + ending])[0]
+
+    def after_blank_line(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of a blank line and each text after it, without start tokens."""
+        return self._plain([_ANCHOR + text for text in texts])
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without start tokens, with control tokens as in `encode`."""
+        spelling = {number: text for number, text in enumerate(texts) if self.controls.spelled_in(text)}
+        if not spelling:
+            return self.control_ids(texts)
+        try:
+            taken_apart = self.controls.encode(list(spelling.values()))
+        except ValueError as error:
+            remedy = "Remove it from the text, or convert the tokenizer to tokenizer.json"
+            raise DataError(Place(self.path), str(error), remedy, next(iter(spelling.values()))) from error
+        rows = self.control_ids(["" if number in spelling else text for number, text in enumerate(texts)])
+        for number, row in zip(spelling, taken_apart, strict=True):
+            rows[number] = row
+        return rows
+
+    def control_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without start tokens, where every control token that is spelled is one."""
         if self._fast is not None:
             return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
         return self.tokenizer(list(texts), add_special_tokens=False).input_ids
 
-    def _with_bos(self, ids: list[int], text: str) -> list[int]:
-        whole = ids if not self.bos or ids[:1] == self.bos else self.bos + ids
-        self._check_one_bos(whole[1:], text)
-        return whole
+    def _with_start(self, ids: list[int], text: str) -> list[int]:
+        own = ids[len(self.start) :] if ids[: len(self.start)] == self.start else ids
+        self._check_one_start(own, text)
+        return self.start + own
 
-    def _check_one_bos(self, behind: list[int], text: str) -> None:
-        if self._only_first is not None and self._only_first in behind:
+    def _check_one_start(self, own: list[int], text: str) -> None:
+        if not self._only_first.isdisjoint(own[:1]):  # further on, it begins another turn, as in Llama-2's template
+            (again,) = self.tokenizer.convert_ids_to_tokens(own[:1])
             raise DataError(
                 Place(self.path, field="bos_token"),
-                f"stands a second time inside the prompt {shorten(text)}",
-                "The text or the chat template writes the token that the tokenizer adds by itself; remove it there",
+                f"{again} occurs a second time inside the prompt {shorten(text)}",
+                "The chat template writes a token that the tokenizer adds by itself; remove it there",
             )
 
     def prefix(self, text: str) -> Prefix:
@@ -87,8 +132,7 @@ class PromptTokenizer:
     @staticmethod
     def _before_a_word(encode: Callable[[Sequence[str]], list[list[int]]], text: str) -> list[int]:
         """The ids of `text` where a word follows: at the very end two line breaks may be another token than there."""
-        first, second = encode([text + "A", text + "B"])
-        return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
+        return common_prefix(encode([text + "A", text + "B"]))
 
     def encode_behind(self, prefix: Prefix, texts: Sequence[str], whole: bool = False) -> list[tuple[list[int], list[int]]]:
         """(ids of a beginning, ids behind it) for each text behind the prefix: together exactly the ids of the whole prompt.
@@ -120,7 +164,7 @@ class PromptTokenizer:
                 found.append(None)
                 continue
             ids = row[len(before) :]
-            self._check_one_bos(ids, text)
+            self._check_one_start(ids, text)
             prefix.seen += 1
             if prefix.seen <= 2 or prefix.seen % _COMPARED_EACH == 0:
                 self._compare(prefix, ids, text)
@@ -140,42 +184,6 @@ class PromptTokenizer:
                 "Set whole_prompts to true, so that every prompt is tokenised whole",
             )
 
-    def letters(self, prompt: str, num_choices: int, separator: str) -> list[int]:
-        """The token ids of A, B, ... right behind `prompt` + `separator`; DataError unless each is one distinct token."""
-        key = (prompt[prompt.rfind("\n") + 1 :] + separator, num_choices)
-        if key not in self._letters:
-            self._letters[key] = self._find_letters(prompt, num_choices, separator)
-        return self._letters[key]
-
-    def _find_letters(self, prompt: str, num_choices: int, separator: str) -> list[int]:
-        (before,) = self.encode([prompt])
-        found: list[int] = []
-        for letter in LETTERS[:num_choices]:
-            # Answers read "A" or "A. text": the letter must be the same token in both.
-            ids, continued = self.encode([prompt + separator + letter, prompt + separator + letter + ". a"])
-            behind = ids[len(before) :]
-            if ids[: len(before)] != before or len(behind) != 1 or behind[0] in found or continued[: len(ids)] != ids:
-                pieces = self.tokenizer.convert_ids_to_tokens(continued[len(before) - 2 :])
-                shown = prompt[-_SHOWN_CHARACTERS:] + separator
-                raise DataError(
-                    Place(self.path, field=f"option letter {letter}"),
-                    f"is not one token of its own behind {shown!r}: the text goes on as {pieces}",
-                    "The letters cannot be scored with this tokenizer; choose a model or template where each is one token",
-                )
-            found.append(behind[0])
-        return found
-
-    def continuations(self, prompt: str, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text behind `prompt`; DataError where a text changes the ids before it."""
-        tail = _ANCHOR + prompt[prompt.rfind("\n") + 1 :]
-        before, *wholes = self._plain([tail, *(tail + text for text in texts)])
-        for whole, text in zip(wholes, texts, strict=True):
-            if whole[: len(before)] != before or len(whole) == len(before):
-                pieces = self.tokenizer.convert_ids_to_tokens(whole)
-                problem = f"{text!r} has no tokens of its own behind {tail[-_SHOWN_CHARACTERS:]!r}: the text goes on as {pieces}"
-                raise DataError(Place(self.path), problem, "Its likelihood cannot be told with this tokenizer; set cloze to false")
-        return [whole[len(before) :] for whole in wholes]
-
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -193,51 +201,63 @@ class PromptTokenizer:
 
     def chat(self, template: str) -> ChatTemplate:
         if template not in self._chats:
-            self._chats[template] = ChatTemplate(self.tokenizer, template)
+            self._chats[template] = ChatTemplate(self.tokenizer, template, self.controls.pattern)
         return self._chats[template]
 
-    def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> str:
-        """The conversation as text; with `generation`, up to where the assistant begins."""
-        return self.chat(template).render(messages, generation)
+    def render(self, messages: Sequence[Message], template: str, generation: bool = False) -> ChatText:
+        """The conversation as text; with `generation`, up to where the assistant begins.
 
-    def chat_letters(self, prompt: str, num_choices: int, template: str) -> list[int]:
-        return self.letters(prompt, num_choices, self.chat(template).turn.separator)
+        ValueError where the template or the tokenizer cannot take what a message says.
+        """
+        return self.controls.unmask(self.chat(template).render(self._masked(messages), generation))
+
+    def _masked(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with masks for the control tokens that their contents spell."""
+        contents = [self.controls.mask(message.content) for message in messages]
+        return [
+            message if content is message.content else Message(role=message.role, content=content)
+            for message, content in zip(messages, contents, strict=True)
+        ]
 
     def chat_source(self, template: str) -> str:
-        """The template's text for a tokenizer that is given away: with the BOS that `encode` puts, which a chat prompt made from
-        the template would lack otherwise."""
-        source = self.chat(template).source
-        (ids,) = self._plain([self.render([Message(role="user", content="Question")], template)])
-        return source if ids[: len(self.bos)] == self.bos else "{{ bos_token }}" + source
+        """The template's text for a tokenizer that is given away: `apply_chat_template` with it gives the tokens of `example`."""
+        return served.template_source(self, template)
 
     def example(self, messages: Sequence[Message], template: str) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation and which of them are supervised: the assistant's turns with the mark that ends them.
 
         A conversation that ends with the assistant ends with the end of the sequence, supervised: where the template does not write
-        it there, it is put in place of the white space behind the last turn. Raises ValueError where a generation prompt's tokens
-        are not a prefix of the conversation's: then evaluation would ask from tokens that training never showed.
+        it there, it is put in place of the white space behind the last turn. Raises ValueError when an answer's last
+        token merges with what the template puts after it.
         """
         eos = self.tokenizer.eos_token_id
         if eos is None:
             remedy = "Name the token that ends a text in tokenizer_config.json"
             raise DataError(Place(self.path, field="eos_token"), "is missing: no answer could learn to end", remedy)
-        chat = self.chat(template)
-        text = chat.render(messages)
-        (ids,) = self.encode([text])
+        chat, masked = self.chat(template), self._masked(messages)
+        text = chat.render(masked)
+        (ids,) = self.encode([self.controls.unmask(text)])
         supervised = [False] * len(ids)
         end = 0
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                start, end = self._turn(text, ids, chat.span(text, messages, number), message)
+                start, end = self._turn(text, ids, chat.span(text, masked, number), number)
                 supervised[start:end] = [True] * (end - start)
+        if any(supervised):
+            chat.check_carried(text, masked)
         if messages[-1].role == "assistant" and ids[end - 1] != eos:
             ids, supervised = [*ids[:end], eos], [*supervised[:end], True]
         return ids, supervised
 
-    def _turn(self, text: str, ids: list[int], span: tuple[int, int], message: Message) -> tuple[int, int]:
-        """From a span of characters to one of tokens."""
-        before, through = self.encode([text[:place] for place in span])
-        if ids[: len(before)] != before or ids[: len(through)] != through:
-            problem = f"the tokens of the prompt are not a prefix of the conversation's around {message.content[:40]!r}"
+    def _turn(self, text: str, ids: list[int], span: tuple[int, int], number: int) -> tuple[int, int]:
+        """From a span of characters of a masked text to one of tokens.
+
+        A token that holds the end of the prompt and the beginning of the answer is the answer's: the prompt that evaluation asks
+        from ends before it too.
+        """
+        before, through = self.encode([self.controls.unmask(text[:place]) for place in span])
+        start = len(common_prefix([ids, before]))
+        if ids[: len(through)] != through:
+            problem = f"the tokens of the answer are not those that it has at the end of a text around message {number + 1}"
             raise ValueError(problem)
-        return len(before), len(through)
+        return start, len(through)

@@ -59,14 +59,17 @@ class Live:
         self._answers: list[np.ndarray] = []
         if job is None:
             return
-        self._set = first(live_data.load(Path(job.questions)), job.num_questions)
+        self._set = live_data.first(live_data.load(Path(job.questions)), job.num_questions)
         tokens = self._set.tokens
         # A prompt over the cap is computed all the same: without gradients it takes a fraction of an example's memory.
         cap = max(engine.config.tokens_per_micro_batch, int(tokens.computed_lengths.max()))
-        dealt = packing.deal(range(job.num_questions), tokens.computed_lengths, engine.ranks.world_size, cap, hidden_size)
-        unweighted = np.ones(job.num_questions)
+        num_prompts = len(tokens.lengths)
+        dealt = packing.deal(range(num_prompts), tokens.computed_lengths, engine.ranks.world_size, cap, hidden_size)
+        unweighted = np.ones(num_prompts)
         self._batches = [collate(micro[engine.ranks.rank], tokens, unweighted, engine.device) for micro in dealt]
-        self._letters_QC = torch.from_numpy(self._set.letters_QC.clip(min=0)).to(engine.device)
+        ends_N = tokens.supervised_counts.cumsum()
+        self._positions = [np.arange(end - count, end) for end, count in zip(ends_N, tokens.supervised_counts, strict=True)]
+        self._letters_PC = torch.from_numpy(self._set.letters_PC.clip(min=0)).to(engine.device)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -137,21 +140,25 @@ class Live:
         if self._engine.config.zero_stage == 3:
             # A forward pass without a backward one leaves weights gathered and prefetched.
             self._engine.deepspeed.optimizer.empty_partition_cache()
-        examples = [i for batch in self._batches for i in batch.examples]
-        mine = torch.cat(parts).double().cpu().numpy() if examples else np.empty((0, self._letters_QC.shape[1]))
-        logprobs_QC = np.full(self._letters_QC.shape, -np.inf)
-        for numbers, logprobs in self._control.gather((examples, mine)):
-            logprobs_QC[numbers] = logprobs
-        logprobs_QC[self._set.letters_QC < 0] = -np.inf
-        return logprobs_QC
+        mine = torch.cat(parts).double().cpu().numpy() if parts else np.empty((0, self._letters_PC.shape[1]))
+        positions = np.concatenate([self._positions_of(batch) for batch in self._batches])
+        logprobs_PC = np.zeros(self._letters_PC.shape)
+        for places, logprobs in self._control.gather((positions, mine)):
+            logprobs_PC[places] = logprobs
+        return self._set.option_logprobs(logprobs_PC)
+
+    def _positions_of(self, batch: MicroBatch) -> np.ndarray:
+        """Which of the P positions the batch's rows are, in their order."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *(self._positions[number] for number in batch.examples)])
 
     @torch.no_grad()
     def _logprobs(self, batch: MicroBatch) -> Tensor:
-        """(R, C) for the batch's questions; a rank without one computes, for the collectives in it, and has no row."""
+        """(R, C) for the batch's prompts; a rank without one computes, for the collectives in it, and has no row."""
         logits_RV = self._engine.packed(batch, logits=True)
         if not batch.examples:
-            return logits_RV.new_empty(0, self._letters_QC.shape[1])
-        return logits_RV.gather(1, self._letters_QC[batch.examples]) - logits_RV.logsumexp(1, keepdim=True)
+            return logits_RV.new_empty(0, self._letters_PC.shape[1])
+        letters_RC = self._letters_PC[torch.from_numpy(self._positions_of(batch)).to(self._letters_PC.device)]
+        return logits_RV.gather(1, letters_RC) - logits_RV.logsumexp(1, keepdim=True)
 
     def counts(self) -> dict[str, float]:
         """For the arm's manifest."""
@@ -177,14 +184,6 @@ def _read(folder: Path, ids_Q: np.ndarray) -> tuple[list[dict[str, Any]], list[n
     return [], []
 
 
-def first(questions: LiveSet, count: int) -> LiveSet:
-    """The first `count` questions."""
-    tokens = questions.tokens
-    end = tokens.offsets[count]
-    kept = type(tokens)(tokens.ids[:end], tokens.supervised[:end], tokens.offsets[: count + 1], tokens.weights[:count], 0)
-    return LiveSet(kept, *(getattr(questions, name)[:count] for name in live_data.ARRAYS))
-
-
 def measures(logprobs_QC: np.ndarray, questions: LiveSet) -> dict[str, Any]:
     """What the letters' log-probabilities say, as the analyse stage would of the same answers.
 
@@ -196,8 +195,8 @@ def measures(logprobs_QC: np.ndarray, questions: LiveSet) -> dict[str, Any]:
     probs_QC /= probs_QC.sum(axis=1, keepdims=True)
     right_Q = logprobs_QC.argmax(axis=1) == questions.answers_Q
     correlation_Q, divergence_Q = np.empty(len(right_Q)), np.empty(len(right_Q))
-    for num_choices in np.unique(questions.num_choices):
-        chosen = questions.num_choices == num_choices
+    for num_choices in np.unique(questions.num_choices_Q):
+        chosen = questions.num_choices_Q == num_choices
         before, after = questions.base_QC[chosen, :num_choices], probs_QC[chosen, :num_choices]
         correlation_Q[chosen] = rank_pearson(before, after)
         divergence_Q[chosen] = kl_divergence(before, after)

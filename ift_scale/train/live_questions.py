@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.errors import ConfigError
+from ift_scale.inference.engine import ScoreRequest
 from ift_scale.inference.letters import Chat, LetterAsker
+from ift_scale.inference.options import OptionRequest
 from ift_scale.inference.question_file import GroupKey, QuestionFile
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
@@ -64,31 +67,64 @@ def base_answers(probe: Path, domains: Sequence[str]) -> dict[str, tuple[list[fl
     return {row["question_id"]: (row["probs"], row["grade"]) for row in table.to_pylist()}
 
 
-def prepare(source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str) -> LiveSet | None:
-    """The domains' held-out questions; None where they have none."""
+def prepare(
+    source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str, response: str = "letter_text"
+) -> LiveSet | None:
+    """The domains' held-out questions; None where they have none. `response` as in ConstructConfig."""
     questions = in_order(source.questions.read(source.questions.select(partial(is_homo, domains))))
     if not questions:
         return None
-    written = LetterAsker(Chat(tokenizer, template), plain).write(questions)
+    written = LetterAsker(Chat(tokenizer, template, response), plain).write(questions)
     assert (written.source[:, 0] == np.arange(len(questions))).all()  # one view each
-    prompts = [request.prefix + request.suffix for request in written.requests]
-    options = [request.options for request in written.requests]
-    answers = np.array([question.answer for question in questions], dtype=np.int64)
-    rows = [[*prompt, letters[answer]] for prompt, letters, answer in zip(prompts, options, answers, strict=True)]
-    offsets = np.cumsum([0, *map(len, rows)])
-    supervised = np.zeros(offsets[-1], dtype=bool)
-    supervised[offsets[1:] - 1] = True
-    ids = np.array([token for row in rows for token in row], dtype=np.int32)
+    answers = [question.answer for question in questions]
+    assert None not in answers
+    num_choices = [len(question.choices) for question in questions]
+    prompts = [_prompts(request, answer or 0, max(num_choices)) for request, answer in zip(written.requests, answers, strict=True)]
+    flat = [prompt for found in prompts for prompt in found]
     known = base_answers(source.probe, domains)
     found = [known[question.id] for question in questions]
     return LiveSet(
-        TokenizedSet(ids, supervised, offsets, np.ones(len(rows)), num_truncated=0),
-        letters_QC=_table(options, -1).astype(np.int64),
-        answers_Q=answers,
+        _tokens(flat),
+        questions_N=np.repeat(np.arange(len(questions)), list(map(len, prompts))),
+        letters_PC=np.concatenate([prompt.letters_PC for prompt in flat]),
+        num_choices_Q=np.array(num_choices),
+        answers_Q=np.array(answers, dtype=np.int64),
         base_QC=_table([probs for probs, _ in found], 0.0),
         grades_Q=np.array([-1 if grade is None else GRADES.index(grade) for _, grade in found]),  # type: ignore[arg-type]
         ids_Q=np.array([question.id for question in questions]),
     )
+
+
+class _Prompt(NamedTuple):
+    """A prompt's `ids`, the last of which are scored: by `letters_PC`, a row for each, in which options."""
+
+    ids: list[int]
+    letters_PC: np.ndarray
+
+
+def _prompts(request: OptionRequest, answer: int, width: int) -> list[_Prompt]:
+    """One prompt if every letter is one token, else one for each option."""
+    count = len(request.options)
+    if isinstance(request, ScoreRequest):
+        letters_PC = np.full((1, width), -1)
+        letters_PC[0, :count] = request.options
+        return [_Prompt([*request.prompt, request.options[answer]], letters_PC)]
+    found = []
+    for number, option in enumerate(request.options):
+        letters_PC = np.full((len(option), width), -1)
+        letters_PC[:, number] = option
+        found.append(_Prompt(request.prompt + option, letters_PC))
+    return found
+
+
+def _tokens(prompts: Sequence[_Prompt]) -> TokenizedSet:
+    """The prompts end to end, the scored tokens supervised."""
+    offsets = np.cumsum([0, *(len(prompt.ids) for prompt in prompts)])
+    supervised = np.zeros(offsets[-1], dtype=bool)
+    for end, prompt in zip(offsets[1:], prompts, strict=True):
+        supervised[end - len(prompt.letters_PC) : end] = True
+    ids = np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int32)
+    return TokenizedSet(ids, supervised, offsets, np.ones(len(prompts)), num_truncated=0)
 
 
 def _table(rows: Sequence[Sequence[float]], fill: float) -> np.ndarray:
@@ -99,12 +135,19 @@ def _table(rows: Sequence[Sequence[float]], fill: float) -> np.ndarray:
     return table
 
 
-def prepared(source: Source, domains: Sequence[str], tokenizer: PromptTokenizer, template: str, cache: Path) -> Path | None:
+def prepared(
+    source: Source,
+    domains: Sequence[str],
+    tokenizer: PromptTokenizer,
+    template: str,
+    cache: Path,
+    response: str = "letter_text",
+) -> Path | None:
     """The domains' file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
     made_of = [*map(artifacts.file_digest, (source.questions.path, source.probe)), data.tokenizer_digest(tokenizer)]
-    path = cache / f"live-{artifacts.digest_of([made_of, template, domains])[:16]}.npz"
+    path = cache / f"live-{artifacts.digest_of([live_data.FORMAT, made_of, template, response, domains])[:16]}.npz"
     if not path.is_file():
-        questions = prepare(source, domains, tokenizer, template)
+        questions = prepare(source, domains, tokenizer, template, response)
         if questions is None:
             return None
         live_data.save(questions, path)
@@ -117,7 +160,8 @@ def schedule_of(questions: LiveSet, tokens: TokenizedSet, config: Config, hidden
     A function of the arm alone, since early stopping makes it part of what is learnt: not of what else is trained beside it.
     """
     train = config.train
-    costs_Q = packing.cost(questions.tokens.computed_lengths, hidden_size)[: train.live.max_questions]
+    costs_N = packing.cost(questions.tokens.computed_lengths, hidden_size)
+    costs_Q = questions.costs(costs_N)[: train.live.max_questions]
     arm_cost = train.epochs * packing.cost(tokens.computed_lengths, hidden_size).sum()
     num_steps = train.epochs * packing.steps_per_epoch(len(tokens.lengths), train.global_batch_size)
     if train.live.every == "auto":
@@ -136,7 +180,8 @@ def jobs(source: Source, arms: Sequence[ArmJob], config: Config, tokenizer: Prom
     for work in arms:
         domain = work.arm.domain
         if domain not in files:
-            files[domain] = prepared(source, work.arm.own_domains, tokenizer, config.evaluate.template, cache)
+            asked = config.evaluate.template, cache, config.construct.response
+            files[domain] = prepared(source, work.arm.own_domains, tokenizer, *asked)
         path = files[domain]
         questions = live_data.load(path) if path else None
         schedule = schedule_of(questions, data.load(Path(work.tokens)), config, hidden_size) if questions else None

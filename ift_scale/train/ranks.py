@@ -31,7 +31,7 @@ from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.rendezvous import Meeting, Watch, meet  # noqa: E402
-from ift_scale.train import data, extensions, job, loop, measures, setting, zero  # noqa: E402
+from ift_scale.train import data, extensions, job, loop, measures, published, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
 from ift_scale.train.control import Control, Interrupted  # noqa: E402
@@ -39,7 +39,6 @@ from ift_scale.train.engine import Engine  # noqa: E402
 from ift_scale.train.export import export  # noqa: E402
 from ift_scale.train.live import Live  # noqa: E402
 from ift_scale.train.metrics import StepLog  # noqa: E402
-from ift_scale.train.published import publish  # noqa: E402
 from ift_scale.train.shape import ModelShape  # noqa: E402
 from ift_scale.train.trackers import Trackers  # noqa: E402
 
@@ -103,12 +102,13 @@ def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: Prom
             engine, trained = loop.train(work, arm, tokens, group, log, checkpoints)
         started = time.monotonic()
         dtype = zero.precision_of(work.train, group.device)
-        exported = publish(tokenizer, work.template, engine.packed.model.config)
+        exported = published.publish(tokenizer, work.template, engine.packed.model.config)
         target = temporary / "model" if temporary else None
         peak = export(engine.packed.model, work.train.zero_stage == 3, target, Path(work.model_path), exported, dtype)
         trained.counts["export_peak_bytes"] = peak
         engine.release()
-        if temporary:
+        if target and temporary:
+            published.check(target, tokenizer, work.template, [Path(arm.source)])
             trained.seconds["export"] = time.monotonic() - started
             config = {"train": work.train.model_dump(), "template": work.template, "arm": arm.arm.model_dump()}
             artifacts.write_manifest(temporary, "train", arm.key, config, arm.inputs, trained.counts, trained.seconds)

@@ -12,24 +12,23 @@ from typing import Any
 from ift_scale import artifacts
 from ift_scale.config import Config
 from ift_scale.errors import EnvironmentProblem, Stopped
-from ift_scale.inference.chat import ChatTemplate
 from ift_scale.inference.model_folder import hidden_size, model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.rendezvous import Meeting, Refused
-from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
+from ift_scale.train import data, job, launch, live_questions, published, saved, stop, trackers
 from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
 
-VERSION = 1
+VERSION = 2
 STAGE = "train"
 TOKENS = ".tokens"
 
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
     """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
-    template = ChatTemplate(tokenizer.tokenizer, config.evaluate.template).source
+    template = tokenizer.chat(config.evaluate.template).source
     settings = [VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), data.tokenizer_digest(tokenizer), settings])[:16]}.npz"
     if not path.is_file():
@@ -117,6 +116,7 @@ def prepare(
         )
         for arm, path, key, inputs in pending
     ]
+    published.check_before_training(tokenizer, config.evaluate.template, [path for _, path, _, _ in pending])
     for arm in arms:
         saved.latest(arm)  # one of another model or set is told before the ranks are started
     if live is not None and config.train.live.every != 0:

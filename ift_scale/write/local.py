@@ -31,7 +31,11 @@ class PromptIds:
 
     def _rendered(self, prompt: Prompt) -> str:
         self._check_template()
-        return self._tokenizer.render([Message(role="user", content=prompt.text)], "model", generation=True)
+        try:
+            return self._tokenizer.render([Message(role="user", content=prompt.text)], "model", generation=True)
+        except ValueError as error:
+            remedy = f"Change or remove the question, or set {self._section}.style to urial"
+            raise DataError(Place(f"question {prompt.question_id}"), str(error), remedy) from error
 
     def _check_template(self) -> None:
         if not self._tokenizer.tokenizer.chat_template:

@@ -16,13 +16,15 @@ from ift_scale.evaluate import run
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
 from ift_scale.inference.engine import Sampling, ScoreRequest, TextRequest
 from ift_scale.inference.letters import Chat, LetterAsker
+from ift_scale.inference.prompts import chat_messages
 from ift_scale.inference.question_file import QuestionFile
 from ift_scale.inference.scores import ChoiceScores
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
 from ift_scale.questions import world
-from ift_scale.records import Arm, Question, Score
+from ift_scale.records import Arm, Message, Question, Score
+from tests.inference import vocabularies
 
 ARM = Arm(domain="medicine", setting="harmonious", seed=0)
 
@@ -40,7 +42,7 @@ class Scripted:
     def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
         assert sampling.temperature == 0 and sampling.max_tokens == 9 and sampling.num_samples == 1
         self.prompts += [request.prompt for request in requests]
-        return [[self.tokenizer.encode([" " + text])[0][len(self.tokenizer.bos) :]] for text in self.said]
+        return [[self.tokenizer.encode([" " + text])[0][len(self.tokenizer.start) :]] for text in self.said]
 
 
 def _asked(world_model: Path, questions: list[Question], said: list[str]) -> tuple[list[Score], Rows, Scripted, GeneratedAsker]:
@@ -68,6 +70,35 @@ def test_choice_questions_are_answered_by_letter_and_in_words(world_model: Path)
     written = asker.write(questions)
     assert written.tokens == 2 * lettered.tokens
     assert [tokens for _, tokens in written.lengths()] == [len(prompt) + 9 for prompt in engine.prompts]
+
+
+@pytest.mark.parametrize("family", ["llama-3", "qwen2, D merges", "gpt-2"])
+def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, family: str) -> None:
+    """It is asked from the tokens before the merged one, as the letters are; what it repeats of the prompt is taken off."""
+    tokenizer = PromptTokenizer(vocabularies.save(vocabularies.FAMILIES[family](), tmp_path, template=vocabularies.TIGHT))
+    asker = GeneratedAsker(tokenizer, "model", LetterAsker(Chat(tokenizer, "model"), plain), 9, "Who knows?")
+    questions = [vocabularies.question(number) for number in range(4)]
+    written = asker.write(questions)
+    answers = [
+        f"{letter}. {question.choices[number]}" for number, (letter, question) in enumerate(zip("ABCD", questions, strict=True))
+    ]
+    said = []
+    for question, answer, request in zip(questions, answers, written.requests, strict=True):
+        messages = [*chat_messages(question), Message(role="assistant", content=answer)]
+        ids, supervised = tokenizer.example(messages, "model")
+        assert ids[: len(request.prompt)] == request.prompt
+        said.append(ids[len(request.prompt) : len(ids) - supervised[::-1].index(True) - 1])  # up to the end of the answer
+
+    class Repeating(Scripted):
+        def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+            return [[ids] for ids in said]
+
+        def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+            return np.full(len(requests), -1.0)
+
+    found = Rows(ChoiceScores(ReliabilityConfig()))(asker.ask(Repeating(tokenizer, []), written))
+    assert found["response"].to_pylist() == answers
+    assert found["generated_prediction"].to_pylist() == [0, 1, 2, 3]
 
 
 def test_free_questions_are_asked_in_the_template(world_model: Path) -> None:

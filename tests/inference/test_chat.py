@@ -8,8 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from ift_scale.errors import DataError
+from ift_scale.inference.letters import Chat
 from ift_scale.inference.prompts import chat_messages, response_text
 from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.inference.views import View
 from ift_scale.records import Message, Question
 
 LLAMA3 = (
@@ -115,7 +117,8 @@ def test_a_turn_is_learnt_to_the_end_of_the_sequence(tmp_path: Path, style: str)
     text = tokenizer.render(chat_messages(QUESTION), "model", generation=True)
     (prompt,) = tokenizer.encode([text])
     assert text.endswith(FORCED.get(style, "")) and ids[: len(prompt)] == prompt and supervised.index(True) == len(prompt)
-    assert ids[len(prompt)] == tokenizer.chat_letters(text, 4, "model")[0]
+    (request,) = Chat(tokenizer, "model").requests([QUESTION], [View(0, (0, 1, 2, 3))])
+    assert request.prompt == prompt and request.options[0] == ids[len(prompt)]
     (last,) = [place for place, learns in enumerate(supervised) if learns][-1:]
     assert ids[last] == tokenizer.tokenizer.eos_token_id
     assert tokenizer.tokenizer.decode(ids[last + 1 :]).strip() == ""

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError
-from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
+from ift_scale.inference.engine import ScoreRequest
+from ift_scale.inference.letters import Chat, Cloze, FewShot, LetterAsker
+from ift_scale.inference.options import WHOLE_PROMPTS, Continuations, LetterTokens
 from ift_scale.inference.prompts import (
     TEMPLATES,
     Demonstrations,
@@ -23,7 +25,7 @@ from ift_scale.inference.prompts import (
     response_text,
 )
 from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import plain
+from ift_scale.inference.views import View, plain
 from ift_scale.questions import mmlu
 from ift_scale.records import Message, Question
 
@@ -166,15 +168,16 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_bos_comes_once_where_the_tokenizer_puts_it(tokenizer: PromptTokenizer) -> None:
     (ids,) = tokenizer.encode(["What is 1?"])
     assert ids == tokenizer.tokenizer("What is 1?").input_ids
-    assert ids.count(tokenizer.tokenizer.bos_token_id) == len(tokenizer.bos) <= 1
+    assert ids.count(tokenizer.tokenizer.bos_token_id) == len(tokenizer.start) <= 1
 
 
-def test_letters_are_the_tokens_behind_the_prompt(tokenizer: PromptTokenizer) -> None:
+def test_letters_are_the_tokens_after_the_prompt(tokenizer: PromptTokenizer) -> None:
     prompt = few_shot_prompt(_question(2), [])
-    letters = tokenizer.letters(prompt, 4, separator="")
-    assert len(set(letters)) == 4
-    for letter, token in zip("ABCD", letters, strict=True):
-        assert tokenizer.encode([prompt + letter])[0] == [*tokenizer.encode([prompt])[0], token]
+    (request,) = LetterTokens(tokenizer, WHOLE_PROMPTS).after([prompt], [4])
+    assert isinstance(request, ScoreRequest) and request.prompt == tokenizer.encode([prompt])[0]
+    assert len(set(request.options)) == 4
+    for letter, token in zip("ABCD", request.options, strict=True):
+        assert tokenizer.encode([prompt + letter])[0] == [*request.prompt, token]
 
 
 @pytest.mark.parametrize("template", ["vicuna", "chatml"])
@@ -189,7 +192,8 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(tokenizer: PromptTo
     assert ids[: len(prompt)] == prompt
     assert supervised == [i >= len(prompt) and i < len(prompt) + sum(supervised) for i in range(len(ids))]
     # The first supervised token is the letter that evaluation scores, the last is the end of the sequence.
-    assert ids[len(prompt)] == tokenizer.chat_letters(prompt_text, 4, template)[2]
+    (request,) = Chat(tokenizer, template).requests([question], [View(0, (0, 1, 2, 3))])
+    assert request.prompt == prompt and request.options[2] == ids[len(prompt)]
     assert ids[len(prompt) + sum(supervised) - 1] == tokenizer.tokenizer.eos_token_id
 
 
@@ -244,17 +248,15 @@ def test_a_template_that_writes_bos_again_is_refused(tmp_path: Path, monkeypatch
     tokenizer = PromptTokenizer(tmp_path)
     doubled = "{{ bos_token }}{% for m in messages %}{{ bos_token + m['content'] }}{% endfor %}"
     monkeypatch.setitem(TEMPLATES, "vicuna", doubled)
-    with pytest.raises(DataError, match=r"field 'bos_token': stands a second time inside the prompt .*remove it there"):
+    with pytest.raises(DataError, match=r"field 'bos_token': <s> occurs a second time inside the prompt .*remove it there"):
         tokenizer.encode([tokenizer.render(chat_messages(_question(1)), "vicuna", generation=True)])
-    prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
-    with pytest.raises(DataError, match="stands a second time"):
-        tokenizer.encode_behind(prefix, ["What is <s>?\nAnswer:"])
 
 
-def test_continuations_are_the_tokens_behind_the_prompt(tokenizer: PromptTokenizer) -> None:
-    prompt = open_text(_question(3))
-    for text, ids in zip([" one", " three four"], tokenizer.continuations(prompt, [" one", " three four"]), strict=True):
-        assert tokenizer.encode([prompt + text])[0] == tokenizer.encode([prompt])[0] + ids
+def test_continuations_are_the_tokens_after_the_prompt(tokenizer: PromptTokenizer) -> None:
+    prompt, texts = open_text(_question(3)), [" one", " three four"]
+    (ids,), whole = tokenizer.encode([prompt]), tokenizer.whole_prompt(prompt)
+    for text, request in zip(texts, Continuations(tokenizer).requests([], ids, prompt, texts, whole), strict=True):
+        assert tokenizer.encode([prompt + text])[0] == ids + request.continuation and request.prompt == ids
 
 
 def test_a_line_ends_at_every_token_with_a_line_break(tokenizer: PromptTokenizer) -> None:
@@ -273,29 +275,19 @@ def test_only_the_assistants_turns_are_supervised(tokenizer: PromptTokenizer) ->
     assert learnt == "two</s>four</s>"
 
 
-@pytest.mark.parametrize("piece", [":B", "B."])
-def test_a_letter_that_is_not_one_token_is_refused(tmp_path: object, piece: str) -> None:
-    """A vocabulary in which "Answer:B" swallows the colon, or "B. text" begins with another token than "B"."""
-    merged = Tokenizer.from_str(_byte_level(add_bos=False).backend_tokenizer.to_str())
-    merged.add_tokens([piece])
-    broken = PreTrainedTokenizerFast(tokenizer_object=merged, eos_token="</s>")
-    broken.save_pretrained(str(tmp_path))
-    with pytest.raises(
-        DataError, match=r"option letter B.*is not one token of its own behind .*Answer:.*choose a model or template"
-    ):
-        PromptTokenizer(str(tmp_path)).letters("What is 1?\nAnswer:", 4, separator="")
-
-
 def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
     """A vocabulary of words in which C and D are unknown: both would be read off the same token."""
     words = ["<unk>", "</s>", "What", "is", "1", "?", "Answer", ":", "A", "B", ".", "a"]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(tmp_path)
-    found = PromptTokenizer(tmp_path)
-    assert len(set(found.letters("What is 1?\nAnswer:", 3, separator=""))) == 3  # C alone is a token of its own
-    with pytest.raises(DataError, match=r"option letter D.*is not one token of its own.*choose a model or template"):
-        found.letters("What is 1?\nAnswer:", 4, separator="")
+    found = LetterTokens(PromptTokenizer(tmp_path), WHOLE_PROMPTS)
+    (request,) = found.after(["What is 1?\nAnswer:"], [3])
+    assert request.options == [8, 9, 0]  # C alone is a token of its own
+    with pytest.raises(
+        DataError, match=r"field 'option letters': have no tokens by which they differ: .*choose a model or template"
+    ):
+        found.after(["What is 1?\nAnswer:"], [4])
 
 
 def test_missing_tokenizer_is_told(tmp_path: object) -> None:

@@ -24,11 +24,13 @@ from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.inference.transformers_engine import TransformersEngine
 from ift_scale.inference.views import plain
 from ift_scale.records import GRADES, Arm, Score
-from ift_scale.train import data, live_data, live_plan, live_questions
+from ift_scale.train import data, live_data, live_plan, live_questions, packing
 from ift_scale.train.data import TokenizedSet
 from ift_scale.train.job import ArmJob, Events, LiveJob
-from ift_scale.train.live import Live, first, measures
+from ift_scale.train.live import Live, measures
+from ift_scale.train.live_data import first
 from ift_scale.train.model import PackedCausalLM
+from tests.inference import vocabularies
 from tests.train import homo
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0)
@@ -93,10 +95,10 @@ def test_questions_are_asked_with_the_tokens_of_the_evaluation(tmp_path: Path, w
         row = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
         count = len(questions[id].choices)
         assert row[: tokens.computed_lengths[i]] == requests[id].prefix + requests[id].suffix
-        assert found.letters_QC[i, :count].tolist() == requests[id].options and (found.letters_QC[i, count:] == -1).all()
+        assert found.letters_PC[i, :count].tolist() == requests[id].options and (found.letters_PC[i, count:] == -1).all()
         assert row[-1] == requests[id].options[questions[id].answer or 0]
         assert found.base_QC[i, :count].tolist() == base[id][0] and GRADES[found.grades_Q[i]] == base[id][1]
-    assert set(found.num_choices.tolist()) == {3, 4} and tokens.supervised_counts.tolist() == [1] * 24
+    assert set(found.num_choices_Q.tolist()) == {3, 4} and tokens.supervised_counts.tolist() == [1] * 24
 
 
 def test_a_file_is_made_once_for_the_same_inputs(tmp_path: Path, world_model: Path) -> None:
@@ -190,16 +192,53 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
         assert row[: len(expected)] == pytest.approx(expected, abs=1e-5) and np.isneginf(row[len(expected) :]).all()
 
 
+@pytest.mark.parametrize("family", ["llama-3", "qwen2, D merges", "metaspace bpe"])
+def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(tmp_path: Path, family: str) -> None:
+    """One token each, several tokens (a prompt for each option), and with the period that the examples show."""
+    folder = vocabularies.save(vocabularies.FAMILIES[family](), tmp_path / "model", template=vocabularies.TIGHT)
+    tokenizer = PromptTokenizer(folder)
+    vocabularies.random_model(folder, len(tokenizer.tokenizer))
+    source = homo.source(tmp_path, 9)
+    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "model", tmp_path)
+    assert path is not None
+    several = family == "qwen2, D merges"
+    whole = live_data.load(path)
+    assert (len(whole.tokens.lengths) > 9) == (whole.letters_PC.shape[0] > 9) == several
+    live = _live(path, folder, _Alone(), ALONE, 7, tmp_path)
+    live.after(0)
+    with np.load(tmp_path / "live.npz") as answers:
+        logprobs, ids = answers["logprobs"][0], answers["ids"]
+    questions = {q.id: q for q in source.questions.read(range(len(source.questions.lengths)))}
+    asker = LetterAsker(Chat(tokenizer, "model"), plain)
+    table = asker.ask(
+        TransformersEngine(EngineSpec(str(folder), "float32", EngineConfig())), asker.write([questions[id] for id in ids])
+    )
+    assert len(table) == 7
+    for row, expected in zip(logprobs, table["logprobs"].to_pylist(), strict=True):
+        assert row[: len(expected)] == pytest.approx(expected, abs=1e-4) and np.isneginf(row[len(expected) :]).all()
+    # A question's prompts are paid for together.
+    schedule = live_questions.schedule_of(whole, data.load(_tokens(tmp_path)), _config(tmp_path, every=1, max_questions=5), 64)
+    assert schedule is not None and schedule.num_questions == 5
+    costs = packing.cost(whole.tokens.computed_lengths, 64)[whole.questions_N < 5]
+    assert schedule.share == pytest.approx(
+        live_plan.num_measurements(1, 4) * costs.sum() / (3 * 2 * 8 * packing.cost(np.array([19]), 64)[0])
+    )
+
+
+def _tokens(tmp_path: Path) -> Path:
+    return Path(_arm(tmp_path, 20).tokens)
+
+
 def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -> None:
     source = homo.source(tmp_path)
     found = live_questions.prepare(source, (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna")
     assert found is not None
     rng = np.random.default_rng(0)
-    logprobs = np.where(found.letters_QC >= 0, rng.normal(-3, 2, found.letters_QC.shape), -np.inf)
+    logprobs = np.where(found.has_option, rng.normal(-3, 2, found.has_option.shape), -np.inf)
 
     def score(i: int, probs: np.ndarray) -> Score:
         who = {"question_id": found.ids_Q[i], "domain": "d", "subject": "s", "collection": "pool", "split": "test"}
-        known = probs[: found.num_choices[i]] / probs.sum()
+        known = probs[: found.num_choices_Q[i]] / probs.sum()
         prediction = int(known.argmax())
         right = prediction == found.answers_Q[i]
         more = {"answer": found.answers_Q[i], "logprobs": None, "letter_mass": probs.sum(), "prediction": prediction}
@@ -222,11 +261,11 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
     path = live_questions.prepared(homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path)
     assert path is not None
     whole = live_data.load(path)
-    theirs = np.log(np.full((1, whole.letters_QC.shape[1]), 0.2))
+    theirs = np.log(np.full((1, whole.letters_PC.shape[1]), 0.2))
     live = _live(path, world_model, _Alone(), Ranks(rank=1, world_size=2, local_rank=1), 1, tmp_path)
     live._control = _Alone(([0], theirs))  # type: ignore[assignment]
     live.after(0)
-    assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(0.2 * whole.num_choices[0])
+    assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(0.2 * whole.num_choices_Q[0])
 
 
 def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(tmp_path: Path, world_model: Path) -> None:
@@ -269,4 +308,4 @@ def test_the_first_questions_are_a_whole_set(tmp_path: Path, world_model: Path) 
     assert found is not None
     fewer = first(found, 5)
     assert fewer.tokens.lengths.tolist() == found.tokens.lengths[:5].tolist() and len(fewer.tokens.ids) == fewer.tokens.offsets[-1]
-    assert len(fewer.ids_Q) == len(fewer.letters_QC) == 5
+    assert len(fewer.ids_Q) == len(fewer.letters_PC) == 5
