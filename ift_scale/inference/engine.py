@@ -57,7 +57,7 @@ class Sampling(NamedTuple):
     seed: int = 0
 
 
-def ignore(count: float) -> None:
+def ignore(count: float, /) -> None:
     """The default of `Engine.finished`."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from ift_scale.inference.engine import Sampling
 from ift_scale.inference.rope import LengthClass
@@ -25,11 +26,10 @@ _TOKENS_COMPARED, _CHOICES_COMPARED = 4, 5
 class _Way(NamedTuple):
     name: str
     is_batched: bool
-    use_cache: bool
 
 
-_WAYS = (_Way("left-padded batches", True, True), _Way("single rows with a KV cache", False, True))
-_PLAIN = _Way("single rows without a KV cache", False, False)
+_WAYS = (_Way("left-padded batches", True), _Way("single rows with a KV cache", False))
+_PLAIN = _Way("single rows without a KV cache", False)
 
 
 class Generator:
@@ -40,9 +40,7 @@ class Generator:
         self._verified: dict[tuple[_Way, LengthClass], int] = {}
         self._closed: set[tuple[_Way, LengthClass]] = set()
 
-    def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]
-    ) -> list[list[list[int]]]:
+    def generate(self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]) -> list[list[list[int]]]:
         """For each prompt `sampling.num_samples` lists of new tokens."""
         torch.manual_seed(sampling.seed)
         self.passes.use_attention()
@@ -50,7 +48,8 @@ class Generator:
         for numbers, way in self._plan(prompts, sampling):
             for batch in self._batches([prompts[n] for n in numbers], sampling, way):
                 chosen = [numbers[i] for i in batch]
-                tokens = self._new_tokens([prompts[n] for n in chosen], sampling, way)
+                new_tokens = self._plainly if way is _PLAIN else self._new_tokens
+                tokens = new_tokens([prompts[n] for n in chosen], sampling)
                 for number, samples in zip(chosen, tokens, strict=True):
                     found[number] = samples
                 finished(len(batch))
@@ -64,7 +63,7 @@ class Generator:
             ends = self.passes.rope.class_of(len(prompt)), self.passes.rope.class_of(last)
             groups.setdefault(ends, []).append(number)
         for (first, last), numbers in groups.items():
-            changes = first != last or first.own
+            changes = first != last or first.own > 0
             yield numbers, _PLAIN if changes else self._verified_way(first, [prompts[n] for n in numbers], sampling)
 
     def _verified_way(self, kind: LengthClass, prompts: list[list[int]], sampling: Sampling) -> _Way:
@@ -79,7 +78,8 @@ class Generator:
                     self._verified[key] = length
                     return way
                 self._closed.add(key)
-                logger.warning("%s are not used to generate after prompts of this length (%s)", way.name, problem)
+                shortest = self._verified.get(key, 0) + 1
+                logger.warning("%s: not used to generate texts of %d tokens or more (%s)", way.name, shortest, problem)
         return _PLAIN
 
     def _problem(self, way: _Way, prompts: list[list[int]], sampling: Sampling) -> str | None:
@@ -88,14 +88,17 @@ class Generator:
         rows = first[:1] if len(first) == 1 else [first[0], first[-1]]
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
-            out = self._generate(rows, way, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True)
+            out = self._generate(rows, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True)
         except torch.OutOfMemoryError:
             raise
         except NOT_SERVED as error:
-            return f"the model does not serve them: {error}"
+            return f"does not serve this model: {error}"
         logprobs_BSV = torch.stack(out.logits, 1).double().log_softmax(-1).cpu()
-        gaps = [self._gap(row, new, logprobs_SV) for row, new, logprobs_SV in zip(rows, out.sequences[:, -steps:].tolist(), logprobs_BSV, strict=True)]
-        return None if max(gaps) <= 1 else f"they differ from plain forward passes by {max(gaps) * self.tolerance:.3g} nats"
+        gaps = [
+            self._gap(row, new, logprobs_SV)
+            for row, new, logprobs_SV in zip(rows, out.sequences[:, -steps:].tolist(), logprobs_BSV, strict=True)
+        ]
+        return None if max(gaps) <= 1 else f"differs from plain forward passes by {max(gaps) * self.tolerance:.3g} nats"
 
     def _gap(self, prompt: list[int], new: list[int], logprobs_SV: Tensor) -> float:
         """Largest difference of the most probable tokens' log-probabilities, in tolerances."""
@@ -107,27 +110,55 @@ class Generator:
         budget = self.passes.batch_tokens if way.is_batched else 0
         return batches_of(sampling.max_tokens, [Wanted(prompt, []) for prompt in prompts], budget)
 
-    def _new_tokens(self, prompts: list[list[int]], sampling: Sampling, way: _Way) -> list[list[list[int]]]:
+    def _new_tokens(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         choice: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         count = sampling.num_samples
         out_MT = self._generate(
-            prompts, way, max_new_tokens=sampling.max_tokens, num_return_sequences=count, eos_token_id=sampling.stop,
-            pad_token_id=sampling.stop[0], **choice,
-        )[:, max(map(len, prompts)) :]  # fmt: skip
+            prompts,
+            max_new_tokens=sampling.max_tokens,
+            num_return_sequences=count,
+            eos_token_id=sampling.stop,
+            pad_token_id=sampling.stop[0],
+            **choice,
+        )[:, max(map(len, prompts)) :]
         new = [_until(tokens, set(sampling.stop)) for tokens in out_MT.tolist()]
         return [new[n * count : (n + 1) * count] for n in range(len(prompts))]
 
-    def _generate(self, prompts: list[list[int]], way: _Way, **options: Any) -> Any:
+    @torch.inference_mode()
+    def _generate(self, prompts: list[list[int]], **options: Any) -> Any:
         width, device = max(map(len, prompts)), self.passes.model.device
         self.passes.rope.reset()
         return self.passes.model.generate(
             torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device),
             attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device),
-            use_cache=way.use_cache,
             **options,
         )
+
+    def _plainly(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+        """One whole forward pass per new token."""
+        return [[self._sample(prompt, sampling) for _ in range(sampling.num_samples)] for prompt in prompts]
+
+    def _sample(self, prompt: list[int], sampling: Sampling) -> list[int]:
+        new: list[int] = []
+        while len(new) < sampling.max_tokens:
+            ids = prompt + new
+            logits_1V, _ = self.passes.logits([ids], [0], [len(ids) - 1])
+            token = int(_chosen(logits_1V.float(), sampling))
+            if token in sampling.stop:
+                break
+            new.append(token)
+        return new
+
+
+def _chosen(logits_1V: Tensor, sampling: Sampling) -> Tensor:
+    """The most probable token, or one drawn as transformers' `generate` draws."""
+    if sampling.temperature == 0:
+        return logits_1V.argmax()
+    ids = torch.empty(1, 0, dtype=torch.long, device=logits_1V.device)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
+    return torch.multinomial(warpers(ids, logits_1V).softmax(-1), 1)
 
 
 def _until(tokens: list[int], stop: set[int]) -> list[int]:

@@ -73,6 +73,10 @@ class Written:
         counted = sum(len(r.prefix) + len(r.suffix) for r in self.requests)
         return counted + sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze)
 
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests) + len(self.cloze)
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """(question, prompt tokens) of every request."""
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):

@@ -152,6 +152,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: `shared`, one of the classes above, comes from the call of the model."""
+    if _recorded and callable(attention_mask):
+        _recorded[-1].append(attention_mask)
     if other := [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]:
         raise ValueError(f"its attention has {', '.join(other)}")
     return shared.attend(module.layer_idx, query, key, value, scaling), None
@@ -164,15 +166,17 @@ MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
 _recorded: list[list[MaskFunction]] = []
 
 
-def _mask(*args: Any, mask_function: MaskFunction | None = None, **kwargs: Any) -> None:
-    """transformers' mask function: builds nothing, since the classes above decide who sees whom."""
-    if mask_function is not None and _recorded:
-        _recorded[-1].append(mask_function)
+def _mask(*args: Any, mask_function: MaskFunction | None = None, **kwargs: Any) -> MaskFunction | None:
+    """transformers' mask function: builds nothing, since the classes above decide who sees whom.
+
+    While masks are recorded, each layer is handed the function of its mask in place of a tensor.
+    """
+    return mask_function if _recorded else None
 
 
 @contextmanager
 def recorded_masks() -> Iterator[list[MaskFunction]]:
-    """Collects the masks that a model asks for in a forward pass with this attention."""
+    """Collects the masks of all layers in a forward pass with this attention."""
     masks: list[MaskFunction] = []
     _recorded.append(masks)
     try:

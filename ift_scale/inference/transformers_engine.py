@@ -57,7 +57,7 @@ class TransformersEngine:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = getattr(torch, resolved_dtype(spec.dtype, self.device.type == "cuda"))
         self.batch_tokens = spec.config.batch_tokens or _BATCH_TOKENS[self.device.type]
-        self.finished = ignore
+        self.finished: Callable[[float], None] = ignore
         self._max_model_len = spec.config.max_model_len
         self._load(spec.model_path)
 
@@ -91,7 +91,7 @@ class TransformersEngine:
         try:
             return Packed(self._passes, min(self.context_length, _UNLIMITED))
         except NOT_SERVED as error:
-            logger.warning("shared-prefix attention is not this model's; padded batches are used (%s)", str(error).splitlines()[0])
+            logger.warning("%s: not used (does not serve this model: %s)", Packed.name, str(error).splitlines()[0])
             return None
 
     def _check_at_load(self) -> None:
@@ -106,6 +106,11 @@ class TransformersEngine:
             half = length // 2
             rows = [tokens[half:], tokens[: half - 1], tokens[: half // 3 + 1]]
             self._logprobs([tokens[:half]] * 3, [Wanted(row, [tokens[:20]]) for row in rows], ignore)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """True if rows go through shared-prefix attention, as far as the model's masks allow it."""
+        return any(isinstance(way, Packed) for way in self._ladder.ways)
 
     @property
     def context_length(self) -> int:
@@ -130,9 +135,7 @@ class TransformersEngine:
     def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
         return self._generator.generate([request.prompt for request in requests], sampling, self.finished)
 
-    def _logprobs(
-        self, prefixes: Sequence[list[int]], wanted: Sequence[Wanted], finished: Callable[[float], None]
-    ) -> list[Tensor]:
+    def _logprobs(self, prefixes: Sequence[list[int]], wanted: Sequence[Wanted], finished: Callable[[float], None]) -> list[Tensor]:
         """For each suffix the log-probabilities of its targets, one behind the other, float64."""
         found: list[Tensor] = [torch.empty(0)] * len(wanted)
         # The longest rows first: a way that is right for them is not checked again for shorter ones.

@@ -131,7 +131,8 @@ class Batched:
             rows = [behind + items[i].suffix for i in batch]
             counts = [len(items[i].targets) for i in batch]
             logits_RV = self._logits(rows, counts, cache)
-            yield batch, [picked(l, items[i].targets) for i, l in zip(batch, logits_RV.split(counts), strict=True)]
+            targets = [items[i].targets for i in batch]
+            yield batch, [picked(*pair) for pair in zip(logits_RV.split(counts), targets, strict=True)]
 
     def _cache(self, prefix: list[int]) -> Any:
         """The KV cache that the model itself makes of the prefix."""
@@ -190,7 +191,8 @@ class Packed:
             suffixes = [items[i].suffix for i in batch]
             counts = [len(items[i].targets) for i in batch]
             logits_RV = self._logits(suffixes, counts, recorder, len(prefix))
-            yield batch, [picked(l, items[i].targets) for i, l in zip(batch, logits_RV.split(counts), strict=True)]
+            targets = [items[i].targets for i in batch]
+            yield batch, [picked(*pair) for pair in zip(logits_RV.split(counts), targets, strict=True)]
 
     @torch.inference_mode()
     def _logits(self, suffixes: list[list[int]], counts: list[int], recorder: Any, prefix_length: int) -> Tensor:
@@ -246,12 +248,13 @@ class Ladder:
             ]
             if max(gaps) <= 1:
                 return numbers, found
-            problem = f"they differ from a plain forward pass by {max(gaps) * self.tolerance:.3g} nats"
+            problem = f"differs from a plain forward pass by {max(gaps) * self.tolerance:.3g} nats"
         except torch.OutOfMemoryError:
             raise
         except NOT_SERVED as error:
-            problem = f"the model does not serve them: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        logger.warning("%s are not used for rows of %d tokens or more (%s)", way.name, self._verified.get((way.name, kind), 0) + 1, problem)
+            problem = f"does not serve this model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        shortest = self._verified.get((way.name, kind), 0) + 1
+        logger.warning("%s: not used for rows of %d tokens or more (%s)", way.name, shortest, problem)
         return None
 
 
