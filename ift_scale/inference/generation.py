@@ -57,11 +57,11 @@ class Generator:
 
     def _plan(self, prompts: Sequence[list[int]], sampling: Sampling) -> Iterator[tuple[list[int], _Way]]:
         """(prompt numbers, the way to take), class by class."""
+        class_of = self.passes.rope.class_of
         groups: dict[tuple[LengthClass, LengthClass], list[int]] = {}
         for number, prompt in enumerate(prompts):
-            last = len(prompt) + sampling.max_tokens - 1  # the last new token is not read again
-            ends = self.passes.rope.class_of(len(prompt)), self.passes.rope.class_of(last)
-            groups.setdefault(ends, []).append(number)
+            longest = len(prompt) + sampling.max_tokens - 1  # the last new token is not read again
+            groups.setdefault((class_of(len(prompt)), class_of(longest)), []).append(number)
         for (first, last), numbers in groups.items():
             changes = first != last or first.own > 0
             yield numbers, _PLAIN if changes else self._verified_way(first, [prompts[n] for n in numbers], sampling)

@@ -26,9 +26,9 @@ def pack_embeddings_again(worker: Any) -> None:
 
 def _counted(report: Callable[[int], None]) -> Any:
     """A progress bar for vLLM that shows nothing and reports each sequence that is finished."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    class Counted(tqdm):
+    class Counted(tqdm):  # type: ignore[misc]
         monitor_interval = 0  # no thread
 
         def __init__(self, *args: Any, **kwargs: Any):
