@@ -38,6 +38,10 @@ class Written:
     def tokens(self) -> int:
         return sum(len(request.suffix) for request in self.requests) + (self.lettered.tokens if self.lettered else 0)
 
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests) + (self.lettered.num_requests if self.lettered else 0)
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         for question, request in zip(self.questions, self.requests, strict=True):
             yield question, len(request.suffix) + self.max_tokens

@@ -5,7 +5,7 @@ never imports torch.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -57,7 +57,17 @@ class Sampling(NamedTuple):
     seed: int = 0
 
 
+def ignore(count: float, /) -> None:
+    """The default of `Engine.finished`."""
+
+
 class Engine(Protocol):
+    finished: Callable[[float], None]
+    """Called during a call of a method below with the number of requests finished since the last time.
+
+    A fraction where an engine splits a request. Whoever runs the engine sets it.
+    """
+
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         """The natural-log probabilities of all requests' options over the whole vocabulary, one behind the other.
 

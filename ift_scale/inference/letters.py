@@ -88,6 +88,10 @@ class Written:
         counted = sum(map(num_tokens, self.requests))
         return counted + sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze)
 
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests) + len(self.cloze)
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """(question, tokens that an engine reads) of every request."""
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):

@@ -1,11 +1,11 @@
 """An engine that computes nothing and returns at once: what is left is the pipeline's own cost (benchmarks/bench_pipeline.py)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore
 
 
 class NullEngine:
@@ -13,6 +13,7 @@ class NullEngine:
 
     def __init__(self, spec: EngineSpec):
         self.spec = spec
+        self.finished: Callable[[float], None] = ignore
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
         """Uniform over the options."""

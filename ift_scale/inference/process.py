@@ -4,6 +4,7 @@ The child's own output goes to a log file; when it fails, the user sees the file
 """
 
 import ctypes
+import logging
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,10 +23,14 @@ import numpy as np
 
 from ift_scale.artifacts import log_tail
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, build
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, build, ignore
+from ift_scale.progress import say
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
+_SECONDS_BETWEEN_COUNTS = 0.5
+# Kinds of messages from the child. A question gets counts and notes, then an answer or a failure.
+_ANSWER, _FAILURE, _FINISHED, _NOTE = "answer", "failure", "finished", "note"
 # glibc gives every array of a forward pass back to the kernel, which clears it anew for the next: a fifth of the time on a CPU.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -52,6 +57,7 @@ class EngineProcess:
 
     def __init__(self, spec: EngineSpec, log: Path):
         self.log = log
+        self.finished: Callable[[float], None] = ignore
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         self._started = time.monotonic()
@@ -113,13 +119,16 @@ class EngineProcess:
         return self._answer()
 
     def _answer(self) -> Any:
-        try:
-            ok, value = self._pipe.recv()
-        except (EOFError, ConnectionResetError, pickle.UnpicklingError):
-            raise self._dead() from None
-        if not ok:
-            raise EnvironmentProblem(f"the inference engine failed: {value}\n{log_tail(self.log)}")
-        return value
+        while True:
+            try:
+                kind, value = self._pipe.recv()
+            except (EOFError, ConnectionResetError, pickle.UnpicklingError):
+                raise self._dead() from None
+            if kind == _FAILURE:
+                raise EnvironmentProblem(f"the inference engine failed: {value}\n{log_tail(self.log)}")
+            if kind == _ANSWER:
+                return value
+            (self.finished if kind == _FINISHED else say)(value)
 
     def _dead(self) -> EngineDied:
         try:
@@ -144,23 +153,56 @@ class EngineProcess:
         self._child.wait()
 
 
+class _Counts:
+    """Sends how many requests are finished, at most twice a second."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe, self._count, self._sent = pipe, 0.0, time.monotonic()
+
+    def add(self, count: float) -> None:
+        self._count += count
+        if time.monotonic() - self._sent >= _SECONDS_BETWEEN_COUNTS:
+            self._pipe.send((_FINISHED, self._count))
+            self.start()
+
+    def start(self) -> None:
+        """Forget what was not sent: the answer says more."""
+        self._count, self._sent = 0.0, time.monotonic()
+
+
+class _Notes(logging.Handler):
+    """Passes an engine's warnings on to the user; the log file has them too."""
+
+    def __init__(self, pipe: Connection):
+        super().__init__(logging.WARNING)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
+        self._pipe.send((_NOTE, f"engine: {record.getMessage()}"))
+
+
 def serve(pipe: Connection) -> None:
     """The child: build the engine that the first message names, then answer until the pipe closes."""
     try:
         import torch
 
-        engine = build(pipe.recv(), torch.cuda.is_available())
-        pipe.send((True, engine.context_length))
+        spec = pipe.recv()
+        logging.getLogger("ift_scale.inference").addHandler(_Notes(pipe))
+        engine, counts = build(spec, torch.cuda.is_available()), _Counts(pipe)
+        engine.finished = counts.add
+        pipe.send((_ANSWER, engine.context_length))
         while True:
             method, arguments = pipe.recv()
-            pipe.send((True, getattr(engine, method)(*arguments)))
+            counts.start()
+            pipe.send((_ANSWER, getattr(engine, method)(*arguments)))
     except EOFError:
         return  # the parent has closed its end: done
     except BaseException as error:
         traceback.print_exc()
         if type(error).__name__ == "EngineDeadError":  # vLLM's, where a worker of a tensor-parallel group has died
             return  # without an answer, as if this process had died itself
-        pipe.send((False, f"{type(error).__name__}: {error}"))
+        pipe.send((_FAILURE, f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

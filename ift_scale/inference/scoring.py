@@ -48,6 +48,10 @@ class Written(Protocol):
     def tokens(self) -> int:
         """Prompt tokens, those of shared prefixes counted for each prompt."""
 
+    @property
+    def num_requests(self) -> int:
+        """Requests to the engine, those that are asked twice counted twice."""
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """(question, prompt tokens) of every request."""
 
@@ -168,6 +172,7 @@ def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[
     """Watch the shards come, finish what is complete; raises the first error of a worker."""
     pending = {target.name: target for target in targets}
     known: dict[str, int] = {}
+    shards: dict[str, set[int]] = {}
     looked, worked = 0.0, True
     while pending:
         working = any(thread.is_alive() for thread in threads)
@@ -184,7 +189,7 @@ def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[
         worked = working
         for name in sorted(touched):
             target = pending[name]
-            present = target.shards.present()
+            present = shards[name] = target.shards.present()
             known[name] = sum(len(target.chunks[number]) for number in present)
             if share.leader and len(present) == len(target.chunks):
                 target.finish(target, [target.shards.path(number) for number in range(len(target.chunks))])
@@ -193,7 +198,7 @@ def _follow(run: "_Run", threads: Sequence[threading.Thread], targets: Sequence[
                 continue
             known[name] = target.num_questions
             del pending[name]
-        bar.advance(sum(known.values()) - bar.done)
+        bar.advance(sum(known.values()) + run.asked({name: shards.get(name, set()) for name in pending}) - bar.done)
         if not working and not share.leader:
             return
 
@@ -208,6 +213,27 @@ class _Run:
         self.errors: list[BaseException] = []
         self._checked: set[str] = set()
         self._touched: set[str] = set()
+        self._asked: dict[tuple[str, int], float] = {}
+
+    def asked(self, shards: dict[str, set[int]]) -> int:
+        """Questions that this process' engines have answered in chunks without a shard yet.
+
+        `shards`: for each target that is still open the chunks that are counted already. A chunk
+        stays in the count until its shard is seen, so that the sum neither drops nor counts it twice.
+        """
+        return sum(int(count) for (name, number), count in list(self._asked.items()) if number not in shards.get(name, {number}))
+
+    def _count_of(self, ready: "_Ready") -> Callable[[float], None]:
+        """Takes the number of requests that an engine has just finished, from 0 for each attempt."""
+        unit, num_questions = (ready.target.name, ready.number), len(ready.written.questions)
+        share = num_questions / max(1, ready.written.num_requests)
+        self._asked[unit] = 0.0
+
+        def finished(count: float) -> None:
+            self._asked[unit] = min(self._asked[unit] + count * share, num_questions)
+            self.progressed.set()
+
+        return finished
 
     def taken_touched(self) -> set[str]:
         """Names of the targets that got shards since the last call."""
@@ -266,6 +292,7 @@ class _Run:
                 engine = slot.serve(ready.target.model_path)
                 self._check_lengths(engine, ready)
                 engine.reset_cache()
+                engine.finished = self._count_of(ready)
                 started = time.monotonic()
                 table = ready.target.asker.ask(engine, ready.written)
                 break

@@ -8,7 +8,8 @@ Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R want
 key-value heads, D head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,10 +109,13 @@ class LastRowsLayer(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)  # what the model asks of its layers
 
-    def forward(self, hidden_states: Tensor, *, shared: Any = None, position_embeddings: Any = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        shared = kwargs.get("shared")
         if not isinstance(shared, PackedSuffixes):
-            more = {} if shared is None else {"shared": shared}
-            return self.layer(hidden_states, position_embeddings=position_embeddings, **more, **kwargs)
+            return self.layer(*args, **kwargs)
+        return self._wanted_rows(*args, **kwargs)
+
+    def _wanted_rows(self, hidden_states: Tensor, *, shared: PackedSuffixes, position_embeddings: Any, **kwargs: Any) -> Any:
         keys = _KeysOnly()
         last: Any = self.layer
         normed = last.input_layernorm(hidden_states)
@@ -137,11 +141,64 @@ class PrefixRecorder:
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, shared: Any, scaling: float, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *,
+    shared: Any,
+    scaling: float,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: `shared`, one of the classes above, comes from the call of the model."""
+    if _recorded and callable(attention_mask):
+        _recorded[-1].append(attention_mask)
+    if other := [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]:
+        raise ValueError(f"its attention has {', '.join(other)}")
     return shared.attend(module.layer_idx, query, key, value, scaling), None
 
 
+# Attention sinks, capped scores and added biases would be left out without an error.
+_NOT_COMPUTED = ("s_aux", "sinks", "softcap", "position_bias", "attn_bias", "alibi")
+
+MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
+_recorded: list[list[MaskFunction]] = []
+
+
+def _mask(*args: Any, mask_function: MaskFunction | None = None, **kwargs: Any) -> MaskFunction | None:
+    """transformers' mask function: builds nothing, since the classes above decide who sees whom.
+
+    While masks are recorded, each layer is handed the function of its mask in place of a tensor.
+    """
+    return mask_function if _recorded else None
+
+
+@contextmanager
+def recorded_masks() -> Iterator[list[MaskFunction]]:
+    """Collects the masks of all layers in a forward pass with this attention."""
+    masks: list[MaskFunction] = []
+    _recorded.append(masks)
+    try:
+        yield masks
+    finally:
+        _recorded.pop()
+
+
+def causal_reach(masks: Sequence[MaskFunction], longest: int) -> int:
+    """The greatest length, at most `longest`, at which every mask is plainly causal.
+
+    A sliding window or a chunk ends it: it is the first position that no longer sees position 0.
+    """
+    places_L, zero, one = torch.arange(longest), torch.tensor(0), torch.tensor(1)
+    for mask in masks:
+        if bool(mask(0, 0, zero, one)):
+            return 0  # position 0 sees what follows
+        hidden_L = ~mask(0, 0, places_L, zero).expand(longest)
+        longest = min([longest, *hidden_L.nonzero()[:1, 0].tolist()])
+        places_L = places_L[:longest]
+    return longest
+
+
 AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # who sees whom is decided above
+AttentionMaskInterface.register(NAME, _mask)

@@ -1,14 +1,15 @@
 """The vLLM engine (CUDA and CPU builds): one request a question, letters by token id, prefixes cached."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, resolved_dtype
+from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore, resolved_dtype
 
 # Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]
@@ -23,8 +24,26 @@ def pack_embeddings_again(worker: Any) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
+def _counted(report: Callable[[int], None]) -> Any:
+    """A progress bar for vLLM that shows nothing and reports each sequence that is finished."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Counted(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs | {"file": io.StringIO(), "mininterval": 3600})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            report(int(n or 0))
+            return super().update(n)
+
+    return Counted
+
+
 class VllmEngine:
     def __init__(self, spec: EngineSpec):
+        self.finished: Callable[[float], None] = ignore
         # The engine is in a child process of ours already; a second one inside it would survive a kill.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if spec.config.tensor_parallel_size == 1 else "1")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.config.cpu_kv_cache_gib))
@@ -54,13 +73,16 @@ class VllmEngine:
         return self.llm.llm_engine.model_config.max_model_len - 1  # one token is sampled
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        return self._score(requests, self.finished)
+
+    def _score(self, requests: Sequence[ScoreRequest], report: Callable[[float], None]) -> np.ndarray:
         from vllm import SamplingParams, TokensPrompt
 
         prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
         params = [
             SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=request.options, detokenize=False) for request in requests
         ]
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        outputs = self.llm.generate(prompts, params, use_tqdm=_counted(report))
         scores = []
         for request, output in zip(requests, outputs, strict=True):
             by_id = output.outputs[0].logprobs[0]
@@ -79,7 +101,9 @@ class VllmEngine:
                 asked.setdefault(key, set()).add(token)
                 wanted.setdefault(key, ScoreRequest(request.prefix, suffix, []))
         options = {key: sorted(tokens) for key, tokens in asked.items()}
-        flat = iter(self.score([wanted[key]._replace(options=options[key]) for key in wanted]).tolist())
+        share = len(requests) / max(1, len(wanted))
+        asked_once = [wanted[key]._replace(options=options[key]) for key in wanted]
+        flat = iter(self._score(asked_once, lambda count: self.finished(count * share)).tolist())
         logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in wanted}
         sums = []
         for request in requests:
@@ -108,19 +132,20 @@ class VllmEngine:
             )
             for number in range(len(requests))
         ]
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        report = _counted(lambda samples: self.finished(samples / sampling.num_samples))
+        outputs = self.llm.generate(prompts, params, use_tqdm=report)
         stop = set(sampling.stop)
         return [[[t for t in sample.token_ids if t not in stop] for sample in output.outputs] for output in outputs]
 
     def load_weights(self, path: Path) -> None:
         """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
-        before = self.score([fingerprint])
+        before = self._score([fingerprint], ignore)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
         if not torch.cuda.is_available():
             self.llm.collective_rpc(pack_embeddings_again)
         self.reset_cache()
-        if np.array_equal(before, self.score([fingerprint])):
+        if np.array_equal(before, self._score([fingerprint], ignore)):
             raise RuntimeError(f"vLLM answers as before after loading {path}: its weights did not change")
 
     def reset_cache(self) -> None:

@@ -32,6 +32,11 @@ class Written:
     def tokens(self) -> int:
         return sum(len(request.prefix) + len(request.suffix) for request in self.requests)
 
+    @property
+    def num_requests(self) -> int:
+        """One for the greedy answer and one for the samples."""
+        return 2 * len(self.requests)
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         for number, request in enumerate(self.requests):
             yield self.questions[number % len(self.questions)], len(request.prefix) + len(request.suffix) + self.max_tokens

@@ -16,12 +16,16 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
+    PreTrainedModel,
     XGLMConfig,
 )
 
 from ift_scale.config import EngineConfig
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.inference.transformers_engine import TransformersEngine, common_prefix
+from ift_scale.inference.ways import Alone, Packed
+
+WAYS = (Packed.name, "padded batches behind a cached prefix", "padded batches", Alone.name)
 
 
 @pytest.fixture(scope="module")
@@ -34,42 +38,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _engine(folder: Path, shares: bool) -> TransformersEngine:
-    engine = TransformersEngine(EngineSpec(str(folder), "float32", EngineConfig(engine="transformers", batch_tokens=150)))
-    assert engine.shares_prefix
-    engine.shares_prefix = shares
+def _engine(folder: Path, way: str = "", batch_tokens: int = 150) -> TransformersEngine:
+    """An engine that uses one way only, by its name (every one, as it likes, if empty)."""
+    engine = TransformersEngine(EngineSpec(str(folder), "float32", EngineConfig(engine="transformers", batch_tokens=batch_tokens)))
+    engine._ladder.ways = [w for w in engine._ladder.ways if w.name == way or not way]
+    assert way == Alone.name or engine._ladder.ways
     return engine
 
 
-def _expected(model: LlamaForCausalLM, prompt: list[int], targets: list[list[int]]) -> np.ndarray:
+def _expected(model: PreTrainedModel, prompt: list[int], targets: list[list[int]]) -> np.ndarray:
     """Log-probabilities of each of the last positions' targets, from a plain forward pass."""
     with torch.no_grad():
         logprobs_TV = model(torch.tensor([prompt])).logits[0, -len(targets) :].double().log_softmax(-1)
     return np.concatenate([logprobs_TV[row, ids].numpy() for row, ids in enumerate(targets)])
 
 
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("prefix", "stated"), [(0, 0), (1, 0), (17, 0), (17, 17), (17, 9)])
-def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, shares: bool) -> None:
+def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, way: str) -> None:
     """Whatever part of the common beginning is stated as prefix, with mixed numbers of options."""
     rng = random.Random(prefix)
     common = [rng.randrange(101) for _ in range(prefix)]
     prompts = [common + [rng.randrange(101) for _ in range(rng.randrange(1, 30))] for _ in range(23)]
     given_prefix = common[:stated]
     requests = [ScoreRequest(given_prefix, p[stated:], [rng.randrange(101) for _ in range(rng.choice((2, 4, 7)))]) for p in prompts]
-    scores = _engine(folder, shares).score(requests)
+    scores = _engine(folder, way).score(requests)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = np.concatenate([_expected(model, request.prompt, [request.options]) for request in requests])
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("shares", [True, False])
-def test_likelihoods_of_continuations(folder: Path, shares: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_likelihoods_of_continuations(folder: Path, way: str) -> None:
     rng = random.Random(3)
     prefix = [rng.randrange(101) for _ in range(11)]
     texts = [[rng.randrange(101) for _ in range(rng.randrange(2, 9))] for _ in range(6)]
     requests = [TextRequest(prefix, text, [rng.randrange(101) for _ in range(n)]) for text in texts for n in (1, 2, 5)]
-    found = _engine(folder, shares).loglikelihood(requests)
+    found = _engine(folder, way).loglikelihood(requests)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = [_expected(model, r.prompt + r.continuation[:-1], [[token] for token in r.continuation]).sum() for r in requests]
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -78,7 +83,7 @@ def test_likelihoods_of_continuations(folder: Path, shares: bool) -> None:
 def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> None:
     rng = random.Random(5)
     prompts = [[rng.randrange(101) for _ in range(length)] for length in (3, 9, 14)]
-    engine = _engine(folder, True)
+    engine = _engine(folder)
     (free, *_) = engine.generate([TextRequest([], prompts[0], [])], Sampling(6, [100]))
     stop = free[0][3]
     found = engine.generate([TextRequest(p[:2], p[2:], []) for p in prompts], Sampling(6, [stop]))
@@ -97,7 +102,7 @@ def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> Non
     assert len({tuple(t) for s in samples for t in s}) > 5
 
 
-def test_an_architecture_with_other_attention_takes_the_padded_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_architecture_with_other_attention_takes_the_padded_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Gemma 2 caps its attention scores, which the shared way does not: loading notices, and the numbers are right all the same."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -106,7 +111,7 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(tmp_path: Pat
     model.save_pretrained(tmp_path)
     engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers")))
     assert not engine.shares_prefix
-    assert "padded batches are used" in capsys.readouterr().out
+    assert "shared-prefix attention: not used (does not serve this model: its attention has softcap)" in caplog.text
     rng = random.Random(1)
     prefix = [rng.randrange(101) for _ in range(12)]
     requests = [ScoreRequest(prefix, [rng.randrange(101) for _ in range(n)], [1, 2, 3]) for n in (2, 5, 9)]
