@@ -49,10 +49,10 @@ class _Pair:
 def comparison_table(panels: Panels, level: float) -> pd.DataFrame:
     """First setting minus second, over the domains that have both with a shared seed.
 
-    About the method, so about other seeds and questions: `difference_low`, `_high`; `p`, the least at which that interval leaves zero
-    out; `holm_p`, which corrects `p` for two families (the rows over all domains are one, the rows of single domains the other); and
-    `detectable`, the difference that is shown with power 0.8 at the table's level, before any correction. All are empty with one
-    seed.
+    About the method, so about other seeds and questions: `difference_low`, `_high`; `p`, the least at which that interval leaves
+    zero out; `holm_p`, which corrects `p` for two families (the rows over all domains are one, those of single domains the other);
+    and `detectable`, the difference that is shown with power 0.8 at the table's level, before any correction. All are empty with
+    one seed.
 
     About these very models: `questions_low`, `_high`, over questions alone; `mcnemar_p`, which takes each question once, by the
     majority over seeds (`paired.discordant`), so over all domains it weights questions alike, not domains; and

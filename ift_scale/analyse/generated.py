@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.intervals import SHARE, columns
+from ift_scale.analyse.intervals import SHARE, mean_columns
 from ift_scale.analyse.panel import Panel, Panels, num_questions
 
 _SHARES = ("refused", "refused_known", "refused_unknown", "answered", "f1", "average_precision")
@@ -62,12 +62,13 @@ def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataF
         row: dict[str, Any] = {"setting": setting, "domain": name, "group": group, "questions": num_questions(found)}
         row |= {"seeds": min(len(p.seeds(setting)) for p in found), **panels.coverage(found)}
         for share in _SHARES:
-            there = [part[share] for part in parts if part[share] is not None]
+            there = [value for part in parts if (value := part[share]) is not None]
             row |= {share: float(np.mean(there)) if there else None, f"{share}_domains": len(there)}
         made = panels.estimate(found, setting, "given", SHARE)
-        row |= columns("accuracy_answered", made and made.value, made and made.shown(level))
+        row |= mean_columns("accuracy_answered", made, level)
         row["accuracy_answered_domains"] = made.domains if made else 0
-        rows.append(row | {"reason": "; ".join([*_missing(row, found), *filter(None, [made.missing_mean if made else ""])])})
+        reasons = [*_missing(row, found), made.missing_over_questions if made else ""]
+        rows.append(row | {"reason": "; ".join(filter(None, reasons))})
     return pd.DataFrame(rows, columns=list(ABSTENTION))
 
 

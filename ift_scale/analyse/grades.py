@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ift_scale.analyse.answers import Answers
-from ift_scale.analyse.intervals import CORRELATION, SHARE, columns
+from ift_scale.analyse.intervals import CORRELATION, SHARE, mean_columns
 from ift_scale.analyse.panel import NO_OPTIONS, Panel, Panels
 from ift_scale.records import GRADES
 
@@ -27,8 +27,11 @@ def grades_of(base: Answers, threshold: float) -> np.ndarray:
 
 
 def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
-    """By grade, the mean over seeds and domains (those that have the grade: `over`), with an interval over seeds and questions (with
-    one seed over questions); none where a domain has too few questions of the grade."""
+    """By grade, the mean over seeds and over the domains that have the grade (`over`).
+
+    The interval is over seeds and questions, with one seed over questions; there is none where a domain has too few questions of
+    the grade.
+    """
     grade_Q = {panel.key: grades_of(panel.base, threshold) for panel in panels}
     rows = []
     for setting in panels.settings:
@@ -42,9 +45,7 @@ def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _graded(
-    panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float
-) -> dict[str, Any]:
+def _graded(panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float) -> dict[str, Any]:
     right = panels.estimate(found, setting, "accuracy", SHARE, among)
     kept = panels.estimate(found, setting, "consistency", CORRELATION, among)
     assert right is not None, "only domains with questions of the grade are chosen"
@@ -53,8 +54,8 @@ def _graded(
         "fewest_questions": right.fewest_questions,
         "seeds": right.seeds,
         **panels.coverage(found),
-        **columns("accuracy", right.value, right.shown(level)),
+        **mean_columns("accuracy", right, level),
         "consistency": kept and kept.value,
         "consistency_domains": kept.domains if kept else 0,
-        "reason": "; ".join(filter(None, [right.missing_mean, "" if kept else NO_OPTIONS])),
+        "reason": "; ".join(filter(None, [right.missing_over_questions, "" if kept else NO_OPTIONS])),
     }

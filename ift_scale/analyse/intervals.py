@@ -15,9 +15,11 @@ Notation: S seeds, Q questions of a domain, U questions of all domains together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -32,9 +34,10 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def columns(name: str, value: float | None, interval: Interval | None) -> dict[str, float | None]:
-    """The three columns where there may be no interval."""
-    return {name: value, f"{name}_low": interval and interval.low, f"{name}_high": interval and interval.high}
+def columns(name: str, value: float | None, interval: Interval | None) -> dict[str, Any]:
+    """A value and its limits as three columns of a table; there may be no interval."""
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def wilson(num_right: int, num: int, level: float) -> Interval:
@@ -77,8 +80,11 @@ UNBOUNDED = Measure(0, np.inf, fewest=50)
 
 @dataclass(frozen=True)
 class Table:
-    """Values of one domain: `values_SQ`, a row a seed, NaN where there is none (a question without options has no rank correlation, a
-    refused one no given answer); the numbers of its questions (one question may be asked in several domains) and of its seeds."""
+    """Values of one domain, one row per seed, and the numbers of its questions and seeds.
+
+    A value is NaN where there is none: a question without options has no rank correlation, a refused one no given answer. A
+    question that several domains ask has one number.
+    """
 
     values_SQ: np.ndarray
     questions_Q: np.ndarray
@@ -122,7 +128,7 @@ class Estimate:
         return "" if self.own_variance > 0 else NO_VARIATION
 
     def half_width(self, level: float) -> float:
-        """sqrt(t^2 seed_variance + z^2 question_variance): covers at least `level`, whatever the two true variances (Banerjee 1960)."""
+        """sqrt(t^2 seed_variance + z^2 question_variance): covers at least `level` whatever the true variances (Banerjee 1960)."""
         t, z = scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1), scipy.stats.norm.ppf((1 + level) / 2)
         return float(np.sqrt(t**2 * self.seed_variance + z**2 * self.question_variance))
 
@@ -139,11 +145,6 @@ class Estimate:
         """The interval of a mean in a table: over seeds and questions, with one seed over questions alone."""
         return self.over_questions(level) if self.seeds == 1 else self.interval(level)
 
-    @property
-    def missing_mean(self) -> str:
-        """Why `shown` is None; empty where it is not."""
-        return self.missing_over_questions
-
     def p_value(self) -> float | None:
         """The least p at which the interval of level 1 - p leaves zero out; None where there is no interval."""
         if self.missing:
@@ -156,8 +157,13 @@ class Estimate:
         return float(scipy.optimize.brentq(lambda p: self.half_width(1 - p) - abs(self.centre), least, 1, xtol=1e-14))
 
     def _around(self, half_width: float) -> Interval:
-        low, high = self.measure.clip(self.centre - half_width), self.measure.clip(self.centre + half_width)
+        low, high = (self.measure.clip(self.centre + side * float(half_width)) for side in (-1, 1))
         return Interval(self.value, min(low, self.value), max(high, self.value))
+
+
+def mean_columns(name: str, made: Estimate | None, level: float) -> dict[str, Any]:
+    """The three columns of a mean, empty where there is none."""
+    return columns(name, made.value, made.shown(level)) if made else columns(name, None, None)
 
 
 ONE_SEED = "one seed: no interval over seeds"
@@ -165,8 +171,10 @@ NO_VARIATION = "no interval: nothing varies"
 
 
 def estimate(tables: Sequence[Table], measure: Measure) -> Estimate | None:
-    """The mean over domains, domains alike. A seed without any value is left out, and so is a domain without one; None where nothing
-    is left."""
+    """The mean over domains, domains alike; None where nothing is left.
+
+    A seed without any value is left out, and so is a domain without one.
+    """
     domains = [found for table in tables if (found := _domain(table, measure, len(tables))) is not None]
     if not domains:
         return None

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure, columns, wilson
+from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure, columns, mean_columns, wilson
 from ift_scale.analyse.panel import NO_OPTIONS, Panel, Panels, num_questions
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
@@ -27,7 +27,7 @@ def arm_table(panels: Panels, level: float) -> pd.DataFrame:
         means = {name: _means(panel.values[name]) for name in (*list(MEASURES)[1:], "letter_mass")}
         right_A = panel.values["accuracy"].sum(1)
         for number, arm in enumerate(panel.arms):
-            row = {"domain": panel.domain, "setting": arm.setting, "seed": arm.seed, "group": panel.group}
+            row: dict[str, Any] = {"domain": panel.domain, "setting": arm.setting, "seed": arm.seed, "group": panel.group}
             right = wilson(int(right_A[number]), len(panel.questions), level)
             row |= {"questions": len(panel.questions)} | columns("accuracy", right.value, right)
             row |= {name: m[number] for name, m in means.items()}
@@ -64,10 +64,10 @@ def _means_of(panels: Panels, found: list[Panel], setting: str, level: float) ->
     reasons = []
     for name, measure in MEASURES.items():
         made = panels.estimate(found, setting, name, measure)
-        row |= columns(name, made and made.value, made and made.shown(level))
+        row |= mean_columns(name, made, level)
         if name != "accuracy":
             row[f"{name}_domains"] = made.domains if made else 0
-        reasons += [NO_OPTIONS if made is None else made.missing_mean]
+        reasons += [NO_OPTIONS if made is None else made.missing_over_questions]
     return row | {"reason": "; ".join(dict.fromkeys(filter(None, reasons)))}
 
 

@@ -16,8 +16,8 @@ FEWEST = 3
 MEASURES = ("consistency", "kl")
 POINTS = ("domain", "setting", "ratio", "group", "seeds", "consistency", "kl", "accuracy", "base_accuracy")
 BEST = (
-    "domain", "group", "seeds", "domains", "of_domains", "over", "best_ratio", "accuracy", "best_other", "difference", "low", "high",
-    "reason",
+    "domain", "group", "seeds", "domains", "of_domains", "over", "best_ratio", "accuracy", "best_other", "difference", "low",
+    "high", "reason",
 )  # fmt: skip
 CORRELATIONS = ("measure", "group", "n", "seeds", "domains", "of_domains", "over", "rho", "p", "p_within", "low", "high", "reason")
 END = "self_aligning"
@@ -58,7 +58,13 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: i
     for group in dict.fromkeys(points.group):
         part = points[points.group == group]
         names = list(dict.fromkeys(part.domain))
-        about = {"group": group, "seeds": part.seeds.min(), "domains": len(names), "of_domains": of_domains, "over": "; ".join(names)}
+        about = {
+            "group": group,
+            "seeds": part.seeds.min(),
+            "domains": len(names),
+            "of_domains": of_domains,
+            "over": "; ".join(names),
+        }
         for measure in MEASURES:
             x, y, base = (part[name].to_numpy() for name in (measure, "accuracy", "base_accuracy"))
             found = clustered(x, y, base, part.domain.to_list(), config.confidence_level)
@@ -72,8 +78,9 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: i
 
 
 def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
-    """The ratio of the best accuracy, and whether the best of the others differs from ratio 1 (`difference`: others minus it), over the
-    domains that have ratio 1; of the other ratios those that all of these domains have.
+    """The ratio of the best accuracy, and whether the best of the others differs from ratio 1 (`difference`: others minus it).
+
+    Over the domains that have ratio 1 (all, where none has it); of the other ratios those that all of these domains have.
 
     That one was chosen on the same questions, so its difference is flattered. The interval is of the largest true difference, and
     allows for the choice: every ratio's own is made at 1 - (1 - level) / number of ratios (Bonferroni), so with all of them at

@@ -27,8 +27,11 @@ def transitions(before_Q: np.ndarray, after_SQ: np.ndarray) -> np.ndarray:
 
 
 def transition_table(panels: Panels) -> pd.DataFrame:
-    """Shares over seeds and questions, domains alike: those whose questions the base model was asked (`over`). `gained`: share of what
-    was wrong that is right now; `lost`: the reverse. Shares have no intervals here: grades.csv has them by what was known."""
+    """Shares over seeds and questions, domains alike: those whose questions the base model was asked (`over`).
+
+    `gained`: share of what was wrong that is right now; `lost`: the reverse. Shares have no intervals here: grades.csv has them by
+    what was known.
+    """
     rows = []
     for setting in panels.settings:
         for name, group, there in panels.places(setting):
