@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ift_scale.analyse import power
+from ift_scale.analyse.intervals import columns
 from ift_scale.analyse.paired import Discordant, discordant, holm, mcnemar
 from ift_scale.analyse.panel import ALL_DOMAINS, Panel, Panels, num_questions
 
@@ -20,11 +21,10 @@ PAPER = (
 GRADED = (("highly_known", "unknown"),)
 REFERENCES = ("incompatible", "natural")
 COLUMNS = (
-    "first", "second", "domain", "group", "seeds", "questions", "difference", "difference_low", "difference_high",
-    "questions_low", "questions_high", "excludes_zero", "mcnemar_p", "holm_p", "detectable", "discordant", "detectable_mcnemar",
-    "reason",
+    "first", "second", "domain", "group", "seeds", "questions", "domains", "of_domains", "over", "difference", "difference_low",
+    "difference_high", "excludes_zero", "p", "holm_p", "detectable", "questions_low", "questions_high", "mcnemar_p", "discordant",
+    "detectable_mcnemar", "reason",
 )  # fmt: skip
-_NO_ERROR = "no detectable difference: no question's difference varies, so there is no error to go by"
 _TOO_FEW = "no detectable difference of McNemar's test: too few majorities differ for any to be shown with this power"
 
 
@@ -47,48 +47,50 @@ class _Pair:
 
 
 def comparison_table(panels: Panels, level: float) -> pd.DataFrame:
-    """First setting minus second.
+    """First setting minus second, over the domains that have both with a shared seed.
 
-    `difference_low`, `_high`: over seeds and questions, the main result; `questions_low`, `_high`: questions alone. `mcnemar_p`
-    takes each question once, by the majority over seeds (`paired.discordant`), so over all domains it weights questions alike, not
-    domains. `holm_p` corrects it for two families: the rows over all domains are one, the rows of single domains the other.
-    `detectable`: the difference that is shown with power 0.8 at the bootstrap's error; `detectable_mcnemar`: the same for McNemar's
-    test with the `discordant` share of differing majorities. Both at the table's level, before any correction.
+    About the method, so about other seeds and questions: `difference_low`, `_high`; `p`, the least at which that interval leaves
+    zero out; `holm_p`, which corrects `p` for two families (the rows over all domains are one, those of single domains the other);
+    and `detectable`, the difference that is shown with power 0.8 at the table's level, before any correction. All are empty with
+    one seed.
+
+    About these very models: `questions_low`, `_high`, over questions alone; `mcnemar_p`, which takes each question once, by the
+    majority over seeds (`paired.discordant`), so over all domains it weights questions alike, not domains; and
+    `detectable_mcnemar`, the same for McNemar's test with the `discordant` share of differing majorities.
     """
     rows = []
     for first, second in pairs(panels.settings):
-        for name, domains in panels.choices:
-            for group in panels.groups:
-                found = [p for p in panels.chosen(domains, group, first, second) if p.seeds(first, second)]
-                if found:
-                    row = {"first": first, "second": second, "domain": name, "group": group}
-                    rows.append(row | _compared(panels, _Pair(first, second, found), level))
+        for name, group, there in panels.places(first, second):
+            if found := [p for p in there if p.seeds(first, second)]:
+                row = {"first": first, "second": second, "domain": name, "group": group}
+                rows.append(row | _compared(panels, _Pair(first, second, found), level))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     overall = table.domain == ALL_DOMAINS
     for family in (overall, ~overall):
-        table.loc[family, "holm_p"] = holm(table.mcnemar_p[family].to_list())
+        tested = family & table.p.notna()
+        table.loc[tested, "holm_p"] = holm(table.p[tested].to_list())
     return table
 
 
 def _compared(panels: Panels, pair: _Pair, level: float) -> dict[str, Any]:
-    drawn = panels.difference(pair.panels, pair.first, pair.second)
-    assert drawn is not None, "only panels with a shared seed are chosen"
-    both, questions, answered = drawn.interval(level), drawn.over_questions(level), majorities(pair)
-    by_error = power.detectable_by_error(drawn.standard_error, level) if drawn.standard_error > 0 else None
+    made = panels.difference(pair.panels, pair.first, pair.second)
+    assert made is not None, "only panels with a shared seed are chosen"
+    both, questions, answered = made.interval(level), made.over_questions(level), majorities(pair)
     by_test = power.detectable_difference(answered.pairs, answered.share, level) if answered.pairs else None
-    missing = [_NO_ERROR] * (by_error is None) + [_TOO_FEW] * (by_test is None)
     return {
-        "seeds": min(len(pair.seeds(p)) for p in pair.panels),
+        "seeds": made.seeds,
         "questions": num_questions(pair.panels),
-        **both.columns("difference"),
-        "questions_low": questions.low,
-        "questions_high": questions.high,
-        "excludes_zero": both.excludes_zero,
+        **panels.coverage(pair.panels),
+        **columns("difference", made.value, both),
+        "excludes_zero": both is not None and both.excludes_zero,
+        "p": made.p_value(),
+        "detectable": power.detectable_by_error(made.half_width(level), made.standard_error) if both else None,
+        "questions_low": questions and questions.low,
+        "questions_high": questions and questions.high,
         "mcnemar_p": mcnemar(answered),
-        "detectable": by_error,
         "discordant": answered.share if answered.pairs else None,
         "detectable_mcnemar": by_test,
-        "reason": "; ".join(missing),
+        "reason": "; ".join(filter(None, [made.missing, "" if by_test else _TOO_FEW])),
     }
 
 

@@ -5,16 +5,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.intervals import of_share
+from ift_scale.analyse.intervals import SHARE, mean_columns
 from ift_scale.analyse.panel import Panel, Panels, num_questions
 
+_SHARES = ("refused", "refused_known", "refused_unknown", "answered", "f1", "average_precision")
 ABSTENTION = (
-    "setting", "domain", "group", "questions", "refused", "refused_known", "refused_unknown", "accuracy_answered",
-    "accuracy_answered_low", "accuracy_answered_high", "answered", "f1", "average_precision", "reason",
+    "setting", "domain", "group", "questions", "seeds", "domains", "of_domains", "over", *_SHARES, "accuracy_answered",
+    "accuracy_answered_low", "accuracy_answered_high", *(f"{name}_domains" for name in (*_SHARES, "accuracy_answered")), "reason",
 )  # fmt: skip
-GENERATED = (
-    "setting", "domain", "group", "questions", "letter_accuracy", "generated_accuracy", "agreement", "unparsed"
-)  # fmt: skip
+_MEASURES = {
+    "letter_accuracy": "accuracy", "generated_accuracy": "generated_accuracy", "agreement": "generated_agreement",
+    "unparsed": "unparsed",
+}  # fmt: skip
+GENERATED = ("setting", "domain", "group", "questions", "domains", "of_domains", "over", *_MEASURES)
 _NOT_ASKED = "the base model was not asked these questions, so it is not known what it knows of them"
 _REASONS = {
     "refused_known": "the base model knows none of the questions",
@@ -49,19 +52,23 @@ def refusal_f1(refused_N: np.ndarray, unknown_N: np.ndarray) -> float | None:
 def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
     """Refusals by what the base model knows (right, with a confidence above the threshold), and how right the rest is.
 
-    Shares over seeds and questions, domains alike; the interval of `accuracy_answered` is over both. `average_precision`: of the
-    answers given, by the letters' confidence.
+    Shares over seeds and questions, domains alike: those where the share is defined, which `NAME_domains` counts. The interval of
+    `accuracy_answered` is over both (with one seed over questions). `average_precision`: of the answers given, by the letters'
+    confidence.
     """
     rows = []
-    asked = {panel.key for panel in panels if np.isfinite(panel.values["refused"]).any()}
-    for setting, name, group, found in _places(panels, asked):
+    for setting, name, group, found in _places(panels, "refused"):
         parts = [_abstained(panel, setting, threshold) for panel in found]
-        num = num_questions(found)
-        row: dict[str, Any] = {"setting": setting, "domain": name, "group": group, "questions": num}
-        row |= {key: _mean([part[key] for part in parts]) for key in parts[0]}
-        drawn = panels.bootstrap(found, setting, "given")
-        row |= of_share(drawn, num, level).columns("accuracy_answered") if drawn else {"accuracy_answered": None}
-        rows.append(row | {"reason": "; ".join(_missing(row, found))})
+        row: dict[str, Any] = {"setting": setting, "domain": name, "group": group, "questions": num_questions(found)}
+        row |= {"seeds": min(len(p.seeds(setting)) for p in found), **panels.coverage(found)}
+        for share in _SHARES:
+            there = [value for part in parts if (value := part[share]) is not None]
+            row |= {share: float(np.mean(there)) if there else None, f"{share}_domains": len(there)}
+        made = panels.estimate(found, setting, "given", SHARE)
+        row |= mean_columns("accuracy_answered", made, level)
+        row["accuracy_answered_domains"] = made.domains if made else 0
+        reasons = [*_missing(row, found), made.missing_over_questions if made else ""]
+        rows.append(row | {"reason": "; ".join(filter(None, reasons))})
     return pd.DataFrame(rows, columns=list(ABSTENTION))
 
 
@@ -75,28 +82,21 @@ def _missing(row: dict[str, Any], found: list[Panel]) -> list[str]:
 def generated_table(panels: Panels) -> pd.DataFrame:
     """Letters against generated answers, on questions with options: shares over seeds and questions, domains alike."""
     rows = []
-    asked = {panel.key for panel in panels if np.isfinite(panel.values["unparsed"]).any()}
-    for setting, name, group, found in _places(panels, asked):
-        shares = []
-        for panel in found:
-            there = np.isfinite(panel.of(setting, "unparsed"))
-            if there.any():
-                names = ("accuracy", "generated_accuracy", "generated_agreement", "unparsed")
-                shares.append([panel.of(setting, measure)[there].mean() for measure in names] + [there.any(0).sum()])
-        if shares:
-            row = {"setting": setting, "domain": name, "group": group}
-            rows.append(row | {"questions": num_questions(found)} | dict(zip(GENERATED[4:], np.mean(shares, 0), strict=False)))
+    for setting, name, group, found in _places(panels, "unparsed"):
+        there = {p.key: np.isfinite(p.of(setting, "unparsed")) for p in found}
+        shares = [[p.of(setting, measure)[there[p.key]].mean() for measure in _MEASURES.values()] for p in found]
+        row = {"setting": setting, "domain": name, "group": group, "questions": num_questions(found)}
+        rows.append(row | panels.coverage(found) | dict(zip(_MEASURES, np.mean(shares, 0), strict=True)))
     return pd.DataFrame(rows, columns=list(GENERATED))
 
 
-def _places(panels: Panels, asked: set[tuple[str, str]]) -> list[tuple[str, str, str, list[Panel]]]:
-    """(setting, domain or all, group, panels) of every row."""
+def _places(panels: Panels, measure: str) -> list[tuple[str, str, str, list[Panel]]]:
+    """(setting, domain or all, group, panels that have a value of the measure) of every row."""
     return [
         (setting, name, group, found)
         for setting in panels.settings
-        for name, domains in panels.choices
-        for group in panels.groups
-        if (found := [p for p in panels.chosen(domains, group, setting) if p.key in asked])
+        for name, group, there in panels.places(setting)
+        if (found := [panel for panel in there if np.isfinite(panel.of(setting, measure)).any()])
     ]
 
 
@@ -118,9 +118,3 @@ def _abstained(panel: Panel, setting: str, threshold: float) -> dict[str, float 
 
 def _share(values_N: np.ndarray) -> float | None:
     return float(values_N.mean()) if len(values_N) else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """Of what is there; None where nothing is."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None

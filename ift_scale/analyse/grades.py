@@ -1,16 +1,19 @@
 """grades.csv: accuracy and consistency by what the base model knew."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from ift_scale.analyse.answers import Answers
-from ift_scale.analyse.intervals import of_share
-from ift_scale.analyse.panel import NO_OPTIONS, Panels
+from ift_scale.analyse.intervals import CORRELATION, SHARE, mean_columns
+from ift_scale.analyse.panel import NO_OPTIONS, Panel, Panels
 from ift_scale.records import GRADES
 
 BY_CONFIDENCE = ("known right", "known wrong", "uncertain")
 COLUMNS = (
-    "setting", "domain", "group", "grade", "questions", "accuracy", "accuracy_low", "accuracy_high", "consistency", "reason"
+    "setting", "domain", "group", "grade", "questions", "fewest_questions", "seeds", "domains", "of_domains", "over", "accuracy",
+    "accuracy_low", "accuracy_high", "consistency", "consistency_domains", "reason",
 )  # fmt: skip
 
 
@@ -24,27 +27,35 @@ def grades_of(base: Answers, threshold: float) -> np.ndarray:
 
 
 def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
-    """By grade, the mean over seeds and domains (those that have the grade), with a bootstrap interval over seeds and questions."""
+    """By grade, the mean over seeds and over the domains that have the grade (`over`).
+
+    The interval is over seeds and questions, with one seed over questions; there is none where a domain has too few questions of
+    the grade.
+    """
     grade_Q = {panel.key: grades_of(panel.base, threshold) for panel in panels}
-    drawn = {
-        (panel.key, grade): panels.resamples[panel.group].draw(panel.domain, panel.values["accuracy"], grade_Q[panel.key] == grade)
-        for panel in panels
-        for grade in set(grade_Q[panel.key]) - {None}
-    }
     rows = []
     for setting in panels.settings:
-        for name, domains in panels.choices:
-            for group in panels.groups:
-                for grade in (*GRADES, *BY_CONFIDENCE):
-                    found = [p for p in panels.chosen(domains, group, setting) if (p.key, grade) in drawn]
-                    made = panels.resamples[group].combine([drawn[p.key, grade].of(p.rows(setting)) for p in found])
-                    if made is None:
-                        continue
-                    ids = {q for p in found for q in p.questions[grade_Q[p.key] == grade]}
-                    kept = [p.of(setting, "consistency")[:, grade_Q[p.key] == grade] for p in found]
-                    kept = [values for values in kept if np.isfinite(values).any()]
-                    row = {"setting": setting, "domain": name, "group": group, "grade": grade, "questions": len(ids)}
-                    row |= of_share(made, len(ids), level).columns("accuracy")
-                    row["consistency"] = float(np.mean([np.nanmean(values) for values in kept])) if kept else None
-                    rows.append(row | {"reason": "" if kept else NO_OPTIONS})
+        for name, group, there in panels.places(setting):
+            for grade in (*GRADES, *BY_CONFIDENCE):
+                found = [p for p in there if (grade_Q[p.key] == grade).any()]
+                if found:
+                    among = {p.domain: grade_Q[p.key] == grade for p in found}
+                    row = {"setting": setting, "domain": name, "group": group, "grade": grade}
+                    rows.append(row | _graded(panels, found, setting, among, level))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _graded(panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float) -> dict[str, Any]:
+    right = panels.estimate(found, setting, "accuracy", SHARE, among)
+    kept = panels.estimate(found, setting, "consistency", CORRELATION, among)
+    assert right is not None, "only domains with questions of the grade are chosen"
+    return {
+        "questions": len({q for p in found for q in p.questions[among[p.domain]]}),
+        "fewest_questions": right.fewest_questions,
+        "seeds": right.seeds,
+        **panels.coverage(found),
+        **mean_columns("accuracy", right, level),
+        "consistency": kept and kept.value,
+        "consistency_domains": kept.domains if kept else 0,
+        "reason": "; ".join(filter(None, [right.missing_over_questions, "" if kept else NO_OPTIONS])),
+    }

@@ -1,16 +1,24 @@
 """Intervals of accuracies and of paired differences, as pure functions of arrays.
 
-Notation: S seeds, Q questions, B bootstrap samples, U questions of all domains together. Levels such as 0.95 are two-sided.
+An estimate is the mean over domains of the mean over seeds and questions. Two things could have come out differently, and each
+contributes its own half-width; the two add in quadrature (Banerjee 1960; `Estimate.half_width`):
+
+- other seeds: the variance of the seeds' means over domains, with Student's t of S - 1 degrees of freedom. Seeds of the same number
+  are one draw in all domains, so effects that a seed has on all of them are included;
+- other questions: the variance of the questions' means over seeds, less the part that the seeds' means contain already.
+
+With one seed nothing is known about other seeds: `Estimate.interval` is None, and `Estimate.over_questions` is about these very
+models only.
+
+Notation: S seeds, Q questions of a domain, U questions of all domains together. Levels such as 0.95 are two-sided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy
-
-_CHUNK = 250
-"""Samples that are drawn or multiplied at once: their counts are the largest array there is."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,11 @@ class Interval:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
-    def columns(self, name: str) -> dict[str, float]:
-        """As three columns of a table."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+def columns(name: str, value: float | None, interval: Interval | None) -> dict[str, Any]:
+    """A value and its limits as three columns of a table; there may be no interval."""
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def wilson(num_right: int, num: int, level: float) -> Interval:
@@ -36,165 +46,226 @@ def wilson(num_right: int, num: int, level: float) -> Interval:
     return Interval(num_right / num, float(interval.low), float(interval.high))
 
 
-def of_share(drawn: "Bootstrap", num: int, level: float) -> Interval:
-    """Interval of a share of right answers to `num` questions; Wilson's where all or none are right: no sample varies then."""
-    if drawn.value in (0.0, 1.0):
-        return wilson(num if drawn.value else 0, num, level)
-    return drawn.interval(level)
+@dataclass(frozen=True)
+class Measure:
+    """The range of a question's value, and pseudo-questions as (value, weight): they keep the interval honest where few questions
+    or none vary. With m domains each gets 1/m of the weights."""
+
+    least: float
+    most: float
+    pseudo: tuple[tuple[float, float], ...] = ()
+    fewest: int = 10
+    """Questions of a domain below which no interval is given, since it would not cover (tests/analyse/test_coverage.py)."""
+
+    @property
+    def weight(self) -> float:
+        return sum(weight for _, weight in self.pseudo)
+
+    @property
+    def middle(self) -> float:
+        return sum(value * weight for value, weight in self.pseudo) / self.weight if self.pseudo else 0.0
+
+    def clip(self, value: float) -> float:
+        return min(max(value, self.least), self.most)
+
+
+SHARE = Measure(0, 1, ((0, 2), (1, 2)))
+"""Right or wrong. Two successes and two failures (Agresti and Coull 1998), 2/m of each with m domains (Price and Bonett 2004)."""
+DIFFERENCE = Measure(-1, 1, ((-1, 0.5), (0, 1), (1, 0.5)))
+"""Paired difference of two shares: half a question in each of the four cells (Agresti and Min 2005)."""
+CORRELATION = Measure(-1, 1, ((-1, 0.5), (0, 1), (1, 0.5)))
+UNBOUNDED = Measure(0, np.inf, fewest=50)
+"""A divergence: not negative, without an upper end, and skewed, so that it takes more questions."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Values of one domain: `values` of shape (S, Q), and the Q questions' ids (one question may be asked in several domains).
+    """Values of one domain, one row per seed, and the numbers of its questions and seeds.
 
-    A value that is not there is NaN: a question without options has no rank correlation, a refused one no given answer.
+    A value is NaN where there is none: a question without options has no rank correlation, a refused one no given answer. A
+    question that several domains ask has one number.
     """
 
-    values: np.ndarray
-    questions: Sequence[str]
+    values_SQ: np.ndarray
+    questions_Q: np.ndarray
+    seeds: Sequence[int]
 
 
 @dataclass(frozen=True)
-class Bootstrap:
-    """Estimate and bootstrap samples of a mean: over seeds and questions (`both_B`), and over questions alone (`questions_B`)."""
+class Estimate:
+    """A mean over domains, and the variances that its intervals are made of."""
 
+    measure: Measure
     value: float
-    both_B: np.ndarray
-    questions_B: np.ndarray
-
-    def interval(self, level: float) -> Interval:
-        """Percentile interval over seeds and questions."""
-        return _percentiles(self.value, self.both_B, level)
-
-    def over_questions(self, level: float) -> Interval:
-        """Percentile interval over questions: it speaks of these seeds only."""
-        return _percentiles(self.value, self.questions_B, level)
+    centre: float
+    """The value with the pseudo-questions: the middle of the interval."""
+    domains: int
+    seeds: int
+    """Of the domain that has the fewest."""
+    fewest_questions: int
+    """Of the domain that has the fewest."""
+    seed_variance: float
+    """Squared standard error over seeds, what varies between one question's answers included; NaN with one seed."""
+    question_variance: float
+    """Squared standard error over questions, without what `seed_variance` includes."""
+    own_variance: float
+    """Squared standard error over questions for these very seeds."""
 
     @property
     def standard_error(self) -> float:
-        return float(self.both_B.std(ddof=1))
+        """Over seeds and questions; NaN with one seed."""
+        return float(np.sqrt(self.seed_variance + self.question_variance))
 
+    @property
+    def missing(self) -> str:
+        """Why there is no interval over seeds and questions; empty where there is one."""
+        return self.missing_over_questions or (ONE_SEED if self.seeds == 1 else "")
 
-def _percentiles(value: float, samples_B: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(samples_B, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+    @property
+    def missing_over_questions(self) -> str:
+        if self.fewest_questions < self.measure.fewest:
+            return f"no interval: a domain has fewer than {self.measure.fewest} questions"
+        return "" if self.own_variance > 0 else NO_VARIATION
 
+    def half_width(self, level: float) -> float:
+        """sqrt(t^2 seed_variance + z^2 question_variance): covers at least `level` whatever the true variances (Banerjee 1960)."""
+        t, z = scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1), scipy.stats.norm.ppf((1 + level) / 2)
+        return float(np.sqrt(t**2 * self.seed_variance + z**2 * self.question_variance))
 
-class Resamples:
-    """How often each question is drawn in each sample, drawn once and used for every mean: the same in all settings and domains.
+    def interval(self, level: float) -> Interval | None:
+        """Over seeds and questions; None with one seed or too few questions (`missing` gives the reason)."""
+        return None if self.missing else self._around(self.half_width(level))
 
-    A question that several domains ask is one question. Questions are drawn within strata, those that the same domains ask, so that
-    a domain has as many in every sample: domains are fixed, their questions are not.
-    """
+    def over_questions(self, level: float) -> Interval | None:
+        """Over questions alone: what these very models would give on other questions."""
+        z = scipy.stats.norm.ppf((1 + level) / 2)
+        return None if self.missing_over_questions else self._around(z * self.own_variance**0.5)
 
-    def __init__(self, questions: Mapping[str, Sequence[str]], samples: int, seed: int):
-        """`questions`: of each domain, the ids."""
-        self.samples, self.seed = samples, seed
-        number: dict[str, int] = {}
-        self._weights: dict[int, np.ndarray] = {}
-        self._places = {d: np.array([number.setdefault(q, len(number)) for q in ids]) for d, ids in questions.items()}
-        asked_DU = np.zeros((len(questions), len(number)), dtype=bool)
-        for row, places in zip(asked_DU, self._places.values(), strict=True):
-            row[places] = True
-        self._counts_BU = np.empty((samples, len(number)), dtype=np.uint8)
-        rng = np.random.default_rng(seed)
-        _, strata_U = np.unique(asked_DU, axis=1, return_inverse=True)
-        for stratum in range(strata_U.max() + 1):
-            members = np.flatnonzero(strata_U == stratum)
-            for start in range(0, samples, _CHUNK):
-                rows = min(_CHUNK, samples - start)
-                self._counts_BU[start : start + rows, members] = _draw(rng, rows, len(members))
+    def shown(self, level: float) -> Interval | None:
+        """The interval of a mean in a table: over seeds and questions, with one seed over questions alone."""
+        return self.over_questions(level) if self.seeds == 1 else self.interval(level)
 
-    def draw(self, domain: str, values_RQ: np.ndarray, among_Q: np.ndarray | None = None) -> "Drawn":
-        """Means of R rows of a domain's values over the drawn questions that have one; `among_Q`: over these questions only.
-
-        A sample that has none of a row's questions says nothing about it: the row's own mean stands in.
-        """
-        places = self._places[domain]
-        if among_Q is not None:
-            values_RQ, places = values_RQ[:, among_Q], places[among_Q]
-        there_RQ = np.isfinite(values_RQ)
-        whole = bool(there_RQ.all())
-        filled_RQ, there_RQ = np.where(there_RQ, values_RQ, 0.0), there_RQ.astype(np.float64)
-        own_R = _ratio(filled_RQ.sum(1), there_RQ.sum(1), np.nan)
-        samples_RB = np.empty((len(values_RQ), self.samples))
-        for start in range(0, self.samples, _CHUNK):
-            counts_QB = self._counts_BU[start : start + _CHUNK, places].T.astype(np.float64)
-            drawn = np.broadcast_to(counts_QB.sum(0), (len(own_R), counts_QB.shape[1])) if whole else there_RQ @ counts_QB
-            samples_RB[:, start : start + _CHUNK] = _ratio(filled_RQ @ counts_QB, drawn, own_R[:, None])
-        return Drawn(own_R, samples_RB)
-
-    def seed_weights(self, num_seeds: int) -> np.ndarray:
-        """Weight of each seed in each sample, shape (B, S): S - 1 of the S are drawn, one seed alone is always there.
-
-        Drawing S of S would make the variance over seeds too small by (S - 1) / S, a third with three seeds; drawing S - 1 mends it
-        (McCarthy and Snowden 1985; Rao and Wu 1988).
-        """
-        if num_seeds == 1:
-            return np.ones((self.samples, 1))
-        if num_seeds not in self._weights:
-            rng = np.random.default_rng([self.seed, num_seeds])
-            drawn_BS = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=self.samples)
-            self._weights[num_seeds] = drawn_BS / (num_seeds - 1)
-        return self._weights[num_seeds]
-
-    def combine(self, domains: Sequence["Drawn"]) -> Bootstrap | None:
-        """The mean over domains of their means over seeds; a row a seed.
-
-        A seed without any value is left out, and so is a domain without one; None where nothing is left.
-        """
-        there = [rows for domain in domains if len((rows := domain.of(np.isfinite(domain.own_R))).own_R)]
-        if not there:
+    def p_value(self) -> float | None:
+        """The least p at which the interval of level 1 - p leaves zero out; None where there is no interval."""
+        if self.missing:
             return None
-        both = [np.einsum("bs,sb->b", self.seed_weights(len(rows.own_R)), rows.samples_RB) for rows in there]
-        over_questions = [rows.samples_RB.mean(0) for rows in there]
-        value = float(np.mean([rows.own_R.mean() for rows in there]))
-        return Bootstrap(value, np.mean(both, axis=0), np.mean(over_questions, axis=0))
+        if self.centre == 0:
+            return 1.0
+        least = 1e-12
+        if self.half_width(1 - least) < abs(self.centre):
+            return least
+        return float(scipy.optimize.brentq(lambda p: self.half_width(1 - p) - abs(self.centre), least, 1, xtol=1e-14))
+
+    def _around(self, half_width: float) -> Interval:
+        low, high = (self.measure.clip(self.centre + side * float(half_width)) for side in (-1, 1))
+        return Interval(self.value, min(low, self.value), max(high, self.value))
+
+
+def mean_columns(name: str, made: Estimate | None, level: float) -> dict[str, Any]:
+    """The three columns of a mean, empty where there is none."""
+    return columns(name, made.value, made.shown(level)) if made else columns(name, None, None)
+
+
+ONE_SEED = "one seed: no interval over seeds"
+NO_VARIATION = "no interval: nothing varies"
+
+
+def estimate(tables: Sequence[Table], measure: Measure) -> Estimate | None:
+    """The mean over domains, domains alike; None where nothing is left.
+
+    A seed without any value is left out, and so is a domain without one.
+    """
+    domains = [found for table in tables if (found := _domain(table, measure, len(tables))) is not None]
+    if not domains:
+        return None
+    if len(domains) < len(tables):  # pseudo-questions go by the domains that count
+        kept = [table for table in tables if np.isfinite(table.values_SQ).any()]
+        return estimate(kept, measure)
+    m = len(domains)
+    own = _question_variance([(d.questions_Q, d.influence_SQ.mean(0) / m) for d in domains])
+    own += sum(d.pseudo_variance for d in domains) / m**2
+    between = sum(d.interaction for d in domains) / m**2
+    return Estimate(
+        measure=measure,
+        value=float(np.mean([d.means_S.mean() for d in domains])),
+        centre=float(np.mean([d.centre for d in domains])),
+        domains=m,
+        seeds=min(len(d.seeds) for d in domains),
+        fewest_questions=min(d.fewest for d in domains),
+        seed_variance=_seed_variance(domains),
+        question_variance=max(own - between, 0.0),
+        own_variance=own,
+    )
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Means of R rows of values: of all their questions, and of each sample's; NaN where a row has no value."""
+class _Domain:
+    """One domain's part: seeds' means, and the influence of each answer on its seed's mean (0 for a missing one)."""
 
-    own_R: np.ndarray
-    samples_RB: np.ndarray
-
-    def of(self, rows: np.ndarray | list[int]) -> "Drawn":
-        return Drawn(self.own_R[rows], self.samples_RB[rows])
-
-    def __sub__(self, other: "Drawn") -> "Drawn":
-        """Paired differences: both are of the same questions, row by row."""
-        return Drawn(self.own_R - other.own_R, self.samples_RB - other.samples_RB)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
-    """Quotient, `otherwise` where the denominator is 0."""
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), otherwise)
+    seeds: list[int]
+    questions_Q: np.ndarray
+    means_S: np.ndarray
+    influence_SQ: np.ndarray
+    centre: float
+    pseudo_variance: float
+    interaction: float
+    """Squared standard error from what varies over both seeds and questions."""
+    fewest: int
+    """Questions that the seed with the fewest answered."""
 
 
-def _draw(rng: np.random.Generator, samples: int, num: int) -> np.ndarray:
-    """How often each of `num` is drawn in `num` draws, for each sample, shape (samples, num)."""
-    drawn = rng.integers(0, num, size=(samples, num)) + np.arange(samples)[:, None] * num
-    return np.bincount(drawn.ravel(), minlength=samples * num).reshape(samples, num)
+def _domain(table: Table, measure: Measure, num_domains: int) -> _Domain | None:
+    there_SQ = np.isfinite(table.values_SQ)
+    rows, columns = there_SQ.any(1), there_SQ.any(0)
+    if not rows.any():
+        return None
+    values_SQ, there_SQ = table.values_SQ[rows][:, columns], there_SQ[rows][:, columns]
+    counts_S = there_SQ.sum(1)
+    means_S = np.where(there_SQ, values_SQ, 0).sum(1) / counts_S
+    weight = measure.weight / num_domains
+    influence_SQ = np.where(there_SQ, values_SQ - means_S[:, None], 0) / (counts_S + weight)[:, None]
+    centres_S = (counts_S * means_S + weight * measure.middle) / (counts_S + weight)
+    count, centre = counts_S.mean(), float(centres_S.mean())
+    spread = sum(w / num_domains * (value - centre) ** 2 for value, w in measure.pseudo)
+    spread += count * (means_S.mean() - centre) ** 2
+    num_seeds, num_questions = influence_SQ.shape
+    interaction = 0.0
+    if num_seeds > 1:
+        interaction = influence_SQ.var(0, ddof=1).sum() / num_seeds * num_questions / max(num_questions - 1, 1)
+    seeds = [seed for seed, kept in zip(table.seeds, rows, strict=True) if kept]
+    pseudo = float(spread / (count + weight) ** 2)
+    fewest = int(counts_S.min())
+    return _Domain(seeds, table.questions_Q[columns], means_S, influence_SQ, centre, pseudo, float(interaction), fewest)
 
 
-def two_way_bootstrap(tables: Sequence[Table], samples: int, level: float, seed: int) -> Interval:
-    """Mean over tables of each table's mean, with a percentile interval over seeds and questions.
+def _seed_variance(domains: Sequence[_Domain]) -> float:
+    """Squared standard error of the mean over domains from its seeds; NaN where a domain has one.
 
-    Each table is a domain's values (accuracies, or paired differences). A sample redraws the seeds and the questions, both the
-    same for all domains, and averages the domains with equal weight (Owen 2007, the pigeonhole bootstrap). One seed alone is
-    not redrawn: the interval then speaks of questions only.
+    Where all domains have the same S seeds: the variance of the seeds' means over domains, divided by S. A seed that a domain lacks
+    contributes nothing there.
     """
-    return _bootstrap(tables, samples, seed).interval(level)
+    if any(len(domain.seeds) == 1 for domain in domains):
+        return float("nan")
+    effects: dict[int, float] = {}
+    for domain in domains:
+        scale = len(domains) * np.sqrt(len(domain.seeds) * (len(domain.seeds) - 1))
+        for seed, deviation in zip(domain.seeds, domain.means_S - domain.means_S.mean(), strict=True):
+            effects[seed] = effects.get(seed, 0.0) + float(deviation) / scale
+    return sum(effect**2 for effect in effects.values())
 
 
-def question_bootstrap(tables: Sequence[Table], samples: int, level: float, seed: int) -> Interval:
-    """The same mean, with a percentile interval over questions alone: what these very seeds would give on other questions."""
-    return _bootstrap(tables, samples, seed).over_questions(level)
+def _question_variance(influences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Squared standard error over questions; `influences`: (questions, influence of each on the mean) of each domain.
 
-
-def _bootstrap(tables: Sequence[Table], samples: int, seed: int) -> Bootstrap:
-    resamples = Resamples({str(i): table.questions for i, table in enumerate(tables)}, samples, seed)
-    found = resamples.combine([resamples.draw(str(i), table.values) for i, table in enumerate(tables)])
-    assert found is not None, "tables without a value"
-    return found
+    A question that several domains ask is one question. Domains are fixed and questions are not, so they vary within strata: those
+    that the same domains ask. The only question of a stratum counts whole (a collapsed stratum), which is on the safe side.
+    """
+    asked, number_N = np.unique(np.concatenate([questions for questions, _ in influences]), return_inverse=True)
+    total_U = np.bincount(number_N, np.concatenate([influence for _, influence in influences]), len(asked))
+    stratum_U = np.zeros(len(asked), dtype=np.int64)
+    for questions, _ in influences:
+        _, stratum_U = np.unique(2 * stratum_U + np.isin(asked, questions), return_inverse=True)
+    sizes_H = np.bincount(stratum_U)
+    means_H = np.where(sizes_H > 1, np.bincount(stratum_U, total_U) / sizes_H, 0)
+    squares_H = np.bincount(stratum_U, (total_U - means_H[stratum_U]) ** 2)
+    return float((squares_H * sizes_H / np.maximum(sizes_H - 1, 1)).sum())

@@ -1,13 +1,17 @@
 """arms.csv, settings.csv and base.csv: accuracy, and how much of what the base model answered is kept."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.intervals import Bootstrap, Interval, of_share, wilson
-from ift_scale.analyse.panel import NO_OPTIONS, Panels, num_questions
+from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure, columns, mean_columns, wilson
+from ift_scale.analyse.panel import NO_OPTIONS, Panel, Panels, num_questions
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
-MEASURES = ("accuracy", "consistency", "kl", "agreement")
+MEASURES: dict[str, Measure] = {"accuracy": SHARE, "consistency": CORRELATION, "kl": UNBOUNDED, "agreement": SHARE}
+SEEDS_AND_QUESTIONS, QUESTIONS = "seeds and questions", "questions"
+"""What a mean's interval is over: questions alone with one seed, and then it is about these very models."""
 
 
 def ratio_of(setting: str) -> float | None:
@@ -20,12 +24,13 @@ def arm_table(panels: Panels, level: float) -> pd.DataFrame:
     """One row an arm and group, with Wilson's interval; a measure is empty where no question has options."""
     rows = []
     for panel in panels:
-        means = {name: _means(panel.values[name]) for name in (*MEASURES[1:], "letter_mass")}
+        means = {name: _means(panel.values[name]) for name in (*list(MEASURES)[1:], "letter_mass")}
         right_A = panel.values["accuracy"].sum(1)
         for number, arm in enumerate(panel.arms):
-            row = {"domain": panel.domain, "setting": arm.setting, "seed": arm.seed, "group": panel.group}
-            accuracy = wilson(int(right_A[number]), len(panel.questions), level).columns("accuracy")
-            row |= {"questions": len(panel.questions)} | accuracy | {name: m[number] for name, m in means.items()}
+            row: dict[str, Any] = {"domain": panel.domain, "setting": arm.setting, "seed": arm.seed, "group": panel.group}
+            right = wilson(int(right_A[number]), len(panel.questions), level)
+            row |= {"questions": len(panel.questions)} | columns("accuracy", right.value, right)
+            row |= {name: m[number] for name, m in means.items()}
             rows.append(row | {"reason": NO_OPTIONS if row["consistency"] is None else ""})
     return pd.DataFrame(rows)
 
@@ -38,30 +43,32 @@ def _means(values_AQ: np.ndarray) -> list[float | None]:
 
 
 def setting_table(panels: Panels, level: float) -> pd.DataFrame:
-    """A setting's means over seeds, for each domain and for all, with bootstrap intervals over seeds and questions."""
+    """A setting's means over seeds, for each domain and for all that it has, with intervals over seeds and questions (with one seed
+    over questions: `interval_over`).
+
+    Where some setting lacks a domain, rows of the domain `shared` are over those that every setting has. A measure may have fewer
+    domains than the row (free questions have no consistency): `consistency_domains` and the like count them.
+    """
     rows = []
     for setting in panels.settings:
-        for name, domains in panels.choices:
-            for group in panels.groups:
-                found = panels.chosen(domains, group, setting)
-                if not found:
-                    continue
-                row = {"setting": setting, "domain": name, "group": group, "seeds": min(len(p.seeds(setting)) for p in found)}
-                num = num_questions(found)
-                row |= {"questions": num, "ratio": ratio_of(setting)}
-                for measure in MEASURES:
-                    drawn = panels.bootstrap(found, setting, measure)
-                    row |= _interval(measure, drawn, num, level).columns(measure) if drawn else dict.fromkeys(_columns(measure))
-                rows.append(row | {"reason": NO_OPTIONS if row["consistency"] is None else ""})
+        shared = [place for place in panels.shared_places() if setting in place[2][0].settings]
+        for name, group, found in [*panels.places(setting), *shared]:
+            rows.append({"setting": setting, "domain": name, "group": group} | _means_of(panels, found, setting, level))
     return pd.DataFrame(rows)
 
 
-def _interval(measure: str, drawn: Bootstrap, num: int, level: float) -> Interval:
-    return of_share(drawn, num, level) if measure in ("accuracy", "agreement") else drawn.interval(level)
-
-
-def _columns(measure: str) -> tuple[str, str, str]:
-    return measure, f"{measure}_low", f"{measure}_high"
+def _means_of(panels: Panels, found: list[Panel], setting: str, level: float) -> dict[str, Any]:
+    seeds = min(len(p.seeds(setting)) for p in found)
+    row: dict[str, Any] = {"seeds": seeds, "questions": num_questions(found), **panels.coverage(found)}
+    row |= {"ratio": ratio_of(setting), "interval_over": QUESTIONS if seeds == 1 else SEEDS_AND_QUESTIONS}
+    reasons = []
+    for name, measure in MEASURES.items():
+        made = panels.estimate(found, setting, name, measure)
+        row |= mean_columns(name, made, level)
+        if name != "accuracy":
+            row[f"{name}_domains"] = made.domains if made else 0
+        reasons += [NO_OPTIONS if made is None else made.missing_over_questions]
+    return row | {"reason": "; ".join(dict.fromkeys(filter(None, reasons)))}
 
 
 def base_table(panels: Panels, level: float) -> pd.DataFrame:
@@ -71,6 +78,7 @@ def base_table(panels: Panels, level: float) -> pd.DataFrame:
         base = panel.base.columns[panel.base.columns.correct.notna()]
         if len(base):
             row = {"domain": panel.domain, "group": panel.group, "questions": len(base)}
-            accuracy = wilson(int(base.correct.sum()), len(base), level).columns("accuracy")
-            rows.append(row | accuracy | {"confidence": base.confidence.mean()})
-    return pd.DataFrame(rows, columns=["domain", "group", "questions", *_columns("accuracy"), "confidence"])
+            right = wilson(int(base.correct.sum()), len(base), level)
+            rows.append(row | columns("accuracy", right.value, right) | {"confidence": base.confidence.mean()})
+    names = ("domain", "group", "questions", "accuracy", "accuracy_low", "accuracy_high", "confidence")
+    return pd.DataFrame(rows, columns=list(names))

@@ -1,19 +1,23 @@
 """All arms' answers to the same questions side by side: the form that every table is made from. A arms, Q questions, S seeds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ift_scale.analyse import intervals
 from ift_scale.analyse.answers import Answers, ArmScores, answers_of, compare
-from ift_scale.analyse.intervals import Bootstrap, Drawn, Resamples
+from ift_scale.analyse.intervals import Estimate, Measure, Table
 from ift_scale.records import Arm
 from ift_scale.treatments import POOLED, in_order
 
 GROUPS = ("HOMO", "ID", "OOD")
 ALL_DOMAINS = "all"
+SHARED_DOMAINS = "shared"
+"""Rows over the domains that every setting has, where some setting lacks one: means that can be compared."""
 NO_OPTIONS = "these questions have no options, so there is nothing to rank"
 
 
@@ -66,27 +70,28 @@ class Panel:
 
 
 class Panels:
-    """Every (domain, group), with the resamples of each group's questions, drawn once for all tables."""
+    """Every (domain, group)."""
 
-    def __init__(self, panels: Sequence[Panel], samples: int, seed: int):
+    def __init__(self, panels: Sequence[Panel]):
         self.domains = list(dict.fromkeys(panel.domain for panel in panels))
         self.groups = groups_in_order(panel.group for panel in panels)
         self.settings = in_order(list({setting for panel in panels for setting in panel.settings}))
         self._found = {panel.key: panel for panel in panels}
-        self._drawn: dict[tuple[str, str, str], Drawn] = {}
-        self.resamples = {
-            group: Resamples({p.domain: list(p.questions) for p in panels if p.group == group}, samples, seed)
-            for group in self.groups
-        }
+        self._numbers = _numbers(panels)
 
     def __iter__(self) -> Iterator[Panel]:
         """By domain, in it by group."""
         return iter(panel for d in self.domains for g in self.groups if (panel := self._found.get((d, g))) is not None)
 
     @property
+    def single_domains(self) -> list[str]:
+        """The domains, arms across domains aside."""
+        return [domain for domain in self.domains if domain != POOLED]
+
+    @property
     def choices(self) -> list[tuple[str, list[str]]]:
-        """What a table has rows of: each domain, and where there are several all of them (arms across domains aside)."""
-        single = [domain for domain in self.domains if domain != POOLED]
+        """What a table has rows of: each domain, and all of them where there are several."""
+        single = self.single_domains
         return [(domain, [domain]) for domain in self.domains] + ([(ALL_DOMAINS, single)] if len(single) > 1 else [])
 
     def chosen(self, domains: Sequence[str], group: str, *settings: str) -> list[Panel]:
@@ -94,24 +99,52 @@ class Panels:
         found = [self._found.get((domain, group)) for domain in domains]
         return [panel for panel in found if panel is not None and panel.settings >= set(settings)]
 
-    def drawn(self, panel: Panel, measure: str) -> Drawn:
-        """Means of all the panel's arms, drawn once for all tables."""
-        key = (*panel.key, measure)
-        if key not in self._drawn:
-            self._drawn[key] = self.resamples[panel.group].draw(panel.domain, panel.values[measure])
-        return self._drawn[key]
+    def places(self, *settings: str) -> Iterator[tuple[str, str, list[Panel]]]:
+        """(domain or `all`, group, panels) of every row that a table has of these settings."""
+        for name, domains in self.choices:
+            for group in self.groups:
+                if found := self.chosen(domains, group, *settings):
+                    yield name, group, found
 
-    def bootstrap(self, panels: Sequence[Panel], setting: str, measure: str) -> Bootstrap | None:
-        """A setting's mean over these domains (of one group); None where no question has the measure."""
-        return self.resamples[panels[0].group].combine([self.drawn(p, measure).of(p.rows(setting)) for p in panels])
+    def shared_places(self) -> Iterator[tuple[str, str, list[Panel]]]:
+        """The same over the domains that every setting has, where some setting lacks one that others have."""
+        for group in self.groups:
+            every = self.chosen(self.single_domains, group)
+            complete = self.chosen(self.single_domains, group, *{s for panel in every for s in panel.settings})
+            if 0 < len(complete) < len(every):
+                yield SHARED_DOMAINS, group, complete
 
-    def difference(self, panels: Sequence[Panel], first: str, second: str) -> Bootstrap | None:
-        """Accuracy of the first setting minus the second's, paired by question and seed; None where they share no seed."""
-        pairs = []
+    def coverage(self, panels: Sequence[Panel]) -> dict[str, Any]:
+        """The columns that say over which domains a row is: their number, the run's, and their names."""
+        names = "; ".join(panel.domain for panel in panels)
+        return {"domains": len(panels), "of_domains": len(self.single_domains), "over": names}
+
+    def estimate(
+        self, panels: Sequence[Panel], setting: str, name: str, measure: Measure, among: Mapping[str, np.ndarray] | None = None
+    ) -> Estimate | None:
+        """A setting's mean over these domains (of one group); None where no question has the measure. `among`: of each domain the
+        questions that are meant, (Q,) of bool."""
+        tables = []
         for panel in panels:
-            seeds, drawn = panel.seeds(first, second), self.drawn(panel, "accuracy")
-            pairs.append(drawn.of(panel.rows(first, seeds)) - drawn.of(panel.rows(second, seeds)))
-        return self.resamples[panels[0].group].combine(pairs)
+            kept_Q = slice(None) if among is None else among[panel.domain]
+            values_SQ = panel.of(setting, name)[:, kept_Q]
+            tables.append(Table(values_SQ, self._numbers[panel.key][kept_Q], panel.seeds(setting)))
+        return intervals.estimate(tables, measure)
+
+    def difference(self, panels: Sequence[Panel], first: str, second: str) -> Estimate | None:
+        """Accuracy of the first setting minus the second's, paired by question and seed; None where they share no seed."""
+        tables = []
+        for panel in panels:
+            seeds, right_AQ = panel.seeds(first, second), panel.values["accuracy"]
+            difference_SQ = right_AQ[panel.rows(first, seeds)] - right_AQ[panel.rows(second, seeds)]
+            tables.append(Table(difference_SQ, self._numbers[panel.key], seeds))
+        return intervals.estimate(tables, intervals.DIFFERENCE)
+
+
+def _numbers(panels: Sequence[Panel]) -> dict[tuple[str, str], np.ndarray]:
+    """Of each panel its questions as numbers: the same number for the same question."""
+    number: dict[str, int] = {}
+    return {p.key: np.array([number.setdefault(q, len(number)) for q in p.questions], dtype=np.int64) for p in panels}
 
 
 def groups_in_order(groups: Iterable[str]) -> list[str]:
@@ -126,7 +159,7 @@ def num_questions(panels: Sequence[Panel]) -> int:
     return len(panels[0].questions) if len(panels) == 1 else len({q for panel in panels for q in panel.questions})
 
 
-def panels_of(arms: Iterable[ArmScores], base: Answers, samples: int, seed: int) -> Panels:
+def panels_of(arms: Iterable[ArmScores], base: Answers) -> Panels:
     """`arms` may be an iterator that reads them one after another: only measures are kept."""
     found: dict[tuple[str, str], list[tuple[Arm, pd.DataFrame]]] = {}
     for evaluated in arms:
@@ -134,7 +167,7 @@ def panels_of(arms: Iterable[ArmScores], base: Answers, samples: int, seed: int)
             answers = answers_of(table)
             measures = compare(base.of(answers.columns.index), answers)
             found.setdefault((evaluated.arm.domain, group), []).append((evaluated.arm, measures))
-    return Panels([_panel(domain, group, rows, base) for (domain, group), rows in found.items()], samples, seed)
+    return Panels([_panel(domain, group, rows, base) for (domain, group), rows in found.items()])
 
 
 def _panel(domain: str, group: str, rows: list[tuple[Arm, pd.DataFrame]], base: Answers) -> Panel:

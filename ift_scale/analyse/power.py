@@ -30,6 +30,6 @@ def detectable_difference(
     return float(difference) if difference <= discordance else None
 
 
-def detectable_by_error(standard_error: float, level: float, power: float = POWER) -> float:
-    """Smallest difference that is shown with this power at the observed standard error: (z_a + z_b) * error (Bloom 1995)."""
-    return float((scipy.stats.norm.ppf((1 + level) / 2) + scipy.stats.norm.ppf(power)) * standard_error)
+def detectable_by_error(half_width: float, standard_error: float, power: float = POWER) -> float:
+    """Smallest difference that is shown with this power: the interval's half-width + z_b * error (after Bloom 1995)."""
+    return float(half_width + scipy.stats.norm.ppf(power) * standard_error)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.correlation import clustered
+from ift_scale.analyse.correlation import clustered, within_domains
+from ift_scale.analyse.intervals import CORRELATION, ONE_SEED, SHARE, UNBOUNDED
 from ift_scale.analyse.panel import Panel, Panels
 from ift_scale.config import AnalyseConfig
 from ift_scale.treatments import POOLED, consistency_ratio
@@ -13,9 +14,14 @@ from ift_scale.treatments import POOLED, consistency_ratio
 FEWEST = 3
 """Ratios below which there is no line to speak of, and the tables stay empty."""
 MEASURES = ("consistency", "kl")
-POINTS = ("domain", "setting", "ratio", "group", "consistency", "kl", "accuracy", "base_accuracy")
-BEST = ("domain", "group", "best_ratio", "accuracy", "best_other", "difference", "low", "high", "reason")
-_END = "no arm of ratio 1 (self-aligning) to compare with"
+POINTS = ("domain", "setting", "ratio", "group", "seeds", "consistency", "kl", "accuracy", "base_accuracy")
+BEST = (
+    "domain", "group", "seeds", "domains", "of_domains", "over", "best_ratio", "accuracy", "best_other", "difference", "low",
+    "high", "reason",
+)  # fmt: skip
+CORRELATIONS = ("measure", "group", "n", "seeds", "domains", "of_domains", "over", "rho", "p", "p_within", "low", "high", "reason")
+END = "self_aligning"
+_NO_END = "no arm of ratio 1 (self-aligning) to compare with"
 
 
 def on_the_line(settings: list[str]) -> list[str]:
@@ -29,37 +35,52 @@ def point_table(panels: Panels) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     line = on_the_line(panels.settings)
     for panel in panels if len(line) >= FEWEST else []:
-        means = {name: panels.drawn(panel, name).own_R for name in ("accuracy", *MEASURES)}
         base = panel.base.columns.correct
         for setting in line if panel.domain != POOLED and base.notna().any() else []:
             if setting in panel.settings:
                 row = {"domain": panel.domain, "setting": setting, "ratio": consistency_ratio(setting), "group": panel.group}
-                row |= {name: float(values_R[panel.rows(setting)].mean()) for name, values_R in means.items()}
+                row["seeds"] = len(panel.seeds(setting))
+                for name, measure in (("accuracy", SHARE), ("consistency", CORRELATION), ("kl", UNBOUNDED)):
+                    made = panels.estimate([panel], setting, name, measure)
+                    row[name] = made.value if made else np.nan
                 rows.append(row | {"base_accuracy": float(base.mean())})
     table = pd.DataFrame(rows, columns=list(POINTS))
     return table[table.consistency.notna()].reset_index(drop=True)  # free questions have no options to be ranked
 
 
-def correlation_table(points: pd.DataFrame, config: AnalyseConfig) -> pd.DataFrame:
+def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: int) -> pd.DataFrame:
     """Spearman's partial correlation of each measure with accuracy, controlling for the base model's, over domains x ratios.
 
-    The interval draws domains; `reason` says in words what is undefined.
+    The interval is about other domains, and about other seeds by what differs between domains; with one seed there is none.
+    `p_within` is the permutation test's. `reason` says in words what is undefined.
     """
     rows = []
     for group in dict.fromkeys(points.group):
         part = points[points.group == group]
+        names = list(dict.fromkeys(part.domain))
+        about = {
+            "group": group,
+            "seeds": part.seeds.min(),
+            "domains": len(names),
+            "of_domains": of_domains,
+            "over": "; ".join(names),
+        }
         for measure in MEASURES:
             x, y, base = (part[name].to_numpy() for name in (measure, "accuracy", "base_accuracy"))
-            settings = (config.bootstrap_samples, config.confidence_level, config.seed)
-            found = clustered(x, y, base, part.domain.to_list(), *settings)
-            row = {"measure": measure, "group": group, "n": found.n, "rho": found.rho, "p": found.p}
-            rows.append(row | {"low": found.low, "high": found.high, "reason": found.reason, "domains": part.domain.nunique()})
-    table = pd.DataFrame(rows, columns=["measure", "group", "n", "rho", "p", "low", "high", "reason", "domains"])
-    return table.sort_values("measure", kind="stable").reset_index(drop=True)
+            found = clustered(x, y, base, part.domain.to_list(), config.confidence_level)
+            p_within = within_domains(x, y, base, part.domain.to_list(), config.bootstrap_samples, config.seed)
+            row = about | {"measure": measure, "n": found.n, "rho": found.rho, "p": found.p, "p_within": p_within}
+            row |= {"low": found.low, "high": found.high, "reason": found.reason}
+            if part.seeds.min() == 1:
+                row |= {"low": None, "high": None, "reason": found.reason or ONE_SEED}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(CORRELATIONS)).sort_values("measure", kind="stable", ignore_index=True)
 
 
 def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
     """The ratio of the best accuracy, and whether the best of the others differs from ratio 1 (`difference`: others minus it).
+
+    Over the domains that have ratio 1 (all, where none has it); of the other ratios those that all of these domains have.
 
     That one was chosen on the same questions, so its difference is flattered. The interval is of the largest true difference, and
     allows for the choice: every ratio's own is made at 1 - (1 - level) / number of ratios (Bonferroni), so with all of them at
@@ -67,28 +88,31 @@ def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
     """
     rows = []
     line = on_the_line(panels.settings)
-    for name, domains in panels.choices if len(line) >= FEWEST else []:
-        for group in panels.groups:
-            there = panels.chosen(domains, group)
-            shared = [setting for setting in line if there and all(setting in panel.settings for panel in there)]
-            if len(shared) >= FEWEST:
-                rows.append({"domain": name, "group": group} | _best(panels, there, shared, level))
+    for name, group, every in panels.places() if len(line) >= FEWEST else []:
+        there = [panel for panel in every if END in panel.settings] or every
+        shared = [setting for setting in line if all(setting in panel.settings for panel in there)]
+        if len(shared) >= FEWEST:
+            row = {"domain": name, "group": group} | panels.coverage(there)
+            rows.append(row | _best(panels, there, shared, level))
     return pd.DataFrame(rows, columns=list(BEST))
 
 
 def _best(panels: Panels, there: list[Panel], line: list[str], level: float) -> dict[str, Any]:
-    def accuracy(setting: str) -> float:
-        return float(np.mean([panels.drawn(p, "accuracy").own_R[p.rows(setting)].mean() for p in there]))
-
-    best, end, others = max(line, key=accuracy), line[-1], line[:-1]
-    row: dict[str, Any] = {"best_ratio": consistency_ratio(best), "accuracy": accuracy(best)}
-    if consistency_ratio(end) != 1:
-        return row | {"reason": _END}
-    drawn = {setting: panels.difference(there, setting, end) for setting in others}
-    paired = {setting: found for setting, found in drawn.items() if found is not None}
+    accuracy = {setting: float(np.mean([p.of(setting, "accuracy").mean() for p in there])) for setting in line}
+    best = max(line, key=lambda setting: accuracy[setting])
+    row: dict[str, Any] = {"best_ratio": consistency_ratio(best), "accuracy": accuracy[best]}
+    row["seeds"] = min(len(p.seeds(setting)) for p in there for setting in line)
+    if END not in line:
+        return row | {"reason": _NO_END}
+    # A setting is compared only where it shares a seed with ratio 1 in every one of the domains.
+    others = [setting for setting in line if setting != END and all(p.seeds(setting, END) for p in there)]
+    paired = {setting: made for setting in others if (made := panels.difference(there, setting, END)) is not None}
     if not paired:
         return row | {"reason": "no seed that both have"}
     other = max(paired, key=lambda setting: paired[setting].value)
-    ends = [found.interval(1 - (1 - level) / len(paired)) for found in paired.values()]
     row |= {"best_other": consistency_ratio(other), "difference": paired[other].value}
-    return row | {"low": max(e.low for e in ends), "high": max(e.high for e in ends), "reason": ""}
+    row["seeds"] = min(made.seeds for made in paired.values())
+    ends = [made.interval(1 - (1 - level) / len(paired)) for made in paired.values()]
+    if not all(ends):
+        return row | {"reason": next(made.missing for made in paired.values() if made.missing)}
+    return row | {"low": max(e.low for e in ends if e), "high": max(e.high for e in ends if e), "reason": ""}

@@ -31,7 +31,7 @@ from ift_scale.progress import Bar
 
 __all__ = ["EXAMPLES", "TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
 
-VERSION = 7
+VERSION = 8
 TABLES = (
     "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
     "abstention", "generated",
@@ -47,7 +47,7 @@ def run(
     bar.note("reading scores")
     settings, threshold = config.analyse, config.construct.confidence_threshold
     level = settings.confidence_level
-    panels = panels_of(arms, answers_of(base), settings.bootstrap_samples, settings.seed)
+    panels = panels_of(arms, answers_of(base))
     points = point_table(panels)
     steps = {
         "arms": lambda: arm_table(panels, level),
@@ -57,7 +57,7 @@ def run(
         "transitions": lambda: transition_table(panels),
         "grades": lambda: grade_table(panels, threshold, level),
         "correlation_points": lambda: points,
-        "correlation": lambda: correlation_table(points, settings),
+        "correlation": lambda: correlation_table(points, settings, len(panels.single_domains)),
         "best_ratio": lambda: best_ratio_table(panels, level),
         "abstention": lambda: abstention_table(panels, threshold, level),
         "generated": lambda: generated_table(panels),

@@ -8,6 +8,7 @@ import pandas as pd
 from ift_scale.analyse.panel import Panels
 
 NAMES = ("right_right", "right_wrong", "wrong_right", "wrong_wrong")
+COLUMNS = ("setting", "domain", "group", "domains", "of_domains", "over", *NAMES, "gained", "lost", "reason")
 _NONE = "the base model had no answer that was {}, so none could be {}"
 
 
@@ -26,17 +27,20 @@ def transitions(before_Q: np.ndarray, after_SQ: np.ndarray) -> np.ndarray:
 
 
 def transition_table(panels: Panels) -> pd.DataFrame:
-    """Shares over seeds and questions, domains alike. `gained`: share of what was wrong that is right now; `lost`: the reverse."""
+    """Shares over seeds and questions, domains alike: those whose questions the base model was asked (`over`).
+
+    `gained`: share of what was wrong that is right now; `lost`: the reverse. Shares have no intervals here: grades.csv has them by
+    what was known.
+    """
     rows = []
     for setting in panels.settings:
-        for name, domains in panels.choices:
-            for group in panels.groups:
-                found = panels.chosen(domains, group, setting)
+        for name, group, there in panels.places(setting):
+            found = [p for p in there if p.base.columns.correct.notna().any()]
+            if found:
                 shares = [transitions(p.base.columns.correct.to_numpy(), p.of(setting, "accuracy")) for p in found]
-                shares = [share for share in shares if np.isfinite(share).all()]
-                if shares:
-                    rows.append({"setting": setting, "domain": name, "group": group} | _row(np.mean(shares, axis=0)))
-    return pd.DataFrame(rows, columns=["setting", "domain", "group", *NAMES, "gained", "lost", "reason"])
+                row = {"setting": setting, "domain": name, "group": group} | panels.coverage(found)
+                rows.append(row | _row(np.mean(shares, axis=0)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(shares: np.ndarray) -> dict[str, Any]:

@@ -18,23 +18,23 @@ from ift_scale.records import Arm, Question
 from ift_scale.report import live
 from ift_scale.treatments import POOLED, in_order
 
-ALL = "all"
+ALL, SHARED = "all", "shared"
 GROUPS = ("HOMO", "ID", "OOD")
 COLUMNS = {
     "arms": "domain setting seed group questions accuracy accuracy_low accuracy_high consistency kl agreement letter_mass",
-    "settings": "setting domain group seeds questions ratio accuracy accuracy_low accuracy_high consistency consistency_low "
-    "consistency_high kl kl_low kl_high agreement agreement_low agreement_high",
-    "comparisons": "first second domain group seeds questions difference difference_low difference_high questions_low "
-    "questions_high excludes_zero mcnemar_p holm_p detectable",
+    "settings": "setting domain group seeds questions domains of_domains over ratio interval_over accuracy accuracy_low "
+    "accuracy_high consistency consistency_low consistency_high kl kl_low kl_high agreement agreement_low agreement_high",
+    "comparisons": "first second domain group seeds questions domains of_domains difference difference_low difference_high p "
+    "holm_p detectable questions_low questions_high mcnemar_p",
     "base": "domain group questions accuracy accuracy_low accuracy_high confidence",
-    "transitions": "setting domain group right_right right_wrong wrong_right wrong_wrong",
-    "grades": "setting domain group grade questions accuracy accuracy_low accuracy_high consistency",
-    "correlation": "measure group n rho p low high reason",
+    "transitions": "setting domain group domains of_domains right_right right_wrong wrong_right wrong_wrong",
+    "grades": "setting domain group grade questions domains of_domains accuracy accuracy_low accuracy_high consistency",
+    "correlation": "measure group n seeds domains of_domains rho p p_within low high reason",
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
-    "best_ratio": "domain group best_ratio accuracy best_other difference low high",
-    "abstention": "setting domain group refused refused_known refused_unknown answered accuracy_answered accuracy_answered_low "
-    "accuracy_answered_high f1 average_precision",
-    "generated": "setting domain group letter_accuracy generated_accuracy agreement unparsed",
+    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference low high",
+    "abstention": "setting domain group domains of_domains refused refused_known refused_unknown answered accuracy_answered "
+    "accuracy_answered_low accuracy_answered_high f1 average_precision",
+    "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy agreement unparsed",
     "balance": "domain seed stage setting covariate level value distance",
 }
 """Of every table, the columns that the report reads beside `reason`, which says why a value is missing; some may lack."""
@@ -92,7 +92,7 @@ def is_free(group: str) -> bool:
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows over all domains; of a table without such rows, those of its only domain, or none."""
+    """Rows over all domains that a setting has; of a table without such rows, those of its only domain, or none."""
     if (table.domain == ALL).any():
         return table[table.domain == ALL]
     own = without_pooled(table)
@@ -139,13 +139,17 @@ class Facts:
         return [d for d in found if d != POOLED] + [POOLED] * (POOLED in found)
 
     @cached_property
+    def single_domains(self) -> list[str]:
+        return [domain for domain in self.domains if domain != POOLED]
+
+    @cached_property
     def seeds(self) -> list[int]:
         return sorted({arm.seed for arm in self.sources.arms})
 
     @cached_property
     def place(self) -> str:
         """What `overall` rows are about, in words."""
-        own = [d for d in self.domains if d != POOLED] or self.domains
+        own = self.single_domains or self.domains
         return own[0] if len(own) == 1 else f"mean over {len(own)} domains"
 
     def ordered(self, table: pd.DataFrame) -> pd.DataFrame:

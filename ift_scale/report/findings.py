@@ -1,22 +1,24 @@
 """What the numbers say, in sentences that never claim more than an interval shows.
 
 A finding of the paper *holds* here where the interval of our estimate lies on its side of zero, and stays there after Holm's
-correction where there is one; it *does not hold* where the interval lies on the other side; else we *cannot tell*.
+correction where there is one; it *does not hold* where the interval lies on the other side; else we *cannot tell*, and with one
+seed never (`verdicts.verdict`).
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from ift_scale.report.coverage import over
 from ift_scale.report.facts import ALL, Facts, is_free, overall
-from ift_scale.report.html import absent, listed, number, p_value, points
+from ift_scale.report.html import NONE, absent, listed, number, p_value, points
+from ift_scale.report.verdicts import Verdict, verdict
 from ift_scale.treatments import POOLED, treatment
 
-Verdict = Literal["holds", "does not hold", "cannot tell", "not asked"]
 CLAIMS = (
     ("harmonious", "incompatible", "Sets that agree with the model beat sets that contradict it"),
     ("self_aligning", "incompatible", "The model's own wrong answers beat the right ones it does not know"),
@@ -41,12 +43,6 @@ def paper() -> dict[str, Any]:
     return figures
 
 
-def verdict(low: Any, high: Any) -> Verdict:
-    if absent(low) or absent(high):
-        return "cannot tell"
-    return "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell"
-
-
 def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
     """What to know before any finding is read."""
     out = []
@@ -61,7 +57,10 @@ def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
         where = ", ".join(f"{row.domain} {row.group}" for row in at_chance.itertuples())
         out.append(f"The base model cannot be told from chance ({chance:.0%}) on: {where}.")
     if seeds == 1:
-        out.append("One seed only: the intervals speak of the questions drawn, not of the training's own variation.")
+        out.append(
+            "One seed only: what another seed would have given is not known, so no finding can be judged. The intervals that are "
+            "shown are over questions; they are about these very models."
+        )
     return out
 
 
@@ -81,22 +80,32 @@ def differences(comparisons: pd.DataFrame, paper: list[Row], level: float) -> li
 
 
 def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Finding:
-    low, high = row["difference_low"], row["difference_high"]
-    if absent(row["difference"]) or absent(low):
-        return Finding(claim, row["group"], "cannot tell", "No interval could be made.")
-    text = f"{points(row['difference'], True)} points ({points(low, True)} to {points(high, True)})"
-    told = verdict(low, high)
-    corrected: Any = row.get("holm_p")
-    if told == "cannot tell":
+    low, high, corrected = row["difference_low"], row["difference_high"], row.get("holm_p")
+    if absent(row["difference"]):
+        return Finding(claim, row["group"], verdict(None, None, row.get("seeds")), "No difference could be computed.")
+    told = verdict(low, high, row.get("seeds"), corrected, level)
+    text = _estimate(f"{points(row['difference'], True)} points", points(low, True), points(high, True), row)
+    if absent(low):
+        text += f": {_reason(row, 'no interval could be made')}"
+    elif low <= 0 <= high:
         text += ": the interval holds zero, so no difference is shown"
         if not absent(row.get("detectable")):
             text += f"; this test could have shown one of {points(row['detectable'])}"
-    elif not absent(corrected) and corrected > 1 - level:
-        told = "cannot tell"
+    elif told == "cannot tell" and not absent(corrected):
         text += f": not after Holm's correction for the number of tests (p = {p_value(corrected)})"
     if theirs:
         text += f"; paper {listed([number(r['value'] * 100, 2, sign=True) for r in theirs])}"
     return Finding(claim, row["group"], told, text + ".")
+
+
+def _estimate(value: str, low: str, high: str, row: Row) -> str:
+    """`+2.0 points (-1.0 to +5.0) over 3 of 4 domains`; without what there is not."""
+    return " ".join(filter(None, [value, "" if NONE in (low, high) else f"({low} to {high})", over(row)]))
+
+
+def _reason(row: Row, otherwise: str) -> str:
+    """The first of the reasons that the row gives, which is about its interval."""
+    return otherwise if absent(row.get("reason")) or not row["reason"] else str(row["reason"]).split("; ")[0]
 
 
 def best_ratio(table: pd.DataFrame) -> list[Finding]:
@@ -109,20 +118,22 @@ def best_ratio(table: pd.DataFrame) -> list[Finding]:
         where = row["group"] if row["domain"] == ALL else f"{row['domain']}, {row['group']}"
         if absent(row["best_ratio"]) or absent(row["difference"]):
             reason = "ratio 1 was not among the arms" if absent(row.get("reason")) else row["reason"]
-            out.append(Finding(claim, where, "cannot tell", f"{reason}."))
+            out.append(Finding(claim, where, verdict(None, None, row.get("seeds")), f"{reason}."))
             continue
-        told = verdict(row["low"], row["high"])
+        told = verdict(row["low"], row["high"], row.get("seeds"))
         text = f"best at {row['best_ratio']:g}"
-        text += f"; the best of the others, {row['best_other']:g}, is" if row["best_ratio"] >= 1 else ","
-        text += f" {points(row['difference'], True)} points against ratio 1"
-        if not absent(row["low"]):
-            text += f" ({points(row['low'], True)} to {points(row['high'], True)})"
-        reason = ": the interval holds zero" if told == "cannot tell" else ""
-        out.append(Finding(claim, where, told, text + reason + "."))
+        text += f"; the best of the others, {row['best_other']:g}, is " if row["best_ratio"] >= 1 else ", "
+        value = f"{points(row['difference'], True)} points against ratio 1"
+        text += _estimate(value, points(row["low"], True), points(row["high"], True), row)
+        if absent(row["low"]):
+            text += f": {_reason(row, 'no interval could be made')}"
+        elif told == "cannot tell":
+            text += ": the interval holds zero"
+        out.append(Finding(claim, where, told, text + "."))
     return out
 
 
-def correlation(table: pd.DataFrame, theirs: Row) -> list[Finding]:
+def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[Finding]:
     claim = "The more consistent an arm stays with the base model, the better it answers"
     rows = table[table.measure == "consistency"]
     if not len(rows):
@@ -131,14 +142,17 @@ def correlation(table: pd.DataFrame, theirs: Row) -> list[Finding]:
     for row in rows.to_dict("records"):
         if absent(row["rho"]):
             reason = "it is not defined here" if absent(row["reason"]) else str(row["reason"])
-            out.append(Finding(claim, row["group"], "cannot tell", f"no correlation: {reason}."))
+            out.append(Finding(claim, row["group"], verdict(None, None, row.get("seeds")), f"no correlation: {reason}."))
             continue
-        text = f"partial rank correlation {row['rho']:+.2f}".replace("-", "−")
-        if not absent(row["low"]):
-            text += f" ({row['low']:+.2f} to {row['high']:+.2f})".replace("-", "−")
-        told = verdict(row["low"], row["high"])
-        if told == "cannot tell":
-            text += ": the interval holds zero" if not absent(row["low"]) else f"; {row['reason']}"
+        told = verdict(row["low"], row["high"], row.get("seeds"), row.get("p_within"), level)
+        low, high = (number(row[end], 2, sign=True) for end in ("low", "high"))
+        text = _estimate(f"partial rank correlation {number(row['rho'], 2, sign=True)}", low, high, row)
+        if absent(row["low"]):
+            text += f": {_reason(row, 'no interval could be made')}"
+        elif row["low"] <= 0 <= row["high"]:
+            text += ": the interval holds zero"
+        elif told == "cannot tell":
+            text += f": not by the permutations within domains (p = {p_value(row.get('p_within'))})"
         out.append(Finding(claim, row["group"], told, f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}."))
     return out
 
@@ -149,7 +163,7 @@ def all_findings(facts: Facts) -> dict[str, list[Finding]]:
     found: Iterable[Finding] = [
         *differences(facts["comparisons"], theirs["differences"], level),
         *best_ratio(facts["best_ratio"]),
-        *correlation(facts["correlation"], theirs["correlation"]),
+        *correlation(facts["correlation"], theirs["correlation"], level),
     ]
     out: dict[str, list[Finding]] = {}
     for finding in found:

@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from ift_scale.report import colors
+from ift_scale.report.coverage import over
 from ift_scale.treatments import treatment
 
 NONE = "–"
@@ -37,7 +38,10 @@ def points(value: Any, sign: bool = False) -> str:
 
 
 def interval(row: Row, name: str, share: bool = True, sign: bool = False, ends: tuple[str, str] | None = None) -> str:
-    """`55.7 [50.9, 60.5]`: NAME, NAME_low and NAME_high of a row; only the limits that are there."""
+    """`55.7 [50.9, 60.5]`: NAME, NAME_low and NAME_high of a row, the limits where there are any.
+
+    `over 3 of 4 domains` follows where it is over fewer domains than the run has.
+    """
     low, high = (row.get(end) for end in (ends or (f"{name}_low", f"{name}_high")))
 
     def show(value: Any) -> str:
@@ -46,7 +50,13 @@ def interval(row: Row, name: str, share: bool = True, sign: bool = False, ends: 
     if absent(row.get(name)):
         return NONE
     # Where a column is narrow, the interval goes below its estimate as a whole.
-    return show(row[name]) if absent(low) or absent(high) else f"{show(row[name])} [{show(low)},\u00a0{show(high)}]"
+    ends_told = "" if absent(low) or absent(high) else f"[{show(low)},\u00a0{show(high)}]"
+    return " ".join(filter(None, [show(row[name]), ends_told, over(row, name)]))
+
+
+def points_over(row: Row, name: str) -> str:
+    """`points` of a row's NAME, and over which domains it is where they are not all of the run's."""
+    return " ".join(filter(None, [points(row[name]), "" if absent(row[name]) else over(row, name)]))
 
 
 def p_value(value: Any) -> str:
@@ -95,7 +105,7 @@ def _of_words(values: Sequence[Any]) -> bool:
     told = [value for value in values if not absent(value) and value != NONE]
     if not told or not all(isinstance(value, str) for value in told):
         return False
-    return any(len(v) > 40 for v in told) or not any(v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
+    return any(len(v) > 50 for v in told) or not any(v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
 
 
 def folded(rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16) -> Markup:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ift_scale.report.facts import Facts, overall
+from ift_scale.report.facts import SHARED, Facts, overall
 from ift_scale.report.html import NONE, absent, interval, number, p_value
 from ift_scale.report.sections import accuracy, differences
 
@@ -41,8 +41,12 @@ def tables(facts: Facts) -> str:
     """Main table, differences and correlation, those that the run has."""
     parts = [r"% Made by ift-scale; needs \usepackage{booktabs}.", ""]
     main = accuracy.wide(facts, overall(facts["settings"]), facts["base"])
-    caption = f"Accuracy in percent, {facts.place}, {facts.level} intervals"
-    parts.append(table(main, caption, "accuracy", "not asked of this setting."))
+    caption = f"Accuracy in percent, {facts.place}, {facts.level} intervals over {accuracy.over_what(facts)}"
+    parts.append(table(main, caption, "accuracy", accuracy.NOT_ASKED))
+    shared = facts["settings"][facts["settings"].domain == SHARED]
+    if len(shared):
+        caption = f"Accuracy in percent over the domains that every setting has ({accuracy.told(shared)}), {facts.level} intervals"
+        parts.append(table(accuracy.wide(facts, shared, facts["base"]), caption, "accuracy-shared", accuracy.NOT_ASKED))
     if len(chosen := overall(facts["comparisons"])):
         caption = f"Paired differences in percentage points, {facts.place}, {facts.level} intervals"
         parts.append(table(differences.rows(chosen), caption, "differences", "not computed.", heads=2))
@@ -50,7 +54,8 @@ def tables(facts: Facts) -> str:
         rows = [
             {
                 "measure": row["measure"], "group": row["group"], "n": number(row["n"], 0),
-                "partial rho": interval(row, "rho", share=False, sign=True, ends=("low", "high")), "p": p_value(row["p"]),
+                "partial rho": interval(row, "rho", share=False, sign=True, ends=("low", "high")),
+                "p": p_value(row["p"]), "p within domains": p_value(row["p_within"]),
                 "remark": "" if absent(row["reason"]) else row["reason"],
             }
             for row in facts["correlation"].to_dict("records")

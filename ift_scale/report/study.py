@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.report.coverage import over
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import overall, read
 from ift_scale.report.html import absent, figure, folded, interval, joined, legend, name_of, paragraph, table
@@ -130,9 +131,11 @@ def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Mar
             for row in rows[rows.group == group].to_dict("records"):
                 place = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
                 chart.span(place, row["difference_low"], row["difference_high"], color[variant])
-                chart.point(row["difference"], place, color[variant], SHAPES[number % len(SHAPES)], 3.4)
+                chart.point(row["difference"], place, color[variant], SHAPES[number % len(SHAPES)], 3.4, hollow=bool(over(row)))
         panels.append((group, chart.svg()))
     caption = f"Mean and {level} interval; to the right of the dashed line the first setting is better."
+    if any(over(row) for row in every.to_dict("records")):
+        caption += " Hollow: over fewer domains than the variant has, as the table says."
     return figure(panels, caption, legend((color[variant], variant) for variant in tables))
 
 
@@ -148,7 +151,7 @@ def _difference(row: dict[str, Any]) -> Cells:
 
 
 def _best(row: dict[str, Any]) -> Cells:
-    told = f"best {row['best_ratio']:g}"
+    told = " ".join(filter(None, [f"best {row['best_ratio']:g}", over(row)]))
     if not absent(row["difference"]):
         told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
     return {"group": row["group"]}, told

@@ -35,8 +35,8 @@ def arm(setting: str, seed: int, scores: list[Score], domain: str = "d", group: 
     return ArmScores(Arm(domain=domain, setting=setting, seed=seed), {group: table_of(scores)})
 
 
-def panels(arms: Sequence[ArmScores], base: Sequence[Score], samples: int = 400) -> Panels:
-    return panels_of(iter(arms), answers_of(table_of(base)), samples, 0)
+def panels(arms: Sequence[ArmScores], base: Sequence[Score]) -> Panels:
+    return panels_of(iter(arms), answers_of(table_of(base)))
 
 
 BETTER, WORSE = [True] * 40, [i % 2 == 0 for i in range(40)]

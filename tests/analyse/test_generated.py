@@ -21,7 +21,8 @@ def test_abstention_and_generated_answers() -> None:
     found = panels([arm("refuse_unknown", 0, after)], base)
     row = abstention_table(found, 0.5, 0.95).iloc[0]
     assert (row.refused, row.refused_known, row.refused_unknown, row.answered) == (0.5, 0.5, 0.5, 0.5)
-    assert row.accuracy_answered == 0.5 and row.f1 == 0.5 and row.reason == ""
+    assert row.accuracy_answered == 0.5 and row.f1 == 0.5 and pd.isna(row.accuracy_answered_low)
+    assert row.reason == "no interval: a domain has fewer than 10 questions"
     row = generated_table(found).iloc[0]
     assert (row.letter_accuracy, row.generated_accuracy, row.agreement, row.unparsed) == (1.0, 0.25, 0.25, 0.25)
 
@@ -42,6 +43,15 @@ def test_what_the_base_model_was_not_asked_is_neither_known_nor_unknown() -> Non
     row = abstention_table(panels([arm("refuse_unknown", 0, both[2:])], asked), 0.5, 0.95).iloc[0]
     assert pd.isna(row.refused_known) and pd.isna(row.f1) and row.refused == 0.5
     assert row.reason.startswith("the base model was not asked these questions")
+
+
+def test_each_share_says_over_how_many_domains_it_is() -> None:
+    """The base model knows all of the first domain and nothing of the second."""
+    after = {d: [s.model_copy(update={"question_id": f"{d}{i}"}) for i, s in enumerate(_generated([True] * 12, [None] * 12))] for d in "de"}
+    base = [*choices([True] * 12, "d", sure=0.9), *choices([False] * 12, "e")]
+    arms = [arm("refuse_unknown", 0, after["d"]), arm("refuse_unknown", 0, after["e"], "e")]
+    row = abstention_table(panels(arms, base), 0.5, 0.95).set_index("domain").loc["all"]
+    assert (row.domains, row.refused_domains, row.refused_known_domains, row.refused_unknown_domains) == (2, 2, 1, 1)
 
 
 def test_generated_tables_are_empty_where_nothing_was_generated() -> None:

@@ -1,15 +1,24 @@
-"""Intervals against scipy, statsmodels, published values and simulation."""
+"""Intervals against scipy, statsmodels, published values and mixed models' formulas; their coverage is in test_coverage.py."""
 
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from ift_scale.analyse.intervals import Bootstrap, Resamples, Table, of_share, question_bootstrap, two_way_bootstrap, wilson
+from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, Table, estimate, wilson
+
+PLAIN = Measure(-np.inf, np.inf, fewest=1)
+"""Without pseudo-questions: what textbooks have."""
 
 
-def _table(values: np.ndarray, name: str = "q") -> Table:
-    return Table(values, [f"{name}{i}" for i in range(values.shape[1])])
+def _table(values: np.ndarray, start: int = 0, seeds: list[int] | None = None) -> Table:
+    return Table(values, start + np.arange(values.shape[1]), seeds or list(range(len(values))))
+
+
+def _made(tables: list[Table], measure: Measure = PLAIN) -> Estimate:
+    made = estimate(tables, measure)
+    assert made is not None
+    return made
 
 
 def test_wilson_published_example() -> None:
@@ -24,87 +33,116 @@ def test_wilson_agrees_with_statsmodels(right: int, num: int, level: float) -> N
     assert (interval.low, interval.high) == pytest.approx(proportion_confint(right, num, 1 - level, method="wilson"))
 
 
-def test_bootstrap_over_questions_agrees_with_scipy() -> None:
+@pytest.mark.parametrize(("right", "num"), [(3, 20), (0, 12), (40, 40), (117, 250)])
+def test_one_seed_and_domain_is_agresti_and_coulls_interval(right: int, num: int) -> None:
+    """statsmodels adds z^2 / 2 = 1.92 on each side where ours adds 2."""
+    shown = _made([_table((np.arange(num) < right)[None].astype(float))], SHARE).shown(0.95)
+    theirs = np.clip(proportion_confint(right, num, 0.05, method="agresti_coull"), 0, 1)
+    assert shown is not None and (shown.low, shown.high) == pytest.approx(theirs, abs=0.02 * 10 / num)
+
+
+def test_several_domains_are_price_and_bonetts_interval() -> None:
+    """Price and Bonett 2004, (2): (x + 2 / m) / (n + 4 / m) of each of the m proportions."""
+    rights, nums = np.array([3, 11, 20]), np.array([12, 30, 21])
+    tables = [_table((np.arange(n) < x)[None].astype(float), 100 * i) for i, (x, n) in enumerate(zip(rights, nums, strict=True))]
+    shown = _made(tables, SHARE).shown(0.95)
+    p = (rights + 2 / 3) / (nums + 4 / 3)
+    half = stats.norm.ppf(0.975) * np.sqrt((p * (1 - p) / (nums + 4 / 3)).sum()) / 3
+    assert shown is not None and (shown.low, shown.high) == pytest.approx((p.mean() - half, p.mean() + half), abs=0.004)
+    assert shown.value == pytest.approx((rights / nums).mean())
+
+
+def test_paired_differences_are_agresti_and_mins_interval() -> None:
+    """Agresti and Min 2005: half a pair is added to each of the four cells. 16 and 7 of 60 pairs differ."""
+    differences = np.repeat([1.0, -1.0, 0.0], [16, 7, 37])
+    shown = _made([_table(differences[None])], DIFFERENCE).over_questions(0.95)
+    b, c, n = 16.5, 7.5, 62
+    half = stats.norm.ppf(0.975) * np.sqrt((b + c) - (b - c) ** 2 / n) / n
+    assert shown is not None and (shown.low, shown.high) == pytest.approx(((b - c) / n - half, (b - c) / n + half), abs=0.002)
+
+
+def test_questions_that_all_agree_leave_students_interval_over_seeds() -> None:
+    """A domain whose questions are answered alike: what varies is the seeds' means."""
+    means = np.array([0.2, 0.5, 0.6, 0.7])
+    found = _made([_table(np.repeat(means[:, None], 50, axis=1))]).interval(0.95)
+    theirs = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
+    assert found is not None and (found.low, found.high) == pytest.approx(theirs)
+
+
+def test_seeds_that_all_agree_leave_the_questions() -> None:
     values = np.random.default_rng(1).random(200) < 0.6
-    ours = two_way_bootstrap([_table(values[None].astype(float))], 4000, 0.95, seed=0)
-    theirs = stats.bootstrap((values.astype(float),), np.mean, n_resamples=4000, method="percentile", rng=0).confidence_interval
-    assert ours.value == pytest.approx(values.mean())
-    assert ours.low == pytest.approx(theirs.low, abs=0.01) and ours.high == pytest.approx(theirs.high, abs=0.01)
+    made = _made([_table(np.repeat(values[None], 3, axis=0).astype(float))])
+    found = made.interval(0.95)
+    assert found is not None and (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, values.mean(), stats.sem(values)))
+    assert made.over_questions(0.95) == found
 
 
-def test_bootstrap_over_questions_takes_seeds_as_they_are() -> None:
-    """Seeds far apart and questions all alike: only the two-way interval has a width."""
-    table = _table(np.repeat([[0.2], [0.5], [0.8]], 50, axis=1))
-    assert question_bootstrap([table], 300, 0.95, 0).high == pytest.approx(0.5)
-    assert two_way_bootstrap([table], 300, 0.95, 0).high > 0.7
+def test_variances_are_those_of_the_crossed_model() -> None:
+    """Mean squares of seeds, questions and residuals (Searle, Casella and McCulloch 1992): the mean's variance is
+    (MS_seeds + MS_questions - MS_residual) / (S Q)."""
+    y = np.random.default_rng(2).normal(size=(4, 30)) + np.random.default_rng(3).normal(size=(1, 30))
+    s, q = y.shape
+    seeds = q * y.mean(1).var(ddof=1)
+    questions = s * y.mean(0).var(ddof=1)
+    residual = ((y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()) ** 2).sum() / ((s - 1) * (q - 1))
+    made = _made([_table(y)])
+    assert made.seed_variance == pytest.approx(seeds / (s * q))
+    assert made.question_variance == pytest.approx((questions - residual) / (s * q), rel=1e-6)
+    assert made.own_variance == pytest.approx(questions / (s * q))
 
 
-def test_bootstrap_knows_that_seeds_differ() -> None:
-    """Seeds that disagree widen the interval beyond what questions alone would."""
-    questions = np.random.default_rng(0).random((1, 400))
-    same = np.repeat((questions < 0.5).astype(float), 3, axis=0)
-    apart = np.concatenate([(questions < p).astype(float) for p in (0.3, 0.5, 0.7)])
-    narrow, wide = (two_way_bootstrap([_table(table)], 2000, 0.95, 0) for table in (same, apart))
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+def test_a_seed_is_one_draw_in_all_domains() -> None:
+    """What a seed does to all domains alike is not averaged away over them; what it does to one of them is."""
+    values = np.repeat([[0.2], [0.5], [0.8]], 40, axis=1)
+    alike = _made([_table(values, 100 * d) for d in range(4)])
+    apart = _made([_table(values, 100 * d, [10 * d, 10 * d + 1, 10 * d + 2]) for d in range(4)])
+    assert alike.seed_variance == pytest.approx(0.09 / 3) and apart.seed_variance == pytest.approx(0.09 / 3 / 4)
 
 
-@pytest.mark.parametrize("num_seeds", [2, 3, 8])
-def test_the_variance_over_seeds_is_the_unbiased_one(num_seeds: int) -> None:
-    """What drawing all S of S would make too small by (S - 1) / S."""
-    means_S = np.random.default_rng(2).random(num_seeds)
-    drawn = Resamples({"d": ["q"]}, 40_000, 0).seed_weights(num_seeds) @ means_S
-    assert drawn.mean() == pytest.approx(means_S.mean(), abs=0.005)
-    assert drawn.var() == pytest.approx(means_S.var(ddof=1) / num_seeds, rel=0.05)
+def test_a_domain_with_one_seed_leaves_no_interval_over_seeds() -> None:
+    made = _made([_table(np.eye(2, 20)), _table(np.ones((1, 20)), 50)])
+    assert made.seeds == 1 and made.interval(0.95) is None and made.p_value() is None
+    assert made.missing == "one seed: no interval over seeds" and made.over_questions(0.95) == made.shown(0.95) is not None
 
 
-@pytest.mark.parametrize(("num_seeds", "spread"), [(8, 0.05), (3, 0.05), (3, 0.0)])
-def test_bootstrap_covers_the_truth_at_its_level(num_seeds: int, spread: float) -> None:
-    """Simulated: seeds and questions both drawn; the interval must not be too narrow for few of either."""
-    rng = np.random.default_rng(3)
-    covered = 0
-    for trial in range(200):
-        chance = 0.6 + spread * rng.standard_normal((num_seeds, 1)) + 0.2 * rng.standard_normal((1, 100))
-        table = (rng.random((num_seeds, 100)) < chance).astype(float)
-        interval = two_way_bootstrap([_table(table)], 300, 0.95, trial)
-        covered += interval.low <= 0.6 <= interval.high
-    assert covered / 200 > 0.90
+def test_p_is_where_the_interval_leaves_zero_out() -> None:
+    made = _made([_table(np.random.default_rng(0).normal(0.2, 0.5, (3, 80)))])
+    p = made.p_value()
+    assert p is not None and 1e-6 < p < 0.5
+    wide, narrow = made.interval(1 - p * 0.99), made.interval(1 - p * 1.01)
+    assert wide is not None and narrow is not None and not wide.excludes_zero and narrow.excludes_zero
+    assert _made([_table(np.ones((3, 80)))], DIFFERENCE).p_value() == 1e-12
 
 
 def test_domains_count_alike_whatever_their_size() -> None:
-    tables = [_table(np.ones((2, 10)), "a"), _table(np.zeros((2, 1000)), "b")]
-    interval = two_way_bootstrap(tables, 200, 0.9, 0)
-    assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
+    made = _made([_table(np.ones((2, 10))), _table(np.zeros((2, 1000)), 10)])
+    assert made.value == 0.5 and made.domains == 2 and made.fewest_questions == 10
 
 
 def test_questions_asked_in_several_domains_are_not_counted_as_new_ones() -> None:
     values = (np.random.default_rng(0).random((1, 300)) < 0.5).astype(float)
-    once = two_way_bootstrap([_table(values)], 2000, 0.95, 0)
-    shared = two_way_bootstrap([_table(values)] * 4, 2000, 0.95, 0)
-    apart = two_way_bootstrap([_table(values, f"{i}-") for i in range(4)], 2000, 0.95, 0)
-    assert shared.high - shared.low == pytest.approx(once.high - once.low)
-    assert apart.high - apart.low == pytest.approx((once.high - once.low) / 2, rel=0.1)
+    once, shared, apart = (
+        _made([_table(values, step * d) for d in range(num)]).own_variance for num, step in ((1, 0), (4, 0), (4, 1000))
+    )
+    assert shared == pytest.approx(once) and apart == pytest.approx(once / 4)
 
 
-def test_a_domain_has_all_its_questions_in_every_sample() -> None:
-    drawn = Resamples({"a": ["1", "2", "shared"], "b": ["shared", "3"]}, 500, 0)
-    assert (drawn.draw("a", np.ones((1, 3))).samples_RB == 1).all()
-    alone = drawn.draw("a", np.array([[0.0, 0.0, 1.0]])).samples_RB
-    assert alone == pytest.approx(1 / 3)  # the only one of its stratum
+def test_domains_are_fixed_and_their_questions_are_not() -> None:
+    """Questions that only one of two domains asks vary among themselves; the only one of its kind is taken whole."""
+    one, other = np.array([[0.0, 0.0, 1.0]]), np.array([[1.0, 0.0]])
+    made = _made([Table(one, np.array([0, 1, 2]), [0]), Table(other, np.array([2, 3]), [0])])
+    influence = np.array([-1 / 18, -1 / 18, 1 / 9 + 1 / 8, -1 / 8])
+    assert made.own_variance == pytest.approx((influence[2:] ** 2).sum())  # the first two are alike
+    assert made.value == pytest.approx((1 / 3 + 1 / 2) / 2)
 
 
-def test_missing_values_are_left_out_of_mean_and_samples() -> None:
+def test_missing_values_are_left_out() -> None:
     values = np.array([[1.0, 0.0, np.nan, 1.0], [np.nan] * 4])
-    drawn = Resamples({"d": list("abcd")}, 4000, 0)
-    means = drawn.draw("d", values)
-    assert means.own_R[0] == pytest.approx(2 / 3) and np.isnan(means.own_R[1])
-    assert np.isfinite(means.samples_RB[0]).all() and means.samples_RB[0].mean() == pytest.approx(2 / 3, abs=0.02)
-    found = drawn.combine([means])
-    assert found is not None and found.value == pytest.approx(2 / 3)  # the seed without a value is left out
-    assert drawn.combine([means.of([1])]) is None
-    some = drawn.draw("d", np.array([[1.0, 0.0, 0.0, 1.0]]), np.array([True, False, False, True]))
-    assert some.own_R[0] == 1 and (some.samples_RB == 1).all()
+    made = _made([_table(values), _table(np.full((2, 3), np.nan), 10)])
+    assert made.value == pytest.approx(2 / 3) and (made.domains, made.seeds, made.fewest_questions) == (1, 1, 3)
+    assert estimate([_table(np.full((2, 3), np.nan))], PLAIN) is None
 
 
-def test_all_right_is_not_certain() -> None:
-    nothing_varies = Bootstrap(1.0, np.ones(100), np.ones(100))
-    assert of_share(nothing_varies, 36, 0.95) == wilson(36, 36, 0.95)
+def test_a_divergence_that_never_varies_has_no_interval() -> None:
+    made = _made([_table(np.zeros((3, 60)))], UNBOUNDED)
+    assert made.interval(0.95) is None and made.missing == "no interval: nothing varies"

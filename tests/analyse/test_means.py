@@ -34,6 +34,24 @@ def test_all_domains_is_their_mean_and_settings_are_in_order() -> None:
     assert overall.questions.to_dict() == {"harmonious": 40, "mixture-0.2": 50}  # arms across domains are no domain more
 
 
+def test_means_that_can_be_compared_are_over_the_domains_that_every_setting_has() -> None:
+    """H has a bad domain more than S, and is the same where both are: its mean over its own domains is lower all the same."""
+    arms = [arm("harmonious", s, choices(BETTER, "d")) for s in (0, 1)] + [arm("self_aligning", s, choices(BETTER, "d")) for s in (0, 1)]
+    arms += [arm("harmonious", s, choices([False] * 40, "e"), "e") for s in (0, 1)]
+    table = setting_table(panels(arms, [*choices(BETTER, "d"), *choices(BETTER, "e")]), 0.95)
+    whole, shared = (rows_of(table, domain=name).set_index("setting") for name in ("all", "shared"))
+    assert whole.accuracy.to_dict() == {"harmonious": 0.5, "self_aligning": 1.0}
+    assert whole.domains.to_dict() == {"harmonious": 2, "self_aligning": 1} and (whole.of_domains == 2).all()
+    assert shared.accuracy.to_dict() == {"harmonious": 1.0, "self_aligning": 1.0} and (shared.over == "d").all()
+    assert rows_of(setting_table(two_settings(), 0.95), domain="shared").empty  # nothing is missing
+
+
+def test_one_seed_has_intervals_over_questions_and_says_so() -> None:
+    one, two = (setting_table(panels([arm("harmonious", s, choices(WORSE)) for s in seeds], BASE), 0.95).iloc[0] for seeds in ([0], [0, 1]))
+    assert one.interval_over == "questions" and one.accuracy_low < 0.5 < one.accuracy_high
+    assert two.interval_over == "seeds and questions"
+
+
 def test_base_table() -> None:
     row = base_table(two_settings(), 0.95).iloc[0]
     assert row.accuracy == 1.0 and row.accuracy_low < 1.0 and row.questions == 40 and row.confidence == pytest.approx(0.6)

@@ -76,4 +76,5 @@ def test_seeds_are_worth_less_than_questions() -> None:
 
 
 def test_detectable_by_error() -> None:
-    assert detectable_by_error(1.0, 0.95) == pytest.approx(2.80, abs=0.005)  # Bloom 1995: 2.8 standard errors
+    half_width = stats.norm.ppf(0.975)
+    assert detectable_by_error(half_width, 1.0) == pytest.approx(2.80, abs=0.005)  # Bloom 1995: 2.8 standard errors

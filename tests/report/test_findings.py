@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from ift_scale.report.facts import read
 from ift_scale.report.findings import all_findings, best_ratio, cautions, correlation, differences, paper
+from ift_scale.report.verdicts import verdict
 from tests.report import synthetic
 
 
@@ -58,7 +60,7 @@ def test_a_base_model_at_chance_is_told_first() -> None:
 
 def test_the_best_ratio() -> None:
     row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "best_other": 0.6, "difference": 0.03}
-    row |= {"low": 0.01, "high": 0.05, "reason": float("nan")}
+    row |= {"low": 0.01, "high": 0.05, "seeds": 3, "reason": float("nan")}
     last = row | {"best_ratio": 1.0, "best_other": 0.8, "difference": -0.03}
     nothing = row | {"difference": float("nan"), "reason": "no arm of ratio 1"}
     rows = [row, row | {"low": -0.01}, last | {"low": -0.06, "high": -0.01}, last | {"low": -0.06, "high": 0.01}, nothing]
@@ -72,13 +74,47 @@ def test_the_best_ratio() -> None:
 
 def test_a_correlation_without_a_value_has_its_reason() -> None:
     nan = float("nan")
-    row = {"measure": "consistency", "group": "ID", "n": 32, "rho": 0.8, "p": 0.001, "low": 0.6, "high": 0.9, "reason": nan}
+    row = {"measure": "consistency", "group": "ID", "seeds": 3, "n": 32, "rho": 0.8, "p": 0.001, "low": 0.6, "high": 0.9, "reason": nan}
     none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
     rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
     told = correlation(pd.DataFrame(rows), paper()["correlation"])
     assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell"]
     assert told[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
     assert told[3].text == "no correlation: accuracy is the same everywhere."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "told"),
+    [
+        (0.01, 0.3, None, "holds"),
+        (-0.3, -0.01, None, "does not hold"),
+        (-0.1, 0.3, None, "cannot tell"),
+        (0.01, 0.3, 0.051, "cannot tell"),
+        (-0.3, -0.01, 0.051, "cannot tell"),
+        (0.01, 0.3, 0.05, "holds"),
+        (None, None, 0.001, "cannot tell"),
+        (float("nan"), 0.3, 0.001, "cannot tell"),
+    ],
+)
+def test_every_verdict_needs_seeds(low: float | None, high: float | None, p: float | None, told: str) -> None:
+    assert verdict(low, high, 3, p, 0.95) == told
+    assert verdict(low, high, 1, p, 0.95) == "cannot tell (one seed)"
+    assert verdict(low, high, float("nan"), p, 0.95) == verdict(low, high, None, p, 0.95) == "cannot tell"
+
+
+def test_one_seed_can_tell_nothing_whatever_its_intervals_are(tmp_path: Path) -> None:
+    """The made-up tables have intervals that leave zero out, as tables of an earlier version had."""
+    facts = synthetic.facts(tmp_path / "files", seeds=(0,))
+    found = [finding for findings in all_findings(facts).values() for finding in findings]
+    assert len(found) > 9 and {finding.verdict for finding in found} == {"cannot tell (one seed)"}
+    several = synthetic.facts(tmp_path / "others", seeds=(0, 1, 2))
+    assert "holds" in {finding.verdict for findings in all_findings(several).values() for finding in findings}
+
+
+def test_findings_say_over_which_domains_they_are() -> None:
+    assert _first(_comparison(0.2, 0.1, 0.3, domains=3, of_domains=4, domain="all"))[1] == (
+        "+20.0 points (+10.0 to +30.0) over 3 of 4 domains; paper +11.27."
+    )
 
 
 def test_findings_of_a_run_without_tables(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ _ASKED = {
     "ID": "benchmark questions of its domain (ID)",
     "OOD": "benchmark questions of all other domains (OOD)",
 }
-_MARKS = {"holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open")}
+_MARKS = {
+    "holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open"),
+    "cannot tell (one seed)": ("? cannot tell (one seed)", "open"),
+}  # fmt: skip
 
 
 def body(facts: Facts) -> Markup:
@@ -84,7 +87,8 @@ def found(facts: Facts) -> Markup:
     warnings = findings.cautions(facts["base"], facts.sources.chance, len(facts.seeds))
     intro = (
         f"Against the paper's findings, {facts.place}. In brackets: {facts.level} intervals. A finding holds here only where the "
-        "whole interval lies on its side of zero and, where several differences are tested, Holm's correction leaves it there."
+        "whole interval lies on its side of zero and, where several differences are tested, Holm's correction leaves it there. "
+        "With one seed none can be judged."
     )
     items = []
     for claim, parts in findings.all_findings(facts).items():

@@ -7,10 +7,24 @@ from markupsafe import Markup
 
 from ift_scale.records import GRADES
 from ift_scale.report import colors
+from ift_scale.report.coverage import column, explained, label, over
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import figure, folded, interval, joined, key, legend, name_of, number, paragraph, points, why
+from ift_scale.report.html import (
+    absent,
+    figure,
+    folded,
+    interval,
+    joined,
+    key,
+    legend,
+    name_of,
+    number,
+    paragraph,
+    points,
+    points_over,
+    why,
+)
 from ift_scale.report.svg import Axis, Chart, across, down, limits
-from ift_scale.treatments import treatment
 
 KINDS = {
     "right_right": ("stays right", "#008f68"),
@@ -32,7 +46,11 @@ def transitions(facts: Facts) -> Markup | None:
     )
     parts = [
         paragraph(text),
-        figure(panels, f"Shares of the questions, {facts.place}.", legend((color, name) for name, color in KINDS.values())),
+        figure(
+            panels,
+            f"Shares of the questions, {facts.place}.{explained(whole)}",
+            legend((color, name) for name, color in KINDS.values()),
+        ),
         folded(_shares(whole), f"Transitions in percent of the questions: {facts.place}", NOTHING, heads=2),
     ]
     for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
@@ -42,14 +60,15 @@ def transitions(facts: Facts) -> Markup | None:
 
 
 def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
+    cells = [
         {"setting": name_of(row["setting"]), "group": row["group"]} | {KINDS[k][0]: points(row[k]) for k in KINDS}
         for row in rows.to_dict("records")
     ]
+    return column(cells, rows)
 
 
 def _bars(rows: pd.DataFrame, group: str) -> Markup:
-    names = [treatment(s).short for s in rows.setting]
+    names = [label(row) for row in rows.to_dict("records")]
     chart = Chart(Axis(0, 1, "share of the questions", percent=True), down(names), f"Transitions on {group}", 26 * len(names) + 60)
     for place, row in enumerate(rows.to_dict("records")):
         left = 0.0
@@ -72,11 +91,15 @@ def grades(facts: Facts) -> Markup | None:
             "Accuracy of each arm by what the base model knew of the question before: what is kept, what is learnt, what is lost."
         )
     ]
+    partial = any(over(row) for row in whole.to_dict("records"))
+    hollow = " Hollow: over fewer domains than the run has, as the table says." if partial else ""
     for kind in kinds:
         panels = [(group, _by_grade(whole, group, kind)) for group in facts.groups if (whole.group == group).any()]
         parts.append(
             figure(
-                panels, f"Accuracy by what was known, {facts.place}. Points: mean and interval.", key(dict.fromkeys(whole.setting))
+                panels,
+                f"Accuracy by what was known, {facts.place}. Points: mean and interval.{hollow}",
+                key(dict.fromkeys(whole.setting)),
             )
         )
     rows: list[dict[str, Any]] = [
@@ -86,7 +109,7 @@ def grades(facts: Facts) -> Markup | None:
             "known before": row["grade"],
             "questions": number(row["questions"], 0),
             "accuracy": interval(row, "accuracy"),
-            "consistency": number(row["consistency"], 3),
+            "consistency": " ".join(filter(None, [number(row["consistency"], 3), over(row, "consistency")])),
         }
         for row in whole.to_dict("records")
     ]
@@ -104,7 +127,7 @@ def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
         offset = (settings.index(row["setting"]) - (len(settings) - 1) / 2) * 0.8 / len(settings)
         place, color = kinds.index(row["grade"]) + offset, colors.of(row["setting"])
         chart.interval(place, row["accuracy_low"], row["accuracy_high"], color)
-        chart.point(place, row["accuracy"], color, size=3)
+        chart.point(place, row["accuracy"], color, size=3, hollow=bool(over(row)))
     return chart.svg()
 
 
@@ -119,20 +142,21 @@ def generated(facts: Facts) -> Markup | None:
             for row in facts.ordered(overall(found)).to_dict("records")
         ]  # fmt: skip
         caption = f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
-        parts.append(folded(rows, caption, "no such answer.", heads=2))
+        parts.append(folded(column(rows, facts.ordered(overall(found))), caption, "no such answer.", heads=2))
     if len(found := facts["abstention"]):
         whole = facts.ordered(overall(found))
         told = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
         panels = [(group, _refusals(told[told.group == group], group)) for group in facts.groups if (told.group == group).any()]
         entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
         caption = "A model that knows what it knows refuses much of what it did not know, and little of the rest."
+        caption += explained(told, "refused_known", "refused_unknown")
         parts += [figure(panels, caption, legend(entries))] if panels else []
         rows = [
-            {"setting": name_of(row["setting"]), "group": row["group"], "refused": points(row["refused"]),
-             "of known": points(row["refused_known"]), "of unknown": points(row["refused_unknown"]),
-             "answered": points(row["answered"]),
-             "accuracy where answered": interval(row, "accuracy_answered"), "F1": number(row["f1"]),
-             "average precision": number(row["average_precision"])}
+            {"setting": name_of(row["setting"]), "group": row["group"], "refused": points_over(row, "refused"),
+             "of known": points_over(row, "refused_known"), "of unknown": points_over(row, "refused_unknown"),
+             "answered": points_over(row, "answered"),
+             "accuracy where answered": interval(row, "accuracy_answered"), "F1": _number(row, "f1"),
+             "average precision": _number(row, "average_precision")}
             for row in whole.to_dict("records")
         ]  # fmt: skip
         missing = why(whole, "there was no such question or answer.")
@@ -145,12 +169,16 @@ def generated(facts: Facts) -> Markup | None:
     return joined(parts) if parts else None
 
 
+def _number(row: dict[str, Any], name: str) -> str:
+    return " ".join(filter(None, [number(row[name]), "" if absent(row[name]) else over(row, name)]))
+
+
 def _refusals(rows: pd.DataFrame, group: str) -> Markup:
-    names = [treatment(s).short for s in rows.setting]
+    names = [label(row, "refused_known") for row in rows.to_dict("records")]
     height = 22 * len(names) + 62
     chart = Chart(Axis(-0.02, 1.02, "share refused", percent=True), down(names), f"Refusals on {group} by setting", height)
     for place, row in enumerate(rows.to_dict("records")):
         chart.line([row["refused_known"], row["refused_unknown"]], [place, place], "currentColor", "thin")
-        chart.point(row["refused_known"], place, "#008f68")
-        chart.point(row["refused_unknown"], place, "#d55e00", "diamond")
+        chart.point(row["refused_known"], place, "#008f68", hollow=bool(over(row, "refused_known")))
+        chart.point(row["refused_unknown"], place, "#d55e00", "diamond", hollow=bool(over(row, "refused_unknown")))
     return chart.svg()

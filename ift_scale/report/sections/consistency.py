@@ -3,10 +3,10 @@
 from markupsafe import Markup
 
 from ift_scale.report import colors
+from ift_scale.report.coverage import explained, label, over
 from ift_scale.report.facts import Facts, overall
 from ift_scale.report.html import absent, figure, interval, joined, key, number, p_value, paragraph, table, why
 from ift_scale.report.svg import SHAPES, Axis, Chart, across, limits
-from ift_scale.treatments import treatment
 
 MEASURES = {"consistency": "rank correlation with the base", "kl": "KL(base || arm), nats"}
 
@@ -30,7 +30,7 @@ def body(facts: Facts) -> Markup | None:
         settings = overall(facts["settings"]).dropna(subset=[name])
         panels = [(group, _by_setting(facts, name, group)) for group in facts.groups if (settings.group == group).any()]
         if panels:
-            parts.append(figure(panels, f"{about} Mean and {facts.level} interval, {facts.place}."))
+            parts.append(figure(panels, f"{about} Mean and {facts.level} interval, {facts.place}.{explained(settings, name)}"))
         else:
             parts.append(paragraph(f"No {name}: {why(facts['settings'], 'it was not computed.')}", "note"))
     if arms.consistency.notna().any():
@@ -44,12 +44,12 @@ def _by_setting(facts: Facts, name: str, group: str) -> Markup:
     rows = found[found.group == group].to_dict("records")
     if name == "kl":
         low = min(0.0, low)
-    names = [treatment(row["setting"]).short for row in rows]
+    names = [label(row, name) for row in rows]
     chart = Chart(across(names), Axis(low, high, MEASURES[name]), f"{MEASURES[name]} on {group} by setting")
     for place, row in enumerate(rows):
         color = colors.of(row["setting"])
         chart.interval(place, row[f"{name}_low"], row[f"{name}_high"], color)
-        chart.point(place, row[name], color)
+        chart.point(place, row[name], color, hollow=bool(over(row, name)))
     return chart.svg()
 
 
@@ -59,12 +59,12 @@ def _scatter(facts: Facts) -> Markup:
     domains = [domain for domain in facts.domains if (points.domain == domain).any()]
     shapes = {domain: SHAPES[i % len(SHAPES)] for i, domain in enumerate(domains)}
     panels = []
-    for name, label in MEASURES.items():
+    for name, about in MEASURES.items():
         there = points.dropna(subset=[name])
         for group in [g for g in facts.groups if (there.group == g).any()]:
             part = there[there.group == group]
-            x, y = Axis(*limits(there[name]), label), Axis(*limits(there.accuracy, 0, 1), "accuracy", percent=True)
-            chart = Chart(x, y, f"Accuracy against {label} on {group}")
+            x, y = Axis(*limits(there[name]), about), Axis(*limits(there.accuracy, 0, 1), "accuracy", percent=True)
+            chart = Chart(x, y, f"Accuracy against {about} on {group}")
             for row in part.to_dict("records"):
                 chart.point(row[name], row["accuracy"], colors.of(row["setting"]), shapes[row["domain"]], 3.4)
             panels.append((f"{group}: {'consistency' if name == 'consistency' else 'KL'}", chart.svg()))
@@ -87,6 +87,7 @@ def _correlation(facts: Facts) -> Markup:
             "n": number(row["n"], 0),
             "partial rho": interval(row, "rho", share=False, sign=True, ends=("low", "high")),
             "p": p_value(row["p"]),
+            "p within domains": p_value(row["p_within"]),
             "remark": "" if absent(row["reason"]) else row["reason"],
         }
         for row in facts["correlation"].to_dict("records")
@@ -95,7 +96,7 @@ def _correlation(facts: Facts) -> Markup:
         return paragraph("No correlation: it needs three ratios between incompatible and self-aligning.", "note")
     text = (
         "Spearman's partial correlation with accuracy, the base model's accuracy held fixed, over domains and ratios, with "
-        f"{facts.level} intervals"
+        f"{facts.level} intervals over domains. p takes the points for independent; p within domains permutes them in each"
     )
     if not any(row["remark"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "remark"} for row in rows]

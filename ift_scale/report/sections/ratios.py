@@ -7,8 +7,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.facts import ALL, Facts, is_free, overall, without_pooled
-from ift_scale.report.html import details, figure, interval, joined, paragraph, points, table, why
+from ift_scale.report.coverage import names as covered
+from ift_scale.report.coverage import over, side_by_side
+from ift_scale.report.facts import ALL, SHARED, Facts, is_free
+from ift_scale.report.html import details, figure, interval, joined, paragraph, points_over, table, why
+from ift_scale.report.sections.accuracy import base_mean
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
@@ -39,7 +42,7 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
             else "From questions that the model knows (0) to questions that it does not (1)."
         )
     ]
-    whole = overall(found)
+    whole = side_by_side(found)
     names = [(ALL, facts.place, whole)] if len(whole) else []
     names += (
         [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []
@@ -47,9 +50,11 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     for name, title, rows in names:
         panels = []
         for group in [g for g in facts.groups if (rows.group == g).any()]:
-            panels.append((f"{group}: {title}", _panel(facts, rows, name, group, colors.of(color), label)))
+            part = rows[rows.group == group]
+            those = f"{len(covered(part))} of {len(facts.single_domains)} domains" if (part.domain == SHARED).any() else title
+            panels.append((f"{group}: {those}", _panel(facts, rows, name, group, colors.of(color), label)))
         if name == ALL or len(names) == 1:
-            parts += [figure(panels, lines), _best(facts) if mixed else ""]
+            parts += [figure(panels, lines + _unlike(rows)), _best(facts) if mixed else ""]
         else:
             parts.append(figure(panels, f"{title}: accuracy by {label}."))
     first = next((i for i, part in enumerate(parts) if i > 2), None)
@@ -59,7 +64,7 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
 
 
 def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: str, label: str) -> Markup:
-    base = without_pooled(facts["base"]) if domain == ALL else facts["base"].query("domain == @domain")
+    base = facts["base"] if domain == ALL else facts["base"].query("domain == @domain")
     low, high = limits([*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.sources.chance], 0, 1)
     rows = found[found.group == group]
     about = f"Accuracy on {group} by {label}, {domain}"
@@ -69,21 +74,32 @@ def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: st
         about,
         height=230,
     )
-    chart.level(base[base.group == group].accuracy.mean())
+    chart.level(base_mean(facts, rows, base, group)["accuracy"])
     if not is_free(group):
         chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
-    chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
-    chart.line(xs, rows.accuracy, color)
-    best = rows.loc[rows.accuracy.idxmax()] if rows.accuracy.notna().any() else None
-    for row in rows.itertuples():
-        chart.point(row.ratio, row.accuracy, colors.of(row.setting), size=3)
+    alike = rows.over.nunique() <= 1  # means over unlike domains are no line, and none of them is the best
+    if alike:
+        chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
+        chart.line(xs, rows.accuracy, color)
+    best = rows.loc[rows.accuracy.idxmax()] if alike and rows.accuracy.notna().any() else None
+    for row in rows.to_dict("records"):
+        chart.point(row["ratio"], row["accuracy"], colors.of(row["setting"]), size=3, hollow=bool(over(row)) and not alike)
     if best is not None:
         chart.point(best.ratio, best.accuracy, color, size=6.5, hollow=True)
         chart.point(best.ratio, best.accuracy, color, size=3)
         anchor = "start" if best.ratio < 0.2 else "end" if best.ratio > 0.8 else "middle"
         chart.text(best.ratio, best.accuracy, f"best: {best.ratio:g}", anchor, over=11)
     return chart.svg()
+
+
+def _unlike(rows: pd.DataFrame) -> str:
+    """What the caption adds where some ratio lacks a domain."""
+    if (rows.domain == SHARED).any():
+        return " Over the domains that every setting has."
+    if any(part.over.nunique() > 1 for _, part in rows.groupby("group")):
+        return " Hollow: over fewer domains than the run has; no domain has all ratios, so there is no line."
+    return ""
 
 
 def _best(facts: Facts) -> Markup:
@@ -94,7 +110,7 @@ def _best(facts: Facts) -> Markup:
             "domain": row["domain"],
             "group": row["group"],
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
-            "accuracy": points(row["accuracy"]),
+            "accuracy": points_over(row, "accuracy"),
             "best below 1": None if pd.isna(row["best_other"]) else f"{row['best_other']:g}",
             "its points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
         }

@@ -1,5 +1,6 @@
 """The sets: what the base model knows of each pool, and how far the sets differ in what should not differ."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -7,10 +8,11 @@ from markupsafe import Markup
 
 from ift_scale.config import MatchingConfig
 from ift_scale.report import colors
+from ift_scale.report.coverage import label
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, folded, joined, key, name_of, number, paragraph, points, table
 from ift_scale.report.svg import Axis, Chart, down, limits
-from ift_scale.treatments import in_order, treatment
+from ift_scale.treatments import in_order
 
 STAGES = ("before", "after")
 COVARIATES = {"letter": "target letter", "author": "author", "confidence": "confidence", "length": "length"}
@@ -103,7 +105,7 @@ def _balance(facts: Facts) -> list[Markup]:
             )
             for stage in stages
         ]
-        parts.append(figure(panels, "Letters of the option that is taught: mean share over domains and seeds."))
+        parts.append(figure(panels, f"Letters of the option that is taught: mean share over domains and seeds.{_unlike(found)}"))
     distances = _distances(found)
     panels = []
     for covariate, name in COVARIATES.items():
@@ -112,7 +114,7 @@ def _balance(facts: Facts) -> list[Markup]:
             panels.append((name, _love(part, [s for s in settings if s in set(part.setting)], name)))
     if panels:
         caption = (
-            "Distance from the incompatible set, the mean over domains and seeds. "
+            f"Distance from the incompatible set, the mean over domains and seeds.{_unlike(found)} "
             + ("Hollow: before matching; filled: after. " if matched else "")
             + "Letter and author: total variation; confidence and length: standardized mean difference, without its sign. Left of "
             "the dashed line (0.1) sets pass for balanced; an arrow tells a distance that lies beyond the axis."
@@ -123,16 +125,32 @@ def _balance(facts: Facts) -> list[Markup]:
     return [*parts, details("Balance by domain", joined(_tables(found, settings)))]
 
 
+def _unlike(found: pd.DataFrame) -> str:
+    some = found.groupby("setting").domain.nunique().min() < found.domain.nunique()
+    return " (n/m): over n of m domains." if some else ""
+
+
 def _distances(found: pd.DataFrame) -> pd.DataFrame:
     """One row a stage, setting and covariate: the mean absolute distance over domains and seeds."""
     once = found.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
-    return sized.groupby(["stage", "setting", "covariate"], sort=False).distance.mean().reset_index()
+    grouped = sized.groupby(["stage", "setting", "covariate"], sort=False)
+    means = grouped.agg(distance=("distance", "mean"), domains=("domain", "nunique")).reset_index()
+    return means.assign(of_domains=found.domain.nunique())
+
+
+def _labels(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """The settings' short names, with their number of domains where some lack one."""
+    if "domains" not in rows:
+        rows = rows.assign(domains=rows.groupby("setting").domain.transform("nunique"), of_domains=rows.domain.nunique())
+        rows = rows.drop(columns="domain")
+    first = rows.drop_duplicates("setting").set_index("setting")
+    return [label({"setting": s, "domains": first.domains[s], "of_domains": first.of_domains[s]}) for s in settings]
 
 
 def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: str) -> Markup:
     there = [setting for setting in settings if (rows.setting == setting).any()]
-    names = [treatment(s).short for s in there]
+    names = _labels(rows, there)
     about = f"Share of each option letter among the targets, {stage} matching, by setting"
     chart = Chart(Axis(0, 1, "share of the targets", percent=True), down(names), about, height=24 * len(names) + 60)
     for place, setting in enumerate(there):
@@ -152,7 +170,7 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
     high = limits([*within, 0.12], 0)[1]
     chart = Chart(
         Axis(-0.03 * high, high, "distance"),
-        down([treatment(s).short for s in settings]),
+        down(_labels(rows, settings)),
         f"Balance of {name}",
         20 * len(settings) + 62,
     )

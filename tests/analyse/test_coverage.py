@@ -1,0 +1,121 @@
+"""Simulated with fixed seeds: intervals cover, and verdicts are wrong no more often than they say. The large simulation is
+benchmarks/simulate_intervals.py; its rows are in benchmarks/results/intervals.json."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure, Table, estimate
+from ift_scale.bench.registry import results_folder
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from simulate_intervals import Case, simulate
+
+TRIALS = 300
+NOISE = 2.5 * (0.05 * 0.95 / TRIALS) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(1, 3, 0.05),
+        Case(1, 5, 0.1),
+        Case(4, 3, 0.0),
+        Case(4, 3, 0.05, common=1.0),
+        Case(4, 5, 0.05, common=0.5),
+        Case(2, 3, 0.1, same_seeds=False),
+    ],
+)
+def test_no_effect_is_seldom_called_one(case: Case) -> None:
+    found = simulate(case, TRIALS, tuple(100 for _ in range(case.domains)))
+    assert found["covered"] >= 0.95 - NOISE
+    assert found["holds"] <= 0.05 and found["does not hold"] <= 0.05 and found["holds"] + found["does not hold"] <= 0.05 + NOISE
+
+
+def test_one_seed_never_shows_anything() -> None:
+    found = simulate(Case(1, 1, 0.05), TRIALS)
+    assert found["holds"] == found["does not hold"] == 0
+    assert found["models"] > 0.25  # what the interval over questions and McNemar's test together would have called an effect
+
+
+def test_an_effect_is_found() -> None:
+    assert simulate(Case(4, 3, 0.02, difference=0.1), 40)["holds"] > 0.85
+    assert simulate(Case(1, 5, 0.02, difference=0.1), 40)["holds"] > 0.85
+
+
+def test_the_stored_simulation_holds() -> None:
+    """Every case of no effect; five standard errors of its trials for the worst of a hundred of them."""
+    path = results_folder() / "intervals.json"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not stored: python benchmarks/simulate_intervals.py")
+    found = json.loads(path.read_text())["rows"]
+    noise = 4 * (0.05 * 0.95 / found["trials"]) ** 0.5
+    null = [row for row in found["rows"] if row["difference"] == 0]
+    assert {(row["domains"], row["seeds"]) for row in null} >= {(d, s) for d in (1, 2, 4) for s in (1, 3, 5)}
+    assert all(row["holds"] <= 0.05 and row["does not hold"] <= 0.05 for row in null)
+    several = [row["covered"] for row in null if row["seeds"] > 1]
+    assert min(several) >= 0.95 - noise and np.mean(several) >= 0.95
+
+
+def _covered(
+    sizes: list[int], chances: list[float], seeds: int, seed_sd: float = 0.0, trials: int = 250, measure: Measure = SHARE
+) -> tuple[float, int]:
+    """(share of the intervals that hold the truth, number of intervals) of a mean of right answers."""
+    rng, held = np.random.default_rng(0), []
+    truth = float(np.mean(chances))
+    for _ in range(trials):
+        tables, start = [], 0
+        for size, chance in zip(sizes, chances, strict=True):
+            own = rng.random((seeds, size)) < 0.3
+            drawn = np.where(own, rng.random((seeds, size)), rng.random(size))
+            right_SQ = drawn < chance + seed_sd * rng.standard_normal((seeds, 1))
+            tables.append(Table(right_SQ.astype(float), np.arange(start, start := start + size), range(seeds)))
+        made = estimate(tables, measure)
+        assert made is not None
+        if (shown := made.shown(0.95)) is not None:
+            held.append(shown.low <= truth <= shown.high)
+    return float(np.mean(held)) if held else 1.0, len(held)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    ("sizes", "chances"),
+    [
+        ([10], [0.1]),
+        ([12], [0.5]),
+        ([20], [0.97]),
+        ([10, 60, 30, 12], [0.5, 0.95, 0.9, 0.8]),
+        ([10, 10, 10, 10], [0.03, 0.03, 0.03, 0.03]),
+        ([10, 200], [0.2, 0.99]),
+    ],
+)
+def test_small_strata_are_covered(sizes: list[int], chances: list[float], seeds: int) -> None:
+    covered, num = _covered(sizes, chances, seeds, 0.01 if seeds > 1 else 0.0)
+    assert covered >= 0.92 and num == 250  # 0.95 within the trials' noise
+
+
+@pytest.mark.parametrize("sizes", [[1], [3], [9], [1, 3, 200], [50, 9]])
+def test_the_smallest_strata_have_no_interval(sizes: list[int]) -> None:
+    assert _covered(sizes, [0.5] * len(sizes), 3, trials=5)[1] == 0
+
+
+def test_what_does_not_vary_is_not_certain() -> None:
+    """All questions are answered rightly: the interval still holds what a rule of three allows, 1 - 3 / n."""
+    made = estimate([Table(np.ones((3, 30)), np.arange(30), range(3))], SHARE)
+    assert made is not None and (shown := made.interval(0.95)) is not None
+    assert shown.value == shown.high == 1 and 0.8 < shown.low < 0.9
+
+
+@pytest.mark.parametrize(("measure", "size"), [(CORRELATION, 10), (UNBOUNDED, 50)])
+def test_consistency_and_divergence_are_covered(measure: Measure, size: int) -> None:
+    rng, held = np.random.default_rng(0), 0
+    truth = 1.0 if measure is UNBOUNDED else 0.6
+    for _ in range(trials := 300):
+        values = rng.exponential(1, size) if measure is UNBOUNDED else np.clip(0.6 + 0.2 * rng.standard_normal(size), -1, 1)
+        made = estimate([Table(values[None], np.arange(size), [0])], measure)
+        assert made is not None and (shown := made.shown(0.95)) is not None
+        held += shown.low <= truth <= shown.high
+    assert held / trials >= 0.92
