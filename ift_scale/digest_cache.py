@@ -48,11 +48,15 @@ def digest(path: Path) -> str:
     return found
 
 
-def folder() -> Path:
-    """The cache's folder: `ift-scale/digests` in $XDG_CACHE_HOME, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "ift-scale" / "digests"
+def folder() -> Path | None:
+    """The cache's folder: `ift-scale/digests` in $XDG_CACHE_HOME or ~/.cache. None for a user without a home folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification has relative paths ignored
+        try:
+            base = Path("~/.cache").expanduser()
+        except RuntimeError:
+            return None
+    return base / "ift-scale" / "digests"
 
 
 def _blake3(descriptor: int) -> str:
@@ -71,12 +75,15 @@ def _stamp(status: os.stat_result) -> Stamp:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _entry(path: Path) -> Path:
+def _entry(path: Path) -> Path | None:
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    return folder() / f"{name[:32]}.json"
+    cache = folder()
+    return None if cache is None else cache / f"{name[:32]}.json"
 
 
-def _recall(entry: Path, path: Path, stamp: Stamp) -> str | None:
+def _recall(entry: Path | None, path: Path, stamp: Stamp) -> str | None:
+    if entry is None:
+        return None
     try:
         found = json.loads(entry.read_bytes())
         known = found["digest"] if (found["path"], found["stamp"]) == (str(path.resolve()), stamp) else None
@@ -85,7 +92,9 @@ def _recall(entry: Path, path: Path, stamp: Stamp) -> str | None:
     return known if isinstance(known, str) and known.startswith("blake3-") else None
 
 
-def _remember(entry: Path, path: Path, stamp: Stamp, found: str) -> None:
+def _remember(entry: Path | None, path: Path, stamp: Stamp, found: str) -> None:
+    if entry is None:
+        return
     content = json.dumps({"path": str(path.resolve()), "stamp": stamp, "digest": found})
     temporary = entry.with_name(f".{entry.name}-{os.uname().nodename}-{os.getpid()}-{time.monotonic_ns()}")
     with suppress(OSError):

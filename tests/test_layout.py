@@ -20,6 +20,7 @@ SHARED = {
     "progress",
     "records",
     "rendezvous",
+    "text_file",
     "treatments",
     "world",
 }

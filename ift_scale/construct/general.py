@@ -1,4 +1,7 @@
-"""General instructions that are blended into every set: JSON lines of instruction, input (may be empty) and output."""
+"""General instructions that are blended into every set: JSON with instruction, input (may be empty) and output.
+
+One object per line, or one list of objects, as alpaca_gpt4_data.json is.
+"""
 
 import random
 from importlib import resources
@@ -21,14 +24,20 @@ def path_of(config: GeneralConfig) -> Path | None:
 def load(path: Path) -> list[Example]:
     examples = []
     for number, row in jsonl.rows(path):
-        for field in ("instruction", "output"):
-            if not isinstance(row.get(field), str) or not row[field].strip():
-                remedy = "Every row needs a text for instruction and output; mend or remove it"
-                raise DataError(Place(path, number, field), "missing or empty", remedy, row.get(field))
-        user = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
-        messages = [Message(role="user", content=user), Message(role="assistant", content=row["output"])]
+        place = Place(path, number)
+        given = _text(place, row, "input") if row.get("input") not in (None, "") else ""
+        user = _text(place, row, "instruction") + (f"\n\n{given}" if given else "")
+        messages = [Message(role="user", content=user), Message(role="assistant", content=_text(place, row, "output"))]
         examples.append(Example(messages=messages, meta=ExampleMeta(setting="general", wording="general")))
     return examples
+
+
+def _text(place: Place, row: jsonl.Row, field: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        remedy = "instruction and output must be texts, input a text, empty or left out; fix or remove the row"
+        raise DataError(Place(place.file, place.line, field), "missing, empty or not a text", remedy, value)
+    return value
 
 
 def draw(examples: list[Example], set_size: int, share: float, domain: str, seed: int, path: Path) -> list[Example]:

@@ -6,12 +6,11 @@ columns become our fields.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ift_scale.config import DatasetSource, collection_of
 from ift_scale.errors import Place
 from ift_scale.questions import sampling
-from ift_scale.questions.checks import Row, choice_question, free_question
+from ift_scale.questions.checks import Row, choice_question, free_question, optional_text, row_id
 from ift_scale.questions.reading import Opened, Section, named_section, open_dataset
 from ift_scale.records import Collection, Kind, Question, Split
 
@@ -51,14 +50,13 @@ class Target:
 
     def question(self, place: Place, fields: Row, split: Split, number: int) -> Question:
         """The Question of a row's fields; `number` is its id where it has none of its own."""
-        own = fields.get("id")
         make = choice_question if self.kind == "choice" else free_question
         return make(
             place,
             fields,
-            id=f"{self.prefix}/{split}/{number if own is None else own}",
+            id=f"{self.prefix}/{split}/{row_id(place, fields, number)}",
             domain=self.domain,
-            subject=str(fields.get("subject") or self.domain),
+            subject=optional_text(place, fields, "subject") or self.domain,
             collection=self.collection,
             split=split,
         )
@@ -67,8 +65,8 @@ class Target:
 def load(source: DatasetSource, known: Known, seed: int) -> Iterator[Placed]:
     """The questions, split by split."""
     path = source.path or known.path
-    # A local folder has the configurations that its owner gave it, most often none.
-    opened = open_dataset(path, source.name or (None if Path(path).exists() else known.name))
+    # A local folder of files often has no configuration, and then not the dataset's usual one either.
+    opened = open_dataset(path, source.name or known.name, name_required=source.name is not None)
     domain = source.domain or known.domain
     target = Target(f"{source.kind}/{domain}", domain, collection_of(source), known.kind)
     sections = sections_of(opened, source.splits or known.splits, f"{seed}/{domain}")

@@ -12,7 +12,7 @@ from ift_scale import jsonl
 from ift_scale.config import PaperSource
 from ift_scale.errors import DataError, Place
 from ift_scale.questions import sampling
-from ift_scale.questions.checks import choice_question
+from ift_scale.questions.checks import choice_question, row_id
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import SPLITS
 from ift_scale.records import Split
@@ -41,5 +41,5 @@ def _split(path: Path, domain: str, split: Split) -> Iterator[Placed]:
         place = Place(path, number)
         if row.get("id") is None:
             raise DataError(Place(path, number, "id"), "missing", "Give every row an id that is unique in its file")
-        id = f"{domain}/{split}/{row['id']}"
+        id = f"{domain}/{split}/{row_id(place, row, number)}"
         yield place, choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split)
