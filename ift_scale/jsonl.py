@@ -41,7 +41,7 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
     Raises DataError for anything that is not a JSON object, a key that an object has twice, and half
     of a surrogate pair. A file of lines is streamed; a list is read whole.
     """
-    lines = enumerate(text_file.lines(path), start=1)
+    lines = enumerate(_lines(path), start=1)
     for number, line in lines:
         text = line.lstrip()
         if text.startswith("["):
@@ -53,12 +53,17 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
 def count(path: Path) -> int:
     """Number of rows; of a file of lines, they are not parsed."""
     found = 0
-    for line in text_file.lines(path):
+    for line in _lines(path):
         text = line.lstrip()
         if not found and text.startswith("["):
             return sum(1 for _ in rows(path))
         found += bool(text)
     return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines without the byte order marks that joining several files leaves; none is inside a text, which has no line ends."""
+    return (line.removeprefix("\ufeff") for line in text_file.lines(path))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
@@ -74,7 +79,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 def _row(path: Path, number: int, line: str) -> Row:
     try:
-        return _checked(path, number, _DECODER.decode(line), line)
+        return _checked(path, number, _DECODER.decode(line.rstrip()), line)
     except (ValueError, RecursionError) as error:
         raise _unreadable(Place(path, number), error, line.strip()) from error
 

@@ -33,15 +33,13 @@ _LOOK_BYTES = 4096
 def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
     """The lines of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
-    Line ends become "\\n" unless `keep_line_ends`, as a CSV reader needs them. Byte order marks are
-    dropped, also those that joining several files has left at the start of a line.
+    Line ends become "\\n" unless `keep_line_ends`, as a CSV reader needs them. The mark is dropped.
     """
     try:
         with _opened(path) as raw:
             encoding = _encoding(path, raw)
             newline = "" if keep_line_ends else None
-            for line in io.TextIOWrapper(raw, encoding, newline=newline):
-                yield line.removeprefix("\ufeff")
+            yield from io.TextIOWrapper(raw, encoding, newline=newline)
     except UnicodeDecodeError as error:
         remedy = "Save it as UTF-8, for example with iconv -f GB18030 -t UTF-8, or fetch the file again"
         raise DataError(

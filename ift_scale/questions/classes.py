@@ -16,6 +16,14 @@ def names_of(feature: Any) -> list[str] | None:
     return list(feature.names) if type(feature).__name__ == "ClassLabel" else None
 
 
+def feature_of(features: Mapping[str, Any], column: str) -> Any:
+    """The type of a column, one inside another written with a dot; None if it is not known."""
+    found: Any = features
+    for part in column.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 def named(place: Place, row: Row, features: Mapping[str, Any]) -> Row:
     """The row with class numbers replaced by names, inside lists and nested columns too."""
     return {column: _named(place, column, value, features.get(column)) for column, value in row.items()}

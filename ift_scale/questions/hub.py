@@ -33,7 +33,7 @@ def load(source: HubSource, seed: int) -> Iterator[Placed]:
 
 def _refuse_classes_from_1(source: HubSource, section: Section) -> None:
     """DataError if the answers are classes with numbers as names that do not begin at 0."""
-    names = classes.names_of(section.table.features.get(source.fields.answer)) or []
+    names = classes.names_of(classes.feature_of(section.table.features, source.fields.answer)) or []
     numbers = sorted(int(name) for name in names if name.isdecimal())
     if numbers and len(numbers) == len(names) and numbers[0] != 0:
         problem = f"has the classes {', '.join(names)}, which do not count from 0"
@@ -43,8 +43,9 @@ def _refuse_classes_from_1(source: HubSource, section: Section) -> None:
 
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
     """The columns as our fields, checked under the names that the source gives them."""
-    mapped: Row = {"id": _column(place, row, fields.id)}
-    for ours, theirs in (("question", fields.question), ("subject", fields.subject), ("explanation", fields.explanation)):
+    _column(place, row, fields.question)
+    mapped: Row = {"id": _column(place, row, fields.id), "question": checks.text(place, row, fields.question)}
+    for ours, theirs in (("subject", fields.subject), ("explanation", fields.explanation)):
         value = _column(place, row, theirs)
         mapped[ours] = None if theirs is None else checks.optional_text(place, {theirs: value}, theirs)
     if fields.aliases is not None:
