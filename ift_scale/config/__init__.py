@@ -11,6 +11,7 @@ from ift_scale.config.cluster import ClusterConfig
 from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
 from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
 from ift_scale.config.questions import (
+    AnswerForm,
     AuditConfig,
     DatasetSource,
     EntityQuestionsSource,
@@ -35,6 +36,7 @@ from ift_scale.treatments import PAPER, buckets_of, treatment
 __all__ = [
     "BUILTIN_MODEL",
     "AnalyseConfig",
+    "AnswerForm",
     "AuditConfig",
     "CheckpointConfig",
     "ClusterConfig",

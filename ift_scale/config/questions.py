@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ift_scale.config.section import Domain, PositiveInt, Section, Seed, Splits, Text
 from ift_scale.records import Collection
@@ -104,11 +104,20 @@ class DatasetSource(PoolLimits, TestGroup):
     """The dataset's splits, slices such as `validation[:10]` too, for dev, train and test."""
 
 
+AnswerForm = Literal["auto", "letter", "index_from_0", "index_from_1", "text"]
+
+
 class HubFields(Section):
+    """Columns of a dataset; one inside another is written with a dot, such as `choices.text`."""
+
     question: str = "question"
-    choices: str = "choices"
+    choices: str | Annotated[list[str], Field(min_length=2)] = "choices"
+    """Column with the list of options, or a list of columns with one option each, such as [A, B, C, D]."""
     answer: str = "answer"
-    """Column with the index of the right option, or its letter."""
+    """Column that names the right option, in the form that `answer_form` gives."""
+    answer_form: AnswerForm = "auto"
+    """A letter, an index that counts from 0 or from 1, or the option's own text. `auto` takes a letter, an index from 0 or a
+    text, and refuses a value that may mean two options."""
     aliases: str | None = None
     """Column with the list of right answers. It makes the questions free ones: `choices` and `answer` are not read."""
     id: str | None = None
@@ -134,6 +143,9 @@ Source = Annotated[
 ]
 
 
+Removed = Literal["none", "train", "held_out", "demonstrated", "equal_options"]
+
+
 class AuditConfig(Section):
     """Questions that stand twice: what is trained on and asked too, or in several domains. Counted always, left out by setting."""
 
@@ -143,8 +155,23 @@ class AuditConfig(Section):
     """Similar from here on: shared runs of three words, of all that either question or its options have (Jaccard)."""
     num_permutations: Annotated[int, Field(ge=16)] = 128
     """Length of the MinHash signatures: longer ones propose fewer pairs in vain and take more memory."""
-    remove: Literal["none", "train", "held_out"] = "none"
-    """Which side of a pair of a train and a held-out question is left out; none, as in the paper. Demonstrations always stay."""
+    remove: Removed | Annotated[list[Removed], Field(min_length=1)] = "none"
+    """What is left out: nothing, as in the paper, or one or several of: `train` or `held_out`, the two sides of a pair of a train
+    and a held-out question; `demonstrated`, tests that are demonstrations too; `equal_options`, train and test questions with an
+    option equal to the right one. Demonstrations always stay."""
+
+    @model_validator(mode="after")
+    def _check_remove(self) -> "AuditConfig":
+        removed = self.removed
+        if isinstance(self.remove, list) and ("none" in removed or len(removed) < len(self.remove)):
+            raise ValueError("remove: a list names each of train, held_out, demonstrated and equal_options at most once")
+        if {"train", "held_out"} <= removed:
+            raise ValueError("remove: train and held_out are the two sides of the same pairs; choose one")
+        return self
+
+    @property
+    def removed(self) -> set[str]:
+        return set(self.remove) if isinstance(self.remove, list) else {self.remove}
 
 
 class QuestionsConfig(Section):

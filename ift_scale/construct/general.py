@@ -1,4 +1,7 @@
-"""General instructions that are blended into every set: JSON lines of instruction, input (may be empty) and output."""
+"""General instructions that are blended into every set: JSON with instruction, input (may be empty) and output.
+
+One object per line, or one list of objects, as alpaca_gpt4_data.json is.
+"""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -22,15 +25,22 @@ def load(path: Path) -> dict[str, Example]:
     """The instructions by ids made of their content, which do not depend on their order in the file."""
     examples, unique = {}, draws.Unique()
     for number, row in jsonl.rows(path):
-        for field in ("instruction", "output"):
-            if not isinstance(row.get(field), str) or not row[field].strip():
-                remedy = "Every row needs a text for instruction and output; mend or remove it"
-                raise DataError(Place(path, number, field), "missing or empty", remedy, row.get(field))
-        user = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
-        messages = [Message(role="user", content=user), Message(role="assistant", content=row["output"])]
+        place = Place(path, number)
+        given = _text(place, row, "input") if row.get("input") not in (None, "") else ""
+        user = _text(place, row, "instruction") + (f"\n\n{given}" if given else "")
+        output = _text(place, row, "output")
+        messages = [Message(role="user", content=user), Message(role="assistant", content=output)]
         example = Example(messages=messages, meta=ExampleMeta(setting="general", wording="general"))
-        examples[unique(draws.content_id([user, row["output"]]))] = example
+        examples[unique(draws.content_id([user, output]))] = example
     return examples
+
+
+def _text(place: Place, row: jsonl.Row, field: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        remedy = "instruction and output must be texts, input a text, empty or left out; fix or remove the row"
+        raise DataError(Place(place.file, place.line, field), "missing, empty or not a text", remedy, value)
+    return value
 
 
 def shuffled(examples: Mapping[str, Example], domain: str, seed: int) -> list[str]:

@@ -4,7 +4,7 @@ Example row: `EXAMPLE`. Some rows number their options 1 to 4 instead of A to D,
 """
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.checks import Row, options, required, text
 from ift_scale.questions.known import Known
 
 EXAMPLE = {
@@ -19,15 +19,18 @@ EXAMPLE = {
 
 
 def fields(place: Place, row: Row) -> Row:
-    labels = required(place, row, "choices.label")
+    choices, labels = options(place, row, "choices.text"), options(place, row, "choices.label")
+    if len(set(labels)) != len(choices):
+        problem = f"must hold a label of its own for each of the {len(choices)} options"
+        raise DataError(Place(place.file, place.line, "choices.label"), problem, "Fix or remove the row", labels)
     key = required(place, row, "answerKey")
     if key not in labels:
         problem = f"names none of the options {', '.join(labels)}"
-        raise DataError(Place(place.file, place.line, "answerKey"), problem, "Mend or remove the row", key)
+        raise DataError(Place(place.file, place.line, "answerKey"), problem, "Fix or remove the row", key)
     return {
         "id": row.get("id"),
-        "question": required(place, row, "question"),
-        "choices": required(place, row, "choices.text"),
+        "question": text(place, row, "question"),
+        "choices": choices,
         "answer": labels.index(key),
     }
 

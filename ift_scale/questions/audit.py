@@ -1,11 +1,15 @@
-"""Which questions stand twice: between what is trained on and what is asked, across domains and collections. Counted always, left
-out by setting.
+"""Questions that occur twice, and questions whose right option has a copy among the others. Always counted, left out by setting.
 
-In: the stage's questions.jsonl. Out beside it: audit.json (counts by cell, a collection's split of a domain), audit.jsonl (each
-pair). Memory grows with the held-out questions (every pool's test and dev, and the benchmarks') and with what is found; of a train
-question 10 bytes stay. A benchmark's train split is neither trained on nor asked of an arm, and is left aside.
+Duplicates are looked for between what is trained on and what is asked, across domains and collections.
+
+In: the stage's questions.jsonl. Out next to it: audit.json (counts by cell, a collection's split of
+a domain), audit.jsonl (each pair) and equal_options.jsonl (each question with such an option).
+Memory grows with the held-out questions (every pool's test and dev, and the benchmarks') and with
+the pairs found; 10 bytes are kept per train question. A benchmark's train split, which no arm is
+trained on or asked, is left aside.
 """
 
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,10 +24,11 @@ from pydantic_core import from_json
 from ift_scale import artifacts
 from ift_scale.config import AuditConfig
 from ift_scale.questions.similarity import Normal, SimilarIndex
-from ift_scale.records import Question
+from ift_scale.records import LETTERS, Question
 
 SUMMARY = "audit.json"
 PAIRS = "audit.jsonl"
+EQUAL_OPTIONS = "equal_options.jsonl"
 _NOTE = "items: distinct questions of the first cell that stand in the second too"
 
 
@@ -62,6 +67,20 @@ class Pair(BaseModel):
     similarity: float
 
 
+class EqualOptions(BaseModel):
+    """A line of equal_options.jsonl: a question whose right option has a copy among the others.
+
+    `exact`: equal but for white space. Otherwise equal only without regard to case and to Unicode
+    compatibility forms (NFKC), where the difference may be the point: BB and Bb, x² and x2.
+    """
+
+    id: str
+    cell: str
+    answer: str
+    equal: list[str]
+    exact: bool
+
+
 class Entry(NamedTuple):
     """A question as the audit reads it. `row` is its line, from 0."""
 
@@ -69,6 +88,7 @@ class Entry(NamedTuple):
     id: str
     cell: Cell
     normal: Normal
+    equal: EqualOptions | None = None
 
 
 @dataclass
@@ -88,12 +108,40 @@ class Overlap:
 
 @dataclass
 class Found:
-    """The audit's result. `trained` and `tested`: rows of train and of test questions that stand on the other side too."""
+    """The audit's result, with the rows that a setting may leave out.
+
+    `trained` and `tested`: train and test questions that are on the other side too. `demonstrated`:
+    tests that are demonstrations too. `ambiguous`: train and test questions with an option equal to
+    the right one.
+    """
 
     sizes: Counter[Cell] = field(default_factory=Counter)
     overlaps: dict[tuple[Cell, Cell], Overlap] = field(default_factory=dict)
     trained: dict[int, Cell] = field(default_factory=dict)
     tested: dict[int, Cell] = field(default_factory=dict)
+    demonstrated: dict[int, Cell] = field(default_factory=dict)
+    ambiguous: dict[int, Cell] = field(default_factory=dict)
+    equal: Counter[tuple[Cell, bool]] = field(default_factory=Counter)
+    listed: list[EqualOptions] = field(default_factory=list)
+
+    def see(self, entry: Entry) -> None:
+        """Count a question, and whether one of its options equals the right one."""
+        self.sizes[entry.cell] += 1
+        if entry.equal is None:
+            return
+        self.listed.append(entry.equal)
+        self.equal[entry.cell, entry.equal.exact] += 1
+        if entry.equal.exact and entry.cell.split != "dev":
+            self.ambiguous[entry.row] = entry.cell
+
+    def equal_options(self) -> dict[str, dict[str, int]]:
+        """By cell, how many questions have an option equal to the right one: exactly, and normalised."""
+        cells = sorted({cell for cell, _ in self.equal})
+        counts = {cell: (self.equal[cell, True], self.equal[cell, False]) for cell in cells}
+        return {
+            cell.name: {"exact": exact, "normalised": exact + other, "of": self.sizes[cell]}
+            for cell, (exact, other) in counts.items()
+        }
 
     def add(self, kind: str, first: Entry, second: Entry) -> None:
         """The first is the held-out one, where one of them is trained on."""
@@ -102,6 +150,8 @@ class Found:
             self.trained[second.row] = second.cell
             if first.cell.split == "test":
                 self.tested[first.row] = first.cell
+        if (first.cell.split, second.cell.split) == ("test", "dev") and kind != "same text":
+            self.demonstrated[first.row] = first.cell
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each two cells that share something, those with most items first."""
@@ -118,7 +168,9 @@ class Found:
     def counts(self) -> dict[str, int]:
         """For the manifest; of two cells that share a question text only, nothing."""
         found = {(a, b): overlap.count("exact", "near") for (a, b), overlap in self.overlaps.items()}
-        return {f"duplicates: {a.label} in {b.label}": count for (a, b), count in found.items() if count}
+        duplicates = {f"duplicates: {a.label} in {b.label}": count for (a, b), count in found.items() if count}
+        equal = {f"equal options: {cell.label}": count for (cell, exact), count in sorted(self.equal.items()) if exact}
+        return duplicates | equal
 
 
 class HeldOut:
@@ -159,8 +211,24 @@ def entries(path: Path, wanted: Callable[[int, Cell], bool]) -> Iterator[Entry]:
             question = from_json(line)
             cell = Cell(question["collection"], question["split"], question["domain"])
             if wanted(row, cell):
-                normal = Normal.of(question["question"], question.get("choices", ()))
-                yield Entry(row, question["id"], cell, normal)
+                choices = question.get("choices", ())
+                normal = Normal.of(question["question"], choices)
+                # Normal merges all that is equal here, and more: without a merged option there is nothing to look for.
+                alike = len(normal.options) < len(choices)
+                yield Entry(row, question["id"], cell, normal, _equal_options(question, cell) if alike else None)
+
+
+def _equal_options(question: dict[str, Any], cell: Cell) -> EqualOptions | None:
+    choices, answer = question["choices"], question["answer"]
+
+    def copies(of: list[str]) -> list[str]:
+        return [LETTERS[index] for index, option in enumerate(of) if index != answer and option == of[answer]]
+
+    exact = copies([" ".join(option.split()) for option in choices])
+    found = exact or copies([" ".join(unicodedata.normalize("NFKC", option).casefold().split()) for option in choices])
+    if not found:
+        return None
+    return EqualOptions(id=question["id"], cell=cell.name, answer=LETTERS[answer], equal=found, exact=bool(exact))
 
 
 def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
@@ -180,12 +248,14 @@ def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
                 )
                 file.write(pair.model_dump_json() + "\n")
     left_out = rows_left_out(found, config)
+    artifacts.write_jsonl(folder / EQUAL_OPTIONS, found.listed)
     summary = {
         "settings": config.model_dump(),
         "note": _NOTE,
         "cells": {cell.name: size for cell, size in sorted(found.sizes.items())},
         "duplicates": found.rows(),
-        "left_out": dict(Counter(cell.name for cell in left_out.values())),
+        "equal_options": found.equal_options(),
+        "left_out": dict(Counter(f"{cell.name}: {reason}" for cell, reason in left_out.values())),
     }
     artifacts.write_json(folder / SUMMARY, summary)
     return found
@@ -198,7 +268,7 @@ _NOTHING = Normal("", ())
 def _pairs(path: Path, config: AuditConfig, found: Found) -> Iterator[Compared]:
     held_out = HeldOut(config)
     for entry in entries(path, lambda row, cell: cell.is_held_out):
-        found.sizes[entry.cell] += 1
+        found.see(entry)
         shingles = held_out.shingles(entry)
         for number, kind, similarity in held_out.alike(entry, shingles):
             other = Entry(*held_out.entries[number], _NOTHING)
@@ -211,7 +281,7 @@ def _pairs(path: Path, config: AuditConfig, found: Found) -> Iterator[Compared]:
     digests, domains = array("Q"), array("H")
     numbers: dict[str, int] = {}
     for entry in entries(path, lambda row, cell: cell.is_train):
-        found.sizes[entry.cell] += 1
+        found.see(entry)
         digests.append(int.from_bytes(entry.normal.digest()[:8], "little"))
         domains.append(numbers.setdefault(entry.cell.domain, len(numbers)))
         for number, kind, similarity in held_out.alike(entry, held_out.shingles(entry)):
@@ -247,17 +317,30 @@ def _of_several_domains(digests: np.ndarray, domains: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isin(digests, digests[order][1:][differ]))
 
 
-def rows_left_out(found: Found, config: AuditConfig) -> dict[int, Cell]:
-    """By row, the questions that the setting leaves out: never a demonstration, and nothing that two tests or two pools share."""
-    return {"none": {}, "train": found.trained, "held_out": found.tested}[config.remove]
+LeftOut = dict[int, tuple[Cell, str]]
 
 
-def leave_out(path: Path, rows: dict[int, Cell], told: Callable[[Question], None]) -> None:
-    """The file without these lines; each question left out is told."""
+def rows_left_out(found: Found, config: AuditConfig) -> LeftOut:
+    """By row, the questions that the setting leaves out, with the reason.
+
+    Never a demonstration, and nothing that two tests or two pools share.
+    """
+    reasons = {
+        "train": (found.trained, "duplicates"),
+        "held_out": (found.tested, "duplicates"),
+        "demonstrated": (found.demonstrated, "demonstrations"),
+        "equal_options": (found.ambiguous, "equal options"),
+    }
+    chosen = [reasons[name] for name in reasons if name in config.removed]
+    return {row: (cell, reason) for rows, reason in reversed(chosen) for row, cell in rows.items()}
+
+
+def leave_out(path: Path, rows: LeftOut, report: Callable[[Question, str], None]) -> None:
+    """Write the file without these lines; `report` gets each question left out and the reason."""
     with artifacts.atomic_path(path) as temporary, temporary.open("wb") as target, path.open("rb") as source:
         for row, line in enumerate(source):
             if row in rows:
-                told(Question.model_construct(**from_json(line)))
+                report(Question.model_construct(**from_json(line)), rows[row][1])
             else:
                 target.write(line)
 
@@ -274,5 +357,10 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{row['items']:>7,} of {row['of']:,} {row['cell']} in {row['in']} ({parts})")
     if not summary["duplicates"]:
         lines.append("      0 duplicates")
+    for cell, equal in summary["equal_options"].items():
+        lines.append(
+            f"{equal['exact']:>7,} of {equal['of']:,} {cell} have an option equal to the right one "
+            f"({equal['normalised']} without regard to case and Unicode form)"
+        )
     lines += [f"{count:>7,} of {cell} left out" for cell, count in summary["left_out"].items()]
     return "\n".join(lines)

@@ -7,7 +7,8 @@ test. Locally: the unpacked archive, dev/law_dev.csv and val/law_val.csv.
 from functools import partial
 
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, required, without_answer
+from ift_scale.questions.answers import option
+from ift_scale.questions.checks import Row, columns_of_options, optional_text, text, without_answer
 from ift_scale.questions.subjects import Parts, domains_file
 
 EXAMPLE = {
@@ -25,11 +26,12 @@ EXAMPLE = {
 def fields(place: Place, row: Row) -> Row:
     if not row.get("answer"):
         raise without_answer(place, "answer", row.get("answer"), "Set splits.test to val")
+    choices = columns_of_options(place, row, "ABCD")
     return {
-        "question": required(place, row, "question"),
-        "choices": [required(place, row, letter) for letter in "ABCD"],
-        "answer": row["answer"],
-        "explanation": row.get("explanation"),
+        "question": text(place, row, "question"),
+        "choices": choices,
+        "answer": option(Place(place.file, place.line, "answer"), row["answer"], choices, "letter"),
+        "explanation": optional_text(place, row, "explanation"),
     }
 
 

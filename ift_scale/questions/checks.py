@@ -1,15 +1,22 @@
-"""Turning a source's row into a Question, with one clear error for whatever is wrong with it."""
+"""Turning a source's row into a Question, with one clear error for anything wrong with it.
 
+Values keep their type: a number, NaN, null or a list where a text belongs is refused, not written out.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
 from ift_scale.errors import DataError, Place
+from ift_scale.questions import answers
 from ift_scale.records import LETTERS, Collection, Question, Split
+from ift_scale.text_file import lone_surrogate
 
 Row = dict[str, Any]
 
 
 class About(TypedDict):
-    """What a row does not say of itself."""
+    """The fields of a question that its row does not hold."""
 
     id: str
     domain: str
@@ -20,16 +27,16 @@ class About(TypedDict):
 
 def choice_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     """A Question from the fields question, choices, answer (index or letter) and explanation of `row`."""
-    text = _text(place, row, "question")
-    choices = _choices(place, row)
-    answer = _answer(place, row, choices)
-    return Question(**about, question=text, choices=choices, answer=answer, explanation=_explanation(place, row))
+    question, choices = text(place, row, "question"), options(place, row, "choices")
+    answer = answers.option(_at(place, "answer"), required(place, row, "answer"), choices)
+    explanation = optional_text(place, row, "explanation")
+    return Question(**about, question=question, choices=choices, answer=answer, explanation=explanation)
 
 
 def free_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     """A free Question from the fields question, aliases (any of them is right) and explanation of `row`."""
-    text, aliases = _text(place, row, "question"), _aliases(place, row)
-    return Question(**about, kind="free", question=text, aliases=aliases, explanation=_explanation(place, row))
+    question, aliases = text(place, row, "question"), _aliases(place, row)
+    return Question(**about, kind="free", question=question, aliases=aliases, explanation=optional_text(place, row, "explanation"))
 
 
 def required(place: Place, row: Row, field: str) -> Any:
@@ -39,12 +46,57 @@ def required(place: Place, row: Row, field: str) -> Any:
         known = value if isinstance(value, dict) else row
         value = value.get(part) if isinstance(value, dict) else None
         if value is None:
-            raise DataError(_at(place, field), "missing", f"Add it, or remove the row. The row has: {', '.join(sorted(known))}")
+            columns = ", ".join(sorted(map(str, known)))
+            raise DataError(_at(place, field), "missing", f"Add it, or remove the row. The row has: {columns}")
     return value
 
 
+def text(place: Place, row: Row, field: str) -> str:
+    """The text of a column; DataError if it is missing, empty or of another type."""
+    return _as_text(place, field, required(place, row, field))
+
+
+def optional_text(place: Place, row: Row, field: str) -> str | None:
+    """The same for a column that may be missing, null or empty, which gives None."""
+    value = row.get(field)
+    return None if value is None or value == "" else _as_text(place, field, value, "must be a text, or be left out")
+
+
+def options(place: Place, row: Row, field: str) -> list[str]:
+    """The options of a column that holds a list of 2 to 26 texts."""
+    value = required(place, row, field)
+    if not isinstance(value, list | tuple):
+        raise DataError(_at(place, field), "must be a list of 2 to 26 options", "Fix or remove the row", value)
+    return checked_options(place, field, value)
+
+
+def columns_of_options(place: Place, row: Row, columns: Sequence[str]) -> list[str]:
+    """The options that `row` has in a column each. Every column must hold one."""
+    found = [_as_text(place, column, required(place, row, column)) for column in columns]
+    return checked_options(place, ", ".join(columns), found)
+
+
+def checked_options(place: Place, field: str, value: Sequence[Any]) -> list[str]:
+    """`value` as options; DataError unless it is 2 to 26 texts that are not empty."""
+    if not 2 <= len(value) <= len(LETTERS):
+        raise DataError(_at(place, field), "must be a list of 2 to 26 options", "Fix or remove the row", list(value))
+    for letter, item in zip(LETTERS, value, strict=False):
+        _as_text(place, field, item, f"an option is empty or not a text (option {letter})")
+    return list(value)
+
+
+def row_id(place: Place, row: Row) -> str | None:
+    """The field `id`, an integer or a text; None if the row has none."""
+    value = row.get("id")
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _as_text(place, "id", value, "must be an integer or a text")
+
+
 def without_answer(place: Place, field: str, value: object, remedy: str) -> DataError:
-    """The error for a row whose right answer its authors keep to themselves."""
+    """The error for a row whose right answer its authors have not published."""
     return DataError(_at(place, field), "the answers of this split are not public", remedy, value)
 
 
@@ -52,51 +104,20 @@ def _at(place: Place, field: str) -> Place:
     return Place(place.file, place.line, field)
 
 
-def _text(place: Place, row: Row, field: str) -> str:
-    value = required(place, row, field)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(_at(place, field), "must be a text that is not empty", "Give it a text, or remove the row", value)
-    return value
-
-
-def _explanation(place: Place, row: Row) -> str | None:
-    value = row.get("explanation") or None
-    if value is not None and not isinstance(value, str):
-        raise DataError(_at(place, "explanation"), "must be a text, or be left out", "Mend or remove it", value)
-    return value
-
-
-def _choices(place: Place, row: Row) -> list[str]:
-    value = required(place, row, "choices")
-    if not isinstance(value, list | tuple) or not 2 <= len(value) <= len(LETTERS):
-        raise DataError(_at(place, "choices"), "must be a list of 2 to 26 options", "Mend or remove the row", value)
-    for option in value:
-        if not isinstance(option, str) or not option.strip():
-            raise DataError(_at(place, "choices"), "an option is empty or not a text", "Mend or remove the row", value)
-    return list(value)
+def _as_text(place: Place, field: str, value: Any, problem: str = "must be a text that is not empty") -> str:
+    if isinstance(value, str) and value.strip():
+        if lone_surrogate(value):
+            remedy = "Remove the escape, or write the whole pair"
+            raise DataError(_at(place, field), "holds half of a surrogate pair, which is not a character", remedy, value)
+        return value
+    remedy = "Give it a text, or remove the row"
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        remedy = f'If the number is meant, write it as a text: "{value}"'
+    raise DataError(_at(place, field), problem, remedy, value)
 
 
 def _aliases(place: Place, row: Row) -> list[str]:
     value = required(place, row, "aliases")
     if not isinstance(value, list | tuple) or not value:
-        raise DataError(_at(place, "aliases"), "must be a list of one or more right answers", "Mend or remove the row", value)
-    for alias in value:
-        if not isinstance(alias, str) or not alias.strip():
-            raise DataError(_at(place, "aliases"), "an answer is empty or not a text", "Mend or remove the row", value)
-    return list(value)
-
-
-def _answer(place: Place, row: Row, choices: list[str]) -> int:
-    value = required(place, row, "answer")
-    valid = LETTERS[: len(choices)]
-    if isinstance(value, str) and len(value) == 1 and value.upper() in valid:
-        return valid.index(value.upper())
-    if isinstance(value, str) and value.isdecimal():  # a CSV file has only texts
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        remedy = f"Use an index from 0 to {len(choices) - 1} or a letter from A to {valid[-1]}"
-        raise DataError(_at(place, "answer"), "is neither an option's index nor its letter", remedy, value)
-    if not 0 <= value < len(choices):
-        remedy = f"With {len(choices)} options the index goes from 0 to {len(choices) - 1}; mend or remove the row"
-        raise DataError(_at(place, "answer"), "is out of range", remedy, value)
-    return value
+        raise DataError(_at(place, "aliases"), "must be a list of one or more right answers", "Fix or remove the row", value)
+    return [_as_text(place, "aliases", alias, "an answer is empty or not a text") for alias in value]

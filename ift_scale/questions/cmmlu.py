@@ -7,7 +7,8 @@ files are those that the hub has converted it to. Locally: the unpacked archive,
 from functools import partial
 
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.answers import option
+from ift_scale.questions.checks import Row, columns_of_options, required, text
 from ift_scale.questions.subjects import Parts, domains_file
 
 EXAMPLE = {
@@ -21,10 +22,11 @@ EXAMPLE = {
 
 
 def fields(place: Place, row: Row) -> Row:
+    choices = columns_of_options(place, row, "ABCD")
     return {
-        "question": required(place, row, "Question"),
-        "choices": [required(place, row, letter) for letter in "ABCD"],
-        "answer": required(place, row, "Answer"),
+        "question": text(place, row, "Question"),
+        "choices": choices,
+        "answer": option(Place(place.file, place.line, "Answer"), required(place, row, "Answer"), choices, "letter"),
     }
 
 

@@ -4,14 +4,14 @@ Example row: `EXAMPLE`, one of relation P36, capital. The authors' archive holds
 """
 
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.checks import Row, required, text
 from ift_scale.questions.subjects import Parts
 
 EXAMPLE = {"question": "What is the capital of Almohad Caliphate?", "answers": ["Tinmel", "Marrakesh"]}
 
 
 def fields(place: Place, row: Row) -> Row:
-    return {"question": required(place, row, "question"), "aliases": required(place, row, "answers")}
+    return {"question": text(place, row, "question"), "aliases": required(place, row, "answers")}
 
 
 PARTS = Parts(

@@ -11,10 +11,10 @@ from typing import Any
 
 from ift_scale.config import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions import known
+from ift_scale.questions import answers, checks, classes, known
 from ift_scale.questions.checks import Row
 from ift_scale.questions.known import Placed, Target
-from ift_scale.questions.reading import open_dataset
+from ift_scale.questions.reading import Section, open_dataset
 from ift_scale.records import Kind
 
 
@@ -26,12 +26,50 @@ def load(source: HubSource, seed: int) -> Iterator[Placed]:
     kind: Kind = "choice" if source.fields.aliases is None else "free"
     target = Target(source.domain, source.domain, source.collection, kind)
     limits = {"train": source.max_train, "test": source.max_test}
+    if kind == "choice" and source.fields.answer_form in ("auto", "index_from_0"):
+        for section in sections.values():
+            _refuse_classes_from_1(source, section)
     yield from known.questions(sections, fields, target, limits, seed)
 
 
+def _refuse_classes_from_1(source: HubSource, section: Section) -> None:
+    """DataError if the answers are classes with numbers as names that do not begin at 0."""
+    names = classes.names_of(classes.feature_of(section.table.features, source.fields.answer)) or []
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    if numbers and len(numbers) == len(names) and numbers[0] != 0:
+        problem = f"has the classes {', '.join(names)}, which do not count from 0"
+        remedy = "Set fields.answer_form: index_from_1, if the first option is 1"
+        raise DataError(Place(source.path, field=source.fields.answer), problem, remedy)
+
+
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
-    unread = set() if fields.aliases is None else {"choices", "answer"}
-    return {ours: _column(place, row, theirs) for ours, theirs in fields.model_dump(exclude=unread).items()}
+    """The columns as our fields, checked under the names that the source gives them."""
+    _column(place, row, fields.question)
+    mapped: Row = {"id": _column(place, row, fields.id), "question": checks.text(place, row, fields.question)}
+    for ours, theirs in (("subject", fields.subject), ("explanation", fields.explanation)):
+        value = _column(place, row, theirs)
+        mapped[ours] = None if theirs is None else checks.optional_text(place, {theirs: value}, theirs)
+    if fields.aliases is not None:
+        return mapped | {"aliases": _column(place, row, fields.aliases)}
+    choices = _choices(fields.choices, place, row)
+    at = Place(place.file, place.line, fields.answer)
+    value = _column(place, row, fields.answer)
+    return mapped | {"choices": choices, "answer": answers.option(at, value, choices, fields.answer_form)}
+
+
+def _choices(names: str | list[str], place: Place, row: Row) -> list[str]:
+    """The options, from a column that holds a list or from a column each.
+
+    Of columns, the last may be empty in a row that has fewer options.
+    """
+    if isinstance(names, str):
+        _column(place, row, names)
+        return checks.options(place, row, names)
+    values = {name: _column(place, row, name) for name in names}
+    used = list(names)
+    while len(used) > 2 and values[used[-1]] in (None, ""):
+        used.pop()
+    return checks.columns_of_options(place, values, used)
 
 
 def _column(place: Place, row: Row, name: str | None) -> Any:

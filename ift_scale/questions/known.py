@@ -6,13 +6,12 @@ columns become our fields.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ift_scale import draws
 from ift_scale.config import DatasetSource, collection_of
 from ift_scale.errors import Place
 from ift_scale.questions import sampling
-from ift_scale.questions.checks import Row, choice_question, free_question
+from ift_scale.questions.checks import Row, choice_question, free_question, optional_text
 from ift_scale.questions.reading import Opened, Section, named_section, open_dataset
 from ift_scale.records import Collection, Kind, Question, Split
 
@@ -59,7 +58,7 @@ class Target:
             fields,
             id=f"{self.prefix}/{split}/{self.part}{id}",
             domain=self.domain,
-            subject=str(fields.get("subject") or self.domain),
+            subject=optional_text(place, fields, "subject") or self.domain,
             collection=self.collection,
             split=split,
         )
@@ -68,8 +67,8 @@ class Target:
 def load(source: DatasetSource, known: Known, seed: int) -> Iterator[Placed]:
     """The questions, split by split."""
     path = source.path or known.path
-    # A local folder has the configurations that its owner gave it, most often none.
-    opened = open_dataset(path, source.name or (None if Path(path).exists() else known.name))
+    # A local folder of files often has no configuration, and then not the dataset's usual one either.
+    opened = open_dataset(path, source.name or known.name, name_required=source.name is not None)
     domain = source.domain or known.domain
     target = Target(f"{source.kind}/{domain}", domain, collection_of(source), known.kind)
     sections = sections_of(opened, known.fields, source.splits or known.splits, f"{seed}/{domain}")
@@ -104,7 +103,7 @@ def questions(
             kept = section.at(sorted(sampling.lowest(_ids(section, fields), limit, f"{seed}/{target.domain}/{target.part}{split}")))
         for _, place, row in kept.rows():
             made = fields(place, row)
-            yield place, target.question(place, made, split, sampling.unique_id(made, unique))
+            yield place, target.question(place, made, split, sampling.unique_id(place, made, unique))
 
 
 def _ids(section: Section, fields: Fields) -> Iterator[str]:

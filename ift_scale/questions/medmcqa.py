@@ -5,7 +5,8 @@ are not public, so validation serves as test. The authors' own JSON files count 
 """
 
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, required, without_answer
+from ift_scale.questions.answers import option
+from ift_scale.questions.checks import Row, columns_of_options, optional_text, required, text, without_answer
 from ift_scale.questions.known import Known
 
 EXAMPLE = {
@@ -31,13 +32,14 @@ def fields(place: Place, row: Row) -> Row:
     answer = required(place, row, "cop")
     if str(answer) == "-1":
         raise without_answer(place, "cop", answer, "Set splits.test to validation")
+    choices = columns_of_options(place, row, ("opa", "opb", "opc", "opd"))
     return {
         "id": row.get("id"),
-        "subject": row.get("subject_name"),
-        "question": required(place, row, "question"),
-        "choices": [required(place, row, column) for column in ("opa", "opb", "opc", "opd")],
-        "answer": answer,
-        "explanation": row.get("exp"),
+        "subject": optional_text(place, row, "subject_name"),
+        "question": text(place, row, "question"),
+        "choices": choices,
+        "answer": option(Place(place.file, place.line, "cop"), answer, choices),
+        "explanation": optional_text(place, row, "exp"),
     }
 
 

@@ -4,8 +4,10 @@ Example row: `EXAMPLE`. There is no dev split, so the first ten train rows serve
 """
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.answers import option
+from ift_scale.questions.checks import Row, checked_options, required, text
 from ift_scale.questions.known import Known
+from ift_scale.records import LETTERS
 
 EXAMPLE = {
     "question": "A junior orthopaedic surgery resident is completing a carpal tunnel repair with the department chairman as the "
@@ -28,13 +30,19 @@ EXAMPLE = {
 
 
 def fields(place: Place, row: Row) -> Row:
-    options = required(place, row, "options")
-    if not isinstance(options, dict):
-        raise DataError(Place(place.file, place.line, "options"), "must map letters to options", "Mend the row", options)
+    by_letter = required(place, row, "options")
+    if not isinstance(by_letter, dict):
+        raise DataError(Place(place.file, place.line, "options"), "must map letters to options", "Fix the row", by_letter)
+    # A Parquet file gives every row the letters of all rows, null where the row has fewer options.
+    letters = sorted(letter for letter, text_of in by_letter.items() if text_of is not None)
+    if letters != list(LETTERS[: len(letters)]):
+        problem = "must have the letters A, B, C and so on, each once"
+        raise DataError(Place(place.file, place.line, "options"), problem, "Fix or remove the row", letters)
+    choices = checked_options(place, "options", [by_letter[letter] for letter in letters])
     return {
-        "question": required(place, row, "question"),
-        "choices": [options[letter] for letter in sorted(options)],
-        "answer": required(place, row, "answer_idx"),
+        "question": text(place, row, "question"),
+        "choices": choices,
+        "answer": option(Place(place.file, place.line, "answer_idx"), required(place, row, "answer_idx"), choices, "letter"),
     }
 
 

@@ -1,15 +1,15 @@
 """MMLU as a benchmark: its subjects belong to the paper's domains by sub-category (data/mmlu_subcategories.json).
 
-Two layouts of a local folder are read, found by what it holds, and the hub's dataset (cais/mmlu), by its id:
+Three layouts of a local folder are read, found by what it holds, and the hub's dataset (cais/mmlu), by its id:
 - Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv, rows of question, A, B, C, D, letter;
 - JSON lines: dev.jsonl and test.jsonl (.gz too), for example
     {"id": "abstract_algebra/0", "subject": "abstract_algebra", "question": "Find the degree ...",
      "choices": ["0", "4", "2", "6"], "answer": 1}
-- the hub's rows: the same without an id.
+- a copy of the hub's dataset: all/test-00000-of-00001.parquet, or only folders of subjects, such as abstract_algebra/;
+  rows as above without an id.
 Rows without an id get one made of their content (questions.sampling).
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -22,14 +22,17 @@ from ift_scale import draws, jsonl
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import sampling
-from ift_scale.questions.checks import choice_question
+from ift_scale.questions.answers import option
+from ift_scale.questions.checks import Row, choice_question, columns_of_options
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import Opened, named_section, open_dataset
+from ift_scale.questions.tables import csv_lines
 from ift_scale.records import Split
 
 OTHER_DOMAIN = "other"
 USED_SPLITS: tuple[Split, ...] = ("dev", "test")
-Rows = Iterator[tuple[Place, dict[str, Any]]]
+Rows = Iterator[tuple[Place, Row]]
+_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 
 
 @lru_cache(maxsize=1)
@@ -47,8 +50,7 @@ def domain_of(subject: str) -> str:
 
 def load(source: MmluSource, seed: int) -> Iterator[Placed]:
     """Row by row; at most `max_per_subject` test questions of each subject, for which test is read twice; all of dev."""
-    folder = Path(source.path)
-    opened = None if folder.is_dir() else open_dataset(source.path, source.name)
+    folder, opened = _open(source)
     for split in USED_SPLITS:
         chosen: dict[str, set[int]] | None = None
         if split == "test" and source.max_per_subject is not None:
@@ -66,7 +68,39 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
     if opened is not None:
         return ((place, row) for _, place, row in named_section(opened, split, split).rows())
-    return _csv_rows(folder / split, split) if (folder / split).is_dir() else _jsonl_rows(jsonl.find(folder, split))
+    if _has_parts(folder, split):
+        return _csv_rows(folder / split, split)
+    if not jsonl.exists(folder, split) and (subjects := _subject_folders(folder)):
+        return _folder_rows(subjects, split)
+    return _jsonl_rows(jsonl.find(folder, split))
+
+
+def _has_parts(folder: Path, split: Split) -> bool:
+    return any((folder / split).glob("*.csv"))
+
+
+def _open(source: MmluSource) -> tuple[Path, Opened | None]:
+    """The folder of files to read, and the dataset if it is a hub id, a copy of the hub's or a file."""
+    folder = Path(source.path)
+    if not folder.is_dir():
+        return folder, open_dataset(source.path, source.name)
+    folder = folder / "data" if _has_parts(folder / "data", "test") else folder
+    if _has_parts(folder, "test") or jsonl.exists(folder, "test"):
+        return folder, None
+    if (folder / source.name).is_dir() or (folder / "README.md").is_file() or not _subject_folders(folder):
+        return folder, open_dataset(source.path, source.name, name_required=False)
+    return folder, None
+
+
+def _subject_folders(folder: Path) -> list[Path]:
+    """The folders of single subjects, as a copy of the hub's dataset has them beside `all`."""
+    return sorted(path for path in folder.iterdir() if path.name in subcategories()["subjects"] and path.is_dir())
+
+
+def _folder_rows(subjects: list[Path], split: Split) -> Rows:
+    for folder in subjects:
+        for _, place, row in named_section(open_dataset(str(folder)), split, split).rows():
+            yield place, {"subject": folder.name, **row}
 
 
 def _jsonl_rows(path: Path) -> Rows:
@@ -80,30 +114,17 @@ def _csv_rows(folder: Path, split: str) -> Rows:
         raise DataError(Place(folder), f"no file *_{split}.csv", "Unpack MMLU's data.tar and set the path to its data folder")
     for path in files:
         subject = path.name.removesuffix(f"_{split}.csv")
-        for line, row in _csv_lines(path):
-            place = Place(path, line)
-            if len(row) != 6:
-                raise DataError(place, "has not the 6 columns question, A, B, C, D, answer", "Mend or remove the row", row)
-            yield (
-                place,
-                {
-                    "subject": subject,
-                    "question": row[0],
-                    "choices": row[1:5],
-                    "answer": row[5],
-                },
-            )
+        for line, row in csv_lines(path):
+            yield Place(path, line), _csv_row(Place(path, line), row) | {"subject": subject}
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns)."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(Place(path, reader.line_num + 1), f"cannot be read: {error}", "It must be CSV in UTF-8") from error
+def _csv_row(place: Place, row: list[str]) -> Row:
+    if len(row) != len(_COLUMNS):
+        raise DataError(place, f"must have the 6 columns {', '.join(_COLUMNS)}", "Fix or remove the row", row)
+    named = dict(zip(_COLUMNS, row, strict=True))
+    choices = columns_of_options(place, named, "ABCD")
+    answer = option(Place(place.file, place.line, "answer"), named["answer"], choices, "letter")
+    return {"question": named["question"], "choices": choices, "answer": answer}
 
 
 def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
@@ -114,5 +135,5 @@ def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
             remedy = "MMLU subjects only; " + did_you_mean(subject, known)
             raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
         within = "" if row.get("id") is not None else f"{subject}/"
-        id, domain = f"mmlu/{split}/{within}{sampling.unique_id(row, unique)}", domain_of(subject)
+        id, domain = f"mmlu/{split}/{within}{sampling.unique_id(place, row, unique)}", domain_of(subject)
         yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)

@@ -12,7 +12,7 @@ from ift_scale import jsonl
 from ift_scale.config import PaperSource
 from ift_scale.errors import DataError, Place
 from ift_scale.questions import sampling
-from ift_scale.questions.checks import choice_question
+from ift_scale.questions.checks import choice_question, row_id
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import SPLITS
 from ift_scale.records import Split
@@ -43,7 +43,8 @@ def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Pl
 def _split(path: Path, domain: str, split: Split) -> Iterator[Placed]:
     for number, row in jsonl.rows(path):
         place = Place(path, number)
-        if row.get("id") is None:
+        own = row_id(place, row)
+        if own is None:
             raise DataError(Place(path, number, "id"), "missing", "Give every row an id that is unique in its file")
-        id = f"{domain}/{split}/{row['id']}"
+        id = f"{domain}/{split}/{own}"
         yield place, choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split)

@@ -8,7 +8,7 @@ relation is not made the subject.
 import json
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.checks import Row, required, text
 from ift_scale.questions.known import Drawn, Known
 
 EXAMPLE = {
@@ -24,13 +24,13 @@ EXAMPLE = {
 
 
 def fields(place: Place, row: Row) -> Row:
-    text = required(place, row, "possible_answers")
+    listed = required(place, row, "possible_answers")
     try:
-        aliases = json.loads(text)
-    except (json.JSONDecodeError, TypeError) as error:
+        aliases = json.loads(listed)
+    except (ValueError, TypeError, RecursionError) as error:
         at = Place(place.file, place.line, "possible_answers")
-        raise DataError(at, f"must be a JSON list as text: {error}", "Mend or remove the row", text) from error
-    return {"id": row.get("id"), "question": required(place, row, "question"), "aliases": aliases}
+        raise DataError(at, f"must be a JSON list as text: {error}", "Fix or remove the row", listed) from error
+    return {"id": row.get("id"), "question": text(place, row, "question"), "aliases": aliases}
 
 
 DATASET = Known(

@@ -1,111 +1,123 @@
-"""Rows of a dataset through the `datasets` library: from here on a hub id, a local folder and one local file are the same.
+"""Opening a dataset: a hub id through the `datasets` library, a local folder or file by reading its files.
 
-`datasets` keeps the rows in memory-mapped files, and they are handed on one by one: memory does not grow with the dataset.
+From here on the three are the same: rows by split, handed on one by one, each with its place.
+Memory does not grow with the dataset.
 """
 
-import csv
-import gzip
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.questions import classes, folders
 from ift_scale.questions.checks import Row
+from ift_scale.questions.tables import SUFFIXES, DatasetTable, FileTable, Table, suffix
 from ift_scale.records import Split
 
 SPLITS: tuple[Split, ...] = ("dev", "train", "test")
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-# `datasets` would name it so too.
-FILE_SPLIT = "train"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A loaded dataset, its splits by name, and what it is called in messages."""
+    """A dataset's splits by name, and the dataset's name in messages."""
 
     path: str
-    splits: dict[str, Any]
+    splits: Mapping[str, Table]
 
 
 @dataclass(frozen=True)
 class Section:
-    """Some rows of one split, by number."""
+    """Some rows of one split, by number, in this order."""
 
-    name: str
-    table: Any
+    table: Table
     numbers: Sequence[int]
 
     def rows(self) -> Iterator[tuple[int, Place, Row]]:
-        """Each row's number from 0, its place (`path[split]`, number from 1) and its columns."""
-        for number, row in zip(self.numbers, self.table.select(self.numbers), strict=True):
-            yield number, Place(self.name, number + 1), row
+        """Each row's number from 0, its place and its columns; class labels by their names."""
+        features = {column: feature for column, feature in self.table.features.items() if classes.has_classes(feature)}
+        for number, (place, row) in zip(self.numbers, self.table.rows(self.numbers), strict=True):
+            yield number, place, classes.named(place, row, features) if features else row
 
     def at(self, positions: Sequence[int]) -> "Section":
-        """The rows at these positions of the section."""
-        return Section(self.name, self.table, array("q", (self.numbers[position] for position in positions)))
+        """The rows at these positions of the section, in this order."""
+        return Section(self.table, array("q", (self.numbers[position] for position in positions)))
 
 
-def open_dataset(path: str, name: str | None = None, **options: Any) -> Opened:
-    """A hub id or a local folder, or one local file, which has the one split `train`; DataError when it cannot be had."""
-    if Path(path).is_file():
-        return open_files(path, {FILE_SPLIT: Path(path)})
-    return _load(path, path, name, **options)
+def open_dataset(path: str, name: str | None = None, name_required: bool = True, **options: Any) -> Opened:
+    """A hub id, a local folder, or one local file, which has the one split `train`.
+
+    `name` is the dataset's configuration; with `name_required` false a local folder need not have it.
+    Raises DataError if the dataset is not there or cannot be read.
+    """
+    local = Path(path)
+    if local.is_file():
+        return open_files(path, {folders.ONLY_SPLIT: local})
+    if not local.is_dir():
+        return _from_hub(path, name, **options)
+    if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
+        return _saved_to_disk(path)
+    files, features = folders.find(local, name, name_required)
+    return Opened(path, {split: FileTable(found, features) for split, found in files.items()})
 
 
-def open_files(path: str, files: dict[str, Path]) -> Opened:
-    """Local files of one type, a split each; columns of CSV are all text, so that an option `1.50` or `None` stays one."""
-    first = next(iter(files.values()))
-    suffix = first.with_suffix("").suffix if first.suffix == ".gz" else first.suffix
-    if suffix not in _BUILDERS:
-        raise DataError(Place(first), "of an unknown type", f"Known: {', '.join(_BUILDERS)}, each with .gz too")
-    options: dict[str, Any] = {"data_files": {split: str(file) for split, file in files.items()}}
-    if _BUILDERS[suffix] == "csv":
-        options |= _text_columns(first, "\t" if suffix == ".tsv" else ",")
-    return _load(path, _BUILDERS[suffix], None, **options)
+def open_files(path: str, files: Mapping[str, Path]) -> Opened:
+    """Local files, a split each, which may differ in their columns."""
+    for file in files.values():
+        if suffix(file) not in SUFFIXES:
+            raise DataError(Place(file), "of an unknown type", f"Known: {', '.join(SUFFIXES)}, each with .gz too")
+    return Opened(path, {split: FileTable([file]) for split, file in files.items()})
 
 
 def named_section(opened: Opened, split: Split, spec: str) -> Section:
-    """The rows that `spec`, such as `validation` or `validation[10:]`, names; DataError tells which setting to change."""
+    """The rows that `spec`, such as `validation` or `validation[10:]`, names; DataError names the setting to change."""
     import datasets
 
     name = spec.split("[")[0]
-    if name not in opened.splits:
+    found = _split_name(opened, name)
+    if found is None:
         raise DataError(
             Place(opened.path), f"has no split '{name}'", f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}"
         )
-    table = opened.splits[name]
+    table = opened.splits[found]
     try:
-        (found,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(table)})
+        (part,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(table)})
     except (ValueError, AssertionError) as error:
         remedy = f"Set splits.{split} to a split or one slice of it, such as {name}[:10]"
         raise DataError(Place(opened.path), f"cannot take '{spec}': {error}", remedy) from error
-    return Section(f"{opened.path}[{name}]", table, range(found.from_, found.to))
+    return Section(table, range(part.from_, part.to))
 
 
-def _load(path: str, builder: str, name: str | None, **options: Any) -> Opened:
+def _split_name(opened: Opened, name: str) -> str | None:
+    """`name` if there is such a split; for `validation` also the one file dev, val or valid, as on the hub."""
+    if name in opened.splits:
+        return name
+    same = [split for split in opened.splits if split in ("dev", "val", "valid")] if name == "validation" else []
+    return same[0] if len(same) == 1 else None
+
+
+def _from_hub(path: str, name: str | None, **options: Any) -> Opened:
     import datasets
 
     try:
-        return Opened(path, datasets.load_dataset(builder, name, **options))
+        return _tables(path, datasets.load_dataset(path, name, **options))
     except Exception as error:  # datasets raises many unrelated types for a dataset that cannot be had
-        where = "" if Path(path).exists() else "no such file or folder here, and "
         remedy = "Check the name, or download it where there is a network and give the local path"
-        raise DataError(Place(path), f"{where}datasets cannot load it: {error.__cause__ or error}", remedy) from error
+        problem = f"no such file or folder here, and datasets cannot load it: {error.__cause__ or error}"
+        raise DataError(Place(path), problem, remedy) from error
 
 
-def _text_columns(file: Path, separator: str) -> dict[str, Any]:
-    """Options of `load_dataset` for CSV as it stands in the file."""
+def _saved_to_disk(path: str) -> Opened:
+    """A folder that `datasets` wrote with save_to_disk."""
     import datasets
 
-    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines, delimiter=separator), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(Place(file, 1), f"cannot be read: {error}", "It must be CSV in UTF-8") from error
-    # pandas, which reads for datasets, gives a column without a name this one.
-    names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    return {"features": features, "sep": separator, "keep_default_na": False}
+        found = datasets.load_from_disk(path)
+    except Exception as error:
+        raise DataError(Place(path), f"datasets cannot load it: {error}", "Save the dataset again") from error
+    return _tables(path, found if isinstance(found, dict) else {folders.ONLY_SPLIT: found})
+
+
+def _tables(path: str, splits: Mapping[Any, Any]) -> Opened:
+    return Opened(path, {str(split): DatasetTable(f"{path}[{split}]", table) for split, table in splits.items()})

@@ -31,6 +31,7 @@ from ift_scale.questions import (
     cmmlu,
     duplicates,
     entity_questions,
+    folders,
     hub,
     known,
     medmcqa,
@@ -90,7 +91,9 @@ def input_digests(config: Config) -> dict[str, str]:
         path = getattr(source, "path", None)
         if path is not None and Path(path).exists():
             root = Path(path)
-            files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+            # Hidden files (.git, a download's .cache) change without the data.
+            inside = (p for p in root.rglob("*") if p.is_file() and not folders.is_hidden(p, root))
+            files = sorted(inside) if root.is_dir() else [root]
             digests[f"source{number}"] = artifacts.digest_of({str(p): artifacts.file_digest(p) for p in files})
     return digests
 
@@ -110,10 +113,10 @@ class Tally:
         if question.collection == "pool" and question.kind == "choice":
             self._pool_splits[question.domain, question.split] += 1
 
-    def remove(self, question: Question) -> None:
+    def remove(self, question: Question, reason: str) -> None:
         """A question that was added and is left out of the file after all."""
         self.counts[f"{question.collection}/{question.split}/{question.kind}"] -= 1
-        self.left_out["duplicates"] += 1
+        self.left_out[reason] += 1
         if question.collection == "pool" and question.kind == "choice":
             self._pool_splits[question.domain, question.split] -= 1
 
@@ -124,7 +127,7 @@ class Tally:
                 if not self._pool_splits[domain, split]:
                     remedy = f"Give the domain's source {split} questions, or remove it"
                     if (domain, split) in self._pool_splits:
-                        remedy = "The audit has left out all of them as duplicates: set questions.audit.remove otherwise"
+                        remedy = "The audit has left out all of them: change questions.audit.remove"
                     raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ift_scale import draws
-from ift_scale.questions.checks import Row
+from ift_scale.errors import Place
+from ift_scale.questions.checks import Row, row_id
 from ift_scale.records import Split
 
 
@@ -22,9 +23,9 @@ def id_of(fields: Row) -> str:
     return draws.content_id({name: value for name, value in fields.items() if value is not None})
 
 
-def unique_id(fields: Row, unique: draws.Unique) -> str:
+def unique_id(place: Place, fields: Row, unique: draws.Unique) -> str:
     """The same, with equal rows without an id told apart. An id that rows have of their own stays, and is refused when repeated."""
-    return id_of(fields) if fields.get("id") is not None else unique(id_of(fields))
+    return row_id(place, fields) or unique(id_of(fields))
 
 
 def lowest(ids: Iterable[str], limit: int, key: str) -> set[int]:

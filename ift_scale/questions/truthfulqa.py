@@ -7,7 +7,7 @@ the order is the same in every run, and no letter is favoured.
 import random
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.checks import Row, options, required, text
 from ift_scale.questions.known import Known
 
 EXAMPLE = {
@@ -25,12 +25,12 @@ EXAMPLE = {
 
 
 def fields(place: Place, row: Row) -> Row:
-    question = required(place, row, "question")
-    choices = required(place, row, "mc1_targets.choices")
+    question = text(place, row, "question")
+    choices = options(place, row, "mc1_targets.choices")
     labels = required(place, row, "mc1_targets.labels")
-    if len(labels) != len(choices) or sorted(labels) != [0] * (len(labels) - 1) + [1]:
+    if not isinstance(labels, list) or sorted(labels, key=str) != [0] * (len(choices) - 1) + [1]:
         problem = f"must mark one of the {len(choices)} options with 1 and the others with 0"
-        raise DataError(Place(place.file, place.line, "mc1_targets.labels"), problem, "Mend or remove the row", labels)
+        raise DataError(Place(place.file, place.line, "mc1_targets.labels"), problem, "Fix or remove the row", labels)
     order = list(range(len(choices)))
     random.Random(question).shuffle(order)
     return {"question": question, "choices": [choices[index] for index in order], "answer": order.index(labels.index(1))}

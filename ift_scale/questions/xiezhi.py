@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ift_scale.config import XiezhiSource
 from ift_scale.errors import DataError, Place
 from ift_scale.questions import known
-from ift_scale.questions.checks import Row, required
+from ift_scale.questions.checks import Row, required, text
 from ift_scale.questions.known import Drawn, Placed, Target
 from ift_scale.questions.reading import Section, open_dataset
 
@@ -43,7 +43,7 @@ def _pool(section: Section, labels: list[str] | None, left_out: Counter[str]) ->
     """The rows of a section that the paper's rule keeps."""
     positions = array("q")
     for position, (_, place, row) in enumerate(section.rows()):
-        if labels is not None and not set(labels) & set(required(place, row, "labels")):
+        if labels is not None and not set(labels) & set(_labels(place, row)):
             left_out["other labels"] += 1
         elif len(_options(place, row)) != NUM_OPTIONS:
             left_out["not four options"] += 1
@@ -54,13 +54,20 @@ def _pool(section: Section, labels: list[str] | None, left_out: Counter[str]) ->
 
 def fields(place: Place, row: Row) -> Row:
     options = _options(place, row)
-    answer = required(place, row, "answer")
+    answer = text(place, row, "answer")
     if answer not in options:
-        raise DataError(Place(place.file, place.line, "answer"), "is none of the options", "Mend or remove the row", answer)
-    return {"question": required(place, row, "question"), "choices": options, "answer": options.index(answer)}
+        raise DataError(Place(place.file, place.line, "answer"), "is none of the options", "Fix or remove the row", answer)
+    return {"question": text(place, row, "question"), "choices": options, "answer": options.index(answer)}
+
+
+def _labels(place: Place, row: Row) -> list[str]:
+    found = required(place, row, "labels")
+    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+        raise DataError(Place(place.file, place.line, "labels"), "must be a list of texts", "Fix or remove the row", found)
+    return found
 
 
 def _options(place: Place, row: Row) -> list[str]:
     # Most rows of the Chinese files end with a quotation mark and a line break too many.
-    lines = str(required(place, row, "options")).removesuffix('"\n').split("\n")
+    lines = text(place, row, "options").replace("\r\n", "\n").removesuffix('"\n').split("\n")
     return [line for line in lines if line.strip()]

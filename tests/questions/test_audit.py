@@ -10,7 +10,7 @@ from ift_scale import artifacts
 from ift_scale.artifacts import read_manifest
 from ift_scale.config import AuditConfig, Config
 from ift_scale.config_file import from_dict
-from ift_scale.errors import DataError
+from ift_scale.errors import ConfigError, DataError
 from ift_scale.progress import Bar
 from ift_scale.questions import audit, run
 from ift_scale.questions.similarity import Normal, SimilarIndex, bands
@@ -20,7 +20,7 @@ TEXT = "Which treaty ended the long war between the two northern kingdoms in the
 OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
 
 
-def _question(id: str, domain: str, split: str, text: str = TEXT, choices: list[str] = OPTIONS, **more: str) -> Question:
+def _question(id: str, domain: str, split: str, text: str = TEXT, choices: list[str] = OPTIONS, **more: object) -> Question:
     settings = {"subject": domain, "collection": "pool", "answer": 0, **more}
     return Question(id=id, domain=domain, split=split, question=text, choices=choices, **settings)  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def test_the_named_side_is_left_out_and_counted(pool: Path, tmp_path: Path, side
     counts = Counter(q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
     assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
     manifest = read_manifest(tmp_path / "out")
-    assert manifest is not None and set(manifest.files) == {"audit.json", "audit.jsonl", "questions.jsonl"}
+    assert manifest is not None and set(manifest.files) == {"audit.json", "audit.jsonl", "equal_options.jsonl", "questions.jsonl"}
     assert manifest.counts["duplicates: made test in made train"] == 1
     assert manifest.counts.get("left out: duplicates", 0) == (0 if side == "none" else 1)
     assert (manifest.counts["pool/train/choice"], manifest.counts["pool/test/choice"]) == left
@@ -147,3 +147,121 @@ def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
     (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
     with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
         run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
+
+
+GENOTYPES = ["BB BB", "BB Bb", "Bb Bb", "Bb bb"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "expected"),
+    [
+        (["a", "b", "a", "c"], 0, ("A", ["C"], True)),
+        (["a", "b", "a", "a"], 3, ("D", ["A", "C"], True)),
+        (["a", "b", "b", "c"], 0, None),  # two wrong options that are equal leave the answer clear
+        (["a  b", "a b\n", "c", "d"], 1, ("B", ["A"], True)),
+        (["a\u00a0b", "a b", "c"], 0, ("A", ["B"], True)),
+        (["The lung", "the Lung", "c"], 0, ("A", ["B"], False)),
+        (["ﬁne", "fine"], 0, ("A", ["B"], False)),
+        (["x²", "x2"], 1, ("B", ["A"], False)),
+        (GENOTYPES, 1, ("B", ["A", "C", "D"], False)),
+        (["-1", "1"], 0, None),
+        (["(a", "a)"], 0, None),
+        (["x < y", "x > y"], 0, None),
+    ],
+)
+def test_options_equal_to_the_right_one(choices: list[str], answer: int, expected: object, tmp_path: Path) -> None:
+    found, _ = _audit(tmp_path, [_question("t", "a", "train", choices=choices, answer=answer)])  # type: ignore[arg-type]
+    listed = artifacts.read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit.EqualOptions)
+    assert [(row.answer, row.equal, row.exact) for row in listed] == ([] if expected is None else [expected])
+    # Only an exact copy can be left out: BB Bb and Bb Bb are different answers.
+    assert list(found.ambiguous) == ([0] if expected is not None and expected[2] else [])  # type: ignore[index]
+
+
+def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
+    twice = ["a", "a", "b"]
+    questions = [
+        _question("d", "law", "dev", "Of dev?", twice),
+        _question("t1", "law", "train", "First of train?", twice),
+        _question("t2", "law", "train", "Second of train?", ["a", "A", "b"]),
+        _question("t3", "law", "train", "Third of train?", ["a", "b"]),
+        _question("h", "law", "test", "Of test?", twice),
+    ]
+    found, _ = _audit(tmp_path, questions)
+    assert found.equal_options() == {
+        "pool/dev/law": {"exact": 1, "normalised": 1, "of": 1},
+        "pool/test/law": {"exact": 1, "normalised": 1, "of": 1},
+        "pool/train/law": {"exact": 1, "normalised": 2, "of": 3},
+    }
+    assert found.counts() == {"equal options: law dev": 1, "equal options: law test": 1, "equal options: law train": 1}
+    assert set(found.ambiguous) == {1, 4}  # never the demonstration
+    printed = audit.table(json.loads((tmp_path / audit.SUMMARY).read_text()))
+    assert "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case" in printed
+
+
+def _add(pool: Path, split: str, row: dict[str, object]) -> None:
+    with (pool / f"{split}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("remove", "left", "reasons"),
+    [
+        ("none", (8, 5), {}),
+        ("equal_options", (7, 4), {"left out: equal options": 2}),
+        ("demonstrated", (8, 4), {"left out: demonstrations": 1}),
+        (["equal_options", "demonstrated", "train"], (6, 3), {
+            "left out: equal options": 2, "left out: demonstrations": 1, "left out: duplicates": 1}),
+    ],
+)  # fmt: skip
+def test_what_is_removed_by_setting(
+    pool: Path, tmp_path: Path, remove: object, left: tuple[int, int], reasons: dict[str, int]
+) -> None:
+    config = _leaking_pool(pool).model_dump(mode="json")
+    dev = json.loads((pool / "dev.jsonl").read_text().splitlines()[0])
+    _add(pool, "test", dev | {"id": "demonstration"})
+    for split in ("train", "test"):
+        _add(pool, split, {"id": "equal", "question": f"Which of {split}?", "choices": ["a", "b", "a "], "answer": 2})
+    config["questions"]["audit"]["remove"] = remove
+    run.run(from_dict(config), tmp_path / "out", "key", {}, Bar("questions", None, None))
+    counts = Counter(q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert {name: count for name, count in manifest.counts.items() if name.startswith("left out")} == reasons
+
+
+@pytest.mark.parametrize(
+    ("remove", "problem"),
+    [
+        (["train", "held_out"], "two sides of the same pairs"),
+        (["none", "train"], "at most once"),
+        (["train", "train"], "at most once"),
+        ([], "remove"),
+        ("dev", "remove"),
+    ],
+)
+def test_settings_of_remove_that_are_refused(remove: object, problem: str) -> None:
+    audit_settings = {"sources": [{"kind": "world"}], "audit": {"remove": remove}}
+    with pytest.raises(ConfigError, match=problem):
+        from_dict({"output_dir": "x", "questions": audit_settings})
+
+
+def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
+    sources = [
+        {"kind": "paper", "domain": "engineering", "path": str(shared_data / "pools" / "engineering")},
+        {"kind": "mmlu", "path": str(shared_data / "mmlu")},
+    ]
+    settings = {"near": False, "remove": ["equal_options", "demonstrated"]}
+    config = from_dict({"output_dir": "x", "questions": {"sources": sources, "audit": settings}})
+    run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
+    equal = json.loads((tmp_path / "out" / audit.SUMMARY).read_text())["equal_options"]
+    assert equal["pool/train/engineering"] == {"exact": 9, "normalised": 9, "of": 4829}
+    tests = [row for cell, row in equal.items() if cell.startswith("benchmark/test/")]
+    # Three of MMLU's seven differ in case, which is their point: genotypes and predicate logic.
+    assert (sum(row["exact"] for row in tests), sum(row["normalised"] for row in tests)) == (4, 7)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    left = Counter(q.collection + q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    assert left["pooltrain"] == 4829 - 9 and left["pooltest"] == 250 - 1
+    assert left["benchmarktest"] == 14_042 - 4 - manifest.counts["left out: demonstrations"]
+    assert manifest.counts["left out: demonstrations"] >= 5 and left["benchmarkdev"] == 285

@@ -221,7 +221,7 @@ def test_ceval_takes_val_because_test_has_no_answers(tmp_path: Path) -> None:
         ("law", "jurisprudence", "test"): 4,
     }
     with pytest.raises(
-        DataError, match=r"law\[test\]:1: field 'answer': the answers of this split are not public.*splits.test to val"
+        DataError, match=r"law_test.csv:2: field 'answer': the answers of this split are not public.*splits.test to val"
     ):
         _load(_source("ceval", tmp_path, splits={"dev": "dev", "test": "test"}))
 
@@ -314,17 +314,41 @@ def test_what_is_asked_of_the_hub_by_default(kind: str, arguments: Any, monkeypa
 @pytest.mark.parametrize(
     ("kind", "change", "problem"),
     [
-        ("medmcqa", {"cop": -1}, r"train.jsonl\[train\]:2: field 'cop': the answers of this split are not public \(value: -1\)"),
-        ("medmcqa", {"cop": 4}, r"\[train\]:2: field 'answer': is out of range \(value: 4\)"),
-        ("medmcqa", {"opc": None}, r"\[train\]:2: field 'opc': missing"),
-        ("medqa", {"answer_idx": "E"}, r"\[train\]:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)"),
-        ("medqa", {"question": None}, r"\[train\]:2: field 'question': missing"),
-        ("arc", {"answerKey": "E"}, r"\[train\]:2: field 'answerKey': names none of the options A, B, C, D \(value: 'E'\)"),
-        ("arc", {"choices": None}, r"\[train\]:2: field 'choices.label': missing"),
+        ("medmcqa", {"cop": -1}, r"train.jsonl:2: field 'cop': the answers of this split are not public \(value: -1\)"),
+        (
+            "medmcqa",
+            {"cop": 4},
+            r"train.jsonl:2: field 'cop': is out of range \(value: 4\).*counts from 1.*answer_form: index_from_1",
+        ),
+        ("medmcqa", {"opc": None}, r"train.jsonl:2: field 'opc': missing"),
+        ("medqa", {"answer_idx": "E"}, r"train.jsonl:2: field 'answer_idx': is not a letter from A to D \(value: 'E'\)"),
+        ("medqa", {"question": None}, r"train.jsonl:2: field 'question': missing"),
+        ("arc", {"answerKey": "E"}, r"train.jsonl:2: field 'answerKey': names none of the options A, B, C, D \(value: 'E'\)"),
+        ("arc", {"choices": None}, r"train.jsonl:2: field 'choices.text': missing"),
+        (
+            "arc",
+            {"choices": {"text": ["a", "b"], "label": ["A", "A"]}},
+            r"train.jsonl:2: field 'choices.label': must hold a label of its own for each of the 2 options",
+        ),
+        (
+            "arc",
+            {"choices": {"text": ["a", "b"], "label": [1, 2]}},
+            r"field 'choices.label': an option is empty or not a text .* 1\)",
+        ),
+        ("medqa", {"options": {"A": "a", "C": "c"}}, r"field 'options': must have the letters A, B, C and so on"),
+        ("medqa", {"options": ["a", "b"]}, r"field 'options': must map letters to options"),
+        ("medmcqa", {"opd": 4}, r"train.jsonl:2: field 'opd': must be a text .*\(value: 4\)\. .*write it as a text: \"4\""),
+        ("medmcqa", {"exp": ["a"]}, r"train.jsonl:2: field 'exp': must be a text, or be left out \(value: \['a'\]\)"),
+        ("medmcqa", {"subject_name": float("nan")}, r"train.jsonl:2: field 'subject_name': must be a text.*\(value: nan\)"),
+        ("medmcqa", {"id": [1]}, r"train.jsonl:2: field 'id': must be an integer or a text \(value: \[1\]\)"),
+        ("medmcqa", {"id": 1.5}, r"train.jsonl:2: field 'id': must be an integer or a text \(value: 1.5\)"),
+        ("medmcqa", {"question": "a \ud800"}, r"train.jsonl:2: field 'question': holds half of a surrogate pair"),
+        ("popqa", {"possible_answers": '["\\ud800"]'}, r"train.jsonl:2: field 'aliases': holds half of a surrogate pair"),
+        ("xiezhi", {"question": 7}, r"train.jsonl:2: field 'question': must be a text"),
         ("truthfulqa", {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}, r"must mark one of the 2 options with 1"),
         ("popqa", {"possible_answers": "[]"}, r"field 'aliases': must be a list of one or more right answers"),
         ("popqa", {"possible_answers": "pol"}, r"field 'possible_answers': must be a JSON list as text"),
-        ("xiezhi", {"answer": "Rome"}, r"\[train\]:2: field 'answer': is none of the options \(value: 'Rome'\)"),
+        ("xiezhi", {"answer": "Rome"}, r"train.jsonl:2: field 'answer': is none of the options \(value: 'Rome'\)"),
     ],
 )
 def test_bad_rows(kind: str, change: Row, problem: str, tmp_path: Path) -> None:
@@ -359,7 +383,7 @@ def _text_file(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "splits", "problem"),
     [
-        (_broken_json, {"test": "train"}, r"train.jsonl: datasets cannot load it: .*Check the name"),
+        (_broken_json, {"test": "train"}, r"train.jsonl:1: not valid JSON: Expecting value .*one object per line, or is one list"),
         (_text_file, {"test": "train"}, r"train.txt: of an unknown type. Known: .json, .jsonl, .csv"),
         (lambda folder: folder / "absent.jsonl", {"test": "train"}, r"absent.jsonl: no such file or folder here"),
         (_good, None, r"a.jsonl: has no split 'test'. Set splits.test: known: train"),

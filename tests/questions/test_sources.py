@@ -123,7 +123,7 @@ def test_mmlu_csv(tmp_path: Path) -> None:
         ("mmlu/dev/anatomy", 0, "medicine"),
     ]
     (tmp_path / "test" / "anatomy_test.csv").write_text("Only,three,columns\n")
-    with pytest.raises(DataError, match=r"anatomy_test.csv:1: has not the 6 columns"):
+    with pytest.raises(DataError, match=r"anatomy_test.csv:1: must have the 6 columns question, A, B, C, D, answer"):
         _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 

@@ -1,0 +1,66 @@
+"""Class labels by their names. `datasets` stores the number of a class; the meaning is in its name.
+
+A column of answers whose classes are named B, C, D has the number 0 for B: read as an index it would
+give option A.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ift_scale.errors import DataError, Place
+from ift_scale.questions.checks import Row
+
+
+def names_of(feature: Any) -> list[str] | None:
+    """The names of a column's classes, None if it has none."""
+    return list(feature.names) if type(feature).__name__ == "ClassLabel" else None
+
+
+def feature_of(features: Mapping[str, Any], column: str) -> Any:
+    """The type of a column, one inside another written with a dot; None if it is not known."""
+    found: Any = features
+    for part in column.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def named(place: Place, row: Row, features: Mapping[str, Any]) -> Row:
+    """The row with class numbers replaced by names, inside lists and nested columns too."""
+    return {column: _named(place, column, value, features.get(column)) for column, value in row.items()}
+
+
+def has_classes(feature: Any) -> bool:
+    """True if the column or something inside it is a class label."""
+    if isinstance(feature, Mapping):
+        return any(map(has_classes, feature.values()))
+    inner = _element(feature)
+    return names_of(feature) is not None if inner is None else has_classes(inner)
+
+
+def _named(place: Place, column: str, value: Any, feature: Any) -> Any:
+    names = names_of(feature)
+    if names is not None:
+        return _name(place, column, value, names)
+    if isinstance(feature, Mapping) and isinstance(value, Mapping):
+        return {key: _named(place, f"{column}.{key}", part, feature.get(key)) for key, part in value.items()}
+    if isinstance(value, list) and (inner := _element(feature)) is not None:
+        return [_named(place, column, item, inner) for item in value]
+    return value
+
+
+def _element(feature: Any) -> Any:
+    """The type of a list's items, None if the column is no list."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def _name(place: Place, column: str, value: Any, names: list[str]) -> Any:
+    if value is None or value in names or value == -1:  # -1: a row without a published label
+        return value
+    # Files whose README declares the classes may hold a class's number as text.
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(names):
+        return names[number]
+    problem = f"is none of the column's {len(names)} classes {', '.join(names)}"
+    raise DataError(Place(place.file, place.line, column), problem, "Fix or remove the row", value)

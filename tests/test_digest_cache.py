@@ -1,0 +1,144 @@
+"""Digests of large files: the whole content counts, and only unchanged files are taken from the cache."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ift_scale import artifacts, digest_cache
+from ift_scale.errors import DataError
+
+SIZE = 6 << 20  # with the threshold below, "large" in several chunks
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(artifacts, "_SHA256_BYTES", 5 << 20)
+    monkeypatch.setattr(digest_cache, "_SETTLED_NS", -(10**12))  # every file counts as old
+    return tmp_path / "cache" / "ift-scale" / "digests"
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One item for each time that a file's content was read."""
+    calls: list[int] = []
+    real = digest_cache._blake3
+    monkeypatch.setattr(digest_cache, "_blake3", lambda descriptor: calls.append(descriptor) or real(descriptor))  # type: ignore[func-returns-value]
+    return calls
+
+
+def _write(path: Path, size: int = SIZE) -> Path:
+    path.write_bytes(os.urandom(1 << 20) * (size >> 20))
+    return path
+
+
+def _edit(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("offset", [0, 1 << 20, SIZE // 2, SIZE - (1 << 20) - 1, SIZE - 1])
+def test_every_byte_of_a_large_file_counts(cache: Path, tmp_path: Path, offset: int) -> None:
+    path = _write(tmp_path / "model.safetensors")
+    before, folder_before = artifacts.file_digest(path), artifacts.folder_digest(tmp_path)
+    _edit(path, offset)
+    assert artifacts.file_digest(path) != before
+    assert artifacts.folder_digest(tmp_path) != folder_before
+
+
+def test_the_digest_is_blake3_of_the_content(cache: Path, tmp_path: Path) -> None:
+    from blake3 import blake3
+
+    path = _write(tmp_path / "model.safetensors", 7 << 20)
+    assert artifacts.file_digest(path) == "blake3-" + blake3(path.read_bytes()).hexdigest()
+    small = tmp_path / "config.json"
+    small.write_text("{}")
+    # What manifests of finished runs hold.
+    assert artifacts.file_digest(small) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_an_unchanged_file_is_not_read_again(cache: Path, tmp_path: Path, hashed: list[int]) -> None:
+    path = _write(tmp_path / "a.safetensors")
+    first = artifacts.file_digest(path)
+    assert artifacts.file_digest(path) == first and len(hashed) == 1
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_an_edit_that_keeps_size_and_modification_time_is_noticed(cache: Path, tmp_path: Path, hashed: list[int]) -> None:
+    path = _write(tmp_path / "a.safetensors")
+    first, status = artifacts.file_digest(path), path.stat()
+    _edit(path, SIZE // 2)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns and path.stat().st_size == status.st_size
+    assert artifacts.file_digest(path) != first and len(hashed) == 2
+
+
+def test_another_file_under_the_same_name_is_noticed(cache: Path, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.safetensors")
+    first = artifacts.file_digest(path)
+    _write(tmp_path / "b.safetensors").replace(path)
+    assert artifacts.file_digest(path) != first
+
+
+def test_a_file_changed_just_now_is_not_remembered(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
+    path = _write(tmp_path / "a.safetensors")
+    digest_cache.digest(path)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"path": 1}', b'{"digest": "blake3-0", "path": "elsewhere", "stamp": []}'],
+)
+def test_a_damaged_entry_is_ignored_and_replaced(cache: Path, tmp_path: Path, hashed: list[int], damage: bytes) -> None:
+    path = _write(tmp_path / "a.safetensors")
+    first = artifacts.file_digest(path)
+    (entry,) = cache.iterdir()
+    entry.write_bytes(damage)
+    assert artifacts.file_digest(path) == first and len(hashed) == 2
+    assert artifacts.file_digest(path) == first and len(hashed) == 2
+
+
+def _a_file_in_the_way(cache: Path) -> None:
+    cache.parent.parent.mkdir(parents=True)
+    cache.parent.write_text("")
+
+
+def _no_home(cache: Path) -> None:
+    os.environ["XDG_CACHE_HOME"] = "/proc/no-such-folder"
+
+
+@pytest.mark.parametrize("spoil", [_a_file_in_the_way, _no_home])
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    cache: Path, tmp_path: Path, hashed: list[int], spoil: Callable[[Path], None]
+) -> None:
+    spoil(cache)
+    path = _write(tmp_path / "a.safetensors")
+    assert artifacts.file_digest(path) == artifacts.file_digest(path) and len(hashed) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "a.safetensors")
+
+    def changing(descriptor: int) -> str:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return "0"
+
+    monkeypatch.setattr(digest_cache, "_blake3", changing)
+    with pytest.raises(DataError, match=r"a.safetensors: changed while it was read. Wait until it is complete"):
+        artifacts.file_digest(path)
+    assert not cache.exists()
+
+
+def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert digest_cache.folder() == tmp_path / ".cache" / "ift-scale" / "digests"
