@@ -102,7 +102,10 @@ def prepare(
     part: str,
 ) -> job.Job:
     """All that can be done, and found wrong, before there are ranks: the job that they are given."""
+    from ift_scale.inference import weights  # imports torch
+
     require_proven(model_config(model_path), model_path / "config.json")
+    weights.check(model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
