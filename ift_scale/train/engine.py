@@ -18,7 +18,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
-from ift_scale.train import kernels, model, packing, zero
+from ift_scale.train import buffers, kernels, model, packing, zero
 from ift_scale.train.batch import collate
 from ift_scale.train.data import TokenizedSet
 
@@ -63,8 +63,11 @@ def build(
 ) -> Engine:
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
     settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro)
+    dtype = zero.precision_of(config, device)
+    described = model.described(folder)
+    exact = buffers.computed(*described, dtype)
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    bare = model.build(folder, weights, config, zero.precision_of(config, device))
+    bare = model.build(*described, weights, config, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
     if ranks.rank == 0:
@@ -80,6 +83,7 @@ def build(
         betas = (config.beta1, config.beta2)
         client = torch.optim.AdamW(packed.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
     engine, *_ = deepspeed.initialize(model=packed, config=settings, optimizer=client, model_parameters=list(packed.parameters()))
+    buffers.restore(bare, exact, device)
     return Engine(engine, packed, config, device, ranks, held)
 
 
