@@ -88,10 +88,13 @@ def build(
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    """Of optimizer step `step` (from 0): linear warm-up, then half a cosine to 0, as transformers' cosine schedule."""
+    """Of optimizer step `step` (from 0): linear warm-up, then half a cosine towards 0; above 0 in every step.
+
+    The warm-up's step counts from 1, so the first step learns too. transformers' schedule, otherwise the same, counts from 0.
+    """
     warmup = math.ceil(config.warmup_ratio * num_steps)
     if step < warmup:
-        return config.learning_rate * step / warmup
+        return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

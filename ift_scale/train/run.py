@@ -22,15 +22,16 @@ from ift_scale.train import data, job, launch, live_questions, saved, stop, trac
 from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
 
-VERSION = 1
+VERSION = 2
 STAGE = "train"
 TOKENS = ".tokens"
+TOKENS_VERSION = 1
 
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
     """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
     template = ChatTemplate(tokenizer.tokenizer, config.evaluate.template).source
-    settings = [VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
+    settings = [TOKENS_VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), data.tokenizer_digest(tokenizer), settings])[:16]}.npz"
     if not path.is_file():
         with artifacts.made_once(path) as missing:
