@@ -11,14 +11,15 @@ from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.errors import EnvironmentProblem, Stopped
+from ift_scale.errors import EnvironmentProblem, Place, Stopped
 from ift_scale.inference.chat import ChatTemplate
+from ift_scale.inference.embedding import Surplus
 from ift_scale.inference.model_folder import hidden_size, model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.rendezvous import Meeting, Refused
-from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
+from ift_scale.train import data, job, launch, live_data, live_questions, saved, stop, trackers
 from ift_scale.train.shape import require_proven
 from ift_scale.train.watch import progress_line
 
@@ -126,6 +127,7 @@ def prepare(
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path))
         arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
+    check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
         hidden_size=hidden_size(model_path),
@@ -135,6 +137,18 @@ def prepare(
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
+
+
+def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
+    """DataError for a token that an arm trains on, or is asked about live, and that the embedding has no row for."""
+    for arm in arms if surplus else ():
+        tokens = data.load(Path(arm.tokens))
+        for number, ids in enumerate(tokens.examples(), start=1):
+            surplus.refuse(ids.tolist(), Place(arm.source, number, "messages"))
+        if arm.live is not None:
+            asked = live_data.load(Path(arm.live.questions))
+            for name, ids, letters in zip(asked.ids_Q, asked.tokens.examples(), asked.letters_QC, strict=True):
+                surplus.refuse([*ids.tolist(), *letters.tolist()], Place(f"question {name}"))
 
 
 def _launch(config: Config, job_path: Path, events: Path, stop_file: Path, log: Path, told: "_Told") -> None:
