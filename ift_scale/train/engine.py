@@ -72,7 +72,10 @@ def build(
     chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
     if ranks.rank == 0:
         print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in chosen.items()), sep="\n", flush=True)
-    kernels.apply(bare, chosen)
+    kernels.check(config.kernels, bare)
+    own = kernels.apply(bare, chosen)
+    if own and ranks.rank == 0:
+        print(f"left to the model's own code: {', '.join(own)}", flush=True)
     if config.zero_stage == 0:
         # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
         for parameter in bare.parameters():

@@ -108,6 +108,13 @@ def described(folder: Path) -> tuple[Any, Any]:
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)], settings
 
 
+def without_weights(folder: Path) -> Any:
+    """A folder's model on the device meta: its modules, for questions about them."""
+    kind, settings = described(folder)
+    with torch.device("meta"):
+        return kind(settings)
+
+
 def build(kind: Any, settings: Any, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype) -> Any:
     """The base model from weights in host memory, in training mode. Under ZeRO-3, where an HfDeepSpeedConfig is alive, in parts."""
     model: Any = kind.from_pretrained(None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa")

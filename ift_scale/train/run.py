@@ -11,6 +11,7 @@ from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.distributed import has_gpu
 from ift_scale.errors import EnvironmentProblem, Place, Stopped
 from ift_scale.inference.chat import ChatTemplate
 from ift_scale.inference.embedding import Surplus
@@ -108,6 +109,7 @@ def prepare(
 
     require_proven(model_config(model_path), model_path / "config.json")
     weights.check(model_path)
+    check_kernels(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
@@ -137,6 +139,17 @@ def prepare(
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
+
+
+def check_kernels(config: Config, model_path: Path) -> None:
+    """ConfigError for kernels that were asked for by name and cannot compute the model, or cannot run on this node's devices."""
+    if config.train.kernels not in ("auto", "pytorch"):
+        from ift_scale.train import kernels, model  # imports torch
+
+        kernels.check(config.train.kernels, model.without_weights(model_path))
+        if not config.train.hostfile:
+            device = "cuda" if has_gpu() else "cpu"
+            kernels.choose(config.train.kernels, device, [], kernels.available(device))
 
 
 def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
