@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from ift_scale.inference import weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore, resolved_dtype
 from ift_scale.inference.generation import Generator
 from ift_scale.inference.rope import LengthClass
@@ -62,6 +63,7 @@ class TransformersEngine:
         self._load(spec.model_path)
 
     def _load(self, path: str | Path) -> None:
+        weights.check(path)
         # Nothing may keep the model before: two at once may not fit.
         self.model: Any = None
         self._passes: Any = None

@@ -69,10 +69,10 @@ class Workload:
 
     @classmethod
     def of(cls, config: TrainConfig, shape: ModelShape, world_size: int, on_gpu: bool) -> "Workload":
-        """Of a configuration. All tokens may be supervised; whoever computes the ops of `kernels`, they keep their inputs only."""
+        """Of a configuration. All tokens may be supervised; whoever computes an op of `kernels`, it keeps its inputs only."""
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
         tokens = config.tokens_per_micro_batch
-        return cls(shape, world_size, mixed, True, tokens, tokens, on_gpu)
+        return cls(shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu)
 
     @property
     def element(self) -> int:
