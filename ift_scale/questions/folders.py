@@ -151,6 +151,9 @@ def _listed_files(folder: Path, name: str, entries: Any) -> Files:
         entries = [{"split": ONLY_SPLIT, "path": entries}]
     files: Files = {}
     for entry in entries:
+        if not isinstance(entry, dict) or not {"split", "path"} <= set(entry):
+            place = Place(folder / "README.md", field="configs")
+            raise DataError(place, "has a data file without split and path", "Fix it, or remove README.md", entry)
         patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
         found = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
         if found:

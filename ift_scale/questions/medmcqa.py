@@ -1,7 +1,8 @@
 """MedMCQA (Pal et al., 2022): Indian medical entrance exams, the paper's medicine pool.
 
 Example row: `EXAMPLE`. `cop` is the index of the right option, from 0; in the hub's test split it is -1, since those answers
-are not public, so validation serves as test. The authors' own JSON files count `cop` from 1: take the hub's.
+are not public, so validation serves as test. The authors' own JSON files count `cop` from 1: docs/questions.md shows
+how to read them.
 """
 
 from ift_scale.errors import Place

@@ -41,11 +41,13 @@ class FileTable:
     """One split in one or more files of one type."""
 
     files: Sequence[Path]
-    features: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """The columns' types as README.md declares them."""
 
-    def __post_init__(self) -> None:
-        if not self.features and suffix(self.files[0]) == ".parquet":
-            self.features = _parquet_features(self.files[0])
+    @cached_property
+    def features(self) -> Mapping[str, Any]:
+        first = self.files[0]
+        return self.declared if self.declared or suffix(first) != ".parquet" else _parquet_features(first)
 
     @cached_property
     def _size(self) -> int:
@@ -146,15 +148,19 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
     line, header = next(lines, (1, []))
     # pandas writes its index as a column without a name, and reads such a column as this.
     names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(Place(path, line, twice), "names two columns", "Rename or remove one of them")
+    _refuse_repeated(Place(path, line), names)
     for number, row in lines:
         if len(row) != len(names):
             problem = f"has {len(row)} columns, the header has {len(names)} ({', '.join(names)})"
             remedy = "Fix or remove the row; a text that holds the separator must be in quotation marks"
             raise DataError(Place(path, number), problem, remedy, row)
         yield number, dict(zip(names, row, strict=True))
+
+
+def _refuse_repeated(place: Place, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(Place(place.file, place.line, twice), "names two columns", "Rename or remove one of them")
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
@@ -178,17 +184,16 @@ def _parquet(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             text_file.refuse_pointer_or_archive(path, file.read(64))
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(Place(path), f"cannot be read as Parquet: {error}", "Fetch the file again") from error
+    _refuse_repeated(Place(path), file.schema_arrow.names)
+    return file
 
 
 def _parquet_features(path: Path) -> Mapping[str, Any]:
     """The types that `datasets` stored with the columns; without them a class's number has no name."""
     schema = _parquet(path).schema_arrow
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(Place(path, field=twice), "names two columns", "Rename or remove one of them")
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     import datasets

@@ -35,7 +35,7 @@ class Endpoint:
 
     def text(self, prompt: Prompt, seed: int) -> str:
         """The server's text; EnvironmentProblem where it does not come within the retries."""
-        return cut(self._within_retries(lambda: self._asked(prompt, seed), prompt), prompt.stop)
+        return cut(_well_formed(self._within_retries(lambda: self._asked(prompt, seed), prompt)), prompt.stop)
 
     def _asked(self, prompt: Prompt, seed: int) -> str:
         config = self.config
@@ -91,6 +91,11 @@ class Endpoint:
             f"{self.config.base_url}: what the server of {self.section} answers is no completion ({shorten(str(error))}). "
             "See that base_url names an OpenAI-compatible server (often it ends in /v1); finished texts are kept."
         )
+
+
+def _well_formed(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs: a server cuts a character in two at its token limit."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _told(error: Any) -> str:

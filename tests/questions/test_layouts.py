@@ -454,6 +454,46 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
         _one_file(path)
 
 
+def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = [pa.array(["q"]), pa.array(["x"]), pa.array(["y"]), pa.array(["A"])]
+    parquet.write_table(pa.table(columns, names=["question", "A", "A", "answer"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: field 'A': names two columns"):
+        _one_file(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        ("configs: [", r"README.md: its YAML header cannot be read"),
+        ("configs:\n- config_name: a\n  data_files:\n  - split: train", r"field 'configs': has a data file without split and path"),
+        ("configs:\n- config_name: a\n  data_files: '*.csv'", r"field 'configs': lists files for configuration 'a' that are not"),
+        ("dataset_info:\n  features:\n  - name: q\n    dtype: nosuchtype", r"README.md: field 'dataset_info': cannot be read"),
+    ],
+)
+def test_a_readme_that_cannot_be_used(head: str, problem: str, tmp_path: Path) -> None:
+    _jsonl(tmp_path / "train.jsonl", _numbered(medqa.EXAMPLE, 1))
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n")
+    with pytest.raises(DataError, match=problem):
+        _load("medqa", tmp_path)
+
+
+def test_medmcqa_as_its_authors_published_it(tmp_path: Path) -> None:
+    """`cop` counts from 1, and test has none."""
+    unanswered = {key: value for key, value in medmcqa.EXAMPLE.items() if key not in ("cop", "exp")}
+    for split, rows in {"train": _numbered(medmcqa.EXAMPLE, 12, cop=4), "dev": _numbered(medmcqa.EXAMPLE, 3, cop=1)}.items():
+        _jsonl(tmp_path / f"{split}.json", rows)
+    _jsonl(tmp_path / "test.json", _numbered(unanswered, 2))
+    fields = {"choices": ["opa", "opb", "opc", "opd"], "answer": "cop", "answer_form": "index_from_1", "id": "id"}
+    splits = {"dev": "train[:10]", "train": "train[10:]", "test": "validation"}  # as the hub calls a dev file
+    found = _load("huggingface", tmp_path, domain="medicine", splits=splits, fields=fields)
+    assert Counter((q.split, q.answer) for q in found) == {("dev", 3): 10, ("train", 3): 2, ("test", 0): 3}
+    with pytest.raises(DataError, match=r"train.json:1: field 'cop': is out of range \(value: 4\).*answer_form: index_from_1"):
+        _load("medmcqa", tmp_path)
+
+
 def test_a_text_in_parquet_that_is_not_utf8(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet

@@ -199,6 +199,12 @@ def test_a_server_that_takes_no_seed_is_asked_without(tmp_path: Path, serve: Cal
     assert len(written) == 5 and len(server.asked) == 6
 
 
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, asked: Answer("It is made of copper \U0001f600\ud83d"))
+    written, _ = _write(tmp_path, server.url, count=1)
+    assert written[0].text == "It is made of copper \U0001f600\ufffd"
+
+
 @pytest.mark.parametrize("text", ["", None, "\n"])
 def test_a_server_that_returns_nothing(tmp_path: Path, serve: Callable[..., Server], text: str | None) -> None:
     server = serve(lambda number, asked: Answer(text))
