@@ -108,7 +108,7 @@ class Prompts:
 
 
 def _compute(tmp_path: Path, bar: Watched, engines: Sequence[Reporting], num_slots: int = 1, chunk: int = 4) -> None:
-    """12 questions in chunks of 4; the engines are started one after the other."""
+    """12 questions in chunks; the engines are started one after the other."""
     made = [
         Question(id=f"q{i}", domain="a", subject="s", collection="pool", split="test", question="?", choices=["x", "y"], answer=1)
         for i in range(12)
@@ -138,5 +138,6 @@ def test_a_retried_chunk_is_counted_from_nothing(tmp_path: Path) -> None:
 
 def test_several_engines_add_up(tmp_path: Path) -> None:
     bar = Watched()
-    _compute(tmp_path, bar, [Reporting(bar, [6], count=3), Reporting(bar, [6], count=3)], num_slots=2, chunk=6)  # 3 of 6 each
+    # Of six chunks of 2 each engine is in one, and has answered 1.
+    _compute(tmp_path, bar, [Reporting(bar, [2], count=1), Reporting(bar, [2], count=1)], num_slots=2, chunk=2)
     assert bar.done == 12
