@@ -28,7 +28,7 @@ from ift_scale.probe import free
 from ift_scale.progress import Bar
 from ift_scale.records import Question
 
-VERSION = 3
+VERSION = 4
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
 AFTERWARDS = {"decide_by", "grades", "grade_samples", "grade_temperature"}
