@@ -17,7 +17,7 @@ from ift_scale.config import EngineConfig
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.inference.rope import LengthClass, RopeLimits
 from ift_scale.inference.transformers_engine import TransformersEngine
-from ift_scale.inference.ways import Batched, within
+from ift_scale.inference.ways import Batched, ForwardPasses, Packed, within
 
 LIMIT = 40
 _LLAMA = {
@@ -185,6 +185,53 @@ def _counting(batches: Callable[..., Any], counts: list[int]) -> Callable[..., A
         return batches(prefix, items)
 
     return counted
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reach"),
+    [
+        ("mistral", {}, 8),
+        ("gemma3", {}, 8),
+        ("qwen2", {}, 8),
+        ("qwen2", {"use_sliding_window": False}, 100),  # the fields are still there, and mean nothing
+        ("qwen2", {"max_window_layers": 4}, 100),  # no layer has the window
+        ("longrope", {}, 100),
+    ],
+)
+def test_the_layers_masks_tell_how_far_they_are_causal(name: str, settings: dict[str, Any], reach: int) -> None:
+    config, own = MODELS[name]
+    model = AutoModelForCausalLM.from_config(getattr(transformers, config)(vocab_size=101, **own | settings))
+    assert Packed(ForwardPasses(model, 100), 100).reach == reach
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "length"),
+    [
+        ("BloomConfig", {"hidden_size": 32, "n_layer": 1, "n_head": 2, "seq_length": 77}, 76),
+        ("MptConfig", {"d_model": 32, "n_layers": 1, "n_heads": 2, "max_seq_len": 78}, 77),
+        ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}, (1 << 20) - 1),
+    ],
+)
+def test_context_lengths_under_other_names(config: str, settings: dict[str, Any], length: int, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(getattr(transformers, config)(vocab_size=101, **settings)).save_pretrained(tmp_path)
+    engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers")))
+    assert engine.context_length == length
+
+
+def test_penalties_of_the_folders_generation_config_are_not_applied(tmp_path: Path) -> None:
+    model = _model("mistral")
+    model.generation_config.repetition_penalty = 0.01  # says the prompt's tokens again
+    model.save_pretrained(tmp_path)
+    engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers")))
+    prompt = _tokens(random.Random(3), 20)
+    ((found,),) = engine.generate([TextRequest([], prompt, [])], Sampling(8, [2]))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    for n, token in enumerate(found):
+        with torch.no_grad():
+            assert int(plain(torch.tensor([prompt + found[:n]])).logits[0, -1].argmax()) == token
+    assert found
+    repeated = plain.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)[0, len(prompt) :]
+    assert repeated[: len(found)].tolist() != found
 
 
 def test_rows_are_divided_at_rotary_limits() -> None:
