@@ -25,6 +25,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -63,8 +64,6 @@ class Reference:
     """Plain transformers: the folder's tokenizer on whole texts, the folder's model on one prompt at a time."""
 
     def __init__(self, folder: Path):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
@@ -165,8 +164,6 @@ ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 
 def exported_folder(base: Path, folder: Path) -> Path:
     """The base model with other weights, exported as the trainer exports an arm."""
-    from transformers import AutoModelForCausalLM
-
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     torch.manual_seed(1)
     model_families.draw(model, 0.3)
@@ -182,9 +179,10 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
     kind = tokenizer_kinds.KINDS[family.tokenizer]
     vocabulary = [prompts.few_shot_prompt(q, demonstrations.of(q)) for q in found if q.split == "test"][:TRAINED_ON]
     size = tokenizer_kinds.write(kind, vocabulary, base)
-    tokenizer = PromptTokenizer(base)
-    model = model_families.build(family, size, tokenizer.tokenizer.bos_token_id, tokenizer.tokenizer.eos_token_id)
+    ends = AutoTokenizer.from_pretrained(base)
+    model = model_families.build(family, size, ends.bos_token_id, ends.eos_token_id)
     model.save_pretrained(base)
+    tokenizer = PromptTokenizer(base)  # config.json decides which class AutoTokenizer takes
 
     export_to = exported_folder(base, root / "exported")
     made = examples(asked)

@@ -139,7 +139,11 @@ def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Pa
     assert manifest and set(manifest.inputs) == {"questions", "official"}
     rows = read_jsonl(tmp_path / "run" / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
     assert sorted(row.messages[1].content for row in rows) == ["A. a4", "A. a5", "A. a6"]
-    assert len(pipeline.train_tasks()) == 3  # training needs neither of them
+    assert len(pipeline.train_tasks()) == 3  # training needs neither of them, and does without live knowledge
+    assert pipeline._live_source() is None
+    (tmp_path / "run" / "probe").mkdir()
+    (tmp_path / "run" / "probe" / "probe.parquet").touch()
+    assert pipeline._live_source() is not None
 
 
 def test_sets_that_break_a_rule_are_refused_before_the_probe(tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
