@@ -158,7 +158,7 @@ def probe_counts() -> dict[str, Any]:
     asked = [question for question in questions if question.kind == "choice" and question.split != "dev"][:NUM_QUESTIONS]
     written = asker.write(asked)
     engine = TransformersEngine(EngineSpec(str(path), "float32", ProbeConfig(engine="transformers")))
-    engine.score(written.requests)  # compares its way with a plain pass of the longest row, once
+    option_logprobs(engine, written.requests)  # compares its way with a plain pass of the longest row, once
     seen: list[int] = []
     engine.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[0].numel()), with_kwargs=True)
     option_logprobs(engine, written.requests)
