@@ -4,16 +4,19 @@ A digest is remembered under the user's cache folder by the file's path, size, m
 change times, and inode. The change time (ctime) is what catches a file that was edited in place
 and then given its old modification time, as `rsync --times` and `cp --preserve` do.
 
-The cache holds one small file per remembered file, which is replaced atomically. Processes and
-ranks can therefore read and write it at the same time. An entry that cannot be read, or a cache
-folder that cannot be written, costs time only: the file is hashed again.
+The cache holds one small file per remembered file, which is replaced atomically. Of several
+processes or ranks that want the same digest, one hashes the file while the others wait for it. An
+entry that cannot be read, or a cache folder that cannot be written, costs time only: the file is
+hashed again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ift_scale.errors import DataError, Place
@@ -36,15 +39,20 @@ def digest(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         # Opening a file makes NFS ask the server for its current attributes.
         stamp = _stamp(os.fstat(file.fileno()))
-        entry = _entry(path)
+        entry = _entry(path, stamp)
         known = _recall(entry, path, stamp)
         if known is not None:
             return known
-        found = "blake3-" + _blake3(file.fileno())
-        if _stamp(os.fstat(file.fileno())) != stamp:
-            raise DataError(Place(path), "changed while it was read", "Wait until it is complete, then run the command again")
-    if started - max(stamp[1:3]) >= _SETTLED_NS:
-        _remember(entry, path, stamp, found)
+        with _turn(entry):
+            known = _recall(entry, path, stamp)  # another process may have hashed it
+            if known is not None:
+                return known
+            found = "blake3-" + _blake3(file.fileno())
+            if _stamp(os.fstat(file.fileno())) != stamp:
+                remedy = "Wait until it is complete, then run the command again"
+                raise DataError(Place(path), "changed while it was read", remedy)
+            if started - max(stamp[1:3]) >= _SETTLED_NS:
+                _remember(entry, path, stamp, found)
     return found
 
 
@@ -75,10 +83,23 @@ def _stamp(status: os.stat_result) -> Stamp:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _entry(path: Path) -> Path | None:
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+def _entry(path: Path, stamp: Stamp) -> Path | None:
+    # With the inode, nodes that share a cache but have files of their own under one path do not meet.
+    name = hashlib.sha256(os.fsencode(path.resolve()) + str(stamp[-1]).encode()).hexdigest()
     cache = folder()
     return None if cache is None else cache / f"{name[:32]}.json"
+
+
+@contextmanager
+def _turn(entry: Path | None) -> Iterator[None]:
+    """Wait until no other process hashes this file. Without a cache or file locks there, go ahead."""
+    with ExitStack() as stack:
+        if entry is not None:
+            with suppress(OSError):
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(entry.with_suffix(".lock").open("ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _recall(entry: Path | None, path: Path, stamp: Stamp) -> str | None:

@@ -1,7 +1,9 @@
 """Digests of large files: the whole content counts, and only unchanged files are taken from the cache."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def test_an_unchanged_file_is_not_read_again(cache: Path, tmp_path: Path, hashed
     path = _write(tmp_path / "a.safetensors")
     first = artifacts.file_digest(path)
     assert artifacts.file_digest(path) == first and len(hashed) == 1
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.json"))) == 1
 
 
 def test_an_edit_that_keeps_size_and_modification_time_is_noticed(cache: Path, tmp_path: Path, hashed: list[int]) -> None:
@@ -90,7 +92,7 @@ def test_a_file_changed_just_now_is_not_remembered(cache: Path, tmp_path: Path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
     path = _write(tmp_path / "a.safetensors")
     digest_cache.digest(path)
-    assert not cache.exists()
+    assert not list(cache.glob("*.json"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_file_changed_just_now_is_not_remembered(cache: Path, tmp_path: Path, 
 def test_a_damaged_entry_is_ignored_and_replaced(cache: Path, tmp_path: Path, hashed: list[int], damage: bytes) -> None:
     path = _write(tmp_path / "a.safetensors")
     first = artifacts.file_digest(path)
-    (entry,) = cache.iterdir()
+    (entry,) = cache.glob("*.json")
     entry.write_bytes(damage)
     assert artifacts.file_digest(path) == first and len(hashed) == 2
     assert artifacts.file_digest(path) == first and len(hashed) == 2
@@ -135,7 +137,21 @@ def test_a_file_that_changes_while_it_is_read_is_refused(cache: Path, tmp_path: 
     monkeypatch.setattr(digest_cache, "_blake3", changing)
     with pytest.raises(DataError, match=r"a.safetensors: changed while it was read. Wait until it is complete"):
         artifacts.file_digest(path)
-    assert not cache.exists()
+    assert not list(cache.glob("*.json"))
+
+
+def test_of_several_processes_one_hashes_the_file(cache: Path, tmp_path: Path, hashed: list[int]) -> None:
+    """Here threads: the lock is the open file's, so they exclude each other as processes do."""
+    path = _write(tmp_path / "a.safetensors")
+    started = threading.Barrier(4)
+
+    def digest(number: int) -> str:
+        started.wait()
+        return artifacts.file_digest(path)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(digest, range(4)))
+    assert len(found) == 1 and len(hashed) == 1
 
 
 def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
