@@ -111,7 +111,7 @@ def measure(name: str, config: TrainConfig, device: torch.device, num_steps: int
     """Seconds a step behind two for warming up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + 2), SHAPES[name]["vocab_size"])
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    config = setting.resolve(config, ModelShape.from_config(LlamaConfig(**SHAPES[name]).to_dict()), total, 1, 1)
+    config, _ = setting.resolve(config, ModelShape.from_config(LlamaConfig(**SHAPES[name]).to_dict()), setting.Room(total, 1, 1))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

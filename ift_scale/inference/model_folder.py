@@ -62,14 +62,14 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         remedy = "Fetch model.safetensors (or its shards and index); .bin weights must be converted to safetensors first"
         raise DataError(Place(folder), "holds no safetensors weights", remedy, sorted(p.name for p in folder.iterdir()))
-    shards = sorted(set(_weight_map(folder / INDEX).values()))
+    shards = sorted(set(weight_map(folder / INDEX).values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise DataError(Place(folder / INDEX), f"{len(missing)} shards are missing", "Fetch the model again", missing)
     return [folder / shard for shard in shards]
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
     """The index's shard of each tensor."""
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -95,7 +95,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
                 raise DataError(Place(file), problem, "Save the model again into an empty folder, or fetch it again")
             found[name] = Stored(file, shape, dtype)
     if not (folder / SINGLE).is_file():
-        for name, shard in _weight_map(folder / INDEX).items():
+        for name, shard in weight_map(folder / INDEX).items():
             if name not in found or found[name].file != folder / shard:
                 problem = f"says that '{name}' is in {shard}, which does not hold it"
                 raise DataError(Place(folder / INDEX, field="weight_map"), problem, "Fetch the index and the shards again")

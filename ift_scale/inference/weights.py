@@ -18,7 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TE
 from transformers.utils import logging
 
 from ift_scale.errors import DataError, Place
-from ift_scale.inference.model_folder import INDEX, SINGLE, Stored, model_config, stored_tensors, weight_files
+from ift_scale.inference.model_folder import INDEX, SINGLE, Stored, model_config, stored_tensors, weight_files, weight_map
 
 # Buffers that older versions of transformers stored; a model computes them itself. Of `bias`, a causal mask only (`_is_computed`).
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids)$")
@@ -53,7 +53,7 @@ def check(folder: str | Path) -> None:
     _refuse_wrapped(folder, stored, wanted, f"{model.base_model_prefix}.")
     _refuse_missing(folder, report["missing_keys"], stored)
     _refuse_mismatched(folder, report["mismatched_keys"])
-    _refuse_unexpected(folder, [name for name in report["unexpected_keys"] if not _is_computed(name, stored)])
+    _refuse_unexpected(folder, [name for name in report["unexpected_keys"] if not _is_computed(name, stored)], stored)
     _refuse_torn_ties(folder, stored, model.all_tied_weights_keys)
 
 
@@ -64,12 +64,13 @@ def check_for_vllm(folder: str | Path) -> None:
     """
     folder = Path(folder)
     check(folder)
-    beside = sorted(file.name for file in folder.glob("*.safetensors") if not file.name.startswith("consolidated"))
-    counted = sorted(file.name for file in weight_files(folder))
-    if counted == [SINGLE] and ((folder / INDEX).is_file() or beside != counted):
-        others = sorted({*beside, *([INDEX] if (folder / INDEX).is_file() else [])} - {SINGLE})
-        problem = f"holds {SINGLE}, which transformers and the trainer read, and other weights beside it, which vLLM reads"
-        raise DataError(Place(folder), problem, "Move those that do not belong to the model elsewhere", others)
+    counted = {file.name for file in weight_files(folder)}
+    by_index = (folder / INDEX).is_file()
+    read = set(weight_map(folder / INDEX).values()) if by_index else {file.name for file in folder.glob("*.safetensors")}
+    if read != counted:
+        problem = f"vLLM reads {', '.join(sorted(read))}, and transformers and the trainer read {SINGLE}"
+        remedy = f"Move the files that do not belong to the model elsewhere{f', {INDEX} with them' if by_index else ''}"
+        raise DataError(Place(folder), problem, remedy)
 
 
 def _class_of(folder: Path) -> Any:
@@ -126,18 +127,16 @@ def _refuse_missing(folder: Path, missing: Collection[str], stored: Collection[s
 def _refuse_mismatched(folder: Path, mismatched: Collection[tuple[str, Any, Any]]) -> None:
     named = [f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in mismatched]
     if named:
-        _refuse(
-            folder,
-            "hold tensors of another shape than config.json says",
-            named,
-            "Give the config.json that belongs to these weights",
-        )
+        remedy = "Give the config.json that belongs to these weights"
+        _refuse(folder, "hold tensors of another shape than config.json says", named, remedy)
 
 
-def _refuse_unexpected(folder: Path, unexpected: Collection[str]) -> None:
+def _refuse_unexpected(folder: Path, unexpected: Collection[str], stored: dict[str, Stored]) -> None:
     if unexpected:
+        files = {stored[name].file for name in unexpected if name in stored}
+        place = files.pop() if len(files) == 1 else folder
         remedy = "Give the config.json that belongs to these weights, or remove what does not belong to the model"
-        _refuse(folder, "hold tensors that config.json's model does not have", unexpected, remedy)
+        _refuse(place, "hold tensors that config.json's model does not have", unexpected, remedy)
 
 
 def _refuse_torn_ties(folder: Path, stored: dict[str, Stored], tied: dict[str, str]) -> None:
@@ -154,7 +153,7 @@ def _read(name: str, stored: dict[str, Stored]) -> torch.Tensor:
         return tensors.get_tensor(name)
 
 
-def _refuse(folder: Path, problem: str, names: Collection[str], remedy: str) -> None:
+def _refuse(place: Path, problem: str, names: Collection[str], remedy: str) -> None:
     first = sorted(names)
     more = f" and {len(first) - _NAMES_SHOWN} more" if len(first) > _NAMES_SHOWN else ""
-    raise DataError(Place(folder), f"the weight files {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy)
+    raise DataError(Place(place), f"the weights {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy)

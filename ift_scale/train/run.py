@@ -21,8 +21,8 @@ from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.rendezvous import Meeting, Refused
-from ift_scale.train import data, job, launch, live_data, live_questions, published, saved, stop, trackers
-from ift_scale.train.shape import require_proven
+from ift_scale.train import data, host, job, launch, live_data, live_questions, published, saved, setting, stop, trackers
+from ift_scale.train.shape import ModelShape, require_proven
 from ift_scale.train.watch import progress_line
 
 VERSION = 2
@@ -72,6 +72,8 @@ def run(
     work = prepare(config, folder, model_path, pending, logs, bar, live, part)
     job_path, events, log = folder / f".job{part}.json", logs / f"train{part}-events.jsonl", logs / f"train{part}.log"
     stop_file = Path(work.stop_file or "")
+    if meeting is None:
+        check_memory(work)
     job.write(work, job_path)
     logs.mkdir(parents=True, exist_ok=True)
     for old in (stop_file, events):
@@ -141,6 +143,14 @@ def prepare(
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
+
+
+def check_memory(work: job.Job) -> None:
+    """EnvironmentProblem where the ranks would be started on this node's CPUs and no setting fits into its memory."""
+    if not has_gpu() and not work.train.hostfile:
+        shape = ModelShape.from_config(model_config(Path(work.model_path)))
+        room = setting.Room(None, work.train.num_ranks, work.train.num_ranks, host.available())
+        setting.resolve(work.train, shape, room, job.most_tokens(work, room.world_size))
 
 
 def check_kernels(config: Config, model_path: Path) -> None:

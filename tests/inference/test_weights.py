@@ -156,10 +156,16 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     assert all((tensor == 3.0).all() for tensor in read_weights(sharded).values())
     assert (AutoModelForCausalLM.from_pretrained(sharded).lm_head.weight == 3.0).all()
     weights.check(sharded)
-    with pytest.raises(DataError, match=r"other weights beside it, which vLLM reads.*model-00001"):
+    with pytest.raises(
+        DataError, match=r"vLLM reads model-00001.*transformers and the trainer read model\.safetensors\. Move .*index"
+    ):
         weights.check_for_vllm(sharded)
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], SINGLE)
+    (sharded / INDEX).write_text(json.dumps(index))
+    weights.check_for_vllm(sharded)  # both read the single file
     (sharded / INDEX).unlink()  # vLLM would then read every file
-    with pytest.raises(DataError, match="which vLLM reads"):
+    with pytest.raises(DataError, match=r"vLLM reads model-00001.*, model\.safetensors, and transformers"):
         weights.check_for_vllm(sharded)
 
 
