@@ -62,7 +62,11 @@ def test_every_table_counts_the_domains_of_every_row(partial: Facts) -> None:
     names = ("settings", "comparisons", "transitions", "grades", "abstention", "generated")
     for name in names:
         whole = partial[name][partial[name].domain == "all"]
-        lacks = (whole.setting == "self_aligning") if "setting" in whole else (whole[["first", "second"]] == "self_aligning").any(axis=1)
+        lacks = (
+            (whole.setting == "self_aligning")
+            if "setting" in whole
+            else (whole[["first", "second"]] == "self_aligning").any(axis=1)
+        )
         assert len(whole) and lacks.any() and (whole.of_domains == 4).all(), name
         assert (whole[lacks].domains == 3).all() and (whole[~lacks].domains == 4).all(), name
         assert (partial[name][partial[name].domain == "law"].domains == 1).all(), name
@@ -82,7 +86,9 @@ def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
     assert re.search(r"H − S HOMO 120 × 3 0.0 \[[−+\d., ]+\] over 3 of 4 domains", text)
     assert "S (3/4)" in text and "S − I (3/4)" in text  # plots
     assert "HOMO: 3 of 4 domains" in text  # the line over ratios is over the domains that all have
-    assert re.search(r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains", text)
+    assert re.search(
+        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains", text
+    )
 
 
 def test_latex_says_so(partial: Facts) -> None:
@@ -134,7 +140,9 @@ def test_settings_without_a_common_domain_are_no_line(tmp_path: Path) -> None:
 )
 def test_words(row: dict, told: str) -> None:
     assert over(row, "kl") == told
-    assert label({"setting": "self_aligning"} | row, "kl") == ("S" + told.replace("over ", " (").replace(" of ", "/").replace(" domains", ")"))
+    assert label({"setting": "self_aligning"} | row, "kl") == (
+        "S" + told.replace("over ", " (").replace(" of ", "/").replace(" domains", ")")
+    )
 
 
 def test_rows_side_by_side_are_the_shared_ones_where_there_are_any() -> None:
