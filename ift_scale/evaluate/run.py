@@ -25,7 +25,7 @@ from ift_scale.inference.views import plain
 from ift_scale.progress import Bar
 from ift_scale.records import Arm
 
-VERSION = 3
+VERSION = 4
 FILE = "scores.parquet"
 
 

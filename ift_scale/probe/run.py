@@ -28,10 +28,10 @@ from ift_scale.probe import free
 from ift_scale.progress import Bar
 from ift_scale.records import Question
 
-VERSION = 3
+VERSION = 4
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
-AFTERWARDS = {"decide_by", "grades", "grade_samples", "grade_temperature"}
+AFTERWARDS = {"decide_by", "grades", "grade_rule", "grade_level", "grade_samples", "grade_temperature"}
 VIEWS = "views.parquet"
 """Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
 VIEWS_SCHEMA = pa.schema([
