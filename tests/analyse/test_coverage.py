@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure, Table, estimate
+from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure
 from ift_scale.bench.registry import results_folder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, Table, estimate, wilson
+from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, wilson
 
 PLAIN = Measure(-np.inf, np.inf, fewest=1)
 """Without pseudo-questions: what textbooks have."""

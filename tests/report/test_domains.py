@@ -91,6 +91,22 @@ def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
     )
 
 
+def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
+    """Two of the base model's grades have five questions in a domain, and no other seed says what training varies."""
+    base = choices([True] * 30, "law", sure=0.9) + choices([False] * 5, "n", sure=0.9) + choices([True] * 5, "u", sure=0.4)
+    after = choices([True] * 30, "law") + choices([False] * 5, "n") + choices([True] * 5, "u")
+    arms = [arm(setting, 0, after, "law") for setting in ("harmonious", "incompatible")]
+    config = Config(output_dir=str(tmp_path))
+    analyse.run(config, tmp_path / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None))
+    nothing = tmp_path / "none"
+    facts = Facts(config, Sources(tmp_path / "analyse", nothing, [a.arm for a in arms], {}, {}, 0.25, {}, nothing, nothing))
+    text = _text(page(facts, []))
+    assert "Values without brackets: no interval: a domain has fewer than 10 questions." in text
+    assert "Values without brackets: one seed: no interval over seeds." in text
+    assert "? cannot tell (one seed)" in text and "✓ holds here" not in text
+    assert "these very models, not about the method" in text
+
+
 def test_latex_says_so(partial: Facts) -> None:
     text = latex.tables(partial)
     assert re.search(r"S self-aligning & .* over 3 of 4 domains", text) and "tab:accuracy-shared" in text
