@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -62,20 +63,22 @@ def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
 def add_found(sheet: Sheet, tables: Path) -> None:
     """Accuracy of each setting and of the base model, and paired differences, over all domains."""
 
-    def add(case: str, who: str, value: float, low: float, high: float, quantity: str = "accuracy") -> None:
-        sheet.add(case, quantity, "%", [100 * value], GATE, who, "neither", interval=(100 * low, 100 * high))
+    def add(row: dict[str, Any], who: str, name: str, quantity: str) -> None:
+        low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
+        interval = None if pd.isna(low) else (low, high)  # one seed has no interval of a difference
+        about = {name: int(row[name]) for name in ("seeds", "domains", "of_domains")}
+        sheet.add(row["group"], quantity, "%", [100 * row[name]], GATE, who, "neither", interval=interval, about=about)
 
     settings = pd.read_csv(tables / "settings.csv").query("domain == 'all'")
     for row in settings.to_dict("records"):
-        add(row["group"], row["setting"], *(row[name] for name in ("accuracy", "accuracy_low", "accuracy_high")))
+        add(row, row["setting"], "accuracy", "accuracy")
     compared = pd.read_csv(tables / "comparisons.csv").query("domain == 'all'")
     for row in compared.to_dict("records"):
-        numbers = (row[name] for name in ("difference", "difference_low", "difference_high"))
-        add(row["group"], f"{row['first']} - {row['second']}", *numbers, "difference of accuracies")
-    base = pd.read_csv(tables / "base.csv")
+        add(row, f"{row['first']} - {row['second']}", "difference", "difference of accuracies")
+    base, num = pd.read_csv(tables / "base.csv"), int(settings.of_domains.max())
     for group, part in base.groupby("group", sort=False):
-        weights = part.questions / part.questions.sum()
-        sheet.add(str(group), "accuracy", "%", [100 * float((part.accuracy * weights).sum())], GATE, "base", "neither")
+        about = {"domains": part.domain.nunique(), "of_domains": num}  # domains alike, as the arms' means
+        sheet.add(str(group), "accuracy", "%", [100 * float(part.accuracy.mean())], GATE, "base", "neither", about=about)
 
 
 @click.command()

@@ -15,7 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
-from ift_scale.analyse.intervals import DIFFERENCE, SHARE, Estimate, Table, estimate
+from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.intervals import DIFFERENCE, SHARE, Estimate
 from ift_scale.analyse.paired import discordant, mcnemar
 from ift_scale.bench.rows import store_inputs
 from ift_scale.report.verdicts import verdict

@@ -18,6 +18,7 @@ from ift_scale.artifacts import read_manifest
 from ift_scale.bench.rows import store_inputs
 from ift_scale.config import Config
 from ift_scale.config_file import load_study
+from ift_scale.report.coverage import over
 from ift_scale.report.facts import overall, read
 from ift_scale.report.html import interval, name_of, number, points
 from ift_scale.report.sections.differences import pair
@@ -25,13 +26,15 @@ from ift_scale.treatments import in_order
 
 Rows = list[dict[str, Any]]
 COLUMNS = {
-    "settings": "setting group accuracy accuracy_low accuracy_high consistency kl seeds questions",
-    "comparisons": "first second group difference difference_low difference_high mcnemar_p holm_p detectable",
-    "best_ratio": "domain group best_ratio accuracy best_other difference low high reason",
-    "correlation": "measure group n rho low high p reason",
-    "abstention": "setting group refused refused_known refused_unknown accuracy_answered accuracy_answered_low "
-    "accuracy_answered_high f1 average_precision reason",
-    "generated": "setting group letter_accuracy generated_accuracy agreement unparsed",
+    "settings": "setting group domains of_domains accuracy accuracy_low accuracy_high consistency kl seeds questions",
+    "comparisons": "first second group seeds domains of_domains difference difference_low difference_high p holm_p mcnemar_p "
+    "detectable",
+    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference low high reason",
+    "correlation": "measure group n seeds domains of_domains rho low high p p_within reason",
+    "abstention": "setting group domains of_domains refused refused_known refused_known_domains refused_unknown "
+    "refused_unknown_domains accuracy_answered accuracy_answered_low accuracy_answered_high accuracy_answered_domains f1 "
+    "f1_domains average_precision average_precision_domains reason",
+    "generated": "setting group domains of_domains letter_accuracy generated_accuracy agreement unparsed",
     "base": "domain group questions accuracy accuracy_low accuracy_high",
 }
 """Of each table, what is kept of its rows over all domains (of best_ratio, correlation and base: of all rows)."""
@@ -64,7 +67,9 @@ def balance(table: pd.DataFrame) -> pd.DataFrame:
     once = table.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
     means = sized.groupby(["covariate", "setting", "stage"], sort=False).distance.mean().unstack("stage").reset_index()
-    return means[["covariate", "setting", "before", "after"]]
+    counts = table.groupby("setting").domain.nunique()
+    counted = means.assign(domains=means.setting.map(counts), of_domains=table.domain.nunique())
+    return counted[["covariate", "setting", "before", "after", "domains", "of_domains"]]
 
 
 def beside(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str:
@@ -112,7 +117,7 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         beside(
             _sorted(of("generated")),
             ["by letter / by written answer, agreement, names no option", "group"],
-            lambda r: ((name_of(r["setting"]), r["group"]), " / ".join(points(r[c]) for c in COLUMNS["generated"].split()[2:])),
+            _written,
         ),
     ]
     return "\n\n".join(part for part in parts if part.count("\n") > 1)
@@ -127,21 +132,33 @@ def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
     """None where there is no incompatible set to be far from."""
     if "before" not in row:
         return None
-    return (row["covariate"], name_of(row["setting"])), f"{number(row['before'])} -> {number(row['after'])}"
+    told = f"{number(row['before'])} -> {number(row['after'])}"
+    return (row["covariate"], name_of(row["setting"])), " ".join(filter(None, [told, over(row)]))
 
 
 def _best(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
     if row["domain"] != "all":
         return None
-    told = f"{row['best_ratio']:g}"
+    told = " ".join(filter(None, [f"{row['best_ratio']:g}", over(row)]))
     if "difference" in row:
         told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
     return ("all domains", row["group"]), told
 
 
 def _refused(row: dict[str, Any]) -> str:
-    shares = " / ".join(points(row.get(name)) for name in ("refused_known", "refused_unknown"))
-    return f"{shares}, {number(row.get('f1'))}, {number(row.get('average_precision'))}, {interval(row, 'accuracy_answered')}"
+    cells = [" / ".join(_with(row, name, points) for name in ("refused_known", "refused_unknown"))]
+    cells += [_with(row, name, number) for name in ("f1", "average_precision")]
+    return ", ".join([*cells, interval(row, "accuracy_answered")])
+
+
+def _written(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
+    shares = COLUMNS["generated"].split()[4:]
+    return (name_of(row["setting"]), row["group"]), " / ".join(_with(row, name, points) for name in shares)
+
+
+def _with(row: dict[str, Any], name: str, told: Any) -> str:
+    """A cell, and over which domains it is where they are not all."""
+    return " ".join(filter(None, [told(row.get(name)), over(row, name) if name in row else ""]))
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse import intervals
 from ift_scale.analyse.answers import Answers, ArmScores, answers_of, compare
-from ift_scale.analyse.intervals import Estimate, Measure, Table
+from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.intervals import DIFFERENCE, Estimate, Measure
 from ift_scale.records import Arm
 from ift_scale.treatments import POOLED, in_order
 
@@ -129,7 +129,7 @@ class Panels:
             kept_Q = slice(None) if among is None else among[panel.domain]
             values_SQ = panel.of(setting, name)[:, kept_Q]
             tables.append(Table(values_SQ, self._numbers[panel.key][kept_Q], panel.seeds(setting)))
-        return intervals.estimate(tables, measure)
+        return estimate(tables, measure)
 
     def difference(self, panels: Sequence[Panel], first: str, second: str) -> Estimate | None:
         """Accuracy of the first setting minus the second's, paired by question and seed; None where they share no seed."""
@@ -138,7 +138,7 @@ class Panels:
             seeds, right_AQ = panel.seeds(first, second), panel.values["accuracy"]
             difference_SQ = right_AQ[panel.rows(first, seeds)] - right_AQ[panel.rows(second, seeds)]
             tables.append(Table(difference_SQ, self._numbers[panel.key], seeds))
-        return intervals.estimate(tables, intervals.DIFFERENCE)
+        return estimate(tables, DIFFERENCE)
 
 
 def _numbers(panels: Sequence[Panel]) -> dict[tuple[str, str], np.ndarray]:

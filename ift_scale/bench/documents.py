@@ -165,11 +165,16 @@ def _setting(who: str) -> str:
 
 
 def _statistic(row: Row) -> str:
-    """`55.7 [50.9, 60.5]`, signed where it is a difference; what is no percentage with three places."""
+    """`55.7 [50.9, 60.5]`, signed where it is a difference; what is no percentage with three places.
+
+    A mean over fewer domains than the run has says so.
+    """
     shape = ("+" if "difference" in row.quantity else "") + (".1f" if row.unit == "%" else ".3f")
-    if row.interval is None:
-        return f"{row.value:{shape}}"
-    return f"{row.value:{shape}} [{row.interval[0]:{shape}}, {row.interval[1]:{shape}}]"
+    text = f"{row.value:{shape}}"
+    if row.interval is not None:
+        text += f" [{row.interval[0]:{shape}}, {row.interval[1]:{shape}}]"
+    num, of = (row.about.get(name, 0) for name in ("domains", "of_domains"))
+    return text + (f" over {num} of {of} domains" if num < of else "")
 
 
 # docs/results.md: tables.

@@ -86,6 +86,7 @@ class ModelConfig(Section):
 
 class AnalyseConfig(Section):
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of the correlations' permutation test; intervals need none."""
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Seed = 42
 

@@ -43,6 +43,11 @@ class ReliabilityConfig(Section):
     """Share of the questions on which the letters' prior is estimated, to be divided out of all (PriDe); 0 for none."""
     grades: bool = False
     """SliCK's four grades of knowledge, from greedy and sampled answers over the demonstration draws."""
+    grade_rule: Literal["chance", "paper"] = "chance"
+    """`paper`: one right answer of many is knowledge, as in SliCK, which has free questions. `chance`: for choice questions, right
+    answers must be more than guessing among the options gives (binomial test at `grade_level`); free questions as in the paper."""
+    grade_level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Level of that test: the share of guessed questions that each of its two steps takes for known, at most."""
     grade_samples: PositiveInt = 16
     """Samples of each prompt, at `grade_temperature`."""
     grade_temperature: Annotated[float, Field(gt=0)] = 0.5

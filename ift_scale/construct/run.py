@@ -20,6 +20,8 @@ from ift_scale.construct.domain import load as domain_of
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.inference.question_file import GroupKey
 from ift_scale.inference.texts import TextKey
+from ift_scale.knowledge import smaller_than_batch
+from ift_scale.progress import say
 from ift_scale.records import Arm, Example, Question, Score, Text
 from ift_scale.treatments import POOLED
 
@@ -126,6 +128,8 @@ def run(
                 if "sharegpt" in settings.export:
                     export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
             balances += balance.rows(place, seed, "before", before) + balance.rows(place, seed, "after", found)
+        for text in smaller_than_batch({arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size):
+            say(f"construct: {text}")
         pd.DataFrame(balances).to_csv(temporary / BALANCE, index=False)
         if "huggingface" in settings.export:
             about = f"Base model: `{config.model.path}`. Confidence threshold {settings.confidence_threshold}."

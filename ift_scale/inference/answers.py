@@ -1,10 +1,12 @@
 """Reading generated answers: which option one names, whether it refuses, whether it is one of the right ones. Pure functions.
 
-Normalisation, exact match and F1 are SQuAD's (Rajpurkar et al. 2016; its evaluation script, version 1.1).
+Normalisation, exact match and F1 are SQuAD's (Rajpurkar et al. 2016; its evaluation script, version 1.1), except where that would
+make different answers equal (`normalise`).
 """
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,8 +19,16 @@ REFUSALS = (
 )  # fmt: skip
 """What counts as a refusal beside the sentence of construct.refusal."""
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+"""Full-width letters, digits and signs of East Asian texts, as their ASCII ones."""
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_LEADING_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
+# Signs that make another thing of a number or name: 1.5, 1/2, 10:30, 1990-95, -5, C#, C++, B+, B-.
+_KEPT = re.compile(r"(?<=\d)[.,/:\-\u2013](?=\d)|(?<!\w)[-\u2212](?=\d)|(?<=\w)[+#]+|(?<=[^\W\d])-(?!\w)")
+_MINUS = str.maketrans("\u2212\u2013", "--")
+_ARTICLES = re.compile(r"(?<!\S)(?:(?:a|an|the)\s+)+(?=\S)")
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_TOKENS = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 _SAID = (
     r"(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?\s*"
     r"(?:option\s+)?"
@@ -34,26 +44,49 @@ _CLOSED = re.compile(rf"\s*(?:[.):\],;\"'*\n-]|$|{_GOES_ON})")
 
 
 def normalise(text: str) -> str:
-    """Lower case without punctuation, articles and extra space."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Lower case without punctuation, articles and extra space.
+
+    Unlike SQuAD's: punctuation is Unicode's, full-width characters are as their ASCII ones; an article is one only before a word
+    (`vitamin A` is not `vitamin`); the signs of numbers and names stay (1.5 is not 15, B+ is not B-), a thousands comma does not.
+    """
+    lowered = unicodedata.normalize("NFC", text.translate(_WIDE)).lower()
+    plain = _LEADING_POINT.sub("0.", _THOUSANDS.sub(lambda found: found[0].replace(",", ""), lowered))
+    kept = {place for found in _KEPT.finditer(plain) for place in range(*found.span())}
+    left = "".join(letter for place, letter in enumerate(plain) if place in kept or not _is_punctuation(letter))
+    return " ".join(_ARTICLES.sub("", left.translate(_MINUS)).split())
+
+
+def _is_punctuation(letter: str) -> bool:
+    """ASCII's punctuation, as SQuAD has it, and that of other scripts."""
+    return letter in string.punctuation if letter.isascii() else unicodedata.category(letter).startswith("P")
 
 
 def exact_match(response: str, aliases: Sequence[str]) -> bool:
-    said = normalise(response)
-    return (said != "" and any(said == normalise(alias) for alias in aliases)) or response.strip() in aliases
+    """Whether the response is one of the aliases after normalisation; what that leaves nothing of, as it was written."""
+    return any(_same(response, alias) for alias in aliases)
+
+
+def _same(response: str, alias: str) -> bool:
+    said, right = normalise(response), normalise(alias)
+    return said == right if said and right else response.strip() == alias.strip() != ""
 
 
 def f1(response: str, aliases: Sequence[str]) -> float:
-    """The best token F1 over the aliases."""
-    return max(_f1(normalise(response).split(), normalise(alias).split()) for alias in aliases)
+    """The best token F1 over the aliases, from 0 to 1.
+
+    A token is a word, in Chinese and Japanese a character (as in MLQA, Lewis et al. 2020).
+    """
+    return max(1.0 if _same(response, alias) else _f1(tokens(response), tokens(alias)) for alias in aliases)
+
+
+def tokens(text: str) -> list[str]:
+    return _TOKENS.findall(normalise(text))
 
 
 def _f1(response: list[str], alias: list[str]) -> float:
+    """0 where one of them has no token: nothing in common is no agreement."""
     common = sum((Counter(response) & Counter(alias)).values())
-    if common == 0:
-        return float(response == alias)
-    precision, recall = common / len(response), common / len(alias)
-    return 2 * precision * recall / (precision + recall)
+    return 2 * common / (len(response) + len(alias)) if common else 0.0
 
 
 def named_option(response: str, choices: Sequence[str]) -> int | None:

@@ -127,24 +127,68 @@ def debiased(block: Block, prior_C: np.ndarray) -> np.ndarray:
 
 
 def grade_of(greedy_right: Any, sampled_right: Any) -> np.ndarray:
-    """Indices into GRADES from the shares of right greedy and right sampled answers."""
+    """Indices into GRADES from the shares of right greedy and right sampled answers, by SliCK's rule."""
     return np.where(greedy_right == 1, 0, np.where(greedy_right > 0, 1, np.where(sampled_right > 0, 2, 3)))
 
 
-def sampled_right(block: Block, ids: list[str], config: ReliabilityConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Shares (Q,) of greedy and of sampled answers that are right, over the demonstration draws with the options as they stand.
+def grade_beyond_chance(
+    greedy_right: np.ndarray, sampled_right: np.ndarray, num_draws: np.ndarray, num_samples: np.ndarray, chance: float, level: float
+) -> np.ndarray:
+    """The same for questions with options, where guessing is right with probability `chance`; all arrays (Q,).
 
-    Samples are drawn from the letters' distribution at the temperature, seeded by the question, so they cost no request.
+    MaybeKnown and WeaklyKnown need more right answers than guessing gives: so many or more have a probability of at most `level`
+    under the binomial distribution of `num_draws` greedy answers, or of `num_samples` samples (`effective_samples`).
+    HighlyKnown is SliCK's: always right.
     """
+    from scipy.special import betainc
+
+    def beyond(share_Q: np.ndarray, asked_Q: np.ndarray) -> np.ndarray:
+        right_Q = share_Q * asked_Q
+        tail_Q = betainc(np.maximum(right_Q, 1e-9), asked_Q - right_Q + 1, chance)  # of the binomial distribution
+        return (right_Q > 0) & (tail_Q <= level)
+
+    maybe_Q, weakly_Q = beyond(greedy_right, num_draws), beyond(sampled_right, num_samples)
+    return np.where(greedy_right == 1, 0, np.where(maybe_Q, 1, np.where(weakly_Q, 2, 3)))
+
+
+def effective_samples(right_NV: np.ndarray) -> float:
+    """Independent samples that N samples of each of V demonstration draws are worth, between V and N V (Rao and Scott 1992).
+
+    A model that guesses prefers one letter in a draw and another in the next, so the samples of one draw are alike: their number
+    is divided by how much more the draws' shares vary than independent samples' would.
+    """
+    num_samples, num_draws = right_NV.shape
+    mean = right_NV.mean()
+    independent = mean * (1 - mean) / num_samples
+    if num_draws == 1 or independent == 0:
+        return float(right_NV.size)
+    effect = right_NV.mean(0).var(ddof=1) / independent
+    return float(right_NV.size / np.clip(effect, 1, num_samples))
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Of Q questions, over the demonstration draws with the options in their own order, all (Q,): shares of greedy and of sampled
+    answers that are right, the number of draws, and how many independent samples the samples are worth."""
+
+    greedy_right: np.ndarray
+    sampled_right: np.ndarray
+    num_draws: np.ndarray
+    num_samples: np.ndarray
+
+
+def graded(block: Block, ids: list[str], config: ReliabilityConfig) -> Graded:
+    """Samples are drawn from the letters' distribution at the temperature, seeded by the question, so they cost no request."""
     plain = (block.orders == np.arange(block.orders.shape[-1])).all(-1)
-    greedy, sampled = np.zeros(len(ids)), np.zeros(len(ids))
+    found = Graded(*(np.zeros(len(ids)) for _ in range(4)))
     for i, id in enumerate(ids):
         logprobs_VC = block.logprobs[i, plain[i]]
-        greedy[i] = (logprobs_VC.argmax(-1) == block.answer[i]).mean()
+        found.greedy_right[i] = (logprobs_VC.argmax(-1) == block.answer[i]).mean()
         right_V = softmax(logprobs_VC / config.grade_temperature)[:, block.answer[i]]
         draws = np.random.default_rng([zlib.crc32(id.encode()), config.seed]).random((config.grade_samples, len(right_V)))
-        sampled[i] = (draws < right_V).mean()
-    return greedy, sampled
+        found.sampled_right[i] = (draws < right_V).mean()
+        found.num_draws[i], found.num_samples[i] = len(right_V), effective_samples(draws < right_V)
+    return found
 
 
 @dataclass
@@ -292,8 +336,9 @@ class ChoiceScores:
             self.summary.agreement += float(out["view_agreement"].sum())
             self.summary.asked_again += len(prediction_Q)
         if self.config.grades:
-            out["greedy_right"], out["sampled_right"] = sampled_right(block, ids, self.config)
-            out["grade"] = np.array(GRADES)[grade_of(out["greedy_right"], out["sampled_right"])]
+            found = graded(block, ids, self.config)
+            out |= {"greedy_right": found.greedy_right, "sampled_right": found.sampled_right}
+            out["grade"] = np.array(GRADES)[self._grades(found, block.logprobs.shape[-1])]
             for name, count in zip(*np.unique(out["grade"], return_counts=True), strict=True):
                 self.summary.grades[str(name)] = self.summary.grades.get(str(name), 0) + int(count)
         self.summary.add(block, probs_QC, prediction_Q == block.answer)
@@ -305,6 +350,12 @@ class ChoiceScores:
             "confidence": probs_QC.max(-1),
             "correct": prediction_Q == block.answer,
         }
+
+    def _grades(self, found: Graded, num_choices: int) -> np.ndarray:
+        if self.config.grade_rule == "paper":
+            return grade_of(found.greedy_right, found.sampled_right)
+        counts = found.num_draws, found.num_samples
+        return grade_beyond_chance(found.greedy_right, found.sampled_right, *counts, 1 / num_choices, self.config.grade_level)
 
     def _cloze(self, table: pa.Table, lists: dict[str, list[Any]], flat: dict[str, list[Any]]) -> None:
         """The most likely option's text for its length in UTF-8 bytes."""

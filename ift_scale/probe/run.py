@@ -31,7 +31,7 @@ from ift_scale.records import Question
 VERSION = 4
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
-AFTERWARDS = {"decide_by", "grades", "grade_samples", "grade_temperature"}
+AFTERWARDS = {"decide_by", "grades", "grade_rule", "grade_level", "grade_samples", "grade_temperature"}
 _ROWS_AT_ONCE = 1000
 VIEWS = "views.parquet"
 """Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""

@@ -101,6 +101,13 @@ def why(found: pd.DataFrame, otherwise: str) -> str:
     return f"{'; '.join(reasons)}." if reasons else otherwise
 
 
+def bare(found: pd.DataFrame, name: str) -> Markup:
+    """A note that says why rows with a value of NAME have no interval; nothing where all have one."""
+    without = found[found[name].notna() & found[f"{name}_low"].isna()]
+    reasons = dict.fromkeys(part for text in without.reason.dropna() for part in str(text).split("; ") if "no interval" in part)
+    return paragraph(f"Values without brackets: {'; '.join(reasons)}.", "note") if reasons else Markup("")
+
+
 def _of_words(values: Sequence[Any]) -> bool:
     told = [value for value in values if not absent(value) and value != NONE]
     if not told or not all(isinstance(value, str) for value in told):

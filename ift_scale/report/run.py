@@ -12,7 +12,7 @@ from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
 
-VERSION = 9
+VERSION = 10
 PAGE = "index.html"
 TABLES = "tables.tex"
 __all__ = ["PAGE", "VERSION", "Sources", "page", "run"]

@@ -35,6 +35,7 @@ def test_one_seed_has_no_interval_of_the_method() -> None:
 
 def test_a_missing_arm_leaves_its_domain_out_of_the_difference_alone() -> None:
     """S and H answer alike where both are; S lacks the domain `e`, where all are bad."""
+
     def of(setting: str, domain: str, right: list[bool]) -> list:
         return [arm(setting, seed, choices(right, domain), domain) for seed in (0, 1)]
 

@@ -53,7 +53,9 @@ def test_interval_over_domains_holds_the_estimate() -> None:
 def test_an_interval_is_the_jackknife_over_domains() -> None:
     x, y, base, domains = _points(seed=5)
     names, z = np.array(domains), np.arctanh(partial_spearman(x, y, base).rho or 0)
-    without = [np.arctanh(partial_spearman(x[k], y[k], base[k]).rho or 0) for d in dict.fromkeys(domains) if (k := names != d).any()]
+    without = [
+        np.arctanh(partial_spearman(x[k], y[k], base[k]).rho or 0) for d in dict.fromkeys(domains) if (k := names != d).any()
+    ]
     error = np.sqrt(max(3 / 4 * np.sum((np.array(without) - np.mean(without)) ** 2), 1.06 / 28))
     found = clustered(x, y, base, domains, 0.95)
     assert (found.low, found.high) == pytest.approx(np.tanh(z + stats.t.ppf(0.975, 3) * error * np.array([-1, 1])))

@@ -47,7 +47,10 @@ def test_what_the_base_model_was_not_asked_is_neither_known_nor_unknown() -> Non
 
 def test_each_share_says_over_how_many_domains_it_is() -> None:
     """The base model knows all of the first domain and nothing of the second."""
-    after = {d: [s.model_copy(update={"question_id": f"{d}{i}"}) for i, s in enumerate(_generated([True] * 12, [None] * 12))] for d in "de"}
+    after = {
+        d: [s.model_copy(update={"question_id": f"{d}{i}"}) for i, s in enumerate(_generated([True] * 12, [None] * 12))]
+        for d in "de"
+    }
     base = [*choices([True] * 12, "d", sure=0.9), *choices([False] * 12, "e")]
     arms = [arm("refuse_unknown", 0, after["d"]), arm("refuse_unknown", 0, after["e"], "e")]
     row = abstention_table(panels(arms, base), 0.5, 0.95).set_index("domain").loc["all"]

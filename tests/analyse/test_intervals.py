@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, Table, estimate, wilson
+from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, wilson
 
 PLAIN = Measure(-np.inf, np.inf, fewest=1)
 """Without pseudo-questions: what textbooks have."""
@@ -73,7 +74,9 @@ def test_seeds_that_all_agree_leave_the_questions() -> None:
     values = np.random.default_rng(1).random(200) < 0.6
     made = _made([_table(np.repeat(values[None], 3, axis=0).astype(float))])
     found = made.interval(0.95)
-    assert found is not None and (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, values.mean(), stats.sem(values)))
+    assert found is not None and (found.low, found.high) == pytest.approx(
+        stats.norm.interval(0.95, values.mean(), stats.sem(values))
+    )
     assert made.over_questions(0.95) == found
 
 

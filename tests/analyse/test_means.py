@@ -36,7 +36,9 @@ def test_all_domains_is_their_mean_and_settings_are_in_order() -> None:
 
 def test_means_that_can_be_compared_are_over_the_domains_that_every_setting_has() -> None:
     """H has a bad domain more than S, and is the same where both are: its mean over its own domains is lower all the same."""
-    arms = [arm("harmonious", s, choices(BETTER, "d")) for s in (0, 1)] + [arm("self_aligning", s, choices(BETTER, "d")) for s in (0, 1)]
+    arms = [arm("harmonious", s, choices(BETTER, "d")) for s in (0, 1)] + [
+        arm("self_aligning", s, choices(BETTER, "d")) for s in (0, 1)
+    ]
     arms += [arm("harmonious", s, choices([False] * 40, "e"), "e") for s in (0, 1)]
     table = setting_table(panels(arms, [*choices(BETTER, "d"), *choices(BETTER, "e")]), 0.95)
     whole, shared = (rows_of(table, domain=name).set_index("setting") for name in ("all", "shared"))
@@ -47,7 +49,9 @@ def test_means_that_can_be_compared_are_over_the_domains_that_every_setting_has(
 
 
 def test_one_seed_has_intervals_over_questions_and_says_so() -> None:
-    one, two = (setting_table(panels([arm("harmonious", s, choices(WORSE)) for s in seeds], BASE), 0.95).iloc[0] for seeds in ([0], [0, 1]))
+    one, two = (
+        setting_table(panels([arm("harmonious", s, choices(WORSE)) for s in seeds], BASE), 0.95).iloc[0] for seeds in ([0], [0, 1])
+    )
     assert one.interval_over == "questions" and one.accuracy_low < 0.5 < one.accuracy_high
     assert two.interval_over == "seeds and questions"
 

@@ -38,6 +38,15 @@ def test_two_runs_write_the_same(domain: tuple[dict[str, Question], dict[str, Sc
     assert len(manifests[0].files) == 3 * 4 * 2 + 1 and manifests[0].counts["d/set_size"] == 20
 
 
+def test_sets_smaller_than_a_batch_are_reported(
+    domain: tuple[dict[str, Question], dict[str, Score]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _made(domain, tmp_path)
+    told = capsys.readouterr().out
+    assert "construct: d: the sets of harmonious, incompatible, self_aligning have 40 examples, fewer than" in told
+    assert "train.global_batch_size = 256" in told and told.count("construct: ") == 2
+
+
 def test_arms_across_domains_take_from_each(domain: tuple[dict[str, Question], dict[str, Score]], tmp_path: Path) -> None:
     _made(domain, tmp_path, across_domains=True, general={"path": None, "share": 0})
     rows = read_jsonl(tmp_path / "construct" / "pooled-incompatible-seed0.jsonl", Example)

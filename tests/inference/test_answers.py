@@ -100,7 +100,7 @@ def test_an_option_that_says_so_is_no_refusal() -> None:
     ("text", "expected"),
     [("The  Cat's, hat!", "cats hat"), ("an Apple a day", "apple day"), ("U.S.", "us"), ("Theatre", "theatre"), (" ", "")],
 )
-def test_normalisation_is_squads(text: str, expected: str) -> None:
+def test_normalisation_is_squads_where_nothing_is_mixed_up(text: str, expected: str) -> None:
     assert answers.normalise(text) == expected
 
 
@@ -109,4 +109,39 @@ def test_exact_match_and_f1_take_the_best_alias() -> None:
     assert answers.exact_match("the nyc.", aliases) and not answers.exact_match("New York", aliases)
     assert answers.f1("New York", aliases) == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
     assert answers.f1("nyc", aliases) == 1 and answers.f1("Boston", aliases) == 0
-    assert answers.f1("", ["the"]) == 1  # nothing is left of both
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("the", "A"), ("", ""), ("", "the"), ("!!!", "?"), ("...", "the"), ("\u3002", "\uff1f"), ("1.5", "15"), ("-5", "5"),
+        ("1/2", "12"), ("1,5", "15"), ("10:30", "1030"), ("1990-95", "199095"), ("C#", "C++"), ("B-", "B+"), ("C", "C++"),
+        ("\u5317\u4eac", "\u4e1c\u4eac"),
+    ],
+)  # fmt: skip
+def test_different_answers_are_never_equal(one: str, other: str) -> None:
+    """Also where nothing is left of both, or the sign that is all the difference is punctuation."""
+    for first, second in ((one, other), (other, one)):
+        assert not answers.exact_match(first, [second]) and answers.f1(first, [second]) < 1
+    if not set(answers.tokens(one)) & set(answers.tokens(other)):
+        assert answers.f1(one, [other]) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A", "a."), ("The the Beatles", "Beatles"), ("!!!", "!!!"), ("3,000", "3000"), ("1,234,567", "1234567"), ("\u22125", "-5"),
+        (".5", "0.5"), ("10%", "10"), ("5.", "5"), ("U.S.", "US"), ("1990\u201395", "1990-95"), ("\u201cParis\u201d", "Paris"),
+        ("\u5317\u4eac\u3002", "\u5317\u4eac"), ("\uff30\uff41\uff52\uff49\uff53\u3000\uff11\uff19", "paris 19"),
+        ("Cafe\u0301", "caf\u00e9"),
+    ],
+)  # fmt: skip
+def test_the_same_answer_written_otherwise_is_equal(one: str, other: str) -> None:
+    for first, second in ((one, other), (other, one)):
+        assert answers.exact_match(first, [second]) and answers.f1(first, [second]) == 1
+
+
+def test_f1_counts_words_and_in_chinese_and_japanese_characters() -> None:
+    assert answers.f1("vitamin A", ["vitamin"]) == pytest.approx(2 / 3)
+    assert answers.f1("\u4e2d\u56fd\u5317\u4eac", ["\u5317\u4eac"]) == pytest.approx(2 / 3)
+    assert answers.tokens("\u6771\u4eac tower") == ["\u6771", "\u4eac", "tower"]

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binomtest
 
 from ift_scale import artifacts
 from ift_scale.config import ReliabilityConfig
@@ -15,7 +16,7 @@ from ift_scale.inference.engine import ScoreRequest
 from ift_scale.inference.letters import LetterAsker
 from ift_scale.inference.scores import SCHEMA, ChoiceScores, LetterPrior, blocks, write_rows
 from ift_scale.inference.views import View, views_of
-from ift_scale.records import Question, Score
+from ift_scale.records import GRADES, Question, Score
 
 PRIOR = np.array([0.55, 0.25, 0.15, 0.05])
 
@@ -134,6 +135,82 @@ def test_grades_are_sliCKs() -> None:  # noqa: N802
     assert scores.grade_of(greedy, sampled).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("greedy", "sampled", "draws", "num_choices", "grade"),
+    [
+        (10, 160, 10, 4, "HighlyKnown"),
+        (6, 0, 10, 4, "MaybeKnown"),  # P(6 of 10 or more) = 0.02
+        (5, 0, 10, 4, "Unknown"),  # 0.08
+        (1, 38, 10, 4, "Unknown"),  # a right answer or two of ten are what guessing gives, and so are 38 of 160
+        (1, 53, 10, 4, "WeaklyKnown"),  # P(53 of 160 or more) = 0.01
+        (0, 53, 10, 2, "Unknown"),  # of two options, half of the guesses are right
+        (2, 32, 2, 4, "HighlyKnown"),
+    ],
+)
+def test_knowledge_is_more_than_guessing(greedy: int, sampled: int, draws: int, num_choices: int, grade: str) -> None:
+    shares = np.array([greedy / draws]), np.array([sampled / (16 * draws)])
+    found = scores.grade_beyond_chance(*shares, np.array([draws]), np.array([16 * draws]), 1 / num_choices, 0.05)
+    assert GRADES[int(found[0])] == grade
+
+    def beyond(right: int, asked: int) -> bool:
+        return bool(binomtest(right, asked, 1 / num_choices, alternative="greater").pvalue <= 0.05)
+
+    by_scipy = "MaybeKnown" if beyond(greedy, draws) else "WeaklyKnown" if beyond(sampled, 16 * draws) else "Unknown"
+    assert grade == ("HighlyKnown" if greedy == draws else by_scipy)
+
+
+def test_samples_of_one_draw_are_alike_where_draws_differ() -> None:
+    rng = np.random.default_rng(0)
+    steady = [scores.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
+    assert 110 < np.mean(steady) <= 160
+    fickle = np.tile(np.arange(10) < 4, (16, 1))
+    assert scores.effective_samples(fickle) == 10 and scores.effective_samples(np.ones((16, 10))) == 160
+
+
+class Guesses:
+    """Every prompt has its own favourite letter, drawn evenly, with the probability `sure`."""
+
+    def __init__(self, sure: float):
+        self.sure = sure
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        out = []
+        for request in requests:
+            number, draw, *_ = request.suffix
+            weights = np.full(4, (1 - self.sure) / 3)
+            weights[np.random.default_rng([number, draw]).integers(4)] = self.sure
+            out.append(np.log(weights))
+        return np.concatenate(out)
+
+
+@pytest.mark.parametrize("sure", [0.3, 0.5, 0.9])
+def test_guessed_questions_are_unknown(sure: float, tmp_path: Path) -> None:
+    """By the paper's rule next to none is: one of ten draws or of 160 samples is right by chance."""
+    config = ReliabilityConfig(demonstration_draws=10, grades=True)
+    known, _ = _scored(config, Guesses(sure), tmp_path, count=200)  # type: ignore[arg-type]
+    unknown = sum(score.grade == "Unknown" for score in known) / 200
+    assert sum(score.grade in ("HighlyKnown", "MaybeKnown") for score in known) / 200 < 0.06
+    assert unknown > 0.87
+    paper, _ = _scored(config.model_copy(update={"grade_rule": "paper"}), Guesses(sure), tmp_path, count=200)  # type: ignore[arg-type]
+    assert sum(score.grade == "Unknown" for score in paper) / 200 < 0.05
+
+
+def test_what_the_model_is_wrong_about_is_unknown(tmp_path: Path) -> None:
+    """Sure of another option in every draw."""
+
+    class Wrong:
+        def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+            answers = np.array([request.suffix[0] % 4 for request in requests])
+            probs = np.full((len(requests), 4), 0.12)
+            probs[np.arange(len(requests)), (answers + 1) % 4] = 0.64
+            return np.log(probs).ravel()
+
+    for rule, unknown in (("chance", 40), ("paper", 1)):
+        config = ReliabilityConfig(demonstration_draws=10, grades=True, grade_rule=rule)
+        found, _ = _scored(config, Wrong(), tmp_path, count=40)  # type: ignore[arg-type]
+        assert (sum(score.grade == "Unknown" for score in found) >= unknown) == (rule == "chance")
+
+
 def test_graded_samples_follow_the_letters_at_the_temperature(tmp_path: Path) -> None:
     config = ReliabilityConfig(demonstration_draws=4, grades=True, grade_samples=4000, grade_temperature=0.7)
     found, summary = _scored(config, Habitual(), tmp_path, count=10)
@@ -141,7 +218,9 @@ def test_graded_samples_follow_the_letters_at_the_temperature(tmp_path: Path) ->
         weights = (Habitual.content(number) * PRIOR) ** (1 / 0.7)
         assert score.sampled_right == pytest.approx((weights / weights.sum())[number % 4], abs=0.02)
         assert score.greedy_right == float(score.correct)
-        assert score.grade == ("HighlyKnown" if score.correct else "WeaklyKnown")
+        chance = binomtest(round(score.sampled_right * 16_000), 16_000, 0.25, alternative="greater").pvalue
+        assert score.grade == ("HighlyKnown" if score.correct else "WeaklyKnown" if chance <= 0.05 else "Unknown")
+    assert {"HighlyKnown", "Unknown"} <= {score.grade for score in found}
     assert sum(summary["grades"].values()) == 10  # type: ignore[attr-defined]
     again, _ = _scored(config, Habitual(), tmp_path, count=10)
     assert again == found

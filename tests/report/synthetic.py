@@ -100,7 +100,11 @@ def tables(
                     "questions_high": difference + 0.04,
                     "excludes_zero": abs(difference) > 0.06,
                 }
-                row |= {"domains": len(own) if domain == "all" else 1, "of_domains": len(own), "p": float(np.exp(-abs(difference) * 60))}
+                row |= {
+                    "domains": len(own) if domain == "all" else 1,
+                    "of_domains": len(own),
+                    "p": float(np.exp(-abs(difference) * 60)),
+                }
                 row |= {
                     "mcnemar_p": float(np.exp(-abs(difference) * 60)),
                     "holm_p": min(1.0, 9 * float(np.exp(-abs(difference) * 60))),
@@ -148,7 +152,14 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         others = part[part.ratio < 1]
         other = others.loc[others.accuracy.idxmax()] if len(last) and len(others) else None
         difference = float(other.accuracy - last.iloc[0]) if other is not None else np.nan
-        row = {"domain": domain, "group": group, "seeds": top.seeds, "best_ratio": top.ratio, "accuracy": top.accuracy, "difference": difference}
+        row = {
+            "domain": domain,
+            "group": group,
+            "seeds": top.seeds,
+            "best_ratio": top.ratio,
+            "accuracy": top.accuracy,
+            "difference": difference,
+        }
         row |= {"best_other": np.nan if other is None else other.ratio}
         best.append(row | {"low": difference - 0.02, "high": difference + 0.03})
     points = mixed[mixed.domain != "all"][["domain", "setting", "ratio", "group", "consistency", "kl", "accuracy"]]
@@ -156,7 +167,15 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     correlation = []
     for measure, rho in (("consistency", 0.8), ("kl", -0.6)):
         for group in dict.fromkeys(settings.group):
-            row = {"measure": measure, "group": group, "seeds": mixed.seeds.min(), "n": len(points) // 3, "p_within": 0.001, "rho": rho + rng.normal(0, 0.02), "p": 0.0004}
+            row = {
+                "measure": measure,
+                "group": group,
+                "seeds": mixed.seeds.min(),
+                "n": len(points) // 3,
+                "p_within": 0.001,
+                "rho": rho + rng.normal(0, 0.02),
+                "p": 0.0004,
+            }
             correlation.append(row | {"low": rho - 0.1, "high": rho + 0.1, "reason": None})
     correlation[-1] |= {"rho": np.nan, "p": np.nan, "low": np.nan, "high": np.nan, "reason": "kl is the same for every point"}
     made_of = {"transitions": transitions, "grades": grades, "generated": generated, "abstention": abstention, "best_ratio": best}

@@ -62,7 +62,11 @@ def test_every_table_counts_the_domains_of_every_row(partial: Facts) -> None:
     names = ("settings", "comparisons", "transitions", "grades", "abstention", "generated")
     for name in names:
         whole = partial[name][partial[name].domain == "all"]
-        lacks = (whole.setting == "self_aligning") if "setting" in whole else (whole[["first", "second"]] == "self_aligning").any(axis=1)
+        lacks = (
+            (whole.setting == "self_aligning")
+            if "setting" in whole
+            else (whole[["first", "second"]] == "self_aligning").any(axis=1)
+        )
         assert len(whole) and lacks.any() and (whole.of_domains == 4).all(), name
         assert (whole[lacks].domains == 3).all() and (whole[~lacks].domains == 4).all(), name
         assert (partial[name][partial[name].domain == "law"].domains == 1).all(), name
@@ -82,7 +86,25 @@ def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
     assert re.search(r"H − S HOMO 120 × 3 0.0 \[[−+\d., ]+\] over 3 of 4 domains", text)
     assert "S (3/4)" in text and "S − I (3/4)" in text  # plots
     assert "HOMO: 3 of 4 domains" in text  # the line over ratios is over the domains that all have
-    assert re.search(r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains", text)
+    assert re.search(
+        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains", text
+    )
+
+
+def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
+    """Two of the base model's grades have five questions in a domain, and no other seed says what training varies."""
+    base = choices([True] * 30, "law", sure=0.9) + choices([False] * 5, "n", sure=0.9) + choices([True] * 5, "u", sure=0.4)
+    after = choices([True] * 30, "law") + choices([False] * 5, "n") + choices([True] * 5, "u")
+    arms = [arm(setting, 0, after, "law") for setting in ("harmonious", "incompatible")]
+    config = Config(output_dir=str(tmp_path))
+    analyse.run(config, tmp_path / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None))
+    nothing = tmp_path / "none"
+    facts = Facts(config, Sources(tmp_path / "analyse", nothing, [a.arm for a in arms], {}, {}, 0.25, {}, nothing, nothing))
+    text = _text(page(facts, []))
+    assert "Values without brackets: no interval: a domain has fewer than 10 questions." in text
+    assert "Values without brackets: one seed: no interval over seeds." in text
+    assert "? cannot tell (one seed)" in text and "✓ holds here" not in text
+    assert "these very models, not about the method" in text
 
 
 def test_latex_says_so(partial: Facts) -> None:
@@ -134,7 +156,9 @@ def test_settings_without_a_common_domain_are_no_line(tmp_path: Path) -> None:
 )
 def test_words(row: dict, told: str) -> None:
     assert over(row, "kl") == told
-    assert label({"setting": "self_aligning"} | row, "kl") == ("S" + told.replace("over ", " (").replace(" of ", "/").replace(" domains", ")"))
+    assert label({"setting": "self_aligning"} | row, "kl") == (
+        "S" + told.replace("over ", " (").replace(" of ", "/").replace(" domains", ")")
+    )
 
 
 def test_rows_side_by_side_are_the_shared_ones_where_there_are_any() -> None:

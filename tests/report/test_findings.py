@@ -74,7 +74,17 @@ def test_the_best_ratio() -> None:
 
 def test_a_correlation_without_a_value_has_its_reason() -> None:
     nan = float("nan")
-    row = {"measure": "consistency", "group": "ID", "seeds": 3, "n": 32, "rho": 0.8, "p": 0.001, "low": 0.6, "high": 0.9, "reason": nan}
+    row = {
+        "measure": "consistency",
+        "group": "ID",
+        "seeds": 3,
+        "n": 32,
+        "rho": 0.8,
+        "p": 0.001,
+        "low": 0.6,
+        "high": 0.9,
+        "reason": nan,
+    }
     none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
     rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
     told = correlation(pd.DataFrame(rows), paper()["correlation"])

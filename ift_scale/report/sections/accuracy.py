@@ -8,7 +8,7 @@ from markupsafe import Markup
 from ift_scale.report import colors
 from ift_scale.report.coverage import explained, label, names, over
 from ift_scale.report.facts import ALL, SHARED, Facts, is_free, overall, without_pooled
-from ift_scale.report.html import details, figure, interval, joined, listed, name_of, points_over, table
+from ift_scale.report.html import bare, details, figure, interval, joined, listed, name_of, points_over, table
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.treatments import POOLED
 
@@ -19,7 +19,7 @@ def body(facts: Facts) -> Markup:
     charts = [(group, _panel(facts, group)) for group in facts.groups]
     lines = "Points: mean and interval; small dots: one arm each. Dashed: the base model, few-shot. Dotted: chance."
     lines += explained(overall(settings))
-    parts = [table(wide(facts, overall(settings), base), text, NOT_ASKED)]
+    parts = [table(wide(facts, overall(settings), base), text, NOT_ASKED), bare(overall(settings), "accuracy")]
     if len(shared := settings[settings.domain == SHARED]):
         parts.append(
             table(wide(facts, shared, base), f"The same over the domains that every setting has: {told(shared)}", NOT_ASKED)

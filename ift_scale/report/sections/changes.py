@@ -11,6 +11,7 @@ from ift_scale.report.coverage import column, explained, label, over
 from ift_scale.report.facts import Facts, overall
 from ift_scale.report.html import (
     absent,
+    bare,
     figure,
     folded,
     interval,
@@ -114,7 +115,8 @@ def grades(facts: Facts) -> Markup | None:
         for row in whole.to_dict("records")
     ]
     missing = why(whole, "there is no such question.")
-    return joined([*parts, folded(rows, f"By what the base model knew: {facts.place}", missing, heads=3)])
+    made = folded(rows, f"By what the base model knew: {facts.place}", missing, heads=3)
+    return joined([*parts, made, bare(whole, "accuracy")])
 
 
 def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
@@ -165,7 +167,8 @@ def generated(facts: Facts) -> Markup | None:
             "is not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least "
             "sure."
         )
-        parts += [paragraph(text), folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)]
+        made = folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)
+        parts += [paragraph(text), made, bare(whole, "accuracy_answered")]
     return joined(parts) if parts else None
 
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from ift_scale.report.coverage import explained, over
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import absent, details, figure, folded, interval, joined, p_value, paragraph, points, why
+from ift_scale.report.html import absent, bare, details, figure, folded, interval, joined, p_value, paragraph, points, why
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import treatment
 
@@ -74,7 +74,7 @@ def body(facts: Facts) -> Markup | None:
 
 def _table(part: pd.DataFrame, caption: str) -> Markup:
     missing = why(part, "not computed in this run.")
-    return folded(rows(part), caption, missing, heads=2, most=36)
+    return joined([folded(rows(part), caption, missing, heads=2, most=36), bare(part, "difference")])
 
 
 def _forest(found: pd.DataFrame, group: str, about: str) -> Markup:

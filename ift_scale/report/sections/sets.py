@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.config import MatchingConfig
+from ift_scale.knowledge import smaller_than_batch
 from ift_scale.report import colors
 from ift_scale.report.coverage import label
 from ift_scale.report.facts import Facts
@@ -37,10 +38,21 @@ def body(facts: Facts) -> Markup | None:
             "questions that rounding could move."
         )
         parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
+    parts += [paragraph(text, "caution") for text in _small(facts)]
     parts += _texts(facts)
     parts += _duplicates(facts.sources.audit)
     parts += _balance(facts)
     return joined(parts) if parts else None
+
+
+def _small(facts: Facts) -> list[str]:
+    """Domains whose sets, general instructions included, are smaller than an optimizer step."""
+    general = facts.config.construct.general
+    share = general.share if general.path else 0.0
+    counts = {key: value for m in facts.sources.manifests.get("construct", []) for key, value in m.counts.items()}
+    there = [(arm, counts.get(f"{arm.domain}/set_size")) for arm in facts.sources.arms]
+    sizes = {arm: round(size) + round(size * share / (1 - share)) for arm, size in there if size is not None}
+    return smaller_than_batch(sizes, facts.config.train.global_batch_size)
 
 
 def _texts(facts: Facts) -> list[Markup]:
