@@ -114,17 +114,15 @@ class PromptTokenizer:
 
     def _with_start(self, ids: list[int], text: str) -> list[int]:
         own = ids[len(self.start) :] if ids[: len(self.start)] == self.start else ids
-        self._check_one_start(own[: len(self.start)], text)  # later ones are a template's, as Llama-2's writes BOS before each turn
-        return self.start + own
-
-    def _check_one_start(self, own: list[int], text: str) -> None:
-        if not self._only_first.isdisjoint(own[:1]):  # further on, it begins another turn, as in Llama-2's template
-            (again,) = self.tokenizer.convert_ids_to_tokens(own[:1])
+        # Later ones are a template's, as Llama-2's writes BOS before each turn.
+        again = [token for token in own[: len(self.start)] if token in self._only_first]
+        if again:
             raise DataError(
                 Place(self.path, field="bos_token"),
-                f"{again} occurs a second time inside the prompt {shorten(text)}",
+                f"{self.tokenizer.convert_ids_to_tokens(again)[0]} occurs a second time inside the prompt {shorten(text)}",
                 "The chat template writes a token that the tokenizer adds by itself; remove it there",
             )
+        return self.start + own
 
     def prefix(self, text: str) -> Prefix:
         return Prefix(text, self._before_a_word(self.encode, text) if text else [])
@@ -164,7 +162,6 @@ class PromptTokenizer:
                 found.append(None)
                 continue
             ids = row[len(before) :]
-            self._check_one_start(ids, text)
             prefix.seen += 1
             if prefix.seen <= 2 or prefix.seen % _COMPARED_EACH == 0:
                 self._compare(prefix, ids, text)

@@ -252,7 +252,7 @@ QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[
 
 def _folder(path: Path, model_type: str, settings: dict[str, Any], template: str | None) -> Path:
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps({"model_type": model_type, "eos_token_id": 2}))
+    (path / "config.json").write_text(json.dumps({"model_type": model_type, "eos_token_id": 2, "vocab_size": 4096}))
     if template is not None:
         settings = settings | {"chat_template": template}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -189,7 +189,7 @@ def test_general_instructions_with_control_tokens(tmp_path: Path) -> None:
         {"instruction": "Say one.", "input": "", "output": "one"},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sets.write_text("".join(example.model_dump_json() + "\n" for example in general.load(file)))
+    sets.write_text("".join(example.model_dump_json() + "\n" for example in general.load(file).values()))
     tokenizer = PromptTokenizer(sentencepiece_folder(tmp_path / "model", None, True))
     tokens = data.tokenize(sets, tokenizer, "vicuna", TrainConfig())
     first, second = (tokens.ids[a:b].tolist() for a, b in pairwise(tokens.offsets))
