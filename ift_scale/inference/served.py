@@ -49,8 +49,6 @@ def _serves(tokenizer: "PromptTokenizer", source: str, template: str) -> bool:
 
 def turn_ends(tokenizer: "PromptTokenizer", template: str) -> list[int]:
     """The ids that end what a trained model says: the end of the sequence, and the control token that closes a turn."""
-    closing = tokenizer.chat(template).turn.closing.strip()
-    first = tokenizer.control_ids([closing])[0][:1]
-    return list(
-        dict.fromkeys([tokenizer.tokenizer.eos_token_id, *(token for token in first if token in tokenizer.controls.ids.values())])
-    )
+    eos, closing = tokenizer.tokenizer.eos_token_id, tokenizer.chat(template).turn.closing.strip()
+    first = [token for token in tokenizer.control_ids([closing])[0][:1] if token in tokenizer.controls.ids.values()]
+    return list(dict.fromkeys([*([] if eos is None else [eos]), *first]))

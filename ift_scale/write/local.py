@@ -9,6 +9,7 @@ from ift_scale.errors import DataError, Place
 from ift_scale.inference.embedding import Surplus
 from ift_scale.inference.engine import Sampling, TextRequest
 from ift_scale.inference.process import EngineDied
+from ift_scale.inference.served import turn_ends
 from ift_scale.inference.slots import Slot
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import say
@@ -52,13 +53,9 @@ class PromptIds:
         with self._lock:
             key = (prompt.chat, prompt.stop)
             if key not in self._stops:
-                self._stops[key] = [*self._tokenizer.ends_at(prompt.stop), *(self._turn_end() if prompt.chat else [])]
+                turn = turn_ends(self._tokenizer, "model") if prompt.chat else []
+                self._stops[key] = [*self._tokenizer.ends_at(prompt.stop), *turn]
             return self._stops[key]
-
-    def _turn_end(self) -> list[int]:
-        """The token that ends a turn, where that is not the end of the sequence."""
-        ids = self._tokenizer.tokenizer(self._tokenizer.chat("model").turn.closing.strip(), add_special_tokens=False).input_ids
-        return ids if len(ids) == 1 else []
 
     def decode(self, ids: list[int]) -> str:
         with self._lock:
