@@ -47,11 +47,23 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_data_exits_with_2_and_leaves_nothing_half(tmp_path: Path, pool: Path) -> None:
-    (pool / "train.jsonl").write_text('{"id": 1, "question": "q", "choices": ["a", "b"], "answer": 2}\n')
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ('"answer": 2', "field 'answer': is out of range (value: 2)"),
+        ('"answer": 0, "question": "\\ud800"', "field 'question': holds half of a surrogate pair"),
+        ('"answer": 0, "explanation": NaN', "field 'explanation': must be a text, or be left out (value: nan)"),
+        ('"answer": 0, "choices": [1, 2]', "field 'choices': an option is empty or not a text (option A) (value: 1)"),
+        ('"answer": 0, "answer": 1', "field 'answer': is in the object twice"),
+    ],
+)
+def test_bad_data_exits_with_2_and_leaves_nothing_half(changes: str, problem: str, tmp_path: Path, pool: Path) -> None:
+    row = {"id": 1, "question": "q", "choices": ["a", "b"]}
+    kept = {key: value for key, value in row.items() if f'"{key}"' not in changes}
+    (pool / "train.jsonl").write_text(json.dumps(kept)[:-1] + f", {changes}}}\n")
     result = _run("questions", _config(tmp_path, pool))
     assert result.exit_code == 2
-    assert "train.jsonl:1: field 'answer': is out of range (value: 2)" in result.output
+    assert f"train.jsonl:1: {problem}" in result.output
     assert not (tmp_path / "run" / "questions").exists()
 
 
