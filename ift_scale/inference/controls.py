@@ -188,10 +188,12 @@ class Controls:
 
 
 def _is_control(token: Any, in_model: Callable[[str], bool]) -> bool:
-    markup = _MARKUP.fullmatch(token.content) is not None
-    if not token.content.strip() or _BYTE.fullmatch(token.content):
+    text = token.content
+    if not text.strip() or _BYTE.fullmatch(text):
         return False
-    return token.special and markup if in_model(token.content) else token.special or markup
+    if in_model(text):  # a single character, such as a pad token "!", cannot be written in other tokens
+        return token.special and len(text) > 1
+    return token.special or _MARKUP.fullmatch(text) is not None
 
 
 def _any_of(texts: Sequence[str] | dict[str, int], words: set[str]) -> re.Pattern[str]:

@@ -175,9 +175,11 @@ def test_control_tokens_within_the_models_vocabulary(tmp_path: Path, kind: str) 
 
 def test_added_tokens_that_are_text_stay_what_they_are(tmp_path: Path) -> None:
     plain = ("\n\n", "    ", "COVID", "ø")
-    folder = byte_level_folder(tmp_path, LLAMA3, ["<|eot_id|>", "!"], "<|eot_id|>", bos_token="!", plain=(*plain, "<tool_call>"))
+    folder = byte_level_folder(
+        tmp_path, LLAMA3, ["<|eot_id|>", "!", "END"], "<|eot_id|>", bos_token="!", plain=(*plain, "<tool_call>")
+    )
     tokenizer = PromptTokenizer(folder)
-    assert set(tokenizer.controls.ids) == {"<|eot_id|>", "<tool_call>"}
+    assert set(tokenizer.controls.ids) == {"<|eot_id|>", "<tool_call>", "END"}
     (ids,) = tokenizer.encode(["COVID\n\nø    !<tool_call>"])
     assert {tokenizer.tokenizer.convert_tokens_to_ids(token) for token in (*plain, "!")} <= set(ids)
 
