@@ -174,15 +174,19 @@ class _Counts:
 
 
 class _Notes(logging.Handler):
-    """Passes an engine's warnings on to the user; the log file has them too."""
+    """Passes an engine's warnings on to the user, each once; the log file has them all."""
 
     def __init__(self, pipe: Connection):
         super().__init__(logging.WARNING)
         self._pipe = pipe
+        self._passed_on: set[str] = set()  # other weights of the same architecture say the same
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
-        self._pipe.send((_NOTE, f"engine: {record.getMessage()}"))
+        message = record.getMessage()
+        print(message, flush=True)
+        if message not in self._passed_on:
+            self._passed_on.add(message)
+            self._pipe.send((_NOTE, f"engine: {message}"))
 
 
 def serve(pipe: Connection) -> None:
