@@ -41,6 +41,7 @@ class Engine:
         for name in ("optimizer", "module", "lr_scheduler"):
             setattr(self.deepspeed, name, None)
         self.packed = self.held_for_zero3 = None  # type: ignore[assignment]
+        zero.release_hpz_groups()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -62,11 +63,12 @@ def build(
     folder: Path, weights: dict[str, Tensor], config: TrainConfig, device: torch.device, ranks: Ranks, num_micro: int
 ) -> Engine:
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
-    settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro)
+    figures = kernels.stored_figures()
+    settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(folder, weights, config, zero.precision_of(config, device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
+    chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
     if ranks.rank == 0:
         print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in chosen.items()), sep="\n", flush=True)
     kernels.apply(bare, chosen)

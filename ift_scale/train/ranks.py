@@ -75,11 +75,15 @@ def join(meeting: Meeting) -> torch.device:
 def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
     """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest device and host."""
     on_gpu = device.type == "cuda"
-    mine = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0, setting.host_memory(), ranks.local_size
-    device_bytes, host_bytes, local_sizes = zip(*control.gather(mine), strict=True)
+    place = ranks.local_rank, ranks.local_size
+    mine = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0, setting.host_memory(), place
+    device_bytes, host_bytes, places = zip(*control.gather(mine), strict=True)
+    config, per_node = work.train, max(size for _, size in places)
+    if config.hpz == "auto" and not setting.whole_nodes(places):
+        config = config.model_copy(update={"hpz": "off"})
     shape = ModelShape.from_config(model_config(Path(work.model_path)))
     smallest = min(device_bytes) if on_gpu else None
-    return setting.resolve(work.train, shape, smallest, ranks.world_size, max(local_sizes), min(host_bytes))
+    return setting.resolve(config, shape, smallest, ranks.world_size, per_node, min(host_bytes))
 
 
 def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
