@@ -59,7 +59,7 @@ class TrainConfig(Section):
     activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
     """What is computed again in the backward pass: nothing, all but matrix products and attention, or whole layers."""
     compile: bool = False
-    """Compile the decoder layers with torch.compile."""
+    """Compile the decoder layers' own code with torch.compile; `kernels` then decides about the loss alone."""
     attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = "auto"
     """Attention that keeps packed examples apart: flash-attn's or torch's variable-length kernels, or SDPA for each example."""
     prune_last_layer: bool = True

@@ -70,8 +70,10 @@ def build(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
     if ranks.rank == 0:
-        print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in chosen.items()), sep="\n", flush=True)
-    kernels.apply(bare, chosen)
+        shown = {"linear_cross_entropy": chosen["linear_cross_entropy"]} if config.compile else chosen
+        print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in shown.items()), sep="\n", flush=True)
+    if not config.compile:  # the compiler fuses the model's own code, and cannot trace our operations in a pruned layer
+        kernels.apply(bare, chosen)
     if config.zero_stage == 0:
         # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
         for parameter in bare.parameters():

@@ -29,7 +29,9 @@ SPLITS = {"packed-1": (True, 1), "packed-2": (True, 2), "packed-4": (True, 4), "
 # bfloat16 with float32 master weights, as on a GPU; DeepSpeed has no stage 0 of it.
 MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
-OFFLOADED: tuple[tuple[int, Any], ...] = ((1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"))
+FUSED: tuple[tuple[int, Any], ...] = (
+    *((stage, "none") for stage in STAGES), (1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"),
+)  # fmt: skip
 # The weights held once per node as well: in one micro-batch and several, mixed, checkpointed, with the optimizer offloaded.
 HPZ: dict[str, dict[str, Any]] = {
     "hpz": {},
@@ -122,9 +124,7 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
     for stage in (2, 3):
         found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
-    for stage in STAGES:
-        found[f"torch-fused{stage}"] = run(model, tokens, settings(stage, True, optimizer="torch_fused", **whole), ranks, device)
-    for stage, moved in OFFLOADED:
+    for stage, moved in FUSED if ranks.world_size == 2 else ():
         config = settings(stage, True, optimizer="torch_fused", offload=moved, **whole)
         found[f"torch-fused{stage}-{moved}"] = run(model, tokens, config, ranks, device)
     if ranks.world_size == 4:  # as two nodes of two
