@@ -20,11 +20,15 @@ failed=0
 # now: seconds since the command began.
 now() { echo $(($(date +%s) - begun)); }
 
-# unpacked NAME...: the packages that pack.sh laid out under .gpu, once; without them those that are installed are used.
+# unpacked NAME...: the packages that pack.sh laid out under .gpu, once. Without them, or in another Python than the one that they
+# are for, those that are installed are used.
 unpacked() {
-  local folders=() name
+  local folders=() name version
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   for name in "$@"; do
-    if [ ! -e ".gpu/$name/site.tar.xz" ]; then
+    if [ "$version" != 3.12 ]; then
+      echo "== $name: packed for Python 3.12, this is $version: using what is installed"
+    elif [ ! -e ".gpu/$name/site.tar.xz" ]; then
       echo "== $name: not packed, using what is installed"
     elif [ ! "$WORK/$name.done" -nt ".gpu/$name/site.tar.xz" ]; then
       folders+=(".gpu/$name")
