@@ -41,7 +41,6 @@ class Engine:
         for name in ("optimizer", "module", "lr_scheduler"):
             setattr(self.deepspeed, name, None)
         self.packed = self.held_for_zero3 = None  # type: ignore[assignment]
-        zero.release_hpz_groups()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -65,6 +64,7 @@ def build(
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
     figures = kernels.stored_figures()
     settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
+    zero.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(folder, weights, config, zero.precision_of(config, device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -103,8 +103,11 @@ def zero_settings(config: TrainConfig, device: torch.device, world_size: int) ->
     return result
 
 
-def release_hpz_groups() -> None:
-    """Drop the group of ranks that holds a copy of the weights: DeepSpeed 0.19.8 keeps it in a global and cannot make a second."""
+def release_hpz_group() -> None:
+    """Drop the last engine's group of ranks that holds a copy of the weights. All ranks must call.
+
+    DeepSpeed 0.19.8 keeps it in a global, and cannot make a second for the next arm's engine.
+    """
     group = groups._get_zero_param_intra_parallel_group()
     if group is not None:
         comm.destroy_process_group(group)
