@@ -26,10 +26,10 @@ unpacked() {
   local folders=() name version
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   for name in "$@"; do
-    if [ "$version" != 3.12 ]; then
-      echo "== $name: packed for Python 3.12, this is $version: using what is installed"
-    elif [ ! -e ".gpu/$name/site.tar.xz" ]; then
+    if [ ! -e ".gpu/$name/site.tar.xz" ]; then
       echo "== $name: not packed, using what is installed"
+    elif [ "$version" != 3.12 ]; then
+      echo "== $name: packed for Python 3.12, this is $version: using what is installed"
     elif [ ! "$WORK/$name.done" -nt ".gpu/$name/site.tar.xz" ]; then
       folders+=(".gpu/$name")
     fi
