@@ -2,8 +2,8 @@
 
     python benchmarks/bench_kernels.py
 
-On a GPU the kernels, whose figures also go to kernels/figures.json, which the trainer reads; on a CPU the references against plain
-PyTorch on one thread.
+On a GPU the kernels, and the update by torch's and DeepSpeed's AdamW, whose figures also go to kernels/figures.json, which the
+trainer reads; on a CPU the references against plain PyTorch on one thread.
 
 No time is stored of an implementation whose outputs or gradients are off from float64 by more than 2% (float32: 0.01%) of their
 largest value. `compile` is torch.compile of `plain`; `pytorch` is our reference, uncompiled. `liger_sum` is Liger's loss in its own
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from ift_scale_kernels import figures
 from torch import Tensor
+from torch.utils.cpp_extension import CUDA_HOME
 
 from ift_scale.artifacts import write_json
 from ift_scale.bench.rows import Gate, Sheet, ratios
@@ -34,6 +36,8 @@ from ift_scale.progress import say
 QUANTILES = (0.2, 0.5, 0.8)
 SIZES = {True: (200, 400, [2000], 64, 128), False: (2000, 4000, [32000], 384, 1024)}
 """On a CPU, quick or not: rows, tokens, vocabularies, hidden, inner."""
+PARAMETERS = 100_000_000
+"""Of the update: a sub-group of ZeRO-3's (train/memory.py)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 Call = Callable[..., Any]
@@ -158,6 +162,59 @@ def milliseconds_on_gpu(call: Call, case: Case) -> list[float]:
     return found
 
 
+def adamw_steps() -> dict[str, Callable[[], Any]]:
+    """One update of PARAMETERS float32 values by torch's fused AdamW and by DeepSpeed's, compiled here at its first use.
+
+    The results of the first update are compared with those of torch's plain AdamW; one that is off is left out.
+    """
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"torch_fused": partial(torch.optim.AdamW, fused=True)}
+    if CUDA_HOME:
+        kinds["fused_adam"] = importlib.import_module("deepspeed.ops.adam").FusedAdam
+    found = {}
+    for name, kind in kinds.items():
+        torch.manual_seed(0)
+        start, gradient = torch.randn(2, PARAMETERS, device="cuda")
+        values = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+        for value in values:
+            value.grad = gradient
+        try:
+            optimizers = kind([values[0]], lr=1e-3, weight_decay=0.1), torch.optim.AdamW([values[1]], lr=1e-3, weight_decay=0.1)
+            for optimizer in optimizers:
+                optimizer.step()
+        except Exception as failure:  # the compiler's, of any kind
+            say(f"adamw {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}")
+            continue
+        error = (values[0] - values[1]).abs().max() / (values[1] - start).abs().max()
+        if error > TOLERANCE[torch.float32]:
+            say(f"adamw {name}: off by {error:.1e}, not stored")
+            continue
+        found[name] = optimizers[0].step
+    return found
+
+
+def adamw(device: str, versions: dict[str, str]) -> dict[str, Any] | None:
+    """The figure by which `train.optimizer: auto` decides, None if there is nothing to compare."""
+    from triton.testing import do_bench
+
+    times = {name: do_bench(step, warmup=50, rep=300, return_mode="all") for name, step in adamw_steps().items()}
+    say(f"adamw over {PARAMETERS:,} parameters, ms: { {name: round(float(np.median(t)), 3) for name, t in times.items()} }")
+    if len(times) < 2:
+        return None
+    shape = {"parameters": PARAMETERS}
+    return figure("adamw", device, "float32", shape, times, versions)
+
+
+def figure(
+    op: str, device: str, dtype: str, shape: dict[str, int], times: dict[str, list[float]], versions: dict[str, str]
+) -> dict[str, Any]:
+    """A row of kernels/figures.json."""
+    quantiles = {
+        name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True)) for name, t in times.items()
+    }
+    row = {"op": op, "device": device, "dtype": dtype, "shape": shape, "milliseconds": quantiles}
+    return {**row, "date": datetime.now(UTC).date().isoformat(), "versions": versions}
+
+
 def case_name(case: Case, dtype: str) -> str:
     return f"{case.op} {dtype} " + "x".join(str(size) for size in case.shape.values())
 
@@ -184,13 +241,12 @@ def gpu(quick: bool) -> None:
             torch.cuda.empty_cache()
             say(f"{case.op} {case.shape} {name}: {np.median(times[name]):.3f} ms (error {errors[name]:.2%})")
         add(sheet, case, "bfloat16", "triton", times, errors, {"versions": versions, "shape": case.shape})
-        quantiles = {
-            name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True)) for name, t in times.items()
-        }
-        row = {"op": case.op, "device": device, "dtype": "bfloat16", "shape": case.shape, "milliseconds": quantiles}
-        figured.append({**row, "date": datetime.now(UTC).date().isoformat(), "versions": versions})
+        figured.append(figure(case.op, device, "bfloat16", case.shape, times, versions))
         write_json(figures.PATH, figures.merged(figures.read(), figured))  # after each: a later one may not end in time
         stored = sheet.store()
+    found = adamw(device, versions)
+    if found is not None:
+        write_json(figures.PATH, figures.merged(figures.read(), [found]))
     say(f"stored: {stored} and {figures.PATH}")
 
 

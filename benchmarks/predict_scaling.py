@@ -2,10 +2,11 @@
 
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
 Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
-`memory.SLICED_UP_TO` GPUs and the second beyond.
+`memory.SLICED_UP_TO` GPUs and the second beyond. Beside them: ZeRO-3 with and without the weights held once per node (`train.hpz`).
 """
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from ift_scale.train import memory
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b")
 MACHINES = ("a100-80", "h100-sxm", "h200")
+HPZ_MACHINES, HPZ_MODELS, HPZ_SIZES = ("a100-80", "h100-sxm"), ("llama-2-13b", "llama-2-70b"), (64, 128, 256, 512)
 LOADS = {"full micro-batch": scaling.full, "global batch": scaling.global_batch}
 
 
@@ -29,6 +31,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "gpus": row.devices,
         "idle": row.devices - row.busy,
         "zero_stage": row.setting.zero_stage,
+        "hpz": row.setting.hpz,
         "checkpointing": row.setting.checkpointing,
         "offload": row.setting.offload,
         "memory_gib": _short(row.memory.total / 2**30),
@@ -60,6 +63,35 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
+def hpz_rows() -> list[dict[str, Any]]:
+    """Seconds of a step and GiB per GPU of ZeRO-3 with all gathering among all GPUs, and with most of it inside the node."""
+    train, examples = TrainConfig(zero_stage=3), Examples()
+    found = []
+    for name, model, (load, step_of), size in itertools.product(HPZ_MACHINES, HPZ_MODELS, LOADS.items(), HPZ_SIZES):
+        shape, machine, step = read_shape(model), read_machine(name), step_of(examples, train, size)
+        within = scaling.row(shape, train, machine, step)
+        among_all = scaling.row(shape, train, machine, step, replace(within.setting, hpz=1))
+        assert within.setting.hpz == machine.devices_per_node, "it does not fit: nothing to compare"
+        told = {"machine": name, "model": model, "load": load, "gpus": size, "checkpointing": within.setting.checkpointing}
+        for key, row in (("among_all", among_all), ("within_node", within)):
+            sending = _short(row.prediction.parts["communication"])
+            told |= {f"seconds_{key}": _short(row.prediction.seconds), f"sending_{key}": sending}
+            told |= {f"memory_gib_{key}": _short(row.memory.total / 2**30)}
+        found.append(told)
+    return found
+
+
+def hpz_table(found: list[dict[str, Any]]) -> list[str]:
+    """The rows of docs/simulator.md."""
+    lines = []
+    for row in found:
+        before, after = row["seconds_among_all"], row["seconds_within_node"]
+        seconds = f"{before:.3f} | {after:.3f} | {before / after - 1:+.0%}"
+        gib = f"{row['memory_gib_among_all']:.0f} | {row['memory_gib_within_node']:.0f}"
+        lines.append(f"| {row['machine']} | {row['model']} | {row['load']} | {row['gpus']} | {seconds} | {gib} |")
+    return lines
+
+
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Rows of docs/simulator.md: H100 nodes, a full micro-batch, the trainer's own buckets; MFU and seconds of a step by size."""
     lines = []
@@ -67,7 +99,8 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         shown = (model, "h100-sxm", "full micro-batch")
         for row in (row for row in found if row["as_trained"] and (row["model"], row["machine"], row["load"]) == shown):
             offload = "" if row["offload"] == "none" else f", offload {row['offload']}"
-            setting = f"ZeRO-{row['zero_stage']}, {row['checkpointing']}{offload}"
+            copies = ", hpZ" if row["hpz"] > 1 else ""
+            setting = f"ZeRO-{row['zero_stage']}{copies}, {row['checkpointing']}{offload}"
             sending = row["parts"]["communication"] / row["seconds"]
             told = f"{row['memory_gib']:.0f} | {row['seconds']:.2f} | {row['tokens_per_second_per_gpu']:,.0f} | {row['mfu']:.0%}"
             lines.append(f"| {model} | {row['gpus']:,} | {setting} | {told} | {sending:.0%} |")
@@ -77,9 +110,9 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 @click.command()
 def main() -> None:
     """Store results/predicted_scaling.json and print the table of the docs."""
-    found = rows()
-    click.echo("\n".join(table(found)))
-    click.echo(store_inputs("predicted_scaling", {"predicted": found}))
+    found, within = rows(), hpz_rows()
+    click.echo("\n".join([*table(found), *hpz_table(within)]))
+    click.echo(store_inputs("predicted_scaling", {"predicted": found, "hpz": within}))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ STAGES = ("questions", "probe", "write", "construct", "train", "evaluate", "anal
 
 TRAIN_OPERATION = {
     "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
-    "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "log_every", "peak_tflops", "trackers",
-    "checkpoint",
+    "hpz", "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "optimizer", "log_every",
+    "peak_tflops", "trackers", "checkpoint",
 }  # fmt: skip
 
 Inputs = dict[str, str]

@@ -72,6 +72,12 @@ def test_all_problems_are_told_at_once() -> None:
     [
         ({"train": {"max_length": 4096, "tokens_per_micro_batch": 2048}}, "train.tokens_per_micro_batch: 2048 cannot hold"),
         ({"train": {"precision": "bfloat16", "zero_stage": 0}}, r"train.zero_stage: 0 with train.precision = bfloat16"),
+        (
+            {"train": {"hpz": 8, "zero_stage": 2}},
+            r"train.hpz: 8 needs ZeRO-3, .* = 2\); set one of them to auto",
+        ),
+        ({"train": {"hpz": 8, "offload": "all"}}, "train.hpz: 8 keeps a second copy .* train.offload = all moves them"),
+        ({"train": {"hpz": 1}}, "train.hpz"),
         ({"train": {"hostfile": "/no/such/hostfile"}}, "train.hostfile: no such file"),
         ({"train": {"hostfile": "/dev/null", "launcher": "direct"}}, "only the deepspeed launcher reads it"),
         ({"construct": {"general": {"path": None}}}, "construct.general.share: must be 0"),

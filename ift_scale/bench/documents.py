@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ift_scale import artifacts
-from ift_scale.bench import goals, growth
+from ift_scale.bench import goals, gpu, growth
 from ift_scale.bench.page import place_of, slope
 from ift_scale.bench.registry import BENCHMARKS, CHECKOUT, results_folder
 from ift_scale.bench.rows import OURS, Row, Spread, between, number, only, read
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.treatments import treatment
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md", "docs/gpu.md")
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _WIDTH = 145
 
@@ -132,17 +132,15 @@ def end_to_end_sentence(rows: Sequence[Row]) -> str:
 
 
 def gpu_sentence(rows: Sequence[Row]) -> str:
-    """What ran on GPUs: speeds of training and probing by shape and program, and how many times better our kernels are."""
+    """What ran on GPUs: tokens per second of training by shape and program, questions per second of probing."""
     found = [row for row in rows if row.device != "cpu"]
-    speeds = only(found, benchmark="train", quantity="tokens per second")
+    speeds = [r for r in only(found, benchmark="train", quantity="tokens per second") if r.case.endswith("bfloat16")]
     if not found:
-        return "Not run on a GPU yet (`benchmarks/gpu.sh`)."
-    told = [f"{row.case}, {row.who}: {row.value:,.0f} tokens a second" for row in speeds]
+        return f"{gpu.NOTHING} (`{gpu.FIRST}`; [docs/gpu.md](docs/gpu.md))."
+    told = [f"{row.case}, {row.who}: {row.value:,.0f} tokens per second" for row in speeds]
     for row in only(found, benchmark="probe", quantity="questions per second"):
-        told.append(f"{row.case}, {row.who}: {row.value:,.0f} questions a second")
-    for row in only(found, benchmark="kernels", who="triton"):
-        told += [f"{row.case}: {times(r.value)} times {peer}" for peer, r in row.ratios.items()]
-    return _lines(f"On a GPU ({where(found[0])}): {'; '.join(told)}.")
+        told.append(f"{row.case}, {row.who}: {row.value:,.0f} questions per second")
+    return _lines(f"On a GPU ({where(found[0])}; [docs/gpu.md](docs/gpu.md)): {'; '.join(told)}.")
 
 
 def demo_table(rows: Sequence[Row]) -> str:
@@ -282,5 +280,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "demo-time": table("demo", "seconds"),
     "goals": goals_table,
     "models": models_table,
+    **gpu.BLOCKS,
     **{f"{name}-table": table(name) for name in BENCHMARKS if name not in ("demo", "simulator", "models")},
 }

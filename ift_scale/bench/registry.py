@@ -36,7 +36,7 @@ class Benchmark:
     driver: str
     cpu: Size
     gpu: str
-    """What a GPU runs of it (benchmarks/gpu.sh), or why nothing."""
+    """What a GPU runs of it (benchmarks/gpu), or why nothing."""
     peers: tuple[str, ...] = ()
     in_all: bool = True
     """Part of `bench run all`."""
@@ -55,7 +55,7 @@ BENCHMARKS = {
             "the same tokens asked; predictions as the authors' loop's in float32 on 99.5% of the questions (bfloat16: 90%)",
             "bench_probe.py",
             Size("588 real MMLU 5-shot prompts, a random Llama of 22 M parameters, float32 and bfloat16", 0.5, 5.0, 2),
-            "gpu_probe.py: 2,000 MMLU questions, a 7B-shaped Llama; one request an option",
+            "gpu/probe.py: 2,000 MMLU questions, a 7B-shaped Llama; one request an option",
             ("lm-eval",),
         ),
         Benchmark(
@@ -84,7 +84,7 @@ BENCHMARKS = {
             "the same tokens in the same steps; every step's loss within 1e-4 of ours (bfloat16: 5e-3)",
             "bench_train.py",
             Size("two ranks, ZeRO-2, a random Llama of 22 M parameters on real instructions", 6.0, 3.0, 2),
-            "gpu_train.py: 1B- and 7B-shaped Llamas; gpu_trl.py: TRL with Liger-Kernel",
+            "gpu/train.py: 1B-, 3B- and 7B-shaped Llamas; gpu/peer_trl.py: TRL with Liger-Kernel; gpu/exact.py",
             ("trl",),
         ),
         Benchmark(
@@ -113,7 +113,7 @@ BENCHMARKS = {
             "in the dearest moment the prediction is at most 10% above what is held, and at most 5% below",
             "bench_memory.py",
             Size("small Llamas, checkpointing none, selective and full", 0.6, 0.0, 1, 1),
-            "gpu_train.py: peak against the memory model",
+            "gpu/train.py: peak against the memory model",
         ),
         Benchmark(
             "start-up",

@@ -2,6 +2,7 @@
 
 A row is one figure of one program in one case, with the spread of its repeats, what was checked before it was kept, and what it was
 measured on. `store` takes the new rows for the old ones of the same program on the same device, so a GPU's rows outlive a CPU's.
+On a GPU, where each command measures a part, new rows replace only those of the same figures.
 """
 
 import os
@@ -169,12 +170,13 @@ def out_folder(quick: bool) -> Path:
 
 
 def store(rows: Sequence[Row], folder: Path) -> Path:
-    """Put rows of one benchmark into FOLDER/BENCHMARK.jsonl, in place of those of the same programs on the same device."""
+    """Put rows of one benchmark into FOLDER/BENCHMARK.jsonl, in place of the same programs' (CPU) or the same figures' (GPU)."""
     names = {row.benchmark for row in rows}
     assert len(names) == 1, names
     path = folder / f"{names.pop()}.jsonl"
-    replaced = {(row.who, row.device) for row in rows}
-    kept = [row for row in read_file(path) if (row.who, row.device) not in replaced]
+    programs = {(row.who, row.device) for row in rows if row.device == "cpu"}
+    figures = {row.key for row in rows}
+    kept = [row for row in read_file(path) if (row.who, row.device) not in programs and row.key not in figures]
     artifacts.write_jsonl(path, [*kept, *rows])
     return path
 

@@ -131,6 +131,16 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append(
             "train.compile: not proven with train.zero_stage = 3, whose hooks lie inside the layers; set one of them to auto or off"
         )
+    if isinstance(train.hpz, int) and train.zero_stage not in ("auto", 3):
+        problems.append(
+            f"train.hpz: {train.hpz} needs ZeRO-3, where weights are sharded (train.zero_stage = {train.zero_stage}); "
+            "set one of them to auto"
+        )
+    if isinstance(train.hpz, int) and train.offload == "all":
+        problems.append(
+            f"train.hpz: {train.hpz} keeps a second copy of the weights on the devices, and train.offload = all moves them to the "
+            "host; set one of them to auto"
+        )
     if train.compile and train.activation_checkpointing == "selective":
         problems.append(
             "train.compile: compiled layers are not checkpointed selectively; set activation_checkpointing to full or none"

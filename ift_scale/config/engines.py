@@ -20,7 +20,8 @@ class EngineConfig(Section):
     """Engines that one process feeds; when left out, one for each GPU or tensor-parallel group, on a CPU one."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     enforce_eager: bool | None = None
-    """Skip vLLM's compilation and CUDA graphs; when left out, only on a CPU, where it starts in a third of the time."""
+    """Skip vLLM's compilation and CUDA graphs; when left out, only on a CPU, where it starts in a third of the time. An engine that
+    only scores never captures graphs."""
     cpu_kv_cache_gib: PositiveInt = 1
     """Memory for vLLM's cache on a CPU."""
     max_num_batched_tokens: PositiveInt | None = None
@@ -29,6 +30,11 @@ class EngineConfig(Section):
     """Requests that vLLM runs in one step, at most; vLLM's own choice when left out."""
     batch_tokens: PositiveInt | None = None
     """Tokens in one batch of the transformers engine, padding included; when left out, 4096 on a CPU and 16384 on a GPU."""
+
+    @property
+    def generates(self) -> bool:
+        """True if answers longer than a token may be generated; False only promises to score."""
+        return True
 
 
 class ReliabilityConfig(Section):
@@ -82,6 +88,10 @@ class ProbeConfig(EngineConfig):
     reliability: ReliabilityConfig = ReliabilityConfig()
     free: FreeConfig = FreeConfig()
 
+    @property
+    def generates(self) -> bool:
+        return self.free.ask or self.reliability.grades
+
 
 class EvaluateConfig(EngineConfig):
     template: Literal["vicuna", "chatml", "model"] = "vicuna"
@@ -90,3 +100,7 @@ class EvaluateConfig(EngineConfig):
     """Also let every arm write an answer, greedily, from which the option is read (or a refusal); asks free questions too."""
     max_tokens: PositiveInt = 32
     """A generated answer ends with its line, or here."""
+
+    @property
+    def generates(self) -> bool:
+        return self.generate

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section
 from ift_scale.distributed import has_gpu
@@ -35,6 +35,11 @@ class LiveConfig(Section):
     """End an arm when its live knowledge stops improving; never when left out. The arm's weights are those of its last step."""
 
 
+def _off(value: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 class TrainConfig(Section):
     num_ranks: PositiveInt = 1
     """Processes that train together, one for each device."""
@@ -48,16 +53,23 @@ class TrainConfig(Section):
     """`auto`: with `offload` and `activation_checkpointing`, the lightest that fits by the memory model; `plan` shows it."""
     offload: Literal["auto", "none", "optimizer", "all"] = "auto"
     """What lives in host memory: the optimizer's states, or with ZeRO-3 the weights too."""
+    hpz: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_off)] = "auto"
+    """ZeRO-3 over several nodes: each node also holds all weights among its ranks, so that most gathering stays inside it (ZeRO++'s
+    hierarchical partition). `auto`: where it fits; a number: so many consecutive ranks hold a copy, instead of a node's."""
     activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
     """What is computed again in the backward pass: nothing, all but matrix products and attention, or whole layers."""
     compile: bool = False
-    """Compile the decoder layers with torch.compile."""
+    """Compile the decoder layers' own code with torch.compile; `kernels` then decides about the loss alone."""
     attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = "auto"
     """Attention that keeps packed examples apart: flash-attn's or torch's variable-length kernels, or SDPA for each example."""
     prune_last_layer: bool = True
     """Compute the last layer on supervised rows only: exact."""
     kernels: Literal["auto", "pytorch", "triton", "liger"] = "auto"
-    """Who computes norms, SwiGLU, rotary embedding and the loss: `auto` takes what the stored figures say is fastest here."""
+    """Who computes norms, SwiGLU, rotary embedding and the loss. `auto`: what the stored figures show to be fastest on this device;
+    without a figure Liger-Kernel on a GPU, if it is installed, else PyTorch."""
+    optimizer: Literal["auto", "torch_fused", "fused_adam"] = "auto"
+    """Whose AdamW: torch's fused one, which needs no compiler, or DeepSpeed's, which is compiled at its first use on a GPU. `auto`:
+    torch's, unless a stored figure shows DeepSpeed's to be faster on this device."""
     epochs: PositiveInt = 3
     global_batch_size: PositiveInt = 256
     """Examples of one optimizer step, whatever the number of ranks."""

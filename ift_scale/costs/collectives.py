@@ -21,10 +21,13 @@ class Collective:
     kind: Kind
     size: float
     count: float
+    within: int = 0
+    """Ranks of each group that makes the call, which are on one node; 0: all ranks."""
 
 
 def seconds(call: Collective, machine: Machine, ranks: int) -> float:
     """Of all its calls; 0 for one rank. DataError for more ranks than a machine without a network has."""
+    ranks = call.within or ranks
     if ranks == 1 or call.count == 0:
         return 0.0
     link, nodes = machine.link(call.kind), math.ceil(ranks / machine.devices_per_node)

@@ -74,11 +74,12 @@ def predict(job: Job, machine: Machine, step: Sequence[Sequence[MicroBatch]]) ->
     sent = traffic(job.shape, job.setting, ranks, job.mixed, job.whole_buckets)
     parts: dict[str, float] = defaultdict(float)
     hidden = 0.0
-    for micro in step:
+    for number, micro in enumerate(step):
         passes = {batch: _passes(counter, job, machine, batch, ranks) for batch in set(micro)}
         slowest = max(passes.values(), key=lambda found: sum(found.values()))
         _add(parts, slowest)
-        for computing, calls in ((_forward(slowest), sent.forward), (_backward(slowest), sent.backward)):
+        gathered = sent.later_forward if number else sent.forward
+        for computing, calls in ((_forward(slowest), gathered), (_backward(slowest), sent.backward)):
             shown, behind = _exposed(calls, computing, machine, ranks)
             parts["communication"] += shown
             hidden += behind

@@ -11,12 +11,14 @@ the new weights are gathered, in one call (all_gather_into_tensor).
 `memory.LIVE` elements, which are kept: the last LIVE / 2 of them (with full checkpointing LIVE / 3: their forward is computed
 again); every micro-batch gradients are reduce-scattered in buckets. A call gathers what a module needs with what is prefetched; a
 decoder layer's matrices come in seven calls or fewer. Parameters of up to 1e5 elements stay whole and are gathered after the step.
+With `Setting.hpz` the ranks of a node keep what the first forward pass of a step has gathered, divided among them, until the update
+changes it: all further gathering, in that micro-batch's backward pass and in later micro-batches, stays inside the node.
 
 Norms of gradients and overflow checks are scalars: two small all-reduces a step.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ift_scale.costs.collectives import Collective
 from ift_scale.train import memory
@@ -32,6 +34,8 @@ class Traffic:
     """Of one rank: beside each micro-batch's forward and backward pass, behind its backward pass, and around the update."""
 
     forward: tuple[Collective, ...] = ()
+    later_forward: tuple[Collective, ...] = ()
+    """Beside the forward passes of all micro-batches but the step's first."""
     backward: tuple[Collective, ...] = ()
     boundary: tuple[Collective, ...] = ()
     """Reductions that come once a step, behind the last backward pass."""
@@ -69,9 +73,11 @@ def traffic(shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_
         return Traffic(update=(scalars, weights), **where)
     modules = _MATRICES * shape.layers + 2
     again = gathered_again(shape, setting)
+    within = setting.hpz if setting.hpz > 1 else 0
     forward = _calls("all_gather", parameters, parameters, element, modules - 1)
     backward = [_calls("reduce_scatter", parameters, memory.BUCKET, element)]
     if again:
-        backward.append(_calls("all_gather", again, again, element, modules * again / parameters - 1))
+        backward.append(replace(_calls("all_gather", again, again, element, modules * again / parameters - 1), within=within))
     small = Collective("all_gather", element * (shape.norms_per_layer * shape.layers + 1) * shape.hidden, 1)
-    return Traffic(forward=(forward,), backward=tuple(backward), update=(scalars, small))
+    later = replace(forward, within=within)
+    return Traffic(forward=(forward,), later_forward=(later,), backward=tuple(backward), update=(scalars, small))

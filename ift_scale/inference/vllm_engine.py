@@ -64,6 +64,9 @@ class VllmEngine:
             "disable_log_stats": True,
             "seed": 0,
         }
+        if has_gpu and not spec.config.generates:
+            # Graphs serve steps of a few tokens, and capturing dozens of them takes half a minute; scoring has none of these steps.
+            arguments["compilation_config"] = {"cudagraph_mode": "NONE"}
         if has_gpu:
             arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
         optional = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")

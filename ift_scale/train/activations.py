@@ -4,7 +4,8 @@ Counted from what each operation saves (the method of Korthikanti et al. 2022, 2
 formulas a is the bytes of an element (2 in bfloat16, 4 in float32) and h, q, k, i the elements of a token's hidden state, queries,
 keys and MLP. "Fused" is a norm that saves its input only and a SwiGLU that saves its two inputs only, as Liger's, our Triton
 kernels and torch.compile do; plain PyTorch saves a norm's float32 copy and normalised value, and the activated gate too.
-Attention is a flash kernel, which saves its inputs, its output and a float32 number a head; keys and values are not repeated.
+Attention is a flash kernel, which saves its inputs, its output and a float32 number a head. "Repeated" is grouped attention by a
+kernel that takes as many key heads as query heads: it saves its keys and values repeated, q elements of each instead of k.
 
 Tests compare these counts with the bytes really held on a CPU. What a GPU's kernels hold inside (workspaces) is not counted.
 """
@@ -22,11 +23,13 @@ GPU_LOGITS, CPU_LOGITS = 256 * 2**20, 64 * 2**20
 
 @dataclass(frozen=True)
 class Precision:
-    """`element`: bytes of an activation. `fused`: norms and SwiGLU by kernels that save their inputs only."""
+    """`element`: bytes of an activation. `fused`: norms and SwiGLU by kernels that save their inputs only. `repeated`: keys and
+    values are repeated for grouped attention."""
 
     element: int
     fused: bool
     on_gpu: bool = True
+    repeated: bool = False
 
 
 def _norm(shape: ModelShape, precision: Precision) -> int:
@@ -39,12 +42,12 @@ def _norm(shape: ModelShape, precision: Precision) -> int:
 def whole_layer(shape: ModelShape, precision: Precision) -> int:
     """Bytes a token that one layer saves when nothing is computed again.
 
-    norms: n_norms * norm(h) [+ norm(q + k)]; inputs of the linear layers: a (2 h + i); attention: a (2 q + 2 k) + 4 heads;
-    SwiGLU: gate, up and, where it is not fused, the activated gate: 2 or 3 times a i.
+    norms: n_norms * norm(h) [+ norm(q + k)]; inputs of the linear layers: a (2 h + i); attention: a (2 q + 2 k) + 4 heads, with
+    repeated keys and values 4 a q + 4 heads; SwiGLU: gate, up and, where it is not fused, the activated gate: 2 or 3 times a i.
     """
     a, h, i = precision.element, shape.hidden, shape.intermediate
     normed = shape.norms_per_layer * h + shape.head_norms * (shape.q_size + shape.kv_size)
-    attention = 2 * shape.q_size + 2 * shape.kv_size
+    attention = 2 * shape.q_size + 2 * (shape.q_size if precision.repeated else shape.kv_size)
     swiglu = 2 * i if precision.fused else 3 * i
     return normed * _norm(shape, precision) + a * (2 * h + i + attention + swiglu) + 4 * shape.heads
 

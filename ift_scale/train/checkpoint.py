@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ift_scale import artifacts
 from ift_scale.config import TrainConfig
-from ift_scale.train import reshard
+from ift_scale.train import reshard, zero
 from ift_scale.train.control import Control
 from ift_scale.train.engine import Engine
 from ift_scale.train.job import ArmJob
@@ -39,7 +39,8 @@ class Checkpoints:
             return Progress()
         path, saved = found
         same_ranks = saved.world_size == engine.ranks.world_size or saved.zero_stage == 0  # stage 0 saves everything once
-        if same_ranks and (saved.zero_stage, saved.offload) == (self.config.zero_stage, self.config.offload):
+        now = self.config.zero_stage, self.config.offload, zero.optimizer_name(engine.deepspeed.optimizer)
+        if same_ranks and (saved.zero_stage, saved.offload, saved.optimizer) == now:
             loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
             assert loaded is not None, path
         else:
@@ -80,6 +81,7 @@ class Checkpoints:
             zero_stage=int(self.config.zero_stage),
             offload=self.config.offload,
             world_size=engine.ranks.world_size,
+            optimizer=zero.optimizer_name(engine.deepspeed.optimizer),
             versions={name: metadata.version(name) for name in ("torch", "deepspeed")},
             files={str(file.relative_to(temporary)): file.stat().st_size for file in files},
         )

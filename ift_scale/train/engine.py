@@ -62,18 +62,22 @@ def build(
     folder: Path, weights: dict[str, Tensor], config: TrainConfig, device: torch.device, ranks: Ranks, num_micro: int
 ) -> Engine:
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
-    settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro)
+    figures = kernels.stored_figures()
+    settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
+    zero.release_hpz_group()
     dtype = zero.precision_of(config, device)
     described = model.described(folder)
     exact = buffers.computed(*described, dtype)
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(*described, weights, config, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    chosen = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
+    chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
     if ranks.rank == 0:
-        print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in chosen.items()), sep="\n", flush=True)
+        shown = {"linear_cross_entropy": chosen["linear_cross_entropy"]} if config.compile else chosen
+        print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in shown.items()), sep="\n", flush=True)
     kernels.check(config.kernels, bare)
-    own = kernels.apply(bare, chosen)
+    # The compiler fuses the model's own code, and cannot trace our operations in a pruned layer.
+    own = [] if config.compile else kernels.apply(bare, chosen)
     if own and ranks.rank == 0:
         print(f"left to the model's own code: {', '.join(own)}", flush=True)
     if config.zero_stage == 0:

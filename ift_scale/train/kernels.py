@@ -1,8 +1,9 @@
 """Who computes norms, gated products, rotary embedding and the loss: chosen by stored figures, put into a model's own modules.
 
-An op is used only where it was measured to win on the device at hand (`kernels/figures.json`); without a figure it is the plain
-PyTorch reference. `apply` changes the given model's modules one by one and no class, so another model in the process keeps its own;
-only the rotary embedding is a function that all models of a family share.
+`auto` takes what was measured to be fastest on the device (`kernels/figures.json`). Without a figure it is Liger-Kernel on a GPU,
+if installed, whose ops are published to beat plain PyTorch, and else the PyTorch reference. `apply` changes the given model's
+modules one by one and no class, so another model in the process keeps its own; only the rotary embedding is a function that all
+models of a family share.
 """
 
 import importlib
@@ -91,7 +92,7 @@ def _fastest(op: str, device: str, figures: Sequence[dict[str, Any]], available:
     """The least sum of medians over the shapes measured; PyTorch where torch.compile wins, since no kernel is worth using then."""
     times = [row["milliseconds"] for row in figures if row["op"] == op and row["device"] == device]
     if not times:
-        return Choice("pytorch", f"no figure is stored for {device}")
+        return Choice("liger" if "liger" in available else "pytorch", f"no figure is stored for {device}")
     candidates: list[Any] = [name for name in ("pytorch", "triton", "liger") if name in available]
     totals = {name: sum(t[name]["p50"] for t in times) for name in [*candidates, "compile"] if all(name in t for t in times)}
     best = min(totals, key=lambda name: totals[name])

@@ -9,7 +9,10 @@ States are held all along. Beside them a step has three moments, each gone befor
 when all layers' activations are held and a chunk of logits; the backward pass, with ZeRO's buckets; and the optimizer's step.
 """
 
+import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from ift_scale.config import TrainConfig
@@ -50,10 +53,13 @@ class Setting:
     zero_stage: int
     offload: Offload
     checkpointing: Checkpointing
+    hpz: int = 1
+    """Ranks that hold all weights among them a second time (ZeRO++'s hierarchical partition, stage 3); 1: none do."""
 
     def __str__(self) -> str:
         moved = "no offload" if self.offload == "none" else f"offload {self.offload}"
-        return f"ZeRO-{self.zero_stage}, {self.checkpointing} activation checkpointing, {moved}"
+        copies = f", weights held once per {self.hpz} ranks" if self.hpz > 1 else ""
+        return f"ZeRO-{self.zero_stage}{copies}, {self.checkpointing} activation checkpointing, {moved}"
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,16 @@ class Workload:
     tokens: int
     rows: int
     on_gpu: bool = True
+    repeated: bool = False
+    """Keys and values are repeated for grouped attention."""
 
     @classmethod
     def of(cls, config: TrainConfig, shape: ModelShape, world_size: int, on_gpu: bool) -> "Workload":
         """Of a configuration. All tokens may be supervised; whoever computes an op of `kernels`, it keeps its inputs only."""
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
         tokens = config.tokens_per_micro_batch
-        return cls(shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu)
+        repeated = shape.kv_heads < shape.heads and repeats_keys(config.attention, mixed and on_gpu)
+        return cls(shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu, repeated)
 
     @property
     def element(self) -> int:
@@ -118,6 +127,24 @@ class Memory:
     def total(self) -> float:
         """On the device."""
         return self.held + self.fragmentation + self.context
+
+
+def repeats_keys(attention: str, on_gpu: bool) -> bool:
+    """True if `train.attention` computes grouped attention with repeated keys and values: by SDPA, which `auto` takes outside of a
+    GPU in bfloat16, and by a `varlen_attn` of torch that does not group heads itself."""
+    if attention == "auto":
+        attention = "sdpa" if not on_gpu else "flash_attn" if importlib.util.find_spec("flash_attn") else "varlen"
+    return attention == "sdpa" or (attention == "varlen" and not varlen_groups_heads())
+
+
+@lru_cache(maxsize=1)
+def varlen_groups_heads() -> bool:
+    """True if torch's `varlen_attn` has `enable_gqa` (torch 2.11 has not). Read from its source: importing torch takes seconds."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return True
+    source = Path(torch.origin).parent / "nn" / "attention" / "varlen.py"
+    return not source.is_file() or "enable_gqa" in source.read_text(encoding="utf-8")
 
 
 def whole_buckets(world_size: int) -> bool:
@@ -234,7 +261,8 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     """Bytes of one rank, part by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
-    precision = Precision(work.element, work.fused, work.on_gpu)
+    precision = Precision(work.element, work.fused, work.on_gpu, work.repeated)
+    copy = 1 / setting.hpz if setting.hpz > 1 else 0
     always, gathered = _always(work, setting), _gathered(work, setting)
     matrix = work.element * shape.embedding_parameters
     head = matrix if gathered else 0
@@ -243,7 +271,7 @@ def estimate(work: Workload, setting: Setting) -> Memory:
         activations.head_gradients(shape, precision, work.rows) + head,
     )
     return Memory(
-        weights=0 if offload == "all" else work.element * parameters / (ranks if stage == 3 else 1),
+        weights=0 if offload == "all" else work.element * parameters * (1 / (ranks if stage == 3 else 1) + copy),
         gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * parameters,
         optimizer=optimizer_bytes(stage, ranks) * parameters if offload == "none" else 0,
         activations=work.tokens * activations.kept(shape, precision, checkpointing),

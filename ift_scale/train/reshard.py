@@ -97,7 +97,9 @@ def load(engine: Engine, folder: Path, zero_stage: int, world_size: int) -> None
 
 def _fresh_state(base: Any, parameter: Tensor, step: int) -> dict[str, Any]:
     """A parameter's state as the optimizer makes it in its first step; torch's own counts steps in a tensor."""
-    counted = torch.tensor(float(step)) if isinstance(base, torch.optim.AdamW) else step
+    counted: Any = step
+    if isinstance(base, torch.optim.AdamW):
+        counted = torch.tensor(float(step), device=parameter.device if base.defaults["fused"] else None)
     base.state[parameter] = {"step": counted, **{kind: torch.zeros_like(parameter) for kind in MOMENTS}}
     return base.state[parameter]
 

@@ -41,6 +41,8 @@ class Saved(BaseModel):
     zero_stage: int
     offload: str
     world_size: int
+    optimizer: str = ""
+    """Whose AdamW made the states (`zero.optimizer_name`); empty in checkpoints of earlier versions."""
     versions: dict[str, str]
     files: dict[str, int]
 

@@ -16,6 +16,7 @@ Stages 0 and 1 are never chosen. In bfloat16 DeepSpeed 0.19.8 does not implement
 no slower. On one rank stage 3 saves nothing unless the weights are offloaded, and is left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ift_scale.config import TrainConfig
@@ -53,11 +54,13 @@ class Plan:
     chosen: Option
 
 
-def candidates(config: TrainConfig, world_size: int, on_gpu: bool = True) -> list[Setting]:
+def candidates(config: TrainConfig, world_size: int, per_node: int = 8, on_gpu: bool = True) -> list[Setting]:
     """The settings that the user's own leave open, cheapest first. A CPU offloads nothing by itself: its memory is the host's.
 
-    ConfigError where his own cannot go together. A stage 0 or 1 that he set is there in stage 2's place.
+    ConfigError if their own cannot go together. A stage 0 or 1 that they set takes stage 2's place. With ZeRO-3 over several whole
+    nodes, `train.hpz: auto` puts a setting that holds the weights once per node before the same one without: it sends less.
     """
+    group = hpz_group(config, world_size, per_node)
     stage, offload, checkpointing = config.zero_stage, config.offload, config.activation_checkpointing
     order = _STAGES_AND_CHECKPOINTING
     if stage != "auto":
@@ -68,10 +71,14 @@ def candidates(config: TrainConfig, world_size: int, on_gpu: bool = True) -> lis
         for at, how in order:
             if config.compile and (how == "selective" or at == 3):
                 continue  # a compiled layer shows the checkpoint none of its operations; ZeRO-3's hooks lie inside it
+            if isinstance(config.hpz, int) and (at != 3 or moved == "all"):
+                continue
             possible = (at == 3 if moved == "all" else at > 0 or moved == "none") and checkpointing in ("auto", how)
             idle = stage == "auto" and at == 3 and world_size == 1 and moved != "all"
             if possible and not idle:
-                found.append(Setting(at, moved, how))
+                grouped = group if at == 3 and moved != "all" else 1
+                sizes = [grouped] if grouped == 1 or config.hpz == group else [grouped, 1]
+                found += [Setting(at, moved, how, size) for size in sizes]
     if not found:
         reason = "needs ZeRO-3, where weights are sharded" if offload == "all" else "needs ZeRO-1, 2 or 3"
         raise ConfigError("settings", [f"train.offload: {offload} {reason} (train.zero_stage = {stage}); set one of them to auto"])
@@ -108,11 +115,31 @@ class Room:
         return host_fits and (self.gpu_bytes is None or memory.total <= self.gpu_bytes)
 
 
+def hpz_group(config: TrainConfig, world_size: int, per_node: int) -> int:
+    """Ranks that hold the weights among them a second time, 1 for none. ConfigError where a set number is impossible.
+
+    `auto` takes a node's ranks, where there are several nodes of as many. DeepSpeed 0.19.8 holds copies in ZeRO-3 only, in equal
+    groups of consecutive ranks. With offloaded weights the copies would be in host memory too; the configuration refuses that.
+    """
+    if isinstance(config.hpz, int):
+        if world_size % config.hpz or world_size == config.hpz:
+            problem = f"train.hpz: {config.hpz} must divide the number of ranks and be less than it ({world_size} ranks)"
+            raise ConfigError("settings", [f"{problem}; set it to auto"])
+        return config.hpz
+    several = 1 < per_node < world_size and world_size % per_node == 0
+    return per_node if config.hpz == "auto" and several else 1
+
+
+def whole_nodes(places: Sequence[tuple[int, int]]) -> bool:
+    """True if the ranks, given in their order by (rank on its node, ranks on its node), fill one equal node after another."""
+    return all(local == rank % size and size == places[0][1] for rank, (local, size) in enumerate(places))
+
+
 def weigh(shape: ModelShape, room: Room, config: TrainConfig) -> Plan:
     """Every candidate with what it takes. The chosen one is the first that fits, where none does the one that takes least."""
     work = Workload.of(config, shape, room.world_size, room.on_gpu)
     found = []
-    for setting in candidates(config, room.world_size, room.on_gpu):
+    for setting in candidates(config, room.world_size, room.per_node, room.on_gpu):
         memory = estimate(work, setting)
         found.append(Option(setting, memory, room.fits(memory)))
     if found[0].fits is None:
@@ -175,14 +202,18 @@ def resolve(config: TrainConfig, shape: ModelShape, room: Room, tokens: int | No
     `tokens`: most that a micro-batch of the arms' sets has, where that is less than the cap. Errors as in `choose`; what is wholly
     set by hand is not held against the memory model, which may err.
     """
-    if "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing):
-        return _with(config, candidates(config, room.world_size, room.on_gpu)[0]), None
+    fixed = "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing)
     weighed = config if tokens is None else config.model_copy(update={"tokens_per_micro_batch": tokens})
-    plan = choose(shape, room, weighed)
-    said = None if room.on_gpu or room.host_bytes is None else told(plan, room)
+    plan = (weigh if fixed else choose)(shape, room, weighed)
+    said = None if fixed or room.on_gpu or room.host_bytes is None else told(plan, room)
     return _with(config, plan.chosen.setting), said
 
 
 def _with(config: TrainConfig, setting: Setting) -> TrainConfig:
-    values = {"zero_stage": setting.zero_stage, "offload": setting.offload, "activation_checkpointing": setting.checkpointing}
+    values = {
+        "zero_stage": setting.zero_stage,
+        "offload": setting.offload,
+        "activation_checkpointing": setting.checkpointing,
+        "hpz": setting.hpz if setting.hpz > 1 else "off",
+    }
     return config.model_copy(update=values)

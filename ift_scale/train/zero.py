@@ -4,11 +4,16 @@ Defaults that DeepSpeed would choose against the intent (clipping, accumulation 
 the sizes that decide about memory: `memory` holds them.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
+from deepspeed import comm
+from deepspeed.utils import groups
+from torch.utils.cpp_extension import CUDA_HOME
 
 from ift_scale.config import TrainConfig
+from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.train import memory
 
 
@@ -18,8 +23,38 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
     return getattr(torch, config.precision)
 
 
-def deepspeed_config(config: TrainConfig, device: torch.device, world_size: int, num_micro_batches: int) -> dict[str, Any]:
-    """The dict for `deepspeed.initialize`. `num_micro_batches`: most that a step of this arm has."""
+def optimizer_of(
+    setting: str, device: torch.device, device_name: str, figures: Sequence[dict[str, Any]]
+) -> Literal["client", "torch_fused", "fused_adam"]:
+    """Whose AdamW computes the update; `client` is the plain one of torch that we build ourselves, which `auto` takes on a CPU.
+
+    `figures`: rows of kernels/figures.json, of which those of the op `adamw` count. Raises ConfigError or EnvironmentProblem if
+    the set one cannot run here.
+    """
+    on_gpu = device.type == "cuda"
+    if setting == "auto":
+        times = [row["milliseconds"] for row in figures if row["op"] == "adamw" and row["device"] == device_name]
+        both = [t for t in times if {"torch_fused", "fused_adam"} <= set(t)]
+        quicker = bool(both) and sum(t["fused_adam"]["p50"] - t["torch_fused"]["p50"] for t in both) < 0
+        # A stored figure may come from another machine with such a card: without a compiler here it decides nothing.
+        return "client" if not on_gpu else "fused_adam" if quicker and CUDA_HOME else "torch_fused"
+    if setting == "fused_adam" and not on_gpu:
+        raise ConfigError("training", [f"train.optimizer: fused_adam needs a CUDA device (device: {device.type}); set it to auto"])
+    if setting == "fused_adam" and CUDA_HOME is None:
+        problem = "train.optimizer: fused_adam is compiled at its first use, and no CUDA toolkit (nvcc) was found"
+        raise EnvironmentProblem(f"{problem}. Install the one that matches torch, or set train.optimizer to auto.")
+    return setting  # type: ignore[return-value]
+
+
+def deepspeed_config(
+    config: TrainConfig, device: torch.device, world_size: int, num_micro_batches: int, figures: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """The dict for `deepspeed.initialize`. `num_micro_batches`: most that a step of this arm has; `figures`: see `optimizer_of`.
+
+    Without a section `optimizer` the caller gives a torch.optim.AdamW of its own.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else device.type
+    optimizer = optimizer_of(config.optimizer, device, name, figures)
     bf16 = precision_of(config, device) is torch.bfloat16
     result: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -31,11 +66,13 @@ def deepspeed_config(config: TrainConfig, device: torch.device, world_size: int,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero_settings(config, device, world_size),
-        # A torch optimizer, which we give on a CPU, may work on offloaded states too.
-        "zero_force_ds_cpu_optimizer": device.type == "cuda",
+        # A torch optimizer works on offloaded states too, on the host.
+        "zero_force_ds_cpu_optimizer": optimizer == "fused_adam",
     }
-    if device.type == "cuda":
+    if optimizer != "client":
         parameters = {"lr": config.learning_rate, "betas": [config.beta1, config.beta2], "weight_decay": config.weight_decay}
+        if optimizer == "torch_fused":
+            parameters |= {"torch_adam": True, "fused": True}
         result["optimizer"] = {"type": "AdamW", "params": parameters}
     return result
 
@@ -57,8 +94,26 @@ def zero_settings(config: TrainConfig, device: torch.device, world_size: int) ->
             "stage3_max_reuse_distance": memory.LIVE,
             "stage3_prefetch_bucket_size": memory.PREFETCH,
         }
+        if isinstance(config.hpz, int):
+            result["zero_hpz_partition_size"] = config.hpz
     if config.offload != "none":
         result["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     if config.offload == "all":
         result["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     return result
+
+
+def release_hpz_group() -> None:
+    """Drop the last engine's group of ranks that holds a copy of the weights. All ranks must call.
+
+    DeepSpeed 0.19.8 keeps it in a global, and cannot make a second for the next arm's engine.
+    """
+    group = groups._get_zero_param_intra_parallel_group()
+    if group is not None:
+        comm.destroy_process_group(group)
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """The AdamW inside DeepSpeed's optimizer by class, with `fused` for torch's fused one: states pass as they are among equals."""
+    base = getattr(optimizer, "optimizer", optimizer)
+    return f"{type(base).__name__}{', fused' if base.defaults.get('fused') else ''}"

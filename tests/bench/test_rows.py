@@ -33,6 +33,16 @@ def test_ratios_are_of_one_repeat() -> None:
     assert ratios([2.0], {"peer": [4.0]}, "lower")["peer"].value == 2.0
 
 
+def test_on_a_gpu_each_command_adds_what_it_measured(tmp_path: Path) -> None:
+    store([row(1.0, device="a GPU"), row(2.0, device="a GPU", case="bfloat16")], tmp_path)
+    path = store([row(9.0, device="a GPU"), row(3.0, device="another")], tmp_path)
+    assert [(r.case, r.device, r.value) for r in read_file(path)] == [
+        ("bfloat16", "a GPU", 2.0),
+        ("float32", "a GPU", 9.0),
+        ("float32", "another", 3.0),
+    ]
+
+
 def test_new_rows_replace_those_of_the_same_program_on_the_same_device(tmp_path: Path) -> None:
     store([row(1.0), row(2.0, who="TRL"), row(3.0, device="a GPU")], tmp_path)
     path = store([row(9.0, case="bfloat16")], tmp_path)

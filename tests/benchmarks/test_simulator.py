@@ -39,10 +39,14 @@ def stored() -> Any:
 
 
 def test_the_scaling_that_the_docs_tell_is_predicted_today() -> None:
-    bench, stored = _module("predict_scaling"), _stored("predicted_scaling")["predicted"]
-    assert bench.rows() == stored
-    text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if line.startswith("| llama")] == bench.table(stored)
+    bench, both = _module("predict_scaling"), _stored("predicted_scaling")
+    stored = both["predicted"]
+    assert bench.rows() == stored and bench.hpz_rows() == both["hpz"]
+    lines = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("| llama")] == bench.table(stored)
+    machines = tuple(f"| {name} |" for name in bench.HPZ_MACHINES)
+    assert [line for line in lines if line.startswith(machines)] == bench.hpz_table(both["hpz"])
+    assert {(row["model"], row["gpus"]) for row in both["hpz"]} == {(m, n) for m in bench.HPZ_MODELS for n in (64, 128, 256, 512)}
 
 
 def test_the_stored_predictions_are_those_of_today(bench: ModuleType, stored: Any) -> None:

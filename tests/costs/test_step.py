@@ -6,6 +6,7 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.costs import scaling, work
+from ift_scale.costs.collectives import seconds
 from ift_scale.costs.machine import Link, Machine, read_machine
 from ift_scale.costs.step import Job, Prediction, predict
 from ift_scale.costs.work import Counter, MicroBatch
@@ -101,6 +102,23 @@ def test_what_each_stage_sends() -> None:
     again = 2 * (parameters - memory.LIVE / 2)
     assert sent(3, "backward") == pytest.approx({"reduce_scatter": 2 * parameters, "all_gather": again})
     assert gathered_again(read_shape("llama-1b"), Setting(3, "none", "none")) < 1e9
+
+
+def test_weights_held_once_per_node_are_gathered_over_the_network_once_a_step() -> None:
+    machine = read_machine("h100-sxm")
+    plain, copied = (traffic(LARGE, Setting(3, "none", "full", size), 64, True) for size in (1, 8))
+    assert plain.later_forward == plain.forward == copied.forward
+    assert [call.within for call in (*copied.forward, *copied.later_forward)] == [0, 8]
+    assert [call.within for call in copied.backward] == [0, 8]  # gradients go to all
+    assert [call.size * call.count for call in copied.backward] == [call.size * call.count for call in plain.backward]
+    (gathered,) = copied.later_forward
+    assert seconds(gathered, machine, 64) == pytest.approx(seconds(replace(gathered, within=0), machine, 8))
+    alone = _ideal(inside=Link(bandwidth=1e30, latency=0), between=Link(bandwidth=1e9, latency=0))  # only the network takes time
+    steps = [[BATCH] * 64] * 3
+    times = [predict(_job(3, setting=Setting(3, "none", "none", size)), alone, steps).parts["communication"] for size in (1, 8)]
+    once, again = 2 * SHAPE.parameters / 8e9, 2 * (SHAPE.parameters - memory.LIVE / 2) / 8e9
+    assert times[0] == pytest.approx(63 / 64 * 3 * (2 * once + again), rel=1e-2)
+    assert times[1] == pytest.approx(63 / 64 * (once + 3 * once), rel=1e-2)
 
 
 def test_slices_to_their_owners_are_half_the_bytes_and_many_more_calls() -> None:

@@ -29,6 +29,17 @@ SPLITS = {"packed-1": (True, 1), "packed-2": (True, 2), "packed-4": (True, 4), "
 # bfloat16 with float32 master weights, as on a GPU; DeepSpeed has no stage 0 of it.
 MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
+FUSED: tuple[tuple[int, Any], ...] = (
+    *((stage, "none") for stage in STAGES), (1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"),
+)  # fmt: skip
+# The weights held once per node as well: in one micro-batch and several, mixed, checkpointed, with the optimizer offloaded.
+HPZ: dict[str, dict[str, Any]] = {
+    "hpz": {},
+    "hpz-packed-4": {"tokens_per_micro_batch": 64},
+    "hpz-full": {"activation_checkpointing": "full"},
+    "hpz-offload": {"offload": "optimizer"},
+    "mixed-hpz": {"precision": "bfloat16"},
+}
 
 
 def settings(stage: int, packed: bool, **changes: Any) -> TrainConfig:
@@ -67,16 +78,19 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
     steps = packing.planned_steps(tokens.computed_lengths, config, ranks.world_size, 96, SEED)[:STEPS]
     built = engine.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
     gradient: dict[str, torch.Tensor] = {}
+    copies: list[int] = []
     update = engine._update
 
     def looked_at(one: engine.Engine) -> tuple[Any, bool]:
         if not gradient:
             named = one.packed.model.named_parameters()
             gradient.update({n: (p.grad if config.zero_stage == 0 else safe_get_full_grad(p)).clone() for n, p in named})
+            copies.append(sum(getattr(p, "ds_secondary_tensor", None) is not None for p in one.packed.parameters()))
         return update(one)
 
     engine._update = looked_at
     losses = []
+    optimizer = zero.optimizer_name(built.deepspeed.optimizer)
     whole_buckets = getattr(built.deepspeed.optimizer, "use_multi_rank_bucket_allreduce", False)
     try:
         for number, step in enumerate(steps):
@@ -86,7 +100,8 @@ def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any,
     finally:
         engine._update = update
         built.release()
-    return {"losses": losses, "gradient": gradient, "micro_batches": max(map(len, steps)), "whole_buckets": whole_buckets}
+    more = {"micro_batches": max(map(len, steps)), "whole_buckets": whole_buckets, "copies": copies[0], "optimizer": optimizer}
+    return {"losses": losses, "gradient": gradient, **more}
 
 
 def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
@@ -109,6 +124,12 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
     for stage in (2, 3):
         found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
+    for stage, moved in FUSED if ranks.world_size == 2 else ():
+        config = settings(stage, True, optimizer="torch_fused", offload=moved, **whole)
+        found[f"torch-fused{stage}-{moved}"] = run(model, tokens, config, ranks, device)
+    if ranks.world_size == 4:  # as two nodes of two
+        for name, changes in HPZ.items():
+            found[name] = run(model, tokens, settings(3, True, hpz=2, **(whole | changes)), ranks, device)
     if ranks.world_size > 1:
         memory.SLICED_UP_TO = 1
         found["zero2-whole-buckets"] = run(model, tokens, settings(2, True, **whole), ranks, device)

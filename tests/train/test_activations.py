@@ -4,6 +4,7 @@ import weakref
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ift_scale_kernels.linear_cross_entropy import chunked
@@ -13,8 +14,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ift_scale.train import activations
+from ift_scale.train import activations, attention
 from ift_scale.train.activations import Checkpointing, Precision
+from ift_scale.train.batch import collate
+from ift_scale.train.data import TokenizedSet
 from ift_scale.train.shape import ModelShape
 
 SMALL = {
@@ -99,6 +102,30 @@ def test_activations_are_what_a_model_holds(family: str, dtype: torch.dtype, che
     expected = tokens * activations.kept(shape, precision, checkpointing)
     assert expected == pytest.approx(kept, rel=0.02)
     assert expected + tokens * activations.working(shape, precision, checkpointing) == pytest.approx(live.peak, rel=0.06)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective"])
+def test_repeated_keys_and_values_are_what_packed_attention_holds(checkpointing: Checkpointing) -> None:
+    """SDPA example by example, for heads that share keys: what is held as the formulas count, and without the repetition less."""
+    config = {"model_type": "llama", **SMALL, "num_key_value_heads": 1, "num_hidden_layers": 3}
+    model, tokens = _model(config, checkpointing, torch.float32), 128
+    model.config._attn_implementation = attention.NAMES["sdpa"]
+    length = tokens + 1  # of which the last is predicted only
+    row = TokenizedSet(np.zeros(length, np.int32), np.ones(length, bool), np.array([0, length]), np.ones(1), 0)
+    batch = collate([0], row, np.ones(1), torch.device("cpu"), False)
+    with LiveBytes(model) as live:
+        hidden = model.model(
+            input_ids=batch.ids_1T, position_ids=batch.positions_1T, packed=batch.packed, use_cache=False
+        ).last_hidden_state
+        kept = live.now
+        hidden.backward(torch.ones_like(hidden))
+    shape = ModelShape.from_config(config)
+    counted, without = (
+        tokens * activations.kept(shape, Precision(4, fused=False, repeated=repeated), checkpointing) for repeated in (True, False)
+    )
+    # Each example's output is held by SDPA, and once more in one row for the next product, which is not counted.
+    assert counted == pytest.approx(kept, rel=0.05)
+    assert checkpointing == "selective" or without < 0.9 * kept
 
 
 def test_the_head_is_bounded_by_its_chunk() -> None:

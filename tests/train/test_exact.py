@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from ift_scale.distributed import free_port
 from ift_scale.train import data, engine, packing
 from tests.train import exact_ranks
-from tests.train.exact_ranks import BATCH, MIXED_STAGES, SEED, SPLITS, STAGES, STEPS
+from tests.train.exact_ranks import BATCH, FUSED, HPZ, MIXED_STAGES, SEED, SPLITS, STAGES, STEPS
 
 pytestmark = pytest.mark.engine
 PREFIX = 10
@@ -106,6 +106,9 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
     cases = {f"zero{stage}-{split}": num_micro for stage in STAGES for split, (_, num_micro) in SPLITS.items()}
     whole_buckets = {"zero2-whole-buckets", "mixed2-whole-buckets"} if world_size > 1 else set()
     more = ["zero3-selective", "zero3-full", *(case for case in whole_buckets if case.startswith("zero"))]
+    fused = [f"torch-fused{stage}-{moved}" for stage, moved in FUSED] if world_size == 2 else []
+    copied = list(HPZ) if world_size == 4 else []  # as two nodes of two
+    more += [*fused, *(case for case in copied if case != "mixed-hpz")]
     for case, num_micro in (cases | dict.fromkeys(more, 1)).items():
         assert found[case]["micro_batches"] >= (num_micro or BATCH // world_size)
         assert found[case]["losses"] == pytest.approx(losses, rel=1e-5), case
@@ -121,4 +124,11 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
         # To bfloat16's rounding, of the weights to begin with.
         assert found[case]["losses"] == pytest.approx(losses, rel=0.02), case
     assert {case for case in found if found[case]["whole_buckets"]} == whole_buckets
+    assert all(found[case]["optimizer"] == "AdamW, fused" for case in fused) and found["zero2-packed-1"]["optimizer"] == "AdamW"
+    assert {case for case in found if found[case]["copies"]} == set(copied)
+    for case in copied:
+        assert found[case]["copies"] == len(gradient), "every weight has a copy among the ranks of a node"
+    if copied:
+        assert found["hpz-packed-4"]["micro_batches"] > 1
+        assert found["mixed-hpz"]["losses"] == pytest.approx(found["mixed3"]["losses"], rel=1e-5)
     print(f"world size {world_size}: largest relative error of a parameter's gradient {worst:.1e}")

@@ -45,12 +45,21 @@ def test_auto_takes_what_was_fastest_over_all_shapes() -> None:
     ]
     choice = kernels.choose("auto", "a GPU", figures, ALL)
     assert {op: c.implementation for op, c in choice.items()} == {
-        "linear_cross_entropy": "pytorch", "rms_norm": "liger", "swiglu": "triton", "rotary": "pytorch",
+        "linear_cross_entropy": "liger", "rms_norm": "liger", "swiglu": "triton", "rotary": "pytorch",
     }  # fmt: skip
     assert "no figure" in choice["linear_cross_entropy"].reason
     assert "torch.compile" in choice["rotary"].reason
     without = kernels.choose("auto", "a GPU", figures, ("pytorch", "triton"))
     assert without["rms_norm"].implementation == "triton"
+    assert without["linear_cross_entropy"].implementation == "pytorch"
+
+
+def test_without_figures_auto_takes_liger_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed, expected in ((True, "liger"), (False, "pytorch")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=installed: found or name != "liger_kernel" or None)
+        choice = kernels.choose("auto", "a GPU", [], kernels.available("cuda"))
+        assert {c.implementation for c in choice.values()} == {expected}
+        assert {c.implementation for c in kernels.choose("auto", "cpu", [], kernels.available("cpu")).values()} == {"pytorch"}
 
 
 @pytest.mark.parametrize("setting", ["triton", "liger"])

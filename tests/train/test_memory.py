@@ -1,11 +1,13 @@
 """The memory model against bytes really held: those measured of ZeRO's states, and those that DeepSpeed holds on a CPU."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ift_scale.bench.rows import read
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import free_port
+from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.plan.memory import PRESETS, read_shape
 from ift_scale.train import memory, zero
 from ift_scale.train.activations import Checkpointing
@@ -105,6 +108,70 @@ def test_zero_settings_are_those_of_the_memory_model() -> None:
     assert not {"sub_group_size", "offload_param", "offload_optimizer"} & set(plain)
     whole = [zero.zero_settings(config, torch.device("cuda"), n)["use_multi_rank_bucket_allreduce"] for n in (1, 64, 65)]
     assert whole == [False, False, True] and memory.SLICED_UP_TO == 64
+
+
+FASTER = [{"op": "adamw", "device": "a GPU", "milliseconds": {"torch_fused": {"p50": 2.0}, "fused_adam": {"p50": 1.0}}}]
+SLOWER = [{"op": "adamw", "device": "a GPU", "milliseconds": {"torch_fused": {"p50": 1.0}, "fused_adam": {"p50": 2.0}}}]
+
+
+@pytest.mark.parametrize(
+    ("figures", "toolkit", "expected"),
+    [
+        ([], "/cuda", "torch_fused"),
+        (FASTER, "/cuda", "fused_adam"),
+        (FASTER, None, "torch_fused"),
+        (SLOWER, "/cuda", "torch_fused"),
+    ],
+)
+def test_auto_compiles_an_optimizer_only_for_a_figure(
+    monkeypatch: pytest.MonkeyPatch, figures: list[Any], toolkit: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(zero, "CUDA_HOME", toolkit)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert zero.optimizer_of("auto", cuda, "a GPU", figures) == expected
+    assert zero.optimizer_of("auto", cuda, "another", figures) == "torch_fused"
+    assert zero.optimizer_of("auto", cpu, "cpu", figures) == "client"
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
+def test_deepspeed_is_given_the_optimizer_that_was_chosen(monkeypatch: pytest.MonkeyPatch, offload: Offload) -> None:
+    monkeypatch.setattr(zero, "CUDA_HOME", "/cuda")
+    config = TrainConfig(zero_stage=2, offload=offload, activation_checkpointing="none", optimizer="fused_adam", beta2=0.95)
+    theirs = zero.deepspeed_config(config, torch.device("cuda"), 1, 1)
+    torchs = zero.deepspeed_config(config.model_copy(update={"optimizer": "auto"}), torch.device("cuda"), 1, 1)
+    parameters = {"lr": 2e-5, "betas": [0.9, 0.95], "weight_decay": 0.0}
+    assert theirs["optimizer"]["params"] == parameters and theirs["zero_force_ds_cpu_optimizer"]
+    assert torchs["optimizer"]["params"] == parameters | {"torch_adam": True, "fused": True}
+    assert not torchs["zero_force_ds_cpu_optimizer"]  # DeepSpeed would refuse it for offloaded states
+    plain = zero.deepspeed_config(config.model_copy(update={"optimizer": "auto"}), torch.device("cpu"), 1, 1)
+    assert "optimizer" not in plain
+
+
+def test_an_optimizer_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"train.optimizer: fused_adam needs a CUDA device \(device: cpu\)"):
+        zero.optimizer_of("fused_adam", torch.device("cpu"), "cpu", [])
+    monkeypatch.setattr(zero, "CUDA_HOME", None)
+    with pytest.raises(EnvironmentProblem, match=r"no CUDA toolkit .* set train.optimizer to auto"):
+        zero.optimizer_of("fused_adam", torch.device("cuda"), "a GPU", [])
+
+
+def test_repeated_keys_and_values_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = read_shape("llama-1b")  # 32 heads, 8 of keys
+    whole = TrainConfig(zero_stage=2, offload="none", activation_checkpointing="none", tokens_per_micro_batch=16_384)
+    kept = {}
+    for groups in (True, False):
+        monkeypatch.setattr(memory, "varlen_groups_heads", lambda found=groups: found)
+        kept[groups] = estimate(Workload.of(whole, shape, 1, on_gpu=True), Setting(2, "none", "none")).activations
+    assert kept[False] - kept[True] == 2 * 2 * 16_384 * shape.layers * (shape.q_size - shape.kv_size) == 1.5 * GIB
+    assert not Workload.of(whole, read_shape("llama-2-7b"), 1, on_gpu=True).repeated  # as many heads of keys as of queries
+    assert Workload.of(whole, shape, 1, on_gpu=False).repeated
+    assert not Workload.of(whole.model_copy(update={"attention": "flash_attn"}), shape, 1, on_gpu=True).repeated
+
+
+def test_torchs_source_says_what_its_signature_does() -> None:
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert memory.varlen_groups_heads() == ("enable_gqa" in inspect.signature(varlen_attn).parameters)
 
 
 RANK = """

@@ -164,7 +164,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Every arm that the tests look at, in three launches: 2 ranks, 1 rank, 2 ranks."""
+    """Every arm that the tests look at, in four launches: 2 ranks, 1 rank, 2 ranks, 4 ranks."""
     plan = Plan(tmp_path_factory.mktemp("resume"), world_model)
     draw = random.Random(20)
     found: dict[str, Path] = {}
@@ -207,6 +207,15 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     for stage in STAGES:
         found[f"1 rank of {stage}, 2 of {stage}"] = plan.train(f"up-{stage}", stage)
     plan.launch(2)
+    copied = {"hpz": 2, "tokens_per_micro_batch": 64}  # four ranks as two nodes
+    found["whole hpz"] = plan.train("hpz", 3, **copied)
+    plan.train("resumed-hpz", 3, stop_after=3, **copied)
+    found["resumed hpz"] = plan.train("resumed-hpz", 3, **copied)
+    plan.train("to-hpz", 2, stop_after=3)
+    found["from stage 2 to hpz"] = plan.train("to-hpz", 3, **copied)
+    plan.train("to-fused", 3, stop_after=3)
+    found["from AdamW to fused"] = plan.train("to-fused", 3, optimizer="torch_fused")
+    plan.launch(4)
     return Trained(found, plan.output)
 
 
@@ -237,6 +246,17 @@ def test_states_in_host_memory_are_resumed_and_dealt_anew(trained: Trained, stag
         found = _weights(trained.folders[resumed])
         for name, tensor in _weights(trained.folders["whole 2"]).items():
             torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_held_once_per_node_are_those_of_the_checkpoint(trained: Trained) -> None:
+    assert _equal(trained.folders["whole hpz"], trained.folders["resumed hpz"])
+
+
+@pytest.mark.parametrize("change", ["whole hpz", "from stage 2 to hpz", "from AdamW to fused"])
+def test_what_is_learnt_stays_with_copies_and_with_another_optimizer(trained: Trained, change: str) -> None:
+    found = _weights(trained.folders[change])
+    for name, tensor in _weights(trained.folders["whole 2"]).items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -1,5 +1,6 @@
 """What `auto` takes, and what it says where nothing fits."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.plan.memory import PRESETS, parts, read_shape
 from ift_scale.train.memory import GIB, Setting
-from ift_scale.train.setting import Plan, Room, candidates, choose, resolve
+from ift_scale.train.setting import Plan, Room, candidates, choose, hpz_group, resolve, whole_nodes
 from ift_scale.train.shape import ModelShape
 
 GPU_80, GPU_141 = 80e9, 141e9
@@ -23,8 +24,8 @@ def _plan(model: str, gpus: int, gpu_bytes: float, **train: Any) -> Plan:
     [
         ("llama-2-7b", 1, GPU_141, Setting(2, "none", "full")),
         ("llama-3-8b", 8, GPU_80, Setting(2, "none", "selective")),
-        ("llama-2-13b", 16, GPU_80, Setting(3, "none", "selective")),
-        ("llama-2-70b", 64, GPU_80, Setting(3, "none", "full")),
+        ("llama-2-13b", 16, GPU_80, Setting(3, "none", "selective", hpz=8)),
+        ("llama-2-70b", 64, GPU_80, Setting(3, "none", "full", hpz=8)),
         ("llama-2-70b", 8, GPU_80, Setting(3, "optimizer", "full")),
     ],
 )
@@ -40,7 +41,8 @@ def test_what_the_user_set_stays() -> None:
     assert _plan("llama-3-8b", 8, GPU_80, activation_checkpointing="full").chosen.setting == Setting(2, "none", "full")
     assert _plan("llama-3-8b", 8, GPU_80, offload="all").chosen.setting == Setting(3, "all", "none")
     config = TrainConfig(zero_stage=1, offload="none", activation_checkpointing="none", precision="bfloat16")
-    assert resolve(config, read_shape("llama-2-70b"), Room(GPU_80, 8, 8)) == (config, None)
+    found = resolve(config, read_shape("llama-2-70b"), Room(GPU_80, 8, 8))
+    assert found == (config.model_copy(update={"hpz": "off"}), None)
 
 
 def test_offload_and_a_stage_that_cannot_do_it_are_refused() -> None:
@@ -103,7 +105,7 @@ def test_where_nothing_fits_a_cpu_it_is_said_in_a_sentence() -> None:
     config, _ = resolve(TrainConfig(), SMOL, room, tokens=64)  # sets that are smaller than the cap
     assert config.activation_checkpointing == "none" and config.tokens_per_micro_batch == 8192
     by_hand = TrainConfig(zero_stage=2, offload="none", activation_checkpointing="none")
-    assert resolve(by_hand, SMOL, room) == (by_hand, None)
+    assert resolve(by_hand, SMOL, room) == (by_hand.model_copy(update={"hpz": "off"}), None)
 
 
 def _documented() -> list[list[str]]:
@@ -115,9 +117,43 @@ def _documented() -> list[list[str]]:
 def test_the_table_in_the_documentation(row: list[str]) -> None:
     num_gpus, gigabytes = row[1].removesuffix(" GB").split(" x ")
     option = choose(read_shape(row[0]), Room(int(gigabytes) * 1e9, int(num_gpus), 8), TrainConfig()).chosen
-    assert row[2:5] == [str(option.setting.zero_stage), option.setting.checkpointing, option.setting.offload]
+    stage = f"{option.setting.zero_stage}{', hpZ' if option.setting.hpz > 1 else ''}"
+    assert row[2:5] == [stage, option.setting.checkpointing, option.setting.offload]
     told = ["0" if part == 0 else f"{part / GIB:.1f}" for part in parts(option.memory)]
     assert row[5:14] == told[:-1] and row[14] == (told[-1] if option.memory.host == 0 else f"{8 * option.memory.host / GIB:.1f}")
+
+
+def test_weights_are_held_once_per_node_where_that_fits() -> None:
+    shape = read_shape("llama-2-70b")
+    plan = choose(shape, Room(GPU_80, 64, 8), TrainConfig())
+    without = next(o for o in plan.options if o.setting == replace(plan.chosen.setting, hpz=1))
+    assert plan.chosen.memory.weights - without.memory.weights == pytest.approx(2 * shape.parameters / 8)
+    tight = without.memory.total + 1  # fits, and the copy does not
+    by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
+    assert [resolve(by_hand, shape, Room(size, 64, 8))[0].hpz for size in (GPU_80, tight, 1e9)] == [8, "off", "off"]
+    off = TrainConfig(hpz="off")
+    assert choose(shape, Room(GPU_80, 64, 8), off).chosen.setting == without.setting
+
+
+@pytest.mark.parametrize(("ranks", "per_node", "group"), [(8, 8, 1), (16, 8, 8), (12, 8, 1), (4, 1, 1), (1, 1, 1), (6, 2, 2)])
+def test_a_copy_is_held_by_a_node_among_several_equal_ones(ranks: int, per_node: int, group: int) -> None:
+    assert hpz_group(TrainConfig(), ranks, per_node) == group
+    assert {found.hpz for found in candidates(TrainConfig(zero_stage=3), ranks, per_node)} == {1, group}
+    assert {found.hpz for found in candidates(TrainConfig(zero_stage=2), ranks, per_node)} == {1}
+
+
+def test_nodes_are_whole_where_ranks_fill_one_after_another() -> None:
+    assert whole_nodes([(0, 2), (1, 2), (0, 2), (1, 2)])
+    assert not whole_nodes([(0, 2), (0, 2), (1, 2), (1, 2)])  # dealt to the nodes in turn
+    assert not whole_nodes([(0, 2), (1, 2), (0, 1)])
+
+
+def test_a_number_of_ranks_that_holds_a_copy() -> None:
+    assert resolve(TrainConfig(hpz=2), read_shape("llama-1b"), Room(GPU_80, 4, 4))[0].hpz == 2
+    assert {found.zero_stage for found in candidates(TrainConfig(hpz=2), 4)} == {3}
+    for ranks in (2, 5):
+        with pytest.raises(ConfigError, match=rf"train\.hpz: 2 must divide the number of ranks .*\({ranks} ranks\)"):
+            candidates(TrainConfig(hpz=2), ranks)
 
 
 def test_compiled_layers_are_never_checkpointed_selectively() -> None:

@@ -1,13 +1,15 @@
 """Probing on one GPU: MMLU 5-shot questions a second of a 7B-shaped Llama in our vLLM engine, beside one request an option.
 
-    python benchmarks/gpu_probe.py            (one GPU)
-    python benchmarks/gpu_probe.py --tiny     (anywhere; shows that it runs)
+    python benchmarks/gpu/probe.py            (one GPU)
+    python benchmarks/gpu/probe.py --tiny     (anywhere; shows that it runs)
 
 In: MMLU's questions (--data), a tokenizer trained on them (peers/model.py), random weights. First a small model's log-probabilities
-by vLLM in the dtype of the run are held against transformers' in float32; where they differ nothing is measured. One request an
-option is what lm-evaluation-harness sends to vLLM: the prompt with a letter behind it, whose log-probability is read from the
-prompt's. Its answers are held against ours too. The limit is told: FLOPs of the tokens that no earlier prompt begins with, block
-by block, over the matrix rate measured in the same run. Out: rows of `probe` on this device (`--tiny`: on the screen only).
+by vLLM in the dtype of the run are compared with transformers' in float32; if they differ, nothing is measured. One request an
+option is what lm-evaluation-harness sends to vLLM: the prompt followed by a letter, whose log-probability is read from the
+prompt's. Its answers are compared with ours too. The limit: FLOPs of the tokens that no earlier prompt begins with, block by block,
+over the matrix rate measured in the same run. Out: rows of `probe` on this device (`--tiny`: on the screen only).
+
+Nothing is decoded, so no CUDA graphs are captured. `--compile` also has vLLM compile the model, which takes half a minute.
 """
 
 import os
@@ -21,12 +23,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import click
 import numpy as np
 import torch
-from gpu_train import SHAPES, matrix_rate
 from random_llama import random_weights
 from safetensors.torch import save_file
+from shapes import SHAPES
+from train import matrix_rate
 from transformers import AutoTokenizer
 
 from ift_scale.bench.rows import Gate, Sheet, ratios
@@ -58,8 +63,8 @@ TINY = {
 }
 MOST_TOKENS = 4000
 """Of a prompt; the shapes have 4,096 positions."""
-PEERS = Path(__file__).parent / "peers"
-DATA = Path(__file__).parents[2] / "shared" / "data"
+PEERS = Path(__file__).parents[1] / "peers"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 MEMORY = Path("/dev/shm")
 
 
@@ -144,13 +149,14 @@ def write_model(folder: Path, shape: dict[str, Any], tokenizer: Path, device: to
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--logs", default=Path("runs/benchmark-logs"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--compile/--eager", "compiled", default=False, show_default=True, help="Let vLLM compile the model.")
 @click.option("--tiny", is_flag=True, help="A tiny model in float32, few questions, nothing stored.")
-def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs: Path, tiny: bool) -> None:
+def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs: Path, compiled: bool, tiny: bool) -> None:
     """Measure, and store the rows of `probe` on this device."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the weights in memory go where a time limit ends this
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" and not tiny:
-        raise click.UsageError("there is no GPU; say --tiny to see that it runs")
+        raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
     name, dtype, size = ("tiny", "float32", 512) if tiny else ("7b", "bfloat16", 8192)
     if tiny:
         count, per_option, repeats = 1, 4, 1
@@ -166,21 +172,21 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
     difference = check(small, few, dtype, logs)
     say(f"vLLM in {dtype} against transformers in float32: {difference:.1e} of the spread")
     if not difference <= TOLERANCE[dtype]:
-        raise SystemExit("the answers are others than transformers': nothing is measured")
+        raise SystemExit("the answers differ from transformers': nothing is measured")
     rate = matrix_rate(device, getattr(torch, dtype), size)
     shape = (TINY if tiny else SHAPES[name]) | {"vocab_size": len(PromptTokenizer(small).tokenizer)}
     sizes = ModelShape.from_config({"model_type": "llama", **shape})
     with tempfile.TemporaryDirectory(dir=room(getattr(torch, dtype).itemsize * sizes.parameters)) as folder:
         write_model(Path(folder), shape, small, device, getattr(torch, dtype))
-        engine = VllmEngine(EngineSpec(folder, dtype, ProbeConfig(engine="vllm")))
+        engine = VllmEngine(EngineSpec(folder, dtype, ProbeConfig(engine="vllm", enforce_eager=not compiled)))
     gap = apart(engine.score(few), one_request_an_option(engine, few))  # which warms up, too
     say(f"one request an option: {gap:.1e} of the spread from ours")
     if not gap <= TOLERANCE[dtype]:
-        raise SystemExit("one request an option is answered otherwise: nothing is measured")
+        raise SystemExit("one request an option gets other answers: nothing is measured")
     computed = computed_tokens(requests)
     flops = 2.0 * (computed * sizes.layers * sizes.layer_matrices + len(requests) * sizes.embedding_parameters)
     device_name = "cpu" if tiny else torch.cuda.get_device_name(device)
-    sheet, case = Sheet("probe", tiny, device_name), f"{name} {dtype}"
+    sheet, case = Sheet("probe", tiny, device_name), f"{name} {dtype}{', compiled' if compiled else ''}"
     gate = Gate(checked="log-probabilities against transformers' in float32, by their spread", gap=difference,
                 tolerance=TOLERANCE[dtype])  # fmt: skip
     about = {
@@ -189,16 +195,19 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
         "computed_tokens": computed,
         "matrix_flops_per_second": rate,
         "gap_to_one_request_an_option": gap,
+        "limit_questions_per_second": len(requests) * rate / flops,
     }
     ours = [len(requests) / s for s in seconds_of(lambda: engine.score(requests), engine, repeats)]
     shares = [flops * r / len(requests) / rate for r in ours]
-    say(f"{name}: {OURS} {ours} questions a second, {shares} of the matrix rate")
+    say(f"{name}: {OURS} {ours} questions per second, {shares} of the matrix rate")
+    sheet.add(case, "share of the matrix rate", "share", shares, gate, OURS, "higher", about=about)
+    if not tiny:
+        sheet.store()  # the peer may not end in time
     theirs = [len(few) / s for s in seconds_of(lambda: one_request_an_option(engine, few), engine, repeats)]
-    say(f"{name}: {PEER} {theirs} questions a second")
+    say(f"{name}: {PEER} {theirs} questions per second")
     against = ratios(ours, {PEER: theirs}, "higher")
     sheet.add(case, "questions per second", "1/s", ours, gate, OURS, "higher", ratios=against, about=about)
-    sheet.add(case, "share of the matrix rate", "share", shares, gate, OURS, "higher")
-    sheet.add(case, "questions per second", "1/s", theirs, gate, PEER, "higher", about={"questions": len(few)})
+    sheet.add(case, "questions per second", "1/s", theirs, gate, PEER, "higher", about=about | {"questions": len(few)})
     if not tiny:
         say(f"stored: {sheet.store()}")
     sys.stdout.flush()

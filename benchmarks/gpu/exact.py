@@ -1,0 +1,139 @@
+"""Packed training against plain transformers in float32: losses of single tokens and the whole gradient, setting by setting.
+
+    python benchmarks/gpu/exact.py            (anywhere; a small model; seconds per setting)
+
+One optimizer step of packed examples, with a prefix that all share, under each ZeRO stage, kind of attention, checkpointing,
+compilation and implementation of the kernels, is compared with one example after another through the model's own code. The weights
+are large, so that attention decides about the losses. Out: rows of `train` on this device, and exit code 1 if one is off.
+"""
+
+import copy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import click
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_grad
+from random_llama import build, one_rank, random_set, settings
+from shapes import TINY
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from ift_scale.bench.rows import Gate, Sheet
+from ift_scale.progress import say
+from ift_scale.train import engine as engines
+from ift_scale.train import kernels
+from ift_scale.train.data import TokenizedSet
+
+# Mean difference of single tokens' losses over their standard deviation; norm of the gradient's difference over the gradient's.
+TOLERANCE = {"float32": (1e-3, 5e-3), "bfloat16": (0.05, 0.2)}
+EXAMPLES, TOKENS = 8, 2048
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What transformers computes: each example's losses in nats, and the gradient of their mean by parameter."""
+
+    losses: dict[int, torch.Tensor]
+    gradient: dict[str, torch.Tensor]
+
+
+def plain(model: Any, tokens: TokenizedSet, device: torch.device) -> Plain:
+    config = LlamaConfig.from_dict(copy.deepcopy(model.config.to_dict()))  # the engine's own names our attention
+    exact = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
+    exact.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
+    losses = {}
+    for example in range(EXAMPLES):
+        span = slice(tokens.offsets[example], tokens.offsets[example + 1])
+        ids = torch.from_numpy(tokens.ids[span].astype(np.int64)).to(device)
+        rows = torch.from_numpy(tokens.supervised[span][1:]).to(device)
+        logits_LV = exact(ids[None]).logits[0, :-1]
+        found = torch.nn.functional.cross_entropy(logits_LV, ids[1:], reduction="none")[rows]
+        (found.sum() / int(tokens.supervised_counts[:EXAMPLES].sum())).backward()
+        losses[example] = found.detach()
+    return Plain(losses, {name: p.grad for name, p in exact.named_parameters() if p.grad is not None})
+
+
+def difference(device: torch.device, precision: str, reference: list[Plain], **changes: Any) -> tuple[float, float]:
+    """(of the losses, of the gradient) from plain transformers, which is computed once and kept in `reference`."""
+    tokens = random_set(EXAMPLES, TINY["vocab_size"])
+    values = {"stage": 2, "checkpointing": "none"} | changes
+    engine, steps = build(TINY, settings(precision, EXAMPLES, TOKENS, **values), device, tokens, std=0.25)
+    if not reference:
+        reference.append(plain(engine.packed.model, tokens, device))
+    gradient: dict[str, torch.Tensor] = {}
+    update = engines._update
+
+    def looked_at(one: engines.Engine) -> tuple[Any, bool]:
+        named = one.packed.model.named_parameters()
+        gradient.update({name: safe_get_full_grad(parameter).float().clone() for name, parameter in named})
+        return update(one)
+
+    engines._update = looked_at
+    try:
+        rows = engines.run_step(engine, steps[0], tokens, 0.0).row_losses
+    finally:
+        engines._update = update
+    found, expected = [], []
+    for examples, losses_R in rows:
+        found += losses_R.split([int(tokens.supervised_counts[i]) for i in examples])
+        expected += [reference[0].losses[i] for i in examples]
+    engine.release()
+    right = torch.cat(expected)
+    squares = [(gradient[name].to(device) - g).square().sum() for name, g in reference[0].gradient.items()]
+    norm = torch.stack([g.square().sum() for g in reference[0].gradient.values()]).sum().sqrt()
+    return float((torch.cat(found) - right).abs().mean() / right.std()), float(torch.stack(squares).sum().sqrt() / norm)
+
+
+def cases(device: torch.device) -> list[dict[str, Any]]:
+    """One change at a time from ZeRO-2 with this device's own choices; the kernels that can run here."""
+    found: list[dict[str, Any]] = [{}, {"stage": 1}, {"stage": 3}, {"checkpointing": "selective"}, {"checkpointing": "full"}]
+    found += [{"attention": "sdpa"}, {"compile": True}, {"optimizer": "torch_fused"}]
+    return found + [{"kernels": name} for name in sorted(kernels.available(device.type))]
+
+
+def label(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in changes.items()) or "as chosen"
+
+
+def run(device: torch.device, chosen: list[dict[str, Any]], sheet: Sheet) -> bool:
+    """Compare every case in both types; True if none is off. A case that fails does not stop the next."""
+    right = True
+    for precision, (losses, gradient) in TOLERANCE.items():
+        reference: list[Plain] = []
+        for changes in chosen:
+            try:
+                gaps = difference(device, precision, reference, **changes)
+            except Exception as failure:  # of any kind: a library's, the compiler's
+                say(f"{precision}, {label(changes)}: FAILED: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}")
+                right = False
+                continue
+            fine = gaps[0] <= losses and gaps[1] <= gradient
+            right = right and fine
+            say(f"{precision}, {label(changes)}: losses {gaps[0]:.1e}, gradient {gaps[1]:.1e}{'' if fine else ' OFF'}")
+            if fine:
+                for name, gap, most in (("losses", gaps[0], losses), ("gradient", gaps[1], gradient)):
+                    gate = Gate(checked="against plain transformers in float32", gap=gap, tolerance=most)
+                    about = {"changes": changes}
+                    sheet.add(f"exact {precision}, {label(changes)}", f"difference of {name}", "share", [gap], gate, about=about)
+    return right
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Three of the settings, nothing stored.")
+def main(quick: bool) -> None:
+    """Compare, and store the rows of `train` on this device."""
+    device = one_rank()
+    sheet = Sheet("train", quick, "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device))
+    right = run(device, [{}, {"stage": 3}, {"compile": True}] if quick else cases(device), sheet)
+    if device.type == "cuda" and not quick:
+        say(f"stored: {sheet.store()}")
+    sys.exit(0 if right else 1)
+
+
+if __name__ == "__main__":
+    main()
