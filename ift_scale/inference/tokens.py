@@ -114,7 +114,7 @@ class PromptTokenizer:
 
     def _with_start(self, ids: list[int], text: str) -> list[int]:
         own = ids[len(self.start) :] if ids[: len(self.start)] == self.start else ids
-        self._check_one_start(own, text)
+        self._check_one_start(own[: len(self.start)], text)  # later ones are a template's, as Llama-2's writes BOS before each turn
         return self.start + own
 
     def _check_one_start(self, own: list[int], text: str) -> None:

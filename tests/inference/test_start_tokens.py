@@ -91,6 +91,16 @@ def test_whoever_is_given_the_template_gets_the_start_too(tokenizer: PromptToken
     assert tokenizer.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False) == expected
 
 
+def test_a_template_may_write_bos_before_each_turn(bpe: Tokenizer, tmp_path: Path) -> None:
+    template = (  # Llama-2's
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+    )
+    tokenizer = PromptTokenizer(vocabularies.save(bpe, tmp_path, "<s>", template=template))
+    pieces = tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.example([*ANSWERED, *ANSWERED], "model")[0])
+    assert [place for place, piece in enumerate(pieces) if piece == "<s>"] == [0, pieces.index("</s>") + 1]
+
+
 @pytest.mark.parametrize("written", ["<sop>", "[gMASK]", "x[gMASK]<sop>"])
 def test_a_template_that_writes_part_of_the_start_again_is_refused(bpe: Tokenizer, tmp_path: Path, written: str) -> None:
     template = GLM.replace("[gMASK]<sop>", written)
