@@ -136,34 +136,41 @@ def _difference(messages: Sequence[Message], tokenizer: PromptTokenizer, exporte
         return _shown("the conversation in an evaluation", tokenizer, ids, again)
     if any(tokenizer.controls.mask(message.content) != message.content for message in messages):
         return None
-    turns = [message.model_dump() for message in messages]
-
-    def rendered(number: int, generation: bool) -> list[int]:
-        found = exported.tokenizer.apply_chat_template(
-            turns[:number], tokenize=True, add_generation_prompt=generation, return_dict=False
-        )
-        return list(found)
-
     if messages[-1].role == "assistant":
-        end = max(number for number, learnt in enumerate(supervised) if learnt)
-        start = max(number for number, learnt in enumerate(supervised[:end]) if not learnt) + 1
-        asked, prompt = (
-            tokenizer.encode([tokenizer.render(messages[:-1], template, generation=True)])[0],
-            rendered(len(turns) - 1, True),
-        )
-        if prompt != asked:
-            return _shown("the prompt", tokenizer, asked, prompt)
-        # Where the answer's first token holds the end of the prompt, the prompt by itself ends in other tokens.
-        if prompt[:start] != ids[:start]:
-            return _shown("the prompt", tokenizer, ids[:start], prompt)
-    else:
-        end = len(ids)
-    whole = rendered(len(turns), False)
-    # Where the template does not write the end of the sequence, `example` puts it in place of the white space behind the last turn.
+        found = _prompt_difference(messages, tokenizer, exported, template, ids, supervised)
+        if found is not None:
+            return found
+    whole = _applied(exported, messages, False)
+    # Where the template does not write the end of the sequence, `example` puts it in place of the white space at the end.
+    end = len(ids) - 1
     rest = tokenizer.tokenizer.decode(whole[end:]).strip() if whole[:end] == ids[:end] else None
-    if whole != ids and (rest != "" or ids[end:] != [tokenizer.tokenizer.eos_token_id]):
-        return _shown("the conversation", tokenizer, ids, whole)
-    return None
+    puts_end = supervised[end] and ids[end] == tokenizer.tokenizer.eos_token_id
+    return None if whole == ids or (puts_end and rest == "") else _shown("the conversation", tokenizer, ids, whole)
+
+
+def _prompt_difference(
+    messages: Sequence[Message],
+    tokenizer: PromptTokenizer,
+    exported: PromptTokenizer,
+    template: str,
+    ids: list[int],
+    supervised: list[bool],
+) -> str | None:
+    """How the prompt of the last answer differs, from the prompt that we evaluate with or from the beginning of `ids`."""
+    (asked,) = tokenizer.encode([tokenizer.render(messages[:-1], template, generation=True)])
+    prompt = _applied(exported, messages[:-1], True)
+    # Where the answer's first token holds the end of the prompt, the prompt by itself ends in other tokens.
+    end = max(number for number, learnt in enumerate(supervised) if learnt)
+    start = max(number for number, learnt in enumerate(supervised[:end]) if not learnt) + 1
+    expected = asked if prompt != asked else ids[:start]
+    return None if prompt[: len(expected)] == expected and prompt == asked else _shown("the prompt", tokenizer, expected, prompt)
+
+
+def _applied(exported: PromptTokenizer, messages: Sequence[Message], generation: bool) -> list[int]:
+    """Token ids as transformers and vLLM make them."""
+    turns = [message.model_dump() for message in messages]
+    applied = exported.tokenizer.apply_chat_template
+    return list(applied(turns, tokenize=True, add_generation_prompt=generation, return_dict=False))
 
 
 def _shown(what: str, tokenizer: PromptTokenizer, ids: list[int], found: list[int]) -> str:
