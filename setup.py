@@ -30,7 +30,7 @@ setup(
     },
     entry_points={"console_scripts": ["ift-scale = ift_scale.cli:main"]},
     install_requires=[
-        "accelerate>=1.10",  # transformers needs it to load a model under ZeRO-3
+        "accelerate>=1.10",  # models without allocated weights; transformers needs it to load one under ZeRO-3
         "click>=8.1",
         "datasets>=4.0",
         "datasketch>=2.0",

@@ -258,6 +258,7 @@ def plan(
     from ift_scale.costs.machine import read_machine
     from ift_scale.costs.scaling import Examples
     from ift_scale.plan.memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
+    from ift_scale.train import host
 
     if config is None and (model is None or overrides):
         raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
@@ -268,7 +269,8 @@ def plan(
     per_node = gpus_per_node or (8 if described is None else described.devices_per_node)
     if described is not None:
         described = described.model_copy(update={"memory_bytes": gpu_bytes, "devices_per_node": per_node})
-    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, per_node)
+    host_bytes = None if gpu_bytes else host.available()
+    cluster = Cluster(gpu_bytes, gpus or train.num_ranks, per_node, host_bytes)
     examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
         shape = read_shape(model)

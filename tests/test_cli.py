@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,16 @@ def test_doctor_tells_versions() -> None:
 
 def test_version() -> None:
     assert _run("--version").output.startswith("ift-scale, version 0.")
+
+
+def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ift_scale.distributed.has_gpu", lambda: False)
+    monkeypatch.setattr("ift_scale.plan.memory.gpu_bytes_here", lambda: None)
+    arguments = "plan", "--model", "llama-1b", "--gpus", "2"
+    monkeypatch.setattr("ift_scale.train.host.available", lambda: 200.0 * 2**30)
+    output = _run(*arguments).output
+    assert re.search(r"setting    ZeRO-2, none .*: [\d.]+ GiB a rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks", output)
+    assert re.search(r"fits <- chosen", output)
+    monkeypatch.setattr("ift_scale.train.host.available", lambda: 2.0 * 2**30)
+    output = _run(*arguments).output
+    assert re.search(r"setting    no setting fits 1.24e9 parameters on 2 ranks on CPUs", output) and "too much" in output

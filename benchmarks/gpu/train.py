@@ -72,7 +72,7 @@ def config_of(case: Case, batch: int, precision: str, total: float | None) -> Tr
     names = {"activation_checkpointing": "checkpointing", "zero_stage": "stage"}
     values = {names.get(name, name): value for name, value in changes.items()}
     config = settings(precision, batch, case.tokens, **values)
-    return setting.resolve(config, shape_of(case), total, 1, 1)
+    return setting.resolve(config, shape_of(case), setting.Room(total, 1, 1))[0]
 
 
 def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: int, rate: float, profiled: bool) -> dict[str, Any]:

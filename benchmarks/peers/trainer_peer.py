@@ -5,6 +5,7 @@ process a rank; `ready` must be called before anything else of DeepSpeed.
 """
 
 import json
+import math
 import os
 import time
 from importlib.metadata import version
@@ -100,8 +101,7 @@ def arguments(
         "gradient_accumulation_steps": accumulation,
         "max_steps": num_steps,
         "learning_rate": learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.03,  # a share of the steps
+        "lr_scheduler_type": "constant",  # `Clock` sets the rate
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "optim": "adamw_torch",
@@ -120,8 +120,19 @@ def arguments(
     }
 
 
+def rate(step: int, num_steps: int) -> float:
+    """Our schedule's share of the learning rate in step `step` (from 0). transformers' own begins with a step of rate 0."""
+    warmup = math.ceil(0.03 * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
+
+
 class Clock(TrainerCallback):
-    """Seconds from the end of one optimizer step to the end of the next, data included; losses and norms as they are logged."""
+    """Seconds from the end of one optimizer step to the end of the next, data included; losses and norms as they are logged.
+
+    Before each step it sets the learning rate.
+    """
 
     def __init__(self, stop_after: int) -> None:
         self._stop_after = stop_after
@@ -134,6 +145,10 @@ class Clock(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         dist.barrier()
         self._last, self._last_cpu = time.perf_counter(), time.process_time()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * rate(state.global_step, args.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now, cpu = time.perf_counter(), time.process_time()

@@ -74,7 +74,7 @@ def row(
     devices, on_gpu = len(step[0]), machine.device == "gpu"
     memory_bytes = machine.memory_bytes if on_gpu else None
     if chosen is None:
-        chosen = setting.weigh(shape, memory_bytes, devices, machine.devices_per_node, train).chosen.setting
+        chosen = setting.weigh(shape, setting.Room(memory_bytes, devices, machine.devices_per_node), train).chosen.setting
     work = Workload.of(train, shape, devices, on_gpu)
     memory = estimate(work, chosen)
     job = Job(shape, chosen, work.mixed, train.prune_last_layer, whole_buckets)

@@ -13,7 +13,7 @@ from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.distributed import Ranks, engines_on_gpu
 from ift_scale.errors import DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
-from ift_scale.inference import model_folder
+from ift_scale.inference import embedding, model_folder
 from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.letters import Chat, LetterAsker
 from ift_scale.inference.question_file import GroupKey, QuestionFile
@@ -72,7 +72,8 @@ def run(
     """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM, on as many ranks as call this; rank 0 merges."""
     for _, model_path, _, _ in pending:
         model_folder.check(model_path)
-    asker = _asker(config, PromptTokenizer(pending[0][1]))
+    tokenizer = PromptTokenizer(pending[0][1])
+    asker = _asker(config, tokenizer)
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
         Target(
@@ -92,6 +93,7 @@ def run(
         if not target.num_questions:
             problem = f"has no {'' if generate else 'choice '}question in a test split to be evaluated on"
             raise DataError(Place(f"arm {target.name}"), problem, "Add a benchmark, or test questions to the domain's pool")
+    embedding.check(targets, questions, tokenizer, pending[0][1])
     slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, slots, share_of(ranks), bar)
 

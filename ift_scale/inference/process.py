@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ift_scale.artifacts import log_tail
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.errors import EXIT_ENVIRONMENT, EXIT_USER, EnvironmentProblem, IFTScaleError
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, build
 
 _PR_SET_PDEATHSIG = 1
@@ -118,7 +118,10 @@ class EngineProcess:
         except (EOFError, ConnectionResetError, pickle.UnpicklingError):
             raise self._dead() from None
         if not ok:
-            raise EnvironmentProblem(f"the inference engine failed: {value}\n{log_tail(self.log)}")
+            exit_code, message = value
+            if exit_code == EXIT_USER:
+                raise IFTScaleError(message)
+            raise EnvironmentProblem(f"the inference engine failed: {message}\n{log_tail(self.log)}")
         return value
 
     def _dead(self) -> EngineDied:
@@ -160,7 +163,8 @@ def serve(pipe: Connection) -> None:
         traceback.print_exc()
         if type(error).__name__ == "EngineDeadError":  # vLLM's, where a worker of a tensor-parallel group has died
             return  # without an answer, as if this process had died itself
-        pipe.send((False, f"{type(error).__name__}: {error}"))
+        message = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+        pipe.send((False, (getattr(error, "exit_code", EXIT_ENVIRONMENT), message)))
 
 
 if __name__ == "__main__":

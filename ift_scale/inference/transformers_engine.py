@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from ift_scale.inference import shared_prefix
+from ift_scale.inference import shared_prefix, weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, resolved_dtype
 
 # Prompts without a stated prefix share one when they are the same up to here, as those of a chat template are.
@@ -48,6 +48,7 @@ class TransformersEngine:
         self._load(spec.model_path)
 
     def _load(self, path: str | Path) -> None:
+        weights.check(path)
         self.model: Any = None  # two models at once may not fit
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype, local_files_only=True)
         self.model = model.to(self.device).eval()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ift_scale.inference import weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, resolved_dtype
 
 # Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
@@ -31,6 +32,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm import LLM
 
+        weights.check_for_vllm(spec.model_path)
         has_gpu = torch.cuda.is_available()
         eager = spec.config.enforce_eager
         arguments: dict[str, Any] = {
@@ -117,6 +119,7 @@ class VllmEngine:
 
     def load_weights(self, path: Path) -> None:
         """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
+        weights.check_for_vllm(path)
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self.score([fingerprint])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})

@@ -13,7 +13,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.plan.tables import show
 from ift_scale.progress import say
 from ift_scale.train.memory import GIB, Memory
-from ift_scale.train.setting import Option, Plan, nothing_fits, weigh
+from ift_scale.train.setting import Option, Plan, Room, nothing_fits, told, weigh
 from ift_scale.train.shape import ModelShape
 
 GB = 10**9
@@ -23,11 +23,19 @@ PRESETS = Path(__file__).parent.parent.parent / "configs" / "models"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a run would have. `gpu_bytes` of one GPU; None is training on a CPU, with a rank in each "GPU"'s place."""
+    """What a run would have. `gpu_bytes` of one GPU; None is training on a CPU, with a rank in each "GPU"'s place.
+
+    `host_bytes`: what is left of a node's memory, where it is known.
+    """
 
     gpu_bytes: float | None
     num_gpus: int
     gpus_per_node: int
+    host_bytes: float | None = None
+
+    @property
+    def room(self) -> Room:
+        return Room(self.gpu_bytes, self.num_gpus, self.gpus_per_node, self.host_bytes)
 
     def __str__(self) -> str:
         if self.gpu_bytes is None:
@@ -71,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> None:
     """Print the table of all settings that `train` leaves open, and the line that names the one to use."""
-    plan = weigh(shape, cluster.gpu_bytes, cluster.num_gpus, cluster.gpus_per_node, train)
+    plan = weigh(shape, cluster.room, train)
     precision = "bfloat16, float32 master weights" if plan.work.mixed else "float32"
     say(f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch; GiB:")
     show(memory_table(plan))
@@ -80,8 +88,10 @@ def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> Non
 
 def verdict(plan: Plan, train: TrainConfig, cluster: Cluster) -> str:
     """One line: the setting and what it takes, or what is missing."""
-    if cluster.gpu_bytes is not None and not plan.chosen.fits:
-        return f"setting    {nothing_fits(plan, cluster.gpu_bytes, train)}"
+    if plan.chosen.fits is False:
+        return f"setting    {nothing_fits(plan, cluster.room, train)}"
+    if cluster.gpu_bytes is None and cluster.host_bytes is not None:
+        return f"setting    {told(plan, cluster.room)}"
     memory = plan.chosen.memory
     ranks_here = min(cluster.num_gpus, cluster.gpus_per_node)
     host = f", {ranks_here * memory.host / GIB:.0f} GiB of host memory a node" if memory.host else ""

@@ -15,7 +15,7 @@ from ift_scale import artifacts
 from ift_scale.config import Config, ProbeConfig
 from ift_scale.distributed import Ranks, engines_on_gpu
 from ift_scale.errors import DataError, Place
-from ift_scale.inference import views
+from ift_scale.inference import embedding, views
 from ift_scale.inference.engine import resolved_identity
 from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.prompts import Demonstrations
@@ -92,6 +92,7 @@ def run(
         config.probe.chunk_size,
         partial(artifacts.has_key, folder, key),
     )
+    embedding.check([target], questions, tokenizer, model_path)
     slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
     compute(questions, [target], slots, share_of(ranks), bar)
 

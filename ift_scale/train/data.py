@@ -27,6 +27,10 @@ class TokenizedSet:
     weights: np.ndarray
     num_truncated: int
 
+    def examples(self) -> list[np.ndarray]:
+        """The ids of each example."""
+        return np.split(self.ids, self.offsets[1:-1])
+
     @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)

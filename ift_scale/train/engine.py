@@ -18,7 +18,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from ift_scale.config import TrainConfig
 from ift_scale.distributed import Ranks
-from ift_scale.train import kernels, model, packing, zero
+from ift_scale.train import buffers, kernels, model, packing, zero
 from ift_scale.train.batch import collate
 from ift_scale.train.data import TokenizedSet
 
@@ -64,16 +64,22 @@ def build(
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
     figures = kernels.stored_figures()
     settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
+    dtype = zero.precision_of(config, device)
+    described = model.described(folder)
+    exact = buffers.computed(*described, dtype)
     zero.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    bare = model.build(folder, weights, config, zero.precision_of(config, device))
+    bare = model.build(*described, weights, config, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
     if ranks.rank == 0:
         shown = {"linear_cross_entropy": chosen["linear_cross_entropy"]} if config.compile else chosen
         print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in shown.items()), sep="\n", flush=True)
     if not config.compile:  # the compiler fuses the model's own code, and cannot trace our operations in a pruned layer
-        kernels.apply(bare, chosen)
+        kernels.check(config.kernels, bare)
+        own = kernels.apply(bare, chosen)
+        if own and ranks.rank == 0:
+            print(f"left to the model's own code: {', '.join(own)}", flush=True)
     if config.zero_stage == 0:
         # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
         for parameter in bare.parameters():
@@ -84,14 +90,18 @@ def build(
         betas = (config.beta1, config.beta2)
         client = torch.optim.AdamW(packed.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
     engine, *_ = deepspeed.initialize(model=packed, config=settings, optimizer=client, model_parameters=list(packed.parameters()))
+    buffers.restore(bare, exact, device)
     return Engine(engine, packed, config, device, ranks, held)
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    """Of optimizer step `step` (from 0): linear warm-up, then half a cosine to 0, as transformers' cosine schedule."""
+    """Of optimizer step `step` (from 0): linear warm-up, then half a cosine towards 0; above 0 in every step.
+
+    The warm-up's step counts from 1, so the first step learns too. transformers' schedule, otherwise the same, counts from 0.
+    """
     warmup = math.ceil(config.warmup_ratio * num_steps)
     if step < warmup:
-        return config.learning_rate * step / warmup
+        return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

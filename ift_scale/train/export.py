@@ -14,6 +14,8 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from ift_scale.train import host
+
 SHARD_BYTES = 5 << 30
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
 _BUFFER_BYTES = 32 << 20
@@ -137,15 +139,7 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        self._began, self.bytes = self._now(), 0
-
-    @staticmethod
-    def _now() -> int:
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-        except OSError:
-            return 0
-        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
+        self._began, self.bytes = host.own(), 0
 
     def look(self) -> None:
-        self.bytes = max(self.bytes, self._now() - self._began)
+        self.bytes = max(self.bytes, int(host.own() - self._began))

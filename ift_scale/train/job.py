@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ift_scale import artifacts
 from ift_scale.config import TrainConfig
 from ift_scale.records import Arm
+from ift_scale.train import data, packing
 
 
 class LiveJob(BaseModel):
@@ -48,6 +49,12 @@ class Job(BaseModel):
     stop_file: str | None = None
     """Made by the supervisor when the ranks shall save and end."""
     arms: list[ArmJob]
+
+
+def most_tokens(job: Job, world_size: int) -> int:
+    """Most tokens that a micro-batch of the job's arms has, about: the cap, or a rank's share of the longest step."""
+    found = [packing.most_tokens(data.load(Path(arm.tokens)).computed_lengths, job.train, world_size) for arm in job.arms]
+    return max(found, default=job.train.tokens_per_micro_batch)
 
 
 def read(path: Path) -> Job:

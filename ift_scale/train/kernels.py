@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ift_scale.errors import ConfigError
+from ift_scale.train.shape import ACTIVATIONS
 
 OPS = ("linear_cross_entropy", "rms_norm", "swiglu", "rotary")
 Implementation = Literal["pytorch", "triton", "liger"]
@@ -55,7 +56,8 @@ _FAMILIES = {
     "gemma2": _Family("Gemma2", 1.0, "eps"),
     "gemma3_text": _Family("Gemma3", 1.0, "eps"),
 }
-_ACTIVATIONS = {type(ACT2FN["silu"]): "silu", type(ACT2FN["gelu_pytorch_tanh"]): "gelu_tanh"}
+# The functions that the gated products know, by the classes of transformers' names of them.
+_ACTIVATIONS = {type(ACT2FN[name]): "silu" if name in ("silu", "swish") else "gelu_tanh" for name in ACTIVATIONS}
 
 
 def stored_figures() -> list[dict[str, Any]]:
@@ -110,55 +112,68 @@ def loss_function(choice: dict[str, Choice]) -> Callable[..., tuple[Tensor, Tens
     return implementation("linear_cross_entropy", choice)
 
 
-def apply(model: Any, choice: dict[str, Choice]) -> None:
+def check(setting: Literal["auto"] | Implementation, model: nn.Module) -> None:
+    """ConfigError where kernels that were asked for by name cannot compute this model; `model` may be without weights."""
+    if setting not in _PACKAGES:
+        return
+    own = _found(model).own
+    if own:
+        problem = f"train.kernels: {setting} cannot compute {', '.join(own)}; known types: {', '.join(sorted(_FAMILIES))}, "
+        problem += f"known activations: {', '.join(ACTIVATIONS)}"
+        raise ConfigError("settings", [f"{problem}; set it to auto, which leaves these to the model's own code"])
+
+
+def apply(model: Any, choice: dict[str, Choice]) -> list[str]:
     """Put the chosen ops into a Hugging Face decoder, before DeepSpeed takes it; the results stay the same up to rounding.
 
-    A model type that is not known keeps its own code, which is PyTorch; asking for anything else there raises ConfigError.
+    Returns what is left to the model's own code, which is PyTorch: another model type, class or activation than the known ones.
     """
-    family = _FAMILIES.get(model.config.model_type)
-    wanted = sorted({choice[op].implementation for op in OPS[1:]} - {"pytorch"})
-    if family is None:
-        if wanted:
-            _refuse(wanted, f"models of the type {model.config.model_type}")
-        return
-    norms, mlps, unknown = _found(model, family)
-    if unknown:
-        _refuse(wanted, f"this {model.config.model_type}'s modules " + ", ".join(unknown))
+    found = _found(model)
     norm, product, rotary = (implementation(op, choice) for op in OPS[1:])
-    for module in norms:
-        _replace_forward(module, _norm_forward(norm, getattr(module, family.eps), family.offset))
-    for module in mlps:
+    for module in found.norms:
+        _replace_forward(module, _norm_forward(norm, getattr(module, found.family.eps), found.family.offset))
+    for module in found.mlps:
         _replace_forward(module, _mlp_forward(product, _ACTIVATIONS[type(module.act_fn)]))
 
     def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         assert unsqueeze_dim == 1
         return rotary(q, k, cos, sin)
 
-    folder = family.prefix.lower()
-    modeling: Any = sys.modules[f"transformers.models.{folder}.modeling_{folder}"]
-    modeling.apply_rotary_pos_emb = apply_rotary_pos_emb
+    if model.config.model_type in _FAMILIES:
+        folder = found.family.prefix.lower()
+        modeling: Any = sys.modules[f"transformers.models.{folder}.modeling_{folder}"]
+        modeling.apply_rotary_pos_emb = apply_rotary_pos_emb
+    return found.own
 
 
-def _found(model: nn.Module, family: _Family) -> tuple[list[Any], list[Any], list[str]]:
-    """The norms, the gated MLPs, and the names of classes that look like one of them and are not known."""
+class _Found(NamedTuple):
+    """The norms and gated MLPs that the ops can compute, and in words what looks like one of them and is left alone."""
+
+    family: _Family
+    norms: list[Any]
+    mlps: list[Any]
+    own: list[str]
+
+
+def _found(model: Any) -> _Found:
+    name = model.config.model_type
+    family = _FAMILIES.get(name)
+    if family is None:
+        return _Found(_Family(""), [], [], [f"models of the type {name}"])
     norms: list[Any] = []
     mlps: list[Any] = []
-    unknown = set()
+    own: dict[str, None] = {}
     for module in model.modules():
-        name = type(module).__name__
-        if name == f"{family.prefix}RMSNorm":
+        kind = type(module).__name__
+        if kind == f"{family.prefix}RMSNorm":
             norms.append(module)
-        elif name == f"{family.prefix}MLP" and type(module.act_fn) in _ACTIVATIONS:
+        elif kind == f"{family.prefix}MLP" and type(module.act_fn) in _ACTIVATIONS:
             mlps.append(module)
-        elif name.endswith("RMSNorm") or hasattr(module, "gate_proj"):
-            unknown.add(name)
-    return norms, mlps, sorted(unknown)
-
-
-def _refuse(wanted: Sequence[str], what: str) -> None:
-    known = ", ".join(sorted(_FAMILIES))
-    problem = f"train.kernels: {' and '.join(wanted) or 'pytorch'} cannot compute {what}; known types: {known}"
-    raise ConfigError("training", [problem + "; set it to auto"])
+        elif kind == f"{family.prefix}MLP":
+            own[f"{kind} with the activation {type(module.act_fn).__name__}"] = None
+        elif kind.endswith("RMSNorm") or hasattr(module, "gate_proj"):
+            own[kind] = None
+    return _Found(family, norms, mlps, list(own))
 
 
 def _replace_forward(module: Any, forward: Callable[..., Tensor]) -> None:

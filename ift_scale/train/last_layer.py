@@ -5,11 +5,14 @@ model types in shape.PROVEN is query, key and value projections (each with a nor
 projection.
 """
 
+import copy
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 from ift_scale.train.attention import attend
 from ift_scale.train.batch import Packed
@@ -31,11 +34,40 @@ class _Rows:
         self.packed, self.k_1KTD, self.v_1KTD = packed, k_1KTD, v_1KTD
 
 
+_RECORDER = "ift_scale_recorder"
+
+
+def _record(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, recorded: dict[str, Any], **how: Any) -> Any:
+    recorded.update(how)
+    return query.transpose(1, 2), None
+
+
+AttentionInterface.register(_RECORDER, _record)
+
+
+def how_attended(attention: Any) -> dict[str, Any]:
+    """What an attention layer tells transformers' attention interface beside its tensors: scaling, sliding_window, softcap.
+
+    A twin without weights is called and listened to, so that a field of the config counts where the architecture reads it and
+    nowhere else: a window that a Llama, or a full-attention layer, leaves alone.
+    """
+    config = copy.deepcopy(attention.config)
+    config._attn_implementation = _RECORDER
+    recorded: dict[str, Any] = {}
+    modeling = sys.modules[type(attention).__module__]
+    with torch.device("meta"), patch.object(modeling, "apply_rotary_pos_emb", lambda q, k, *_: (q, k)):
+        twin = type(attention)(config, attention.layer_idx)
+        hidden_11D = torch.empty(1, 1, twin.q_proj.in_features, dtype=twin.q_proj.weight.dtype)
+        twin(hidden_states=hidden_11D, position_embeddings=(None, None), attention_mask=None, recorded=recorded)
+    return {name: recorded.get(name) for name in ("scaling", "sliding_window", "softcap")}
+
+
 def prune(layer: Any) -> None:
     """Make `layer` compute its packed rows only. Instance forwards are replaced, so that parameters and hooks keep their names."""
     attention = layer.self_attn
     whole_layer, whole_attention = layer.forward, attention.forward
     rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    how = how_attended(attention)
 
     def layer_forward(hidden_states: Tensor, *, packed: Packed, position_embeddings: Any, **kwargs: Any) -> Tensor:
         normed_1TD = layer.input_layernorm(hidden_states)
@@ -57,7 +89,6 @@ def prune(layer: Any) -> None:
         if places is not None:  # rows between wanted ones: other turns
             shape = (*q_1HRD.shape[:2], sum(packed.packed.last.query_lengths), q_1HRD.shape[3])
             q_1HRD = torch.zeros(shape, dtype=q_1HRD.dtype, device=q_1HRD.device).index_copy(2, places, q_1HRD)
-        window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         out_1QHD, _ = attend(
             attention,
             q_1HRD,
@@ -65,10 +96,8 @@ def prune(layer: Any) -> None:
             packed.v_1KTD,
             None,
             packed=packed.packed,
-            scaling=attention.scaling,
-            sliding_window=window,
-            softcap=getattr(attention, "attn_logit_softcapping", None),
             last=True,
+            **how,
         )
         if places is not None:
             out_1QHD = select_rows(out_1QHD, places, 1)

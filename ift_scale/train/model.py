@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from ift_scale.config import TrainConfig
-from ift_scale.errors import DataError, Place
+from ift_scale.inference.model_folder import weight_files
 from ift_scale.train import attention, last_layer
 from ift_scale.train.batch import MicroBatch
 from ift_scale.train.rows import select_rows
@@ -92,23 +92,31 @@ def _head_loss(
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A folder's tensors, mapped rather than read: all ranks of a node share the host's copy, and later arms find it there."""
+    """The tensors of a folder's weight files, mapped rather than read: all ranks of a node share the host's copy."""
     from safetensors import safe_open
 
-    files = sorted(folder.glob("model*.safetensors"))
     weights: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  (not a dict)
-    if not weights:
-        raise DataError(Place(folder), "no safetensors weights", "Give a model folder with model*.safetensors")
     return weights
 
 
-def build(folder: Path, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype) -> Any:
-    """The base model from weights in host memory, in training mode. Under ZeRO-3, where an HfDeepSpeedConfig is alive, in parts."""
+def described(folder: Path) -> tuple[Any, Any]:
+    """(class, config) of a folder's model."""
     settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)], settings
+
+
+def without_weights(folder: Path) -> Any:
+    """A folder's model on the device meta: its modules, for questions about them."""
+    kind, settings = described(folder)
+    with torch.device("meta"):
+        return kind(settings)
+
+
+def build(kind: Any, settings: Any, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype) -> Any:
+    """The base model from weights in host memory, in training mode. Under ZeRO-3, where an HfDeepSpeedConfig is alive, in parts."""
     model: Any = kind.from_pretrained(None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa")
     model.train()
     checkpoint_activations(model, config)

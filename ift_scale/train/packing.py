@@ -27,6 +27,14 @@ def step_examples(num_examples: int, global_batch_size: int, num_epochs: int, se
             yield order[start : start + global_batch_size].tolist()
 
 
+def most_tokens(lengths: np.ndarray, config: TrainConfig, world_size: int) -> int:
+    """Most tokens of one rank's micro-batch, about: the cap, or a share of the step that has the longest examples, dealt evenly."""
+    longest = np.sort(lengths)[-config.global_batch_size :]
+    if not config.packing:
+        return int(longest[-1])
+    return min(config.tokens_per_micro_batch, int(longest.sum() / world_size + longest[-1]))
+
+
 def cost(lengths: np.ndarray, hidden_size: int) -> np.ndarray:
     """Work of each example, up to a factor: L + L^2 / (6 * hidden), linear layers and attention.
 

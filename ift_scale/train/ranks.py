@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -31,7 +32,7 @@ from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped  # noqa: E402
 from ift_scale.inference.model_folder import model_config  # noqa: E402
 from ift_scale.inference.tokens import PromptTokenizer  # noqa: E402
 from ift_scale.rendezvous import Meeting, Watch, meet  # noqa: E402
-from ift_scale.train import data, extensions, job, loop, measures, setting, zero  # noqa: E402
+from ift_scale.train import data, extensions, host, job, loop, measures, setting, zero  # noqa: E402
 from ift_scale.train import model as models  # noqa: E402
 from ift_scale.train.checkpoint import Checkpoints  # noqa: E402
 from ift_scale.train.control import Control, Interrupted  # noqa: E402
@@ -72,18 +73,26 @@ def join(meeting: Meeting) -> torch.device:
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
-def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control) -> TrainConfig:
+def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control, events: job.Events) -> TrainConfig:
     """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest device and host."""
     on_gpu = device.type == "cuda"
-    place = ranks.local_rank, ranks.local_size
-    mine = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0, setting.host_memory(), place
-    device_bytes, host_bytes, places = zip(*control.gather(mine), strict=True)
-    config, per_node = work.train, max(size for _, size in places)
-    if config.hpz == "auto" and not setting.whole_nodes(places):
-        config = config.model_copy(update={"hpz": "off"})
+    device_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
+    found = control.gather((device_bytes, socket.gethostname(), host.available(), host.own()))
+    names = [name for _, name, _, _ in found]
+    per_node = Counter(names)
+    taken = {name: sum(own for _, node, _, own in found if node == name) for name in per_node}
+    left = min(left + taken[name] for _, name, left, _ in found)  # what the ranks have taken already is theirs
+    smallest = min(size for size, *_ in found) if on_gpu else None
+    room = setting.Room(smallest, ranks.world_size, max(per_node.values()), left)
+    tokens = None if on_gpu else job.most_tokens(work, ranks.world_size)
     shape = ModelShape.from_config(model_config(Path(work.model_path)))
-    smallest = min(device_bytes) if on_gpu else None
-    return setting.resolve(config, shape, smallest, ranks.world_size, per_node, min(host_bytes))
+    train = work.train
+    if train.hpz == "auto" and not setting.whole_nodes(names):
+        train = train.model_copy(update={"hpz": "off"})
+    config, said = setting.resolve(train, shape, room, tokens)
+    if said:
+        events.note(said)
+    return config
 
 
 def train_arm(work: job.Job, arm: job.ArmJob, group: loop.Group, tokenizer: PromptTokenizer, events: job.Events) -> None:
@@ -167,7 +176,7 @@ def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
         events.emit("joined", imports=_imported - _started, join=time.monotonic() - joining, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path)
         control = Control(Path(work.stop_file) if work.stop_file else None, COLLECTIVE_TIMEOUT)
-        work = work.model_copy(update={"train": settled(work, ranks, device, control)})
+        work = work.model_copy(update={"train": settled(work, ranks, device, control, events)})
         group = loop.Group(ranks, device, models.read_weights(Path(work.model_path)), control)
         try:
             train_arms(work, group, tokenizer, events)

@@ -11,26 +11,29 @@ from typing import Any
 
 from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.errors import EnvironmentProblem, Stopped
+from ift_scale.distributed import has_gpu
+from ift_scale.errors import EnvironmentProblem, Place, Stopped
 from ift_scale.inference.chat import ChatTemplate
+from ift_scale.inference.embedding import Surplus
 from ift_scale.inference.model_folder import hidden_size, model_config
 from ift_scale.inference.tokens import PromptTokenizer
 from ift_scale.progress import Bar, say
 from ift_scale.records import Arm
 from ift_scale.rendezvous import Meeting, Refused
-from ift_scale.train import data, job, launch, live_questions, saved, stop, trackers
-from ift_scale.train.shape import require_proven
+from ift_scale.train import data, host, job, launch, live_data, live_questions, saved, setting, stop, trackers
+from ift_scale.train.shape import ModelShape, require_proven
 from ift_scale.train.watch import progress_line
 
-VERSION = 1
+VERSION = 2
 STAGE = "train"
 TOKENS = ".tokens"
+TOKENS_VERSION = 1
 
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
     """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
     template = ChatTemplate(tokenizer.tokenizer, config.evaluate.template).source
-    settings = [VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
+    settings = [TOKENS_VERSION, template, config.train.max_length, config.train.too_long, config.train.supervise]
     path = cache / f"{artifacts.digest_of([artifacts.file_digest(set_path), data.tokenizer_digest(tokenizer), settings])[:16]}.npz"
     if not path.is_file():
         with artifacts.made_once(path) as missing:
@@ -68,6 +71,8 @@ def run(
     work = prepare(config, folder, model_path, pending, logs, bar, live, part)
     job_path, events, log = folder / f".job{part}.json", logs / f"train{part}-events.jsonl", logs / f"train{part}.log"
     stop_file = Path(work.stop_file or "")
+    if meeting is None:
+        check_memory(work)
     job.write(work, job_path)
     logs.mkdir(parents=True, exist_ok=True)
     for old in (stop_file, events):
@@ -102,7 +107,11 @@ def prepare(
     part: str,
 ) -> job.Job:
     """All that can be done, and found wrong, before there are ranks: the job that they are given."""
+    from ift_scale.inference import weights  # imports torch
+
     require_proven(model_config(model_path), model_path / "config.json")
+    weights.check(model_path)
+    check_kernels(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
@@ -122,6 +131,7 @@ def prepare(
     if live is not None and config.train.live.every != 0:
         asked = live_questions.jobs(live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path))
         arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
+    check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
         hidden_size=hidden_size(model_path),
@@ -131,6 +141,37 @@ def prepare(
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
+
+
+def check_memory(work: job.Job) -> None:
+    """EnvironmentProblem where the ranks would be started on this node's CPUs and no setting fits into its memory."""
+    if not has_gpu() and not work.train.hostfile:
+        shape = ModelShape.from_config(model_config(Path(work.model_path)))
+        room = setting.Room(None, work.train.num_ranks, work.train.num_ranks, host.available())
+        setting.resolve(work.train, shape, room, job.most_tokens(work, room.world_size))
+
+
+def check_kernels(config: Config, model_path: Path) -> None:
+    """ConfigError for kernels that were asked for by name and cannot compute the model, or cannot run on this node's devices."""
+    if config.train.kernels not in ("auto", "pytorch"):
+        from ift_scale.train import kernels, model  # imports torch
+
+        kernels.check(config.train.kernels, model.without_weights(model_path))
+        if not config.train.hostfile:
+            device = "cuda" if has_gpu() else "cpu"
+            kernels.choose(config.train.kernels, device, [], kernels.available(device))
+
+
+def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
+    """DataError for a token that an arm trains on, or is asked about live, and that the embedding has no row for."""
+    for arm in arms if surplus else ():
+        tokens = data.load(Path(arm.tokens))
+        for number, ids in enumerate(tokens.examples(), start=1):
+            surplus.refuse(ids.tolist(), Place(arm.source, number, "messages"))
+        if arm.live is not None:
+            asked = live_data.load(Path(arm.live.questions))
+            for name, ids, letters in zip(asked.ids_Q, asked.tokens.examples(), asked.letters_QC, strict=True):
+                surplus.refuse([*ids.tolist(), *letters.tolist()], Place(f"question {name}"))
 
 
 def _launch(config: Config, job_path: Path, events: Path, stop_file: Path, log: Path, told: "_Told") -> None:

@@ -9,12 +9,13 @@ once a step; within a node, and over a fast network at thousands of tokens a mic
 network. Offload comes after all of these, since every step then waits for the host to update its part of the weights. The order is
 reasoned, not measured; a run on a slow network may set the stage by hand.
 
+On a CPU the order is the same, without offload, and what counts is a node's memory: all of its ranks' bytes against what is left.
+
 Stages 0 and 1 are never chosen. In bfloat16 DeepSpeed 0.19.8 does not implement stage 0 with float32 accumulation, and turns stage
 1 into BF16_Optimizer, which holds 4 + 2 bytes a parameter of gradients on every rank and overlaps nothing: stage 2 is lighter and
 no slower. On one rank stage 3 saves nothing unless the weights are offloaded, and is left out.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,19 +54,20 @@ class Plan:
     chosen: Option
 
 
-def candidates(config: TrainConfig, world_size: int, gpus_per_node: int = 8) -> list[Setting]:
-    """The settings that the user's own leave open, cheapest first.
+def candidates(config: TrainConfig, world_size: int, on_gpu: bool = True, per_node: int = 8) -> list[Setting]:
+    """The settings that the user's own leave open, cheapest first. A CPU offloads nothing by itself: its memory is the host's.
 
     ConfigError if their own cannot go together. A stage 0 or 1 that they set takes stage 2's place. With ZeRO-3 over several whole
     nodes, `train.hpz: auto` puts a setting that holds the weights once per node before the same one without: it sends less.
     """
-    group = hpz_group(config, world_size, gpus_per_node)
+    group = hpz_group(config, world_size, per_node)
     stage, offload, checkpointing = config.zero_stage, config.offload, config.activation_checkpointing
     order = _STAGES_AND_CHECKPOINTING
     if stage != "auto":
         order = tuple((stage, how) for at, how in order if at == 2)
     found = []
-    for moved in _OFFLOADS if offload == "auto" else (offload,):
+    offloads = _OFFLOADS if on_gpu else _OFFLOADS[:1]
+    for moved in offloads if offload == "auto" else (offload,):
         for at, how in order:
             if config.compile and (how == "selective" or at == 3):
                 continue  # a compiled layer shows the checkpoint none of its operations; ZeRO-3's hooks lie inside it
@@ -98,92 +100,116 @@ def hpz_group(config: TrainConfig, world_size: int, gpus_per_node: int) -> int:
     return gpus_per_node if config.hpz == "auto" and several else 1
 
 
-def whole_nodes(places: Sequence[tuple[int, int]]) -> bool:
-    """True if the ranks, given in their order by (rank on its node, ranks on its node), fill one equal node after another."""
-    return all(local == rank % size and size == places[0][1] for rank, (local, size) in enumerate(places))
+def whole_nodes(hosts: Sequence[str]) -> bool:
+    """True if the ranks, given by their hosts in their order, fill one equal node after another."""
+    size = hosts.count(hosts[0])
+    nodes = [set(hosts[start : start + size]) for start in range(0, len(hosts), size)]
+    return len(hosts) % size == 0 and all(len(node) == 1 for node in nodes) and len(nodes) == len(set(hosts))
 
 
-def host_memory() -> float:
-    """Bytes of this node's memory."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+@dataclass(frozen=True)
+class Room:
+    """What there is for the ranks. `gpu_bytes`: of one GPU; None is training on a CPU. `host_bytes`: of a node's memory, for all of
+    its `per_node` ranks together; None where it is not known."""
+
+    gpu_bytes: float | None
+    world_size: int
+    per_node: int
+    host_bytes: float | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.gpu_bytes is not None
+
+    @property
+    def ranks_here(self) -> int:
+        """Ranks that share a node's memory."""
+        return min(self.world_size, self.per_node)
+
+    def host_need(self, memory: Memory) -> float:
+        """Bytes that a node's ranks take of its memory together."""
+        return self.ranks_here * (memory.host if self.on_gpu else memory.total + memory.host)
+
+    def fits(self, memory: Memory) -> bool | None:
+        if self.gpu_bytes is None and self.host_bytes is None:
+            return None
+        host_fits = self.host_bytes is None or self.host_need(memory) <= self.host_bytes
+        return host_fits and (self.gpu_bytes is None or memory.total <= self.gpu_bytes)
 
 
-def weigh(
-    shape: ModelShape,
-    gpu_bytes: float | None,
-    world_size: int,
-    gpus_per_node: int,
-    config: TrainConfig,
-    host_bytes: float | None = None,
-) -> Plan:
-    """Every candidate with what it takes. The chosen one is the first that fits, where none does the one that takes least.
-
-    `gpu_bytes` of one GPU; None is training on a CPU, where the first candidate is chosen. `host_bytes` of a node, where known.
-    """
-    work = Workload.of(config, shape, world_size, on_gpu=gpu_bytes is not None)
+def weigh(shape: ModelShape, room: Room, config: TrainConfig) -> Plan:
+    """Every candidate with what it takes. The chosen one is the first that fits, where none does the one that takes least."""
+    work = Workload.of(config, shape, room.world_size, room.on_gpu)
     found = []
-    for setting in candidates(config, world_size, gpus_per_node):
+    for setting in candidates(config, room.world_size, room.on_gpu, room.per_node):
         memory = estimate(work, setting)
-        host_fits = host_bytes is None or min(world_size, gpus_per_node) * memory.host <= host_bytes
-        fits = None if gpu_bytes is None else memory.total <= gpu_bytes and host_fits
-        found.append(Option(setting, memory, fits))
-    if gpu_bytes is None:
+        found.append(Option(setting, memory, room.fits(memory)))
+    if found[0].fits is None:
         return Plan(work, tuple(found), found[0])
-    least = min(found, key=lambda option: option.memory.total)
+    least = min(found, key=lambda option: option.memory.total + (0 if room.on_gpu else option.memory.host))
     return Plan(work, tuple(found), next((option for option in found if option.fits), least))
 
 
-def choose(
-    shape: ModelShape,
-    gpu_bytes: float | None,
-    world_size: int,
-    gpus_per_node: int,
-    config: TrainConfig,
-    host_bytes: float | None = None,
-) -> Plan:
+def choose(shape: ModelShape, room: Room, config: TrainConfig) -> Plan:
     """As `weigh`. EnvironmentProblem where nothing fits: by how much, and what to change."""
-    plan = weigh(shape, gpu_bytes, world_size, gpus_per_node, config, host_bytes)
-    if gpu_bytes is not None and not plan.chosen.fits:
-        raise EnvironmentProblem(nothing_fits(plan, gpu_bytes, config))
+    plan = weigh(shape, room, config)
+    if plan.chosen.fits is False:
+        raise EnvironmentProblem(nothing_fits(plan, room, config))
     return plan
 
 
-def nothing_fits(plan: Plan, gpu_bytes: float, config: TrainConfig) -> str:
+def nothing_fits(plan: Plan, room: Room, config: TrainConfig) -> str:
     """What is missing, and what would help."""
-    least = plan.chosen
-    remedies = ["train on more GPUs", "lower train.tokens_per_micro_batch (and train.max_length)"]
-    if config.offload not in ("auto", "all"):
+    least, smaller = plan.chosen, "lower train.tokens_per_micro_batch (and train.max_length)"
+    remedies = [f"train on more {'GPUs' if room.on_gpu else 'nodes, or with fewer ranks on each'}", smaller]
+    if room.on_gpu and config.offload not in ("auto", "all"):
         remedies.append("set train.offload to auto")
     if config.activation_checkpointing in ("none", "selective"):
         remedies.append("set train.activation_checkpointing to auto")
     if config.zero_stage not in ("auto", 3):
         remedies.append("set train.zero_stage to auto")
-    need, have = least.memory.total / GIB, gpu_bytes / GIB
-    if need <= have:
+    need, have = least.memory.total / GIB, (room.gpu_bytes or 0.0) / GIB
+    if not room.on_gpu:
+        problem = f"the lightest ({least.setting}) needs {_on_host(least.memory, room)}"
+    elif need <= have:
         problem = f"{least.setting} would need {least.memory.host / GIB:.1f} GiB of host memory for each GPU, more than there is"
     else:
         problem = f"the lightest ({least.setting}) needs {need:.1f} GiB a GPU, {need - have:.1f} GiB more than its {have:.1f} GiB"
+    parameters, devices = f"{plan.work.shape.parameters / 1e9:.2f}e9 parameters", "GPUs" if room.on_gpu else "ranks on CPUs"
     return (
-        f"no setting fits {plan.work.shape.parameters / 1e9:.2f}e9 parameters on {plan.work.world_size} GPUs: {problem}. "
+        f"no setting fits {parameters} on {room.world_size} {devices}, with {plan.work.tokens:,} tokens a micro-batch: {problem}. "
         f"One of these helps: {'; '.join(remedies)}."
     )
 
 
-def resolve(
-    config: TrainConfig,
-    shape: ModelShape,
-    gpu_bytes: float | None,
-    world_size: int,
-    gpus_per_node: int = 8,
-    host_bytes: float | None = None,
-) -> TrainConfig:
-    """The configuration with every `auto` of stage, offload and activation checkpointing replaced by a value.
+def _on_host(memory: Memory, room: Room) -> str:
+    need, have = room.host_need(memory) / GIB, (room.host_bytes or 0.0) / GIB
+    each = (memory.total + memory.host) / GIB
+    return f"{each:.2f} GiB a rank, {need:.2f} of a node's {have:.2f} GiB for its {room.ranks_here} ranks"
 
-    Errors as in `choose`; what is wholly set by hand is not held against the memory model, which may err.
+
+def told(plan: Plan, room: Room) -> str:
+    """What was chosen on CPUs and why, in a line."""
+    first, chosen = plan.options[0], plan.chosen
+    text = f"{chosen.setting}: {_on_host(chosen.memory, room)}"
+    if first is not chosen:
+        each = (first.memory.total + first.memory.host) / GIB
+        text += f"; {first.setting} would take {each:.2f} GiB a rank, which does not fit"
+    return text
+
+
+def resolve(config: TrainConfig, shape: ModelShape, room: Room, tokens: int | None = None) -> tuple[TrainConfig, str | None]:
+    """(the configuration with values for every `auto` of stage, offload and activation checkpointing, what to say of them).
+
+    `tokens`: most that a micro-batch of the arms' sets has, where that is less than the cap. Errors as in `choose`; what is wholly
+    set by hand is not held against the memory model, which may err.
     """
-    decide = choose if "auto" in (config.zero_stage, config.offload, config.activation_checkpointing) else weigh
-    setting = decide(shape, gpu_bytes, world_size, gpus_per_node, config, host_bytes).chosen.setting
-    return _with(config, setting)
+    if "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing):
+        return _with(config, weigh(shape, room, config).chosen.setting), None
+    weighed = config if tokens is None else config.model_copy(update={"tokens_per_micro_batch": tokens})
+    plan = choose(shape, room, weighed)
+    said = None if room.on_gpu or room.host_bytes is None else told(plan, room)
+    return _with(config, plan.chosen.setting), said
 
 
 def _with(config: TrainConfig, setting: Setting) -> TrainConfig:

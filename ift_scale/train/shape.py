@@ -27,6 +27,8 @@ class _Family:
     """Where `tie_word_embeddings` is left out."""
     head_dim: int | None = None
     """Where it is left out; None: hidden size / heads."""
+    activation: str = "hidden_act"
+    """The field that its MLP's activation is read from."""
     defaults: tuple[tuple[str, int], ...] = ()
     """Fields that published config.json files leave out."""
 
@@ -37,16 +39,20 @@ _FAMILIES = {
     "qwen2": _Family(qkv_bias=True),
     "qwen3": _Family(head_norms=True, head_dim=128),
     "gemma": _Family(tied=True, head_dim=256),
-    "gemma2": _Family(norms_per_layer=4, tied=True, head_dim=256),
+    "gemma2": _Family(norms_per_layer=4, tied=True, head_dim=256, activation="hidden_activation"),
     "gemma3_text": _Family(
         norms_per_layer=4,
         head_norms=True,
         tied=True,
         head_dim=256,
+        activation="hidden_activation",
         defaults=(("num_attention_heads", 8), ("num_key_value_heads", 4), ("vocab_size", 262_208)),
     ),
 }
 
+
+# Activations of a gated MLP that fused kernels compute, by transformers' names.
+ACTIVATIONS = ("silu", "swish", "gelu_pytorch_tanh")
 
 PROVEN = tuple(_FAMILIES)
 """Model types whose packed training is held against their own full forward pass by test."""
@@ -103,6 +109,8 @@ class ModelShape:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    fused_mlp: bool = True
+    """Its activation is one that fused kernels compute."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str | Path = "config.json") -> "ModelShape":
@@ -140,6 +148,7 @@ class ModelShape:
             head_norms=family.head_norms,
             qkv_bias=bias or bool(family.qkv_bias),
             output_bias=bias,
+            fused_mlp=config.get(family.activation, ACTIVATIONS[0]) in ACTIVATIONS,
             mlp_bias=name == "llama" and bool(config.get("mlp_bias", False)),
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ift_scale.config import WriterConfig
 from ift_scale.errors import DataError, Place
+from ift_scale.inference.embedding import Surplus
 from ift_scale.inference.engine import Sampling, TextRequest
 from ift_scale.inference.process import EngineDied
 from ift_scale.inference.slots import Slot
@@ -22,12 +23,16 @@ class PromptIds:
 
     def __init__(self, model_path: Path, section: str):
         self._tokenizer, self._section = PromptTokenizer(model_path), section
+        self._surplus = Surplus(self._tokenizer, model_path)
         self._lock = threading.Lock()
         self._stops: dict[tuple[bool, str], list[int]] = {}
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         with self._lock:
-            return self._tokenizer.encode([self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts])
+            encoded = self._tokenizer.encode([self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts])
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            self._surplus.refuse(ids, Place(f"question {prompt.question_id}"))
+        return encoded
 
     def _rendered(self, prompt: Prompt) -> str:
         self._check_template()

@@ -1,15 +1,21 @@
 """Who computes which op: the choice, and that it changes no result."""
 
 import copy
+import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ift_scale.config_file import from_dict
 from ift_scale.errors import ConfigError
-from ift_scale.train import kernels
+from ift_scale.train import kernels, run
+from ift_scale.train.shape import ACTIVATIONS, ModelShape
+from tests.train.families import CONFIGS, SIZES
 
 ALL = ("pytorch", "triton", "liger")
 SMALL = {
@@ -114,10 +120,62 @@ def test_a_copy_computes_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -
 def test_unknown_models_and_modules() -> None:
     model: Any = torch.nn.Module()
     model.config = type("Config", (), {"model_type": "nobody"})
-    kernels.apply(model, kernels.choose("pytorch", "cpu", [], ALL))  # its own code is PyTorch
+    assert kernels.apply(model, kernels.choose("pytorch", "cpu", [], ALL)) == ["models of the type nobody"]
+    kernels.check("auto", model)
     with pytest.raises(ConfigError, match=r"triton cannot compute models of the type nobody; known types: gemma, .*llama"):
-        kernels.apply(model, kernels.choose("triton", "a GPU", [], ALL))
+        kernels.check("triton", model)
     model.config.model_type = "llama"
     model.norm = type("OtherRMSNorm", (torch.nn.Module,), {})()
     with pytest.raises(ConfigError, match="OtherRMSNorm"):
-        kernels.apply(model, kernels.choose("pytorch", "cpu", [], ALL))
+        kernels.check("liger", model)
+
+
+OTHERS = ("gelu", "gelu_new", "quick_gelu", "relu", "relu2", "gelu_fast", "tanh")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("activation", [*OTHERS, *ACTIVATIONS])
+def test_an_activation_that_no_kernel_knows_is_left_to_the_model(
+    family: str, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` and `pytorch` train it as transformers computes it; a kernel that was asked for is refused."""
+    field = "hidden_activation" if family in ("gemma2", "gemma3_text") else "hidden_act"
+    settings = {name: value for name, value in CONFIGS[family].to_dict().items() if name in SIZES}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(type(CONFIGS[family])(**settings | {field: activation}))
+    activation = getattr(model.config, field)  # Gemma takes "gelu" for its tanh form
+    ids = torch.arange(12)[None]
+    logits, gradients = results(model, ids)
+    modeling = sys.modules[type(model).__module__]
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)  # put back afterwards
+    own = kernels.apply(model, kernels.choose("auto", "cpu", [], ("pytorch",)))
+    found = results(model, ids)
+    torch.testing.assert_close(found[0], logits)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-6)
+    kernels.check("auto", model)
+    kernels.check("pytorch", model)
+    assert ModelShape.from_config(model.config.to_dict()).fused_mlp == (activation in ACTIVATIONS)
+    if activation in ACTIVATIONS:
+        assert own == []
+        kernels.check("triton", model)
+    else:
+        (left,) = own
+        assert "MLP with the activation" in left
+        with pytest.raises(ConfigError, match=r"train\.kernels: triton cannot compute .*MLP with the activation .*set it to auto"):
+            kernels.check("triton", model)
+
+
+def test_a_kernel_that_cannot_compute_the_model_is_refused_before_the_launch(tmp_path: Path, world_model: Path) -> None:
+    shutil.copytree(world_model, tmp_path / "model")
+    (tmp_path / "hosts").write_text("node-a slots=1\n")
+    config = from_dict({"output_dir": str(tmp_path), "train": {"kernels": "triton", "hostfile": str(tmp_path / "hosts")}})
+    run.check_kernels(config, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
+    with pytest.raises(ConfigError, match="triton cannot compute LlamaMLP with the activation ReLU"):
+        run.check_kernels(config, tmp_path / "model")
+    local = from_dict({"output_dir": str(tmp_path), "train": {"kernels": "liger"}})
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="liger needs a CUDA device"):
+            run.check_kernels(local, world_model)

@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Gemma3TextConfig, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, DataError
 from ift_scale.train import attention
 from ift_scale.train.batch import MicroBatch, collate
 from ift_scale.train.data import TokenizedSet
+from ift_scale.train.last_layer import how_attended
 from ift_scale.train.model import PackedCausalLM, checkpoint_activations
 from ift_scale.train.shape import ModelShape, require_proven, train_flops
-from tests.train.families import CONFIGS, SIZES, build
+from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
 CPU = torch.device("cpu")
 SCALE = 0.1
@@ -82,6 +83,46 @@ def test_loss_and_gradient_are_the_full_models(family: str, prune: bool, checkpo
     assert losses_R.sum().item() * SCALE == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _changed(family: str, **fields: Any) -> Any:
+    return type(CONFIGS[family])(
+        **{name: v for name, v in CONFIGS[family].to_dict().items() if name in fields or name in SIZES} | fields
+    )
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+WINDOWS = {
+    "ignored by Llama": (_changed("llama", sliding_window=WINDOW), None),
+    "ignored by Gemma": (_changed("gemma", sliding_window=WINDOW), None),
+    "switched off in Qwen2": (_changed("qwen2", use_sliding_window=False, sliding_window=WINDOW), None),
+    "switched off in Qwen3": (_changed("qwen3", use_sliding_window=False, sliding_window=WINDOW), None),
+    "not in Qwen2's last layer": (
+        _changed("qwen2", use_sliding_window=True, sliding_window=WINDOW, layer_types=[SLIDING, SLIDING, FULL]),
+        None,
+    ),
+    "in Qwen3's last layer": (
+        _changed("qwen3", use_sliding_window=True, sliding_window=WINDOW, layer_types=[FULL, FULL, SLIDING]),
+        WINDOW,
+    ),
+    "not in Gemma 2's last layer": (_changed("gemma2", sliding_window=WINDOW, layer_types=[SLIDING, SLIDING, FULL]), None),
+    "in Gemma 3's last layer": (_changed("gemma3_text", sliding_window=WINDOW, layer_types=[SLIDING, FULL, SLIDING]), WINDOW),
+    "absent from Mistral": (_changed("mistral", sliding_window=None), None),
+    "in Mistral": (_changed("mistral", sliding_window=WINDOW), WINDOW),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_a_window_counts_in_the_last_layer_where_the_architecture_reads_it(case: str) -> None:
+    config, window = WINDOWS[case]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.5 if "q_proj" in name or "k_proj" in name else 0.1))
+    expected = _plain_loss(model, _tokens()).item()
+    assert how_attended(model.model.layers[-1].self_attn)["sliding_window"] == window
+    assert _packed(model, activation_checkpointing="none")(_batch(_tokens()))[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 class _Products(TorchDispatchMode):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ift_scale.config import TrainConfig
 from ift_scale.train import packing
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=60)
@@ -28,6 +29,16 @@ def test_a_step_does_not_depend_on_anything_but_seed_and_number() -> None:
     assert [len(s) for s in steps] == [16, 16, 16, 2] * 2
     assert sorted(i for s in steps[:4] for i in s) == list(range(50)) == sorted(i for s in steps[4:] for i in s)
     assert steps[:4] != steps[4:]
+
+
+def test_most_tokens_are_the_caps_or_a_ranks_share_of_the_longest_step() -> None:
+    lengths = np.arange(10, 110)
+    for cap, world_size in ((8192, 1), (8192, 3), (300, 2)):
+        config = TrainConfig(global_batch_size=8, tokens_per_micro_batch=cap, max_length=200, epochs=3)
+        steps = packing.planned_steps(lengths, config, world_size, 64, 0)
+        most = max(int(lengths[place].sum()) for step in steps for micro in step for place in micro)
+        assert most <= packing.most_tokens(lengths, config, world_size) <= cap
+    assert packing.most_tokens(lengths, TrainConfig(packing=False), 1) == 109
 
 
 def test_balance_on_lengths_like_those_of_instruction_sets() -> None:

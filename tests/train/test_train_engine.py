@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from ift_scale import artifacts
@@ -55,7 +56,9 @@ def _reference(model_path: Path, tokens: TokenizedSet, config: Config) -> tuple[
     settings = config.train
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     steps = list(packing.step_examples(len(tokens.lengths), settings.global_batch_size, settings.epochs, ARM.seed))
-    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup_ratio * len(steps)), len(steps))
+    warmup = math.ceil(settings.warmup_ratio * len(steps))
+    cosine = get_cosine_schedule_with_warmup(optimizer, warmup, len(steps)).lr_lambdas[0]
+    schedule = LambdaLR(optimizer, lambda step: (step + 1) / warmup if step < warmup else cosine(step))
     losses = []
     for step in steps:
         total, count = torch.zeros(()), 0.0
@@ -106,6 +109,18 @@ def test_training_is_exact(tmp_path: Path, world_model: Path, num_ranks: int, ze
     # The folder loads as any Hugging Face model, template included.
     AutoModelForCausalLM.from_pretrained(folder / "model")
     assert "ASSISTANT" in PromptTokenizer(folder / "model").tokenizer.chat_template
+
+
+def test_an_arm_of_one_step_learns(tmp_path: Path, world_model: Path) -> None:
+    config = _config(tmp_path, epochs=1, global_batch_size=20, zero_stage=2)
+    _write_set(tmp_path / "set.jsonl")
+    pending = [(ARM, tmp_path / "set.jsonl", "key", {})]
+    train.run(config, tmp_path / "train", world_model, pending, tmp_path / "logs", Bar("t", 1, None))
+    folder = tmp_path / "train" / ARM.name
+    (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert row["learning_rate"] == config.train.learning_rate
+    before, after = (load_file(place / "model.safetensors") for place in (world_model, folder / "model"))
+    assert all(not torch.equal(after[name].float(), before[name].float()) for name in before)
 
 
 @pytest.mark.parametrize("launcher", ["direct", "deepspeed"])

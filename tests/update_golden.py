@@ -1,0 +1,31 @@
+"""Store what `test_pipeline.py` compares a small run with: its losses and the table of its settings.
+
+python -m tests.update_golden
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from tests.test_pipeline import GOLDEN, TRANSFORMERS, _run
+
+
+def main() -> None:
+    losses, settings = GOLDEN / "small_run_losses.json", GOLDEN / "small_run_settings.csv"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        _run(folder, *TRANSFORMERS)
+        found = {}
+        for arm in json.loads(losses.read_text()):
+            rows = (folder / "train" / arm / "metrics.jsonl").read_text().splitlines()
+            found[arm] = [round(json.loads(row)["loss"], 5) for row in rows]
+        columns = list(pd.read_csv(settings))
+        table = pd.read_csv(folder / "report" / "settings.csv")[columns].round(4)
+    losses.write_text(json.dumps(found, indent=1) + "\n")
+    table.to_csv(settings, index=False)
+
+
+if __name__ == "__main__":
+    main()
