@@ -11,6 +11,7 @@ device, after each case (`--tiny`: on the screen only).
 """
 
 import dataclasses
+import gc
 import json
 import sys
 import time
@@ -78,6 +79,7 @@ def config_of(case: Case, batch: int, precision: str, total: float | None) -> Tr
 def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: int, rate: float, profiled: bool) -> dict[str, Any]:
     """Seconds of each step after the warm-up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + WARM_UP), case.sizes["vocab_size"])
+    gc.collect()  # a case before it may have failed with an engine in its frames
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -64,10 +64,10 @@ def build(
     """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
     figures = kernels.stored_figures()
     settings = zero.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
-    zero.release_hpz_group()
     dtype = zero.precision_of(config, device)
     described = model.described(folder)
     exact = buffers.computed(*described, dtype)
+    zero.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = model.build(*described, weights, config, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -75,11 +75,11 @@ def build(
     if ranks.rank == 0:
         shown = {"linear_cross_entropy": chosen["linear_cross_entropy"]} if config.compile else chosen
         print(*(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in shown.items()), sep="\n", flush=True)
-    kernels.check(config.kernels, bare)
-    # The compiler fuses the model's own code, and cannot trace our operations in a pruned layer.
-    own = [] if config.compile else kernels.apply(bare, chosen)
-    if own and ranks.rank == 0:
-        print(f"left to the model's own code: {', '.join(own)}", flush=True)
+    if not config.compile:  # the compiler fuses the model's own code, and cannot trace our operations in a pruned layer
+        kernels.check(config.kernels, bare)
+        own = kernels.apply(bare, chosen)
+        if own and ranks.rank == 0:
+            print(f"left to the model's own code: {', '.join(own)}", flush=True)
     if config.zero_stage == 0:
         # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
         for parameter in bare.parameters():

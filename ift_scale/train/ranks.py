@@ -76,19 +76,19 @@ def settled(work: job.Job, ranks: Ranks, device: torch.device, control: Control,
     """The settings without `auto` for what the memory model decides: the same on all ranks, by the smallest device and host."""
     on_gpu = device.type == "cuda"
     device_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-    place = ranks.local_rank, ranks.local_size
-    found = control.gather((device_bytes, socket.gethostname(), host.available(), host.own(), place))
-    per_node = Counter(name for _, name, *_ in found)
-    taken = {name: sum(own for _, node, _, own, _ in found if node == name) for name in per_node}
-    left = min(left + taken[name] for _, name, left, *_ in found)  # what the ranks have taken already is theirs
+    found = control.gather((device_bytes, socket.gethostname(), host.available(), host.own()))
+    names = [name for _, name, _, _ in found]
+    per_node = Counter(names)
+    taken = {name: sum(own for _, node, _, own in found if node == name) for name in per_node}
+    left = min(left + taken[name] for _, name, left, _ in found)  # what the ranks have taken already is theirs
     smallest = min(size for size, *_ in found) if on_gpu else None
-    config = work.train
-    if config.hpz == "auto" and not setting.whole_nodes([place for *_, place in found]):
-        config = config.model_copy(update={"hpz": "off"})
+    train = work.train
+    if train.hpz == "auto" and not setting.whole_nodes(names):
+        train = train.model_copy(update={"hpz": "off"})
     room = setting.Room(smallest, ranks.world_size, max(per_node.values()), left)
     tokens = None if on_gpu else job.most_tokens(work, ranks.world_size)
     shape = ModelShape.from_config(model_config(Path(work.model_path)))
-    config, said = setting.resolve(config, shape, room, tokens)
+    config, said = setting.resolve(train, shape, room, tokens)
     if said:
         events.note(said)
     return config

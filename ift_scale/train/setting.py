@@ -54,7 +54,7 @@ class Plan:
     chosen: Option
 
 
-def candidates(config: TrainConfig, world_size: int, per_node: int = 8, on_gpu: bool = True) -> list[Setting]:
+def candidates(config: TrainConfig, world_size: int, on_gpu: bool = True, per_node: int = 8) -> list[Setting]:
     """The settings that the user's own leave open, cheapest first. A CPU offloads nothing by itself: its memory is the host's.
 
     ConfigError if their own cannot go together. A stage 0 or 1 that they set takes stage 2's place. With ZeRO-3 over several whole
@@ -83,6 +83,28 @@ def candidates(config: TrainConfig, world_size: int, per_node: int = 8, on_gpu: 
         reason = "needs ZeRO-3, where weights are sharded" if offload == "all" else "needs ZeRO-1, 2 or 3"
         raise ConfigError("settings", [f"train.offload: {offload} {reason} (train.zero_stage = {stage}); set one of them to auto"])
     return found
+
+
+def hpz_group(config: TrainConfig, world_size: int, gpus_per_node: int) -> int:
+    """Ranks that hold the weights among them a second time, 1 for none. ConfigError where a set number is impossible.
+
+    `auto` takes a node's ranks, where there are several nodes of as many. DeepSpeed 0.19.8 holds copies in ZeRO-3 only, in equal
+    groups of consecutive ranks. With offloaded weights the copies would be in host memory too; the configuration refuses that.
+    """
+    if isinstance(config.hpz, int):
+        if world_size % config.hpz or world_size == config.hpz:
+            problem = f"train.hpz: {config.hpz} must divide the number of ranks and be less than it ({world_size} ranks)"
+            raise ConfigError("settings", [f"{problem}; set it to auto"])
+        return config.hpz
+    several = 1 < gpus_per_node < world_size and world_size % gpus_per_node == 0
+    return gpus_per_node if config.hpz == "auto" and several else 1
+
+
+def whole_nodes(hosts: Sequence[str]) -> bool:
+    """True if the ranks, given by their hosts in their order, fill one equal node after another."""
+    size = hosts.count(hosts[0])
+    nodes = [set(hosts[start : start + size]) for start in range(0, len(hosts), size)]
+    return len(hosts) % size == 0 and all(len(node) == 1 for node in nodes) and len(nodes) == len(set(hosts))
 
 
 @dataclass(frozen=True)
@@ -115,31 +137,11 @@ class Room:
         return host_fits and (self.gpu_bytes is None or memory.total <= self.gpu_bytes)
 
 
-def hpz_group(config: TrainConfig, world_size: int, per_node: int) -> int:
-    """Ranks that hold the weights among them a second time, 1 for none. ConfigError where a set number is impossible.
-
-    `auto` takes a node's ranks, where there are several nodes of as many. DeepSpeed 0.19.8 holds copies in ZeRO-3 only, in equal
-    groups of consecutive ranks. With offloaded weights the copies would be in host memory too; the configuration refuses that.
-    """
-    if isinstance(config.hpz, int):
-        if world_size % config.hpz or world_size == config.hpz:
-            problem = f"train.hpz: {config.hpz} must divide the number of ranks and be less than it ({world_size} ranks)"
-            raise ConfigError("settings", [f"{problem}; set it to auto"])
-        return config.hpz
-    several = 1 < per_node < world_size and world_size % per_node == 0
-    return per_node if config.hpz == "auto" and several else 1
-
-
-def whole_nodes(places: Sequence[tuple[int, int]]) -> bool:
-    """True if the ranks, given in their order by (rank on its node, ranks on its node), fill one equal node after another."""
-    return all(local == rank % size and size == places[0][1] for rank, (local, size) in enumerate(places))
-
-
 def weigh(shape: ModelShape, room: Room, config: TrainConfig) -> Plan:
     """Every candidate with what it takes. The chosen one is the first that fits, where none does the one that takes least."""
     work = Workload.of(config, shape, room.world_size, room.on_gpu)
     found = []
-    for setting in candidates(config, room.world_size, room.per_node, room.on_gpu):
+    for setting in candidates(config, room.world_size, room.on_gpu, room.per_node):
         memory = estimate(work, setting)
         found.append(Option(setting, memory, room.fits(memory)))
     if found[0].fits is None:
@@ -202,10 +204,11 @@ def resolve(config: TrainConfig, shape: ModelShape, room: Room, tokens: int | No
     `tokens`: most that a micro-batch of the arms' sets has, where that is less than the cap. Errors as in `choose`; what is wholly
     set by hand is not held against the memory model, which may err.
     """
-    fixed = "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing)
+    if "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing):
+        return _with(config, weigh(shape, room, config).chosen.setting), None
     weighed = config if tokens is None else config.model_copy(update={"tokens_per_micro_batch": tokens})
-    plan = (weigh if fixed else choose)(shape, room, weighed)
-    said = None if fixed or room.on_gpu or room.host_bytes is None else told(plan, room)
+    plan = choose(shape, room, weighed)
+    said = None if room.on_gpu or room.host_bytes is None else told(plan, room)
     return _with(config, plan.chosen.setting), said
 
 

@@ -41,8 +41,8 @@ def test_what_the_user_set_stays() -> None:
     assert _plan("llama-3-8b", 8, GPU_80, activation_checkpointing="full").chosen.setting == Setting(2, "none", "full")
     assert _plan("llama-3-8b", 8, GPU_80, offload="all").chosen.setting == Setting(3, "all", "none")
     config = TrainConfig(zero_stage=1, offload="none", activation_checkpointing="none", precision="bfloat16")
-    found = resolve(config, read_shape("llama-2-70b"), Room(GPU_80, 8, 8))
-    assert found == (config.model_copy(update={"hpz": "off"}), None)
+    settled = config.model_copy(update={"hpz": "off"})
+    assert resolve(config, read_shape("llama-2-70b"), Room(GPU_80, 8, 8)) == (settled, None)
 
 
 def test_offload_and_a_stage_that_cannot_do_it_are_refused() -> None:
@@ -130,7 +130,7 @@ def test_weights_are_held_once_per_node_where_that_fits() -> None:
     assert plan.chosen.memory.weights - without.memory.weights == pytest.approx(2 * shape.parameters / 8)
     tight = without.memory.total + 1  # fits, and the copy does not
     by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
-    assert [resolve(by_hand, shape, Room(size, 64, 8))[0].hpz for size in (GPU_80, tight, 1e9)] == [8, "off", "off"]
+    assert [resolve(by_hand, shape, Room(room, 64, 8))[0].hpz for room in (GPU_80, tight, 1e9)] == [8, "off", "off"]
     off = TrainConfig(hpz="off")
     assert choose(shape, Room(GPU_80, 64, 8), off).chosen.setting == without.setting
 
@@ -138,14 +138,14 @@ def test_weights_are_held_once_per_node_where_that_fits() -> None:
 @pytest.mark.parametrize(("ranks", "per_node", "group"), [(8, 8, 1), (16, 8, 8), (12, 8, 1), (4, 1, 1), (1, 1, 1), (6, 2, 2)])
 def test_a_copy_is_held_by_a_node_among_several_equal_ones(ranks: int, per_node: int, group: int) -> None:
     assert hpz_group(TrainConfig(), ranks, per_node) == group
-    assert {found.hpz for found in candidates(TrainConfig(zero_stage=3), ranks, per_node)} == {1, group}
-    assert {found.hpz for found in candidates(TrainConfig(zero_stage=2), ranks, per_node)} == {1}
+    assert {found.hpz for found in candidates(TrainConfig(zero_stage=3), ranks, per_node=per_node)} == {1, group}
+    assert {found.hpz for found in candidates(TrainConfig(zero_stage=2), ranks, per_node=per_node)} == {1}
 
 
 def test_nodes_are_whole_where_ranks_fill_one_after_another() -> None:
-    assert whole_nodes([(0, 2), (1, 2), (0, 2), (1, 2)])
-    assert not whole_nodes([(0, 2), (0, 2), (1, 2), (1, 2)])  # dealt to the nodes in turn
-    assert not whole_nodes([(0, 2), (1, 2), (0, 1)])
+    assert whole_nodes(["a", "a", "b", "b"]) and whole_nodes(["a", "a"]) and whole_nodes(["a", "b"])
+    for hosts in (["a", "b", "a", "b"], ["a", "a", "b"], ["a", "b", "b"], ["a", "a", "b", "c"], ["a", "b", "b", "a"]):
+        assert not whole_nodes(hosts)
 
 
 def test_a_number_of_ranks_that_holds_a_copy() -> None:
