@@ -118,8 +118,8 @@ class PromptTokenizer:
         return self.start + own
 
     def _check_one_start(self, own: list[int], text: str) -> None:
-        if not self._only_first.isdisjoint(own[:1]):  # further on, it begins another turn, as in Llama-2's template
-            (again,) = self.tokenizer.convert_ids_to_tokens(own[:1])
+        if not self._only_first.isdisjoint(own):
+            (again, *_) = self.tokenizer.convert_ids_to_tokens([token for token in own if token in self._only_first])
             raise DataError(
                 Place(self.path, field="bos_token"),
                 f"{again} occurs a second time inside the prompt {shorten(text)}",
@@ -164,7 +164,6 @@ class PromptTokenizer:
                 found.append(None)
                 continue
             ids = row[len(before) :]
-            self._check_one_start(ids, text)
             prefix.seen += 1
             if prefix.seen <= 2 or prefix.seen % _COMPARED_EACH == 0:
                 self._compare(prefix, ids, text)
