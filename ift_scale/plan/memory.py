@@ -118,7 +118,7 @@ def _row(option: Option, is_chosen: bool) -> list[str]:
     mark = " <- chosen" if is_chosen and option.fits is not False else ""
     setting = option.setting
     numbers = [_gib(part) for part in parts(option.memory)]
-    return [str(setting.zero_stage), setting.checkpointing, setting.offload, *numbers, f"{fits}{mark}"]
+    return [setting.stage, setting.checkpointing, setting.offload, *numbers, f"{fits}{mark}"]
 
 
 def _gib(size: float) -> str:

@@ -95,6 +95,6 @@ def scaling(rows: Sequence[Row]) -> Table:
         memory = f"{row.memory.total / GIB:.0f}" + ("" if row.fits is not False else "!")
         idle = str(row.devices - row.busy or "")
         numbers = (f"{found.seconds:.3g}", f"{found.tokens_per_second_per_device:,.0f}", f"{found.mfu:.1%}")
-        told = (str(row.devices), str(setting.zero_stage), setting.checkpointing, setting.offload)
+        told = (str(row.devices), setting.stage, setting.checkpointing, setting.offload)
         table.add_row(*told, memory, str(row.micro_batches), idle, *numbers, *(f"{share:.0%}" for share in shares))
     return table

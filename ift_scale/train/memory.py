@@ -56,6 +56,11 @@ class Setting:
     hpz: int = 1
     """Ranks that hold all weights among them a second time (ZeRO++'s hierarchical partition, stage 3); 1: none do."""
 
+    @property
+    def stage(self) -> str:
+        """`3, hpZ` if the weights are held a second time, else the number alone."""
+        return f"{self.zero_stage}{', hpZ' if self.hpz > 1 else ''}"
+
     def __str__(self) -> str:
         moved = "no offload" if self.offload == "none" else f"offload {self.offload}"
         copies = f", weights held once per {self.hpz} ranks" if self.hpz > 1 else ""

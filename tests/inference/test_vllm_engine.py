@@ -1,6 +1,7 @@
 """What the vLLM engine asks vLLM for, without vLLM."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,12 +26,12 @@ from ift_scale.inference.vllm_engine import VllmEngine
     ],
 )
 def test_graphs_are_captured_only_for_an_engine_that_generates(
-    monkeypatch: pytest.MonkeyPatch, config: EngineConfig, on_gpu: bool, graphs: bool
+    monkeypatch: pytest.MonkeyPatch, world_model: Path, config: EngineConfig, on_gpu: bool, graphs: bool
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda **arguments: asked.update(arguments)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    VllmEngine(EngineSpec("model", "bfloat16", config))
+    VllmEngine(EngineSpec(str(world_model), "bfloat16", config))
     assert ("compilation_config" not in asked) == graphs
     assert graphs or asked["compilation_config"] == {"cudagraph_mode": "NONE"}
     assert asked["enforce_eager"] is not on_gpu

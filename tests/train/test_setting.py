@@ -7,7 +7,7 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
-from ift_scale.plan.memory import PRESETS, parts, read_shape
+from ift_scale.plan.memory import PRESETS, memory_table, parts, read_shape
 from ift_scale.train.memory import GIB, Setting
 from ift_scale.train.setting import Plan, Room, candidates, choose, hpz_group, resolve, whole_nodes
 from ift_scale.train.shape import ModelShape
@@ -117,8 +117,7 @@ def _documented() -> list[list[str]]:
 def test_the_table_in_the_documentation(row: list[str]) -> None:
     num_gpus, gigabytes = row[1].removesuffix(" GB").split(" x ")
     option = choose(read_shape(row[0]), Room(int(gigabytes) * 1e9, int(num_gpus), 8), TrainConfig()).chosen
-    stage = f"{option.setting.zero_stage}{', hpZ' if option.setting.hpz > 1 else ''}"
-    assert row[2:5] == [stage, option.setting.checkpointing, option.setting.offload]
+    assert row[2:5] == [option.setting.stage, option.setting.checkpointing, option.setting.offload]
     told = ["0" if part == 0 else f"{part / GIB:.1f}" for part in parts(option.memory)]
     assert row[5:14] == told[:-1] and row[14] == (told[-1] if option.memory.host == 0 else f"{8 * option.memory.host / GIB:.1f}")
 
@@ -128,6 +127,8 @@ def test_weights_are_held_once_per_node_where_that_fits() -> None:
     plan = choose(shape, Room(GPU_80, 64, 8), TrainConfig())
     without = next(o for o in plan.options if o.setting == replace(plan.chosen.setting, hpz=1))
     assert plan.chosen.memory.weights - without.memory.weights == pytest.approx(2 * shape.parameters / 8)
+    shown = memory_table(plan).columns[0]
+    assert list(shown.cells)[:4] == ["2", "2", "3, hpZ", "3"] and "once per 8 ranks" in str(plan.chosen.setting)
     tight = without.memory.total + 1  # fits, and the copy does not
     by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
     assert [resolve(by_hand, shape, Room(room, 64, 8))[0].hpz for room in (GPU_80, tight, 1e9)] == [8, "off", "off"]
