@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 def computed(kind: Any, settings: Any, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -19,6 +20,7 @@ def computed(kind: Any, settings: Any, dtype: torch.dtype) -> dict[str, Tensor]:
 
     Must be called while no HfDeepSpeedConfig of ZeRO-3 is alive.
     """
+    assert not is_deepspeed_zero3_enabled()
     with init_empty_weights(include_buffers=False):
         model = kind._from_config(copy.deepcopy(settings), dtype=dtype)
     return dict(_computed_of(model))

@@ -219,6 +219,14 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     return Trained(found, plan.output)
 
 
+def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """To rounding. AdamW's first step moves each weight by the rate times its gradient's sign, whose rounding shows where the
+    gradient is about 1e-8 (its epsilon): in few weights, by a part of the rate of 1e-3."""
+    differences = torch.cat([(found[name] - tensor).abs().flatten() for name, tensor in right.items()])
+    assert float(differences.max()) < 2e-4
+    assert float((differences > 1e-5).float().mean()) < 1e-4
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_is_uninterrupted_bit_for_bit(trained: Trained, stage: int) -> None:
     assert _equal(trained.folders[f"whole {stage}"], trained.folders[f"resumed {stage}"])
@@ -235,17 +243,14 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained: Trained, stage: int) -> N
 )
 def test_resumed_by_other_ranks_and_stages(trained: Trained, change: str) -> None:
     whole, resumed = _weights(trained.folders["whole 2"]), _weights(trained.folders[change])
-    for name, tensor in whole.items():
-        torch.testing.assert_close(resumed[name], tensor, atol=1e-5, rtol=1e-5)
+    _assert_close(resumed, whole)
 
 
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADED)
 def test_states_in_host_memory_are_resumed_and_dealt_anew(trained: Trained, stage: int, offload: str) -> None:
     moved = f"2 ranks of {stage} with {offload} in host memory, 1"
     for resumed in (f"resumed {stage} {offload}", f"{moved} with it", f"{moved} without"):
-        found = _weights(trained.folders[resumed])
-        for name, tensor in _weights(trained.folders["whole 2"]).items():
-            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
+        _assert_close(_weights(trained.folders[resumed]), _weights(trained.folders["whole 2"]))
 
 
 def test_weights_held_once_per_node_are_those_of_the_checkpoint(trained: Trained) -> None:
