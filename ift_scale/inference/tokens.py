@@ -43,7 +43,11 @@ class PromptTokenizer:
 
         self.path = Path(path)
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                self.path,
+                local_files_only=True,
+                mistral_format=False,  # whose class has no chat template, and is chosen where mistral-common is installed
+            )
         except (OSError, ValueError) as error:
             remedy = "Put tokenizer.json (or tokenizer.model) and tokenizer_config.json of the model there"
             raise DataError(Place(self.path), f"no tokenizer can be loaded: {error}", remedy) from error

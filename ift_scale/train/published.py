@@ -22,7 +22,7 @@ from ift_scale.records import Example, Message
 
 # transformers' save_pretrained writes the tokenizer as it understands it, and loses settings (sentencepiece's `legacy`).
 _FILES = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "tekken.json", "*.model",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "*.tiktoken",
 )  # fmt: skip
 _NUM_COMPARED = 64
@@ -30,15 +30,20 @@ _NUM_COMPARED = 64
 
 @dataclass(frozen=True)
 class ExportedTokenizer:
-    """`changes`: settings of the tokenizer with their new values. `stops`: the ids that end an answer."""
+    """`own`: the base model's tokenizer as transformers reads it. `changes`: its settings with new values. `stops`: the ids that
+    end an answer."""
 
     base: Path
+    own: Any
     template: str
     changes: dict[str, Any]
     stops: list[int]
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the tokenizer to an exported model's folder, and have its generation config stop at `stops`."""
+        if (self.base / "tekken.json").is_file() and not (self.base / "tokenizer.json").is_file():
+            # transformers reads tekken.json with a class of Mistral's that ignores chat templates.
+            self.own.save_pretrained(folder)
         for file in sorted({file for pattern in _FILES for file in self.base.glob(pattern)}):
             shutil.copyfile(file, folder / file.name)
         (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
@@ -75,7 +80,9 @@ def publish(tokenizer: PromptTokenizer, template: str, model_config: Any) -> Exp
     part_pad_from_eos(tokenizer.tokenizer, model_config)
     pad, tokenizer.tokenizer.pad_token = tokenizer.tokenizer.pad_token, own
     changes = {} if pad == own else {"pad_token": pad}
-    return ExportedTokenizer(tokenizer.path, tokenizer.chat_source(template), changes, served.turn_ends(tokenizer, template))
+    return ExportedTokenizer(
+        tokenizer.path, tokenizer.tokenizer, tokenizer.chat_source(template), changes, served.turn_ends(tokenizer, template)
+    )
 
 
 def part_pad_from_eos(tokenizer: Any, model_config: Any) -> None:

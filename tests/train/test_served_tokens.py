@@ -179,3 +179,23 @@ def test_a_template_that_cannot_be_served_is_refused_before_the_training(tmp_pat
     sets = _set(tmp_path / "set.jsonl", _conversation(TEXTS[0]))
     with pytest.raises(DataError, match=r"set.jsonl:1: .*the prompt has .* where training has .*Set evaluate.template to another"):
         published.check_before_training(tokenizer, "vicuna", [sets])
+
+
+def test_mistrals_own_format_is_not_exported(tmp_path: Path) -> None:
+    """transformers would read it with a class without chat templates where mistral-common is installed."""
+    base = FAMILIES["tekken"](tmp_path / "base")
+    (base / "config.json").write_text('{"model_type": "mistral"}')
+    (base / "tekken.json").write_text("{}")
+    tokenizer = PromptTokenizer(base)
+    folder = _exported(tokenizer, "vicuna", tmp_path / "exported")
+    assert (
+        not (folder / "tekken.json").exists() and (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    )
+    messages = _conversation(TEXTS[0])
+    assert _applied(AutoTokenizer.from_pretrained(folder), messages) == tokenizer.example(messages, "vicuna")[0]
+    # Without tokenizer.json, the converted tokenizer is written.
+    converted = published.ExportedTokenizer(tmp_path / "native", tokenizer.tokenizer, "x", {}, [1])
+    converted.base.mkdir()
+    (converted.base / "tekken.json").write_text("{}")
+    converted.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).chat_template == "x" and not (folder / "tekken.json").exists()
