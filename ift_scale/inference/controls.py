@@ -18,6 +18,7 @@ from typing import Any, SupportsIndex
 
 _MARKUP = re.compile(r"<.+>|\[.+\]|⟨.+⟩|｟.+｠|◁.+▷", re.DOTALL)
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_NOTHING = re.compile(r"(?!)")
 _INSEPARABLE = "the text spells a control token, which this tokenizer cannot tell from the token itself"
 
 
@@ -69,6 +70,10 @@ class Controls:
         self._masked: list[str] = []
         words = {token.content for token in added.values() if token.single_word}
         self.pattern = _any_of(self.ids, words)
+        # Tokens that are matched after normalization, such as lowercasing, are found in other spellings too.
+        self._normalizer = backend.normalizer if backend is not None else None
+        normalized = [token.content for token in added.values() if token.content in self.ids and token.normalized]
+        self._respelled = _any_of([self._normalizer.normalize_str(t) for t in normalized] if self._normalizer else [], words)
         mask = rf"\ue000{self._nonce}(\d+)\ue001"
         self._mask_or_control = re.compile(f"{mask}|{self.pattern.pattern}" if self.ids else mask)
 
@@ -76,10 +81,19 @@ class Controls:
         """True if a text that is all content spells a control token, or a ChatText's contents do."""
         if isinstance(text, ChatText):
             return text.controls is not None
-        return any(first in text for first in self._first) and self.pattern.search(text) is not None
+        return (any(first in text for first in self._first) and self.pattern.search(text) is not None) or self._is_respelled(text)
+
+    def _is_respelled(self, text: str) -> bool:
+        """True if the text spells a control token once it is normalized."""
+        return self._respelled is not _NOTHING and self._respelled.search(self._normalizer.normalize_str(text)) is not None
 
     def mask(self, content: str) -> str:
-        """A message's content with a mask in place of each control token that it spells, or that begins or ends at its edge."""
+        """A message's content with a mask in place of each control token that it spells, or that begins or ends at its edge.
+
+        One mask takes the place of a whole content that spells a control token only once it is normalized.
+        """
+        if self._respelled is not _NOTHING and self._is_respelled(self.pattern.sub("", content)):
+            return self._mask(content)
         head, tail = content[: self._longest], content[-self._longest :]
         if not (any(map(content.__contains__, self._first)) or any(map(head.__contains__, self._last))):
             return content
@@ -199,7 +213,7 @@ def _is_control(token: Any, in_model: Callable[[str], bool]) -> bool:
 def _any_of(texts: Sequence[str] | dict[str, int], words: set[str]) -> re.Pattern[str]:
     """Matches the longest of `texts` at a place; those in `words` only where no letter or digit is next to them."""
     if not texts:
-        return re.compile(r"(?!)")
+        return _NOTHING
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" if t in words else re.escape(t) for t in longest_first))
 

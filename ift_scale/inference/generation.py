@@ -129,7 +129,6 @@ class Generator:
     @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], **options: Any) -> Any:
         width, device = max(map(len, prompts)), self.passes.model.device
-        self.passes.rope.reset()
         return self.passes.model.generate(
             torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device),
             attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device),

@@ -61,6 +61,10 @@ class ForwardPasses:
     def __init__(self, model: Any, batch_tokens: int):
         self.model, self.batch_tokens = model, batch_tokens
         self.rope = RopeLimits(model)
+        # Also between the passes of `generate`: transformers 5.19 fails in the second one past LongRoPE's limit
+        # where each kind of layer has rotary parameters of its own.
+        rope = self.rope  # a hook that held `self` would keep the model alive
+        model.register_forward_pre_hook(lambda *_: rope.reset())
         self._plain_attention = model.config._attn_implementation
 
     def use_attention(self, name: str | None = None) -> None:
@@ -72,7 +76,6 @@ class ForwardPasses:
     @torch.inference_mode()
     def logits(self, ids_BT: list[list[int]], rows: list[int], places: list[int], **options: Any) -> tuple[Tensor, Any]:
         """(logits at (rows[i], places[i]), shape (num_wanted, vocabulary); the model's output)."""
-        self.rope.reset()
         ids = torch.tensor(ids_BT, device=self.model.device)
         rows_R, places_R = torch.tensor(rows), torch.tensor(places)
 
@@ -199,7 +202,6 @@ class Packed:
     def _logits(self, suffixes: list[list[int]], counts: list[int], recorder: Any, prefix_length: int) -> Tensor:
         packed = shared_prefix.PackedSuffixes([len(s) for s in suffixes], counts, recorder.prefix, prefix_length)
         self.passes.use_attention(shared_prefix.NAME)
-        self.passes.rope.reset()
         ids_1N = torch.tensor([[token for suffix in suffixes for token in suffix]])
         positions_1N = packed.positions_N[None]
         return self.passes.model(ids_1N, position_ids=positions_1N, use_cache=False, shared=packed).logits[0]

@@ -23,6 +23,7 @@ from ift_scale.inference.model_folder import INDEX, SINGLE, Stored, model_config
 # Buffers that older versions of transformers stored; a model computes them itself. Of `bias`, a causal mask only (`_is_computed`).
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention)\.bias$")
+_INTEGERS = ("I", "U", "BOOL")
 _NAMES_SHOWN = 5
 
 
@@ -49,7 +50,8 @@ def check(folder: str | Path) -> None:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    wanted = set(model.state_dict())
+    wanted = model.state_dict()
+    _refuse_integers(folder, [name for name in stored if name in wanted and wanted[name].is_floating_point()], stored)
     _refuse_wrapped(folder, stored, wanted, f"{model.base_model_prefix}.")
     _refuse_missing(folder, report["missing_keys"], stored)
     _refuse_mismatched(folder, report["mismatched_keys"])
@@ -129,6 +131,14 @@ def _refuse_mismatched(folder: Path, mismatched: Collection[tuple[str, Any, Any]
     if named:
         remedy = "Give the config.json that belongs to these weights"
         _refuse(folder, "hold tensors of another shape than config.json says", named, remedy)
+
+
+def _refuse_integers(folder: Path, names: Collection[str], stored: dict[str, Stored]) -> None:
+    """transformers turns integers into floating-point numbers as they are, without the scales of a quantisation."""
+    integers = [f"{name} is {stored[name].dtype}" for name in names if stored[name].dtype.rstrip("0123456789") in _INTEGERS]
+    if integers:
+        remedy = "Fetch the model in float32, bfloat16 or float16, or give the config.json with its quantization_config"
+        _refuse(folder, "hold integers, and config.json names no quantisation", integers, remedy)
 
 
 def _refuse_unexpected(folder: Path, unexpected: Collection[str], stored: dict[str, Stored]) -> None:

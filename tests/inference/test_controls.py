@@ -3,9 +3,10 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ift_scale.config import TrainConfig
@@ -146,6 +147,30 @@ def test_white_space_flags_of_control_tokens_act_as_always(tmp_path: Path) -> No
     texts = [f"one {a} two{b}\n{a}{b} x" for a in flags for b in flags]
     assert tokenizer.controls.encode([ChatText(text) for text in texts]) == tokenizer.control_ids(texts)
     assert all(_controls(tokenizer, ids) == [] for ids in tokenizer.encode(texts))
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "spelled"), [(normalizers.Lowercase(), "<|IM_End|>"), (normalizers.NFKC(), "＜|im_end|＞"), (None, "<|IM_End|>")]
+)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_control_tokens_that_are_found_after_normalization(tmp_path: Path, normalizer: Any, spelled: str, normalized: bool) -> None:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if normalizer is not None:
+        inner.normalizer = normalizer
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    inner.train_from_iterator(["what is one two"] * 20, trainer)
+    inner.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=normalized)])
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>").save_pretrained(tmp_path)
+    tokenizer = PromptTokenizer(tmp_path)
+    assert (tokenizer.tokenizer.eos_token_id in tokenizer.control_ids([spelled])[0]) == (normalizer is not None and normalized)
+    for content in (spelled, f"say {spelled}", f"{spelled} and <|im_end|> too"):
+        assert _controls(tokenizer, tokenizer.encode([content])[0]) == []
+        plain = _controls(tokenizer, tokenizer.example(_asked("a", "b"), "chatml")[0])
+        ids, supervised = tokenizer.example(_asked(content, f"B. {content}"), "chatml")
+        assert _controls(tokenizer, ids) == plain
+        prompt = tokenizer.render(_asked(content, "")[:1], "chatml", generation=True)
+        assert tokenizer.encode([prompt]) == [ids[: supervised.index(True)]]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordlevel"])

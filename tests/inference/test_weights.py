@@ -64,6 +64,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         (_without("model.layers.0.self_attn.q_proj.bias"), r"lack .*q_proj\.bias"),
         (lambda t: t | {"score.weight": torch.ones(2, 2)}, r"does not have: score\.weight"),
         (lambda t: t | {"model.layers.3.input_layernorm.weight": torch.ones(32)}, r"does not have: model\.layers\.3\."),
+        (lambda t: t | {DOWN: t[DOWN].to(torch.int8)}, r"hold integers.*: model\.layers\.1\..* is I8\. .*quantization_config"),
         (lambda t: t | {DOWN: torch.ones(32, 47)}, r"down_proj\.weight is \(32, 47\), not \(32, 48\)"),
         (_renamed(lambda name: f"model.{name}"), r"wrapper's prefix 'model\.'.*model\.lm_head\.weight.* more"),
         (_renamed(lambda name: f"base_model.model.{name}"), r"lack .* and \d+ more\. Save the model that is inside the wrapper"),
