@@ -137,10 +137,10 @@ def _csv_row(place: Place, row: list[str]) -> Row:
 def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
     known, unique = subcategories()["subjects"], draws.Unique()
     for place, row in rows:
-        subject = str(row.get("subject"))
-        if subject not in known:
-            remedy = "MMLU subjects only; " + did_you_mean(subject, known)
-            raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
+        subject = row.get("subject")
+        if not isinstance(subject, str) or subject not in known:
+            problem, remedy = "missing" if subject is None else "unknown subject", "MMLU subjects only; "
+            raise DataError(Place(place.file, place.line, "subject"), problem, remedy + did_you_mean(str(subject), known), subject)
         within = "" if row.get("id") is not None else f"{subject}/"
         id, domain = f"mmlu/{split}/{within}{sampling.unique_id(place, row, unique)}", domain_of(subject)
         yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)
