@@ -14,7 +14,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import answers, checks, classes, known
 from ift_scale.questions.checks import Row
 from ift_scale.questions.known import Placed, Target
-from ift_scale.questions.reading import Section, open_dataset
+from ift_scale.questions.reading import open_dataset
 from ift_scale.records import LETTERS, Kind
 
 
@@ -28,18 +28,8 @@ def load(source: HubSource, seed: int) -> Iterator[Placed]:
     limits = {"train": source.max_train, "test": source.max_test}
     if kind == "choice" and source.fields.answer_form in ("auto", "index_from_0"):
         for section in sections.values():
-            _refuse_classes_from_1(source, section)
+            classes.refuse_from_1(source.path, section.table.features, source.fields.answer)
     yield from known.questions(sections, fields, target, limits, seed)
-
-
-def _refuse_classes_from_1(source: HubSource, section: Section) -> None:
-    """DataError if the answers are classes with numbers as names that do not begin at 0."""
-    names = classes.names_of(classes.feature_of(section.table.features, source.fields.answer)) or []
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    if numbers and len(numbers) == len(names) and numbers[0] != 0:
-        problem = f"has the classes {', '.join(names)}, which do not count from 0"
-        remedy = "Set fields.answer_form: index_from_1, if the first option is 1"
-        raise DataError(Place(source.path, field=source.fields.answer), problem, remedy)
 
 
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:

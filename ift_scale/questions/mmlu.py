@@ -25,6 +25,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import sampling
 from ift_scale.questions.answers import option
 from ift_scale.questions.checks import Row, choice_question, columns_of_options
+from ift_scale.questions.classes import refuse_from_1
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import Opened, named_section, open_dataset
 from ift_scale.questions.tables import csv_lines
@@ -70,7 +71,7 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
 
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
     if opened is not None:
-        return ((place, row) for _, place, row in named_section(opened, split, split).rows())
+        return _opened_rows(opened, split)
     if (parts := _parts(folder, split)) is not None:
         return _csv_rows(parts, split)
     if not jsonl.exists(folder, split) and (subjects := _subject_folders(folder)):
@@ -106,8 +107,14 @@ def _subject_folders(folder: Path) -> list[Path]:
 
 def _folder_rows(subjects: list[Path], split: Split) -> Rows:
     for folder in subjects:
-        for _, place, row in named_section(open_dataset(str(folder)), split, split).rows():
+        for place, row in _opened_rows(open_dataset(str(folder)), split):
             yield place, {"subject": folder.name, **row}
+
+
+def _opened_rows(opened: Opened, split: Split) -> Rows:
+    section = named_section(opened, split, split)
+    refuse_from_1(opened.path, section.table.features, "answer")
+    return ((place, row) for _, place, row in section.rows())
 
 
 def _jsonl_rows(path: Path) -> Rows:

@@ -182,6 +182,24 @@ def test_mmlu_csv_rows_that_are_refused(row: str, problem: str, tmp_path: Path) 
         _load("mmlu", tmp_path)
 
 
+def test_mmlu_answers_as_classes(tmp_path: Path) -> None:
+    """By name, whatever their order; numbers from 1 are no indices from 0."""
+    import datasets
+
+    def load(name: str, names: str) -> list[int | None]:
+        features = datasets.Features({"question": datasets.Value("string"), "choices": datasets.List(datasets.Value("string")),
+                                      "answer": datasets.ClassLabel(names=list(names))})  # fmt: skip
+        rows = [{"question": f"q {label}", "choices": list("wxyz"), "answer": label} for label in range(4)]
+        for split in ("dev", "test"):
+            (tmp_path / name / "anatomy").mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / name / "anatomy" / f"{split}.parquet"))
+        return [q.answer for q in _load("mmlu", tmp_path / name) if q.split == "test"]
+
+    assert load("letters", "DACB") == [3, 0, 2, 1] and load("numbers", "3012") == [3, 0, 1, 2]
+    with pytest.raises(DataError, match=r"anatomy: field 'answer': has the classes 1, 2, 3, 4, which do not count from 0"):
+        load("from_1", "1234")
+
+
 @pytest.mark.parametrize("num_rows", [1, 3])  # a single row used to be taken for a header, and the benchmark for empty
 def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
     for subject, split in product(("anatomy", "virology"), ("dev", "val", "test")):
