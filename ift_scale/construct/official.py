@@ -118,14 +118,18 @@ def _checked(place: Place, fields: dict[str, object]) -> Row:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         value = None if first["type"] == "missing" else first["input"]
-        raise DataError(Place(place.file, place.line, field), first["msg"], "Mend or remove the row", value) from error
+        raise DataError(Place(place.file, place.line, field), first["msg"], "Fix or remove the row", value) from error
     for field in ("answer", "pred"):
         if getattr(row, field) >= len(row.choices):
             problem = f"is out of range: there are {len(row.choices)} options"
-            raise DataError(Place(place.file, place.line, field), problem, "Mend or remove the row", getattr(row, field))
+            raise DataError(Place(place.file, place.line, field), problem, "Fix or remove the row", getattr(row, field))
+    for field, texts in (("question", [row.question]), ("choices", row.choices)):
+        if not all(text.strip() for text in texts):
+            problem = "must be a text that is not empty" if field == "question" else "an option is empty"
+            raise DataError(Place(place.file, place.line, field), problem, "Fix or remove the row", getattr(row, field))
     if len(row.probs) != len(row.choices):
         problem = f"must hold a probability for each of the {len(row.choices)} options"
-        raise DataError(Place(place.file, place.line, "probs"), problem, "Mend or remove the row", row.probs)
+        raise DataError(Place(place.file, place.line, "probs"), problem, "Fix or remove the row", row.probs)
     return row
 
 

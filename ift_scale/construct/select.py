@@ -13,7 +13,8 @@ def capacity(knowledge: Knowledge, setting: str) -> int:
     if setting.startswith("unknown-"):
         ratio = treatment(setting).ratio or 0.0
         known, unknown = (len(knowledge.bucket(name)) for name in buckets_of(setting))
-        return int(min(known / (1 - ratio), unknown / ratio))
+        sizes = [(known, 1 - ratio), (unknown, ratio)]  # a share of 0 needs no question
+        return int(min(found / share for found, share in sizes if share))
     return len(knowledge.bucket(treatment(setting).bucket))
 
 

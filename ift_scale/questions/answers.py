@@ -18,6 +18,7 @@ Form = AnswerForm | Literal["position"]
 
 _MARKED = re.compile(r"\(([A-Za-z]|\d{1,3})\)|([A-Za-z]|\d{1,3})[).:、]?")
 _FIRST = {"index_from_1": 1}
+_OTHER_FORM = "Fix or remove the row; kind huggingface reads other forms by fields.answer_form"
 _FORMS = "fields.answer_form (letter, index_from_0, index_from_1 or text)"
 
 
@@ -89,8 +90,8 @@ def _unusable(place: Place, value: Any, count: int, form: Form) -> DataError:
     forms = {"letter": f"a letter from A to {last}", "text": "the text of one option"}
     number = f"an index from {first} to {count - 1 + first}"
     if form in forms:
-        return DataError(place, f"is not {forms[form]}", "Fix or remove the row, or change fields.answer_form", value)
+        return DataError(place, f"is not {forms[form]}", _OTHER_FORM, value)
     if form.startswith("index"):
-        return DataError(place, f"is not {number}", "Fix or remove the row, or change fields.answer_form", value)
+        return DataError(place, f"is not {number}", _OTHER_FORM, value)
     problem = "is neither an option's index nor its letter" + (" nor its text" if form == "auto" else "")
     return DataError(place, problem, f"Use {number} or a letter from A to {last}", value)

@@ -24,6 +24,16 @@ def feature_of(features: Mapping[str, Any], column: str) -> Any:
     return found
 
 
+def refuse_from_1(path: str, features: Mapping[str, Any], column: str) -> None:
+    """DataError if the answers are classes with numbers as names that do not begin at 0, so that they are no indices from 0."""
+    names = names_of(feature_of(features, column)) or []
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    if numbers and len(numbers) == len(names) and numbers[0] != 0:
+        problem = f"has the classes {', '.join(names)}, which do not count from 0"
+        remedy = "Set fields.answer_form: index_from_1 (kind huggingface), if the first option is 1"
+        raise DataError(Place(path, field=column), problem, remedy)
+
+
 def named(place: Place, row: Row, features: Mapping[str, Any]) -> Row:
     """The row with class numbers replaced by names, inside lists and nested columns too."""
     return {column: _named(place, column, value, features.get(column)) for column, value in row.items()}

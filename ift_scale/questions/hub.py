@@ -14,8 +14,8 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import answers, checks, classes, known
 from ift_scale.questions.checks import Row
 from ift_scale.questions.known import Placed, Target
-from ift_scale.questions.reading import Section, open_dataset
-from ift_scale.records import Kind
+from ift_scale.questions.reading import open_dataset
+from ift_scale.records import LETTERS, Kind
 
 
 def load(source: HubSource, seed: int) -> Iterator[Placed]:
@@ -28,18 +28,8 @@ def load(source: HubSource, seed: int) -> Iterator[Placed]:
     limits = {"train": source.max_train, "test": source.max_test}
     if kind == "choice" and source.fields.answer_form in ("auto", "index_from_0"):
         for section in sections.values():
-            _refuse_classes_from_1(source, section)
+            classes.refuse_from_1(source.path, section.table.features, source.fields.answer)
     yield from known.questions(sections, fields, target, limits, seed)
-
-
-def _refuse_classes_from_1(source: HubSource, section: Section) -> None:
-    """DataError if the answers are classes with numbers as names that do not begin at 0."""
-    names = classes.names_of(classes.feature_of(section.table.features, source.fields.answer)) or []
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    if numbers and len(numbers) == len(names) and numbers[0] != 0:
-        problem = f"has the classes {', '.join(names)}, which do not count from 0"
-        remedy = "Set fields.answer_form: index_from_1, if the first option is 1"
-        raise DataError(Place(source.path, field=source.fields.answer), problem, remedy)
 
 
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
@@ -54,7 +44,31 @@ def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
     choices = _choices(fields.choices, place, row)
     at = Place(place.file, place.line, fields.answer)
     value = _column(place, row, fields.answer)
-    return mapped | {"choices": choices, "answer": answers.option(at, value, choices, fields.answer_form)}
+    labels = _labels(fields, row, len(choices))
+    answer = answers.option(at, value, choices, fields.answer_form) if labels is None else _labelled(at, value, labels)
+    return mapped | {"choices": choices, "answer": answer}
+
+
+def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
+    """The names that the source itself gives the options, in the column `label` next to theirs; None if they are A, B, C, ... or
+    `answer_form` says how an answer counts. Some of ARC's rows have 1, 2, 3, 4."""
+    if isinstance(fields.choices, list) or "." not in fields.choices or fields.answer_form not in ("auto", "letter"):
+        return None
+    labels: Any = row
+    for part in [*fields.choices.split(".")[:-1], "label"]:
+        labels = labels.get(part) if isinstance(labels, dict) else None
+    if not isinstance(labels, list) or len(labels) != num:
+        return None
+    names = [str(label).strip().upper() for label in labels]
+    return None if names == list(LETTERS[:num]) else names
+
+
+def _labelled(place: Place, value: Any, labels: list[str]) -> int:
+    found = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
+    if len(found) != 1:
+        problem = f"names {'several' if found else 'none'} of the options' labels {', '.join(labels)}"
+        raise DataError(place, problem, "Fix or remove the row, or set fields.answer_form", value)
+    return found[0]
 
 
 def _choices(names: str | list[str], place: Place, row: Row) -> list[str]:

@@ -1,7 +1,8 @@
 """MMLU as a benchmark: its subjects belong to the paper's domains by sub-category (data/mmlu_subcategories.json).
 
 Three layouts of a local folder are read, found by what it holds, and the hub's dataset (cais/mmlu), by its id:
-- Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv, rows of question, A, B, C, D, letter;
+- Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv (or all files in one folder), rows of
+  question, A, B, C, D, letter;
 - JSON lines: dev.jsonl and test.jsonl (.gz too), for example
     {"id": "abstract_algebra/0", "subject": "abstract_algebra", "question": "Find the degree ...",
      "choices": ["0", "4", "2", "6"], "answer": 1}
@@ -24,6 +25,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.questions import sampling
 from ift_scale.questions.answers import option
 from ift_scale.questions.checks import Row, choice_question, columns_of_options
+from ift_scale.questions.classes import refuse_from_1
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import Opened, named_section, open_dataset
 from ift_scale.questions.tables import csv_lines
@@ -63,20 +65,26 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
             if chosen is None or seen[question.subject] in chosen[question.subject]:
                 yield place, question
             seen[question.subject] += 1
+        if split == "test" and not seen:
+            raise DataError(Place(source.path), "has no test question", "Fetch the files again, or remove the source")
 
 
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
     if opened is not None:
-        return ((place, row) for _, place, row in named_section(opened, split, split).rows())
-    if _has_parts(folder, split):
-        return _csv_rows(folder / split, split)
+        return _opened_rows(opened, split)
+    if (parts := _parts(folder, split)) is not None:
+        return _csv_rows(parts, split)
     if not jsonl.exists(folder, split) and (subjects := _subject_folders(folder)):
         return _folder_rows(subjects, split)
     return _jsonl_rows(jsonl.find(folder, split))
 
 
-def _has_parts(folder: Path, split: Split) -> bool:
-    return any((folder / split).glob("*.csv"))
+def _parts(folder: Path, split: Split) -> Path | None:
+    """The folder with a split's CSV files: Hendrycks' sub-folder, or the folder itself if all splits are in one."""
+    if any((folder / split).glob("*.csv")):
+        return folder / split
+    subjects = (path.name.removesuffix(f"_{split}.csv") for path in folder.glob(f"*_{split}.csv"))
+    return folder if any(subject in subcategories()["subjects"] for subject in subjects) else None
 
 
 def _open(source: MmluSource) -> tuple[Path, Opened | None]:
@@ -84,8 +92,8 @@ def _open(source: MmluSource) -> tuple[Path, Opened | None]:
     folder = Path(source.path)
     if not folder.is_dir():
         return folder, open_dataset(source.path, source.name)
-    folder = folder / "data" if _has_parts(folder / "data", "test") else folder
-    if _has_parts(folder, "test") or jsonl.exists(folder, "test"):
+    folder = folder / "data" if _parts(folder / "data", "test") else folder
+    if _parts(folder, "test") or jsonl.exists(folder, "test"):
         return folder, None
     if (folder / source.name).is_dir() or (folder / "README.md").is_file() or not _subject_folders(folder):
         return folder, open_dataset(source.path, source.name, name_required=False)
@@ -99,8 +107,14 @@ def _subject_folders(folder: Path) -> list[Path]:
 
 def _folder_rows(subjects: list[Path], split: Split) -> Rows:
     for folder in subjects:
-        for _, place, row in named_section(open_dataset(str(folder)), split, split).rows():
+        for place, row in _opened_rows(open_dataset(str(folder)), split):
             yield place, {"subject": folder.name, **row}
+
+
+def _opened_rows(opened: Opened, split: Split) -> Rows:
+    section = named_section(opened, split, split)
+    refuse_from_1(opened.path, section.table.features, "answer")
+    return ((place, row) for _, place, row in section.rows())
 
 
 def _jsonl_rows(path: Path) -> Rows:
@@ -130,10 +144,10 @@ def _csv_row(place: Place, row: list[str]) -> Row:
 def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
     known, unique = subcategories()["subjects"], draws.Unique()
     for place, row in rows:
-        subject = str(row.get("subject"))
-        if subject not in known:
-            remedy = "MMLU subjects only; " + did_you_mean(subject, known)
-            raise DataError(Place(place.file, place.line, "subject"), "unknown subject", remedy, subject)
+        subject = row.get("subject")
+        if not isinstance(subject, str) or subject not in known:
+            problem, remedy = "missing" if subject is None else "unknown subject", "MMLU subjects only; "
+            raise DataError(Place(place.file, place.line, "subject"), problem, remedy + did_you_mean(str(subject), known), subject)
         within = "" if row.get("id") is not None else f"{subject}/"
         id, domain = f"mmlu/{split}/{within}{sampling.unique_id(place, row, unique)}", domain_of(subject)
         yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)

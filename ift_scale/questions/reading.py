@@ -81,6 +81,9 @@ def named_section(opened: Opened, split: Split, spec: str) -> Section:
             Place(opened.path), f"has no split '{name}'", f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}"
         )
     table = opened.splits[found]
+    if not len(table):
+        remedy = f"Fetch it again, or set splits.{split} to another split"
+        raise DataError(Place(opened.path), f"its split '{found}' has no row", remedy)
     try:
         (part,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(table)})
     except (ValueError, AssertionError) as error:

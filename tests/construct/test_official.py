@@ -74,11 +74,13 @@ def test_an_example_without_an_explanation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"answer": 3}, r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options \(value: 3\). Mend"),
+        ({"answer": 3}, r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options \(value: 3\). Fix"),
         ({"pred": "A"}, r"golden-exp.jsonl:2: field 'pred': .*integer.*value: 'A'"),
         ({"probs": [0.5, 0.5]}, r"field 'probs': must hold a probability for each of the 3 options"),
         ({"probs": [0.5, 0.5, 1.5]}, r"field 'probs.2'"),
         ({"choices": ["a", "", "c"]}, r"field 'choices.1'"),
+        ({"choices": ["a", " ", "c"]}, r"golden-exp.jsonl:2: field 'choices': an option is empty"),
+        ({"question": "\u3000"}, r"golden-exp.jsonl:2: field 'question': must be a text that is not empty"),
         ({"explanation": None}, r"golden-exp.jsonl:2: field 'explanation': missing"),
         ({"correct": ...}, r"field 'correct': Field required"),
         ({"id": 7}, r"golden-exp.jsonl:2: field 'id': stands already in this file \(value: 7\)"),

@@ -1,6 +1,7 @@
 """The paper's rules on the authors' sets: each broken one is listed with its rows, and such sets are refused everywhere."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from ift_scale.artifacts import read_jsonl, read_manifest
 from ift_scale.cli import main
 from ift_scale.config import Config
 from ift_scale.construct import official, official_rules
+from ift_scale.construct import run as construct
 from ift_scale.errors import DataError
 from ift_scale.pipeline import Pipeline
-from ift_scale.records import Example
+from ift_scale.records import Arm, Example
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -144,6 +146,32 @@ def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Pa
     (tmp_path / "run" / "probe").mkdir()
     (tmp_path / "run" / "probe" / "probe.parquet").touch()
     assert pipeline._live_source() is not None
+
+
+def test_a_shuffled_release_gives_the_same_files_byte_for_byte(tmp_path: Path) -> None:
+    def files(name: str, order: random.Random | None) -> dict[str, str]:
+        draw = random.Random(0)
+        known = {id: 0.5 + 0.5 * draw.random() for id in range(60)}
+
+        def row(id: int, **changes: Any) -> dict[str, Any]:
+            other = 1 - known[id]
+            sure = {"probs": [known[id], other, 0.0], "pred_prob": known[id], "question": f"Question {id}" + "?" * (id % 7)}
+            right = id >= 30
+            return (_right if right else _row)(id, **sure, golden_prob=known[id] if right else other, **changes)
+
+        sets = {"harmonious": [row(id) for id in range(30, 60)], "incompatible": [row(id) for id in range(30)]}
+        sets["self_aligning"] = [row(id, output=0, model_exp="So.") for id in range(30)]
+        for rows in sets.values() if order else ():
+            order.shuffle(rows)
+        config = _config(tmp_path / name, tmp_path, _write(tmp_path / name / "llama", sets))
+        arms = [Arm(domain="engineering", setting=setting, seed=seed) for setting in sets for seed in (0, 1)]
+        construct.run(config, tmp_path / name / "construct", "key", {}, arms, [], {}, {})
+        manifest = read_manifest(tmp_path / name / "construct")
+        assert manifest is not None
+        return manifest.files
+
+    found = files("a", None)
+    assert len(found) == 7 and all(files(f"b{seed}", random.Random(seed)) == found for seed in range(3))
 
 
 def test_sets_that_break_a_rule_are_refused_before_the_probe(tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

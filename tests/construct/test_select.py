@@ -100,6 +100,11 @@ def test_graded_sets_and_shares_of_unknown(domain: Domain) -> None:
     grades = Counter(domain[1][item.question_id].grade for item in loaded.set_of("unknown-0.25", 0, 40))
     assert grades == {"Unknown": 10, "HighlyKnown": 30}
     assert {domain[1][item.question_id].grade for item in loaded.set_of("unknown", 0, 40)} == {"Unknown"}
+    ends = _loaded(domain, ["unknown-0", "unknown-1"], size=None)  # the share of either bucket is 0 in one of them
+    sizes = Counter(score.grade for score in domain[1].values())
+    assert ends.size == min(sizes["HighlyKnown"], sizes["Unknown"])
+    for setting, grade in (("unknown-0", "HighlyKnown"), ("unknown-1", "Unknown")):
+        assert {domain[1][item.question_id].grade for item in ends.set_of(setting, 0, ends.size)} == {grade}
 
 
 def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: Domain) -> None:

@@ -220,3 +220,34 @@ def test_rows_with_fewer_options_than_columns(tmp_path: Path) -> None:
         (tmp_path / "pool.csv").write_text(f"q,A,B,C,D,key\nq1,{row}\n")
         with pytest.raises(DataError, match=problem):
             _load(tmp_path / "pool.csv", choices=["A", "B", "C", "D"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "expected"),
+    [
+        (["A", "B", "C"], "B", 1),
+        (["1", "2", "3"], "1", 0),  # as in some rows of ARC; an index from 0 would be the second option
+        (["1", "2", "3"], 3, 2),
+        (["C", "A", "B"], "A", 1),
+        (["c", "a", "b"], "B", 2),
+        (["1", "2", "3"], "0", None),
+        (["A", "A", "B"], "A", None),
+    ],
+)
+def test_options_with_labels_of_their_own(labels: list[str], value: object, expected: int | None, tmp_path: Path) -> None:
+    row = {"question": "q", "choices": {"text": ["x", "y", "z"], "label": labels}, "answerKey": value}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+
+    def load(**form: str) -> list[int | None]:
+        fields = {"choices": "choices.text", "answer": "answerKey", **form}
+        source = {"kind": "huggingface", "path": str(tmp_path), "domain": "d", "splits": {"test": "test"}, "fields": fields}
+        raw = {"output_dir": "x", "questions": {"sources": [{"kind": "world"}, source]}}
+        return [question.answer for _, question in load_source(from_dict(raw).questions.sources[1], 0)]
+
+    if expected is None:
+        with pytest.raises(DataError, match=r"test.jsonl:1: field 'answerKey': names (none|several) of the options' labels"):
+            load()
+    else:
+        assert load() == [expected]
+    if value == "1":
+        assert load(answer_form="index_from_0") == [1]  # what is set counts

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,49 @@ def test_mmlu_csv_rows_that_are_refused(row: str, problem: str, tmp_path: Path) 
         (tmp_path / split / f"anatomy_{split}.csv").write_text(f'"two\nlines",a,b,c,d,A\n{row}\n')
     with pytest.raises(DataError, match=rf"anatomy_dev.csv:3: {problem}"):
         _load("mmlu", tmp_path)
+
+
+def test_mmlu_answers_as_classes(tmp_path: Path) -> None:
+    """By name, whatever their order; numbers from 1 are no indices from 0."""
+    import datasets
+
+    def load(name: str, names: str) -> list[int | None]:
+        features = datasets.Features({"question": datasets.Value("string"), "choices": datasets.List(datasets.Value("string")),
+                                      "answer": datasets.ClassLabel(names=list(names))})  # fmt: skip
+        rows = [{"question": f"q {label}", "choices": list("wxyz"), "answer": label} for label in range(4)]
+        for split in ("dev", "test"):
+            (tmp_path / name / "anatomy").mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / name / "anatomy" / f"{split}.parquet"))
+        return [q.answer for q in _load("mmlu", tmp_path / name) if q.split == "test"]
+
+    assert load("letters", "DACB") == [3, 0, 2, 1] and load("numbers", "3012") == [3, 0, 1, 2]
+    with pytest.raises(DataError, match=r"anatomy: field 'answer': has the classes 1, 2, 3, 4, which do not count from 0"):
+        load("from_1", "1234")
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])  # a single row used to be taken for a header, and the benchmark for empty
+def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
+    for subject, split in product(("anatomy", "virology"), ("dev", "val", "test")):
+        rows = "".join(f"{subject} {split} {number},a,b,c,d,C\n" for number in range(num_rows))
+        (tmp_path / f"{subject}_{split}.csv").write_text(rows)
+    expected = [(split, f"{subject} {split} {number}", list("abcd"), 2)
+                for split, subject, number in product(("dev", "test"), ("anatomy", "virology"), range(num_rows))]  # fmt: skip
+    assert _contents(_load("mmlu", tmp_path)) == expected
+
+
+def test_splits_without_a_row_are_refused(tmp_path: Path) -> None:
+    """Not taken for a benchmark of no questions."""
+    fields, settings = {"choices": ["A", "B"]}, {"domain": "d", "collection": "benchmark", "splits": {"test": "test"}}
+    for name, content in (("header", "question,A,B,answer\n"), ("empty", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.csv").write_text(content)
+        with pytest.raises(DataError, match=rf"{name}: its split 'test' has no row. Fetch it again, or set splits.test"):
+            _load("huggingface", tmp_path / name, fields=fields, **settings)
+    row = {"question": "q", "choices": ["a", "b"], "answer": 0, "subject": "anatomy"}
+    _jsonl(tmp_path / "mmlu" / "dev.jsonl", [row])
+    _jsonl(tmp_path / "mmlu" / "test.jsonl", [])
+    with pytest.raises(DataError, match="mmlu: has no test question"):
+        _load("mmlu", tmp_path / "mmlu")
 
 
 def test_options_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:

@@ -127,11 +127,19 @@ def test_mmlu_csv(tmp_path: Path) -> None:
         _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 
-def test_mmlu_unknown_subject(tmp_path: Path) -> None:
-    row = {"id": 1, "subject": "anatomi", "question": "q", "choices": ["a", "b"], "answer": 0}
+@pytest.mark.parametrize(
+    ("subject", "problem"),
+    [
+        ("anatomi", r"unknown subject .*did you mean 'anatomy'"),
+        (None, "missing"),
+        (float("nan"), r"unknown subject \(value: nan\)"),
+    ],
+)
+def test_mmlu_unknown_subject(subject: object, problem: str, tmp_path: Path) -> None:
+    row = {"id": 1, "subject": subject, "question": "q", "choices": ["a", "b"], "answer": 0}
     for split in ("dev", "test"):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"dev.jsonl:1: field 'subject': unknown subject .*did you mean 'anatomy'"):
+    with pytest.raises(DataError, match=rf"dev.jsonl:1: field 'subject': {problem}"):
         _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 
