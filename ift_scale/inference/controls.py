@@ -85,7 +85,9 @@ class Controls:
 
     def _is_respelled(self, text: str) -> bool:
         """True if the text spells a control token once it is normalized."""
-        return self._respelled is not _NOTHING and self._respelled.search(self._normalizer.normalize_str(text)) is not None
+        if self._normalizer is None or self._respelled is _NOTHING:
+            return False
+        return self._respelled.search(self._normalizer.normalize_str(text)) is not None
 
     def mask(self, content: str) -> str:
         """A message's content with a mask in place of each control token that it spells, or that begins or ends at its edge.
