@@ -71,7 +71,7 @@ class Controls:
         words = {token.content for token in added.values() if token.single_word}
         self.pattern = _any_of(self.ids, words)
         # Tokens that are matched after normalization, such as lowercasing, are found in other spellings too.
-        self._normalizer = backend.normalizer if backend is not None else None
+        self._normalizer: Any = backend.normalizer if backend is not None else None
         normalized = [token.content for token in added.values() if token.content in self.ids and token.normalized]
         self._respelled = _any_of([self._normalizer.normalize_str(t) for t in normalized] if self._normalizer else [], words)
         mask = rf"\ue000{self._nonce}(\d+)\ue001"
