@@ -71,7 +71,7 @@ class Controls:
         words = {token.content for token in added.values() if token.single_word}
         self.pattern = _any_of(self.ids, words)
         # Tokens that are matched after normalization, such as lowercasing, are found in other spellings too.
-        self._normalizer = backend.normalizer if backend is not None else None
+        self._normalizer: Any = backend.normalizer if backend is not None else None
         normalized = [token.content for token in added.values() if token.content in self.ids and token.normalized]
         self._respelled = _any_of([self._normalizer.normalize_str(t) for t in normalized] if self._normalizer else [], words)
         mask = rf"\ue000{self._nonce}(\d+)\ue001"
@@ -143,7 +143,8 @@ class Controls:
     def _check_separable(self) -> None:
         if self._backend is None:
             raise ValueError(f"{_INSEPARABLE} (it has no tokenizer.json)")
-        assert self._copy is not None
+        if self._inseparable is not None:
+            raise ValueError(f"{_INSEPARABLE}: {self._inseparable!r}")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts whose contents spell control tokens, without start tokens.
@@ -187,20 +188,20 @@ class Controls:
 
     @cached_property
     def _copy(self) -> Any:
-        """The tokenizer with private names. ValueError where it does not give the tokenizer's ids in every surrounding of each."""
-        copy = renamed(self._backend, self._names)
+        """The tokenizer with private names."""
+        return renamed(self._backend, self._names)
+
+    @cached_property
+    def _inseparable(self) -> str | None:
+        """A text in which the copy does not give the tokenizer's ids of a control token; None if there is none."""
         around: list[Callable[[str], str]] = [
             lambda t: t, lambda t: f"a{t}b", lambda t: f" {t} c", lambda t: f"\n{t}\n", lambda t: f"{t}{t}A", lambda t: f"A.{t}\n"
         ]  # fmt: skip
         texts = [ChatText(write(text)) for text in self.ids for write in around]
         expected = self._backend.encode_batch_fast(list(map(str, texts)), add_special_tokens=False)
-        found = copy.encode_batch_fast(list(map(self._private, texts)), add_special_tokens=False)
-        for text, wanted, made in zip(texts, expected, found, strict=True):
-            if wanted.ids != made.ids:
-                raise ValueError(
-                    f"the text spells a control token, which this tokenizer cannot tell from the token itself: {text!r}"
-                )
-        return copy
+        found = self._copy.encode_batch_fast(list(map(self._private, texts)), add_special_tokens=False)
+        pairs = zip(texts, expected, found, strict=True)
+        return next((str(text) for text, wanted, made in pairs if wanted.ids != made.ids), None)
 
 
 def _is_control(token: Any, in_model: Callable[[str], bool]) -> bool:

@@ -2,8 +2,8 @@
 
 A batch is padded on the left, with masks, as transformers' `generate` expects it. That is exact for
 most models and for sliding windows, but not where positions or rotary frequencies go by the batch.
-So prompts are grouped by their rotary class, and before a way is used for longer prompts than before,
-a few greedy tokens are compared with plain forward passes. A row whose frequencies change while it
+So prompts are grouped by their rotary class, and before a way is used for longer prompts or for more
+padding than before, a few greedy tokens are compared with plain forward passes. A row whose frequencies change while it
 grows is generated without a KV cache: its old keys would have the old frequencies.
 """
 
@@ -33,11 +33,11 @@ _PLAIN = _Way("single rows without a KV cache", False)
 
 
 class Generator:
-    """Generates with one model; remembers up to which length each way was seen to be right."""
+    """Generates with one model; remembers up to which length and padding each way was seen to be right."""
 
     def __init__(self, passes: ForwardPasses, alone: Alone, tolerance: float):
         self.passes, self.alone, self.tolerance = passes, alone, tolerance
-        self._verified: dict[tuple[_Way, LengthClass], int] = {}
+        self._verified: dict[tuple[_Way, LengthClass], tuple[int, int]] = {}
         self._closed: set[tuple[_Way, LengthClass]] = set()
 
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]) -> list[list[list[int]]]:
@@ -67,25 +67,27 @@ class Generator:
             yield numbers, _PLAIN if changes else self._verified_way(first, [prompts[n] for n in numbers], sampling)
 
     def _verified_way(self, kind: LengthClass, prompts: list[list[int]], sampling: Sampling) -> _Way:
-        length = max(map(len, prompts)) + sampling.max_tokens
+        longest = max(map(len, prompts))
+        length = longest + sampling.max_tokens
         for way in _WAYS:
-            key = way, kind
-            if length <= self._verified.get(key, 0):
+            key, padding = (way, kind), longest - min(map(len, prompts)) if way.is_batched else 0
+            right_length, right_padding = self._verified.get(key, (0, 0))
+            if length <= right_length and padding <= right_padding:
                 return way
             if key not in self._closed:
                 problem = self._problem(way, prompts, sampling)
                 if problem is None:
-                    self._verified[key] = length
+                    self._verified[key] = max(length, right_length), max(padding, right_padding)
                     return way
                 self._closed.add(key)
-                shortest = self._verified.get(key, 0) + 1
-                logger.warning("%s: not used to generate texts of %d tokens or more (%s)", way.name, shortest, problem)
+                beyond = f"beyond {right_length} tokens or {right_padding} of padding"
+                logger.warning("%s: not used to generate texts %s (%s)", way.name, beyond, problem)
         return _PLAIN
 
     def _problem(self, way: _Way, prompts: list[list[int]], sampling: Sampling) -> str | None:
-        """What is wrong with a way for the longest prompt and the one next to it with most padding."""
-        first = [prompts[i] for i in next(self._batches(prompts, sampling, way))]
-        rows = first[:1] if len(first) == 1 else [first[0], first[-1]]
+        """What is wrong with a way for the longest prompt, with the shortest and thus most padded one in its batch."""
+        ordered = sorted(prompts, key=len)
+        rows = [ordered[-1], ordered[0]] if way.is_batched and len(prompts) > 1 else ordered[-1:]
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
             out = self._generate(rows, max_new_tokens=steps, do_sample=False, output_logits=True, return_dict_in_generate=True)

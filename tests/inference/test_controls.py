@@ -21,7 +21,7 @@ from ift_scale.records import Message, Question
 from ift_scale.train import data
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
-from tests.inference.chat_families import FAMILIES, LLAMA3, QWEN3, byte_level_folder, sentencepiece_folder
+from tests.inference.chat_families import FAMILIES, LLAMA3, QWEN3, byte_level_folder, converted_folder, sentencepiece_folder
 
 TEMPLATES = ("model", "vicuna", "chatml")
 PLAIN = ["One\n\ntwo  three\t<b>bold</b> x < 3 > 2 [1]", "  spaces  ", "É\ue000\ue123\U000f0001 ▁", "1e5 a|b <| |> 3."]
@@ -171,6 +171,19 @@ def test_control_tokens_that_are_found_after_normalization(tmp_path: Path, norma
         assert _controls(tokenizer, ids) == plain
         prompt = tokenizer.render(_asked(content, "")[:1], "chatml", generation=True)
         assert tokenizer.encode([prompt]) == [ids[: supervised.index(True)]]
+
+
+def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_told_apart(tmp_path: Path) -> None:
+    """Normalized tokens behind a prepended mark: `a</s>b` is text to the tokenizer itself, so a template's tokens are in doubt."""
+    folder = converted_folder(tmp_path, LLAMA3, None, "PreTrainedTokenizerFast")
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["added_tokens"] = [token | {"normalized": True} for token in state["added_tokens"]]
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    tokenizer = PromptTokenizer(folder)
+    (ids,) = tokenizer.encode(["Why </s> and <s>?"])
+    assert _controls(tokenizer, ids) == tokenizer.start and _text(tokenizer, ids).endswith("Why </s> and <s>?")
+    with pytest.raises(ValueError, match="which this tokenizer cannot tell from the token itself: 'a<unk>b'"):
+        tokenizer.example(_asked("Why </s>?", "one"), "vicuna")
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordlevel"])

@@ -66,6 +66,17 @@ MODELS = {
         {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True, "new_decoder_architecture": False},
     ),
     "mamba": ("MambaConfig", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
+    "recurrent-gemma": (
+        "RecurrentGemmaConfig",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "attention_window_size": 8,
+            "lru_width": 64,
+        },
+    ),
     "bidirectional": ("BertConfig", {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}),
     "longrope": _llama_like("Phi3", original_max_position_embeddings=LIMIT, rope_parameters=_LONGROPE),
     "dynamic": _llama_like("Llama", max_position_embeddings=LIMIT, rope_parameters=_DYNAMIC),
@@ -86,6 +97,7 @@ MODELS = {
 # The way that the longest rows must take. Where a fast way is exact, falling back would cost speed.
 EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches behind a cached prefix") | {
     "mamba": "padded batches",
+    "recurrent-gemma": "padded batches",
     "bidirectional": None,
     "longrope": "shared-prefix attention",
 }
@@ -159,6 +171,21 @@ def test_greedy_texts_follow_plain_passes(name: str, tmp_path: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
             with torch.no_grad():
                 assert int(model(torch.tensor([prompt + tokens[:n]])).logits[0, -1].argmax()) == token
+
+
+def test_padding_is_compared_that_the_first_batch_does_not_have(tmp_path: Path) -> None:
+    """RecurrentGemma's states run over padding. The first batch has none."""
+    _model("recurrent-gemma").save_pretrained(tmp_path)
+    engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=140)))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    rng = random.Random(3)
+    for lengths in ((30, 30, 30, 30), (30, 30, 30, 30, 9, 4, 17, 2)):
+        prompts = [_tokens(rng, length) for length in lengths]
+        found = engine.generate([TextRequest([], prompt, []) for prompt in prompts], Sampling(5, [2]))
+        for prompt, (tokens,) in zip(prompts, found, strict=True):
+            for n, token in enumerate([*tokens, 2][:5]):
+                with torch.no_grad():
+                    assert int(plain(torch.tensor([prompt + tokens[:n]])).logits[0, -1].argmax()) == token
 
 
 def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
