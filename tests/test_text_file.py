@@ -80,7 +80,7 @@ def test_line_numbers(tmp_path: Path) -> None:
         (b"PK\x03\x04rest", r": is a zip archive .*Unpack it"),
         (b"\x28\xb5\x2f\xfdrest", r": is compressed with zstd"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r": is a Git LFS pointer.*git lfs pull"),
-        (gzip.compress(LINES.encode()), mtime=0)[:-9], r": is damaged: Compressed file ended"),
+        (gzip.compress(LINES.encode(), mtime=0)[:-9], r": is damaged: Compressed file ended"),
     ],
 )
 def test_what_is_refused(content: bytes, problem: str, tmp_path: Path) -> None:
