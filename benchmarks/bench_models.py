@@ -227,9 +227,10 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
 
 
 def why(error: Exception) -> str:
-    """The last line of an engine's log that names an error."""
-    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
-    return (lines or [str(error)])[-1][-200:]
+    """The end of an engine's log in one line: its last error, or the first line of what is known."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error:" in line or "Segfault" in line]
+    return (named[-1:] or lines[:1])[0][:200]
 
 
 @click.command()

@@ -106,7 +106,7 @@ FAMILIES = {
         first_k_dense_replace=4,
         n_routed_experts=8,
     ),
-    "GPT-NeoX": _family("gpt-neox", "GPTNeoXConfig", rotary_pct=0.25),
+    "GPT-NeoX": _family("gpt-neox", "GPTNeoXConfig", rotary_pct=0.25, num_key_value_heads=4),
     "GPT-2": Family("gpt-2", "GPT2Config", _GPT2_SIZES),
 }
 

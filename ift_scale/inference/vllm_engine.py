@@ -144,7 +144,11 @@ class VllmEngine:
 
     def load_weights(self, path: Path) -> None:
         """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
-        weights.check_for_vllm(path)
+        from vllm.config import set_current_vllm_config
+
+        # vLLM wraps transformers' classes that it runs itself; outside such a context these cannot be built any more.
+        with set_current_vllm_config(self.llm.llm_engine.vllm_config):
+            weights.check_for_vllm(path)
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self._score([fingerprint], ignore)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
