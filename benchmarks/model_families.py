@@ -99,9 +99,9 @@ FAMILIES = {
         "DeepseekV3Config",
         num_key_value_heads=4,
         q_lora_rank=48,
-        kv_lora_rank=32,
+        kv_lora_rank=512,  # with the rotary part the one head size that vLLM's CPU build has for MLA
         qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
+        qk_rope_head_dim=64,
         v_head_dim=32,
         first_k_dense_replace=4,
         n_routed_experts=8,

@@ -33,3 +33,11 @@ def test_a_family_is_as_plain_transformers(name: str, bench_models: ModuleType, 
     for row in sheet.rows:
         assert row.value <= bench_models.TOLERANCE["transformers"]
         assert row.about["tokens_equal"] == row.about["examples"] and row.about["flipped"] == 0
+
+
+@pytest.mark.engine
+def test_vllm_takes_an_export_of_a_class_that_it_wraps(bench_models: ModuleType, shared_data: Path, tmp_path: Path) -> None:
+    """vLLM changes transformers' OLMo-2 in its own process, where the exported weights are checked before they are loaded."""
+    sheet = bench_models.Sheet("models", True)
+    bench_models.measure(sheet, "OLMo-2", bench_models.FAMILIES["OLMo-2"], 1, ["vllm"], tmp_path, tmp_path)
+    assert len(sheet.rows) == 2 and all(row.value <= bench_models.TOLERANCE["vllm"] for row in sheet.rows)
