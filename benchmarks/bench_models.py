@@ -34,7 +34,7 @@ import tokenizer_kinds
 from model_families import FAMILIES, Family
 
 from ift_scale.artifacts import write_jsonl
-from ift_scale.bench.rows import Gate, Sheet
+from ift_scale.bench.rows import Gate, Row, Sheet, out_folder, read_file
 from ift_scale.config import MmluSource, ProbeConfig, TrainConfig
 from ift_scale.errors import IFTScaleError
 from ift_scale.inference import prompts
@@ -233,8 +233,22 @@ def why(error: Exception) -> str:
     return (named[-1:] or lines[:1])[0][:200]
 
 
+def put(rows: Sequence[Row], folder: Path) -> Path:
+    """Stores the rows in place of those of the same families; the others stay, so one family can be measured again."""
+    path, measured = folder / "models.jsonl", {row.case for row in rows}
+    kept = [row for row in read_file(path) if row.case not in measured]
+    write_jsonl(path, sorted([*kept, *rows], key=lambda row: list(FAMILIES).index(row.case)))
+    return path
+
+
 @click.command()
-@click.option("--family", "names", multiple=True, type=click.Choice(list(FAMILIES)), help="Only this one; may be repeated.")
+@click.option(
+    "--family",
+    "names",
+    multiple=True,
+    type=click.Choice(list(FAMILIES)),
+    help="Only this one, the stored rows of others stay; may be repeated.",
+)
 @click.option("--count", default=6, show_default=True, help="Questions of each of the three subjects.")
 @click.option("--vllm/--no-vllm", default=True, help="Measure vLLM too (half a minute per family).")
 @click.option("--repeats", default=1, help="Not used: nothing is timed.")
@@ -242,7 +256,7 @@ def why(error: Exception) -> str:
 @click.option("--quick", is_flag=True, help="Llama-3 alone, without vLLM.")
 def main(names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Path, quick: bool) -> None:
     """Compare every family with plain transformers, and store the rows of `models`."""
-    sheet = Sheet("models", quick or bool(names))
+    sheet = Sheet("models", quick)
     engines = ["transformers", *(["vllm"] if vllm and not quick else [])]
     failed = []
     for name in ("Llama-3",) if quick else names or FAMILIES:
@@ -254,7 +268,7 @@ def main(names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Pat
                 traceback.print_exc()
                 say(f"{name}: failed: {json.dumps(str(error)[:300])}")
     if sheet.rows:
-        say(f"stored: {sheet.store()}")
+        say(f"stored: {put(sheet.rows, out_folder(quick))}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 
