@@ -151,7 +151,7 @@ def transformers_engine(folder: Path, log: Path) -> Iterator[Any]:
 
 @contextmanager
 def vllm_engine(folder: Path, log: Path) -> Iterator[Any]:
-    config = ProbeConfig(engine="vllm", max_model_len=4096, cpu_kv_cache_gib=1)
+    config = ProbeConfig(engine="vllm", cpu_kv_cache_gib=2)
     engine = EngineProcess(EngineSpec(str(folder), "float32", config), log)
     try:
         yield engine.ready()

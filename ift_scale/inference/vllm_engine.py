@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ift_scale.errors import ConfigError
 from ift_scale.inference import weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore, resolved_dtype
+from ift_scale.inference.model_folder import model_config
 
 # Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]
@@ -42,6 +44,32 @@ def _counted(report: Callable[[int], None]) -> Any:
     return Counted
 
 
+def longest_prompt(settings: dict[str, Any], max_model_len: int | None) -> int | None:
+    """`max_model_len` for a model of these settings (config.json), by default the user's; None leaves it to vLLM.
+
+    vLLM computes all rows with one set of rotary frequencies, where transformers and the trainer go by a row's length. With
+    LongRoPE these are the short ones if `max_model_len` is at most `original_max_position_embeddings`, else the long ones; with
+    dynamic NTK always the scaled ones. Raises ConfigError where they would not be the model's own.
+    """
+    text = settings.get("text_config") or settings
+    found = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    for rope in found.values() if found and all(isinstance(part, dict) for part in found.values()) else [found]:
+        kind = rope.get("rope_type") or rope.get("type")
+        if kind == "dynamic":
+            raise ConfigError("engine", [f"vLLM scales the rotary frequencies of every row (rope_type {kind}); {_OTHER_ENGINE}"])
+        if "long_factor" in rope:
+            limit = int(rope.get("original_max_position_embeddings") or text["original_max_position_embeddings"])
+            if max_model_len is not None and max_model_len > limit:
+                problem = f"max_model_len: {max_model_len} is beyond LongRoPE's limit of {limit} tokens, so that vLLM would compute"
+                problem += " short prompts with the long prompts' frequencies"
+                raise ConfigError("engine", [f"{problem}; leave it out (longer prompts are refused), or {_OTHER_ENGINE}"])
+            max_model_len = min(max_model_len or limit, limit)
+    return max_model_len
+
+
+_OTHER_ENGINE = "set engine: transformers, which goes by each row's length"
+
+
 class VllmEngine:
     def __init__(self, spec: EngineSpec):
         self.finished: Callable[[float], None] = ignore
@@ -69,7 +97,9 @@ class VllmEngine:
             arguments["compilation_config"] = {"cudagraph_mode": "NONE"}
         if has_gpu:
             arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
-        optional = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
+        if (most := longest_prompt(model_config(Path(spec.model_path)), spec.config.max_model_len)) is not None:
+            arguments["max_model_len"] = most
+        optional = ("max_num_batched_tokens", "max_num_seqs")
         arguments |= {name: value for name in optional if (value := getattr(spec.config, name)) is not None}
         self.llm = LLM(**arguments)
 
