@@ -207,10 +207,9 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
     for engine_name in engines:
         try:
             with ENGINES[engine_name](base, logs / f"models-{name}.log") as engine:
-                few = table(engine, FewShot(tokenizer, demonstrations), asked)
+                answered[engine_name] = {"few-shot": table(engine, FewShot(tokenizer, demonstrations), asked)}
                 engine.load_weights(export_to)
-                zero = table(engine, Chat(PromptTokenizer(export_to), "model"), asked)
-                answered[engine_name] = {"few-shot": few, "0-shot": zero}
+                answered[engine_name]["0-shot"] = table(engine, Chat(PromptTokenizer(export_to), "model"), asked)
         except IFTScaleError as error:
             if engine_name == "transformers":
                 raise
@@ -227,10 +226,11 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
 
 
 def why(error: Exception) -> str:
-    """The end of an engine's log in one line: its last error, or the first line of what is known."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "Error:" in line or "Segfault" in line]
-    return (named[-1:] or lines[:1])[0][:200]
+    """One line: what the engine said, or the last error of its log if it ended without a word."""
+    first, *log = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = first.removeprefix("the inference engine failed: ")
+    named = [line for line in log if "Error:" in line or "Segfault" in line]
+    return (said if said != first else (named or [first])[-1])[:240]
 
 
 def put(rows: Sequence[Row], folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ift_scale.errors import ConfigError
+from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.inference import weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore, resolved_dtype
 from ift_scale.inference.model_folder import model_config
@@ -25,6 +25,11 @@ def pack_embeddings_again(worker: Any) -> None:
     for layer in worker.get_model().modules():
         if isinstance(layer, VocabParallelEmbedding):
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def has_experts(worker: Any) -> bool:
+    """True if the model has a layer of experts."""
+    return any("MoE" in type(layer).__name__ for layer in worker.get_model().modules())
 
 
 def _counted(report: Callable[[int], None]) -> Any:
@@ -67,7 +72,7 @@ def longest_prompt(settings: dict[str, Any], max_model_len: int | None) -> int |
     return max_model_len
 
 
-_OTHER_ENGINE = "set engine: transformers, which goes by each row's length"
+_OTHER_ENGINE = "set engine: transformers"
 
 
 class VllmEngine:
@@ -179,6 +184,9 @@ class VllmEngine:
         # vLLM wraps transformers' classes that it runs itself; outside such a context these cannot be built any more.
         with set_current_vllm_config(self.llm.llm_engine.vllm_config):
             weights.check_for_vllm(path)
+        if not torch.cuda.is_available() and any(self.llm.collective_rpc(has_experts)):
+            problem = "vLLM's CPU build answers with the experts of the model before after new weights (0.32, gpt-oss)"
+            raise EnvironmentProblem(f"{problem}; {_OTHER_ENGINE}")
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self._score([fingerprint], ignore)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
