@@ -1,5 +1,6 @@
 """Real vLLM beside transformers: the same answers, new weights in place, clear failures."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ift_scale.config import FreeConfig, MmluSource, ProbeConfig
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.errors import EnvironmentProblem, IFTScaleError
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest
 from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
 from ift_scale.inference.process import EngineProcess
@@ -147,10 +148,20 @@ def test_weights_that_did_not_change_are_noticed(engines: dict[str, EngineProces
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_damaged_model_is_told_with_the_log(name: str, world_model: Path, tmp_path: Path) -> None:
+def test_a_file_cut_short_is_the_users_to_fetch_again(name: str, world_model: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
     data = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(IFTScaleError, match=r"model.safetensors: is half written: .*Fetch|fetch the file again") as caught:
+        _start(name, broken, tmp_path)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_fails_shows_its_log(name: str, world_model: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
+    settings = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(settings | {"hidden_act": "none such"}))
     with pytest.raises(EnvironmentProblem, match=r"the inference engine failed: .*\nthe last lines of .*log:") as caught:
         _start(name, broken, tmp_path)
     assert caught.value.exit_code == 3
