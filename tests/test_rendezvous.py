@@ -145,6 +145,7 @@ print("went on")
     assert _end(_start(tmp_path, body, 2)) == [(0, "went on\n"), (0, "went on\n")]
 
 
+@pytest.mark.engine
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
     ended = _end(_start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 3, ranks=[0, 2]))
     assert [code for code, _ in ended] == [3, 3]
@@ -188,6 +189,7 @@ def test_a_killed_rank_is_missed(tmp_path: Path, victim: int, said: str) -> None
     assert all(said in told for _, told in ended)
 
 
+@pytest.mark.engine
 def test_a_rank_that_has_not_begun_to_watch_is_waited_for(tmp_path: Path) -> None:
     body = """
 meeting = rendezvous.meet(ranks)

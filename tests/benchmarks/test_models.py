@@ -26,6 +26,7 @@ def test_every_family_has_a_tokenizer_with_a_template(bench_models: ModuleType) 
 
 
 @pytest.mark.parametrize("name", DIFFICULT)
+@pytest.mark.engine
 def test_a_family_is_as_plain_transformers(name: str, bench_models: ModuleType, shared_data: Path, tmp_path: Path) -> None:
     sheet = bench_models.Sheet("models", True)
     bench_models.measure(sheet, name, bench_models.FAMILIES[name], 1, ["transformers"], tmp_path, tmp_path)

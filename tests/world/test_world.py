@@ -66,6 +66,7 @@ def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
     assert shapes == {name: list(p.shape) for name, p in model.named_parameters()}
 
 
+@pytest.mark.engine
 def test_pretraining_starts_to_learn(tmp_path: Path) -> None:
     """A few steps of the committed schedule; `python -m ift_scale.world.pretrain` runs all of it."""
     losses = pretrain.pretrain(tmp_path, num_steps=12)
