@@ -19,6 +19,7 @@ from ift_scale.inference import weights
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore, resolved_dtype
 from ift_scale.inference.generation import Generator
 from ift_scale.inference.rope import LengthClass
+from ift_scale.inference.tokens import common_prefix
 from ift_scale.inference.ways import NOT_SERVED, Alone, Batched, ForwardPasses, Ladder, Packed, Wanted, Way
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,9 @@ class Group(NamedTuple):
         return len(self.prefix) + max(len(item.suffix) for item in self.items)
 
 
-def common_prefix(prompts: Sequence[list[int]]) -> int:
+def num_shared(prompts: Sequence[list[int]]) -> int:
     """How many leading tokens all prompts share, at least one being left to each."""
-    shortest = min(len(prompt) for prompt in prompts) - 1
-    first, last = min(prompts), max(prompts)  # all others lie between these two, so their common prefix is everyone's
-    return next((n for n in range(shortest) if first[n] != last[n]), shortest)
+    return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
 
 
 class TransformersEngine:
@@ -173,7 +172,7 @@ class TransformersEngine:
 
 def longest_prefix(prefix: list[int], items: list[Wanted]) -> tuple[list[int], list[Wanted]]:
     """Moves what the suffixes still share over to the prefix, all wanted positions being left to them."""
-    more = common_prefix([item.suffix[: len(item.suffix) - len(item.targets) + 1] for item in items]) if len(items) > 1 else 0
+    more = num_shared([item.suffix[: len(item.suffix) - len(item.targets) + 1] for item in items]) if len(items) > 1 else 0
     return prefix + items[0].suffix[:more], [Wanted(item.suffix[more:], item.targets) for item in items]
 
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from ift_scale.config import EngineConfig
 from ift_scale.inference.engine import EngineSpec, Sampling, ScoreRequest, TextRequest
-from ift_scale.inference.transformers_engine import TransformersEngine, common_prefix
+from ift_scale.inference.transformers_engine import TransformersEngine, num_shared
 from ift_scale.inference.ways import Alone, Packed
 
 WAYS = (Packed.name, "padded batches behind a cached prefix", "padded batches", Alone.name)
@@ -143,8 +143,8 @@ def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(config: PreTr
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
-def test_common_prefix(prompts: list[list[int]]) -> None:
-    length = common_prefix(prompts)
+def test_num_shared(prompts: list[list[int]]) -> None:
+    length = num_shared(prompts)
     assert all(p[:length] == prompts[0][:length] for p in prompts)
     longer = length + 1
     assert longer > min(map(len, prompts)) - 1 or len({tuple(p[:longer]) for p in prompts}) > 1
