@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.config_file import load
+from ift_scale.config.file import load
+from ift_scale.io.files import write_text
+from ift_scale.io.manifests import MANIFEST, write_manifest
 from ift_scale.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -60,11 +61,15 @@ def _close(folder: Path, stage: str, key: str, names: list[str]) -> None:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(QUESTION) + "\n" if name == "questions.jsonl" else f"{stage}/{folder.name}/{name}\n"
+        text = (
+            json.dumps(QUESTION) + "\n"
+            if name == "questions.jsonl"
+            else f"{stage}/{folder.name}/{name}\n"
+        )
         path.write_text(text)
-    manifest = artifacts.write_manifest(folder, stage, key, {}, {}, {}, {"total": 1.0})
+    manifest = write_manifest(folder, stage, key, {}, {}, {}, {"total": 1.0})
     fixed = manifest.model_copy(update={"created": "2026-01-01T00:00:00+00:00"})
-    artifacts.write_text(folder / artifacts.MANIFEST, fixed.model_dump_json())
+    write_text(folder / MANIFEST, fixed.model_dump_json())
 
 
 def keys_of(config: Config) -> dict[str, Any]:
@@ -76,7 +81,12 @@ def keys_of(config: Config) -> dict[str, Any]:
             work = tasks.train_tasks() if stage == "train" else tasks.evaluate_tasks(tasks.arms())
             found[stage] = {task.arm.name: task.key for task in work}
             for task in work:
-                _close(task.folder, stage, task.key, ["model/a.safetensors" if stage == "train" else "scores.parquet"])
+                _close(
+                    task.folder,
+                    stage,
+                    task.key,
+                    ["model/a.safetensors" if stage == "train" else "scores.parquet"],
+                )
             continue
         found[stage] = getattr(tasks, f"_{stage}_task")()[0]
         names = FILES.get(stage, [])
@@ -94,7 +104,8 @@ def all_keys(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         demo = str(ROOT / "configs" / "demo.yaml")
         return {
-            name: keys_of(load(demo, (*overrides, f"output_dir={name.replace(' ', '-')}"))) for name, overrides in CASES.items()
+            name: keys_of(load(demo, (*overrides, f"output_dir={name.replace(' ', '-')}")))
+            for name, overrides in CASES.items()
         }
     finally:
         os.chdir(before)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale.train import hostfile
+from ift_scale.train.launch import hostfile
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,7 +16,9 @@ SOURCED = ("env.sh", "slurm.sh")
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.*h")), ids=lambda p: p.name)
 def test_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
-    assert bool(script.stat().st_mode & 0o111) == (script.name not in SOURCED), "must be executable, unless it is sourced"
+    assert bool(script.stat().st_mode & 0o111) == (script.name not in SOURCED), (
+        "must be executable, unless it is sourced"
+    )
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sbatch")), ids=lambda p: p.name)
