@@ -13,7 +13,8 @@ from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.questions import duplicates, run
 from ift_scale.questions.checks import choice_question
-from ift_scale.records import Question
+from ift_scale.records import QUESTIONS_FILE, Question
+from ift_scale.stage import Task
 
 
 def _config(*sources: dict[str, object]) -> Config:
@@ -21,8 +22,10 @@ def _config(*sources: dict[str, object]) -> Config:
 
 
 def _run(folder: Path, *sources: dict[str, object]) -> list[Question]:
-    run.run(_config(*sources), folder, "key", {}, Bar("questions", None, None))
-    return read_jsonl(folder / run.FILE, Question)
+    run.gather(
+        _config(*sources), Task("questions", folder, "key", {}), Bar("questions", None, None)
+    )
+    return read_jsonl(folder / QUESTIONS_FILE, Question)
 
 
 def _pool(pool: Path, domain: str = "engineering") -> dict[str, object]:
