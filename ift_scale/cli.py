@@ -76,11 +76,12 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants, and a page of them side by side."""
     from ift_scale.config.file import load_study
     from ift_scale.io.progress import say
-    from ift_scale.report.run import PAGE
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
             pipeline.run()
+        from ift_scale.report.run import PAGE
+
         page = pipeline.context.folder("report") / PAGE
         say(f"report: {page.resolve()}")
     study = load_study(config, overrides)

@@ -37,7 +37,15 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in (*STAGES, "run", "plan", "doctor", "batch", "audit", "official"):
+    for stage in (
+        *(stage.name for stage in STAGES),
+        "run",
+        "plan",
+        "doctor",
+        "batch",
+        "audit",
+        "official",
+    ):
         assert f"\n  {stage} " in result.output
 
 

@@ -94,7 +94,7 @@ def test_arms_across_domains_are_matched_too(
         general={"path": None, "share": 0},
         size=21,
     )
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     letters = table[(table.covariate == "letter") & (table.stage == "after")]
     assert set(letters.domain) == {"d", "e", "pooled"} and (letters.distance == 0).all()
     _made(domain, tmp_path, across_domains=True, settings=["unknown-0.25"], size=40)
@@ -118,7 +118,7 @@ def test_reordering_evens_letters_out_and_the_balance_says_so(
         size=100,
         general={"path": None, "share": 0},
     )
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     letters = table[(table.covariate == "letter") & (table.stage == "after")]
     assert (letters.value == 0.25).all() and (letters.distance == 0).all()
     before = table[
@@ -193,7 +193,7 @@ def test_the_authors_sets_are_taken_as_they_are(shared_data: Path, tmp_path: Pat
     run.build(config, Task("construct", tmp_path / "construct", "key", {}), arms[:3], [], {}, {})
     rows = read_jsonl(tmp_path / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
     assert len(rows) == 2 * 738 and sum(row.meta.wording == "general" for row in rows) == 738
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     assert (
         table[(table.setting == "self_aligning") & (table.covariate == "letter")].distance.iloc[0]
         > 0.1

@@ -126,7 +126,7 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
         "duplicates: benchmark history test in law train": 1,
         "duplicates: history train in law train": 1,
     }
-    summary = json.loads((tmp_path / audit.SUMMARY).read_text())
+    summary = json.loads((tmp_path / "audit.json").read_text())
     assert summary["cells"]["pool/test/history"] == 3 and summary["settings"]["threshold"] == 0.8
     told = audit.table(summary)
     assert "1 of 3 pool/test/history in pool/train/law (1 exact, 0 near, 2 same text)" in told
@@ -239,7 +239,7 @@ def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
         "equal options: law train": 1,
     }
     assert set(found.ambiguous) == {1, 4}  # never the demonstration
-    printed = audit.table(json.loads((tmp_path / audit.SUMMARY).read_text()))
+    printed = audit.table(json.loads((tmp_path / "audit.json").read_text()))
     assert (
         "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case"
         in printed
@@ -321,7 +321,7 @@ def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
     settings = {"near": False, "remove": ["equal_options", "demonstrated"]}
     config = from_dict({"output_dir": "x", "questions": {"sources": sources, "audit": settings}})
     run.gather(config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None))
-    equal = json.loads((tmp_path / "out" / audit.SUMMARY).read_text())["equal_options"]
+    equal = json.loads((tmp_path / "out" / "audit.json").read_text())["equal_options"]
     assert equal["pool/train/engineering"] == {"exact": 9, "normalised": 9, "of": 4829}
     tests = [row for cell, row in equal.items() if cell.startswith("benchmark/test/")]
     # Three of MMLU's seven differ in case, which is their point: genotypes and predicate logic.
