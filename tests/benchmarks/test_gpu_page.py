@@ -199,3 +199,30 @@ def test_what_was_run_is_no_longer_missing() -> None:
         and "training steps of 1B (" not in text
     )
     assert "training steps of 7B, whole" in text
+    assert "training steps of 1B under other settings" in text
+
+
+def test_a_part_that_was_cut_off_is_still_missing() -> None:
+    """3B comes before 1B's other settings, and our probing before the peer's."""
+    sheet = Sheet("probe", True, CARD)
+    sheet.add(
+        "7b bfloat16", "share of the matrix rate", "share", [0.4], RIGHT, "ours vllm", "higher"
+    )
+    text = gpu.missing(
+        [*training("3b bfloat16", 1, 0.5, 1, 1), *sheet.rows, *peer("7b bfloat16", 1)]
+    )
+    assert "steps of 3B" not in text and "steps of 1B under other settings" in text
+    assert "probing MMLU" not in text and "one request an option" in text
+    assert "training steps of 7B, whole" in text, "TRL's steps are not ours"
+    rest = [
+        *training("1b bfloat16, compile True", 1, 0.5, 1, 1),
+        *probing(50, 10, 100),
+        *training("7b, 12 layers bfloat16", 1, 1, 1, 1),
+    ]
+    text = gpu.missing(rest)
+    assert (
+        "other settings" not in text
+        and "one request an option" not in text
+        and "slice of 7B" not in text
+    )
+    assert "training steps of 1B (" in text and "training steps of 7B, whole" in text
