@@ -13,7 +13,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.files import write_text
 from ift_scale.treatments import treatment
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md", "docs/gpu.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md", "docs/gpu.md", "kernels/README.md")
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _WIDTH = 145
 
@@ -297,10 +297,8 @@ def models_table(rows: Sequence[Row]) -> str:
     ]
     tokens = [n for row in found for n in row.about["prompt_tokens"]]
     about = (
-        f"{where(found[0])}, {(found[0].commit or 'no commit')[:7]}: `python -m benchmarks run models`. "
-        f"Largest difference of an option's log-probability, in nats, from a forward pass of batch 1 in float32; "
-        f"{found[0].about['questions']} questions per family, "
-        f"{min(tokens)} to {max(tokens)} tokens per 5-shot prompt."
+        f"{where(found[0])}, {(found[0].commit or 'no commit')[:7]}; {found[0].about['questions']} questions per "
+        f"family, {min(tokens)} to {max(tokens)} tokens per prompt."
     )
     lines = [_lines(about), "", _row(heads), _row(["---"] * len(heads))]
     for case in dict.fromkeys(row.case for row in found):
@@ -308,20 +306,13 @@ def models_table(rows: Sequence[Row]) -> str:
         cells = [
             next(
                 (_gap(row) for row in only(found, case=case, who=f"ours {engine}", quantity=asked)),
-                "not run: see below",
+                "not run",
             )
             for engine, asked in columns
         ]
         equal = f"{first.about['tokens_equal']} of {first.about['examples']}"
         lines.append(_row([case, first.about["class"], *cells, equal]))
-    refused = {row.case: row.about["vllm"] for row in found if "vllm" in row.about}
-    return "\n".join(
-        [
-            *lines,
-            *([""] if refused else []),
-            *(f"- {case}: vLLM does not run it here: {why}" for case, why in refused.items()),
-        ]
-    )
+    return "\n".join(lines)
 
 
 def _gap(row: Row) -> str:
