@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.suite.goals import judged
+from benchmarks.suite.markdown import markdown_table
 from benchmarks.suite.rows import OURS, Row, between, number, only
 from ift_scale.estimate.memory import GIB
 
@@ -15,10 +16,6 @@ NOTHING = "Not yet measured on a GPU"
 
 def _on_gpu(rows: Sequence[Row], benchmark: str | None = None) -> list[Row]:
     return [row for row in rows if row.device != "cpu" and benchmark in (None, row.benchmark)]
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *lines])
 
 
 def _not_yet(command: str) -> str:
@@ -49,7 +46,7 @@ def machines(rows: Sequence[Row]) -> str:
         lines.append(
             [device, machine, " to ".join(dict.fromkeys((dates[0], dates[-1]))), commits, told]
         )
-    return _table(["GPU", "host", "date", "commit", "versions"], lines)
+    return markdown_table(["GPU", "host", "date", "commit", "versions"], lines)
 
 
 IMPLEMENTATIONS = {
@@ -81,7 +78,7 @@ def kernels(rows: Sequence[Row]) -> str:
         }
         cells = [shown.get(name, "wrong or not run") for name in names]
         lines.append([device, case, *cells])
-    return _table(
+    return markdown_table(
         [
             "GPU",
             "op, type and shape",
@@ -137,7 +134,7 @@ def train(rows: Sequence[Row]) -> str:
         "tokens per second",
     ]
     heads += ["s per step", "share of the matrix rate", "against TRL"]
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _value(rows: Sequence[Row], quantity: str, shown: Callable[[float], str]) -> str:
@@ -166,7 +163,7 @@ def memory(rows: Sequence[Row]) -> str:
                 f"{reserved:.2f}",
             ]
         )
-    return _table(
+    return markdown_table(
         ["GPU", "case", "measured peak, GiB", "predicted, GiB", "error", "reserved by torch, GiB"],
         lines,
     )
@@ -188,7 +185,9 @@ def exact(rows: Sequence[Row]) -> str:
             for n in ("losses", "gradient")
         ]
         lines.append([device, case.removeprefix("exact "), *told])
-    return _table(["GPU", "type and setting", "losses (allowed)", "gradient (allowed)"], lines)
+    return markdown_table(
+        ["GPU", "type and setting", "losses (allowed)", "gradient (allowed)"], lines
+    )
 
 
 def probe(rows: Sequence[Row]) -> str:
@@ -224,7 +223,7 @@ def probe(rows: Sequence[Row]) -> str:
         "share of the limit",
         "against",
     ]
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _share(row: Row) -> bool:
@@ -257,7 +256,7 @@ def goals(rows: Sequence[Row]) -> str:
         "peak memory of a training step within 10% of the memory model": _memory_goal(rows),
         "probing: 70% of the limit that the matrix rate sets": judged(probing, 70, " percent"),
     }
-    return _table(
+    return markdown_table(
         ["goal", "result"], [[goal, text or "not measured"] for goal, text in came.items()]
     )
 

@@ -211,7 +211,7 @@ def test_a_part_that_was_cut_off_is_still_missing() -> None:
         [*training("3b bfloat16", 1, 0.5, 1, 1), *sheet.rows, *peer("7b bfloat16", 1)]
     )
     assert "steps of 3B" not in text and "steps of 1B under other settings" in text
-    assert "probing MMLU" not in text and "one request an option" in text
+    assert "probing MMLU" not in text and "one request per option" in text
     assert "training steps of 7B, the whole" in text, "TRL's steps are not ours"
     rest = [
         *training("1b bfloat16, compile True", 1, 0.5, 1, 1),
