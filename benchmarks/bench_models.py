@@ -43,6 +43,7 @@ from ift_scale.questions import mmlu
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
 from ift_scale.scoring.letters import Chat, FewShot, LetterAsker, Writer
 from ift_scale.train.data import dataset
+from ift_scale.train.data.tokenize import tokenize
 from ift_scale.train.engine.export import export
 from ift_scale.train.engine.export_tokenizer import publish
 
@@ -216,7 +217,7 @@ def measure(
     export_to = exported_folder(base, root / "exported")
     made = examples(asked)
     write_jsonl(root / "set.jsonl", made)
-    tokens = dataset.tokenize(root / "set.jsonl", tokenizer, "model", TrainConfig(max_length=4096))
+    tokens = tokenize(root / "set.jsonl", tokenizer, "model", TrainConfig(max_length=4096))
     trained = Reference(export_to)
     about: dict[str, Any] = {
         "tokens_equal": same_tokens(trained.tokenizer, made, tokens),

@@ -23,7 +23,9 @@ from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.questions import Tally, prompts_of
+from ift_scale.plan.text import show
 from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.questions.sources import placed
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.write import needs as writing
 
@@ -51,7 +53,7 @@ def print_plan(study: Study, cluster: Cluster, given: rates.Given) -> None:
         if study.variants:
             say(f"variant    {name}")
         folder = model_folder.resolve(config.model.path)
-        tally = Tally.of(config)
+        tally = Tally.of(config, (question for _, _, question in placed(config)))
         prompts = prompts_of(config, tally, PromptTokenizer(folder))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         found.append(amounts)
@@ -144,9 +146,9 @@ def _print_costs(
     say(
         f"cost       on {cluster}, if nothing is there yet; what variants share is made once, by the first of them"
     )
-    tables.show(tables.stages(costs.stage_costs(study, found, devices), devices))
+    show(tables.stages(costs.stage_costs(study, found, devices), devices))
     say("by arm     training and evaluation")
-    tables.show(tables.arms(costs.arm_costs(study, found, devices), devices))
+    show(tables.arms(costs.arm_costs(study, found, devices), devices))
     if perhaps := costs.perhaps_shared(study):
         say(
             f"           {perhaps} of these arms may come out equal to those of another variant: known after construct"

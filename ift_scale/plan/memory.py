@@ -13,7 +13,7 @@ from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, told, weig
 from ift_scale.estimate.memory import GIB, Memory
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import say
-from ift_scale.plan.tables import show
+from ift_scale.plan.text import show
 from ift_scale.ranks.environment import has_gpu
 
 GB = 10**9

@@ -1,11 +1,15 @@
 """The part of `ift-scale plan` that a machine's description makes possible: the step's seconds on GPUs that need not be there."""
 
+from collections.abc import Sequence
+
+from rich.table import Table
+
 from ift_scale.config import TrainConfig
 from ift_scale.estimate import scaling
 from ift_scale.estimate.machine import Machine
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import say
-from ift_scale.plan import tables
+from ift_scale.plan.text import GIB, new_table, show
 
 
 def print_prediction(
@@ -27,9 +31,55 @@ def print_prediction(
     say(
         f"           One full micro-batch of {train.tokens_per_micro_batch:,} tokens a GPU and step, {mean}:"
     )
-    tables.show(tables.scaling(scaling.rows(shape, train, machine, examples, sizes)))
+    show(scaling_table(scaling.rows(shape, train, machine, examples, sizes)))
     say(
         f"           The run's steps: {train.global_batch_size:,} examples each, whatever the number of GPUs:"
     )
     steps = [scaling.global_batch(examples, train, size) for size in sizes]
-    tables.show(tables.scaling([scaling.row(shape, train, machine, step) for step in steps]))
+    show(scaling_table([scaling.row(shape, train, machine, step) for step in steps]))
+
+
+_PARTS = {
+    "matrices": ("forward matrices", "backward matrices"),
+    "attention": ("forward attention", "backward attention"),
+    "head": ("forward head",),
+    "other": ("forward passes", "backward passes", "backward gradients"),
+    "again": ("recomputation",),
+    "update": ("update", "offload"),
+    "host": ("forward host", "backward host", "host"),
+    "sending": ("communication",),
+}
+
+
+def scaling_table(rows: Sequence[scaling.Row]) -> Table:
+    """A row a cluster size; the parts are shares of the step."""
+    table = new_table(
+        ("GPUs", "ZeRO", "recompute", "offload"),
+        ("GiB", "micro", "idle", "step s", "tok/s/GPU", "MFU"),
+    )
+    table.padding = (0, 1, 0, 0)
+    for name in _PARTS:
+        table.add_column(name, justify="right")
+    for row in rows:
+        found, setting = row.prediction, row.setting
+        shares = [
+            sum(found.parts.get(part, 0.0) for part in parts) / found.seconds
+            for parts in _PARTS.values()
+        ]
+        memory = f"{row.memory.total / GIB:.0f}" + ("" if row.fits is not False else "!")
+        idle = str(row.devices - row.busy or "")
+        numbers = (
+            f"{found.seconds:.3g}",
+            f"{found.tokens_per_second_per_device:,.0f}",
+            f"{found.mfu:.1%}",
+        )
+        told = (str(row.devices), setting.stage, setting.checkpointing, setting.offload)
+        table.add_row(
+            *told,
+            memory,
+            str(row.micro_batches),
+            idle,
+            *numbers,
+            *(f"{share:.0%}" for share in shares),
+        )
+    return table

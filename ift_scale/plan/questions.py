@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ift_scale.config import Config
@@ -10,7 +10,6 @@ from ift_scale.probe.asked import wanted
 from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import views_of
-from ift_scale.questions.sources import placed
 from ift_scale.records import Question
 from ift_scale.scoring.question_file import GroupKey
 
@@ -26,11 +25,11 @@ class Tally:
     sample: list[Question] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: Config) -> "Tally":
+    def of(cls, config: Config, questions: Iterable[Question]) -> "Tally":
         tally = cls()
         rng = random.Random(0)
         asked = 0
-        for _, _, question in placed(config):
+        for question in questions:
             key = GroupKey.of(question)
             tally.groups[key] += 1
             if question.split == "dev":

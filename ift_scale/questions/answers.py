@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ift_scale.config import AnswerForm
+from ift_scale.config.questions import AnswerForm
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS
 

@@ -4,7 +4,8 @@ Example row: `EXAMPLE`. Some rows number their options 1 to 4 instead of A to D,
 """
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, options, required, text
+from ift_scale.io.jsonl import Row
+from ift_scale.questions.checks import options, required, text
 from ift_scale.questions.known import Known
 
 EXAMPLE = {

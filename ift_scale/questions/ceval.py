@@ -7,8 +7,9 @@ test. Locally: the unpacked archive, dev/law_dev.csv and val/law_val.csv.
 from functools import partial
 
 from ift_scale.errors import Place
+from ift_scale.io.jsonl import Row
 from ift_scale.questions.answers import option
-from ift_scale.questions.checks import Row, columns_of_options, optional_text, text, without_answer
+from ift_scale.questions.checks import columns_of_options, optional_text, text, without_answer
 from ift_scale.questions.subjects import Parts, domains_file
 
 EXAMPLE = {

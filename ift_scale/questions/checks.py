@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io.jsonl import Row
 from ift_scale.io.text_file import lone_surrogate
 from ift_scale.questions import answers
 from ift_scale.records import LETTERS, Collection, Question, Split
-
-Row = dict[str, Any]
 
 
 class About(TypedDict):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row
+from ift_scale.io.jsonl import Row
 
 
 def names_of(feature: Any) -> list[str] | None:

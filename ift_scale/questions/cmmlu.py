@@ -7,8 +7,9 @@ files are those that the hub has converted it to. Locally: the unpacked archive,
 from functools import partial
 
 from ift_scale.errors import Place
+from ift_scale.io.jsonl import Row
 from ift_scale.questions.answers import option
-from ift_scale.questions.checks import Row, columns_of_options, required, text
+from ift_scale.questions.checks import columns_of_options, required, text
 from ift_scale.questions.subjects import Parts, domains_file
 
 EXAMPLE = {

@@ -4,7 +4,8 @@ Example row: `EXAMPLE`, one of relation P36, capital. The authors' archive holds
 """
 
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, required, text
+from ift_scale.io.jsonl import Row
+from ift_scale.questions.checks import required, text
 from ift_scale.questions.subjects import Parts
 
 EXAMPLE = {

@@ -11,8 +11,8 @@ from typing import Any
 
 from ift_scale.config import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io.jsonl import Row
 from ift_scale.questions import answers, checks, classes, known
-from ift_scale.questions.checks import Row
 from ift_scale.questions.known import Placed, Target
 from ift_scale.questions.reading import open_dataset
 from ift_scale.records import LETTERS, Kind

@@ -6,9 +6,9 @@ how to read them.
 """
 
 from ift_scale.errors import Place
+from ift_scale.io.jsonl import Row
 from ift_scale.questions.answers import option
 from ift_scale.questions.checks import (
-    Row,
     columns_of_options,
     optional_text,
     required,

@@ -4,8 +4,9 @@ Example row: `EXAMPLE`. There is no dev split, so the first ten train rows serve
 """
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io.jsonl import Row
 from ift_scale.questions.answers import option
-from ift_scale.questions.checks import Row, checked_options, required, text
+from ift_scale.questions.checks import checked_options, required, text
 from ift_scale.questions.known import Known
 from ift_scale.records import LETTERS
 

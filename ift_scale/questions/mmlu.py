@@ -23,9 +23,10 @@ from ift_scale import draws
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import jsonl
+from ift_scale.io.jsonl import Row
 from ift_scale.questions import sampling
 from ift_scale.questions.answers import option
-from ift_scale.questions.checks import Row, choice_question, columns_of_options
+from ift_scale.questions.checks import choice_question, columns_of_options
 from ift_scale.questions.classes import refuse_from_1
 from ift_scale.questions.known import Placed
 from ift_scale.questions.reading import Opened, named_section, open_dataset

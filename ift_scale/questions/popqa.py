@@ -8,7 +8,8 @@ relation is not made the subject.
 import json
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, required, text
+from ift_scale.io.jsonl import Row
+from ift_scale.questions.checks import required, text
 from ift_scale.questions.known import Drawn, Known
 
 EXAMPLE = {

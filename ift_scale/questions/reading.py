@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io.jsonl import Row
 from ift_scale.questions import classes, folders
-from ift_scale.questions.checks import Row
 from ift_scale.questions.tables import SUFFIXES, DatasetTable, FileTable, Table, suffix
 from ift_scale.records import Split
 

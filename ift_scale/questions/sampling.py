@@ -11,7 +11,8 @@ import numpy as np
 
 from ift_scale import draws
 from ift_scale.errors import Place
-from ift_scale.questions.checks import Row, row_id
+from ift_scale.io.jsonl import Row
+from ift_scale.questions.checks import row_id
 from ift_scale.records import Split
 
 

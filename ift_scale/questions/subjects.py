@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ift_scale.config import EntityQuestionsSource, SubjectSource
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.questions.checks import Row
+from ift_scale.io.jsonl import Row
 from ift_scale.questions.known import Fields, Placed, Target, questions
 from ift_scale.questions.reading import Opened, named_section, open_dataset, open_files
 from ift_scale.records import Kind, Split

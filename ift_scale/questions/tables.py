@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl, text_file
-from ift_scale.questions.checks import Row
+from ift_scale.io.jsonl import Row
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

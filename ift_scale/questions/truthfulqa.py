@@ -7,7 +7,8 @@ the order is the same in every run, and no letter is favoured.
 import random
 
 from ift_scale.errors import DataError, Place
-from ift_scale.questions.checks import Row, options, required, text
+from ift_scale.io.jsonl import Row
+from ift_scale.questions.checks import options, required, text
 from ift_scale.questions.known import Known
 
 EXAMPLE = {

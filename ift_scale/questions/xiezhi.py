@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from ift_scale.config import XiezhiSource
 from ift_scale.errors import DataError, Place
+from ift_scale.io.jsonl import Row
 from ift_scale.questions import known
-from ift_scale.questions.checks import Row, required, text
+from ift_scale.questions.checks import required, text
 from ift_scale.questions.known import Drawn, Placed, Target
 from ift_scale.questions.reading import Section, open_dataset
 

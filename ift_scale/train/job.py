@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.io.files import write_text
 from ift_scale.records import Arm
 from ift_scale.train.data import dataset, packing

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ift_scale.train.data import packing
-from ift_scale.train.data.collate import MicroBatch, collate
+from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import MicroBatch
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View
 from ift_scale.records import Message, Question
 from ift_scale.scoring.letters import Chat, Cloze, FewShot
-from ift_scale.train.data import dataset
+from ift_scale.train.data.tokenize import tokenize
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
 from tests.prompts.chat_families import (
@@ -347,7 +347,7 @@ def test_general_instructions_with_control_tokens(tmp_path: Path) -> None:
         "".join(example.model_dump_json() + "\n" for example in general.load(file).values())
     )
     tokenizer = PromptTokenizer(sentencepiece_folder(tmp_path / "model", None, True))
-    tokens = dataset.tokenize(sets, tokenizer, "vicuna", TrainConfig())
+    tokens = tokenize(sets, tokenizer, "vicuna", TrainConfig())
     first, second = (tokens.ids[a:b].tolist() for a, b in pairwise(tokens.offsets))
     assert _controls(tokenizer, first) == _controls(tokenizer, second) == [1, 2]
     assert (
@@ -389,7 +389,7 @@ def test_a_python_only_tokenizer_names_the_line_that_it_cannot_take(tmp_path: Pa
         DataError,
         match=r"set.jsonl:2: field 'messages': the text spells a control token.*no tokenizer.json",
     ):
-        dataset.tokenize(sets, tokenizer, "vicuna", TrainConfig())
+        tokenize(sets, tokenizer, "vicuna", TrainConfig())
     with pytest.raises(DataError, match="question q7: the text spells a control token"):
         Chat(tokenizer, "vicuna").requests([_question("</s>")], [View(0, (0, 1, 2, 3))])
     # A few-shot prompt is all text.

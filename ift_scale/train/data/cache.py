@@ -9,6 +9,7 @@ from ift_scale.io.locks import made_once
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset
+from ift_scale.train.data.tokenize import tokenize, tokenizer_digest
 
 TOKENS = ".tokens"
 """Folder of the token files, in the train stage's folder."""
@@ -27,13 +28,13 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
     ]
     path = (
         cache
-        / f"{digest_of([file_digest(set_path), dataset.tokenizer_digest(tokenizer), settings])[:16]}.npz"
+        / f"{digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])[:16]}.npz"
     )
     if not path.is_file():
         with made_once(path) as missing:
             if missing:
                 dataset.save(
-                    dataset.tokenize(set_path, tokenizer, config.evaluate.template, config.train),
+                    tokenize(set_path, tokenizer, config.evaluate.template, config.train),
                     path,
                 )
     dataset.check_enough(dataset.load(path), set_path, config.train)

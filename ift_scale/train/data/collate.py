@@ -6,68 +6,17 @@ computes the same for them in every example, so what follows reads their keys an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import MicroBatch, Packed, Places
 from ift_scale.train.data.packing import Step
 
 # A shorter prefix saves less than gathering its keys and values for every example costs.
 _LEAST_SHARED = 8
-
-
-@dataclass(frozen=True)
-class Places:
-    """Which keys each run of queries attends to, causally, the last query seeing all of its keys.
-
-    `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. Where
-    `num_shared` tokens of all examples stand first, `keys` says where the runs' keys, one after another, lie when these are
-    repeated `times` times and the examples' own tokens follow; each of those is read once.
-    """
-
-    query_lengths: list[int]
-    key_lengths: list[int]
-    query_starts: Tensor
-    key_starts: Tensor
-    keys: Tensor | None = None
-    num_shared: int = 0
-    times: int = 0
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where the examples of a packed row of T tokens lie, and its R wanted rows: what attention and the last layer need.
-
-    `whole`: of a layer that computes every row. `last`: of one that computes the wanted rows only; its queries are each example's
-    rows from its first wanted one to its end. `row_places_R`: where the wanted rows lie among these; None where they are all of
-    them (always so in a single turn).
-    """
-
-    rows_R: Tensor
-    whole: Places
-    last: Places
-    row_places_R: Tensor | None
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """T tokens of which R predict a supervised token; `packed.rows_R` are the places whose next token is supervised.
-
-    `weights_R`: the factor of each row's cross-entropy in the loss of the whole optimizer step, float32. `starts`: where each
-    example's own tokens begin, behind `num_shared` tokens of all.
-    """
-
-    examples: list[int]
-    ids_1T: Tensor
-    positions_1T: Tensor
-    labels_R: Tensor
-    weights_R: Tensor
-    packed: Packed
-    starts: list[int]
-    num_shared: int
 
 
 def num_shared(examples: Sequence[int], tokens: TokenizedSet) -> int:

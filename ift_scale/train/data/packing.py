@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 
 # One step: micro-batches, in each the example numbers of every rank.
 Step = list[list[list[int]]]

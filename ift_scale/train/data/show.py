@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from rich.text import Text
 
-from ift_scale.train.data.collate import MicroBatch
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import MicroBatch
 
 Kind = Literal["seen", "learnt", "dropped"]
 Decode = Callable[[list[int]], str]

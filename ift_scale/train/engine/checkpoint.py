@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.io.files import INCOMPLETE, flush, told_when_full
 from ift_scale.io.manifests import MANIFEST
 from ift_scale.train.engine import reshard, zero_config
@@ -58,7 +58,13 @@ class Checkpoints:
             loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
             assert loaded is not None, path
         else:
-            reshard.load(engine, path / STATE, saved.zero_stage, saved.world_size)
+            reshard.load(
+                engine.deepspeed,
+                dict(engine.packed.named_parameters()),
+                path / STATE,
+                saved.zero_stage,
+                saved.world_size,
+            )
         if self.rows:
             _copy_files(path, self.rows.parent)
         return saved.progress.model_copy(update={"resumed": saved.progress.resumed + 1})

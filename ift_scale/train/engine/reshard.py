@@ -12,8 +12,6 @@ import torch
 from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 from torch import Tensor
 
-from ift_scale.train.engine.deepspeed import Engine
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("fp32", *MOMENTS)
 
@@ -98,13 +96,16 @@ def _optimizer_file(folder: Path, rank: int) -> Path:
     return path if path.exists() else folder / f"bf16_{name}"
 
 
-def load(engine: Engine, folder: Path, zero_stage: int, world_size: int) -> None:
-    """Put DeepSpeed's files in `folder`, of that stage and world size, into a fresh engine of any other."""
-    named = dict(engine.packed.named_parameters())
+def load(
+    deepspeed: Any, named: dict[str, Any], folder: Path, zero_stage: int, world_size: int
+) -> None:
+    """Put DeepSpeed's files in `folder`, of that stage and world size, into a fresh engine of any other.
+
+    `named`: the parameters of the model that is trained, by name.
+    """
     parts = Parts(folder, zero_stage, world_size, list(named))
-    {0: _into_whole, 3: _into_stage3}.get(int(engine.config.zero_stage), _into_stage12)(
-        engine, named, parts
-    )
+    stage = int(deepspeed.zero_optimization_stage())
+    {0: _into_whole, 3: _into_stage3}.get(stage, _into_stage12)(deepspeed.optimizer, named, parts)
 
 
 def _fresh_state(base: Any, parameter: Tensor, step: int) -> dict[str, Any]:
@@ -122,9 +123,9 @@ def _fresh_state(base: Any, parameter: Tensor, step: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _into_whole(engine: Engine, named: dict[str, Any], parts: Parts) -> None:
+def _into_whole(optimizer: Any, named: dict[str, Any], parts: Parts) -> None:
     for name, parameter in named.items():
-        state = _fresh_state(engine.deepspeed.optimizer, parameter, parts.step)
+        state = _fresh_state(optimizer, parameter, parts.step)
         for kind, target in zip(
             KINDS, (parameter, *(state[moment] for moment in MOMENTS)), strict=True
         ):
@@ -132,9 +133,8 @@ def _into_whole(engine: Engine, named: dict[str, Any], parts: Parts) -> None:
 
 
 @torch.no_grad()
-def _into_stage12(engine: Engine, named: dict[str, Any], parts: Parts) -> None:
+def _into_stage12(outer: Any, named: dict[str, Any], parts: Parts) -> None:
     """Into this rank's flat partition, through DeepSpeed's link from each parameter to its span there."""
-    outer = engine.deepspeed.optimizer
     for group in outer.optimizer.param_groups:
         _fresh_state(outer.optimizer, group["params"][0], parts.step)
     outer._lazy_init_hp_params_optimizer_state()
@@ -149,9 +149,9 @@ def _into_stage12(engine: Engine, named: dict[str, Any], parts: Parts) -> None:
 
 
 @torch.no_grad()
-def _into_stage3(engine: Engine, named: dict[str, Any], parts: Parts) -> None:
+def _into_stage3(outer: Any, named: dict[str, Any], parts: Parts) -> None:
     """Into this rank's equal span of each parameter, padded at the end, and the weights computed with beside it."""
-    outer, rank = engine.deepspeed.optimizer, engine.ranks.rank
+    rank = torch.distributed.get_rank()
     outer.checkpoint_event_prologue()  # parameters that are kept whole are put together again by the epilogue
     for flat in outer.fp32_partitioned_groups_flat:
         _fresh_state(outer.optimizer, flat, parts.step)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ift_scale.config import LiveConfig
+from ift_scale.config.train import LiveConfig
 from ift_scale.records import GRADES
 from ift_scale.scoring.agreement import kl_divergence, rank_pearson
 from ift_scale.train.data import packing
-from ift_scale.train.data.collate import MicroBatch, collate
+from ift_scale.train.data.collate import collate
+from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.engine.deepspeed import Engine
 from ift_scale.train.job import Events, LiveJob
 from ift_scale.train.launch.control import Control

@@ -28,6 +28,7 @@ from ift_scale.scoring.options import OptionRequest
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.tokenize import tokenizer_digest
 from ift_scale.train.job import ArmJob, LiveJob
 from ift_scale.train.live import schedule
 from ift_scale.train.live import tokens as live_tokens
@@ -163,7 +164,7 @@ def prepared(
     """The domains' file of questions, made where these questions, probe, tokenizer and template have none yet; None without any."""
     made_of = [
         *map(file_digest, (source.questions.path, source.probe)),
-        dataset.tokenizer_digest(tokenizer),
+        tokenizer_digest(tokenizer),
     ]
     path = (
         cache

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError
-from ift_scale.train.data.collate import Packed, Places
+from ift_scale.train.data.micro_batch import Packed, Places
 from ift_scale.train.model.rows import select_rows
 
 NAMES = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from ift_scale.train.data.collate import Packed
+from ift_scale.train.data.micro_batch import Packed
 from ift_scale.train.model.attention import attend
 from ift_scale.train.model.rows import select_rows
 

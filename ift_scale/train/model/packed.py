@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.engines.model_folder import weight_files
 from ift_scale.estimate.shape import require_proven
-from ift_scale.train.data.collate import MicroBatch
+from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.rows import select_rows
 

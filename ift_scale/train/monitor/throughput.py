@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.estimate.memory import GIB
 from ift_scale.estimate.shape import ModelShape, train_flops
 from ift_scale.train.data import packing

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ift_scale.train.data.collate import MicroBatch, collate, num_shared
+from ift_scale.train.data.collate import collate, num_shared
 from ift_scale.train.data.dataset import TokenizedSet, load, save
+from ift_scale.train.data.micro_batch import MicroBatch
 
 CPU = torch.device("cpu")
 

@@ -22,6 +22,7 @@ from ift_scale.ranks.environment import free_port
 from ift_scale.records import Arm
 from ift_scale.train import job
 from ift_scale.train.data import dataset, packing
+from ift_scale.train.data.tokenize import tokenize
 
 pytestmark = pytest.mark.engine
 
@@ -86,7 +87,7 @@ class Plan:
             "e": "garlic sage nettle hazel oak",
         }.items():
             _write_set(folder / f"{name}.jsonl", words)
-            tokens = dataset.tokenize(
+            tokens = tokenize(
                 folder / f"{name}.jsonl",
                 PromptTokenizer(model),
                 "vicuna",

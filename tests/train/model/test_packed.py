@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError, DataError
 from ift_scale.estimate.shape import ModelShape, require_proven, train_flops
-from ift_scale.train.data.collate import MicroBatch, collate
+from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
 from ift_scale.train.model.last_layer import how_attended
 from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations

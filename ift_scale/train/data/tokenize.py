@@ -1,0 +1,67 @@
+"""From a set's file to token ids: each example in the chat template, supervised on its responses."""
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from ift_scale.config.train import TrainConfig
+from ift_scale.errors import DataError, Place
+from ift_scale.io.files import read_jsonl
+from ift_scale.io.manifests import folder_digest
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.records import Example
+from ift_scale.train.data.dataset import TokenizedSet
+
+
+def tokenize(
+    path: Path, tokenizer: PromptTokenizer, template: str, config: TrainConfig
+) -> TokenizedSet:
+    """The examples of a set; DataError names the line of one that is too long or has nothing to supervise."""
+    # Arrays rather than lists, whose objects would take ten times the memory of a large set.
+    ids, supervised, offsets, weights = array("i"), bytearray(), [0], []
+    num_truncated = 0
+    for number, example in enumerate(read_jsonl(path, Example), start=1):
+        try:
+            tokens, mask = tokenizer.example(example.messages, template)
+            if config.supervise == "all":
+                mask = [True] * len(tokens)
+        except ValueError as error:
+            remedy = "Mend the example, or set evaluate.template to another that goes with this tokenizer"
+            raise DataError(Place(path, number, "messages"), str(error), remedy) from error
+        if len(tokens) > config.max_length:
+            if config.too_long == "error":
+                remedy = (
+                    "Raise train.max_length, remove the example, or set train.too_long to truncate"
+                )
+                raise DataError(
+                    Place(path, number, "messages"),
+                    f"{len(tokens)} tokens, over {config.max_length}",
+                    remedy,
+                )
+            tokens, mask = tokens[: config.max_length], mask[: config.max_length]
+            num_truncated += 1
+        if not any(mask[1:]):
+            cut = len(tokens) == config.max_length
+            remedy = (
+                "Raise train.max_length or remove the example"
+                if cut
+                else "Give it an assistant's turn, or remove it"
+            )
+            raise DataError(
+                Place(path, number, "messages"),
+                "no token of an answer is there to learn from",
+                remedy,
+            )
+        ids.extend(tokens)
+        supervised.extend(mask)
+        offsets.append(len(ids))
+        weights.append(example.meta.weight)
+    flat = np.array(ids, dtype=np.int32), np.array(supervised, dtype=np.uint8).astype(bool)
+    return TokenizedSet(
+        *flat, np.array(offsets, dtype=np.int64), np.array(weights, dtype=np.float64), num_truncated
+    )
+
+
+def tokenizer_digest(tokenizer: PromptTokenizer) -> str:
+    return folder_digest(tokenizer.path, (".json", ".model", ".jinja"))
