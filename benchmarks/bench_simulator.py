@@ -143,12 +143,12 @@ def _measure(
     import torch.distributed as dist
 
     from ift_scale.ranks import environment
-    from ift_scale.ranks.rendezvous import Meeting
+    from ift_scale.ranks.rendezvous import Rendezvous
     from ift_scale.train.worker import join
 
     ranks = environment.from_environment()
     assert ranks is not None
-    device = join(Meeting(ranks))
+    device = join(Rendezvous(ranks))
     torch.set_num_threads(1)
     for name in ("before", "points", "after"):
         path = folder / f"{world_size}-{name}.json"

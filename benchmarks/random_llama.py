@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from ift_scale.config import TrainConfig
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
-from ift_scale.ranks.rendezvous import Meeting
+from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.train import worker
 from ift_scale.train.data import packing
 from ift_scale.train.data.dataset import TokenizedSet
@@ -118,4 +118,4 @@ def joined() -> tuple[Ranks, torch.device]:
     """Join the group that the environment names."""
     found = environment.from_environment()
     assert found is not None
-    return found, worker.join(Meeting(found))
+    return found, worker.join(Rendezvous(found))

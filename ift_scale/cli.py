@@ -218,24 +218,26 @@ def _opened(
     from ift_scale.stage import Part
 
     several = ranks is not None and ranks.world_size > 1
-    meeting = meet(ranks) if several else None
+    rendezvous = meet(ranks) if several else None
     resolved = resolved_yaml(settings)
     own_part = None if part is None else Part(*part)
-    pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
-    if meeting is not None:
-        meeting.check(digest_of([resolved, part]), pipeline.context.root)
-        if not pipeline.context.leads:
-            meeting.hear()  # that rank 0 holds the folder
+    pipeline = Pipeline(
+        settings, ranks, [Path(folder) for folder in siblings], own_part, rendezvous
+    )
+    if rendezvous is not None:
+        rendezvous.check(digest_of([resolved, part]), pipeline.context.root)
+        if not pipeline.context.is_rank_zero:
+            rendezvous.receive()  # that rank 0 holds the folder
             yield pipeline
             return
     with ExitStack() as held:
-        with meeting.leading() if meeting is not None else nullcontext():
+        with rendezvous.leading() if rendezvous is not None else nullcontext():
             held.enter_context(locked(pipeline.context.root, shared=part is not None))
             if not several and part is None:  # else others may be writing already
                 remove_incomplete(pipeline.context.root)
             write_text(pipeline.context.root / "config.yaml", resolved)
-        if meeting is not None:
-            meeting.tell("")
+        if rendezvous is not None:
+            rendezvous.broadcast("")
         yield pipeline
 
 

@@ -11,7 +11,7 @@ from ift_scale.io.locks import claimed
 from ift_scale.io.manifests import MANIFEST, adopt, is_done, read_manifest
 from ift_scale.io.progress import progress, say
 from ift_scale.ranks.environment import Ranks
-from ift_scale.ranks.rendezvous import Meeting
+from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.stage import Context, Part, Stage, Task
 
 
@@ -24,10 +24,10 @@ class Pipeline:
         ranks: Ranks | None = None,
         siblings: Sequence[Path] = (),
         part: Part | None = None,
-        meeting: Meeting | None = None,
+        rendezvous: Rendezvous | None = None,
     ):
         loaded = [entry.load() for entry in stages.STAGES]
-        self.context = Context(config, loaded, ranks, siblings, part, meeting)
+        self.context = Context(config, loaded, ranks, siblings, part, rendezvous)
 
     def run(self) -> None:
         """Make all stages, in order."""
@@ -44,13 +44,13 @@ class Pipeline:
 
     def make(self, name: str) -> None:
         """Make what is missing of one stage."""
-        stage, meeting = self.context.stages[name], self.context.meeting
-        if meeting is None or not stage.led:
+        stage, rendezvous = self.context.stages[name], self.context.rendezvous
+        if rendezvous is None or not stage.led:
             self._make(stage)
-        elif self.context.leads:
-            with meeting.leading():
+        elif self.context.is_rank_zero:
+            with rendezvous.leading():
                 if not self._make(stage):
-                    meeting.tell("")  # nothing to do, for no rank
+                    rendezvous.broadcast("")  # nothing to do, for no rank
         else:
             stage.follow(self.context)
 
@@ -69,7 +69,7 @@ class Pipeline:
     @contextmanager
     def _claims(self, tasks: list[Task]) -> Iterator[list[Task]]:
         """The tasks that no other command works on, held for the block. Without a part the run's folder itself is held."""
-        if self.context.part is None or not self.context.leads:
+        if self.context.part is None or not self.context.is_rank_zero:
             yield tasks
             return
         with ExitStack() as held:
@@ -90,7 +90,7 @@ class Pipeline:
         left = [task for task in tasks if not task.done]
         pending = [task for task in left if not self._adopts(task)]
         _report_skipped(stage, len(tasks), len(tasks) - len(left), len(left) - len(pending))
-        for task in pending if self.context.leads else []:
+        for task in pending if self.context.is_rank_zero else []:
             # An old manifest must not vouch for new files if this run is killed between them.
             (task.folder / MANIFEST).unlink(missing_ok=True)
         return pending

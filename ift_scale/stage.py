@@ -25,7 +25,7 @@ from ift_scale.io.manifests import (
 )
 from ift_scale.io.progress import Bar
 from ift_scale.ranks.environment import Ranks
-from ift_scale.ranks.rendezvous import Meeting
+from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import QUESTIONS_FILE, Arm
 from ift_scale.scoring.question_file import QuestionFile
 
@@ -76,7 +76,7 @@ class Context:
     """A run: its settings, its folder, and what its finished stages hand on.
 
     `siblings`: folders of runs whose finished artifacts are taken over if they are what would be made here (the other variants
-    of a study). `part`: the arms that train and evaluate are about, all if None. `meeting`: of the ranks, if there are several.
+    of a study). `part`: the arms that train and evaluate are about, all if None. `rendezvous`: of the ranks, if there are several.
     """
 
     def __init__(
@@ -86,23 +86,23 @@ class Context:
         ranks: Ranks | None = None,
         siblings: Sequence[Path] = (),
         part: Part | None = None,
-        meeting: Meeting | None = None,
+        rendezvous: Rendezvous | None = None,
     ):
         self.config = config
         self.stages = {stage.name: stage for stage in stages}
         self.ranks = ranks
         self.siblings = siblings
         self.part = part
-        self.meeting = meeting
+        self.rendezvous = rendezvous
         self.root = Path(config.output_dir)
         self.logs = self.root / "logs"
         self.model_path = model_folder.resolve(config.model.path)
         self._once: dict[str, Any] = {}
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """True on the process that writes what all ranks have computed."""
-        return self.ranks is None or self.ranks.leads
+        return self.ranks is None or self.ranks.is_rank_zero
 
     def folder(self, stage: str, arm: Arm | None = None) -> Path:
         return self.root / stage / (arm.name if arm else "")

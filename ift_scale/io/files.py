@@ -26,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @contextmanager
-def told_when_full(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or unwritable disk into one clear error."""
     try:
         yield
@@ -57,7 +57,7 @@ def _disk_full(path: Path) -> EnvironmentProblem:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write a file to; it takes the name `path` only if the block ends well."""
-    with told_when_full(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(
             f".{path.name}{INCOMPLETE}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
@@ -74,7 +74,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: it replaces `path` as a whole when the block ends well."""
-    with told_when_full(path):
+    with translate_disk_errors(path):
         temporary = path.with_name(f".{path.name}{INCOMPLETE}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ift_scale.errors import ArtifactError, EnvironmentProblem
-from ift_scale.io.files import told_when_full
+from ift_scale.io.files import translate_disk_errors
 
 LOCK = ".lock"
 
@@ -28,7 +28,7 @@ def locked(folder: Path, shared: bool = False) -> Iterator[None]:
 
     The kernel frees the lock when the process ends, however it ends. Over NFS the server frees it, a while after a node has gone.
     """
-    with told_when_full(folder):
+    with translate_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+")
     with file:
@@ -53,7 +53,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def made_once(path: Path) -> Iterator[bool]:
+def build_once(path: Path) -> Iterator[bool]:
     """Make the cache file `path` in the block, on one process while the others wait for it; yields False where it stands by then.
 
     A lock whose holder has died is free again. One that stays held is told, with its holder, and given up in the end.

@@ -39,7 +39,7 @@ class Ranks:
     """Set where this process has no engines and only leads ranks that have: what theirs run on."""
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
 

@@ -168,11 +168,11 @@ def _prefixed(name: str, store: Any) -> Any:
     return PrefixStore(f"ift-scale/{launch}/{name}", store)
 
 
-class Refused(SystemExit):
+class PeerFailed(SystemExit):
     """Rank 0 has told what is wrong; this rank ends with the same code and says nothing."""
 
 
-class Meeting:
+class Rendezvous:
     """The place where the ranks of a launch meet. Every rank makes one; rank 0's holds the store."""
 
     def __init__(self, ranks: Ranks):
@@ -192,7 +192,7 @@ class Meeting:
             return TCPStore(
                 self.host,
                 self.port,
-                is_master=self.ranks.leads and not hosted_by_launcher,
+                is_master=self.ranks.is_rank_zero and not hosted_by_launcher,
                 wait_for_workers=False,
                 multi_tenant=True,
                 timeout=timedelta(seconds=JOIN_SECONDS),
@@ -212,8 +212,8 @@ class Meeting:
         """Tell rank 0 about this rank. EnvironmentProblem on rank 0, with all that is wrong; Refused on the others."""
         mine = facts_here(self.ranks, asked, output)
         self._own.set(f"facts/{self._told}/{self.ranks.rank}", json.dumps(asdict(mine)))
-        if not self.ranks.leads:
-            self.hear()
+        if not self.ranks.is_rank_zero:
+            self.receive()
             return
         with self.leading():
             told = problems(self._gathered())
@@ -221,7 +221,7 @@ class Meeting:
                 raise EnvironmentProblem(
                     "the ranks cannot work together:\n" + "\n".join(f"  - {line}" for line in told)
                 )
-        self.tell("")
+        self.broadcast("")
 
     def _gathered(self) -> list[Facts]:
         names = [f"facts/{self._told}/{rank}" for rank in range(self.ranks.world_size)]
@@ -246,7 +246,7 @@ class Meeting:
             time.sleep(BEAT_SECONDS)  # the store ends with this process: let them hear
             raise
 
-    def tell(self, text: str) -> None:
+    def broadcast(self, text: str) -> None:
         """On rank 0: hand all others a word; each of them calls `hear` once for it."""
         self._say({"text": text})
 
@@ -254,7 +254,7 @@ class Meeting:
         self._own.set(f"word/{self._told}", json.dumps(message))
         self._told += 1
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         """What rank 0 tells next, however long it takes to. Refused where it has failed."""
         name, pause = f"word/{self._told}", _SHORTEST_PAUSE
         try:
@@ -268,17 +268,17 @@ class Meeting:
             ) from None
         self._told += 1
         if "exit_code" in message:
-            raise Refused(message["exit_code"])
+            raise PeerFailed(message["exit_code"])
         return str(message["text"])
 
 
 @lru_cache(maxsize=1)
-def meet(ranks: Ranks) -> Meeting:
+def meet(ranks: Ranks) -> Rendezvous:
     """The meeting of this process, one however often it is asked for."""
-    return Meeting(ranks)
+    return Rendezvous(ranks)
 
 
-class Watch:
+class Heartbeat:
     """A thread that ends this process when another rank has failed or gone: in NCCL or gloo it would wait for that one.
 
     `lost(rank, message)` is called on rank 0, once, for a rank that was not heard of any more. Rank 0 gone is seen by all, and
@@ -287,12 +287,12 @@ class Watch:
 
     def __init__(
         self,
-        meeting: Meeting,
+        rendezvous: Rendezvous,
         lost: Callable[[int, str], None],
         leave: Callable[[int], None] = os._exit,
     ):
-        self._ranks, self._lost, self._leave = meeting.ranks, lost, leave
-        self._store = self._own_connection(meeting)
+        self._ranks, self._lost, self._leave = rendezvous.ranks, lost, leave
+        self._store = self._own_connection(rendezvous)
         self._closed = threading.Event()
         self._silent: Counter[int] = Counter()
         self._heard: dict[int, bytes] = {}
@@ -306,7 +306,7 @@ class Watch:
             thread.start()
 
     @staticmethod
-    def _own_connection(meeting: Meeting) -> Any:
+    def _own_connection(rendezvous: Rendezvous) -> Any:
         """A waiting call of the main thread would hold up the meeting's own."""
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -314,7 +314,11 @@ class Watch:
         return _prefixed(
             "watch",
             TCPStore(
-                meeting.host, meeting.port, is_master=False, wait_for_workers=False, timeout=seconds
+                rendezvous.host,
+                rendezvous.port,
+                is_master=False,
+                wait_for_workers=False,
+                timeout=seconds,
             ),
         )
 
@@ -344,7 +348,7 @@ class Watch:
                 self._store.set(str(self._ranks.rank), str(beat))
                 if self._store.check(["failed"]):
                     self._end(self._store.get("failed").decode())
-                elif self._ranks.leads:
+                elif self._ranks.is_rank_zero:
                     self._look()
                 self._unanswered = 0
             except RuntimeError:
@@ -379,5 +383,5 @@ class Watch:
 
     def _let_others_hear(self) -> None:
         """The store ends with rank 0, so that leaves last."""
-        if self._ranks.leads and self._ranks.world_size > 1:
+        if self._ranks.is_rank_zero and self._ranks.world_size > 1:
             time.sleep(2 * BEAT_SECONDS)

@@ -14,7 +14,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale.io.files import atomic_path, told_when_full
+from ift_scale.io.files import atomic_path, translate_disk_errors
 from ift_scale.io.locks import take_lock
 
 SHARDS = "shards"
@@ -47,7 +47,7 @@ class Shards:
 
     def claim(self, number: int) -> IO[str] | None:
         """A held claim (closing it gives it back); None where somebody else holds the chunk or its shard is there."""
-        with told_when_full(self.folder):
+        with translate_disk_errors(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file = self.path(number).with_suffix(".claim").open("w")

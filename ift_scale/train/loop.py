@@ -64,18 +64,20 @@ def train(
     engine = engines.build(
         Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps))
     )
-    begun = checkpoints.load(engine)
+    restored = checkpoints.load(engine)
     built = time.monotonic()
     steplog, live = log(engine, len(steps))
     asked_before = live.seconds
-    live.after(begun.step)
-    bad = BadSteps(arm, tokens, group, config.max_bad_steps, begun.bad_lines, begun.bad_steps)
-    first_step, made = 0.0, begun.step
+    live.after(restored.step)
+    bad = NonFiniteSteps(
+        arm, tokens, group, config.max_bad_steps, restored.bad_lines, restored.bad_steps
+    )
+    first_step, made = 0.0, restored.step
 
     def spent() -> float:
-        return begun.seconds + time.monotonic() - built - (live.seconds - asked_before)
+        return restored.seconds + time.monotonic() - built - (live.seconds - asked_before)
 
-    for number, step in enumerate(steps[begun.step :], begun.step):
+    for number, step in enumerate(steps[restored.step :], restored.step):
         if live.over:
             break
         torch.manual_seed(seed_of(arm.arm.seed, number))
@@ -89,8 +91,8 @@ def train(
             if bad.count > config.max_bad_steps:
                 steplog.close()
                 raise EnvironmentProblem(bad.too_many())
-        if number == begun.step:
-            first_step = spent() - begun.seconds
+        if number == restored.step:
+            first_step = spent() - restored.seconds
         made = number + 1
         live.after(made)
         stops = group.control.stops()
@@ -102,7 +104,7 @@ def train(
                 "bad_steps": bad.count,
                 "bad_lines": sorted(bad.lines),
             }
-            checkpoints.save(engine, begun.model_copy(update=so_far))
+            checkpoints.save(engine, restored.model_copy(update=so_far))
         if stops:
             steplog.close()
             raise Interrupted(made)
@@ -113,7 +115,7 @@ def train(
         "steps": spent(),
         "live": live.seconds,
     }
-    more = {"bad_steps": bad.count, "resumed": begun.resumed}
+    more = {"bad_steps": bad.count, "resumed": restored.resumed}
     return engine, Trained(seconds, counts_of(tokens, steps[:made], job) | more | live.counts())
 
 
@@ -144,7 +146,7 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
     }
 
 
-class BadSteps:
+class NonFiniteSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
     def __init__(

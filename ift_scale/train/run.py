@@ -14,7 +14,7 @@ from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.io.files import log_tail, remove_incomplete, write_json
 from ift_scale.io.manifests import digest_of, is_done
 from ift_scale.io.progress import Bar, say
-from ift_scale.ranks.rendezvous import Meeting, Refused
+from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
 from ift_scale.train import job
@@ -70,14 +70,14 @@ class TrainStage(Stage):
             context.logs,
             bar,
             live_source(context),
-            context.meeting,
+            context.rendezvous,
             part,
         )
         write_json(context.logs / f"train{part}-seconds.json", seconds)
 
     def follow(self, context: Context) -> None:
-        if context.meeting is not None:
-            follow(context.meeting)
+        if context.rendezvous is not None:
+            follow(context.rendezvous)
 
 
 def live_source(context: Context) -> live_questions.Source | None:
@@ -97,12 +97,12 @@ def train(
     logs: Path,
     bar: Bar,
     live: live_questions.Source | None = None,
-    meeting: Meeting | None = None,
+    rendezvous: Rendezvous | None = None,
     part: str = "",
 ) -> dict[str, float]:
     """Train the pending arms (task, arm, set file) into FOLDER/ARM; returns seconds to the first step by part.
 
-    `live`: what live knowledge is asked from; there is none without it. `meeting`: of the ranks that a launcher has started this
+    `live`: what live knowledge is asked from; there is none without it. `rendezvous`: of the ranks that a launcher has started this
     command as, rank 0 of which calls this and the others `follow`; without it, ranks are started here. `part` distinguishes the
     files of several calls that work in one folder.
     """
@@ -114,7 +114,7 @@ def train(
         logs / f"train{part}.log",
     )
     stop_file = Path(work.stop_file or "")
-    if meeting is None:
+    if rendezvous is None:
         check_memory(work)
     job.write(work, job_path)
     logs.mkdir(parents=True, exist_ok=True)
@@ -122,11 +122,11 @@ def train(
         old.unlink(missing_ok=True)
     reporter = ProgressReporter(bar, {"tokenise": time.monotonic() - started})
     try:
-        if meeting is None:
+        if rendezvous is None:
             _launch(config, job_path, events, stop_file, log, reporter)
         else:
-            meeting.tell(json.dumps([work.model_dump_json(), str(events.resolve())]))
-            _serve(work, meeting, job.Events(events, show=reporter.show))
+            rendezvous.broadcast(json.dumps([work.model_dump_json(), str(events.resolve())]))
+            _serve(work, rendezvous, job.Events(events, show=reporter.show))
     finally:
         stop_file.unlink(missing_ok=True)
         for made in (Path(arm.folder) for arm in work.arms):
@@ -134,7 +134,7 @@ def train(
             remove_incomplete(checkpoint_manifest.folder_of(made))
     missing = [work.arm.name for work in work.arms if not is_done(Path(work.folder), work.key)]
     if missing:
-        last = f"\n{log_tail(log)}" if meeting is None else ""
+        last = f"\n{log_tail(log)}" if rendezvous is None else ""
         raise EnvironmentProblem(
             f"the ranks ended and left arms undone: {', '.join(missing)}{last}"
         )
@@ -167,24 +167,26 @@ def _launch(
         raise stop.stopped(halted)
 
 
-def follow(meeting: Meeting) -> None:
+def follow(rendezvous: Rendezvous) -> None:
     """On all ranks but the first: wait until it has made the job, and work on it together."""
-    word = meeting.hear()
+    word = rendezvous.receive()
     if word:
         work, events = json.loads(word)
-        _serve(job.Job.model_validate_json(work), meeting, job.Events(Path(events), writes=False))
+        _serve(
+            job.Job.model_validate_json(work), rendezvous, job.Events(Path(events), writes=False)
+        )
 
 
-def _serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
+def _serve(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None:
     """Be one of the ranks. Where they stop, the first leaves last (`Meeting.leading`): the launcher's exit code is its 75."""
     from ift_scale.train import worker  # imports deepspeed
     from ift_scale.train.launch.control import Interrupted
 
     try:
-        worker.serve(work, meeting, events)
+        worker.serve(work, rendezvous, events)
     except Interrupted as stopped:
-        if not meeting.ranks.leads:
-            raise Refused(0) from None
+        if not rendezvous.ranks.is_rank_zero:
+            raise PeerFailed(0) from None
         raise stop.stopped({"name": stopped.arm, "step": stopped.step}) from None
 
 

@@ -35,7 +35,7 @@ from ift_scale.io.manifests import file_digest, write_manifest  # noqa: E402
 from ift_scale.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ift_scale.ranks import environment  # noqa: E402
 from ift_scale.ranks.environment import Ranks  # noqa: E402
-from ift_scale.ranks.rendezvous import Meeting, Watch, meet  # noqa: E402
+from ift_scale.ranks.rendezvous import Heartbeat, Rendezvous, meet  # noqa: E402
 from ift_scale.train import job, loop  # noqa: E402
 from ift_scale.train.data import dataset  # noqa: E402
 from ift_scale.train.engine import export_tokenizer, zero_config  # noqa: E402
@@ -56,9 +56,9 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT",
 """Until a collective that hangs is given up; ranks that have gone are missed sooner, by the watch."""
 
 
-def join(meeting: Meeting) -> torch.device:
+def join(rendezvous: Rendezvous) -> torch.device:
     """Join the process group at the ranks' meeting, once a process: NCCL on GPUs, gloo on CPUs."""
-    ranks = meeting.ranks
+    ranks = rendezvous.ranks
     extensions.prepare(ranks.local_rank)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -77,7 +77,7 @@ def join(meeting: Meeting) -> torch.device:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // beside))
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
-        store = dist.PrefixStore("group", meeting.store)  # type: ignore[attr-defined]
+        store = dist.PrefixStore("group", rendezvous.store)  # type: ignore[attr-defined]
         dist.init_process_group(
             backend,
             store=store,
@@ -124,15 +124,17 @@ def train_arm(
 ) -> None:
     """Train and export one arm; its folder appears whole, on rank 0, or not at all."""
     events.emit("arm", name=arm.arm.name)
-    leads = group.ranks.rank == 0
-    with atomic_folder(Path(arm.folder)) if leads else nullcontext() as temporary:
+    is_rank_zero = group.ranks.rank == 0
+    with atomic_folder(Path(arm.folder)) if is_rank_zero else nullcontext() as temporary:
         tokens = dataset.load(Path(arm.tokens))
         rows = temporary / "metrics.jsonl" if temporary else None
         checkpoints = Checkpoints(arm, work.train, group.control, rows)
 
         def log(engine: Engine, num_steps: int) -> tuple[StepLog, Live]:
             meter = meter_of(work, tokens, group, engine.packed.pruned, events)
-            trackers = Trackers(work.train.trackers if leads else [], Path(work.logs), events.note)
+            trackers = Trackers(
+                work.train.trackers if is_rank_zero else [], Path(work.logs), events.note
+            )
             trackers.start(
                 arm.arm.name,
                 {
@@ -227,17 +229,17 @@ def train_arms(
             raise Interrupted(stopped.step, arm.arm.name) from None
 
 
-def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
+def serve(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None:
     """Train the arms of a job as one of the ranks that have met. Interrupted on all of them where they shall stop, after saving.
 
     A rank that fails ends its process, and the others follow within seconds: merely raising, it would wait for them in NCCL's or
     gloo's teardown.
     """
-    ranks, watch, stopped = meeting.ranks, None, None
+    ranks, watch, stopped = rendezvous.ranks, None, None
     try:
         joining = time.monotonic()
-        watch = Watch(meeting, events.failed)
-        device = join(meeting)
+        watch = Heartbeat(rendezvous, events.failed)
+        device = join(rendezvous)
         events.emit(
             "joined",
             imports=_imported - _started,
@@ -262,7 +264,7 @@ def serve(work: job.Job, meeting: Meeting, events: job.Events) -> None:
 
 
 def end(
-    error: BaseException, ranks: Ranks, events: job.Events, watch: Watch | None = None
+    error: BaseException, ranks: Ranks, events: job.Events, watch: Heartbeat | None = None
 ) -> NoReturn:
     """Tell what has gone wrong, first here, then in the events and to the other ranks, and leave at once."""
     message = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
@@ -298,11 +300,11 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         )
     if supervisor:
         environment.end_with_supervisor(supervisor)
-    events = job.Events(events_path, writes=ranks.leads)
+    events = job.Events(events_path, writes=ranks.is_rank_zero)
     try:
-        meeting = meet(ranks)
-        meeting.check(file_digest(job_path), job_path.parent)
-        serve(job.read(job_path), meeting, events)
+        rendezvous = meet(ranks)
+        rendezvous.check(file_digest(job_path), job_path.parent)
+        serve(job.read(job_path), rendezvous, events)
     except Interrupted:
         sys.stdout.flush()
         os._exit(EXIT_STOPPED)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from ift_scale.io.files import told_when_full
+from ift_scale.io.files import translate_disk_errors
 from ift_scale.scoring.shards import SHARDS
 
 
@@ -35,7 +35,7 @@ class Store:
         return self._texts[key]
 
     def add(self, texts: Mapping[str, str]) -> None:
-        with self._lock, told_when_full(self._next):
+        with self._lock, translate_disk_errors(self._next):
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._file = self._next.open("a", encoding="utf-8")
@@ -49,7 +49,7 @@ class Store:
             self.added += len(texts)
 
     def close(self) -> None:
-        with self._lock, told_when_full(self._next):
+        with self._lock, translate_disk_errors(self._next):
             file, self._file = self._file, None
             if file is not None:
                 file.close()

@@ -125,10 +125,15 @@ def test_who_only_leads_has_no_engine_and_asks_for_the_ranks_shards(
     monkeypatch.setattr(
         environment, "has_gpu", lambda: elsewhere == "cpu"
     )  # such as a cluster's head without GPUs
-    leads = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
-    assert slots_for(EngineConfig(), "auto", tmp_path / "probe.log", leads, Bar("t", 0, None)) == []
+    is_rank_zero = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
     assert (
-        resolved_identity(EngineConfig(), "auto", environment.engines_on_gpu(leads))["engine"]
+        slots_for(EngineConfig(), "auto", tmp_path / "probe.log", is_rank_zero, Bar("t", 0, None))
+        == []
+    )
+    assert (
+        resolved_identity(EngineConfig(), "auto", environment.engines_on_gpu(is_rank_zero))[
+            "engine"
+        ]
         == engine
     )
 

@@ -159,13 +159,13 @@ def test_rank_0_tells_the_others_its_words_in_order(tmp_path: Path) -> None:
     body = """
 meeting = rendezvous.meet(ranks)
 meeting.check("same", Path("/tmp"))
-if ranks.leads:
+if ranks.is_rank_zero:
     time.sleep(0.3)
-    meeting.tell("one")
-    meeting.tell("two")
+    meeting.broadcast("one")
+    meeting.broadcast("two")
     time.sleep(1)
 else:
-    print(meeting.hear(), meeting.hear())
+    print(meeting.receive(), meeting.receive())
 """
     assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
 
@@ -177,7 +177,7 @@ meeting = rendezvous.meet(ranks)
 meeting.check("one", Path("/tmp"))
 time.sleep(ranks.rank)
 meeting.check("two", Path("/tmp"))
-if ranks.leads:
+if ranks.is_rank_zero:
     time.sleep(1)
 print("went on")
 """
@@ -207,7 +207,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 WATCHED = """
 meeting = rendezvous.meet(ranks)
 meeting.check("", Path("/tmp"))
-watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
+watch = rendezvous.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
 print("watching", flush=True)
 """
 
@@ -245,11 +245,11 @@ def test_a_rank_that_has_not_begun_to_watch_is_waited_for(tmp_path: Path) -> Non
 meeting = rendezvous.meet(ranks)
 meeting.check("", Path("/tmp"))
 time.sleep(3 * ranks.rank)  # longer than a silent rank is given, shorter than all ranks are to come
-watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
+watch = rendezvous.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
 meeting.store.set(f"there{ranks.rank}", "")
 meeting.store.wait(["there0", "there1"])
 watch.close()
-if ranks.leads:
+if ranks.is_rank_zero:
     time.sleep(1)
 print("done", flush=True)
 """
@@ -260,7 +260,7 @@ def test_a_watch_that_is_closed_ends_nobody(tmp_path: Path) -> None:
     body = (
         WATCHED
         + """
-if ranks.leads:
+if ranks.is_rank_zero:
     meeting.store.wait(["closed"])
     watch.close()
     sys.exit(0)

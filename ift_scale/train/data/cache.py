@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ift_scale.config import Config
 from ift_scale.io.files import link_or_copy
-from ift_scale.io.locks import made_once
+from ift_scale.io.locks import build_once
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset
@@ -31,7 +31,7 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
         / f"{digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])[:16]}.npz"
     )
     if not path.is_file():
-        with made_once(path) as missing:
+        with build_once(path) as missing:
             if missing:
                 dataset.save(
                     tokenize(set_path, tokenizer, config.evaluate.template, config.train),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ift_scale.train.data.dataset import TokenizedSet
-from ift_scale.train.data.micro_batch import MicroBatch, Packed, Places
+from ift_scale.train.data.micro_batch import MicroBatch, Packed, VarlenMetadata
 from ift_scale.train.data.packing import Step
 
 # A shorter prefix saves less than gathering its keys and values for every example costs.
@@ -73,12 +73,12 @@ def collate(
         whole = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
         return whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
 
-    def places(queries: list[int], keys: list[int]) -> Places:
+    def places(queries: list[int], keys: list[int]) -> VarlenMetadata:
         runs = queries, keys, put(_starts(queries), np.int32), put(_starts(keys), np.int32)
         return (
-            Places(*runs, put(_interleaved(shared, keys)), shared, len(keys))
+            VarlenMetadata(*runs, put(_interleaved(shared, keys)), shared, len(keys))
             if shared
-            else Places(*runs)
+            else VarlenMetadata(*runs)
         )
 
     prefix = [shared] if shared else []

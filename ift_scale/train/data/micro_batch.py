@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Places:
+class VarlenMetadata:
     """Which keys each run of queries attends to, causally, the last query seeing all of its keys.
 
     `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. Where
@@ -16,8 +16,8 @@ class Places:
 
     query_lengths: list[int]
     key_lengths: list[int]
-    query_starts: Tensor
-    key_starts: Tensor
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
     keys: Tensor | None = None
     num_shared: int = 0
     times: int = 0
@@ -33,8 +33,8 @@ class Packed:
     """
 
     rows_R: Tensor
-    whole: Places
-    last: Places
+    whole: VarlenMetadata
+    last: VarlenMetadata
     row_places_R: Tensor | None
 
 

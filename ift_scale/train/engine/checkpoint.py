@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.io.files import INCOMPLETE, flush, told_when_full
+from ift_scale.io.files import INCOMPLETE, flush, translate_disk_errors
 from ift_scale.io.manifests import MANIFEST
 from ift_scale.train.engine import reshard, zero_config
 from ift_scale.train.engine.checkpoint_manifest import (
@@ -78,7 +78,7 @@ class Checkpoints:
         """Every rank must call. EnvironmentProblem where the disk is full: older ones stay."""
         path = self.folder / f"{PREFIX}{progress.step}"
         temporary = path.with_name(f".{path.name}{INCOMPLETE}")
-        with told_when_full(path):
+        with translate_disk_errors(path):
             if self.rows:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)

@@ -111,9 +111,9 @@ class Live:
             torch.cuda.synchronize(
                 self._engine.device
             )  # what is still queued is the last step's time
-        begun = time.monotonic()
+        restored = time.monotonic()
         logprobs_QC = self._base_answers() if step == 0 else self._ask()
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - restored
         self.seconds += seconds
         row = {"step": step} | measures(logprobs_QC, self._set)
         row |= {"seconds": seconds, "share": self.seconds / (time.monotonic() - self._started)}

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError
-from ift_scale.train.data.micro_batch import Packed, Places
+from ift_scale.train.data.micro_batch import Packed, VarlenMetadata
 from ift_scale.train.model.rows import select_rows
 
 NAMES = {
@@ -66,7 +66,7 @@ def _flash_attn(
 ) -> Any:
     from flash_attn import flash_attn_varlen_func
 
-    q_starts, k_starts, most_q, most_k = places
+    q_starts, k_starts, max_seqlen_q, max_seqlen_k = places
     reach = (-1, -1) if window is None else (window - 1, 0)
     return flash_attn_varlen_func(
         q_QHD,
@@ -74,8 +74,8 @@ def _flash_attn(
         v_TKD,
         q_starts,
         k_starts,
-        most_q,
-        most_k,
+        max_seqlen_q,
+        max_seqlen_k,
         softmax_scale=scale,
         causal=True,  # aligned at the end, where there are fewer queries than keys
         window_size=reach,
@@ -94,7 +94,7 @@ def _varlen(
 ) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
-    q_starts, k_starts, most_q, most_k = places
+    q_starts, k_starts, max_seqlen_q, max_seqlen_k = places
     groups = q_QHD.shape[1] // k_TKD.shape[1]
     more: dict[str, Any] = {}
     if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
@@ -108,15 +108,15 @@ def _varlen(
         v_TKD,
         q_starts,
         k_starts,
-        most_q,
-        most_k,
+        max_seqlen_q,
+        max_seqlen_k,
         scale=scale,
         window_size=reach,
         **more,
     )
 
 
-def _behind_prefix(x_1KTD: Tensor, at: Places) -> Tensor:
+def _behind_prefix(x_1KTD: Tensor, at: VarlenMetadata) -> Tensor:
     """Keys or values of all runs one after another, the shared prefix' before each example's own.
 
     Repeated by `expand`, whose gradient is one sum, and put in order by a permutation, whose gradient is one.
@@ -128,15 +128,17 @@ def _behind_prefix(x_1KTD: Tensor, at: Places) -> Tensor:
 
 
 def _attend_flat(
-    kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: Places, **how: Any
+    kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: VarlenMetadata, **how: Any
 ) -> Tensor:
     """Variable-length kernels take (tokens, heads, size) and the starts of the runs."""
-    places = at.query_starts, at.key_starts, max(at.query_lengths), max(at.key_lengths)
+    places = at.cu_seqlens_q, at.cu_seqlens_k, max(at.query_lengths), max(at.key_lengths)
     q, k, v = (x[0].transpose(0, 1) for x in (q_1HQD, k_1KTD, v_1KTD))
     return kernel(q, k, v, places, **how)[None]
 
 
-def _attend_each(q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: Places, **how: Any) -> Tensor:
+def _attend_each(
+    q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: VarlenMetadata, **how: Any
+) -> Tensor:
     """Run by run. One split, whose gradient is one concatenation, rather than a slice for each."""
     groups = q_1HQD.shape[1] // k_1KTD.shape[1]
     if groups > 1:

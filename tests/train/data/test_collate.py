@@ -49,8 +49,8 @@ def test_rows_predict_the_supervised_tokens() -> None:
     last = batch.packed.last
     assert (
         last.query_lengths == [3, 1]
-        and last.query_starts.tolist() == [0, 3, 4]
-        and last.key_starts.tolist() == [0, 3, 5]
+        and last.cu_seqlens_q.tolist() == [0, 3, 4]
+        and last.cu_seqlens_k.tolist() == [0, 3, 5]
     )
     assert batch.packed.row_places_R is not None and batch.packed.row_places_R.tolist() == [0, 2, 3]
     assert collate([1], tokens, np.ones(3), CPU).packed.row_places_R is None
