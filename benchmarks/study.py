@@ -18,10 +18,10 @@ from benchmarks.suite.rows import store_inputs
 from ift_scale.config import Config
 from ift_scale.config.file import load_study
 from ift_scale.io.manifests import read_manifest
-from ift_scale.report.coverage import over
-from ift_scale.report.facts import overall, read
-from ift_scale.report.html import interval, name_of, number, points
+from ift_scale.report.coverage import over, overall
+from ift_scale.report.facts import read
 from ift_scale.report.sections.differences import pair
+from ift_scale.report.text import interval, name_of, number, points
 from ift_scale.treatments import in_order
 
 Rows = list[dict[str, Any]]

@@ -16,8 +16,9 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io.files import read_json, write_text
 from ift_scale.report import colors
 from ift_scale.report.document import document
-from ift_scale.report.html import NONE, figure, folded, joined, legend, paragraph, table
+from ift_scale.report.html import figure, folded, joined, legend, paragraph, table
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
+from ift_scale.report.text import NONE
 
 _PALETTE = [
     colors.NAMED[name]

@@ -9,10 +9,29 @@ from typing import Any
 
 import pandas as pd
 
-from ift_scale.report.facts import ALL, SHARED, overall
-from ift_scale.treatments import treatment
+from ift_scale.treatments import POOLED, treatment
 
 Row = Mapping[str, Any]
+ALL, SHARED = "all", "shared"
+GROUPS = ("HOMO", "ID", "OOD")
+
+
+def is_free(group: str) -> bool:
+    """True for a group of free questions, which have no chance level."""
+    return group.endswith(" free")
+
+
+def overall(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows over all domains; without such rows, those of the only domain, or none."""
+    if (table.domain == ALL).any():
+        return table[table.domain == ALL]
+    own = without_pooled(table)
+    return own if own.domain.nunique() == 1 else own.iloc[:0]
+
+
+def without_pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of single domains; if there are none, those of the pooled arms."""
+    return table[table.domain != POOLED] if (table.domain != POOLED).any() else table
 
 
 def _counts(row: Row, name: str) -> tuple[int, int] | None:

@@ -16,10 +16,9 @@ from ift_scale.config import Config
 from ift_scale.io.manifests import Manifest
 from ift_scale.records import Arm, Question
 from ift_scale.report import live
+from ift_scale.report.coverage import GROUPS
 from ift_scale.treatments import POOLED, in_order
 
-ALL, SHARED = "all", "shared"
-GROUPS = ("HOMO", "ID", "OOD")
 COLUMNS = {
     "arms": "domain setting seed group questions accuracy accuracy_low accuracy_high consistency kl agreement letter_mass",
     "settings": "setting domain group seeds questions domains of_domains over ratio interval_over accuracy accuracy_low "
@@ -84,24 +83,6 @@ def read(path: Path, name: str) -> pd.DataFrame:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         found = pd.DataFrame(columns=columns)
     return found.reindex(columns=[*columns, *(c for c in found if c not in columns)])
-
-
-def is_free(group: str) -> bool:
-    """Whether it is the group of another's free questions, which nobody answers by chance."""
-    return group.endswith(" free")
-
-
-def overall(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows over all domains that a setting has; of a table without such rows, those of its only domain, or none."""
-    if (table.domain == ALL).any():
-        return table[table.domain == ALL]
-    own = without_pooled(table)
-    return own if own.domain.nunique() == 1 else own.iloc[:0]
-
-
-def without_pooled(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single domains; those across domains where there are no others."""
-    return table[table.domain != POOLED] if (table.domain != POOLED).any() else table
 
 
 class Facts:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from ift_scale.report.coverage import over
-from ift_scale.report.facts import ALL, Facts, is_free, overall
-from ift_scale.report.html import NONE, absent, listed, number, p_value, points
+from ift_scale.report.coverage import ALL, is_free, over, overall
+from ift_scale.report.facts import Facts
+from ift_scale.report.text import NONE, absent, listed, number, p_value, points
 from ift_scale.report.verdicts import Verdict, verdict
 from ift_scale.treatments import POOLED, treatment
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ift_scale.report.facts import SHARED, Facts, overall
-from ift_scale.report.html import NONE, absent, interval, number, p_value
+from ift_scale.report.coverage import SHARED, overall
+from ift_scale.report.facts import Facts
 from ift_scale.report.sections import accuracy, differences
+from ift_scale.report.text import NONE, absent, interval, number, p_value
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

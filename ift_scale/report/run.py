@@ -15,8 +15,8 @@ from ift_scale.records import AUDIT_FILE, BALANCE_FILE, KNOWLEDGE_FILE, QUESTION
 from ift_scale.report import latex, live
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import Facts, Sources
-from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
+from ift_scale.report.text import plural
 from ift_scale.stage import Context, Stage, Task
 
 PAGE = "index.html"

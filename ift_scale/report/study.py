@@ -11,24 +11,15 @@ from markupsafe import Markup
 from ift_scale.config import Config
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import read_manifest
-from ift_scale.report.coverage import over
+from ift_scale.report.coverage import over, overall
 from ift_scale.report.document import HEADING, document
-from ift_scale.report.facts import overall, read
-from ift_scale.report.html import (
-    absent,
-    figure,
-    folded,
-    interval,
-    joined,
-    legend,
-    name_of,
-    paragraph,
-    table,
-)
+from ift_scale.report.facts import read
+from ift_scale.report.html import figure, folded, joined, legend, paragraph, table
 from ift_scale.report.run import PAGE
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
+from ift_scale.report.text import absent, interval, name_of
 
 FOLDER = "report"
 COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")

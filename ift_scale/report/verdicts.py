@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from ift_scale.report.html import absent
+from ift_scale.report.text import absent
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "cannot tell (one seed)", "not asked"]
 

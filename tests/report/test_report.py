@@ -9,11 +9,12 @@ import pytest
 from ift_scale.config import MatchingConfig
 from ift_scale.report import colors, latex
 from ift_scale.report.facts import Facts, read
-from ift_scale.report.html import number, table
+from ift_scale.report.html import table
 from ift_scale.report.run import page, write_page
 from ift_scale.report.sections import asked
 from ift_scale.report.sections.probe import calibration, letters, reliability
 from ift_scale.report.svg import Axis, Chart, limits, round_numbers
+from ift_scale.report.text import number
 from ift_scale.stage import Task
 from ift_scale.treatments import BY_NAME, POOLED
 from tests.report import synthetic

@@ -6,20 +6,21 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.coverage import explained, label, names, over
-from ift_scale.report.facts import ALL, SHARED, Facts, is_free, overall, without_pooled
-from ift_scale.report.html import (
-    bare,
-    details,
-    figure,
-    interval,
-    joined,
-    listed,
-    name_of,
-    points_over,
-    table,
+from ift_scale.report.coverage import (
+    ALL,
+    SHARED,
+    explained,
+    is_free,
+    label,
+    names,
+    over,
+    overall,
+    without_pooled,
 )
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import bare, details, figure, joined, table
 from ift_scale.report.svg import Axis, Chart, across, limits
+from ift_scale.report.text import interval, listed, name_of, points_over
 from ift_scale.treatments import POOLED
 
 

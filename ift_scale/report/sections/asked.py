@@ -4,8 +4,10 @@ from markupsafe import Markup
 
 from ift_scale.config import MatchingConfig
 from ift_scale.report import findings
-from ift_scale.report.facts import GROUPS, Facts, is_free
-from ift_scale.report.html import joined, listed, name_of, paragraph, plural
+from ift_scale.report.coverage import GROUPS, is_free
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import joined, paragraph
+from ift_scale.report.text import listed, name_of, plural
 from ift_scale.treatments import POOLED, consistency_ratio
 
 _ASKED = {

@@ -5,9 +5,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ift_scale.report.facts import GROUPS, Facts, overall
+from ift_scale.report.coverage import GROUPS, overall
+from ift_scale.report.facts import Facts
 from ift_scale.report.findings import paper
-from ift_scale.report.html import absent, interval, joined, number, paragraph, table
+from ift_scale.report.html import joined, paragraph, table
+from ift_scale.report.text import absent, interval, number
 from ift_scale.treatments import consistency_setting, treatment
 
 

@@ -7,25 +7,11 @@ from markupsafe import Markup
 
 from ift_scale.records import GRADES
 from ift_scale.report import colors
-from ift_scale.report.coverage import column, explained, label, over
-from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import (
-    absent,
-    bare,
-    figure,
-    folded,
-    interval,
-    joined,
-    key,
-    legend,
-    name_of,
-    number,
-    paragraph,
-    points,
-    points_over,
-    why,
-)
+from ift_scale.report.coverage import column, explained, label, over, overall
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import bare, figure, folded, joined, key, legend, paragraph
 from ift_scale.report.svg import Axis, Chart, across, down, limits
+from ift_scale.report.text import absent, interval, name_of, number, points, points_over, why
 
 KINDS = {
     "right_right": ("stays right", "#008f68"),

@@ -3,21 +3,11 @@
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.coverage import explained, label, over
-from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import (
-    absent,
-    figure,
-    interval,
-    joined,
-    key,
-    number,
-    p_value,
-    paragraph,
-    table,
-    why,
-)
+from ift_scale.report.coverage import explained, label, over, overall
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import figure, joined, key, paragraph, table
 from ift_scale.report.svg import SHAPES, Axis, Chart, across, limits
+from ift_scale.report.text import absent, interval, number, p_value, why
 
 MEASURES = {"consistency": "rank correlation with the base", "kl": "KL(base || arm), nats"}
 

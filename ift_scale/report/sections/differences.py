@@ -5,22 +5,11 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ift_scale.report.coverage import explained, over
-from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import (
-    absent,
-    bare,
-    details,
-    figure,
-    folded,
-    interval,
-    joined,
-    p_value,
-    paragraph,
-    points,
-    why,
-)
+from ift_scale.report.coverage import explained, over, overall
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import bare, details, figure, folded, joined, paragraph
 from ift_scale.report.svg import Axis, Chart, down, limits
+from ift_scale.report.text import absent, interval, p_value, points, why
 from ift_scale.treatments import treatment
 
 SHOWN, ZERO = "#2a78c8", "#80808a"

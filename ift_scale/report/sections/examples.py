@@ -5,7 +5,8 @@ from markupsafe import Markup
 from ift_scale.records import LETTERS
 from ift_scale.report import colors
 from ift_scale.report.facts import Facts, Shown
-from ift_scale.report.html import absent, details, joined, paragraph, plural
+from ift_scale.report.html import details, joined, paragraph
+from ift_scale.report.text import absent, plural
 from ift_scale.treatments import in_order, treatment
 
 FIRST = 8

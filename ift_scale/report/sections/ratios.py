@@ -7,21 +7,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.report import colors
+from ift_scale.report.coverage import ALL, SHARED, is_free, over, side_by_side
 from ift_scale.report.coverage import names as covered
-from ift_scale.report.coverage import over, side_by_side
-from ift_scale.report.facts import ALL, SHARED, Facts, is_free
-from ift_scale.report.html import (
-    details,
-    figure,
-    interval,
-    joined,
-    paragraph,
-    points_over,
-    table,
-    why,
-)
+from ift_scale.report.facts import Facts
+from ift_scale.report.html import details, figure, joined, paragraph, table
 from ift_scale.report.sections.accuracy import base_mean
 from ift_scale.report.svg import Axis, Chart, limits
+from ift_scale.report.text import interval, points_over, why
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
 Ratio = Callable[[str], float | None]

@@ -11,19 +11,9 @@ from ift_scale.knowledge import smaller_than_batch
 from ift_scale.report import colors
 from ift_scale.report.coverage import label
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import (
-    details,
-    figure,
-    folded,
-    joined,
-    key,
-    name_of,
-    number,
-    paragraph,
-    points,
-    table,
-)
+from ift_scale.report.html import details, figure, folded, joined, key, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down, limits
+from ift_scale.report.text import name_of, number, points
 from ift_scale.treatments import in_order
 
 STAGES = ("before", "after")

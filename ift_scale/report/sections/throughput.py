@@ -6,8 +6,9 @@ from markupsafe import Markup
 
 from ift_scale.io.manifests import Manifest
 from ift_scale.report.facts import Facts, Sources
-from ift_scale.report.html import NONE, figure, joined, paragraph, table
+from ift_scale.report.html import figure, joined, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down
+from ift_scale.report.text import NONE
 
 TRAIN_PARTS = ("build", "steps", "live", "export")
 """Seconds of an arm; `live` is not in those of arms trained before it was measured."""

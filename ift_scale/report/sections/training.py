@@ -10,8 +10,9 @@ from markupsafe import Markup
 from ift_scale.io.manifests import Manifest
 from ift_scale.report import colors, live
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import details, figure, joined, key, legend, name_of, paragraph
+from ift_scale.report.html import details, figure, joined, key, legend, paragraph
 from ift_scale.report.svg import Axis, Chart, limits
+from ift_scale.report.text import name_of
 from ift_scale.treatments import in_order
 
 MOST_BANDS = 5
