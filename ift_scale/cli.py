@@ -416,7 +416,8 @@ def official(folder: str, pools: str | None) -> None:
 
     from ift_scale.commands import official_leaks
     from ift_scale.construct import official_rules
-    from ift_scale.construct.official import invariants, load, models, table
+    from ift_scale.construct.official import load, models
+    from ift_scale.construct.official_facts import invariants, table
 
     found = models(Path(folder))
     sets = {model: load(model) for model in found}

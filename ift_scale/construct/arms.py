@@ -1,9 +1,10 @@
-"""The arms of a run: which sets the configuration asks for, built from pools or taken from the authors' release."""
+"""The arms of a run: the sets that the configuration requests, from pools or from the release."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from ift_scale.config import Config, ConstructConfig
+from ift_scale.config import Config
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct import official, official_rules
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.records import Arm
@@ -12,54 +13,58 @@ from ift_scale.treatments import POOLED
 
 
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """The arms that the configuration asks for; DataError for a domain that no pool has, or that has no such set."""
+    """Returns the arms that the configuration requests.
+
+    Raises DataError for a domain without pool or without a released set, and if no arm is left.
+    """
     settings = config.construct
-    wanted = (
+    source = (
         ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
     )
     known = list(
-        dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted)
+        dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == source)
     )
-    released = official.available(Path(settings.official)) if settings.official else None
-    if released is not None:
-        known = [domain for domain in known if domain in released]
+    available = official.available(Path(settings.official)) if settings.official else None
+    if available is not None:
+        known = [domain for domain in known if domain in available]
     domains = settings.domains or known
     for domain in domains:
         if domain not in known:
-            lacks = f"no source has {wanted[1]} questions of it" + (
-                ", or the release has no set" if released else ""
+            problem = f"no source has {source[1]} questions of this domain" + (
+                ", or the release has no set of it" if available else ""
             )
-            raise DataError(Place("construct.domains"), lacks, did_you_mean(domain, known), domain)
-    places: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
+            remedy = did_you_mean(domain, known)
+            raise DataError(Place("construct.domains"), problem, remedy, domain)
+    combinations: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
     if settings.across_domains:
         if len(domains) < 2:
             raise DataError(
                 Place("construct.across_domains"),
-                "there is one domain only",
+                "requires at least two domains",
                 "Add pools, or set it to false",
                 domains,
             )
-        places.append((POOLED, tuple(domains)))
+        combinations.append((POOLED, tuple(domains)))
     arms = [
         Arm(domain=domain, setting=setting, seed=seed, domains=parts)
-        for domain, parts in places
+        for domain, parts in combinations
         for setting in settings.all_settings()
         for seed in settings.seeds
-        if released is None or setting in released[domain]
+        if available is None or setting in available[domain]
     ]
     if not arms:
         raise DataError(
             Place("construct"),
-            "no set can be made",
-            "Give a pool whose domain the sets have, or other settings",
+            "no set can be built",
+            "Add a pool for a domain that has sets, or choose other settings",
         )
     return arms
 
 
 def released(config: ConstructConfig, arms: Iterable[Arm]) -> official.Sets:
-    """The authors' sets of the arms' domains; DataError if one of them breaks the paper's rules."""
+    """Returns the released sets of the arms' domains; DataError if one breaks the paper's rules."""
     folder = Path(str(config.official))
-    wanted = {domain for arm in arms for domain in arm.own_domains}
-    sets = {domain: found for domain, found in official.load(folder).items() if domain in wanted}
+    domains = {domain for arm in arms for domain in arm.own_domains}
+    sets = {domain: rows for domain, rows in official.load(folder).items() if domain in domains}
     official_rules.check({folder: sets})
     return sets

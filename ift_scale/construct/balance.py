@@ -1,7 +1,8 @@
-"""How far the sets differ in what should not differ: target letters, confidence, length, author. Pure functions.
+"""How far the sets differ in nuisance covariates: target letter, confidence, length, author.
 
-Total variation distance for letters and authors, standardized mean difference for confidence and length (Austin 2009: over 0.1 is
-an imbalance worth seeing), each against the incompatible set of the same domain and seed.
+Total variation distance for letters and authors, standardized mean difference for confidence and
+length (Austin 2009: an absolute value above 0.1 is a notable imbalance). Each set is compared with
+the incompatible set of the same domain and seed. Pure functions.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ REFERENCE = "incompatible"
 
 @dataclass
 class Covariates:
-    """Of one set: its examples' target letters, authors, confidences and lengths in characters."""
+    """The covariates of one set's examples; lengths in characters."""
 
     letter: list[str] = field(default_factory=list)
     author: list[str] = field(default_factory=list)
@@ -28,13 +29,16 @@ class Covariates:
 
 
 def total_variation(a: Sequence[str], b: Sequence[str]) -> float:
-    """Half the summed distance of two empirical distributions: 0 equal, 1 disjoint."""
+    """Returns half the L1 distance of two empirical distributions: 0 if equal, 1 if disjoint."""
     first, second = Counter(a), Counter(b)
     return sum(abs(first[level] / len(a) - second[level] / len(b)) for level in first | second) / 2
 
 
 def standardized_difference(a: Sequence[float], b: Sequence[float]) -> float:
-    """Difference of means over the pooled standard deviation; 0 where both have one and the same value, infinite where two."""
+    """Returns the difference of means over the pooled standard deviation.
+
+    Without variance it is 0 for equal values and infinite for different ones.
+    """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     spread = np.sqrt((first.var() + second.var()) / 2)
     difference = float(first.mean() - second.mean())
@@ -43,25 +47,29 @@ def standardized_difference(a: Sequence[float], b: Sequence[float]) -> float:
     return difference / float(spread)
 
 
-def distances(found: Covariates, reference: Covariates) -> dict[str, float]:
-    """By covariate; without letters (free questions, refusals only) there is none for them."""
+def distances(covariates: Covariates, reference: Covariates) -> dict[str, float]:
+    """Returns the distance for each covariate; none for letters if a set teaches no letter."""
     out = {}
-    if found.letter and reference.letter:
-        out["letter"] = total_variation(found.letter, reference.letter)
-    out["author"] = total_variation(found.author, reference.author)
-    out["confidence"] = standardized_difference(found.confidence, reference.confidence)
-    out["length"] = standardized_difference(found.length, reference.length)
+    if covariates.letter and reference.letter:
+        out["letter"] = total_variation(covariates.letter, reference.letter)
+    out["author"] = total_variation(covariates.author, reference.author)
+    out["confidence"] = standardized_difference(covariates.confidence, reference.confidence)
+    out["length"] = standardized_difference(covariates.length, reference.length)
     return out
 
 
 def rows(domain: str, seed: int, stage: str, sets: dict[str, Covariates]) -> list[dict[str, Any]]:
-    """One row a setting and covariate. `stage`: before or after matching; `level` names a share's letter or author."""
+    """Returns rows of balance.csv: the distribution of each covariate in each setting's set.
+
+    `stage` is "before" or "after" matching. For letters and authors, `level` names the letter or
+    author and `value` is its share; for confidence and length, `level` names a statistic.
+    """
     out: list[dict[str, Any]] = []
-    for setting, found in sets.items():
-        who = {"domain": domain, "seed": seed, "stage": stage, "setting": setting}
-        distance = distances(found, sets[REFERENCE]) if REFERENCE in sets else {}
+    for setting, covariates in sets.items():
+        keys = {"domain": domain, "seed": seed, "stage": stage, "setting": setting}
+        distance = distances(covariates, sets[REFERENCE]) if REFERENCE in sets else {}
         for name in ("letter", "author"):
-            values = getattr(found, name)
+            values = getattr(covariates, name)
             for level, count in sorted(Counter(values).items()):
                 row = {
                     "covariate": name,
@@ -69,21 +77,19 @@ def rows(domain: str, seed: int, stage: str, sets: dict[str, Covariates]) -> lis
                     "value": count / len(values),
                     "distance": distance.get(name),
                 }
-                out.append(who | row)
+                out.append(keys | row)
         for name in ("confidence", "length"):
-            values = np.asarray(getattr(found, name), dtype=float)
+            values = np.asarray(getattr(covariates, name), dtype=float)
             for level, value in (
                 ("mean", values.mean()),
                 ("median", np.median(values)),
                 ("deviation", values.std()),
             ):
-                out.append(
-                    who
-                    | {
-                        "covariate": name,
-                        "level": level,
-                        "value": float(value),
-                        "distance": distance.get(name),
-                    }
-                )
+                row = {
+                    "covariate": name,
+                    "level": level,
+                    "value": float(value),
+                    "distance": distance.get(name),
+                }
+                out.append(keys | row)
     return out

@@ -1,13 +1,19 @@
-"""A domain's train questions on their way into sets: what is known of them, how large the sets are, which are drawn."""
+"""The sets of one domain: what the model knows of its train questions, set size, draw, matching."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ift_scale.config import ConstructConfig
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct import balance, select
 from ift_scale.construct.examples import Builder
 from ift_scale.construct.items import Item, items
-from ift_scale.construct.matching import Matched, Program, Traits, margins_told, quantile_levels
+from ift_scale.construct.matching import (
+    Matched,
+    Program,
+    Traits,
+    describe_margins,
+    quantile_levels,
+)
 from ift_scale.construct.reorder import common_profile, even_letters
 from ift_scale.errors import DataError, Place
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
@@ -34,7 +40,10 @@ class Domain:
         self._attainable: dict[int, int] = {}
 
     def attainable(self, at_most: int) -> int:
-        """The largest number of questions up to `at_most` that a set can have: matched sets cannot have every size."""
+        """Returns the largest feasible set size up to `at_most`.
+
+        Matched sets cannot have every size.
+        """
         if self.program is None:
             return at_most
         if at_most not in self._attainable:
@@ -42,7 +51,7 @@ class Domain:
         return self._attainable[at_most]
 
     def set_of(self, setting: str, seed: int, size: int) -> list[Item]:
-        """The items of a setting's set of `size`, which is attainable."""
+        """Returns the items of a setting's set; `size` must be attainable."""
         if (setting, seed, size) not in self._sets:
             drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(
                 setting, size
@@ -51,7 +60,7 @@ class Domain:
         return self._sets[setting, seed, size]
 
     def unmatched(self, setting: str, seed: int, size: int) -> list[Item]:
-        """The same without matching by selection."""
+        """Returns the set that would be drawn without matching by selection."""
         drawn = select.Drawer(self.name, seed, self.knowledge).draw(setting, size)
         return items(setting, drawn, self.knowledge, self.config)
 
@@ -63,10 +72,11 @@ class Domain:
         return {"right": self._chosen[seed, size].right, "wrong": self._chosen[seed, size].wrong}
 
     def letters(self, setting: str, seed: int, size: int) -> dict[str, int]:
-        """With matching.letters = reorder, the letter of each target in a setting's set, by question id.
+        """Returns the letter (from 0) of each target in a setting's set, by question id.
 
-        All sets of the domain and seed that teach equally many options have the same counts of letters. A
-        refusal teaches no option, and some settings leave questions out.
+        Empty unless matching.letters is "reorder". All sets of the domain and seed that teach the
+        same number of options get the same letter counts. Sets may teach fewer options than they
+        have questions: a refusal teaches none, and some settings leave questions out.
         """
         if self.config.matching.letters != "reorder":
             return {}
@@ -74,7 +84,9 @@ class Domain:
             name: self._num_choices(self.set_of(name, seed, size))
             for name in self.config.all_settings()
         }
-        alike = [found.values() for found in taught.values() if len(found) == len(taught[setting])]
+        alike = [
+            counts.values() for counts in taught.values() if len(counts) == len(taught[setting])
+        ]
         return even_letters(taught[setting], common_profile(alike), f"letters/{self.name}/{seed}")
 
     def _num_choices(self, chosen: Sequence[Item]) -> dict[str, int]:
@@ -84,7 +96,7 @@ class Domain:
     def examples(
         self, setting: str, chosen: Sequence[Item], letters: Mapping[str, int]
     ) -> list[Example]:
-        """`letters`: where to put the targets of these questions; the others stay where they are."""
+        """`letters` gives new positions for some questions' targets; others keep their order."""
         return [
             self.builder.example(setting, item, letters.get(item.question_id)) for item in chosen
         ]
@@ -92,7 +104,7 @@ class Domain:
     def covariates(
         self, setting: str, chosen: Sequence[Item], examples: Sequence[Example], rule: str
     ) -> balance.Covariates:
-        """`rule`: that of the explanations' author, as in construct.matching.author."""
+        """`rule` is the author rule of construct.matching.author to label explanations with."""
         explained = self.config.response == "letter_text_explanation"
         return balance.Covariates(
             [example.meta.target for example in examples if example.meta.target],
@@ -108,7 +120,10 @@ class Domain:
 def traits_of(
     builder: Builder, knowledge: Knowledge, scores: Mapping[str, Score], config: ConstructConfig
 ) -> tuple[dict[str, Traits], dict[str, Traits]]:
-    """What selection makes equal, of the known right and the known wrong questions, by id."""
+    """Returns the traits to match on, of the known right and of the known wrong questions, by id.
+
+    Each question has two forms: the item of H or I, and the item of S.
+    """
     matching, settings = config.matching, config.all_settings()
     harmonious = [
         (Item(id, author=author_of("harmonious", True, matching.author)),) * 2
@@ -118,29 +133,29 @@ def traits_of(
     for id in knowledge.wrong:
         gold = Item(id, author=author_of("incompatible", False, matching.author))
         own = Item(id, "predicted", author=author_of("self_aligning", True, matching.author))
-        # Where one of the two is in no set, nobody has worded it.
+        # If no setting teaches one of the two, its text was never written.
         taught = [treatment(s).target == "predicted" or s.startswith("mixture-") for s in settings]
         wrong.append((gold, own if any(taught) else gold))
     forms = [*harmonious, *wrong]
     levels: list[list[tuple[int, int]]] = [[] for _ in forms]
     if matching.letters == "selection":
-        for found, (first, second) in zip(levels, forms, strict=True):
+        for traits_levels, (first, second) in zip(levels, forms, strict=True):
             as_first, as_second = builder.target(first), builder.target(second)
             assert as_first is not None and as_second is not None
-            found.append((as_first, as_second))
+            traits_levels.append((as_first, as_second))
     if matching.confidence == "selection":
         confidences = [scores[first.question_id].confidence for first, _ in forms]
         level = quantile_levels(confidences, matching.bins)
-        for found, confidence in zip(levels, confidences, strict=True):
-            found.append((level(confidence),) * 2)
+        for traits_levels, confidence in zip(levels, confidences, strict=True):
+            traits_levels.append((level(confidence),) * 2)
     if matching.length == "selection":
         lengths = [(builder.length(first), builder.length(second)) for first, second in forms]
         level = quantile_levels([length for pair in lengths for length in pair], matching.bins)
-        for found, pair in zip(levels, lengths, strict=True):
-            found.append((level(pair[0]), level(pair[1])))
+        for traits_levels, pair in zip(levels, lengths, strict=True):
+            traits_levels.append((level(pair[0]), level(pair[1])))
     traits = {
-        first.question_id: Traits(tuple(found))
-        for (first, _), found in zip(forms, levels, strict=True)
+        first.question_id: Traits(tuple(traits_levels))
+        for (first, _), traits_levels in zip(forms, levels, strict=True)
     }
     return {id: traits[id] for id in knowledge.right}, {id: traits[id] for id in knowledge.wrong}
 
@@ -153,9 +168,10 @@ def load(
     texts: Mapping[TextKey, Text],
     num_failed: int = 0,
 ) -> Domain:
-    """DataError where the sets cannot have the size that is asked for, or cannot be matched.
+    """Sorts a domain's questions by knowledge and finds the size of its sets.
 
-    `num_failed`: questions of the domain that are not in `pool` because their text fails its checks.
+    `num_failed` counts the domain's questions that are not in `pool` because their text fails its
+    checks. Raises DataError if the requested size is not available or the sets cannot be matched.
     """
     questions = {question.id: question for question in pool if question.domain == name}
     scores = [by_score[id] for id in questions]
@@ -173,11 +189,17 @@ def load(
                 for name in ("letters", "confidence", "length")
                 if getattr(config.matching, name) == "selection"
             ]
+            sizes = select.describe_buckets(knowledge)
+            margins = describe_margins(list(right.values()), list(wrong.values()), names)
             problem = (
-                f"sets matched by {', '.join(names)} can have {largest} of its questions each ({select.told(knowledge)}), and "
-                f"{config.size or 'at least 1'} is asked for. {margins_told(list(right.values()), list(wrong.values()), names)}"
+                f"construct.size requires {config.size or 'at least 1'} question(s) per set, but "
+                f"sets matched by {', '.join(names)} can have at most {largest} ({sizes}). "
+                f"{margins}"
             )
-            remedy = "Set construct.size to what can be had, lower construct.matching.bins, or match letters by reorder"
+            remedy = (
+                "Lower construct.size or construct.matching.bins, or set "
+                "construct.matching.letters to reorder"
+            )
             raise DataError(Place(f"domain '{name}'"), problem, remedy)
         size = largest
     return Domain(name, knowledge, program, size, builder, config, by_score)

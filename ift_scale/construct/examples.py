@@ -1,8 +1,8 @@
-"""Items as training examples in the chat form."""
+"""Turns items into training examples in chat form."""
 
 from collections.abc import Mapping
 
-from ift_scale.config import ConstructConfig
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct.items import Item
 from ift_scale.construct.reorder import swapped
 from ift_scale.prompts.templates import chat_messages, gold_text, response_text
@@ -12,7 +12,7 @@ from ift_scale.treatments import treatment
 
 
 class Builder:
-    """Makes the examples of one domain."""
+    """Builds the examples of one domain."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Builder:
         return self._questions[item.question_id]
 
     def target(self, item: Item) -> int | None:
-        """The option that an item teaches; None for a refusal and for free questions."""
+        """Returns the index of the option to teach; None for a refusal or a free question."""
         if item.target == "refusal":
             return None
         return (
@@ -37,7 +37,7 @@ class Builder:
         )
 
     def example(self, setting: str, item: Item, letter: int | None = None) -> Example:
-        """`letter`: the place that the target option is to have; it changes places with the option that stands there."""
+        """`letter` is the new position of the target, which swaps places with the option there."""
         question, score = self._questions[item.question_id], self._scores[item.question_id]
         target = self.target(item)
         order = (
@@ -85,5 +85,5 @@ class Builder:
         return self._texts[TextKey(item.question_id, kind, target, author)]
 
     def length(self, item: Item) -> int:
-        """Characters of the question and the response."""
+        """Returns the characters of the question and the response."""
         return sum(len(message.content) for message in self.example("harmonious", item).messages)

@@ -1,4 +1,4 @@
-"""The sets in other trainers' forms: ShareGPT JSON, and a Hugging Face dataset folder with its card."""
+"""Exports sets for other trainers: ShareGPT JSON and a Hugging Face dataset folder with a card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 def write_sharegpt(path: Path, examples: Sequence[Example]) -> None:
-    """A JSON list of {"conversations": [{"from", "value"}]}, as FastChat and LLaMA-Factory read it."""
+    """Writes a JSON list of {"conversations": [{"from", "value"}]} (FastChat, LLaMA-Factory)."""
     rows = [
         {
             "conversations": [
@@ -30,11 +30,13 @@ def write_sharegpt(path: Path, examples: Sequence[Example]) -> None:
 def write_huggingface(
     folder: Path, sets: Path, arms: Sequence[Arm], sizes: Mapping[str, int], about: str
 ) -> None:
-    """FOLDER/data/ARM.jsonl and the card: `datasets.load_dataset(FOLDER, ARM)` reads an arm. SETS/ARM.jsonl are the sets, `about`
-    says what made them."""
+    """Writes FOLDER/data/ARM.jsonl and the dataset card for `datasets.load_dataset(FOLDER, ARM)`.
+
+    The examples are read from SETS/ARM.jsonl; `about` describes the source of the sets.
+    """
     (folder / "data").mkdir(parents=True)
     for arm in arms:
-        # All columns in every row: the loader takes the first rows' for all.
+        # Every row has all columns: the loader infers the columns from the first rows.
         source, copy = sets / f"{arm.name}.jsonl", folder / "data" / f"{arm.name}.jsonl"
         with source.open(encoding="utf-8") as lines, copy.open("w", encoding="utf-8") as file:
             file.writelines(
@@ -44,7 +46,7 @@ def write_huggingface(
 
 
 def card(arms: Sequence[Arm], sizes: Mapping[str, int], about: str) -> str:
-    """The dataset card: the loader's configurations, what the sets are, their sizes."""
+    """Returns the dataset card: loader configurations, description, and set sizes."""
     header = {
         "language": ["en"],
         "task_categories": ["question-answering", "text-generation"],
@@ -57,10 +59,14 @@ def card(arms: Sequence[Arm], sizes: Mapping[str, int], about: str) -> str:
         f"| {arm.name} | {sizes[arm.name]} | {treatment(arm.setting).label} |" for arm in arms
     )
     return (
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# Instruction sets by what a base model knows\n\n"
-        "Sets that agree with a base model's knowledge or disagree with it (Ren et al. 2024, arXiv 2402.18243), made by "
-        f"IFT-Scale.\n\n{about}\n\nEach row has `messages` in the chat form, and `meta`: setting, question, target letter, who "
-        "worded the response, weight in the loss, and whether the target is what the base model holds for true.\n\n"
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n"
+        "# Instruction sets by what a base model knows\n\n"
+        "Sets that agree or disagree with a base model's knowledge (Ren et al. 2024, arXiv "
+        f"2402.18243), built by IFT-Scale.\n\n{about}\n\n"
+        "Each row has `messages` in chat form and `meta`: setting, question, target letter, author "
+        "of the response, weight in the loss, and whether the target is the base model's own "
+        "answer.\n\n"
         f"| set | examples | treatment |\n|---|---|---|\n{table}\n\n"
-        "The licences of the questions' and general instructions' sources hold for the rows made of them.\n"
+        "Each row is subject to the licence of its source: the question set or the collection of "
+        "general instructions.\n"
     )

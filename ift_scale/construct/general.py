@@ -1,6 +1,7 @@
-"""General instructions that are blended into every set: JSON with instruction, input (may be empty) and output.
+"""General instructions that are blended into every set.
 
-One object per line, or one list of objects, as alpaca_gpt4_data.json is.
+The file contains objects with `instruction`, `input` (may be empty) and `output`: one per line, or
+one JSON list as in alpaca_gpt4_data.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from ift_scale import draws
-from ift_scale.config import BUILTIN_MODEL, GeneralConfig
+from ift_scale.config.construct import GeneralConfig
+from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl
 from ift_scale.records import Example, ExampleMeta, Message
@@ -23,12 +25,12 @@ def path_of(config: GeneralConfig) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Example]:
-    """The instructions by ids made of their content, which do not depend on their order in the file."""
+    """Returns the instructions by content hash, independent of their order in the file."""
     examples, unique = {}, draws.Unique()
     for number, row in jsonl.rows(path):
         place = Place(path, number)
-        given = _text(place, row, "input") if row.get("input") not in (None, "") else ""
-        user = _text(place, row, "instruction") + (f"\n\n{given}" if given else "")
+        context = _text(place, row, "input") if row.get("input") not in (None, "") else ""
+        user = _text(place, row, "instruction") + (f"\n\n{context}" if context else "")
         output = _text(place, row, "output")
         messages = [Message(role="user", content=user), Message(role="assistant", content=output)]
         example = Example(messages=messages, meta=ExampleMeta(setting="general", wording="general"))
@@ -39,7 +41,10 @@ def load(path: Path) -> dict[str, Example]:
 def _text(place: Place, row: jsonl.Row, field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
-        remedy = "instruction and output must be texts, input a text, empty or left out; fix or remove the row"
+        remedy = (
+            "instruction and output must be non-empty strings, input a string (may be empty or "
+            "absent); fix or remove the row"
+        )
         raise DataError(
             Place(place.file, place.line, field), "missing, empty or not a text", remedy, value
         )
@@ -47,18 +52,21 @@ def _text(place: Place, row: jsonl.Row, field: str) -> str:
 
 
 def shuffled(examples: Mapping[str, Example], domain: str, seed: int) -> list[str]:
-    """All ids in the random order of a domain and seed."""
+    """Returns all ids in random order for a domain and seed."""
     return draws.shuffled(examples, f"general/{domain}/{seed}")
 
 
 def draw(shuffled: Sequence[str], set_size: int, share: float, path: Path) -> Sequence[str]:
-    """As many ids as make `share` of the finished set, the first ones: the same for all settings of a domain and seed."""
+    """Returns the first ids, so many that they make up `share` of the finished set.
+
+    They are the same for all settings of a domain and seed.
+    """
     count = round(set_size * share / (1 - share))
     if count > len(shuffled):
-        remedy = "Lower construct.general.share or construct.size, or give a larger file"
+        remedy = "Lower construct.general.share or construct.size, or use a larger file"
         raise DataError(
             Place(path),
-            f"{count} general instructions are needed and {len(shuffled)} are there",
+            f"{count} general instructions are required, but the file has {len(shuffled)}",
             remedy,
         )
     return shuffled[:count]

@@ -1,22 +1,22 @@
-"""What becomes of each question in a set: its target, whether it comes with its context, its weight. Pure functions."""
+"""How a set presents each question: target, context, weight. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ift_scale.config import ConstructConfig
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.knowledge import Knowledge
 from ift_scale.treatments import author_of, treatment
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question as a set shows it."""
+    """One question as an element of a set."""
 
     question_id: str
     target: Literal["gold", "predicted", "refusal"] = "gold"
     agrees: bool | None = None
-    """Whether the target is what the model holds for true; None where it holds nothing, or nothing is taught."""
+    """True if the target is the model's own answer; None if it has none or nothing is taught."""
     context: bool = False
     weight: float = 1.0
     author: Literal["external", "base_model"] = "external"
@@ -25,19 +25,20 @@ class Item:
 def items(
     setting: str, drawn: Sequence[str], knowledge: Knowledge, config: ConstructConfig
 ) -> list[Item]:
-    """The items of a set whose questions are `drawn`, in this order.
+    """Returns the items of a set of the questions `drawn`, in this order.
 
-    A mixture's first questions are the self-aligning ones: drawn lists are in random order, so mixtures of one seed are nested.
+    A mixture's first questions are the self-aligning ones. Draws are in random order, so the
+    mixtures of one seed are nested.
     """
     made = treatment(setting)
     right, wrong = set(knowledge.right), set(knowledge.wrong)
     num_agreeing = (
         round(made.ratio * len(drawn)) if made.bucket == "wrong" and made.ratio is not None else 0
     )
-    found = []
-    for place, id in enumerate(drawn):
+    out = []
+    for index, id in enumerate(drawn):
         state = "right" if id in right else "wrong" if id in wrong else "uncertain"
-        predicted = made.target == "predicted" or place < num_agreeing
+        predicted = made.target == "predicted" or index < num_agreeing
         agrees = None if state == "uncertain" else (predicted or state == "right")
         item = Item(
             id,
@@ -46,12 +47,12 @@ def items(
             made.context,
             author=author_of(setting, bool(agrees), config.matching.author),
         )
-        found += _unknown(item, made.unknown, state, config)
-    return found
+        out += _treat_unknown(item, made.unknown, state, config)
+    return out
 
 
-def _unknown(item: Item, rule: str, state: str, config: ConstructConfig) -> list[Item]:
-    """The item as a treatment of what the model does not know has it: changed, or left out."""
+def _treat_unknown(item: Item, rule: str, state: str, config: ConstructConfig) -> list[Item]:
+    """Applies a treatment's rule for unknown questions: returns the item, changed or removed."""
     if rule == "weighted":
         return [Item(**vars(item) | {"weight": getattr(config.conflict_weights, state)})]
     if state == "right" or rule == "as it is":

@@ -1,7 +1,8 @@
-"""Matching by selection: which of the known right and known wrong questions make sets that differ in nothing but consistency.
+"""Matching by selection: choose known right and known wrong questions with equal covariates.
 
-Fine balance (Rosenbaum, Ross and Silber 2007): the sets' distributions of each covariate are made equal, margin by margin, with as
-many questions as that allows. An integer program over cells of equal questions, solved by HiGHS (scipy.optimize.milp).
+Fine balance (Rosenbaum, Ross and Silber 2007): the marginal distributions of each covariate are
+made equal with as many questions as possible. This is an integer program over cells of equal
+questions, solved by HiGHS (scipy.optimize.milp).
 """
 
 from collections import Counter
@@ -14,29 +15,32 @@ import scipy
 from ift_scale import draws
 
 _LARGEST_GAP = 0.002
-"""The largest set found is at most this share smaller than the largest possible."""
+"""Relative optimality gap: the set found is at most this share smaller than the largest."""
 
 Cell = tuple[int, ...]
 
 
 @dataclass(frozen=True, order=True)
 class Traits:
-    """What is to be made equal of one question. By covariate: its level as a harmonious or incompatible example, and as a
-    self-aligning one (of a known right question the same)."""
+    """The covariate levels of one question.
+
+    For each covariate: its level as a harmonious or incompatible example, and as a self-aligning
+    example. The two are equal for known right questions.
+    """
 
     levels: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Ids of the questions in each set; both lists have the same length."""
+    """Question ids of each set; both lists have the same length."""
 
     right: list[str]
     wrong: list[str]
 
 
 def quantile_levels(values: Sequence[float], bins: int) -> Callable[[float], int]:
-    """The bin of a value, by quantiles of `values`."""
+    """Returns a function from a value to its bin, with edges at quantiles of `values`."""
     edges = (
         np.unique(np.quantile(np.asarray(values, dtype=float), np.arange(1, bins) / bins))
         if len(values)
@@ -46,14 +50,14 @@ def quantile_levels(values: Sequence[float], bins: int) -> Callable[[float], int
 
 
 class Program:
-    """Counts of questions to take of each cell of equal traits, such that H, I and S have the same margins."""
+    """Integer program for the number of questions per cell that gives H, I and S equal margins."""
 
     def __init__(self, right: Mapping[str, Traits], wrong: Mapping[str, Traits]):
         self._ids: list[dict[Traits, list[str]]] = [{}, {}]
         for ids, traits in zip(self._ids, (right, wrong), strict=True):
             for id, trait in traits.items():
                 ids.setdefault(trait, []).append(id)
-        # Sorted: the solver's choice among equally good solutions may depend on the order of its columns.
+        # Sorted: among equally good solutions the solver's choice may depend on the column order.
         self._cells = [(side, trait) for side, ids in enumerate(self._ids) for trait in sorted(ids)]
         self._counts = np.array(
             [len(self._ids[side][trait]) for side, trait in self._cells], dtype=float
@@ -61,15 +65,15 @@ class Program:
         self._margins = self._margin_matrix()
 
     def _margin_matrix(self) -> "scipy.sparse.lil_array":
-        """Rows that must be zero: for each covariate and level H minus I, and H minus S."""
+        """Returns the rows that must be zero: H - I and H - S for each covariate and level."""
         rows: dict[tuple[int, int, int], int] = {}
         entries: list[tuple[int, int, float]] = []
         for column, (side, trait) in enumerate(self._cells):
             for covariate, levels in enumerate(trait.levels):
-                for other, level in enumerate(levels):  # compared with I, with S
+                for other, level in enumerate(levels):  # 0: compared with I, 1: with S
                     row = rows.setdefault((covariate, other, level), len(rows))
                     entries.append((row, column, 1.0 if side == 0 else -1.0))
-        row = len(rows)  # as many of the one as of the other, whatever the covariates
+        row = len(rows)  # equally many known right and known wrong questions
         entries += [
             (row, column, 1.0 if side == 0 else -1.0)
             for column, (side, _) in enumerate(self._cells)
@@ -80,9 +84,10 @@ class Program:
         return matrix
 
     def largest(self, at_most: int) -> int:
-        """Questions of the largest sets with equal margins that have no more than `at_most`.
+        """Returns the size of the largest sets with equal margins, at most `at_most`.
 
-        Not every smaller size can be had: where all known wrong questions are A for B or B for A, only even ones.
+        Not every smaller size is feasible. If all known wrong questions confuse A and B, for
+        example, only even sizes are.
         """
         if not all(self._ids):
             return 0
@@ -98,12 +103,16 @@ class Program:
         return round(float(of_right[0] @ found.x)) if found.success else 0
 
     def choose(self, size: int, seed: str) -> Matched:
-        """`size` questions a set, as `largest` found possible, as near to a proportional draw as the margins allow."""
+        """Returns `size` questions per set, as close to a proportional draw as the margins allow.
+
+        `size` must be a size returned by `largest`.
+        """
         num = len(self._cells)
         sides = np.array([side for side, _ in self._cells])
         totals = np.array([self._counts[sides == side].sum() for side in (0, 1)])
-        wanted = self._counts * size / totals[sides]
-        # Counts, and behind them their distances from `wanted`, whose sum is made small.
+        proportional = self._counts * size / totals[sides]
+        # Variables: the counts, then their absolute deviations from `proportional`, whose sum is
+        # minimized.
         margins = self._margins.tocsr()
         equal = scipy.sparse.lil_array((margins.shape[0] + 1, 2 * num))
         equal[: margins.shape[0], :num] = margins
@@ -117,7 +126,7 @@ class Program:
             constraints=[
                 scipy.optimize.LinearConstraint(equal.tocsr(), values, values),
                 scipy.optimize.LinearConstraint(
-                    at_least.tocsr(), np.concatenate([wanted, -wanted]), np.inf
+                    at_least.tocsr(), np.concatenate([proportional, -proportional]), np.inf
                 ),
             ],
             bounds=scipy.optimize.Bounds(0, np.concatenate([self._counts, np.full(num, np.inf)])),
@@ -126,7 +135,8 @@ class Program:
         )
         if not found.success:
             raise RuntimeError(
-                f"HiGHS finds no sets of {size} questions although it found such before: {found.message}"
+                f"HiGHS found no sets of {size} questions, although this size was feasible before: "
+                f"{found.message}"
             )
         sets: list[list[str]] = [[], []]
         for number, (side, trait) in enumerate(self._cells):
@@ -135,9 +145,9 @@ class Program:
         return Matched(*sets)
 
 
-def margins_told(right: Sequence[Traits], wrong: Sequence[Traits], names: Sequence[str]) -> str:
-    """For an error: how many questions each side has of each level."""
-    told = []
+def describe_margins(right: Sequence[Traits], wrong: Sequence[Traits], names: Sequence[str]) -> str:
+    """Returns the questions per level on each side, as text for an error message."""
+    texts = []
     for covariate, name in enumerate(names):
         sides = {
             "right": Counter(t.levels[covariate][0] for t in right),
@@ -146,5 +156,5 @@ def margins_told(right: Sequence[Traits], wrong: Sequence[Traits], names: Sequen
         counts = "; ".join(
             f"known {side} {dict(sorted(levels.items()))}" for side, levels in sides.items()
         )
-        told.append(f"{name} by level: {counts}")
-    return ". ".join(told)
+        texts.append(f"{name} by level: {counts}")
+    return ". ".join(texts)

@@ -1,8 +1,8 @@
-"""Rows of the authors' sets that break the paper's rules of selection. Pure functions over loaded sets.
+"""Rows of the released sets that break the paper's selection rules. Pure functions.
 
-H holds questions that the model answers rightly, I and S questions that it answers wrongly, all with a probability above
-0.5. H and I share no question; S asks the questions of I and teaches the model's own answer; all sets of a domain have
-the same size.
+H contains questions that the model answers correctly, I and S questions that it answers wrongly,
+all with a probability above 0.5. H and I share no question. S has the questions of I and teaches
+the model's own answer. All sets of a domain have the same size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _SHOWN = 3
 
 
 class Breach(NamedTuple):
-    """A broken rule: what is wrong, with the places of all rows that it concerns (none if it concerns a whole set)."""
+    """A broken rule, with the places of the rows concerned (none if it concerns a whole set)."""
 
     problem: str
     places: Sequence[Place]
@@ -36,7 +36,7 @@ class Breach(NamedTuple):
 
 
 def check(models: Mapping[Path, Sets]) -> None:
-    """DataError that lists every broken rule of the sets in these models' folders."""
+    """Raises a DataError that lists every broken rule of the sets in these models' folders."""
     found = [
         f"{folder / domain}: {breach}"
         for folder, sets in models.items()
@@ -46,17 +46,17 @@ def check(models: Mapping[Path, Sets]) -> None:
     if found:
         lines = "".join(f"\n  - {line}" for line in found)
         remedy = (
-            "Fetch these sets again, correct them, or leave the domains out (construct.domains)"
+            "Download these sets again, correct them, or exclude the domains (construct.domains)"
         )
         raise DataError(
             Place("official sets"),
-            f"{len(found)} of the paper's rules are broken:{lines}\n ",
+            f"violations of the paper's rules ({len(found)}):{lines}\n ",
             remedy,
         )
 
 
 def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
-    """The broken rules of one domain's sets, in the order of the rules."""
+    """Returns the broken rules of one domain's sets, in the order of the rules."""
     found: list[Breach] = []
 
     def add(problem: str, rows: Iterable[Imported]) -> None:
@@ -75,47 +75,47 @@ def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
     for other, rows in (("incompatible", mistaken), ("self_aligning", own)):
         ids, contents = {row.question.id for row in rows}, {content(row.question) for row in rows}
         add(
-            f"harmonious ask a question of {other}",
+            f"harmonious share their question with {other}",
             (r for r in known if r.question.id in ids or content(r.question) in contents),
         )
     if "incompatible" in sets and "self_aligning" in sets:
         add(
-            "self_aligning ask a question that incompatible does not ask",
+            "self_aligning have a question that is not in incompatible",
             _without_partner(own, mistaken),
         )
         add(
-            "incompatible ask a question that self_aligning does not ask",
+            "incompatible have a question that is not in self_aligning",
             _without_partner(mistaken, own),
         )
         add(
-            "self_aligning have another prediction than the same question has in incompatible",
+            "self_aligning have a prediction other than that of the same question in incompatible",
             _predicted_otherwise(own, mistaken),
         )
     sizes = {setting: len(rows) for setting, rows in sets.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{setting} {size:,}" for setting, size in sizes.items())
-        found.append(Breach(f"the sets differ in size: {told}", ()))
+        text = ", ".join(f"{setting} {size:,}" for setting, size in sizes.items())
+        found.append(Breach(f"the sets differ in size: {text}", ()))
     return found
 
 
 def _row_rules(setting: str) -> list[tuple[str, Callable[[Imported], bool]]]:
-    """What may be wrong with a single row."""
-    predicted: tuple[str, Callable[[Imported], bool]] = ("are predicted rightly", _is_right)
+    """Returns the rules for a single row: a description of the violation, and its test."""
+    predicted: tuple[str, Callable[[Imported], bool]] = ("are predicted correctly", _is_right)
     taught: tuple[str, Callable[[Imported], bool]] = (
-        "have another output than the answer",
+        "have an output other than the answer",
         lambda row: row.output not in (None, row.question.answer),
     )
     if setting == "harmonious":
         predicted = ("are predicted wrongly", lambda row: not _is_right(row))
     if setting == "self_aligning":
         taught = (
-            "have another output than the model's own prediction",
+            "have an output other than the model's prediction",
             lambda row: row.output not in (None, row.score.prediction),
         )
     return [
         predicted,
         (
-            "state in `correct` the opposite of what `pred` and `answer` say",
+            "have a value of `correct` that contradicts `pred` and `answer`",
             lambda row: row.score.correct != _is_right(row),
         ),
         (
@@ -127,7 +127,7 @@ def _row_rules(setting: str) -> list[tuple[str, Callable[[Imported], bool]]]:
             lambda row: probability(row, row.score.prediction) < max(row.score.probs or []),
         ),
         (
-            "state other probabilities than `probs` gives these options",
+            "have probabilities that contradict `probs`",
             lambda row: not is_stated(row),
         ),
         taught,
@@ -139,14 +139,14 @@ def _is_right(row: Imported) -> bool:
 
 
 def _without_partner(rows: Sequence[Imported], others: Sequence[Imported]) -> list[Imported]:
-    """Rows whose question no row of `others` asks with the same id, text, options and answer."""
+    """Returns rows that have no row in `others` with the same id, text, options and answer."""
 
-    def asked(row: Imported) -> tuple[object, ...]:
+    def key(row: Imported) -> tuple[object, ...]:
         question = row.question
         return question.id, question.question, tuple(question.choices), question.answer
 
-    partners = {asked(row) for row in others}
-    return [row for row in rows if asked(row) not in partners]
+    partners = {key(row) for row in others}
+    return [row for row in rows if key(row) not in partners]
 
 
 def _predicted_otherwise(rows: Sequence[Imported], others: Sequence[Imported]) -> list[Imported]:

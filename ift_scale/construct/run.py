@@ -1,6 +1,7 @@
-"""The construct stage: probe scores and written texts in, one chat-format JSON lines file an arm out, and how the sets differ.
+"""The construct stage: probe scores and written texts in, one chat-format JSONL file per arm out.
 
-FOLDER/ARM.jsonl; balance.csv; where asked for, sharegpt/ARM.json and huggingface/, a dataset folder.
+Writes FOLDER/ARM.jsonl and balance.csv; optionally sharegpt/ARM.json and the dataset folder
+huggingface/.
 """
 
 import time
@@ -13,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from ift_scale import draws
-from ift_scale.config import Config, ConstructConfig
+from ift_scale.config import Config
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct import balance, export, general, official
 from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
@@ -43,8 +45,11 @@ from ift_scale.stage import Context, Stage, Task
 def usable(
     pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config
 ) -> list[Question]:
-    """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
-    the same questions."""
+    """Returns the questions that may go into sets.
+
+    With write.on_failure = drop, a question with a failed text goes into no set, so that I and S
+    keep the same questions.
+    """
     failed = {
         text.question_id
         for text in texts.values()
@@ -81,7 +86,8 @@ class ConstructStage(Stage):
         if official_folder is not None and Path(official_folder).is_dir():
             files = sorted(file for file in Path(official_folder).rglob("*") if file.is_file())
             inputs["official"] = digest_of([file_digest(file) for file in files])
-        keeps_failed = config.write.on_failure == "keep"  # the file of texts is the same
+        # These questions stay in the sets, but the file of texts is the same.
+        keeps_failed = config.write.on_failure == "keep"
         settings = config.construct.model_dump()
         key = digest_of([self.version, settings, keeps_failed, inputs])
         return self.single(context, key, inputs)
@@ -107,9 +113,10 @@ def build(
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
 ) -> None:
-    """Write the sets of all arms from the pools' train questions, and what went into them to the manifest's counts.
+    """Writes the sets of all arms, balance.csv and the exports; closes the task with counts.
 
-    `pool`, `by_score` (by question id) and `texts` are empty for the authors' own sets, which need none of them.
+    `pool` (the pools' train questions), `by_score` (by question id) and `texts` are empty for the
+    released sets, which need none of them.
     """
     started = time.monotonic()
     settings = config.construct
@@ -139,12 +146,12 @@ def build(
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
     with atomic_folder(task.folder) as temporary:
-        for place, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
-            general_ids = general.shuffled(instructions, place, seed)
-            found: dict[str, balance.Covariates] = {}
+        for domain_name, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
+            general_ids = general.shuffled(instructions, domain_name, seed)
+            after: dict[str, balance.Covariates] = {}
             before: dict[str, balance.Covariates] = {}
-            for arm in (arm for arm in arms if (arm.domain, arm.seed) == (place, seed)):
-                examples, found[arm.setting], before[arm.setting] = make(arm)
+            for arm in (arm for arm in arms if (arm.domain, arm.seed) == (domain_name, seed)):
+                examples, after[arm.setting], before[arm.setting] = make(arm)
                 counts |= _letter_counts(arm, examples)
                 by_id = {str(example.meta.question_id): example for example in examples}
                 if general_path:
@@ -157,53 +164,59 @@ def build(
                 sizes[arm.name] = len(examples)
                 if "sharegpt" in settings.export:
                     export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
-            balances += balance.rows(place, seed, "before", before) + balance.rows(
-                place, seed, "after", found
-            )
+            balances += balance.rows(domain_name, seed, "before", before)
+            balances += balance.rows(domain_name, seed, "after", after)
         for text in smaller_than_batch(
             {arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size
         ):
             say(f"construct: {text}")
         pd.DataFrame(balances).to_csv(temporary / BALANCE_FILE, index=False)
         if "huggingface" in settings.export:
-            about = f"Base model: `{config.model.path}`. Confidence threshold {settings.confidence_threshold}."
+            about = (
+                f"Base model: `{config.model.path}`. "
+                f"Confidence threshold {settings.confidence_threshold}."
+            )
             export.write_huggingface(temporary / "huggingface", temporary, arms, sizes, about)
         seconds = {"total": time.monotonic() - started}
         task.close(settings.model_dump(), counts, seconds, temporary)
 
 
 Made = tuple[list[Example], balance.Covariates, balance.Covariates]
-"""An arm's examples, their covariates, and the covariates of the set that would be without matching."""
+"""An arm's examples, their covariates, and the covariates of the set without matching."""
 Make = Callable[[Arm], Made]
 
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:
-    """Of an arm across domains: as many questions as the smallest domain's own sets have, evenly from each (of matched sets, as
-    nearly as their sizes allow)."""
+    """Builds the set of an arm from the domains' questions.
+
+    An arm across domains has as many questions as the smallest domain's own sets, distributed
+    evenly over the domains (for matched sets, as evenly as the attainable sizes allow).
+    """
     parts = [domains[name] for name in sorted(arm.own_domains)]
     total = min(part.size for part in parts)
-    shares = [total // len(parts) + (place < total % len(parts)) for place in range(len(parts))]
+    shares = [total // len(parts) + (index < total % len(parts)) for index in range(len(parts))]
     examples: list[Example] = []
-    found, before = balance.Covariates(), balance.Covariates()
+    after, before = balance.Covariates(), balance.Covariates()
     for part, share in zip(parts, shares, strict=True):
         size = part.attainable(share) if arm.domains else share
         chosen = part.set_of(arm.setting, arm.seed, size)
         made = part.examples(arm.setting, chosen, part.letters(arm.setting, arm.seed, size))
-        found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
+        after = after + part.covariates(arm.setting, chosen, made, config.matching.author)
         plain = part.unmatched(arm.setting, arm.seed, size)
         before = before + part.covariates(
             arm.setting, plain, part.examples(arm.setting, plain, {}), "paper"
         )
         examples += made
     if not examples:
-        remedy = "Take the setting out, or give the pool more train questions"
-        raise DataError(Place(f"arm {arm.name}"), "no question is left in its set", remedy)
-    return examples, found, before
+        remedy = "Remove the setting, or add train questions to the pool"
+        raise DataError(Place(f"arm {arm.name}"), "its set has no questions", remedy)
+    return examples, after, before
 
 
 def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
-    """The authors' set, whole; a seed draws its order and the general instructions."""
-    # Not in the order of the file: sums of lengths and confidences would differ in their last digit.
+    """Returns the whole released set; the seed affects its order and the general instructions."""
+    # Sorted by id: with the file's order, sums of lengths and confidences would differ in the last
+    # digit.
     rows = sorted(sets[arm.domain][arm.setting], key=lambda row: row.question.id)
     examples = official.examples(rows, arm.setting, config.response)
     covariates = balance.Covariates(

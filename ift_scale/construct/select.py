@@ -1,4 +1,4 @@
-"""How large the sets are, and which questions are drawn into them. Pure functions."""
+"""Set sizes, and the questions that are drawn into each set. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from ift_scale.treatments import Bucket, buckets_of, treatment
 
 
 def capacity(knowledge: Knowledge, setting: str) -> int:
-    """Questions of the largest set that a setting can have."""
+    """Returns the size of the largest set that a setting can have."""
     if setting.startswith("unknown-"):
         ratio = treatment(setting).ratio or 0.0
         known, unknown = (len(knowledge.bucket(name)) for name in buckets_of(setting))
@@ -25,46 +25,68 @@ def set_size(
     requested: int | None,
     num_failed: int = 0,
 ) -> int:
-    """The common size of a domain's sets: as requested, or the largest that every setting can fill.
+    """Returns the common size of a domain's sets: as requested, or the largest for all settings.
 
-    `num_failed`: questions that are in no set because their text fails its checks.
+    `num_failed` counts questions that are excluded because their text fails its checks. Raises
+    DataError if a setting cannot fill its set.
     """
     available = {setting: capacity(knowledge, setting) for setting in settings}
     scarcest = min(available, key=lambda setting: available[setting])
     most = available[scarcest]
     if most == 0 or (requested is not None and requested > most):
-        wanted = (
-            "a set needs at least 1"
+        required = (
+            "a set requires at least 1 question"
             if requested is None
-            else f"construct.size asks for {requested}"
+            else f"construct.size is {requested}"
         )
-        found = f"only {most} of its {len(knowledge.all)} train questions can go into the {scarcest} set ({told(knowledge)})"
+        problem = (
+            f"{required}, but only {most} of its {len(knowledge.all)} train questions can go into "
+            f"the {scarcest} set ({describe_buckets(knowledge)})"
+        )
+        advice = remedy(knowledge)
         if num_failed:
-            found += f"; {num_failed} more have a text that fails its checks"
-            mend = "See the write stage's counts; choose another writer, raise write.attempts, or set write.on_failure to keep"
-            raise DataError(Place(f"domain '{domain}'"), f"{wanted}, and {found}", mend)
-        raise DataError(Place(f"domain '{domain}'"), f"{wanted}, and {found}", remedy(knowledge))
+            problem += f"; {num_failed} more have a text that fails its checks"
+            advice = (
+                "See the write stage's counts; choose another writer, raise write.attempts, or "
+                "set write.on_failure to keep"
+            )
+        raise DataError(Place(f"domain '{domain}'"), problem, advice)
     return most if requested is None else requested
 
 
-def told(knowledge: Knowledge) -> str:
-    """The buckets' sizes in words."""
-    text = f"{len(knowledge.right)} known right, {len(knowledge.wrong)} known wrong, {len(knowledge.uncertain)} uncertain"
+def describe_buckets(knowledge: Knowledge) -> str:
+    """Returns the buckets' sizes as text."""
+    text = (
+        f"{len(knowledge.right)} known right, {len(knowledge.wrong)} known wrong, "
+        f"{len(knowledge.uncertain)} uncertain"
+    )
     graded = {grade: len(ids) for grade, ids in knowledge.graded.items() if ids}
     return text + "".join(f", {count} {grade}" for grade, count in graded.items())
 
 
 def remedy(knowledge: Knowledge) -> str:
-    """What to do about a bucket that is too small."""
+    """Returns advice for a bucket that is too small."""
     if not knowledge.wrong and not knowledge.uncertain:
-        return "The base model knows every answer: nothing here can be incompatible with it. Take a harder pool or a smaller model"
+        return (
+            "The base model knows every answer, so no question can be incompatible with it. Use a "
+            "harder pool or a smaller model"
+        )
     if not knowledge.right and not knowledge.wrong:
-        return "The base model is sure of nothing here. Take an easier pool or a larger model, or lower construct.confidence_threshold"
-    return "Lower construct.size or construct.confidence_threshold, or give the domain more train questions"
+        return (
+            "The base model is confident about no question. Use an easier pool or a larger model, "
+            "or lower construct.confidence_threshold"
+        )
+    return (
+        "Lower construct.size or construct.confidence_threshold, or add train questions for the "
+        "domain"
+    )
 
 
 class Drawer:
-    """Draws the questions of a domain's sets for one seed. Settings of the same bucket get the same questions."""
+    """Draws the questions of a domain's sets for one seed.
+
+    Settings of the same bucket get the same questions.
+    """
 
     def __init__(
         self,
@@ -77,7 +99,7 @@ class Drawer:
         self._matched = matched or {}
 
     def draw(self, setting: str, size: int) -> list[str]:
-        """`size` ids in random order; where sets are matched by selection, those of the matching."""
+        """Returns `size` ids in random order, from the matched ids if sets are matched."""
         if setting.startswith("unknown-"):
             num_unknown = round(size * (treatment(setting).ratio or 0.0))
             known, unknown = buckets_of(setting)

@@ -10,7 +10,7 @@ from ift_scale.records import GRADES, Question, Score
 
 @pytest.fixture(scope="session")
 def domain() -> tuple[dict[str, Question], dict[str, Score]]:
-    """400 questions: the model leans to A, is surer where it is right, and long questions are the ones it gets wrong."""
+    """400 questions. The model prefers A, is more confident when right, and fails on long ones."""
     draw = random.Random(5)
     questions, scores = {}, {}
     for number in range(400):
@@ -28,11 +28,16 @@ def domain() -> tuple[dict[str, Question], dict[str, Score]]:
         probs[prediction] = confidence
         id = f"q{number}"
         questions[id] = Question(
-            id=id, domain="d", subject="d", collection="pool", split="train", answer=answer,
+            id=id,
+            domain="d",
+            subject="d",
+            collection="pool",
+            split="train",
+            answer=answer,
             question=f"Question {number} " + "very " * draw.randrange(3 if right else 6) + "long?",
             choices=[f"option {letter} of {number}" for letter in "abcd"],
             explanation=f"It is option {'abcd'[answer]} of {number}.",
-        )  # fmt: skip
+        )
         grade = (
             GRADES[0]
             if right and sure
@@ -41,8 +46,18 @@ def domain() -> tuple[dict[str, Question], dict[str, Score]]:
             else GRADES[1 + number % 2]
         )
         scores[id] = Score(
-            question_id=id, domain="d", subject="d", collection="pool", split="train", answer=answer,
-            logprobs=np.log(probs).tolist(), probs=probs.tolist(), letter_mass=1.0, prediction=prediction,
-            confidence=confidence, correct=right, grade=grade,
-        )  # fmt: skip
+            question_id=id,
+            domain="d",
+            subject="d",
+            collection="pool",
+            split="train",
+            answer=answer,
+            logprobs=np.log(probs).tolist(),
+            probs=probs.tolist(),
+            letter_mass=1.0,
+            prediction=prediction,
+            confidence=confidence,
+            correct=right,
+            grade=grade,
+        )
     return questions, scores

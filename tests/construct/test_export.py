@@ -66,8 +66,8 @@ def test_sets_smaller_than_a_batch_are_reported(
     _made(domain, tmp_path)
     told = capsys.readouterr().out
     assert (
-        "construct: d: the sets of harmonious, incompatible, self_aligning have 40 examples, fewer than"
-        in told
+        "construct: d: the sets of harmonious, incompatible, self_aligning have 40 examples, "
+        "fewer than" in told
     )
     assert "train.global_batch_size = 256" in told and told.count("construct: ") == 2
 
@@ -78,14 +78,17 @@ def test_arms_across_domains_take_from_each(
     _made(domain, tmp_path, across_domains=True, general={"path": None, "share": 0})
     rows = read_jsonl(tmp_path / "construct" / "pooled-incompatible-seed0.jsonl", Example)
     assert sorted(row.meta.domain for row in rows if row.meta.domain) == ["d"] * 10 + ["e"] * 10
-    with pytest.raises(DataError, match="there is one domain only"):
+    with pytest.raises(DataError, match="requires at least two domains"):
         _made(domain, tmp_path, across_domains=True, domains=["d"])
 
 
 def test_arms_across_domains_are_matched_too(
     domain: tuple[dict[str, Question], dict[str, Score]], tmp_path: Path
 ) -> None:
-    """Half of a matched set is not matched: each domain's share is chosen anew. Shares of unknown questions are exact too."""
+    """Half of a matched set is not matched: each domain's share is drawn separately.
+
+    Shares of unknown questions are exact too.
+    """
     _made(
         domain,
         tmp_path,
@@ -187,9 +190,12 @@ def test_the_authors_sets_are_taken_as_they_are(shared_data: Path, tmp_path: Pat
     ]
     arms = arms_of(config, tested)
     assert [arm.name for arm in arms] == [
-        "engineering-harmonious-seed0", "engineering-incompatible-seed0", "engineering-self_aligning-seed0",
-        "history-harmonious-seed0", "history-incompatible-seed0",
-    ]  # fmt: skip
+        "engineering-harmonious-seed0",
+        "engineering-incompatible-seed0",
+        "engineering-self_aligning-seed0",
+        "history-harmonious-seed0",
+        "history-incompatible-seed0",
+    ]
     run.build(config, Task("construct", tmp_path / "construct", "key", {}), arms[:3], [], {}, {})
     rows = read_jsonl(tmp_path / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
     assert len(rows) == 2 * 738 and sum(row.meta.wording == "general" for row in rows) == 738

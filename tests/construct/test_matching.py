@@ -37,7 +37,10 @@ def _covariates(
 
 
 def test_the_largest_sets_with_equal_letters_are_found() -> None:
-    """Known wrong: 3 of A for B, 2 of B for A, 4 of C for D. A circle needs both ways, so 2 + 2; known right has them to spare."""
+    """Known wrong: 3 of A for B, 2 of B for A, 4 of C for D.
+
+    A cycle needs both directions, so the largest set has 2 + 2; known right has enough of each.
+    """
     wrong = {
         f"w{i}": Traits((pair,))
         for i, pair in enumerate([(0, 1)] * 3 + [(1, 0)] * 2 + [(2, 3)] * 4)

@@ -1,4 +1,4 @@
-"""The authors' release: its rows as our records, errors, and every number of the paper that it lets one count again."""
+"""The authors' release: conversion of its rows, errors, and the paper's numbers recomputed."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from ift_scale.cli import main
 from ift_scale.commands import official_leaks
 from ift_scale.config import Config
-from ift_scale.construct import official
-from ift_scale.construct.official import Facts, Invariants
+from ift_scale.construct import official, official_facts
+from ift_scale.construct.official_facts import Invariants, SetFacts
 from ift_scale.errors import DataError
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
@@ -19,10 +19,18 @@ from ift_scale.questions import run as questions
 from ift_scale.stage import Task
 
 ROW = {
-    "id": 7, "question": "What conducts best?", "choices": ["wood", "copper", "glass"], "answer": 1,
+    "id": 7,
+    "question": "What conducts best?",
+    "choices": ["wood", "copper", "glass"],
+    "answer": 1,
     "explanation": "Copper conducts.",
-    "correct": False, "pred": 0, "probs": [0.7, 0.2, 0.1], "golden_prob": 0.2, "pred_prob": 0.7, "output": 1,
-}  # fmt: skip
+    "correct": False,
+    "pred": 0,
+    "probs": [0.7, 0.2, 0.1],
+    "golden_prob": 0.2,
+    "pred_prob": 0.7,
+    "output": 1,
+}
 
 
 def _write(folder: Path, setting: str, *rows: dict[str, Any]) -> None:
@@ -59,7 +67,7 @@ def test_rows_become_records(tmp_path: Path) -> None:
         0,
         "Wood it is.",
     )
-    found = official.invariants(sets)["engineering"]
+    found = official_facts.invariants(sets)["engineering"]
     assert (
         found.others_mistaken
         and found.same_questions
@@ -109,23 +117,27 @@ def test_an_example_without_an_explanation(tmp_path: Path) -> None:
     [
         (
             {"answer": 3},
-            r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options \(value: 3\). Fix",
+            r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options "
+            r"\(value: 3\). Fix",
         ),
         ({"pred": "A"}, r"golden-exp.jsonl:2: field 'pred': .*integer.*value: 'A'"),
         (
             {"probs": [0.5, 0.5]},
-            r"field 'probs': must hold a probability for each of the 3 options",
+            r"field 'probs': must have a probability for each of the 3 options",
         ),
         ({"probs": [0.5, 0.5, 1.5]}, r"field 'probs.2'"),
         ({"choices": ["a", "", "c"]}, r"field 'choices.1'"),
         ({"choices": ["a", " ", "c"]}, r"golden-exp.jsonl:2: field 'choices': an option is empty"),
         (
             {"question": "\u3000"},
-            r"golden-exp.jsonl:2: field 'question': must be a text that is not empty",
+            r"golden-exp.jsonl:2: field 'question': must be a non-empty string",
         ),
         ({"explanation": None}, r"golden-exp.jsonl:2: field 'explanation': missing"),
         ({"correct": ...}, r"field 'correct': Field required"),
-        ({"id": 7}, r"golden-exp.jsonl:2: field 'id': stands already in this file \(value: 7\)"),
+        (
+            {"id": 7},
+            r"golden-exp.jsonl:2: field 'id': occurs more than once in this file \(value: 7\)",
+        ),
     ],
 )
 def test_bad_rows(changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
@@ -135,26 +147,26 @@ def test_bad_rows(changes: dict[str, Any], problem: str, tmp_path: Path) -> None
         official.load(tmp_path)
 
 
-def test_folders_that_hold_no_set(tmp_path: Path) -> None:
+def test_folders_without_sets(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"holds none of DOMAIN/consistent-correct-exp-sample\.jsonl"
+        DataError, match=r"contains none of DOMAIN/consistent-correct-exp-sample\.jsonl"
     ):
         official.load(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         official.load(tmp_path / "absent")
     _write(tmp_path, "incompatible")
-    with pytest.raises(DataError, match="holds no row"):
+    with pytest.raises(DataError, match="contains no rows"):
         official.load(tmp_path)
 
 
 def test_naming_an_option() -> None:
-    assert official.names_text("It is the Copper-wire.", "copper wire") and not official.names_text(
-        "It is tin.", "copper"
-    )
-    assert official.names_text("x + y", "+") and not official.names_text("x - y", "+")
-    assert official.names_letter(
+    assert official_facts.names_text(
+        "It is the Copper-wire.", "copper wire"
+    ) and not official_facts.names_text("It is tin.", "copper")
+    assert official_facts.names_text("x + y", "+") and not official_facts.names_text("x - y", "+")
+    assert official_facts.names_letter(
         'The correct answer is "B", which', "B"
-    ) and not official.names_letter("Bananas are B", "B")
+    ) and not official_facts.names_letter("Bananas are B", "B")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +175,8 @@ def found() -> dict[tuple[str, str], Invariants]:
     if not folder.is_dir():
         pytest.skip(f"the authors' sets are not here: {folder} does not exist")
     by_model = {
-        model.name: official.invariants(official.load(model)) for model in official.models(folder)
+        model.name: official_facts.invariants(official.load(model))
+        for model in official.models(folder)
     }
     return {
         (model, domain): of_domain
@@ -175,7 +188,7 @@ def found() -> dict[tuple[str, str], Invariants]:
 Found = dict[tuple[str, str], Invariants]
 
 
-def _facts(found: Found, setting: str) -> dict[tuple[str, str], Facts]:
+def _facts(found: Found, setting: str) -> dict[tuple[str, str], SetFacts]:
     return {key: of.sets[setting] for key, of in found.items() if setting in of.sets}
 
 
@@ -218,7 +231,7 @@ def test_a_few_questions_come_twice_in_a_set(found: Found) -> None:
 
 
 def test_letter_bias_passes_for_knowledge(found: Found) -> None:
-    """The file of S is missing here, so its targets are I's predictions: where both are there, they are what S teaches."""
+    """S's file is missing here, so its targets are I's predictions; elsewhere the two agree."""
     jurisprudence = found["llama-2-7b", "jurisprudence"]
     assert jurisprudence.sets["incompatible"].targets["A"] == pytest.approx(0.03, abs=0.005)
     assert jurisprudence.self_aligning_targets["A"] == pytest.approx(0.86, abs=0.005)
@@ -231,7 +244,7 @@ def test_letter_bias_passes_for_knowledge(found: Found) -> None:
 
 
 def test_confidence_differs(found: Found) -> None:
-    """Medians of the predicted probability. The paper's 0.64 to 0.90 in H: from 0.64, but none of the sets at hand reaches 0.90."""
+    """Medians of the predicted probability; the paper gives 0.64 to 0.90 for H over 4 models."""
     known = {
         key: round(facts.median_confidence, 3) for key, facts in _facts(found, "harmonious").items()
     }
@@ -246,7 +259,7 @@ def test_confidence_differs(found: Found) -> None:
 
 
 def test_explanations_that_never_name_their_target(found: Found) -> None:
-    """Up to 9% of I in Xiezhi's domains, as in the paper; in medicine, whose explanations are MedMCQA's own, 32%."""
+    """Up to 9% of I in Xiezhi's domains, as in the paper; 32% in medicine (MedMCQA's texts)."""
     silent = {
         key: round(1 - facts.names_text, 3) for key, facts in _facts(found, "incompatible").items()
     }
@@ -255,7 +268,7 @@ def test_explanations_that_never_name_their_target(found: Found) -> None:
 
 
 def test_explanations_of_the_predicted_option(found: Found) -> None:
-    """The paper's 73 to 79% of S: from 73% where a letter called the answer names it too, but up to 81%; by text alone less."""
+    """The paper gives 73 to 79% for S; here 73 to 81% by text or letter, and less by text alone."""
     own = _facts(found, "self_aligning")
     by_text = {key: round(facts.names_text, 3) for key, facts in own.items()}
     assert by_text == {
@@ -274,11 +287,13 @@ def test_the_command_prints_the_table(found: Found, shared_data: Path) -> None:
         .output
     )
     assert "llama-2-7b engineering: H right and above 0.5: yes" in told
-    assert "self_aligning: no file; by I's predictions its targets are 86%/3%/3%/7%" in told
+    assert (
+        "self_aligning: no file; according to I's predictions, its targets are 86%/3%/3%/7%" in told
+    )
 
 
-def test_tests_that_stand_in_the_sets(shared_data: Path) -> None:
-    """The paper's 147 of 250 history tests need the whole jurisprudence pool; its sets, dev and test hold 72 of them."""
+def test_pool_tests_in_the_sets(shared_data: Path) -> None:
+    """The paper's 147 of 250 history tests need the whole jurisprudence pool; 72 are in ours."""
     models = official.models(shared_data / "official_groups")
     found = official_leaks.leaks(models, shared_data / "pools")
     assert found[:3] == [

@@ -1,4 +1,4 @@
-"""The paper's rules on the authors' sets: each broken one is listed with its rows, and such sets are refused everywhere."""
+"""The paper's rules on the released sets: violations are listed, and such sets are refused."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from ift_scale.cli import main
 from ift_scale.config import Config
-from ift_scale.construct import official, official_rules
+from ift_scale.construct import official, official_facts, official_rules
 from ift_scale.construct import run as construct
 from ift_scale.errors import DataError
 from ift_scale.io.files import read_jsonl
@@ -73,7 +73,7 @@ def test_sets_that_keep_the_rules(tmp_path: Path, shared_data: Path) -> None:
     told = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
     assert (
         told.exit_code == 0
-        and "  harmonious     3      100%                  0.70000     0.700" in told.output
+        and "  harmonious     3      100%                  0.70000          0.700" in told.output
     )
     # So do the authors' own of LLaMA-2-7B and 13B, as far as we have them.
     folders = official.models(shared_data / "official_groups")
@@ -81,7 +81,7 @@ def test_sets_that_keep_the_rules(tmp_path: Path, shared_data: Path) -> None:
     least = {
         m.name: min(
             f.smallest_confidence
-            for i in official.invariants(official.load(m)).values()
+            for i in official_facts.invariants(official.load(m)).values()
             for f in i.sets.values()
         )
         for m in folders
@@ -95,39 +95,99 @@ FILE_H, FILE_I, FILE_S = official.FILES.values()
 @pytest.mark.parametrize(
     ("setting", "number", "row", "expected"),
     [
-        ("harmonious", 1, _row(2), [f"1 row of harmonious are predicted wrongly ({FILE_H}.jsonl:2)"]),
         (
-            "incompatible", 2, _right(6),
-            ["1 row of incompatible are predicted rightly", "ask a question that incompatible does not ask"],
+            "harmonious",
+            1,
+            _row(2),
+            [f"1 row of harmonious are predicted wrongly ({FILE_H}.jsonl:2)"],
         ),
-        ("harmonious", 0, _right(1, correct=False), ["state in `correct` the opposite of what `pred` and `answer` say"]),
-        ("harmonious", 0, _right(1, probs=[0.5, 0.3, 0.2], pred_prob=0.5, golden_prob=0.5), ["have a confidence of at most 0.5"]),
-        ("harmonious", 0, _right(1, probs=[0.3, 0.6, 0.1], pred_prob=0.3, golden_prob=0.3), ["at most 0.5", "not the most likely"]),
-        ("harmonious", 0, _right(1, pred_prob=0.8), ["state other probabilities than `probs` gives"]),
-        ("harmonious", 0, _right(1, output=2), ["have another output than the answer"]),
-        ("self_aligning", 0, _row(4, output=1, model_exp="So."), ["have another output than the model's own prediction"]),
-        ("harmonious", 2, _right(5), ["1 row of harmonious ask a question of incompatible", "ask a question of self_aligning"]),
         (
-            "harmonious", 2,  # the same content under another id: case, blanks and the order of options aside
+            "incompatible",
+            2,
+            _right(6),
+            [
+                "1 row of incompatible are predicted correctly",
+                "have a question that is not in incompatible",
+            ],
+        ),
+        (
+            "harmonious",
+            0,
+            _right(1, correct=False),
+            ["have a value of `correct` that contradicts `pred` and `answer`"],
+        ),
+        (
+            "harmonious",
+            0,
+            _right(1, probs=[0.5, 0.3, 0.2], pred_prob=0.5, golden_prob=0.5),
+            ["have a confidence of at most 0.5"],
+        ),
+        (
+            "harmonious",
+            0,
+            _right(1, probs=[0.3, 0.6, 0.1], pred_prob=0.3, golden_prob=0.3),
+            ["at most 0.5", "not the most likely"],
+        ),
+        ("harmonious", 0, _right(1, pred_prob=0.8), ["have probabilities that contradict `probs`"]),
+        ("harmonious", 0, _right(1, output=2), ["have an output other than the answer"]),
+        (
+            "self_aligning",
+            0,
+            _row(4, output=1, model_exp="So."),
+            ["have an output other than the model's prediction"],
+        ),
+        (
+            "harmonious",
+            2,
+            _right(5),
+            [
+                "1 row of harmonious share their question with incompatible",
+                "share their question with self_aligning",
+            ],
+        ),
+        (
+            "harmonious",
+            2,  # the same content under another id: case, blanks and the order of options aside
             _right(9, question="question  5?", choices=["C5", "a5", "b5"]),
-            ["1 row of harmonious ask a question of incompatible", "ask a question of self_aligning"],
+            [
+                "1 row of harmonious share their question with incompatible",
+                "share their question with self_aligning",
+            ],
         ),
         (
-            "self_aligning", 1, _row(7, output=0, model_exp="So."),
-            [f"1 row of self_aligning ask a question that incompatible does not ask ({FILE_S}.jsonl:2)",
-             f"1 row of incompatible ask a question that self_aligning does not ask ({FILE_I}.jsonl:2)"],
+            "self_aligning",
+            1,
+            _row(7, output=0, model_exp="So."),
+            [
+                f"1 row of self_aligning have a question that is not in incompatible "
+                f"({FILE_S}.jsonl:2)",
+                f"1 row of incompatible have a question that is not in self_aligning "
+                f"({FILE_I}.jsonl:2)",
+            ],
         ),
         (
-            "self_aligning", 1, _row(5, answer=2, golden_prob=0.1, output=0, model_exp="So."),
-            ["that incompatible does not ask", "that self_aligning does not ask"],
+            "self_aligning",
+            1,
+            _row(5, answer=2, golden_prob=0.1, output=0, model_exp="So."),
+            ["a question that is not in incompatible", "a question that is not in self_aligning"],
         ),
         (
-            "self_aligning", 1, _row(5, probs=[0.1, 0.2, 0.7], golden_prob=0.2, pred=2, output=2, model_exp="So."),
-            ["1 row of self_aligning have another prediction than the same question has in incompatible"],
+            "self_aligning",
+            1,
+            _row(5, probs=[0.1, 0.2, 0.7], golden_prob=0.2, pred=2, output=2, model_exp="So."),
+            [
+                "1 row of self_aligning have a prediction other than that of the same question "
+                "in incompatible"
+            ],
         ),
-        ("harmonious", 2, None, ["the sets differ in size: harmonious 2, incompatible 3, self_aligning 3"]),
+        (
+            "harmonious",
+            2,
+            None,
+            ["the sets differ in size: harmonious 2, incompatible 3, self_aligning 3"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_broken_rule(
     setting: str, number: int, row: dict[str, Any] | None, expected: list[str], tmp_path: Path
 ) -> None:
@@ -146,8 +206,8 @@ def test_the_command_lists_all_and_exits_with_2(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
     assert told.exit_code == 2 and "llama engineering: H right and above 0.5: NO" in told.output
     assert (
-        f"5 rows of harmonious are predicted wrongly ({FILE_H}.jsonl:1, {FILE_H}.jsonl:2, {FILE_H}.jsonl:3 and 2 more)"
-        in told.output
+        f"5 rows of harmonious are predicted wrongly ({FILE_H}.jsonl:1, {FILE_H}.jsonl:2, "
+        f"{FILE_H}.jsonl:3 and 2 more)" in told.output
     )
     assert (
         f"{tmp_path / 'llama' / 'engineering'}: the sets differ in size: harmonious 5"
@@ -235,7 +295,8 @@ def test_sets_that_break_a_rule_are_refused_before_the_probe(
     monkeypatch.setattr(ProbeStage, "run", lambda *_: pytest.fail("probed"))
     with pytest.raises(
         DataError,
-        match=r"1 of the paper's rules are broken:\n.*engineering: 1 row of harmonious are predicted wrongly",
+        match=r"violations of the paper's rules \(1\):\n"
+        r".*engineering: 1 row of harmonious are predicted wrongly",
     ):
         pipeline.run()
     with pytest.raises(DataError, match="paper's rules"):

@@ -1,4 +1,4 @@
-"""The sets depend on the questions and the seed, not on the order of any file; and reordered letters are equal in all sets."""
+"""Sets depend on questions and seed, not on file order; reordered letters are equal in all sets."""
 
 import json
 import random
@@ -29,7 +29,7 @@ SELECTION = {"letters": "selection", "confidence": "selection", "length": "selec
 def _files(
     made: Made, folder: Path, order: random.Random | None, **construct: object
 ) -> dict[str, str]:
-    """Digests of a construct stage's files, everything that is read in the order that `order` draws."""
+    """Returns digests of a construct stage's files with all inputs in the order that `order` draws."""
     questions, scores, texts = [], {}, {}
     for name in ("d", "e"):
         for id, question in made[0].items():
@@ -106,7 +106,7 @@ def test_one_question_more_changes_a_set_by_one(domain: Made) -> None:
 
 
 def _of_several_lengths(made: Made) -> Made:
-    """The same with 3 to 6 options, wrong ones having more: the sets differ in their numbers of options."""
+    """The same with 3 to 6 options; wrong answers have more options, so the sets' profiles differ."""
     draw = random.Random(9)
     questions, scores = {}, {}
     for id, question in made[0].items():
@@ -197,7 +197,7 @@ def test_the_common_profile_is_what_every_set_can_serve() -> None:
 
 
 def test_the_order_of_examples_is_random(domain: Made, tmp_path: Path) -> None:
-    """Questions and general instructions are mixed, and the questions are not in the order of the draw."""
+    """Questions and general instructions are mixed, and questions are not in the order of the draw."""
     _files(domain, tmp_path / "a", None, settings=["incompatible"])
     rows = read_jsonl(tmp_path / "a" / "construct" / "d-incompatible-seed0.jsonl", Example)
     general_first = [row.meta.setting == "general" for row in rows][:24]

@@ -203,7 +203,7 @@ def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: 
 
 
 def _explained(made: Domain) -> Texts:
-    """Explanations of the right and of the predicted option by either author; each says who wrote it."""
+    """Explanations of the right and of the predicted option by either author, who is named."""
     return {
         TextKey(id, "explanation", option, author): Text(
             question_id=id,
@@ -282,7 +282,11 @@ def test_questions_whose_text_failed_go_into_no_set(domain: Domain) -> None:
 
 @pytest.mark.parametrize(
     ("right", "wrong", "told"),
-    [(0, 0, "sure of nothing"), (9, 0, "knows every answer"), (9, 2, "Lower construct.size")],
+    [
+        (0, 0, "confident about no question"),
+        (9, 0, "knows every answer"),
+        (9, 2, "Lower construct.size"),
+    ],
 )
 def test_too_few_questions(right: int, wrong: int, told: str) -> None:
     knowledge = Knowledge(
@@ -302,7 +306,8 @@ def test_questions_lost_to_failed_texts_are_told() -> None:
     knowledge = Knowledge(["r0"], ["w0"], [], [], {}, 0)
     with pytest.raises(
         DataError,
-        match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. .*write.attempts",
+        match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. "
+        r".*write.attempts",
     ):
         select.set_size("d", knowledge, ["harmonious", "incompatible"], 5, 7)
 
@@ -329,7 +334,8 @@ def test_general_share() -> None:
     )
     with pytest.raises(
         DataError,
-        match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share",
+        match=rf"500 general instructions are required, but the file has {len(rows)}. "
+        r"Lower construct.general.share",
     ):
         general.draw(shuffled, 500, 0.5, path)
 
