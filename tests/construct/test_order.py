@@ -29,7 +29,7 @@ SELECTION = {"letters": "selection", "confidence": "selection", "length": "selec
 def _files(
     made: Made, folder: Path, order: random.Random | None, **construct: object
 ) -> dict[str, str]:
-    """Returns digests of a construct stage's files with all inputs in the order that `order` draws."""
+    """Digests of a construct stage's files with all inputs in the order that `order` draws."""
     questions, scores, texts = [], {}, {}
     for name in ("d", "e"):
         for id, question in made[0].items():
@@ -106,7 +106,7 @@ def test_one_question_more_changes_a_set_by_one(domain: Made) -> None:
 
 
 def _of_several_lengths(made: Made) -> Made:
-    """The same with 3 to 6 options; wrong answers have more options, so the sets' profiles differ."""
+    """The same with 3 to 6 options; wrong answers have more, so profiles differ."""
     draw = random.Random(9)
     questions, scores = {}, {}
     for id, question in made[0].items():
@@ -197,7 +197,7 @@ def test_the_common_profile_is_what_every_set_can_serve() -> None:
 
 
 def test_the_order_of_examples_is_random(domain: Made, tmp_path: Path) -> None:
-    """Questions and general instructions are mixed, and questions are not in the order of the draw."""
+    """Questions and general instructions are mixed; questions are not in drawing order."""
     _files(domain, tmp_path / "a", None, settings=["incompatible"])
     rows = read_jsonl(tmp_path / "a" / "construct" / "d-incompatible-seed0.jsonl", Example)
     general_first = [row.meta.setting == "general" for row in rows][:24]
