@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from benchmarks.suite.rows import store_inputs
-from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.estimates import DomainValues, estimate
 from ift_scale.analyse.intervals import DIFFERENCE, SHARE, Estimate
 from ift_scale.analyse.paired import discordant, mcnemar
 from ift_scale.report.verdicts import verdict
@@ -68,8 +68,8 @@ def compared(
     right, difference, pairs, start = [], [], [], 0
     for both, seeds in answers(case, sizes, rng):
         questions = np.arange(start, start := start + both.shape[2])
-        right.append(Table(both[0], questions, seeds))
-        difference.append(Table(both[0] - both[1], questions, seeds))
+        right.append(DomainValues(both[0], questions, seeds))
+        difference.append(DomainValues(both[0] - both[1], questions, seeds))
         pairs.append(both)
     whole = np.concatenate(pairs, axis=2)
     share, found = estimate(right, SHARE), estimate(difference, DIFFERENCE)

@@ -1,6 +1,7 @@
-"""What a model answered, column by column: score files in, arrays out. No record is made of a row: runs have millions.
+"""Reads a model's answers as columns: score files in, arrays out.
 
-Q questions of one file or group; C, the most options that one of them has.
+No Python object is created per row, because runs have millions of rows. Notation: Q questions of
+one file or group, C the maximum number of options.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ _SMALLEST = np.finfo(float).tiny
 
 
 def read_scores(path: Path) -> pa.Table:
-    """The columns of a score file that are analysed, of its test questions: no others are compared."""
+    """Reads the columns to analyse of a score file's test questions."""
     there = set(pq.read_schema(path).names)
     return pq.read_table(
         path, columns=[name for name in _COLUMNS if name in there], filters=[("split", "=", "test")]
@@ -37,7 +38,7 @@ def read_scores(path: Path) -> pa.Table:
 
 
 def table_of(scores: Iterable[Score]) -> pa.Table:
-    """The same of scores that are at hand."""
+    """Returns the same columns from scores in memory."""
     rows = [score.model_dump(include=set(_COLUMNS)) for score in scores]
     probs = pa.array([row.pop("probs") for row in rows], pa.list_(pa.float64()))
     return pa.Table.from_pylist(rows).append_column("probs", probs)
@@ -46,19 +47,16 @@ def table_of(scores: Iterable[Score]) -> pa.Table:
 def split_by_group(
     table: pa.Table, name_of: Callable[[str, str, str | None], str | None]
 ) -> dict[str, pa.Table]:
-    """The rows of each test group; `name_of` names it by a score's domain, collection and group, None for what is not compared.
+    """Returns the rows of each test group.
 
-    A group's free questions are one of their own, `HOMO free` for example: whether a text matches is another measure than which of
-    four letters is the likeliest, and a mean over both would be neither.
+    `name_of` maps a score's domain, collection and group to the name of its test group, or to None
+    if it is not compared. Free questions form groups of their own, such as `HOMO free`: whether a
+    text matches is a different measure from which letter is the most likely one.
     """
     rows: dict[tuple[str, str, str | None, str | None], list[int]] = {}
-    for row, place in enumerate(
-        zip(
-            *(_column(table, name) for name in ("domain", "collection", "group", "kind")),
-            strict=True,
-        )
-    ):
-        rows.setdefault(place, []).append(row)
+    columns = (_column(table, name) for name in ("domain", "collection", "group", "kind"))
+    for row, key in enumerate(zip(*columns, strict=True)):
+        rows.setdefault(key, []).append(row)
     parts: dict[str, list[int]] = {}
     for (domain, collection, group, kind), members in rows.items():
         name = name_of(domain, collection, group)
@@ -73,7 +71,7 @@ def _column(table: pa.Table, name: str) -> list:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """One arm's evaluation, beside its group names (HOMO, ID, OOD, a benchmark's own): rows of its score file."""
+    """One arm's evaluation: rows of its score file by group (HOMO, ID, OOD, a benchmark's own)."""
 
     arm: Arm
     groups: dict[str, pa.Table]
@@ -81,8 +79,12 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class Answers:
-    """`columns`: a frame of Q rows with the index question_id, numbers as float with NaN where there is none; `probs_QC`, NaN
-    behind a question's own options and everywhere in a free question."""
+    """Answers to Q questions.
+
+    Attributes:
+        columns: Q rows with index question_id; numbers are floats, NaN if missing.
+        probs_QC: Option probabilities; NaN after a question's last option and for free questions.
+    """
 
     columns: pd.DataFrame
     probs_QC: np.ndarray
@@ -92,13 +94,14 @@ class Answers:
         return np.isfinite(self.probs_QC).sum(1)
 
     def of(self, questions: pd.Index) -> "Answers":
-        """The answers to these questions, in their order; all missing where one was not asked."""
+        """Returns the answers to these questions, in their order; NaN for those not asked."""
         found = self.columns.index.get_indexer(questions)
         probs = np.where(found[:, None] >= 0, self.probs_QC[found], np.nan)
         return Answers(self.columns.reindex(questions), probs)
 
 
 def answers_of(table: pa.Table) -> Answers:
+    """Converts a table of scores."""
     lists = table["probs"].combine_chunks()
     lengths = np.asarray(lists.value_lengths().fill_null(0))
     probs = np.full((len(table), max(lengths.max(initial=0), 1)), np.nan)
@@ -116,11 +119,13 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 def compare(before: Answers, after: Answers) -> pd.DataFrame:
-    """Measures of each of the Q questions that both have in the same order, NaN where a question has none of a measure.
+    """Returns the measures of Q questions, which both sides have in the same order.
 
-    accuracy (0 or 1); consistency with the base model's ranks; kl, KL(base || arm) in nats; agreement (the same prediction);
-    letter_mass. Of generated answers: refused, given (right or not, where one is given), unparsed, generated_agreement (of the
-    generated option and the letter's).
+    Columns (NaN if undefined for a question): accuracy (0 or 1); consistency, the correlation with
+    the base model's ranks; kl, KL(base || arm) in nats; agreement (same prediction); letter_mass;
+    prediction; confidence. For generated answers: refused; given (correctness of an answer that is
+    no refusal); generated_accuracy; generated_agreement (same option as the letter prediction);
+    unparsed.
     """
     options = np.where(before.num_choices == after.num_choices, after.num_choices, 0)
     consistency, kl = np.full((2, len(options)), np.nan)
@@ -128,11 +133,10 @@ def compare(before: Answers, after: Answers) -> pd.DataFrame:
         rows = np.flatnonzero(options == num_choices)
         p_QC, q_QC = (answers.probs_QC[rows, :num_choices] for answers in (before, after))
         consistency[rows] = rank_pearson(p_QC, q_QC)
-        kl[rows] = kl_divergence(
-            p_QC, np.maximum(q_QC, _SMALLEST)
-        )  # an option that underflows must not make a mean infinite
+        # Clamped: an option whose probability underflows must not make a mean infinite.
+        kl[rows] = kl_divergence(p_QC, np.maximum(q_QC, _SMALLEST))
     b, a = before.columns, after.columns
-    found = {
+    measures = {
         "accuracy": a.correct,
         "consistency": consistency,
         "kl": kl,
@@ -141,16 +145,16 @@ def compare(before: Answers, after: Answers) -> pd.DataFrame:
         "prediction": a.prediction,
         "confidence": a.confidence,
     }
-    return pd.DataFrame(found | _generated(a), index=a.index)
+    return pd.DataFrame(measures | _generated(a), index=a.index)
 
 
 def _same(first: pd.Series, second: pd.Series) -> np.ndarray:
-    """1 or 0; NaN where one of them is not there."""
+    """1 if equal, else 0; NaN if either is missing."""
     return np.where(first.isna() | second.isna(), np.nan, (first == second).astype(float))
 
 
 def _generated(answers: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Of a free question the generated answer is the only one: `given` is its `correct`, and there is nothing to agree with."""
+    """A free question has only its generated answer: `given` is `correct`, the rest is NaN."""
     asked, refused = answers.refused.notna(), answers.refused == 1
     choice = asked & (answers.kind != "free")
     named = answers.generated_prediction.notna()

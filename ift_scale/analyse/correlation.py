@@ -1,4 +1,7 @@
-"""Spearman's partial correlation with an interval over domains. Pure functions; what is undefined says why, in words."""
+"""Spearman's partial correlation with an interval over domains. Pure functions.
+
+An undefined result carries its reason as text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +15,7 @@ _LARGEST = 1 - 1e-6
 
 @dataclass(frozen=True)
 class Correlation:
-    """`rho` and `p`, and the interval from `low` to `high`; None where undefined, and then `reason` says why, else it is empty."""
+    """A partial correlation and its interval; undefined values are None, with a `reason`."""
 
     n: int
     rho: float | None = None
@@ -23,10 +26,13 @@ class Correlation:
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> Correlation:
-    """Correlation of the ranks of x and y, both shape (n,), without what is linear in the ranks of `control`, (n,) or (n, k).
+    """Correlates the ranks of x and y after removing what is linear in the ranks of `control`.
 
-    p: two-sided, t distribution with n - 2 - k degrees of freedom (Kim 2015, ppcor). A control that is the same in all points takes
-    nothing away and is not counted in k.
+    Args:
+        x, y: Shape (n,).
+        control: Shape (n,) or (n, k). A constant column has no effect and is not counted in k.
+
+    p is two-sided, from a t distribution with n - 2 - k degrees of freedom (Kim 2015, ppcor).
     """
     n = len(x)
     left = _residuals(x, y, control)
@@ -45,10 +51,10 @@ def _varying(control: np.ndarray) -> list[np.ndarray]:
 def _residuals(
     x: np.ndarray, y: np.ndarray, control: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | str:
-    """What is left of the ranks of x and y, each of norm 1; or why it is undefined."""
+    """Returns the residual ranks of x and y, each of norm 1, or the reason why undefined."""
     n, ranks = len(x), [scipy.stats.rankdata(column) for column in _varying(control)]
     if n < 3 + len(ranks):
-        return f"{n} points are too few: {3 + len(ranks)} are the least"
+        return f"{n} points are too few: at least {3 + len(ranks)} are required"
     design = np.column_stack([np.ones(n), *ranks])
     left = []
     for name, values in (("the measure", x), ("accuracy", y)):
@@ -57,7 +63,7 @@ def _residuals(
         ranked = scipy.stats.rankdata(values)
         residual = ranked - design @ np.linalg.lstsq(design, ranked, rcond=None)[0]
         if residual @ residual < _ROUNDING * n**3:
-            return f"zero variance: {name} has none left beside what it is controlled for"
+            return f"zero variance: {name} has no variation besides what it is controlled for"
         left.append(residual / np.sqrt(residual @ residual))
     return left[0], left[1]
 
@@ -65,11 +71,12 @@ def _residuals(
 def clustered(
     x: np.ndarray, y: np.ndarray, control: np.ndarray, clusters: Sequence[str], level: float
 ) -> Correlation:
-    """The same with an interval over clusters (domains): their points are not independent.
+    """Adds an interval over clusters (domains), because points of one cluster are dependent.
 
-    The jackknife that leaves out one cluster at a time, on Fisher's z, with Student's t of (clusters - 1) degrees of freedom
-    (MacKinnon, Nielsen and Webb 2023: reliable with few clusters, where bootstraps that draw them are too narrow). Its variance is
-    not taken to be below Fisher's for as many independent points, 1.06 / (n - 3 - k) (Fieller, Hartley and Pearson 1957).
+    Jackknife over clusters on Fisher's z, with Student's t of (clusters - 1) degrees of freedom
+    (MacKinnon, Nielsen and Webb 2023: reliable with few clusters, whereas cluster bootstraps are
+    too narrow). The variance is at least Fisher's for independent points, 1.06 / (n - 3 - k)
+    (Fieller, Hartley and Pearson 1957).
     """
     found = partial_spearman(x, y, control)
     if found.rho is None:
@@ -104,10 +111,11 @@ def within_domains(
     samples: int,
     seed: int,
 ) -> float | None:
-    """p of no relation within any cluster: two-sided, from permutations of y within clusters; None where rho is undefined.
+    """Returns p for no relation within clusters, from permutations of y within clusters.
 
-    Unlike the t distribution's p it takes nothing for independent that differs between clusters. `control` is the same throughout a
-    cluster, so permuting y permutes what is left of its ranks (Freedman and Lane 1983).
+    Two-sided; None if rho is undefined. Unlike the t distribution's p, it does not treat points of
+    one cluster as independent. `control` is constant within a cluster, so permuting y permutes the
+    residuals of its ranks (Freedman and Lane 1983).
     """
     residuals = _residuals(x, y, control)
     if isinstance(residuals, str):

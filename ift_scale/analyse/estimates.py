@@ -1,6 +1,7 @@
-"""From answers to an estimate and its variances: the mean over domains of the mean over seeds and questions. Pure functions.
+"""From answers to an estimate and its variances. Pure functions.
 
-Notation: S seeds, Q questions of a domain, U questions of all domains together, H strata of questions.
+The estimate is the mean over domains of the mean over seeds and questions. Notation: S seeds, Q
+questions of a domain, U questions of all domains together, H strata of questions.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from ift_scale.analyse.intervals import Estimate, Measure
 
 
 @dataclass(frozen=True)
-class Table:
-    """Values of one domain, one row per seed, and the numbers of its questions and seeds.
+class DomainValues:
+    """Values of one domain, one row per seed, with the numbers of its questions and its seeds.
 
-    A value is NaN where there is none: a question without options has no rank correlation, a refused one no given answer. A
-    question that several domains ask has one number.
+    A value is NaN if missing: a question without options has no rank correlation, a refused one no
+    answer. A question that several domains ask has the same number in all of them.
     """
 
     values_SQ: np.ndarray
@@ -24,17 +25,19 @@ class Table:
     seeds: Sequence[int]
 
 
-def estimate(tables: Sequence[Table], measure: Measure) -> Estimate | None:
-    """The mean over domains, domains alike; None where nothing is left.
+def estimate(tables: Sequence[DomainValues], measure: Measure) -> Estimate | None:
+    """Returns the mean over domains, equally weighted; None if no values are left.
 
-    A seed without any value is left out, and so is a domain without one.
+    Seeds and domains without any value are left out.
     """
     domains = [
-        found for table in tables if (found := _domain(table, measure, len(tables))) is not None
+        domain for table in tables if (domain := _domain(table, measure, len(tables))) is not None
     ]
     if not domains:
         return None
-    if len(domains) < len(tables):  # pseudo-questions go by the domains that count
+    if len(domains) < len(
+        tables
+    ):  # the weight of pseudo-questions depends on the number of domains
         kept = [table for table in tables if np.isfinite(table.values_SQ).any()]
         return estimate(kept, measure)
     m = len(domains)
@@ -56,7 +59,7 @@ def estimate(tables: Sequence[Table], measure: Measure) -> Estimate | None:
 
 @dataclass(frozen=True)
 class _Domain:
-    """One domain's part: seeds' means, and the influence of each answer on its seed's mean (0 for a missing one)."""
+    """One domain's part: the seeds' means, and each answer's influence on them (0 if missing)."""
 
     seeds: list[int]
     questions_Q: np.ndarray
@@ -65,12 +68,12 @@ class _Domain:
     centre: float
     pseudo_variance: float
     interaction: float
-    """Squared standard error from what varies over both seeds and questions."""
+    """Squared standard error of what varies over both seeds and questions."""
     fewest: int
-    """Questions that the seed with the fewest answered."""
+    """Answered questions of the seed with the fewest."""
 
 
-def _domain(table: Table, measure: Measure, num_domains: int) -> _Domain | None:
+def _domain(table: DomainValues, measure: Measure, num_domains: int) -> _Domain | None:
     there_SQ = np.isfinite(table.values_SQ)
     rows, columns = there_SQ.any(1), there_SQ.any(0)
     if not rows.any():
@@ -111,10 +114,10 @@ def _domain(table: Table, measure: Measure, num_domains: int) -> _Domain | None:
 
 
 def _seed_variance(domains: Sequence[_Domain]) -> float:
-    """Squared standard error of the mean over domains from its seeds; NaN where a domain has one.
+    """Returns the squared standard error over seeds; NaN if a domain has only one seed.
 
-    Where all domains have the same S seeds: the variance of the seeds' means over domains, divided by S. A seed that a domain lacks
-    contributes nothing there.
+    If all domains have the same S seeds, this is the variance of the seeds' means over domains,
+    divided by S. A seed that a domain lacks contributes nothing for it.
     """
     if any(len(domain.seeds) == 1 for domain in domains):
         return float("nan")
@@ -129,10 +132,14 @@ def _seed_variance(domains: Sequence[_Domain]) -> float:
 
 
 def _question_variance(influences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Squared standard error over questions; `influences`: (questions, influence of each on the mean) of each domain.
+    """Returns the squared standard error over questions.
 
-    A question that several domains ask is one question. Domains are fixed and questions are not, so they vary within strata: those
-    that the same domains ask. The only question of a stratum counts whole (a collapsed stratum), which is on the safe side.
+    Args:
+        influences: For each domain, its questions and the influence of each on the mean.
+
+    A question that several domains ask is one question. Domains are fixed and questions are
+    random, so questions vary within strata: those that the same domains ask. The only question of
+    a stratum contributes its full square (a collapsed stratum), which is conservative.
     """
     asked, number_N = np.unique(
         np.concatenate([questions for questions, _ in influences]), return_inverse=True

@@ -1,4 +1,4 @@
-"""examples.jsonl: a few questions whose answers changed most, with what every setting answers. The report adds their text."""
+"""examples.jsonl: the questions whose answers changed most, with each setting's answer."""
 
 import json
 from typing import Any
@@ -12,11 +12,11 @@ NUM_EXAMPLES = 12
 
 
 def examples(panels: Panels, num: int = NUM_EXAMPLES) -> list[dict[str, Any]]:
-    """For each of the paper's settings in turn the question of the largest KL against the base model (mean over seeds), each once,
-    in whatever domain it was asked.
+    """Returns up to `num` questions, in turn for each of the paper's settings, without repetition.
 
-    `changed_by`: the setting it was taken for; `predictions`: option by setting, the most frequent over seeds (the first of
-    these where several are). Questions without options are left out.
+    Each setting contributes its questions with the largest KL from the base model (mean over
+    seeds) in any domain. `changed_by` is that setting; `predictions` are the options by setting,
+    the most frequent over seeds (the first one on a tie). Questions without options are left out.
     """
     found: dict[str, dict[str, Any]] = {}
     settings = [setting for setting in PAPER if setting in panels.settings] or panels.settings
@@ -33,13 +33,13 @@ def examples(panels: Panels, num: int = NUM_EXAMPLES) -> list[dict[str, Any]]:
 
 
 def _by_change(panels: Panels, setting: str, num: int) -> list[tuple[float, Panel, str]]:
-    """The (num x settings) questions of the largest KL, falling; ties by domain, group and id."""
+    """Returns (KL, panel, question), largest KL first; ties are in order of domain, group, id."""
     ranked = []
     for panel in panels:
         if setting in panel.settings:
             kl_Q = panel.of(setting, "kl").mean(0)
             there = np.flatnonzero(np.isfinite(kl_Q))
-            # Others may take the same ones first, so there are enough of each.
+            # Other settings may take the same questions first: keep enough of each panel.
             best = there[np.argsort(-kl_Q[there], kind="stable")][: num * len(PAPER)]
             ranked += [(float(kl_Q[q]), panel, str(panel.questions[q])) for q in best]
     return sorted(ranked, key=lambda item: (-item[0], item[1].key, item[2]))

@@ -1,4 +1,4 @@
-"""abstention.csv and generated.csv: what the generated answers say, where they were asked for."""
+"""abstention.csv and generated.csv: generated answers and refusals."""
 
 from typing import Any
 
@@ -10,30 +10,34 @@ from ift_scale.analyse.panel import Panel, Panels, num_questions
 
 _SHARES = ("refused", "refused_known", "refused_unknown", "answered", "f1", "average_precision")
 ABSTENTION = (
-    "setting", "domain", "group", "questions", "seeds", "domains", "of_domains", "over", *_SHARES, "accuracy_answered",
-    "accuracy_answered_low", "accuracy_answered_high", *(f"{name}_domains" for name in (*_SHARES, "accuracy_answered")), "reason",
-)  # fmt: skip
-_MEASURES = {
-    "letter_accuracy": "accuracy", "generated_accuracy": "generated_accuracy", "agreement": "generated_agreement",
-    "unparsed": "unparsed",
-}  # fmt: skip
-GENERATED = ("setting", "domain", "group", "questions", "domains", "of_domains", "over", *_MEASURES)
-_NOT_ASKED = (
-    "the base model was not asked these questions, so it is not known what it knows of them"
+    *"setting domain group questions seeds domains of_domains over".split(),
+    *_SHARES,
+    *"accuracy_answered accuracy_answered_low accuracy_answered_high".split(),
+    *(f"{name}_domains" for name in (*_SHARES, "accuracy_answered")),
+    "reason",
 )
+_MEASURES = {
+    "letter_accuracy": "accuracy",
+    "generated_accuracy": "generated_accuracy",
+    "agreement": "generated_agreement",
+    "unparsed": "unparsed",
+}
+GENERATED = ("setting", "domain", "group", "questions", "domains", "of_domains", "over", *_MEASURES)
+_NOT_ASKED = "the base model was not asked these questions, so what it knows of them is unknown"
 _REASONS = {
     "refused_known": "the base model knows none of the questions",
     "refused_unknown": "the base model knows all of the questions",
     "accuracy_answered": "nothing was answered",
-    "f1": "nothing was refused and there was nothing to refuse",
-    "average_precision": "no answer that has a confidence is right",
+    "f1": "nothing was refused and nothing was unknown",
+    "average_precision": "no answer with a confidence is right",
 }
 
 
 def average_precision(right_N: np.ndarray, confidence_N: np.ndarray) -> float | None:
-    """Precision averaged over rising recall as confidence falls, ties taken together; None if no answer is right.
+    """Returns average precision over recall as confidence falls; None if no answer is right.
 
-    R-Tuning's AP (Zhang et al. 2023, arXiv 2311.09677): high where what is answered wrongly is the least confident.
+    Ties are processed together. This is R-Tuning's AP (Zhang et al. 2023, arXiv 2311.09677): high
+    if wrong answers have the lowest confidence.
     """
     order = np.argsort(-confidence_N, kind="stable")
     right, confidence = right_N[order].astype(float), confidence_N[order]
@@ -46,20 +50,22 @@ def average_precision(right_N: np.ndarray, confidence_N: np.ndarray) -> float | 
 
 
 def refusal_f1(refused_N: np.ndarray, unknown_N: np.ndarray) -> float | None:
-    """F1 of refusals as a guess at what the base model does not know; None where neither is there."""
+    """Returns F1 of refusals as predictions of what the model does not know; None if undefined."""
     both, either = (refused_N & unknown_N).sum(), refused_N.sum() + unknown_N.sum()
     return float(2 * both / either) if either else None
 
 
 def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
-    """Refusals by what the base model knows (right, with a confidence above the threshold), and how right the rest is.
+    """Returns refusals by what the base model knows, and the accuracy of the remaining answers.
 
-    Shares over seeds and questions, domains alike: those where the share is defined, which `NAME_domains` counts. The interval of
-    `accuracy_answered` is over both (with one seed over questions). `average_precision`: of the answers given, by the letters'
-    confidence.
+    The base model knows a question if it is right with a confidence above the threshold. Shares
+    are over seeds and questions, with equal weights for the domains in which they are defined
+    (`NAME_domains` counts these). The interval of `accuracy_answered` is over seeds and questions
+    (over questions only with one seed). `average_precision` ranks the given answers by the
+    letters' confidence.
     """
     rows = []
-    for setting, name, group, found in _places(panels, "refused"):
+    for setting, name, group, found in _cells(panels, "refused"):
         parts = [_abstained(panel, setting, threshold) for panel in found]
         row: dict[str, Any] = {
             "setting": setting,
@@ -91,9 +97,12 @@ def _missing(row: dict[str, Any], found: list[Panel]) -> list[str]:
 
 
 def generated_table(panels: Panels) -> pd.DataFrame:
-    """Letters against generated answers, on questions with options: shares over seeds and questions, domains alike."""
+    """Compares letters with generated answers on choice questions.
+
+    Shares are over seeds and questions, with equal weights for domains.
+    """
     rows = []
-    for setting, name, group, found in _places(panels, "unparsed"):
+    for setting, name, group, found in _cells(panels, "unparsed"):
         there = {p.key: np.isfinite(p.of(setting, "unparsed")) for p in found}
         shares = [
             [p.of(setting, measure)[there[p.key]].mean() for measure in _MEASURES.values()]
@@ -111,12 +120,12 @@ def generated_table(panels: Panels) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(GENERATED))
 
 
-def _places(panels: Panels, measure: str) -> list[tuple[str, str, str, list[Panel]]]:
-    """(setting, domain or all, group, panels that have a value of the measure) of every row."""
+def _cells(panels: Panels, measure: str) -> list[tuple[str, str, str, list[Panel]]]:
+    """Returns (setting, domain or "all", group, panels with a value of the measure) of each row."""
     return [
         (setting, name, group, found)
         for setting in panels.settings
-        for name, group, there in panels.places(setting)
+        for name, group, there in panels.cells(setting)
         if (found := [panel for panel in there if np.isfinite(panel.of(setting, measure)).any()])
     ]
 
@@ -125,14 +134,14 @@ def _abstained(panel: Panel, setting: str, threshold: float) -> dict[str, float 
     refused_SQ, given_SQ = panel.of(setting, "refused"), panel.of(setting, "given")
     asked_SQ, answered_SQ = np.isfinite(refused_SQ), np.isfinite(given_SQ)
     known_SQ = np.broadcast_to(panel.known_right(threshold), refused_SQ.shape)
-    told_SQ = asked_SQ & panel.base.columns.correct.notna().to_numpy()
+    judged_SQ = asked_SQ & panel.base.columns.correct.notna().to_numpy()
     sure = answered_SQ & np.isfinite(panel.of(setting, "confidence"))
     return {
         "refused": _share(refused_SQ[asked_SQ]),
-        "refused_known": _share(refused_SQ[told_SQ & known_SQ]),
-        "refused_unknown": _share(refused_SQ[told_SQ & ~known_SQ]),
+        "refused_known": _share(refused_SQ[judged_SQ & known_SQ]),
+        "refused_unknown": _share(refused_SQ[judged_SQ & ~known_SQ]),
         "answered": _share(answered_SQ[asked_SQ]),
-        "f1": refusal_f1(refused_SQ[told_SQ] == 1, ~known_SQ[told_SQ]),
+        "f1": refusal_f1(refused_SQ[judged_SQ] == 1, ~known_SQ[judged_SQ]),
         "average_precision": average_precision(
             given_SQ[sure], panel.of(setting, "confidence")[sure]
         ),

@@ -1,4 +1,4 @@
-"""grades.csv: accuracy and consistency by what the base model knew."""
+"""grades.csv: accuracy and consistency by the base model's knowledge of the question."""
 
 from typing import Any
 
@@ -11,35 +11,38 @@ from ift_scale.analyse.panel import NO_OPTIONS, Panel, Panels
 from ift_scale.records import GRADES
 
 BY_CONFIDENCE = ("known right", "known wrong", "uncertain")
-COLUMNS = (
-    "setting", "domain", "group", "grade", "questions", "fewest_questions", "seeds", "domains", "of_domains", "over", "accuracy",
-    "accuracy_low", "accuracy_high", "consistency", "consistency_domains", "reason",
-)  # fmt: skip
+COLUMNS = tuple(
+    "setting domain group grade questions fewest_questions seeds domains of_domains over accuracy "
+    "accuracy_low accuracy_high consistency consistency_domains reason".split()
+)
 
 
 def grades_of(base: Answers, threshold: float) -> np.ndarray:
-    """SliCK's grade of each question where the probe gave one, else by confidence; shape (Q,), None where it was not asked."""
+    """Returns the grade of each question, shape (Q,): SliCK's if probed, else by confidence.
+
+    None for questions that the base model was not asked.
+    """
     columns = base.columns
     by_confidence = np.where(
         columns.confidence <= threshold,
         "uncertain",
         np.where(columns.correct == 1, *BY_CONFIDENCE[:2]),
     )
-    found = np.where(columns.grade.isna(), by_confidence, columns.grade).astype(object)
-    found[columns.correct.isna().to_numpy()] = None
-    return found
+    grades = np.where(columns.grade.isna(), by_confidence, columns.grade).astype(object)
+    grades[columns.correct.isna().to_numpy()] = None
+    return grades
 
 
 def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
-    """By grade, the mean over seeds and over the domains that have the grade (`over`).
+    """Returns the means by grade, over seeds and over the domains that have the grade (`over`).
 
-    The interval is over seeds and questions, with one seed over questions; there is none where a domain has too few questions of
-    the grade.
+    Intervals are over seeds and questions (over questions only with one seed). There is none if a
+    domain has too few questions of the grade.
     """
     grade_Q = {panel.key: grades_of(panel.base, threshold) for panel in panels}
     rows = []
     for setting in panels.settings:
-        for name, group, there in panels.places(setting):
+        for name, group, there in panels.cells(setting):
             for grade in (*GRADES, *BY_CONFIDENCE):
                 found = [p for p in there if (grade_Q[p.key] == grade).any()]
                 if found:
@@ -54,7 +57,7 @@ def _graded(
 ) -> dict[str, Any]:
     right = panels.estimate(found, setting, "accuracy", SHARE, among)
     kept = panels.estimate(found, setting, "consistency", CORRELATION, among)
-    assert right is not None, "only domains with questions of the grade are chosen"
+    assert right is not None, "only domains with questions of the grade are selected"
     return {
         "questions": len({q for p in found for q in p.questions[among[p.domain]]}),
         "fewest_questions": right.fewest_questions,

@@ -1,16 +1,19 @@
 """Intervals of accuracies and of paired differences, as pure functions of arrays.
 
-An estimate is the mean over domains of the mean over seeds and questions. Two things could have come out differently, and each
-contributes its own half-width; the two add in quadrature (Banerjee 1960; `Estimate.half_width`):
+An estimate is the mean over domains of the mean over seeds and questions. Two sources of variation
+each contribute a half-width, and the two add in quadrature (Banerjee 1960; `Estimate.half_width`):
 
-- other seeds: the variance of the seeds' means over domains, with Student's t of S - 1 degrees of freedom. Seeds of the same number
-  are one draw in all domains, so effects that a seed has on all of them are included;
-- other questions: the variance of the questions' means over seeds, less the part that the seeds' means contain already.
+- seeds: the variance of the seeds' means over domains, with Student's t of S - 1 degrees of
+  freedom. A seed number denotes the same draw in all domains, so effects of a seed on all of them
+  are included;
+- questions: the variance of the questions' means over seeds, minus the part that the seeds' means
+  already contain.
 
-With one seed nothing is known about other seeds: `Estimate.interval` is None, and `Estimate.over_questions` is about these very
-models only.
+With one seed the variation over seeds is unknown: `Estimate.interval` is None, and
+`Estimate.over_questions` is about these trained models only.
 
-Levels such as 0.95 are two-sided; S is the number of seeds. The variances are computed in `estimates`.
+Levels such as 0.95 are two-sided; S is the number of seeds. The variances are computed in
+`estimates`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ import scipy
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its lower and upper confidence limits."""
+    """An estimate with its confidence limits."""
 
     value: float
     low: float
@@ -34,27 +37,31 @@ class Interval:
 
 
 def columns(name: str, value: float | None, interval: Interval | None) -> dict[str, Any]:
-    """A value and its limits as three columns of a table; there may be no interval."""
+    """Returns a value and its limits as three columns of a table; limits are None if missing."""
     low, high = (interval.low, interval.high) if interval else (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def wilson(num_right: int, num: int, level: float) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927), by scipy."""
+    """Returns Wilson's score interval of a proportion (Wilson 1927), computed by scipy."""
     interval = scipy.stats.binomtest(num_right, num).proportion_ci(level, method="wilson")
     return Interval(num_right / num, float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The range of a question's value, and pseudo-questions as (value, weight): they keep the interval honest where few questions
-    or none vary. With m domains each gets 1/m of the weights."""
+    """The range of a question's value, and pseudo-questions as (value, weight).
+
+    Pseudo-questions keep the coverage if few or no questions vary. With m domains, each domain gets
+    1/m of the weights.
+    """
 
     least: float
     most: float
     pseudo: tuple[tuple[float, float], ...] = ()
     fewest: int = 10
-    """Questions of a domain below which no interval is given, since it would not cover (tests/analyse/test_coverage.py)."""
+    """Minimum questions per domain; with fewer, intervals do not reach their coverage
+    (tests/analyse/test_coverage.py)."""
 
     @property
     def weight(self) -> float:
@@ -73,52 +80,59 @@ class Measure:
 
 
 SHARE = Measure(0, 1, ((0, 2), (1, 2)))
-"""Right or wrong. Two successes and two failures (Agresti and Coull 1998), 2/m of each with m domains (Price and Bonett 2004)."""
+"""Right or wrong. Two successes and two failures (Agresti and Coull 1998), 2/m of each with m
+domains (Price and Bonett 2004)."""
 DIFFERENCE = Measure(-1, 1, ((-1, 0.5), (0, 1), (1, 0.5)))
-"""Paired difference of two shares: half a question in each of the four cells (Agresti and Min 2005)."""
+"""Paired difference of two shares: half a question in each of the four cells (Agresti and Min
+2005)."""
 CORRELATION = Measure(-1, 1, ((-1, 0.5), (0, 1), (1, 0.5)))
 UNBOUNDED = Measure(0, np.inf, fewest=50)
-"""A divergence: not negative, without an upper end, and skewed, so that it takes more questions."""
+"""A divergence: not negative, unbounded and skewed, so it requires more questions."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over domains, and the variances that its intervals are made of."""
+    """A mean over domains, and the variances for its intervals."""
 
     measure: Measure
     value: float
     centre: float
-    """The value with the pseudo-questions: the middle of the interval."""
+    """The value including pseudo-questions: the middle of the interval."""
     domains: int
     seeds: int
-    """Of the domain that has the fewest."""
+    """Seeds of the domain with the fewest."""
     fewest_questions: int
-    """Of the domain that has the fewest."""
+    """Questions of the domain with the fewest."""
     seed_variance: float
-    """Squared standard error over seeds, what varies between one question's answers included; NaN with one seed."""
+    """Squared standard error over seeds, including variation between answers to one question; NaN
+    with one seed."""
     question_variance: float
-    """Squared standard error over questions, without what `seed_variance` includes."""
+    """Squared standard error over questions, without the part included in `seed_variance`."""
     own_variance: float
-    """Squared standard error over questions for these very seeds."""
+    """Squared standard error over questions for these seeds."""
 
     @property
     def standard_error(self) -> float:
-        """Over seeds and questions; NaN with one seed."""
+        """Standard error over seeds and questions; NaN with one seed."""
         return float(np.sqrt(self.seed_variance + self.question_variance))
 
     @property
     def missing(self) -> str:
-        """Why there is no interval over seeds and questions; empty where there is one."""
+        """The reason why there is no interval over seeds and questions; empty if there is one."""
         return self.missing_over_questions or (ONE_SEED if self.seeds == 1 else "")
 
     @property
     def missing_over_questions(self) -> str:
+        """The reason why there is no interval over questions; empty if there is one."""
         if self.fewest_questions < self.measure.fewest:
             return f"no interval: a domain has fewer than {self.measure.fewest} questions"
         return "" if self.own_variance > 0 else NO_VARIATION
 
     def half_width(self, level: float) -> float:
-        """sqrt(t^2 seed_variance + z^2 question_variance): covers at least `level` whatever the true variances (Banerjee 1960)."""
+        """Returns sqrt(t^2 seed_variance + z^2 question_variance).
+
+        Covers with probability `level` or more, whatever the true variances (Banerjee 1960).
+        """
         t, z = (
             scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1),
             scipy.stats.norm.ppf((1 + level) / 2),
@@ -126,20 +140,20 @@ class Estimate:
         return float(np.sqrt(t**2 * self.seed_variance + z**2 * self.question_variance))
 
     def interval(self, level: float) -> Interval | None:
-        """Over seeds and questions; None with one seed or too few questions (`missing` gives the reason)."""
+        """Returns the interval over seeds and questions; None if undefined (see `missing`)."""
         return None if self.missing else self._around(self.half_width(level))
 
     def over_questions(self, level: float) -> Interval | None:
-        """Over questions alone: what these very models would give on other questions."""
+        """Returns the interval over questions only: these models, other questions."""
         z = scipy.stats.norm.ppf((1 + level) / 2)
         return None if self.missing_over_questions else self._around(z * self.own_variance**0.5)
 
     def shown(self, level: float) -> Interval | None:
-        """The interval of a mean in a table: over seeds and questions, with one seed over questions alone."""
+        """Returns the interval for a table: with one seed it is over questions only."""
         return self.over_questions(level) if self.seeds == 1 else self.interval(level)
 
     def p_value(self) -> float | None:
-        """The least p at which the interval of level 1 - p leaves zero out; None where there is no interval."""
+        """Returns the smallest p at which the interval of level 1 - p excludes zero, or None."""
         if self.missing:
             return None
         if self.centre == 0:
@@ -159,7 +173,7 @@ class Estimate:
 
 
 def mean_columns(name: str, made: Estimate | None, level: float) -> dict[str, Any]:
-    """The three columns of a mean, empty where there is none."""
+    """Returns the three columns of a mean; None if missing."""
     return columns(name, made.value, made.shown(level)) if made else columns(name, None, None)
 
 

@@ -1,4 +1,4 @@
-"""arms.csv, settings.csv and base.csv: accuracy, and how much of what the base model answered is kept."""
+"""arms.csv, settings.csv and base.csv: accuracy and agreement with the base model."""
 
 from typing import Any
 
@@ -24,17 +24,20 @@ MEASURES: dict[str, Measure] = {
     "agreement": SHARE,
 }
 SEEDS_AND_QUESTIONS, QUESTIONS = "seeds and questions", "questions"
-"""What a mean's interval is over: questions alone with one seed, and then it is about these very models."""
+"""What a mean's interval is over. With one seed: questions only, about these trained models."""
 
 
 def ratio_of(setting: str) -> float | None:
-    """Of a mixture and its ends: the share that is consistent, or unknown."""
+    """Returns the ratio of a mixture or its ends: the share that is consistent, or unknown."""
     ratio = consistency_ratio(setting)
     return unknown_ratio(setting) if ratio is None else ratio
 
 
 def arm_table(panels: Panels, level: float) -> pd.DataFrame:
-    """One row an arm and group, with Wilson's interval; a measure is empty where no question has options."""
+    """Returns one row per arm and group, with Wilson's interval.
+
+    Measures of the options are None if no question has options.
+    """
     rows = []
     for panel in panels:
         means = {name: _means(panel.values[name]) for name in (*list(MEASURES)[1:], "letter_mass")}
@@ -54,7 +57,7 @@ def arm_table(panels: Panels, level: float) -> pd.DataFrame:
 
 
 def _means(values_AQ: np.ndarray) -> list[float | None]:
-    """Of each row the mean of what is there, None where nothing is."""
+    """Returns each row's mean of its finite values; None if there are none."""
     there_AQ = np.isfinite(values_AQ)
     sums, counts = np.where(there_AQ, values_AQ, 0).sum(1), there_AQ.sum(1)
     return [
@@ -63,16 +66,17 @@ def _means(values_AQ: np.ndarray) -> list[float | None]:
 
 
 def setting_table(panels: Panels, level: float) -> pd.DataFrame:
-    """A setting's means over seeds, for each domain and for all that it has, with intervals over seeds and questions (with one seed
-    over questions: `interval_over`).
+    """Returns each setting's means over seeds, by domain and over all its domains.
 
-    Where some setting lacks a domain, rows of the domain `shared` are over those that every setting has. A measure may have fewer
-    domains than the row (free questions have no consistency): `consistency_domains` and the like count them.
+    Intervals are over seeds and questions (with one seed over questions: `interval_over`). If some
+    setting lacks a domain, rows of the domain `shared` are over the domains that every setting has.
+    A measure may have fewer domains than the row (free questions have no consistency):
+    `consistency_domains` and the like count them.
     """
     rows = []
     for setting in panels.settings:
-        shared = [place for place in panels.shared_places() if setting in place[2][0].settings]
-        for name, group, found in [*panels.places(setting), *shared]:
+        shared = [cell for cell in panels.shared_cells() if setting in cell[2][0].settings]
+        for name, group, found in [*panels.cells(setting), *shared]:
             rows.append(
                 {"setting": setting, "domain": name, "group": group}
                 | _means_of(panels, found, setting, level)
@@ -102,7 +106,7 @@ def _means_of(panels: Panels, found: list[Panel], setting: str, level: float) ->
 
 
 def base_table(panels: Panels, level: float) -> pd.DataFrame:
-    """The base model's few-shot accuracy on each domain's groups; questions that it was not asked are left out."""
+    """Returns the base model's few-shot accuracy by domain and group (questions it was asked)."""
     rows = []
     for panel in panels:
         base = panel.base.columns[panel.base.columns.correct.notna()]

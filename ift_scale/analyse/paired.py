@@ -1,6 +1,6 @@
-"""Tests of paired answers, and the correction where many are made. Pure functions.
+"""Tests of paired answers, and the correction for multiple tests. Pure functions.
 
-statsmodels is imported where it is called: every command imports this module, and few of them test anything.
+statsmodels is imported inside the functions: every command imports this module, few run a test.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _EXACT_BELOW = 25
 
 @dataclass(frozen=True)
 class Discordant:
-    """Pairs whose two answers differ: `first` of them only the first has right, `second` only the second; `pairs` of any kind."""
+    """Counts of pairs: those that only the first answer has right, only the second, and all."""
 
     first: int
     second: int
@@ -25,10 +25,10 @@ class Discordant:
 
 
 def mcnemar(found: Discordant) -> float:
-    """Two-sided p value of McNemar's test (1947), by statsmodels; 1 where no pair differs.
+    """Returns the two-sided p value of McNemar's test (1947), by statsmodels; 1 if no pair differs.
 
-    Exact (binomial) below 25 differing pairs, else chi-square without continuity correction, whose size is nearer to its level than
-    the exact test's (Fagerland, Lydersen and Laake 2013).
+    Exact (binomial) below 25 differing pairs, else chi-square without continuity correction, whose
+    size is closer to the level than the exact test's (Fagerland, Lydersen and Laake 2013).
     """
     differing = found.first + found.second
     if differing == 0:
@@ -42,23 +42,24 @@ def mcnemar(found: Discordant) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values of one family of tests (Holm 1979), by statsmodels."""
+    """Returns the adjusted p values of one family of tests (Holm 1979), by statsmodels."""
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
 def majority(right_AQ: np.ndarray) -> np.ndarray:
-    """Whether most of a question's A answers are right, shape (Q,): 1 or 0, NaN where they tie or there are none."""
+    """Returns 1 if most of a question's A answers are right, else 0; NaN on a tie. Shape (Q,)."""
     there_Q = np.isfinite(right_AQ).sum(0)
     twice_Q = 2 * np.nansum(right_AQ, axis=0)
     return np.where(twice_Q == there_Q, np.nan, (twice_Q > there_Q).astype(float))
 
 
 def discordant(first_AQ: np.ndarray, second_AQ: np.ndarray) -> Discordant:
-    """The pairs that McNemar's test takes: each question once, by the majority of its answers over seeds; ties are dropped.
+    """Returns the pairs for McNemar's test: each question once, by its majority over seeds.
 
-    Seeds answer the same questions, so seeds x questions are no independent pairs, and a test of them would find too much.
+    Ties are dropped. Seeds answer the same questions, so seeds x questions are not independent
+    pairs, and a test of them would reject too often.
     """
     first_Q, second_Q = majority(first_AQ), majority(second_AQ)
     pairs = np.isfinite(first_Q) & np.isfinite(second_Q)

@@ -1,4 +1,7 @@
-"""All arms' answers to the same questions side by side: the form that every table is made from. A arms, Q questions, S seeds."""
+"""All arms' answers to the same questions, aligned: the input of every table.
+
+Notation: A arms, Q questions, S seeds.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ift_scale.analyse.answers import Answers, ArmScores, answers_of, compare
-from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.estimates import DomainValues, estimate
 from ift_scale.analyse.intervals import DIFFERENCE, Estimate, Measure
 from ift_scale.records import Arm
 from ift_scale.treatments import POOLED, in_order
@@ -17,13 +20,16 @@ from ift_scale.treatments import POOLED, in_order
 GROUPS = ("HOMO", "ID", "OOD")
 ALL_DOMAINS = "all"
 SHARED_DOMAINS = "shared"
-"""Rows over the domains that every setting has, where some setting lacks one: means that can be compared."""
+"""Name of rows over the domains that every setting has, so that means can be compared."""
 NO_OPTIONS = "these questions have no options, so there is nothing to rank"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A domain's arms on the questions of a group; `values` of each measure (`answers.compare`), shape (A, Q), NaN where none."""
+    """A domain's arms on the questions of a group.
+
+    `values` contains each measure of `answers.compare`, shape (A, Q), NaN if missing.
+    """
 
     domain: str
     group: str
@@ -52,7 +58,7 @@ class Panel:
         return in_order(list(self._rows))
 
     def seeds(self, *settings: str) -> list[int]:
-        """Those that all of the settings have, in rising order."""
+        """Returns the seeds that all of the settings have, in ascending order."""
         return [
             seed
             for seed in self._rows[settings[0]]
@@ -60,67 +66,67 @@ class Panel:
         ]
 
     def rows(self, setting: str, seeds: Sequence[int] | None = None) -> list[int]:
-        """A setting's rows of the values, in the order of its seeds or of these."""
+        """Returns a setting's row numbers in the values, for these seeds or all of them."""
         found = self._rows[setting]
         return list(found.values()) if seeds is None else [found[seed] for seed in seeds]
 
     def of(self, setting: str, measure: str) -> np.ndarray:
-        """A setting's values, a row a seed, shape (S, Q)."""
+        """Returns a setting's values, one row per seed, shape (S, Q)."""
         return self.values[measure][self.rows(setting)]
 
     def known_right(self, threshold: float) -> np.ndarray:
-        """Whether the base model knows each question: right, with a confidence above the threshold; shape (Q,)."""
+        """Returns a mask (Q,): the base model is right with a confidence above the threshold."""
         return (
             (self.base.columns.correct == 1) & (self.base.columns.confidence > threshold)
         ).to_numpy()
 
 
 class Panels:
-    """Every (domain, group)."""
+    """The panels of every (domain, group)."""
 
     def __init__(self, panels: Sequence[Panel]):
         self.domains = list(dict.fromkeys(panel.domain for panel in panels))
         self.groups = groups_in_order(panel.group for panel in panels)
         self.settings = in_order(list({setting for panel in panels for setting in panel.settings}))
-        self._found = {panel.key: panel for panel in panels}
+        self._panels = {panel.key: panel for panel in panels}
         self._numbers = _numbers(panels)
 
     def __iter__(self) -> Iterator[Panel]:
-        """By domain, in it by group."""
+        """Iterates by domain, then by group."""
         return iter(
             panel
             for d in self.domains
             for g in self.groups
-            if (panel := self._found.get((d, g))) is not None
+            if (panel := self._panels.get((d, g))) is not None
         )
 
     @property
     def single_domains(self) -> list[str]:
-        """The domains, arms across domains aside."""
+        """The domains without `pooled`."""
         return [domain for domain in self.domains if domain != POOLED]
 
     @property
     def choices(self) -> list[tuple[str, list[str]]]:
-        """What a table has rows of: each domain, and all of them where there are several."""
+        """The domain rows of a table: each domain, and all of them if there are several."""
         single = self.single_domains
         return [(domain, [domain]) for domain in self.domains] + (
             [(ALL_DOMAINS, single)] if len(single) > 1 else []
         )
 
     def chosen(self, domains: Sequence[str], group: str, *settings: str) -> list[Panel]:
-        """The panels of these domains that have all of the settings."""
-        found = [self._found.get((domain, group)) for domain in domains]
+        """Returns the panels of these domains that have all of the settings."""
+        found = [self._panels.get((domain, group)) for domain in domains]
         return [panel for panel in found if panel is not None and panel.settings >= set(settings)]
 
-    def places(self, *settings: str) -> Iterator[tuple[str, str, list[Panel]]]:
-        """(domain or `all`, group, panels) of every row that a table has of these settings."""
+    def cells(self, *settings: str) -> Iterator[tuple[str, str, list[Panel]]]:
+        """Yields (domain or "all", group, panels) for every row of a table about these settings."""
         for name, domains in self.choices:
             for group in self.groups:
                 if found := self.chosen(domains, group, *settings):
                     yield name, group, found
 
-    def shared_places(self) -> Iterator[tuple[str, str, list[Panel]]]:
-        """The same over the domains that every setting has, where some setting lacks one that others have."""
+    def shared_cells(self) -> Iterator[tuple[str, str, list[Panel]]]:
+        """Yields the rows over the domains that every setting has, if some setting lacks one."""
         for group in self.groups:
             every = self.chosen(self.single_domains, group)
             complete = self.chosen(
@@ -130,7 +136,7 @@ class Panels:
                 yield SHARED_DOMAINS, group, complete
 
     def coverage(self, panels: Sequence[Panel]) -> dict[str, Any]:
-        """The columns that say over which domains a row is: their number, the run's, and their names."""
+        """Returns the columns on domains: number of the row's, number of the run's, and names."""
         names = "; ".join(panel.domain for panel in panels)
         return {"domains": len(panels), "of_domains": len(self.single_domains), "over": names}
 
@@ -142,27 +148,30 @@ class Panels:
         measure: Measure,
         among: Mapping[str, np.ndarray] | None = None,
     ) -> Estimate | None:
-        """A setting's mean over these domains (of one group); None where no question has the measure. `among`: of each domain the
-        questions that are meant, (Q,) of bool."""
+        """Returns a setting's mean over these panels of one group; None without any value.
+
+        `among` restricts each domain to some questions, masks of shape (Q,).
+        """
         tables = []
         for panel in panels:
             kept_Q = slice(None) if among is None else among[panel.domain]
             values_SQ = panel.of(setting, name)[:, kept_Q]
-            tables.append(Table(values_SQ, self._numbers[panel.key][kept_Q], panel.seeds(setting)))
+            numbers_Q = self._numbers[panel.key][kept_Q]
+            tables.append(DomainValues(values_SQ, numbers_Q, panel.seeds(setting)))
         return estimate(tables, measure)
 
     def difference(self, panels: Sequence[Panel], first: str, second: str) -> Estimate | None:
-        """Accuracy of the first setting minus the second's, paired by question and seed; None where they share no seed."""
+        """Returns first minus second accuracy, paired by question and seed; None without seeds."""
         tables = []
         for panel in panels:
             seeds, right_AQ = panel.seeds(first, second), panel.values["accuracy"]
             difference_SQ = right_AQ[panel.rows(first, seeds)] - right_AQ[panel.rows(second, seeds)]
-            tables.append(Table(difference_SQ, self._numbers[panel.key], seeds))
+            tables.append(DomainValues(difference_SQ, self._numbers[panel.key], seeds))
         return estimate(tables, DIFFERENCE)
 
 
 def _numbers(panels: Sequence[Panel]) -> dict[tuple[str, str], np.ndarray]:
-    """Of each panel its questions as numbers: the same number for the same question."""
+    """Returns the numbers of each panel's questions; equal questions have equal numbers."""
     number: dict[str, int] = {}
     return {
         p.key: np.array([number.setdefault(q, len(number)) for q in p.questions], dtype=np.int64)
@@ -171,7 +180,7 @@ def _numbers(panels: Sequence[Panel]) -> dict[tuple[str, str], np.ndarray]:
 
 
 def groups_in_order(groups: Iterable[str]) -> list[str]:
-    """HOMO, ID, OOD, these groups' free questions, then a benchmark's own as they come."""
+    """Orders groups: HOMO, ID, OOD, their free questions, then others in order of appearance."""
     there = list(dict.fromkeys(groups))
     first = [*GROUPS, *(f"{group} free" for group in GROUPS)]
     return [group for group in first if group in there] + [
@@ -180,7 +189,7 @@ def groups_in_order(groups: Iterable[str]) -> list[str]:
 
 
 def num_questions(panels: Sequence[Panel]) -> int:
-    """Different questions: one that several domains ask counts once."""
+    """Returns the number of distinct questions."""
     return (
         len(panels[0].questions)
         if len(panels) == 1
@@ -189,7 +198,7 @@ def num_questions(panels: Sequence[Panel]) -> int:
 
 
 def panels_of(arms: Iterable[ArmScores], base: Answers) -> Panels:
-    """`arms` may be an iterator that reads them one after another: only measures are kept."""
+    """Builds the panels; `arms` may be an iterator, because only measures are kept."""
     found: dict[tuple[str, str], list[tuple[Arm, pd.DataFrame]]] = {}
     for evaluated in arms:
         for group, table in evaluated.groups.items():

@@ -1,4 +1,7 @@
-"""Between incompatible (ratio 0) and self-aligning (1): correlation_points.csv, correlation.csv and best_ratio.csv."""
+"""Mixtures from incompatible (ratio 0) to self-aligning (ratio 1).
+
+Tables: correlation_points.csv, correlation.csv, best_ratio.csv.
+"""
 
 from typing import Any
 
@@ -12,52 +15,33 @@ from ift_scale.config import AnalyseConfig
 from ift_scale.treatments import POOLED, consistency_ratio
 
 FEWEST = 3
-"""Ratios below which there is no line to speak of, and the tables stay empty."""
+"""Minimum number of ratios; with fewer, the tables are empty."""
 MEASURES = ("consistency", "kl")
-POINTS = (
-    "domain",
-    "setting",
-    "ratio",
-    "group",
-    "seeds",
-    "consistency",
-    "kl",
-    "accuracy",
-    "base_accuracy",
+POINTS = tuple("domain setting ratio group seeds consistency kl accuracy base_accuracy".split())
+BEST = tuple(
+    "domain group seeds domains of_domains over best_ratio accuracy best_other difference low high "
+    "reason".split()
 )
-BEST = (
-    "domain", "group", "seeds", "domains", "of_domains", "over", "best_ratio", "accuracy", "best_other", "difference", "low",
-    "high", "reason",
-)  # fmt: skip
-CORRELATIONS = (
-    "measure",
-    "group",
-    "n",
-    "seeds",
-    "domains",
-    "of_domains",
-    "over",
-    "rho",
-    "p",
-    "p_within",
-    "low",
-    "high",
-    "reason",
+CORRELATIONS = tuple(
+    "measure group n seeds domains of_domains over rho p p_within low high reason".split()
 )
 END = "self_aligning"
 _NO_END = "no arm of ratio 1 (self-aligning) to compare with"
 
 
 def on_the_line(settings: list[str]) -> list[str]:
-    """The settings that have a consistency ratio, by rising ratio."""
-    found = {
+    """Returns the settings that have a consistency ratio, in ascending order of it."""
+    ratios = {
         setting: ratio for setting in settings if (ratio := consistency_ratio(setting)) is not None
     }
-    return sorted(found, key=lambda setting: found[setting])
+    return sorted(ratios, key=lambda setting: ratios[setting])
 
 
 def point_table(panels: Panels) -> pd.DataFrame:
-    """A point a domain and ratio, of each group: means over seeds and questions. Arms across domains are left out."""
+    """Returns one point per domain, ratio and group: means over seeds and questions.
+
+    Pooled arms are left out, and so are free questions, which have no options to rank.
+    """
     rows: list[dict[str, Any]] = []
     line = on_the_line(panels.settings)
     for panel in panels if len(line) >= FEWEST else []:
@@ -80,16 +64,15 @@ def point_table(panels: Panels) -> pd.DataFrame:
                     row[name] = made.value if made else np.nan
                 rows.append(row | {"base_accuracy": float(base.mean())})
     table = pd.DataFrame(rows, columns=list(POINTS))
-    return table[table.consistency.notna()].reset_index(
-        drop=True
-    )  # free questions have no options to be ranked
+    return table[table.consistency.notna()].reset_index(drop=True)
 
 
 def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: int) -> pd.DataFrame:
-    """Spearman's partial correlation of each measure with accuracy, controlling for the base model's, over domains x ratios.
+    """Returns Spearman's partial correlation of each measure with accuracy over domains x ratios.
 
-    The interval is about other domains, and about other seeds by what differs between domains; with one seed there is none.
-    `p_within` is the permutation test's. `reason` says in words what is undefined.
+    The base model's accuracy is controlled for. The interval is over domains, and over seeds as far
+    as these differ between domains; there is none with one seed. `p_within` is from the
+    permutation test. `reason` explains undefined values.
     """
     rows = []
     for group in dict.fromkeys(points.group):
@@ -125,17 +108,19 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: i
 
 
 def best_ratio_table(panels: Panels, level: float) -> pd.DataFrame:
-    """The ratio of the best accuracy, and whether the best of the others differs from ratio 1 (`difference`: others minus it).
+    """Returns the ratio with the best accuracy, and the best other ratio's difference to ratio 1.
 
-    Over the domains that have ratio 1 (all, where none has it); of the other ratios those that all of these domains have.
+    Over the domains that have ratio 1 (all domains if none has it), and over the ratios that all of
+    these domains have.
 
-    That one was chosen on the same questions, so its difference is flattered. The interval is of the largest true difference, and
-    allows for the choice: every ratio's own is made at 1 - (1 - level) / number of ratios (Bonferroni), so with all of them at
-    once the largest lies between the largest lower and the largest upper end.
+    The best other ratio is chosen on the same questions, so its difference is biased upwards. The
+    interval is that of the largest true difference and allows for the choice: each ratio's interval
+    has level 1 - (1 - level) / number of ratios (Bonferroni), so that with all of them
+    simultaneously the largest difference is between the largest lower and the largest upper limit.
     """
     rows = []
     line = on_the_line(panels.settings)
-    for name, group, every in panels.places() if len(line) >= FEWEST else []:
+    for name, group, every in panels.cells() if len(line) >= FEWEST else []:
         there = [panel for panel in every if END in panel.settings] or every
         shared = [setting for setting in line if all(setting in panel.settings for panel in there)]
         if len(shared) >= FEWEST:
@@ -154,7 +139,7 @@ def _best(panels: Panels, there: list[Panel], line: list[str], level: float) -> 
     row["seeds"] = min(len(p.seeds(setting)) for p in there for setting in line)
     if END not in line:
         return row | {"reason": _NO_END}
-    # A setting is compared only where it shares a seed with ratio 1 in every one of the domains.
+    # A setting is compared only if it shares a seed with ratio 1 in each of the domains.
     others = [
         setting for setting in line if setting != END and all(p.seeds(setting, END) for p in there)
     ]
@@ -164,7 +149,7 @@ def _best(panels: Panels, there: list[Panel], line: list[str], level: float) -> 
         if (made := panels.difference(there, setting, END)) is not None
     }
     if not paired:
-        return row | {"reason": "no seed that both have"}
+        return row | {"reason": "no ratio shares a seed with ratio 1 in every domain"}
     other = max(paired, key=lambda setting: paired[setting].value)
     row |= {"best_other": consistency_ratio(other), "difference": paired[other].value}
     row["seeds"] = min(made.seeds for made in paired.values())

@@ -1,13 +1,14 @@
-"""The analyse stage: probe and evaluation scores in, tables of accuracy, consistency and paired differences out (CSV).
+"""The analyse stage: probe and evaluation scores in, CSV tables out.
 
 - arms, settings, base: accuracy, rank correlation, KL and agreement with the base model.
-- comparisons: paired differences of two settings, with intervals, tests and what difference could have been shown.
-- transitions, grades: right and wrong before and after; accuracy by what the base model knew.
-- correlation, correlation_points, best_ratio: over mixtures of self-aligning and incompatible.
-- abstention, generated: of generated answers, where they were asked for.
+- comparisons: paired differences of two settings, with intervals, tests and power.
+- transitions, grades: right and wrong before and after; accuracy by prior knowledge.
+- correlation, correlation_points, best_ratio: mixtures of self-aligning and incompatible.
+- abstention, generated: generated answers, if requested.
 - examples.jsonl: the questions whose answers changed most.
 
-A table that has nothing to tell has its columns and no row. A value that is not defined is empty, and its row says why.
+A table without content has its columns and no row. Undefined values are empty, and the row's
+`reason` explains them.
 """
 
 import time
@@ -31,10 +32,10 @@ from ift_scale.io.progress import Bar
 from ift_scale.records import PROBE_FILE, SCORES_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
 
-TABLES = (
-    "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
-    "abstention", "generated",
-)  # fmt: skip
+TABLES = tuple(
+    "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
+    "abstention generated".split()
+)
 EXAMPLES = "examples.jsonl"
 
 
@@ -54,9 +55,9 @@ class AnalyseStage(Stage):
         return len(TABLES)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        found = (_arm_scores(context, arm) for arm in context.arms())
+        arms = (_arm_scores(context, arm) for arm in context.arms())
         base = read_scores(context.folder("probe") / PROBE_FILE)
-        compute(context.config, pending[0], found, base, bar)
+        compute(context.config, pending[0], arms, base, bar)
 
 
 def _arm_scores(context: Context, arm: Arm) -> ArmScores:
@@ -67,7 +68,7 @@ def _arm_scores(context: Context, arm: Arm) -> ArmScores:
 def compute(
     config: Config, task: Task, arms: Iterable[ArmScores], base: pa.Table, bar: Bar
 ) -> None:
-    """`arms` is iterated once, so it may read one after another; `base`: the probe's rows (`read_scores`)."""
+    """Writes the tables; `arms` is iterated once and may be lazy, `base` are the probe's rows."""
     started = time.monotonic()
     bar.note("reading scores")
     settings, threshold = config.analyse, config.construct.confidence_threshold

@@ -1,4 +1,4 @@
-"""transitions.csv: what became right and what became wrong, from the base model few-shot to the arm."""
+"""transitions.csv: what became right and what became wrong, from the base model to the arm."""
 
 from typing import Any
 
@@ -20,36 +20,40 @@ COLUMNS = (
     "lost",
     "reason",
 )
-_NONE = "the base model had no answer that was {}, so none could be {}"
+_NONE = "the base model had no {} answer, so none could be {}"
 
 
 def transitions(before_Q: np.ndarray, after_SQ: np.ndarray) -> np.ndarray:
-    """Shares of (seed, question) that were right and stayed, became wrong, became right, stayed wrong: (4,), of sum 1.
+    """Returns the shares of (seed, question) that stay right, turn wrong, turn right, stay wrong.
 
-    Questions that were not asked before (NaN) are left out; all NaN where none is left.
+    Shape (4,), sum 1. Questions not asked before (NaN) are left out; all NaN if none is left.
     """
     asked_Q = np.isfinite(before_Q)
     before_Q, after_SQ = before_Q[asked_Q] == 1, after_SQ[:, asked_Q] == 1
     if not asked_Q.any():
         return np.full(4, np.nan)
-    return np.array(
-        [
-            (after_SQ[:, before_Q == was] == became).sum()
-            for was in (True, False)
-            for became in (True, False)
-        ]
-    ) / (after_SQ.size)
+    return (
+        np.array(
+            [
+                (after_SQ[:, before_Q == was] == became).sum()
+                for was in (True, False)
+                for became in (True, False)
+            ]
+        )
+        / after_SQ.size
+    )
 
 
 def transition_table(panels: Panels) -> pd.DataFrame:
-    """Shares over seeds and questions, domains alike: those whose questions the base model was asked (`over`).
+    """Returns the shares over seeds and questions, with equal weights for domains.
 
-    `gained`: share of what was wrong that is right now; `lost`: the reverse. Shares have no intervals here: grades.csv has them by
-    what was known.
+    Over the domains whose questions the base model was asked (`over`). `gained` is the share of
+    wrong answers that became right, `lost` the reverse. Intervals by prior knowledge are in
+    grades.csv.
     """
     rows = []
     for setting in panels.settings:
-        for name, group, there in panels.places(setting):
+        for name, group, there in panels.cells(setting):
             found = [p for p in there if p.base.columns.correct.notna().any()]
             if found:
                 shares = [

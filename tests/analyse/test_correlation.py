@@ -125,7 +125,7 @@ def test_other_undefined_cases_are_told_in_words() -> None:
     x, y, base, domains = _points()
     assert (
         partial_spearman(x[:3], y[:3], base[:3] + np.arange(3)).reason
-        == "3 points are too few: 4 are the least"
+        == "3 points are too few: at least 4 are required"
     )
     assert "none left beside" in partial_spearman(x, base, base).reason
     one = clustered(x[:8], y[:8], base[:8], domains[:8], 0.95)

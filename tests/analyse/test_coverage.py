@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.simulate_intervals import Case, simulate
 from benchmarks.suite.registry import results_folder
-from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.estimates import DomainValues, estimate
 from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure
 
 TRIALS = 300
@@ -83,7 +83,9 @@ def _covered(
             drawn = np.where(own, rng.random((seeds, size)), rng.random(size))
             right_SQ = drawn < chance + seed_sd * rng.standard_normal((seeds, 1))
             tables.append(
-                Table(right_SQ.astype(float), np.arange(start, start := start + size), range(seeds))
+                DomainValues(
+                    right_SQ.astype(float), np.arange(start, start := start + size), range(seeds)
+                )
             )
         made = estimate(tables, measure)
         assert made is not None
@@ -116,7 +118,7 @@ def test_the_smallest_strata_have_no_interval(sizes: list[int]) -> None:
 
 def test_what_does_not_vary_is_not_certain() -> None:
     """All questions are answered rightly: the interval still holds what a rule of three allows, 1 - 3 / n."""
-    made = estimate([Table(np.ones((3, 30)), np.arange(30), range(3))], SHARE)
+    made = estimate([DomainValues(np.ones((3, 30)), np.arange(30), range(3))], SHARE)
     assert made is not None
     shown = made.interval(0.95)
     assert shown is not None
@@ -133,7 +135,7 @@ def test_consistency_and_divergence_are_covered(measure: Measure, size: int) -> 
             if measure is UNBOUNDED
             else np.clip(0.6 + 0.2 * rng.standard_normal(size), -1, 1)
         )
-        made = estimate([Table(values[None], np.arange(size), [0])], measure)
+        made = estimate([DomainValues(values[None], np.arange(size), [0])], measure)
         assert made is not None
         shown = made.shown(0.95)
         assert shown is not None

@@ -54,7 +54,7 @@ def test_where_everything_is_refused_nothing_was_answered() -> None:
     reasons = (
         "the base model knows none of the questions",
         "nothing was answered",
-        "no answer that has a confidence is right",
+        "no answer with a confidence is right",
     )
     assert row.reason == "; ".join(reasons)
 

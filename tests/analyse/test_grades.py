@@ -15,7 +15,7 @@ def test_transitions() -> None:
     assert (row.right_right, row.right_wrong, row.lost) == (0.5, 0.5, 0.5)
     assert (
         pd.isna(row.gained)
-        and row.reason == "the base model had no answer that was wrong, so none could be gained"
+        and row.reason == "the base model had no wrong answer, so none could be gained"
     )
 
 

@@ -5,18 +5,20 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from ift_scale.analyse.estimates import Table, estimate
+from ift_scale.analyse.estimates import DomainValues, estimate
 from ift_scale.analyse.intervals import DIFFERENCE, SHARE, UNBOUNDED, Estimate, Measure, wilson
 
 PLAIN = Measure(-np.inf, np.inf, fewest=1)
 """Without pseudo-questions: what textbooks have."""
 
 
-def _table(values: np.ndarray, start: int = 0, seeds: list[int] | None = None) -> Table:
-    return Table(values, start + np.arange(values.shape[1]), seeds or list(range(len(values))))
+def _table(values: np.ndarray, start: int = 0, seeds: list[int] | None = None) -> DomainValues:
+    return DomainValues(
+        values, start + np.arange(values.shape[1]), seeds or list(range(len(values)))
+    )
 
 
-def _made(tables: list[Table], measure: Measure = PLAIN) -> Estimate:
+def _made(tables: list[DomainValues], measure: Measure = PLAIN) -> Estimate:
     made = estimate(tables, measure)
     assert made is not None
     return made
@@ -159,7 +161,9 @@ def test_questions_asked_in_several_domains_are_not_counted_as_new_ones() -> Non
 def test_domains_are_fixed_and_their_questions_are_not() -> None:
     """Questions that only one of two domains asks vary among themselves; the only one of its kind is taken whole."""
     one, other = np.array([[0.0, 0.0, 1.0]]), np.array([[1.0, 0.0]])
-    made = _made([Table(one, np.array([0, 1, 2]), [0]), Table(other, np.array([2, 3]), [0])])
+    made = _made(
+        [DomainValues(one, np.array([0, 1, 2]), [0]), DomainValues(other, np.array([2, 3]), [0])]
+    )
     influence = np.array([-1 / 18, -1 / 18, 1 / 9 + 1 / 8, -1 / 8])
     assert made.own_variance == pytest.approx((influence[2:] ** 2).sum())  # the first two are alike
     assert made.value == pytest.approx((1 / 3 + 1 / 2) / 2)

@@ -93,9 +93,12 @@ def test_ratios_are_compared_over_the_domains_that_have_ratio_1() -> None:
     lines = {("d", "e"): RATIOS[:3], ("d",): RATIOS[3:]}
     arms += [
         arm(setting, seed, choices([i < right for i in range(40)], d), d)
-        for domains, settings in lines.items() if settings[0] != "self_aligning"
-        for d in domains for setting, right in zip(settings, (10, 20, 36), strict=True) for seed in (0, 1)
-    ]  # fmt: skip
+        for domains, settings in lines.items()
+        if settings[0] != "self_aligning"
+        for d in domains
+        for setting, right in zip(settings, (10, 20, 36), strict=True)
+        for seed in (0, 1)
+    ]
     partial = panels(arms, [s for d in "de" for s in choices([True] * 40, d)])
     row = best_ratio_table(partial, 0.95).set_index("domain").loc["all"]
     assert (row.domains, row.of_domains, row.over) == (

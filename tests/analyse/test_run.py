@@ -51,7 +51,11 @@ def test_every_table_is_written_with_its_columns(tmp_path: Path) -> None:
     )
     tables = {name: pd.read_csv(tmp_path / "analyse" / f"{name}.csv") for name in analyse.TABLES}
     assert {name for name, table in tables.items() if table.empty} == {
-        "correlation_points", "correlation", "best_ratio", "abstention", "generated"
-    }  # fmt: skip
+        "correlation_points",
+        "correlation",
+        "best_ratio",
+        "abstention",
+        "generated",
+    }
     lines = (tmp_path / "analyse" / analyse.EXAMPLES).read_text().splitlines()
     assert len(lines) == 12 and all(json.loads(line)["predictions"] for line in lines)

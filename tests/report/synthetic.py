@@ -27,17 +27,35 @@ SETTINGS = (
 HOSTILE = "<script>alert('x')</script> Which of A & B?"
 
 KNOWLEDGE = {
-    "questions": 1280, "ece": 0.1, "brier": 0.5, "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
-    "calibration": [{"questions": 3, "confidence": 0.4, "accuracy": 1 / 3}, {"questions": 9, "confidence": 0.9, "accuracy": 0.8}],
-}  # fmt: skip
+    "questions": 1280,
+    "ece": 0.1,
+    "brier": 0.5,
+    "letters": {"4": {"recall": [0.5, 0.4, None, 0.3], "recall_std": 0.08}},
+    "calibration": [
+        {"questions": 3, "confidence": 0.4, "accuracy": 1 / 3},
+        {"questions": 9, "confidence": 0.9, "accuracy": 0.8},
+    ],
+}
 WRITTEN = {
-    "texts": 90.0, "failed": 12.0, "written_anew": 7.0, "explanation/dataset": 60.0, "explanation/base_model": 30.0,
-    "explanation/dataset/contradicts the target": 4.0, "explanation/base_model/does not name the target": 8.0,
-}  # fmt: skip
+    "texts": 90.0,
+    "failed": 12.0,
+    "written_anew": 7.0,
+    "explanation/dataset": 60.0,
+    "explanation/base_model": 30.0,
+    "explanation/dataset/contradicts the target": 4.0,
+    "explanation/base_model/does not name the target": 8.0,
+}
 DUPLICATES = [
-    {"cell": "pool/medicine/train", "in": "benchmark/medicine/test", "items": 3, "of": 160, "exact_items": 2, "near_items": 1,
-     "same_text_items": 0},
-]  # fmt: skip
+    {
+        "cell": "pool/medicine/train",
+        "in": "benchmark/medicine/test",
+        "items": 3,
+        "of": 160,
+        "exact_items": 2,
+        "near_items": 1,
+        "same_text_items": 0,
+    },
+]
 
 
 def _effect(setting: str, group: str) -> float:
@@ -357,8 +375,16 @@ def questions(
     texts, rows = [], []
     for number, (domain, group) in enumerate((d, g) for d in domains for g in groups):
         text = HOSTILE if number == 0 else f"What is the remedy for {domain} {number}?"
-        record = Question(id=f"q{number}", domain=domain, subject=domain, collection="pool", split="test", question=text,
-                          choices=["moss", "clover", "<b>mint</b>", "an option of two lines on a phone"], answer=2)  # fmt: skip
+        record = Question(
+            id=f"q{number}",
+            domain=domain,
+            subject=domain,
+            collection="pool",
+            split="test",
+            question=text,
+            choices=["moss", "clover", "<b>mint</b>", "an option of two lines on a phone"],
+            answer=2,
+        )
         texts.append(record.model_dump_json(exclude_none=True))
         named = {
             setting: None if setting == "refuse_unknown" else int(rng.integers(4))
@@ -471,8 +497,15 @@ def facts(
         }
     )
     sources = Sources(
-        tables=folder / "analyse", train=folder / "train", arms=arms, manifests=manifests,
-        run_seconds={"train": {"tokenise": 2.0, "launch_and_imports": 8.0}}, chance=0.25, knowledge=KNOWLEDGE,
-        balance=folder / "balance.csv", questions=folder / "questions.jsonl", audit={"duplicates": DUPLICATES} if full else {},
-    )  # fmt: skip
+        tables=folder / "analyse",
+        train=folder / "train",
+        arms=arms,
+        manifests=manifests,
+        run_seconds={"train": {"tokenise": 2.0, "launch_and_imports": 8.0}},
+        chance=0.25,
+        knowledge=KNOWLEDGE,
+        balance=folder / "balance.csv",
+        questions=folder / "questions.jsonl",
+        audit={"duplicates": DUPLICATES} if full else {},
+    )
     return Facts(config, sources)

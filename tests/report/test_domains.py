@@ -27,8 +27,10 @@ RIGHT = {"engineering": 30, "history": 28, "law": 29, "medicine": 20}
 
 def _scores(domain: str, setting: str, seed: int) -> list[Score]:
     right = RIGHT[domain] - 2 * (setting == "incompatible")
-    named = [s.model_copy(update={"response": "x", "refused": i == seed, "generated_prediction": 1}) for i, s in enumerate(
-        choices([i < right for i in range(40)], domain))]  # fmt: skip
+    named = [
+        s.model_copy(update={"response": "x", "refused": i == seed, "generated_prediction": 1})
+        for i, s in enumerate(choices([i < right for i in range(40)], domain))
+    ]
     return named
 
 

@@ -283,10 +283,20 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
     assert [row["measure"] for row in reliability(plain)] == measures
     grades = {"HighlyKnown": 5, "MaybeKnown": 1, "WeaklyKnown": 0, "Unknown": 2}
     more = {
-        "letters": {"4": {"recall": [0.5] * 4, "recall_std": 0, "letter_bias": 0.2, "probability": [0.4] * 4, "prior": [0.2] * 4}},
-        "views": {"questions": 8, "agreement": 0.75}, "cloze": {"accuracy": 0.5, "agreement": 0.6}, "grades": grades,
+        "letters": {
+            "4": {
+                "recall": [0.5] * 4,
+                "recall_std": 0,
+                "letter_bias": 0.2,
+                "probability": [0.4] * 4,
+                "prior": [0.2] * 4,
+            }
+        },
+        "views": {"questions": 8, "agreement": 0.75},
+        "cloze": {"accuracy": 0.5, "agreement": 0.6},
+        "grades": grades,
         "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
-    }  # fmt: skip
+    }
     told = {row["measure"]: row["value"] for row in reliability(plain | more)}
     assert told["letter bias, 4 options"] == "0.200" and told["agreement of views"] == "0.750"
     assert (
