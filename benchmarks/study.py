@@ -21,7 +21,7 @@ from ift_scale.io.manifests import read_manifest
 from ift_scale.report.coverage import over, overall
 from ift_scale.report.facts import read
 from ift_scale.report.sections.differences import pair
-from ift_scale.report.text import interval, name_of, number, points
+from ift_scale.report.text import interval, number, points, setting_name
 from ift_scale.treatments import in_order
 
 Rows = list[dict[str, Any]]
@@ -119,7 +119,7 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         beside(
             _sorted(of("settings")),
             ["accuracy", "group"],
-            lambda r: ((name_of(r["setting"]), r["group"]), interval(r, "accuracy")),
+            lambda r: ((setting_name(r["setting"]), r["group"]), interval(r, "accuracy")),
         ),
         beside(
             of("comparisons"),
@@ -138,7 +138,7 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         beside(
             _sorted(of("abstention")),
             ["refused of known / of unknown, F1, AP, accuracy where answered", "group"],
-            lambda r: ((name_of(r["setting"]), r["group"]), _refused(r)),
+            lambda r: ((setting_name(r["setting"]), r["group"]), _refused(r)),
         ),
         beside(
             _sorted(of("generated")),
@@ -167,7 +167,9 @@ def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
     if "before" not in row:
         return None
     told = f"{number(row['before'])} -> {number(row['after'])}"
-    return (row["covariate"], name_of(row["setting"])), " ".join(filter(None, [told, over(row)]))
+    return (row["covariate"], setting_name(row["setting"])), " ".join(
+        filter(None, [told, over(row)])
+    )
 
 
 def _best(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
@@ -187,7 +189,7 @@ def _refused(row: dict[str, Any]) -> str:
 
 def _written(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
     shares = COLUMNS["generated"].split()[4:]
-    return (name_of(row["setting"]), row["group"]), " / ".join(
+    return (setting_name(row["setting"]), row["group"]), " / ".join(
         _with(row, name, points) for name in shares
     )
 

@@ -1,6 +1,7 @@
-"""A colour for every treatment and grade: told apart by the colour-blind (after Okabe and Ito 2008), seen on light and dark alike.
+"""A colour for every treatment and grade.
 
-Each has a contrast of 3 or more against both of the page's backgrounds, so that no colour changes with the mode.
+Colours are distinguishable for colour-blind readers (after Okabe and Ito 2008). Each has a contrast
+of at least 3 to both of the page's backgrounds, so colours are the same in light and dark mode.
 """
 
 from ift_scale.treatments import consistency_ratio, unknown_ratio
@@ -35,7 +36,7 @@ OTHER = "#80808a"
 
 
 def of(setting: str) -> str:
-    """A mixture's colour lies between those of its two ends."""
+    """Returns a setting's colour; a mixture's is interpolated between those of its ends."""
     if setting in NAMED:
         return NAMED[setting]
     ratio = consistency_ratio(setting)
@@ -51,7 +52,7 @@ def _between(first: str, second: str, share: float) -> str:
 
 
 def luminance(color: str) -> float:
-    """Relative luminance (WCAG 2)."""
+    """Returns the relative luminance (WCAG 2)."""
     parts = [part / 255 for part in bytes.fromhex(color[1:])]
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
@@ -60,11 +61,11 @@ def luminance(color: str) -> float:
 
 
 def contrast(first: str, second: str) -> float:
-    """Ratio of two colours' luminances (WCAG 2): 1 none, 21 black on white."""
+    """Returns the contrast ratio (WCAG 2): 1 for equal colours, 21 for black on white."""
     lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def readable_on(color: str) -> str:
-    """White or black, whichever stands out more."""
+    """Returns white or black, whichever has more contrast."""
     return max(("#ffffff", "#000000"), key=lambda text: contrast(text, color))

@@ -1,7 +1,8 @@
-"""Over which domains a number is, in words: where a setting lacks a domain, its mean is over fewer than the run has.
+"""Which domains a number is over, in words: a setting that lacks a domain has a mean over fewer.
 
-Rows carry `domains` and `of_domains`; a measure that is defined in fewer of them `NAME_domains`. The rows of the domain `shared`
-are over the domains that every setting has, so they can be compared with each other.
+Rows have columns `domains` and `of_domains`; a measure that is defined in fewer of them has
+`NAME_domains`. Rows of the domain `shared` are over the domains that every setting has, so they can
+be compared with each other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ def without_pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counts(row: Row, name: str) -> tuple[int, int] | None:
-    """(domains of the number, domains of the run) where it is over fewer; None for a single domain's row."""
+    """Returns (domains of the number, domains of the run) if they differ, else None."""
     num, of = row.get(f"{name}_domains", row.get("domains")), row.get("of_domains")
     if (
         row.get("domain", ALL) not in (ALL, SHARED)
@@ -49,43 +50,43 @@ def _counts(row: Row, name: str) -> tuple[int, int] | None:
 
 
 def over(row: Row, name: str = "") -> str:
-    """`over 3 of 4 domains` where the row's number `name` is over fewer domains than the run has, else nothing."""
+    """Returns `over 3 of 4 domains` if a row's number is over fewer domains than the run has."""
     found = _counts(row, name)
     return f"over {found[0]} of {found[1]} domains" if found else ""
 
 
 def label(row: Row, name: str = "") -> str:
-    """A setting's short name for an axis, `S (3/4)` where it is over 3 of 4 domains."""
+    """Returns a setting's short name for an axis: `S (3/4)` if it is over 3 of 4 domains."""
     found, short = _counts(row, name), treatment(row["setting"]).short
     return f"{short} ({found[0]}/{found[1]})" if found else short
 
 
-def explained(rows: pd.DataFrame, *names: str) -> str:
-    """The sentence about `label` that a figure's caption needs, or nothing."""
-    some = any(over(row, name) for row in rows.to_dict("records") for name in names or ("",))
+def coverage_note(rows: pd.DataFrame, *names: str) -> str:
+    """Returns a caption's sentence about `label`; empty if no row lacks a domain."""
+    if not any(over(row, name) for row in rows.to_dict("records") for name in names or ("",)):
+        return ""
     return (
-        " (n/m), and hollow: over n of the run's m domains, so not to be compared with those over others."
-        if some
-        else ""
+        " (n/m), and hollow: over n of the run's m domains, so not comparable with means over "
+        "other domains."
     )
 
 
 def column(cells: Iterable[dict[str, Any]], rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The cells of a table with a column of the number of domains, where some row is over fewer."""
-    made, found = list(cells), rows.to_dict("records")
-    if not any(over(row) for row in found):
-        return made
-    counts = [f"{row['domains']:.0f} of {row['of_domains']:.0f}" for row in found]
-    return [cell | {"domains": count} for cell, count in zip(made, counts, strict=True)]
+    """Adds a column with the number of domains if some row is over fewer than the run has."""
+    out, records = list(cells), rows.to_dict("records")
+    if not any(over(row) for row in records):
+        return out
+    counts = [f"{row['domains']:.0f} of {row['of_domains']:.0f}" for row in records]
+    return [cell | {"domains": count} for cell, count in zip(out, counts, strict=True)]
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each group the rows over the domains that every setting has: those of `shared` where there are any, else those of all."""
+    """Returns comparable rows of each group: those of `shared` if any, else of all domains."""
     shared = table[table.domain == SHARED]
     whole = overall(table)
     return pd.concat([whole[~whole.group.isin(shared.group)], shared]) if len(shared) else whole
 
 
 def names(rows: pd.DataFrame) -> Sequence[str]:
-    """The domains that rows of the same ones are over."""
+    """Returns the domains of rows that are all over the same ones."""
     return str(rows.over.iloc[0]).split("; ")

@@ -1,4 +1,4 @@
-"""A self-contained page: sections in, HTML with the style inside out."""
+"""Renders a self-contained HTML page from sections, with its style sheet inside."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -12,7 +12,7 @@ HEADING = "What instruction fine-tuning did to the model's knowledge"
 def document(
     title: str, heading: str, subtitle: str, sections: Sequence[tuple[str, str, Markup]]
 ) -> str:
-    """`sections`: (id, title, body) of each."""
+    """Returns the page; `sections` are (id, title, body)."""
     resource = resources.files("ift_scale.report")
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         (resource / "page.html.j2").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a report is made of, read once: tables of the analyse and construct stages, manifests, curves, example questions.
+"""The inputs of a report, read once: tables, manifests, curves, example questions.
 
-A table that a run does not have, or has without rows, is empty here: its section is left out or says why.
+A table that is missing or has no rows is empty here; its section is left out or explains why.
 """
 
 import json
@@ -20,55 +20,61 @@ from ift_scale.report.coverage import GROUPS
 from ift_scale.treatments import POOLED, in_order
 
 COLUMNS = {
-    "arms": "domain setting seed group questions accuracy accuracy_low accuracy_high consistency kl agreement letter_mass",
-    "settings": "setting domain group seeds questions domains of_domains over ratio interval_over accuracy accuracy_low "
-    "accuracy_high consistency consistency_low consistency_high kl kl_low kl_high agreement agreement_low agreement_high",
-    "comparisons": "first second domain group seeds questions domains of_domains difference difference_low difference_high p "
-    "holm_p detectable questions_low questions_high mcnemar_p",
+    "arms": "domain setting seed group questions accuracy accuracy_low accuracy_high consistency "
+    "kl agreement letter_mass",
+    "settings": "setting domain group seeds questions domains of_domains over ratio interval_over "
+    "accuracy accuracy_low accuracy_high consistency consistency_low consistency_high kl kl_low "
+    "kl_high agreement agreement_low agreement_high",
+    "comparisons": "first second domain group seeds questions domains of_domains difference "
+    "difference_low difference_high p holm_p detectable questions_low questions_high mcnemar_p",
     "base": "domain group questions accuracy accuracy_low accuracy_high confidence",
-    "transitions": "setting domain group domains of_domains right_right right_wrong wrong_right wrong_wrong",
-    "grades": "setting domain group grade questions domains of_domains accuracy accuracy_low accuracy_high consistency",
+    "transitions": "setting domain group domains of_domains right_right right_wrong wrong_right "
+    "wrong_wrong",
+    "grades": "setting domain group grade questions domains of_domains accuracy accuracy_low "
+    "accuracy_high consistency",
     "correlation": "measure group n seeds domains of_domains rho p p_within low high reason",
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
-    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference low high",
-    "abstention": "setting domain group domains of_domains refused refused_known refused_unknown answered accuracy_answered "
-    "accuracy_answered_low accuracy_answered_high f1 average_precision",
-    "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy agreement unparsed",
+    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference "
+    "low high",
+    "abstention": "setting domain group domains of_domains refused refused_known refused_unknown "
+    "answered accuracy_answered accuracy_answered_low accuracy_answered_high f1 average_precision",
+    "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
+    "agreement unparsed",
     "balance": "domain seed stage setting covariate level value distance",
 }
-"""Of every table, the columns that the report reads beside `reason`, which says why a value is missing; some may lack."""
+"""The columns of each table that the report reads, besides `reason`; missing ones are NaN."""
 _EXAMPLES = "examples.jsonl"
 _SHOWN = ("domain", "group", "base_prediction", "base_confidence", "predictions")
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a report is made of."""
+class ReportInputs:
+    """The files and records of a finished run."""
 
     tables: Path
     train: Path
     arms: list[Arm]
     manifests: dict[str, list[Manifest]]
-    """Manifests of each stage, an arm's own for train and evaluate."""
+    """Manifests by stage; train and evaluate have one per arm."""
     run_seconds: dict[str, dict[str, float]]
-    """Seconds of a stage's whole latest run, by part: what no single arm's manifest holds."""
+    """Seconds by part of a stage's latest launch, which no single arm's manifest contains."""
     chance: float
     knowledge: dict[str, Any]
     """The probe's knowledge.json."""
     balance: Path
-    """The construct stage's table of how the sets differ."""
+    """The construct stage's balance.csv."""
     questions: Path
     audit: dict[str, Any] = field(default_factory=dict)
-    """The questions stage's audit.json: questions that stand twice, where it looked for them."""
+    """The questions stage's audit.json: duplicate questions, if it searched for them."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An example question with what was answered to it."""
+class ExampleQuestion:
+    """An example question with the answers to it."""
 
     question: Question
     domain: str
-    """Of the arms that were asked."""
+    """Domain of the arms that were asked."""
     group: str
     base: int | None
     confidence: float | None
@@ -76,9 +82,10 @@ class Shown:
 
 
 def read(path: Path, name: str) -> pd.DataFrame:
-    """A table with at least its COLUMNS, empty where there is no file or no row; a domain may be called NA."""
+    """Reads a table with at least its COLUMNS; empty if the file is missing or has no rows."""
     columns = [*dict.fromkeys([*COLUMNS[name].split(), "reason"])]
     try:
+        # "NA" may be the name of a domain.
         found = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
     except (FileNotFoundError, pd.errors.EmptyDataError):
         found = pd.DataFrame(columns=columns)
@@ -86,13 +93,13 @@ def read(path: Path, name: str) -> pd.DataFrame:
 
 
 class Facts:
-    """The sources with their tables."""
+    """A run's configuration, files and tables."""
 
-    def __init__(self, config: Config, sources: Sources):
-        self.config, self.sources = config, sources
+    def __init__(self, config: Config, inputs: ReportInputs):
+        self.config, self.inputs = config, inputs
         self.level = f"{config.analyse.confidence_level * 100:g}%"
-        self.files = {name: sources.tables / f"{name}.csv" for name in COLUMNS} | {
-            "balance": sources.balance
+        self.files = {name: inputs.tables / f"{name}.csv" for name in COLUMNS} | {
+            "balance": inputs.balance
         }
         self._read: dict[str, pd.DataFrame] = {}
 
@@ -103,11 +110,11 @@ class Facts:
 
     @cached_property
     def live(self) -> pd.DataFrame:
-        return live.table(self.sources.train, self.sources.arms)
+        return live.table(self.inputs.train, self.inputs.arms)
 
     @cached_property
     def settings(self) -> list[str]:
-        return in_order(list(dict.fromkeys(arm.setting for arm in self.sources.arms)))
+        return in_order(list(dict.fromkeys(arm.setting for arm in self.inputs.arms)))
 
     @cached_property
     def groups(self) -> list[str]:
@@ -118,7 +125,7 @@ class Facts:
     @cached_property
     def domains(self) -> list[str]:
         """The domains that arms were trained on, the one across domains last."""
-        found = list(dict.fromkeys(arm.domain for arm in self.sources.arms))
+        found = list(dict.fromkeys(arm.domain for arm in self.inputs.arms))
         return [d for d in found if d != POOLED] + [POOLED] * (POOLED in found)
 
     @cached_property
@@ -127,10 +134,10 @@ class Facts:
 
     @cached_property
     def seeds(self) -> list[int]:
-        return sorted({arm.seed for arm in self.sources.arms})
+        return sorted({arm.seed for arm in self.inputs.arms})
 
     @cached_property
-    def place(self) -> str:
+    def scope(self) -> str:
         """What `overall` rows are about, in words."""
         own = self.single_domains or self.domains
         return own[0] if len(own) == 1 else f"mean over {len(own)} domains"
@@ -146,9 +153,12 @@ class Facts:
         )
         return keyed.sort_values(["_s", "_g"], kind="stable").drop(columns=["_s", "_g"])
 
-    def examples(self) -> list[Shown]:
-        """The example questions with their texts; what the questions' file does not hold, or is no choice, is left out."""
-        path, source = self.sources.tables / _EXAMPLES, self.sources.questions
+    def examples(self) -> list[ExampleQuestion]:
+        """Returns the example questions with their texts.
+
+        Free questions and those missing in the question file are left out.
+        """
+        path, source = self.inputs.tables / _EXAMPLES, self.inputs.questions
         if not path.is_file() or not source.is_file():
             return []
         rows = [
@@ -161,7 +171,7 @@ class Facts:
             for question in _questions(source, {row["question_id"] for row in rows})
         }
         return [
-            Shown(texts[row["question_id"]], *(row.get(name) for name in _SHOWN))
+            ExampleQuestion(texts[row["question_id"]], *(row.get(name) for name in _SHOWN))
             for row in rows
             if row["question_id"] in texts and texts[row["question_id"]].choices
         ]

@@ -1,8 +1,8 @@
-"""What the numbers say, in sentences that never claim more than an interval shows.
+"""The paper's findings against this run, in sentences that never claim more than an interval shows.
 
-A finding of the paper *holds* here where the interval of our estimate lies on its side of zero, and stays there after Holm's
-correction where there is one; it *does not hold* where the interval lies on the other side; else we *cannot tell*, and with one
-seed never (`verdicts.verdict`).
+A finding *holds* if the estimate's interval is on its side of zero and, if several tests are
+corrected for, Holm's p is small enough. It *does not hold* if the interval is on the other side.
+Otherwise, and always with one seed, the verdict is *cannot tell* (`verdicts.verdict`).
 """
 
 import json
@@ -24,12 +24,12 @@ CLAIMS = (
     (
         "self_aligning",
         "incompatible",
-        "The model's own wrong answers beat the right ones it does not know",
+        "The model's own wrong answers beat the right answers that it does not know",
     ),
     (
         "contextualized",
         "incompatible",
-        "Giving the needed knowledge with the question beats contradicting the model",
+        "Giving the required knowledge with the question beats contradicting the model",
     ),
 )
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """`claim`: the paper's; `where`: the group or domain that the sentence speaks of."""
+    """A claim of the paper, the group or domain it is judged on, the verdict and its reason."""
 
     claim: str
     where: str
@@ -45,37 +45,37 @@ class Finding:
     text: str
 
 
-def paper() -> dict[str, Any]:
-    """The figures of the paper that ours are held against."""
-    figures: dict[str, Any] = json.loads(
-        (resources.files("ift_scale.report") / "paper.json").read_text(encoding="utf-8")
-    )
+def paper_figures() -> dict[str, Any]:
+    """Returns the paper's figures (paper.json)."""
+    text = (resources.files("ift_scale.report") / "paper.json").read_text(encoding="utf-8")
+    figures: dict[str, Any] = json.loads(text)
     return figures
 
 
 def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
-    """What to know before any finding is read."""
+    """Returns what a reader must know before any finding."""
     out = []
     base = base[~base.group.map(is_free).astype(bool)]
     at_chance = base[(base.accuracy_low <= chance) & (chance <= base.accuracy_high)]
     if len(base) and len(at_chance) == len(base):
         out.append(
-            f"The base model cannot be told from chance ({chance:.0%}) in any group: it has no knowledge here that the sets could "
-            "agree or disagree with, so differences below say nothing about knowledge."
+            f"The base model is indistinguishable from chance ({chance:.0%}) in every group. It "
+            "has no knowledge here that the sets could agree or disagree with, so the differences "
+            "below are not evidence about knowledge."
         )
     elif len(at_chance):
         where = ", ".join(f"{row.domain} {row.group}" for row in at_chance.itertuples())
-        out.append(f"The base model cannot be told from chance ({chance:.0%}) on: {where}.")
+        out.append(f"The base model is indistinguishable from chance ({chance:.0%}) on: {where}.")
     if seeds == 1:
         out.append(
-            "One seed only: what another seed would have given is not known, so no finding can be judged. The intervals that are "
-            "shown are over questions; they are about these very models."
+            "This run has one seed. What other seeds would give is unknown, so no finding can be "
+            "judged. The intervals shown are over questions and are about these trained models."
         )
     return out
 
 
 def differences(comparisons: pd.DataFrame, paper: list[Row], level: float) -> list[Finding]:
-    """The paper's claims about two settings, by group."""
+    """Returns the verdicts on the paper's claims about two settings, by group."""
     rows = overall(comparisons)
     out = []
     for first, second, claim in CLAIMS:
@@ -103,32 +103,32 @@ def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Findin
             verdict(None, None, row.get("seeds")),
             "No difference could be computed.",
         )
-    told = verdict(low, high, row.get("seeds"), corrected, level)
+    judged = verdict(low, high, row.get("seeds"), corrected, level)
     text = _estimate(
         f"{points(row['difference'], True)} points", points(low, True), points(high, True), row
     )
     if absent(low):
         text += f": {_reason(row, 'no interval could be made')}"
     elif low <= 0 <= high:
-        text += ": the interval holds zero, so no difference is shown"
+        text += ": the interval includes zero, so no difference is shown"
         if not absent(row.get("detectable")):
-            text += f"; this test could have shown one of {points(row['detectable'])}"
-    elif told == "cannot tell" and not absent(corrected):
-        text += f": not after Holm's correction for the number of tests (p = {p_value(corrected)})"
+            text += f"; the test could have detected {points(row['detectable'])} points"
+    elif judged == "cannot tell" and not absent(corrected):
+        text += f": not significant after Holm's correction (p = {p_value(corrected)})"
     if theirs:
         text += f"; paper {listed([number(r['value'] * 100, 2, sign=True) for r in theirs])}"
-    return Finding(claim, row["group"], told, text + ".")
+    return Finding(claim, row["group"], judged, text + ".")
 
 
 def _estimate(value: str, low: str, high: str, row: Row) -> str:
-    """`+2.0 points (-1.0 to +5.0) over 3 of 4 domains`; without what there is not."""
+    """Formats `+2.0 points (-1.0 to +5.0) over 3 of 4 domains`, without the missing parts."""
     return " ".join(
         filter(None, [value, "" if NONE in (low, high) else f"({low} to {high})", over(row)])
     )
 
 
 def _reason(row: Row, otherwise: str) -> str:
-    """The first of the reasons that the row gives, which is about its interval."""
+    """Returns the row's first reason, which is about its interval."""
     return (
         otherwise
         if absent(row.get("reason")) or not row["reason"]
@@ -137,7 +137,7 @@ def _reason(row: Row, otherwise: str) -> str:
 
 
 def best_ratio(table: pd.DataFrame) -> list[Finding]:
-    claim = "All self-aligning (ratio 1) is not the best mixture"
+    claim = "Ratio 1 (all examples self-aligning) is not the best mixture"
     if not len(table):
         return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
     chosen = (
@@ -152,25 +152,25 @@ def best_ratio(table: pd.DataFrame) -> list[Finding]:
             )
             out.append(Finding(claim, where, verdict(None, None, row.get("seeds")), f"{reason}."))
             continue
-        told = verdict(row["low"], row["high"], row.get("seeds"))
+        judged = verdict(row["low"], row["high"], row.get("seeds"))
         text = f"best at {row['best_ratio']:g}"
         text += (
             f"; the best of the others, {row['best_other']:g}, is "
             if row["best_ratio"] >= 1
             else ", "
         )
-        value = f"{points(row['difference'], True)} points against ratio 1"
+        value = f"{points(row['difference'], True)} points compared with ratio 1"
         text += _estimate(value, points(row["low"], True), points(row["high"], True), row)
         if absent(row["low"]):
             text += f": {_reason(row, 'no interval could be made')}"
-        elif told == "cannot tell":
-            text += ": the interval holds zero"
-        out.append(Finding(claim, where, told, text + "."))
+        elif judged == "cannot tell":
+            text += ": the interval includes zero"
+        out.append(Finding(claim, where, judged, text + "."))
     return out
 
 
 def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[Finding]:
-    claim = "The more consistent an arm stays with the base model, the better it answers"
+    claim = "The more consistent an arm is with the base model, the higher its accuracy"
     rows = table[table.measure == "consistency"]
     if not len(rows):
         return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
@@ -187,7 +187,7 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
                 )
             )
             continue
-        told = verdict(row["low"], row["high"], row.get("seeds"), row.get("p_within"), level)
+        judged = verdict(row["low"], row["high"], row.get("seeds"), row.get("p_within"), level)
         low, high = (number(row[end], 2, sign=True) for end in ("low", "high"))
         text = _estimate(
             f"partial rank correlation {number(row['rho'], 2, sign=True)}", low, high, row
@@ -195,14 +195,15 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
         if absent(row["low"]):
             text += f": {_reason(row, 'no interval could be made')}"
         elif row["low"] <= 0 <= row["high"]:
-            text += ": the interval holds zero"
-        elif told == "cannot tell":
-            text += f": not by the permutations within domains (p = {p_value(row.get('p_within'))})"
+            text += ": the interval includes zero"
+        elif judged == "cannot tell":
+            p = p_value(row.get("p_within"))
+            text += f": not significant by permutations within domains (p = {p})"
         out.append(
             Finding(
                 claim,
                 row["group"],
-                told,
+                judged,
                 f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}.",
             )
         )
@@ -210,8 +211,8 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
 
 
 def all_findings(facts: Facts) -> dict[str, list[Finding]]:
-    """By claim."""
-    level, theirs = facts.config.analyse.confidence_level, paper()
+    """Returns all findings by claim."""
+    level, theirs = facts.config.analyse.confidence_level, paper_figures()
     found: Iterable[Finding] = [
         *differences(facts["comparisons"], theirs["differences"], level),
         *best_ratio(facts["best_ratio"]),

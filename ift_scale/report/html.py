@@ -1,4 +1,4 @@
-"""The page's parts: numbers as text, tables, figures. Whatever comes from the run is escaped; only our own marks are Markup."""
+"""Parts of the page: tables, figures, legends. Text is escaped; only our own tags are Markup."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from ift_scale.report import colors
-from ift_scale.report.text import NONE, absent, name_of
+from ift_scale.report.text import NONE, absent, setting_name
 
 PRINTED = 70
-"""Rows of the longest folded table that is printed."""
+"""Folded tables with more rows are left out when the page is printed."""
 Row = Mapping[str, Any]
 
 
@@ -25,38 +25,40 @@ def paragraph(text: str | Markup, kind: str = "") -> Markup:
 def table(
     rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", heads: int = 1
 ) -> Markup:
-    """A captioned table in a region that scrolls by itself where it is wide.
+    """Returns a captioned table in a region that scrolls horizontally if needed.
 
-    The first `heads` columns name the row. `missing` says why a cell has no value; without one, such cells are not allowed.
+    The first `heads` columns are row headers. `missing` explains empty cells and is required if
+    there are any.
     """
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    # Words stand at the left, numbers at the right.
+    # Words are left-aligned, numbers right-aligned.
     kinds = {
         name: "words" if _of_words([row.get(name) for row in rows]) else "" for name in columns
     }
     body, gaps = [], False
     for row in rows:
         cells = []
-        for place, name in enumerate(columns):
+        for index, name in enumerate(columns):
             value = NONE if absent(row.get(name)) else row[name]
             gaps |= isinstance(value, str) and NONE in value.split()
             cell = (
                 '<th scope="row">{1}</th>'
-                if place < heads
+                if index < heads
                 else '<td class="{0}">{1}</td>'
                 if kinds[name]
                 else "<td>{1}</td>"
             )
             cells.append(Markup(cell).format(kinds[name], value))
         body.append(Markup("<tr>") + Markup("").join(cells) + Markup("</tr>"))
-    assert missing or not gaps, f"{caption}: a cell is empty and nothing says why"
+    assert missing or not gaps, f"{caption}: a cell is empty without an explanation"
     head = Markup("").join(
         Markup('<th scope="col" class="{}">{}</th>').format(kinds[name], name) for name in columns
     )
     note = paragraph(f"{NONE} {missing}", "note") if gaps else Markup("")
     return Markup(
-        '<div class="wide{}" tabindex="0" role="region" aria-label="{}"><table><caption><span>{}</span></caption>'
+        '<div class="wide{}" tabindex="0" role="region" aria-label="{}">'
+        "<table><caption><span>{}</span></caption>"
         "<thead><tr>{}</tr></thead>"
         "<tbody>{}</tbody></table></div>{}"
     ).format(
@@ -64,8 +66,8 @@ def table(
     )
 
 
-def bare(found: pd.DataFrame, name: str) -> Markup:
-    """A note that says why rows with a value of NAME have no interval; nothing where all have one."""
+def no_interval_note(found: pd.DataFrame, name: str) -> Markup:
+    """Returns a note with the reasons for missing intervals of NAME; empty if none is missing."""
     without = found[found[name].notna() & found[f"{name}_low"].isna()]
     reasons = dict.fromkeys(
         part
@@ -81,18 +83,18 @@ def bare(found: pd.DataFrame, name: str) -> Markup:
 
 
 def _of_words(values: Sequence[Any]) -> bool:
-    told = [value for value in values if not absent(value) and value != NONE]
-    if not told or not all(isinstance(value, str) for value in told):
+    present = [value for value in values if not absent(value) and value != NONE]
+    if not present or not all(isinstance(value, str) for value in present):
         return False
-    return any(len(v) > 50 for v in told) or not any(
-        v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told
+    return any(len(v) > 50 for v in present) or not any(
+        v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in present
     )
 
 
 def folded(
     rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16
 ) -> Markup:
-    """A table, folded where it has more than `most` rows; the longest are not printed, they are beside the page as CSV."""
+    """Returns a table, folded if it has more than `most` rows."""
     made = table(rows, caption, missing, heads)
     return (
         made if len(rows) <= most else details(caption, made, "bulk" if len(rows) > PRINTED else "")
@@ -100,7 +102,7 @@ def folded(
 
 
 def legend(entries: Iterable[tuple[str, str]], shape: str = "") -> Markup:
-    """(colour, text) pairs as a list of patches."""
+    """Returns a list of colour patches for (colour, text) pairs."""
     items = [
         Markup('<li><i class="{}" style="background:{}"></i>{}</li>').format(shape, color, text)
         for color, text in entries
@@ -109,14 +111,14 @@ def legend(entries: Iterable[tuple[str, str]], shape: str = "") -> Markup:
 
 
 def key(settings: Iterable[str]) -> Markup:
-    """The legend of settings."""
-    return legend((colors.of(setting), name_of(setting)) for setting in settings)
+    """Returns the legend of settings."""
+    return legend((colors.of(setting), setting_name(setting)) for setting in settings)
 
 
 def figure(
     panels: Sequence[tuple[str, Markup]], caption: str, legends: Markup | str = ""
 ) -> Markup:
-    """Titled panels side by side where there is room, with one caption."""
+    """Returns titled panels, side by side if there is room, with one caption."""
     drawn = [
         Markup('<div class="panel"><p class="title">{}</p>{}</div>').format(title, chart)
         for title, chart in panels
@@ -133,5 +135,5 @@ def details(summary: str, content: Markup, kind: str = "") -> Markup:
 
 
 def joined(parts: Iterable[Markup | str]) -> Markup:
-    """Markup as it is, text escaped."""
+    """Joins parts; plain text is escaped."""
     return Markup("").join(escape(part) for part in parts)

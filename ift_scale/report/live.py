@@ -1,4 +1,4 @@
-"""Live knowledge in the report: a table of every measurement of every arm, and its curves."""
+"""Live knowledge in the report: every measurement of every arm, and curves over steps."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MEASURES = {
 
 
 def table(train: Path, arms: Sequence[Arm]) -> pd.DataFrame:
-    """One row an arm and measurement; a grade's accuracy in a column of its name. Empty where nothing was measured."""
+    """Returns one row per arm and measurement, with a column of accuracy per grade."""
     rows = []
     for arm in arms:
         path = train / arm.name / "live.jsonl"
@@ -35,9 +35,10 @@ def graded(found: pd.DataFrame) -> list[str]:
 
 
 def curve(arms: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Mean, least and largest value over seeds at every step where one of the arms was asked. `arms`: of one domain and setting.
+    """Returns the mean, minimum and maximum over seeds at every step with a measurement.
 
-    Between its measurements an arm's value is interpolated, behind its last one held: one that stopped early stays what it is.
+    `arms` is the table of one domain and setting. An arm's values are interpolated between its
+    measurements; after its last one (early stopping) the value stays constant.
     """
     steps = np.unique(arms.step)
     values = np.array([np.interp(steps, arm.step, arm[measure]) for _, arm in arms.groupby("seed")])

@@ -1,4 +1,7 @@
-"""The report stage: tables, manifests and training curves in; one self-contained HTML page, its CSV files and LaTeX tables out."""
+"""The report stage: tables, manifests and training curves in, a self-contained page out.
+
+The page's folder also has the tables as CSV and LaTeX.
+"""
 
 import shutil
 import time
@@ -14,7 +17,7 @@ from ift_scale.io.progress import Bar
 from ift_scale.records import AUDIT_FILE, BALANCE_FILE, KNOWLEDGE_FILE, QUESTIONS_FILE
 from ift_scale.report import latex, live
 from ift_scale.report.document import HEADING, document
-from ift_scale.report.facts import Facts, Sources
+from ift_scale.report.facts import Facts, ReportInputs
 from ift_scale.report.sections import ORDER, appendix
 from ift_scale.report.text import plural
 from ift_scale.stage import Context, Stage, Task
@@ -24,14 +27,14 @@ TABLES = "tables.tex"
 
 
 def page(facts: Facts, files: list[str]) -> str:
-    """The page as text. `files`: names of what lies beside it."""
+    """Returns the page; `files` are the names of the files next to it."""
     sections = [
         (id, title, body) for id, title, write in ORDER if (body := write(facts)) is not None
     ]
     sections.append(("downloads", "The same numbers as files", appendix.downloads(files)))
-    made = next((m for found in facts.sources.manifests.values() for m in found), None)
+    made = next((m for found in facts.inputs.manifests.values() for m in found), None)
     name = Path(facts.config.output_dir).name
-    subtitle = f"{name}: {facts.config.model.path}, {plural(len(facts.sources.arms), 'arm')}"
+    subtitle = f"{name}: {facts.config.model.path}, {plural(len(facts.inputs.arms), 'arm')}"
     subtitle += f", made {made.created[:10]} on {made.machine}" if made else ""
     return document(f"{name}: {HEADING}", HEADING, subtitle, sections)
 
@@ -55,7 +58,7 @@ def _manifests(context: Context) -> dict[str, list[Manifest]]:
     return {name: found for name, found in context.manifests().items() if name != STAGE.name}
 
 
-def _sources(context: Context) -> Sources:
+def _sources(context: Context) -> ReportInputs:
     questions = context.question_file()
     tests = [
         (group.num_choices, size)
@@ -63,7 +66,7 @@ def _sources(context: Context) -> Sources:
         if group.split == "test" and group.num_choices
     ]
     chance = np.average([1 / choices for choices, _ in tests], weights=[size for _, size in tests])
-    return Sources(
+    return ReportInputs(
         tables=context.folder("analyse"),
         train=context.folder("train"),
         arms=context.arms(),
@@ -77,13 +80,13 @@ def _sources(context: Context) -> Sources:
     )
 
 
-def write_page(config: Config, task: Task, sources: Sources) -> None:
+def write_page(config: Config, task: Task, inputs: ReportInputs) -> None:
     started = time.monotonic()
-    facts = Facts(config, sources)
+    facts = Facts(config, inputs)
     with atomic_folder(task.folder) as temporary:
-        copied = [*sorted(sources.tables.glob("*.csv")), *sorted(sources.tables.glob("*.jsonl"))]
-        if sources.balance.is_file():
-            copied.append(sources.balance)
+        copied = [*sorted(inputs.tables.glob("*.csv")), *sorted(inputs.tables.glob("*.jsonl"))]
+        if inputs.balance.is_file():
+            copied.append(inputs.balance)
         for file in copied:
             shutil.copy(file, temporary / file.name)
         if len(facts.live):
@@ -92,7 +95,7 @@ def write_page(config: Config, task: Task, sources: Sources) -> None:
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(facts, files), encoding="utf-8")
         seconds = {"total": time.monotonic() - started}
-        task.close({}, {"arms": len(sources.arms)}, seconds, temporary)
+        task.close({}, {"arms": len(inputs.arms)}, seconds, temporary)
 
 
 STAGE = ReportStage()

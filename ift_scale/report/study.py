@@ -1,4 +1,4 @@
-"""A study's page: its variants side by side, from the tables that each has made. Each variant's own report is a link away."""
+"""A study's page: its variants side by side, from their own tables, with links to their reports."""
 
 import os
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ from ift_scale.report.run import PAGE
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
-from ift_scale.report.text import absent, interval, name_of
+from ift_scale.report.text import absent, interval, setting_name
 
 FOLDER = "report"
 COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
 TABLES = ("settings", "comparisons", "best_ratio", "correlation")
 _MISSING = (
-    "this variant has no such settings, or the value is not defined there: see its own report."
+    "this variant has no such settings, or the value is undefined: see the variant's own report."
 )
 
 
 def run(study: Config, variants: Mapping[str, Config]) -> Path:
-    """Write the study's report folder from those of its variants, which are finished; returns the page."""
+    """Writes the study's report folder from those of its finished variants; returns the page."""
     folder = Path(study.output_dir) / FOLDER
     found = {
         name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES}
@@ -63,12 +63,12 @@ def page(
     sections = [("variants", "The variants", _variants(study, variants)), *_tables(found, level)]
     sections.append(("downloads", "The same numbers as files", downloads(files)))
     title = Path(study.output_dir).name
-    told = f"{title}: {len(variants)} variants of a study of {study.model.path}"
-    return document(f"{title}: {HEADING}", HEADING, told, sections)
+    subtitle = f"{title}: {len(variants)} variants of a study of {study.model.path}"
+    return document(f"{title}: {HEADING}", HEADING, subtitle, sections)
 
 
 def changes(study: Config, variant: Config) -> list[str]:
-    """The settings of a variant that are not the study's own, as `section.name: value`."""
+    """Returns a variant's settings that differ from the study's, as `section.name: value`."""
     base, own = _flat(study.model_dump()), _flat(variant.model_dump())
     return [
         f"{key}: {value}"
@@ -94,8 +94,8 @@ def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
         link = os.path.relpath(
             Path(config.output_dir) / FOLDER / PAGE, Path(study.output_dir) / FOLDER
         )
-        told = "; ".join(changes(study, config)) or "the study's own settings"
-        items.append(Markup('<li><a href="{}">{}</a>: {}</li>').format(link, name, told))
+        changed = "; ".join(changes(study, config)) or "the study's own settings"
+        items.append(Markup('<li><a href="{}">{}</a>: {}</li>').format(link, name, changed))
     sizes = [_sizes(name, Path(config.output_dir)) for name, config in variants.items()]
     shown = (
         table(sizes, "Questions in each set", "this variant has no sets of that domain.")
@@ -103,8 +103,9 @@ def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
         else ""
     )
     text = (
-        "What differs between the variants are these settings. Each has a report of its own. Where sets have other sizes, their "
-        "arms are trained for other numbers of steps, so a setting is compared with the others of its variant."
+        "The variants differ in these settings. Each has its own report. Sets of different sizes "
+        "are trained for different numbers of steps, so compare a setting with the others of its "
+        "variant."
     )
     return joined([paragraph(text), Markup("<ul>{}</ul>").format(joined(items)), shown])
 
@@ -172,7 +173,7 @@ def _tables(
 
 
 def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Markup:
-    """A panel a group, a line a pair, a point a variant."""
+    """Draws one panel per group, one line per pair, one point per variant."""
     tables = {variant: overall(of_variant["comparisons"]) for variant, of_variant in found.items()}
     every = pd.concat(tables.values())
     color = {variant: COLORS[i % len(COLORS)] for i, variant in enumerate(tables)}
@@ -192,11 +193,11 @@ def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Mar
         chart.upright(0)
         for number, (variant, rows) in enumerate(tables.items()):
             for row in rows[rows.group == group].to_dict("records"):
-                place = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
-                chart.span(place, row["difference_low"], row["difference_high"], color[variant])
+                y = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
+                chart.span(y, row["difference_low"], row["difference_high"], color[variant])
                 chart.point(
                     row["difference"],
-                    place,
+                    y,
                     color[variant],
                     SHAPES[number % len(SHAPES)],
                     3.4,
@@ -207,7 +208,7 @@ def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Mar
         f"Mean and {level} interval; to the right of the dashed line the first setting is better."
     )
     if any(over(row) for row in every.to_dict("records")):
-        caption += " Hollow: over fewer domains than the variant has, as the table says."
+        caption += " Hollow: over fewer domains than the variant has (see the table)."
     return figure(panels, caption, legend((color[variant], variant) for variant in tables))
 
 
@@ -215,7 +216,9 @@ Cells = tuple[dict[str, str], str]
 
 
 def _accuracy(row: dict[str, Any]) -> Cells:
-    return {"setting": name_of(row["setting"]), "group": row["group"]}, interval(row, "accuracy")
+    return {"setting": setting_name(row["setting"]), "group": row["group"]}, interval(
+        row, "accuracy"
+    )
 
 
 def _difference(row: dict[str, Any]) -> Cells:
@@ -225,10 +228,11 @@ def _difference(row: dict[str, Any]) -> Cells:
 
 
 def _best(row: dict[str, Any]) -> Cells:
-    told = " ".join(filter(None, [f"best {row['best_ratio']:g}", over(row)]))
+    text = " ".join(filter(None, [f"best {row['best_ratio']:g}", over(row)]))
     if not absent(row["difference"]):
-        told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
-    return {"group": row["group"]}, told
+        difference = interval(row, "difference", sign=True, ends=("low", "high"))
+        text += f"; {row['best_other']:g} compared with 1: {difference}"
+    return {"group": row["group"]}, text
 
 
 def _rho(row: dict[str, Any]) -> Cells:

@@ -1,7 +1,8 @@
-"""Charts as SVG text, written here rather than by a plotting library.
+"""Charts as SVG text, without a plotting library.
 
-A panel is a few kilobytes, its text stays text, its lines and letters take the page's colours in light and dark, and it is narrow
-enough to be read on a phone: what has several parts is several panels, which the page sets side by side where there is room.
+A panel is a few kilobytes, its text remains text, its lines and letters follow the page's light or
+dark colours, and it is narrow enough for a phone. A chart with several parts consists of several
+panels, which the page sets side by side if there is room.
 """
 
 import math
@@ -15,7 +16,7 @@ from ift_scale.report.colors import readable_on
 
 WIDTH = 330
 LETTER = 6.5
-"""Width of a letter of 11 pixels in a wide typeface."""
+"""Width of a letter at 11 pixels in a wide typeface."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Axis:
     high: float
     label: str = ""
     marks: Sequence[tuple[float, str]] | None = None
-    """Places with their texts; round numbers where left out."""
+    """Tick positions and their labels; round numbers if None."""
     percent: bool = False
 
     @property
@@ -32,17 +33,17 @@ class Axis:
         if self.marks is not None:
             return self.marks
         return [
-            (value, f"{value * 100:.4g}%" if self.percent else _told(value))
+            (value, f"{value * 100:.4g}%" if self.percent else _format(value))
             for value in round_numbers(self.low, self.high)
         ]
 
 
-def _told(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def round_numbers(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within the limits."""
+    """Returns the multiples of 1, 2 or 5 times a power of ten within the limits."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
@@ -56,28 +57,28 @@ def limits(
     most: float | None = None,
     pad: float = 0.06,
 ) -> tuple[float, float]:
-    """The range of the finite values with some room, `least` and `most` its ends where it would go beyond."""
-    found = np.array([value for value in values if np.isfinite(value)], dtype=float)
-    if not len(found):
+    """Returns the range of the finite values with some margin, clipped to `least` and `most`."""
+    finite = np.array([value for value in values if np.isfinite(value)], dtype=float)
+    if not len(finite):
         return 0.0, 1.0
-    low, high = float(found.min()), float(found.max())
-    room = (high - low) * pad or abs(high) * 0.1 or 0.5
-    low, high = low - room, high + room
+    low, high = float(finite.min()), float(finite.max())
+    margin = (high - low) * pad or abs(high) * 0.1 or 0.5
+    low, high = low - margin, high + margin
     return (low if least is None else max(low, least)), (high if most is None else min(high, most))
 
 
 def across(names: Sequence[str]) -> Axis:
-    """An x axis of names, at 0, 1, ... from left to right."""
+    """Returns an x axis of names, at 0, 1, ... from left to right."""
     return Axis(-0.5, len(names) - 0.5, marks=list(enumerate(names)))
 
 
 def down(names: Sequence[str]) -> Axis:
-    """A y axis of names, at 0, 1, ... from the top."""
+    """Returns a y axis of names, at 0, 1, ... from the top."""
     return Axis(len(names) - 0.5, -0.5, marks=list(enumerate(names)))
 
 
 class Chart:
-    """One panel. Marks are drawn in the order of the calls; values that are no numbers leave a gap."""
+    """One panel. Marks are drawn in the order of the calls; non-finite values leave a gap."""
 
     def __init__(self, x: Axis, y: Axis, about: str, height: float = 220):
         self.x, self.y, self.about = x, y, about
@@ -123,8 +124,8 @@ class Chart:
     def band(
         self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], color: str
     ) -> None:
-        there = [i for i in range(len(xs)) if np.isfinite(low[i]) and np.isfinite(high[i])]
-        points = [(xs[i], low[i]) for i in there] + [(xs[i], high[i]) for i in reversed(there)]
+        kept = [i for i in range(len(xs)) if np.isfinite(low[i]) and np.isfinite(high[i])]
+        points = [(xs[i], low[i]) for i in kept] + [(xs[i], high[i]) for i in reversed(kept)]
         if points:
             text = " ".join(f"{self.at_x(x):.1f},{self.at_y(y):.1f}" for x, y in points)
             self.marks.append(f'<polygon class="band" fill="{color}" points="{text}"/>')
@@ -161,28 +162,28 @@ class Chart:
         self.marks.append(f'<polygon {paint} points="{text}"/>')
 
     def interval(self, x: float, low: float, high: float, color: str) -> None:
-        """Upright, at `x`."""
+        """Draws a vertical interval at `x`."""
         self.line([x, x], [low, high], color, "interval")
 
     def span(self, y: float, low: float, high: float, color: str) -> None:
-        """Lying, at `y`."""
+        """Draws a horizontal interval at `y`."""
         self.line([low, high], [y, y], color, "interval")
 
     def bar(
         self, left: float, right: float, y: float, thickness: float, color: str, text: str = ""
     ) -> None:
-        """Lying, from `left` to `right`; `text` stands inside where it fits."""
+        """Draws a horizontal bar, with `text` inside it if it fits."""
         if not (np.isfinite(left) and np.isfinite(right)) or right <= left:
             return
         u, width = self.at_x(left), self.at_x(right) - self.at_x(left)
         tall = abs(self.at_y(thickness) - self.at_y(0))
         top = self.at_y(y) - tall / 2
-        self.marks.append(
-            f'<rect fill="{color}" x="{u:.1f}" y="{top:.1f}" width="{width:.1f}" height="{tall:.1f}"/>'
-        )
+        size = f'width="{width:.1f}" height="{tall:.1f}"'
+        self.marks.append(f'<rect fill="{color}" x="{u:.1f}" y="{top:.1f}" {size}/>')
         if text and width > len(text) * LETTER + 4:
-            place = f'style="fill:{readable_on(color)}" x="{u + width / 2:.1f}" y="{top + tall / 2 + 4:.1f}"'
-            self.marks.append(f'<text class="inside" {place}>{escape(text)}</text>')
+            at = f'x="{u + width / 2:.1f}" y="{top + tall / 2 + 4:.1f}"'
+            style = f'style="fill:{readable_on(color)}"'
+            self.marks.append(f'<text class="inside" {style} {at}>{escape(text)}</text>')
 
     def level(self, y: float, kind: str = "dashed") -> None:
         if np.isfinite(y):
@@ -194,13 +195,14 @@ class Chart:
     def text(self, x: float, y: float, text: str, anchor: str = "start", over: float = 0) -> None:
         if np.isfinite(x) and np.isfinite(y):
             u = min(max(self.at_x(x), self.left + 2), self.right - 2)
-            place = f'class="over" x="{u:.1f}" y="{self.at_y(y) - over:.1f}"'
-            self.marks.append(f'<text {place} text-anchor="{anchor}">{escape(text)}</text>')
+            at = f'class="over" x="{u:.1f}" y="{self.at_y(y) - over:.1f}"'
+            self.marks.append(f'<text {at} text-anchor="{anchor}">{escape(text)}</text>')
 
     def svg(self) -> Markup:
+        title = escape(self.about)
         parts = [
-            f'<svg viewBox="0 0 {WIDTH} {self.height:g}" role="img" aria-label="{escape(self.about)}">'
-            f"<title>{escape(self.about)}</title>",
+            f'<svg viewBox="0 0 {WIDTH} {self.height:g}" role="img" aria-label="{title}">'
+            f"<title>{title}</title>",
             *self._frame(),
             *self.marks,
             "</svg>",
@@ -214,32 +216,29 @@ class Chart:
             v = self.at_y(value)
             if not named_y:
                 out.append(f'<path class="grid" d="M{self.left:.1f} {v:.1f}H{self.right:.1f}"/>')
-            out.append(
-                f'<text x="{self.left - 6:.1f}" y="{v + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-            )
+            at = f'x="{self.left - 6:.1f}" y="{v + 4:.1f}"'
+            out.append(f'<text {at} text-anchor="end">{escape(text)}</text>')
         for value, text in self.x.ticks:
             u = self.at_x(value)
             if not named_x:
                 out.append(f'<path class="grid" d="M{u:.1f} {self.top:.1f}V{self.bottom:.1f}"/>')
-            place = f'x="{u:.1f}" y="{self.bottom + 15:.1f}" text-anchor="middle"'
+            at = f'x="{u:.1f}" y="{self.bottom + 15:.1f}" text-anchor="middle"'
             if self.slanted:
-                v = self.bottom + 12
-                place = f'x="{u + 3:.1f}" y="{v:.1f}" text-anchor="end" transform="rotate(-45 {u + 3:.1f} {v:.1f})"'
-            out.append(f"<text {place}>{escape(text)}</text>")
-        out.append(
-            f'<path class="axis" d="M{self.left:.1f} {self.top:.1f}V{self.bottom:.1f}H{self.right:.1f}"/>'
-        )
+                x, v = u + 3, self.bottom + 12
+                turn = f'transform="rotate(-45 {x:.1f} {v:.1f})"'
+                at = f'x="{x:.1f}" y="{v:.1f}" text-anchor="end" {turn}'
+            out.append(f"<text {at}>{escape(text)}</text>")
+        corner = f"M{self.left:.1f} {self.top:.1f}V{self.bottom:.1f}H{self.right:.1f}"
+        out.append(f'<path class="axis" d="{corner}"/>')
         middle = (self.top + self.bottom) / 2
         if self.x.label:
             x = (self.left + self.right) / 2
-            out.append(
-                f'<text class="label" x="{x:.1f}" y="{self.height - 5:.1f}" text-anchor="middle">{escape(self.x.label)}</text>'
-            )
+            at = f'x="{x:.1f}" y="{self.height - 5:.1f}" text-anchor="middle"'
+            out.append(f'<text class="label" {at}>{escape(self.x.label)}</text>')
         if self.y.label:
             turn = f'transform="rotate(-90 11 {middle:.1f})"'
-            out.append(
-                f'<text class="label" x="11" y="{middle:.1f}" text-anchor="middle" {turn}>{escape(self.y.label)}</text>'
-            )
+            at = f'x="11" y="{middle:.1f}" text-anchor="middle" {turn}'
+            out.append(f'<text class="label" {at}>{escape(self.y.label)}</text>')
         return out
 
 

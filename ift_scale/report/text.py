@@ -1,4 +1,4 @@
-"""Numbers, intervals and names as the text of a report: plain strings, no HTML."""
+"""Numbers, intervals and names as the report's text: plain strings, no HTML."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,12 @@ Row = Mapping[str, Any]
 
 
 def absent(value: Any) -> bool:
+    """True for None and NaN."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def number(value: Any, digits: int = 2, sign: bool = False) -> str:
-    """With a true minus; a dash where there is no value, the sign for infinity where it has no end."""
+    """Formats a number with a true minus sign; a dash if missing, ∞ if infinite."""
     if absent(value) or pd.isna(value):
         return NONE
     if abs(value) == float("inf"):
@@ -29,16 +30,16 @@ def number(value: Any, digits: int = 2, sign: bool = False) -> str:
 
 
 def points(value: Any, sign: bool = False) -> str:
-    """A share in percent, or a difference of shares in percentage points, without the unit."""
+    """Formats a share in percent, or a difference in percentage points, without the unit."""
     return number(None if absent(value) else float(value) * 100, 1, sign)
 
 
 def interval(
     row: Row, name: str, share: bool = True, sign: bool = False, ends: tuple[str, str] | None = None
 ) -> str:
-    """`55.7 [50.9, 60.5]`: NAME, NAME_low and NAME_high of a row, the limits where there are any.
+    """Formats an estimate and its limits as `55.7 [50.9, 60.5]`, from NAME, NAME_low, NAME_high.
 
-    `over 3 of 4 domains` follows where it is over fewer domains than the run has.
+    `over 3 of 4 domains` is appended if the number is over fewer domains than the run has.
     """
     low, high = (row.get(end) for end in (ends or (f"{name}_low", f"{name}_high")))
 
@@ -47,13 +48,13 @@ def interval(
 
     if absent(row.get(name)):
         return NONE
-    # Where a column is narrow, the interval goes below its estimate as a whole.
-    ends_told = "" if absent(low) or absent(high) else f"[{show(low)},\u00a0{show(high)}]"
-    return " ".join(filter(None, [show(row[name]), ends_told, over(row, name)]))
+    # In a narrow column the interval breaks as a whole.
+    limits = "" if absent(low) or absent(high) else f"[{show(low)},\u00a0{show(high)}]"
+    return " ".join(filter(None, [show(row[name]), limits, over(row, name)]))
 
 
 def points_over(row: Row, name: str) -> str:
-    """`points` of a row's NAME, and over which domains it is where they are not all of the run's."""
+    """Formats a row's NAME by `points`, with its domains if they are not all of the run's."""
     return " ".join(filter(None, [points(row[name]), "" if absent(row[name]) else over(row, name)]))
 
 
@@ -61,16 +62,16 @@ def p_value(value: Any) -> str:
     return NONE if absent(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def why(found: pd.DataFrame, otherwise: str) -> str:
-    """The reasons that a table's rows give for what they lack."""
+def reasons_of(found: pd.DataFrame, otherwise: str) -> str:
+    """Returns the distinct reasons of a table's rows as text, or `otherwise`."""
     reasons = dict.fromkeys(
         part for text in found.reason.dropna() for part in str(text).split("; ") if part
     )
     return f"{'; '.join(reasons)}." if reasons else otherwise
 
 
-def name_of(setting: str) -> str:
-    """A setting as tables and legends call it; a mixture by its short name only, which tells its ratio."""
+def setting_name(setting: str) -> str:
+    """Returns a setting's name for tables and legends; mixtures have only their short name."""
     found = treatment(setting)
     if found.ratio is not None or found.short == found.label:
         return found.short

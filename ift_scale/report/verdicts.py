@@ -1,4 +1,4 @@
-"""Whether an estimate shows what a finding claims: the one rule that every verdict goes through."""
+"""The rule for every verdict: whether an estimate supports a finding."""
 
 from typing import Any, Literal
 
@@ -8,12 +8,11 @@ Verdict = Literal["holds", "does not hold", "cannot tell", "cannot tell (one see
 
 
 def verdict(low: Any, high: Any, seeds: Any, p: Any = None, level: float = 0.95) -> Verdict:
-    """`holds` where the whole interval lies above zero, `does not hold` where it lies below; else `cannot tell`.
+    """Judges an interval: `holds` above zero, `does not hold` below zero, else `cannot tell`.
 
-    In both cases p, where the estimate has one, must be at most 1 - level.
-
-    An interval over one seed's answers cannot tell training's own variation from an effect, so one seed shows nothing, whatever
-    its interval is; nor does an unknown number of seeds.
+    In addition p, if given, must be at most 1 - level. With one seed or an unknown number of seeds
+    the verdict is always `cannot tell`: an interval over one seed's answers cannot separate an
+    effect from the variation of training.
     """
     if not absent(seeds) and seeds <= 1:
         return "cannot tell (one seed)"

@@ -14,7 +14,7 @@ WHO: dict[str, Any] = {"domain": "d", "subject": "d", "collection": "pool", "spl
 
 
 def choice(id: str, is_right: bool, num_choices: int = 4, sure: float = 0.6, **more: Any) -> Score:
-    """A question whose answer is option 1, answered by it or by option 0 with the probability `sure`."""
+    """A question with answer 1; the model answers it or option 0 with probability `sure`."""
     probs = np.full(num_choices, (1 - sure) / (num_choices - 1))
     probs[1 if is_right else 0] = sure
     known = {"logprobs": np.log(probs).tolist(), "probs": probs.tolist(), "letter_mass": 1.0}

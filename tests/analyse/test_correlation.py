@@ -1,4 +1,4 @@
-"""Spearman's partial correlation against ppcor's published output and statsmodels; what is undefined has its reason."""
+"""Spearman's partial correlation against ppcor's published output and statsmodels."""
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ def test_the_permutation_test_agrees_with_all_permutations() -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 2.0])
 def test_no_relation_is_seldom_called_one(apart: float) -> None:
-    """Domains that differ in both measures beyond the base model's accuracy mislead the t distribution's p, and neither of ours."""
+    """Domain effects in both measures mislead the t distribution's p, but neither of our methods."""
     rng, called = np.random.default_rng(1), np.zeros(3)
     for _ in range(trials := 150):
         base, domains = rng.uniform(0.4, 0.7, 4).repeat(6), np.repeat(list("abcd"), 6)
@@ -127,7 +127,7 @@ def test_other_undefined_cases_are_told_in_words() -> None:
         partial_spearman(x[:3], y[:3], base[:3] + np.arange(3)).reason
         == "3 points are too few: at least 4 are required"
     )
-    assert "none left beside" in partial_spearman(x, base, base).reason
+    assert "no variation besides" in partial_spearman(x, base, base).reason
     one = clustered(x[:8], y[:8], base[:8], domains[:8], 0.95)
     assert (
         one.rho is not None

@@ -50,7 +50,7 @@ def test_an_effect_is_found() -> None:
 
 
 def test_the_stored_simulation_holds() -> None:
-    """Every case of no effect; five standard errors of its trials for the worst of a hundred of them."""
+    """Every case without an effect; 5 standard errors of its trials for the worst of 100 cases."""
     path = results_folder() / "intervals.json"
     if not path.is_file():
         pytest.skip(f"{path.name} is not stored: python -m benchmarks.simulate_intervals")
@@ -73,7 +73,7 @@ def _covered(
     trials: int = 250,
     measure: Measure = SHARE,
 ) -> tuple[float, int]:
-    """(share of the intervals that hold the truth, number of intervals) of a mean of right answers."""
+    """Returns (share of intervals that contain the true mean, number of intervals)."""
     rng, held = np.random.default_rng(0), []
     truth = float(np.mean(chances))
     for _ in range(trials):
@@ -117,7 +117,7 @@ def test_the_smallest_strata_have_no_interval(sizes: list[int]) -> None:
 
 
 def test_what_does_not_vary_is_not_certain() -> None:
-    """All questions are answered rightly: the interval still holds what a rule of three allows, 1 - 3 / n."""
+    """All answers are right: the interval still contains the rule of three's limit, 1 - 3 / n."""
     made = estimate([DomainValues(np.ones((3, 30)), np.arange(30), range(3))], SHARE)
     assert made is not None
     shown = made.interval(0.95)

@@ -1,4 +1,4 @@
-"""Intervals against scipy, statsmodels, published values and mixed models' formulas; their coverage is in test_coverage.py."""
+"""Intervals against scipy, statsmodels, published values and mixed-model formulas."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_several_domains_are_price_and_bonetts_interval() -> None:
 
 
 def test_paired_differences_are_agresti_and_mins_interval() -> None:
-    """Agresti and Min 2005: half a pair is added to each of the four cells. 16 and 7 of 60 pairs differ."""
+    """Agresti and Min 2005: half a pair is added to each of the four cells; 16 and 7 of 60 differ."""
     differences = np.repeat([1.0, -1.0, 0.0], [16, 7, 37])
     shown = _made([_table(differences[None])], DIFFERENCE).over_questions(0.95)
     b, c, n = 16.5, 7.5, 62
@@ -115,7 +115,7 @@ def test_variances_are_those_of_the_crossed_model() -> None:
 
 
 def test_a_seed_is_one_draw_in_all_domains() -> None:
-    """What a seed does to all domains alike is not averaged away over them; what it does to one of them is."""
+    """An effect of a seed on all domains is not averaged away; an effect on one of them is."""
     values = np.repeat([[0.2], [0.5], [0.8]], 40, axis=1)
     alike = _made([_table(values, 100 * d) for d in range(4)])
     apart = _made([_table(values, 100 * d, [10 * d, 10 * d + 1, 10 * d + 2]) for d in range(4)])
@@ -159,7 +159,7 @@ def test_questions_asked_in_several_domains_are_not_counted_as_new_ones() -> Non
 
 
 def test_domains_are_fixed_and_their_questions_are_not() -> None:
-    """Questions that only one of two domains asks vary among themselves; the only one of its kind is taken whole."""
+    """Questions of one domain only are a stratum of their own; a single one counts fully."""
     one, other = np.array([[0.0, 0.0, 1.0]]), np.array([[1.0, 0.0]])
     made = _made(
         [DomainValues(one, np.array([0, 1, 2]), [0]), DomainValues(other, np.array([2, 3]), [0])]

@@ -56,7 +56,7 @@ def test_all_domains_is_their_mean_and_settings_are_in_order() -> None:
 
 
 def test_means_that_can_be_compared_are_over_the_domains_that_every_setting_has() -> None:
-    """H has a bad domain more than S, and is the same where both are: its mean over its own domains is lower all the same."""
+    """H has one (bad) domain more than S and equals it elsewhere: its own mean is lower."""
     arms = [arm("harmonious", s, choices(BETTER, "d")) for s in (0, 1)] + [
         arm("self_aligning", s, choices(BETTER, "d")) for s in (0, 1)
     ]

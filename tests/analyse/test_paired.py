@@ -46,7 +46,7 @@ def test_holm_published_example() -> None:
 
 @pytest.mark.parametrize(
     ("pairs", "only_first", "only_second"),
-    # Connor 1987's formula, as two public calculators give it: 155 and 23 pairs are needed at power 0.8.
+    # Connor 1987's formula in two public calculators: 155 and 23 pairs are required for power 0.8.
     [(155, 0.30, 0.15), (23, 0.45, 0.05)],
 )
 def test_detectable_difference_published_examples(

@@ -125,7 +125,7 @@ def test_one_seed_cannot_tell_which_ratio_is_best() -> None:
 
 
 def test_the_interval_of_the_best_ratio_allows_for_its_choice() -> None:
-    """Six ratios that are all alike: the best is called better than ratio 1 no more often than the level says (one side of 0.6)."""
+    """Of six equal ratios, the best is judged better than ratio 1 no more often than the level."""
     ratios = ("incompatible", *(f"mixture-{r}" for r in (0.2, 0.4, 0.6, 0.8)), "self_aligning")
     rng, called, trials = np.random.default_rng(0), 0, 30
     for _ in range(trials):

@@ -1,4 +1,4 @@
-"""A finished run's files, made up: as much or as little of them as a test of the report asks for."""
+"""The files of a synthetic finished run, complete or reduced."""
 
 import json
 from itertools import combinations
@@ -11,7 +11,7 @@ import pandas as pd
 from ift_scale.config.file import from_dict
 from ift_scale.io.manifests import Manifest
 from ift_scale.records import GRADES, Arm, Question
-from ift_scale.report.facts import Facts, Sources
+from ift_scale.report.facts import Facts, ReportInputs
 from ift_scale.treatments import POOLED, consistency_ratio, unknown_ratio
 
 DOMAINS = ("medicine", "history", "engineering", "jurisprudence")
@@ -332,7 +332,7 @@ def balance(
                         | {"covariate": "author", "level": "dataset", "value": 1.0, "distance": 0.0}
                     )
                     for name, mean in (("confidence", 0.8), ("length", 240.0)):
-                        # One author's responses may all have one length: the standardized difference has no end then.
+                        # Responses of equal length have an infinite standardized difference.
                         distance = (
                             np.inf
                             if name == "length" and setting == "self_aligning" and far == 1
@@ -412,7 +412,7 @@ def facts(
     groups: tuple[str, ...] = ("HOMO", "ID", "OOD"),
     full: bool = True,
 ) -> Facts:
-    """A run's facts, its files under `folder`. `full`: with every table that a run may have."""
+    """Writes a run's files to `folder` and returns its facts; `full` adds every optional table."""
     (folder / "analyse").mkdir(parents=True)
     arms = [
         Arm(domain=d, setting=s, seed=seed, domains=DOMAINS if d == POOLED else ())
@@ -496,7 +496,7 @@ def facts(
             },
         }
     )
-    sources = Sources(
+    sources = ReportInputs(
         tables=folder / "analyse",
         train=folder / "train",
         arms=arms,

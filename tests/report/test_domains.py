@@ -1,4 +1,4 @@
-"""Every number that is a mean over fewer domains than the run has says so, and means that are compared are over the same ones."""
+"""Numbers over fewer domains than the run has are marked; compared means have the same domains."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from ift_scale.io.progress import Bar
 from ift_scale.records import Arm, Score
 from ift_scale.report import latex, study
 from ift_scale.report.coverage import label, over, side_by_side
-from ift_scale.report.facts import Facts, Sources
+from ift_scale.report.facts import Facts, ReportInputs
 from ift_scale.report.run import page
 from ift_scale.stage import Task
 from ift_scale.treatments import POOLED
@@ -55,7 +55,7 @@ def _facts(folder: Path, lacking: dict[str, tuple[str, ...]]) -> Facts:
     there: list[Arm] = [scores.arm for scores in arms]
     nothing = folder / "none"
     return Facts(
-        config, Sources(folder / "analyse", nothing, there, {}, {}, 0.25, {}, nothing, nothing)
+        config, ReportInputs(folder / "analyse", nothing, there, {}, {}, 0.25, {}, nothing, nothing)
     )
 
 
@@ -102,13 +102,14 @@ def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
     assert "S (3/4)" in text and "S − I (3/4)" in text  # plots
     assert "HOMO: 3 of 4 domains" in text  # the line over ratios is over the domains that all have
     assert re.search(
-        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains",
+        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval includes zero"
+        r"|\+5.0 points .* over 3 of 4 domains",
         text,
     )
 
 
 def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
-    """Two of the base model's grades have five questions in a domain, and no other seed says what training varies."""
+    """Two grades have five questions in a domain, and there is one seed."""
     base = (
         choices([True] * 30, "law", sure=0.9)
         + choices([False] * 5, "n", sure=0.9)
@@ -127,7 +128,7 @@ def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
     nothing = tmp_path / "none"
     facts = Facts(
         config,
-        Sources(
+        ReportInputs(
             tmp_path / "analyse", nothing, [a.arm for a in arms], {}, {}, 0.25, {}, nothing, nothing
         ),
     )
@@ -135,7 +136,7 @@ def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
     assert "Values without brackets: no interval: a domain has fewer than 10 questions." in text
     assert "Values without brackets: one seed: no interval over seeds." in text
     assert "? cannot tell (one seed)" in text and "✓ holds here" not in text
-    assert "these very models, not about the method" in text
+    assert "these trained models, not about the method" in text
 
 
 def test_latex_says_so(partial: Facts) -> None:
@@ -153,7 +154,7 @@ def test_a_study_says_so(partial: Facts, tmp_path: Path) -> None:
     variants = {}
     for name, facts in (("partial", partial), ("whole", whole)):
         (tmp_path / name / "report").mkdir(parents=True)
-        for file in facts.sources.tables.glob("*.csv"):
+        for file in facts.inputs.tables.glob("*.csv"):
             (tmp_path / name / "report" / file.name).write_bytes(file.read_bytes())
         variants[name] = Config(output_dir=str(tmp_path / name))
     text = _text(study.run(Config(output_dir=str(tmp_path)), variants).read_text())

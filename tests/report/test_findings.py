@@ -13,7 +13,7 @@ from ift_scale.report.findings import (
     cautions,
     correlation,
     differences,
-    paper,
+    paper_figures,
 )
 from ift_scale.report.verdicts import verdict
 from tests.report import synthetic
@@ -38,7 +38,7 @@ def _comparison(difference: float, low: float, high: float, **more: Any) -> pd.D
 
 
 def _first(found: pd.DataFrame) -> tuple[str, str]:
-    told = differences(found, paper()["differences"], 0.95)[0]
+    told = differences(found, paper_figures()["differences"], 0.95)[0]
     return told.verdict, told.text
 
 
@@ -56,15 +56,15 @@ def _base(accuracy: float, low: float, high: float) -> pd.DataFrame:
     )
 
 
-def test_an_interval_that_holds_zero_is_no_effect() -> None:
+def test_an_interval_that_includes_zero_is_no_effect() -> None:
     text = (
-        "+2.0 points (−5.0 to +9.0): the interval holds zero, so no difference is shown; this test could have shown one of 8.1; "
-        "paper +11.27."
+        "+2.0 points (−5.0 to +9.0): the interval includes zero, so no difference is shown; the "
+        "test could have detected 8.1 points; paper +11.27."
     )
     assert _first(_comparison(0.02, -0.05, 0.09, detectable=0.081)) == ("cannot tell", text)
 
 
-def test_an_effect_is_told_with_its_interval() -> None:
+def test_an_effect_is_reported_with_its_interval() -> None:
     assert _first(_comparison(0.2, 0.1, 0.3)) == (
         "holds",
         "+20.0 points (+10.0 to +30.0); paper +11.27.",
@@ -75,24 +75,24 @@ def test_an_effect_is_told_with_its_interval() -> None:
     )
 
 
-def test_an_effect_that_the_correction_takes_is_none() -> None:
+def test_an_effect_that_is_not_significant_after_correction() -> None:
     verdict, text = _first(_comparison(0.05, 0.01, 0.09, holm_p=0.2))
     assert (
         verdict == "cannot tell"
-        and "not after Holm's correction for the number of tests (p = 0.200)" in text
+        and "not significant after Holm's correction (p = 0.200)" in text
     )
     assert _first(_comparison(0.05, 0.01, 0.09, holm_p=0.01))[0] == "holds"
 
 
 def test_what_was_not_compared_was_not_asked() -> None:
-    told = differences(_comparison(0.2, 0.1, 0.3), paper()["differences"], 0.95)
+    told = differences(_comparison(0.2, 0.1, 0.3), paper_figures()["differences"], 0.95)
     assert [finding.verdict for finding in told] == ["holds", "not asked", "not asked"]
 
 
-def test_a_base_model_at_chance_is_told_first() -> None:
+def test_a_base_model_at_chance_is_reported_first() -> None:
     told = cautions(_base(0.26, 0.2, 0.32), 0.25, 1)
-    assert told[0].startswith("The base model cannot be told from chance (25%) in any group")
-    assert told[1].startswith("One seed only")
+    assert told[0].startswith("The base model is indistinguishable from chance (25%) in every group")
+    assert told[1].startswith("This run has one seed.")
     assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3) == []
 
 
@@ -123,10 +123,10 @@ def test_the_best_ratio() -> None:
         "cannot tell",
         "cannot tell",
     ]
-    assert told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
+    assert told[0].text == "best at 0.6, +3.0 points compared with ratio 1 (+1.0 to +5.0)."
     assert (
         told[2].text
-        == "best at 1; the best of the others, 0.8, is −3.0 points against ratio 1 (−6.0 to −1.0)."
+        == "best at 1; the best of the others, 0.8, is −3.0 points compared with ratio 1 (−6.0 to −1.0)."
     )
     assert told[4].text == "no arm of ratio 1."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
@@ -147,7 +147,7 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
     }
     none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
     rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
-    told = correlation(pd.DataFrame(rows), paper()["correlation"])
+    told = correlation(pd.DataFrame(rows), paper_figures()["correlation"])
     assert [finding.verdict for finding in told] == [
         "holds",
         "cannot tell",
@@ -183,8 +183,8 @@ def test_every_verdict_needs_seeds(
     )
 
 
-def test_one_seed_can_tell_nothing_whatever_its_intervals_are(tmp_path: Path) -> None:
-    """The made-up tables have intervals that leave zero out, as tables of an earlier version had."""
+def test_one_seed_supports_no_finding(tmp_path: Path) -> None:
+    """The synthetic tables have intervals that exclude zero, as tables of an earlier version had."""
     facts = synthetic.facts(tmp_path / "files", seeds=(0,))
     found = [finding for findings in all_findings(facts).values() for finding in findings]
     assert len(found) > 9 and {finding.verdict for finding in found} == {"cannot tell (one seed)"}
@@ -194,7 +194,7 @@ def test_one_seed_can_tell_nothing_whatever_its_intervals_are(tmp_path: Path) ->
     }
 
 
-def test_findings_say_over_which_domains_they_are() -> None:
+def test_findings_name_their_domains() -> None:
     assert _first(_comparison(0.2, 0.1, 0.3, domains=3, of_domains=4, domain="all"))[1] == (
         "+20.0 points (+10.0 to +30.0) over 3 of 4 domains; paper +11.27."
     )

@@ -1,4 +1,4 @@
-"""The page, its files, and what it does with little or with strange input."""
+"""The page, its files, and unusual or minimal input."""
 
 import re
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ from ift_scale.report import colors, latex
 from ift_scale.report.facts import Facts, read
 from ift_scale.report.html import table
 from ift_scale.report.run import page, write_page
-from ift_scale.report.sections import asked
+from ift_scale.report.sections import experiment
 from ift_scale.report.sections.probe import calibration, letters, reliability
 from ift_scale.report.svg import Axis, Chart, limits, round_numbers
 from ift_scale.report.text import number
@@ -84,15 +84,15 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 
 
 def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
-    write_page(full.config, Task("report", tmp_path / "report", "k", {}), full.sources)
+    write_page(full.config, Task("report", tmp_path / "report", "k", {}), full.inputs)
     text = (tmp_path / "report" / "index.html").read_text()
     told = " ".join(_check(text).text)
     titles = (
-        "Beside the paper",
+        "Comparison with the paper",
         "Mixtures",
-        "What turned right",
+        "Answers that turned right",
         "Example questions",
-        "Written answers",
+        "Generated answers",
         "Live knowledge",
     )
     assert all(title in told for title in titles)
@@ -100,8 +100,8 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
-    assert "3 of 160" in told  # questions that stand twice
-    assert "7 were written more than once" in told and "their questions go into no set" in told
+    assert "3 of 160" in told  # duplicate questions
+    assert "7 were written more than once" in told and "their questions are in no set" in told
     assert (
         "kl is the same for every point" in told and "∞" in told
     )  # reasons where there is no number
@@ -125,19 +125,19 @@ def test_texts_of_the_run_are_escaped(small: Facts) -> None:
 
 
 def test_the_page_is_the_same_every_time(small: Facts) -> None:
-    assert page(small, []) == page(Facts(small.config, small.sources), [])
+    assert page(small, []) == page(Facts(small.config, small.inputs), [])
 
 
-def test_the_page_of_the_least_run(tmp_path: Path) -> None:
+def test_the_page_of_a_minimal_run(tmp_path: Path) -> None:
     facts = synthetic.facts(
         tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",), full=False
     )
     told = " ".join(_check(page(facts, ["arms.csv"])).text)
-    assert "One seed only" in told and "fine-tuned 2 times" in told and "law" in told
+    assert "This run has one seed" in told and "fine-tuned 2 times" in told and "law" in told
     assert (
         "Mixtures:" not in told
         and "Example questions" not in told
-        and "Written answers" not in told
+        and "Generated answers" not in told
     )
 
 
@@ -151,7 +151,7 @@ def test_the_page_of_the_least_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_any_settings_and_domains_make_a_page(
+def test_any_settings_and_domains_have_a_page(
     tmp_path: Path, domains: tuple[str, ...], settings: tuple[str, ...]
 ) -> None:
     facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
@@ -162,15 +162,16 @@ def test_any_settings_and_domains_make_a_page(
 @pytest.mark.parametrize(
     ("matching", "told"),
     [
-        ({}, "nothing but their size is made equal"),
+        ({}, "only their sizes are equal"),
         (
             {"letters": "reorder", "length": "selection", "author": "external"},
-            "target letters (by reordering options), length (by choosing questions) and author (an external one words all",
+            "target letters (by reordering options), length (by choosing questions) and author (an "
+            "external model writes all",
         ),
     ],
 )
-def test_the_controls_are_told(matching: dict[str, str], told: str) -> None:
-    assert told in asked._controls(MatchingConfig.model_validate(matching))
+def test_matching_is_described(matching: dict[str, str], told: str) -> None:
+    assert told in experiment._controls(MatchingConfig.model_validate(matching))
 
 
 def test_sets_that_are_not_matched_are_shown_once(small: Facts) -> None:
@@ -193,9 +194,9 @@ def test_free_questions_have_no_chance(tmp_path: Path) -> None:
         full=False,
     )
     rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
-    (facts.sources.tables / "base.csv").write_text(rows)
+    (facts.inputs.tables / "base.csv").write_text(rows)
     told = " ".join(_check(page(facts, [])).text)
-    assert "cannot be told from chance" not in told and "right is what matches an alias" in told
+    assert "indistinguishable from chance" not in told and "that matches an alias" in told
 
 
 def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path: Path) -> None:
@@ -212,9 +213,9 @@ def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path:
 def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
     facts = synthetic.facts(tmp_path / "files", ("law",), full=False)
     for name in ("comparisons", "correlation", "grades"):
-        (facts.sources.tables / f"{name}.csv").write_text("\n")
+        (facts.inputs.tables / f"{name}.csv").write_text("\n")
     told = " ".join(_check(page(facts, [])).text)
-    assert "no two settings to compare" in told and "No correlation: it needs three ratios" in told
+    assert "no two settings to compare" in told and "No correlation: it requires three ratios" in told
 
 
 def test_a_domain_may_be_called_na(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_a_domain_may_be_called_na(tmp_path: Path) -> None:
 
 
 def test_an_empty_cell_needs_a_reason() -> None:
-    with pytest.raises(AssertionError, match="nothing says why"):
+    with pytest.raises(AssertionError, match="without an explanation"):
         table([{"a": "x", "b": None}], "Something")
     assert "– was not asked" in table([{"a": "x", "b": None}], "Something", "was not asked.")
 
@@ -298,7 +299,7 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
         "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
     }
     told = {row["measure"]: row["value"] for row in reliability(plain | more)}
-    assert told["letter bias, 4 options"] == "0.200" and told["agreement of views"] == "0.750"
+    assert told["letter bias, 4 options"] == "0.200" and told["agreement between views"] == "0.750"
     assert (
         told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
     )

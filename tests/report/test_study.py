@@ -25,7 +25,7 @@ def _study(folder: Path) -> tuple[Config, dict[str, Config]]:
         }
         variants[name] = Config.model_validate(config)
         (folder / name).mkdir()
-        facts.sources.tables.rename(folder / name / "report")
+        facts.inputs.tables.rename(folder / name / "report")
     return whole, variants
 
 

@@ -1,4 +1,4 @@
-"""The page's sections in order: (id, title, what writes it; None where the run has nothing for it)."""
+"""The page's sections in order: (id, title, function; it returns None to leave the section out)."""
 
 from collections.abc import Callable
 
@@ -8,33 +8,33 @@ from ift_scale.report.facts import Facts
 from ift_scale.report.sections import (
     accuracy,
     appendix,
-    asked,
-    beside,
     changes,
     consistency,
     differences,
     examples,
+    experiment,
+    paper,
     probe,
     ratios,
     sets,
     throughput,
     training,
-)  # fmt: skip
+)
 
 ORDER: tuple[tuple[str, str, Callable[[Facts], Markup | None]], ...] = (
-    ("asked", "What was asked", asked.body),
-    ("findings", "Findings", asked.found),
+    ("asked", "The experiment", experiment.body),
+    ("findings", "Findings", experiment.findings_section),
     ("accuracy", "Accuracy by setting", accuracy.body),
-    ("paper", "Beside the paper's figures", beside.body),
+    ("paper", "Comparison with the paper", paper.body),
     ("differences", "Differences between settings", differences.body),
     ("ratios", "Mixtures: accuracy by ratio", ratios.body),
     ("consistency", "Consistency with the base model", consistency.body),
-    ("transitions", "What turned right, what turned wrong", changes.transitions),
-    ("grades", "By what the model knew", changes.grades),
+    ("transitions", "Answers that turned right or wrong", changes.transitions),
+    ("grades", "Accuracy by prior knowledge", changes.grades),
     ("examples", "Example questions, before and after", examples.body),
-    ("generated", "Written answers and refusals", changes.generated),
+    ("generated", "Generated answers and refusals", changes.generated),
     ("sets", "The sets and their balance", sets.body),
-    ("probe", "How sure the base model's knowledge is", probe.body),
+    ("probe", "Reliability of the base model's knowledge", probe.body),
     ("live", "Live knowledge", training.live_knowledge),
     ("losses", "Training loss", training.losses),
     ("domains", "Accuracy by domain", accuracy.by_domain),

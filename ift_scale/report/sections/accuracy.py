@@ -1,4 +1,4 @@
-"""Accuracy by setting: the main table and its picture, and the same by domain."""
+"""Accuracy by setting as a table and a figure, and by domain."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ift_scale.report import colors
 from ift_scale.report.coverage import (
     ALL,
     SHARED,
-    explained,
+    coverage_note,
     is_free,
     label,
     names,
@@ -18,47 +18,49 @@ from ift_scale.report.coverage import (
     without_pooled,
 )
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import bare, details, figure, joined, table
+from ift_scale.report.html import details, figure, joined, no_interval_note, table
 from ift_scale.report.svg import Axis, Chart, across, limits
-from ift_scale.report.text import interval, listed, name_of, points_over
+from ift_scale.report.text import interval, listed, points_over, setting_name
 from ift_scale.treatments import POOLED
 
 
 def body(facts: Facts) -> Markup:
     base, settings = facts["base"], facts["settings"]
-    text = (
-        f"Accuracy in percent, {facts.place}, with {facts.level} intervals over {over_what(facts)}."
-    )
+    text = f"Accuracy in percent, {facts.scope}, with {facts.level} intervals over "
+    text += f"{over_what(facts)}."
     charts = [(group, _panel(facts, group)) for group in facts.groups]
-    lines = "Points: mean and interval; small dots: one arm each. Dashed: the base model, few-shot. Dotted: chance."
-    lines += explained(overall(settings))
+    lines = (
+        "Points: mean and interval; small dots: one arm each. Dashed: the base model, few-shot. "
+        "Dotted: chance."
+    )
+    lines += coverage_note(overall(settings))
     parts = [
         table(wide(facts, overall(settings), base), text, NOT_ASKED),
-        bare(overall(settings), "accuracy"),
+        no_interval_note(overall(settings), "accuracy"),
     ]
     if len(shared := settings[settings.domain == SHARED]):
         parts.append(
             table(
                 wide(facts, shared, base),
-                f"The same over the domains that every setting has: {told(shared)}",
+                "The same over the domains that every setting has: " + shared_domains(shared),
                 NOT_ASKED,
             )
         )
     return joined([*parts, figure(charts, lines)])
 
 
-NOT_ASKED = "was not asked of this setting."
+NOT_ASKED = "this setting was not evaluated on these questions."
 
 
 def over_what(facts: Facts) -> str:
-    """What the intervals of means are over; with one seed they are about these very models."""
+    """Returns what the intervals of means are over; with one seed, questions only."""
     if len(facts.seeds) > 1:
         return "seeds and questions"
-    return "questions alone (one seed: they are about these very models, not about the method)"
+    return "questions only (one seed: about these trained models, not about the method)"
 
 
-def told(shared: pd.DataFrame) -> str:
-    """The domains of `shared` rows, which may not be the same for all groups."""
+def shared_domains(shared: pd.DataFrame) -> str:
+    """Lists the domains of `shared` rows, which may differ between groups."""
     by_group = {
         str(group): listed(names(part)) for group, part in shared.groupby("group", sort=False)
     }
@@ -68,12 +70,16 @@ def told(shared: pd.DataFrame) -> str:
 
 
 def wide(facts: Facts, settings: pd.DataFrame, base: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row a setting, one column a group; the base model last, over the domains of the rows. `base`: its rows."""
+    """Returns one row per setting with one column per group, and the base model as the last row.
+
+    The base model's means are over the same domains as the settings' rows; `base` are its rows.
+    """
     rows: list[dict[str, Any]] = []
     for setting, part in facts.ordered(settings).groupby("setting", sort=False):
         cells = {row["group"]: _cell(facts, row) for row in part.to_dict("records")}
         rows.append(
-            {"setting": name_of(str(setting))} | {group: cells.get(group) for group in facts.groups}
+            {"setting": setting_name(str(setting))}
+            | {group: cells.get(group) for group in facts.groups}
         )
     means = {
         group: base_mean(facts, settings[settings.group == group], base, group)
@@ -88,11 +94,11 @@ def wide(facts: Facts, settings: pd.DataFrame, base: pd.DataFrame) -> list[dict[
 
 def _cell(facts: Facts, row: dict[str, Any]) -> str:
     alone = row.get("interval_over") == "questions" and len(facts.seeds) > 1
-    return interval(row, "accuracy") + (" (one seed: questions alone)" if alone else "")
+    return interval(row, "accuracy") + (" (one seed: questions only)" if alone else "")
 
 
 def base_mean(facts: Facts, rows: pd.DataFrame, base: pd.DataFrame, group: str) -> dict[str, Any]:
-    """A row of the base model's mean over the domains that `rows` of a group are over: over `shared` ones those only."""
+    """Returns the base model's mean over the domains of a group's `rows`."""
     own = without_pooled(base)
     own = own[own.group == group]
     if (rows.domain == SHARED).any():
@@ -113,14 +119,14 @@ def _panel(facts: Facts, group: str) -> Markup:
         without_pooled(facts["arms"]),
         without_pooled(facts["base"]),
     )
-    # All groups on one scale.
+    # All groups have the same scale.
     ends = limits(
         [
             *settings.accuracy_low,
             *settings.accuracy_high,
             *arms.accuracy,
             *base.accuracy,
-            facts.sources.chance,
+            facts.inputs.chance,
         ],
         0,
         1,
@@ -132,14 +138,14 @@ def _panel(facts: Facts, group: str) -> Markup:
     )
     chart.level(base[base.group == group].accuracy.mean())
     if not is_free(group):
-        chart.level(facts.sources.chance, "dotted")
-    for place, row in enumerate(found.to_dict("records")):
+        chart.level(facts.inputs.chance, "dotted")
+    for index, row in enumerate(found.to_dict("records")):
         color = colors.of(row["setting"])
         own = arms[(arms.setting == row["setting"]) & (arms.group == group)].accuracy
         for i, value in enumerate(own):
-            chart.point(place - 0.2 + 0.12 * (i % 3 - 1), value, color, size=1.6)
-        chart.interval(place + 0.12, row["accuracy_low"], row["accuracy_high"], color)
-        chart.point(place + 0.12, row["accuracy"], color, hollow=bool(over(row)))
+            chart.point(index - 0.2 + 0.12 * (i % 3 - 1), value, color, size=1.6)
+        chart.interval(index + 0.12, row["accuracy_low"], row["accuracy_high"], color)
+        chart.point(index + 0.12, row["accuracy"], color, hollow=bool(over(row)))
     return chart.svg()
 
 

@@ -1,4 +1,4 @@
-"""Question by question: what turned right or wrong, and what became of what the base model knew."""
+"""Question by question: answers that turned right or wrong, and accuracy by prior knowledge."""
 
 from typing import Any
 
@@ -7,11 +7,19 @@ from markupsafe import Markup
 
 from ift_scale.records import GRADES
 from ift_scale.report import colors
-from ift_scale.report.coverage import column, explained, label, over, overall
+from ift_scale.report.coverage import column, coverage_note, label, over, overall
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import bare, figure, folded, joined, key, legend, paragraph
+from ift_scale.report.html import figure, folded, joined, key, legend, no_interval_note, paragraph
 from ift_scale.report.svg import Axis, Chart, across, down, limits
-from ift_scale.report.text import absent, interval, name_of, number, points, points_over, why
+from ift_scale.report.text import (
+    absent,
+    interval,
+    number,
+    points,
+    points_over,
+    reasons_of,
+    setting_name,
+)
 
 KINDS = {
     "right_right": ("stays right", "#008f68"),
@@ -19,7 +27,7 @@ KINDS = {
     "right_wrong": ("turns wrong", "#d55e00"),
     "wrong_wrong": ("stays wrong", "#80808a"),
 }
-NOTHING = "no question was asked of both."
+NOTHING = "no question was asked of both models."
 
 
 def transitions(facts: Facts) -> Markup | None:
@@ -32,17 +40,20 @@ def transitions(facts: Facts) -> Markup | None:
         for group in facts.groups
         if (whole.group == group).any()
     ]
-    text = "Of all questions, the share that the base model (few-shot) and the arm both answer rightly, only one of them, or neither."
+    text = (
+        "The share of all questions that both the base model (few-shot) and the arm answer "
+        "correctly, only one of them, or neither."
+    )
     parts = [
         paragraph(text),
         figure(
             panels,
-            f"Shares of the questions, {facts.place}.{explained(whole)}",
+            f"Shares of the questions, {facts.scope}.{coverage_note(whole)}",
             legend((color, name) for name, color in KINDS.values()),
         ),
         folded(
             _shares(whole),
-            f"Transitions in percent of the questions: {facts.place}",
+            f"Transitions in percent of the questions: {facts.scope}",
             NOTHING,
             heads=2,
         ),
@@ -63,7 +74,7 @@ def transitions(facts: Facts) -> Markup | None:
 
 def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
     cells = [
-        {"setting": name_of(row["setting"]), "group": row["group"]}
+        {"setting": setting_name(row["setting"]), "group": row["group"]}
         | {KINDS[k][0]: points(row[k]) for k in KINDS}
         for row in rows.to_dict("records")
     ]
@@ -78,10 +89,10 @@ def _bars(rows: pd.DataFrame, group: str) -> Markup:
         f"Transitions on {group}",
         26 * len(names) + 60,
     )
-    for place, row in enumerate(rows.to_dict("records")):
+    for index, row in enumerate(rows.to_dict("records")):
         left = 0.0
         for kind, (_, color) in KINDS.items():
-            chart.bar(left, left + row[kind], place, 0.72, color, points(row[kind]))
+            chart.bar(left, left + row[kind], index, 0.72, color, points(row[kind]))
             left += row[kind]
     return chart.svg()
 
@@ -91,22 +102,23 @@ def grades(facts: Facts) -> Markup | None:
     if not len(found):
         return None
     order = ["known right", "uncertain", "known wrong", *GRADES]
-    there = sorted(
+    present = sorted(
         dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order)
     )
     whole = facts.ordered(overall(found))
     kinds = [
         kind
-        for kind in ([g for g in there if g not in GRADES], [g for g in there if g in GRADES])
+        for kind in ([g for g in present if g not in GRADES], [g for g in present if g in GRADES])
         if kind
     ]
     parts = [
         paragraph(
-            "Accuracy of each arm by what the base model knew of the question before: what is kept, what is learnt, what is lost."
+            "Accuracy of each arm by what the base model knew about the question before training: "
+            "what is kept, what is learned, what is lost."
         )
     ]
     partial = any(over(row) for row in whole.to_dict("records"))
-    hollow = " Hollow: over fewer domains than the run has, as the table says." if partial else ""
+    hollow = " Hollow: over fewer domains than the run has (see the table)." if partial else ""
     for kind in kinds:
         panels = [
             (group, _by_grade(whole, group, kind))
@@ -116,13 +128,13 @@ def grades(facts: Facts) -> Markup | None:
         parts.append(
             figure(
                 panels,
-                f"Accuracy by what was known, {facts.place}. Points: mean and interval.{hollow}",
+                f"Accuracy by what was known, {facts.scope}. Points: mean and interval.{hollow}",
                 key(dict.fromkeys(whole.setting)),
             )
         )
     rows: list[dict[str, Any]] = [
         {
-            "setting": name_of(row["setting"]),
+            "setting": setting_name(row["setting"]),
             "group": row["group"],
             "known before": row["grade"],
             "questions": number(row["questions"], 0),
@@ -133,9 +145,9 @@ def grades(facts: Facts) -> Markup | None:
         }
         for row in whole.to_dict("records")
     ]
-    missing = why(whole, "there is no such question.")
-    made = folded(rows, f"By what the base model knew: {facts.place}", missing, heads=3)
-    return joined([*parts, made, bare(whole, "accuracy")])
+    missing = reasons_of(whole, "there is no such question.")
+    made = folded(rows, f"By what the base model knew: {facts.scope}", missing, heads=3)
+    return joined([*parts, made, no_interval_note(whole, "accuracy")])
 
 
 def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
@@ -153,52 +165,64 @@ def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
 
 
 def generated(facts: Facts) -> Markup | None:
-    """Where answers were written and not only read off the letters."""
+    """Generated answers and refusals, if they were generated."""
     parts = []
     if len(found := facts["generated"]):
         rows = [
-            {"setting": name_of(row["setting"]), "group": row["group"], "by letter": points(row["letter_accuracy"]),
-             "by written answer": points(row["generated_accuracy"]), "agreement": points(row["agreement"]),
-             "names no option": points(row["unparsed"])}
+            {
+                "setting": setting_name(row["setting"]),
+                "group": row["group"],
+                "by letter": points(row["letter_accuracy"]),
+                "by generated answer": points(row["generated_accuracy"]),
+                "agreement": points(row["agreement"]),
+                "no option named": points(row["unparsed"]),
+            }
             for row in facts.ordered(overall(found)).to_dict("records")
-        ]  # fmt: skip
-        caption = (
-            f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
-        )
+        ]
+        caption = f"Accuracy of letter predictions and of generated answers, percent: {facts.scope}"
         parts.append(
             folded(column(rows, facts.ordered(overall(found))), caption, "no such answer.", heads=2)
         )
     if len(found := facts["abstention"]):
         whole = facts.ordered(overall(found))
-        told = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
+        judged = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
         panels = [
-            (group, _refusals(told[told.group == group], group))
+            (group, _refusals(judged[judged.group == group], group))
             for group in facts.groups
-            if (told.group == group).any()
+            if (judged.group == group).any()
         ]
         entries = [
-            ("#008f68", "refused of what the base model knew"),
-            ("#d55e00", "refused of what it did not know"),
+            ("#008f68", "share refused of what the base model knew"),
+            ("#d55e00", "share refused of what it did not know"),
         ]
-        caption = "A model that knows what it knows refuses much of what it did not know, and little of the rest."
-        caption += explained(told, "refused_known", "refused_unknown")
+        caption = (
+            "A model that knows what it knows refuses most of what it did not know and little of "
+            "the rest."
+        )
+        caption += coverage_note(judged, "refused_known", "refused_unknown")
         parts += [figure(panels, caption, legend(entries))] if panels else []
         rows = [
-            {"setting": name_of(row["setting"]), "group": row["group"], "refused": points_over(row, "refused"),
-             "of known": points_over(row, "refused_known"), "of unknown": points_over(row, "refused_unknown"),
-             "answered": points_over(row, "answered"),
-             "accuracy where answered": interval(row, "accuracy_answered"), "F1": _number(row, "f1"),
-             "average precision": _number(row, "average_precision")}
+            {
+                "setting": setting_name(row["setting"]),
+                "group": row["group"],
+                "refused": points_over(row, "refused"),
+                "of known": points_over(row, "refused_known"),
+                "of unknown": points_over(row, "refused_unknown"),
+                "answered": points_over(row, "answered"),
+                "accuracy where answered": interval(row, "accuracy_answered"),
+                "F1": _number(row, "f1"),
+                "average precision": _number(row, "average_precision"),
+            }
             for row in whole.to_dict("records")
-        ]  # fmt: skip
-        missing = why(whole, "there was no such question or answer.")
+        ]
+        missing = reasons_of(whole, "there was no such question or answer.")
         text = (
-            "Known: answered rightly by the base model with a confidence above the threshold. F1: of refusals as a guess at what "
-            "is not known. Average precision: of the answers given, by falling confidence; high where the wrong ones are the least "
-            "sure."
+            "Known: answered correctly by the base model with a confidence above the threshold. "
+            "F1: refusals as predictions of what is not known. Average precision: given answers in "
+            "order of falling confidence; high if the wrong ones have the lowest confidence."
         )
-        made = folded(rows, f"Refusals in percent: {facts.place}", missing, heads=2)
-        parts += [paragraph(text), made, bare(whole, "accuracy_answered")]
+        made = folded(rows, f"Refusals in percent: {facts.scope}", missing, heads=2)
+        parts += [paragraph(text), made, no_interval_note(whole, "accuracy_answered")]
     return joined(parts) if parts else None
 
 
@@ -215,14 +239,14 @@ def _refusals(rows: pd.DataFrame, group: str) -> Markup:
         f"Refusals on {group} by setting",
         height,
     )
-    for place, row in enumerate(rows.to_dict("records")):
+    for index, row in enumerate(rows.to_dict("records")):
         chart.line(
-            [row["refused_known"], row["refused_unknown"]], [place, place], "currentColor", "thin"
+            [row["refused_known"], row["refused_unknown"]], [index, index], "currentColor", "thin"
         )
-        chart.point(row["refused_known"], place, "#008f68", hollow=bool(over(row, "refused_known")))
+        chart.point(row["refused_known"], index, "#008f68", hollow=bool(over(row, "refused_known")))
         chart.point(
             row["refused_unknown"],
-            place,
+            index,
             "#d55e00",
             "diamond",
             hollow=bool(over(row, "refused_unknown")),

@@ -1,33 +1,40 @@
-"""How much of the base model's ranking an arm keeps, and how well it answers."""
+"""How much of the base model's ranking of options an arm keeps, and its relation to accuracy."""
+
+from typing import Any
 
 from markupsafe import Markup
 
 from ift_scale.report import colors
-from ift_scale.report.coverage import explained, label, over, overall
+from ift_scale.report.coverage import coverage_note, label, over, overall
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import figure, joined, key, paragraph, table
 from ift_scale.report.svg import SHAPES, Axis, Chart, across, limits
-from ift_scale.report.text import absent, interval, number, p_value, why
+from ift_scale.report.text import absent, interval, number, p_value, reasons_of
 
 MEASURES = {"consistency": "rank correlation with the base", "kl": "KL(base || arm), nats"}
 
 
 def body(facts: Facts) -> Markup | None:
-    probe, arms = facts.sources.manifests.get("probe", []), facts["arms"]
+    probe, arms = facts.inputs.manifests.get("probe", []), facts["arms"]
     if not len(arms):
         return None
     masses = [number(m.counts.get("mean_letter_mass"), 3) for m in probe[:1]]
-    text = "Before: the base model, few-shot. After: the arm, without examples, in the training template."
+    text = (
+        "Before: the base model, few-shot. After: the arm, without examples, in the training "
+        "template."
+    )
     if masses and arms.letter_mass.notna().any():
         text += (
-            " Mean letter mass (the probability that the option letters hold together; a small one means that a wrong token is "
-            f"read): base model {masses[0]}, arms {number(arms.letter_mass.mean(), 3)}."
+            " Mean letter mass (the total probability of the option letters; if it is small, the "
+            f"wrong token is read): base model {masses[0]}, arms "
+            f"{number(arms.letter_mass.mean(), 3)}."
         )
     parts = [paragraph(text)]
     for name, about in (
         (
             "consistency",
-            "Mean correlation of the options' ranks before and after (1: the same order; undefined counts 0).",
+            "Mean correlation of the options' ranks before and after (1: the same order; undefined "
+            "correlations count as 0).",
         ),
         ("kl", "KL divergence of the option distributions, base || arm, in nats (0: the same)."),
     ):
@@ -41,12 +48,15 @@ def body(facts: Facts) -> Markup | None:
             parts.append(
                 figure(
                     panels,
-                    f"{about} Mean and {facts.level} interval, {facts.place}.{explained(settings, name)}",
+                    f"{about} Mean and {facts.level} interval, {facts.scope}."
+                    f"{coverage_note(settings, name)}",
                 )
             )
         else:
             parts.append(
-                paragraph(f"No {name}: {why(facts['settings'], 'it was not computed.')}", "note")
+                paragraph(
+                    f"No {name}: {reasons_of(facts['settings'], 'it was not computed.')}", "note"
+                )
             )
     if arms.consistency.notna().any():
         parts += [
@@ -67,15 +77,15 @@ def _by_setting(facts: Facts, name: str, group: str) -> Markup:
     chart = Chart(
         across(names), Axis(low, high, MEASURES[name]), f"{MEASURES[name]} on {group} by setting"
     )
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         color = colors.of(row["setting"])
-        chart.interval(place, row[f"{name}_low"], row[f"{name}_high"], color)
-        chart.point(place, row[name], color, hollow=bool(over(row, name)))
+        chart.interval(index, row[f"{name}_low"], row[f"{name}_high"], color)
+        chart.point(index, row[name], color, hollow=bool(over(row, name)))
     return chart.svg()
 
 
 def _scatter(facts: Facts) -> Markup:
-    """A point a domain and setting (a mean over seeds); where there are no such rows, a point an arm."""
+    """Draws one point per domain and setting (a mean over seeds), or per arm without such rows."""
     points = facts["correlation_points"] if len(facts["correlation_points"]) else facts["arms"]
     domains = [domain for domain in facts.domains if (points.domain == domain).any()]
     shapes = {domain: SHAPES[i % len(SHAPES)] for i, domain in enumerate(domains)}
@@ -120,8 +130,9 @@ def _scatter(facts: Facts) -> Markup:
     return figure(panels, caption, joined([key(shown), text]))
 
 
-def _correlation(facts: Facts) -> Markup:
-    rows = [
+def correlation_rows(facts: Facts) -> list[dict[str, Any]]:
+    """Returns the table of partial correlations."""
+    return [
         {
             "measure": row["measure"],
             "group": row["group"],
@@ -133,14 +144,20 @@ def _correlation(facts: Facts) -> Markup:
         }
         for row in facts["correlation"].to_dict("records")
     ]
+
+
+def _correlation(facts: Facts) -> Markup:
+    rows = correlation_rows(facts)
     if not rows:
         return paragraph(
-            "No correlation: it needs three ratios between incompatible and self-aligning.", "note"
+            "No correlation: it requires three ratios between incompatible and self-aligning.",
+            "note",
         )
     text = (
-        "Spearman's partial correlation with accuracy, the base model's accuracy held fixed, over domains and ratios, with "
-        f"{facts.level} intervals over domains. p takes the points for independent; p within domains permutes them in each"
+        "Spearman's partial correlation with accuracy, controlling for the base model's accuracy, "
+        f"over domains and ratios, with {facts.level} intervals over domains. p treats the points "
+        "as independent; p within domains is from permutations within each domain"
     )
     if not any(row["remark"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "remark"} for row in rows]
-    return table(rows, text, "is not defined: see the remark.", heads=2)
+    return table(rows, text, "is undefined: see the remark.", heads=2)

@@ -1,15 +1,15 @@
-"""Paired differences of two settings: a forest plot and a table with both intervals, tests and power."""
+"""Paired differences of two settings: forest plot, and table of intervals, tests and power."""
 
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
-from ift_scale.report.coverage import explained, over, overall
+from ift_scale.report.coverage import coverage_note, over, overall
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import bare, details, figure, folded, joined, paragraph
+from ift_scale.report.html import details, figure, folded, joined, no_interval_note, paragraph
 from ift_scale.report.svg import Axis, Chart, down, limits
-from ift_scale.report.text import absent, interval, p_value, points, why
+from ift_scale.report.text import absent, interval, p_value, points, reasons_of
 from ift_scale.treatments import treatment
 
 SHOWN, ZERO = "#2a78c8", "#80808a"
@@ -47,15 +47,17 @@ def body(facts: Facts) -> Markup | None:
         return paragraph("This run has no two settings to compare.")
     chosen = overall(found)
     text = (
-        f"First setting minus second, on the same questions and seeds, over the domains that have both: {facts.place}, percentage "
-        f"points with {facts.level} intervals. Asked: questions × seeds. The interval, p and Holm's p (corrected for the number of "
-        "tests) are about the method: other seeds and other questions. Detectable: the smallest difference that would have been "
-        "shown with power 0.8, before any correction. With one seed there are none of these."
+        "First setting minus second, on the same questions and seeds, over the domains that have "
+        f"both: {facts.scope}, percentage points with {facts.level} intervals. Asked: questions × "
+        "seeds. The interval, p and Holm's p (corrected for the number of tests) are about the "
+        "method: other seeds and other questions. Detectable: the smallest difference that would "
+        "be detected with power 0.8, before correction. With one seed these are not available."
     )
     models = (
-        "The last two columns are about these very models, not about the method: the interval over questions alone, and McNemar's "
-        "paired test of the questions answered differently, each once by the majority over seeds. Other seeds may give "
-        "another result, so no finding is judged by them."
+        "The last two columns are about these trained models, not about the method: the interval "
+        "over questions only, and McNemar's paired test on the questions answered differently, "
+        "each counted once by the majority over seeds. Other seeds may give another result, so "
+        "these columns do not decide any finding."
     )
     parts: list[Markup] = [paragraph(text), paragraph(models)]
     if len(chosen):
@@ -64,9 +66,10 @@ def body(facts: Facts) -> Markup | None:
         parts += [
             figure(
                 panels,
-                f"Blue: the interval leaves zero out. Grey: it holds zero, or there is none.{explained(chosen)}",
+                "Blue: the interval excludes zero. Grey: it includes zero, or there is none."
+                f"{coverage_note(chosen)}",
             ),
-            _table(chosen, f"Differences: {facts.place}"),
+            _table(chosen, f"Differences: {facts.scope}"),
         ]
     for domain in (
         [d for d in facts.domains if (found.domain == d).any()]
@@ -88,9 +91,12 @@ def body(facts: Facts) -> Markup | None:
 
 
 def _table(part: pd.DataFrame, caption: str) -> Markup:
-    missing = why(part, "not computed in this run.")
+    missing = reasons_of(part, "not computed in this run.")
     return joined(
-        [folded(rows(part), caption, missing, heads=2, most=36), bare(part, "difference")]
+        [
+            folded(rows(part), caption, missing, heads=2, most=36),
+            no_interval_note(part, "difference"),
+        ]
     )
 
 
@@ -108,8 +114,8 @@ def _forest(found: pd.DataFrame, group: str, about: str) -> Markup:
         height=24 * len(names) + 62,
     )
     chart.upright(0)
-    for place, row in enumerate(records):
+    for index, row in enumerate(records):
         color = SHOWN if row["difference_low"] > 0 or row["difference_high"] < 0 else ZERO
-        chart.span(place, row["difference_low"], row["difference_high"], color)
-        chart.point(row["difference"], place, color, hollow=bool(over(row)))
+        chart.span(index, row["difference_low"], row["difference_high"], color)
+        chart.point(row["difference"], index, color, hollow=bool(over(row)))
     return chart.svg()

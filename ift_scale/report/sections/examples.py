@@ -1,16 +1,16 @@
-"""Example questions: what the base model answered before, and what each setting made of it."""
+"""Example questions: the base model's answer, and each setting's answer."""
 
 from markupsafe import Markup
 
 from ift_scale.records import LETTERS
 from ift_scale.report import colors
-from ift_scale.report.facts import Facts, Shown
+from ift_scale.report.facts import ExampleQuestion, Facts
 from ift_scale.report.html import details, joined, paragraph
 from ift_scale.report.text import absent, plural
 from ift_scale.treatments import in_order, treatment
 
 FIRST = 8
-"""Cards that are open at once; the others stand folded below them."""
+"""Number of unfolded cards."""
 
 
 def body(facts: Facts) -> Markup | None:
@@ -18,10 +18,9 @@ def body(facts: Facts) -> Markup | None:
     if not found:
         return None
     text = (
-        "Questions whose answers changed most. Before: the base model's answer (few-shot) with its confidence. After: the "
-        "most frequent answer of each setting over its seeds. The "
-        "bar marks "
-        "the right option."
+        "The questions whose answers changed most. Before: the base model's answer (few-shot) with "
+        "its confidence. After: the most frequent answer of each setting over its seeds. The bar "
+        "marks the right option."
     )
     cards = [_card(shown) for shown in found]
     parts = [paragraph(text), Markup('<div class="cards">{}</div>').format(joined(cards[:FIRST]))]
@@ -37,7 +36,7 @@ def _chip(text: str, color: str = "", kind: str = "") -> Markup:
     )
 
 
-def _card(shown: Shown) -> Markup:
+def _card(shown: ExampleQuestion) -> Markup:
     question = shown.question
     chosen: dict[int | None, list[Markup]] = {}
     sure = "" if absent(shown.confidence) else f" {shown.confidence:.0%}"
@@ -47,12 +46,13 @@ def _card(shown: Shown) -> Markup:
             _chip(treatment(setting).short, colors.of(setting))
         )
     options = []
-    for place, choice in enumerate(question.choices):
-        right = place == question.answer
-        marks = ([_chip("right answer", kind="answer")] if right else []) + chosen.pop(place, [])
+    for index, choice in enumerate(question.choices):
+        right = index == question.answer
+        answer = [_chip("right answer", kind="answer")] if right else []
+        marks = answer + chosen.pop(index, [])
         item = Markup('<li class="{}">{}. {} {}</li>')
-        options.append(item.format("right" if right else "", LETTERS[place], choice, joined(marks)))
-    if chosen:  # what named no option
+        options.append(item.format("right" if right else "", LETTERS[index], choice, joined(marks)))
+    if chosen:  # answers that name no option
         options.append(
             Markup("<li>no option named {}</li>").format(
                 joined(mark for marks in chosen.values() for mark in marks)

@@ -1,4 +1,4 @@
-"""How sure it is that the base model knows what it answers."""
+"""How reliable the measurement of the base model's knowledge is."""
 
 from typing import Any
 
@@ -18,23 +18,24 @@ NAMES = {
 
 
 def body(facts: Facts) -> Markup | None:
-    found = facts.sources.knowledge
+    found = facts.inputs.knowledge
     if not found:
         return None
     parts = [
-        paragraph(f"The probe, few-shot, on all {found['questions']:,} choice questions."),
+        paragraph(
+            f"The probe, few-shot, on {found['questions']:,} choice questions (all of the run)."
+        ),
         paragraph(
             joined(
                 [
-                    "Further measures (orders of the options, letter prior, demonstration draws, grades, likelihood of the "
-                    "text, free "
-                    "questions) are settings under ",
+                    "Further measures (option orders, letter prior, demonstration draws, grades, "
+                    "likelihood of the option texts, free questions) are settings under ",
                     Markup("<code>probe.reliability</code> and <code>probe.free</code>."),
                 ]
             ),
             "note",
         ),
-        table(reliability(found), "How sure the base model's knowledge is"),
+        table(reliability(found), "Reliability of the base model's knowledge"),
     ]
     panels = [("calibration", calibration(found["calibration"]))]
     panels += [
@@ -43,26 +44,26 @@ def body(facts: Facts) -> Markup | None:
     ]
     shown = [name for name in NAMES if any(name in row for row in found["letters"].values())]
     caption = (
-        "Calibration: on the dotted line a confidence of 0.7 is right in 70% of the cases; a circle's area is its share of "
-        "the questions. "
-        "Letters: recall is the share of the questions with this right letter that are answered rightly; dotted: chance."
+        "Calibration: on the dotted line, a confidence of 0.7 is right in 70% of the cases; a "
+        "circle's area is proportional to its number of questions. Letters: recall is the share of "
+        "the questions with this right letter that are answered correctly; dotted: chance."
     )
     parts.append(figure(panels, caption, legend(NAMES[name][::-1] for name in shown)))
     return joined(parts)
 
 
 def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a measure that was asked for."""
+    """Returns one row per available measure."""
     rows = [
         (
             "expected calibration error",
             f"{found['ece']:.3f}",
-            "mean distance of confidence and accuracy, ten bins",
+            "mean distance between confidence and accuracy, ten bins",
         ),
         (
             "Brier score",
             f"{found['brier']:.3f}",
-            "squared distance of probabilities and truth, 0 to 2",
+            "squared distance between probabilities and truth, 0 to 2",
         ),
     ]
     for num_choices, row in found["letters"].items():
@@ -79,15 +80,15 @@ def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
                 (
                     f"letter bias, {about}",
                     f"{row['letter_bias']:.3f}",
-                    "the letters' own pull: 0 none, 1 − 1/options at most",
+                    "preference for letters as such: 0 none, at most 1 − 1/options",
                 )
             )
     if "views" in found:
         rows.append(
             (
-                "agreement of views",
+                "agreement between views",
                 f"{found['views']['agreement']:.3f}",
-                "share of orders and draws that predict the same",
+                "share of orders and draws with the same prediction",
             )
         )
     if "cloze" in found:
@@ -95,12 +96,12 @@ def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
             (
                 "accuracy by the options' text",
                 f"{found['cloze']['accuracy']:.3f}",
-                "likeliest text for its length",
+                "most likely text, normalized by length",
             )
         )
         rows.append(
             (
-                "agreement of text and letter",
+                "agreement between text and letter",
                 f"{found['cloze']['agreement']:.3f}",
                 "share of questions",
             )
@@ -126,7 +127,7 @@ def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def calibration(bins: list[dict[str, float]]) -> Markup:
-    """Accuracy by confidence; a circle's area is the share of the questions in its bin."""
+    """Draws accuracy by confidence; a circle's area is the share of the questions in its bin."""
     chart = Chart(
         Axis(0, 1.03, "confidence"),
         Axis(0, 1.03, "accuracy"),
@@ -147,7 +148,7 @@ def calibration(bins: list[dict[str, float]]) -> Markup:
 
 
 def letters(num_choices: int, row: dict[str, list[float | None]]) -> Markup:
-    """By option letter: recall, and where orders or a prior were asked for, the letters' own pull."""
+    """Draws recall by option letter, and the letters' bias if it was measured."""
     shown = [name for name in NAMES if name in row]
     values = {name: [float("nan") if v is None else v for v in row[name]] for name in shown}
     high = limits([v for name in shown for v in values[name]], 0, 1)[1]
@@ -158,8 +159,8 @@ def letters(num_choices: int, row: dict[str, list[float | None]]) -> Markup:
         height=240,
     )
     chart.level(1 / num_choices, "dotted")
-    for place, name in enumerate(shown):
-        offset = (place - (len(shown) - 1) / 2) * 0.22
+    for index, name in enumerate(shown):
+        offset = (index - (len(shown) - 1) / 2) * 0.22
         for letter, value in enumerate(values[name]):
             chart.line([letter + offset] * 2, [0, value], NAMES[name][1], "interval")
             chart.point(letter + offset, value, NAMES[name][1])

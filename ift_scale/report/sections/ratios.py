@@ -1,4 +1,4 @@
-"""Accuracy by ratio: mixtures of self-aligning and incompatible examples, and of unknown and known ones."""
+"""Accuracy by ratio: self-aligning to incompatible examples, and unknown to known questions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, joined, paragraph, table
 from ift_scale.report.sections.accuracy import base_mean
 from ift_scale.report.svg import Axis, Chart, limits
-from ift_scale.report.text import interval, points_over, why
+from ift_scale.report.text import interval, points_over, reasons_of
 from ift_scale.treatments import consistency_ratio, unknown_ratio
 
 Ratio = Callable[[str], float | None]
@@ -38,17 +38,20 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     if found.ratio.nunique() < 3:
         return None
     mixed = ratio_of is consistency_ratio
-    lines = "Line and band: mean and interval; ring: the best ratio; dashed: the base model, few-shot; dotted: chance."
+    lines = (
+        "Line and band: mean and interval; ring: the best ratio; dashed: the base model, few-shot; "
+        "dotted: chance."
+    )
     parts: list[Any] = [
         paragraph(
-            "From sets that contradict the model (0, incompatible) to sets that repeat its own answers (1, self-aligning): where "
-            "between the two is a set best?"
+            "From sets that contradict the model (0, incompatible) to sets that repeat its own "
+            "answers (1, self-aligning): which mixture is best?"
             if mixed
-            else "From questions that the model knows (0) to questions that it does not (1)."
+            else "From questions that the model knows (0) to questions that it does not know (1)."
         )
     ]
     whole = side_by_side(found)
-    names = [(ALL, facts.place, whole)] if len(whole) else []
+    names = [(ALL, facts.scope, whole)] if len(whole) else []
     names += (
         [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()]
         if found.domain.nunique() > 1
@@ -81,7 +84,7 @@ def _panel(
 ) -> Markup:
     base = facts["base"] if domain == ALL else facts["base"].query("domain == @domain")
     low, high = limits(
-        [*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.sources.chance], 0, 1
+        [*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.inputs.chance], 0, 1
     )
     rows = found[found.group == group]
     about = f"Accuracy on {group} by {label}, {domain}"
@@ -93,11 +96,10 @@ def _panel(
     )
     chart.level(base_mean(facts, rows, base, group)["accuracy"])
     if not is_free(group):
-        chart.level(facts.sources.chance, "dotted")
+        chart.level(facts.inputs.chance, "dotted")
     xs = rows.ratio.tolist()
-    alike = (
-        rows.over.nunique() <= 1
-    )  # means over unlike domains are no line, and none of them is the best
+    # Means over different domains form no line, and none of them is the best.
+    alike = rows.over.nunique() <= 1
     if alike:
         chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
         chart.line(xs, rows.accuracy, color)
@@ -119,11 +121,14 @@ def _panel(
 
 
 def _unlike(rows: pd.DataFrame) -> str:
-    """What the caption adds where some ratio lacks a domain."""
+    """Returns an addition to the caption if some ratio lacks a domain."""
     if (rows.domain == SHARED).any():
         return " Over the domains that every setting has."
     if any(part.over.nunique() > 1 for _, part in rows.groupby("group")):
-        return " Hollow: over fewer domains than the run has; no domain has all ratios, so there is no line."
+        return (
+            " Hollow: over fewer domains than the run has; no domain has all ratios, so there is "
+            "no line."
+        )
     return ""
 
 
@@ -146,10 +151,11 @@ def _best(facts: Facts) -> Markup:
     if not rows:
         return Markup("")
     note = (
-        "The best of several ratios is chosen on the questions that it is judged by, which flatters its difference; the interval "
-        "is of the largest true difference and as wide as that choice needs (Bonferroni over the ratios)."
+        "The best of several ratios is chosen on the same questions, which biases its difference "
+        "upwards. The interval is that of the largest true difference and is widened for that "
+        "choice (Bonferroni over the ratios)."
     )
-    missing = why(found, "there is no arm at ratio 1.")
+    missing = reasons_of(found, "there is no arm at ratio 1.")
     return joined(
         [
             table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2),

@@ -1,4 +1,4 @@
-"""The sets: what the base model knows of each pool, and how far the sets differ in what should not differ."""
+"""The sets: the base model's knowledge of each pool, and balance of the sets' covariates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ift_scale.report.coverage import label
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, folded, joined, key, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down, limits
-from ift_scale.report.text import name_of, number, points
+from ift_scale.report.text import number, points, setting_name
 from ift_scale.treatments import in_order
 
 STAGES = ("before", "after")
@@ -24,7 +24,7 @@ COVARIATES = {
     "length": "length",
 }
 _FARTHEST = 2.0
-"""Distances beyond it are told in figures: one would press all others together."""
+"""Larger distances are written as numbers: they would compress the axis for all others."""
 _SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#704784", "#80808a")
 
 
@@ -32,7 +32,7 @@ def knowledge(facts: Facts) -> list[dict[str, Any]]:
     columns = ("known_right", "known_wrong", "uncertain", "near_threshold", "set_size")
     counts = {
         key: value
-        for m in facts.sources.manifests.get("construct", [])
+        for m in facts.inputs.manifests.get("construct", [])
         for key, value in m.counts.items()
     }
     domains = dict.fromkeys(name.split("/")[0] for name in counts if name.endswith("/set_size"))
@@ -46,44 +46,43 @@ def body(facts: Facts) -> Markup | None:
     parts: list[Markup] = []
     if rows := knowledge(facts):
         text = (
-            "What the base model knows of each pool's train questions, and the size of every set. \u201cNear the "
-            "threshold\u201d counts "
-            "questions that rounding could move."
+            "The base model's knowledge of each pool's train questions, and the size of every set. "
+            "\u201cNear the threshold\u201d counts questions that rounding could reclassify."
         )
         parts += [
             paragraph(text),
-            table(rows, "Questions of the pools and sets", "was not counted."),
+            table(rows, "Questions of the pools and sets", "not counted."),
         ]
     parts += [paragraph(text, "caution") for text in _small(facts)]
     parts += _texts(facts)
-    parts += _duplicates(facts.sources.audit)
+    parts += _duplicates(facts.inputs.audit)
     parts += _balance(facts)
     return joined(parts) if parts else None
 
 
 def _small(facts: Facts) -> list[str]:
-    """Domains whose sets, general instructions included, are smaller than an optimizer step."""
+    """Warns of sets, including general instructions, that are smaller than an optimizer step."""
     general = facts.config.construct.general
     share = general.share if general.path else 0.0
     counts = {
         key: value
-        for m in facts.sources.manifests.get("construct", [])
+        for m in facts.inputs.manifests.get("construct", [])
         for key, value in m.counts.items()
     }
-    there = [(arm, counts.get(f"{arm.domain}/set_size")) for arm in facts.sources.arms]
+    sized = [(arm, counts.get(f"{arm.domain}/set_size")) for arm in facts.inputs.arms]
     sizes = {
         arm: round(size) + round(size * share / (1 - share))
-        for arm, size in there
+        for arm, size in sized
         if size is not None
     }
     return smaller_than_batch(sizes, facts.config.train.global_batch_size)
 
 
 def _texts(facts: Facts) -> list[Markup]:
-    """Who wrote explanations and contexts, and what their checks found."""
+    """Returns the authors of explanations and contexts, and the results of their checks."""
     counts = {
         key: value
-        for m in facts.sources.manifests.get("write", [])
+        for m in facts.inputs.manifests.get("write", [])
         for key, value in m.counts.items()
     }
     kinds = [key for key in counts if key.count("/") == 1]
@@ -100,20 +99,23 @@ def _texts(facts: Facts) -> list[Markup]:
         for kind in kinds
     ]
     fate = {
-        "drop": "their questions go into no set",
+        "drop": "their questions are in no set",
         "keep": "they are kept",
         "error": "they would have ended the run",
     }
-    text = f"The columns behind the number of texts count those that fail a check; {fate[facts.config.write.on_failure]}."
+    text = (
+        "The columns after the number of texts count texts that fail a check; "
+        f"{fate[facts.config.write.on_failure]}."
+    )
     if not reasons:
         text = "No text of the sets fails a check."
-    anew = counts.get("written_anew", 0)
-    text += f" {anew:,.0f} were written more than once." if anew else ""
+    rewritten = counts.get("written_anew", 0)
+    text += f" {rewritten:,.0f} were written more than once." if rewritten else ""
     return [paragraph(text), table(rows, "Explanations and contexts", heads=2)]
 
 
 def _duplicates(audit: dict[str, Any]) -> list[Markup]:
-    """What the questions stage found where it looked for questions that stand twice."""
+    """Returns the duplicates that the questions stage found, if it searched for them."""
     if "duplicates" not in audit:
         return []
     columns = {
@@ -131,12 +133,8 @@ def _duplicates(audit: dict[str, Any]) -> list[Markup]:
         for found in audit["duplicates"]
     ]
     if not rows:
-        return [paragraph("No question stands both in what is trained on and in what is asked.")]
-    return [
-        folded(
-            rows, "Questions that stand twice, exactly or nearly", "was not looked for.", heads=2
-        )
-    ]
+        return [paragraph("No question is both trained on and asked.")]
+    return [folded(rows, "Duplicate and near-duplicate questions", "not searched.", heads=2)]
 
 
 def _balance(facts: Facts) -> list[Markup]:
@@ -149,13 +147,13 @@ def _balance(facts: Facts) -> list[Markup]:
     if not matched:
         stages, found = stages[-1:], found[found.stage == stages[-1]]
     intro = (
-        "Sets should differ in nothing but their agreement with the model. What is seen here and is no knowledge could pass "
-        "for it: a "
-        "letter that one set prefers, surer questions, longer responses, another author. "
+        "Sets should differ only in their agreement with the model. Any other difference could be "
+        "mistaken for an effect of knowledge: a letter that one set prefers, questions with higher "
+        "confidence, longer responses, another author. "
         + (
-            "Before: as they come; after: as they were trained on, matched."
+            "Before: as drawn; after: matched, as trained on."
             if matched
-            else "This run matches nothing of it."
+            else "This run matches none of these."
         )
     )
     parts = [Markup("<h3>Balance of the sets</h3>"), paragraph(intro)]
@@ -172,7 +170,7 @@ def _balance(facts: Facts) -> list[Markup]:
         parts.append(
             figure(
                 panels,
-                f"Letters of the option that is taught: mean share over domains and seeds.{_unlike(found)}",
+                f"Letters of the taught option: mean share over domains and seeds.{_unlike(found)}",
             )
         )
     distances = _distances(found)
@@ -187,15 +185,14 @@ def _balance(facts: Facts) -> list[Markup]:
         caption = (
             f"Distance from the incompatible set, the mean over domains and seeds.{_unlike(found)} "
             + ("Hollow: before matching; filled: after. " if matched else "")
-            + "Letter and author: total variation; confidence and length: standardized mean difference, without its sign. Left of "
-            "the dashed line (0.1) sets pass for balanced; an arrow tells a distance that lies beyond the axis."
+            + "Letter and author: total variation; confidence and length: absolute standardized "
+            "mean difference. To the left of the dashed line (0.1), sets count as balanced; an "
+            "arrow marks a distance beyond the axis."
         )
         parts.append(figure(panels, caption, key(settings)))
     else:
         parts.append(
-            paragraph(
-                "No distances: this run has no incompatible set to measure them from.", "note"
-            )
+            paragraph("No distances: this run has no incompatible set for comparison.", "note")
         )
     return [*parts, details("Balance by domain", joined(_tables(found, settings)))]
 
@@ -206,7 +203,7 @@ def _unlike(found: pd.DataFrame) -> str:
 
 
 def _distances(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a stage, setting and covariate: the mean absolute distance over domains and seeds."""
+    """Returns the mean absolute distance over domains and seeds by stage, setting, covariate."""
     once = found.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
     grouped = sized.groupby(["stage", "setting", "covariate"], sort=False)
@@ -215,7 +212,7 @@ def _distances(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
-    """The settings' short names, with their number of domains where some lack one."""
+    """Returns the settings' short names, with their number of domains if some lack one."""
     if "domains" not in rows:
         rows = rows.assign(
             domains=rows.groupby("setting").domain.transform("nunique"),
@@ -230,8 +227,8 @@ def _labels(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
 
 
 def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: str) -> Markup:
-    there = [setting for setting in settings if (rows.setting == setting).any()]
-    names = _labels(rows, there)
+    present = [setting for setting in settings if (rows.setting == setting).any()]
+    names = _labels(rows, present)
     about = f"Share of each option letter among the targets, {stage} matching, by setting"
     chart = Chart(
         Axis(0, 1, "share of the targets", percent=True),
@@ -239,14 +236,14 @@ def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: 
         about,
         height=24 * len(names) + 60,
     )
-    for place, setting in enumerate(there):
+    for index, setting in enumerate(present):
         part = rows[rows.setting == setting]
-        # A letter without a row is one that no target of that set has.
+        # A letter without a row is the target of no example of that set.
         sets = part[["domain", "seed"]].drop_duplicates()
         left = 0.0
         for i, level in enumerate(levels):
             share = float(part[part.level == level].value.sum()) / len(sets)
-            chart.bar(left, left + share, place, 0.74, _SHADES[i % len(_SHADES)], level)
+            chart.bar(left, left + share, index, 0.74, _SHADES[i % len(_SHADES)], level)
             left += share
     return chart.svg()
 
@@ -262,13 +259,13 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
     )
     chart.upright(0.1)
     for row in rows.to_dict("records"):
-        place, color = settings.index(row["setting"]), colors.of(row["setting"])
+        index, color = settings.index(row["setting"]), colors.of(row["setting"])
         if row["distance"] > _FARTHEST:
-            chart.text(high, place, f"{number(row['distance'], 1)} →", "end", over=-4)
+            chart.text(high, index, f"{number(row['distance'], 1)} →", "end", over=-4)
         else:
             chart.point(
                 row["distance"],
-                place,
+                index,
                 color,
                 hollow=row["stage"] == "before",
                 size=4.4 if row["stage"] == "before" else 3.4,
@@ -277,14 +274,14 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
 
 
 def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
-    where = ["domain", "setting", "stage"]
-    seeds = found.groupby(where).seed.nunique().to_dict()
-    shares = found.groupby([*where, "covariate", "level"]).value.sum().to_dict()
-    once = found.drop_duplicates([*where, "seed", "covariate"])
+    keys = ["domain", "setting", "stage"]
+    seeds = found.groupby(keys).seed.nunique().to_dict()
+    shares = found.groupby([*keys, "covariate", "level"]).value.sum().to_dict()
+    once = found.drop_duplicates([*keys, "seed", "covariate"])
     distances = (
         pd.to_numeric(once.distance)
         .abs()
-        .groupby([once[name] for name in (*where, "covariate")])
+        .groupby([once[name] for name in (*keys, "covariate")])
         .mean()
         .to_dict()
     )
@@ -292,24 +289,21 @@ def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
     for domain, part in found.groupby("domain", sort=False):
         levels = sorted({str(level) for level in part[part.covariate == "letter"].level})
         rows: list[dict[str, Any]] = []
-        for place in ((domain, setting, stage) for setting in settings for stage in STAGES):
-            if place not in seeds:
+        for cell in ((domain, setting, stage) for setting in settings for stage in STAGES):
+            if cell not in seeds:
                 continue
-            row: dict[str, Any] = {"setting": name_of(place[1]), "stage": place[2]}
+            row: dict[str, Any] = {"setting": setting_name(cell[1]), "stage": cell[2]}
             for covariate, name in COVARIATES.items():
-                if (*place, covariate, "mean") in shares:
-                    mean = shares[*place, covariate, "mean"] / seeds[place]
+                if (*cell, covariate, "mean") in shares:
+                    mean = shares[*cell, covariate, "mean"] / seeds[cell]
                     row[f"{name}, mean"] = number(mean, 2 if covariate == "confidence" else 0)
-                row[f"{name}, distance"] = number(distances.get((*place, covariate)), 3)
-            # A letter without a row is one that no target of that set has.
-            there = any((*place, "letter", level) in shares for level in levels)
+                row[f"{name}, distance"] = number(distances.get((*cell, covariate)), 3)
+            # A letter without a row is the target of no example of that set.
+            has_letters = any((*cell, "letter", level) in shares for level in levels)
             for level in levels:
-                row[f"{level}, %"] = (
-                    points(shares.get((*place, "letter", level), 0.0) / seeds[place])
-                    if there
-                    else None
-                )
+                share = shares.get((*cell, "letter", level), 0.0) / seeds[cell]
+                row[f"{level}, %"] = points(share) if has_letters else None
             rows.append(row)
-        missing = "there is no incompatible set to measure from, or there are no letters."
+        missing = "no incompatible set for comparison, or no letters."
         out.append(table(rows, f"Balance: {domain}, mean over seeds", missing, heads=2))
     return out

@@ -1,41 +1,41 @@
-"""How fast each stage was, and where the time of the run went."""
+"""Speed of each stage, and where the run's time went."""
 
 from typing import Any
 
 from markupsafe import Markup
 
 from ift_scale.io.manifests import Manifest
-from ift_scale.report.facts import Facts, Sources
+from ift_scale.report.facts import Facts, ReportInputs
 from ift_scale.report.html import figure, joined, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down
 from ift_scale.report.text import NONE
 
 TRAIN_PARTS = ("build", "steps", "live", "export")
-"""Seconds of an arm; `live` is not in those of arms trained before it was measured."""
+"""Parts of an arm's seconds; `live` is missing in arms trained before it was measured."""
 
 
 def body(facts: Facts) -> Markup | None:
-    rows, seconds = stages(facts.sources.manifests), part_seconds(facts.sources)
+    rows, seconds = stages(facts.inputs.manifests), part_seconds(facts.inputs)
     if not rows or not seconds:
         return None
     machines = list(
-        dict.fromkeys(m.machine for found in facts.sources.manifests.values() for m in found)
+        dict.fromkeys(m.machine for found in facts.inputs.manifests.values() for m in found)
     )
     return joined(
         [
             paragraph(f"Measured on {' and '.join(machines)}."),
             table(
                 rows,
-                "Throughput while a stage computes, engine start and loading aside",
+                "Throughput of computation, without engine start and loading",
                 "the stage does not count these.",
             ),
-            figure([("seconds by part of the run", _seconds(seconds))], "Engine starts included."),
+            figure([("seconds by part of the run", _seconds(seconds))], "Includes engine starts."),
         ]
     )
 
 
 def stages(manifests: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
-    """What each stage did and how fast: questions or tokens a second while it computed."""
+    """Returns each stage's work and speed: questions or tokens per second of computation."""
     rows = []
     for stage, unit in (
         ("probe", "scoring"),
@@ -61,8 +61,8 @@ def stages(manifests: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
                 "artifacts": f"{len(found):,}",
                 "questions": f"{questions:,.0f}" if questions else NONE,
                 "tokens": f"{tokens:,.0f}" if tokens else NONE,
-                "seconds computing": f"{seconds:,.1f}",
-                "seconds in all": f"{total:,.1f}",
+                "seconds of computation": f"{seconds:,.1f}",
+                "total seconds": f"{total:,.1f}",
                 "questions/s": f"{questions / seconds:,.0f}" if questions and seconds else NONE,
                 "tokens/s": f"{tokens / seconds:,.0f}" if tokens and seconds else NONE,
             }
@@ -70,12 +70,12 @@ def stages(manifests: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
     return rows
 
 
-def part_seconds(sources: Sources) -> dict[str, float]:
-    """Seconds by part of the run, in the order of the stages."""
+def part_seconds(inputs: ReportInputs) -> dict[str, float]:
+    """Returns the seconds of each part of the run, in the order of the stages."""
     parts: dict[str, float] = {}
-    for stage, manifests in sources.manifests.items():
+    for stage, manifests in inputs.manifests.items():
         if stage == "train":
-            launched = sources.run_seconds.get("train", {})
+            launched = inputs.run_seconds.get("train", {})
             parts["train: tokenise"] = launched.get("tokenise", 0.0)
             parts["train: launch, imports"] = launched.get("launch_and_imports", 0.0)
             for name in TRAIN_PARTS:
@@ -102,7 +102,7 @@ def _seconds(seconds: dict[str, float]) -> Markup:
         "Seconds by part of the run",
         height=18 * len(seconds) + 36,
     )
-    for place, value in enumerate(seconds.values()):
-        chart.bar(0, value, place, 0.7, "#5b7f95")
-        chart.text(value, place, f" {value:,.1f} s", over=-4)
+    for index, value in enumerate(seconds.values()):
+        chart.bar(0, value, index, 0.7, "#5b7f95")
+        chart.text(value, index, f" {value:,.1f} s", over=-4)
     return chart.svg()

@@ -1,4 +1,4 @@
-"""What happened while the arms trained: their loss, and what the model still knew."""
+"""Training curves of the arms: loss and live knowledge."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ from ift_scale.report import colors, live
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, joined, key, legend, paragraph
 from ift_scale.report.svg import Axis, Chart, limits
-from ift_scale.report.text import name_of
+from ift_scale.report.text import setting_name
 from ift_scale.treatments import in_order
 
 MOST_BANDS = 5
-"""Settings of one panel beyond which bands would hide each other."""
+"""Maximum number of settings with bands in one panel; more would hide each other."""
 POINTS = 80
-"""Of a curve that is drawn; a longer one is averaged over stretches."""
+"""Maximum number of points of a curve; longer curves are averaged over intervals of steps."""
 
 
 def losses(facts: Facts) -> Markup | None:
     curves = {
-        arm: _losses(facts.sources.train / arm.name / "metrics.jsonl") for arm in facts.sources.arms
+        arm: _losses(facts.inputs.train / arm.name / "metrics.jsonl") for arm in facts.inputs.arms
     }
     panels = []
     for domain in facts.domains:
@@ -39,9 +39,7 @@ def losses(facts: Facts) -> Markup | None:
             panels.append((domain, _loss_panel(by_setting, domain)))
     if not panels:
         return None
-    bands = (
-        "; bands: from the least to the largest seed" if len(facts.settings) <= MOST_BANDS else ""
-    )
+    bands = "; bands: minimum to maximum over seeds" if len(facts.settings) <= MOST_BANDS else ""
     caption = f"Loss on the supervised tokens. Lines: mean over seeds{bands}."
     return figure(panels, caption, key(facts.settings))
 
@@ -65,7 +63,7 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
     low, high = limits([v for _, values in drawn.values() for v in values.ravel()], 0)
     chart = Chart(
         Axis(0, most, "optimizer step"),
-        Axis(low, high, "loss, nats a token"),
+        Axis(low, high, "loss, nats per token"),
         f"Training loss in {domain}",
     )
     for setting, (xs, values) in drawn.items():
@@ -76,7 +74,7 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
 
 
 def live_share(manifests: list[Manifest]) -> str:
-    """Share of the arms' training time that live knowledge took."""
+    """Returns the share of the arms' training time spent on live knowledge, as text."""
     asked = sum(m.seconds.get("live", 0.0) for m in manifests)
     whole = asked + sum(m.seconds.get("steps", 0.0) for m in manifests)
     return f"{asked / whole:.1%}" if whole else "an unknown share"
@@ -87,10 +85,11 @@ def live_knowledge(facts: Facts) -> Markup | None:
     if not len(found):
         return None
     text = (
-        "The arm's own held-out questions (HOMO), asked without examples in the training template on the training ranks while it "
-        f"trained. It took {live_share(facts.sources.manifests.get('train', []))} of the time of the arms' steps. Against the "
-        "base model, "
-        "few-shot, as above. Arms that were asked at other steps are interpolated; one that stopped early keeps its last value."
+        "The arm's own held-out questions (HOMO), asked without examples in the training template "
+        "on the training ranks during training. This took "
+        f"{live_share(facts.inputs.manifests.get('train', []))} of the arms' training time. "
+        "Compared with the base model, few-shot, as above. Values between an arm's measurements "
+        "are interpolated; an arm that stopped early keeps its last value."
     )
     domains, settings = (
         list(dict.fromkeys(found.domain)),
@@ -113,7 +112,7 @@ def live_knowledge(facts: Facts) -> Markup | None:
         paragraph(text),
         figure(
             panels,
-            "Lines: mean over seeds; bands: from the least to the largest seed.",
+            "Lines: mean over seeds; bands: minimum to maximum over seeds.",
             key(settings),
         ),
     ]
@@ -122,18 +121,18 @@ def live_knowledge(facts: Facts) -> Markup | None:
     for domain in domains if grades else []:
         for setting in settings:
             arms = found[(found.domain == domain) & (found.setting == setting)]
-            # A domain may have no question of a grade, or no arm of a setting that was asked.
+            # A domain may have no question of a grade, or no measured arm of a setting.
             kinds = [grade for grade in grades if len(arms) and arms[grade].notna().all()]
             if kinds:
                 panels.append(
                     (
-                        f"{domain}: {name_of(setting)}",
+                        f"{domain}: {setting_name(setting)}",
                         _grade_panel(arms, kinds, f"{setting} in {domain}"),
                     )
                 )
     if panels:
         entries = legend((colors.GRADES[grade], grade) for grade in grades)
-        caption = "Accuracy by what the base model knew of the questions before (SliCK's grades)."
+        caption = "Accuracy by what the base model knew before training (SliCK's grades)."
         parts.append(details("By grade of knowledge", figure(panels, caption, entries)))
     return joined(parts)
 

@@ -1,4 +1,4 @@
-"""What was asked, and the findings."""
+"""The experiment in words, and the findings."""
 
 from markupsafe import Markup
 
@@ -7,7 +7,7 @@ from ift_scale.report import findings
 from ift_scale.report.coverage import GROUPS, is_free
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import joined, paragraph
-from ift_scale.report.text import listed, name_of, plural
+from ift_scale.report.text import listed, plural, setting_name
 from ift_scale.treatments import POOLED, consistency_ratio
 
 _ASKED = {
@@ -16,17 +16,19 @@ _ASKED = {
     "OOD": "benchmark questions of all other domains (OOD)",
 }
 _MARKS = {
-    "holds": ("✓ holds here", "holds"), "does not hold": ("✗ does not hold", "not"), "cannot tell": ("? cannot tell", "open"),
+    "holds": ("✓ holds here", "holds"),
+    "does not hold": ("✗ does not hold", "not"),
+    "cannot tell": ("? cannot tell", "open"),
     "cannot tell (one seed)": ("? cannot tell (one seed)", "open"),
-}  # fmt: skip
+}
 
 
 def body(facts: Facts) -> Markup:
-    config, arms = facts.config, facts.sources.arms
+    config, arms = facts.config, facts.inputs.arms
     own = [domain for domain in facts.domains if domain != POOLED]
     sizes = {
         int(value)
-        for m in facts.sources.manifests.get("construct", [])
+        for m in facts.inputs.manifests.get("construct", [])
         for key, value in m.counts.items()
         if key.endswith("/set_size")
     }
@@ -35,15 +37,17 @@ def body(facts: Facts) -> Markup:
         for s in facts.settings
         if s not in ("incompatible", "self_aligning") and consistency_ratio(s) is not None
     ]
-    named = [name_of(s) for s in facts.settings if s not in mixtures]
+    named = [setting_name(s) for s in facts.settings if s not in mixtures]
     if mixtures:
         named.append(plural(len(mixtures), "mixture") + " of S and I")
     sentences = [
-        "Instruction fine-tuning teaches a model how to answer, and it may also teach what to answer. Which of the two changes its "
-        "results? To see, the same base model is fine-tuned on sets that agree with what it already believes, and on sets that "
-        "contradict it.",
+        "Instruction fine-tuning teaches a model how to answer, and may also teach it what to "
+        "answer. Which of the two changes its results? To find out, the same base model is "
+        "fine-tuned on sets that agree with what it already believes, and on sets that contradict "
+        "it.",
         f"Base model: {config.model.path}. It was fine-tuned {plural(len(arms), 'time')}: in "
-        f"{plural(len(facts.settings), 'setting')} ({listed(named)}), on {plural(len(own), 'domain')} ({listed(own)})"
+        f"{plural(len(facts.settings), 'setting')} ({listed(named)}), on "
+        f"{plural(len(own), 'domain')} ({listed(own)})"
         + (", and across them" if POOLED in facts.domains and own else "")
         + f", with {plural(len(facts.seeds), 'seed')} each.",
     ]
@@ -58,17 +62,17 @@ def body(facts: Facts) -> Markup:
             )
         )
     sentences.append(
-        "The sets are those that the paper's authors have released."
+        "The sets are those released by the paper's authors."
         if config.construct.official
         else _controls(config.construct.matching)
     )
     asked = [text for group, text in _ASKED.items() if group in facts.groups] or ["questions"]
     extra = [group for group in facts.groups if group not in GROUPS and not is_free(group)]
     sentences.append(
-        f"Each was then asked {listed(asked)}, without examples."
-        + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
+        f"Each model was then asked {listed(asked)}, without examples."
+        + (f" Further groups are separate benchmarks: {listed(extra)}." if extra else "")
         + (
-            " Free questions are groups of their own: right is what matches an alias."
+            " Free questions form groups of their own: an answer that matches an alias is right."
             if any(map(is_free, facts.groups))
             else ""
         )
@@ -78,9 +82,9 @@ def body(facts: Facts) -> Markup:
 
 
 def _controls(matching: MatchingConfig) -> str:
-    """What is made equal in the sets, in words."""
+    """Describes in words what is matched between the sets."""
     how = {"selection": "by choosing questions", "reorder": "by reordering options"}
-    told = [
+    matched = [
         f"{name} ({how[value]})"
         for name, value in (
             ("target letters", matching.letters),
@@ -90,23 +94,24 @@ def _controls(matching: MatchingConfig) -> str:
         if value in how
     ]
     if matching.author != "paper":
-        told.append(
-            f"author ({'the base model' if matching.author == 'base_model' else 'an external one'} words all explanations)"
-        )
-    if not told:
-        return "The sets are as in the paper: nothing but their size is made equal."
+        author = "the base model" if matching.author == "base_model" else "an external model"
+        matched.append(f"author ({author} writes all explanations)")
+    if not matched:
+        return "The sets are as in the paper: only their sizes are equal."
     return (
-        f"The sets are matched, so that they differ less in what is not knowledge: {listed(told)}."
+        "The sets are matched, so that they differ less in aspects other than knowledge: "
+        f"{listed(matched)}."
     )
 
 
-def found(facts: Facts) -> Markup:
-    """The paper's findings, each with what this run shows of it."""
-    warnings = findings.cautions(facts["base"], facts.sources.chance, len(facts.seeds))
+def findings_section(facts: Facts) -> Markup:
+    """Returns the paper's findings, each with this run's verdict."""
+    warnings = findings.cautions(facts["base"], facts.inputs.chance, len(facts.seeds))
     intro = (
-        f"Against the paper's findings, {facts.place}. In brackets: {facts.level} intervals. A finding holds here only where the "
-        "whole interval lies on its side of zero and, where several differences are tested, Holm's correction leaves it there. "
-        "With one seed none can be judged."
+        f"The paper's findings compared with this run, {facts.scope}. In brackets: {facts.level} "
+        "intervals. A finding holds here only if the whole interval is on its side of zero and, "
+        "where several differences are tested, it remains significant after Holm's correction. "
+        "With one seed no finding can be judged."
     )
     items = []
     for claim, parts in findings.all_findings(facts).items():

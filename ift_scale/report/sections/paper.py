@@ -1,4 +1,4 @@
-"""The paper's figures beside ours."""
+"""The paper's figures next to this run's."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,28 +7,32 @@ from markupsafe import Markup
 
 from ift_scale.report.coverage import GROUPS, overall
 from ift_scale.report.facts import Facts
-from ift_scale.report.findings import paper
+from ift_scale.report.findings import paper_figures
 from ift_scale.report.html import joined, paragraph, table
 from ift_scale.report.text import absent, interval, number
 from ift_scale.treatments import consistency_setting, treatment
 
 
 def body(facts: Facts) -> Markup:
-    text = "The paper's figures beside ours: other models, questions and sizes, so compare the sign rather than the size"
+    text = (
+        "The paper's figures and this run's. Models, questions and set sizes differ, so compare "
+        "signs rather than magnitudes"
+    )
     rows = [*_differences(facts), *_kl(facts), *_correlation(facts)]
-    made = table(rows, text, "not asked in this run, or not defined in it.", heads=2)
+    made = table(rows, text, "not evaluated in this run, or undefined.", heads=2)
     return joined(
         [
             made,
             paragraph(
-                f"Source: {paper()['source']}. In brackets: {facts.level} intervals.", "note"
+                f"Source: {paper_figures()['source']}. In brackets: {facts.level} intervals.",
+                "note",
             ),
         ]
     )
 
 
-def _asked(facts: Facts) -> list[str]:
-    """The groups that the paper has figures of."""
+def _groups(facts: Facts) -> list[str]:
+    """Returns the groups for which the paper has figures."""
     return [group for group in facts.groups if group in GROUPS] or facts.groups
 
 
@@ -43,37 +47,36 @@ def _row(figure: str, group: str, ours: str | None, theirs: str, models: str) ->
 
 
 def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
-    theirs, found = paper()["differences"], overall(facts["comparisons"])
+    theirs, found = paper_figures()["differences"], overall(facts["comparisons"])
     for first, second in dict.fromkeys((r["first"], r["second"]) for r in theirs):
         name = f"{treatment(first).short} − {treatment(second).short}, points"
         ours = found[(found["first"] == first) & (found["second"] == second)].to_dict("records")
-        for group in _asked(facts):
-            told = [
+        for group in _groups(facts):
+            reported = [
                 r
                 for r in theirs
                 if (r["first"], r["second"]) == (first, second) and r["group"] in (None, group)
             ]
-            if told:
+            if reported:
                 row: dict[str, Any] = next((r for r in ours if r["group"] == group), {})
-                values = " / ".join(number(r["value"] * 100, 2, sign=True) for r in told)
-                models = " / ".join(r["models"] for r in told) + (
-                    "" if told[0]["group"] else " (group not told)"
+                values = " / ".join(number(r["value"] * 100, 2, sign=True) for r in reported)
+                models = " / ".join(r["models"] for r in reported) + (
+                    "" if reported[0]["group"] else " (group not reported)"
                 )
                 yield _row(name, group, interval(row, "difference", sign=True), values, models)
 
 
 def _kl(facts: Facts) -> Iterator[dict[str, Any]]:
-    for told in paper()["kl"]:
-        for group in _asked(facts):
-            ours = _kl_at(facts, _ratio(facts, told["place"], group), group)
-            yield _row(
-                f"KL at {told['place']}, nats", group, ours, number(told["value"]), told["models"]
-            )
+    for reported in paper_figures()["kl"]:
+        for group in _groups(facts):
+            ours = _kl_at(facts, _ratio(facts, reported["place"], group), group)
+            name = f"KL at {reported['place']}, nats"
+            yield _row(name, group, ours, number(reported["value"]), reported["models"])
 
 
-def _ratio(facts: Facts, place: str, group: str) -> float | None:
-    """0, or the ratio that was best in accuracy."""
-    if place == "ratio 0":
+def _ratio(facts: Facts, which: str, group: str) -> float | None:
+    """Returns 0 for "ratio 0", else the ratio with the best accuracy."""
+    if which == "ratio 0":
         return 0.0
     best = overall(facts["best_ratio"])
     found = best[best.group == group].best_ratio.tolist()
@@ -91,10 +94,11 @@ def _kl_at(facts: Facts, ratio: float | None, group: str) -> str | None:
 
 
 def _correlation(facts: Facts) -> Iterator[dict[str, Any]]:
-    told = paper()["correlation"]
-    found = facts["correlation"][facts["correlation"].measure == told["measure"]]
+    reported = paper_figures()["correlation"]
+    found = facts["correlation"][facts["correlation"].measure == reported["measure"]]
     rows = {row["group"]: row for row in found.to_dict("records")}
-    for group in rows or _asked(facts):
+    for group in rows or _groups(facts):
         ours = interval(rows.get(group, {}), "rho", share=False, sign=True, ends=("low", "high"))
         name = "partial rho of consistency"
-        yield _row(name, group, ours, f"{told['low']} to {told['high']}", told["models"])
+        limits = f"{reported['low']} to {reported['high']}"
+        yield _row(name, group, ours, limits, reported["models"])
