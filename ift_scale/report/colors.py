@@ -1,7 +1,7 @@
-"""A colour for every treatment and grade.
+"""A color for every treatment and grade.
 
-Colours are distinguishable for colour-blind readers (after Okabe and Ito 2008). Each has a contrast
-of at least 3 to both of the page's backgrounds, so colours are the same in light and dark mode.
+Colors are distinguishable for color-blind readers (after Okabe and Ito 2008). Each has a contrast
+of at least 3 to both of the page's backgrounds, so colors are the same in light and dark mode.
 """
 
 from ift_scale.treatments import consistency_ratio, unknown_ratio
@@ -36,7 +36,7 @@ OTHER = "#80808a"
 
 
 def of(setting: str) -> str:
-    """Returns a setting's colour; a mixture's is interpolated between those of its ends."""
+    """Returns a setting's color; a mixture's is interpolated between those of its ends."""
     if setting in NAMED:
         return NAMED[setting]
     ratio = consistency_ratio(setting)
@@ -61,7 +61,7 @@ def luminance(color: str) -> float:
 
 
 def contrast(first: str, second: str) -> float:
-    """Returns the contrast ratio (WCAG 2): 1 for equal colours, 21 for black on white."""
+    """Returns the contrast ratio (WCAG 2): 1 for equal colors, 21 for black on white."""
     lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 

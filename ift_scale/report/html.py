@@ -102,7 +102,7 @@ def folded(
 
 
 def legend(entries: Iterable[tuple[str, str]], shape: str = "") -> Markup:
-    """Returns a list of colour patches for (colour, text) pairs."""
+    """Returns a list of color patches for (color, text) pairs."""
     items = [
         Markup('<li><i class="{}" style="background:{}"></i>{}</li>').format(shape, color, text)
         for color, text in entries

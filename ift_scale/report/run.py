@@ -35,7 +35,7 @@ def page(facts: Facts, files: list[str]) -> str:
     made = next((m for found in facts.inputs.manifests.values() for m in found), None)
     name = Path(facts.config.output_dir).name
     subtitle = f"{name}: {facts.config.model.path}, {plural(len(facts.inputs.arms), 'arm')}"
-    subtitle += f", made {made.created[:10]} on {made.machine}" if made else ""
+    subtitle += f", created {made.created[:10]} on {made.machine}" if made else ""
     return document(f"{name}: {HEADING}", HEADING, subtitle, sections)
 
 

@@ -1,7 +1,7 @@
 """Charts as SVG text, without a plotting library.
 
 A panel is a few kilobytes, its text remains text, its lines and letters follow the page's light or
-dark colours, and it is narrow enough for a phone. A chart with several parts consists of several
+dark colors, and it is narrow enough for a phone. A chart with several parts consists of several
 panels, which the page sets side by side if there is room.
 """
 

@@ -88,8 +88,8 @@ def test_no_question_that_differs_is_not_certainly_no_difference() -> None:
     )
     assert (
         row.reason
-        == "no detectable difference of McNemar's test: too few majorities differ for any difference "
-        "to reach this power"
+        == "no detectable difference of McNemar's test: too few majorities differ for any "
+        "difference to reach this power"
     )
 
 

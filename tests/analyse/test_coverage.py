@@ -1,5 +1,6 @@
-"""Simulated with fixed seeds: intervals cover, and verdicts are wrong no more often than they say. The large simulation is
-benchmarks/simulate_intervals.py; its rows are in benchmarks/results/intervals.json."""
+"""Simulations with fixed seeds: interval coverage, and how often verdicts are wrong.
+
+The large simulation is benchmarks/simulate_intervals.py (results/intervals.json)."""
 
 import json
 

@@ -97,8 +97,9 @@ def test_seeds_that_all_agree_leave_the_questions() -> None:
 
 
 def test_variances_are_those_of_the_crossed_model() -> None:
-    """Mean squares of seeds, questions and residuals (Searle, Casella and McCulloch 1992): the mean's variance is
-    (MS_seeds + MS_questions - MS_residual) / (S Q)."""
+    """The mean's variance is (MS_seeds + MS_questions - MS_residual) / (S Q).
+
+    MS are mean squares (Searle, Casella and McCulloch 1992)."""
     y = np.random.default_rng(2).normal(size=(4, 30)) + np.random.default_rng(3).normal(
         size=(1, 30)
     )

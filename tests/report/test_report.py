@@ -239,7 +239,7 @@ def test_numbers() -> None:
     assert number(0.0, 1, sign=True) == "0.0" and number(0.3, 1, sign=True) == "+0.3"
 
 
-def test_every_colour_is_seen_on_both_backgrounds() -> None:
+def test_every_color_is_seen_on_both_backgrounds() -> None:
     for setting in [*BY_NAME, "mixture-0.5", "mixture-0.25", "unknown-0.5"]:
         for background in ("#ffffff", "#15171c"):
             assert colors.contrast(colors.of(setting), background) >= 3, setting

@@ -126,7 +126,7 @@ def _scatter(facts: Facts) -> Markup:
         else ""
     )
     shown = [s for s in facts.settings if (points.setting == s).any()]
-    caption = "Each point: a setting in a domain. Colour: the setting; shape: the domain."
+    caption = "Each point: a setting in a domain. Color: the setting; shape: the domain."
     return figure(panels, caption, joined([key(shown), text]))
 
 

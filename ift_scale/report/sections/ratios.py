@@ -142,7 +142,7 @@ def _best(facts: Facts) -> Markup:
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
             "accuracy": points_over(row, "accuracy"),
             "best below 1": None if pd.isna(row["best_other"]) else f"{row['best_other']:g}",
-            "its points against ratio 1": interval(
+            "difference to ratio 1, points": interval(
                 row, "difference", sign=True, ends=("low", "high")
             ),
         }
