@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: list, run, compare, report, readme, counts, peers and plant, from the root of a checkout.
+"""The command `python -m benchmarks`, run from the root of a checkout.
 
 Heavy imports are inside the commands.
 """
@@ -19,20 +19,23 @@ PAGE = Path("runs/bench/index.html")
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Throughput beside accuracy: run the benchmarks, compare runs, write the page and the figures of the documents."""
+    """Run and compare benchmarks, and write the figures of README.md and docs/."""
 
 
 @main.command("list")
-def listed() -> None:
-    """Tell every benchmark: what it measures, its peers, what must hold, its size and its minutes."""
+def list_benchmarks() -> None:
+    """List the benchmarks: what is measured, peers, check, workload and minutes."""
     from benchmarks.suite.registry import BENCHMARKS
 
     for b in BENCHMARKS.values():
-        least, most = b.cpu.total(b.cpu.least), b.cpu.total(b.cpu.most)
-        repeats = f"{b.cpu.least} to {b.cpu.most} repeats" if b.cpu.most > 1 else "once"
+        least, most = b.cpu.total(b.cpu.min_repeats), b.cpu.total(b.cpu.max_repeats)
+        repeats = f"{b.cpu.min_repeats} to {b.cpu.max_repeats} repeats"
+        repeats = repeats if b.cpu.max_repeats > 1 else "once"
         click.echo(
-            f"{b.name}\n  measures  {b.measures}\n  against   {b.against}\n  only if   {b.gate}\n"
-            f"  on a CPU  {b.cpu.what}; {repeats}, {least:.0f} to {most:.0f} minutes\n  on a GPU  {b.gpu}"
+            f"{b.name}\n  measures       {b.measures}\n  compared with  {b.against}\n"
+            f"  check          {b.gate}\n"
+            f"  on a CPU       {b.cpu.workload}; {repeats}, {least:.0f} to {most:.0f} minutes\n"
+            f"  on a GPU       {b.gpu}"
         )
 
 
@@ -41,37 +44,37 @@ def listed() -> None:
 @click.option(
     "--quick",
     is_flag=True,
-    help="Smallest sizes, one repeat: shows that it runs. Rows go to runs/bench-quick.",
+    help="Smallest sizes, one repeat: only shows that it works. Rows go to runs/bench-quick.",
 )
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
-    help="Minutes on two idle cores; decides the repeats.",
+    help="Minutes on two idle cores; determines the repeats.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the rows; benchmarks/results if left out.",
+    help="Folder for the rows; default: benchmarks/results.",
 )
 def run(name: str, quick: bool, budget: float | None, out: Path | None) -> None:
-    """Run the benchmark NAME, or all of them one after another; one that fails does not stop the next."""
+    """Run the benchmark NAME, or "all"; a failure does not stop the others."""
     from benchmarks.suite import registry
     from benchmarks.suite.rows import OUT
     from ift_scale.errors import EnvironmentProblem
     from ift_scale.io.progress import say
 
-    benchmarks = registry.chosen(name)
+    benchmarks = registry.select(name)
     if missing := registry.missing_peers(benchmarks):
         raise EnvironmentProblem(
             f"not installed: {', '.join(missing)}. Run `python -m benchmarks peers install`."
         )
-    chosen = (
-        {b.name: b.cpu.most for b in benchmarks}
+    repeats = (
+        {b.name: b.cpu.max_repeats for b in benchmarks}
         if budget is None
         else registry.repeats_within(benchmarks, budget)
     )
-    minutes = sum(b.cpu.total(chosen[b.name]) for b in benchmarks)
-    say("quick: some minutes" if quick else f"about {minutes:.0f} minutes on two idle cores")
+    minutes = sum(b.cpu.total(repeats[b.name]) for b in benchmarks)
+    say("quick: a few minutes" if quick else f"about {minutes:.0f} minutes on two idle cores")
     folder = out or (registry.QUICK if quick else registry.results_folder())
     environment = os.environ | {
         OUT: str(folder.resolve()),
@@ -79,19 +82,18 @@ def run(name: str, quick: bool, budget: float | None, out: Path | None) -> None:
     }
     failed = []
     for b in benchmarks:
-        repeats = 1 if quick else chosen[b.name]
-        say(f"{b.name}: {repeats} {'repeat' if repeats == 1 else 'repeats'}")
+        count = 1 if quick else repeats[b.name]
+        say(f"{b.name}: {count} {'repeat' if count == 1 else 'repeats'}")
         started = time.monotonic()
-        options = ["--repeats", str(repeats), *(["--quick"] if quick else [])]
+        options = ["--repeats", str(count), *(["--quick"] if quick else [])]
         ended = subprocess.run(
             [sys.executable, str(registry.folder() / b.driver), *options], env=environment
         )
         failed += [b.name] if ended.returncode else []
-        say(
-            f"{b.name}: {'failed' if ended.returncode else 'done'} ({(time.monotonic() - started) / 60:.1f} minutes)"
-        )
+        minutes = (time.monotonic() - started) / 60
+        say(f"{b.name}: {'failed' if ended.returncode else 'done'} ({minutes:.1f} minutes)")
     if failed:
-        raise EnvironmentProblem(f"failed: {', '.join(failed)}; the others' rows are in {folder}")
+        raise EnvironmentProblem(f"failed: {', '.join(failed)}; rows of the others are in {folder}")
 
 
 @main.command()
@@ -100,10 +102,13 @@ def run(name: str, quick: bool, budget: float | None, out: Path | None) -> None:
 @click.option(
     "--fail-on-loss",
     is_flag=True,
-    help="Exit with 1 where a figure is worse beyond the spread of both.",
+    help="Exit with 1 if a figure is worse beyond the spread of both.",
 )
 def compare(first: str, second: str, fail_on_loss: bool) -> None:
-    """How many times better SECOND is than FIRST, figure by figure. Each is a file or folder of rows, or a git revision."""
+    """Show how many times better SECOND is than FIRST, figure by figure.
+
+    Each is a file or folder of rows, or a git revision.
+    """
     from benchmarks.suite import compare as comparing
 
     changes = comparing.compare(comparing.load(first), comparing.load(second))
@@ -118,13 +123,13 @@ def compare(first: str, second: str, fail_on_loss: bool) -> None:
 @click.option(
     "--rows",
     type=click.Path(path_type=Path, exists=True),
-    help="File or folder of rows; else benchmarks/results.",
+    help="File or folder of rows; default: benchmarks/results.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, show_default=True
 )
 def report(rows: Path | None, out: Path) -> None:
-    """Write one page of all rows, with plots."""
+    """Write a page of all rows with plots."""
     from benchmarks.suite import page, registry
     from ift_scale.io.progress import say
 
@@ -136,29 +141,28 @@ def report(rows: Path | None, out: Path) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Change nothing; exit with 1 where a document and the rows disagree.",
+    help="Change nothing; exit with 1 if a document disagrees with the rows.",
 )
 def readme(check: bool) -> None:
     """Write the tables of README.md and docs/ from the stored rows."""
     from benchmarks.suite import documents
 
     stale = documents.stale() if check else documents.refresh()
+    state = "disagrees with the rows; run `python -m benchmarks readme`" if check else "written"
     for path in stale:
-        click.echo(
-            f"{path}: {'disagrees with the rows; run `python -m benchmarks readme`' if check else 'written'}"
-        )
+        click.echo(f"{path}: {state}")
     if stale and check:
         sys.exit(1)
 
 
 @main.command()
-@click.option("--write", is_flag=True, help="Store them as what tests expect from now on.")
+@click.option("--write", is_flag=True, help="Store the counts as the tests' expected values.")
 def counts(write: bool) -> None:
-    """Counts that no machine's speed changes, beside the stored ones."""
+    """Compare the counts that are independent of machine speed with the stored ones."""
     from benchmarks.suite import counts as counting
 
     found, stored = counting.measure(), counting.stored()
-    for line in counting.differences(stored, found) or ["all as stored"]:
+    for line in counting.differences(stored, found) or ["no differences"]:
         click.echo(line)
     if write:
         counting.store(found)
@@ -166,13 +170,16 @@ def counts(write: bool) -> None:
 
 @main.group()
 def peers() -> None:
-    """What others would otherwise run, each in a locked environment of its own."""
+    """Manage the peers, each in its own locked environment."""
 
 
 @peers.command()
 @click.argument("names", nargs=-1, type=click.Choice(["lm-eval", "trl"]))
 def install(names: tuple[str, ...]) -> None:
-    """Make the environments of NAMES, or of all peers, anew (minutes each). Liger-Kernel is the project's own extra `liger`."""
+    """Create the environments of NAMES, or of all peers (minutes each).
+
+    Liger-Kernel is the project's own extra `liger`.
+    """
     from benchmarks.suite import registry
     from ift_scale.errors import EnvironmentProblem
 
@@ -182,19 +189,20 @@ def install(names: tuple[str, ...]) -> None:
             [str(registry.folder() / "peers" / registry.PEERS[name])], env=environment
         )
         if ended.returncode:
-            raise EnvironmentProblem(f"{name}: its environment was not made; see above")
+            raise EnvironmentProblem(f"{name}: the environment was not created; see above")
 
 
 @main.command()
 @click.argument("data", type=click.Path(file_okay=False))
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option(
-    "--seed", default=0, show_default=True, help="Draws the questions, the beliefs and the weights."
+    "--seed", default=0, show_default=True, help="Seed of questions, beliefs and weights."
 )
 def plant(data: str, out: str, seed: int) -> None:
     """Train a small Llama to believe right and wrong answers to real questions.
 
-    DATA holds the pools, MMLU and general instructions; OUT gets the chosen questions, the beliefs and the model (docs/planted.md).
+    DATA contains the pools, MMLU and general instructions. OUT receives the chosen questions, the
+    beliefs and the model (docs/planted.md).
     """
     from pathlib import Path
 

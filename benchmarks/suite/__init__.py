@@ -1,4 +1,4 @@
-"""The benchmark suite: rows of one schema, what is measured, comparisons, the page and the figures of README and docs.
+"""The benchmark suite: the row schema, the registry, comparisons, and generated tables and pages.
 
-The drivers themselves lie in `benchmarks/`, beside the package in a checkout.
+The drivers are the modules of `benchmarks/`.
 """

@@ -1,8 +1,9 @@
-"""Two stored runs side by side: for every figure that both have, how many times better the second is, with an interval.
+"""Compares two stored runs: for every figure in both, how many times better the second is.
 
-The interval goes from the worst of the second's repeats over the best of the first's to the other way round, so a difference that
-is beyond it is beyond all that was seen of both. Seconds and rates of different machines are told, never judged: only ratios to a
-peer, taken in one run, and counts can be.
+The interval ranges from the second's worst over the first's best repeat to the second's best over
+the first's worst, so a difference outside it is larger than all observed variation. Seconds and
+rates of different machines are listed without a verdict: only counts and ratios to a peer of the
+same run are comparable between machines.
 """
 
 import subprocess
@@ -16,7 +17,7 @@ from benchmarks.suite.rows import Better, Row, Spread, read
 from ift_scale.errors import DataError, Place
 
 FEWEST = 3
-"""Repeats below which a spread says nothing."""
+"""Minimum number of repeats for a verdict."""
 Verdict = Literal[
     "gain", "LOSS", "within the spread", "too few repeats", "other machine", "same", "CHANGED"
 ]
@@ -25,7 +26,10 @@ _FOLDER = "benchmarks/results"
 
 @dataclass(frozen=True)
 class Change:
-    """`factor`: how many times better the second is (where neither way is better: the second over the first)."""
+    """One figure in both runs.
+
+    `factor` is how many times better the second is (second over first if no direction is better).
+    """
 
     title: str
     unit: str
@@ -38,14 +42,14 @@ class Change:
 
 
 def load(name: str) -> list[Row]:
-    """The rows of a file, of a folder of files, or of what a git revision has stored; DataError where there are none."""
+    """Returns the rows of a file, a folder, or a git revision; DataError if there are none."""
     path = Path(name)
     found = read(path) if path.exists() else _of_revision(name)
     if not found:
         raise DataError(
             Place(name),
-            "holds no benchmark rows",
-            "Give a file or folder of rows, or a revision that has stored some",
+            "contains no benchmark rows",
+            "Pass a file or folder of rows, or a revision with stored rows",
         )
     return found
 
@@ -53,10 +57,8 @@ def load(name: str) -> list[Row]:
 def _of_revision(revision: str) -> list[Row]:
     listed = _git("ls-tree", "--name-only", revision, f"{_FOLDER}/")
     if listed is None:
-        remedy = "Give a file or folder of rows, or a revision of this checkout"
-        raise DataError(
-            Place(revision), "is neither a file nor a folder nor a git revision", remedy
-        )
+        remedy = "Pass a file or folder of rows, or a revision of this repository"
+        raise DataError(Place(revision), "is not a file, folder or git revision", remedy)
     texts = [
         _git("show", f"{revision}:{path}") or ""
         for path in listed.split()
@@ -71,66 +73,44 @@ def _git(*arguments: str) -> str | None:
 
 
 def compare(first: Sequence[Row], second: Sequence[Row]) -> list[Change]:
-    """Of every figure in both, and of every ratio to a peer in both."""
+    """Compares every figure in both runs, and every ratio to a peer in both."""
     before = {row.key: row for row in first}
-    found = []
+    out = []
     for row in second:
         old = before.get(row.key)
         if old is None:
             continue
-        elsewhere = (old.machine, old.device) != (row.machine, row.device)
-        found.append(_change(row.title, row.unit, old, row, row.better, elsewhere))
+        other_machine = (old.machine, old.device) != (row.machine, row.device)
+        out.append(_change(row.title, row.unit, old, row, row.better, other_machine))
         for peer in old.ratios.keys() & row.ratios.keys():
-            found.append(
-                _change(
-                    f"{row.title} | against {peer}",
-                    "times",
-                    old.ratios[peer],
-                    row.ratios[peer],
-                    "higher",
-                    False,
-                )
-            )
-    return found
+            ratios = old.ratios[peer], row.ratios[peer]
+            title = f"{row.title} | compared with {peer}"
+            out.append(_change(title, "times", *ratios, "higher", False))
+    return out
 
 
 def _change(
-    title: str, unit: str, old: Spread, new: Spread, better: Better, elsewhere: bool
+    title: str, unit: str, old: Spread, new: Spread, better: Better, other_machine: bool
 ) -> Change:
+    values = title, unit, old.value, new.value
     if better == "neither":
         factor = _over(new.value, old.value)
         return Change(
-            title,
-            unit,
-            old.value,
-            new.value,
-            factor,
-            factor,
-            factor,
-            "same" if old.value == new.value else "CHANGED",
+            *values, factor, factor, factor, "same" if old.value == new.value else "CHANGED"
         )
     numbers = (new.value, new.low, new.high), (old.value, old.high, old.low)
     if better == "lower":
         numbers = (old.value, old.low, old.high), (new.value, new.high, new.low)
     factor, low, high = (_over(a, b) for a, b in zip(*numbers, strict=True))
-    return Change(
-        title,
-        unit,
-        old.value,
-        new.value,
-        factor,
-        low,
-        high,
-        _verdict(low, high, old, new, elsewhere),
-    )
+    return Change(*values, factor, low, high, _verdict(low, high, old, new, other_machine))
 
 
 def _over(a: float, b: float) -> float:
     return a / b if b else 1.0 if a == b else float("inf")
 
 
-def _verdict(low: float, high: float, old: Spread, new: Spread, elsewhere: bool) -> Verdict:
-    if elsewhere:
+def _verdict(low: float, high: float, old: Spread, new: Spread, other_machine: bool) -> Verdict:
+    if other_machine:
         return "other machine"
     if min(old.repeats, new.repeats) < FEWEST:
         return "too few repeats"
@@ -142,7 +122,7 @@ def lost(changes: Sequence[Change]) -> list[Change]:
 
 
 def table(changes: Sequence[Change]) -> str:
-    """The changes as lines of text."""
+    """Formats the changes as lines of text."""
     width = max((len(change.title) for change in changes), default=0)
     lines = [f"{'figure':<{width}}  {'first':>12} {'second':>12}  times better (interval)"]
     for c in changes:

@@ -1,7 +1,8 @@
-"""The regression guard: counts that do not depend on how fast a machine is, against those stored in tests/golden/counts.json.
+"""The regression guard: counts that are independent of machine speed, in tests/golden/counts.json.
 
-FLOPs, tokens, micro-batches, operations, allocations and the collectives of a step, requests and computed tokens of a probe
-(`step_counts`), and what commands import before they work (`import_counts`). They are equal or not: `differences` tells each.
+FLOPs, tokens, micro-batches, operations, allocations and collectives of a training step, requests
+and computed tokens of a probe (`step_counts`), and the imports of each command (`import_counts`).
+They must be equal to the stored ones.
 """
 
 import json
@@ -25,16 +26,13 @@ _ALONE = {
 
 
 def measure() -> dict[str, Any]:
-    """All counts, each kind in a process of its own."""
-    return {**_told("step_counts"), "imports": _told("import_counts")}
+    """Returns all counts, each kind measured in its own process."""
+    return {**_run("step_counts"), "imports": _run("import_counts")}
 
 
-def _told(module: str) -> dict[str, Any]:
-    environment = (
-        os.environ
-        | _ALONE
-        | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])}
-    )
+def _run(module: str) -> dict[str, Any]:
+    path = os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | _ALONE | {"PYTHONPATH": path}
     command = [sys.executable, "-m", f"benchmarks.suite.{module}"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ended.returncode:
@@ -53,7 +51,7 @@ def store(counts: Mapping[str, Any]) -> None:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """A line for each count that is another, or that only one of the two has."""
+    """Returns one line per count that differs or that only one side has."""
     before, after = dict(_flat(expected)), dict(_flat(found))
     return [
         _line(n, before.get(n), after.get(n))
@@ -63,7 +61,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, number); a list is a set of names, each counting 1."""
+    """Yields (dotted name, number); a list is a set of names that count 1 each."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _flat(part, f"{name}.{key}" if name else str(key))

@@ -1,7 +1,7 @@
 """The generated tables of README.md and docs/, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
 
-A block is a table made from the stored rows under a caption (date, machine, commit, command, check). The sentences around it are
-written by hand: they explain and conclude, and give a figure only with its date.
+A block is a table of the stored rows under a caption (date, machine, commit, command, check). The
+text around it is written by hand; it explains and concludes, and dates the figures that it quotes.
 """
 
 import re
@@ -68,7 +68,7 @@ def _on_cpu(rows: Sequence[Row], benchmark: str) -> list[Row]:
 
 
 def _nothing(benchmark: str) -> str:
-    return f"Nothing is stored yet: `python -m benchmarks run {benchmark}`."
+    return f"No rows are stored yet: `python -m benchmarks run {benchmark}`."
 
 
 def demo_table(rows: Sequence[Row]) -> str:
@@ -81,7 +81,8 @@ def demo_table(rows: Sequence[Row]) -> str:
     for who in dict.fromkeys(row.who for row in found):
         cells = [only(found, who=who, case=group) for group in groups]
         lines.append([_setting(who), *(_statistic(*cell) if cell else "" for cell in cells)])
-    return f"{measured(*found)}: `python -m benchmarks run demo`.\n\n{markdown_table(['', *groups], lines)}"
+    caption = f"{measured(*found)}: `python -m benchmarks run demo`."
+    return f"{caption}\n\n{markdown_table(['', *groups], lines)}"
 
 
 def _setting(who: str) -> str:
@@ -96,9 +97,9 @@ def _setting(who: str) -> str:
 
 
 def _statistic(row: Row) -> str:
-    """`55.7 [50.9, 60.5]`; differences are signed, and anything but a percentage has three decimal places.
+    """Formats `55.7 [50.9, 60.5]`: differences signed, three decimal places unless in percent.
 
-    A mean over fewer domains than the run has names both numbers.
+    A mean over fewer domains than the run has is marked with both numbers.
     """
     shape = ("+" if "difference" in row.quantity else "") + (".1f" if row.unit == "%" else ".3f")
     text = f"{row.value:{shape}}"
@@ -115,7 +116,7 @@ def _caption(rows: Sequence[Row], benchmark: str) -> str:
 
 
 def _gate(rows: Sequence[Row]) -> str:
-    """The largest gap to the reference that the figures were kept with; empty if none was measured."""
+    """Returns the largest gap to the reference as text; empty if none was measured."""
     gates = [row.gate for row in rows if row.gate.gap is not None]
     if not gates:
         return ""
@@ -125,7 +126,7 @@ def _gate(rows: Sequence[Row]) -> str:
 
 
 def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
-    """A block with one line per case and program, one column per quantity, and the speed-ups of each side that has peers."""
+    """Returns a block with one line per case and program, one column per quantity, speed-ups."""
 
     def block(rows: Sequence[Row]) -> str:
         found = [
@@ -138,9 +139,8 @@ def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
         heads = ["case", "program", *(f"{quantity}, {unit}" for quantity, unit in columns)]
         heads += [f"speed-up of {side}" for side in sides]
         lines = []
-        for case, at, who in dict.fromkeys(
-            (row.case, tuple(row.at.items()), row.who) for row in found
-        ):
+        keys = dict.fromkeys((row.case, tuple(row.at.items()), row.who) for row in found)
+        for case, at, who in keys:
             mine = [
                 row
                 for row in found
@@ -173,7 +173,7 @@ def _ratio(rows: Sequence[Row], case: str, side: str, peer: str) -> str:
 
 
 def _slopes(rows: Sequence[Row]) -> list[str]:
-    """A table of how the costs grow, one line per series; nothing if no series has three sizes."""
+    """A table of fitted exponents, one line per series; empty if no series has three sizes."""
     found = [
         s
         for s in growth.series([row for row in rows if row.better != "higher"])
@@ -191,7 +191,7 @@ def _slopes(rows: Sequence[Row]) -> list[str]:
 
 
 def models_table(rows: Sequence[Row]) -> str:
-    """One line per family: differences of both engines, few-shot and 0-shot, and equal tokens of the export."""
+    """One line per family: both engines' differences, few-shot and 0-shot, and equal tokens."""
     found = _on_cpu(rows, "models")
     if not found:
         return _nothing("models")
@@ -207,7 +207,8 @@ def models_table(rows: Sequence[Row]) -> str:
     tokens = [n for row in found for n in row.about["prompt_tokens"]]
     caption = (
         f"{measured(*found)}, {commits(found)}: `python -m benchmarks run models`. "
-        f"{found[0].about['questions']} questions per family, {min(tokens)} to {max(tokens)} tokens per 5-shot prompt."
+        f"{found[0].about['questions']} questions per family, {min(tokens)} to {max(tokens)} "
+        "tokens per 5-shot prompt."
     )
     lines = []
     for case in dict.fromkeys(row.case for row in found):
@@ -229,7 +230,7 @@ def models_table(rows: Sequence[Row]) -> str:
         )
     refused = {row.case: row.about["vllm"].strip() for row in found if "vllm" in row.about}
     reasons = (
-        [markdown_table(["family", "why vLLM does not run it here"], list(refused.items()))]
+        [markdown_table(["family", "why vLLM cannot run it here"], list(refused.items()))]
         if refused
         else []
     )
@@ -242,7 +243,7 @@ def _gap(row: Row) -> str:
 
 
 def goals_table(rows: Sequence[Row]) -> str:
-    return markdown_table(["goal", "result", "benchmark"], goals.told(rows))
+    return markdown_table(["goal", "result", "benchmark"], goals.results(rows))
 
 
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {

@@ -1,4 +1,4 @@
-"""The project's goals that stored rows can answer, judged from the rows."""
+"""The project's goals, judged from the stored rows of a CPU."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,27 +12,21 @@ _PROBE, _TRAIN = "`probe`", "`train`"
 
 @dataclass(frozen=True)
 class Goal:
-    """`came`: the result, from the rows of a CPU, or None if they do not contain it. `where`: the benchmark of the rows."""
+    """A goal. `result` returns the outcome from a CPU's rows, or None if they do not contain it."""
 
     goal: str
-    came: Callable[[Rows], str | None]
-    where: str
+    result: Callable[[Rows], str | None]
+    benchmark: str
 
 
-def told(rows: Rows) -> list[tuple[str, str, str]]:
-    """(goal, result, benchmark) of each goal."""
-    return [
-        (
-            goal.goal,
-            goal.came(rows) or "Nothing is stored yet: `python -m benchmarks run all`",
-            goal.where,
-        )
-        for goal in GOALS
-    ]
+def results(rows: Rows) -> list[tuple[str, str, str]]:
+    """Returns (goal, result, benchmark) for each goal."""
+    missing = "No rows are stored yet: `python -m benchmarks run all`"
+    return [(goal.goal, goal.result(rows) or missing, goal.benchmark) for goal in GOALS]
 
 
 def judged(values: Mapping[str, float], least: float, more: str = "") -> str | None:
-    """`14 (float32), 9.7 (bfloat16)`, with a word where some or all are less than `least`."""
+    """Formats `14 (float32), 9.7 (bfloat16)`, marked if some or all values are below `least`."""
     if not values:
         return None
     met = sum(value >= least for value in values.values())
@@ -41,12 +35,12 @@ def judged(values: Mapping[str, float], least: float, more: str = "") -> str | N
 
 
 def _ratios(
-    benchmark: str, peer: str, who: str = OURS, **wanted: str
+    benchmark: str, peer: str, who: str = OURS, **fields: str
 ) -> Callable[[Rows], dict[str, float]]:
-    """By case, how many times better than the peer."""
+    """Returns a function from rows to the ratio to the peer, by case."""
 
     def found(rows: Rows) -> dict[str, float]:
-        mine = only(rows, benchmark=benchmark, who=who, device="cpu", **wanted)
+        mine = only(rows, benchmark=benchmark, who=who, device="cpu", **fields)
         return {row.case: row.ratios[peer].value for row in mine if peer in row.ratios}
 
     return found
@@ -71,7 +65,7 @@ def _predictions(rows: Rows) -> str | None:
 
 
 def _pipeline(rows: Rows) -> str | None:
-    names = {"sustained": "sustained", "one core": "with its start-up"}
+    names = {"sustained": "sustained", "one core": "including start-up"}
     found = {
         row.case: row.value
         for row in only(rows, benchmark="pipeline", device="cpu")
@@ -87,7 +81,7 @@ def _recipe(rows: Rows) -> str | None:
 def _trl(rows: Rows) -> str | None:
     plain = _ratios("train", "TRL, plain loss", quantity="tokens per second")(rows)
     more = "".join(
-        f"; {number(value)} against TRL with transformers' loss" for value in plain.values()
+        f"; {number(value)} compared with TRL with transformers' loss" for value in plain.values()
     )
     return judged(_ratios("train", "TRL", quantity="tokens per second")(rows), 5, more)
 
@@ -105,7 +99,7 @@ def _same_arms(rows: Rows) -> str | None:
 
 
 def largest_gap(rows: Rows) -> float | None:
-    """Largest difference between ours and TRL's figures of one quantity; None without a pair."""
+    """Returns the largest difference between our and TRL's figures; None without a pair."""
     values = {(row.case, row.who): row.value for row in rows}
     pairs = [
         (value, values[case, "TRL"])
@@ -116,7 +110,7 @@ def largest_gap(rows: Rows) -> float | None:
 
 
 def _errors(rows: Rows, benchmark: str, quantity: str) -> list[float]:
-    """Of the predictions, as shares of what was measured."""
+    """Returns the relative errors of the predictions."""
     mine = [
         row
         for row in only(rows, benchmark=benchmark, device="cpu")
@@ -135,14 +129,17 @@ def _memory(rows: Rows) -> str | None:
     if not errors:
         return None
     verdict = "" if max(map(abs, errors)) <= 0.1 else "**not met**: "
-    return f"{verdict}{min(errors):+.0%} to {max(errors):+.0%} of the peak of a step, small models on a CPU"
+    return f"{verdict}{min(errors):+.0%} to {max(errors):+.0%} of a step's peak, small models, CPU"
 
 
 def _simulator(rows: Rows) -> str | None:
     errors = [abs(error) for error in _errors(rows, "simulator", "seconds per step")]
     if not errors:
         return None
-    return f"median {statistics.median(errors):.0%}, largest {max(errors):.0%}, over {len(errors)} points on this CPU"
+    return (
+        f"median {statistics.median(errors):.0%}, largest {max(errors):.0%}, over {len(errors)} "
+        "points on this CPU"
+    )
 
 
 GOALS = (

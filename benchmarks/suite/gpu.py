@@ -27,7 +27,7 @@ def _exact(row: Row) -> bool:
 
 
 def machines(rows: Sequence[Row]) -> str:
-    """One line per device and machine: dates and versions of what its rows were measured with."""
+    """One line per device and machine, with the dates and versions of its rows."""
     found = _on_gpu(rows)
     if not found:
         return _not_yet(FIRST)
@@ -39,12 +39,12 @@ def machines(rows: Sequence[Row]) -> str:
             for name, version in row.versions.items():
                 versions.setdefault(name, set()).add(version)
         dates = sorted({row.date[:10] for row in mine})
-        told = ", ".join(
+        packages = ", ".join(
             f"{name} {' and '.join(sorted(version))}" for name, version in sorted(versions.items())
         )
         commits = ", ".join(sorted({(row.commit or "no commit")[:7] for row in mine}))
         lines.append(
-            [device, machine, " to ".join(dict.fromkeys((dates[0], dates[-1]))), commits, told]
+            [device, machine, " to ".join(dict.fromkeys((dates[0], dates[-1]))), commits, packages]
         )
     return markdown_table(["GPU", "host", "date", "commit", "versions"], lines)
 
@@ -108,19 +108,22 @@ def train(rows: Sequence[Row]) -> str:
             else ""
         )
         settings: Mapping[str, Any] = row.about.get("settings", {})
-        lines.append([
-            row.device,
-            row.case,
-            row.who,
-            str(settings.get("zero_stage", "")),
-            str(settings.get("activation_checkpointing", "")),
-            {True: "on", False: "off"}.get(settings.get("compile"), ""),  # type: ignore[arg-type]
-            *(str(row.about.get(name, "")) for name in ("kernels", "optimizer", "attention")),
-            between(row),
-            _value(same, "seconds per step", number),
-            _value(same, "share of the matrix rate", lambda value: f"{value:.1%}"),
-            against,
-        ])  # fmt: skip
+        compiled = settings.get("compile")
+        lines.append(
+            [
+                row.device,
+                row.case,
+                row.who,
+                str(settings.get("zero_stage", "")),
+                str(settings.get("activation_checkpointing", "")),
+                "" if compiled is None else "on" if compiled else "off",
+                *(str(row.about.get(name, "")) for name in ("kernels", "optimizer", "attention")),
+                between(row),
+                _value(same, "seconds per step", number),
+                _value(same, "share of the matrix rate", lambda value: f"{value:.1%}"),
+                against,
+            ]
+        )
     heads = [
         "GPU",
         "case",
@@ -133,7 +136,7 @@ def train(rows: Sequence[Row]) -> str:
         "attention",
         "tokens per second",
     ]
-    heads += ["s per step", "share of the matrix rate", "against TRL"]
+    heads += ["s per step", "share of the matrix rate", "compared with TRL"]
     return markdown_table(heads, lines)
 
 
@@ -180,11 +183,11 @@ def exact(rows: Sequence[Row]) -> str:
             row.quantity.removeprefix("difference of "): row
             for row in only(found, device=device, case=case)
         }
-        told = [
+        cells = [
             f"{mine[n].value:.1e} ({mine[n].gate.tolerance:.0e})" if n in mine else ""
             for n in ("losses", "gradient")
         ]
-        lines.append([device, case.removeprefix("exact "), *told])
+        lines.append([device, case.removeprefix("exact "), *cells])
     return markdown_table(
         ["GPU", "type and setting", "losses (allowed)", "gradient (allowed)"], lines
     )
@@ -221,7 +224,7 @@ def probe(rows: Sequence[Row]) -> str:
         "questions per second",
         "limit",
         "share of the limit",
-        "against",
+        "compared with",
     ]
     return markdown_table(heads, lines)
 
@@ -250,14 +253,14 @@ def goals(rows: Sequence[Row]) -> str:
         for row in only(_on_gpu(rows, "probe"), quantity="questions per second")
         if row.who.startswith(OURS)
     }
-    came = {
+    outcomes = {
         "7B training: 65% of the matrix rate measured in the same run": judged(mfu, 65, " percent"),
         "1.3 times TRL with Liger-Kernel's tokens per second": judged(trl, 1.3),
         "peak memory of a training step within 10% of the memory model": _memory_goal(rows),
         "probing: 70% of the limit that the matrix rate sets": judged(probing, 70, " percent"),
     }
     return markdown_table(
-        ["goal", "result"], [[goal, text or "not measured"] for goal, text in came.items()]
+        ["goal", "result"], [[goal, text or "not measured"] for goal, text in outcomes.items()]
     )
 
 
@@ -277,36 +280,52 @@ def _memory_goal(rows: Sequence[Row]) -> str | None:
 
 
 def _ours(row: Row, case: str) -> bool:
-    """True for our training step in a case that begins so."""
+    """True for our training step in a case whose name starts with `case`."""
     return row.benchmark == "train" and row.who == OURS and row.case.startswith(case)
 
 
 EXPECTED: dict[str, Callable[[Row], bool]] = {
-    f"kernel speeds: ours, Liger-Kernel, torch.compile, PyTorch (`{REST}`)": lambda row: row.benchmark == "kernels",
+    f"kernel speeds: ours, Liger-Kernel, torch.compile, PyTorch (`{REST}`)": lambda row: (
+        row.benchmark == "kernels"
+    ),
     f"packed training compared with plain transformers under every setting (`{REST}`)": _exact,
     f"training steps of 1B (`{FIRST}`)": lambda row: row.case == "1b bfloat16" and row.who == OURS,
-    f"training steps of 7B, the whole model on a card with 140 GiB (`{FIRST}`)": lambda row: _ours(row, "7b "),
-    f"training steps of some layers of 7B on a card with 80 GiB (`{FIRST}`)": lambda row: _ours(row, "7b, "),
+    f"training steps of 7B, the whole model on a card with 140 GiB (`{FIRST}`)": lambda row: _ours(
+        row, "7b "
+    ),
+    f"training steps of some layers of 7B on a card with 80 GiB (`{FIRST}`)": lambda row: _ours(
+        row, "7b, "
+    ),
     f"training steps of 3B (`{REST}`)": lambda row: _ours(row, "3b"),
-    f"training steps of 1B under other settings (`{REST}`)": lambda row: _ours(row, "1b bfloat16, "),
+    f"training steps of 1B under other settings (`{REST}`)": lambda row: _ours(
+        row, "1b bfloat16, "
+    ),
     f"TRL on the same tokens (`{FIRST}`)": lambda row: row.who.startswith("TRL"),
-    f"probing MMLU on a 7B shape (`{FIRST}`, `{PROBE}`)": lambda row: row.benchmark == "probe" and row.who.startswith(OURS),
-    f"one request per option on the same shape (`{FIRST}`, `{PROBE}`)": lambda row: row.who == "one request an option",
-    "several GPUs and several nodes: ZeRO over NCCL, `train.hpz`, tensor-parallel engines": lambda row: row.benchmark == "scaling",
-}  # fmt: skip
+    f"probing MMLU on a 7B shape (`{FIRST}`, `{PROBE}`)": lambda row: (
+        row.benchmark == "probe" and row.who.startswith(OURS)
+    ),
+    f"one request per option on the same shape (`{FIRST}`, `{PROBE}`)": lambda row: (
+        row.who == "one request an option"
+    ),
+    "several GPUs and several nodes: ZeRO over NCCL, `train.hpz`, tensor-parallel engines": (
+        lambda row: row.benchmark == "scaling"
+    ),
+}
 
 
 def missing(rows: Sequence[Row]) -> str:
-    """A list of the measurements that no GPU has run."""
+    """A list of the measurements that have not been run on a GPU."""
     found = _on_gpu(rows)
-    left = [what for what, is_it in EXPECTED.items() if not any(is_it(row) for row in found)]
+    remaining = [what for what, is_it in EXPECTED.items() if not any(is_it(row) for row in found)]
     items = (
         textwrap.fill(f"- {what}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for what in left
+        for what in remaining
     )
     text = "\n".join(items)
     return (
-        f"{NOTHING}:\n\n{text}" if left else "All measurements listed on this page have been run."
+        f"{NOTHING}:\n\n{text}"
+        if remaining
+        else "All measurements listed on this page have been run."
     )
 
 

@@ -1,4 +1,4 @@
-"""How a cost grows: the slope of its logarithm over the logarithm of a size, with a 95% interval. Pure functions over rows."""
+"""Growth of a cost: the slope of log cost over log size, with a 95% interval. Pure functions."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from benchmarks.suite.rows import Row
 
 @dataclass(frozen=True)
 class Fit:
-    """cost = factor * size ** slope. `low` and `high`: 95% interval of the slope, None with two sizes, which any line meets."""
+    """cost = factor * size ** slope, with the slope's 95% interval (None with only two sizes)."""
 
     slope: float
     factor: float
@@ -25,7 +25,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Series:
-    """Rows of one program's figure that differ in one size alone, by that size."""
+    """Rows of one program's figure that differ in one size only, in order of that size."""
 
     name: str
     size: str
@@ -37,7 +37,7 @@ class Series:
 
 
 def series(rows: Sequence[Row]) -> list[Series]:
-    """All that have two sizes or more, in the order in which they come."""
+    """Returns all series with two sizes or more, in order of appearance."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if len(row.at) == 1:
@@ -52,7 +52,10 @@ def series(rows: Sequence[Row]) -> list[Series]:
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
-    """Least squares of log cost over log size, with Student's t for the interval; None where there is no line."""
+    """Fits log cost over log size by least squares; None without two sizes.
+
+    The interval uses Student's t.
+    """
     logs = [(math.log(size), math.log(cost)) for size, cost in points if size > 0 and cost > 0]
     if len({size for size, _ in logs}) < 2:
         return None
@@ -61,8 +64,8 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     if len(logs) < 3:
         return Fit(slope, math.exp(intercept), None, None)
     freedom = len(logs) - 2
-    left = sum((y - intercept - slope * x) ** 2 for x, y in logs) / freedom
+    variance = sum((y - intercept - slope * x) ** 2 for x, y in logs) / freedom
     reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt(
-        left / (statistics.pvariance(sizes) * len(sizes))
+        variance / (statistics.pvariance(sizes) * len(sizes))
     )
     return Fit(slope, math.exp(intercept), slope - reach, slope + reach)

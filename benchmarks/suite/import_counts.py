@@ -1,8 +1,8 @@
-"""Which packages each command imports before it does any work. Run as a process of its own; prints one JSON object.
+"""The packages that each command imports before it does any work. Prints one JSON object.
 
-Every command is called in a fork of a process that has imported the command line and nothing else: with --help, or, where it takes
-a configuration, with one that is not there, so that it ends when it has imported what reading it needs. The stages' commands are
-one function, of which the first is called.
+Each command is called in a fork of a process that has imported only the command line: with --help,
+or with a configuration that does not exist, so that it ends after the imports for reading one. The
+stages' commands share one function, so only the first is called.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import sys
 
 NO_CONFIG = "no-such-configuration.yaml"
-_NOT_ASKED_FOR = (
+_IGNORED = (
     "_",
     "benchmarks",
     "ift_scale",
@@ -22,15 +22,13 @@ _NOT_ASKED_FOR = (
 
 
 def packages() -> list[str]:
-    """Names of what is imported that is neither Python's own nor ours."""
+    """Returns the names of imported packages that are neither the standard library nor ours."""
     names = {name.partition(".")[0] for name in sys.modules}
-    return sorted(
-        name for name in names - sys.stdlib_module_names if not name.startswith(_NOT_ASKED_FOR)
-    )
+    return sorted(name for name in names - sys.stdlib_module_names if not name.startswith(_IGNORED))
 
 
 def of_call(arguments: list[str]) -> list[str]:
-    """What is imported when the command line has ended with these arguments, in a process of its own."""
+    """Returns the imports at the end of a command line call, made in a forked process."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Markdown of the generated blocks: a table, and the caption that dates it."""
+"""Markdown of the generated blocks: tables and dated captions."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def hardware(row: Row) -> str:
-    """`AMD EPYC, 2 cores`, or the GPU and its host."""
+    """Returns `AMD EPYC, 2 cores`, or the GPU and its host."""
     return row.machine if row.device == "cpu" else f"{row.device} in {row.machine}"
 
 
 def measured(*rows: Row) -> str:
-    """`2026-11-22 to 2026-11-25, AMD EPYC, 2 cores`: the days of all the rows, and every machine once."""
+    """Returns the rows' dates and machines: `2026-11-22 to 2026-11-25, AMD EPYC, 2 cores`."""
     days = sorted({row.date[:10] for row in rows})
     machines = dict.fromkeys(map(hardware, rows))
     return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {'; '.join(machines)}"

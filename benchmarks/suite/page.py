@@ -1,4 +1,4 @@
-"""One self-contained page of all rows: how many times better ours is, throughput against accuracy, how costs grow, every figure."""
+"""A self-contained page of all rows: ratios to peers, throughput and accuracy, growth, figures."""
 
 import math
 import re
@@ -32,60 +32,61 @@ _PALETTE = [
 ]
 SCALING = "predicted_scaling.json"
 _LOADS = {
-    "full micro-batch": "each GPU a full micro-batch a step",
-    "global batch": "256 examples a step on all GPUs together",
+    "full micro-batch": "a full micro-batch per GPU and step",
+    "global batch": "256 examples per step over all GPUs",
 }
-_NO_RATIO = "no ratio: no peer ran beside it, or another row tells it"
+_NO_RATIO = "no ratio: not measured with a peer, or given in the peer's row"
 
 
 def write(rows: Path, out: Path) -> None:
-    """The page of a file or folder of rows; DataError where there are none."""
+    """Writes the page of a file or folder of rows; DataError if there are none."""
     found = read(rows)
     if not found:
         raise DataError(
             Place(rows),
-            "holds no benchmark rows",
-            "Run `python -m benchmarks run NAME` first, or name another folder",
+            "contains no benchmark rows",
+            "Run `python -m benchmarks run NAME` first, or pass another folder",
         )
-    foretold = read_json(rows / SCALING) if rows.is_dir() else {}
-    write_text(out, page(found, foretold.get("rows", {}).get("predicted", [])))
+    stored = read_json(rows / SCALING) if rows.is_dir() else {}
+    write_text(out, page(found, stored.get("rows", {}).get("predicted", [])))
 
 
 def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
-    """`scaling`: what predict_scaling.py stores."""
+    """Returns the page; `scaling` are the rows that predict_scaling.py stores."""
     order = list(BENCHMARKS)
     names = sorted(
         {row.benchmark for row in rows},
         key=lambda n: (order.index(n) if n in order else len(order), n),
     )
-    expected = [
-        dict(zip(("goal", "came", "more in"), line, strict=True)) for line in goals.told(rows)
+    outcomes = [
+        dict(zip(("goal", "result", "benchmark"), line, strict=True))
+        for line in goals.results(rows)
     ]
     sections = [
         (
             "goals",
-            "what was expected, and what came",
+            "Goals and results",
             table(
-                [_plain(line) for line in expected],
+                [_plain(line) for line in outcomes],
                 "Goals of the project, judged by the rows of a CPU",
             ),
         )
     ]
     sections += [(name, name, _section(name, only(rows, benchmark=name))) for name in names]
     if scaling:
-        sections.append(("predicted-scaling", "predicted scaling", _scaling(scaling)))
+        sections.append(("predicted-scaling", "Predicted scaling", _scaling(scaling)))
     machines = ", ".join(sorted({hardware(row) for row in rows}))
     dates = sorted(row.date[:10] for row in rows)
     return document(
         "Benchmarks",
-        "Throughput beside accuracy",
+        "Throughput and accuracy",
         f"{dates[0]} to {dates[-1]}; {machines}",
         sections,
     )
 
 
 def _plain(line: Mapping[str, str]) -> dict[str, object]:
-    """Without Markdown's marks."""
+    """Removes Markdown's marks."""
     return {key: re.sub(r"\*\*|`|\[([^]]*)\]\([^)]*\)", r"\1", text) for key, text in line.items()}
 
 
@@ -95,7 +96,8 @@ def _section(name: str, rows: Sequence[Row]) -> Markup:
         b = BENCHMARKS[name]
         parts.append(
             paragraph(
-                f"Measures {b.measures}; against {b.against}. A figure is kept only if: {b.gate}.",
+                f"Measures {b.measures}; compared with {b.against}. Condition for storing a "
+                f"figure: {b.gate}.",
                 "quiet",
             )
         )
@@ -108,15 +110,15 @@ def _section(name: str, rows: Sequence[Row]) -> Markup:
         [
             *parts,
             folded(
-                [_told(row) for row in rows], f"Every figure of {name}", _NO_RATIO, heads=3, most=4
+                [_cells(row) for row in rows], f"Every figure of {name}", _NO_RATIO, heads=3, most=4
             ),
         ]
     )
 
 
-def _told(row: Row) -> dict[str, object]:
+def _cells(row: Row) -> dict[str, object]:
     gap = row.gate.checked if row.gate.gap is None else f"{row.gate.checked}: {row.gate.gap:.2g}"
-    told = {
+    return {
         "case": ", ".join(part for part in (row.case, row.sizes) if part),
         "program": row.who,
         "quantity": f"{row.quantity}, {row.unit}",
@@ -133,16 +135,15 @@ def _told(row: Row) -> dict[str, object]:
             f"{peer} {between(ratio)}" for peer, ratio in row.ratios.items()
         )
         or NONE,
-        "checked": gap,
+        "check": gap,
         "date": row.date[:10],
         "commit": (row.commit or "none")[:7],
         "device": hardware(row),
     }
-    return told
 
 
 def _ratios(rows: Sequence[Row]) -> Markup | None:
-    """How many times better ours is than each peer, on a logarithmic axis."""
+    """Draws how many times better ours is than each peer, on a logarithmic axis."""
     panels = []
     for row in rows:
         if not row.ratios:
@@ -150,21 +151,28 @@ def _ratios(rows: Sequence[Row]) -> Markup | None:
         ordered = sorted(row.ratios.items(), key=lambda item: -item[1].value)
         ends = [math.log10(x) for _, ratio in ordered for x in (ratio.low, ratio.high) if x > 0]
         low, high = limits([*ends, 0.0])
-        chart = Chart(Axis(low, high, "times better", _log_marks(low, high)), down([name for name, _ in ordered]),
-                      f"{row.title}: times better than each peer", 60 + 24 * len(ordered))  # fmt: skip
+        chart = Chart(
+            Axis(low, high, "times better", _log_marks(low, high)),
+            down([name for name, _ in ordered]),
+            f"{row.title}: times better than each peer",
+            60 + 24 * len(ordered),
+        )
         chart.upright(0)
-        for place, (_, ratio) in enumerate(ordered):
-            chart.span(place, math.log10(ratio.low), math.log10(ratio.high), _PALETTE[0])
-            chart.point(math.log10(ratio.value), place, _PALETTE[0])
+        for index, (_, ratio) in enumerate(ordered):
+            chart.span(index, math.log10(ratio.low), math.log10(ratio.high), _PALETTE[0])
+            chart.point(math.log10(ratio.value), index, _PALETTE[0])
         panels.append((f"{row.who}, {row.case}", chart.svg()))
     if not panels:
         return None
-    caption = "How many times better ours is, repeat by repeat: median, and smallest to largest. The dashed line is equality."
+    caption = (
+        "How many times better ours is, by repeat: median, smallest and largest. The dashed line "
+        "is equality."
+    )
     return figure(panels, caption)
 
 
 def _trade(rows: Sequence[Row]) -> Markup | None:
-    """Throughput against accuracy: a panel a measure, a point a program and setting."""
+    """Draws accuracy over throughput: one panel per measure, one point per program and setting."""
     speeds = {(row.case, row.who): row for row in only(rows, quantity="tokens per second")}
     panels = []
     whos = list(dict.fromkeys(who for _, who in speeds))
@@ -179,14 +187,14 @@ def _trade(rows: Sequence[Row]) -> Markup | None:
         y = limits([value for _, row in found for value in (row.interval or (row.value,))])
         x = limits([value for speed, _ in found for value in (speed.low, speed.high)], least=0)
         chart = Chart(
-            Axis(*x, "tokens a second"),
+            Axis(*x, "tokens per second"),
             Axis(*y, f"HOMO {measure}, {found[0][1].unit}"),
             f"{measure} against throughput",
         )
         for speed, row in found:
             color, shape = (
                 _PALETTE[whos.index(row.who)],
-                SHAPES[_cases(found).index(row.case) % len(SHAPES)],
+                SHAPES[_case_names(found).index(row.case) % len(SHAPES)],
             )
             if row.interval:
                 chart.interval(speed.value, *row.interval, color)
@@ -197,28 +205,28 @@ def _trade(rows: Sequence[Row]) -> Markup | None:
         return None
     named = legend([(_PALETTE[i], OURS if who == OURS else who) for i, who in enumerate(whos)])
     shapes = ", ".join(
-        f"{shape} {case}" for case, shape in zip(_cases(found), SHAPES, strict=False)
+        f"{shape} {case}" for case, shape in zip(_case_names(found), SHAPES, strict=False)
     )
     return figure(
         panels,
-        f"The same arms by both trainers: what is learnt against tokens a second, 95% intervals. {shapes}.",
+        f"The same arms by both trainers: measure over tokens per second, 95% intervals. {shapes}.",
         named,
     )
 
 
-def _cases(found: Sequence[tuple[Row, Row]]) -> list[str]:
+def _case_names(found: Sequence[tuple[Row, Row]]) -> list[str]:
     return list(dict.fromkeys(row.case for _, row in found))
 
 
 def _predicted(rows: Sequence[Row]) -> Markup | None:
-    """What our models foretell against what was measured, a panel a quantity; the errors' median and largest in its title."""
+    """Draws predicted over measured values, one panel per quantity."""
     panels = []
-    foretold = {(row.case, *row.at.items(), row.quantity): row for row in only(rows, who=PREDICTED)}
-    for quantity in dict.fromkeys(row.quantity for row in foretold.values()):
+    by_key = {(row.case, *row.at.items(), row.quantity): row for row in only(rows, who=PREDICTED)}
+    for quantity in dict.fromkeys(row.quantity for row in by_key.values()):
         pairs = [
-            (row, foretold[key])
+            (row, by_key[key])
             for row in only(rows, who=MEASURED, quantity=quantity)
-            if (key := (row.case, *row.at.items(), quantity)) in foretold
+            if (key := (row.case, *row.at.items(), quantity)) in by_key
         ]
         if not pairs:
             continue
@@ -235,23 +243,24 @@ def _predicted(rows: Sequence[Row]) -> Markup | None:
                 math.log10(measured.value), math.log10(predicted.value), _PALETTE[2], size=3.5
             )
         errors = sorted(abs(predicted.value / measured.value - 1) for measured, predicted in pairs)
-        told = f"{quantity}: error {errors[len(errors) // 2]:.0%} in the median, {errors[-1]:.0%} at most, {len(errors)} points"
-        panels.append((told, chart.svg()))
+        title = (
+            f"{quantity}: error {errors[len(errors) // 2]:.0%} in the median, {errors[-1]:.0%} at "
+            f"most, {len(errors)} points"
+        )
+        panels.append((title, chart.svg()))
     if not panels:
         return None
-    return figure(
-        panels, "What is foretold against what was measured; on the dashed line they are equal."
-    )
+    return figure(panels, "Predicted and measured values; on the dashed line they are equal.")
 
 
 def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Share of the peak over GPUs: a figure a load, a panel a machine, a line a model."""
+    """Draws MFU over GPUs: one figure per load, one panel per machine, one line per model."""
     models, machines, loads = (
         list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "machine", "load")
     )
     named = legend([(_PALETTE[i], model) for i, model in enumerate(models)])
     parts: list[Markup] = [
-        paragraph("Foretold by the simulator (docs/simulator.md), measured nowhere.", "quiet")
+        paragraph("Predicted by the simulator (docs/simulator.md), not measured.", "quiet")
     ]
     for load in loads:
         panels = []
@@ -263,8 +272,11 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
             ]
             sizes = sorted({row["gpus"] for row in mine})
             marks = [(math.log2(size), f"{size:,}") for size in sizes]
-            chart = Chart(Axis(*limits([mark for mark, _ in marks]), "GPUs", marks), Axis(0, 0.8, "MFU", percent=True),
-                          f"predicted MFU over GPUs, {machine}, {load}")  # fmt: skip
+            chart = Chart(
+                Axis(*limits([mark for mark, _ in marks]), "GPUs", marks),
+                Axis(0, 0.8, "MFU", percent=True),
+                f"predicted MFU over GPUs, {machine}, {load}",
+            )
             for color, model in zip(_PALETTE, models, strict=False):
                 points = [
                     (math.log2(row["gpus"]), row["mfu"]) for row in mine if row["model"] == model
@@ -276,7 +288,7 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
         parts.append(
             figure(
                 panels,
-                f"Model FLOPs utilisation over GPUs: {_LOADS.get(load, load)}; settings by `auto`.",
+                f"Model FLOPs utilization over GPUs: {_LOADS.get(load, load)}; settings by `auto`.",
                 named,
             )
         )
@@ -284,7 +296,7 @@ def _scaling(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _growth(rows: Sequence[Row]) -> Markup | None:
-    """Each series with its fitted line, both axes logarithmic."""
+    """Draws each series with its fitted line; both axes are logarithmic."""
     panels = []
     drawable = [
         row
@@ -312,12 +324,15 @@ def _growth(rows: Sequence[Row]) -> Markup | None:
                 "dashed",
             )
         panels.append((f"{found.name}: {slope(line)}", chart.svg()))
-    caption = "Cost against size, both logarithmic; the slope of 1 is proportional growth. Dashed: the fitted power."
+    caption = (
+        "Cost over size, both logarithmic; a slope of 1 is proportional growth. Dashed: the fitted "
+        "power law."
+    )
     return figure(panels, caption) if panels else None
 
 
 def slope(line: growth.Fit | None) -> str:
-    """`slope 0.98 [0.95, 1.01]`."""
+    """Formats `slope 0.98 [0.95, 1.01]`."""
     if line is None:
         return "no slope"
     interval = (
@@ -327,7 +342,7 @@ def slope(line: growth.Fit | None) -> str:
 
 
 def _log_marks(low: float, high: float) -> list[tuple[float, str]]:
-    """Places on a logarithmic axis (base 10): powers of ten, and round numbers between them where there are few."""
+    """Returns ticks of a logarithmic axis (base 10): powers of ten, and values between if few."""
     width = high - low
     steps: tuple[float, ...] = (
         (1,) if width > 2.2 else (1, 2, 5) if width > 0.7 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)

@@ -1,8 +1,9 @@
-"""Benchmark results as rows of one schema: JSON lines in benchmarks/results, a file a benchmark.
+"""Benchmark results as rows of one schema: JSON lines, one file per benchmark.
 
-A row is one figure of one program in one case, with the spread of its repeats, what was checked before it was kept, and what it was
-measured on. `store` takes the new rows for the old ones of the same program on the same device, so a GPU's rows outlive a CPU's.
-On a GPU, where each command measures a part, new rows replace only those of the same figures.
+A row is one figure of one program in one case, with the spread of its repeats, the check that it
+passed, and the machine. `store` replaces the rows of the same program on the same device, so that
+rows of a GPU survive a run on a CPU. On a GPU each command measures only a part, so new rows
+replace only those of the same figures.
 """
 
 import os
@@ -20,14 +21,14 @@ from ift_scale.records import Record
 
 OURS = "ours"
 MEASURED, PREDICTED = "measured", "predicted"
-"""Whose a figure is that a model of ours also foretells."""
+"""`who` of figures that our models also predict."""
 OUT = "IFT_SCALE_BENCH_OUT"
-"""Names the folder that drivers write to in place of benchmarks/results."""
+"""Environment variable: the folder for drivers' rows instead of benchmarks/results."""
 Better = Literal["higher", "lower", "neither"]
 
 
 class Spread(Record):
-    """Repeats of one measurement. `samples`: as measured, in their order, where they were kept; p20 and p80 need them."""
+    """Repeats of one measurement; `samples` in order of measurement, if they were kept."""
 
     value: float
     """The median (p50)."""
@@ -40,7 +41,7 @@ class Spread(Record):
 
 
 class Gate(Record):
-    """What was checked before the figure was kept, and how far it was from the reference. No gap: it was none."""
+    """The check before a figure is stored, and its distance from the reference (None if none)."""
 
     checked: str
     gap: float | None = None
@@ -48,23 +49,25 @@ class Gate(Record):
 
 
 class Row(Spread):
-    """One figure. `who`: the program that it is of; `ratios`: by peer, how many times better `who` did, repeat by repeat."""
+    """One figure."""
 
     benchmark: str
     case: str
-    """Workload and what it ran under, such as a dtype."""
+    """Workload and conditions, such as a dtype."""
     at: dict[str, float] = Field(default_factory=dict)
-    """The sizes that the figure is a function of, where it is one of a series."""
+    """The sizes of a series' point."""
     who: str = OURS
+    """The program."""
     quantity: str
     unit: str
     better: Better
     ratios: dict[str, Spread] = Field(default_factory=dict)
+    """By peer: how many times better this program is, repeat by repeat."""
     interval: tuple[float, float] | None = None
-    """95%, where the figure is a statistic rather than a measurement."""
+    """95% interval, if the figure is a statistic."""
     gate: Gate
     about: dict[str, Any] = Field(default_factory=dict)
-    """Settings, workload and curves behind the figure."""
+    """Settings, workload and curves of the figure."""
     date: str
     commit: str | None
     versions: dict[str, str]
@@ -73,7 +76,7 @@ class Row(Spread):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What names the same figure of another run."""
+        """Identifies the same figure in another run."""
         return (
             self.benchmark,
             self.case,
@@ -93,12 +96,12 @@ class Row(Spread):
 
     @property
     def sizes(self) -> str:
-        """`at` in words."""
+        """`at` as text."""
         return ", ".join(f"{value:,.15g} {name}" for name, value in self.at.items())
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
-    """The fields of a `Spread`. Quantiles are interpolated linearly between the samples in order."""
+    """Returns the fields of a `Spread`; quantiles are interpolated linearly."""
     ordered = sorted(map(float, samples))
     return {
         "value": statistics.median(ordered),
@@ -112,16 +115,16 @@ def spread(samples: Sequence[float]) -> dict[str, Any]:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    position = share * (len(ordered) - 1)
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 def ratios(
     ours: Sequence[float], theirs: Mapping[str, Sequence[float]], better: Better
 ) -> dict[str, Spread]:
-    """By peer, how many times better ours was in each repeat that both have: the ratio of the first with the first, and so on."""
+    """Returns by peer how many times better ours is, pairing repeats in order."""
     found = {}
     for name, values in theirs.items():
         pairs = list(zip(ours, values, strict=False))
@@ -130,7 +133,7 @@ def ratios(
 
 
 def origin(device: str = "cpu") -> dict[str, Any]:
-    """When, by which code and on what a row is measured."""
+    """Returns date, commit, versions, machine and device of a measurement."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
@@ -141,7 +144,7 @@ def origin(device: str = "cpu") -> dict[str, Any]:
 
 
 class Sheet:
-    """Collects one run's rows of a benchmark. `quick`: of sizes that show no more than that it runs."""
+    """Collects one run's rows of a benchmark; rows of `quick` runs only show that it works."""
 
     def __init__(self, benchmark: str, quick: bool, device: str = "cpu"):
         self._quick = quick
@@ -174,7 +177,7 @@ class Sheet:
 
 
 def store_inputs(name: str, found: Any) -> Path:
-    """Put into results/NAME.json what rows and documents are made from again (calibrations, say), with its origin."""
+    """Writes data from which rows and documents are derived to results/NAME.json, with origin."""
     from benchmarks.suite.registry import results_folder
 
     path = results_folder() / f"{name}.json"
@@ -183,15 +186,15 @@ def store_inputs(name: str, found: Any) -> Path:
 
 
 def out_folder(quick: bool) -> Path:
-    """Where drivers put their rows: what `python -m benchmarks run` says, else benchmarks/results; of a quick run runs/bench-quick."""
+    """Returns the folder for rows: $IFT_SCALE_BENCH_OUT, or runs/bench-quick, or results."""
     from benchmarks.suite.registry import QUICK, results_folder
 
-    given = os.environ.get(OUT)
-    return Path(given) if given else QUICK if quick else results_folder()
+    folder = os.environ.get(OUT)
+    return Path(folder) if folder else QUICK if quick else results_folder()
 
 
 def store(rows: Sequence[Row], folder: Path) -> Path:
-    """Put rows of one benchmark into FOLDER/BENCHMARK.jsonl, in place of the same programs' (CPU) or the same figures' (GPU)."""
+    """Writes rows to FOLDER/BENCHMARK.jsonl, replacing those of the same program or figure."""
     names = {row.benchmark for row in rows}
     assert len(names) == 1, names
     path = folder / f"{names.pop()}.jsonl"
@@ -207,29 +210,29 @@ def store(rows: Sequence[Row], folder: Path) -> Path:
 
 
 def read_file(path: Path) -> list[Row]:
-    """The rows of a file, none where there is no file; DataError where it holds anything else."""
+    """Returns the rows of a file, or none if it does not exist; DataError for other content."""
     return read_jsonl(path, Row) if path.is_file() else []
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file or of all *.jsonl of a folder."""
+    """Returns the rows of a file, or of all *.jsonl in a folder."""
     if path.is_dir():
         return [row for file in sorted(path.glob("*.jsonl")) for row in read_file(file)]
     return read_file(path)
 
 
-def only(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """The rows whose fields are these."""
+def only(rows: Iterable[Row], **fields: Any) -> list[Row]:
+    """Returns the rows with these field values."""
     return [
-        row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())
+        row for row in rows if all(getattr(row, name) == value for name, value in fields.items())
     ]
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of a whole part."""
+    """Formats three significant digits, or all digits of the integer part."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def between(spread: Spread) -> str:
-    """`3.21 (3.10 to 3.48)`: the median, smallest to largest."""
+    """Formats `3.21 (3.10 to 3.48)`: median, smallest to largest."""
     return f"{number(spread.value)} ({number(spread.low)} to {number(spread.high)})"

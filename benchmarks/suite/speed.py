@@ -1,7 +1,7 @@
-"""The documents' table of speed: one line per task and peer, with what shows that both computed the same.
+"""The documents' table of speed: one line per task and peer, and whether the results are the same.
 
-Only figures that were measured next to the peer, in the same run, are compared. A task without rows, and GPUs until one has run,
-keep their lines and name the command that measures them.
+Only figures measured together with the peer, in the same run, are compared. Tasks without rows keep
+their lines and name the command that measures them.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ Cells = tuple[str, ...]
 
 
 def speed_table(rows: Sequence[Row]) -> str:
-    """Probing and training in float32, the same arms end to end, and GPUs; the median of the repeats, smallest to largest."""
+    """Probing and training in float32, the same arms end to end, and GPUs (medians and ranges)."""
     lines = [*_probing(rows), *_training(rows), *_end_to_end(rows), *_gpu(rows)]
     return markdown_table(HEADS, lines)
 
@@ -52,7 +52,7 @@ def _rate(row: Row) -> str:
 
 
 def _pairs(rows: Sequence[Row], ours: Row, peers: Sequence[str] = ()) -> list[tuple[Row, Row]]:
-    """`ours` with the row of each peer that it was measured against, or of those in `peers`."""
+    """Returns `ours` with the row of each peer that it was measured with (only `peers`, if any)."""
     named = [name for name in ours.ratios if not peers or name in peers]
     found = [
         only(rows, who=name, case=ours.case, quantity=ours.quantity, device=ours.device)
@@ -68,7 +68,7 @@ def _probing(rows: Sequence[Row]) -> list[Cells]:
     pairs = [pair for ours in only(mine, who=PROBED_BY) for pair in _pairs(mine, ours)]
     lines = []
     for ours, peer in pairs:
-        # Each gap counts from the authors' loop: together they bound the difference between the two.
+        # Both gaps are relative to the authors' loop, so their sum bounds the difference.
         gaps = [row.gate.gap for row in (ours, peer) if row.gate.gap is not None]
         lines.append(
             _line(
@@ -91,7 +91,7 @@ def _training(rows: Sequence[Row]) -> list[Cells]:
     pairs = [pair for ours in only(mine, who=OURS) for pair in _pairs(mine, ours, peers)]
     lines = []
     for ours, peer in sorted(pairs, key=lambda pair: peers.index(pair[1].who)):
-        gap = peer.gate.gap  # the peer's losses against ours
+        gap = peer.gate.gap  # the peer's losses compared with ours
         lines.append(
             _line(
                 "training, float32",
@@ -131,7 +131,7 @@ def _range(rows: Sequence[Row]) -> str:
 
 
 def _gpu(rows: Sequence[Row]) -> list[Cells]:
-    """Training against the peers that ran the same case on the same GPU, and probing against its peers."""
+    """Training compared with peers in the same case on the same GPU, and probing with its peers."""
     found = [row for row in rows if row.device != "cpu"]
     lines: list[Cells] = []
     for row in only(found, benchmark="train", who=OURS, quantity="tokens per second"):
@@ -160,5 +160,5 @@ def _gpu(rows: Sequence[Row]) -> list[Cells]:
 
 
 def _gate(row: Row) -> str:
-    """The check that the figure was kept behind."""
+    """Returns the check that the figure passed."""
     return row.gate.checked if row.gate.gap is None else f"{row.gate.checked}: {row.gate.gap:.1g}"

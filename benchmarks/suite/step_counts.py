@@ -1,7 +1,8 @@
-"""Counts of a training step and of a probe that no machine's speed changes. Run as a process of its own; prints one JSON object.
+"""Counts of a training step and of a probe that are independent of machine speed. Prints JSON.
 
-The step is rank 0's of two, in a process group that talks to nobody (torch's `fake` backend): its collectives are counted, and what
-they would bring is left as it is. A tiny Llama, sixteen fixed examples; one thread, so that every allocation comes in its order.
+The step is that of rank 0 of two, in a process group without communication (torch's `fake`
+backend): collectives are counted, and their outputs stay as they are. A tiny Llama, sixteen fixed
+examples, and one thread, so that allocations have a fixed order.
 """
 
 import json
@@ -51,15 +52,15 @@ LLAMA = LlamaConfig(
 
 
 def examples() -> TokenizedSet:
-    """Sixteen of 20 to 95 tokens, the last part of each supervised; all begin with the same 12 tokens."""
+    """Sixteen examples of 20 to 95 tokens with a common prefix of 12; the last third supervised."""
     lengths = 20 + 5 * np.arange(16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.concatenate([np.arange(n) for n in lengths])
+    positions = np.concatenate([np.arange(n) for n in lengths])
     ids = (7 * np.arange(offsets[-1]) + 3 * np.repeat(np.arange(16), lengths)) % 509 + 3
-    ids[places < 12] = np.tile(np.arange(12) + 3, 16)
+    ids[positions < 12] = np.tile(np.arange(12) + 3, 16)
     return TokenizedSet(
         ids.astype(np.int32),
-        places >= np.repeat(lengths * 2 // 3, lengths),
+        positions >= np.repeat(lengths * 2 // 3, lengths),
         offsets,
         np.ones(16),
         0,
@@ -67,7 +68,7 @@ def examples() -> TokenizedSet:
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations as they are dispatched, and the collectives among them with the bytes of what they are given."""
+    """Counts dispatched operations, and collectives with the bytes of their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ def settings(stage: Any) -> TrainConfig:
 
 
 def steps(stage: int, folder: Path, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Two optimizer steps: the first makes what later ones have, the second is counted."""
+    """Runs two optimizer steps and counts the second: the first also allocates persistent state."""
     tokens, config = examples(), settings(stage)
     step = packing.planned_steps(tokens.computed_lengths, config, RANKS, LLAMA.hidden_size, 0)[0]
     engine = engines.build(
@@ -121,14 +122,14 @@ def steps(stage: int, folder: Path, weights: dict[str, torch.Tensor]) -> dict[st
         engines.run_step(engine, step, tokens, 0.0)
     found["collectives"], found["wire_bytes"] = dict(seen.collectives), dict(seen.wire_bytes)
     found["operations"] = seen.count
-    if stage == 0:  # whose buffers are its own alone
+    if stage == 0:  # the only stage whose buffers are not shared between ranks
         found |= _work(engine, step, tokens)
     engine.release()
     return found
 
 
 def _work(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> dict[str, Any]:
-    """FLOPs of rank 0's products, tokens, and the most bytes that the step's tensors held beside what was there before it."""
+    """Returns FLOPs of matrix products, tokens, and the peak of allocated bytes over the start."""
     with FlopCounterMode(display=False) as flops:
         engines.run_step(engine, step, tokens, 0.0)
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -172,7 +173,7 @@ def train_counts() -> dict[str, Any]:
 
 
 def probe_counts() -> dict[str, Any]:
-    """Of the world's first questions, asked 5-shot: requests, tokens of their prompts, and those that the engine computed."""
+    """Counts requests, prompt tokens and computed tokens of the world's first questions, 5-shot."""
     questions = world.load()
     path = resolve("world")
     asker = LetterAsker(FewShot(PromptTokenizer(path), Demonstrations(questions, 5, 42)), plain)
@@ -183,9 +184,8 @@ def probe_counts() -> dict[str, Any]:
     engine = TransformersEngine(
         EngineSpec(str(path), "float32", ProbeConfig(engine="transformers"))
     )
-    option_logprobs(
-        engine, written.requests
-    )  # compares its way with a plain pass of the longest row, once
+    # The first call also verifies the engine with a plain pass over the longest row.
+    option_logprobs(engine, written.requests)
     seen: list[int] = []
     engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(args[0].numel()), with_kwargs=True

@@ -56,5 +56,5 @@ def test_figures_of_one_run_alone_are_left_out() -> None:
 
 
 def test_what_is_neither_file_nor_revision_is_told() -> None:
-    with pytest.raises(DataError, match="neither a file nor a folder nor a git revision"):
+    with pytest.raises(DataError, match="not a file, folder or git revision"):
         load("no-such-revision")

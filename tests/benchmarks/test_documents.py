@@ -302,6 +302,6 @@ def test_goals_are_judged_by_what_was_measured() -> None:
     for case, measured, predicted in (("a", 10.0, 11.0), ("b", 20.0, 30.0)):
         for who, value in (("measured", measured), ("predicted", predicted)):
             sheet.add(case, "most bytes held in a step", "MiB", [value], Gate(checked="bound"), who)
-    came = {goal: text for goal, text, _ in goals.told(sheet.rows)}
+    came = {goal: text for goal, text, _ in goals.results(sheet.rows)}
     assert came["memory model within 10%"].startswith("**not met**: +10% to +50%")
-    assert came["training: 5 times TRL at its best setting"].startswith("Nothing is stored yet")
+    assert came["training: 5 times TRL at its best setting"].startswith("No rows are stored yet")

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.suite import registry
-from benchmarks.suite.registry import BENCHMARKS, chosen, repeats_within
+from benchmarks.suite.registry import BENCHMARKS, repeats_within, select
 from ift_scale.errors import ConfigError, EnvironmentProblem
 
 
@@ -27,26 +27,26 @@ def test_every_driver_knows_the_options_that_it_is_given() -> None:
 
 
 def test_a_budget_is_kept_and_spent() -> None:
-    every = chosen("all")
-    least = sum(b.cpu.total(b.cpu.least) for b in every)
+    every = select("all")
+    least = sum(b.cpu.total(b.cpu.min_repeats) for b in every)
     repeats = repeats_within(every, least + 5)
-    assert all(b.cpu.least <= repeats[b.name] <= b.cpu.most for b in every)
+    assert all(b.cpu.min_repeats <= repeats[b.name] <= b.cpu.max_repeats for b in every)
     spent = sum(b.cpu.total(repeats[b.name]) for b in every)
     assert least + 4 < spent <= least + 5 + 1e-9
-    with pytest.raises(ConfigError, match="the fewest repeats"):
+    with pytest.raises(ConfigError, match="the minimum number of repeats"):
         repeats_within(every, least / 2)
 
 
 def test_a_wrong_name_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'probe'"):
-        chosen("prob")
+        select("prob")
 
 
 def test_an_installation_without_the_folder_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "CHECKOUT", tmp_path)
-    with pytest.raises(EnvironmentProblem, match="beside the package in a checkout"):
+    with pytest.raises(EnvironmentProblem, match="part of a checkout"):
         registry.results_folder()
 
 

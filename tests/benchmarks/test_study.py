@@ -15,8 +15,8 @@ def variant(tmp_path: Path) -> Config:
     facts = synthetic.facts(tmp_path / "made")
     run = tmp_path / "paper"
     (run / "construct").mkdir(parents=True)
-    facts.sources.tables.rename(run / "analyse")
-    facts.sources.balance.rename(run / "construct" / "balance.csv")
+    facts.inputs.tables.rename(run / "analyse")
+    facts.inputs.balance.rename(run / "construct" / "balance.csv")
     write_manifest(
         run / "construct",
         "construct",
