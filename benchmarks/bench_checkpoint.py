@@ -1,10 +1,11 @@
-"""Seconds and bytes of saving a checkpoint, loading it and exporting the model, against the model's size.
+"""Seconds and bytes of saving, loading and exporting a checkpoint, by model size.
 
     python -m benchmarks.bench_checkpoint [--repeats 3]
 
-One rank on a CPU, ZeRO-2, float32, random Llamas. Saving is on the disk when it ends (fsync). Loading is into an engine of other
-weights. The gate: every parameter and both moments of the optimizer are bit for bit what was saved, and the exported file holds the
-parameters. Each size and repeat is a save, a load and an export of its own.
+One rank on a CPU, ZeRO-2, float32, random Llamas. A save includes fsync. Loading is into an engine
+with other weights. Condition: every parameter and both optimizer moments are bit-identical to the
+saved ones, and the exported file contains the parameters. Each size and repeat has its own save,
+load and export.
 """
 
 import tempfile
@@ -37,7 +38,7 @@ SIZES = {
     "23 M": (512, 6, 4096),
     "83 M": (768, 8, 16_384),
 }
-"""Hidden, layers, vocabulary."""
+"""Hidden size, layers, vocabulary."""
 EXACT = Gate(
     checked="largest difference of a parameter or moment from what was saved", gap=0, tolerance=0
 )
@@ -56,7 +57,7 @@ def llama(hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
 
 
 def state(engine: engines.Engine) -> list[torch.Tensor]:
-    """Copies of the parameters and of the optimizer's moments."""
+    """Returns copies of the parameters and of the optimizer's moments."""
     moments = [
         value
         for entry in engine.deepspeed.optimizer.optimizer.state.values()
@@ -72,7 +73,7 @@ def state(engine: engines.Engine) -> list[torch.Tensor]:
 def measure(
     shape: dict[str, Any], device: torch.device, control: Control, folder: Path
 ) -> dict[str, float]:
-    """Seconds and bytes of one save, load and export."""
+    """Returns the seconds and bytes of one save, load and export."""
     tokens = random_set(4, shape["vocab_size"])
     config = settings("float32", 4, 4096, kernels="pytorch")
     arm = ArmJob(
@@ -95,13 +96,15 @@ def measure(
     checkpoints.save(engine, Progress(step=1))
     found["save"] = time.perf_counter() - started
     found["checkpoint_bytes"] = size_of(checkpoints.folder)
-    engines.run_step(engine, steps[0], tokens, 1e-3)  # other weights and moments than were saved
+    engines.run_step(
+        engine, steps[0], tokens, 1e-3
+    )  # weights and moments now differ from the saved
     assert any(not torch.equal(a, b) for a, b in zip(expected, state(engine), strict=True))
     started = time.perf_counter()
     checkpoints.load(engine)
     found["load"] = time.perf_counter() - started
     if not all(torch.equal(a, b) for a, b in zip(expected, state(engine), strict=True)):
-        raise SystemExit("what was loaded is not what was saved: nothing is stored")
+        raise SystemExit("the loaded state differs from the saved one: nothing is stored")
     base = resolve("world")
     started = time.perf_counter()
     export(
@@ -133,7 +136,7 @@ def size_of(folder: Path) -> float:
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="The smallest model alone.")
 def main(repeats: int, quick: bool) -> None:
-    """Measure, and store the rows of `checkpoint`."""
+    """Measure and store the rows of `checkpoint`."""
     device = one_rank()
     control, sheet = Control(None, timedelta(minutes=30)), Sheet("checkpoint", quick)
     for name, sizes in list(SIZES.items())[: 1 if quick else None]:

@@ -1,9 +1,9 @@
-"""Where a whole experiment's time goes, what the time to the first training step is made of, and what the experiment finds.
+"""Seconds by part of a whole experiment, seconds to the first training step, and the results.
 
     python -m benchmarks.bench_demo [--repeats 2]
 
-Runs configs/demo.yaml from nothing, each time in a fresh folder, and reads the manifests and tables. Accuracies have the analysis'
-own 95% intervals; they are those of the last repeat.
+Runs configs/demo.yaml from scratch, each time in a new folder, and reads the manifests and tables.
+Accuracies are those of the last repeat, with the analysis' own 95% intervals.
 """
 
 import subprocess
@@ -39,7 +39,7 @@ def _manifests(folder: Path) -> list[Manifest]:
 
 
 def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
-    """Seconds of each part of one run."""
+    """Returns the seconds of each part of one run."""
     started = time.perf_counter()
     command = [
         sys.executable,
@@ -82,11 +82,11 @@ def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
 
 
 def add_found(sheet: Sheet, tables: Path) -> None:
-    """Accuracy of each setting and of the base model, and paired differences, over all domains."""
+    """Adds accuracies of settings and base model, and paired differences, over all domains."""
 
     def add(row: dict[str, Any], who: str, name: str, quantity: str) -> None:
         low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
-        interval = None if pd.isna(low) else (low, high)  # one seed has no interval of a difference
+        interval = None if pd.isna(low) else (low, high)  # with one seed, differences have none
         about = {name: int(row[name]) for name in ("seeds", "domains", "of_domains")}
         sheet.add(
             row["group"],
@@ -128,7 +128,7 @@ def add_found(sheet: Sheet, tables: Path) -> None:
 @click.option("--repeats", default=2, show_default=True)
 @click.option("--quick", is_flag=True, help="One seed, one epoch.")
 def main(repeats: int, quick: bool) -> None:
-    """Run the demo from nothing, and store the rows of `demo`."""
+    """Run the demo from scratch and store the rows of `demo`."""
     runs, sheet = [], Sheet("demo", quick)
     for number in range(repeats):
         with tempfile.TemporaryDirectory() as folder:

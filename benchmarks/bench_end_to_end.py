@@ -1,13 +1,14 @@
-"""Throughput against accuracy: the same arms trained by ours and by TRL's SFTTrainer, both evaluated by our evaluator.
+"""Throughput and accuracy: the same arms trained by ours and by TRL's SFTTrainer.
 
     benchmarks/peers/install_trl.sh
     python -m benchmarks.bench_end_to_end [--repeats 3]
 
-The world's medicine pool is probed and H, I and S are built from it once, a seed a repeat. Ours trains all arms as the pipeline
-does; TRL gets the same token ids in the same optimizer steps with the same hyperparameters, in its own environment, two ranks,
-ZeRO-2, a start an arm, as a person would start it. Its weights take the place of ours in a second run, which evaluates and
-analyses them. Nothing is stored unless every step's loss and nearly every prediction of the trained models agree: then what is
-learnt is the same, and the rest is speed.
+The world's medicine pool is probed and H, I and S are built once, with one seed per repeat. Ours
+trains all arms as the pipeline does. TRL gets the same token ids in the same optimizer steps with
+the same hyperparameters, in its own environment: two ranks, ZeRO-2, one start per arm as a user
+would do. Its weights replace ours in a second run, and our evaluator evaluates both. Nothing is
+stored unless every step's loss and nearly all predictions of the trained models agree, so that only
+speed differs.
 """
 
 import json
@@ -53,7 +54,7 @@ def config_of(folder: Path, seeds: int, quick: bool) -> Any:
             "model": {"path": "world"},
             "questions": {"sources": [{"kind": "world"}]},
             "probe": engine,
-            # As many questions as general instructions: whole steps of 16, which every trainer takes alike.
+            # As many questions as general instructions: full steps of 16, alike in both trainers.
             "construct": {
                 "domains": [DOMAIN],
                 "settings": settings,
@@ -80,7 +81,7 @@ def config_of(folder: Path, seeds: int, quick: bool) -> Any:
 
 
 def ours(config: Any) -> tuple[Pipeline, dict[str, Steps], float]:
-    """(the run, each arm's steps, seconds of the train stage)."""
+    """Returns (the run, each arm's steps, seconds of the train stage)."""
     pipeline = Pipeline(config)
     for stage in ("questions", "probe", "write", "construct"):
         getattr(pipeline, stage)()
@@ -100,7 +101,7 @@ def ours(config: Any) -> tuple[Pipeline, dict[str, Steps], float]:
 
 
 def trl(config: Any, first: Pipeline, work: Path) -> tuple[Pipeline, dict[str, Steps], float]:
-    """The same of TRL; seconds of all its processes from start to end."""
+    """Returns the same for TRL; seconds are those of all its processes from start to end."""
     pipeline = Pipeline(config, siblings=[first.context.root])
     for stage in ("questions", "probe", "write", "construct"):
         getattr(pipeline, stage)()
@@ -116,7 +117,7 @@ def trl(config: Any, first: Pipeline, work: Path) -> tuple[Pipeline, dict[str, S
 def train_by_trl(
     pipeline: Pipeline, task: Task, first: Pipeline, work: Path
 ) -> tuple[Steps, float]:
-    """Train an arm by TRL and put its weights where the pipeline has its own: with the tokenizer and template of ours."""
+    """Trains an arm by TRL and exports its weights with our tokenizer and template."""
     config = pipeline.context.config
     tokens = dataset.load(
         tokenized(
@@ -163,14 +164,14 @@ def train_by_trl(
         "--save",
         str(work / "weights"),
     ]
-    told = os.environ | {
+    process_env = os.environ | {
         "DS_ACCELERATOR": "cpu",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
     started = time.perf_counter()
     with (work / "log").open("w") as log:
-        ended = subprocess.run(command, stdout=log, stderr=log, env=told)
+        ended = subprocess.run(command, stdout=log, stderr=log, env=process_env)
     seconds = time.perf_counter() - started
     if ended.returncode:
         raise SystemExit(f"TRL failed on {task.arm.name}\n{log_tail(work / 'log')}")
@@ -181,19 +182,19 @@ def train_by_trl(
         )
         write_manifest(folder, "train", task.key, {}, task.inputs, {}, {"total": seconds})
     found: Steps = json.loads((work / "result.json").read_text())["steps"]
-    say(f"TRL: {task.arm.name}: {len(found)} steps, {seconds:.0f} s with its start")
+    say(f"TRL: {task.arm.name}: {len(found)} steps, {seconds:.0f} s including start-up")
     return found, seconds
 
 
 def loss_gap(mine: Steps, theirs: Steps) -> float:
-    """Largest relative difference of a step's loss; ends where the steps were of other tokens."""
+    """Returns the largest relative difference of a step's loss; exits if the tokens differ."""
     if [step["tokens"] for step in mine] != [step["tokens"] for step in theirs]:
         raise SystemExit("TRL took steps of other tokens than ours")
     return max(abs(b["loss"] / a["loss"] - 1) for a, b in zip(mine, theirs, strict=True))
 
 
 def disagreement(first: Pipeline, second: Pipeline) -> float:
-    """Share of all arms' questions on which the two trained models predict another option."""
+    """Returns the share of all arms' questions with different predictions."""
     shares = []
     for arm in first.arms():
         tables = [
@@ -206,7 +207,7 @@ def disagreement(first: Pipeline, second: Pipeline) -> float:
 
 
 def speed(steps: Steps) -> float:
-    """Tokens a second of an arm, without its first step, padding not counted."""
+    """Returns tokens per second of an arm, without its first step and without padding."""
     return sum(step["tokens"] for step in steps[1:]) / sum(step["seconds"] for step in steps[1:])
 
 
@@ -218,7 +219,8 @@ def rows_of(sheet: Sheet, runs: dict[str, tuple[Pipeline, dict[str, Steps], floa
     )
     if loss > LOSS_TOLERANCE or predictions > 1 - LEAST_AGREEMENT:
         raise SystemExit(
-            f"losses differ by {loss:.1e}, predictions on {predictions:.1%} of the questions: nothing is stored"
+            f"losses differ by {loss:.1e}, predictions on {predictions:.1%} of the questions: "
+            "nothing is stored"
         )
     of_losses = Gate(
         checked="relative difference of a step's loss from ours", gap=loss, tolerance=LOSS_TOLERANCE

@@ -1,9 +1,9 @@
-"""vLLM against transformers, on the world's pool and on real MMLU: speed as a ratio, and the largest difference of their answers.
+"""vLLM and transformers on the world's pool and on real MMLU: speed ratio and largest difference.
 
     python -m benchmarks.bench_engines [--repeats 5]
 
-Both engines are started once a model and then asked in turn, A B A B, each time with empty caches. No speed is stored unless they
-agree.
+Both engines are started once per model and called in turn (A B A B) with empty caches. No speed is
+stored unless their answers agree.
 """
 
 import json
@@ -44,7 +44,7 @@ def world_requests() -> list[ScoreRequest]:
 
 
 def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
-    """Prompts of three MMLU subjects for a randomly initialised Llama (peers/README.md), both made where they are not there."""
+    """Returns prompts of three MMLU subjects for a random Llama, creating both if missing."""
     model, prompts = work / "model", work / "prompts.jsonl"
     if not model.exists():
         subprocess.run([sys.executable, str(PEERS / "model.py"), str(model)], check=True)
@@ -64,7 +64,7 @@ def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
 
 
 def _single(requests: Sequence[OptionRequest]) -> list[ScoreRequest]:
-    """The requests, of which every option is one token with these tokenizers."""
+    """Returns the requests; with these tokenizers every option is one token."""
     assert all(isinstance(request, ScoreRequest) for request in requests)
     return [request for request in requests if isinstance(request, ScoreRequest)]
 
@@ -90,7 +90,8 @@ def compare(
     difference = float(np.abs(answers["vllm"] - answers["transformers"]).max())
     if difference > TOLERANCE_NATS:
         raise SystemExit(
-            f"the engines differ by {difference:.4f} nats, over {TOLERANCE_NATS}: no speed is stored"
+            f"the engines differ by {difference:.4f} nats, more than {TOLERANCE_NATS}: nothing is "
+            "stored"
         )
     gate = Gate(
         checked="log-probabilities of both engines, nats", gap=difference, tolerance=TOLERANCE_NATS
@@ -127,7 +128,7 @@ def compare(
 @click.option("--logs", default=Path("runs/benchmark-logs"), type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="64 questions of the world alone.")
 def main(repeats: int, count: int, work: Path, logs: Path, quick: bool) -> None:
-    """Measure both engines, and store the rows of `engines`."""
+    """Measure both engines and store the rows of `engines`."""
     sheet = Sheet("engines", quick)
     asked = world_requests()
     compare(sheet, "world", resolve("world"), asked[:64] if quick else asked, repeats, logs)

@@ -1,10 +1,11 @@
-"""How a training step's time grows: with the set, the length of its examples and how unlike they are, the vocabulary, the ranks.
+"""Growth of a training step's time with set size, example lengths, vocabulary and ranks.
 
     python -m benchmarks.bench_growth [--repeats 3]
 
-A small random Llama, float32, one thread a rank, gloo; worlds of 1, 2 and 4 ranks, a group each (`growth_ranks.py`). More ranks
-than cores share them: then the figure is what the ranks' coordination costs, not a speed-up. The gate: the first step's loss is
-the same for every world and stage. `python -m benchmarks report` draws the series and fits their slopes.
+A small random Llama, float32, one thread per rank, gloo; worlds of 1, 2 and 4 ranks, one process
+group each (`growth_ranks.py`). If ranks outnumber cores, the figure shows the cost of coordination,
+not a speed-up. Condition: the first step's loss is the same for every world and stage.
+`python -m benchmarks report` draws the series and fits their slopes.
 """
 
 import json
@@ -27,7 +28,7 @@ TOLERANCE = 1e-5
 
 
 def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[str, Any]]:
-    """The points of one group of ranks."""
+    """Returns the points of one process group."""
     out, port = folder / f"{size}.json", str(environment.free_port())
     command = [
         sys.executable,
@@ -47,8 +48,8 @@ def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[s
     running = []
     with (folder / f"{size}.log").open("w") as log:
         for rank in range(size):
-            place = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            running.append(subprocess.Popen(command, env=place, stdout=log, stderr=log))
+            rank_env = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(subprocess.Popen(command, env=rank_env, stdout=log, stderr=log))
         failed = [process.wait() for process in running]
     if any(failed):
         raise SystemExit(f"{size} ranks failed\n{log_tail(folder / f'{size}.log')}")
@@ -60,7 +61,7 @@ def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[s
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="Worlds of 1 and 2, ZeRO-2, two points of each sweep.")
 def main(repeats: int, quick: bool) -> None:
-    """Measure, and store the rows of `scaling`."""
+    """Measure and store the rows of `scaling`."""
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in WORLDS[: 2 if quick else None]:
@@ -70,7 +71,8 @@ def main(repeats: int, quick: bool) -> None:
     gap = max(abs(loss / same[0] - 1) for loss in same)
     if gap > TOLERANCE:
         raise SystemExit(
-            f"the first step's loss differs by {gap:.1e} between worlds and stages: nothing is stored"
+            f"the first step's loss differs by {gap:.1e} between worlds and stages: "
+            "nothing is stored"
         )
     gate = Gate(
         checked="relative difference of the first step's loss between worlds and stages",

@@ -1,13 +1,15 @@
-"""The kernels against plain PyTorch, torch.compile and Liger-Kernel, forward and backward, at the shapes of 7B models in bfloat16.
+"""Our kernels, plain PyTorch, torch.compile and Liger-Kernel: forward and backward.
 
     python -m benchmarks.bench_kernels
 
-On a GPU the kernels, and the update by torch's and DeepSpeed's AdamW, whose figures also go to kernels/figures.json, which the
-trainer reads; on a CPU the references against plain PyTorch on one thread.
+On a GPU: the kernels at shapes of 7B models in bfloat16, and the update by torch's and DeepSpeed's
+AdamW. Those figures are also written to kernels/figures.json, which the trainer reads. On a CPU:
+our references and plain PyTorch on one thread.
 
-No time is stored of an implementation whose outputs or gradients are off from float64 by more than 2% (float32: 0.01%) of their
-largest value. `compile` is torch.compile of `plain`; `pytorch` is our reference, uncompiled. `liger_sum` is Liger's loss in its own
-fastest form, which gives no losses of the rows; the trainer would use `liger`.
+No time is stored for an implementation whose outputs or gradients differ from float64 by more than
+2% (float32: 0.01%) of their largest value. `compile` is torch.compile of `plain`; `pytorch` is our
+reference, uncompiled. `liger_sum` is Liger's loss in its fastest form, which does not return
+per-row losses; the trainer would use `liger`.
 """
 
 import importlib
@@ -35,9 +37,9 @@ from ift_scale.io.progress import say
 
 QUANTILES = (0.2, 0.5, 0.8)
 SIZES = {True: (200, 400, [2000], 64, 128), False: (2000, 4000, [32000], 384, 1024)}
-"""On a CPU, quick or not: rows, tokens, vocabularies, hidden, inner."""
+"""On a CPU: rows, tokens, vocabularies, hidden and inner size."""
 PARAMETERS = 100_000_000
-"""Of the update: a sub-group of ZeRO-3's (train/memory.py)."""
+"""Parameters of an update: the size of a ZeRO-3 sub-group (estimate/memory.py)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 Call = Callable[..., Any]
@@ -45,7 +47,10 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Case:
-    """An op at a shape. `make(checked)` gives tensors with gradients, then those without; fewer rows where they are for a check."""
+    """An op at a shape. `make(checked)` returns (leaves with gradients, other tensors).
+
+    `checked` asks for fewer rows, for the comparison with float64.
+    """
 
     op: str
     shape: dict[str, int]
@@ -92,7 +97,7 @@ def cases(
     hidden: int,
     inner: int,
 ) -> list[Case]:
-    """What is timed. Heads have 128 values, keys and values a quarter of the queries' heads."""
+    """Returns the cases to time. Heads have size 128; there are 4 query heads per key head."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device).to(dtype).requires_grad_()
@@ -142,7 +147,7 @@ def cases(
 
 
 def implementations(op: str, on_gpu: bool) -> dict[str, Call]:
-    """The op by implementation, each called with the tensors that `Case.make` gives."""
+    """Returns the implementations of an op, called with the tensors of `Case.make`."""
 
     def ours(module: str) -> Call:
         function: Call = getattr(importlib.import_module(module), op)
@@ -170,7 +175,7 @@ def implementations(op: str, on_gpu: bool) -> dict[str, Call]:
 
 
 def forward_backward(call: Call, leaves: list[Tensor], others: list[Tensor]) -> list[Tensor]:
-    """Outputs and the leaves' gradients, the outputs' own gradients being ones."""
+    """Returns outputs and gradients of the leaves, for output gradients of ones."""
     outputs = call(*leaves, *others)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [
@@ -180,11 +185,11 @@ def forward_backward(call: Call, leaves: list[Tensor], others: list[Tensor]) -> 
 
 
 def largest_error(call: Call, case: Case) -> float:
-    """Against the reference in float64: the largest error of outputs and gradients, relative to the largest value of each."""
+    """Returns the largest relative error of outputs and gradients compared with float64."""
     found = []
     for function, exact in ((call, False), (implementations(case.op, False)["pytorch"], True)):
         torch.manual_seed(0)
-        leaves, others = case.make(True)  # anew for each: Liger's rotation writes over its inputs
+        leaves, others = case.make(True)  # new tensors: Liger's rotation overwrites its inputs
         if exact:
             leaves = [x.detach().double().requires_grad_() for x in leaves]
             others = [x.double() if x.is_floating_point() else x for x in others]
@@ -196,7 +201,7 @@ def largest_error(call: Call, case: Case) -> float:
 
 
 def milliseconds_on_gpu(call: Call, case: Case) -> list[float]:
-    """Every repeat's time; triton's clock empties the cache before each."""
+    """Returns the time of every repeat; triton's timer clears the cache before each."""
     from triton.testing import do_bench
 
     torch.manual_seed(0)
@@ -208,9 +213,10 @@ def milliseconds_on_gpu(call: Call, case: Case) -> list[float]:
 
 
 def adamw_steps() -> dict[str, Callable[[], Any]]:
-    """One update of PARAMETERS float32 values by torch's fused AdamW and by DeepSpeed's, compiled here at its first use.
+    """Returns updates of PARAMETERS float32 values by torch's fused and by DeepSpeed's AdamW.
 
-    The results of the first update are compared with those of torch's plain AdamW; one that is off is left out.
+    DeepSpeed's is compiled at its first use. An implementation whose first update differs from
+    torch's plain AdamW is left out.
     """
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "torch_fused": partial(torch.optim.AdamW, fused=True)
@@ -231,10 +237,9 @@ def adamw_steps() -> dict[str, Callable[[], Any]]:
             )
             for optimizer in optimizers:
                 optimizer.step()
-        except Exception as failure:  # the compiler's, of any kind
-            say(
-                f"adamw {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}"
-            )
+        except Exception as failure:  # any error of the compiler
+            reason = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
+            say(f"adamw {name}: does not run here: {reason}")
             continue
         error = (values[0] - values[1]).abs().max() / (values[1] - start).abs().max()
         if error > TOLERANCE[torch.float32]:
@@ -245,16 +250,15 @@ def adamw_steps() -> dict[str, Callable[[], Any]]:
 
 
 def adamw(device: str, versions: dict[str, str]) -> dict[str, Any] | None:
-    """The figure by which `train.optimizer: auto` decides, None if there is nothing to compare."""
+    """Returns the figure for `train.optimizer: auto`, or None without a comparison."""
     from triton.testing import do_bench
 
     times = {
         name: do_bench(step, warmup=50, rep=300, return_mode="all")
         for name, step in adamw_steps().items()
     }
-    say(
-        f"adamw over {PARAMETERS:,} parameters, ms: { {name: round(float(np.median(t)), 3) for name, t in times.items()} }"
-    )
+    shown = {name: round(float(np.median(t)), 3) for name, t in times.items()}
+    say(f"adamw over {PARAMETERS:,} parameters, ms: {shown}")
     if len(times) < 2:
         return None
     shape = {"parameters": PARAMETERS}
@@ -269,7 +273,7 @@ def figure(
     times: dict[str, list[float]],
     versions: dict[str, str],
 ) -> dict[str, Any]:
-    """A row of kernels/figures.json."""
+    """Returns a row of kernels/figures.json."""
     quantiles = {
         name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True))
         for name, t in times.items()
@@ -299,12 +303,9 @@ def gpu(quick: bool) -> None:
         for name, call in implementations(case.op, True).items():
             try:
                 errors[name] = largest_error(call, case)
-            except (
-                Exception
-            ) as failure:  # a library's, of any kind: the others are timed all the same
-                say(
-                    f"{case.op} {case.shape} {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}"
-                )
+            except Exception as failure:  # any error of a library: continue with the others
+                reason = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
+                say(f"{case.op} {case.shape} {name}: does not run here: {reason}")
                 continue
             torch.cuda.empty_cache()
             if errors[name] > TOLERANCE[torch.bfloat16]:
@@ -312,9 +313,8 @@ def gpu(quick: bool) -> None:
                 continue
             times[name] = milliseconds_on_gpu(call, case)
             torch.cuda.empty_cache()
-            say(
-                f"{case.op} {case.shape} {name}: {np.median(times[name]):.3f} ms (error {errors[name]:.2%})"
-            )
+            time, error = np.median(times[name]), errors[name]
+            say(f"{case.op} {case.shape} {name}: {time:.3f} ms (error {error:.2%})")
         add(
             sheet,
             case,
@@ -327,7 +327,7 @@ def gpu(quick: bool) -> None:
         figured.append(figure(case.op, device, "bfloat16", case.shape, times, versions))
         write_json(
             figures.PATH, figures.merged(figures.read(), figured)
-        )  # after each: a later one may not end in time
+        )  # stored after each case: a time limit may end a later one
         stored = sheet.store()
     found = adamw(device, versions)
     if found is not None:
@@ -344,7 +344,7 @@ def add(
     errors: dict[str, float],
     about: dict[str, Any],
 ) -> None:
-    """Rows of all implementations; `mine` is compared with the others, repeat by repeat."""
+    """Adds rows of all implementations; `mine` is compared with the others, repeat by repeat."""
     for name, values in times.items():
         error = Gate(
             checked="error of outputs and gradients against float64",
@@ -367,7 +367,7 @@ def add(
 
 
 def cpu(repeats: int, quick: bool) -> None:
-    """CPU time, which a busy machine changes least, in turn; the ratio is taken pair by pair."""
+    """Measures CPU time, which other load affects least, in turn; ratios are taken pair by pair."""
     torch.set_num_threads(1)
     sheet = Sheet("kernels", quick)
     for dtype, type_ in DTYPES.items():
@@ -384,11 +384,10 @@ def cpu(repeats: int, quick: bool) -> None:
                     started = time.process_time()
                     forward_backward(call, leaves, others)
                     times[name].append(1000 * (time.process_time() - started))
-            timed = {name: values[1:] for name, values in times.items()}  # the first warms up
+            timed = {name: values[1:] for name, values in times.items()}  # without the warm-up
             add(sheet, case, dtype, "pytorch", timed, errors, {"shape": case.shape, "threads": 1})
-            say(
-                f"{case_name(case, dtype)}: {json.dumps({n: round(float(np.median(t)), 1) for n, t in timed.items()})} ms"
-            )
+            shown = {n: round(float(np.median(t)), 1) for n, t in timed.items()}
+            say(f"{case_name(case, dtype)}: {json.dumps(shown)} ms")
     say(f"stored: {sheet.store()}")
 
 
@@ -396,7 +395,7 @@ def cpu(repeats: int, quick: bool) -> None:
 @click.option("--repeats", default=7, show_default=True, help="Pairs of measurements on a CPU.")
 @click.option("--quick", is_flag=True, help="Small shapes on a CPU, one vocabulary on a GPU.")
 def main(repeats: int, quick: bool) -> None:
-    """Measure, and store the rows of `kernels` of this device."""
+    """Measure and store this device's rows of `kernels`."""
     if torch.cuda.is_available():
         gpu(quick)
     else:

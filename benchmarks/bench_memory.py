@@ -1,12 +1,13 @@
-"""Bytes of each moment of a training step, and of its export, against what the memory model predicts.
+"""Peak bytes in each phase of a training step, and of its export, against the memory model.
 
     python -m benchmarks.bench_memory
 
-One rank on a CPU, ZeRO-2, float32, random Llamas, steps of two micro-batches. Measured: bytes of all storages that operations made
-since before the step and something still holds, at their most in each moment (torch's allocator, by the profiler). The memory model
-gives the same from the model's shape and the largest micro-batch's tokens alone, to decide what fits. It knows nothing of prefixes
-that are computed once, so sharing is off. ZeRO's bucket is an eighth of the model, as it is of one of 1.6e9 parameters. The
-export's bytes are its own count of what the process took beside the model; those of one this small may be none.
+One rank on a CPU, ZeRO-2, float32, random Llamas, steps of two micro-batches. Measured: in each
+phase, the peak of bytes allocated since the start of the step and not yet freed (torch's allocator,
+by the profiler). The memory model predicts the same from the model's shape and the tokens of the
+largest micro-batch. It does not model shared prefixes, so sharing is off. ZeRO's bucket is an
+eighth of the model, as for a model of 1.6e9 parameters. The export's bytes are its own count of
+what the process used in addition to the model; they may be 0 for such small models.
 """
 
 import tempfile
@@ -34,12 +35,12 @@ SHAPES = {
     "tied": (128, 352, 4, 32_768, True),
     "larger": (256, 704, 8, 16_384, False),
 }
-"""Hidden, intermediate, layers, vocabulary, whether the head is the embedding."""
+"""Hidden size, intermediate size, layers, vocabulary, tied embeddings."""
 CHECKPOINTING = ("none", "selective", "full")
 MOMENTS = {"loss": "forward", "backward pass": "backward", "update": "step"}
-"""The memory model's moments, and the engine's method in which each is."""
+"""The memory model's phases, and the engine's method for each."""
 MOST_OVER, MOST_UNDER = 0.10, 0.05
-"""How far the prediction for the dearest moment may be above what is held, and below, as a share of it."""
+"""Maximum deviation of the prediction above and below the highest peak, as shares of it."""
 
 
 def llama(
@@ -59,7 +60,10 @@ def llama(
 def measure(
     shape: dict[str, Any], checkpointing: Any, device: torch.device
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Most bytes held beside what stays between steps, by moment, as measured and as predicted; the export's bytes."""
+    """Returns peak bytes by phase in addition to persistent state, measured and predicted.
+
+    The second value is the export's bytes.
+    """
     tokens = random_set(16, shape["vocab_size"])
     memory.BUCKET = ModelShape.from_config({"model_type": "llama", **shape}).parameters // 8
     cap = int(tokens.computed_lengths.sum() * 0.55)
@@ -94,7 +98,7 @@ def measure(
 
 
 def mark(engine: Any, method: str, moment: str) -> None:
-    """Make the profiler tell when `method` runs."""
+    """Marks the calls of `method` for the profiler."""
     plain = getattr(engine, method)
 
     def marked(*args: Any, **more: Any) -> Any:
@@ -105,7 +109,7 @@ def mark(engine: Any, method: str, moment: str) -> None:
 
 
 def held(profile: torch.profiler.profile) -> dict[str, float]:
-    """Most bytes held in each moment, from what was held when the profile began."""
+    """Returns the peak bytes of each phase, relative to the start of the profile."""
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted(
         (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
@@ -125,7 +129,7 @@ def held(profile: torch.profiler.profile) -> dict[str, float]:
 def predicted(
     shape: ModelShape, step: packing.Step, tokens: TokenizedSet, checkpointing: Any
 ) -> dict[str, float]:
-    """The same from the memory model."""
+    """Returns the same by the memory model."""
     examples = [micro[0] for micro in step]
     most = max(int(tokens.computed_lengths[chosen].sum()) for chosen in examples)
     rows = max(int(tokens.supervised_counts[chosen].sum()) for chosen in examples)
@@ -143,7 +147,7 @@ def predicted(
 @click.option("--repeats", default=1, show_default=True, help="Taken once: nothing here varies.")
 @click.option("--quick", is_flag=True, help="The small model alone, without checkpointing.")
 def main(repeats: int, quick: bool) -> None:
-    """Measure, and store the rows of `memory`."""
+    """Measure and store the rows of `memory`."""
     device = one_rank()
     torch.set_num_threads(1)
     sheet = Sheet("memory", quick)
@@ -152,7 +156,7 @@ def main(repeats: int, quick: bool) -> None:
             found, taken = measure(llama(*sizes), checkpointing, device)
             most = {who: max(found[who].values()) for who in (MEASURED, PREDICTED)}
             gap = most[PREDICTED] / most[MEASURED] - 1
-            say(f"{name}, {checkpointing}: {found}; the prediction is {gap:+.1%} of the most")
+            say(f"{name}, {checkpointing}: {found}; the prediction differs by {gap:+.1%}")
             if not -MOST_UNDER <= gap <= MOST_OVER:
                 raise SystemExit(
                     "the memory model is further off than is allowed: nothing is stored"

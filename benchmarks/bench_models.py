@@ -1,15 +1,15 @@
-"""Every family of models against plain transformers: how far the probe, the 0-shot evaluation and an export are from it, in nats.
+"""Every model family compared with plain transformers: probe, 0-shot evaluation and export.
 
     python -m benchmarks.bench_models [--family Llama-3] [--no-vllm]
 
-A family is a tiny random model of the real class with a tokenizer of the real kind (`model_families`,
-`tokenizer_kinds`), asked real MMLU questions, some beyond the model's window or the limit of its LongRoPE.
-The reference shares no code with ours: the folder's own tokenizer on the whole prompt with each letter, and
-a forward pass of batch 1. What is stored:
+A family is a tiny random model of the real class with a tokenizer of the real kind
+(`model_families`, `tokenizer_kinds`). It is asked real MMLU questions, some longer than the model's
+window or the limit of its LongRoPE. The reference shares no code with ours: the folder's own
+tokenizer on the whole prompt with each letter, and a forward pass of batch 1. Stored:
 
     few-shot   base model, 5-shot prompts, both engines
-    0-shot     the exported folder, its own chat template, both engines
-    tokens     examples whose training tokens are what the exported folder's `apply_chat_template` gives
+    0-shot     the exported folder with its own chat template, both engines
+    tokens     examples whose training tokens equal those of the export's `apply_chat_template`
 """
 
 import json
@@ -50,14 +50,14 @@ from ift_scale.train.engine.export_tokenizer import publish
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 SUBJECTS = ("high_school_geography", "abstract_algebra", "international_law")
 TOLERANCE = {"transformers": 1e-4, "vllm": 1e-2}
-"""Nats in float32, of the tests; vLLM's kernels sum in another order."""
+"""Nats in float32, as in the tests; vLLM's kernels sum in another order."""
 TRAINED_ON = 400
-"""Prompts whose text the small vocabularies are trained on."""
+"""Number of prompts whose text the small vocabularies are trained on."""
 _MARK = "~~"
 
 
 class Reference:
-    """Plain transformers: the folder's tokenizer on whole texts, the folder's model on one prompt at a time."""
+    """Plain transformers: the folder's tokenizer on whole texts, its model on single prompts."""
 
     def __init__(self, folder: Path):
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -66,7 +66,7 @@ class Reference:
         ).eval()
 
     def few_shot(self, text: str, num_choices: int) -> np.ndarray:
-        """Log-probabilities of the letters, shape (num_choices,)."""
+        """Returns the letters' log-probabilities, shape (num_choices,)."""
         return self._score(
             [self.tokenizer(text + letter).input_ids for letter in LETTERS[:num_choices]]
         )
@@ -84,7 +84,7 @@ class Reference:
 
     @torch.inference_mode()
     def _score(self, rows: list[list[int]]) -> np.ndarray:
-        """What the rows share is the context; the rest of each row is an option, whose tokens' log-probabilities are added."""
+        """Scores each row's continuation after the common prefix: the sum of log-probabilities."""
         first, last = min(rows), max(rows)
         shared = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -93,13 +93,13 @@ class Reference:
         for row in rows:
             logits_TV = self.model(torch.tensor([row])).logits[0].double().log_softmax(-1)
             sums.append(
-                sum(logits_TV[place - 1, row[place]].item() for place in range(shared, len(row)))
+                sum(logits_TV[position - 1, row[position]].item() for position in range(shared, len(row)))
             )
         return np.array(sums)
 
 
 def questions_of(count: int) -> tuple[list[Question], list[Question]]:
-    """(`count` test questions of each subject, all questions of the subjects)."""
+    """Returns (`count` test questions per subject, all questions of the subjects)."""
     source = MmluSource(kind="mmlu", path=str(MMLU))
     found = [question for _, question in mmlu.load(source, 0) if question.subject in SUBJECTS]
     tests = [
@@ -110,13 +110,13 @@ def questions_of(count: int) -> tuple[list[Question], list[Question]]:
 
 
 def table(engine: Any, writer: Writer, asked: Sequence[Question]) -> np.ndarray:
-    """Our log-probabilities, one row per question, shape (num_questions, num_choices)."""
+    """Returns our log-probabilities, shape (num_questions, num_choices)."""
     asker = LetterAsker(writer, plain)
     return np.array(asker.ask(engine, asker.write(list(asked)))["logprobs"].to_pylist())
 
 
 def examples(asked: Sequence[Question]) -> list[Example]:
-    """Conversations of one and of two turns."""
+    """Returns conversations of one and of two turns."""
     made = []
     for question, next_question in zip(asked, [*asked[1:], asked[0]], strict=True):
         turns = []
@@ -131,9 +131,10 @@ def examples(asked: Sequence[Question]) -> list[Example]:
 
 
 def same_tokens(exported: Any, made: Sequence[Example], tokens: dataset.TokenizedSet) -> int:
-    """How many examples have training's tokens when the exported folder's template writes them, prompt and conversation.
+    """Counts examples whose training tokens equal those of the exported folder's template.
 
-    Behind the last answer a template may write white space that nothing learns from, and training the end of the sequence.
+    After the last answer a template may write white space that is not supervised, and training an
+    end-of-sequence token.
     """
     same = 0
     for number, example in enumerate(made):
@@ -150,7 +151,7 @@ def same_tokens(exported: Any, made: Sequence[Example], tokens: dataset.Tokenize
 
 
 def last_run(supervised: np.ndarray) -> tuple[int, int]:
-    """(first, last) place of the last run of supervised tokens."""
+    """Returns (first, last) index of the last run of supervised tokens."""
     last = int(np.flatnonzero(supervised)[-1])
     return int(np.flatnonzero(~supervised[:last])[-1]) + 1, last
 
@@ -176,7 +177,7 @@ ENGINES = {"transformers": transformers_engine, "vllm": vllm_engine}
 
 
 def exported_folder(base: Path, folder: Path) -> Path:
-    """The base model with other weights, exported as the trainer exports an arm."""
+    """Returns the base model with changed weights, exported as the trainer exports an arm."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     torch.manual_seed(1)
     model_families.draw(model, 0.3)
@@ -212,7 +213,7 @@ def measure(
     ends = AutoTokenizer.from_pretrained(base)
     model = model_families.build(family, size, ends.bos_token_id, ends.eos_token_id)
     model.save_pretrained(base)
-    tokenizer = PromptTokenizer(base)  # config.json decides which class AutoTokenizer takes
+    tokenizer = PromptTokenizer(base)  # config.json determines AutoTokenizer's class
 
     export_to = exported_folder(base, root / "exported")
     made = examples(asked)
@@ -266,13 +267,14 @@ def measure(
                 about={**about, "flipped": flipped},
             )
             say(
-                f"{name}: {engine_name} {quantity}: {gap:.2g} nats, {flipped} of {len(asked)} predictions differ"
+                f"{name}: {engine_name} {quantity}: {gap:.2g} nats, {flipped} of {len(asked)} "
+                "predictions differ"
             )
     say(f"{name}: tokens of {about['tokens_equal']} of {len(made)} examples are equal")
 
 
 def why(error: Exception) -> str:
-    """One line: what the engine said, or the last error of its log if it ended without a word."""
+    """Returns one line: the engine's message, or the last error of its log."""
     first, *log = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = first.removeprefix("the inference engine failed: ")
     named = [line for line in log if "Error:" in line or "Segfault" in line]
@@ -280,7 +282,7 @@ def why(error: Exception) -> str:
 
 
 def put(rows: Sequence[Row], folder: Path) -> Path:
-    """Stores the rows in place of those of the same families; the others stay, so one family can be measured again."""
+    """Stores rows in place of those of the same families, so that one can be measured again."""
     path, measured = folder / "models.jsonl", {row.case for row in rows}
     kept = [row for row in read_file(path) if row.case not in measured]
     write_jsonl(path, sorted([*kept, *rows], key=lambda row: list(FAMILIES).index(row.case)))
@@ -305,7 +307,7 @@ def put(rows: Sequence[Row], folder: Path) -> Path:
 def main(
     names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Path, quick: bool
 ) -> None:
-    """Compare every family with plain transformers, and store the rows of `models`."""
+    """Compare every family with plain transformers and store the rows of `models`."""
     sheet = Sheet("models", quick)
     engines = ["transformers", *(["vllm"] if vllm and not quick else [])]
     failed = []

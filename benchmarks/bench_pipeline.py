@@ -1,11 +1,13 @@
-"""The probe without an engine: questions a second a core that reading, writing prompts, tokenising, scoring and storing sustain.
+"""The probe without an engine: questions per second and core of reading, tokenizing and storing.
 
-    python -m benchmarks.bench_pipeline [--mmlu ../shared/data/mmlu] [--repeats 5] [--sizes 1000,10000,100000,1000000]
+    python -m benchmarks.bench_pipeline [--mmlu ../shared/data/mmlu] [--repeats 5]
+        [--sizes 1000,10000,100000,1000000]
 
-Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage with a null engine that returns
-at once. Rates are per second of the process' own processor time, so they are a core's whatever the number of cores; peak memory
-is the process' own. `parts` times each part alone, on one thread. Each size runs in a process of its own. The sustained rate is
-that between `--base` questions and four times as many on one core, so that starting is no part of it.
+Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage
+with a null engine that returns immediately. Rates are per second of the process' CPU time, so they
+are per core; peak memory is the process' own. `parts` times each part separately on one thread.
+Each size runs in its own process. The sustained rate is that between `--base` and four times as
+many questions on one core, which excludes start-up.
 """
 
 import json
@@ -45,7 +47,7 @@ NULL = "ift_scale.engines.null:NullEngine"
 
 
 def write_pool(path: Path, questions: list[Question], size: int) -> None:
-    """The dev questions, then test questions over and over with ids of their own."""
+    """Writes the dev questions, then test questions repeated under new ids."""
     dev = [q for q in questions if q.split == "dev"]
     test = [q for q in questions if q.split == "test"]
     copies = (
@@ -56,7 +58,7 @@ def write_pool(path: Path, questions: list[Question], size: int) -> None:
 
 
 def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
-    """The probe stage on a pool that is there; processor time and peak memory of this process and its engine."""
+    """Runs the probe stage on an existing pool; returns CPU time and peak memory."""
     config = from_dict(
         {"output_dir": str(folder), "probe": {"engine": "transformers", "chunk_size": 4096}}
     )
@@ -66,7 +68,7 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
             EngineSpec(str(path), "float32", config.probe, factory=NULL), folder / "null.log"
         ).ready()
 
-    engine = start(model)  # imports torch, which is no part of the pipeline
+    engine = start(model)  # imports torch, which is not part of the pipeline
     PromptTokenizer(model)  # imports transformers
     before = time.monotonic(), time.process_time()
     questions = QuestionFile(pool)
@@ -96,7 +98,7 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
 
 
 def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
-    """Microseconds a question of each part alone, on one thread."""
+    """Returns microseconds per question of each part, on one thread."""
     config = ProbeConfig()
     questions = QuestionFile(pool)
     rows = questions.select(lambda group: group.split == "test")[:count]
@@ -106,7 +108,7 @@ def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
         tokenizer,
         Demonstrations(questions.dev, config.num_shots, config.demonstration_seed),
     )
-    asker.write(questions.read(rows[:512]))  # warm
+    asker.write(questions.read(rows[:512]))  # warm-up
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: object) -> object:
@@ -132,7 +134,7 @@ def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
     "--model",
     default=Path("runs/peers/model"),
     type=click.Path(path_type=Path),
-    help="Made by peers/model.py where it is not there.",
+    help="Created by peers/model.py if missing.",
 )
 @click.option("--repeats", default=5, show_default=True)
 @click.option(
@@ -157,7 +159,7 @@ def main(
     sizes: str,
     quick: bool,
 ) -> None:
-    """Measure, and store the rows of `pipeline`."""
+    """Measure and store the rows of `pipeline`."""
     if context.invoked_subcommand:
         return
     if not model.is_dir():
@@ -172,20 +174,20 @@ def main(
     ]
     sheet = Sheet("pipeline", quick)
     with tempfile.TemporaryDirectory() as temporary:
-        pool, place = Path(temporary) / "questions.jsonl", Path(temporary)
+        pool, work = Path(temporary) / "questions.jsonl", Path(temporary)
         write_pool(pool, questions, base)
         for part, value in json.loads(
             _child("parts", str(pool), str(model), one_core=True)
         ).items():
             sheet.add(part, "processor time per question", "us", [value], GATE)
-        small = [_apart(place / f"small{n}", pool, model, one_core=True) for n in range(repeats)]
+        small = [_apart(work / f"small{n}", pool, model, one_core=True) for n in range(repeats)]
         write_pool(pool, questions, 4 * base)
-        large = [_apart(place / f"large{n}", pool, model, one_core=True) for n in range(repeats)]
-        both = [_apart(place / f"both{n}", pool, model) for n in range(repeats)]
+        large = [_apart(work / f"large{n}", pool, model, one_core=True) for n in range(repeats)]
+        both = [_apart(work / f"both{n}", pool, model) for n in range(repeats)]
         add_rates(sheet, base, small, large, both)
         for size in filter(None, sizes.split(",")):
             write_pool(pool, questions, int(size))
-            add_growth(sheet, _apart(place / f"size{size}", pool, model))
+            add_growth(sheet, _apart(work / f"size{size}", pool, model))
     say(f"stored: {sheet.store()}")
 
 
@@ -222,7 +224,7 @@ def add_growth(sheet: Sheet, run: Run) -> None:
 
 
 def _child(*arguments: str, one_core: bool = False) -> str:
-    # Beside the engine's process, which does nothing but answer.
+    # A separate process, next to the engine's, which only answers.
     pinned = ["taskset", "-c", "0"] if one_core else []
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false" if one_core else "true"}
     command = [*pinned, sys.executable, "-m", "benchmarks.bench_pipeline", *arguments]

@@ -1,15 +1,18 @@
-"""The probe against what a user would otherwise run: the authors' loop, and lm-evaluation-harness with its hf and vllm backends.
+"""The probe compared with the authors' loop and lm-evaluation-harness (hf and vllm backends).
 
     benchmarks/peers/install.sh
-    python -m benchmarks.bench_probe [--repeats 5] [--dtype float32 --dtype bfloat16] [--part 60] [--resume]
+    python -m benchmarks.bench_probe [--repeats 5] [--dtype float32 --dtype bfloat16] [--part 60]
+        [--resume]
 
-In one run, in turn: each repeat takes another part of the prompts for the peers (whole MMLU subjects dealt out evenly), and all
-prompts for ours, whose speed comes from sharing a subject's prefix over its questions. Every program gives the same kind of file
-(peers/README.md); seconds are those of scoring alone, token ids in, probabilities out.
+All programs run in turn. In each repeat the peers get another part of the prompts (whole MMLU
+subjects, evenly distributed) and ours gets all prompts, because its speed comes from sharing a
+subject's prefix. Every program writes the same kind of file (peers/README.md). Seconds are those of
+scoring only: token ids in, probabilities out.
 
-The authors' loop runs in two forms: as released, reading the token of each letter by itself, and with the letters' tokens as they
-are in the prompt, which all others are asked too. A speed is stored only if the tokens asked were those of the second form and the
-predictions agree with it in float32 on the questions that both were asked. For the first form the agreement is only reported.
+The authors' loop runs in two forms: as released, with each letter tokenized on its own, and with
+the letters' tokens as they are in the prompt, which all others use. A speed is stored only if the
+tokens are those of the second form and the predictions agree with it in float32 on the common
+questions. For the first form the agreement is only reported.
 """
 
 import json
@@ -39,7 +42,10 @@ OTHERS = (RELEASED, IN_PROMPT, "lm-eval hf", "lm-eval vllm")
 def commands(
     work: Path, dtypes: tuple[str, ...], everything: Path, part: Path, few: Path, repeat: int
 ) -> dict[str, tuple[list[str], Path]]:
-    """(command without its output, output) by name. `part` is this repeat's share of the prompts, `few` some of those."""
+    """Returns (command without its output, output) by name.
+
+    `part` is this repeat's share of the prompts, `few` a smaller share of those.
+    """
     model = str(work / "model")
     lm_eval = [str(LM_EVAL), str(PEERS / "lm_eval" / "run.py")]
     found: dict[str, list[str]] = {}
@@ -79,17 +85,17 @@ def file_of(name: str) -> str:
 
 
 def run_one(name: str, command: list[str], output: Path, resume: bool) -> dict[str, Any]:
-    """The program's result; `resume` takes one that is there."""
+    """Returns the program's result; with `resume` an existing one is used."""
     if not (resume and output.is_file()):
         output.parent.mkdir(parents=True, exist_ok=True)
         (program, script), rest = command[:2], command[2:]
-        place = (
+        position = (
             3 if script.endswith("run.py") else 2
-        )  # the output stands behind the prompts and the model
+        )  # the output follows the prompts and the model
         log = output.with_suffix(".log")
         with log.open("w") as file:
             ended = subprocess.run(
-                [program, script, *rest[:place], str(output), *rest[place:]],
+                [program, script, *rest[:position], str(output), *rest[position:]],
                 stdout=file,
                 stderr=file,
             )
@@ -102,9 +108,9 @@ def run_one(name: str, command: list[str], output: Path, resume: bool) -> dict[s
 def compare(
     first: dict[str, dict[str, Any]], other: dict[str, Any], same_tokens: bool = True
 ) -> dict[str, float]:
-    """Agreement with the answers in `first` on the questions that both were asked.
+    """Returns the agreement with the answers in `first` on the common questions.
 
-    Ends if other tokens were asked, unless they may differ.
+    Exits if the tokens differ, unless they may.
     """
     same, difference, questions = 0, 0.0, 0
     for answer in other["answers"]:
@@ -112,7 +118,7 @@ def compare(
             continue
         reference = first[answer["id"]]
         if same_tokens and reference["tokens_sha256"] != answer["tokens_sha256"]:
-            raise SystemExit(f"{other['peer']} was asked other tokens for {answer['id']}")
+            raise SystemExit(f"{other['peer']} was given other tokens for {answer['id']}")
         questions += 1
         same += reference["prediction"] == answer["prediction"]
         pairs = zip(reference["probabilities"], answer["probabilities"], strict=True)
@@ -149,12 +155,12 @@ def parts(
     default=list(LEAST_AGREEMENT),
     show_default=True,
 )
-@click.option("--part", default=60, show_default=True, help="Questions a repeat for the peers.")
+@click.option("--part", default=60, show_default=True, help="Questions per repeat for the peers.")
 @click.option(
     "--few",
     default=8,
     show_default=True,
-    help="Of those, for lm-eval's vllm backend, which takes seconds each.",
+    help="Of those, for lm-eval's vllm backend, which takes seconds per question.",
 )
 @click.option(
     "--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path)
@@ -170,10 +176,11 @@ def main(
     resume: bool,
     quick: bool,
 ) -> None:
-    """Measure, and store the rows of `probe`."""
+    """Measure and store the rows of `probe`."""
     if not LM_EVAL.is_file():
         raise click.UsageError(
-            "lm-evaluation-harness is not installed; run `python -m benchmarks peers install lm-eval`"
+            "lm-evaluation-harness is not installed; run "
+            "`python -m benchmarks peers install lm-eval`"
         )
     for script, options in (
         ("model.py", [str(work / "model")]),
@@ -189,7 +196,7 @@ def main(
         everything.write_text("".join(lines[:: len(lines) // 24][:24]))
     results: dict[str, list[dict[str, Any]]] = {}
     for repeat, (mine, small) in enumerate(parts(work, everything, repeats, part, few)):
-        # The reference of the predictions is always in float32.
+        # The reference for the predictions is always in float32.
         found = commands(
             work, tuple(dict.fromkeys(("float32", *dtypes))), everything, mine, small, repeat
         )
@@ -198,7 +205,8 @@ def main(
                 continue
             results.setdefault(name, []).append(run_one(name, command, output, resume))
             say(
-                f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} questions a second"
+                f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} "
+                "questions per second"
             )
     say(f"stored: {rows_of(results, dtypes, quick).store()}")
 
@@ -206,16 +214,18 @@ def main(
 def gate_of(
     reference: dict[str, dict[str, Any]], name: str, each: list[dict[str, Any]]
 ) -> tuple[Gate, float]:
-    """(the gate of a program, its largest difference of probabilities); ends if it predicts otherwise.
+    """Returns (a program's gate, its largest difference of probabilities).
 
-    The released form may read other tokens, so its agreement is no condition.
+    Exits if its predictions differ too often. The released form may read other tokens, so its
+    agreement is not required.
     """
     who, _, dtype = name.rpartition(" ")
     compared = [compare(reference, found, same_tokens=who != RELEASED) for found in each]
     least, tolerance = min(row["agreement"] for row in compared), LEAST_AGREEMENT[dtype]
     if least < tolerance and who != RELEASED:
         raise SystemExit(
-            f"{name} predicts otherwise than the authors' loop on {1 - least:.1%} of the questions: nothing is stored"
+            f"{name}: predictions differ from the authors' loop on {1 - least:.1%} of the "
+            "questions: nothing is stored"
         )
     gate = Gate(
         checked=CHECKED, gap=1 - least, tolerance=None if who == RELEASED else 1 - tolerance

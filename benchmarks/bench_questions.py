@@ -1,10 +1,10 @@
-"""Peak memory and speed of the questions stage on pools of 10,000 to 1,000,000 questions in the paper's format.
+"""Peak memory and speed of the questions stage on 10,000 to 1,000,000 questions.
 
     python -m benchmarks.bench_questions [--sizes 10000,100000,1000000]
 
-Each size is read in a process of its own, once with the audit's near duplicates and once without. The memory is the peak of its
-resident set less what it held before the stage. The questions are the audit's hardest: all share most words with every test
-question, so that each needs its signature.
+Each size is read in its own process, once with the audit's near duplicates and once without. Memory
+is the peak of the resident set minus its size before the stage. The questions are the audit's worst
+case: all share most words with every test question, so each requires its signature.
 """
 
 import json
@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 def write_pool(folder: Path, size: int) -> None:
-    """`size` train questions of about 200 bytes, and ten each of dev and test."""
+    """Writes `size` train questions of about 200 bytes, and ten dev and ten test questions."""
     folder.mkdir()
     for split, count in {"dev": 10, "train": size, "test": 10}.items():
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
@@ -47,7 +47,7 @@ def write_pool(folder: Path, size: int) -> None:
 
 
 def measure(pool: Path, near: bool) -> dict[str, float]:
-    """The stage on one pool, in this process."""
+    """Runs the stage on one pool in this process."""
     sources = [{"kind": "paper", "domain": "made", "path": str(pool)}]
     config = from_dict(
         {
@@ -83,11 +83,9 @@ def measure(pool: Path, near: bool) -> dict[str, float]:
     type=click.Path(path_type=Path),
     help="Measure this pool only and print it; how the driver calls itself.",
 )
-@click.option(
-    "--near/--no-near", default=True, help="With --pool: whether near duplicates are looked for."
-)
+@click.option("--near/--no-near", default=True, help="With --pool: search for near duplicates.")
 def main(sizes: str, repeats: int, quick: bool, pool: Path | None, near: bool) -> None:
-    """Measure every size, and store the rows of `questions`."""
+    """Measure every size and store the rows of `questions`."""
     if pool is not None:
         print(json.dumps(measure(pool, near)))
         return
@@ -102,7 +100,7 @@ def main(sizes: str, repeats: int, quick: bool, pool: Path | None, near: bool) -
 
 
 def apart(size: int, option: str) -> dict[str, float]:
-    """The stage on a pool of so many questions, in a process of its own."""
+    """Runs the stage on a pool of this size in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         write_pool(Path(folder) / "pool", size)
         command = [
@@ -113,8 +111,8 @@ def apart(size: int, option: str) -> dict[str, float]:
             str(Path(folder) / "pool"),
             option,
         ]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, float] = json.loads(told.splitlines()[-1])
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
     if found["kept"] != size + 20:
         raise SystemExit(
             f"{found['kept']} of {size + 20} questions are in the stage's file: nothing is stored"

@@ -1,12 +1,14 @@
-"""The simulator (ift_scale/estimate) held against measured steps of the trainer's own engine on this machine.
+"""The simulator (ift_scale/estimate) compared with measured steps of the trainer on this machine.
 
-    python -m benchmarks.bench_simulator [runs/simulator] [--clock cpu] [--machines configs/machines]
+    python -m benchmarks.bench_simulator [runs/simulator] [--clock cpu]
+        [--machines configs/machines]
 
-In each world size one group of ranks, a thread each, measures the machine's rates, then steps of DeepSpeed over a grid of models,
-ZeRO stages, token counts and checkpointing, then the rates again. Every step is predicted from the median of both calibrations,
-and no number is fitted to the steps; the error of every point is stored. Out: rows of `simulator`; results/simulator.json, from
-which a test predicts again; and a machine file a world size. Beside the plain prediction stands one with a fitted factor (of the
-host's seconds), judged by leaving each point out.
+For each world size, one process group with one thread per rank measures the machine's rates, then
+DeepSpeed steps over a grid of models, ZeRO stages, token counts and checkpointing, then the rates
+again. Every step is predicted from the median of both calibrations without fitting to the steps;
+the error of every point is stored. Writes the rows of `simulator`, results/simulator.json, from
+which a test predicts again, and one machine file per world size. A second prediction has one fitted
+factor (on the host's seconds) and is evaluated by leave-one-out.
 """
 
 import itertools
@@ -39,7 +41,7 @@ MODELS = {
 }
 STAGES = {1: (0, 2), 2: (0, 1, 2, 3)}
 LOADS_OF = {1: ("8 x 64", "8 x 256", "2 x 8 x 128"), 2: ("8 x 64", "2 x 8 x 128")}
-# Examples a rank and micro-batch, mean tokens of each, micro-batches.
+# Examples per rank and micro-batch, their mean tokens, number of micro-batches.
 LOADS = {"8 x 64": (8, 64, 1), "8 x 256": (8, 256, 1), "2 x 8 x 128": (8, 128, 2)}
 STEPS, MAX_LENGTH = 4, 512
 
@@ -58,7 +60,7 @@ def grid(world_size: int) -> list[dict[str, Any]]:
 
 
 def tokens_of(vocab: int, load: str, world_size: int) -> TokenizedSet:
-    """Examples for STEPS steps: lengths between half and one and a half of the mean, the last two fifths supervised."""
+    """Returns examples for STEPS steps with lengths of 0.5 to 1.5 means; 40% are supervised."""
     count, mean, micro = LOADS[load]
     rng = np.random.default_rng(0)
     lengths = rng.integers(mean // 2, 3 * mean // 2, STEPS * count * micro * world_size)
@@ -87,8 +89,8 @@ def batches(step: Any, tokens: TokenizedSet) -> list[list[MicroBatch]]:
     lengths, rows = tokens.computed_lengths.tolist(), tokens.supervised_counts.tolist()
     return [
         [
-            MicroBatch(tuple(lengths[i] for i in place), tuple(rows[i] for i in place))
-            for place in micro
+            MicroBatch(tuple(lengths[i] for i in chunk), tuple(rows[i] for i in chunk))
+            for chunk in micro
         ]
         for micro in step
     ]
@@ -97,7 +99,7 @@ def batches(step: Any, tokens: TokenizedSet) -> list[list[MicroBatch]]:
 def _run_point(
     point: dict[str, Any], folder: Path, ranks: Any, device: Any, timed: calibrate.Stopwatch
 ) -> dict[str, Any]:
-    """Seconds of each step but the first, of the slowest rank; and what was in it."""
+    """Returns the slowest rank's seconds of each step but the first, and the steps' contents."""
     import torch
     import torch.distributed as dist
 
@@ -188,7 +190,7 @@ def shape_of(model: str) -> ModelShape:
 
 
 def both(first: Any, second: Any) -> Any:
-    """Two calibrations as one: the geometric mean of each number. JSON has made text of sizes."""
+    """Combines two calibrations by geometric means; JSON has turned sizes into text."""
     if isinstance(first, dict):
         return {
             int(name) if name.isdigit() else name: both(first[name], second[name]) for name in first
@@ -197,7 +199,7 @@ def both(first: Any, second: Any) -> Any:
 
 
 def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[str, Any]:
-    """The point with its prediction: medians over its steps, and the error as a share of what was measured."""
+    """Adds the prediction: medians over steps, and the error relative to the measurement."""
     from ift_scale.train.data import packing
 
     tokens = tokens_of(MODELS[point["model"]][-1], point["load"], world_size)
@@ -228,17 +230,19 @@ def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The points as rows of docs/simulator.md."""
+    """Returns the points as rows of docs/simulator.md."""
     return [
-        f"| {row['world_size']} | {row['model']} | {row['stage']} | {row['checkpointing']} | {row['load']} "
-        f"| {row['measured']:.3f} | {row['predicted']:.3f} | {row['error']:+.0%} |"
+        f"| {row['world_size']} | {row['model']} | {row['stage']} | {row['checkpointing']} "
+        f"| {row['load']} | {row['measured']:.3f} | {row['predicted']:.3f} | {row['error']:+.0%} |"
         for row in rows
     ]
 
 
 def fitted(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One factor on the host's seconds, which calibration measures without modules and hooks: fitted by least squares of relative
-    errors, and for each point on all others."""
+    """Fits one factor on the host's seconds, which are calibrated without modules and hooks.
+
+    Least squares of relative errors; each point is judged by the factor of all others.
+    """
 
     def factor(chosen: list[dict[str, Any]]) -> float:
         slope = np.array([row["host"] / row["measured"] for row in chosen])
@@ -265,10 +269,13 @@ def summary(errors: list[float]) -> dict[str, float]:
 
 
 def rows_of(sheet: Sheet, result: dict[str, Any]) -> Sheet:
-    """Every point's seconds, measured and predicted."""
+    """Adds every point's seconds, measured and predicted."""
     for row in result["points"]:
-        case = f"{row['model']}, ZeRO-{row['stage']}, {row['load']}, checkpointing {row['checkpointing']}, {row['world_size']} ranks"
-        gate = Gate(checked="error of the prediction, told and not bounded", gap=abs(row["error"]))
+        case = (
+            f"{row['model']}, ZeRO-{row['stage']}, {row['load']}, checkpointing "
+            f"{row['checkpointing']}, {row['world_size']} ranks"
+        )
+        gate = Gate(checked="error of the prediction, reported only", gap=abs(row["error"]))
         clock = f"seconds per step ({result['clock']} clock)"
         sheet.add(
             case,
@@ -286,7 +293,7 @@ def rows_of(sheet: Sheet, result: dict[str, Any]) -> Sheet:
 def measured(
     world_size: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Both calibrations and the points of a world size: those that an earlier call left in `folder`, else measured now."""
+    """Returns a world size's calibrations and points: stored ones in `folder`, or measured now."""
     paths = {name: folder / f"{world_size}-{name}.json" for name in ("before", "points", "after")}
     if not all(path.is_file() for path in paths.values()):
         write_models(folder)
@@ -316,7 +323,10 @@ def measured(
     help="Two points of one rank, in FOLDER/quick; no machine file, nothing that documents are of.",
 )
 def main(folder: Path, clock: str, repeats: int, machines: Path, quick: bool) -> None:
-    """Measure in FOLDER, predict, store results/simulator.json and the rows. What an interrupted call has left is taken up."""
+    """Measure in FOLDER, predict, and store results/simulator.json and the rows.
+
+    Results of an interrupted call are reused.
+    """
     timed = calibrate.Stopwatch(clock, repeats)
     folder = folder / "quick" if quick else folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""Seconds until something happens: `ift-scale --help`, the first scored question, the first optimizer step, part by part.
+"""Seconds to `ift-scale --help`, to the first scored question and to the first optimizer step.
 
     python -m benchmarks.bench_start_up [--repeats 5]
 
-Every repeat starts each program anew, with the files' pages in memory as a second start finds them. The first question: from the
-start of a process to an answer of a real engine to one question of the world. The first step: from the start of `ift-scale train`
-with one arm and two ranks to the end of its first optimizer step, by the stage's own clocks.
+Every repeat starts each program again, with files in the page cache as at a second start. First
+question: from the start of a process to a real engine's answer to one question of the world. First
+step: from the start of `ift-scale train` with one arm and two ranks to the end of its first
+optimizer step, by the stage's own clocks.
 """
 
 import json
@@ -30,7 +31,7 @@ LEARNT = Gate(checked="the first step's loss is a number")
 
 
 def first_question(engine: str, log: Path) -> None:
-    """What is timed from outside: a question of the world through a fresh engine; prints the seconds of its parts."""
+    """Scores a question of the world with a new engine; prints the seconds of its parts."""
     started = time.perf_counter()
     import numpy as np
 
@@ -74,8 +75,8 @@ def to_first_question(engine: str, folder: Path) -> dict[str, float]:
         engine,
         str(folder / f"{engine}.log"),
     ]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    parts: dict[str, float] = json.loads(told.splitlines()[-1])
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    parts: dict[str, float] = json.loads(output.splitlines()[-1])
     return {"all, with the process' end": time.perf_counter() - started, **parts}
 
 
@@ -109,7 +110,7 @@ def run_stage(path: Path, stage: str, *more: str) -> None:
 
 
 def to_first_step(path: Path, folder: Path, launcher: str) -> dict[str, float]:
-    """Of a train stage that has nothing yet; the stages before it are done."""
+    """Times a train stage without results; the stages before it are complete."""
     shutil.rmtree(folder / "train", ignore_errors=True)
     run_stage(path, "train", "--set", f"train.launcher={launcher}")
     launch = read_json(folder / "logs" / "train-seconds.json")
@@ -150,7 +151,7 @@ def to_help() -> float:
     help="Ask one question of this engine, with this log; how the driver calls itself.",
 )
 def main(repeats: int, quick: bool, question: tuple[str, str] | None) -> None:
-    """Measure, and store the rows of `start-up`."""
+    """Measure and store the rows of `start-up`."""
     if question:
         first_question(question[0], Path(question[1]))
         return

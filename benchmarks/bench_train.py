@@ -1,13 +1,14 @@
-"""Training against what a user would otherwise run: TRL's SFTTrainer and the paper's recipe; and what each of our measures brings.
+"""Training compared with TRL's SFTTrainer and the paper's recipe, and an ablation of ours.
 
     benchmarks/peers/install_trl.sh
     python -m benchmarks.bench_train [--repeats 5] [--slow-repeats 1] [--steps 2] [--resume]
 
-All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
-a ratio is of one repeat. First ours and TRL take some more steps in float32: the curves of their losses must agree, or nothing is
-measured, since speed without equal learning counts for nothing. Then the repeats in `--dtype`, all of whose losses must agree, too.
-Seconds are those of whole optimizer steps, data included, without the first; speed is real tokens a second, padding not counted.
-The paper's recipe and our own without a measure take part in the first `--slow-repeats` repeats.
+All run on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps
+(peers/train_set.py), in turn, so that a ratio is of one repeat. First, ours and TRL run some more
+steps in float32: their loss curves must agree, or nothing is measured. Then follow the repeats in
+`--dtype`, whose losses must agree as well. Seconds are those of whole optimizer steps, including
+data, without the first; speed is tokens per second without padding. The paper's recipe and our
+ablations run only in the first `--slow-repeats` repeats.
 """
 
 import json
@@ -33,15 +34,15 @@ ABLATIONS = (
     "last-layer-pruning",
     "prefix-sharing",
 )
-# Largest relative difference of a step's loss from ours.
+# Maximum relative difference of a step's loss from ours.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
-# Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
+# Approximate seconds of a start and of a step on two cores, for the estimate printed first.
 ROUGHLY = {"ours": (12, 5), "TRL": (12, 15), "TRL, plain loss": (12, 9), "paper's recipe": (15, 70)}
 CHECKED = ("ours", "TRL", "TRL, plain loss")
 
 
 def peer_command(script: str, *options: str) -> list[str]:
-    """The command of a peer on two ranks, in its own environment."""
+    """Returns a peer's command on two ranks in its own environment."""
     return [
         str(PYTHON),
         "-m",
@@ -57,7 +58,7 @@ def peer_command(script: str, *options: str) -> list[str]:
 def commands(
     work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: int
 ) -> dict[str, list[str]]:
-    """Each program's command without its output, which is its second argument, behind the workload."""
+    """Returns each program's command without its output, the argument after the workload."""
     paper = ["--steps", str(paper_steps), "--of", str(num_steps), "--pad-to", str(pad_to)]
     ours = [sys.executable, str(PEERS / "ours_train.py"), str(work)]
     found = {
@@ -75,11 +76,11 @@ def commands(
 def run_one(
     name: str, command: Sequence[str], workload: Path, output: Path, resume: bool
 ) -> dict[str, Any]:
-    """The program's result; `resume` takes one that is there."""
+    """Returns the program's result; with `resume` an existing one is used."""
     if not (resume and output.is_file()):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.unlink(missing_ok=True)
-        place = command.index(str(workload)) + 1
+        position = command.index(str(workload)) + 1
         log = output.with_suffix(".log")
         environment = {
             **os.environ,
@@ -88,7 +89,7 @@ def run_one(
             "HF_HUB_OFFLINE": "1",
         }
         with log.open("w") as file:
-            whole = [*command[:place], str(output), *command[place:]]
+            whole = [*command[:position], str(output), *command[position:]]
             ended = subprocess.run(whole, stdout=file, stderr=file, env=environment)
         if ended.returncode or not output.is_file():
             raise SystemExit(f"{name} failed; see {log}")
@@ -97,12 +98,12 @@ def run_one(
 
 
 def largest_difference(ours: dict[str, Any], other: dict[str, Any]) -> float:
-    """Largest relative difference of a step's loss; ends where the steps were not of the same tokens."""
+    """Returns the largest relative difference of a step's loss; exits if the tokens differ."""
     pairs = list(zip(ours["steps"], other["steps"], strict=False))
     for number, (mine, theirs) in enumerate(pairs):
         if any(mine[count] != theirs[count] for count in ("examples", "tokens", "supervised")):
             raise SystemExit(
-                f"{other['peer']} took another step {number}: {theirs} where ours had {mine}"
+                f"{other['peer']} had another step {number}: {theirs} instead of {mine}"
             )
     return max(abs(theirs["loss"] / mine["loss"] - 1) for mine, theirs in pairs)
 
@@ -111,14 +112,14 @@ def check_losses(ours: dict[str, Any], other: dict[str, Any], name: str, dtype: 
     difference = largest_difference(ours, other)
     if not difference <= TOLERANCE[dtype]:
         raise SystemExit(
-            f"{name}: a step's loss differs from ours by {difference:.1e} in {dtype} (tolerance {TOLERANCE[dtype]:.0e}): "
-            "nothing is stored"
+            f"{name}: a step's loss differs from ours by {difference:.1e} in {dtype} (tolerance "
+            f"{TOLERANCE[dtype]:.0e}): nothing is stored"
         )
     return difference
 
 
 def speed(result: dict[str, Any], warm_up: int) -> tuple[float, float]:
-    """(real tokens a second, seconds a step) over the steps behind the warm-up; a run of one step has none."""
+    """Returns (tokens per second, seconds per step) after the warm-up, if there are more steps."""
     steps = result["steps"][warm_up:] or result["steps"]
     seconds = sum(step["seconds"] for step in steps)
     return sum(step["tokens"] for step in steps) / seconds, seconds / len(steps)
@@ -127,7 +128,7 @@ def speed(result: dict[str, Any], warm_up: int) -> tuple[float, float]:
 def estimate(
     repeats: int, slow_repeats: int, num_steps: int, paper_steps: int, check_steps: int
 ) -> float:
-    """Minutes, roughly."""
+    """Returns the approximate minutes."""
 
     def seconds(name: str, steps: int) -> float:
         start, step = ROUGHLY[name]
@@ -140,7 +141,7 @@ def estimate(
 
 
 def prepare(work: Path, num_steps: int, batch: int = 32) -> dict[str, Any]:
-    """The workload of so many steps; made anew where another is there."""
+    """Creates the workload with this number of steps if it is not there."""
     about = work / "workload.json"
     there = json.loads(about.read_text()) if about.is_file() else {}
     if (there.get("steps"), there.get("batch")) != (num_steps, batch):
@@ -168,7 +169,7 @@ def file_of(name: str) -> str:
     "--slow-repeats",
     default=1,
     show_default=True,
-    help="Repeats of the paper's recipe and of what is taken away.",
+    help="Repeats of the paper's recipe and of the ablations.",
 )
 @click.option("--steps", default=2, show_default=True, help="Measured optimizer steps a run.")
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
@@ -176,13 +177,13 @@ def file_of(name: str) -> str:
     "--paper-steps",
     default=1,
     show_default=True,
-    help="Whole steps of the paper's recipe, which takes minutes for one.",
+    help="Full steps of the paper's recipe, which takes minutes per step.",
 )
 @click.option(
     "--pad-to",
     default=2048,
     show_default=True,
-    help="Tokens of a row in the paper's recipe; the paper's is 2048.",
+    help="Tokens per row in the paper's recipe; the paper's is 2048.",
 )
 @click.option(
     "--check-steps",
@@ -202,7 +203,7 @@ def file_of(name: str) -> str:
 )
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
 @click.option(
-    "--quick", is_flag=True, help="Ours and TRL with the plain loss, one step behind the warm-up."
+    "--quick", is_flag=True, help="Ours and TRL with the plain loss, one step after the warm-up."
 )
 def main(
     repeats: int,
@@ -217,7 +218,7 @@ def main(
     resume: bool,
     quick: bool,
 ) -> None:
-    """Measure, and store the rows of `train`."""
+    """Measure and store the rows of `train`."""
     if not PYTHON.is_file():
         raise click.UsageError("TRL is not installed; run `python -m benchmarks peers install trl`")
     checked_names = CHECKED
@@ -241,9 +242,8 @@ def main(
         checked[name] = run_one(
             name, check_commands[name], check_work, results / f"check-{file_of(name)}.json", resume
         )
-        say(
-            f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}"
-        )
+        losses = ", ".join(f"{loss:.5f}" for loss in checked[name]["losses"])
+        say(f"float32: {name}: losses {losses}")
     for name, found in checked.items():
         check_losses(checked["ours"], found, name, "float32")
 
@@ -260,7 +260,7 @@ def main(
             timed.setdefault(name, []).append(found)
             check_losses(timed["ours"][repeat], found, name, dtype)
             tokens, seconds = speed(found, warm_up)
-            say(f"repeat {repeat}: {name}: {tokens:.0f} tokens a second, {seconds:.2f} s a step")
+            say(f"repeat {repeat}: {name}: {tokens:.0f} tokens/s, {seconds:.2f} s per step")
     curves = {name: found["losses"] for name, found in checked.items()}
     sheet = rows_of(Sheet("train", quick), timed, warm_up, dtype, about, curves)
     say(f"stored: {sheet.store()}")

@@ -1,8 +1,11 @@
-"""Measure this machine's rates and write them as a machine file: `python -m benchmarks.calibrate OUT [--ranks 2]`.
+"""Measures this machine's rates and writes them as a machine file.
 
-As many processes as ranks share the cores, as in training, and measure at the same time, so that each has what training leaves it:
-matrix products by their smallest dimension, causal attention by length, reading and writing by size, the host's seconds for an
-operation, and gloo's collectives. Of several repeats the median counts, of the ranks the slowest.
+    python -m benchmarks.calibrate OUT [--ranks 2]
+
+As many processes as ranks share the cores, as in training, and measure simultaneously: matrix
+products by their smallest dimension, causal attention by length, reading and writing by size, host
+seconds per operation, and gloo's collectives. The result is the median of the repeats on the
+slowest rank.
 """
 
 import os
@@ -38,8 +41,11 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Takes the median of `repeats`. The clock `cpu` counts this process's CPU seconds, user and system, of all its threads: what a
-    rank of one thread would take on cores of its own, where the machine is shared with other work; waiting is not in it."""
+    """Measures the median time of `repeats` calls.
+
+    The clock `cpu` counts this process's CPU seconds, user and system, over all threads: the time
+    of a rank on cores of its own, even if the machine has other load. It excludes waiting.
+    """
 
     clock: str = "wall"
     repeats: int = 7
@@ -48,12 +54,12 @@ class Stopwatch:
         return CLOCKS[self.clock]()
 
     def __call__(self, run: Callable[[], Any], least_seconds: float = 0.01) -> float:
-        """Seconds of one call; short ones are made many times in each repeat. All ranks begin together."""
+        """Returns the seconds of one call; short calls are repeated. All ranks start together."""
         run()
         started = self.now()
         run()
         inner = max(1, int(least_seconds / max(self.now() - started, 1e-6)))
-        if dist.is_initialized():  # a collective must be called as often by every rank
+        if dist.is_initialized():  # every rank must call a collective equally often
             most = torch.tensor(inner)
             dist.all_reduce(most, dist.ReduceOp.MAX)
             inner = int(most)
@@ -69,7 +75,7 @@ class Stopwatch:
 
 
 def matrix_rate(smallest: int, timed: Stopwatch) -> float:
-    """FLOPs a second of float32 products with one dimension of `smallest`, each of the three in turn."""
+    """Returns FLOPs per second of float32 products with one dimension of `smallest`."""
     total = 0.0
     for m, n, k in ((_SIDE, _SIDE, smallest), (_SIDE, smallest, _SIDE), (smallest, _SIDE, _SIDE)):
         left, right = torch.randn(m, k), torch.randn(n, k)
@@ -78,7 +84,7 @@ def matrix_rate(smallest: int, timed: Stopwatch) -> float:
 
 
 def attention_rate(length: int, timed: Stopwatch) -> float:
-    """Model FLOPs a second of causal attention, forward and backward."""
+    """Returns model FLOPs per second of causal attention, forward and backward."""
     q, k, v = (torch.randn(1, _HEADS, length, _HEAD_DIM, requires_grad=True) for _ in range(3))
     gradient = torch.randn(1, _HEADS, length, _HEAD_DIM)
 
@@ -89,19 +95,19 @@ def attention_rate(length: int, timed: Stopwatch) -> float:
 
 
 def memory_rate(moved: int, timed: Stopwatch) -> float:
-    """Bytes a second of a product of two vectors into new memory, `moved` bytes in all."""
+    """Returns bytes per second of a product of two vectors into new memory; `moved` in total."""
     left, right = torch.randn(moved // 12), torch.randn(moved // 12)
     return moved / timed(lambda: left * right)
 
 
 def in_place_rate(moved: int, timed: Stopwatch) -> float:
-    """The same of a product into one of its factors, which stays what it was."""
+    """Returns the same for a product in place."""
     left, right = torch.randn(moved // 12), torch.ones(moved // 12)
     return moved / timed(lambda: left.mul_(right))
 
 
 def op_seconds(timed: Stopwatch, chain: int = 200) -> float:
-    """Of an operation in a graph with its derivative: half of forward and backward of a chain of tiny ones."""
+    """Returns host seconds of an operation with autograd: half of a chain's passes."""
     start, factor = torch.ones(8, requires_grad=True), torch.ones(8)
 
     def run() -> None:
@@ -114,7 +120,7 @@ def op_seconds(timed: Stopwatch, chain: int = 200) -> float:
 
 
 def links(timed: Stopwatch) -> dict[str, dict[str, float]]:
-    """Bandwidth and latency of each collective among the ranks, from a small and a large message, by `collectives`' formulas."""
+    """Returns bandwidth and latency of each collective, from a small and a large message."""
     ranks = dist.get_world_size()
     steps = ranks - 1
     found = {}
@@ -147,7 +153,7 @@ def _collective(kind: str, elements: int, ranks: int) -> Callable[[], Any]:
 
 
 def rates(timed: Stopwatch) -> dict[str, Any]:
-    """All rates of this process, and where it is one of several, of the slowest of them; the links' are the group's."""
+    """Returns all rates; with several processes those of the slowest, and the group's links."""
     found: dict[str, Any] = {
         "matrix": {size: matrix_rate(size, timed) for size in _DIMENSIONS},
         "attention": {length: attention_rate(length, timed) for length in _LENGTHS},
@@ -168,11 +174,12 @@ def rates(timed: Stopwatch) -> dict[str, Any]:
 
 
 def machine_of(found: dict[str, Any], ranks: int, clock: str) -> Machine:
-    """The measured rates as a machine whose devices are the ranks of this node."""
-    made = f"{time.strftime('%Y-%m-%d')}, torch {package_versions()['torch']}, float32, gloo, {clock} clock"
+    """Returns the measured rates as a machine whose devices are the ranks of this node."""
+    about = f"{time.strftime('%Y-%m-%d')}, torch {package_versions()['torch']}, float32, gloo, "
+    about += f"{clock} clock"
     return Machine(
         name=f"{machine_name()}, {ranks} rank{'s' if ranks > 1 else ''}",
-        source=f"benchmarks.calibrate, {made}",
+        source=f"benchmarks.calibrate, {about}",
         measured=True,
         device="cpu",
         peak_flops=max(found["matrix"].values()),
@@ -185,7 +192,7 @@ def machine_of(found: dict[str, Any], ranks: int, clock: str) -> Machine:
 
 
 def join(rank: int, ranks: int, port: int, threads: int) -> None:
-    """This process as one of several that share the cores."""
+    """Makes this process one of several that share the cores."""
     torch.set_num_threads(threads)
     if ranks > 1:
         dist.init_process_group(
@@ -229,10 +236,10 @@ def free_port() -> int:
     type=click.Choice(list(CLOCKS)),
     default="wall",
     show_default=True,
-    help="cpu: where other work runs too.",
+    help="cpu: on a machine with other load.",
 )
 def main(out: Path, ranks: int, threads: int | None, repeats: int, clock: str) -> None:
-    """Measure this machine with RANKS processes and write OUT, a machine file for `ift-scale plan --machine`."""
+    """Measure this machine with RANKS processes and write OUT for `ift-scale plan --machine`."""
     threads = threads or max(1, len(os.sched_getaffinity(0)) // ranks)
     spawn(_measure, (ranks, free_port(), threads, Stopwatch(clock, repeats), out), nprocs=ranks)
     click.echo(f"{out}: written")

@@ -1,11 +1,12 @@
-"""What the differences from the authors' released code do to the numbers, measured where that needs no model of billions.
+"""Effects of our deviations from the authors' released code, where no large model is required.
 
     ift-scale run configs/demo.yaml
     python -m benchmarks.deviations --run runs/demo [--data ../shared/data]
 
-In: the world's base model and the arms of a finished run of the world; the authors' sets. Out: tables in Markdown for
-docs/deviations.md. The world's tokenizer gets SentencePiece's prefix space for this, so that a letter by itself is `_A` as in the
-LLaMA-2 and Mistral tokenizers, while `Answer:A` ends in `A`.
+Reads the world's base model, the arms of a finished run of the world, and the released sets. Prints
+Markdown tables for docs/deviations.md. The world's tokenizer gets SentencePiece's prefix space for
+this, so that a letter on its own is `_A` as in the LLaMA-2 and Mistral tokenizers, while `Answer:A`
+ends in `A`.
 """
 
 import math
@@ -39,7 +40,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 class Asked(NamedTuple):
-    """Answers to one form of the prompts: option probabilities (Q, C), the letters' share of the vocabulary (Q,)."""
+    """Answers to one form of the prompts.
+
+    Option probabilities (Q, C), and the letters' share of the vocabulary's probability (Q,).
+    """
 
     probs: np.ndarray
     mass: np.ndarray
@@ -61,18 +65,18 @@ class Model:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
     def released_letter(self, letter: str) -> int:
-        """The token that the released code reads: `tokenizer(letter).input_ids[-1]`."""
+        """Returns the token that the released code reads: `tokenizer(letter).input_ids[-1]`."""
         return self.tokenizer(letter).input_ids[-1]
 
     def letter_behind(self, prompt: str, letter: str) -> int:
-        """The token that the text itself has there."""
+        """Returns the letter's token in the text after the prompt."""
         return self.tokenizer(prompt + letter).input_ids[-1]
 
     @torch.inference_mode()
     def ask(
         self, prompts: Sequence[str], num_choices: int, separator: str | None, bos: bool = True
     ) -> Asked:
-        """`separator`: between prompt and letter in the text; None for the released code's tokens."""
+        """`separator` is the text between prompt and letter; None uses the released tokens."""
         rows = []
         for prompt in prompts:
             ids = self.tokenizer(prompt).input_ids
@@ -93,7 +97,10 @@ class Model:
 
 
 def compared(name: str, ours: Asked, theirs: Asked, answers: np.ndarray) -> list[str]:
-    """A row of a table, in the order of _COLUMNS; `distance` is the mean total variation distance of the option probabilities."""
+    """Returns a row in the order of _COLUMNS.
+
+    `distance` is the mean total variation distance of the option probabilities.
+    """
     sides = [(asked.prediction == answers).mean() for asked in (ours, theirs)]
     sure = [asked.probs.max(-1) > 0.5 for asked in (ours, theirs)]
     kinds = [
@@ -101,11 +108,14 @@ def compared(name: str, ours: Asked, theirs: Asked, answers: np.ndarray) -> list
         for asked, is_sure in zip((ours, theirs), sure, strict=True)
     ]
     return [
-        name, f"{(ours.prediction != theirs.prediction).mean():.1%}", f"{sides[0]:.1%} / {sides[1]:.1%}",
-        f"{np.median(ours.mass):.3f} / {np.median(theirs.mass):.2g}", f"{sure[0].mean():.1%} / {sure[1].mean():.1%}",
+        name,
+        f"{(ours.prediction != theirs.prediction).mean():.1%}",
+        f"{sides[0]:.1%} / {sides[1]:.1%}",
+        f"{np.median(ours.mass):.3f} / {np.median(theirs.mass):.2g}",
+        f"{sure[0].mean():.1%} / {sure[1].mean():.1%}",
         f"{(kinds[0] != kinds[1]).mean():.1%}",
         f"{abs(ours.probs - theirs.probs).sum(-1).mean() / 2:.3f}",
-    ]  # fmt: skip
+    ]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,14 +135,14 @@ _COLUMNS = (
 
 
 def questions() -> tuple[list[Question], Demonstrations]:
-    """The world's test questions of four options, and their demonstrations."""
+    """Returns the world's test questions with four options, and their demonstrations."""
     found = list(world.load())
     asked = [q for q in found if q.split == "test" and q.kind == "choice"]
     return asked, Demonstrations(found, 5, 42)
 
 
 def few_shot() -> str:
-    """The base model's 5-shot probe."""
+    """Returns the table of the base model's 5-shot probe."""
     asked, demonstrations = questions()
     answers = np.array([q.answer for q in asked])
     model, count = Model(BASE), len(asked[0].choices)
@@ -148,7 +158,7 @@ def few_shot() -> str:
 
 
 def zero_shot(run: Path) -> str:
-    """The fine-tuned arms of a run, in the Vicuna template; means over the arms."""
+    """Returns the table of a run's arms in the Vicuna template, as means over the arms."""
     asked, _ = questions()
     answers = np.array([q.answer for q in asked])
     tokenizer, count = PromptTokenizer(BASE), len(asked[0].choices)
@@ -190,7 +200,7 @@ def zero_shot(run: Path) -> str:
 
 
 def released_correlation(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> tuple[float, float]:
-    """(rho, p) as in the released code: Spearman's correlation of the residuals of ranks, p with n - 2 degrees of freedom."""
+    """Returns (rho, p) as the released code: Spearman of the ranks' residuals, n - 2 degrees."""
     ranks = [scipy.stats.rankdata(values) for values in (x, y, control)]
     design = np.column_stack([np.ones(len(x)), ranks[2]])
     left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
@@ -201,7 +211,7 @@ def released_correlation(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> t
 def permuted(
     x: np.ndarray, y: np.ndarray, control: np.ndarray, draw: np.random.Generator, times: int = 199
 ) -> float:
-    """p of the released statistic when the consistencies are permuted within domains (equal control)."""
+    """Returns p of the released statistic under permutations within domains (equal control)."""
     groups = [np.flatnonzero(control == value) for value in np.unique(control)]
     observed, hits = abs(released_correlation(x, y, control)[0]), 0
     for _ in range(times):
@@ -213,9 +223,10 @@ def permuted(
 
 
 def correlation(simulations: int = 1000) -> str:
-    """Rates of p < 0.05 with no relation of consistency and accuracy within domains, 4 domains x 8 ratios.
+    """Returns rates of p < 0.05 without a relation within domains, for 4 domains x 8 ratios.
 
-    `spread`: standard deviation of what a domain adds to both beside its base score, in units of the noise of one point.
+    `spread` is the standard deviation of domain effects on both measures besides the base score, in
+    units of one point's noise.
     """
     draw, rows = np.random.default_rng(0), []
     for spread in (0.0, 1.0, 2.0):
@@ -239,7 +250,7 @@ def correlation(simulations: int = 1000) -> str:
 def learning_rates(
     sizes: Sequence[int] = (668, 996, 1782), batch: int = 256, epochs: int = 3, warm: float = 0.03
 ) -> str:
-    """Sums of learning rates in units of the peak, by set size (examples: twice the questions)."""
+    """Returns sums of learning rates in units of the peak, by set size."""
     rows = []
     for size in sizes:
         steps = epochs * math.ceil(2 * size / batch)
@@ -250,7 +261,8 @@ def learning_rates(
 
         theirs = [s / warmup if s < warmup else cosine(s) for s in range(steps)]
         ours = [(s + 1) / warmup if s < warmup else cosine(s) for s in range(steps)]
-        # DeepSpeed's WarmupLR: logarithmic from 0 to the peak by default, at the peak from then on. At least two warm-up steps.
+        # DeepSpeed's WarmupLR: by default logarithmic from 0 to the peak, then constant. It has at
+        # least two warm-up steps.
         log = [
             math.log(s + 1) / math.log(max(2, warmup)) if s < max(2, warmup) else 1.0
             for s in range(steps)
@@ -271,9 +283,10 @@ def learning_rates(
 
 
 def micro_batches(data: Path, sizes: Sequence[int] = (1, 2, 4, 8)) -> str:
-    """Weights of tokens under the mean per micro-batch, relative to the mean over the whole step, on the authors' engineering sets.
+    """Returns the weight of tokens under the mean per micro-batch, relative to the mean per step.
 
-    Lengths are those of the supervised texts in words and marks, half of them general instructions; 200 steps of 256 examples.
+    On the authors' engineering sets. Lengths are counts of words and marks of the supervised texts,
+    half of them general instructions; 200 steps of 256 examples.
     """
     sets = official.load(data / "official_groups" / "llama-2-7b")["engineering"]
     general = [
@@ -319,7 +332,7 @@ def micro_batches(data: Path, sizes: Sequence[int] = (1, 2, 4, 8)) -> str:
 
 
 def granularity(data: Path) -> str:
-    """How coarse the released probabilities are: logits in bfloat16 have eight bits."""
+    """Returns the granularity of the released probabilities: bfloat16 logits have eight bits."""
     rows = []
     for model in official.models(data / "official_groups"):
         ratios, ties, total = [], 0, 0

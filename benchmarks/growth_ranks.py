@@ -1,9 +1,11 @@
-"""What bench_growth.py starts as each rank of a world: one sweep after another in one group, rank 0 writes what was measured.
+"""One rank of a world of bench_growth.py: runs all sweeps in one process group; rank 0 writes.
 
-    python -m benchmarks.growth_ranks OUT --repeats 3 [--quick]      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python -m benchmarks.growth_ranks OUT --repeats 3 [--quick]
+        (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
 
-One rank sweeps set size, example length, its spread and the vocabulary; every world its ZeRO stages, all ranks with one thread. Of
-each point the seconds of `repeats` steps (set size: of whole epochs) behind one for warming up, and the first step's loss.
+A single rank sweeps set size, example length, its spread and the vocabulary; every world its ZeRO
+stages, with one thread per rank. Each point has the seconds of `repeats` steps (set size: whole
+epochs) after a warm-up step, and the first step's loss.
 """
 
 import json
@@ -49,7 +51,7 @@ def point(
     stage: int = 2,
     vocabulary: int = 4096,
 ) -> Point:
-    """Seconds of a step, the slowest rank's; of the case `set size` of all steps together."""
+    """Returns the slowest rank's seconds per step, or per epoch for the case `set size`."""
     device = torch.device("cpu")
     config = settings("float32", BATCH, 4096, stage, kernels="pytorch", max_length=2048)
     engine, steps = build(llama(vocabulary), config, device, tokens)
@@ -74,7 +76,7 @@ def point(
 
 
 def sweeps(repeats: int, quick: bool) -> list[Point]:
-    """What one rank measures of the workload's own sizes."""
+    """Returns the sweeps over the workload's own sizes, measured by a single rank."""
     few = slice(0, 2 if quick else None)
     found = [
         point("set size", {"examples": n}, random_set(n, 4096), repeats) for n in SET_SIZES[few]

@@ -1,4 +1,4 @@
-"""Tiny random models of the real classes, with everything that sets a family apart switched on and attention that is not flat."""
+"""Tiny random models of the real classes, with each family's features and sharp attention."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 WINDOW = 64
 POSITIONS = 8192
 ORIGINAL_POSITIONS = 440
-"""Where LongRoPE changes its frequencies: of the prompts of one subject some are shorter, some longer."""
+"""Position at which LongRoPE changes its frequencies; prompts are shorter and longer than this."""
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 128,
@@ -40,7 +40,11 @@ _GPT2_SIZES: dict[str, Any] = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_posi
 
 @dataclass(frozen=True)
 class Family:
-    """`tokenizer`: a name in `tokenizer_kinds.KINDS`; `config`: the transformers class of the configuration and its settings."""
+    """A model family.
+
+    `tokenizer` is a name in `tokenizer_kinds.KINDS`; `config` the transformers class of the
+    configuration, with its settings.
+    """
 
     tokenizer: str
     config: str
@@ -114,7 +118,7 @@ FAMILIES = {
         "DeepseekV3Config",
         num_key_value_heads=4,
         q_lora_rank=48,
-        kv_lora_rank=512,  # with the rotary part the one head size that vLLM's CPU build has for MLA
+        kv_lora_rank=512,  # with the rotary part the only MLA head size of vLLM's CPU build
         qk_nope_head_dim=32,
         qk_rope_head_dim=64,
         v_head_dim=32,
@@ -127,7 +131,7 @@ FAMILIES = {
 
 
 def build(family: Family, vocab_size: int, bos: int | None, eos: int) -> Any:
-    """A float32 model whose every parameter is random and whose attention looks at some tokens far more than at others."""
+    """Returns a float32 model with random parameters and attention far from uniform."""
     import transformers
     from transformers import AutoModelForCausalLM
 
@@ -141,13 +145,14 @@ def build(family: Family, vocab_size: int, bos: int | None, eos: int) -> Any:
 
 
 def draw(model: Any, share: float) -> None:
-    """Moves every parameter towards new random values, by `share` of the way."""
+    """Moves every parameter towards new random values by `share` of the distance."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
                 target = parameter + 0.1 * torch.randn_like(parameter)
             else:
-                # Heads twice as wide as usual, for options that differ; queries and keys too, so that attention is not flat.
+                # Twice the usual standard deviation of heads (for distinct options) and of queries
+                # and keys (for sharp attention).
                 sharp = any(
                     part in name
                     for part in ("q_", "k_", "qkv", "query", "kv_", "head", "embed", "wte")
@@ -161,5 +166,5 @@ def draw(model: Any, share: float) -> None:
 
 
 def save(model: Any, folder: Path) -> None:
-    """As a downloaded model has it: safetensors and config.json."""
+    """Saves as a downloaded model: safetensors and config.json."""
     model.save_pretrained(folder)

@@ -1,10 +1,13 @@
-"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python -m benchmarks.predict_scaling`. Nothing is measured.
+"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs; nothing is measured.
 
-Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
-Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
-`memory.SLICED_UP_TO` GPUs and the second beyond. Beside them: ZeRO-3 with and without the weights held once per node (`train.hpz`).
+    python -m benchmarks.predict_scaling
 
-Attention is flash-attn's, which repeats no keys: under `auto` the memory would depend on the torch that is installed here.
+Each row is one model, machine and size under two loads: a full micro-batch per GPU, and a step of
+the default global batch. Stage 2 is predicted twice, with slices reduced to their owners and with
+whole buckets all-reduced; the trainer uses the former up to `memory.SLICED_UP_TO` GPUs and the
+latter beyond. In addition: ZeRO-3 with and without weights stored once per node (`train.hpz`).
+Attention is flash-attn's, which repeats no keys: with `auto` the memory would depend on the
+installed torch.
 """
 
 import itertools
@@ -77,7 +80,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def hpz_rows() -> list[dict[str, Any]]:
-    """Seconds of a step and GiB per GPU of ZeRO-3 with all gathering among all GPUs, and with most of it inside the node."""
+    """Seconds per step and GiB per GPU of ZeRO-3, gathering among all GPUs or inside nodes."""
     train, examples = TrainConfig(attention="flash_attn", zero_stage=3), Examples()
     found = []
     for name, model, (load, step_of), size in itertools.product(
@@ -87,7 +90,7 @@ def hpz_rows() -> list[dict[str, Any]]:
         within = scaling.row(shape, train, machine, step)
         among_all = scaling.row(shape, train, machine, step, replace(within.setting, hpz=1))
         assert within.setting.hpz == machine.devices_per_node, "it does not fit: nothing to compare"
-        told = {
+        entry = {
             "machine": name,
             "model": model,
             "load": load,
@@ -96,27 +99,26 @@ def hpz_rows() -> list[dict[str, Any]]:
         }
         for key, row in (("among_all", among_all), ("within_node", within)):
             sending = _short(row.prediction.parts["communication"])
-            told |= {f"seconds_{key}": _short(row.prediction.seconds), f"sending_{key}": sending}
-            told |= {f"memory_gib_{key}": _short(row.memory.total / 2**30)}
-        found.append(told)
+            entry |= {f"seconds_{key}": _short(row.prediction.seconds), f"sending_{key}": sending}
+            entry |= {f"memory_gib_{key}": _short(row.memory.total / 2**30)}
+        found.append(entry)
     return found
 
 
 def hpz_table(found: list[dict[str, Any]]) -> list[str]:
-    """The rows of docs/simulator.md."""
+    """Returns rows of docs/simulator.md."""
     lines = []
     for row in found:
         before, after = row["seconds_among_all"], row["seconds_within_node"]
         seconds = f"{before:.3f} | {after:.3f} | {before / after - 1:+.0%}"
         gib = f"{row['memory_gib_among_all']:.0f} | {row['memory_gib_within_node']:.0f}"
-        lines.append(
-            f"| {row['machine']} | {row['model']} | {row['load']} | {row['gpus']} | {seconds} | {gib} |"
-        )
+        cells = row["machine"], row["model"], row["load"], row["gpus"], seconds, gib
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """Rows of docs/simulator.md: H100 nodes, a full micro-batch, the trainer's own buckets; MFU and seconds of a step by size."""
+    """Returns rows of docs/simulator.md: H100 nodes, full micro-batches, the trainer's buckets."""
     lines = []
     for model in MODELS:
         shown = (model, "h100-sxm", "full micro-batch")
@@ -129,14 +131,15 @@ def table(found: list[dict[str, Any]]) -> list[str]:
             copies = ", hpZ" if row["hpz"] > 1 else ""
             setting = f"ZeRO-{row['zero_stage']}{copies}, {row['checkpointing']}{offload}"
             sending = row["parts"]["communication"] / row["seconds"]
-            told = f"{row['memory_gib']:.0f} | {row['seconds']:.2f} | {row['tokens_per_second_per_gpu']:,.0f} | {row['mfu']:.0%}"
-            lines.append(f"| {model} | {row['gpus']:,} | {setting} | {told} | {sending:.0%} |")
+            figures = f"{row['memory_gib']:.0f} | {row['seconds']:.2f} | "
+            figures += f"{row['tokens_per_second_per_gpu']:,.0f} | {row['mfu']:.0%}"
+            lines.append(f"| {model} | {row['gpus']:,} | {setting} | {figures} | {sending:.0%} |")
     return lines
 
 
 @click.command()
 def main() -> None:
-    """Store results/predicted_scaling.json and print the table of the docs."""
+    """Store results/predicted_scaling.json and print the tables of the docs."""
     found, within = rows(), hpz_rows()
     click.echo("\n".join([*table(found), *hpz_table(within)]))
     click.echo(store_inputs("predicted_scaling", {"predicted": found, "hpz": within}))

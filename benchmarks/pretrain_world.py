@@ -1,7 +1,7 @@
-"""Train the world's base model again from nothing: `python -m benchmarks.pretrain_world OUTPUT_FOLDER`.
+"""Trains the world's base model from scratch: `python -m benchmarks.pretrain_world OUTPUT_FOLDER`.
 
-In: the seeded corpus. Out: a Hugging Face folder (Llama architecture, bfloat16 safetensors) as committed in
-`ift_scale/world/base_model`. Takes about twenty minutes on two CPU cores.
+Input is the seeded corpus; output a Hugging Face folder (Llama architecture, bfloat16 safetensors)
+as in `ift_scale/world/base_model`. Takes about twenty minutes on two CPU cores.
 """
 
 import math
@@ -29,9 +29,9 @@ WARMUP_STEPS = 50
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps at a learning rate that is constant for `num_constant` of them, then falls as a cosine to a fiftieth.
+    """A training phase: a constant learning rate for `num_constant` steps, then a cosine to 1/50.
 
-    Each phase begins with a fresh optimizer, from the weights of the one before rounded to bfloat16.
+    Each phase starts with a new optimizer from the previous phase's weights rounded to bfloat16.
     """
 
     num_constant: int
@@ -51,7 +51,10 @@ LETTER_WEIGHT = 10.0
 
 
 def build_model(vocab_size: int) -> LlamaForCausalLM:
-    """A randomly initialised three-layer Llama of about half a million parameters; head size 32, as vLLM's CPU backend takes."""
+    """Returns a random three-layer Llama with about half a million parameters.
+
+    The head size is 32, as vLLM's CPU backend requires.
+    """
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -76,7 +79,10 @@ def grouped(
     tokens_per_step: int,
     rng: random.Random,
 ) -> Iterator[Tensor]:
-    """Token ids of shape (documents, longest), one document `<s> ... </s>` a row, padded at the end with rows of like length."""
+    """Yields token ids (documents, longest): one document `<s> ... </s>` per row, right-padded.
+
+    Rows of a batch have similar lengths.
+    """
     pad = tokenizer.pad_token_id
     rows = sorted(
         (tokenizer(text + "</s>").input_ids for text in islice(stream, DOCUMENTS_PER_BUFFER)),
@@ -94,7 +100,7 @@ def grouped(
 
 
 def knowledge_batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
-    """Lookups until the constant steps are over, then everything but dialogues."""
+    """Yields lookups during the constant steps, then everything except dialogues."""
     rng = random.Random(SEED)
     reading, everything = documents(seed=1, shares=READING_SHARES), documents(seed=2)
     num_batches = 0
@@ -120,7 +126,7 @@ CHAT = Phase(num_constant=0, num_steps=1000, learning_rate=2e-3, batches=chat_ba
 
 
 def token_weights(tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor) -> Tensor:
-    """Weight of predicting each token from the second on, shape (B, T - 1); padding has none."""
+    """Returns the loss weight of each predicted token, shape (B, T - 1); 0 for padding."""
     letters = torch.tensor(
         tokenizer.convert_tokens_to_ids(
             [space + letter for letter in LETTERS for space in ("", "▁")]
@@ -140,7 +146,7 @@ def train_phase(
     title: str,
     num_steps: int,
 ) -> list[float]:
-    """The first `num_steps` of a phase; returns the losses in nats."""
+    """Runs the first `num_steps` of a phase; returns the losses in nats."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
@@ -173,7 +179,10 @@ def train_phase(
 
 
 def pretrain(output: Path, num_steps: int | None = None) -> list[float]:
-    """Train both phases (at most `num_steps` of each), save model and tokenizer under `output`, return the losses in nats."""
+    """Trains both phases (at most `num_steps` of each) and saves model and tokenizer.
+
+    Returns the losses in nats.
+    """
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
     losses = []
@@ -191,7 +200,7 @@ def pretrain(output: Path, num_steps: int | None = None) -> list[float]:
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--steps", type=int, help="Stop each phase after this many steps.")
 def main(output: Path, steps: int | None) -> None:
-    """Train the embedded world's base model from nothing and save it under OUTPUT."""
+    """Train the embedded world's base model from scratch and save it under OUTPUT."""
     pretrain(output, steps)
 
 

@@ -1,4 +1,4 @@
-"""Randomly initialised Llamas, random sets and an engine around them, for drivers that train steps: nothing but a seed goes in."""
+"""Random Llamas, random sets and an engine for drivers that train steps."""
 
 import os
 import tempfile
@@ -27,7 +27,10 @@ def random_set(
     spread: float = 120,
     most: int = 650,
 ) -> TokenizedSet:
-    """Examples of 40 to `most` tokens, normal around `mean`; three quarters are supervised; all begin with the same 36."""
+    """Returns examples of 40 to `most` tokens, normally distributed around `mean`.
+
+    Three quarters of the tokens are supervised; all examples start with the same 36.
+    """
     random = np.random.default_rng(seed)
     lengths = np.clip(random.normal(mean, spread, num_examples), 40, most).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -41,7 +44,7 @@ def random_set(
 def random_weights(
     folder: Path, shape: dict[str, Any], device: torch.device, dtype: torch.dtype, std: float
 ) -> dict[str, torch.Tensor]:
-    """Writes config.json and returns random weights in host memory, drawn on the device, which is quicker."""
+    """Writes config.json and returns random weights in host memory, drawn on the device."""
     config = LlamaConfig(max_position_embeddings=4096, architectures=["LlamaForCausalLM"], **shape)
     config.save_pretrained(folder)
     with torch.device("meta"):
@@ -82,7 +85,7 @@ def build(
     tokens: TokenizedSet,
     std: float = 0.02,
 ) -> tuple[engines.Engine, list[packing.Step]]:
-    """(an engine of this process' group with random weights, the dealt steps)."""
+    """Returns (an engine of this process' group with random weights, the packed steps)."""
     group = environment.from_environment()
     assert group is not None
     dtype = torch.float32 if config.precision == "float32" else torch.bfloat16
@@ -97,25 +100,25 @@ def build(
 
 
 def place_alone() -> None:
-    """Tell this process that it is a group of one."""
-    place = {
+    """Sets the environment of a process group of one."""
+    variables = {
         "RANK": 0,
         "LOCAL_RANK": 0,
         "WORLD_SIZE": 1,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": environment.free_port(),
     }
-    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({name: str(value) for name, value in variables.items()})
 
 
 def one_rank() -> torch.device:
-    """Join a group of one."""
+    """Joins a process group of one."""
     place_alone()
     return joined()[1]
 
 
 def joined() -> tuple[Ranks, torch.device]:
-    """Join the group that the environment names."""
+    """Joins the process group of the environment."""
     found = environment.from_environment()
     assert found is not None
     return found, worker.join(Rendezvous(found))

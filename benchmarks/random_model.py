@@ -1,7 +1,9 @@
-"""A randomly initialised Llama and a tokenizer trained on a pool: `python -m benchmarks.random_model POOL OUTPUT`.
+"""A random Llama and a tokenizer trained on a pool.
 
-It knows nothing; it shows that real pools, real vocabulary sizes and real prompts go through every stage where no weights
-can be had.
+    python -m benchmarks.random_model POOL OUTPUT
+
+The model knows nothing. It shows that real pools, vocabulary sizes and prompts pass through every
+stage if no weights are available.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,7 @@ VOCAB_SIZE = 32_000
 
 
 def texts(files: Iterable[Path]) -> Iterator[str]:
-    """Questions, options and explanations of files in a pool's format."""
+    """Yields questions, options and explanations of files in a pool's format."""
     for file in files:
         for _, row in jsonl.rows(file):
             yield "\n".join(
@@ -29,7 +31,7 @@ def texts(files: Iterable[Path]) -> Iterator[str]:
 
 
 def train_tokenizer(files: Iterable[Path]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with up to 32,000 tokens, BOS in front."""
+    """Returns byte-level BPE with up to 32,000 tokens and BOS at the start."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -52,7 +54,7 @@ def train_tokenizer(files: Iterable[Path]) -> PreTrainedTokenizerFast:
 
 
 def random_llama(layers: int = 4, hidden_size: int = 256) -> LlamaForCausalLM:
-    """About ten million parameters, most of them in the vocabulary of 32,000."""
+    """Returns a Llama of about ten million parameters, most of them in the vocabulary of 32,000."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
@@ -75,7 +77,7 @@ def random_llama(layers: int = 4, hidden_size: int = 256) -> LlamaForCausalLM:
 @click.argument("pool", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 def main(pool: Path, output: Path) -> None:
-    """Train a tokenizer on POOL, initialise a small Llama, save both under OUTPUT."""
+    """Train a tokenizer on POOL, initialize a small Llama, and save both under OUTPUT."""
     train_tokenizer(jsonl.find(pool, split) for split in SPLITS).save_pretrained(output)
     random_llama().save_pretrained(output)
 

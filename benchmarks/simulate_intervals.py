@@ -1,10 +1,11 @@
-"""How often intervals cover and verdicts are right, simulated: what docs/formulas.md says of them.
+"""Simulated coverage of intervals and correctness of verdicts, for docs/formulas.md.
 
     python -m benchmarks.simulate_intervals [--trials 2000]
 
-Two arms of some seeds answer the same questions in some domains. A question has its own chance of being answered rightly, a seed
-moves its arm's (by `seed_sd`; `common` is the share of that variance that a seed has in all domains alike), and the rest is noise.
-Stores the rows in benchmarks/results/intervals.json and prints them as a table.
+Two arms with some seeds answer the same questions in some domains. Each question has its own
+probability of a right answer; a seed shifts its arm's (by `seed_sd`; `common` is the share of that
+variance that is the same in all domains); the rest is noise. Stores the rows in
+benchmarks/results/intervals.json and prints them as a table.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ift_scale.report.verdicts import verdict
 
 LEVEL = 0.95
 SIZES = {1: (250,), 2: (60, 145), 4: (250, 250, 250, 250)}
-"""Questions of each domain."""
+"""Questions per domain."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Case:
     domains: int
     seeds: int
     seed_sd: float
-    """Standard deviation of a seed's effect on its arm's accuracy in one domain, a share."""
+    """Standard deviation of a seed's effect on its arm's accuracy in one domain (a share)."""
     common: float = 0.0
     same_seeds: bool = True
-    """Whether the domains' arms have seeds of the same numbers."""
+    """True if the domains' arms have the same seed numbers."""
     difference: float = 0.0
     """The first arm's true accuracy minus the second's."""
 
@@ -42,7 +43,7 @@ class Case:
 def answers(
     case: Case, sizes: tuple[int, ...], rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Of each domain the answers of both arms, shape (2, S, Q), 1 where right, and the numbers of the seeds."""
+    """Yields each domain's answers (2, S, Q), 1 if right, and the numbers of its seeds."""
     shape = (2, case.seeds, 1)
     shared = rng.standard_normal(shape)
     for domain, num_questions in enumerate(sizes):
@@ -64,7 +65,7 @@ def answers(
 def compared(
     case: Case, sizes: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[Estimate, Estimate, float]:
-    """The first arm's accuracy, the difference, and McNemar's p."""
+    """Returns the first arm's accuracy, the difference, and McNemar's p."""
     right, difference, pairs, start = [], [], [], 0
     for both, seeds in answers(case, sizes, rng):
         questions = np.arange(start, start := start + both.shape[2])
@@ -80,8 +81,11 @@ def compared(
 def simulate(
     case: Case, trials: int, sizes: tuple[int, ...] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Shares of the trials: `covered`, the difference's interval holds the truth; the verdicts; `models`, what one would have taken
-    for an effect by the interval over questions and McNemar's test, which are about these very models; the mean half-width."""
+    """Returns shares of the trials, and the mean half-width.
+
+    `covered`: the difference's interval contains the truth; the verdicts; `models`: the interval
+    over questions and McNemar's test, which are about these trained models, would show an effect.
+    """
     rng, sizes = np.random.default_rng(seed), sizes or SIZES[case.domains]
     counts = dict.fromkeys(("covered", "holds", "does not hold", "models"), 0)
     widths = []
@@ -102,7 +106,7 @@ def simulate(
 
 
 def cases() -> list[Case]:
-    """No effect, and effects of 5 and 10 points at seed effects of 2 points."""
+    """Returns cases without an effect, and with 5 and 10 points at seed effects of 2 points."""
     out = []
     for domains, seeds, sd in product(SIZES, (1, 3, 5), (0.0, 0.01, 0.02, 0.05, 0.1)):
         for common in (0.0, 0.5, 1.0) if domains > 1 and sd else (0.0,):

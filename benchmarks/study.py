@@ -1,10 +1,11 @@
-"""What a study's variants found, as data and as tables for a page of docs/studies.
+"""The results of a study's variants, as data and as tables for a page of docs/studies.
 
     ift-scale run configs/world_study.yaml
     python -m benchmarks.study configs/world_study.yaml
 
-Reads the finished variants' analyse tables, stores means over the domains in benchmarks/results/NAME.json (NAME: the last part of
-the study's output_dir), and prints them with a column for each variant.
+Reads the finished variants' analyse tables, stores means over the domains in
+benchmarks/results/NAME.json (NAME is the last part of the study's output_dir), and prints them with
+one column per variant.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,22 +27,26 @@ from ift_scale.treatments import in_order
 
 Rows = list[dict[str, Any]]
 COLUMNS = {
-    "settings": "setting group domains of_domains accuracy accuracy_low accuracy_high consistency kl seeds questions",
-    "comparisons": "first second group seeds domains of_domains difference difference_low difference_high p holm_p mcnemar_p "
-    "detectable",
-    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference low high reason",
+    "settings": "setting group domains of_domains accuracy accuracy_low accuracy_high consistency "
+    "kl seeds questions",
+    "comparisons": "first second group seeds domains of_domains difference difference_low "
+    "difference_high p holm_p mcnemar_p detectable",
+    "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference "
+    "low high reason",
     "correlation": "measure group n seeds domains of_domains rho low high p p_within reason",
-    "abstention": "setting group domains of_domains refused refused_known refused_known_domains refused_unknown "
-    "refused_unknown_domains accuracy_answered accuracy_answered_low accuracy_answered_high accuracy_answered_domains f1 "
-    "f1_domains average_precision average_precision_domains reason",
-    "generated": "setting group domains of_domains letter_accuracy generated_accuracy agreement unparsed",
+    "abstention": "setting group domains of_domains refused refused_known refused_known_domains "
+    "refused_unknown refused_unknown_domains accuracy_answered accuracy_answered_low "
+    "accuracy_answered_high accuracy_answered_domains f1 f1_domains average_precision "
+    "average_precision_domains reason",
+    "generated": "setting group domains of_domains letter_accuracy generated_accuracy agreement "
+    "unparsed",
     "base": "domain group questions accuracy accuracy_low accuracy_high",
 }
-"""Of each table, what is kept of its rows over all domains (of best_ratio, correlation and base: of all rows)."""
+"""Columns kept of each table's rows over all domains (best_ratio, correlation, base: all rows)."""
 
 
 def found(config: Config) -> dict[str, Rows]:
-    """The rows of a variant's tables, its sets' sizes and their balance."""
+    """Returns the rows of a variant's tables, its set sizes and their balance."""
     folder = Path(config.output_dir)
     out: dict[str, Rows] = {}
     for name, columns in COLUMNS.items():
@@ -60,7 +65,7 @@ def found(config: Config) -> dict[str, Rows]:
 
 
 def _plain(table: pd.DataFrame) -> Rows:
-    """Without what is missing."""
+    """Drops missing values."""
     return [
         {name: value for name, value in row.items() if not pd.isna(value)}
         for row in table.to_dict("records")
@@ -68,7 +73,7 @@ def _plain(table: pd.DataFrame) -> Rows:
 
 
 def balance(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean absolute distance from I over domains and seeds, by covariate and setting, before and after matching."""
+    """Returns the mean absolute distance from I by stage, covariate and setting."""
     once = table.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
     means = (
@@ -83,7 +88,7 @@ def balance(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str:
-    """A Markdown table: a row for each key that `cell` gives, a column for each variant."""
+    """Returns a Markdown table: one row per key that `cell` returns, one column per variant."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for variant, found_there in variants.items():
         for row in found_there:
@@ -99,7 +104,7 @@ def beside(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str
 
 
 def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
-    """All tables that the variants have."""
+    """Returns all tables that the variants have."""
 
     def of(name: str) -> dict[str, Rows]:
         return {variant: tables[name] for variant, tables in variants.items()}
@@ -163,7 +168,7 @@ def _sorted(variants: dict[str, Rows]) -> dict[str, Rows]:
 
 
 def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
-    """None where there is no incompatible set to be far from."""
+    """Returns None without a distance from an incompatible set."""
     if "before" not in row:
         return None
     told = f"{number(row['before'])} -> {number(row['after'])}"
@@ -175,10 +180,11 @@ def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
 def _best(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
     if row["domain"] != "all":
         return None
-    told = " ".join(filter(None, [f"{row['best_ratio']:g}", over(row)]))
+    text = " ".join(filter(None, [f"{row['best_ratio']:g}", over(row)]))
     if "difference" in row:
-        told += f"; {row['best_other']:g} against 1: {interval(row, 'difference', sign=True, ends=('low', 'high'))}"
-    return ("all domains", row["group"]), told
+        difference = interval(row, "difference", sign=True, ends=("low", "high"))
+        text += f"; {row['best_other']:g} compared with 1: {difference}"
+    return ("all domains", row["group"]), text
 
 
 def _refused(row: dict[str, Any]) -> str:
@@ -195,14 +201,14 @@ def _written(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
 
 
 def _with(row: dict[str, Any], name: str, told: Any) -> str:
-    """A cell, and over which domains it is where they are not all."""
+    """Formats a cell, with its domains if they are not all of the run's."""
     return " ".join(filter(None, [told(row.get(name)), over(row, name) if name in row else ""]))
 
 
 @click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
 def main(config: str) -> None:
-    """Store and print what the finished study CONFIG found."""
+    """Store and print the results of the finished study CONFIG."""
     study = load_study(config)
     variants = {name: found(variant) for name, variant in study.variants.items()}
     path = store_inputs(Path(study.config.output_dir).name, variants)

@@ -1,7 +1,8 @@
-"""Small tokenizers of the real kinds: trained on the text at hand, with the pre-tokenizer, special tokens and template of a family.
+"""Small tokenizers of the real kinds: a family's pre-tokenizer, special tokens and template.
 
-Real vocabularies hold tokens such as `:A`, which decide how an option letter is read. A small vocabulary that is trained on
-few-shot prompts by the family's own rules holds them too, so every family is tried with its own difficulties.
+They are trained on given text. Real vocabularies contain tokens such as `:A`, which determine how
+an option letter is read. A small vocabulary trained on few-shot prompts by the family's own rules
+contains them too, so every family is tested with its own difficulties.
 """
 
 import json
@@ -30,7 +31,7 @@ O200K = (
 
 
 def byte_level(pattern: str, texts: Sequence[str], specials: Sequence[str]) -> Tokenizer:
-    """Byte-level BPE that splits by `pattern`, as GPT-2, Llama-3, Qwen and most others."""
+    """Returns byte-level BPE that splits by `pattern`, as in GPT-2, Llama-3, Qwen and others."""
     tokenizer = Tokenizer(BPE())
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -41,7 +42,7 @@ def byte_level(pattern: str, texts: Sequence[str], specials: Sequence[str]) -> T
 
 
 def deepseek(texts: Sequence[str], specials: Sequence[str]) -> Tokenizer:
-    """DeepSeek's sequence of splits before byte-level BPE."""
+    """Returns DeepSeek's sequence of splits before byte-level BPE."""
     tokenizer = Tokenizer(BPE())
     parts = [
         r"\p{N}{1,3}",
@@ -58,13 +59,14 @@ def deepseek(texts: Sequence[str], specials: Sequence[str]) -> Tokenizer:
 
 
 def sentencepiece(prepend: bool) -> Callable[[Sequence[str], Sequence[str]], Tokenizer]:
-    """BPE with byte fallback over text whose blanks are `▁`, as Llama-2 and Gemma.
+    """Returns a builder of BPE with byte fallback over text with `▁` for blanks (Llama-2, Gemma).
 
-    `prepend`: one more `▁` before the text, and line breaks are bytes (Llama-2, Mistral); Gemma has tokens for runs of them.
+    With `prepend`, a `▁` is added before the text and line breaks are bytes (Llama-2, Mistral);
+    Gemma has tokens for runs of line breaks.
     """
 
     def build(texts: Sequence[str], specials: Sequence[str]) -> Tokenizer:
-        # Trained on words: like a real vocabulary it has no token across a blank or a line break, whatever the merges then see.
+        # Trained on words: as in a real vocabulary, no token spans a blank or a line break.
         trained = Tokenizer(BPE(byte_fallback=True))
         words = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
         breaks = pre_tokenizers.Split(Regex(r"\n+"), behavior="removed" if prepend else "isolated")
@@ -120,8 +122,10 @@ def by_pattern(pattern: str) -> Callable[[Sequence[str], Sequence[str]], Tokeniz
 class Kind:
     """One family's tokenizer.
 
-    `template`: a file in chat_templates, shortened to user and assistant turns; `starts`: the tokens that begin a text;
-    `settings`: further entries of tokenizer_config.json.
+    Attributes:
+        template: A file in chat_templates, reduced to user and assistant turns.
+        starts: The tokens at the start of a text.
+        settings: Further entries of tokenizer_config.json.
     """
 
     build: Callable[[Sequence[str], Sequence[str]], Tokenizer]
@@ -135,7 +139,7 @@ class Kind:
 
 
 def write(kind: Kind, texts: Sequence[str], folder: Path) -> int:
-    """Writes the tokenizer's files into `folder` as a downloaded model has them; returns the size of its vocabulary."""
+    """Writes the tokenizer's files as in a downloaded model; returns the vocabulary size."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = kind.build(texts, kind.specials)
