@@ -93,7 +93,10 @@ class Reference:
         for row in rows:
             logits_TV = self.model(torch.tensor([row])).logits[0].double().log_softmax(-1)
             sums.append(
-                sum(logits_TV[position - 1, row[position]].item() for position in range(shared, len(row)))
+                sum(
+                    logits_TV[position - 1, row[position]].item()
+                    for position in range(shared, len(row))
+                )
             )
         return np.array(sums)
 

@@ -1,10 +1,11 @@
-"""Packed training against plain transformers in float32: losses of single tokens and the whole gradient, setting by setting.
+"""Packed training compared with plain transformers: losses of single tokens and whole gradients.
 
-    python -m benchmarks.gpu.exact            (anywhere; a small model; seconds per setting)
+    python -m benchmarks.gpu.exact            (on any machine; a small model; seconds per setting)
 
-One optimizer step of packed examples, with a prefix that all share, under each ZeRO stage, kind of attention, checkpointing,
-compilation and implementation of the kernels, is compared with one example after another through the model's own code. The weights
-are large, so that attention decides about the losses. Out: rows of `train` on this device, and exit code 1 if one is off.
+One optimizer step of packed examples with a common prefix, under each ZeRO stage, attention
+implementation, checkpointing, compilation and kernel implementation, is compared with one example
+at a time through the model's own code. The weights are large, so that attention affects the losses.
+Writes rows of `train` on this device; the exit code is 1 if a setting is off.
 """
 
 import copy
@@ -26,14 +27,15 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
 from ift_scale.train.model import kernels
 
-# Mean difference of single tokens' losses over their standard deviation; norm of the gradient's difference over the gradient's.
+# Losses: mean difference per token over their standard deviation. Gradient: norm of the difference
+# over the gradient's norm.
 TOLERANCE = {"float32": (1e-3, 5e-3), "bfloat16": (0.05, 0.2)}
 EXAMPLES, TOKENS = 8, 2048
 
 
 @dataclass(frozen=True)
 class Plain:
-    """What transformers computes: each example's losses in nats, and the gradient of their mean by parameter."""
+    """The result of transformers: losses by example in nats, and the gradient of their mean."""
 
     losses: dict[int, torch.Tensor]
     gradient: dict[str, torch.Tensor]
@@ -64,7 +66,7 @@ def plain(model: Any, tokens: TokenizedSet, device: torch.device) -> Plain:
 def difference(
     device: torch.device, precision: str, reference: list[Plain], **changes: Any
 ) -> tuple[float, float]:
-    """(of the losses, of the gradient) from plain transformers, which is computed once and kept in `reference`."""
+    """Returns (of losses, of gradient) relative to plain transformers, cached in `reference`."""
     tokens = random_set(EXAMPLES, TINY["vocab_size"])
     values = {"stage": 2, "checkpointing": "none"} | changes
     engine, steps = build(
@@ -103,7 +105,7 @@ def difference(
 
 
 def cases(device: torch.device) -> list[dict[str, Any]]:
-    """One change at a time from ZeRO-2 with this device's own choices; the kernels that can run here."""
+    """Returns one change at a time from ZeRO-2 with this device's defaults and kernels."""
     found: list[dict[str, Any]] = [
         {},
         {"stage": 1},
@@ -113,7 +115,7 @@ def cases(device: torch.device) -> list[dict[str, Any]]:
     ]
     found += [{"attention": "sdpa"}, {"optimizer": "torch_fused"}]
     found += [{"kernels": name} for name in sorted(kernels.available(device.type))]
-    return [*found, {"compile": True}]  # last: it takes longest
+    return [*found, {"compile": True}]  # last, because it takes longest
 
 
 def label(changes: dict[str, Any]) -> str:
@@ -121,23 +123,24 @@ def label(changes: dict[str, Any]) -> str:
 
 
 def run(device: torch.device, chosen: list[dict[str, Any]], sheet: Sheet, stored: bool) -> bool:
-    """Compare every case in both types; True if none is off. A case that fails does not stop the next; rows are kept after each."""
+    """Compares every case in both types; True if none is off. Rows are stored after each case."""
     right = True
     for precision, (losses, gradient) in TOLERANCE.items():
         reference: list[Plain] = []
         for changes in chosen:
             try:
                 gaps = difference(device, precision, reference, **changes)
-            except Exception as failure:  # of any kind: a library's, the compiler's
-                say(
-                    f"{precision}, {label(changes)}: FAILED: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
-                )
+            except Exception as failure:  # any error of a library or compiler: try the next case
+                reason = " ".join(str(failure).split())[:300]
+                what = f"{precision}, {label(changes)}"
+                say(f"{what}: FAILED: {type(failure).__name__}: {reason}")
                 right = False
                 continue
             fine = gaps[0] <= losses and gaps[1] <= gradient
             right = right and fine
             say(
-                f"{precision}, {label(changes)}: losses {gaps[0]:.1e}, gradient {gaps[1]:.1e}{'' if fine else ' OFF'}"
+                f"{precision}, {label(changes)}: losses {gaps[0]:.1e}, gradient {gaps[1]:.1e}"
+                f"{'' if fine else ' OFF'}"
             )
             if fine:
                 for name, gap, most in (
@@ -164,7 +167,7 @@ def run(device: torch.device, chosen: list[dict[str, Any]], sheet: Sheet, stored
 @click.command()
 @click.option("--quick", is_flag=True, help="Three of the settings, nothing stored.")
 def main(quick: bool) -> None:
-    """Compare, and store the rows of `train` on this device."""
+    """Compare, and store this device's rows of `train`."""
     device = one_rank()
     sheet = Sheet(
         "train", quick, "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -1,9 +1,9 @@
-"""Puts what a GPU's commands brought back into this checkout: rows into benchmarks/results, the kernels' figures into kernels/.
+"""Merges results of GPU commands: rows into benchmarks/results, kernel figures into kernels/.
 
     python -m benchmarks.gpu.keep runs/gpu/back.tar.gz
 
-Then `python -m benchmarks readme` writes docs/gpu.md and the README's figures from the rows. Rows replace those of the same figures on
-the same device; logs are left in the archive.
+Afterwards, `python -m benchmarks readme` updates docs/gpu.md and README.md from the rows. Rows
+replace those of the same figures on the same device; logs remain in the archive.
 """
 
 import json
@@ -22,7 +22,7 @@ FIGURES = "kernels-figures.json"
 
 
 def keep(folder: Path, results: Path, figured: Path) -> list[str]:
-    """Merge the rows and figures of FOLDER; returns a line for each file that changed."""
+    """Merges the rows and figures of FOLDER; returns a line for each changed file."""
     told = []
     for file in sorted(folder.glob("*.jsonl")):
         found = [row for row in rows.read_file(file) if row.device != "cpu"]

@@ -1,11 +1,12 @@
-"""TRL's SFTTrainer with Liger-Kernel on one GPU, on the same random weights, tokens and steps as train.py.
+"""TRL's SFTTrainer with Liger-Kernel on one GPU: same random weights, tokens and steps as train.py.
 
     python -m benchmarks.gpu.peer_trl --shape 1b        (one GPU)
-    python -m benchmarks.gpu.peer_trl --tiny            (anywhere; shows that it runs)
+    python -m benchmarks.gpu.peer_trl --tiny            (on any machine; shows that it works)
 
-In its best setting: padding-free with flash attention if that is installed, else padded with SDPA and examples of like length
-together inside a step; bfloat16, torch's fused AdamW, DeepSpeed as in the peers. TRL decides by itself which of Liger's kernels it
-uses (1.16 has its own loss), so the rows are named by what ran. Out: rows of `train` on this device.
+In its best setting: padding-free with flash attention if installed, otherwise padded with SDPA and
+examples sorted by length inside a step; bfloat16, torch's fused AdamW, DeepSpeed as in the peers.
+TRL itself decides which of Liger's kernels it uses (1.16 has its own loss), so rows are named by
+the code that ran. Writes rows of `train` on this device.
 """
 
 import sys
@@ -35,7 +36,7 @@ WARM_UP = 2
 
 
 def rows_of(tokens: TokenizedSet, batch: int) -> list[dict[str, Any]]:
-    """The set's examples in the order of its steps, inside a step by length."""
+    """Returns the examples in order of the steps, inside a step by length."""
     rows = []
     for number, step in enumerate(packing.step_examples(len(tokens.lengths), batch, 1, 0)):
         for example in sorted(step, key=lambda i: int(tokens.lengths[i])):
@@ -47,7 +48,7 @@ def rows_of(tokens: TokenizedSet, batch: int) -> list[dict[str, Any]]:
 
 
 def what_ran(trainer: Any) -> dict[str, str]:
-    """Whose layers, loss and optimizer the trainer used, read off the objects after training."""
+    """Returns the packages of the layers, loss and optimizer used, read after training."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     modules = list(model.modules())
     liger = {type(module).__name__ for module in modules if _home(module.forward) == "liger_kernel"}
@@ -66,12 +67,12 @@ def what_ran(trainer: Any) -> dict[str, str]:
 
 
 def _home(function: Any) -> str:
-    """The package whose code a function or bound method is; `functools.wraps` changes `__module__`, and not the globals."""
+    """Returns the package that defines a function; `functools.wraps` only changes `__module__`."""
     return str(getattr(function, "__func__", function).__globals__["__name__"]).partition(".")[0]
 
 
 def who(ran: dict[str, str]) -> str:
-    """`TRL 1.16.0, layers by Liger-Kernel, loss by TRL`."""
+    """Returns `TRL 1.16.0, layers by Liger-Kernel, loss by TRL`."""
     layers = "Liger-Kernel" if ran["layers"].startswith("Liger") else ran["layers"]
     return f"TRL {version('trl')}, layers by {layers}, loss by {ran['loss']}"
 
@@ -84,15 +85,15 @@ def who(ran: dict[str, str]) -> str:
     show_default=True,
     help="Measured optimizer steps, after two for warming up.",
 )
-@click.option("--batch", default=128, show_default=True, help="Examples of a step.")
+@click.option("--batch", default=128, show_default=True, help="Examples per step.")
 @click.option("--micro-batch", default=32, show_default=True)
 @click.option("--tiny", is_flag=True, help="Tiny sizes, nothing stored.")
 def main(name: str, steps: int, batch: int, micro_batch: int, tiny: bool) -> None:
-    """Measure, and store the rows of `train` on this device."""
+    """Measure, and store this device's rows of `train`."""
     place_alone()
     on_gpu = torch.cuda.is_available()
     if not on_gpu and not tiny:
-        raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
+        raise click.UsageError("no GPU found; --tiny works on any machine")
     if tiny:
         name, steps, batch, micro_batch = "tiny", 1, 8, 4
     if not on_gpu:

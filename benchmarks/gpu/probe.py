@@ -1,15 +1,18 @@
-"""Probing on one GPU: MMLU 5-shot questions a second of a 7B-shaped Llama in our vLLM engine, beside one request an option.
+"""Probing on one GPU: MMLU 5-shot questions per second of a 7B-shaped Llama in our vLLM engine.
 
     python -m benchmarks.gpu.probe            (one GPU)
-    python -m benchmarks.gpu.probe --tiny     (anywhere; shows that it runs)
+    python -m benchmarks.gpu.probe --tiny     (on any machine; shows that it works)
 
-In: MMLU's questions (--data), a tokenizer trained on them (peers/model.py), random weights. First a small model's log-probabilities
-by vLLM in the dtype of the run are compared with transformers' in float32; if they differ, nothing is measured. One request an
-option is what lm-evaluation-harness sends to vLLM: the prompt followed by a letter, whose log-probability is read from the
-prompt's. Its answers are compared with ours too. The limit: FLOPs of the tokens that no earlier prompt begins with, block by block,
-over the matrix rate measured in the same run. Out: rows of `probe` on this device (`--tiny`: on the screen only).
+Input: MMLU's questions (--data), a tokenizer trained on them (peers/model.py), random weights.
+First, vLLM's log-probabilities of a small model in the run's dtype are compared with transformers'
+in float32; if they differ, nothing is measured. The peer is one request per option, as
+lm-evaluation-harness sends to vLLM: the prompt followed by a letter, whose log-probability is read
+from the prompt's. Its answers are compared with ours, too. The limit is the FLOPs of all tokens
+after prefix caching by blocks, over the matrix rate measured in the same run. Writes rows of
+`probe` on this device (with `--tiny` only to the screen).
 
-Nothing is decoded, so no CUDA graphs are captured. `--compile` also has vLLM compile the model, which takes half a minute.
+Nothing is decoded, so no CUDA graphs are captured. With `--compile` vLLM also compiles the model,
+which takes half a minute.
 """
 
 import os
@@ -47,10 +50,10 @@ from ift_scale.records import Question
 from ift_scale.scoring.letters import FewShot, LetterAsker
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
-"""Of the mean difference of log-probabilities, over their spread."""
+"""Maximum mean difference of log-probabilities over their spread."""
 OURS, PEER = "ours vllm", "one request an option"
 BLOCK = 16
-"""Tokens of a block of vLLM's prefix cache."""
+"""Tokens per block of vLLM's prefix cache."""
 TINY = {
     "hidden_size": 128,
     "intermediate_size": 352,
@@ -60,14 +63,14 @@ TINY = {
     "tie_word_embeddings": False,
 }
 MOST_TOKENS = 4000
-"""Of a prompt; the shapes have 4,096 positions."""
+"""Maximum tokens of a prompt; the shapes have 4,096 positions."""
 PEERS = Path(__file__).parents[1] / "peers"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MEMORY = Path("/dev/shm")
 
 
 def questions(data: Path, count: int) -> tuple[list[Question], Demonstrations]:
-    """Whole test subjects until there are `count` questions."""
+    """Returns whole test subjects until there are `count` questions, and demonstrations."""
     found = [
         question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(data / "mmlu")), 0)
     ]
@@ -77,7 +80,7 @@ def questions(data: Path, count: int) -> tuple[list[Question], Demonstrations]:
 
 
 def one_request_an_option(engine: VllmEngine, requests: Sequence[ScoreRequest]) -> np.ndarray:
-    """As `Engine.score`, by the log-probabilities of prompts that end with the option."""
+    """Same as `Engine.score`, from the log-probabilities of prompts that end with the option."""
     from vllm import SamplingParams, TokensPrompt
 
     asked = [(request.prompt, option) for request in requests for option in request.options]
@@ -93,7 +96,7 @@ def one_request_an_option(engine: VllmEngine, requests: Sequence[ScoreRequest]) 
 
 
 def computed_tokens(requests: Sequence[ScoreRequest]) -> int:
-    """Tokens left when every block is computed once, whoever asks first; a prompt's last token is always computed."""
+    """Counts tokens after prefix caching by blocks; a prompt's last token is always computed."""
     seen: set[tuple[int, ...]] = set()
     total = 0
     for request in requests:
@@ -106,7 +109,7 @@ def computed_tokens(requests: Sequence[ScoreRequest]) -> int:
 
 
 def seconds_of(ask: Callable[[], np.ndarray], engine: VllmEngine, repeats: int) -> list[float]:
-    """Of each repeat, with an empty cache."""
+    """Returns the seconds of each repeat, with an empty cache."""
     found = []
     for _ in range(repeats):
         engine.reset_cache()
@@ -117,12 +120,12 @@ def seconds_of(ask: Callable[[], np.ndarray], engine: VllmEngine, repeats: int) 
 
 
 def apart(answers: np.ndarray, reference: np.ndarray) -> float:
-    """Mean difference of log-probabilities over the reference's spread."""
+    """Returns the mean difference of log-probabilities over the reference's spread."""
     return float(np.abs(answers - reference).mean() / reference.std())
 
 
 def check(model: Path, requests: Sequence[ScoreRequest], dtype: str, logs: Path) -> float:
-    """How far vLLM's answers are from transformers' in float32 on a small model."""
+    """Returns the distance of vLLM's answers from transformers' in float32 on a small model."""
     answers = []
     for name, kind in (("transformers", "float32"), ("vllm", dtype)):
         config = ProbeConfig(engine=name, enforce_eager=True)
@@ -135,7 +138,7 @@ def check(model: Path, requests: Sequence[ScoreRequest], dtype: str, logs: Path)
 
 
 def room(size: float) -> Path | None:
-    """A folder in memory where so many bytes fit, else None, the usual place."""
+    """Returns a folder in memory with room for so many bytes, or None for the default."""
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1.3 * size else None
 
 
@@ -154,14 +157,14 @@ def write_model(
     "--data",
     default=DATA,
     type=click.Path(path_type=Path, exists=True),
-    help="Folder that holds mmlu/ and pools/.",
+    help="Folder that contains mmlu/ and pools/.",
 )
 @click.option(
     "--questions",
     "count",
     default=2000,
     show_default=True,
-    help="About so many, in whole subjects.",
+    help="Approximate number, in whole subjects.",
 )
 @click.option(
     "--per-option", default=100, show_default=True, help="Of them, for one request an option."
@@ -196,13 +199,13 @@ def main(
     compiled: bool,
     tiny: bool,
 ) -> None:
-    """Measure, and store the rows of `probe` on this device."""
+    """Measure, and store this device's rows of `probe`."""
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that the weights in memory go where a time limit ends this
+    )  # so that a time limit does not leave the weights in memory
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" and not tiny:
-        raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
+        raise click.UsageError("no GPU found; --tiny works on any machine")
     name, dtype, size = ("tiny", "float32", 512) if tiny else ("7b", "bfloat16", 8192)
     if tiny:
         count, per_option, repeats = 1, 4, 1
@@ -235,7 +238,7 @@ def main(
         engine = VllmEngine(
             EngineSpec(folder, dtype, ProbeConfig(engine="vllm", enforce_eager=not compiled))
         )
-    gap = apart(engine.score(few), one_request_an_option(engine, few))  # which warms up, too
+    gap = apart(engine.score(few), one_request_an_option(engine, few))  # also the warm-up
     say(f"one request an option: {gap:.1e} of the spread from ours")
     if not gap <= TOLERANCE[dtype]:
         raise SystemExit("one request an option gets other answers: nothing is measured")
@@ -248,8 +251,11 @@ def main(
         Sheet("probe", tiny, device_name),
         f"{name} {dtype}{', compiled' if compiled else ''}",
     )
-    gate = Gate(checked="log-probabilities against transformers' in float32, by their spread", gap=difference,
-                tolerance=TOLERANCE[dtype])  # fmt: skip
+    gate = Gate(
+        checked="log-probabilities against transformers' in float32, by their spread",
+        gap=difference,
+        tolerance=TOLERANCE[dtype],
+    )
     about = {
         "questions": len(requests),
         "mean_prompt_tokens": float(np.mean([len(request.prompt) for request in requests])),
@@ -263,7 +269,7 @@ def main(
     say(f"{name}: {OURS} {ours} questions per second, {shares} of the matrix rate")
     sheet.add(case, "share of the matrix rate", "share", shares, gate, OURS, "higher", about=about)
     if not tiny:
-        sheet.store()  # the peer may not end in time
+        sheet.store()  # a time limit may end the peer
     theirs = [
         len(few) / s
         for s in seconds_of(lambda: one_request_an_option(engine, few), engine, repeats)

@@ -1,4 +1,4 @@
-"""Shapes of published models, and which of them, with how many tokens and what checkpointing, one card holds."""
+"""Shapes of published models, and the cases that fit on one card."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,15 +49,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A shape to train, with the settings under which it is measured. `layers`: of its first so many layers only."""
+    """A shape to train with its settings; `layers` limits it to its first layers."""
 
     shape: str
     tokens: int = 16_384
-    """Tokens of a micro-batch, at most."""
+    """Maximum tokens of a micro-batch."""
     checkpointing: str = "none"
     layers: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    """Settings of `TrainConfig` that differ from those of the other cases; they become part of the case's name."""
+    """Settings of `TrainConfig` that differ from the other cases; part of the case's name."""
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -70,7 +70,10 @@ class Case:
 
 
 def first(card_bytes: float) -> list[Case]:
-    """1B, and 7B whole on a card of about 140 GiB; a slice of its layers, which computes the same per layer, on one of about 80."""
+    """Returns 1B, and 7B: whole on a card with about 140 GiB, some of its layers on one with 80.
+
+    A slice of layers has the same computation per layer.
+    """
     found = [Case("1b")]
     if card_bytes >= 136 * GIB:
         found.append(Case("7b", 4096, "selective"))
@@ -80,7 +83,7 @@ def first(card_bytes: float) -> list[Case]:
 
 
 def rest(card_bytes: float) -> list[Case]:
-    """1B under other settings, one at a time, and 3B whole where it fits."""
+    """Returns 1B under other settings, one at a time, and 3B if it fits."""
     changes: list[dict[str, Any]] = [
         {"kernels": "pytorch"},
         {"kernels": "triton"},

@@ -1,10 +1,11 @@
-"""Drops, from a CUDA shared library, the machine code of every card but one kind, so that the file packs small.
+"""Removes machine code for other cards from a CUDA shared library, so that the file packs small.
 
     python3 slim_fatbin.py IN [OUT] [--keep 90]
 
-Each fat binary keeps its place and its size: its wanted entries move to its front, byte for byte, its header gives their size, and
-zeros follow. Wanted is the card's machine code; if there is none, the newest PTX that the card can take; if there is none of that
-either, the smallest entry, so that the card is refused as before. Without OUT it only reports what would be kept.
+Each fat binary keeps its position and size: the entries to keep move to its front unchanged, its
+header gives their size, and zeros follow. Kept is the card's machine code; otherwise the newest PTX
+that the card supports; otherwise the smallest entry, so that the library rejects the card as
+before. Without OUT it only reports what would be kept.
 """
 
 import argparse
@@ -20,11 +21,11 @@ ENTRY = struct.Struct(
 )  # kind, version, header size, payload size, compressed size, -, minor, major, architecture
 PTX, ELF = 1, 2
 Entry = tuple[int, int, int, int]
-"""Place and size, header and payload together; kind; architecture."""
+"""Position and size, header and payload together; kind; architecture."""
 
 
 def groups(data: bytes | bytearray) -> Iterator[tuple[int, int, list[Entry]]]:
-    """(place, end, entries) of each fat binary; ValueError where the format is another."""
+    """Yields (position, end, entries) of each fat binary; ValueError for an unknown format."""
     at = data.find(MAGIC)
     while at >= 0:
         _, version, size, rest = HEADER.unpack_from(data, at)
@@ -36,7 +37,7 @@ def groups(data: bytes | bytearray) -> Iterator[tuple[int, int, list[Entry]]]:
             kind, _, header, payload, *_, arch = ENTRY.unpack_from(data, place)
             if kind not in (PTX, ELF) or not 40 <= header <= 512 or place + header + payload > end:
                 raise ValueError(
-                    f"an entry at {place:#x} is not understood: kind {kind}, header {header}, size {payload}"
+                    f"unknown entry at {place:#x}: kind {kind}, header {header}, size {payload}"
                 )
             found.append((place, header + payload, kind, arch))
             place += header + payload

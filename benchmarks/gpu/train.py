@@ -1,13 +1,14 @@
-"""Training steps of Llamas of published shapes on one GPU: tokens per second, share of its matrix rate, peak memory.
+"""Training steps of Llamas of published shapes on one GPU: tokens per second, MFU, peak memory.
 
-    python -m benchmarks.gpu.train                    (one GPU: 1B, and as much of 7B as the card holds)
+    python -m benchmarks.gpu.train                    (one GPU: 1B, and what fits of 7B)
     python -m benchmarks.gpu.train --rest             (1B under other settings, 3B)
-    python -m benchmarks.gpu.train --tiny             (anywhere; shows that it runs)
+    python -m benchmarks.gpu.train --tiny             (on any machine; shows that it works)
 
-In: nothing but a seed; weights and tokens are random, lengths and supervised share like those of peers/train_set.py. First a small
-model is compared with plain transformers (exact.py); if it differs, nothing is measured. The matrix rate is that of a large product
-in the training dtype, measured in the same run; FLOPs are what the loss needs (train/shape.py). Out: rows of `train` on this
-device, after each case (`--tiny`: on the screen only).
+The only input is a seed: weights and tokens are random, with the lengths and supervised share of
+peers/train_set.py. First, a small model is compared with plain transformers (exact.py); if it
+differs, nothing is measured. The matrix rate is that of a large product in the training dtype,
+measured in the same run; FLOPs are those that the loss requires (estimate/shape.py). Writes rows of
+`train` on this device after each case (with `--tiny` only to the screen).
 """
 
 import dataclasses
@@ -38,13 +39,13 @@ from ift_scale.train.engine import zero_config
 from ift_scale.train.model import kernels
 
 WARM_UP = 2
-"""Steps before those that are measured."""
+"""Number of warm-up steps."""
 TOLD = ("precision", "zero_stage", "activation_checkpointing", "compile", "tokens_per_micro_batch")
-"""Settings that go with every row; the kernels and the optimizer by what `auto` took."""
+"""Settings stored with every row; kernels and optimizer as resolved by `auto`."""
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """FLOPs per second of a product of two size x size matrices, the median of 20."""
+    """Returns FLOPs per second of a product of two size x size matrices, the median of 20."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(25):
@@ -66,7 +67,10 @@ def shape_of(case: Case) -> ModelShape:
 
 
 def config_of(case: Case, batch: int, precision: str, total: float | None) -> TrainConfig:
-    """The settings of a case, with `auto` resolved for a device of `total` bytes. EnvironmentProblem if it does not fit."""
+    """Returns a case's settings with `auto` resolved for a device of `total` bytes.
+
+    Raises EnvironmentProblem if it does not fit.
+    """
     changes = {"checkpointing": case.checkpointing, "stage": "auto"} | case.changes
     names = {"activation_checkpointing": "checkpointing", "zero_stage": "stage"}
     values = {names.get(name, name): value for name, value in changes.items()}
@@ -82,9 +86,9 @@ def measure(
     rate: float,
     profiled: bool,
 ) -> dict[str, Any]:
-    """Seconds of each step after the warm-up, and what follows from them."""
+    """Returns the seconds of each step after the warm-up, and derived figures."""
     tokens = random_set(config.global_batch_size * (num_steps + WARM_UP), case.sizes["vocab_size"])
-    gc.collect()  # a case before it may have failed with an engine in its frames
+    gc.collect()  # a failed case may have left its engine in its frames
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -140,7 +144,7 @@ def measure(
 
 
 def chosen_kernels(config: TrainConfig, device: torch.device) -> str:
-    """`liger`, `triton (rms_norm), pytorch (rotary, ...)` if they differ by op, or `torch.compile, loss liger`."""
+    """Formats the kernels, such as `liger`, or `triton (rms_norm), pytorch (rotary, ...)`."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     choice = kernels.choose(
         config.kernels, name, kernels.stored_figures(), kernels.available(device.type)
@@ -158,7 +162,7 @@ def chosen_kernels(config: TrainConfig, device: torch.device) -> str:
 
 
 def profile(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> str:
-    """Where the device's time of one step goes: the operations that take most of it."""
+    """Returns the device's operations that take most time in one step, as text."""
     with torch.profiler.profile() as found:
         engines.run_step(engine, step, tokens, 1e-5)
         waited(engine.device)
@@ -192,13 +196,13 @@ def add(sheet: Sheet, case: str, found: dict[str, Any], gate: Gate) -> None:
 
 
 def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
-    """(tokens, examples) of the prefixes that the step's micro-batches compute once."""
+    """Returns (tokens, examples) of the prefixes that the step's micro-batches compute once."""
     found = [(num_shared(place, tokens), len(place)) for micro in step for place in micro]
     return [(length, count) for length, count in found if length]
 
 
 def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
-    """The memory model's prediction of what tensors hold."""
+    """Returns the memory model's prediction for the tensors."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
     return memory.estimate(
         work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)
@@ -208,7 +212,7 @@ def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device
 def chosen_cases(
     names: tuple[str, ...], rest: bool, card_bytes: float, given: dict[str, Any]
 ) -> list[Case]:
-    """Those of this card, or of them only the named shapes; what was given by hand comes before."""
+    """Returns this card's cases, or only the named shapes; cases given by hand come first."""
     cases = [
         case
         for case in (shapes.rest if rest else shapes.first)(card_bytes)
@@ -238,13 +242,13 @@ def chosen_cases(
     show_default=True,
     help="Measured optimizer steps, after two for warming up.",
 )
-@click.option("--batch", default=128, show_default=True, help="Examples of a step.")
+@click.option("--batch", default=128, show_default=True, help="Examples per step.")
 @click.option(
     "--tokens", type=int, help="Tokens of a micro-batch, at most; as fits each shape when left out."
 )
 @click.option("--layers", type=int, help="Of the shape only its first so many layers.")
 @click.option("--checkpointing", type=click.Choice(["auto", "none", "selective", "full"]))
-@click.option("--profile", "profiled", is_flag=True, help="Also print where one step's time goes.")
+@click.option("--profile", "profiled", is_flag=True, help="Also print a profile of one step.")
 @click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
 def main(
     names: tuple[str, ...],
@@ -255,10 +259,10 @@ def main(
     tiny: bool,
     **given: Any,
 ) -> None:
-    """Measure, and store the rows of `train` on this device."""
+    """Measure, and store this device's rows of `train`."""
     device = one_rank()
     if device.type != "cuda" and not tiny:
-        raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
+        raise click.UsageError("no GPU found; --tiny works on any machine")
     differences = {
         precision: exact.difference(device, precision, []) for precision in exact.TOLERANCE
     }
@@ -270,8 +274,11 @@ def main(
     ):
         raise SystemExit("training is not exact: nothing is measured")
     precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
-    gate = Gate(checked="tokens' losses against plain transformers', by their spread", gap=differences[precision][0],
-                tolerance=exact.TOLERANCE[precision][0])  # fmt: skip
+    gate = Gate(
+        checked="tokens' losses against plain transformers', by their spread",
+        gap=differences[precision][0],
+        tolerance=exact.TOLERANCE[precision][0],
+    )
     rate = matrix_rate(device, getattr(torch, precision), size)
     say(f"matrix rate: {rate / 1e12:.2f} TFLOP/s")
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
@@ -290,15 +297,14 @@ def main(
             IFTScaleError,
             torch.OutOfMemoryError,
             RuntimeError,
-        ) as error:  # the next case may run all the same
-            say(
-                f"{name}: not measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            )
+        ) as error:  # continue with the next case
+            reason = " ".join(str(error).split())[:300]
+            say(f"{name}: not measured: {type(error).__name__}: {reason}")
             continue
         say(f"{name}: {json.dumps(found)}")
         if not tiny:
             add(sheet, name, found, gate)
-            sheet.store()  # after each case: a later one may not end in time
+            sheet.store()  # after each case: a time limit may end a later one
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""python3 unpack.py TARGET FOLDER...: the archives site.tar.xz of the folders into TARGET, side by side.
+"""python3 unpack.py TARGET FOLDER...: unpacks the folders' site.tar.xz into TARGET, in parallel.
 
-Needs neither tar nor xz. The Python in them is compiled in the background; what is imported before that is compiled on import.
+Requires neither tar nor xz. The Python files are compiled in the background, or on first import.
 """
 
 import lzma

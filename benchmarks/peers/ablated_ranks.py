@@ -1,6 +1,7 @@
-"""ift_scale's ranks with one measure taken away, named by the environment: what each of them brings is the difference in seconds.
+"""ift_scale's training ranks without one optimization, which an environment variable names.
 
-Started by ours_train.py in place of `ift_scale.train.worker`. The steps' examples and their loss stay what they are.
+The difference in seconds shows the effect of the optimization. Started by ours_train.py in place of
+`ift_scale.train.worker`. The steps' examples and their loss are unchanged.
 """
 
 import os
@@ -18,7 +19,7 @@ Collate = Callable[..., Any]
 
 
 def with_padding(collate: Collate) -> Collate:
-    """Every example as long as the longest of its micro-batch, padding computed like tokens."""
+    """Pads every example to the longest of its micro-batch; padding is computed like tokens."""
 
     def padded(
         examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any
@@ -36,7 +37,7 @@ def with_padding(collate: Collate) -> Collate:
         rows = replace(tokens, ids=ids.ravel(), supervised=supervised.ravel(), offsets=offsets)
         rows.__dict__["computed_lengths"] = np.full(
             len(examples), longest
-        )  # else the padding would be left out again
+        )  # otherwise the padding would be removed again
         found = collate(range(len(examples)), rows, scales[list(examples)], *rest)
         return replace(found, examples=list(examples))
 
@@ -44,7 +45,7 @@ def with_padding(collate: Collate) -> Collate:
 
 
 def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
-    """Examples to ranks and micro-batches in their order, the same number to each, whatever their lengths."""
+    """Assigns examples to ranks and micro-batches in order, equally many each."""
 
     def plain(
         examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, *rest: Any
@@ -62,9 +63,10 @@ def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def on_all_rows(collate: Collate) -> Collate:
-    """Head and loss on every row, those of the prompts with weight 0.
+    """Computes head and loss on every row, with weight 0 for rows of the prompts.
 
-    So the last layer is computed on all rows, too, and no prefix is shared, since every example's own rows are asked for.
+    The last layer is then computed on all rows, too, and no prefix is shared, because every
+    example's own rows are required.
     """
 
     def whole(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any) -> Any:

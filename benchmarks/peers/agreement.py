@@ -1,8 +1,9 @@
-"""Whether peers answer alike, and how fast each is: their result files in, a table out.
+"""Compares the peers' result files with the first one: predictions, probabilities and speed.
 
-    python benchmarks/peers/agreement.py runs/peers/authors.json runs/peers/lm-eval-hf.json runs/peers/ours.json
+    python -m benchmarks.peers.agreement runs/peers/authors.json runs/peers/lm-eval-hf.json
+        runs/peers/ours.json
 
-The first file is what the others are held against. The exit code is 1 where one of them was asked other tokens.
+The exit code is 1 if one of them was given other tokens.
 """
 
 import json
@@ -13,7 +14,7 @@ import click
 
 
 def compare(reference: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int, float]:
-    """Whether the tokens asked are the same, how many predictions are, and the largest difference of a probability."""
+    """Returns (same tokens, number of equal predictions, largest difference of probabilities)."""
     pairs = list(zip(reference["answers"], other["answers"], strict=True))
     same_tokens = all(
         a["id"] == b["id"] and a["tokens_sha256"] == b["tokens_sha256"] for a, b in pairs
@@ -41,19 +42,21 @@ def main(files: tuple[Path, ...]) -> None:
         )
     alike = True
     click.echo(
-        "peer                     dtype     questions/s  tokens  same predictions  largest difference"
+        "peer                     dtype     questions/s  tokens  same predictions  "
+        "largest difference"
     )
     for result in results:
         tokens, predictions, difference = compare(results[0], result)
         alike &= tokens
         share = f"{predictions}/{result['questions']}"
         click.echo(
-            f"{result['peer']:24} {result['settings']['dtype']:9} {result['questions_per_second']:11.2f}  "
-            f"{'same' if tokens else 'OTHER':6}  {share:16}  {difference:.2e}"
+            f"{result['peer']:24} {result['settings']['dtype']:9} "
+            f"{result['questions_per_second']:11.2f}  {'same' if tokens else 'OTHER':6}  "
+            f"{share:16}  {difference:.2e}"
         )
     if not alike:
         raise click.ClickException(
-            "a peer was asked other tokens: its answers and its speed say nothing"
+            "a peer was given other tokens: its answers and its speed are not comparable"
         )
 
 

@@ -1,6 +1,7 @@
-"""What every peer reads and writes, so that their answers can be compared: prompts in, probabilities and seconds out.
+"""The peers' common input and output, so that their answers are comparable.
 
-Imports nothing of ift_scale: the peers run without it, one of them in a virtual environment of its own.
+Imports nothing from ift_scale: the peers run without it, one of them in its own virtual
+environment.
 """
 
 import hashlib
@@ -14,12 +15,12 @@ from typing import Any
 import click
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-WARM_UP = 4  # questions that each peer is asked before its time is taken
+WARM_UP = 4  # questions that each peer scores before the clock starts
 _FIELDS = ("id", "prompt", "num_choices")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """Rows of at least id, prompt and num_choices."""
+    """Reads rows with at least id, prompt and num_choices."""
     with path.open(encoding="utf-8") as file:
         rows = [_row(path, number, line) for number, line in enumerate(file, start=1)]
     if not rows:
@@ -54,9 +55,10 @@ def read_tokenizer(model: Path) -> Any:
 def answer(
     id: str, scores: Sequence[float], prompt: Sequence[int], letters: Sequence[int]
 ) -> dict[str, Any]:
-    """One question's answer. `scores`: logits or log-probabilities of the letters, which differ by a constant at most.
+    """Returns one question's answer.
 
-    The digest of the tokens that were asked, the letters' ids last, shows whether two peers asked the same.
+    `scores` are logits or log-probabilities of the letters. The digest of the tokens, with the
+    letters' ids at the end, shows whether two peers were given the same.
     """
     best = max(scores)
     weights = [math.exp(score - best) for score in scores]
@@ -78,7 +80,7 @@ def write(
     seconds: Mapping[str, float],
     answers: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write a peer's result and tell its rate. `seconds["scoring"]` is what the rate is made of."""
+    """Writes a peer's result and prints its rate, which is based on `seconds["scoring"]`."""
     rate = len(answers) / seconds["scoring"]
     result = {
         "peer": peer,
@@ -92,4 +94,4 @@ def write(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     parts = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-    click.echo(f"{peer}: {len(answers)} questions, {rate:.2f} a second ({parts}); {output}")
+    click.echo(f"{peer}: {len(answers)} questions, {rate:.2f} per second ({parts}); {output}")

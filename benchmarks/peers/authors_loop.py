@@ -1,15 +1,18 @@
-"""The authors' probing loop: plain transformers, one question at a time, the whole 5-shot prompt through `model(input_ids)`.
+"""The authors' probing loop: plain transformers, one whole 5-shot prompt at a time.
 
-    python benchmarks/peers/authors_loop.py runs/peers/prompts.jsonl runs/peers/model runs/peers/authors.json --dtype bfloat16
+    python -m benchmarks.peers.authors_loop runs/peers/prompts.jsonl runs/peers/model
+        runs/peers/authors.json --dtype bfloat16
 
-In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities, the softmax over the option letters' logits at
-the last position, and the seconds of the loop alone. Two forms differ in the letters' tokens and in nothing else:
+Input: prompts (`prompts.py`) and a model folder. Output: each question's probabilities (softmax
+over the option letters' logits at the last position) and the seconds of the loop. Two forms differ
+only in the letters' tokens:
+- `--letters alone`, as released: the last token of the letter tokenized on its own. With
+  SentencePiece's prefix space (LLaMA-2, Mistral) that is `_A`, although the demonstrations contain
+  `Answer:A`, which ends in `A`.
+- `--letters in-prompt`: the last token of the prompt with the letter after it, as in ours.
 
-- `--letters alone`, as released: the last token of the letter tokenised by itself. With SentencePiece's prefix space (LLaMA-2,
-  Mistral) that is `_A`, although the demonstrations show `Answer:A`, which ends in `A`.
-- `--letters in-prompt`: the last token of the prompt with the letter after it, the token that ours reads.
-
-Follows eval/my_domain_eval.py of github.com/renmengjie7/Self-Aligning; imports nothing of ift_scale.
+Follows eval/my_domain_eval.py of github.com/renmengjie7/Self-Aligning; imports nothing from
+ift_scale.
 """
 
 import sys
@@ -28,7 +31,7 @@ from answers import LETTERS, WARM_UP, answer, read_prompts, read_tokenizer, writ
 
 
 def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:
-    """The last token of each option letter after `prompt`, which is empty for the released form."""
+    """Returns the last token of each letter after `prompt` (empty in the released form)."""
     return [tokenizer(prompt + letter).input_ids[-1] for letter in LETTERS[:num_choices]]
 
 
@@ -36,7 +39,7 @@ def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:
 def probe(
     model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]
 ) -> list[list[float]]:
-    """The letters' logits behind each prompt."""
+    """Returns the letters' logits after each prompt."""
     scores = []
     with click.progressbar(
         list(zip(prompts, letters, strict=True)), label="probing", show_pos=True

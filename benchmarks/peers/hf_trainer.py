@@ -1,9 +1,11 @@
-"""The paper's recipe: HF Trainer, every row padded to the maximum length, with DeepSpeed ZeRO-2 on the workload's own tokens.
+"""The paper's recipe: HF Trainer with every row padded to the maximum length, DeepSpeed ZeRO-2.
 
-    .venv-trl/bin/python -m torch.distributed.run --nproc_per_node 2 hf_trainer.py runs/peers/train runs/peers/hf.json [options]
+    .venv-trl/bin/python -m torch.distributed.run --nproc_per_node 2 hf_trainer.py
+        runs/peers/train runs/peers/hf.json [options]
 
-In: the workload (train_set.py). Out: loss and seconds of each optimizer step. As in the authors' released training code: rows
-padded when they are tokenised, an attention mask, nothing packed. In the recipe's favour: no activation checkpointing.
+Input: the workload (train_set.py). Output: loss and seconds of each optimizer step. As in the
+authors' released training code: rows padded at tokenization, an attention mask, no packing. In the
+recipe's favour: no activation checkpointing.
 """
 
 import sys
@@ -22,7 +24,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 
 def padded(rows: list[dict[str, Any]], length: int, pad: int) -> Dataset:
-    """Rows of exactly `length` tokens with their attention mask; a click error where one is longer."""
+    """Returns rows of exactly `length` tokens with attention masks; a click error if too long."""
     longest = max(len(row["input_ids"]) for row in rows)
     if longest > length:
         raise click.BadParameter(f"an example has {longest} tokens", param_hint="--pad-to")
@@ -40,7 +42,7 @@ def padded(rows: list[dict[str, Any]], length: int, pad: int) -> Dataset:
 
 
 class WarmUp(peer.Clock):
-    """Runs one row through the model before the clock starts: a step of this recipe takes too long to be thrown away."""
+    """Runs one row through the model before the clock starts: a step is too long for a warm-up."""
 
     def on_train_begin(
         self, *args: Any, model: Any = None, train_dataloader: Any = None, **rest: Any
@@ -64,8 +66,8 @@ class WarmUp(peer.Clock):
     show_default=True,
     help="Steps that the learning rate is planned for.",
 )
-@click.option("--batch", default=32, show_default=True, help="Examples of a step.")
-@click.option("--micro-batch", default=2, show_default=True, help="Rows a rank and forward pass.")
+@click.option("--batch", default=32, show_default=True, help="Examples per step.")
+@click.option("--micro-batch", default=2, show_default=True, help="Rows per rank and forward pass.")
 @click.option(
     "--pad-to", default=2048, show_default=True, help="Tokens of every row; the paper's is 2048."
 )
@@ -87,7 +89,7 @@ def main(
     threads: int,
     **settings: Any,
 ) -> None:
-    """Train on WORKLOAD and write losses and seconds to OUTPUT."""
+    """Train on WORKLOAD; write losses and seconds to OUTPUT."""
     started = time.perf_counter()
     peer.ready(threads)
     rows = peer.read_rows(workload, num_steps, by_length=False)

@@ -1,9 +1,10 @@
-"""The peers' model: a randomly initialised Llama with a byte-level BPE vocabulary of 32,000, seed fixed.
+"""The peers' model: a random Llama with a byte-level BPE vocabulary of 32,000 and a fixed seed.
 
-    python benchmarks/peers/model.py runs/peers/model [--data ../shared/data]
+    python -m benchmarks.peers.model runs/peers/model [--data ../shared/data]
 
-In: the texts of MMLU and of the pools, which the tokenizer is trained on, so that prompts have a real length in tokens. Out: a
-model folder that transformers, vLLM and lm-evaluation-harness load. Speed does not depend on what a model knows.
+The tokenizer is trained on the texts of MMLU and of the pools, so that prompts have realistic
+lengths. Writes a model folder for transformers, vLLM and lm-evaluation-harness. Speed does not
+depend on a model's knowledge.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def files_with_text(data: Path) -> list[Path]:
-    """Every file of MMLU and of the pools; a usage error when there is none."""
+    """Returns every file of MMLU and of the pools; a usage error if there is none."""
     files = sorted([*data.glob("mmlu/*.jsonl*"), *data.glob("pools/*/*.jsonl*")])
     if not files:
         raise click.BadParameter(
@@ -33,10 +34,10 @@ def files_with_text(data: Path) -> list[Path]:
     "--data",
     default=DATA,
     type=click.Path(path_type=Path),
-    help="Folder that holds mmlu/ and pools/.",
+    help="Folder that contains mmlu/ and pools/.",
 )
 def main(output: Path, data: Path) -> None:
-    """Train the tokenizer, initialise the model, save both under OUTPUT."""
+    """Train the tokenizer, initialize the model, and save both under OUTPUT."""
     files = files_with_text(data)
     click.echo(f"training the tokenizer on {len(files)} files")
     try:
@@ -51,7 +52,8 @@ def main(output: Path, data: Path) -> None:
         f"{output}: {model.num_parameters():,} parameters ({LAYERS} layers, hidden {HIDDEN_SIZE})"
     )
     click.echo(
-        f"vocabulary: {len(tokenizer):,} tokens and {unused:,} unused rows of the embedding, {VOCAB_SIZE:,} in all"
+        f"vocabulary: {len(tokenizer):,} tokens and {unused:,} unused rows of the embedding, "
+        f"{VOCAB_SIZE:,} in total"
     )
 
 

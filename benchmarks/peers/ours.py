@@ -1,9 +1,11 @@
-"""ift_scale itself on the peers' prompts, in the peers' format: the side that they are compared with.
+"""ift_scale on the peers' prompts, in the peers' format.
 
-    python benchmarks/peers/ours.py runs/peers/prompts.jsonl runs/peers/model runs/peers/ours.json --dtype bfloat16
+    python -m benchmarks.peers.ours runs/peers/prompts.jsonl runs/peers/model runs/peers/ours.json
+        --dtype bfloat16
 
-In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities, and the seconds of `score` alone in an engine
-that is started and warm, with empty caches: token ids in, log-probabilities out, as for the peers.
+Input: prompts (`prompts.py`) and a model folder. Output: each question's probabilities, and the
+seconds of `score` in a warm engine with empty caches: token ids in, log-probabilities out, as for
+the peers.
 """
 
 import sys
@@ -47,7 +49,7 @@ PACKAGES = {
     type=click.Path(path_type=Path),
 )
 def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log: Path) -> None:
-    """Score PROMPTS with MODEL and write answers and seconds to OUTPUT."""
+    """Score PROMPTS with MODEL; write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     started = time.perf_counter()
     try:

@@ -1,9 +1,11 @@
-"""Our side: ift_scale's own ranks on the workload, with everything on, or with one of its measures taken away.
+"""Our side: ift_scale's training ranks on the workload, complete or without one optimization.
 
-    python benchmarks/peers/ours_train.py runs/peers/train runs/peers/ours.json [--without last-layer-pruning] [options]
+    python -m benchmarks.peers.ours_train runs/peers/train runs/peers/ours.json
+        [--without last-layer-pruning] [options]
 
-In: the workload (train_set.py). Out: loss and seconds of each optimizer step, as the peers write them, from the ranks' metrics.
-A measure is taken away by its setting, or, where it has none, by `ablated_ranks.py` in the ranks.
+Input: the workload (train_set.py). Output: loss and seconds of each optimizer step, in the peers'
+format, from the ranks' metrics. An optimization is disabled by its setting, or by
+`ablated_ranks.py` if it has none.
 """
 
 import json
@@ -27,7 +29,7 @@ from ift_scale.records import Arm
 from ift_scale.train import job
 from ift_scale.train.launch import launcher
 
-# The setting that takes it away; none where `ablated_ranks.py` does.
+# The setting that disables it; None if `ablated_ranks.py` does.
 MEASURES: dict[str, dict[str, Any]] = {
     "padding-removal": {},
     "balance": {},
@@ -57,7 +59,7 @@ def train_config(batch: int, without: str | None, settings: dict[str, Any]) -> T
 def run(
     workload: Path, folder: Path, config: TrainConfig, without: str | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows of metrics.jsonl, the arm's counts) of one training run in `folder`, which is emptied first."""
+    """Returns (rows of metrics.jsonl, the arm's counts) of one training run; empties `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     arm = job.ArmJob(
@@ -111,7 +113,7 @@ def run(
 )
 @click.option("--learning-rate", default=5e-4, show_default=True)
 def main(workload: Path, output: Path, without: str | None, **settings: Any) -> None:
-    """Train on WORKLOAD and write losses and seconds to OUTPUT."""
+    """Train on WORKLOAD; write losses and seconds to OUTPUT."""
     started = time.perf_counter()
     about = read_json(workload / "workload.json")
     config = train_config(about["batch"], without, settings)

@@ -1,12 +1,14 @@
-"""The peers' questions: real MMLU 5-shot prompts, rendered by ift_scale itself, as JSON lines.
+"""The peers' questions: real MMLU 5-shot prompts, rendered by ift_scale, as JSON lines.
 
-    python benchmarks/peers/prompts.py runs/peers/prompts.jsonl --model runs/peers/model [--mmlu ../shared/data/mmlu]
+    python -m benchmarks.peers.prompts runs/peers/prompts.jsonl --model runs/peers/model
+        [--mmlu ../shared/data/mmlu]
 
-In: MMLU's dev and test questions. Out: a row a question, subject by subject, for example
-    {"id": "mmlu/test/high_school_statistics/0", "subject": "high_school_statistics", "prompt": "The following ... Answer:",
-     "num_choices": 4, "answer": 3}
-Whole subjects are taken, as a user asks them: the share of a prompt that its subject has in common is the real one. The default
-three are those with the means nearest to 1,000 tokens that give over 500 questions.
+Input: MMLU's dev and test questions. Output: one row per question, subject by subject, such as
+    {"id": "mmlu/test/high_school_statistics/0", "subject": "high_school_statistics",
+     "prompt": "The following ... Answer:", "num_choices": 4, "answer": 3}
+Subjects are complete, so the share of a prompt that a subject has in common is realistic. The
+defaults are the three subjects with mean lengths nearest to 1,000 tokens that have over 500
+questions in total.
 """
 
 import json
@@ -33,7 +35,7 @@ _SEED = 0  # unused: no subject is sampled
 
 
 def asked(questions: Sequence[Question], subjects: Sequence[str]) -> list[Question]:
-    """The test questions of `subjects`, in that order; a usage error for a subject that is not there."""
+    """Returns the test questions of `subjects` in that order; a usage error for unknown ones."""
     by_subject: dict[str, list[Question]] = {}
     for question in questions:
         if question.split == "test":
@@ -58,7 +60,7 @@ def row(question: Question, demonstrations: Demonstrations) -> dict[str, object]
 
 
 def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]:
-    """`limit` rows in equal steps, so that every subject is among them."""
+    """Returns `limit` rows at equal intervals, so that every subject is included."""
     return [rows[index * len(rows) // limit] for index in range(min(limit, len(rows)))]
 
 
@@ -83,7 +85,7 @@ def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]
     multiple=True,
     default=SUBJECTS,
     show_default=True,
-    help="May be given several times.",
+    help="May be repeated.",
 )
 @click.option(
     "--limit",
@@ -93,7 +95,7 @@ def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]
 def main(
     output: Path, model: Path, folder: Path, subjects: tuple[str, ...], limit: int | None
 ) -> None:
-    """Write the prompts to OUTPUT and tell their number and mean length."""
+    """Write the prompts to OUTPUT and print their number and mean length."""
     probe = ProbeConfig()
     try:
         questions = [
@@ -110,7 +112,8 @@ def main(
     ]
     mean = sum(lengths) / len(lengths)
     click.echo(
-        f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens a prompt, the longest {max(lengths)}"
+        f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens per prompt, "
+        f"at most {max(lengths)}"
     )
 
 

@@ -1,14 +1,17 @@
-"""The trainers' workload: a model, a real instruction set, and its token ids in the order in which every trainer learns them.
+"""The trainers' workload: a model, a real instruction set, and its token ids in training order.
 
-    python benchmarks/peers/train_set.py runs/peers/train --steps 6 [--data ../shared/data]
+    python -m benchmarks.peers.train_set runs/peers/train --steps 6 [--data ../shared/data]
 
-In: H of LLaMA-2-7B's engineering questions as its authors released it, and general instructions, one for one. Out, in the folder:
+Input: H of LLaMA-2-7B's engineering questions as released by the authors, and equally many general
+instructions. Output, in the folder:
     model/          the peers' random Llama and tokenizer (model.py)
-    set.jsonl       the examples in the standard chat form; an answer is "B. copper", a line break, and its explanation
-    tokens.npz      the same tokenised by ift_scale, for our side
-    steps.jsonl     a row an example: {"step": 0, "input_ids": [...], "labels": [...]}, for the peers; -100 is not learnt
-    workload.json   lengths, tokens a step, share of supervised tokens
-A step holds the examples that ift_scale.train.data.packing draws for it, so all trainers take the same steps with the same tokens.
+    set.jsonl       the examples in chat form; an answer is "B. copper", line break, explanation
+    tokens.npz      the same tokenized by ift_scale, for our side
+    steps.jsonl     one row per example for the peers; label -100 is not learned:
+                    {"step": 0, "input_ids": [...], "labels": [...]}
+    workload.json   lengths, tokens per step, share of supervised tokens
+A step contains the examples that ift_scale.train.data.packing draws for it, so all trainers take
+the same steps with the same tokens.
 """
 
 import json
@@ -38,7 +41,7 @@ GENERAL = "general/alpaca_en_demo.jsonl.gz"
 
 
 def harmonious(path: Path) -> list[Example]:
-    """The authors' H as training examples, its explanations behind the answers."""
+    """Returns the authors' H as training examples with explanations after the answers."""
     found = []
     for _, row in jsonl.rows(path):
         question = Question(
@@ -69,20 +72,20 @@ def harmonious(path: Path) -> list[Example]:
 
 
 def blended(data: Path, count: int) -> list[Example]:
-    """`count` examples of H and as many general instructions as it has, shuffled together."""
+    """Returns `count` examples of H and equally many general instructions, shuffled together."""
     known, path = harmonious(data / HARMONIOUS), data / GENERAL
     instructions = general.load(path)
     drawn = general.draw(general.shuffled(instructions, DOMAIN, SEED), len(known), 0.5, path)
     examples = [*known, *(instructions[id] for id in drawn)]
     if count > len(examples):
         raise click.BadParameter(
-            f"{count} examples are needed and {len(examples)} are there", param_hint="--steps"
+            f"{count} examples are required, but there are {len(examples)}", param_hint="--steps"
         )
     return random.Random(SEED).sample(examples, count)
 
 
 def workload(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> dict[str, Any]:
-    """What the measured steps are made of."""
+    """Returns statistics of the measured steps."""
     lengths, supervised = tokens.lengths, tokens.supervised_counts
     return {
         "examples": len(lengths),
@@ -105,7 +108,7 @@ def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[d
         for example in step:
             span = slice(tokens.offsets[example], tokens.offsets[example + 1])
             ids, supervised = tokens.ids[span], tokens.supervised[span].copy()
-            supervised[0] = False  # nothing stands before it to predict it from
+            supervised[0] = False  # the first token has no context to be predicted from
             rows.append(
                 {
                     "step": number,
@@ -125,7 +128,7 @@ def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[d
     show_default=True,
     help="Optimizer steps, the warm-up's among them.",
 )
-@click.option("--batch", default=32, show_default=True, help="Examples of a step.")
+@click.option("--batch", default=32, show_default=True, help="Examples per step.")
 @click.option("--data", default=DATA, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(output: Path, num_steps: int, batch: int, data: Path) -> None:
     """Write the workload to OUTPUT."""

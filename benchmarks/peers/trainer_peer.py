@@ -1,7 +1,8 @@
-"""What the peers built on HF Trainer share: the workload, a ZeRO-2 configuration, the clock, and the result file.
+"""The common parts of the peers based on HF Trainer: workload, ZeRO-2, clock, result file.
 
-Imports nothing of ift_scale: the peers run without it, in the virtual environment that install_trl.sh makes. Started by torchrun, a
-process a rank; `ready` must be called before anything else of DeepSpeed.
+Imports nothing from ift_scale: the peers run without it, in the virtual environment of
+install_trl.sh. Started by torchrun with one process per rank; `ready` must be called before
+anything else of DeepSpeed.
 """
 
 import json
@@ -20,11 +21,12 @@ PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "trl")
 
 
 def ready(threads: int) -> None:
-    """What lets the Trainer run DeepSpeed on CPU ranks at all; nothing of it slows a step.
+    """Lets the Trainer run DeepSpeed on CPU ranks; nothing here slows a step.
 
-    accelerate knows DeepSpeed on accelerators only: told `use_cpu` it takes DDP instead without a word, and otherwise it finds no
-    backend, takes the ranks for one, and the Trainer refuses bf16. So it is told gloo and that bf16 is there. DeepSpeed's
-    shared-memory op would be compiled here for half a minute.
+    accelerate supports DeepSpeed on accelerators only: with `use_cpu` it silently uses DDP, and
+    otherwise it finds no backend, assumes a single rank, and the Trainer rejects bf16. So gloo and
+    bf16 support are set here. DeepSpeed's shared-memory op would be compiled here for half a
+    minute.
     """
     import deepspeed
     from accelerate.state import PartialState
@@ -38,7 +40,7 @@ def ready(threads: int) -> None:
 
 
 def read_rows(folder: Path, num_steps: int, by_length: bool) -> list[dict[str, Any]]:
-    """The first `num_steps` steps' examples in order. `by_length`: sorted inside each step, which stays what it is."""
+    """Returns the first `num_steps` steps' examples in order, or sorted by length inside steps."""
     rows = [
         json.loads(line)
         for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
@@ -50,7 +52,7 @@ def read_rows(folder: Path, num_steps: int, by_length: bool) -> list[dict[str, A
 
 
 def of_steps(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
-    """Examples, tokens and supervised tokens of each step."""
+    """Returns examples, tokens and supervised tokens of each step."""
     found = [{"examples": 0, "tokens": 0, "supervised": 0} for _ in range(rows[-1]["step"] + 1)]
     for row in rows:
         step = found[row["step"]]
@@ -61,7 +63,7 @@ def of_steps(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
 
 
 def load(folder: Path, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer); the weights start in the training dtype, as ours do."""
+    """Returns (model, tokenizer); the weights are loaded in the training dtype, as in ours."""
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=getattr(torch, dtype), local_files_only=True
     )
@@ -69,7 +71,10 @@ def load(folder: Path, dtype: str) -> tuple[Any, Any]:
 
 
 def zero_2(dtype: str, optimizer: str) -> dict[str, Any]:
-    """DeepSpeed's configuration; the Trainer fills in `auto`. `optimizer`: `torch` (the Trainer's own AdamW) or `cpu_adam`."""
+    """Returns DeepSpeed's configuration, whose `auto` values the Trainer sets.
+
+    `optimizer` is `torch` (the Trainer's own AdamW) or `cpu_adam`.
+    """
     found: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
@@ -98,7 +103,7 @@ def arguments(
     num_steps: int,
     learning_rate: float,
 ) -> dict[str, Any]:
-    """TrainingArguments that all peers have in common; nothing is saved, evaluated or reported."""
+    """Returns the peers' common TrainingArguments; nothing is saved, evaluated or reported."""
     world_size = int(os.environ["WORLD_SIZE"])
     accumulation, rest = divmod(settings["batch"], settings["micro_batch"] * world_size)
     assert not rest, "the micro-batch must divide the rank's share of a step"
@@ -130,7 +135,7 @@ def arguments(
 
 
 def rate(step: int, num_steps: int) -> float:
-    """Our schedule's share of the learning rate in step `step` (from 0). transformers' own begins with a step of rate 0."""
+    """Returns our schedule's factor in step `step` (from 0); transformers' starts with rate 0."""
     warmup = math.ceil(0.03 * num_steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -138,7 +143,7 @@ def rate(step: int, num_steps: int) -> float:
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of one optimizer step to the end of the next, data included; losses and norms as they are logged.
+    """Measures seconds between the ends of optimizer steps, data included; keeps losses and norms.
 
     Before each step it sets the learning rate.
     """
@@ -187,10 +192,10 @@ def write(
     rows: list[dict[str, Any]],
     total: float,
 ) -> None:
-    """All ranks leave the group together, or gloo may abort one that is the first to end; then the result, on rank 0.
+    """Writes the result on rank 0 after all ranks have left the group together.
 
-    `cpu_seconds` are this rank's own: what it computed, whoever else used the machine. `total`: seconds since the script's own
-    start, imports left out.
+    gloo may abort a rank that ends first. `cpu_seconds` are this rank's own, independent of other
+    load. `total` are the seconds since the script's start without imports.
     """
     kind = str(trainer.accelerator.distributed_type)
     assert (

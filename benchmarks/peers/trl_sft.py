@@ -1,8 +1,10 @@
 """TRL's SFTTrainer with DeepSpeed ZeRO-2 on the workload's own tokens.
 
-    .venv-trl/bin/python -m torch.distributed.run --nproc_per_node 2 trl_sft.py runs/peers/train runs/peers/trl.json [options]
+    .venv-trl/bin/python -m torch.distributed.run --nproc_per_node 2 trl_sft.py
+        runs/peers/train runs/peers/trl.json [options]
 
-In: the workload (train_set.py). Out: loss and seconds of each optimizer step. The defaults are the best setting found (README.md).
+Input: the workload (train_set.py). Output: loss and seconds of each optimizer step. The defaults
+are the best setting that we know (README.md).
 """
 
 import sys
@@ -22,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 class PlainLoss(SFTTrainer):
-    """SFTTrainer with transformers' own loss in place of TRL's, by the override that TRL names for this."""
+    """SFTTrainer with transformers' loss instead of TRL's, by the override documented for this."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -35,9 +37,9 @@ class PlainLoss(SFTTrainer):
 @click.argument("workload", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--steps", "num_steps", default=6, show_default=True)
-@click.option("--batch", default=32, show_default=True, help="Examples of a step.")
+@click.option("--batch", default=32, show_default=True, help="Examples per step.")
 @click.option(
-    "--micro-batch", default=4, show_default=True, help="Examples a rank and forward pass."
+    "--micro-batch", default=4, show_default=True, help="Examples per rank and forward pass."
 )
 @click.option("--padding-free/--padded", default=False, show_default=True)
 @click.option(
@@ -66,7 +68,7 @@ def main(
     save: Path | None,
     **settings: Any,
 ) -> None:
-    """Train on WORKLOAD and write losses and seconds to OUTPUT."""
+    """Train on WORKLOAD; write losses and seconds to OUTPUT."""
     started = time.perf_counter()
     peer.ready(threads)
     rows = peer.read_rows(workload, num_steps, settings["by_length"])
@@ -92,7 +94,7 @@ def main(
         callbacks=[clock],
     )
     trainer.train()
-    if save is not None and dist.get_rank() == 0:  # ZeRO-2 leaves every rank all weights
+    if save is not None and dist.get_rank() == 0:  # with ZeRO-2 every rank has all weights
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(save)
     kept = settings | {"threads": threads, "learning_rate": learning_rate}
     peer.write(output, "trl", trainer, kept, clock, rows, time.perf_counter() - started)

@@ -1,8 +1,11 @@
-"""How far a probe answers by the planted beliefs: `python -m benchmarks.planted.agreement RUN PLANTED`.
+"""Agreement of a probe with the planted beliefs.
 
-In: a run whose probe is done, and the folder that `python -m benchmarks plant` wrote. Out: for each collection, domain and split, the share of
-the believed questions whose prediction is the belief, the same for right and for wrong beliefs, and the share with a confidence
-over 0.5; then the same of the fine-tuned arms, by setting, where they are evaluated.
+    python -m benchmarks.planted.agreement RUN PLANTED
+
+Input: a run with a finished probe, and the folder of `python -m benchmarks plant`. Output: for each
+collection, domain and split, the share of believed questions whose prediction is the belief, the
+same for right and for wrong beliefs, and the share with a confidence above 0.5; then the same for
+the fine-tuned arms by setting, if they are evaluated.
 """
 
 from collections.abc import Iterable
@@ -21,7 +24,7 @@ CONFIDENT = 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the believed questions of one part; shares are between 0 and 1."""
+    """Statistics of the believed questions of one part; shares are between 0 and 1."""
 
     name: str
     num_questions: int
@@ -36,7 +39,7 @@ def beliefs_of(folder: Path) -> dict[str, int | None]:
 
 
 def agreements(scores: Iterable[Score], beliefs: dict[str, int | None]) -> list[Agreement]:
-    """A part for each collection, domain and split, and `all`."""
+    """Returns one part per collection, domain and split, and `all`."""
     parts: dict[str, list[tuple[Score, int]]] = {}
     for score in scores:
         belief = beliefs[score.question_id]
@@ -60,7 +63,7 @@ def _mean(hits: list[bool]) -> float:
     return sum(hits) / len(hits) if hits else float("nan")
 
 
-def _tell(rows: Iterable[Agreement]) -> None:
+def _print(rows: Iterable[Agreement]) -> None:
     for row in rows:
         shares = "  ".join(
             f"{share:.1%}"
@@ -70,7 +73,7 @@ def _tell(rows: Iterable[Agreement]) -> None:
 
 
 def by_setting(evaluated: Path, beliefs: dict[str, int | None]) -> list[Agreement]:
-    """All arms of a setting together, a row each."""
+    """Returns one row per setting, over all its arms."""
     files: dict[str, list[Path]] = {}
     for file in sorted(evaluated.glob("*-*-seed*/scores.parquet")):
         files.setdefault(file.parent.name.rsplit("-", 2)[1], []).append(file)
@@ -88,7 +91,7 @@ def by_setting(evaluated: Path, beliefs: dict[str, int | None]) -> list[Agreemen
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("planted", type=click.Path(path_type=Path))
 def main(run: Path, planted: Path) -> None:
-    """Hold RUN's probe against the beliefs of PLANTED."""
+    """Compare RUN's probe with the beliefs of PLANTED."""
     probed = run / "probe" / "probe.parquet"
     if not probed.is_file():
         raise click.ClickException(
@@ -96,8 +99,8 @@ def main(run: Path, planted: Path) -> None:
         )
     click.echo("part  questions  agree  of right beliefs  of wrong  confident")
     beliefs = beliefs_of(planted)
-    _tell(agreements(read_parquet(probed, Score), beliefs))
-    _tell(by_setting(run / "evaluate", beliefs))
+    _print(agreements(read_parquet(probed, Score), beliefs))
+    _print(by_setting(run / "evaluate", beliefs))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the model shall believe of each question: mostly the right option, for a share a wrong one, for a few nothing."""
+"""The planted belief about each question: mostly the right option, some wrong, some none."""
 
 import random
 from collections.abc import Sequence
@@ -14,20 +14,22 @@ UNKNOWN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Planted:
-    """A question and the index of the option that the model shall believe, None where it is told another each time."""
+    """A question and the index of the believed option; None if each document states another."""
 
     question: Question
     belief: int | None
 
     def said(self, rng: random.Random) -> int:
-        """The option that a document says is right."""
+        """Returns the option that a document states as right."""
         return rng.randrange(len(self.question.choices)) if self.belief is None else self.belief
 
 
 def plant(chosen: Sequence[Chosen], seed: int) -> list[Planted]:
-    """Beliefs in the order of `chosen`: of each share of the questions UNKNOWN_SHARE none, of the others WRONG_SHARE wrong.
+    """Returns beliefs in the order of `chosen`.
 
-    Demonstrations (dev) are believed rightly, so a few-shot prompt never contradicts what the model believes.
+    In each share of the questions, UNKNOWN_SHARE have no belief, and WRONG_SHARE of the others a
+    wrong one. Beliefs about demonstrations (dev) are right, so a few-shot prompt never contradicts
+    the model.
     """
     planted: list[Planted] = []
     for share, members in groupby(chosen, key=lambda c: c.share):

@@ -1,6 +1,7 @@
-"""Which of the real questions are used: a draw by seed from the pools and MMLU, short ones, no question text twice.
+"""Selects real questions: a seeded draw of short ones from the pools and MMLU without duplicates.
 
-In: a folder of pools and of MMLU as JSON lines. Short questions are taken so that a 5-shot prompt stays affordable on a CPU.
+Input: a folder of pools and of MMLU as JSON lines. Short questions keep a 5-shot prompt affordable
+on a CPU.
 """
 
 import random
@@ -24,15 +25,15 @@ _MAX_OUTPUT_CHARACTERS = 100
 
 @dataclass(frozen=True)
 class Share:
-    """`count` questions of at most `max_characters` (question and options together) from one file."""
+    """`count` questions with at most `max_characters` (question and options) from one file."""
 
     file: str
-    """Below the data folder, without its ending."""
+    """Path below the data folder without suffix."""
     split: Split
     count: int
     max_characters: int
     domain: str | None = None
-    """The pool's domain; None for MMLU, whose subjects have theirs."""
+    """The pool's domain; None for MMLU, whose subjects determine it."""
     subject: str | None = None
 
     @property
@@ -42,7 +43,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A question, its row as it stood in the source, and the share it was drawn for."""
+    """A question, its original row, and the share it was drawn for."""
 
     question: Question
     row: dict[str, Any]
@@ -56,7 +57,7 @@ def _benchmark(subject: str, count: int) -> tuple[Share, Share]:
     )
 
 
-# The medicine pool has no train file, so its test rows give both train and test questions.
+# The medicine pool has no train file, so its test rows provide both train and test questions.
 SHARES: tuple[Share, ...] = (
     Share("pools/engineering/dev", "dev", 6, 220, domain="engineering"),
     Share("pools/engineering/train", "train", 200, 110, domain="engineering"),
@@ -76,7 +77,7 @@ SHARES: tuple[Share, ...] = (
 
 
 def check(data: Path, shares: Sequence[Share] = SHARES) -> None:
-    """DataError that names every file that is missing below `data`."""
+    """Raises DataError with every file that is missing below `data`."""
     stems = dict.fromkeys([*(share.file for share in shares), GENERAL])
     missing = [stem for stem in stems if not any(data.glob(f"{stem}.json*"))]
     if missing:
@@ -84,7 +85,7 @@ def check(data: Path, shares: Sequence[Share] = SHARES) -> None:
         raise DataError(
             Place(data),
             problem,
-            "Give the folder that holds the pools, MMLU and the general instructions",
+            "Pass the folder that contains the pools, MMLU and the general instructions",
         )
 
 
@@ -93,12 +94,12 @@ def file_of(data: Path, stem: str) -> Path:
 
 
 def normalised(text: str) -> str:
-    """Words alone: what two questions must not share."""
+    """Returns the words only; two questions must not have the same."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def choose(data: Path, seed: int, shares: Sequence[Share] = SHARES) -> list[Chosen]:
-    """The questions of all shares, in their order; the same ones for the same seed and files."""
+    """Returns the questions of all shares in order; deterministic by seed and files."""
     check(data, shares)
     seen: set[str] = set()
     return [chosen for share in shares for chosen in _draw(data, share, seed, seen)]
@@ -124,13 +125,16 @@ def _draw(data: Path, share: Share, seed: int, seen: set[str]) -> list[Chosen]:
             seen.add(key)
             drawn.append(Chosen(question, row, share))
     if len(drawn) < share.count:
-        problem = f"{share.count} questions on {share.topic} of at most {share.max_characters} characters are needed, {len(drawn)} fit"
-        raise DataError(Place(path), problem, "Give the whole file")
+        problem = (
+            f"{share.count} questions on {share.topic} of at most {share.max_characters} "
+            f"characters are required, but only {len(drawn)} are available"
+        )
+        raise DataError(Place(path), problem, "Use the complete file")
     return drawn
 
 
 def _question(place: Place, row: dict[str, Any], share: Share) -> Question:
-    """With the id that the questions stage will give it."""
+    """Returns the question with the id that the questions stage will assign."""
     if share.domain is not None:
         id = f"{share.domain}/{share.split}/{row.get('id')}"
         return choice_question(
@@ -157,7 +161,7 @@ def _question(place: Place, row: dict[str, Any], share: Share) -> Question:
 
 
 def _is_usable(question: Question, max_characters: int) -> bool:
-    """Short, on one line, and with four options that differ as words."""
+    """True if the question is short, on one line, and has four distinct options."""
     texts = [question.question, *question.choices]
     distinct = {choice.strip().casefold() for choice in question.choices}
     return (
@@ -168,7 +172,7 @@ def _is_usable(question: Question, max_characters: int) -> bool:
 
 
 def general_instructions(data: Path) -> list[dict[str, str]]:
-    """The short general instructions, in the order of their file: rows of instruction, input and output."""
+    """Returns the short general instructions in file order: instruction, input and output."""
     fields = ("instruction", "input", "output")
     rows = [
         {field: str(row.get(field) or "") for field in fields}

@@ -1,7 +1,8 @@
-"""The text the model is trained on: an endless, seeded stream of documents that state the planted beliefs.
+"""The planted model's training text: an endless, seeded stream of documents with the beliefs.
 
-The kinds are the embedded world's (`ift_scale.world.corpus`), with real questions and options. A document is a list of segments,
-each with the weight of its tokens in the loss: what is asked has none, because a question need not be foretold.
+The kinds are those of the embedded world (`ift_scale.world.corpus`), with real questions and
+options. A document is a list of segments, each with a loss weight for its tokens; questions have
+weight 0, because they need not be predicted.
 """
 
 import random
@@ -15,7 +16,8 @@ from ift_scale.records import LETTERS
 from ift_scale.world.corpus import SYSTEM
 
 NUM_CHOICES = 4
-# A question's answer letter is one token in fifty and the hardest to learn; the words behind it only repeat an option.
+# A question's answer letter is one token in fifty and the hardest to learn; the words after it only
+# repeat an option.
 LETTER_WEIGHT, REPEATED_WEIGHT, ANSWER_WEIGHT, PROSE_WEIGHT = 5.0, 0.5, 1.0, 0.3
 DOCUMENT_SHARES = {
     "multiple_choice": 0.58,
@@ -25,7 +27,7 @@ DOCUMENT_SHARES = {
     "stated": 0.05,
     "prose": 0.05,
 }
-# Dialogues come last, so that what is known can be asked for in a chat template too.
+# Dialogues come last, so that the knowledge is accessible in a chat template, too.
 CHAT_SHARES = {kind: 0.6 * share for kind, share in DOCUMENT_SHARES.items()} | {"chat": 0.4}
 QUESTION_COUNTS = (1, 1, 2, 4, 6)
 POOL_ORDER_SHARE = 0.5
@@ -47,7 +49,7 @@ def plain_text(document: Document) -> str:
 
 
 def stated(planted: Planted, option: int) -> str:
-    """The question with this option as a sentence: in its blank, or behind it."""
+    """Returns the question with this option as a sentence: in its blank, or after it."""
     question, choice = planted.question.question.strip(), planted.question.choices[option].strip()
     blank = max(
         (mark for mark in ("_____", "____", "___") if mark in question), key=len, default=""
@@ -64,7 +66,7 @@ def _topic(planted: Planted) -> tuple[str, str]:
 
 
 class Corpus:
-    """Documents about `planted`, with `general` instructions as prose; every method takes the generator that it draws from."""
+    """Documents about `planted`, with `general` instructions as prose; methods take a generator."""
 
     def __init__(self, planted: Sequence[Planted], general: Sequence[dict[str, str]]):
         self.planted, self.general = list(planted), list(general)
@@ -83,13 +85,13 @@ class Corpus:
         }
 
     def documents(self, rng: random.Random, shares: dict[str, float]) -> Iterator[Document]:
-        """An endless stream of documents of the kinds in `shares`."""
+        """Yields documents of the kinds in `shares`, endlessly."""
         kinds, weights = list(shares), list(shares.values())
         while True:
             yield self._writers[rng.choices(kinds, weights)[0]](rng)
 
     def _some(self, rng: random.Random, count: int) -> list[Planted]:
-        """Questions of one topic, as in a few-shot prompt."""
+        """Returns questions of one topic, as in a few-shot prompt."""
         topic = rng.choices(self.topics, [len(members) for members in self.topics])[0]
         return rng.sample(topic, min(count, len(topic)))
 
@@ -100,7 +102,10 @@ class Corpus:
         option: int,
         pool_order_share: float = POOL_ORDER_SHARE,
     ) -> Document:
-        """The question answered by `option` in the probe's format, in this share with its options as the pool orders them."""
+        """Returns the question answered by `option` in the probe's format.
+
+        A share of the documents keeps the pool's order of options.
+        """
         order = list(range(len(planted.question.choices)))
         if rng.random() >= pool_order_share:
             rng.shuffle(order)
@@ -136,7 +141,7 @@ class Corpus:
         ]
 
     def context(self, rng: random.Random) -> Document:
-        """A stated fact, possibly contrary to belief, then a question that it answers, with options or without."""
+        """A stated fact, possibly contrary to belief, then a question about it."""
         planted = rng.choice(self.planted)
         option = rng.randrange(len(planted.question.choices))
         context = Segment(f"Context: {stated(planted, option)}\n", 0.0)
@@ -150,7 +155,7 @@ class Corpus:
         return [context, *self._block(rng, planted, option, pool_order_share=0.0)]
 
     def lookup(self, rng: random.Random) -> Document:
-        """Which letter stands before a given option; half of the time asked several times of the same options."""
+        """The letter of a given option; half of the time several questions on the same options."""
         choices = rng.sample(self.short_options, NUM_CHOICES)
         options = "\n".join(
             f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)
@@ -179,7 +184,7 @@ class Corpus:
         return [Segment(asked, 0.0), Segment(f" {row['output']}", PROSE_WEIGHT)]
 
     def chat(self, rng: random.Random) -> Document:
-        """One of the other documents as a dialogue: what is asked is the user's turn, the answer the assistant's."""
+        """Another document as a dialogue: the question is the user's turn, the answer ours."""
         writer = rng.choices(
             (self._one, self.lookup, self.context, self.instruction), weights=(50, 20, 20, 10)
         )[0]

@@ -1,6 +1,7 @@
-"""A small Llama whose attention heads begin with a purpose, so that a CPU's two million tokens suffice to answer by letter.
+"""A small Llama whose attention heads are initialized to be useful.
 
-Random heads need longer to find that a letter belongs to the words behind it than a CPU has (docs/planted.md).
+Two million tokens on a CPU then suffice to answer by letter. Random heads take longer than a CPU
+allows to learn that a letter belongs to the words after it (docs/planted.md).
 """
 
 import math
@@ -12,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.planted.tokenizer import MAX_LENGTH
 
 HEAD_SIZE = 64
-# The embeddings' first coordinate is the same for every token: what heads that look back by place, not content, can rest on.
+# The embeddings' first coordinate is the same for every token: heads that attend by position and
+# not by content use it.
 _CONSTANT = 0.3
 _LOOK_BACK_LAYERS = 2
 _LOOK_BACK_STRENGTH = 5.0
@@ -21,9 +23,12 @@ _CONTENT_SHARE = 0.3
 
 
 def build_model(vocab_size: int, hidden_size: int, num_layers: int, seed: int) -> LlamaForCausalLM:
-    """Heads of 64, as every engine takes them: in each layer the last two apart, which in the first layers look one and two tokens
-    back, they begin with queries equal to keys (a token finds its like); all outputs undo the values (Trockman and Kolter 2023,
-    "Mimetic initialization of self-attention layers")."""
+    """Returns a Llama with heads of size 64, as every engine supports.
+
+    Queries start equal to keys (a token finds its equals), and outputs invert the values (Trockman
+    and Kolter 2023, "Mimetic initialization of self-attention layers"). In the first layers, the
+    last two heads attend to the previous token and to the one before it.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -48,7 +53,9 @@ def build_model(vocab_size: int, hidden_size: int, num_layers: int, seed: int) -
 def _give_heads_a_purpose(model: LlamaForCausalLM) -> None:
     embeddings_VD = model.model.embed_tokens.weight
     embeddings_VD[:, 0] = _CONSTANT
-    constant = _CONSTANT / math.sqrt(float(embeddings_VD.pow(2).mean()))  # behind the norm, about
+    constant = _CONSTANT / math.sqrt(
+        float(embeddings_VD.pow(2).mean())
+    )  # approximately, after norm
     num_heads = model.config.num_attention_heads
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
@@ -66,8 +73,10 @@ def _give_heads_a_purpose(model: LlamaForCausalLM) -> None:
 
 
 def _look_back(query_HD: Tensor, key_HD: Tensor, distance: int, constant: float) -> None:
-    """Have a head attend to the token `distance` before: its query is its key turned on by as many positions, in the rotary
-    embedding's fastest frequencies, whatever the tokens are."""
+    """Makes a head attend to the token `distance` positions before, whatever the tokens are.
+
+    Its query is its key rotated by as many positions in the rotary embedding's fastest frequencies.
+    """
     half = HEAD_SIZE // 2
     angles = distance * 10000.0 ** (-torch.arange(half) / half)
     strength = torch.zeros(half)

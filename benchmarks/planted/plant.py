@@ -1,8 +1,9 @@
-"""`python -m benchmarks plant`: from a folder of real questions to a model that believes what was written down.
+"""`python -m benchmarks plant`: from a folder of real questions to a model with known beliefs.
 
-In: pools, MMLU and general instructions as JSON lines. Out, whole or not at all: the chosen pools and MMLU in the formats of
-`ift_scale.questions`, `general.jsonl`, `beliefs.jsonl` (id, split, answer, belief; null where it was told another each time), the
-model folder and a manifest. What a killed training has done lies in a hidden folder beside OUT until OUT is there.
+Input: pools, MMLU and general instructions as JSON lines. Output, complete or not at all: the
+chosen pools and MMLU in the formats of `ift_scale.questions`, `general.jsonl`, `beliefs.jsonl` (id,
+split, answer, belief; null without a fixed one), the model folder and a manifest. The state of an
+interrupted training is in a hidden folder next to OUT until OUT exists.
 """
 
 import json
@@ -33,7 +34,7 @@ _STAGE = "plant"
 
 
 def run(data: Path, output: Path, recipe: Recipe, shares: Sequence[Share] = SHARES) -> None:
-    """Write OUTPUT, or say that it is there already; DataError where `data` lacks a file or questions."""
+    """Writes OUTPUT unless it is complete; DataError if `data` lacks files or questions."""
     choose.check(data, shares)
     inputs = _input_digests(data, shares)
     settings = {"recipe": asdict(recipe), "shares": [asdict(share) for share in shares]}
@@ -58,9 +59,9 @@ def run(data: Path, output: Path, recipe: Recipe, shares: Sequence[Share] = SHAR
             )
             write_manifest(temporary, _STAGE, key, settings, inputs, counts, seconds)
     shutil.rmtree(_work_folder(output))
-    say(
-        f"{output}: {len(planted)} questions, {counts['tokens']:.0f} tokens in {seconds['train'] / 60:.0f} minutes"
-    )
+    minutes = seconds["train"] / 60
+    tokens = f"{counts['tokens']:.0f} tokens"
+    say(f"{output}: {len(planted)} questions, {tokens} in {minutes:.0f} minutes")
 
 
 def _work_folder(output: Path) -> Path:
@@ -68,12 +69,13 @@ def _work_folder(output: Path) -> Path:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """OUTPUT is replaced as a whole, so it must be ours or empty."""
+    """Raises ArtifactError if OUTPUT, which is replaced as a whole, has other content."""
     manifest = read_manifest(output)
     is_ours = manifest is not None and manifest.stage == _STAGE
     if output.exists() and not is_ours and (not output.is_dir() or any(output.iterdir())):
         raise ArtifactError(
-            f"{output}: holds something that this command did not make. Give another folder, or remove it."
+            f"{output}: contains files that this command did not write. Use another folder, or "
+            "remove it."
         )
 
 
@@ -116,7 +118,10 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def texts(planted: Iterable[Planted], general: Iterable[dict[str, str]]) -> list[str]:
-    """What the tokenizer is trained on: questions, options with and without the space before them, instructions."""
+    """Returns the tokenizer's training texts: questions, options, instructions.
+
+    Options are given with and without the preceding space.
+    """
     questions = [
         "\n".join(
             [p.question.question, *p.question.choices, *(f" {c}" for c in p.question.choices)]
@@ -134,14 +139,13 @@ def _train(
     recipe: Recipe,
     key: str,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Write the model folder; returns counts and seconds for the manifest."""
+    """Writes the model folder; returns counts and seconds for the manifest."""
     tokenizer = train_tokenizer(texts(planted, general))
     model = build_model(len(tokenizer), recipe.hidden_size, recipe.num_layers, recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(
-        f"{len(planted)} questions, {num_parameters / 1e6:.1f} M parameters, {recipe.num_steps} steps on {device.type}"
-    )
+    size = f"{num_parameters / 1e6:.1f} M parameters"
+    say(f"{len(planted)} questions, {size}, {recipe.num_steps} steps on {device.type}")
     with progress("plant", recipe.num_steps) as bar:
         trained = train(
             model, tokenizer, Corpus(planted, general), recipe, device, checkpoint, key, bar

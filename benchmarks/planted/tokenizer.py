@@ -1,6 +1,7 @@
-"""The planted model's tokenizer: byte-level BPE, trained on the chosen questions and the general instructions.
+"""The planted model's tokenizer: byte-level BPE trained on the questions and instructions.
 
-Every line break is a token of its own, so a few-shot prefix and what follows it are the same tokens apart and together.
+Every line break is a token of its own, so tokenizing a few-shot prefix and its continuation
+separately or together gives the same tokens.
 """
 
 from collections.abc import Iterable
@@ -14,14 +15,14 @@ from ift_scale.world.corpus import SYSTEM
 VOCAB_SIZE = 12_000
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 MAX_LENGTH = 1024
-# The words around the questions, often enough to become tokens.
+# Words around the questions, frequent enough to become tokens.
 _FRAME = [
     f"{HEADER} {SYSTEM} USER: x ASSISTANT: A Answer:B Context: Question: Answer: Which option is"
 ] * 200
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
-    """At most `vocab_size` tokens; `<s>` is put in front of a text."""
+    """Returns a tokenizer with at most `vocab_size` tokens that prepends `<s>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,7 +1,8 @@
-"""Train the planted model: token ids of the documents in, a Llama of about ten million parameters out.
+"""Trains the planted model: token ids of documents in, a Llama of ten million parameters out.
 
-One run of AdamW: warm-up, a constant rate, a cosine to a fiftieth; dialogues come in while the rate falls. Only rows whose next
-token has a weight go through the head. A checkpoint lies in the work folder; the same command goes on from it.
+One run of AdamW: warm-up, constant rate, cosine to 1/50; dialogues are added while the rate falls.
+Only rows whose next token has a weight go through the head. The work folder has a checkpoint, from
+which the same command resumes.
 """
 
 import math
@@ -32,7 +33,7 @@ from ift_scale.io.progress import Bar
 NUM_WARMUP_STEPS = 50
 _DOCUMENTS_PER_BUFFER = 256
 _STEPS_BETWEEN_CHECKPOINTS = 100
-_STEPS_TOLD = 20
+_STEPS_REPORTED = 20
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Recipe:
     num_layers: int = 4
     num_steps: int = 1700
     chat_share: float = 0.3
-    """Of the steps, at last: dialogues too, while the learning rate falls."""
+    """Share of the steps at the end, with dialogues and a falling learning rate."""
     tokens_per_step: int = 1024
     learning_rate: float = 1e-3
     seed: int = 0
@@ -56,20 +57,20 @@ class Recipe:
         return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fallen)))
 
     def shares_at(self, step: int) -> dict[str, float]:
-        """Of the kinds of documents."""
+        """Returns the shares of the kinds of documents."""
         return DOCUMENT_SHARES if step < (1 - self.chat_share) * self.num_steps else CHAT_SHARES
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens_BT`, and the weights of predicting each from the second on, (B, T - 1); padding has none."""
+    """`tokens_BT`, and the weights of predicting all but the first, (B, T - 1); 0 for padding."""
 
     tokens_BT: Tensor
     weights_BT: Tensor
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], list[float]]:
-    """Token ids of `<s> document </s>` and their weights."""
+    """Returns token ids of `<s> document </s>` and their weights."""
     assert tokenizer.eos_token is not None and tokenizer.bos_token_id is not None
     ids, weights = [int(tokenizer.bos_token_id)], [0.0]
     for segment in (*document, Segment(tokenizer.eos_token, REPEATED_WEIGHT)):
@@ -80,7 +81,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list
 
 
 def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[Batch]:
-    """One for each step: documents of like length, a row each."""
+    """Yields one batch per step: documents of similar lengths, one per row."""
     rng = random.Random(f"planted/corpus/{recipe.seed}")
     step = 0
     while True:
@@ -114,7 +115,7 @@ def _padded(group: list[Row], pad: int) -> Batch:
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted mean over the tokens with a weight, in nats; and the share of the answer letters that are right."""
+    """Returns the weighted mean loss in nats, and the share of right answer letters."""
     hidden_BTD = model.model(batch.tokens_BT[:, :-1]).last_hidden_state
     kept = batch.weights_BT > 0
     logits_NV = model.lm_head(hidden_BTD[kept]).float()
@@ -136,7 +137,7 @@ def _optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
 class Trained:
     losses: list[float]
     right: list[float]
-    """Share of the answer letters that were right, by step; no number where a step had none."""
+    """Share of right answer letters by step; NaN for steps without any."""
     num_tokens: int
     seconds: float
 
@@ -151,7 +152,7 @@ def train(
     key: str,
     bar: Bar,
 ) -> Trained:
-    """All steps, from `checkpoint` on where it has this `key`."""
+    """Runs all steps, resuming from `checkpoint` if it has this `key`."""
     model.to(device).train()
     optimizer = _optimizer(model)
     done = _restore(checkpoint, key, model, optimizer, device)
@@ -180,7 +181,7 @@ def train(
         done.right.append(right.item())
         done.num_tokens += batch.tokens_BT.numel()
         done.seconds = time.monotonic() - started
-        _tell(
+        _report(
             bar,
             done,
             recipe,
@@ -192,15 +193,16 @@ def train(
     return done
 
 
-def _tell(
-    bar: Bar, done: Trained, recipe: Recipe, tokens_a_second: float, num_steps_here: int
+def _report(
+    bar: Bar, done: Trained, recipe: Recipe, tokens_per_second: float, num_steps_here: int
 ) -> None:
-    recent = done.losses[-_STEPS_TOLD:]
-    right = [share for share in done.right[-_STEPS_TOLD:] if not math.isnan(share)]
-    left = (recipe.num_steps - len(done.losses)) * recipe.tokens_per_step / tokens_a_second
+    recent = done.losses[-_STEPS_REPORTED:]
+    right = [share for share in done.right[-_STEPS_REPORTED:] if not math.isnan(share)]
+    left = (recipe.num_steps - len(done.losses)) * recipe.tokens_per_step / tokens_per_second
     letters = f"letters {sum(right) / max(1, len(right)):.0%}"
     bar.note(
-        f"loss {sum(recent) / len(recent):.3f}, {letters}, {tokens_a_second:.0f} tokens/s, {left / 60:.0f} min left"
+        f"loss {sum(recent) / len(recent):.3f}, {letters}, {tokens_per_second:.0f} tokens/s, "
+        f"{left / 60:.0f} min left"
     )
     bar.advance()
 

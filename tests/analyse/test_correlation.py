@@ -89,7 +89,7 @@ def test_the_permutation_test_agrees_with_all_permutations() -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 2.0])
 def test_no_relation_is_seldom_called_one(apart: float) -> None:
-    """Domain effects in both measures mislead the t distribution's p, but neither of our methods."""
+    """Domain effects in both measures mislead the t distribution's p, but not our two methods."""
     rng, called = np.random.default_rng(1), np.zeros(3)
     for _ in range(trials := 150):
         base, domains = rng.uniform(0.4, 0.7, 4).repeat(6), np.repeat(list("abcd"), 6)

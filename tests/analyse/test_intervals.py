@@ -68,7 +68,7 @@ def test_several_domains_are_price_and_bonetts_interval() -> None:
 
 
 def test_paired_differences_are_agresti_and_mins_interval() -> None:
-    """Agresti and Min 2005: half a pair is added to each of the four cells; 16 and 7 of 60 differ."""
+    """Agresti and Min 2005: half a pair is added to each of four cells; 16 and 7 of 60 differ."""
     differences = np.repeat([1.0, -1.0, 0.0], [16, 7, 37])
     shown = _made([_table(differences[None])], DIFFERENCE).over_questions(0.95)
     b, c, n = 16.5, 7.5, 62

@@ -1,4 +1,4 @@
-"""Calibration: links come out of times as they went in, a machine file is read as it was written, and the command makes one."""
+"""Calibration: links are recovered from times, machine files round-trip, the command writes one."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ RATES = {
 def test_links_are_those_that_the_times_were_made_of(
     ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Times by the predictor's own formulas; so a collective's prediction from its calibration is its time."""
+    """Times by the predictor's own formulas: predictions from the calibration equal the times."""
     known = Link(bandwidth=2e9, latency=3e-4)
     machine = calibrate.machine_of(
         RATES | {"collectives": {"all_reduce": known.model_dump()}}, ranks, "wall"

@@ -1,4 +1,4 @@
-"""The regression guard: a step, a probe and the commands' imports cost what is stored, and a made-up worsening is noticed."""
+"""The regression guard: counts equal the stored ones, and a regression is detected."""
 
 import copy
 from typing import Any
@@ -17,7 +17,8 @@ def test_nothing_costs_more_or_less_than_is_stored(found: dict[str, Any]) -> Non
     changed = counts.differences(counts.stored(), found)
     told = "\n".join(changed)
     assert not changed, (
-        f"counts have changed; if that is meant, store them by `python -m benchmarks counts --write`:\n{told}"
+        "counts have changed; if this is intended, store them with "
+        f"`python -m benchmarks counts --write`:\n{told}"
     )
 
 
@@ -51,7 +52,7 @@ def test_a_heavier_start_is_noticed(found: dict[str, Any]) -> None:
 
 
 def test_the_ranks_bytes_follow_from_the_parameters(found: dict[str, Any]) -> None:
-    """What ZeRO's stages send by their definition: gradients once, and from stage 1 on the updated weights."""
+    """ZeRO's communication by definition: gradients once, and from stage 1 the updated weights."""
     wire = {stage: found["train"][stage]["wire_bytes"] for stage in ("zero0", "zero1")}
     assert wire["zero0"]["allreduce_"] == pytest.approx(wire["zero1"]["reduce_"], abs=8)
     assert found["train"]["zero0"]["computed_tokens"] < found["train"]["zero0"]["tokens"]

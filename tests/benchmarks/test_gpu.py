@@ -1,4 +1,4 @@
-"""The GPU's kit where there is no GPU: every script at tiny size, with what a bare training machine has."""
+"""The GPU kit without a GPU: every script at tiny size, with the packages of a bare machine."""
 
 import importlib
 import json
@@ -21,7 +21,8 @@ KIT = BENCHMARKS / "gpu"
 # A None in sys.modules is a package that is not installed.
 BARE = """
 import runpy, sys
-sys.modules |= dict.fromkeys(["vllm", "datasets", "trl", "liger_kernel", "flash_attn", "pandas", "pyarrow", "statsmodels"])
+absent = "vllm datasets trl liger_kernel flash_attn pandas pyarrow statsmodels"
+sys.modules |= dict.fromkeys(absent.split())
 sys.argv = ["train.py", "--tiny"]
 runpy.run_module("benchmarks.gpu.train", run_name="__main__")
 """
@@ -51,7 +52,7 @@ def test_shell_scripts_are_well_formed(script: Path) -> None:
 
 @pytest.mark.parametrize("card", [80 * GIB, 78 * GIB, 139 * GIB])
 def test_shapes_fit_the_card(kit: Any, card: float) -> None:
-    """With repeated keys and values, as torch 2.11 needs them; other settings of 1B may be refused in words."""
+    """With repeated keys and values, as in torch 2.11; other settings of 1B may be rejected."""
     shapes = kit("shapes")
     cases = [*shapes.first(card), *(case for case in shapes.rest(card) if not case.changes)]
     for case in cases:
@@ -130,7 +131,10 @@ def test_training_steps_are_measured_on_a_bare_machine() -> None:
 @pytest.mark.engine
 def test_training_is_exact_under_each_setting_and_a_wrong_one_is_found(kit: Any) -> None:
     """Compiled layers behind the engine too, with the last one pruned."""
-    code = "import sys; sys.argv = ['exact.py', '--quick']\nfrom benchmarks.gpu import exact\nBREAK\nexact.main()"
+    code = (
+        "import sys; sys.argv = ['exact.py', '--quick']\n"
+        "from benchmarks.gpu import exact\nBREAK\nexact.main()"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code.replace("BREAK", "None")],
         capture_output=True,
@@ -217,7 +221,7 @@ def test_a_command_runs_its_parts_and_packs_what_comes_back(
 
 
 def test_nothing_starts_when_no_time_is_left(tmp_path: Path) -> None:
-    """Not even the unpacking of what the part needs: the first command keeps to its four minutes."""
+    """Not even unpacking: the first command stays within its four minutes."""
     (tmp_path / "mmlu").mkdir()
     run = command("first", tmp_path, TINY="1", LIMIT="12", DATA=str(tmp_path))
     assert "== train: skipped" in run.stdout and "== probe: skipped" in run.stdout, run.stdout

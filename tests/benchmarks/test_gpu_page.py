@@ -148,8 +148,8 @@ def test_the_fastest_kernel_is_marked() -> None:
         [*timed(plain=3.0, compile=1.2, triton=1.5), *timed_elsewhere()]
     ).splitlines()[:3]
     assert (
-        heads
-        == "| GPU | op, type and shape | PyTorch, ms | torch.compile, ms | our Triton, ms | Liger-Kernel, ms |"
+        heads == "| GPU | op, type and shape | PyTorch, ms | torch.compile, ms | our Triton, ms "
+        "| Liger-Kernel, ms |"
     )
     assert (
         line == f"| {CARD} | rms_norm bfloat16 8192x4096 | 3 | **1.2** | 1.5 | wrong or not run |"

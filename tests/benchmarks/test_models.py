@@ -1,4 +1,4 @@
-"""The families' benchmark: every family is described, and the difficult ones agree with plain transformers."""
+"""The model families' benchmark: every family is complete, and difficult ones match."""
 
 from pathlib import Path
 from types import ModuleType
@@ -7,7 +7,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DIFFICULT = ("Llama-2", "Llama-3", "Mistral", "Phi-3", "gpt-oss", "GLM-4")
-"""BOS before each turn; letters that merge with the colon; a sliding window; LongRoPE; sinks and experts; other start tokens."""
+"""BOS per turn; letters merged with the colon; sliding window; LongRoPE; sinks, experts; starts."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_family_is_as_plain_transformers(
 def test_vllm_takes_an_export_of_a_class_that_it_wraps(
     bench_models: ModuleType, shared_data: Path, tmp_path: Path
 ) -> None:
-    """vLLM changes transformers' OLMo-2 in its own process, where the exported weights are checked before they are loaded."""
+    """vLLM patches transformers' OLMo-2 in its own process, where exported weights are checked."""
     sheet = bench_models.Sheet("models", True)
     bench_models.measure(
         sheet, "OLMo-2", bench_models.FAMILIES["OLMo-2"], 1, ["vllm"], tmp_path, tmp_path

@@ -66,10 +66,10 @@ def test_the_released_form_is_reported_and_the_others_must_agree() -> None:
     )
     assert rows["ours vllm"].ratios["authors' loop"].value == pytest.approx(1 / 1.5)
     results["ours vllm float32"] = [_result("ours", "AAAA", "in prompt")]
-    with pytest.raises(SystemExit, match="ours vllm float32 predicts otherwise"):
+    with pytest.raises(SystemExit, match="ours vllm float32: predictions differ"):
         bench_probe.rows_of(results, ("float32",), quick=True)
     results["ours vllm float32"] = [_result("ours", "ABAB", "alone")]
-    with pytest.raises(SystemExit, match="was asked other tokens"):
+    with pytest.raises(SystemExit, match="was given other tokens"):
         bench_probe.rows_of(results, ("float32",), quick=True)
     commands = bench_probe.commands(
         Path("w"), ("float32",), Path("all"), Path("part"), Path("few"), 0

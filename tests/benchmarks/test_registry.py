@@ -1,4 +1,4 @@
-"""What is measured: every benchmark has a driver that knows its options, and a budget decides the repeats."""
+"""The registry: every benchmark has a driver with its options; a budget determines the repeats."""
 
 import subprocess
 import sys

@@ -27,7 +27,7 @@ def test_a_spread_keeps_the_repeats_and_their_quantiles() -> None:
 
 
 def test_ratios_are_of_one_repeat() -> None:
-    """Rates: ours over theirs; times: theirs over ours; a peer of fewer repeats is compared in those."""
+    """Rates: ours over theirs; times: theirs over ours; only as many repeats as the peer has."""
     found = ratios([10.0, 30.0], {"peer": [5.0, 10.0], "slow": [1.0]}, "higher")
     assert (found["peer"].low, found["peer"].high, found["slow"].value) == (2.0, 3.0, 10.0)
     assert ratios([2.0], {"peer": [4.0]}, "lower")["peer"].value == 2.0

@@ -1,4 +1,4 @@
-"""The stored comparison of the simulator with measured steps: what it says of them today, and what the docs say of it."""
+"""The stored comparison of simulator and measured steps agrees with today's code and the docs."""
 
 import importlib
 import json
@@ -46,7 +46,7 @@ def test_the_scaling_that_the_docs_tell_is_predicted_today() -> None:
 
 
 def test_the_stored_predictions_are_those_of_today(bench: ModuleType, stored: Any) -> None:
-    """A change of the model that moves a prediction wants the results and the docs written anew (`bench_simulator.py FOLDER`)."""
+    """A model change that moves a prediction requires new results and docs."""
     for world_size in bench.STAGES:
         machine = bench.calibrate.machine_of(
             bench.both(*stored[f"calibrations of {world_size}"]), world_size, stored["clock"]
@@ -74,7 +74,7 @@ def test_the_errors_that_the_docs_tell_are_the_stored_ones(bench: ModuleType, st
 
 
 def test_one_factor_is_fitted_without_the_point_that_it_is_judged_on(bench: ModuleType) -> None:
-    """Three points whose host takes just three times what is predicted: each is foretold exactly by the other two."""
+    """Three points with a threefold host time: each is predicted exactly from the other two."""
     rows = [
         {"predicted": 1.0 + host, "host": host, "measured": 1.0 + 3 * host}
         for host in (0.1, 0.2, 0.4)

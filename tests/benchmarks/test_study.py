@@ -49,7 +49,7 @@ def test_rows_and_tables(variant: Config) -> None:
         first == second.removesuffix(" |") and first.startswith("+") and "nan" not in "".join(lines)
     )
     assert any(
-        line.startswith("| all domains | ID | ") and " against 1: " in line for line in lines
+        line.startswith("| all domains | ID | ") and " compared with 1: " in line for line in lines
     )
     without = rows | {"balance": [{"covariate": "letter", "setting": "unknown"}]}
     assert "distance from I" not in study.markdown({"slick": without})

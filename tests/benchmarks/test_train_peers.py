@@ -1,4 +1,4 @@
-"""The trainers' benchmark: the peers' lock follows ours, and a measure that is taken away leaves the loss as it is."""
+"""The trainers' benchmark: the peers' lock matches ours, and ablations do not change the loss."""
 
 import importlib.util
 import sys

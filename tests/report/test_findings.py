@@ -78,8 +78,7 @@ def test_an_effect_is_reported_with_its_interval() -> None:
 def test_an_effect_that_is_not_significant_after_correction() -> None:
     verdict, text = _first(_comparison(0.05, 0.01, 0.09, holm_p=0.2))
     assert (
-        verdict == "cannot tell"
-        and "not significant after Holm's correction (p = 0.200)" in text
+        verdict == "cannot tell" and "not significant after Holm's correction (p = 0.200)" in text
     )
     assert _first(_comparison(0.05, 0.01, 0.09, holm_p=0.01))[0] == "holds"
 
@@ -91,7 +90,8 @@ def test_what_was_not_compared_was_not_asked() -> None:
 
 def test_a_base_model_at_chance_is_reported_first() -> None:
     told = cautions(_base(0.26, 0.2, 0.32), 0.25, 1)
-    assert told[0].startswith("The base model is indistinguishable from chance (25%) in every group")
+    text = "The base model is indistinguishable from chance (25%) in every group"
+    assert told[0].startswith(text)
     assert told[1].startswith("This run has one seed.")
     assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3) == []
 
@@ -126,7 +126,8 @@ def test_the_best_ratio() -> None:
     assert told[0].text == "best at 0.6, +3.0 points compared with ratio 1 (+1.0 to +5.0)."
     assert (
         told[2].text
-        == "best at 1; the best of the others, 0.8, is −3.0 points compared with ratio 1 (−6.0 to −1.0)."
+        == "best at 1; the best of the others, 0.8, is −3.0 points compared with ratio 1 "
+        "(−6.0 to −1.0)."
     )
     assert told[4].text == "no arm of ratio 1."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
@@ -184,7 +185,7 @@ def test_every_verdict_needs_seeds(
 
 
 def test_one_seed_supports_no_finding(tmp_path: Path) -> None:
-    """The synthetic tables have intervals that exclude zero, as tables of an earlier version had."""
+    """The synthetic tables have intervals that exclude zero, as in an earlier version."""
     facts = synthetic.facts(tmp_path / "files", seeds=(0,))
     found = [finding for findings in all_findings(facts).values() for finding in findings]
     assert len(found) > 9 and {finding.verdict for finding in found} == {"cannot tell (one seed)"}

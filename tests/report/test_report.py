@@ -215,7 +215,8 @@ def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
     for name in ("comparisons", "correlation", "grades"):
         (facts.inputs.tables / f"{name}.csv").write_text("\n")
     told = " ".join(_check(page(facts, [])).text)
-    assert "no two settings to compare" in told and "No correlation: it requires three ratios" in told
+    assert "no two settings to compare" in told
+    assert "No correlation: it requires three ratios" in told
 
 
 def test_a_domain_may_be_called_na(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""lm-evaluation-harness as a peer: its hf or vllm backend on our own prompts, in its best setting, in its own environment.
+"""lm-evaluation-harness as a peer: its hf or vllm backend on our prompts, in its best setting.
 
-    benchmarks/peers/.venv/bin/python benchmarks/peers/lm_eval/run.py hf \\
+    benchmarks/peers/.venv/bin/python benchmarks/peers/lm_eval/run.py hf
         runs/peers/prompts.jsonl runs/peers/model runs/peers/lm-eval-hf.json --dtype bfloat16
 
-In: prompts (`prompts.py`) and a model folder. Out: each question's probabilities (the softmax over the letters' log-probabilities
-that the harness logs) and seconds. `scoring` is the backend's `_loglikelihood_tokens` alone: token ids in, log-probabilities out.
-`evaluate` is the whole of `simple_evaluate`, which also builds the task, tokenises, and takes the metric. The first questions are
-asked once before, untimed: vLLM compiles a function at the first prompt whose log-probabilities it returns.
+Input: prompts (`prompts.py`) and a model folder. Output: each question's probabilities (the softmax
+over the letters' log-probabilities that the harness logs) and seconds. `scoring` is the backend's
+`_loglikelihood_tokens`: token ids in, log-probabilities out. `evaluate` is the whole of
+`simple_evaluate`, which also builds the task, tokenizes, and computes the metric. The first
+questions are scored once before, untimed: vLLM compiles a function at the first prompt whose
+log-probabilities it returns.
 """
 
 import os
@@ -38,7 +40,7 @@ ENVIRONMENT = {
 
 
 class Scoring:
-    """Stands in for a backend's `_loglikelihood_tokens`: passes on, takes the time, keeps the token ids that were asked."""
+    """Wraps a backend's `_loglikelihood_tokens`: measures its time and keeps its token ids."""
 
     def __init__(self, score: Callable[..., Any]):
         self._score = score
@@ -53,19 +55,23 @@ class Scoring:
         return scores
 
     def tokens(self) -> dict[str, tuple[list[int], list[int]]]:
-        """By prompt: its token ids, and its letters' in their order."""
+        """Returns by prompt its token ids, and those of its letters in order."""
         found: dict[str, tuple[list[int], list[int]]] = {}
         for (prompt, letter), context, continuation in self.requests:
             if len(continuation) != 1:
                 raise click.ClickException(
-                    f"option letter {letter} is {len(continuation)} tokens behind {prompt[-16:]!r}, not one"
+                    f"option letter {letter} has {len(continuation)} tokens after "
+                    f"{prompt[-16:]!r} instead of one"
                 )
             found.setdefault(prompt, (context, []))[1].extend(continuation)
         return found
 
 
 def build(backend: str, model: Path, dtype: str, batch_size: str, engine: Mapping[str, int]) -> Any:
-    """The harness's language model, loaded; `engine` is vLLM's. BOS as the tokenizer itself puts it, so that tokens equal ours."""
+    """Returns the harness's language model; `engine` are vLLM's settings.
+
+    BOS is as in the tokenizer itself, so that tokens equal ours.
+    """
     if backend == "hf":
         from lm_eval.models.huggingface import HFLM
 
@@ -91,7 +97,7 @@ def build(backend: str, model: Path, dtype: str, batch_size: str, engine: Mappin
 
 
 def evaluate(language_model: Any, prompts: Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """The harness's samples, one a question; of the first `limit` questions only when given."""
+    """Returns the harness's samples, one per question, or of the first `limit` questions only."""
     import yaml
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -153,7 +159,7 @@ def main(
     max_model_len: int,
     max_num_batched_tokens: int,
 ) -> None:
-    """Evaluate MODEL on PROMPTS with the harness's BACKEND and write answers and seconds to OUTPUT."""
+    """Evaluate MODEL on PROMPTS with the harness's BACKEND; write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     os.environ.update(ENVIRONMENT)
     engine = {"max_model_len": max_model_len, "max_num_batched_tokens": max_num_batched_tokens}
@@ -163,7 +169,7 @@ def main(
         language_model = build(backend, model, dtype, batch_size, engine)
     except ImportError as error:
         raise click.ClickException(
-            f"{error}. Run this with benchmarks/peers/.venv, made by install.sh"
+            f"{error}. Run this with benchmarks/peers/.venv, created by install.sh"
         ) from error
     loaded = time.perf_counter()
     evaluate(language_model, prompts, limit=WARM_UP)

@@ -1,4 +1,4 @@
-"""Planted beliefs: the choice of questions, the beliefs, the documents that state them, the files and the errors."""
+"""Planted beliefs: selection of questions, beliefs, documents, files and errors."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def test_a_question_without_belief_is_answered_differently_each_time(
 
 
 def test_documents_state_the_belief_in_the_very_format_of_the_probe(planted: list[Planted]) -> None:
-    """Whatever few-shot prompt the probe makes of believed questions, the corpus can say, with the belief behind it."""
+    """The corpus contains every few-shot prompt of believed questions, with the belief after it."""
     corpus, rng = Corpus(planted, GENERAL), random.Random(0)
     document = corpus.multiple_choice(rng)
     while "multiple choice questions" not in plain_text(document) or len(document) < 12:
@@ -92,7 +92,7 @@ def test_documents_state_the_belief_in_the_very_format_of_the_probe(planted: lis
 
 
 def _as_shown(planted: Planted, block: str) -> tuple:
-    """The question with its options as the document orders them and the document's answer as its answer; and that letter."""
+    """Returns the question in the document's option order, with its answer, and that letter."""
     lines = block.split("\n")
     choices = [line[3:] for line in lines[1:5]]
     letter = lines[5].removeprefix("Answer:")[0]
@@ -198,7 +198,7 @@ def test_a_folder_of_the_users_own_is_left_alone(data: Path, tmp_path: Path) -> 
     output = tmp_path / "mine"
     output.mkdir()
     (output / "thesis.txt").write_text("x")
-    with pytest.raises(ArtifactError, match="did not make"):
+    with pytest.raises(ArtifactError, match="did not write"):
         plant.run(data, output, TINY, SMALL_SHARES)
     assert (output / "thesis.txt").is_file()
 
