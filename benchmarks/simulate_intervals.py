@@ -92,9 +92,9 @@ def simulate(
     for _ in range(trials):
         _, found, p = compared(case, sizes, rng)
         both, own = found.interval(LEVEL), found.over_questions(LEVEL)
-        told = verdict(both and both.low, both and both.high, found.seeds, found.p_value(), LEVEL)
-        if told in counts:
-            counts[told] += 1
+        judged = verdict(both and both.low, both and both.high, found.seeds, found.p_value(), LEVEL)
+        if judged in counts:
+            counts[judged] += 1
         counts["models"] += own is not None and own.excludes_zero and p <= 1 - LEVEL
         if both:
             counts["covered"] += both.low <= case.difference <= both.high

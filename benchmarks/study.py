@@ -87,13 +87,13 @@ def balance(table: pd.DataFrame) -> pd.DataFrame:
     return counted[["covariate", "setting", "before", "after", "domains", "of_domains"]]
 
 
-def beside(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str:
+def side_by_side(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str:
     """Returns a Markdown table: one row per key that `cell` returns, one column per variant."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for variant, found_there in variants.items():
         for row in found_there:
-            if (told := cell(row)) is not None:
-                rows.setdefault(told[0], {})[variant] = told[1]
+            if (named := cell(row)) is not None:
+                rows.setdefault(named[0], {})[variant] = named[1]
     columns = [*names, *variants]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [
@@ -110,29 +110,31 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         return {variant: tables[name] for variant, tables in variants.items()}
 
     parts = [
-        beside(of("sets"), ["questions in a set"], lambda r: ((r["domain"],), f"{r['size']:g}")),
-        beside(
+        side_by_side(
+            of("sets"), ["questions in a set"], lambda r: ((r["domain"],), f"{r['size']:g}")
+        ),
+        side_by_side(
             of("balance"),
             ["distance from I", "of"],
             _distance,
         ),
-        beside(
+        side_by_side(
             of("base"),
             ["base model", "group"],
             lambda r: ((r["domain"], r["group"]), interval(r, "accuracy")),
         ),
-        beside(
+        side_by_side(
             _sorted(of("settings")),
             ["accuracy", "group"],
             lambda r: ((setting_name(r["setting"]), r["group"]), interval(r, "accuracy")),
         ),
-        beside(
+        side_by_side(
             of("comparisons"),
             ["difference", "group"],
             lambda r: ((pair(r), r["group"]), interval(r, "difference", sign=True)),
         ),
-        beside(of("best_ratio"), ["best ratio", "group"], _best),
-        beside(
+        side_by_side(of("best_ratio"), ["best ratio", "group"], _best),
+        side_by_side(
             of("correlation"),
             ["partial rho", "group"],
             lambda r: (
@@ -140,12 +142,12 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
                 interval(r, "rho", share=False, sign=True, ends=("low", "high")),
             ),
         ),
-        beside(
+        side_by_side(
             _sorted(of("abstention")),
             ["refused of known / of unknown, F1, AP, accuracy where answered", "group"],
             lambda r: ((setting_name(r["setting"]), r["group"]), _refused(r)),
         ),
-        beside(
+        side_by_side(
             _sorted(of("generated")),
             ["by letter / by written answer, agreement, names no option", "group"],
             _written,
@@ -171,9 +173,9 @@ def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
     """Returns None without a distance from an incompatible set."""
     if "before" not in row:
         return None
-    told = f"{number(row['before'])} -> {number(row['after'])}"
+    moved = f"{number(row['before'])} -> {number(row['after'])}"
     return (row["covariate"], setting_name(row["setting"])), " ".join(
-        filter(None, [told, over(row)])
+        filter(None, [moved, over(row)])
     )
 
 
@@ -200,9 +202,9 @@ def _written(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
     )
 
 
-def _with(row: dict[str, Any], name: str, told: Any) -> str:
+def _with(row: dict[str, Any], name: str, show: Any) -> str:
     """Formats a cell, with its domains if they are not all of the run's."""
-    return " ".join(filter(None, [told(row.get(name)), over(row, name) if name in row else ""]))
+    return " ".join(filter(None, [show(row.get(name)), over(row, name) if name in row else ""]))
 
 
 @click.command()

@@ -23,19 +23,19 @@ FIGURES = "kernels-figures.json"
 
 def keep(folder: Path, results: Path, figured: Path) -> list[str]:
     """Merges the rows and figures of FOLDER; returns a line for each changed file."""
-    told = []
+    changed = []
     for file in sorted(folder.glob("*.jsonl")):
         found = [row for row in rows.read_file(file) if row.device != "cpu"]
         if found:
-            told.append(f"{rows.store(found, results)}: {len(found)} rows")
+            changed.append(f"{rows.store(found, results)}: {len(found)} rows")
     if (folder / FIGURES).is_file():
         new = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         if new:
             write_json(
                 figured, figures.merged(json.loads(figured.read_text(encoding="utf-8")), new)
             )
-            told.append(f"{figured}: {len(new)} figures")
-    return told
+            changed.append(f"{figured}: {len(new)} figures")
+    return changed
 
 
 @click.command()

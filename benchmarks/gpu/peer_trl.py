@@ -156,7 +156,7 @@ def main(name: str, steps: int, batch: int, micro_batch: int, tiny: bool) -> Non
     if on_gpu and not tiny:
         sheet = Sheet("train", False, torch.cuda.get_device_name())
         gate = Gate(checked="losses are finite and stay near the first; the tokens are ours")
-        told = {
+        run_settings = {
             "precision": "bfloat16",
             "zero_stage": 2,
             "activation_checkpointing": "none",
@@ -164,7 +164,7 @@ def main(name: str, steps: int, batch: int, micro_batch: int, tiny: bool) -> Non
         }
         about = {
             "shape": name,
-            "settings": told,
+            "settings": run_settings,
             "kernels": ran["layers"],
             **ran,
             "own_settings": kept,

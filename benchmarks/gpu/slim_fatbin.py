@@ -45,7 +45,7 @@ def groups(data: bytes | bytearray) -> Iterator[tuple[int, int, list[Entry]]]:
         at = data.find(MAGIC, end)
 
 
-def wanted(group: list[Entry], keep: int) -> list[Entry]:
+def entries_to_keep(group: list[Entry], keep: int) -> list[Entry]:
     own = [entry for entry in group if entry[2] == ELF and entry[3] == keep]
     if own:
         return own
@@ -64,7 +64,7 @@ def main() -> None:
     data = bytearray(given.source.read_bytes())
     kept: collections.Counter[str] = collections.Counter()
     for at, end, group in list(groups(data)):
-        stay = wanted(group, given.keep) if group else []
+        stay = entries_to_keep(group, given.keep) if group else []
         for entry in group:
             _, size, kind, arch = entry
             kept[f"{'PTX' if kind == PTX else 'code'} {arch}" if entry in stay else "dropped"] += (

@@ -120,55 +120,33 @@ def build(
     """
     started = time.monotonic()
     settings = config.construct
-    whole = [question for question in pool if question.kind == settings.questions]
-    pool = usable(whole, texts, config)
-    num_failed = Counter(q.domain for q in whole)
-    num_failed.subtract(q.domain for q in pool)
     general_path = general.path_of(settings.general)
     instructions = general.load(general_path) if general_path else {}
-    counts: dict[str, float] = {}
-    if settings.official:
-        sets = released(settings, arms)
-        make: Make = partial(_released, sets, settings)
-        counts |= {
-            f"{name}/set_size": len(next(iter(sets[name].values())))
-            for name in dict.fromkeys(arm.domain for arm in arms)
-        }
-    else:
-        names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
-        domains = {
-            name: domain_of(name, settings, pool, by_score, texts, num_failed[name])
-            for name in names
-        }
-        make = partial(_built, domains, settings)
-        for domain in domains.values():
-            counts |= _domain_counts(domain)
+    make, counts = _maker(config, arms, pool, by_score, texts)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
     with atomic_folder(task.folder) as temporary:
-        for domain_name, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
-            general_ids = general.shuffled(instructions, domain_name, seed)
+        for domain, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
+            general_ids = general.shuffled(instructions, domain, seed)
             after: dict[str, balance.Covariates] = {}
             before: dict[str, balance.Covariates] = {}
-            for arm in (arm for arm in arms if (arm.domain, arm.seed) == (domain_name, seed)):
+            for arm in (arm for arm in arms if (arm.domain, arm.seed) == (domain, seed)):
                 examples, after[arm.setting], before[arm.setting] = make(arm)
                 counts |= _letter_counts(arm, examples)
                 by_id = {str(example.meta.question_id): example for example in examples}
                 if general_path:
-                    chosen = general.draw(
-                        general_ids, len(examples), settings.general.share, general_path
-                    )
+                    share = settings.general.share
+                    chosen = general.draw(general_ids, len(examples), share, general_path)
                     by_id |= {f"general/{id}": instructions[id] for id in chosen}
                 examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
                 write_jsonl(temporary / f"{arm.name}.jsonl", examples)
                 sizes[arm.name] = len(examples)
                 if "sharegpt" in settings.export:
                     export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
-            balances += balance.rows(domain_name, seed, "before", before)
-            balances += balance.rows(domain_name, seed, "after", after)
-        for text in smaller_than_batch(
-            {arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size
-        ):
+            balances += balance.rows(domain, seed, "before", before)
+            balances += balance.rows(domain, seed, "after", after)
+        by_arm = {arm: sizes[arm.name] for arm in arms}
+        for text in smaller_than_batch(by_arm, config.train.global_batch_size):
             say(f"construct: {text}")
         pd.DataFrame(balances).to_csv(temporary / BALANCE_FILE, index=False)
         if "huggingface" in settings.export:
@@ -184,6 +162,36 @@ def build(
 Made = tuple[list[Example], balance.Covariates, balance.Covariates]
 """An arm's examples, their covariates, and the covariates of the set without matching."""
 Make = Callable[[Arm], Made]
+
+
+def _maker(
+    config: Config,
+    arms: list[Arm],
+    pool: list[Question],
+    by_score: dict[str, Score],
+    texts: Mapping[TextKey, Text],
+) -> tuple[Make, dict[str, float]]:
+    """Returns the function that builds an arm's set, and the manifest's counts by domain."""
+    settings = config.construct
+    if settings.official:
+        sets = released(settings, arms)
+        domains_of_arms = dict.fromkeys(arm.domain for arm in arms)
+        counts: dict[str, float] = {
+            f"{name}/set_size": len(next(iter(sets[name].values()))) for name in domains_of_arms
+        }
+        return partial(_released, sets, settings), counts
+    of_kind = [question for question in pool if question.kind == settings.questions]
+    kept = usable(of_kind, texts, config)
+    num_failed = Counter(q.domain for q in of_kind)
+    num_failed.subtract(q.domain for q in kept)
+    domains = {
+        name: domain_of(name, settings, kept, by_score, texts, num_failed[name])
+        for name in dict.fromkeys(arm.domain for arm in arms if not arm.domains)
+    }
+    counts = {}
+    for domain in domains.values():
+        counts |= _domain_counts(domain)
+    return partial(_built, domains, settings), counts
 
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:

@@ -177,9 +177,9 @@ class Facts:
         ]
 
 
-def _questions(path: Path, wanted: set[str]) -> Iterator[Question]:
+def _questions(path: Path, ids: set[str]) -> Iterator[Question]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            if row["id"] in wanted:
+            if row["id"] in ids:
                 yield Question.model_construct(**row)

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from ift_scale.config import MatchingConfig
+from ift_scale.config.construct import MatchingConfig
 from ift_scale.report import findings
 from ift_scale.report.coverage import GROUPS, is_free
 from ift_scale.report.facts import Facts
