@@ -78,25 +78,25 @@ def clustered(
     too narrow). The variance is at least Fisher's for independent points, 1.06 / (n - 3 - k)
     (Fieller, Hartley and Pearson 1957).
     """
-    found = partial_spearman(x, y, control)
-    if found.rho is None:
-        return found
+    result = partial_spearman(x, y, control)
+    if result.rho is None:
+        return result
     labels, numbers = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    num, free = len(labels), found.n - 3 - len(_varying(control))
+    num, free = len(labels), result.n - 3 - len(_varying(control))
     if num == 1:
-        return replace(found, reason=f"no interval: {labels[0]} is the only domain")
+        return replace(result, reason=f"no interval: {labels[0]} is the only domain")
     if free < 1:
-        return replace(found, reason=f"no interval: {found.n} points are too few")
+        return replace(result, reason=f"no interval: {result.n} points are too few")
     kept = [numbers != i for i in range(num)]
     without = [partial_spearman(x[points], y[points], control[points]).rho for points in kept]
     if None in without:
         return replace(
-            found, reason=f"no interval: undefined without {labels[without.index(None)]}"
+            result, reason=f"no interval: undefined without {labels[without.index(None)]}"
         )
-    z_K, z = _fisher(np.array(without, dtype=float)), _fisher(np.array(found.rho))
+    z_K, z = _fisher(np.array(without, dtype=float)), _fisher(np.array(result.rho))
     variance = max((num - 1) / num * ((z_K - z_K.mean()) ** 2).sum(), 1.06 / free)
     half = scipy.stats.t.ppf((1 + level) / 2, num - 1) * np.sqrt(variance)
-    return replace(found, low=float(np.tanh(z - half)), high=float(np.tanh(z + half)))
+    return replace(result, low=float(np.tanh(z - half)), high=float(np.tanh(z + half)))
 
 
 def _fisher(rho: np.ndarray) -> np.ndarray:

@@ -18,18 +18,18 @@ def examples(panels: Panels, num: int = NUM_EXAMPLES) -> list[dict[str, Any]]:
     seeds) in any domain. `changed_by` is that setting; `predictions` are the options by setting,
     the most frequent over seeds (the first one on a tie). Questions without options are left out.
     """
-    found: dict[str, dict[str, Any]] = {}
+    selected: dict[str, dict[str, Any]] = {}
     settings = [setting for setting in PAPER if setting in panels.settings] or panels.settings
     queues = {setting: iter(_by_change(panels, setting, num)) for setting in settings}
-    while len(found) < num and queues:
+    while len(selected) < num and queues:
         for setting, queue in list(queues.items()):
-            chosen = next((c for c in queue if c[2] not in found), None)
+            chosen = next((c for c in queue if c[2] not in selected), None)
             if chosen is None:
                 del queues[setting]
-            elif len(found) < num:
+            elif len(selected) < num:
                 kl, panel, question = chosen
-                found[question] = _example(panel, question) | {"changed_by": setting, "kl": kl}
-    return list(found.values())
+                selected[question] = _example(panel, question) | {"changed_by": setting, "kl": kl}
+    return list(selected.values())
 
 
 def _by_change(panels: Panels, setting: str, num: int) -> list[tuple[float, Panel, str]]:
@@ -66,5 +66,5 @@ def _most_frequent(predictions_S: np.ndarray) -> int | None:
     return max(there, key=there.count) if there else None
 
 
-def as_lines(found: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(example) + "\n" for example in found)
+def as_lines(selected: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(example) + "\n" for example in selected)

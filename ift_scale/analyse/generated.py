@@ -65,28 +65,28 @@ def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataF
     letters' confidence.
     """
     rows = []
-    for setting, name, group, found in _cells(panels, "refused"):
-        parts = [_abstained(panel, setting, threshold) for panel in found]
+    for setting, name, group, chosen in _cells(panels, "refused"):
+        parts = [_abstained(panel, setting, threshold) for panel in chosen]
         row: dict[str, Any] = {
             "setting": setting,
             "domain": name,
             "group": group,
-            "questions": num_questions(found),
+            "questions": num_questions(chosen),
         }
-        row |= {"seeds": min(len(p.seeds(setting)) for p in found), **panels.coverage(found)}
+        row |= {"seeds": min(len(p.seeds(setting)) for p in chosen), **panels.coverage(chosen)}
         for share in _SHARES:
             there = [value for part in parts if (value := part[share]) is not None]
             row |= {share: float(np.mean(there)) if there else None, f"{share}_domains": len(there)}
-        made = panels.estimate(found, setting, "given", SHARE)
+        made = panels.estimate(chosen, setting, "given", SHARE)
         row |= mean_columns("accuracy_answered", made, level)
         row["accuracy_answered_domains"] = made.domains if made else 0
-        reasons = [*_missing(row, found), made.missing_over_questions if made else ""]
+        reasons = [*_missing(row, chosen), made.missing_over_questions if made else ""]
         rows.append(row | {"reason": "; ".join(filter(None, reasons))})
     return pd.DataFrame(rows, columns=list(ABSTENTION))
 
 
-def _missing(row: dict[str, Any], found: list[Panel]) -> list[str]:
-    asked = any(panel.base.columns.correct.notna().any() for panel in found)
+def _missing(row: dict[str, Any], chosen: list[Panel]) -> list[str]:
+    asked = any(panel.base.columns.correct.notna().any() for panel in chosen)
     about_base = ("refused_known", "refused_unknown", "f1")
     reasons = [
         _REASONS[key] if asked or key not in about_base else _NOT_ASKED
@@ -102,20 +102,20 @@ def generated_table(panels: Panels) -> pd.DataFrame:
     Shares are over seeds and questions, with equal weights for domains.
     """
     rows = []
-    for setting, name, group, found in _cells(panels, "unparsed"):
-        there = {p.key: np.isfinite(p.of(setting, "unparsed")) for p in found}
+    for setting, name, group, chosen in _cells(panels, "unparsed"):
+        there = {p.key: np.isfinite(p.of(setting, "unparsed")) for p in chosen}
         shares = [
             [p.of(setting, measure)[there[p.key]].mean() for measure in _MEASURES.values()]
-            for p in found
+            for p in chosen
         ]
         row = {
             "setting": setting,
             "domain": name,
             "group": group,
-            "questions": num_questions(found),
+            "questions": num_questions(chosen),
         }
         rows.append(
-            row | panels.coverage(found) | dict(zip(_MEASURES, np.mean(shares, 0), strict=True))
+            row | panels.coverage(chosen) | dict(zip(_MEASURES, np.mean(shares, 0), strict=True))
         )
     return pd.DataFrame(rows, columns=list(GENERATED))
 
@@ -123,10 +123,10 @@ def generated_table(panels: Panels) -> pd.DataFrame:
 def _cells(panels: Panels, measure: str) -> list[tuple[str, str, str, list[Panel]]]:
     """Returns (setting, domain or "all", group, panels with a value of the measure) of each row."""
     return [
-        (setting, name, group, found)
+        (setting, name, group, chosen)
         for setting in panels.settings
         for name, group, there in panels.cells(setting)
-        if (found := [panel for panel in there if np.isfinite(panel.of(setting, measure)).any()])
+        if (chosen := [panel for panel in there if np.isfinite(panel.of(setting, measure)).any()])
     ]
 
 

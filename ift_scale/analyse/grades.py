@@ -44,25 +44,25 @@ def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
     for setting in panels.settings:
         for name, group, there in panels.cells(setting):
             for grade in (*GRADES, *BY_CONFIDENCE):
-                found = [p for p in there if (grade_Q[p.key] == grade).any()]
-                if found:
-                    among = {p.domain: grade_Q[p.key] == grade for p in found}
+                chosen = [p for p in there if (grade_Q[p.key] == grade).any()]
+                if chosen:
+                    among = {p.domain: grade_Q[p.key] == grade for p in chosen}
                     row = {"setting": setting, "domain": name, "group": group, "grade": grade}
-                    rows.append(row | _graded(panels, found, setting, among, level))
+                    rows.append(row | _graded(panels, chosen, setting, among, level))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _graded(
-    panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float
+    panels: Panels, chosen: list[Panel], setting: str, among: dict[str, np.ndarray], level: float
 ) -> dict[str, Any]:
-    right = panels.estimate(found, setting, "accuracy", SHARE, among)
-    kept = panels.estimate(found, setting, "consistency", CORRELATION, among)
+    right = panels.estimate(chosen, setting, "accuracy", SHARE, among)
+    kept = panels.estimate(chosen, setting, "consistency", CORRELATION, among)
     assert right is not None, "only domains with questions of the grade are selected"
     return {
-        "questions": len({q for p in found for q in p.questions[among[p.domain]]}),
+        "questions": len({q for p in chosen for q in p.questions[among[p.domain]]}),
         "fewest_questions": right.fewest_questions,
         "seeds": right.seeds,
-        **panels.coverage(found),
+        **panels.coverage(chosen),
         **mean_columns("accuracy", right, level),
         "consistency": kept and kept.value,
         "consistency_domains": kept.domains if kept else 0,

@@ -76,20 +76,20 @@ def setting_table(panels: Panels, level: float) -> pd.DataFrame:
     rows = []
     for setting in panels.settings:
         shared = [cell for cell in panels.shared_cells() if setting in cell[2][0].settings]
-        for name, group, found in [*panels.cells(setting), *shared]:
+        for name, group, chosen in [*panels.cells(setting), *shared]:
             rows.append(
                 {"setting": setting, "domain": name, "group": group}
-                | _means_of(panels, found, setting, level)
+                | _means_of(panels, chosen, setting, level)
             )
     return pd.DataFrame(rows)
 
 
-def _means_of(panels: Panels, found: list[Panel], setting: str, level: float) -> dict[str, Any]:
-    seeds = min(len(p.seeds(setting)) for p in found)
+def _means_of(panels: Panels, chosen: list[Panel], setting: str, level: float) -> dict[str, Any]:
+    seeds = min(len(p.seeds(setting)) for p in chosen)
     row: dict[str, Any] = {
         "seeds": seeds,
-        "questions": num_questions(found),
-        **panels.coverage(found),
+        "questions": num_questions(chosen),
+        **panels.coverage(chosen),
     }
     row |= {
         "ratio": ratio_of(setting),
@@ -97,7 +97,7 @@ def _means_of(panels: Panels, found: list[Panel], setting: str, level: float) ->
     }
     reasons = []
     for name, measure in MEASURES.items():
-        made = panels.estimate(found, setting, name, measure)
+        made = panels.estimate(chosen, setting, name, measure)
         row |= mean_columns(name, made, level)
         if name != "accuracy":
             row[f"{name}_domains"] = made.domains if made else 0

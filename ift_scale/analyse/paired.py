@@ -24,18 +24,18 @@ class Discordant:
         return (self.first + self.second) / self.pairs
 
 
-def mcnemar(found: Discordant) -> float:
+def mcnemar(counts: Discordant) -> float:
     """Returns the two-sided p value of McNemar's test (1947), by statsmodels; 1 if no pair differs.
 
     Exact (binomial) below 25 differing pairs, else chi-square without continuity correction, whose
     size is closer to the level than the exact test's (Fagerland, Lydersen and Laake 2013).
     """
-    differing = found.first + found.second
+    differing = counts.first + counts.second
     if differing == 0:
         return 1.0
     from statsmodels.stats import contingency_tables
 
-    table = [[0, found.first], [found.second, 0]]
+    table = [[0, counts.first], [counts.second, 0]]
     return float(
         contingency_tables.mcnemar(table, exact=differing < _EXACT_BELOW, correction=False).pvalue
     )

@@ -54,13 +54,13 @@ def transition_table(panels: Panels) -> pd.DataFrame:
     rows = []
     for setting in panels.settings:
         for name, group, there in panels.cells(setting):
-            found = [p for p in there if p.base.columns.correct.notna().any()]
-            if found:
+            chosen = [p for p in there if p.base.columns.correct.notna().any()]
+            if chosen:
                 shares = [
                     transitions(p.base.columns.correct.to_numpy(), p.of(setting, "accuracy"))
-                    for p in found
+                    for p in chosen
                 ]
-                row = {"setting": setting, "domain": name, "group": group} | panels.coverage(found)
+                row = {"setting": setting, "domain": name, "group": group} | panels.coverage(chosen)
                 rows.append(row | _row(np.mean(shares, axis=0)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -93,14 +93,14 @@ class Program:
             return 0
         of_right = np.array([[1.0 if side == 0 else 0.0 for side, _ in self._cells]])
         equal = scipy.optimize.LinearConstraint(self._margins.tocsr(), 0, 0)
-        found = scipy.optimize.milp(
+        solution = scipy.optimize.milp(
             -of_right[0],
             constraints=[equal, scipy.optimize.LinearConstraint(of_right, 0, at_most)],
             bounds=scipy.optimize.Bounds(0, self._counts),
             integrality=np.ones(len(self._cells)),
             options={"mip_rel_gap": _LARGEST_GAP},
         )
-        return round(float(of_right[0] @ found.x)) if found.success else 0
+        return round(float(of_right[0] @ solution.x)) if solution.success else 0
 
     def choose(self, size: int, seed: str) -> Matched:
         """Returns `size` questions per set, as close to a proportional draw as the margins allow.
@@ -121,7 +121,7 @@ class Program:
         at_least = scipy.sparse.block_array([[one, one], [-one, one]])
         values = np.zeros(margins.shape[0] + 1)
         values[-1] = size
-        found = scipy.optimize.milp(
+        solution = scipy.optimize.milp(
             np.concatenate([np.zeros(num), np.ones(num)]),
             constraints=[
                 scipy.optimize.LinearConstraint(equal.tocsr(), values, values),
@@ -133,15 +133,15 @@ class Program:
             integrality=np.concatenate([np.ones(num), np.zeros(num)]),
             options={"mip_rel_gap": 0.05},
         )
-        if not found.success:
+        if not solution.success:
             raise RuntimeError(
                 f"HiGHS found no sets of {size} questions, although this size was feasible before: "
-                f"{found.message}"
+                f"{solution.message}"
             )
         sets: list[list[str]] = [[], []]
         for number, (side, trait) in enumerate(self._cells):
             ids = self._ids[side][trait]
-            sets[side] += draws.sample(ids, round(float(found.x[number])), seed)
+            sets[side] += draws.sample(ids, round(float(solution.x[number])), seed)
         return Matched(*sets)
 
 

@@ -86,19 +86,19 @@ def available(folder: Path) -> dict[str, list[str]]:
         raise DataError(
             Place(folder), "no such folder", "Pass the folder of a model, official_groups/MODEL"
         )
-    found: dict[str, list[str]] = {}
+    settings_by_domain: dict[str, list[str]] = {}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
         for setting, stem in FILES.items():
             if jsonl.exists(domain, stem):
-                found.setdefault(domain.name, []).append(setting)
-    if not found:
+                settings_by_domain.setdefault(domain.name, []).append(setting)
+    if not settings_by_domain:
         names = ", ".join(f"DOMAIN/{stem}.jsonl" for stem in FILES.values())
         raise DataError(
             Place(folder),
             f"contains none of {names} (or .gz)",
             "Pass the folder of a model, official_groups/MODEL",
         )
-    return found
+    return settings_by_domain
 
 
 def load(folder: Path) -> Sets:

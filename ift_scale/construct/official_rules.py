@@ -37,32 +37,32 @@ class Breach(NamedTuple):
 
 def check(models: Mapping[Path, Sets]) -> None:
     """Raises a DataError that lists every broken rule of the sets in these models' folders."""
-    found = [
+    broken = [
         f"{folder / domain}: {breach}"
         for folder, sets in models.items()
         for domain, by_setting in sets.items()
         for breach in breaches(by_setting)
     ]
-    if found:
-        lines = "".join(f"\n  - {line}" for line in found)
+    if broken:
+        lines = "".join(f"\n  - {line}" for line in broken)
         remedy = (
             "Download these sets again, correct them, or exclude the domains (construct.domains)"
         )
         raise DataError(
             Place("official sets"),
-            f"violations of the paper's rules ({len(found)}):{lines}\n ",
+            f"violations of the paper's rules ({len(broken)}):{lines}\n ",
             remedy,
         )
 
 
 def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
     """Returns the broken rules of one domain's sets, in the order of the rules."""
-    found: list[Breach] = []
+    broken: list[Breach] = []
 
     def add(problem: str, rows: Iterable[Imported]) -> None:
         places = [row.place for row in rows]
         if places:
-            found.append(
+            broken.append(
                 Breach(
                     f"{len(places)} {'row' if len(places) == 1 else 'rows'} of {problem}", places
                 )
@@ -94,8 +94,8 @@ def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
     sizes = {setting: len(rows) for setting, rows in sets.items()}
     if len(set(sizes.values())) > 1:
         text = ", ".join(f"{setting} {size:,}" for setting, size in sizes.items())
-        found.append(Breach(f"the sets differ in size: {text}", ()))
-    return found
+        broken.append(Breach(f"the sets differ in size: {text}", ()))
+    return broken
 
 
 def _row_rules(setting: str) -> list[tuple[str, Callable[[Imported], bool]]]:

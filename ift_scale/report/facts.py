@@ -86,10 +86,10 @@ def read(path: Path, name: str) -> pd.DataFrame:
     columns = [*dict.fromkeys([*COLUMNS[name].split(), "reason"])]
     try:
         # "NA" may be the name of a domain.
-        found = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
     except (FileNotFoundError, pd.errors.EmptyDataError):
-        found = pd.DataFrame(columns=columns)
-    return found.reindex(columns=[*columns, *(c for c in found if c not in columns)])
+        frame = pd.DataFrame(columns=columns)
+    return frame.reindex(columns=[*columns, *(c for c in frame if c not in columns)])
 
 
 class Facts:
@@ -125,8 +125,8 @@ class Facts:
     @cached_property
     def domains(self) -> list[str]:
         """The domains that arms were trained on, the one across domains last."""
-        found = list(dict.fromkeys(arm.domain for arm in self.inputs.arms))
-        return [d for d in found if d != POOLED] + [POOLED] * (POOLED in found)
+        frame = list(dict.fromkeys(arm.domain for arm in self.inputs.arms))
+        return [d for d in frame if d != POOLED] + [POOLED] * (POOLED in frame)
 
     @cached_property
     def single_domains(self) -> list[str]:

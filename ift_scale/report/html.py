@@ -66,9 +66,9 @@ def table(
     )
 
 
-def no_interval_note(found: pd.DataFrame, name: str) -> Markup:
+def no_interval_note(frame: pd.DataFrame, name: str) -> Markup:
     """Returns a note with the reasons for missing intervals of NAME; empty if none is missing."""
-    without = found[found[name].notna() & found[f"{name}_low"].isna()]
+    without = frame[frame[name].notna() & frame[f"{name}_low"].isna()]
     reasons = dict.fromkeys(
         part
         for text in without.reason.dropna()

@@ -25,13 +25,13 @@ def table(train: Path, arms: Sequence[Arm]) -> pd.DataFrame:
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
-                grades = {name: found["accuracy"] for name, found in row.pop("grades", {}).items()}
+                grades = {name: frame["accuracy"] for name, frame in row.pop("grades", {}).items()}
                 rows.append(arm.model_dump(exclude={"domains"}) | row | grades)
     return pd.DataFrame(rows)
 
 
-def graded(found: pd.DataFrame) -> list[str]:
-    return [grade for grade in GRADES if grade in found]
+def graded(frame: pd.DataFrame) -> list[str]:
+    return [grade for grade in GRADES if grade in frame]
 
 
 def curve(arms: pd.DataFrame, measure: str) -> pd.DataFrame:

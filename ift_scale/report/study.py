@@ -32,7 +32,7 @@ _MISSING = (
 def run(study: Config, variants: Mapping[str, Config]) -> Path:
     """Writes the study's report folder from those of its finished variants; returns the page."""
     folder = Path(study.output_dir) / FOLDER
-    found = {
+    by_variant = {
         name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES}
         for name, c in variants.items()
     }
@@ -40,7 +40,7 @@ def run(study: Config, variants: Mapping[str, Config]) -> Path:
         for name in TABLES:
             whole = [
                 tables[name].assign(variant=variant)
-                for variant, tables in found.items()
+                for variant, tables in by_variant.items()
                 if len(tables[name])
             ]
             if whole:
@@ -49,18 +49,21 @@ def run(study: Config, variants: Mapping[str, Config]) -> Path:
                     temporary / f"{name}.csv", index=False
                 )
         files = sorted(path.name for path in temporary.iterdir())
-        (temporary / PAGE).write_text(page(study, variants, found, files), encoding="utf-8")
+        (temporary / PAGE).write_text(page(study, variants, by_variant, files), encoding="utf-8")
     return folder / PAGE
 
 
 def page(
     study: Config,
     variants: Mapping[str, Config],
-    found: Mapping[str, Mapping[str, pd.DataFrame]],
+    by_variant: Mapping[str, Mapping[str, pd.DataFrame]],
     files: list[str],
 ) -> str:
     level = f"{study.analyse.confidence_level * 100:g}%"
-    sections = [("variants", "The variants", _variants(study, variants)), *_tables(found, level)]
+    sections = [
+        ("variants", "The variants", _variants(study, variants)),
+        *_tables(by_variant, level),
+    ]
     sections.append(("downloads", "The same numbers as files", downloads(files)))
     title = Path(study.output_dir).name
     subtitle = f"{title}: {len(variants)} variants of a study of {study.model.path}"
@@ -122,7 +125,7 @@ def _sizes(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _tables(
-    found: Mapping[str, Mapping[str, pd.DataFrame]], level: str
+    by_variant: Mapping[str, Mapping[str, pd.DataFrame]], level: str
 ) -> list[tuple[str, str, Markup]]:
     tables = (
         (
@@ -157,24 +160,26 @@ def _tables(
     out = []
     for id, title, name, caption, cells in tables:
         rows: dict[tuple[str, ...], dict[str, Any]] = {}
-        for variant, of_variant in found.items():
+        for variant, of_variant in by_variant.items():
             whole = of_variant[name] if name == "correlation" else overall(of_variant[name])
             for row in whole.to_dict("records"):
                 names, value = cells(row)
                 rows.setdefault(tuple(names.values()), dict(names))[variant] = value
         if rows:
             filled = [
-                row | {variant: row.get(variant) for variant in found} for row in rows.values()
+                row | {variant: row.get(variant) for variant in by_variant} for row in rows.values()
             ]
             shown = folded(filled, caption, _MISSING, heads=len(names), most=40)
-            drawn = _forests(found, level) if name == "comparisons" else ""
+            drawn = _forests(by_variant, level) if name == "comparisons" else ""
             out.append((id, title, joined([drawn, shown])))
     return out
 
 
-def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Markup:
+def _forests(by_variant: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Markup:
     """Draws one panel per group, one line per pair, one point per variant."""
-    tables = {variant: overall(of_variant["comparisons"]) for variant, of_variant in found.items()}
+    tables = {
+        variant: overall(of_variant["comparisons"]) for variant, of_variant in by_variant.items()
+    }
     every = pd.concat(tables.values())
     color = {variant: COLORS[i % len(COLORS)] for i, variant in enumerate(tables)}
     low, high = limits([*every.difference_low, *every.difference_high, 0.0])

@@ -62,21 +62,21 @@ def p_value(value: Any) -> str:
     return NONE if absent(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def reasons_of(found: pd.DataFrame, otherwise: str) -> str:
+def reasons_of(frame: pd.DataFrame, otherwise: str) -> str:
     """Returns the distinct reasons of a table's rows as text, or `otherwise`."""
     reasons = dict.fromkeys(
-        part for text in found.reason.dropna() for part in str(text).split("; ") if part
+        part for text in frame.reason.dropna() for part in str(text).split("; ") if part
     )
     return f"{'; '.join(reasons)}." if reasons else otherwise
 
 
 def setting_name(setting: str) -> str:
     """Returns a setting's name for tables and legends; mixtures have only their short name."""
-    found = treatment(setting)
-    if found.ratio is not None or found.short == found.label:
-        return found.short
+    frame = treatment(setting)
+    if frame.ratio is not None or frame.short == frame.label:
+        return frame.short
     return (
-        f"{found.label} ({found.short})" if " " in found.short else f"{found.short} {found.label}"
+        f"{frame.label} ({frame.short})" if " " in frame.short else f"{frame.short} {frame.label}"
     )
 
 

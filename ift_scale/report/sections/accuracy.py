@@ -131,15 +131,15 @@ def _panel(facts: Facts, group: str) -> Markup:
         0,
         1,
     )
-    found = settings[settings.group == group]
-    labels = [label(row) for row in found.to_dict("records")]
+    frame = settings[settings.group == group]
+    labels = [label(row) for row in frame.to_dict("records")]
     chart = Chart(
         across(labels), Axis(*ends, "accuracy", percent=True), f"Accuracy on {group} by setting"
     )
     chart.level(base[base.group == group].accuracy.mean())
     if not is_free(group):
         chart.level(facts.inputs.chance, "dotted")
-    for index, row in enumerate(found.to_dict("records")):
+    for index, row in enumerate(frame.to_dict("records")):
         color = colors.of(row["setting"])
         own = arms[(arms.setting == row["setting"]) & (arms.group == group)].accuracy
         for i, value in enumerate(own):

@@ -29,14 +29,14 @@ _SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#7
 
 def balance(facts: Facts) -> list[Markup]:
     """Returns figures and tables of letters and distances, before and after matching."""
-    found = facts["balance"]
-    if not len(found):
+    frame = facts["balance"]
+    if not len(frame):
         return []
-    settings = in_order(list(dict.fromkeys(found.setting)))
-    stages = [stage for stage in STAGES if (found.stage == stage).any()]
+    settings = in_order(list(dict.fromkeys(frame.setting)))
+    stages = [stage for stage in STAGES if (frame.stage == stage).any()]
     matched = facts.config.construct.matching != MatchingConfig()
     if not matched:
-        stages, found = stages[-1:], found[found.stage == stages[-1]]
+        stages, frame = stages[-1:], frame[frame.stage == stages[-1]]
     intro = (
         "Sets should differ only in their agreement with the model. Any other difference could be "
         "mistaken for an effect of knowledge: a letter that one set prefers, questions with higher "
@@ -48,7 +48,7 @@ def balance(facts: Facts) -> list[Markup]:
         )
     )
     parts = [Markup("<h3>Balance of the sets</h3>"), paragraph(intro)]
-    letters = found[found.covariate == "letter"]
+    letters = frame[frame.covariate == "letter"]
     if len(letters):
         levels = sorted({str(level) for level in letters.level})
         panels = [
@@ -61,10 +61,10 @@ def balance(facts: Facts) -> list[Markup]:
         parts.append(
             figure(
                 panels,
-                f"Letters of the taught option: mean share over domains and seeds.{_unlike(found)}",
+                f"Letters of the taught option: mean share over domains and seeds.{_unlike(frame)}",
             )
         )
-    distances = _distances(found)
+    distances = _distances(frame)
     panels = []
     for covariate, name in COVARIATES.items():
         part = distances[distances.covariate == covariate]
@@ -74,7 +74,7 @@ def balance(facts: Facts) -> list[Markup]:
             )
     if panels:
         caption = (
-            f"Distance from the incompatible set, the mean over domains and seeds.{_unlike(found)} "
+            f"Distance from the incompatible set, the mean over domains and seeds.{_unlike(frame)} "
             + ("Hollow: before matching; filled: after. " if matched else "")
             + "Letter and author: total variation; confidence and length: absolute standardized "
             "mean difference. To the left of the dashed line (0.1), sets count as balanced; an "
@@ -85,21 +85,21 @@ def balance(facts: Facts) -> list[Markup]:
         parts.append(
             paragraph("No distances: this run has no incompatible set for comparison.", "note")
         )
-    return [*parts, details("Balance by domain", joined(_tables(found, settings)))]
+    return [*parts, details("Balance by domain", joined(_tables(frame, settings)))]
 
 
-def _unlike(found: pd.DataFrame) -> str:
-    some = found.groupby("setting").domain.nunique().min() < found.domain.nunique()
+def _unlike(frame: pd.DataFrame) -> str:
+    some = frame.groupby("setting").domain.nunique().min() < frame.domain.nunique()
     return " (n/m): over n of m domains." if some else ""
 
 
-def _distances(found: pd.DataFrame) -> pd.DataFrame:
+def _distances(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the mean absolute distance over domains and seeds by stage, setting, covariate."""
-    once = found.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
+    once = frame.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
     grouped = sized.groupby(["stage", "setting", "covariate"], sort=False)
     means = grouped.agg(distance=("distance", "mean"), domains=("domain", "nunique")).reset_index()
-    return means.assign(of_domains=found.domain.nunique())
+    return means.assign(of_domains=frame.domain.nunique())
 
 
 def _labels(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
@@ -164,11 +164,11 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
     return chart.svg()
 
 
-def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
+def _tables(frame: pd.DataFrame, settings: list[str]) -> list[Markup]:
     keys = ["domain", "setting", "stage"]
-    seeds = found.groupby(keys).seed.nunique().to_dict()
-    shares = found.groupby([*keys, "covariate", "level"]).value.sum().to_dict()
-    once = found.drop_duplicates([*keys, "seed", "covariate"])
+    seeds = frame.groupby(keys).seed.nunique().to_dict()
+    shares = frame.groupby([*keys, "covariate", "level"]).value.sum().to_dict()
+    once = frame.drop_duplicates([*keys, "seed", "covariate"])
     distances = (
         pd.to_numeric(once.distance)
         .abs()
@@ -177,7 +177,7 @@ def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
         .to_dict()
     )
     out = []
-    for domain, part in found.groupby("domain", sort=False):
+    for domain, part in frame.groupby("domain", sort=False):
         levels = sorted({str(level) for level in part[part.covariate == "letter"].level})
         rows: list[dict[str, Any]] = []
         for cell in ((domain, setting, stage) for setting in settings for stage in STAGES):

@@ -31,10 +31,10 @@ NOTHING = "no question was asked of both models."
 
 
 def transitions(facts: Facts) -> Markup | None:
-    found = facts["transitions"]
-    if not len(found):
+    frame = facts["transitions"]
+    if not len(frame):
         return None
-    whole = facts.ordered(overall(found))
+    whole = facts.ordered(overall(frame))
     panels = [
         (group, _bars(whole[whole.group == group], group))
         for group in facts.groups
@@ -59,11 +59,11 @@ def transitions(facts: Facts) -> Markup | None:
         ),
     ]
     for domain in (
-        [d for d in facts.domains if (found.domain == d).any()]
-        if found.domain.nunique() > 1
+        [d for d in facts.domains if (frame.domain == d).any()]
+        if frame.domain.nunique() > 1
         else []
     ):
-        rows = _shares(facts.ordered(found[found.domain == domain]))
+        rows = _shares(facts.ordered(frame[frame.domain == domain]))
         parts.append(
             folded(
                 rows, f"Transitions in percent of the questions: {domain}", NOTHING, heads=2, most=0
@@ -98,14 +98,14 @@ def _bars(rows: pd.DataFrame, group: str) -> Markup:
 
 
 def grades(facts: Facts) -> Markup | None:
-    found = facts["grades"]
-    if not len(found):
+    frame = facts["grades"]
+    if not len(frame):
         return None
     order = ["known right", "uncertain", "known wrong", *GRADES]
     present = sorted(
-        dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order)
+        dict.fromkeys(frame.grade), key=lambda g: order.index(g) if g in order else len(order)
     )
-    whole = facts.ordered(overall(found))
+    whole = facts.ordered(overall(frame))
     kinds = [
         kind
         for kind in ([g for g in present if g not in GRADES], [g for g in present if g in GRADES])
@@ -167,7 +167,7 @@ def _by_grade(rows: pd.DataFrame, group: str, kinds: list[str]) -> Markup:
 def generated(facts: Facts) -> Markup | None:
     """Generated answers and refusals, if they were generated."""
     parts = []
-    if len(found := facts["generated"]):
+    if len(frame := facts["generated"]):
         rows = [
             {
                 "setting": setting_name(row["setting"]),
@@ -177,14 +177,14 @@ def generated(facts: Facts) -> Markup | None:
                 "agreement": points(row["agreement"]),
                 "no option named": points(row["unparsed"]),
             }
-            for row in facts.ordered(overall(found)).to_dict("records")
+            for row in facts.ordered(overall(frame)).to_dict("records")
         ]
         caption = f"Accuracy of letter predictions and of generated answers, percent: {facts.scope}"
         parts.append(
-            folded(column(rows, facts.ordered(overall(found))), caption, "no such answer.", heads=2)
+            folded(column(rows, facts.ordered(overall(frame))), caption, "no such answer.", heads=2)
         )
-    if len(found := facts["abstention"]):
-        whole = facts.ordered(overall(found))
+    if len(frame := facts["abstention"]):
+        whole = facts.ordered(overall(frame))
         judged = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
         panels = [
             (group, _refusals(judged[judged.group == group], group))

@@ -68,9 +68,9 @@ def body(facts: Facts) -> Markup | None:
 
 
 def _by_setting(facts: Facts, name: str, group: str) -> Markup:
-    found = facts.ordered(overall(facts["settings"]))
-    low, high = limits([value for end in ("", "_low", "_high") for value in found[f"{name}{end}"]])
-    rows = found[found.group == group].to_dict("records")
+    frame = facts.ordered(overall(facts["settings"]))
+    low, high = limits([value for end in ("", "_low", "_high") for value in frame[f"{name}{end}"]])
+    rows = frame[frame.group == group].to_dict("records")
     if name == "kl":
         low = min(0.0, low)
     names = [label(row, name) for row in rows]

@@ -42,10 +42,10 @@ def _ends(row: Any) -> str | None:
 
 
 def body(facts: Facts) -> Markup | None:
-    found = facts["comparisons"]
-    if not len(found):
+    frame = facts["comparisons"]
+    if not len(frame):
         return paragraph("This run has no two settings to compare.")
-    chosen = overall(found)
+    chosen = overall(frame)
     text = (
         "First setting minus second, on the same questions and seeds, over the domains that have "
         f"both: {facts.scope}, percentage points with {facts.level} intervals. Asked: questions × "
@@ -72,11 +72,11 @@ def body(facts: Facts) -> Markup | None:
             _table(chosen, f"Differences: {facts.scope}"),
         ]
     for domain in (
-        [d for d in facts.domains if (found.domain == d).any()]
-        if found.domain.nunique() > 1
+        [d for d in facts.domains if (frame.domain == d).any()]
+        if frame.domain.nunique() > 1
         else []
     ):
-        part = found[found.domain == domain]
+        part = frame[frame.domain == domain]
         order = [group for group in facts.groups if (part.group == group).any()]
         panels = [
             (group, _forest(part, group, f"Differences in {domain} on {group}")) for group in order
@@ -100,9 +100,9 @@ def _table(part: pd.DataFrame, caption: str) -> Markup:
     )
 
 
-def _forest(found: pd.DataFrame, group: str, about: str) -> Markup:
-    low, high = limits([*found.difference_low, *found.difference, *found.difference_high, 0.0])
-    records = found[found.group == group].to_dict("records")
+def _forest(frame: pd.DataFrame, group: str, about: str) -> Markup:
+    low, high = limits([*frame.difference_low, *frame.difference, *frame.difference_high, 0.0])
+    records = frame[frame.group == group].to_dict("records")
     names = [
         pair(row) + (f" ({row['domains']:.0f}/{row['of_domains']:.0f})" if over(row) else "")
         for row in records

@@ -14,15 +14,15 @@ FIRST = 8
 
 
 def body(facts: Facts) -> Markup | None:
-    found = facts.examples()
-    if not found:
+    shown_examples = facts.examples()
+    if not shown_examples:
         return None
     text = (
         "The questions whose answers changed most. Before: the base model's answer (few-shot) with "
         "its confidence. After: the most frequent answer of each setting over its seeds. The bar "
         "marks the right option."
     )
-    cards = [_card(shown) for shown in found]
+    cards = [_card(shown) for shown in shown_examples]
     parts = [paragraph(text), Markup('<div class="cards">{}</div>').format(joined(cards[:FIRST]))]
     if cards[FIRST:]:
         rest = Markup('<div class="cards">{}</div>').format(joined(cards[FIRST:]))

@@ -47,10 +47,10 @@ def _row(figure: str, group: str, ours: str | None, theirs: str, models: str) ->
 
 
 def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
-    theirs, found = paper_figures()["differences"], overall(facts["comparisons"])
+    theirs, frame = paper_figures()["differences"], overall(facts["comparisons"])
     for first, second in dict.fromkeys((r["first"], r["second"]) for r in theirs):
         name = f"{treatment(first).short} − {treatment(second).short}, points"
-        ours = found[(found["first"] == first) & (found["second"] == second)].to_dict("records")
+        ours = frame[(frame["first"] == first) & (frame["second"] == second)].to_dict("records")
         for group in _groups(facts):
             reported = [
                 r
@@ -79,24 +79,24 @@ def _ratio(facts: Facts, which: str, group: str) -> float | None:
     if which == "ratio 0":
         return 0.0
     best = overall(facts["best_ratio"])
-    found = best[best.group == group].best_ratio.tolist()
-    return None if not found or absent(found[0]) else float(found[0])
+    frame = best[best.group == group].best_ratio.tolist()
+    return None if not frame or absent(frame[0]) else float(frame[0])
 
 
 def _kl_at(facts: Facts, ratio: float | None, group: str) -> str | None:
     if ratio is None:
         return None
     rows = overall(facts["settings"])
-    found = rows[(rows.setting == consistency_setting(ratio)) & (rows.group == group)].to_dict(
+    frame = rows[(rows.setting == consistency_setting(ratio)) & (rows.group == group)].to_dict(
         "records"
     )
-    return interval(found[0], "kl", share=False) if found else None
+    return interval(frame[0], "kl", share=False) if frame else None
 
 
 def _correlation(facts: Facts) -> Iterator[dict[str, Any]]:
     reported = paper_figures()["correlation"]
-    found = facts["correlation"][facts["correlation"].measure == reported["measure"]]
-    rows = {row["group"]: row for row in found.to_dict("records")}
+    frame = facts["correlation"][facts["correlation"].measure == reported["measure"]]
+    rows = {row["group"]: row for row in frame.to_dict("records")}
     for group in rows or _groups(facts):
         ours = interval(rows.get(group, {}), "rho", share=False, sign=True, ends=("low", "high"))
         name = "partial rho of consistency"

@@ -18,12 +18,12 @@ NAMES = {
 
 
 def body(facts: Facts) -> Markup | None:
-    found = facts.inputs.knowledge
-    if not found:
+    measures = facts.inputs.knowledge
+    if not measures:
         return None
     parts = [
         paragraph(
-            f"The probe, few-shot, on {found['questions']:,} choice questions (all of the run)."
+            f"The probe, few-shot, on {measures['questions']:,} choice questions (all of the run)."
         ),
         paragraph(
             joined(
@@ -35,14 +35,14 @@ def body(facts: Facts) -> Markup | None:
             ),
             "note",
         ),
-        table(reliability(found), "Reliability of the base model's knowledge"),
+        table(reliability(measures), "Reliability of the base model's knowledge"),
     ]
-    panels = [("calibration", calibration(found["calibration"]))]
+    panels = [("calibration", calibration(measures["calibration"]))]
     panels += [
         (f"letters, {num_choices} options", letters(int(num_choices), row))
-        for num_choices, row in found["letters"].items()
+        for num_choices, row in measures["letters"].items()
     ]
-    shown = [name for name in NAMES if any(name in row for row in found["letters"].values())]
+    shown = [name for name in NAMES if any(name in row for row in measures["letters"].values())]
     caption = (
         "Calibration: on the dotted line, a confidence of 0.7 is right in 70% of the cases; a "
         "circle's area is proportional to its number of questions. Letters: recall is the share of "
@@ -52,21 +52,21 @@ def body(facts: Facts) -> Markup | None:
     return joined(parts)
 
 
-def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
+def reliability(measures: dict[str, Any]) -> list[dict[str, str]]:
     """Returns one row per available measure."""
     rows = [
         (
             "expected calibration error",
-            f"{found['ece']:.3f}",
+            f"{measures['ece']:.3f}",
             "mean distance between confidence and accuracy, ten bins",
         ),
         (
             "Brier score",
-            f"{found['brier']:.3f}",
+            f"{measures['brier']:.3f}",
             "squared distance between probabilities and truth, 0 to 2",
         ),
     ]
-    for num_choices, row in found["letters"].items():
+    for num_choices, row in measures["letters"].items():
         about = f"{num_choices} options"
         rows.append(
             (
@@ -83,46 +83,48 @@ def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
                     "preference for letters as such: 0 none, at most 1 − 1/options",
                 )
             )
-    if "views" in found:
+    if "views" in measures:
         rows.append(
             (
                 "agreement between views",
-                f"{found['views']['agreement']:.3f}",
+                f"{measures['views']['agreement']:.3f}",
                 "share of orders and draws with the same prediction",
             )
         )
-    if "cloze" in found:
+    if "cloze" in measures:
         rows.append(
             (
                 "accuracy by the options' text",
-                f"{found['cloze']['accuracy']:.3f}",
+                f"{measures['cloze']['accuracy']:.3f}",
                 "most likely text, normalized by length",
             )
         )
         rows.append(
             (
                 "agreement between text and letter",
-                f"{found['cloze']['agreement']:.3f}",
+                f"{measures['cloze']['agreement']:.3f}",
                 "share of questions",
             )
         )
     for name, grades in (
-        ("choice", found.get("grades")),
-        ("free", found.get("free", {}).get("grades")),
+        ("choice", measures.get("grades")),
+        ("free", measures.get("free", {}).get("grades")),
     ):
         rows += [
             (f"{grade}, {name} questions", f"{count:,}", "SliCK's grade")
             for grade, count in (grades or {}).items()
         ]
-    if "free" in found:
+    if "free" in measures:
         rows.append(
             (
                 "exact match, free questions",
-                f"{found['free']['exact_match']:.3f}",
-                f"of {found['free']['questions']:,}",
+                f"{measures['free']['exact_match']:.3f}",
+                f"of {measures['free']['questions']:,}",
             )
         )
-        rows.append(("F1, free questions", f"{found['free']['f1']:.3f}", "over tokens, best alias"))
+        rows.append(
+            ("F1, free questions", f"{measures['free']['f1']:.3f}", "over tokens, best alias")
+        )
     return [dict(zip(("measure", "value", "what it is"), row, strict=True)) for row in rows]
 
 

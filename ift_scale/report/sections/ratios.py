@@ -30,12 +30,12 @@ def body(facts: Facts) -> Markup | None:
 
 def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | None:
     settings = facts["settings"]
-    found = (
+    frame = (
         settings.assign(ratio=pd.to_numeric(settings.setting.map(ratio_of)))
         .dropna(subset=["ratio"])
         .sort_values("ratio")
     )
-    if found.ratio.nunique() < 3:
+    if frame.ratio.nunique() < 3:
         return None
     mixed = ratio_of is consistency_ratio
     lines = (
@@ -50,11 +50,11 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
             else "From questions that the model knows (0) to questions that it does not know (1)."
         )
     ]
-    whole = side_by_side(found)
+    whole = side_by_side(frame)
     names = [(ALL, facts.scope, whole)] if len(whole) else []
     names += (
-        [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()]
-        if found.domain.nunique() > 1
+        [(d, d, frame[frame.domain == d]) for d in facts.domains if (frame.domain == d).any()]
+        if frame.domain.nunique() > 1
         else []
     )
     for name, title, rows in names:
@@ -80,13 +80,13 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
 
 
 def _panel(
-    facts: Facts, found: pd.DataFrame, domain: str, group: str, color: str, label: str
+    facts: Facts, frame: pd.DataFrame, domain: str, group: str, color: str, label: str
 ) -> Markup:
     base = facts["base"] if domain == ALL else facts["base"].query("domain == @domain")
     low, high = limits(
-        [*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.inputs.chance], 0, 1
+        [*frame.accuracy_low, *frame.accuracy_high, *base.accuracy, facts.inputs.chance], 0, 1
     )
-    rows = found[found.group == group]
+    rows = frame[frame.group == group]
     about = f"Accuracy on {group} by {label}, {domain}"
     chart = Chart(
         Axis(-0.03, 1.03, label, marks=[(i / 5, f"{i / 5:g}") for i in range(6)]),
@@ -133,8 +133,8 @@ def _unlike(rows: pd.DataFrame) -> str:
 
 
 def _best(facts: Facts) -> Markup:
-    found = facts["best_ratio"]
-    whole_first = pd.concat([found[found.domain == ALL], found[found.domain != ALL]])
+    frame = facts["best_ratio"]
+    whole_first = pd.concat([frame[frame.domain == ALL], frame[frame.domain != ALL]])
     rows = [
         {
             "domain": row["domain"],
@@ -155,7 +155,7 @@ def _best(facts: Facts) -> Markup:
         "upwards. The interval is that of the largest true difference and is widened for that "
         "choice (Bonferroni over the ratios)."
     )
-    missing = reasons_of(found, "there is no arm at ratio 1.")
+    missing = reasons_of(frame, "there is no arm at ratio 1.")
     return joined(
         [
             table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2),

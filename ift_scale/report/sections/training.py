@@ -81,8 +81,8 @@ def live_share(manifests: list[Manifest]) -> str:
 
 
 def live_knowledge(facts: Facts) -> Markup | None:
-    found = facts.live
-    if not len(found):
+    frame = facts.live
+    if not len(frame):
         return None
     text = (
         "The arm's own held-out questions (HOMO), asked without examples in the training template "
@@ -92,14 +92,14 @@ def live_knowledge(facts: Facts) -> Markup | None:
         "are interpolated; an arm that stopped early keeps its last value."
     )
     domains, settings = (
-        list(dict.fromkeys(found.domain)),
-        in_order(list(dict.fromkeys(found.setting))),
+        list(dict.fromkeys(frame.domain)),
+        in_order(list(dict.fromkeys(frame.setting))),
     )
     panels = [
         (
             f"{domain}: {label}",
             _live_panel(
-                found[found.domain == domain],
+                frame[frame.domain == domain],
                 settings,
                 measure,
                 f"{label} while training in {domain}",
@@ -116,11 +116,11 @@ def live_knowledge(facts: Facts) -> Markup | None:
             key(settings),
         ),
     ]
-    grades = live.graded(found)
+    grades = live.graded(frame)
     panels = []
     for domain in domains if grades else []:
         for setting in settings:
-            arms = found[(found.domain == domain) & (found.setting == setting)]
+            arms = frame[(frame.domain == domain) & (frame.setting == setting)]
             # A domain may have no question of a grade, or no measured arm of a setting.
             kinds = [grade for grade in grades if len(arms) and arms[grade].notna().all()]
             if kinds:
@@ -137,16 +137,16 @@ def live_knowledge(facts: Facts) -> Markup | None:
     return joined(parts)
 
 
-def _live_panel(found: pd.DataFrame, settings: list[str], measure: str, about: str) -> Markup:
+def _live_panel(frame: pd.DataFrame, settings: list[str], measure: str, about: str) -> Markup:
     curves = {
-        s: live.curve(found[found.setting == s], measure)
+        s: live.curve(frame[frame.setting == s], measure)
         for s in settings
-        if (found.setting == s).any()
+        if (frame.setting == s).any()
     }
     ends = [value for curve in curves.values() for name in ("low", "high") for value in curve[name]]
     axis = Axis(*limits(ends), percent=measure == "accuracy")
     chart = Chart(
-        Axis(0, max(float(found.step.max()), 1), "optimizer step"), axis, about, height=200
+        Axis(0, max(float(frame.step.max()), 1), "optimizer step"), axis, about, height=200
     )
     for setting, curve in curves.items():
         _curve(chart, curve, colors.of(setting))
