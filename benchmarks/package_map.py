@@ -107,7 +107,9 @@ def code_shares(paths: list[Path]) -> tuple[float, float]:
 
 
 @click.command()
-@click.option("--root", type=click.Path(path_type=Path, exists=True), default=ROOT, help="A checkout.")
+@click.option(
+    "--root", type=click.Path(path_type=Path, exists=True), default=ROOT, help="A checkout."
+)
 def main(root: Path) -> None:
     """Print the layout of the checkout at ROOT."""
     known, graph = modules(root), imports(root)
@@ -117,7 +119,9 @@ def main(root: Path) -> None:
     between = rooms(graph)
     for room, paths in sorted(by_room.items()):
         lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
-        click.echo(f"{room:12} {len(paths):3} files {lines:6,} lines, imports {', '.join(sorted(between[room]))}")
+        click.echo(
+            f"{room:12} {len(paths):3} files {lines:6,} lines, imports {', '.join(sorted(between[room]))}"
+        )
     comments, wide = code_shares(list(known.values()))
     chain = longest_chain(graph)
     click.echo(f"{len(between)} rooms, {sum(map(len, between.values()))} imports between them")
@@ -125,7 +129,9 @@ def main(root: Path) -> None:
     click.echo(f"files to follow one optimizer step: {len({file for file, _ in STEP})}")
     for file, function in STEP:
         click.echo(f"    {file}: {function}")
-    click.echo(f"comment lines {comments:.1%} of the lines of code, {wide:.1%} of the lines over {WIDTH} columns")
+    click.echo(
+        f"comment lines {comments:.1%} of the lines of code, {wide:.1%} of the lines over {WIDTH} columns"
+    )
 
 
 if __name__ == "__main__":
