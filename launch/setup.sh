@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Makes a virtual environment from configs/locks/cpu.txt and installs this checkout into it; `make setup` runs it.
+#   launch/setup.sh [FOLDER]        default: .venv
+# An environment that is complete and matches the lock, setup.py and the interpreter is left as it is; any other is made again.
+# PYTHON  the interpreter (a name or a path); else the first of python3, python3.11, python3.12 and python3.13 that fits, else uv's
+# Packages are installed with uv if it is on PATH, else with pip.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$(pwd -P)
+venv=${1:-.venv}
+lock=configs/locks/cpu.txt
+torch_index=https://download.pytorch.org/whl/cpu
+uv=$(command -v uv || true)
+
+fail() {
+  echo "setup: $*" >&2
+  exit 3
+}
+
+# lacks PYTHON: prints what the interpreter lacks, nothing if it fits. PyTorch compiles against the headers.
+lacks() {
+  WITH_UV=$uv "$1" - 2>/dev/null <<'PY' || echo "a start without errors"
+import importlib.util, os, sys, sysconfig
+lacking = []
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    lacking.append("a supported version (it is %d.%d; 3.11, 3.12 and 3.13 are)" % sys.version_info[:2])
+elif not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+    lacking.append("the headers (apt-get install python%d.%d-dev)" % sys.version_info[:2])
+if not os.environ["WITH_UV"] and sys.version_info >= (3, 11) and importlib.util.find_spec("ensurepip") is None:
+    lacking.append("venv (apt-get install python%d.%d-venv)" % sys.version_info[:2])
+print(" and ".join(lacking))
+PY
+}
+
+# Prints the interpreter to use. Anything else that it reports goes to stderr.
+choose() {
+  local candidate lacking nearly=
+  if [ -n "${PYTHON:-}" ]; then
+    command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not an executable"
+    lacking=$(lacks "$PYTHON")
+    [ -z "$lacking" ] || fail "PYTHON=$PYTHON lacks $lacking"
+    echo "$PYTHON"
+    return
+  fi
+  for candidate in python3 python3.11 python3.12 python3.13; do
+    command -v "$candidate" >/dev/null || continue
+    lacking=$(lacks "$candidate")
+    if [ -z "$lacking" ]; then
+      echo "$candidate"
+      return
+    fi
+    case $lacking in *apt-get*) nearly=${nearly:-"$candidate lacks $lacking"} ;; esac
+  done
+  if [ -n "$uv" ]; then
+    "$uv" python find --managed-python '>=3.11,<3.14' 2>/dev/null && return
+    echo "setup: no Python 3.11, 3.12 or 3.13 with headers on PATH; uv installs 3.12" >&2
+    "$uv" python install -q 3.12 >&2 && "$uv" python find --managed-python 3.12 && return
+  fi
+  [ -z "$nearly" ] || fail "$nearly, or install uv (https://docs.astral.sh/uv), which brings its own Python"
+  fail "no Python 3.11, 3.12 or 3.13 on PATH: install one (apt-get install python3 python3-venv python3-dev) or uv" \
+    "(https://docs.astral.sh/uv), or name one (make PYTHON=/path/to/python3.12)"
+}
+
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# The stamp is written last, so an interrupted set-up has none. Scripts and the editable install name the checkout's own path.
+stamp() { echo "$root $(version "$1") $(cat "$lock" setup.py | sha256sum | cut -c1-12)"; }
+
+ready() {
+  local have=$venv/bin/python
+  [ -f "$venv/.ready" ] && [ "$(cat "$venv/.ready")" = "$(stamp "$have")" ] || return 1
+  [ -z "${PYTHON:-}" ] || [ "$(version "$PYTHON")" = "$(version "$have")" ]
+}
+
+if [ -n "$uv" ]; then
+  # uv reads none of pip's settings; the folders of wheels are worth keeping.
+  export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
+  create() { "$uv" venv -q --seed --clear --python "$1" "$venv"; }
+  install() { "$uv" pip install -q --python "$venv/bin/python" "$@"; }
+else
+  create() { "$1" -m venv --clear "$venv"; }
+  install() { "$venv/bin/python" -m pip --disable-pip-version-check install -q "$@"; }
+fi
+
+# PyPI has only the build for CUDA. The one for CPUs is looked for where pip or uv is set up to look, then on PyTorch's own index.
+install_torch() {
+  local torch
+  torch=$(grep -oE '^torch==[0-9.]+' "$lock")
+  echo "setup: $torch"
+  install --no-deps "$torch+cpu" 2>/dev/null && return
+  PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=20 UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=20 \
+    install --no-deps --index-url "$torch_index" "$torch+cpu" 2>/dev/null && return
+  echo "setup: no CPU build of $torch for Python $(version "$venv/bin/python") from $torch_index; taking PyPI's for CUDA (3 GB)"
+  install "$torch"
+}
+
+ready && exit 0
+python=$(choose)
+echo "setup: making $venv from $lock with Python $(version "$python") and $([ -n "$uv" ] && echo uv || echo pip) (minutes, once)"
+create "$python"
+# shellcheck disable=SC2046
+install --no-deps $(grep -E '^(setuptools|wheel)==' "$lock")
+install_torch
+echo "setup: the other packages"
+install --no-deps --no-build-isolation -r "$lock"
+install --no-deps --no-build-isolation -e .
+stamp "$venv/bin/python" >"$venv/.ready"
+echo "setup: done"
