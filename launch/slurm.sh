@@ -7,7 +7,8 @@
 #
 # IFT_SCALE_HOME          the project's folder, where jobs are not submitted from it
 # IFT_SCALE_SETUP         a file to source first (modules, a virtual environment); else .venv of the project's folder, if it is there
-# IFT_SCALE_SRUN          further options of srun, such as --container-image=ift-scale.sqsh --container-mounts=/data
+# IFT_SCALE_SRUN          further options of srun, such as --container-image=ift-scale.sqsh --container-mounts=/data; a command that
+#                         starts a container may follow them, such as apptainer exec --nv --bind /data ift-scale.sif
 # IFT_SCALE_MAX_RESTARTS  how often a job may go back into the queue by itself
 
 told_to_stop=
@@ -53,7 +54,7 @@ step() {
   [ -z "$told_to_stop" ] || requeue
   # The first task that fails ends the step; the others, which would wait for it, get a minute.
   # shellcheck disable=SC2086
-  srun --kill-on-bad-exit=1 --wait=60 ${IFT_SCALE_SRUN:-} "$@" &
+  srun ${step_options:---kill-on-bad-exit=1 --wait=60} ${IFT_SCALE_SRUN:-} "$@" &
   srun_pid=$!
   trap 'signalled=1; echo "slurm: told to stop; the ranks save"; kill -USR1 "$srun_pid" 2>/dev/null || true' USR1
   while :; do # a trap interrupts wait
@@ -70,10 +71,10 @@ step() {
 # share COMMAND...: a step whose tasks do each other's work. One that dies costs what it was computing: the others do its share, and a
 # second call finds all done, or does what is missing. Your input's mistakes (2) and the environment's (3) would only come again.
 share() {
-  local code=0
-  step --kill-on-bad-exit=0 --wait=0 "$@" || code=$?
+  local code=0 step_options='--kill-on-bad-exit=0 --wait=0'
+  step "$@" || code=$?
   case $code in
     0 | 2 | 3) return "$code" ;;
-    *) step "$@" ;;
+    *) step_options= step "$@" ;;
   esac
 }
