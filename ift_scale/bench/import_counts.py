@@ -10,7 +10,8 @@ import os
 import sys
 
 NO_CONFIG = "no-such-configuration.yaml"
-_NOT_ASKED_FOR = ("_", "ift_scale", "encodings", "cython_runtime", "sitecustomize", "usercustomize")
+# torch's build for CUDA imports cuda-bindings ("cuda"), its build for CPUs does not.
+_NOT_ASKED_FOR = ("_", "ift_scale", "encodings", "cuda", "cython_runtime", "sitecustomize", "usercustomize")
 
 
 def packages() -> list[str]:
