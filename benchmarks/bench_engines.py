@@ -1,6 +1,6 @@
 """vLLM against transformers, on the world's pool and on real MMLU: speed as a ratio, and the largest difference of their answers.
 
-    python benchmarks/bench_engines.py [--repeats 5]
+    python -m benchmarks.bench_engines [--repeats 5]
 
 Both engines are started once a model and then asked in turn, A B A B, each time with empty caches. No speed is stored unless they
 agree.
@@ -16,18 +16,18 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ift_scale.bench.rows import Gate, Sheet, ratios
+from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.config import ProbeConfig
-from ift_scale.inference.engine import EngineSpec, ScoreRequest
-from ift_scale.inference.letters import FewShot, LetterAsker
-from ift_scale.inference.model_folder import resolve
-from ift_scale.inference.options import WHOLE_PROMPTS, LetterTokens, OptionRequest
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import plain
-from ift_scale.progress import say
+from ift_scale.engines.model_folder import resolve
+from ift_scale.engines.process import EngineProcess
+from ift_scale.engines.protocol import EngineSpec, ScoreRequest
+from ift_scale.io.progress import say
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import plain
 from ift_scale.questions import world
+from ift_scale.scoring.letters import FewShot, LetterAsker
+from ift_scale.scoring.options import WHOLE_PROMPTS, LetterTokens, OptionRequest
 
 TOLERANCE_NATS = 0.01
 ENGINES = ("vllm", "transformers")
@@ -36,7 +36,9 @@ PEERS = Path(__file__).parent / "peers"
 
 def world_requests() -> list[ScoreRequest]:
     questions = world.load()
-    asker = LetterAsker(FewShot(PromptTokenizer(resolve("world")), Demonstrations(questions, 5, 42)), plain)
+    asker = LetterAsker(
+        FewShot(PromptTokenizer(resolve("world")), Demonstrations(questions, 5, 42)), plain
+    )
     asked = [q for q in questions if q.kind == "choice" and q.split != "dev"]
     return _single(asker.write(sorted(asked, key=lambda q: q.topic)).requests)
 
@@ -47,11 +49,18 @@ def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
     if not model.exists():
         subprocess.run([sys.executable, str(PEERS / "model.py"), str(model)], check=True)
     if not prompts.exists():
-        subprocess.run([sys.executable, str(PEERS / "prompts.py"), str(prompts), "--model", str(model)], check=True)
+        subprocess.run(
+            [sys.executable, str(PEERS / "prompts.py"), str(prompts), "--model", str(model)],
+            check=True,
+        )
     tokenizer = PromptTokenizer(model)
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
     rows = rows[:: max(1, len(rows) // count)][:count]
-    return _single(LetterTokens(tokenizer, WHOLE_PROMPTS).after([row["prompt"] for row in rows], [4] * len(rows)))
+    return _single(
+        LetterTokens(tokenizer, WHOLE_PROMPTS).after(
+            [row["prompt"] for row in rows], [4] * len(rows)
+        )
+    )
 
 
 def _single(requests: Sequence[OptionRequest]) -> list[ScoreRequest]:
@@ -60,7 +69,9 @@ def _single(requests: Sequence[OptionRequest]) -> list[ScoreRequest]:
     return [request for request in requests if isinstance(request, ScoreRequest)]
 
 
-def compare(sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], repeats: int, logs: Path) -> None:
+def compare(
+    sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], repeats: int, logs: Path
+) -> None:
     spec = {name: EngineSpec(str(model), "float32", ProbeConfig(engine=name)) for name in ENGINES}
     engines = {name: EngineProcess(spec[name], logs / f"{name}.log").ready() for name in ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
@@ -78,18 +89,34 @@ def compare(sheet: Sheet, case: str, model: Path, asked: list[ScoreRequest], rep
             engine.close()
     difference = float(np.abs(answers["vllm"] - answers["transformers"]).max())
     if difference > TOLERANCE_NATS:
-        raise SystemExit(f"the engines differ by {difference:.4f} nats, over {TOLERANCE_NATS}: no speed is stored")
-    gate = Gate(checked="log-probabilities of both engines, nats", gap=difference, tolerance=TOLERANCE_NATS)
+        raise SystemExit(
+            f"the engines differ by {difference:.4f} nats, over {TOLERANCE_NATS}: no speed is stored"
+        )
+    gate = Gate(
+        checked="log-probabilities of both engines, nats", gap=difference, tolerance=TOLERANCE_NATS
+    )
     about = {
         "questions": len(asked),
         "mean_prompt_tokens": float(np.mean([len(r.prompt) for r in asked])),
-        "agreement_of_predictions": float((answers["vllm"].argmax(1) == answers["transformers"].argmax(1)).mean()),
+        "agreement_of_predictions": float(
+            (answers["vllm"].argmax(1) == answers["transformers"].argmax(1)).mean()
+        ),
     }
     rates = {name: [len(asked) / s for s in seconds[name]] for name in ENGINES}
     for name, values in rates.items():
         others = {} if name == "transformers" else {"transformers": rates["transformers"]}
         against = ratios(values, others, "higher")
-        sheet.add(case, "questions per second", "1/s", values, gate, name, "higher", ratios=against, about=about)
+        sheet.add(
+            case,
+            "questions per second",
+            "1/s",
+            values,
+            gate,
+            name,
+            "higher",
+            ratios=against,
+            about=about,
+        )
         sheet.add(case, "seconds to start", "s", [engines[name].seconds_to_start], gate, name)
 
 

@@ -1,10 +1,10 @@
 """How a training step's time grows: with the set, the length of its examples and how unlike they are, the vocabulary, the ranks.
 
-    python benchmarks/bench_growth.py [--repeats 3]
+    python -m benchmarks.bench_growth [--repeats 3]
 
 A small random Llama, float32, one thread a rank, gloo; worlds of 1, 2 and 4 ranks, a group each (`growth_ranks.py`). More ranks
 than cores share them: then the figure is what the ranks' coordination costs, not a speed-up. The gate: the first step's loss is
-the same for every world and stage. `ift-scale bench report` draws the series and fits their slopes.
+the same for every world and stage. `python -m benchmarks report` draws the series and fits their slopes.
 """
 
 import json
@@ -17,9 +17,10 @@ from typing import Any
 
 import click
 
-from ift_scale import artifacts, distributed
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.progress import say
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.io.files import log_tail
+from ift_scale.io.progress import say
+from ift_scale.ranks import environment
 
 WORLDS = (1, 2, 4)
 TOLERANCE = 1e-5
@@ -27,10 +28,21 @@ TOLERANCE = 1e-5
 
 def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[str, Any]]:
     """The points of one group of ranks."""
-    out, port = folder / f"{size}.json", str(distributed.free_port())
-    command = [sys.executable, str(Path(__file__).parent / "growth_ranks.py"), str(out), "--repeats", str(repeats)]
+    out, port = folder / f"{size}.json", str(environment.free_port())
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "growth_ranks.py"),
+        str(out),
+        "--repeats",
+        str(repeats),
+    ]
     command += ["--quick"] if quick else []
-    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     running = []
     with (folder / f"{size}.log").open("w") as log:
@@ -39,7 +51,7 @@ def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[s
             running.append(subprocess.Popen(command, env=place, stdout=log, stderr=log))
         failed = [process.wait() for process in running]
     if any(failed):
-        raise SystemExit(f"{size} ranks failed\n{artifacts.log_tail(folder / f'{size}.log')}")
+        raise SystemExit(f"{size} ranks failed\n{log_tail(folder / f'{size}.log')}")
     found: list[dict[str, Any]] = json.loads(out.read_text())
     return found
 
@@ -57,12 +69,26 @@ def main(repeats: int, quick: bool) -> None:
     same = [p["loss"] for p in found if p["case"].startswith("ZeRO")]
     gap = max(abs(loss / same[0] - 1) for loss in same)
     if gap > TOLERANCE:
-        raise SystemExit(f"the first step's loss differs by {gap:.1e} between worlds and stages: nothing is stored")
-    gate = Gate(checked="relative difference of the first step's loss between worlds and stages", gap=gap, tolerance=TOLERANCE)
+        raise SystemExit(
+            f"the first step's loss differs by {gap:.1e} between worlds and stages: nothing is stored"
+        )
+    gate = Gate(
+        checked="relative difference of the first step's loss between worlds and stages",
+        gap=gap,
+        tolerance=TOLERANCE,
+    )
     sheet = Sheet("scaling", quick)
     for p in found:
         quantity = "seconds of an epoch" if p["case"] == "set size" else "seconds per step"
-        sheet.add(p["case"], quantity, "s", p["seconds"], gate, at=p["at"], about={"tokens": p["tokens"], "loss": p["loss"]})
+        sheet.add(
+            p["case"],
+            quantity,
+            "s",
+            p["seconds"],
+            gate,
+            at=p["at"],
+            about={"tokens": p["tokens"], "loss": p["loss"]},
+        )
     say(f"stored: {sheet.store()}")
 
 

@@ -1,6 +1,6 @@
 """The kernels against plain PyTorch, torch.compile and Liger-Kernel, forward and backward, at the shapes of 7B models in bfloat16.
 
-    python benchmarks/bench_kernels.py
+    python -m benchmarks.bench_kernels
 
 On a GPU the kernels, and the update by torch's and DeepSpeed's AdamW, whose figures also go to kernels/figures.json, which the
 trainer reads; on a CPU the references against plain PyTorch on one thread.
@@ -29,9 +29,9 @@ from ift_scale_kernels import figures
 from torch import Tensor
 from torch.utils.cpp_extension import CUDA_HOME
 
-from ift_scale.artifacts import write_json
-from ift_scale.bench.rows import Gate, Sheet, ratios
-from ift_scale.progress import say
+from benchmarks.suite.rows import Gate, Sheet, ratios
+from ift_scale.io.files import write_json
+from ift_scale.io.progress import say
 
 QUANTILES = (0.2, 0.5, 0.8)
 SIZES = {True: (200, 400, [2000], 64, 128), False: (2000, 4000, [32000], 384, 1024)}
@@ -58,7 +58,9 @@ def plain_linear_cross_entropy(hidden_RD: Tensor, weight_VD: Tensor, labels_R: T
 
 def plain_rms_norm(x_TD: Tensor, weight_D: Tensor) -> Tensor:
     exact = x_TD.float()
-    return weight_D * (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x_TD.dtype)
+    return weight_D * (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + 1e-5)).to(
+        x_TD.dtype
+    )
 
 
 def plain_swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -67,7 +69,9 @@ def plain_swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 def plain_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = cos[:, None], sin[:, None]
-    turned = [torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1) for x in (q, k)]
+    turned = [
+        torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1) for x in (q, k)
+    ]
     return q * cos + turned[0] * sin, k * cos + turned[1] * sin
 
 
@@ -79,7 +83,15 @@ PLAIN: dict[str, Call] = {
 }
 
 
-def cases(device: str, dtype: torch.dtype, rows: int, tokens: int, vocabularies: list[int], hidden: int, inner: int) -> list[Case]:
+def cases(
+    device: str,
+    dtype: torch.dtype,
+    rows: int,
+    tokens: int,
+    vocabularies: list[int],
+    hidden: int,
+    inner: int,
+) -> list[Case]:
     """What is timed. Heads have 128 values, keys and values a quarter of the queries' heads."""
 
     def draw(*shape: int) -> Tensor:
@@ -88,8 +100,14 @@ def cases(device: str, dtype: torch.dtype, rows: int, tokens: int, vocabularies:
     def head(vocabulary: int) -> Callable[[bool], tuple[list[Tensor], list[Tensor]]]:
         def make(checked: bool) -> tuple[list[Tensor], list[Tensor]]:
             num_rows = min(rows, 1024) if checked else rows
-            weight = (torch.randn(vocabulary, hidden, device=device) * hidden**-0.5).to(dtype).requires_grad_()
-            return [draw(num_rows, hidden), weight], [torch.randint(0, vocabulary, (num_rows,), device=device)]
+            weight = (
+                (torch.randn(vocabulary, hidden, device=device) * hidden**-0.5)
+                .to(dtype)
+                .requires_grad_()
+            )
+            return [draw(num_rows, hidden), weight], [
+                torch.randint(0, vocabulary, (num_rows,), device=device)
+            ]
 
         return make
 
@@ -97,15 +115,28 @@ def cases(device: str, dtype: torch.dtype, rows: int, tokens: int, vocabularies:
         heads = max(4, hidden // 128)
         size = hidden // heads
         angles = torch.rand(1, tokens, size // 2, device=device).mul_(6.28).repeat(1, 1, 2)
-        q, k = (torch.randn(1, tokens, n, size, device=device).to(dtype).transpose(1, 2) for n in (heads, heads // 4))
-        return [q.requires_grad_(), k.requires_grad_()], [angles.cos().to(dtype), angles.sin().to(dtype)]
+        q, k = (
+            torch.randn(1, tokens, n, size, device=device).to(dtype).transpose(1, 2)
+            for n in (heads, heads // 4)
+        )
+        return [q.requires_grad_(), k.requires_grad_()], [
+            angles.cos().to(dtype),
+            angles.sin().to(dtype),
+        ]
 
-    heads = [Case("linear_cross_entropy", {"rows": rows, "vocabulary": v, "hidden": hidden}, head(v)) for v in vocabularies]
+    heads = [
+        Case("linear_cross_entropy", {"rows": rows, "vocabulary": v, "hidden": hidden}, head(v))
+        for v in vocabularies
+    ]
     shape = {"tokens": tokens, "hidden": hidden}
     return [
         *heads,
         Case("rms_norm", shape, lambda checked: ([draw(tokens, hidden), draw(hidden)], [])),
-        Case("swiglu", {"tokens": tokens, "inner": inner}, lambda checked: ([draw(1, tokens, inner), draw(1, tokens, inner)], [])),
+        Case(
+            "swiglu",
+            {"tokens": tokens, "inner": inner},
+            lambda checked: ([draw(1, tokens, inner), draw(1, tokens, inner)], []),
+        ),
         Case("rotary", shape, rotary),
     ]
 
@@ -122,12 +153,19 @@ def implementations(op: str, on_gpu: bool) -> dict[str, Call]:
     found = {"plain": PLAIN[op], "pytorch": ours(f"ift_scale_kernels.{op}.reference")}
     if not on_gpu:
         return found
-    found |= {"compile": torch.compile(PLAIN[op]), "triton": ours(f"ift_scale_kernels.{op}.triton_kernel")}
+    found |= {
+        "compile": torch.compile(PLAIN[op]),
+        "triton": ours(f"ift_scale_kernels.{op}.triton_kernel"),
+    }
     if importlib.util.find_spec("liger_kernel"):
         found["liger"] = ours("ift_scale_kernels.liger")
         if op == "linear_cross_entropy":
-            liger = importlib.import_module("liger_kernel.transformers.functional").liger_fused_linear_cross_entropy
-            found["liger_sum"] = lambda *tensors: liger(*tensors, reduction="sum", accum_dtype=torch.float32)
+            liger = importlib.import_module(
+                "liger_kernel.transformers.functional"
+            ).liger_fused_linear_cross_entropy
+            found["liger_sum"] = lambda *tensors: liger(
+                *tensors, reduction="sum", accum_dtype=torch.float32
+            )
     return found
 
 
@@ -135,7 +173,10 @@ def forward_backward(call: Call, leaves: list[Tensor], others: list[Tensor]) -> 
     """Outputs and the leaves' gradients, the outputs' own gradients being ones."""
     outputs = call(*leaves, *others)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [*outputs, *torch.autograd.grad(outputs, leaves, [torch.ones_like(out) for out in outputs])]
+    return [
+        *outputs,
+        *torch.autograd.grad(outputs, leaves, [torch.ones_like(out) for out in outputs]),
+    ]
 
 
 def largest_error(call: Call, case: Case) -> float:
@@ -148,7 +189,9 @@ def largest_error(call: Call, case: Case) -> float:
             leaves = [x.detach().double().requires_grad_() for x in leaves]
             others = [x.double() if x.is_floating_point() else x for x in others]
         found.append(forward_backward(function, leaves, others))
-    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True)]
+    errors = [
+        ((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True)
+    ]
     return max(errors)
 
 
@@ -158,7 +201,9 @@ def milliseconds_on_gpu(call: Call, case: Case) -> list[float]:
 
     torch.manual_seed(0)
     leaves, others = case.make(False)
-    found: list[float] = do_bench(lambda: forward_backward(call, leaves, others), warmup=50, rep=300, return_mode="all")
+    found: list[float] = do_bench(
+        lambda: forward_backward(call, leaves, others), warmup=50, rep=300, return_mode="all"
+    )
     return found
 
 
@@ -167,7 +212,9 @@ def adamw_steps() -> dict[str, Callable[[], Any]]:
 
     The results of the first update are compared with those of torch's plain AdamW; one that is off is left out.
     """
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"torch_fused": partial(torch.optim.AdamW, fused=True)}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "torch_fused": partial(torch.optim.AdamW, fused=True)
+    }
     if CUDA_HOME:
         kinds["fused_adam"] = importlib.import_module("deepspeed.ops.adam").FusedAdam
     found = {}
@@ -178,11 +225,16 @@ def adamw_steps() -> dict[str, Callable[[], Any]]:
         for value in values:
             value.grad = gradient
         try:
-            optimizers = kind([values[0]], lr=1e-3, weight_decay=0.1), torch.optim.AdamW([values[1]], lr=1e-3, weight_decay=0.1)
+            optimizers = (
+                kind([values[0]], lr=1e-3, weight_decay=0.1),
+                torch.optim.AdamW([values[1]], lr=1e-3, weight_decay=0.1),
+            )
             for optimizer in optimizers:
                 optimizer.step()
         except Exception as failure:  # the compiler's, of any kind
-            say(f"adamw {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}")
+            say(
+                f"adamw {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}"
+            )
             continue
         error = (values[0] - values[1]).abs().max() / (values[1] - start).abs().max()
         if error > TOLERANCE[torch.float32]:
@@ -196,8 +248,13 @@ def adamw(device: str, versions: dict[str, str]) -> dict[str, Any] | None:
     """The figure by which `train.optimizer: auto` decides, None if there is nothing to compare."""
     from triton.testing import do_bench
 
-    times = {name: do_bench(step, warmup=50, rep=300, return_mode="all") for name, step in adamw_steps().items()}
-    say(f"adamw over {PARAMETERS:,} parameters, ms: { {name: round(float(np.median(t)), 3) for name, t in times.items()} }")
+    times = {
+        name: do_bench(step, warmup=50, rep=300, return_mode="all")
+        for name, step in adamw_steps().items()
+    }
+    say(
+        f"adamw over {PARAMETERS:,} parameters, ms: { {name: round(float(np.median(t)), 3) for name, t in times.items()} }"
+    )
     if len(times) < 2:
         return None
     shape = {"parameters": PARAMETERS}
@@ -205,11 +262,17 @@ def adamw(device: str, versions: dict[str, str]) -> dict[str, Any] | None:
 
 
 def figure(
-    op: str, device: str, dtype: str, shape: dict[str, int], times: dict[str, list[float]], versions: dict[str, str]
+    op: str,
+    device: str,
+    dtype: str,
+    shape: dict[str, int],
+    times: dict[str, list[float]],
+    versions: dict[str, str],
 ) -> dict[str, Any]:
     """A row of kernels/figures.json."""
     quantiles = {
-        name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True)) for name, t in times.items()
+        name: dict(zip(("p20", "p50", "p80"), np.quantile(t, QUANTILES).tolist(), strict=True))
+        for name, t in times.items()
     }
     row = {"op": op, "device": device, "dtype": dtype, "shape": shape, "milliseconds": quantiles}
     return {**row, "date": datetime.now(UTC).date().isoformat(), "versions": versions}
@@ -222,16 +285,26 @@ def case_name(case: Case, dtype: str) -> str:
 def gpu(quick: bool) -> None:
     device = torch.cuda.get_device_name()
     names = ("torch", "triton", "liger-kernel")
-    versions = {n: importlib.metadata.version(n) for n in names if n != "liger-kernel" or importlib.util.find_spec("liger_kernel")}
+    versions = {
+        n: importlib.metadata.version(n)
+        for n in names
+        if n != "liger-kernel" or importlib.util.find_spec("liger_kernel")
+    }
     sheet, figured = Sheet("kernels", quick, device), []
-    for case in cases("cuda", torch.bfloat16, 4096, 8192, [32000] if quick else [32000, 128256], 4096, 11008):
+    for case in cases(
+        "cuda", torch.bfloat16, 4096, 8192, [32000] if quick else [32000, 128256], 4096, 11008
+    ):
         times: dict[str, list[float]] = {}
         errors: dict[str, float] = {}
         for name, call in implementations(case.op, True).items():
             try:
                 errors[name] = largest_error(call, case)
-            except Exception as failure:  # a library's, of any kind: the others are timed all the same
-                say(f"{case.op} {case.shape} {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}")
+            except (
+                Exception
+            ) as failure:  # a library's, of any kind: the others are timed all the same
+                say(
+                    f"{case.op} {case.shape} {name}: does not run here: {type(failure).__name__}: {str(failure).splitlines()[:1]}"
+                )
                 continue
             torch.cuda.empty_cache()
             if errors[name] > TOLERANCE[torch.bfloat16]:
@@ -239,10 +312,22 @@ def gpu(quick: bool) -> None:
                 continue
             times[name] = milliseconds_on_gpu(call, case)
             torch.cuda.empty_cache()
-            say(f"{case.op} {case.shape} {name}: {np.median(times[name]):.3f} ms (error {errors[name]:.2%})")
-        add(sheet, case, "bfloat16", "triton", times, errors, {"versions": versions, "shape": case.shape})
+            say(
+                f"{case.op} {case.shape} {name}: {np.median(times[name]):.3f} ms (error {errors[name]:.2%})"
+            )
+        add(
+            sheet,
+            case,
+            "bfloat16",
+            "triton",
+            times,
+            errors,
+            {"versions": versions, "shape": case.shape},
+        )
         figured.append(figure(case.op, device, "bfloat16", case.shape, times, versions))
-        write_json(figures.PATH, figures.merged(figures.read(), figured))  # after each: a later one may not end in time
+        write_json(
+            figures.PATH, figures.merged(figures.read(), figured)
+        )  # after each: a later one may not end in time
         stored = sheet.store()
     found = adamw(device, versions)
     if found is not None:
@@ -251,15 +336,34 @@ def gpu(quick: bool) -> None:
 
 
 def add(
-    sheet: Sheet, case: Case, dtype: str, mine: str, times: dict[str, list[float]], errors: dict[str, float], about: dict[str, Any]
+    sheet: Sheet,
+    case: Case,
+    dtype: str,
+    mine: str,
+    times: dict[str, list[float]],
+    errors: dict[str, float],
+    about: dict[str, Any],
 ) -> None:
     """Rows of all implementations; `mine` is compared with the others, repeat by repeat."""
     for name, values in times.items():
-        error = Gate(checked="error of outputs and gradients against float64", gap=errors[name], tolerance=TOLERANCE[DTYPES[dtype]])
+        error = Gate(
+            checked="error of outputs and gradients against float64",
+            gap=errors[name],
+            tolerance=TOLERANCE[DTYPES[dtype]],
+        )
         others = {other: times[other] for other in times if other != mine} if name == mine else {}
         against = ratios(values, others, "lower")
         kept = values if len(values) <= 20 else list(np.quantile(values, np.linspace(0, 1, 21)))
-        sheet.add(case_name(case, dtype), "milliseconds", "ms", kept, error, name, ratios=against, about=about)
+        sheet.add(
+            case_name(case, dtype),
+            "milliseconds",
+            "ms",
+            kept,
+            error,
+            name,
+            ratios=against,
+            about=about,
+        )
 
 
 def cpu(repeats: int, quick: bool) -> None:
@@ -282,7 +386,9 @@ def cpu(repeats: int, quick: bool) -> None:
                     times[name].append(1000 * (time.process_time() - started))
             timed = {name: values[1:] for name, values in times.items()}  # the first warms up
             add(sheet, case, dtype, "pytorch", timed, errors, {"shape": case.shape, "threads": 1})
-            say(f"{case_name(case, dtype)}: {json.dumps({n: round(float(np.median(t)), 1) for n, t in timed.items()})} ms")
+            say(
+                f"{case_name(case, dtype)}: {json.dumps({n: round(float(np.median(t)), 1) for n, t in timed.items()})} ms"
+            )
     say(f"stored: {sheet.store()}")
 
 

@@ -1,6 +1,6 @@
 """Bytes of each moment of a training step, and of its export, against what the memory model predicts.
 
-    python benchmarks/bench_memory.py
+    python -m benchmarks.bench_memory
 
 One rank on a CPU, ZeRO-2, float32, random Llamas, steps of two micro-batches. Measured: bytes of all storages that operations made
 since before the step and something still holds, at their most in each moment (torch's allocator, by the profiler). The memory model
@@ -16,19 +16,24 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from random_llama import build, one_rank, random_set, settings
 
-from ift_scale.bench.rows import MEASURED, PREDICTED, Gate, Sheet
-from ift_scale.inference.model_folder import resolve
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import say
-from ift_scale.train import engine as engines
-from ift_scale.train import memory, packing
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.export import export
-from ift_scale.train.shape import ModelShape
+from benchmarks.random_llama import build, one_rank, random_set, settings
+from benchmarks.suite.rows import MEASURED, PREDICTED, Gate, Sheet
+from ift_scale.engines.model_folder import resolve
+from ift_scale.estimate import memory
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.progress import say
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.train.data import packing
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
+from ift_scale.train.engine.export import export
 
-SHAPES = {"small": (128, 352, 4, 4096, False), "tied": (128, 352, 4, 32_768, True), "larger": (256, 704, 8, 16_384, False)}
+SHAPES = {
+    "small": (128, 352, 4, 4096, False),
+    "tied": (128, 352, 4, 32_768, True),
+    "larger": (256, 704, 8, 16_384, False),
+}
 """Hidden, intermediate, layers, vocabulary, whether the head is the embedding."""
 CHECKPOINTING = ("none", "selective", "full")
 MOMENTS = {"loss": "forward", "backward pass": "backward", "update": "step"}
@@ -37,7 +42,9 @@ MOST_OVER, MOST_UNDER = 0.10, 0.05
 """How far the prediction for the dearest moment may be above what is held, and below, as a share of it."""
 
 
-def llama(hidden: int, intermediate: int, layers: int, vocabulary: int, tied: bool) -> dict[str, Any]:
+def llama(
+    hidden: int, intermediate: int, layers: int, vocabulary: int, tied: bool
+) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -49,12 +56,23 @@ def llama(hidden: int, intermediate: int, layers: int, vocabulary: int, tied: bo
     }
 
 
-def measure(shape: dict[str, Any], checkpointing: Any, device: torch.device) -> tuple[dict[str, dict[str, float]], float]:
+def measure(
+    shape: dict[str, Any], checkpointing: Any, device: torch.device
+) -> tuple[dict[str, dict[str, float]], float]:
     """Most bytes held beside what stays between steps, by moment, as measured and as predicted; the export's bytes."""
     tokens = random_set(16, shape["vocab_size"])
     memory.BUCKET = ModelShape.from_config({"model_type": "llama", **shape}).parameters // 8
     cap = int(tokens.computed_lengths.sum() * 0.55)
-    config = settings("float32", 16, cap, 2, checkpointing, share_prefix=False, prune_last_layer=False, kernels="pytorch")
+    config = settings(
+        "float32",
+        16,
+        cap,
+        2,
+        checkpointing,
+        share_prefix=False,
+        prune_last_layer=False,
+        kernels="pytorch",
+    )
     engine, steps = build(shape, config, device, tokens)
     engines.run_step(engine, steps[0], tokens, 1e-5)
     for moment, method in MOMENTS.items():
@@ -65,9 +83,14 @@ def measure(shape: dict[str, Any], checkpointing: Any, device: torch.device) -> 
     with tempfile.TemporaryDirectory() as folder:
         base = resolve("world")
         out = Path(folder) / "model"
-        taken = export(engine.packed.model, False, out, base, PromptTokenizer(base).tokenizer, torch.float32)
+        taken = export(
+            engine.packed.model, False, out, base, PromptTokenizer(base).tokenizer, torch.float32
+        )
     engine.release()
-    return {MEASURED: held(profile), PREDICTED: predicted(sizes, steps[0], tokens, checkpointing)}, float(taken)
+    return {
+        MEASURED: held(profile),
+        PREDICTED: predicted(sizes, steps[0], tokens, checkpointing),
+    }, float(taken)
 
 
 def mark(engine: Any, method: str, moment: str) -> None:
@@ -84,8 +107,13 @@ def mark(engine: Any, method: str, moment: str) -> None:
 def held(profile: torch.profiler.profile) -> dict[str, float]:
     """Most bytes held in each moment, from what was held when the profile began."""
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    times, bytes_held = np.array([time for time, _ in changes]), np.cumsum([size for _, size in changes])
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
+    times, bytes_held = (
+        np.array([time for time, _ in changes]),
+        np.cumsum([size for _, size in changes]),
+    )
     found: dict[str, float] = dict.fromkeys(MOMENTS, 0.0)
     for event in events:
         if event.name() in MOMENTS:
@@ -94,7 +122,9 @@ def held(profile: torch.profiler.profile) -> dict[str, float]:
     return found
 
 
-def predicted(shape: ModelShape, step: packing.Step, tokens: TokenizedSet, checkpointing: Any) -> dict[str, float]:
+def predicted(
+    shape: ModelShape, step: packing.Step, tokens: TokenizedSet, checkpointing: Any
+) -> dict[str, float]:
     """The same from the memory model."""
     examples = [micro[0] for micro in step]
     most = max(int(tokens.computed_lengths[chosen].sum()) for chosen in examples)
@@ -102,7 +132,11 @@ def predicted(shape: ModelShape, step: packing.Step, tokens: TokenizedSet, check
     work = memory.Workload(shape, 1, False, True, most, rows, on_gpu=False)
     found = memory.estimate(work, memory.Setting(2, "none", checkpointing))
     kept = found.gradients + found.activations
-    return {"loss": kept + found.loss, "backward pass": kept + found.backward, "update": found.gradients + found.step}
+    return {
+        "loss": kept + found.loss,
+        "backward pass": kept + found.backward,
+        "update": found.gradients + found.step,
+    }
 
 
 @click.command()
@@ -120,13 +154,26 @@ def main(repeats: int, quick: bool) -> None:
             gap = most[PREDICTED] / most[MEASURED] - 1
             say(f"{name}, {checkpointing}: {found}; the prediction is {gap:+.1%} of the most")
             if not -MOST_UNDER <= gap <= MOST_OVER:
-                raise SystemExit("the memory model is further off than is allowed: nothing is stored")
-            gate = Gate(checked="how far the memory model's prediction is above what is held", gap=gap, tolerance=MOST_OVER)
+                raise SystemExit(
+                    "the memory model is further off than is allowed: nothing is stored"
+                )
+            gate = Gate(
+                checked="how far the memory model's prediction is above what is held",
+                gap=gap,
+                tolerance=MOST_OVER,
+            )
             case = f"{name}, checkpointing {checkpointing}"
             for who in (MEASURED, PREDICTED):
                 sheet.add(case, "most bytes held in a step", "MiB", [most[who] / 2**20], gate, who)
                 for moment in MOMENTS:
-                    sheet.add(case, f"most bytes held in the {moment}", "MiB", [found[who][moment] / 2**20], gate, who)
+                    sheet.add(
+                        case,
+                        f"most bytes held in the {moment}",
+                        "MiB",
+                        [found[who][moment] / 2**20],
+                        gate,
+                        who,
+                    )
             sheet.add(case, "taken by the export", "MiB", [taken / 2**20], gate, MEASURED)
     say(f"stored: {sheet.store()}")
 

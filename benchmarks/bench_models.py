@@ -1,6 +1,6 @@
 """Every family of models against plain transformers: how far the probe, the 0-shot evaluation and an export are from it, in nats.
 
-    python benchmarks/bench_models.py [--family Llama-3] [--no-vllm]
+    python -m benchmarks.bench_models [--family Llama-3] [--no-vllm]
 
 A family is a tiny random model of the real class with a tokenizer of the real kind (`model_families`,
 `tokenizer_kinds`), asked real MMLU questions, some beyond the model's window or the limit of its LongRoPE.
@@ -13,7 +13,6 @@ a forward pass of batch 1. What is stored:
 """
 
 import json
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,29 +26,25 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.append(str(Path(__file__).parent))
-
-import model_families
-import tokenizer_kinds
-from model_families import FAMILIES, Family
-
-from ift_scale.artifacts import write_jsonl
-from ift_scale.bench.rows import Gate, Row, Sheet, out_folder, read_file
+from benchmarks import model_families, tokenizer_kinds
+from benchmarks.model_families import FAMILIES, Family
+from benchmarks.suite.rows import Gate, Row, Sheet, out_folder, read_file
 from ift_scale.config import MmluSource, ProbeConfig, TrainConfig
+from ift_scale.engines.process import EngineProcess
+from ift_scale.engines.protocol import EngineSpec
 from ift_scale.errors import IFTScaleError
-from ift_scale.inference import prompts
-from ift_scale.inference.engine import EngineSpec
-from ift_scale.inference.letters import Chat, FewShot, LetterAsker, Writer
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import plain
-from ift_scale.progress import say
+from ift_scale.io.files import write_jsonl
+from ift_scale.io.progress import say
+from ift_scale.prompts import templates
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import plain
 from ift_scale.questions import mmlu
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
-from ift_scale.train import data
-from ift_scale.train.export import export
-from ift_scale.train.published import publish
+from ift_scale.scoring.letters import Chat, FewShot, LetterAsker, Writer
+from ift_scale.train.data import dataset
+from ift_scale.train.engine.export import export
+from ift_scale.train.engine.export_tokenizer import publish
 
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 SUBJECTS = ("high_school_geography", "abstract_algebra", "international_law")
@@ -65,30 +60,40 @@ class Reference:
 
     def __init__(self, folder: Path):
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
 
     def few_shot(self, text: str, num_choices: int) -> np.ndarray:
         """Log-probabilities of the letters, shape (num_choices,)."""
-        return self._score([self.tokenizer(text + letter).input_ids for letter in LETTERS[:num_choices]])
+        return self._score(
+            [self.tokenizer(text + letter).input_ids for letter in LETTERS[:num_choices]]
+        )
 
     def zero_shot(self, question: Question) -> np.ndarray:
-        prompt = [message.model_dump() for message in prompts.chat_messages(question)]
+        prompt = [message.model_dump() for message in templates.chat_messages(question)]
         texts = []
         for letter in LETTERS[: len(question.choices)]:
             answer = {"role": "assistant", "content": letter + _MARK}
             text = self.tokenizer.apply_chat_template([*prompt, answer], tokenize=False)
             texts.append(text[: text.rindex(letter + _MARK) + 1])
-        return self._score([self.tokenizer(text, add_special_tokens=False).input_ids for text in texts])
+        return self._score(
+            [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        )
 
     @torch.inference_mode()
     def _score(self, rows: list[list[int]]) -> np.ndarray:
         """What the rows share is the context; the rest of each row is an option, whose tokens' log-probabilities are added."""
         first, last = min(rows), max(rows)
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        )
         sums = []
         for row in rows:
             logits_TV = self.model(torch.tensor([row])).logits[0].double().log_softmax(-1)
-            sums.append(sum(logits_TV[place - 1, row[place]].item() for place in range(shared, len(row))))
+            sums.append(
+                sum(logits_TV[place - 1, row[place]].item() for place in range(shared, len(row)))
+            )
         return np.array(sums)
 
 
@@ -96,7 +101,10 @@ def questions_of(count: int) -> tuple[list[Question], list[Question]]:
     """(`count` test questions of each subject, all questions of the subjects)."""
     source = MmluSource(kind="mmlu", path=str(MMLU))
     found = [question for _, question in mmlu.load(source, 0) if question.subject in SUBJECTS]
-    tests = [[q for q in found if q.split == "test" and q.subject == subject][:count] for subject in SUBJECTS]
+    tests = [
+        [q for q in found if q.split == "test" and q.subject == subject][:count]
+        for subject in SUBJECTS
+    ]
     return [question for subject in tests for question in subject], found
 
 
@@ -113,13 +121,15 @@ def examples(asked: Sequence[Question]) -> list[Example]:
         turns = []
         for each in (question, next_question) if len(made) % 2 else (question,):
             assert each.answer is not None
-            answer = prompts.response_text(each, each.answer, "letter_text")
-            turns += [*prompts.chat_messages(each), Message(role="assistant", content=answer)]
-        made.append(Example(messages=turns, meta=ExampleMeta(setting="harmonious", wording="dataset")))
+            answer = templates.response_text(each, each.answer, "letter_text")
+            turns += [*templates.chat_messages(each), Message(role="assistant", content=answer)]
+        made.append(
+            Example(messages=turns, meta=ExampleMeta(setting="harmonious", wording="dataset"))
+        )
     return made
 
 
-def same_tokens(exported: Any, made: Sequence[Example], tokens: data.TokenizedSet) -> int:
+def same_tokens(exported: Any, made: Sequence[Example], tokens: dataset.TokenizedSet) -> int:
     """How many examples have training's tokens when the exported folder's template writes them, prompt and conversation.
 
     Behind the last answer a template may write white space that nothing learns from, and training the end of the sequence.
@@ -131,7 +141,9 @@ def same_tokens(exported: Any, made: Sequence[Example], tokens: data.TokenizedSe
         first, last = last_run(supervised)
         messages = [message.model_dump() for message in example.messages]
         whole = exported.apply_chat_template(messages, tokenize=True, return_dict=False)
-        prompt = exported.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
+        prompt = exported.apply_chat_template(
+            messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
+        )
         same += prompt == ids[:first] and whole[:last] == ids[:last]
     return same
 
@@ -144,7 +156,7 @@ def last_run(supervised: np.ndarray) -> tuple[int, int]:
 
 @contextmanager
 def transformers_engine(folder: Path, log: Path) -> Iterator[Any]:
-    from ift_scale.inference.transformers_engine import TransformersEngine
+    from ift_scale.engines.transformers import TransformersEngine
 
     yield TransformersEngine(EngineSpec(str(folder), "float32", ProbeConfig(engine="transformers")))
 
@@ -167,17 +179,34 @@ def exported_folder(base: Path, folder: Path) -> Path:
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     torch.manual_seed(1)
     model_families.draw(model, 0.3)
-    export(model, False, folder, base, publish(PromptTokenizer(base), "model", model.config), torch.float32)
+    export(
+        model,
+        False,
+        folder,
+        base,
+        publish(PromptTokenizer(base), "model", model.config),
+        torch.float32,
+    )
     return folder
 
 
-def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequence[str], root: Path, logs: Path) -> None:
+def measure(
+    sheet: Sheet,
+    name: str,
+    family: Family,
+    count: int,
+    engines: Sequence[str],
+    root: Path,
+    logs: Path,
+) -> None:
     asked, found = questions_of(count)
     demonstrations = Demonstrations(found, 5, 42)
-    texts = [prompts.few_shot_prompt(question, demonstrations.of(question)) for question in asked]
+    texts = [templates.few_shot_prompt(question, demonstrations.of(question)) for question in asked]
     base = root / "base"
     kind = tokenizer_kinds.KINDS[family.tokenizer]
-    vocabulary = [prompts.few_shot_prompt(q, demonstrations.of(q)) for q in found if q.split == "test"][:TRAINED_ON]
+    vocabulary = [
+        templates.few_shot_prompt(q, demonstrations.of(q)) for q in found if q.split == "test"
+    ][:TRAINED_ON]
     size = tokenizer_kinds.write(kind, vocabulary, base)
     ends = AutoTokenizer.from_pretrained(base)
     model = model_families.build(family, size, ends.bos_token_id, ends.eos_token_id)
@@ -187,7 +216,7 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
     export_to = exported_folder(base, root / "exported")
     made = examples(asked)
     write_jsonl(root / "set.jsonl", made)
-    tokens = data.tokenize(root / "set.jsonl", tokenizer, "model", TrainConfig(max_length=4096))
+    tokens = dataset.tokenize(root / "set.jsonl", tokenizer, "model", TrainConfig(max_length=4096))
     trained = Reference(export_to)
     about: dict[str, Any] = {
         "tokens_equal": same_tokens(trained.tokenizer, made, tokens),
@@ -200,16 +229,22 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
     }
     reference = Reference(base)
     expected = {
-        "few-shot": np.array([reference.few_shot(t, len(q.choices)) for t, q in zip(texts, asked, strict=True)]),
+        "few-shot": np.array(
+            [reference.few_shot(t, len(q.choices)) for t, q in zip(texts, asked, strict=True)]
+        ),
         "0-shot": np.array([trained.zero_shot(question) for question in asked]),
     }
     answered: dict[str, dict[str, np.ndarray]] = {}
     for engine_name in engines:
         try:
             with ENGINES[engine_name](base, logs / f"models-{name}.log") as engine:
-                answered[engine_name] = {"few-shot": table(engine, FewShot(tokenizer, demonstrations), asked)}
+                answered[engine_name] = {
+                    "few-shot": table(engine, FewShot(tokenizer, demonstrations), asked)
+                }
                 engine.load_weights(export_to)
-                answered[engine_name]["0-shot"] = table(engine, Chat(PromptTokenizer(export_to), "model"), asked)
+                answered[engine_name]["0-shot"] = table(
+                    engine, Chat(PromptTokenizer(export_to), "model"), asked
+                )
         except IFTScaleError as error:
             if engine_name == "transformers":
                 raise
@@ -220,8 +255,18 @@ def measure(sheet: Sheet, name: str, family: Family, count: int, engines: Sequen
             gap = float(np.abs(ours - expected[quantity]).max())
             gate = Gate(checked="a plain forward pass per prompt; the difference is the figure")
             flipped = int((ours.argmax(1) != expected[quantity].argmax(1)).sum())
-            sheet.add(name, quantity, "nats", [gap], gate, f"ours {engine_name}", about={**about, "flipped": flipped})
-            say(f"{name}: {engine_name} {quantity}: {gap:.2g} nats, {flipped} of {len(asked)} predictions differ")
+            sheet.add(
+                name,
+                quantity,
+                "nats",
+                [gap],
+                gate,
+                f"ours {engine_name}",
+                about={**about, "flipped": flipped},
+            )
+            say(
+                f"{name}: {engine_name} {quantity}: {gap:.2g} nats, {flipped} of {len(asked)} predictions differ"
+            )
     say(f"{name}: tokens of {about['tokens_equal']} of {len(made)} examples are equal")
 
 
@@ -249,12 +294,16 @@ def put(rows: Sequence[Row], folder: Path) -> Path:
     type=click.Choice(list(FAMILIES)),
     help="Only this one, the stored rows of others stay; may be repeated.",
 )
-@click.option("--count", default=6, show_default=True, help="Questions of each of the three subjects.")
+@click.option(
+    "--count", default=6, show_default=True, help="Questions of each of the three subjects."
+)
 @click.option("--vllm/--no-vllm", default=True, help="Measure vLLM too (half a minute per family).")
 @click.option("--repeats", default=1, help="Not used: nothing is timed.")
 @click.option("--logs", default=Path("runs/benchmark-logs"), type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="Llama-3 alone, without vLLM.")
-def main(names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Path, quick: bool) -> None:
+def main(
+    names: tuple[str, ...], count: int, vllm: bool, repeats: int, logs: Path, quick: bool
+) -> None:
     """Compare every family with plain transformers, and store the rows of `models`."""
     sheet = Sheet("models", quick)
     engines = ["transformers", *(["vllm"] if vllm and not quick else [])]

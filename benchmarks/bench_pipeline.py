@@ -1,6 +1,6 @@
 """The probe without an engine: questions a second a core that reading, writing prompts, tokenising, scoring and storing sustain.
 
-    python benchmarks/bench_pipeline.py [--mmlu ../shared/data/mmlu] [--repeats 5] [--sizes 1000,10000,100000,1000000]
+    python -m benchmarks.bench_pipeline [--mmlu ../shared/data/mmlu] [--repeats 5] [--sizes 1000,10000,100000,1000000]
 
 Real 5-shot MMLU prompts, repeated under new ids up to the pool's size, go through the probe stage with a null engine that returns
 at once. Rates are per second of the process' own processor time, so they are a core's whatever the number of cores; peak memory
@@ -20,42 +20,49 @@ from pathlib import Path
 import click
 import pyarrow.parquet as pq
 
-from ift_scale import artifacts
-from ift_scale.bench.rows import Gate, Sheet
+from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import MmluSource, ProbeConfig
-from ift_scale.config_file import from_dict
-from ift_scale.inference.engine import EngineSpec
-from ift_scale.inference.null_engine import NullEngine
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.question_file import QuestionFile
-from ift_scale.inference.scores import ChoiceScores
-from ift_scale.inference.slots import Slot
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.config.file import from_dict
+from ift_scale.engines.null import NullEngine
+from ift_scale.engines.pool import Slot
+from ift_scale.engines.process import EngineProcess
+from ift_scale.engines.protocol import EngineSpec
+from ift_scale.io.files import write_jsonl
+from ift_scale.io.progress import Bar, say
 from ift_scale.probe import run as probe
-from ift_scale.progress import Bar, say
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import mmlu
 from ift_scale.records import Question
+from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.scoring.scores import ChoiceScores
 
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 GATE = Gate(checked="questions missing in the merged table", gap=0, tolerance=0)
-NULL = "ift_scale.inference.null_engine:NullEngine"
+NULL = "ift_scale.engines.null:NullEngine"
 
 
 def write_pool(path: Path, questions: list[Question], size: int) -> None:
     """The dev questions, then test questions over and over with ids of their own."""
     dev = [q for q in questions if q.split == "dev"]
     test = [q for q in questions if q.split == "test"]
-    copies = (test[i % len(test)].model_copy(update={"id": f"{test[i % len(test)].id}/{i // len(test)}"}) for i in range(size))
-    artifacts.write_jsonl(path, (q for part in (dev, copies) for q in part))
+    copies = (
+        test[i % len(test)].model_copy(update={"id": f"{test[i % len(test)].id}/{i // len(test)}"})
+        for i in range(size)
+    )
+    write_jsonl(path, (q for part in (dev, copies) for q in part))
 
 
 def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     """The probe stage on a pool that is there; processor time and peak memory of this process and its engine."""
-    config = from_dict({"output_dir": str(folder), "probe": {"engine": "transformers", "chunk_size": 4096}})
+    config = from_dict(
+        {"output_dir": str(folder), "probe": {"engine": "transformers", "chunk_size": 4096}}
+    )
 
     def start(path: Path) -> EngineProcess:
-        return EngineProcess(EngineSpec(str(path), "float32", config.probe, factory=NULL), folder / "null.log").ready()
+        return EngineProcess(
+            EngineSpec(str(path), "float32", config.probe, factory=NULL), folder / "null.log"
+        ).ready()
 
     engine = start(model)  # imports torch, which is no part of the pipeline
     PromptTokenizer(model)  # imports transformers
@@ -69,7 +76,9 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     merged = pq.read_metadata(folder / "probe" / probe.FILE).num_rows
     if merged != asked:
-        raise SystemExit(f"{merged} of {asked} questions are in the merged table: nothing is stored")
+        raise SystemExit(
+            f"{merged} of {asked} questions are in the merged table: nothing is stored"
+        )
     engine_seconds = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "questions": asked,
@@ -88,7 +97,11 @@ def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
     questions = QuestionFile(pool)
     rows = questions.select(lambda group: group.split == "test")[:count]
     tokenizer = PromptTokenizer(model)
-    asker = probe.asker_of(config, tokenizer, Demonstrations(questions.dev, config.num_shots, config.demonstration_seed))
+    asker = probe.asker_of(
+        config,
+        tokenizer,
+        Demonstrations(questions.dev, config.num_shots, config.demonstration_seed),
+    )
     asker.write(questions.read(rows[:512]))  # warm
     seconds: dict[str, float] = {}
 
@@ -118,23 +131,48 @@ def parts(pool: Path, model: Path, count: int = 8192) -> dict[str, float]:
     help="Made by peers/model.py where it is not there.",
 )
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--base", default=14042, show_default=True, help="Questions of the smaller of two pools on one core; all of MMLU.")
-@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True, help="Of the growth, on all cores.")
+@click.option(
+    "--base",
+    default=14042,
+    show_default=True,
+    help="Questions of the smaller of two pools on one core; all of MMLU.",
+)
+@click.option(
+    "--sizes",
+    default="1000,10000,100000,1000000",
+    show_default=True,
+    help="Of the growth, on all cores.",
+)
 @click.option("--quick", is_flag=True, help="512 and 2,048 questions, one repeat, no growth.")
-def main(context: click.Context, folder: Path, model: Path, repeats: int, base: int, sizes: str, quick: bool) -> None:
+def main(
+    context: click.Context,
+    folder: Path,
+    model: Path,
+    repeats: int,
+    base: int,
+    sizes: str,
+    quick: bool,
+) -> None:
     """Measure, and store the rows of `pipeline`."""
     if context.invoked_subcommand:
         return
     if not model.is_dir():
-        subprocess.run([sys.executable, str(Path(__file__).parent / "peers" / "model.py"), str(model)], check=True)
+        subprocess.run(
+            [sys.executable, str(Path(__file__).parent / "peers" / "model.py"), str(model)],
+            check=True,
+        )
     if quick:
         repeats, base, sizes = 1, 512, ""
-    questions = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), 0)]
+    questions = [
+        question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), 0)
+    ]
     sheet = Sheet("pipeline", quick)
     with tempfile.TemporaryDirectory() as temporary:
         pool, place = Path(temporary) / "questions.jsonl", Path(temporary)
         write_pool(pool, questions, base)
-        for part, value in json.loads(_child("parts", str(pool), str(model), one_core=True)).items():
+        for part, value in json.loads(
+            _child("parts", str(pool), str(model), one_core=True)
+        ).items():
             sheet.add(part, "processor time per question", "us", [value], GATE)
         small = [_apart(place / f"small{n}", pool, model, one_core=True) for n in range(repeats)]
         write_pool(pool, questions, 4 * base)
@@ -154,7 +192,15 @@ def add_rates(sheet: Sheet, base: int, small: list[Run], large: list[Run], both:
     pairs = zip(small, large, strict=True)
     sustained = [3 * base / (b["processor_seconds"] - a["processor_seconds"]) for a, b in pairs]
     about = {"questions": 4 * base}
-    sheet.add("sustained", "questions per core second", "1/s", sustained, GATE, better="higher", about=about)
+    sheet.add(
+        "sustained",
+        "questions per core second",
+        "1/s",
+        sustained,
+        GATE,
+        better="higher",
+        about=about,
+    )
     for case, runs in (("one core", large), ("all cores", both)):
         rates = [run["questions_per_second"] for run in runs]
         sheet.add(case, "questions per second", "1/s", rates, GATE, better="higher", about=about)
@@ -175,12 +221,16 @@ def _child(*arguments: str, one_core: bool = False) -> str:
     # Beside the engine's process, which does nothing but answer.
     pinned = ["taskset", "-c", "0"] if one_core else []
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false" if one_core else "true"}
-    command = [*pinned, sys.executable, __file__, *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()[-1]
+    command = [*pinned, sys.executable, "-m", "benchmarks.bench_pipeline", *arguments]
+    return subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout.splitlines()[-1]
 
 
 def _apart(folder: Path, pool: Path, model: Path, one_core: bool = False) -> dict[str, float]:
-    found: dict[str, float] = json.loads(_child("one", str(folder), str(pool), str(model), one_core=one_core))
+    found: dict[str, float] = json.loads(
+        _child("one", str(folder), str(pool), str(model), one_core=one_core)
+    )
     print(found, flush=True)
     return found
 

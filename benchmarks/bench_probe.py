@@ -1,7 +1,7 @@
 """The probe against what a user would otherwise run: the authors' loop, and lm-evaluation-harness with its hf and vllm backends.
 
     benchmarks/peers/install.sh
-    python benchmarks/bench_probe.py [--repeats 5] [--dtype float32 --dtype bfloat16] [--part 60] [--resume]
+    python -m benchmarks.bench_probe [--repeats 5] [--dtype float32 --dtype bfloat16] [--part 60] [--resume]
 
 In one run, in turn: each repeat takes another part of the prompts for the peers (whole MMLU subjects dealt out evenly), and all
 prompts for ours, whose speed comes from sharing a subject's prefix over its questions. Every program gives the same kind of file
@@ -20,16 +20,18 @@ from typing import Any
 
 import click
 
-from ift_scale.bench.registry import environment
-from ift_scale.bench.rows import Gate, Sheet, ratios
-from ift_scale.progress import say
+from benchmarks.suite.registry import environment
+from benchmarks.suite.rows import Gate, Sheet, ratios
+from ift_scale.io.progress import say
 
 PEERS = Path(__file__).parent / "peers"
 LM_EVAL = environment("lm-eval")
 LEAST_AGREEMENT = {"float32": 0.995, "bfloat16": 0.9}
 RELEASED, IN_PROMPT = "authors' loop", "authors' loop, letters in the prompt"
 REFERENCE = f"{IN_PROMPT} float32"
-CHECKED = "share of predictions other than in float32 by the authors' loop with the letters in the prompt"
+CHECKED = (
+    "share of predictions other than in float32 by the authors' loop with the letters in the prompt"
+)
 SIDES = ("ours transformers", "ours vllm")
 OTHERS = (RELEASED, IN_PROMPT, "lm-eval hf", "lm-eval vllm")
 
@@ -43,14 +45,31 @@ def commands(
     found: dict[str, list[str]] = {}
     for dtype in dtypes:
         for engine in ("transformers", "vllm"):
-            found[f"ours {engine} {dtype}"] = [sys.executable, str(PEERS / "ours.py"), str(everything), model, "--engine", engine]
+            found[f"ours {engine} {dtype}"] = [
+                sys.executable,
+                str(PEERS / "ours.py"),
+                str(everything),
+                model,
+                "--engine",
+                engine,
+            ]
         for form, letters in ((RELEASED, "alone"), (IN_PROMPT, "in-prompt")):
-            loop = [sys.executable, str(PEERS / "authors_loop.py"), str(part), model, "--letters", letters]
+            loop = [
+                sys.executable,
+                str(PEERS / "authors_loop.py"),
+                str(part),
+                model,
+                "--letters",
+                letters,
+            ]
             found[f"{form} {dtype}"] = loop
         found[f"lm-eval hf {dtype}"] = [*lm_eval, "hf", str(part), model]
         found[f"lm-eval vllm {dtype}"] = [*lm_eval, "vllm", str(few), model]
     return {
-        name: ([*command, "--dtype", name.rpartition(" ")[2]], work / "results" / f"{file_of(name)}-{repeat}.json")
+        name: (
+            [*command, "--dtype", name.rpartition(" ")[2]],
+            work / "results" / f"{file_of(name)}-{repeat}.json",
+        )
         for name, command in found.items()
     }
 
@@ -64,17 +83,25 @@ def run_one(name: str, command: list[str], output: Path, resume: bool) -> dict[s
     if not (resume and output.is_file()):
         output.parent.mkdir(parents=True, exist_ok=True)
         (program, script), rest = command[:2], command[2:]
-        place = 3 if script.endswith("run.py") else 2  # the output stands behind the prompts and the model
+        place = (
+            3 if script.endswith("run.py") else 2
+        )  # the output stands behind the prompts and the model
         log = output.with_suffix(".log")
         with log.open("w") as file:
-            ended = subprocess.run([program, script, *rest[:place], str(output), *rest[place:]], stdout=file, stderr=file)
+            ended = subprocess.run(
+                [program, script, *rest[:place], str(output), *rest[place:]],
+                stdout=file,
+                stderr=file,
+            )
         if ended.returncode:
             raise SystemExit(f"{name} failed; see {log}")
     found: dict[str, Any] = json.loads(output.read_text())
     return found
 
 
-def compare(first: dict[str, dict[str, Any]], other: dict[str, Any], same_tokens: bool = True) -> dict[str, float]:
+def compare(
+    first: dict[str, dict[str, Any]], other: dict[str, Any], same_tokens: bool = True
+) -> dict[str, float]:
     """Agreement with the answers in `first` on the questions that both were asked.
 
     Ends if other tokens were asked, unless they may differ.
@@ -90,10 +117,16 @@ def compare(first: dict[str, dict[str, Any]], other: dict[str, Any], same_tokens
         same += reference["prediction"] == answer["prediction"]
         pairs = zip(reference["probabilities"], answer["probabilities"], strict=True)
         difference = max(difference, *(abs(a - b) for a, b in pairs))
-    return {"questions": questions, "agreement": same / questions, "largest_probability_difference": difference}
+    return {
+        "questions": questions,
+        "agreement": same / questions,
+        "largest_probability_difference": difference,
+    }
 
 
-def parts(work: Path, everything: Path, repeats: int, part: int, few: int) -> list[tuple[Path, Path]]:
+def parts(
+    work: Path, everything: Path, repeats: int, part: int, few: int
+) -> list[tuple[Path, Path]]:
     lines = everything.read_text().splitlines(keepends=True)
     found = []
     for repeat in range(repeats):
@@ -109,18 +142,43 @@ def parts(work: Path, everything: Path, repeats: int, part: int, few: int) -> li
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
 @click.option(
-    "--dtype", "dtypes", multiple=True, type=click.Choice(list(LEAST_AGREEMENT)), default=list(LEAST_AGREEMENT), show_default=True
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(list(LEAST_AGREEMENT)),
+    default=list(LEAST_AGREEMENT),
+    show_default=True,
 )
 @click.option("--part", default=60, show_default=True, help="Questions a repeat for the peers.")
-@click.option("--few", default=8, show_default=True, help="Of those, for lm-eval's vllm backend, which takes seconds each.")
-@click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--few",
+    default=8,
+    show_default=True,
+    help="Of those, for lm-eval's vllm backend, which takes seconds each.",
+)
+@click.option(
+    "--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path)
+)
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
 @click.option("--quick", is_flag=True, help="24 questions, 4 for the peers.")
-def main(repeats: int, dtypes: tuple[str, ...], part: int, few: int, work: Path, resume: bool, quick: bool) -> None:
+def main(
+    repeats: int,
+    dtypes: tuple[str, ...],
+    part: int,
+    few: int,
+    work: Path,
+    resume: bool,
+    quick: bool,
+) -> None:
     """Measure, and store the rows of `probe`."""
     if not LM_EVAL.is_file():
-        raise click.UsageError("lm-evaluation-harness is not installed; run `ift-scale bench peers install lm-eval`")
-    for script, options in (("model.py", [str(work / "model")]), ("prompts.py", [str(work / "prompts.jsonl")])):
+        raise click.UsageError(
+            "lm-evaluation-harness is not installed; run `python -m benchmarks peers install lm-eval`"
+        )
+    for script, options in (
+        ("model.py", [str(work / "model")]),
+        ("prompts.py", [str(work / "prompts.jsonl")]),
+    ):
         if not Path(options[0]).exists():
             more = ["--model", str(work / "model")] if script == "prompts.py" else []
             subprocess.run([sys.executable, str(PEERS / script), *options, *more], check=True)
@@ -132,16 +190,22 @@ def main(repeats: int, dtypes: tuple[str, ...], part: int, few: int, work: Path,
     results: dict[str, list[dict[str, Any]]] = {}
     for repeat, (mine, small) in enumerate(parts(work, everything, repeats, part, few)):
         # The reference of the predictions is always in float32.
-        found = commands(work, tuple(dict.fromkeys(("float32", *dtypes))), everything, mine, small, repeat)
+        found = commands(
+            work, tuple(dict.fromkeys(("float32", *dtypes))), everything, mine, small, repeat
+        )
         for name, (command, output) in found.items():
             if name.rpartition(" ")[2] not in dtypes and name != REFERENCE:
                 continue
             results.setdefault(name, []).append(run_one(name, command, output, resume))
-            say(f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} questions a second")
+            say(
+                f"repeat {repeat}: {name}: {results[name][-1]['questions_per_second']:.2f} questions a second"
+            )
     say(f"stored: {rows_of(results, dtypes, quick).store()}")
 
 
-def gate_of(reference: dict[str, dict[str, Any]], name: str, each: list[dict[str, Any]]) -> tuple[Gate, float]:
+def gate_of(
+    reference: dict[str, dict[str, Any]], name: str, each: list[dict[str, Any]]
+) -> tuple[Gate, float]:
     """(the gate of a program, its largest difference of probabilities); ends if it predicts otherwise.
 
     The released form may read other tokens, so its agreement is no condition.
@@ -150,29 +214,51 @@ def gate_of(reference: dict[str, dict[str, Any]], name: str, each: list[dict[str
     compared = [compare(reference, found, same_tokens=who != RELEASED) for found in each]
     least, tolerance = min(row["agreement"] for row in compared), LEAST_AGREEMENT[dtype]
     if least < tolerance and who != RELEASED:
-        raise SystemExit(f"{name} predicts otherwise than the authors' loop on {1 - least:.1%} of the questions: nothing is stored")
-    gate = Gate(checked=CHECKED, gap=1 - least, tolerance=None if who == RELEASED else 1 - tolerance)
+        raise SystemExit(
+            f"{name} predicts otherwise than the authors' loop on {1 - least:.1%} of the questions: nothing is stored"
+        )
+    gate = Gate(
+        checked=CHECKED, gap=1 - least, tolerance=None if who == RELEASED else 1 - tolerance
+    )
     return gate, max(row["largest_probability_difference"] for row in compared)
 
 
-def rows_of(results: dict[str, list[dict[str, Any]]], dtypes: tuple[str, ...], quick: bool) -> Sheet:
-    reference = {answer["id"]: answer for found in results[REFERENCE] for answer in found["answers"]}
+def rows_of(
+    results: dict[str, list[dict[str, Any]]], dtypes: tuple[str, ...], quick: bool
+) -> Sheet:
+    reference = {
+        answer["id"]: answer for found in results[REFERENCE] for answer in found["answers"]
+    }
     sheet = Sheet("probe", quick)
     for dtype in dtypes:
-        rates = {who: [f["questions_per_second"] for f in results[f"{who} {dtype}"]] for who in (*SIDES, *OTHERS)}
+        rates = {
+            who: [f["questions_per_second"] for f in results[f"{who} {dtype}"]]
+            for who in (*SIDES, *OTHERS)
+        }
         for who, values in rates.items():
             each = results[f"{who} {dtype}"]
             gate, difference = gate_of(reference, f"{who} {dtype}", each)
             answers = each[0]["answers"]
             about = {
                 "questions": len(answers),
-                "mean_prompt_tokens": sum(answer["prompt_tokens"] for answer in answers) / len(answers),
+                "mean_prompt_tokens": sum(answer["prompt_tokens"] for answer in answers)
+                / len(answers),
                 "largest_probability_difference": difference,
                 "seconds": each[-1]["seconds"],
             }
             others = {name: rates[name] for name in OTHERS} if who in SIDES else {}
             against = ratios(values, others, "higher")
-            sheet.add(dtype, "questions per second", "1/s", values, gate, who, "higher", ratios=against, about=about)
+            sheet.add(
+                dtype,
+                "questions per second",
+                "1/s",
+                values,
+                gate,
+                who,
+                "higher",
+                ratios=against,
+                about=about,
+            )
     return sheet
 
 

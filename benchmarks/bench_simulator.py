@@ -1,6 +1,6 @@
-"""The simulator (ift_scale/costs) held against measured steps of the trainer's own engine on this machine.
+"""The simulator (ift_scale/estimate) held against measured steps of the trainer's own engine on this machine.
 
-    python benchmarks/bench_simulator.py [runs/simulator] [--clock cpu] [--machines configs/machines]
+    python -m benchmarks.bench_simulator [runs/simulator] [--clock cpu] [--machines configs/machines]
 
 In each world size one group of ranks, a thread each, measures the machine's rates, then steps of DeepSpeed over a grid of models,
 ZeRO stages, token counts and checkpointing, then the rates again. Every step is predicted from the median of both calibrations,
@@ -20,17 +20,16 @@ import click
 import numpy as np
 from torch.multiprocessing.spawn import spawn
 
-from ift_scale import distributed
-from ift_scale.artifacts import read_json, write_json
-from ift_scale.bench.rows import MEASURED, PREDICTED, Gate, Sheet, store_inputs
+from benchmarks import calibrate
+from benchmarks.suite.rows import MEASURED, PREDICTED, Gate, Sheet, store_inputs
 from ift_scale.config import TrainConfig
-from ift_scale.costs import calibrate
-from ift_scale.costs.machine import Machine
-from ift_scale.costs.step import Job, predict
-from ift_scale.costs.work import MicroBatch
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.memory import Setting
-from ift_scale.train.shape import ModelShape
+from ift_scale.estimate.flops import MicroBatch
+from ift_scale.estimate.machine import Machine
+from ift_scale.estimate.memory import Setting
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.step_time import Job, predict
+from ift_scale.io.files import read_json, write_json
+from ift_scale.train.data.dataset import TokenizedSet
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary
 MODELS = {
@@ -48,9 +47,14 @@ STEPS, MAX_LENGTH = 4, 512
 def grid(world_size: int) -> list[dict[str, Any]]:
     points = [
         {"model": model, "stage": stage, "load": load, "checkpointing": "none"}
-        for model, stage, load in itertools.product(MODELS, STAGES[world_size], LOADS_OF[world_size])
+        for model, stage, load in itertools.product(
+            MODELS, STAGES[world_size], LOADS_OF[world_size]
+        )
     ]
-    return points + [{"model": "5M", "stage": 2, "load": "8 x 256", "checkpointing": how} for how in ("selective", "full")]
+    return points + [
+        {"model": "5M", "stage": 2, "load": "8 x 256", "checkpointing": how}
+        for how in ("selective", "full")
+    ]
 
 
 def tokens_of(vocab: int, load: str, world_size: int) -> TokenizedSet:
@@ -81,28 +85,37 @@ def config_of(point: dict[str, Any], world_size: int, tokens: TokenizedSet) -> T
 
 def batches(step: Any, tokens: TokenizedSet) -> list[list[MicroBatch]]:
     lengths, rows = tokens.computed_lengths.tolist(), tokens.supervised_counts.tolist()
-    return [[MicroBatch(tuple(lengths[i] for i in place), tuple(rows[i] for i in place)) for place in micro] for micro in step]
+    return [
+        [
+            MicroBatch(tuple(lengths[i] for i in place), tuple(rows[i] for i in place))
+            for place in micro
+        ]
+        for micro in step
+    ]
 
 
-def _run_point(point: dict[str, Any], folder: Path, ranks: Any, device: Any, timed: calibrate.Stopwatch) -> dict[str, Any]:
+def _run_point(
+    point: dict[str, Any], folder: Path, ranks: Any, device: Any, timed: calibrate.Stopwatch
+) -> dict[str, Any]:
     """Seconds of each step but the first, of the slowest rank; and what was in it."""
     import torch
     import torch.distributed as dist
 
-    from ift_scale.train import engine, packing
-    from ift_scale.train.model import read_weights
+    from ift_scale.train.data import packing
+    from ift_scale.train.engine import deepspeed
+    from ift_scale.train.model.packed import read_weights
 
     model = folder / point["model"]
     tokens = tokens_of(MODELS[point["model"]][-1], point["load"], ranks.world_size)
     config = config_of(point, ranks.world_size, tokens)
     hidden = MODELS[point["model"]][0]
     steps = packing.planned_steps(tokens.computed_lengths, config, ranks.world_size, hidden, 0)
-    built = engine.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
+    built = deepspeed.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
     seconds = []
     for number, step in enumerate([steps[0], *steps]):
         dist.barrier()
         started = timed.now()
-        engine.run_step(built, step, tokens, 1e-4)
+        deepspeed.run_step(built, step, tokens, 1e-4)
         spent = torch.tensor(timed.now() - started, dtype=torch.float64)
         dist.all_reduce(spent, dist.ReduceOp.MAX)
         seconds += [float(spent)] if number else []
@@ -110,16 +123,30 @@ def _run_point(point: dict[str, Any], folder: Path, ranks: Any, device: Any, tim
     return point | {"seconds": seconds, "micro_batches": [len(step) for step in steps]}
 
 
-def _measure(rank: int, world_size: int, port: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in environment.items()}
+def _measure(
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: Path,
+    timed: calibrate.Stopwatch,
+    points: list[dict[str, Any]],
+) -> None:
+    variables = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ |= {name: str(value) for name, value in variables.items()}
     import torch
     import torch.distributed as dist
 
-    from ift_scale.rendezvous import Meeting
-    from ift_scale.train.ranks import join
+    from ift_scale.ranks import environment
+    from ift_scale.ranks.rendezvous import Meeting
+    from ift_scale.train.worker import join
 
-    ranks = distributed.from_environment()
+    ranks = environment.from_environment()
     assert ranks is not None
     device = join(Meeting(ranks))
     torch.set_num_threads(1)
@@ -155,24 +182,35 @@ def write_models(folder: Path) -> None:
 
 def shape_of(model: str) -> ModelShape:
     hidden, intermediate, layers, heads, kv_heads, vocab = MODELS[model]
-    return ModelShape("llama", hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=False)
+    return ModelShape(
+        "llama", hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=False
+    )
 
 
 def both(first: Any, second: Any) -> Any:
     """Two calibrations as one: the geometric mean of each number. JSON has made text of sizes."""
     if isinstance(first, dict):
-        return {int(name) if name.isdigit() else name: both(first[name], second[name]) for name in first}
+        return {
+            int(name) if name.isdigit() else name: both(first[name], second[name]) for name in first
+        }
     return math.sqrt(first * second)
 
 
 def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[str, Any]:
     """The point with its prediction: medians over its steps, and the error as a share of what was measured."""
-    from ift_scale.train import packing
+    from ift_scale.train.data import packing
 
     tokens = tokens_of(MODELS[point["model"]][-1], point["load"], world_size)
     config = config_of(point, world_size, tokens)
-    steps = packing.planned_steps(tokens.computed_lengths, config, world_size, MODELS[point["model"]][0], 0)
-    job = Job(shape_of(point["model"]), Setting(point["stage"], "none", point["checkpointing"]), mixed=False, pruned=True)
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, world_size, MODELS[point["model"]][0], 0
+    )
+    job = Job(
+        shape_of(point["model"]),
+        Setting(point["stage"], "none", point["checkpointing"]),
+        mixed=False,
+        pruned=True,
+    )
     found = [predict(job, machine, batches(step, tokens)) for step in steps]
     middle = sorted(found, key=lambda one: one.seconds)[len(found) // 2]
     measured = statistics.median(point["seconds"])
@@ -204,11 +242,14 @@ def fitted(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     def factor(chosen: list[dict[str, Any]]) -> float:
         slope = np.array([row["host"] / row["measured"] for row in chosen])
-        target = np.array([1 - (row["predicted"] - row["host"]) / row["measured"] for row in chosen])
+        target = np.array(
+            [1 - (row["predicted"] - row["host"]) / row["measured"] for row in chosen]
+        )
         return max(0.0, float(slope @ target / (slope @ slope)))
 
     errors = [
-        (row["predicted"] + (factor(rows[:i] + rows[i + 1 :]) - 1) * row["host"]) / row["measured"] - 1
+        (row["predicted"] + (factor(rows[:i] + rows[i + 1 :]) - 1) * row["host"]) / row["measured"]
+        - 1
         for i, row in enumerate(rows)
     ]
     return {"host_factor": factor(rows), "leave_one_out": errors, **summary(errors)}
@@ -226,32 +267,53 @@ def summary(errors: list[float]) -> dict[str, float]:
 def rows_of(sheet: Sheet, result: dict[str, Any]) -> Sheet:
     """Every point's seconds, measured and predicted."""
     for row in result["points"]:
-        case = (
-            f"{row['model']}, ZeRO-{row['stage']}, {row['load']}, checkpointing {row['checkpointing']}, {row['world_size']} ranks"
-        )
+        case = f"{row['model']}, ZeRO-{row['stage']}, {row['load']}, checkpointing {row['checkpointing']}, {row['world_size']} ranks"
         gate = Gate(checked="error of the prediction, told and not bounded", gap=abs(row["error"]))
         clock = f"seconds per step ({result['clock']} clock)"
-        sheet.add(case, clock, "s", row["seconds"], gate, MEASURED, about={"model_flops": row["model_flops"]})
+        sheet.add(
+            case,
+            clock,
+            "s",
+            row["seconds"],
+            gate,
+            MEASURED,
+            about={"model_flops": row["model_flops"]},
+        )
         sheet.add(case, clock, "s", [row["predicted"]], gate, PREDICTED)
     return sheet
 
 
-def measured(world_size: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]) -> dict[str, Any]:
+def measured(
+    world_size: int, folder: Path, timed: calibrate.Stopwatch, points: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Both calibrations and the points of a world size: those that an earlier call left in `folder`, else measured now."""
     paths = {name: folder / f"{world_size}-{name}.json" for name in ("before", "points", "after")}
     if not all(path.is_file() for path in paths.values()):
         write_models(folder)
-        spawn(_measure, (world_size, calibrate.free_port(), folder, timed, points), nprocs=world_size)
+        spawn(
+            _measure, (world_size, calibrate.free_port(), folder, timed, points), nprocs=world_size
+        )
     return {name: read_json(path) for name, path in paths.items()}
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="runs/simulator")
-@click.option("--clock", type=click.Choice(list(calibrate.CLOCKS)), default="wall", show_default=True)
-@click.option("--repeats", default=5, show_default=True)
-@click.option("--machines", type=click.Path(file_okay=False, path_type=Path), default="configs/machines", show_default=True)
+@click.argument(
+    "folder", type=click.Path(file_okay=False, path_type=Path), default="runs/simulator"
+)
 @click.option(
-    "--quick", is_flag=True, help="Two points of one rank, in FOLDER/quick; no machine file, nothing that documents are of."
+    "--clock", type=click.Choice(list(calibrate.CLOCKS)), default="wall", show_default=True
+)
+@click.option("--repeats", default=5, show_default=True)
+@click.option(
+    "--machines",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="configs/machines",
+    show_default=True,
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Two points of one rank, in FOLDER/quick; no machine file, nothing that documents are of.",
 )
 def main(folder: Path, clock: str, repeats: int, machines: Path, quick: bool) -> None:
     """Measure in FOLDER, predict, store results/simulator.json and the rows. What an interrupted call has left is taken up."""
@@ -263,7 +325,9 @@ def main(folder: Path, clock: str, repeats: int, machines: Path, quick: bool) ->
         found = measured(world_size, folder, timed, grid(world_size)[: 2 if quick else None])
         machine = calibrate.machine_of(both(found["before"], found["after"]), world_size, clock)
         if not quick:
-            calibrate.write(machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml")
+            calibrate.write(
+                machine, machines / f"cpu-{world_size}-rank{'s' if world_size > 1 else ''}.yaml"
+            )
         result["points"] += [predicted(point, machine, world_size) for point in found["points"]]
         result[f"calibrations of {world_size}"] = [found["before"], found["after"]]
     result["plain"] = summary([row["error"] for row in result["points"]])

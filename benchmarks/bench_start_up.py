@@ -1,6 +1,6 @@
 """Seconds until something happens: `ift-scale --help`, the first scored question, the first optimizer step, part by part.
 
-    python benchmarks/bench_start_up.py [--repeats 5]
+    python -m benchmarks.bench_start_up [--repeats 5]
 
 Every repeat starts each program anew, with the files' pages in memory as a second start finds them. The first question: from the
 start of a process to an answer of a real engine to one question of the world. The first step: from the start of `ift-scale train`
@@ -19,9 +19,10 @@ from typing import Any
 import click
 import yaml
 
-from ift_scale.artifacts import read_json, read_manifest
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.progress import say
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.io.files import read_json
+from ift_scale.io.manifests import read_manifest
+from ift_scale.io.progress import say
 
 ENGINES = ("transformers", "vllm")
 ANSWERED = Gate(checked="the question has an answer: log-probabilities that are numbers")
@@ -34,14 +35,14 @@ def first_question(engine: str, log: Path) -> None:
     import numpy as np
 
     from ift_scale.config import ProbeConfig
-    from ift_scale.inference.engine import EngineSpec
-    from ift_scale.inference.letters import FewShot, LetterAsker
-    from ift_scale.inference.model_folder import resolve
-    from ift_scale.inference.process import EngineProcess
-    from ift_scale.inference.prompts import Demonstrations
-    from ift_scale.inference.tokens import PromptTokenizer
-    from ift_scale.inference.views import plain
+    from ift_scale.engines.model_folder import resolve
+    from ift_scale.engines.process import EngineProcess
+    from ift_scale.engines.protocol import EngineSpec
+    from ift_scale.prompts.templates import Demonstrations
+    from ift_scale.prompts.tokenizer import PromptTokenizer
+    from ift_scale.prompts.views import plain
     from ift_scale.questions import world
+    from ift_scale.scoring.letters import FewShot, LetterAsker
 
     imported = time.perf_counter()
     path = resolve("world")
@@ -55,13 +56,24 @@ def first_question(engine: str, log: Path) -> None:
     scored = time.perf_counter()
     running.close()
     assert np.isfinite(found).all()
-    parts = {"imports": imported - started, "engine start, question written meanwhile": ready - imported, "answer": scored - ready}
+    parts = {
+        "imports": imported - started,
+        "engine start, question written meanwhile": ready - imported,
+        "answer": scored - ready,
+    }
     print(json.dumps(parts))
 
 
 def to_first_question(engine: str, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
-    command = [sys.executable, __file__, "--question", engine, str(folder / f"{engine}.log")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bench_start_up",
+        "--question",
+        engine,
+        str(folder / f"{engine}.log"),
+    ]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     parts: dict[str, float] = json.loads(told.splitlines()[-1])
     return {"all, with the process' end": time.perf_counter() - started, **parts}
@@ -89,7 +101,11 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def run_stage(path: Path, stage: str, *more: str) -> None:
-    subprocess.run([sys.executable, "-m", "ift_scale.cli", stage, str(path), *more], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "ift_scale.cli", stage, str(path), *more],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def to_first_step(path: Path, folder: Path, launcher: str) -> dict[str, float]:
@@ -115,14 +131,24 @@ def to_first_step(path: Path, folder: Path, launcher: str) -> dict[str, float]:
 
 def to_help() -> float:
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "ift_scale.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "ift_scale.cli", "--help"], check=True, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - started
 
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--quick", is_flag=True, help="The command line and the first question of the transformers engine alone.")
-@click.option("--question", nargs=2, help="Ask one question of this engine, with this log; how the driver calls itself.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="The command line and the first question of the transformers engine alone.",
+)
+@click.option(
+    "--question",
+    nargs=2,
+    help="Ask one question of this engine, with this log; how the driver calls itself.",
+)
 def main(repeats: int, quick: bool, question: tuple[str, str] | None) -> None:
     """Measure, and store the rows of `start-up`."""
     if question:
@@ -134,7 +160,13 @@ def main(repeats: int, quick: bool, question: tuple[str, str] | None) -> None:
         path = folder / "config.yaml"
         path.write_text(yaml.safe_dump(config(folder)))
         to_help()
-        sheet.add("ift-scale --help", "seconds", "s", [to_help() for _ in range(repeats)], Gate(checked="exit code", gap=0))
+        sheet.add(
+            "ift-scale --help",
+            "seconds",
+            "s",
+            [to_help() for _ in range(repeats)],
+            Gate(checked="exit code", gap=0),
+        )
         for engine in ENGINES[: 1 if quick else None]:
             runs = [to_first_question(engine, folder) for _ in range(repeats)]
             add(sheet, f"first question, {engine}", runs, ANSWERED)

@@ -1,7 +1,7 @@
 """Training against what a user would otherwise run: TRL's SFTTrainer and the paper's recipe; and what each of our measures brings.
 
     benchmarks/peers/install_trl.sh
-    python benchmarks/bench_train.py [--repeats 5] [--slow-repeats 1] [--steps 2] [--resume]
+    python -m benchmarks.bench_train [--repeats 5] [--slow-repeats 1] [--steps 2] [--resume]
 
 All on two gloo ranks with ZeRO-2, on the same tokens in the same optimizer steps (peers/train_set.py); in one run, in turn, so that
 a ratio is of one repeat. First ours and TRL take some more steps in float32: the curves of their losses must agree, or nothing is
@@ -20,13 +20,19 @@ from typing import Any
 
 import click
 
-from ift_scale.bench.registry import environment
-from ift_scale.bench.rows import Gate, Sheet, ratios
-from ift_scale.progress import say
+from benchmarks.suite.registry import environment
+from benchmarks.suite.rows import Gate, Sheet, ratios
+from ift_scale.io.progress import say
 
 PEERS = Path(__file__).parent / "peers"
 PYTHON = environment("trl")
-ABLATIONS = ("padding-removal", "balance", "supervised-rows", "last-layer-pruning", "prefix-sharing")
+ABLATIONS = (
+    "padding-removal",
+    "balance",
+    "supervised-rows",
+    "last-layer-pruning",
+    "prefix-sharing",
+)
 # Largest relative difference of a step's loss from ours.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 # Seconds of a start and of a step, roughly, on two cores: for the estimate that is printed first.
@@ -36,31 +42,51 @@ CHECKED = ("ours", "TRL", "TRL, plain loss")
 
 def peer_command(script: str, *options: str) -> list[str]:
     """The command of a peer on two ranks, in its own environment."""
-    return [str(PYTHON), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(PEERS / script), *options]
+    return [
+        str(PYTHON),
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(PEERS / script),
+        *options,
+    ]
 
 
-def commands(work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: int) -> dict[str, list[str]]:
+def commands(
+    work: Path, dtype: str, num_steps: int, paper_steps: int, pad_to: int
+) -> dict[str, list[str]]:
     """Each program's command without its output, which is its second argument, behind the workload."""
     paper = ["--steps", str(paper_steps), "--of", str(num_steps), "--pad-to", str(pad_to)]
     ours = [sys.executable, str(PEERS / "ours_train.py"), str(work)]
     found = {
         "ours": ours,
         "TRL": peer_command("trl_sft.py", str(work), "--steps", str(num_steps)),
-        "TRL, plain loss": peer_command("trl_sft.py", str(work), "--steps", str(num_steps), "--loss", "plain"),
+        "TRL, plain loss": peer_command(
+            "trl_sft.py", str(work), "--steps", str(num_steps), "--loss", "plain"
+        ),
         "paper's recipe": peer_command("hf_trainer.py", str(work), *paper),
     }
     found |= {f"without {name}": [*ours, "--without", name] for name in ABLATIONS}
     return {name: [*command, "--dtype", dtype] for name, command in found.items()}
 
 
-def run_one(name: str, command: Sequence[str], workload: Path, output: Path, resume: bool) -> dict[str, Any]:
+def run_one(
+    name: str, command: Sequence[str], workload: Path, output: Path, resume: bool
+) -> dict[str, Any]:
     """The program's result; `resume` takes one that is there."""
     if not (resume and output.is_file()):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.unlink(missing_ok=True)
         place = command.index(str(workload)) + 1
         log = output.with_suffix(".log")
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment = {
+            **os.environ,
+            "DS_ACCELERATOR": "cpu",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        }
         with log.open("w") as file:
             whole = [*command[:place], str(output), *command[place:]]
             ended = subprocess.run(whole, stdout=file, stderr=file, env=environment)
@@ -75,7 +101,9 @@ def largest_difference(ours: dict[str, Any], other: dict[str, Any]) -> float:
     pairs = list(zip(ours["steps"], other["steps"], strict=False))
     for number, (mine, theirs) in enumerate(pairs):
         if any(mine[count] != theirs[count] for count in ("examples", "tokens", "supervised")):
-            raise SystemExit(f"{other['peer']} took another step {number}: {theirs} where ours had {mine}")
+            raise SystemExit(
+                f"{other['peer']} took another step {number}: {theirs} where ours had {mine}"
+            )
     return max(abs(theirs["loss"] / mine["loss"] - 1) for mine, theirs in pairs)
 
 
@@ -96,7 +124,9 @@ def speed(result: dict[str, Any], warm_up: int) -> tuple[float, float]:
     return sum(step["tokens"] for step in steps) / seconds, seconds / len(steps)
 
 
-def estimate(repeats: int, slow_repeats: int, num_steps: int, paper_steps: int, check_steps: int) -> float:
+def estimate(
+    repeats: int, slow_repeats: int, num_steps: int, paper_steps: int, check_steps: int
+) -> float:
     """Minutes, roughly."""
 
     def seconds(name: str, steps: int) -> float:
@@ -114,7 +144,15 @@ def prepare(work: Path, num_steps: int, batch: int = 32) -> dict[str, Any]:
     about = work / "workload.json"
     there = json.loads(about.read_text()) if about.is_file() else {}
     if (there.get("steps"), there.get("batch")) != (num_steps, batch):
-        command = [sys.executable, str(PEERS / "train_set.py"), str(work), "--steps", str(num_steps), "--batch", str(batch)]
+        command = [
+            sys.executable,
+            str(PEERS / "train_set.py"),
+            str(work),
+            "--steps",
+            str(num_steps),
+            "--batch",
+            str(batch),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found: dict[str, Any] = json.loads(about.read_text())
     return found
@@ -126,16 +164,46 @@ def file_of(name: str) -> str:
 
 @click.command()
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--slow-repeats", default=1, show_default=True, help="Repeats of the paper's recipe and of what is taken away.")
+@click.option(
+    "--slow-repeats",
+    default=1,
+    show_default=True,
+    help="Repeats of the paper's recipe and of what is taken away.",
+)
 @click.option("--steps", default=2, show_default=True, help="Measured optimizer steps a run.")
 @click.option("--warm-up", default=1, show_default=True, help="Steps before them.")
-@click.option("--paper-steps", default=1, show_default=True, help="Whole steps of the paper's recipe, which takes minutes for one.")
-@click.option("--pad-to", default=2048, show_default=True, help="Tokens of a row in the paper's recipe; the paper's is 2048.")
-@click.option("--check-steps", default=3, show_default=True, help="Steps of the comparison of losses in float32.")
-@click.option("--dtype", type=click.Choice(list(TOLERANCE)), default="float32", show_default=True, help="Of the timed runs.")
-@click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--paper-steps",
+    default=1,
+    show_default=True,
+    help="Whole steps of the paper's recipe, which takes minutes for one.",
+)
+@click.option(
+    "--pad-to",
+    default=2048,
+    show_default=True,
+    help="Tokens of a row in the paper's recipe; the paper's is 2048.",
+)
+@click.option(
+    "--check-steps",
+    default=3,
+    show_default=True,
+    help="Steps of the comparison of losses in float32.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(list(TOLERANCE)),
+    default="float32",
+    show_default=True,
+    help="Of the timed runs.",
+)
+@click.option(
+    "--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path)
+)
 @click.option("--resume", is_flag=True, help="Keep results that an interrupted run has left.")
-@click.option("--quick", is_flag=True, help="Ours and TRL with the plain loss, one step behind the warm-up.")
+@click.option(
+    "--quick", is_flag=True, help="Ours and TRL with the plain loss, one step behind the warm-up."
+)
 def main(
     repeats: int,
     slow_repeats: int,
@@ -151,10 +219,16 @@ def main(
 ) -> None:
     """Measure, and store the rows of `train`."""
     if not PYTHON.is_file():
-        raise click.UsageError("TRL is not installed; run `ift-scale bench peers install trl`")
+        raise click.UsageError("TRL is not installed; run `python -m benchmarks peers install trl`")
     checked_names = CHECKED
     if quick:
-        repeats, slow_repeats, steps, check_steps, checked_names = 1, 0, 1, 2, ("ours", "TRL, plain loss")
+        repeats, slow_repeats, steps, check_steps, checked_names = (
+            1,
+            0,
+            1,
+            2,
+            ("ours", "TRL, plain loss"),
+        )
     num_steps = warm_up + steps
     minutes = estimate(repeats, slow_repeats, num_steps, paper_steps, check_steps)
     say(f"about {minutes:.0f} minutes on two cores that nobody else uses")
@@ -164,8 +238,12 @@ def main(
     prepare(check_work, check_steps)
     check_commands = commands(check_work, "float32", check_steps, 1, pad_to)
     for name in checked_names:
-        checked[name] = run_one(name, check_commands[name], check_work, results / f"check-{file_of(name)}.json", resume)
-        say(f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}")
+        checked[name] = run_one(
+            name, check_commands[name], check_work, results / f"check-{file_of(name)}.json", resume
+        )
+        say(
+            f"float32: {name}: losses {', '.join(f'{loss:.5f}' for loss in checked[name]['losses'])}"
+        )
     for name, found in checked.items():
         check_losses(checked["ours"], found, name, "float32")
 
@@ -176,7 +254,9 @@ def main(
         for name, command in commands(timed_work, dtype, num_steps, paper_steps, pad_to).items():
             if name not in checked_names and repeat >= slow_repeats:
                 continue
-            found = run_one(name, command, timed_work, results / f"{file_of(name)}-{repeat}.json", resume)
+            found = run_one(
+                name, command, timed_work, results / f"{file_of(name)}-{repeat}.json", resume
+            )
             timed.setdefault(name, []).append(found)
             check_losses(timed["ours"][repeat], found, name, dtype)
             tokens, seconds = speed(found, warm_up)
@@ -196,8 +276,15 @@ def rows_of(
 ) -> Sheet:
     rates = {name: [speed(found, warm_up)[0] for found in each] for name, each in timed.items()}
     for name, each in timed.items():
-        gap = max(largest_difference(ours, other) for ours, other in zip(timed["ours"], each, strict=False))
-        gate = Gate(checked="relative difference of a step's loss from ours", gap=gap, tolerance=TOLERANCE[dtype])
+        gap = max(
+            largest_difference(ours, other)
+            for ours, other in zip(timed["ours"], each, strict=False)
+        )
+        gate = Gate(
+            checked="relative difference of a step's loss from ours",
+            gap=gap,
+            tolerance=TOLERANCE[dtype],
+        )
         about = {
             "workload": workload,
             "settings": each[0]["settings"],
@@ -205,10 +292,26 @@ def rows_of(
             "losses": each[0]["losses"],
             "longer_losses": curves.get(name, []),
         }
-        others = {other: values for other, values in rates.items() if other != name} if name == "ours" else {}
+        others = (
+            {other: values for other, values in rates.items() if other != name}
+            if name == "ours"
+            else {}
+        )
         against = ratios(rates[name], others, "higher")
-        sheet.add(dtype, "tokens per second", "1/s", rates[name], gate, name, "higher", ratios=against, about=about)
-        sheet.add(dtype, "seconds per step", "s", [speed(found, warm_up)[1] for found in each], gate, name)
+        sheet.add(
+            dtype,
+            "tokens per second",
+            "1/s",
+            rates[name],
+            gate,
+            name,
+            "higher",
+            ratios=against,
+            about=about,
+        )
+        sheet.add(
+            dtype, "seconds per step", "s", [speed(found, warm_up)[1] for found in each], gate, name
+        )
     return sheet
 
 

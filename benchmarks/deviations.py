@@ -1,7 +1,7 @@
 """What the differences from the authors' released code do to the numbers, measured where that needs no model of billions.
 
     ift-scale run configs/demo.yaml
-    python benchmarks/deviations.py --run runs/demo [--data ../shared/data]
+    python -m benchmarks.deviations --run runs/demo [--data ../shared/data]
 
 In: the world's base model and the arms of a finished run of the world; the authors' sets. Out: tables in Markdown for
 docs/deviations.md. The world's tokenizer gets SentencePiece's prefix space for this, so that a letter by itself is `_A` as in the
@@ -20,11 +20,17 @@ import torch
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ift_scale import jsonl
 from ift_scale.analyse.correlation import partial_spearman
 from ift_scale.construct import official
-from ift_scale.inference.prompts import HEADER, Demonstrations, chat_messages, few_shot_prompt, question_text
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.io import jsonl
+from ift_scale.prompts.templates import (
+    HEADER,
+    Demonstrations,
+    chat_messages,
+    few_shot_prompt,
+    question_text,
+)
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import world
 from ift_scale.records import LETTERS, Question
 
@@ -63,14 +69,23 @@ class Model:
         return self.tokenizer(prompt + letter).input_ids[-1]
 
     @torch.inference_mode()
-    def ask(self, prompts: Sequence[str], num_choices: int, separator: str | None, bos: bool = True) -> Asked:
+    def ask(
+        self, prompts: Sequence[str], num_choices: int, separator: str | None, bos: bool = True
+    ) -> Asked:
         """`separator`: between prompt and letter in the text; None for the released code's tokens."""
         rows = []
         for prompt in prompts:
             ids = self.tokenizer(prompt).input_ids
-            logprobs_V = self.model(torch.tensor([ids if bos else ids[1:]])).logits[0, -1].log_softmax(-1)
+            logprobs_V = (
+                self.model(torch.tensor([ids if bos else ids[1:]])).logits[0, -1].log_softmax(-1)
+            )
             letters = LETTERS[:num_choices]
-            found = [self.released_letter(x) if separator is None else self.letter_behind(prompt + separator, x) for x in letters]
+            found = [
+                self.released_letter(x)
+                if separator is None
+                else self.letter_behind(prompt + separator, x)
+                for x in letters
+            ]
             rows.append(logprobs_V[found].double().numpy())
         logprobs = np.array(rows)
         mass = np.exp(logprobs).sum(-1)
@@ -139,7 +154,8 @@ def zero_shot(run: Path) -> str:
     tokenizer, count = PromptTokenizer(BASE), len(asked[0].choices)
     prompts = [tokenizer.render(chat_messages(q), "vicuna", generation=True) for q in asked]
     headed = [
-        p.replace(question_text(q), HEADER.format(topic=q.topic) + question_text(q)) for p, q in zip(prompts, asked, strict=True)
+        p.replace(question_text(q), HEADER.format(topic=q.topic) + question_text(q))
+        for p, q in zip(prompts, asked, strict=True)
     ]
     arms = sorted(path.parent for path in run.glob("train/*/model"))
     by_setting: dict[str, list[list[Asked]]] = {}
@@ -153,12 +169,23 @@ def zero_shot(run: Path) -> str:
             model.ask([p + " " for p in headed], count, None, bos=False),
         ]
         by_setting.setdefault(arm.name.split("-")[1], []).append(forms)
-    names = ("trailing blank, letters by themselves", "no BOS", "header in the prompt (`hint=1`)", "all three")
+    names = (
+        "trailing blank, letters by themselves",
+        "no BOS",
+        "header in the prompt (`hint=1`)",
+        "all three",
+    )
     rows = []
     for setting, found in by_setting.items():
-        joined = [Asked(*map(np.concatenate, zip(*forms, strict=True))) for forms in zip(*found, strict=True)]
+        joined = [
+            Asked(*map(np.concatenate, zip(*forms, strict=True)))
+            for forms in zip(*found, strict=True)
+        ]
         truth = np.tile(answers, len(found))
-        rows += [compared(f"{setting}: {name}", joined[0], other, truth) for name, other in zip(names, joined[1:], strict=True)]
+        rows += [
+            compared(f"{setting}: {name}", joined[0], other, truth)
+            for name, other in zip(names, joined[1:], strict=True)
+        ]
     return f"{len(arms)} arms, 0-shot, {len(asked)} questions each:\n\n{table(_COLUMNS, rows)}"
 
 
@@ -171,7 +198,9 @@ def released_correlation(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> t
     return float(found.statistic), float(found.pvalue)
 
 
-def permuted(x: np.ndarray, y: np.ndarray, control: np.ndarray, draw: np.random.Generator, times: int = 199) -> float:
+def permuted(
+    x: np.ndarray, y: np.ndarray, control: np.ndarray, draw: np.random.Generator, times: int = 199
+) -> float:
     """p of the released statistic when the consistencies are permuted within domains (equal control)."""
     groups = [np.flatnonzero(control == value) for value in np.unique(control)]
     observed, hits = abs(released_correlation(x, y, control)[0]), 0
@@ -194,16 +223,22 @@ def correlation(simulations: int = 1000) -> str:
         for number in range(simulations):
             domain = np.repeat(np.arange(4), 8)
             base = draw.normal(size=4)[domain]
-            x, y = (base + spread * draw.normal(size=4)[domain] + draw.normal(size=32) for _ in range(2))
+            x, y = (
+                base + spread * draw.normal(size=4)[domain] + draw.normal(size=32) for _ in range(2)
+            )
             p = [released_correlation(x, y, base)[1], partial_spearman(x, y, base).p or 1.0]
             hits[:2] += np.array(p) < 0.05
             if number < simulations // 5:
                 hits[2] += 5 * (permuted(x, y, base, draw) < 0.05)
         rows.append([f"{spread:g}", *(f"{100 * hit / simulations:.1f}%" for hit in hits)])
-    return table(("spread of domains", "theirs (n - 2)", "ours (n - 3)", "permuted within domains"), rows)
+    return table(
+        ("spread of domains", "theirs (n - 2)", "ours (n - 3)", "permuted within domains"), rows
+    )
 
 
-def learning_rates(sizes: Sequence[int] = (668, 996, 1782), batch: int = 256, epochs: int = 3, warm: float = 0.03) -> str:
+def learning_rates(
+    sizes: Sequence[int] = (668, 996, 1782), batch: int = 256, epochs: int = 3, warm: float = 0.03
+) -> str:
     """Sums of learning rates in units of the peak, by set size (examples: twice the questions)."""
     rows = []
     for size in sizes:
@@ -216,9 +251,23 @@ def learning_rates(sizes: Sequence[int] = (668, 996, 1782), batch: int = 256, ep
         theirs = [s / warmup if s < warmup else cosine(s) for s in range(steps)]
         ours = [(s + 1) / warmup if s < warmup else cosine(s) for s in range(steps)]
         # DeepSpeed's WarmupLR: logarithmic from 0 to the peak by default, at the peak from then on. At least two warm-up steps.
-        log = [math.log(s + 1) / math.log(max(2, warmup)) if s < max(2, warmup) else 1.0 for s in range(steps)]
-        rows.append([f"{size:,}", str(steps), str(warmup), f"{sum(ours):.2f}", f"{sum(theirs):.2f}", f"{sum(log):.2f}"])
-    return table(("questions", "steps", "warm-up steps", "ours", "first step at 0", "70B: WarmupLR"), rows)
+        log = [
+            math.log(s + 1) / math.log(max(2, warmup)) if s < max(2, warmup) else 1.0
+            for s in range(steps)
+        ]
+        rows.append(
+            [
+                f"{size:,}",
+                str(steps),
+                str(warmup),
+                f"{sum(ours):.2f}",
+                f"{sum(theirs):.2f}",
+                f"{sum(log):.2f}",
+            ]
+        )
+    return table(
+        ("questions", "steps", "warm-up steps", "ours", "first step at 0", "70B: WarmupLR"), rows
+    )
 
 
 def micro_batches(data: Path, sizes: Sequence[int] = (1, 2, 4, 8)) -> str:
@@ -227,10 +276,15 @@ def micro_batches(data: Path, sizes: Sequence[int] = (1, 2, 4, 8)) -> str:
     Lengths are those of the supervised texts in words and marks, half of them general instructions; 200 steps of 256 examples.
     """
     sets = official.load(data / "official_groups" / "llama-2-7b")["engineering"]
-    general = [str(row["output"]) for _, row in jsonl.rows(data / "general" / "alpaca_en_demo.jsonl.gz")]
+    general = [
+        str(row["output"]) for _, row in jsonl.rows(data / "general" / "alpaca_en_demo.jsonl.gz")
+    ]
     draw, rows = np.random.default_rng(0), []
     for setting, imported in sets.items():
-        texts = [f"{LETTERS[row.target]}. {row.question.choices[row.target]}\n{row.text}" for row in imported]
+        texts = [
+            f"{LETTERS[row.target]}. {row.question.choices[row.target]}\n{row.text}"
+            for row in imported
+        ]
         lengths = np.array([len(text.split()) for text in [*texts, *general[: len(texts)]]])
         is_general = np.arange(len(lengths)) >= len(texts)
         for size in sizes:
@@ -250,8 +304,18 @@ def micro_batches(data: Path, sizes: Sequence[int] = (1, 2, 4, 8)) -> str:
             w, c = np.concatenate(weights), np.concatenate(counts)
             low, high = np.quantile(np.repeat(w, c), (0.05, 0.95))
             theirs, ours = np.mean(share, axis=0)
-            rows.append([setting, str(size), f"{low:.2f} to {high:.2f}", f"{ours:.1%} / {theirs:.1%}"])
-    return table(("set", "micro-batch", "weight of a token (90% of them)", "share of the questions, ours / theirs"), rows)
+            rows.append(
+                [setting, str(size), f"{low:.2f} to {high:.2f}", f"{ours:.1%} / {theirs:.1%}"]
+            )
+    return table(
+        (
+            "set",
+            "micro-batch",
+            "weight of a token (90% of them)",
+            "share of the questions, ours / theirs",
+        ),
+        rows,
+    )
 
 
 def granularity(data: Path) -> str:
@@ -269,16 +333,43 @@ def granularity(data: Path) -> str:
             step: float(np.mean([abs(r / step - round(r / step)) < 0.01 for r in ratios]))
             for step in (1 / 8, 1 / 16, 1 / 32, 1 / 64)
         }
-        rows.append([model.name, *(f"{share:.1%}" for share in found.values()), f"{ties / total:.1%}"])
-    return table(("model", "differences that are multiples of 1/8", "1/16", "1/32", "1/64", "rows with two equal options"), rows)
+        rows.append(
+            [model.name, *(f"{share:.1%}" for share in found.values()), f"{ties / total:.1%}"]
+        )
+    return table(
+        (
+            "model",
+            "differences that are multiples of 1/8",
+            "1/16",
+            "1/32",
+            "1/64",
+            "rows with two equal options",
+        ),
+        rows,
+    )
 
 
 @click.command()
-@click.option("--run", "folder", required=True, type=click.Path(exists=True, path_type=Path), help="A finished run of the world.")
-@click.option("--data", default=DATA, show_default=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--run",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A finished run of the world.",
+)
+@click.option(
+    "--data", default=DATA, show_default=True, type=click.Path(exists=True, path_type=Path)
+)
 def main(folder: Path, data: Path) -> None:
     """Print the tables."""
-    for part in (few_shot(), zero_shot(folder), correlation(), learning_rates(), micro_batches(data), granularity(data)):
+    for part in (
+        few_shot(),
+        zero_shot(folder),
+        correlation(),
+        learning_rates(),
+        micro_batches(data),
+        granularity(data),
+    ):
         click.echo(part + "\n")
 
 

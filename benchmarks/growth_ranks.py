@@ -1,6 +1,6 @@
 """What bench_growth.py starts as each rank of a world: one sweep after another in one group, rank 0 writes what was measured.
 
-    python benchmarks/growth_ranks.py OUT --repeats 3 [--quick]      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python -m benchmarks.growth_ranks OUT --repeats 3 [--quick]      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
 
 One rank sweeps set size, example length, its spread and the vocabulary; every world its ZeRO stages, all ranks with one thread. Of
 each point the seconds of `repeats` steps (set size: of whole epochs) behind one for warming up, and the first step's loss.
@@ -14,10 +14,10 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
-from random_llama import build, joined, random_set, settings
 
-from ift_scale.train import engine as engines
-from ift_scale.train.data import TokenizedSet
+from benchmarks.random_llama import build, joined, random_set, settings
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
 
 BATCH = 16
 LENGTHS, SPREADS, VOCABULARIES, SET_SIZES = (
@@ -41,7 +41,14 @@ def llama(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def point(case: str, at: dict[str, float], tokens: TokenizedSet, repeats: int, stage: int = 2, vocabulary: int = 4096) -> Point:
+def point(
+    case: str,
+    at: dict[str, float],
+    tokens: TokenizedSet,
+    repeats: int,
+    stage: int = 2,
+    vocabulary: int = 4096,
+) -> Point:
     """Seconds of a step, the slowest rank's; of the case `set size` of all steps together."""
     device = torch.device("cpu")
     config = settings("float32", BATCH, 4096, stage, kernels="pytorch", max_length=2048)
@@ -57,20 +64,45 @@ def point(case: str, at: dict[str, float], tokens: TokenizedSet, repeats: int, s
         dist.barrier()
         seconds.append(time.perf_counter() - started)
     engine.release()
-    return {"case": case, "at": at, "seconds": seconds, "loss": first.item(), "tokens": int(tokens.lengths.sum())}
+    return {
+        "case": case,
+        "at": at,
+        "seconds": seconds,
+        "loss": first.item(),
+        "tokens": int(tokens.lengths.sum()),
+    }
 
 
 def sweeps(repeats: int, quick: bool) -> list[Point]:
     """What one rank measures of the workload's own sizes."""
     few = slice(0, 2 if quick else None)
-    found = [point("set size", {"examples": n}, random_set(n, 4096), repeats) for n in SET_SIZES[few]]
+    found = [
+        point("set size", {"examples": n}, random_set(n, 4096), repeats) for n in SET_SIZES[few]
+    ]
     for mean in LENGTHS[few]:
-        found.append(point("example length", {"mean tokens": mean}, random_set(BATCH, 4096, 0, mean, 0, 2048), repeats))
+        found.append(
+            point(
+                "example length",
+                {"mean tokens": mean},
+                random_set(BATCH, 4096, 0, mean, 0, 2048),
+                repeats,
+            )
+        )
     for spread in SPREADS[few]:
         tokens = random_set(BATCH, 4096, 0, 320, spread, 1024)
-        found.append(point("spread of lengths, mean 320", {"standard deviation": spread}, tokens, repeats))
+        found.append(
+            point("spread of lengths, mean 320", {"standard deviation": spread}, tokens, repeats)
+        )
     for size in VOCABULARIES[few]:
-        found.append(point("vocabulary", {"tokens known": size}, random_set(BATCH, size), repeats, vocabulary=size))
+        found.append(
+            point(
+                "vocabulary",
+                {"tokens known": size},
+                random_set(BATCH, size),
+                repeats,
+                vocabulary=size,
+            )
+        )
     return found
 
 
@@ -84,7 +116,10 @@ def main(out: Path, repeats: int, quick: bool) -> None:
     alone = ranks.world_size == 1
     stages = (2,) if quick else (0, 1, 2, 3)
     tokens = random_set(BATCH, 4096)
-    found = [point(f"ZeRO-{stage}", {"ranks": ranks.world_size}, tokens, repeats, stage) for stage in stages]
+    found = [
+        point(f"ZeRO-{stage}", {"ranks": ranks.world_size}, tokens, repeats, stage)
+        for stage in stages
+    ]
     found += sweeps(repeats, quick) if alone else []
     if ranks.rank == 0:
         out.write_text(json.dumps(found), encoding="utf-8")

@@ -55,14 +55,24 @@ FAMILIES = {
     "Llama-2": _family("llama-2", "LlamaConfig", head_dim=32),
     "Llama-3": _family("llama-3", "LlamaConfig", head_dim=32, rope_parameters=_LLAMA3_ROPE),
     "Mistral": _family("mistral", "MistralConfig", head_dim=32, sliding_window=WINDOW),
-    "Qwen2": _family("qwen2", "Qwen2Config", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
+    "Qwen2": _family(
+        "qwen2", "Qwen2Config", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
+    ),
     "Qwen2.5": _family("qwen2", "Qwen2Config", tie_word_embeddings=True, sliding_window=WINDOW),
     "Qwen3": _family("qwen3", "Qwen3Config", head_dim=32),
     "Gemma": _family("gemma", "GemmaConfig", head_dim=32),
-    "Gemma-2": _family("gemma", "Gemma2Config", head_dim=32, sliding_window=WINDOW, query_pre_attn_scalar=32),
-    "Gemma-3": _family("gemma", "Gemma3TextConfig", head_dim=32, sliding_window=WINDOW, query_pre_attn_scalar=32),
+    "Gemma-2": _family(
+        "gemma", "Gemma2Config", head_dim=32, sliding_window=WINDOW, query_pre_attn_scalar=32
+    ),
+    "Gemma-3": _family(
+        "gemma", "Gemma3TextConfig", head_dim=32, sliding_window=WINDOW, query_pre_attn_scalar=32
+    ),
     "Phi-3": _family(
-        "phi-3", "Phi3Config", rope_parameters=_LONGROPE, original_max_position_embeddings=ORIGINAL_POSITIONS, pad_token_id=0
+        "phi-3",
+        "Phi3Config",
+        rope_parameters=_LONGROPE,
+        original_max_position_embeddings=ORIGINAL_POSITIONS,
+        pad_token_id=0,
     ),
     "Phi-4": _family("phi-4", "Phi3Config", pad_token_id=0),
     "OLMo-2": _family("olmo", "Olmo2Config"),
@@ -77,7 +87,12 @@ FAMILIES = {
         layer_types=_ALTERNATING,
     ),
     "Granite": _family(
-        "granite", "GraniteConfig", embedding_multiplier=4.0, attention_multiplier=0.1, residual_multiplier=0.5, logits_scaling=2.0
+        "granite",
+        "GraniteConfig",
+        embedding_multiplier=4.0,
+        attention_multiplier=0.1,
+        residual_multiplier=0.5,
+        logits_scaling=2.0,
     ),
     "SmolLM2": _family("smollm", "LlamaConfig", head_dim=32, tie_word_embeddings=True),
     "SmolLM3": _family("smollm3", "SmolLM3Config", no_rope_layer_interval=2, pad_token_id=0),
@@ -116,7 +131,9 @@ def build(family: Family, vocab_size: int, bos: int | None, eos: int) -> Any:
     import transformers
     from transformers import AutoModelForCausalLM
 
-    config = getattr(transformers, family.config)(**family.settings, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos)
+    config = getattr(transformers, family.config)(
+        **family.settings, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     draw(model, 1.0)
@@ -131,8 +148,15 @@ def draw(model: Any, share: float) -> None:
                 target = parameter + 0.1 * torch.randn_like(parameter)
             else:
                 # Heads twice as wide as usual, for options that differ; queries and keys too, so that attention is not flat.
-                sharp = any(part in name for part in ("q_", "k_", "qkv", "query", "kv_", "head", "embed", "wte"))
-                target = (2.0 if sharp else 1.0) / parameter.shape[-1] ** 0.5 * torch.randn_like(parameter)
+                sharp = any(
+                    part in name
+                    for part in ("q_", "k_", "qkv", "query", "kv_", "head", "embed", "wte")
+                )
+                target = (
+                    (2.0 if sharp else 1.0)
+                    / parameter.shape[-1] ** 0.5
+                    * torch.randn_like(parameter)
+                )
             parameter.lerp_(target, share)
 
 

@@ -1,4 +1,4 @@
-"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python benchmarks/predict_scaling.py`. Nothing is measured.
+"""Predicted scaling of 7B to 70B over 8 to 1,024 GPUs, to plot: `python -m benchmarks.predict_scaling`. Nothing is measured.
 
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
 Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
@@ -11,17 +11,20 @@ from typing import Any
 
 import click
 
-from ift_scale.bench.rows import store_inputs
+from benchmarks.suite.rows import store_inputs
 from ift_scale.config import TrainConfig
-from ift_scale.costs import scaling
-from ift_scale.costs.machine import read_machine
-from ift_scale.costs.scaling import Examples, Row
+from ift_scale.estimate import memory, scaling
+from ift_scale.estimate.machine import read_machine
+from ift_scale.estimate.scaling import Examples, Row
 from ift_scale.plan.memory import read_shape
-from ift_scale.train import memory
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b")
 MACHINES = ("a100-80", "h100-sxm", "h200")
-HPZ_MACHINES, HPZ_MODELS, HPZ_SIZES = ("a100-80", "h100-sxm"), ("llama-2-13b", "llama-2-70b"), (64, 128, 256, 512)
+HPZ_MACHINES, HPZ_MODELS, HPZ_SIZES = (
+    ("a100-80", "h100-sxm"),
+    ("llama-2-13b", "llama-2-70b"),
+    (64, 128, 256, 512),
+)
 LOADS = {"full micro-batch": scaling.full, "global batch": scaling.global_batch}
 
 
@@ -55,10 +58,18 @@ def rows() -> list[dict[str, Any]]:
     for model, name, (load, step_of) in itertools.product(MODELS, MACHINES, LOADS.items()):
         shape, machine = read_shape(model), read_machine(name)
         for size, whole in itertools.product(scaling.SIZES, (False, True)):
-            row = scaling.row(shape, train, machine, step_of(examples, train, size), whole_buckets=whole)
+            row = scaling.row(
+                shape, train, machine, step_of(examples, train, size), whole_buckets=whole
+            )
             if row.setting.zero_stage == 2 or not whole:
                 of_trainer = whole == (row.setting.zero_stage == 2 and memory.whole_buckets(size))
-                what = {"model": model, "machine": name, "load": load, "whole_buckets": whole, "as_trained": of_trainer}
+                what = {
+                    "model": model,
+                    "machine": name,
+                    "load": load,
+                    "whole_buckets": whole,
+                    "as_trained": of_trainer,
+                }
                 found.append(what | as_json(row))
     return found
 
@@ -67,12 +78,20 @@ def hpz_rows() -> list[dict[str, Any]]:
     """Seconds of a step and GiB per GPU of ZeRO-3 with all gathering among all GPUs, and with most of it inside the node."""
     train, examples = TrainConfig(zero_stage=3), Examples()
     found = []
-    for name, model, (load, step_of), size in itertools.product(HPZ_MACHINES, HPZ_MODELS, LOADS.items(), HPZ_SIZES):
+    for name, model, (load, step_of), size in itertools.product(
+        HPZ_MACHINES, HPZ_MODELS, LOADS.items(), HPZ_SIZES
+    ):
         shape, machine, step = read_shape(model), read_machine(name), step_of(examples, train, size)
         within = scaling.row(shape, train, machine, step)
         among_all = scaling.row(shape, train, machine, step, replace(within.setting, hpz=1))
         assert within.setting.hpz == machine.devices_per_node, "it does not fit: nothing to compare"
-        told = {"machine": name, "model": model, "load": load, "gpus": size, "checkpointing": within.setting.checkpointing}
+        told = {
+            "machine": name,
+            "model": model,
+            "load": load,
+            "gpus": size,
+            "checkpointing": within.setting.checkpointing,
+        }
         for key, row in (("among_all", among_all), ("within_node", within)):
             sending = _short(row.prediction.parts["communication"])
             told |= {f"seconds_{key}": _short(row.prediction.seconds), f"sending_{key}": sending}
@@ -88,7 +107,9 @@ def hpz_table(found: list[dict[str, Any]]) -> list[str]:
         before, after = row["seconds_among_all"], row["seconds_within_node"]
         seconds = f"{before:.3f} | {after:.3f} | {before / after - 1:+.0%}"
         gib = f"{row['memory_gib_among_all']:.0f} | {row['memory_gib_within_node']:.0f}"
-        lines.append(f"| {row['machine']} | {row['model']} | {row['load']} | {row['gpus']} | {seconds} | {gib} |")
+        lines.append(
+            f"| {row['machine']} | {row['model']} | {row['load']} | {row['gpus']} | {seconds} | {gib} |"
+        )
     return lines
 
 
@@ -97,7 +118,11 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for model in MODELS:
         shown = (model, "h100-sxm", "full micro-batch")
-        for row in (row for row in found if row["as_trained"] and (row["model"], row["machine"], row["load"]) == shown):
+        for row in (
+            row
+            for row in found
+            if row["as_trained"] and (row["model"], row["machine"], row["load"]) == shown
+        ):
             offload = "" if row["offload"] == "none" else f", offload {row['offload']}"
             copies = ", hpZ" if row["hpz"] > 1 else ""
             setting = f"ZeRO-{row['zero_stage']}{copies}, {row['checkpointing']}{offload}"

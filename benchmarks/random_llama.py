@@ -9,17 +9,23 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ift_scale import distributed
 from ift_scale.config import TrainConfig
-from ift_scale.distributed import Ranks
-from ift_scale.rendezvous import Meeting
-from ift_scale.train import engine as engines
-from ift_scale.train import packing, ranks
-from ift_scale.train.data import TokenizedSet
+from ift_scale.ranks import environment
+from ift_scale.ranks.environment import Ranks
+from ift_scale.ranks.rendezvous import Meeting
+from ift_scale.train import worker
+from ift_scale.train.data import packing
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
 
 
 def random_set(
-    num_examples: int, vocab: int, seed: int = 0, mean: float = 270, spread: float = 120, most: int = 650
+    num_examples: int,
+    vocab: int,
+    seed: int = 0,
+    mean: float = 270,
+    spread: float = 120,
+    most: int = 650,
 ) -> TokenizedSet:
     """Examples of 40 to `most` tokens, normal around `mean`; three quarters are supervised; all begin with the same 36."""
     random = np.random.default_rng(seed)
@@ -48,7 +54,14 @@ def random_weights(
     return weights
 
 
-def settings(precision: str, batch: int, tokens: int, stage: Any = 2, checkpointing: Any = "none", **more: Any) -> TrainConfig:
+def settings(
+    precision: str,
+    batch: int,
+    tokens: int,
+    stage: Any = 2,
+    checkpointing: Any = "none",
+    **more: Any,
+) -> TrainConfig:
     return TrainConfig(
         launcher="direct",
         precision=precision,
@@ -63,21 +76,35 @@ def settings(precision: str, batch: int, tokens: int, stage: Any = 2, checkpoint
 
 
 def build(
-    shape: dict[str, Any], config: TrainConfig, device: torch.device, tokens: TokenizedSet, std: float = 0.02
+    shape: dict[str, Any],
+    config: TrainConfig,
+    device: torch.device,
+    tokens: TokenizedSet,
+    std: float = 0.02,
 ) -> tuple[engines.Engine, list[packing.Step]]:
     """(an engine of this process' group with random weights, the dealt steps)."""
-    group = distributed.from_environment()
+    group = environment.from_environment()
     assert group is not None
     dtype = torch.float32 if config.precision == "float32" else torch.bfloat16
-    steps = packing.planned_steps(tokens.computed_lengths, config, group.world_size, shape["hidden_size"], 0)
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, group.world_size, shape["hidden_size"], 0
+    )
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(Path(folder), shape, device, dtype, std)
-        return engines.build(Path(folder), weights, config, device, group, max(map(len, steps))), steps
+        return engines.build(
+            Path(folder), weights, config, device, group, max(map(len, steps))
+        ), steps
 
 
 def place_alone() -> None:
     """Tell this process that it is a group of one."""
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": distributed.free_port()}
+    place = {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": environment.free_port(),
+    }
     os.environ.update({name: str(value) for name, value in place.items()})
 
 
@@ -89,6 +116,6 @@ def one_rank() -> torch.device:
 
 def joined() -> tuple[Ranks, torch.device]:
     """Join the group that the environment names."""
-    found = distributed.from_environment()
+    found = environment.from_environment()
     assert found is not None
-    return found, ranks.join(Meeting(found))
+    return found, worker.join(Meeting(found))

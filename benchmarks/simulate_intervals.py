@@ -1,6 +1,6 @@
 """How often intervals cover and verdicts are right, simulated: what docs/formulas.md says of them.
 
-    python benchmarks/simulate_intervals.py [--trials 2000]
+    python -m benchmarks.simulate_intervals [--trials 2000]
 
 Two arms of some seeds answer the same questions in some domains. A question has its own chance of being answered rightly, a seed
 moves its arm's (by `seed_sd`; `common` is the share of that variance that a seed has in all domains alike), and the rest is noise.
@@ -15,10 +15,10 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.suite.rows import store_inputs
 from ift_scale.analyse.estimates import Table, estimate
 from ift_scale.analyse.intervals import DIFFERENCE, SHARE, Estimate
 from ift_scale.analyse.paired import discordant, mcnemar
-from ift_scale.bench.rows import store_inputs
 from ift_scale.report.verdicts import verdict
 
 LEVEL = 0.95
@@ -39,20 +39,31 @@ class Case:
     """The first arm's true accuracy minus the second's."""
 
 
-def answers(case: Case, sizes: tuple[int, ...], rng: np.random.Generator) -> Iterator[tuple[np.ndarray, list[int]]]:
+def answers(
+    case: Case, sizes: tuple[int, ...], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, list[int]]]:
     """Of each domain the answers of both arms, shape (2, S, Q), 1 where right, and the numbers of the seeds."""
     shape = (2, case.seeds, 1)
     shared = rng.standard_normal(shape)
     for domain, num_questions in enumerate(sizes):
-        effect = case.seed_sd * (case.common**0.5 * shared + (1 - case.common) ** 0.5 * rng.standard_normal(shape))
+        effect = case.seed_sd * (
+            case.common**0.5 * shared + (1 - case.common) ** 0.5 * rng.standard_normal(shape)
+        )
         chance = np.clip(0.55 + 0.2 * rng.standard_normal(num_questions), 0.1, 0.9)
         sides = np.array([0.5, -0.5])[:, None, None] * case.difference
-        own = rng.random((2, case.seeds, num_questions)) < 0.3  # answers of one question agree over arms and seeds, but for these
+        own = (
+            rng.random((2, case.seeds, num_questions)) < 0.3
+        )  # answers of one question agree over arms and seeds, but for these
         drawn = np.where(own, rng.random(own.shape), rng.random(num_questions))
-        yield (drawn < chance + effect + sides).astype(float), [100 * domain * (not case.same_seeds) + s for s in range(case.seeds)]
+        yield (
+            (drawn < chance + effect + sides).astype(float),
+            [100 * domain * (not case.same_seeds) + s for s in range(case.seeds)],
+        )
 
 
-def compared(case: Case, sizes: tuple[int, ...], rng: np.random.Generator) -> tuple[Estimate, Estimate, float]:
+def compared(
+    case: Case, sizes: tuple[int, ...], rng: np.random.Generator
+) -> tuple[Estimate, Estimate, float]:
     """The first arm's accuracy, the difference, and McNemar's p."""
     right, difference, pairs, start = [], [], [], 0
     for both, seeds in answers(case, sizes, rng):
@@ -66,7 +77,9 @@ def compared(case: Case, sizes: tuple[int, ...], rng: np.random.Generator) -> tu
     return share, found, mcnemar(discordant(whole[0], whole[1]))
 
 
-def simulate(case: Case, trials: int, sizes: tuple[int, ...] | None = None, seed: int = 0) -> dict[str, Any]:
+def simulate(
+    case: Case, trials: int, sizes: tuple[int, ...] | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Shares of the trials: `covered`, the difference's interval holds the truth; the verdicts; `models`, what one would have taken
     for an effect by the interval over questions and McNemar's test, which are about these very models; the mean half-width."""
     rng, sizes = np.random.default_rng(seed), sizes or SIZES[case.domains]
@@ -96,7 +109,9 @@ def cases() -> list[Case]:
             out.append(Case(domains, seeds, sd, common))
         if domains > 1 and seeds > 1 and sd:
             out.append(Case(domains, seeds, sd, same_seeds=False))
-    for domains, seeds, sd, difference in product((1, 4), (2, 3, 5, 10), (0.0, 0.02, 0.05), (0.05, 0.1)):
+    for domains, seeds, sd, difference in product(
+        (1, 4), (2, 3, 5, 10), (0.0, 0.02, 0.05), (0.05, 0.1)
+    ):
         out.append(Case(domains, seeds, sd, difference=difference))
     return out
 

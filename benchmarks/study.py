@@ -1,7 +1,7 @@
 """What a study's variants found, as data and as tables for docs/results.md.
 
     ift-scale run configs/world_study.yaml
-    python benchmarks/study.py configs/world_study.yaml
+    python -m benchmarks.study configs/world_study.yaml
 
 Reads the finished variants' analyse tables, stores means over the domains in benchmarks/results/NAME.json (NAME: the last part of
 the study's output_dir), and prints them with a column for each variant.
@@ -14,10 +14,10 @@ from typing import Any
 import click
 import pandas as pd
 
-from ift_scale.artifacts import read_manifest
-from ift_scale.bench.rows import store_inputs
+from benchmarks.suite.rows import store_inputs
 from ift_scale.config import Config
-from ift_scale.config_file import load_study
+from ift_scale.config.file import load_study
+from ift_scale.io.manifests import read_manifest
 from ift_scale.report.coverage import over
 from ift_scale.report.facts import overall, read
 from ift_scale.report.html import interval, name_of, number, points
@@ -51,7 +51,9 @@ def found(config: Config) -> dict[str, Rows]:
     manifest = read_manifest(folder / "construct")
     assert manifest is not None, f"{folder}: not constructed"
     out["sets"] = [
-        {"domain": k.removesuffix("/set_size"), "size": v} for k, v in manifest.counts.items() if k.endswith("/set_size")
+        {"domain": k.removesuffix("/set_size"), "size": v}
+        for k, v in manifest.counts.items()
+        if k.endswith("/set_size")
     ]
     out["balance"] = _plain(balance(read(folder / "construct" / "balance.csv", "balance")))
     return out
@@ -59,14 +61,22 @@ def found(config: Config) -> dict[str, Rows]:
 
 def _plain(table: pd.DataFrame) -> Rows:
     """Without what is missing."""
-    return [{name: value for name, value in row.items() if not pd.isna(value)} for row in table.to_dict("records")]
+    return [
+        {name: value for name, value in row.items() if not pd.isna(value)}
+        for row in table.to_dict("records")
+    ]
 
 
 def balance(table: pd.DataFrame) -> pd.DataFrame:
     """The mean absolute distance from I over domains and seeds, by covariate and setting, before and after matching."""
     once = table.drop_duplicates(["domain", "seed", "stage", "setting", "covariate"])
     sized = once.assign(distance=pd.to_numeric(once.distance).abs())
-    means = sized.groupby(["covariate", "setting", "stage"], sort=False).distance.mean().unstack("stage").reset_index()
+    means = (
+        sized.groupby(["covariate", "setting", "stage"], sort=False)
+        .distance.mean()
+        .unstack("stage")
+        .reset_index()
+    )
     counts = table.groupby("setting").domain.nunique()
     counted = means.assign(domains=means.setting.map(counts), of_domains=table.domain.nunique())
     return counted[["covariate", "setting", "before", "after", "domains", "of_domains"]]
@@ -81,7 +91,10 @@ def beside(variants: Mapping[str, Rows], names: Iterable[str], cell: Any) -> str
                 rows.setdefault(told[0], {})[variant] = told[1]
     columns = [*names, *variants]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join([*key, *(cells.get(v, '') for v in variants)])} |" for key, cells in rows.items()]
+    lines += [
+        f"| {' | '.join([*key, *(cells.get(v, '') for v in variants)])} |"
+        for key, cells in rows.items()
+    ]
     return "\n".join(line.replace("\u00a0", " ").replace("−", "-") for line in lines)
 
 
@@ -98,16 +111,29 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
             ["distance from I", "of"],
             _distance,
         ),
-        beside(of("base"), ["base model", "group"], lambda r: ((r["domain"], r["group"]), interval(r, "accuracy"))),
         beside(
-            _sorted(of("settings")), ["accuracy", "group"], lambda r: ((name_of(r["setting"]), r["group"]), interval(r, "accuracy"))
+            of("base"),
+            ["base model", "group"],
+            lambda r: ((r["domain"], r["group"]), interval(r, "accuracy")),
         ),
-        beside(of("comparisons"), ["difference", "group"], lambda r: ((pair(r), r["group"]), interval(r, "difference", sign=True))),
+        beside(
+            _sorted(of("settings")),
+            ["accuracy", "group"],
+            lambda r: ((name_of(r["setting"]), r["group"]), interval(r, "accuracy")),
+        ),
+        beside(
+            of("comparisons"),
+            ["difference", "group"],
+            lambda r: ((pair(r), r["group"]), interval(r, "difference", sign=True)),
+        ),
         beside(of("best_ratio"), ["best ratio", "group"], _best),
         beside(
             of("correlation"),
             ["partial rho", "group"],
-            lambda r: ((r["measure"], r["group"]), interval(r, "rho", share=False, sign=True, ends=("low", "high"))),
+            lambda r: (
+                (r["measure"], r["group"]),
+                interval(r, "rho", share=False, sign=True, ends=("low", "high")),
+            ),
         ),
         beside(
             _sorted(of("abstention")),
@@ -124,8 +150,16 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
 
 
 def _sorted(variants: dict[str, Rows]) -> dict[str, Rows]:
-    order = {s: i for i, s in enumerate(in_order(list({row["setting"] for rows in variants.values() for row in rows})))}
-    return {variant: sorted(rows, key=lambda row: order[row["setting"]]) for variant, rows in variants.items()}
+    order = {
+        s: i
+        for i, s in enumerate(
+            in_order(list({row["setting"] for rows in variants.values() for row in rows}))
+        )
+    }
+    return {
+        variant: sorted(rows, key=lambda row: order[row["setting"]])
+        for variant, rows in variants.items()
+    }
 
 
 def _distance(row: dict[str, Any]) -> tuple[tuple[str, str], str] | None:
@@ -153,7 +187,9 @@ def _refused(row: dict[str, Any]) -> str:
 
 def _written(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
     shares = COLUMNS["generated"].split()[4:]
-    return (name_of(row["setting"]), row["group"]), " / ".join(_with(row, name, points) for name in shares)
+    return (name_of(row["setting"]), row["group"]), " / ".join(
+        _with(row, name, points) for name in shares
+    )
 
 
 def _with(row: dict[str, Any], name: str, told: Any) -> str:

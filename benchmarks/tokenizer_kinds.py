@@ -33,7 +33,9 @@ def byte_level(pattern: str, texts: Sequence[str], specials: Sequence[str]) -> T
     """Byte-level BPE that splits by `pattern`, as GPT-2, Llama-3, Qwen and most others."""
     tokenizer = Tokenizer(BPE())
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return _trained(tokenizer, texts, specials)
 
@@ -48,7 +50,9 @@ def deepseek(texts: Sequence[str], specials: Sequence[str]) -> Tokenizer:
         r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]
     splits = [pre_tokenizers.Split(Regex(part), behavior="isolated") for part in parts]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return _trained(tokenizer, texts, specials)
 
@@ -64,17 +68,23 @@ def sentencepiece(prepend: bool) -> Callable[[Sequence[str], Sequence[str]], Tok
         trained = Tokenizer(BPE(byte_fallback=True))
         words = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
         breaks = pre_tokenizers.Split(Regex(r"\n+"), behavior="removed" if prepend else "isolated")
-        scripts = pre_tokenizers.Split(Regex(r"▁*\p{L}+|\p{N}|▁*[^\p{L}\p{N}▁]+"), behavior="isolated")
+        scripts = pre_tokenizers.Split(
+            Regex(r"▁*\p{L}+|\p{N}|▁*[^\p{L}\p{N}▁]+"), behavior="isolated"
+        )
         trained.pre_tokenizer = pre_tokenizers.Sequence([breaks, words, scripts])
         fallback = [f"<0x{byte:02X}>" for byte in range(256)]
         _trained(trained, texts, [*specials, *fallback], alphabet=["▁"])
         model = json.loads(trained.to_str())["model"]
         merges = [tuple(merge) for merge in model["merges"]]
-        tokenizer = Tokenizer(BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        tokenizer = Tokenizer(
+            BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        )
         steps = [normalizers.Prepend("▁")] if prepend else []
         tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
         strip = [decoders.Strip(" ", 1, 0)] if prepend else []
-        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        )
         tokenizer.add_special_tokens([_special(token) for token in specials])
         return tokenizer
 
@@ -85,10 +95,18 @@ def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 
 
-def _trained(tokenizer: Tokenizer, texts: Sequence[str], specials: Sequence[str], alphabet: Sequence[str] = ()) -> Tokenizer:
+def _trained(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    specials: Sequence[str],
+    alphabet: Sequence[str] = (),
+) -> Tokenizer:
     letters = list(alphabet) or pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=SIZE, special_tokens=[_special(token) for token in specials], initial_alphabet=letters, show_progress=False
+        vocab_size=SIZE,
+        special_tokens=[_special(token) for token in specials],
+        initial_alphabet=letters,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -124,7 +142,9 @@ def write(kind: Kind, texts: Sequence[str], folder: Path) -> int:
     ids = [(token, tokenizer.token_to_id(token)) for token in kind.starts]
     if ids:
         before = " ".join(kind.starts)
-        tokenizer.post_processor = TemplateProcessing(single=f"{before} $A", pair=f"{before} $A {before} $B", special_tokens=ids)
+        tokenizer.post_processor = TemplateProcessing(
+            single=f"{before} $A", pair=f"{before} $A {before} $B", special_tokens=ids
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -147,18 +167,36 @@ _IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LEGACY = (("legacy", True), ("add_bos_token", True), ("add_eos_token", False))
 
 KINDS = {
-    "llama-2": Kind(sentencepiece(True), _SP, "<s>", "</s>", "llama-2", ("<s>",), "LlamaTokenizer", _LEGACY),
+    "llama-2": Kind(
+        sentencepiece(True), _SP, "<s>", "</s>", "llama-2", ("<s>",), "LlamaTokenizer", _LEGACY
+    ),
     "llama-3": Kind(
         by_pattern(LLAMA3),
-        ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        (
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ),
         "<|begin_of_text|>",
         "<|eot_id|>",
         "llama-3",
         ("<|begin_of_text|>",),
     ),
-    "mistral": Kind(sentencepiece(True), _SP, "<s>", "</s>", "mistral", ("<s>",), "LlamaTokenizer", _LEGACY),
+    "mistral": Kind(
+        sentencepiece(True), _SP, "<s>", "</s>", "mistral", ("<s>",), "LlamaTokenizer", _LEGACY
+    ),
     "qwen2": Kind(by_pattern(QWEN2), _IM, None, "<|im_end|>", "chatml", (), "Qwen2Tokenizer"),
-    "qwen3": Kind(by_pattern(QWEN2), (*_IM, "<think>", "</think>"), None, "<|im_end|>", "qwen3", (), "Qwen2Tokenizer"),
+    "qwen3": Kind(
+        by_pattern(QWEN2),
+        (*_IM, "<think>", "</think>"),
+        None,
+        "<|im_end|>",
+        "qwen3",
+        (),
+        "Qwen2Tokenizer",
+    ),
     "gemma": Kind(
         sentencepiece(False),
         ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
@@ -179,10 +217,20 @@ KINDS = {
         (("legacy", False), ("add_bos_token", False), ("add_eos_token", False)),
     ),
     "phi-4": Kind(by_pattern(LLAMA3), (*_IM, "<|im_sep|>"), "<|endoftext|>", "<|im_end|>", "phi-4"),
-    "olmo": Kind(by_pattern(LLAMA3), ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", "<|endoftext|>", "tulu"),
+    "olmo": Kind(
+        by_pattern(LLAMA3), ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", "<|endoftext|>", "tulu"
+    ),
     "gpt-oss": Kind(
         by_pattern(O200K),
-        ("<|startoftext|>", "<|endoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"),
+        (
+            "<|startoftext|>",
+            "<|endoftext|>",
+            "<|return|>",
+            "<|start|>",
+            "<|end|>",
+            "<|message|>",
+            "<|channel|>",
+        ),
         "<|startoftext|>",
         "<|return|>",
         "harmony",
@@ -213,6 +261,22 @@ KINDS = {
         "deepseek",
         ("<｜begin▁of▁sentence｜>",),
     ),
-    "gpt-2": Kind(by_pattern(GPT2), ("<|endoftext|>",), "<|endoftext|>", "<|endoftext|>", "plain", (), "GPT2Tokenizer"),
-    "gpt-neox": Kind(by_pattern(GPT2), ("<|endoftext|>",), "<|endoftext|>", "<|endoftext|>", "plain", (), "GPTNeoXTokenizer"),
+    "gpt-2": Kind(
+        by_pattern(GPT2),
+        ("<|endoftext|>",),
+        "<|endoftext|>",
+        "<|endoftext|>",
+        "plain",
+        (),
+        "GPT2Tokenizer",
+    ),
+    "gpt-neox": Kind(
+        by_pattern(GPT2),
+        ("<|endoftext|>",),
+        "<|endoftext|>",
+        "<|endoftext|>",
+        "plain",
+        (),
+        "GPTNeoXTokenizer",
+    ),
 }

@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from ift_scale import __version__
-from ift_scale.bench_cli import bench
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 
 STAGE_HELP = {
@@ -49,19 +48,27 @@ class Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Stopped. Finished work is kept; the same command goes on from there.", err=True)
+            click.echo(
+                "Stopped. Finished work is kept; the same command goes on from there.", err=True
+            )
             ctx.exit(EXIT_STOPPED)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}. Finished work is kept; the same command goes on from there.")
+    raise Stopped(
+        f"stopped by {signal.Signals(number).name}. Finished work is kept; the same command goes on from there."
+    )
 
 
 def _config_options(command: Any) -> Any:
     """CONFIG and --set, the same for every command."""
-    command = click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting; may be repeated.")(
-        command
-    )
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="a.b=value",
+        help="Override a setting; may be repeated.",
+    )(command)
     return click.argument("config", type=click.Path(dir_okay=False))(command)
 
 
@@ -71,10 +78,12 @@ def main() -> None:
     """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
 
 
-main.add_command(bench)
-
 _variant_option = click.option(
-    "--variant", "only", multiple=True, metavar="NAME", help="Only this variant of a study; may be repeated."
+    "--variant",
+    "only",
+    multiple=True,
+    metavar="NAME",
+    help="Only this variant of a study; may be repeated.",
 )
 
 
@@ -83,8 +92,8 @@ _variant_option = click.option(
 @_variant_option
 def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Run all stages of CONFIG; what is done already is skipped. Of a study, all variants, and a page of them side by side."""
-    from ift_scale.config_file import load_study
-    from ift_scale.progress import say
+    from ift_scale.config.file import load_study
+    from ift_scale.io.progress import say
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
@@ -100,9 +109,15 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
 def _ray_options(command: Any) -> Any:
     """--ray and --ray-workers, of the stages that Ray may compute."""
     help = "Have actors of a Ray cluster do it: of the one at ADDRESS (HOST:PORT), found here (auto), or made for this (local)."
-    workers_help = "Engines to start; one for each GPU or tensor-parallel group of the cluster if left out."
-    command = click.option("--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help)(command)
-    return click.option("--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help)(command)
+    workers_help = (
+        "Engines to start; one for each GPU or tensor-parallel group of the cluster if left out."
+    )
+    command = click.option(
+        "--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help
+    )(command)
+    return click.option(
+        "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help
+    )(command)
 
 
 class _PartType(click.ParamType):
@@ -111,7 +126,9 @@ class _PartType(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         number, _, of = str(value).partition("/")
         if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-            self.fail(f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx)
+            self.fail(
+                f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx
+            )
         return int(number), int(of)
 
 
@@ -137,7 +154,9 @@ def _stage_command(stage: str) -> click.Command:
             raise click.UsageError("--ray-workers: only with --ray")
         if ray is not None and part is not None:
             raise click.UsageError("--part: not with --ray, whose ranks share all arms")
-        for open_pipeline in _pipelines(config, overrides, only, stage in SHARED_STAGES and ray is None, part):
+        for open_pipeline in _pipelines(
+            config, overrides, only, stage in SHARED_STAGES and ray is None, part
+        ):
             with open_pipeline as pipeline:
                 _run_stage(pipeline, stage, ray, ray_workers)
 
@@ -152,9 +171,9 @@ def _run_stage(pipeline: Any, stage: str, ray: str | None, ray_workers: int | No
     if ray is None:
         getattr(pipeline, stage)()
         return
-    from ift_scale import ray_ranks
+    from ift_scale.ray_backend import driver
 
-    ray_ranks.run_stage(pipeline, stage, ray, ray_workers)
+    driver.run_stage(pipeline, stage, ray, ray_workers)
 
 
 for _stage in STAGE_HELP:
@@ -162,7 +181,11 @@ for _stage in STAGE_HELP:
 
 
 def _pipelines(
-    config: str, overrides: tuple[str, ...], only: tuple[str, ...], shared: bool = False, part: tuple[int, int] | None = None
+    config: str,
+    overrides: tuple[str, ...],
+    only: tuple[str, ...],
+    shared: bool = False,
+    part: tuple[int, int] | None = None,
 ) -> Iterator[Any]:
     """The run of CONFIG, or those of its variants one after another, each to be opened by `with`.
 
@@ -170,11 +193,11 @@ def _pipelines(
     A `part` of a stage holds the folder together with the other parts.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from ift_scale import distributed
-    from ift_scale.config_file import load_study
-    from ift_scale.progress import say
+    from ift_scale.config.file import load_study
+    from ift_scale.io.progress import say
+    from ift_scale.ranks import environment
 
-    ranks = distributed.from_environment()
+    ranks = environment.from_environment()
     if ranks is not None and ranks.world_size > 1 and not shared:
         raise click.UsageError(
             f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(SHARED_STAGES)} "
@@ -183,7 +206,9 @@ def _pipelines(
     study = load_study(config, overrides)
     for name in only:
         if name not in study.variants:
-            raise click.UsageError(f"--variant {name}: {config} has {', '.join(study.variants) or 'no variants'}")
+            raise click.UsageError(
+                f"--variant {name}: {config} has {', '.join(study.variants) or 'no variants'}"
+            )
     chosen = {name: variant for name, variant in study.variants.items() if not only or name in only}
     for name, settings in chosen.items():
         say(f"variant {name}")
@@ -194,13 +219,17 @@ def _pipelines(
 
 
 @contextmanager
-def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int] | None) -> Iterator[Any]:
+def _opened(
+    settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int] | None
+) -> Iterator[Any]:
     from pathlib import Path
 
-    from ift_scale import artifacts
     from ift_scale.config import resolved_yaml
+    from ift_scale.io.files import remove_incomplete, write_text
+    from ift_scale.io.locks import locked
+    from ift_scale.io.manifests import digest_of
     from ift_scale.pipeline import Pipeline
-    from ift_scale.rendezvous import meet
+    from ift_scale.ranks.rendezvous import meet
     from ift_scale.tasks import Part
 
     several = ranks is not None and ranks.world_size > 1
@@ -209,17 +238,17 @@ def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int
     own_part = None if part is None else Part(*part)
     pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
     if meeting is not None:
-        meeting.check(artifacts.digest_of([resolved, part]), pipeline.root)
+        meeting.check(digest_of([resolved, part]), pipeline.root)
         if not pipeline.leads:
             meeting.hear()  # that rank 0 holds the folder
             yield pipeline
             return
     with ExitStack() as held:
         with meeting.leading() if meeting is not None else nullcontext():
-            held.enter_context(artifacts.locked(pipeline.root, shared=part is not None))
+            held.enter_context(locked(pipeline.root, shared=part is not None))
             if not several and part is None:  # else others may be writing already
-                artifacts.remove_incomplete(pipeline.root)
-            artifacts.write_text(pipeline.root / "config.yaml", resolved)
+                remove_incomplete(pipeline.root)
+            write_text(pipeline.root / "config.yaml", resolved)
         if meeting is not None:
             meeting.tell("")
         yield pipeline
@@ -227,18 +256,42 @@ def _opened(settings: Any, ranks: Any, siblings: list[str], part: tuple[int, int
 
 @main.command()
 @click.argument("config", type=click.Path(dir_okay=False), required=False)
-@click.option("--set", "overrides", multiple=True, metavar="a.b=value", help="Override a setting of CONFIG; may be repeated.")
-@click.option("--model", help="Print the memory of this model only: a folder, a config.json, or a preset (configs/models).")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="a.b=value",
+    help="Override a setting of CONFIG; may be repeated.",
+)
+@click.option(
+    "--model",
+    help="Print the memory of this model only: a folder, a config.json, or a preset (configs/models).",
+)
 @click.option(
     "--gpu-memory",
     type=click.FloatRange(min=0, min_open=True),
     help="GB (10^9 bytes) of one GPU; the machine's, or this machine's, if left out.",
 )
-@click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; CONFIG's train.num_ranks if left out.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), help="The machine's if left out, or 8.")
-@click.option("--machine", help="Predict times on it: a machine file or a preset (configs/machines).")
-@click.option("--rates", "rate_file", type=click.Path(dir_okay=False), help="Rates of the stages: a YAML file (docs/plan.md).")
-@click.option("--example-tokens", type=click.FloatRange(min=1), help="Mean length of a training example, for predictions.")
+@click.option(
+    "--gpus", type=click.IntRange(min=1), help="GPUs in all; CONFIG's train.num_ranks if left out."
+)
+@click.option(
+    "--gpus-per-node", type=click.IntRange(min=1), help="The machine's if left out, or 8."
+)
+@click.option(
+    "--machine", help="Predict times on it: a machine file or a preset (configs/machines)."
+)
+@click.option(
+    "--rates",
+    "rate_file",
+    type=click.Path(dir_okay=False),
+    help="Rates of the stages: a YAML file (docs/plan.md).",
+)
+@click.option(
+    "--example-tokens",
+    type=click.FloatRange(min=1),
+    help="Mean length of a training example, for predictions.",
+)
 def plan(
     config: str | None,
     overrides: tuple[str, ...],
@@ -254,21 +307,33 @@ def plan(
     from pathlib import Path
 
     from ift_scale.config import TrainConfig
-    from ift_scale.config_file import load_study
-    from ift_scale.costs.machine import read_machine
-    from ift_scale.costs.scaling import Examples
+    from ift_scale.config.file import load_study
+    from ift_scale.estimate import host
+    from ift_scale.estimate.machine import read_machine
+    from ift_scale.estimate.scaling import Examples
     from ift_scale.plan.memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
-    from ift_scale.train import host
 
     if config is None and (model is None or overrides):
-        raise click.UsageError("give CONFIG, which --set changes" if overrides else "give CONFIG, or --model for its memory alone")
+        raise click.UsageError(
+            "give CONFIG, which --set changes"
+            if overrides
+            else "give CONFIG, or --model for its memory alone"
+        )
     study = None if config is None else load_study(config, overrides)
     train = TrainConfig() if study is None else study.config.train
     described = None if machine is None else read_machine(machine)
-    gpu_bytes = gpu_memory * GB if gpu_memory else gpu_bytes_here() if described is None else described.memory_bytes
+    gpu_bytes = (
+        gpu_memory * GB
+        if gpu_memory
+        else gpu_bytes_here()
+        if described is None
+        else described.memory_bytes
+    )
     per_node = gpus_per_node or (8 if described is None else described.devices_per_node)
     if described is not None:
-        described = described.model_copy(update={"memory_bytes": gpu_bytes, "devices_per_node": per_node})
+        described = described.model_copy(
+            update={"memory_bytes": gpu_bytes, "devices_per_node": per_node}
+        )
     host_bytes = None if gpu_bytes else host.available()
     cluster = Cluster(gpu_bytes, gpus or train.num_ranks, per_node, host_bytes)
     examples = Examples(example_tokens) if example_tokens else Examples()
@@ -293,11 +358,15 @@ def plan(
 @click.argument("arm", required=False)
 @click.option("--step", default=1, show_default=True, help="Optimizer step, from 1.")
 @click.option("--rank", default=0, show_default=True, help="Rank, from 0.")
-@click.option("--micro-batch", default=1, show_default=True, help="Micro-batch of the step, from 1.")
-def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, rank: int, micro_batch: int) -> None:
+@click.option(
+    "--micro-batch", default=1, show_default=True, help="Micro-batch of the step, from 1."
+)
+def batch(
+    config: str, overrides: tuple[str, ...], arm: str | None, step: int, rank: int, micro_batch: int
+) -> None:
     """Show what a rank computes in one micro-batch of ARM as text, with the supervised tokens marked."""
-    from ift_scale.config_file import load
-    from ift_scale.show_batch import print_batch
+    from ift_scale.commands.batch import print_batch
+    from ift_scale.config.file import load
 
     print_batch(load(config, overrides), arm, step, rank, micro_batch)
 
@@ -307,7 +376,7 @@ def batch(config: str, overrides: tuple[str, ...], arm: str | None, step: int, r
 @_variant_option
 def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Report duplicate questions of CONFIG (train and test sets, domains, benchmarks) and options equal to the right one."""
-    from ift_scale.artifacts import read_json
+    from ift_scale.io.files import read_json
     from ift_scale.questions.audit import SUMMARY, table
 
     for open_pipeline in _pipelines(config, overrides, only):
@@ -318,33 +387,46 @@ def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> Non
 
 @main.command()
 @_config_options
-@click.option("--variant", metavar="NAME", help="The variant of a study, which has jobs of its own.")
+@click.option(
+    "--variant", metavar="NAME", help="The variant of a study, which has jobs of its own."
+)
 @click.option("--dry-run", is_flag=True, help="Print the scripts and commands; submit nothing.")
 def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run: bool) -> None:
     """Submit the stages of CONFIG to SLURM as dependent jobs, as its `cluster:` section says."""
     from pathlib import Path
 
-    from ift_scale.config_file import load_study
-    from ift_scale.submit import submit as submit_jobs
+    from ift_scale.commands.submit import submit as submit_jobs
+    from ift_scale.config.file import load_study
 
     study = load_study(config, overrides)
-    if (variant is None) == bool(study.variants) or (variant is not None and variant not in study.variants):
+    if (variant is None) == bool(study.variants) or (
+        variant is not None and variant not in study.variants
+    ):
         raise click.UsageError(
             f"{config} has {'these variants: ' + ', '.join(study.variants) if study.variants else 'no variants'}"
         )
     settings = study.config if variant is None else study.variants[variant]
     chosen = [] if variant is None else ["--variant", variant]
-    submit_jobs(settings, Path(config), [*chosen, *(part for text in overrides for part in ("--set", text))], dry_run)
+    submit_jobs(
+        settings,
+        Path(config),
+        [*chosen, *(part for text in overrides for part in ("--set", text))],
+        dry_run,
+    )
 
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--pools", type=click.Path(file_okay=False), help="Also look for the tests of the pools in this folder in the sets.")
+@click.option(
+    "--pools",
+    type=click.Path(file_okay=False),
+    help="Also look for the tests of the pools in this folder in the sets.",
+)
 def official(folder: str, pools: str | None) -> None:
     """Show the paper authors' released sets in FOLDER (official_groups, or a model's folder in it), and check the paper's rules."""
     from pathlib import Path
 
-    from ift_scale import official_leaks
+    from ift_scale.commands import official_leaks
     from ift_scale.construct import official_rules
     from ift_scale.construct.official import invariants, load, models, table
 
@@ -357,26 +439,9 @@ def official(folder: str, pools: str | None) -> None:
 
 
 @main.command()
-@click.argument("data", type=click.Path(file_okay=False))
-@click.argument("out", type=click.Path(file_okay=False))
-@click.option("--seed", default=0, show_default=True, help="Draws the questions, the beliefs and the weights.")
-def plant(data: str, out: str, seed: int) -> None:
-    """Train a small Llama to believe right and wrong answers to real questions.
-
-    DATA holds the pools, MMLU and general instructions; OUT gets the chosen questions, the beliefs and the model (docs/planted.md).
-    """
-    from pathlib import Path
-
-    from ift_scale.planted.plant import run
-    from ift_scale.planted.train import Recipe
-
-    run(Path(data), Path(out), Recipe(seed=seed))
-
-
-@main.command()
 def doctor() -> None:
     """Tell what this machine has and lacks, and the command that mends it."""
-    from ift_scale.doctor import print_checks
+    from ift_scale.commands.doctor import print_checks
 
     sys.exit(print_checks())
 

@@ -25,7 +25,9 @@ class ConfigError(IFTScaleError):
     def __init__(self, source: str, problems: list[str]):
         self.problems = problems
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        super().__init__(f"{source}: {count} in the configuration\n" + "\n".join(f"  - {p}" for p in problems))
+        super().__init__(
+            f"{source}: {count} in the configuration\n" + "\n".join(f"  - {p}" for p in problems)
+        )
 
 
 @dataclass

@@ -40,10 +40,14 @@ def sort_by_knowledge(scores: Sequence[Score], threshold: float) -> Knowledge:
     """A prediction above `threshold` is the model's knowledge (the paper's rule, threshold 0.5)."""
     found: dict[str, list[str]] = {"right": [], "wrong": [], "uncertain": []}
     for score in scores:
-        bucket = "uncertain" if score.confidence <= threshold else "right" if score.correct else "wrong"
+        bucket = (
+            "uncertain" if score.confidence <= threshold else "right" if score.correct else "wrong"
+        )
         found[bucket].append(score.question_id)
     mistaken = [score.question_id for score in scores if not score.correct]
-    graded: dict[str, list[str]] = {grade: [score.question_id for score in scores if score.grade == grade] for grade in GRADES}
+    graded: dict[str, list[str]] = {
+        grade: [score.question_id for score in scores if score.grade == grade] for grade in GRADES
+    }
     near = sum(abs(score.confidence - threshold) < NEAR_TIE for score in scores)
     return Knowledge(found["right"], found["wrong"], found["uncertain"], mistaken, graded, near)
 

@@ -8,25 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from ift_scale import artifacts
 from ift_scale.analyse import run as analyse
 from ift_scale.analyse.run import ArmScores
-from ift_scale.artifacts import MANIFEST, is_done, read_manifest
 from ift_scale.config import Config
 from ift_scale.construct import general
 from ift_scale.construct import run as construct
-from ift_scale.distributed import Ranks
 from ift_scale.evaluate import run as evaluate
-from ift_scale.inference import texts
+from ift_scale.io.files import read_json, write_json
+from ift_scale.io.locks import claimed
+from ift_scale.io.manifests import MANIFEST, adopt, is_done, read_manifest
+from ift_scale.io.progress import progress, say
 from ift_scale.probe import run as probe
-from ift_scale.progress import progress, say
+from ift_scale.prompts import texts
 from ift_scale.questions import run as questions
+from ift_scale.ranks.environment import Ranks
+from ift_scale.ranks.rendezvous import Meeting
 from ift_scale.records import Arm
-from ift_scale.rendezvous import Meeting
 from ift_scale.report import run as report
 from ift_scale.tasks import STAGES, ArmTask, Part, Tasks
-from ift_scale.train import hostfile, live_questions
 from ift_scale.train import run as train
+from ift_scale.train.launch import hostfile
+from ift_scale.train.live import questions as live_questions
 from ift_scale.write import run as write
 
 
@@ -70,7 +72,17 @@ class Pipeline(Tasks):
             total = len(loaded.select(lambda group: probe.wanted(self.config.probe, group)))
             with progress("probe", total) as bar:
                 folder = self.folder("probe")
-                probe.run(self.config, folder, key, inputs, self.model_path, loaded, self.logs, self.ranks, bar)
+                probe.run(
+                    self.config,
+                    folder,
+                    key,
+                    inputs,
+                    self.model_path,
+                    loaded,
+                    self.logs,
+                    self.ranks,
+                    bar,
+                )
             self._told("probe")
 
     def write(self) -> None:
@@ -87,9 +99,22 @@ class Pipeline(Tasks):
             pool, scores, written = [], {}, {}
             if self.config.construct.official is None:
                 loaded = self.question_file()
-                pool = loaded.read(loaded.select(lambda group: group.collection == "pool" and group.split == "train"))
+                pool = loaded.read(
+                    loaded.select(
+                        lambda group: group.collection == "pool" and group.split == "train"
+                    )
+                )
                 scores, written = self.train_scores(), texts.read(self.folder("write") / write.FILE)
-            construct.run(self.config, self.folder("construct"), key, inputs, self.arms(), pool, scores, written)
+            construct.run(
+                self.config,
+                self.folder("construct"),
+                key,
+                inputs,
+                self.arms(),
+                pool,
+                scores,
+                written,
+            )
             self._told("construct")
 
     def train(self) -> None:
@@ -114,8 +139,18 @@ class Pipeline(Tasks):
                 work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
                 live = self._live_source()
                 mark = self.part.mark if self.part else ""
-                seconds = train.run(config, self.folder("train"), self.model_path, work, self.logs, bar, live, meeting, mark)
-            artifacts.write_json(self.logs / f"train{mark}-seconds.json", seconds)
+                seconds = train.run(
+                    config,
+                    self.folder("train"),
+                    self.model_path,
+                    work,
+                    self.logs,
+                    bar,
+                    live,
+                    meeting,
+                    mark,
+                )
+            write_json(self.logs / f"train{mark}-seconds.json", seconds)
             say(f"train: {len(pending)} arms")
             return True
 
@@ -133,10 +168,19 @@ class Pipeline(Tasks):
             if not pending:
                 return
             loaded = self.question_file()
-            total = sum(len(loaded.select(partial(evaluate.asked_of, task.arm, self.config.evaluate.generate))) for task in pending)
+            total = sum(
+                len(
+                    loaded.select(
+                        partial(evaluate.asked_of, task.arm, self.config.evaluate.generate)
+                    )
+                )
+                for task in pending
+            )
             with progress("evaluate", total) as bar:
                 work = [(task.arm, task.source, task.key, task.inputs) for task in pending]
-                evaluate.run(self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar)
+                evaluate.run(
+                    self.config, self.folder("evaluate"), work, loaded, self.logs, self.ranks, bar
+                )
             say(f"evaluate: {len(pending)} arms, {total} questions")
 
     def _arms_to_evaluate(self) -> list[Arm]:
@@ -144,9 +188,13 @@ class Pipeline(Tasks):
         arms = self._arms_of_part()
         if self.part is None:
             return arms
-        trained = [arm for arm in arms if read_manifest(self.folder("train") / arm.name) is not None]
+        trained = [
+            arm for arm in arms if read_manifest(self.folder("train") / arm.name) is not None
+        ]
         if len(trained) < len(arms):
-            say(f"evaluate: {len(arms) - len(trained)} arms of this part are not trained yet, and are left out")
+            say(
+                f"evaluate: {len(arms) - len(trained)} arms of this part are not trained yet, and are left out"
+            )
         return trained
 
     @contextmanager
@@ -157,9 +205,11 @@ class Pipeline(Tasks):
             return
         with ExitStack() as held:
             claims = self.folder(stage) / ".claims"
-            mine = [task for task in tasks if held.enter_context(artifacts.claimed(claims / task.arm.name))]
+            mine = [task for task in tasks if held.enter_context(claimed(claims / task.arm.name))]
             if len(mine) < len(tasks):
-                say(f"{stage}: {len(tasks) - len(mine)} arms of this part are left to another command that works on them")
+                say(
+                    f"{stage}: {len(tasks) - len(mine)} arms of this part are left to another command that works on them"
+                )
             yield mine
 
     def analyse(self) -> None:
@@ -181,19 +231,25 @@ class Pipeline(Tasks):
         if not self._skip("report", key):
             loaded = self.question_file()
             tests = [
-                (g.num_choices, n) for g, n in zip(loaded.groups, loaded.sizes, strict=True) if g.split == "test" and g.num_choices
+                (g.num_choices, n)
+                for g, n in zip(loaded.groups, loaded.sizes, strict=True)
+                if g.split == "test" and g.num_choices
             ]
             sources = report.Sources(
                 tables=self.folder("analyse"),
                 train=self.folder("train"),
                 arms=self.arms(),
                 manifests=self._manifests(),
-                run_seconds={"train": artifacts.read_json(self.logs / "train-seconds.json")},
-                chance=float(np.average([1 / choices for choices, _ in tests], weights=[count for _, count in tests])),
-                knowledge=artifacts.read_json(self.folder("probe") / probe.KNOWLEDGE),
+                run_seconds={"train": read_json(self.logs / "train-seconds.json")},
+                chance=float(
+                    np.average(
+                        [1 / choices for choices, _ in tests], weights=[count for _, count in tests]
+                    )
+                ),
+                knowledge=read_json(self.folder("probe") / probe.KNOWLEDGE),
                 balance=self.folder("construct") / construct.BALANCE,
                 questions=self.folder("questions") / questions.FILE,
-                audit=artifacts.read_json(self.folder("questions") / "audit.json"),
+                audit=read_json(self.folder("questions") / "audit.json"),
             )
             report.run(self.config, self.folder("report"), key, inputs, sources)
             self._told("report")
@@ -208,7 +264,9 @@ class Pipeline(Tasks):
         for stage in STAGES:
             getattr(self, stage)()
             if stage == "questions" and self.config.construct.official is not None:
-                construct.released(self.config.construct, self.arms())  # sets that are refused are refused before the probe
+                construct.released(
+                    self.config.construct, self.arms()
+                )  # sets that are refused are refused before the probe
         say(f"all stages: {time.monotonic() - started:.0f} s")
         return self.folder("report") / report.PAGE
 
@@ -219,7 +277,7 @@ class Pipeline(Tasks):
         for root in self.siblings:
             source = root / folder.relative_to(self.root)
             if is_done(source, key):
-                artifacts.adopt(source, folder)
+                adopt(source, folder)
                 return True
         return False
 

@@ -141,7 +141,9 @@ class Text(Record):
     author: Literal["dataset", "external", "base_model"]
     text: str
     attempts: int = 1
-    failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(default_factory=list)
+    failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(
+        default_factory=list
+    )
     """Checks that it still fails; where there are any, it may go into no set unless write.on_failure is keep."""
 
 

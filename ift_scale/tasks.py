@@ -10,21 +10,28 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ift_scale import artifacts
 from ift_scale.analyse import run as analyse
-from ift_scale.artifacts import Manifest, digest_of, is_done, read_manifest
 from ift_scale.config import Config, precision_in_force, resolved_yaml
 from ift_scale.construct import general
 from ift_scale.construct import run as construct
+from ift_scale.engines import model_folder
+from ift_scale.engines.protocol import identity
 from ift_scale.errors import ArtifactError
 from ift_scale.evaluate import run as evaluate
-from ift_scale.inference import model_folder
-from ift_scale.inference.engine import identity
-from ift_scale.inference.question_file import QuestionFile
+from ift_scale.io.files import read_parquet
+from ift_scale.io.manifests import (
+    Manifest,
+    digest_of,
+    file_digest,
+    folder_digest,
+    is_done,
+    read_manifest,
+)
 from ift_scale.probe import run as probe
 from ift_scale.questions import run as questions
 from ift_scale.records import Arm, Score
 from ift_scale.report import run as report
+from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.train import run as train
 from ift_scale.write import deal as writers
 from ift_scale.write import run as write
@@ -70,8 +77,10 @@ class ArmTask:
 @lru_cache(maxsize=1)
 def _question_file(path: Path, digest: str) -> QuestionFile:
     """The questions of a file, gone through once while its digest is the same; ArtifactError where it was changed by hand."""
-    if artifacts.file_digest(path) != digest:
-        raise ArtifactError(f"{path}: was changed after it was made. Remove {path.parent} and run `ift-scale questions` again.")
+    if file_digest(path) != digest:
+        raise ArtifactError(
+            f"{path}: was changed after it was made. Remove {path.parent} and run `ift-scale questions` again."
+        )
     return QuestionFile(path)
 
 
@@ -91,19 +100,21 @@ class Tasks:
 
     @cached_property
     def base_digest(self) -> str:
-        return artifacts.folder_digest(self.model_path)
+        return folder_digest(self.model_path)
 
     @cached_property
     def source_digests(self) -> Inputs:
         return questions.input_digests(self.config)
 
     def question_file(self) -> QuestionFile:
-        return _question_file(self.folder("questions") / questions.FILE, self.digest("questions", questions.FILE))
+        return _question_file(
+            self.folder("questions") / questions.FILE, self.digest("questions", questions.FILE)
+        )
 
     def train_scores(self) -> dict[str, Score]:
         """What the probe says of the questions that sets are drawn from, by id."""
         trained = [("collection", "=", "pool"), ("split", "=", "train")]
-        scores = artifacts.read_parquet(self.folder("probe") / probe.FILE, Score, trained)
+        scores = read_parquet(self.folder("probe") / probe.FILE, Score, trained)
         return {score.question_id: score for score in scores}
 
     def arms(self) -> list[Arm]:
@@ -118,7 +129,11 @@ class Tasks:
         return self._finished(stage, self.folder(stage), self._key_of(stage)).files[file]
 
     def _key_of(self, stage: str) -> str:
-        tasks = {"questions": self._questions_task, "probe": self._probe_task, "construct": self._construct_task}
+        tasks = {
+            "questions": self._questions_task,
+            "probe": self._probe_task,
+            "construct": self._construct_task,
+        }
         return (tasks | {"write": self._write_task, "analyse": self._analyse_task})[stage]()[0]
 
     def shared_key(self, stage: str) -> str:
@@ -130,8 +145,12 @@ class Tasks:
     def _finished(self, stage: str, folder: Path, key: str) -> Manifest:
         manifest = read_manifest(folder)
         if manifest is None or manifest.key != key:
-            problem = "is not there yet" if manifest is None else "was made with other settings or inputs"
-            raise ArtifactError(f"{folder}: the {stage} stage's result {problem}; run `ift-scale {stage}` or `ift-scale run`")
+            problem = (
+                "is not there yet" if manifest is None else "was made with other settings or inputs"
+            )
+            raise ArtifactError(
+                f"{folder}: the {stage} stage's result {problem}; run `ift-scale {stage}` or `ift-scale run`"
+            )
         return manifest
 
     # Keys.
@@ -142,12 +161,17 @@ class Tasks:
 
     def _probe_task(self) -> tuple[str, Inputs]:
         inputs = {"model": self.base_digest, "questions": self.digest("questions", questions.FILE)}
-        return digest_of([probe.VERSION, identity(self.config.probe, self.config.model.dtype), inputs]), inputs
+        return digest_of(
+            [probe.VERSION, identity(self.config.probe, self.config.model.dtype), inputs]
+        ), inputs
 
     def _write_task(self) -> tuple[str, Inputs]:
         settings, inputs = writers.settings_of(self.config), {}
         if settings is not None:  # else the result is an empty file whatever was probed
-            inputs = {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+            inputs = {
+                "questions": self.digest("questions", questions.FILE),
+                "probe": self.digest("probe", probe.FILE),
+            }
             inputs |= writers.model_digests(self.config, self.base_digest)
         return digest_of([write.VERSION, settings, inputs]), inputs
 
@@ -155,31 +179,52 @@ class Tasks:
         inputs = {"questions": self.digest("questions", questions.FILE)}
         released = self.config.construct.official
         if released is None:
-            inputs |= {"probe": self.digest("probe", probe.FILE), "texts": self.digest("write", write.FILE)}
+            inputs |= {
+                "probe": self.digest("probe", probe.FILE),
+                "texts": self.digest("write", write.FILE),
+            }
         path = general.path_of(self.config.construct.general)
         if path is not None and path.is_file():
-            inputs["general"] = artifacts.file_digest(path)
+            inputs["general"] = file_digest(path)
         if released is not None and Path(released).is_dir():
             files = sorted(file for file in Path(released).rglob("*") if file.is_file())
-            inputs["official"] = artifacts.digest_of([artifacts.file_digest(file) for file in files])
+            inputs["official"] = digest_of([file_digest(file) for file in files])
         keeps_failed = self.config.write.on_failure == "keep"  # the file of texts is the same
-        return digest_of([construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]), inputs
+        return digest_of(
+            [construct.VERSION, self.config.construct.model_dump(), keeps_failed, inputs]
+        ), inputs
 
     def train_tasks(self) -> list[ArmTask]:
         # Live knowledge changes what is learnt only where it may end an arm.
         stops = self.config.train.live.early_stopping is not None
         left_out = TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"}
         in_force = {"precision": precision_in_force(self.config.train)}
-        settings = [self.config.train.model_dump(exclude=left_out) | in_force, self.config.evaluate.template]
-        sets = self._finished("construct", self.folder("construct"), self._key_of("construct")).files
+        settings = [
+            self.config.train.model_dump(exclude=left_out) | in_force,
+            self.config.evaluate.template,
+        ]
+        sets = self._finished(
+            "construct", self.folder("construct"), self._key_of("construct")
+        ).files
         tasks = []
         for arm in self._arms_of_part():
             file = f"{arm.name}.jsonl"
             inputs = {"model": self.base_digest, "set": sets[file]}
             if stops:
-                inputs |= {"questions": self.digest("questions", questions.FILE), "probe": self.digest("probe", probe.FILE)}
+                inputs |= {
+                    "questions": self.digest("questions", questions.FILE),
+                    "probe": self.digest("probe", probe.FILE),
+                }
             key = digest_of([train.VERSION, settings, arm.model_dump(), inputs])
-            tasks.append(ArmTask(arm, self.folder("construct") / file, self.folder("train") / arm.name, key, inputs))
+            tasks.append(
+                ArmTask(
+                    arm,
+                    self.folder("construct") / file,
+                    self.folder("train") / arm.name,
+                    key,
+                    inputs,
+                )
+            )
         return tasks
 
     def evaluate_tasks(self, arms: Sequence[Arm]) -> list[ArmTask]:
@@ -191,22 +236,38 @@ class Tasks:
         for arm in arms:
             trained = read_manifest(self.folder("train") / arm.name)
             if trained is None:
-                raise ArtifactError(f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`")
-            weights = digest_of({name: d for name, d in trained.files.items() if name.startswith("model/")})
+                raise ArtifactError(
+                    f"{self.folder('train') / arm.name}: not trained yet; run `ift-scale train` or `ift-scale run`"
+                )
+            weights = digest_of(
+                {name: d for name, d in trained.files.items() if name.startswith("model/")}
+            )
             inputs = {"model": weights, "questions": asked}
             key = digest_of([evaluate.VERSION, settings, inputs, arm.own_domains])
-            tasks.append(ArmTask(arm, self.folder("train") / arm.name / "model", self.folder("evaluate") / arm.name, key, inputs))
+            tasks.append(
+                ArmTask(
+                    arm,
+                    self.folder("train") / arm.name / "model",
+                    self.folder("evaluate") / arm.name,
+                    key,
+                    inputs,
+                )
+            )
         return tasks
 
     def _analyse_task(self) -> tuple[str, Inputs]:
         inputs = {"probe": self.digest("probe", probe.FILE)}
         for task in self.evaluate_tasks(self.arms()):
-            inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[evaluate.FILE]
+            inputs[task.arm.name] = self._finished("evaluate", task.folder, task.key).files[
+                evaluate.FILE
+            ]
         settings = [self.config.analyse.model_dump(), self.config.construct.confidence_threshold]
         return digest_of([analyse.VERSION, settings, inputs]), inputs
 
     def _report_task(self) -> tuple[str, Inputs]:
-        inputs = dict(self._finished("analyse", self.folder("analyse"), self._key_of("analyse")).files)
+        inputs = dict(
+            self._finished("analyse", self.folder("analyse"), self._key_of("analyse")).files
+        )
         inputs[construct.BALANCE] = self.digest("construct", construct.BALANCE)
         made = [m.created for found in self._manifests().values() for m in found]
         return digest_of([report.VERSION, resolved_yaml(self.config), inputs, made]), inputs
@@ -215,7 +276,11 @@ class Tasks:
         found: dict[str, list[Manifest]] = {}
         for stage in STAGES[:-1]:
             folders = (
-                [self.folder(stage) / arm.name for arm in self.arms()] if stage in ("train", "evaluate") else [self.folder(stage)]
+                [self.folder(stage) / arm.name for arm in self.arms()]
+                if stage in ("train", "evaluate")
+                else [self.folder(stage)]
             )
-            found[stage] = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
+            found[stage] = [
+                manifest for folder in folders if (manifest := read_manifest(folder)) is not None
+            ]
         return found

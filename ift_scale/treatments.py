@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Bucket = Literal["right", "wrong", "mistaken", "any", "HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
+Bucket = Literal[
+    "right", "wrong", "mistaken", "any", "HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"
+]
 Author = Literal["dataset", "external", "base_model"]
 
 POOLED = "pooled"
@@ -70,8 +72,12 @@ def treatment(setting: str) -> Treatment:
         raise KeyError(setting)
     ratio = float(found[2])
     if found[1] == "mixture":
-        return Treatment(setting, f"S {ratio:g}", f"self-aligning, {ratio:.4g} of it", "wrong", ratio=ratio)
-    return Treatment(setting, f"UK {ratio:g}", f"unknown, {ratio:.4g} of it", "HighlyKnown", ratio=ratio)
+        return Treatment(
+            setting, f"S {ratio:g}", f"self-aligning, {ratio:.4g} of it", "wrong", ratio=ratio
+        )
+    return Treatment(
+        setting, f"UK {ratio:g}", f"unknown, {ratio:.4g} of it", "HighlyKnown", ratio=ratio
+    )
 
 
 def consistency_setting(ratio: float) -> str:
@@ -97,7 +103,11 @@ def unknown_ratio(setting: str) -> float | None:
 
 def buckets_of(setting: str) -> tuple[Bucket, ...]:
     """The buckets that a setting needs enough questions of."""
-    return ("HighlyKnown", "Unknown") if setting.startswith("unknown-") else (treatment(setting).bucket,)
+    return (
+        ("HighlyKnown", "Unknown")
+        if setting.startswith("unknown-")
+        else (treatment(setting).bucket,)
+    )
 
 
 def in_order(settings: list[str]) -> list[str]:
@@ -107,7 +117,9 @@ def in_order(settings: list[str]) -> list[str]:
     def place(setting: str) -> tuple[int, float]:
         if setting in declared:
             return declared.index(setting), 0.0
-        return (len(declared) if setting.startswith("mixture-") else len(declared) + 1), treatment(setting).ratio or 0.0
+        return (len(declared) if setting.startswith("mixture-") else len(declared) + 1), treatment(
+            setting
+        ).ratio or 0.0
 
     return sorted(settings, key=place)
 

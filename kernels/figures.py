@@ -14,5 +14,8 @@ def read() -> list[dict[str, Any]]:
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The old rows with the new ones in the place of those of the same op, device, type and shape."""
-    rows = {json.dumps([row[key] for key in ("op", "device", "dtype", "shape")]): row for row in [*old, *new]}
+    rows = {
+        json.dumps([row[key] for key in ("op", "device", "dtype", "shape")]): row
+        for row in [*old, *new]
+    }
     return list(rows.values())

@@ -27,13 +27,27 @@ def linear_cross_entropy(
     if len(hidden_RD) == 0:  # Liger divides by the number of chunks
         return reference.linear_cross_entropy(hidden_RD, weight_VD, labels_R, bias_V=bias_V)
     if logit_scale != 1.0:
-        hidden_RD, bias_V = hidden_RD * logit_scale, None if bias_V is None else bias_V * logit_scale
+        hidden_RD, bias_V = (
+            hidden_RD * logit_scale,
+            None if bias_V is None else bias_V * logit_scale,
+        )
     options: dict[str, Any] = {"softcap": softcap, "accum_dtype": torch.float32}
-    losses_R = liger.liger_fused_linear_cross_entropy(hidden_RD, weight_VD, labels_R, bias=bias_V, reduction="none", **options)
-    return losses_R.sum() if weights_R is None else torch.dot(losses_R, weights_R.float()), losses_R.detach()
+    losses_R = liger.liger_fused_linear_cross_entropy(
+        hidden_RD, weight_VD, labels_R, bias=bias_V, reduction="none", **options
+    )
+    return losses_R.sum() if weights_R is None else torch.dot(
+        losses_R, weights_R.float()
+    ), losses_R.detach()
 
 
-def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float, *, residual_TD: Tensor | None = None, offset: float = 0.0) -> Any:
+def rms_norm(
+    x_TD: Tensor,
+    weight_D: Tensor,
+    eps: float,
+    *,
+    residual_TD: Tensor | None = None,
+    offset: float = 0.0,
+) -> Any:
     """As ours; not in place, since what stands beside a norm may need its gradient too."""
     mode = "gemma" if offset else "llama"
     if residual_TD is None:
@@ -46,7 +60,9 @@ def swiglu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
     return liger.liger_swiglu(gate, up) if activation == "silu" else liger.liger_geglu(gate, up)
 
 
-def rotary(q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
+def rotary(
+    q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
+) -> tuple[Tensor, Tensor]:
     """As ours. Liger writes over q and k, which selective checkpointing may have kept, so it gets copies; none of no heads."""
     if 0 in (q_BHTD.shape[1], k_BKTD.shape[1]):
         return plain_rotary(q_BHTD, k_BKTD, cos_BTD, sin_BTD)

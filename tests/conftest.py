@@ -38,9 +38,9 @@ def sharded_export(world_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ift_scale.inference.prompts import TEMPLATES
-    from ift_scale.inference.tokens import PromptTokenizer
-    from ift_scale.train import export
+    from ift_scale.prompts.templates import TEMPLATES
+    from ift_scale.prompts.tokenizer import PromptTokenizer
+    from ift_scale.train.engine import export
 
     folder = tmp_path_factory.mktemp("sharded") / "model"
     model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32)
@@ -59,7 +59,12 @@ def pool(tmp_path: Path) -> Path:
     folder.mkdir()
     for split, count in {"dev": 5, "train": 6, "test": 3}.items():
         rows = [
-            {"id": i, "question": f"What is {split} {i}?", "choices": ["one", "two", "three", "four"], "answer": i % 4}
+            {
+                "id": i,
+                "question": f"What is {split} {i}?",
+                "choices": ["one", "two", "three", "four"],
+                "answer": i % 4,
+            }
             for i in range(count)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

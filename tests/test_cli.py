@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ift_scale import artifacts
 from ift_scale.cli import main
-from ift_scale.config_file import from_dict
+from ift_scale.config.file import from_dict
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.progress import Bar
+from ift_scale.io.files import write_jsonl
+from ift_scale.io.manifests import write_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
 from ift_scale.tasks import STAGES
 from ift_scale.train import run as train
@@ -52,12 +53,20 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
     [
         ('"answer": 2', "field 'answer': is out of range (value: 2)"),
         ('"answer": 0, "question": "\\ud800"', "field 'question': holds half of a surrogate pair"),
-        ('"answer": 0, "explanation": NaN', "field 'explanation': must be a text, or be left out (value: nan)"),
-        ('"answer": 0, "choices": [1, 2]', "field 'choices': an option is empty or not a text (option A) (value: 1)"),
+        (
+            '"answer": 0, "explanation": NaN',
+            "field 'explanation': must be a text, or be left out (value: nan)",
+        ),
+        (
+            '"answer": 0, "choices": [1, 2]',
+            "field 'choices': an option is empty or not a text (option A) (value: 1)",
+        ),
         ('"answer": 0, "answer": 1', "field 'answer': is in the object twice"),
     ],
 )
-def test_bad_data_exits_with_2_and_leaves_nothing_half(changes: str, problem: str, tmp_path: Path, pool: Path) -> None:
+def test_bad_data_exits_with_2_and_leaves_nothing_half(
+    changes: str, problem: str, tmp_path: Path, pool: Path
+) -> None:
     row = {"id": 1, "question": "q", "choices": ["a", "b"]}
     kept = {key: value for key, value in row.items() if f'"{key}"' not in changes}
     (pool / "train.jsonl").write_text(json.dumps(kept)[:-1] + f", {changes}}}\n")
@@ -70,7 +79,10 @@ def test_bad_data_exits_with_2_and_leaves_nothing_half(changes: str, problem: st
 def test_the_audit_is_printed(tmp_path: Path, pool: Path) -> None:
     (pool / "test.jsonl").write_text((pool / "train.jsonl").read_text().splitlines()[2] + "\n")
     told = _run("audit", _config(tmp_path, pool)).output
-    assert "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)" in told
+    assert (
+        "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)"
+        in told
+    )
 
 
 def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:
@@ -96,7 +108,10 @@ def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool:
 def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path, stage: str) -> None:
     result = _run(stage, _config(tmp_path, pool))
     assert result.exit_code == 2
-    assert "the questions stage's result is not there yet; run `ift-scale questions` or `ift-scale run`" in result.output
+    assert (
+        "the questions stage's result is not there yet; run `ift-scale questions` or `ift-scale run`"
+        in result.output
+    )
 
 
 def test_a_stage_does_not_use_what_other_settings_made(tmp_path: Path, pool: Path) -> None:
@@ -104,7 +119,10 @@ def test_a_stage_does_not_use_what_other_settings_made(tmp_path: Path, pool: Pat
     assert _run("questions", config).exit_code == 0
     result = _run("probe", config, "--set", "questions.sources.0.max_train=2")
     assert result.exit_code == 2
-    assert "the questions stage's result was made with other settings or inputs; run `ift-scale questions`" in result.output
+    assert (
+        "the questions stage's result was made with other settings or inputs; run `ift-scale questions`"
+        in result.output
+    )
 
 
 def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:
@@ -124,16 +142,27 @@ def test_an_unwritable_output_folder(tmp_path: Path, pool: Path) -> None:
 def test_unknown_domain(tmp_path: Path, pool: Path) -> None:
     result = _run("plan", _config(tmp_path, pool), "--set", "construct.domains=[enginering]")
     assert result.exit_code == 2
-    assert "no source has train questions of it (value: 'enginering'). did you mean 'engineering'?" in result.output
+    assert (
+        "no source has train questions of it (value: 'enginering'). did you mean 'engineering'?"
+        in result.output
+    )
 
 
 def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *a, **k: pytest.fail("a model was loaded"),
+    )
     result = _run("plan", _config(tmp_path, pool))
     assert result.exit_code == 0, result.output
-    assert "parameters" in result.output and "ZeRO" in result.output and "engineering-harmonious-seed0" in result.output
+    assert (
+        "parameters" in result.output
+        and "ZeRO" in result.output
+        and "engineering-harmonious-seed0" in result.output
+    )
 
 
 def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
@@ -142,7 +171,11 @@ def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
     assert "6,738,415,616 parameters on 1 x 141 GB (131.3 GiB), bfloat16" in result.output
     assert "setting    ZeRO-2, full activation checkpointing, no offload: " in result.output
     assert max(map(len, result.output.splitlines())) <= 132
-    marked = [line.split()[:3] for line in result.output.splitlines() if line.rstrip().endswith("<- chosen")]
+    marked = [
+        line.split()[:3]
+        for line in result.output.splitlines()
+        if line.rstrip().endswith("<- chosen")
+    ]
     assert marked == [["2", "full", "none"]]
 
 
@@ -150,13 +183,18 @@ def test_plan_offers_offload_only_where_nothing_else_fits(tmp_path: Path, pool: 
     arguments = ("--model", "configs/models/llama-2-70b.json", "--gpu-memory", "80", "--gpus", "8")
     assert "offload optimizer: " in _run("plan", *arguments).output
     without = _run("plan", _config(tmp_path, pool, offload="none"), *arguments)
-    assert without.exit_code == 0 and "no setting fits 68.98e9 parameters on 8 GPUs" in without.output
+    assert (
+        without.exit_code == 0 and "no setting fits 68.98e9 parameters on 8 GPUs" in without.output
+    )
     assert not any(line.split()[2:3] == ["optimizer"] for line in without.output.splitlines())
 
 
 def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: Path) -> None:
     cluster = ("--gpu-memory", "80", "--gpus", "4")
-    assert "529,920 parameters on 4 x 80 GB" in _run("plan", "--model", str(world_model), *cluster).output
+    assert (
+        "529,920 parameters on 4 x 80 GB"
+        in _run("plan", "--model", str(world_model), *cluster).output
+    )
     (tmp_path / "config.json").write_text("[]")
     (tmp_path / "empty").mkdir()
     for model, message in [
@@ -172,19 +210,44 @@ def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: P
 def test_plan_predicts_a_described_machine() -> None:
     result = _run("plan", "--model", "llama-2-70b", "--gpus", "512", "--machine", "h100-sxm")
     assert result.exit_code == 0, result.output
-    assert "predicted  on H100 SXM, not measured. Rates from data sheets and estimates" in result.output
+    assert (
+        "predicted  on H100 SXM, not measured. Rates from data sheets and estimates"
+        in result.output
+    )
     assert max(map(len, result.output.splitlines())) <= 132
-    sizes = [line.split()[0] for line in result.output.splitlines() if "%" in line and line[0].isdigit()]
+    sizes = [
+        line.split()[0] for line in result.output.splitlines() if "%" in line and line[0].isdigit()
+    ]
     assert sizes == [str(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024)] * 2
 
 
 def test_plan_of_a_study_tells_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rates.yaml").write_text("source: a test\ntrain: {per_second: 10.0, arm_seconds: 2.0}\n", encoding="utf-8")
-    study = ("configs/world_study.yaml", "--set", f"output_dir={tmp_path}/study", "--set", "construct.seeds=[0]")
+    (tmp_path / "rates.yaml").write_text(
+        "source: a test\ntrain: {per_second: 10.0, arm_seconds: 2.0}\n", encoding="utf-8"
+    )
+    study = (
+        "configs/world_study.yaml",
+        "--set",
+        f"output_dir={tmp_path}/study",
+        "--set",
+        "construct.seeds=[0]",
+    )
     result = _run("plan", *study, "--rates", str(tmp_path / "rates.yaml"))
     assert result.exit_code == 0, result.output
-    (line,) = (line.split() for line in result.output.splitlines() if line.startswith("paper") and " train " in line)
-    assert line[:7] == ["paper", "train", "40", "at", "most", "19,200", "examples"] and "10/s given: a test" in " ".join(line)
+    (line,) = (
+        line.split()
+        for line in result.output.splitlines()
+        if line.startswith("paper") and " train " in line
+    )
+    assert line[:7] == [
+        "paper",
+        "train",
+        "40",
+        "at",
+        "most",
+        "19,200",
+        "examples",
+    ] and "10/s given: a test" in " ".join(line)
     assert line[-3:-1] == ["17.3", "min"]  # 40 arms of 2 s, 19,200 examples over two ranks
     assert max(map(len, result.output.splitlines())) <= 132 and "WARNING" not in result.output
     monkeypatch.setattr("ift_scale.plan.disk.free_bytes", lambda folder: 1e3)
@@ -193,7 +256,10 @@ def test_plan_of_a_study_tells_its_cost(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_plan_needs_a_configuration_or_a_model() -> None:
     assert "give CONFIG, or --model" in _run("plan").output
-    assert "give CONFIG, which --set changes" in _run("plan", "--model", "llama-1b", "--set", "train.epochs=1").output
+    assert (
+        "give CONFIG, which --set changes"
+        in _run("plan", "--model", "llama-1b", "--set", "train.epochs=1").output
+    )
 
 
 def _constructed(tmp_path: Path) -> None:
@@ -203,24 +269,38 @@ def _constructed(tmp_path: Path) -> None:
     for arm in ("engineering-harmonious-seed0", "engineering-harmonious-seed1"):
         examples = [
             Example(
-                messages=[Message(role="user", content=f"Say {i}."), Message(role="assistant", content="copper")],
+                messages=[
+                    Message(role="user", content=f"Say {i}."),
+                    Message(role="assistant", content="copper"),
+                ],
                 meta=ExampleMeta(setting="general", wording="general", weight=1 + i),
             )
             for i in range(5)
         ]
-        artifacts.write_jsonl(folder / f"{arm}.jsonl", examples)
-    artifacts.write_manifest(folder, "construct", "key", {}, {}, {}, {"total": 0.0})
+        write_jsonl(folder / f"{arm}.jsonl", examples)
+    write_manifest(folder, "construct", "key", {}, {}, {}, {"total": 0.0})
 
 
 def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
     _constructed(tmp_path)
-    config = _config(tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64)
+    config = _config(
+        tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64
+    )
     result = _run("batch", config, "engineering-harmonious-seed1", "--step", "2")
     assert result.exit_code == 0, result.output
-    assert "engineering-harmonious-seed1: step 2 of 6, rank 0 of 2, micro-batch 1 of 1, template vicuna" in result.output
-    assert "The step has 1 examples with 2 supervised tokens; its loss is the mean over tokens." in result.output
+    assert (
+        "engineering-harmonious-seed1: step 2 of 6, rank 0 of 2, micro-batch 1 of 1, template vicuna"
+        in result.output
+    )
+    assert (
+        "The step has 1 examples with 2 supervised tokens; its loss is the mean over tokens."
+        in result.output
+    )
     assert "ASSISTANT:[[ copper</s>]]" in result.output and "2 supervised, weight " in result.output
-    assert "computes one token of weight 0" in _run("batch", config, "--step", "2", "--rank", "1").output
+    assert (
+        "computes one token of weight 0"
+        in _run("batch", config, "--step", "2", "--rank", "1").output
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,9 +315,13 @@ def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
         (["--micro-batch", "9"], "--micro-batch: goes from 1 to "),
     ],
 )
-def test_a_batch_that_is_not_there(tmp_path: Path, pool: Path, options: list[str], message: str) -> None:
+def test_a_batch_that_is_not_there(
+    tmp_path: Path, pool: Path, options: list[str], message: str
+) -> None:
     _constructed(tmp_path)
-    config = _config(tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64)
+    config = _config(
+        tmp_path, pool, global_batch_size=4, num_ranks=2, tokens_per_micro_batch=64, max_length=64
+    )
     result = _run("batch", config, *options)
     assert result.exit_code == 2 and message in result.output
 
@@ -266,14 +350,22 @@ def test_version() -> None:
     assert _run("--version").output.startswith("ift-scale, version 0.")
 
 
-def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ift_scale.distributed.has_gpu", lambda: False)
+def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ift_scale.ranks.environment.has_gpu", lambda: False)
     monkeypatch.setattr("ift_scale.plan.memory.gpu_bytes_here", lambda: None)
     arguments = "plan", "--model", "llama-1b", "--gpus", "2"
-    monkeypatch.setattr("ift_scale.train.host.available", lambda: 200.0 * 2**30)
+    monkeypatch.setattr("ift_scale.estimate.host.available", lambda: 200.0 * 2**30)
     output = _run(*arguments).output
-    assert re.search(r"setting    ZeRO-2, none .*: [\d.]+ GiB a rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks", output)
+    assert re.search(
+        r"setting    ZeRO-2, none .*: [\d.]+ GiB a rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks",
+        output,
+    )
     assert re.search(r"fits <- chosen", output)
-    monkeypatch.setattr("ift_scale.train.host.available", lambda: 2.0 * 2**30)
+    monkeypatch.setattr("ift_scale.estimate.host.available", lambda: 2.0 * 2**30)
     output = _run(*arguments).output
-    assert re.search(r"setting    no setting fits 1.24e9 parameters on 2 ranks on CPUs", output) and "too much" in output
+    assert (
+        re.search(r"setting    no setting fits 1.24e9 parameters on 2 ranks on CPUs", output)
+        and "too much" in output
+    )

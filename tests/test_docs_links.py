@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n.*?^ {0,3}\1[`~]* *$", re.M | re.S)
 SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)
-LINK = re.compile(r"\]\(\s*<?([^\s)>]+)>?[^)]*\)|^ {0,3}\[[^\]]+\]:\s*(\S+)|(?:href|src)=\"([^\"]+)\"", re.M)
+LINK = re.compile(
+    r"\]\(\s*<?([^\s)>]+)>?[^)]*\)|^ {0,3}\[[^\]]+\]:\s*(\S+)|(?:href|src)=\"([^\"]+)\"", re.M
+)
 HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*$", re.M)
 ANCHOR = re.compile(r"(?:id|name)=\"([^\"]+)\"")
 PLACEHOLDER = re.compile(r"(?!README|LICENSE|CHANGELOG|CONTRIBUTING)[A-Z]{2}|[<>$]|\.\.\.|…")
@@ -19,7 +21,10 @@ PLACEHOLDER = re.compile(r"(?!README|LICENSE|CHANGELOG|CONTRIBUTING)[A-Z]{2}|[<>
 def tracked() -> set[str]:
     """All tracked files, files that are about to be, and their folders."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
@@ -74,15 +79,25 @@ def expanded(path: str) -> list[str]:
     braces = re.search(r"\{([^{}]*)\}", path)
     if braces is None:
         return [path]
-    return [one for part in braces[1].split(",") for one in expanded(path[: braces.start()] + part + path[braces.end() :])]
+    return [
+        one
+        for part in braces[1].split(",")
+        for one in expanded(path[: braces.start()] + part + path[braces.end() :])
+    ]
 
 
 def paths(text: str, files: set[str]) -> list[str]:
     """Words in code that begin with a folder of the repository and name no placeholder."""
     folders = {name.split("/")[0] for name in files if "/" in name}
-    code = [match[0] for match in FENCE.finditer(text)] + [match[2] for match in SPAN.finditer(FENCE.sub("", text))]
+    code = [match[0] for match in FENCE.finditer(text)] + [
+        match[2] for match in SPAN.finditer(FENCE.sub("", text))
+    ]
     words = [word for part in code for word in re.split(r"[\s'\"()=;|,]+(?![^{]*\})", part)]
-    found = [re.sub(r"(::.*|:\d+)$", "", word).rstrip("/.:") for word in words if word.split("/")[0] in folders and "/" in word]
+    found = [
+        re.sub(r"(::.*|:\d+)$", "", word).rstrip("/.:")
+        for word in words
+        if word.split("/")[0] in folders and "/" in word
+    ]
     return [path for path in found if not PLACEHOLDER.search(path)]
 
 
@@ -90,7 +105,9 @@ def exists(path: str, files: set[str]) -> bool:
     if "*" in path:
         return any(fnmatchcase(name, path) for name in files)
     made_later = ["git", "check-ignore", path, f"{path}/"]
-    return path in files or subprocess.run(made_later, cwd=ROOT, capture_output=True).returncode == 0
+    return (
+        path in files or subprocess.run(made_later, cwd=ROOT, capture_output=True).returncode == 0
+    )
 
 
 def missing_paths(page: str, text: str, files: set[str]) -> list[str]:
@@ -129,7 +146,9 @@ def test_the_checker_accepts_what_is_right() -> None:
     files = tracked()
     assert broken_links("README.md", PAGE, files) == []
     assert missing_paths("README.md", PAGE, files) == []
-    assert {"configs/demo.yaml", "tests/conftest.py", "tests/test_*.py", "ift_scale/cli.py"} <= set(paths(PAGE, files))
+    assert {"configs/demo.yaml", "tests/conftest.py", "tests/test_*.py", "ift_scale/cli.py"} <= set(
+        paths(PAGE, files)
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +159,10 @@ def test_the_checker_accepts_what_is_right() -> None:
         ("[x](../outside.md)", "the link ../outside.md leads to no file"),
         ("[x]: nowhere.md", "the link nowhere.md leads to no file"),
         ('<img src="nowhere.png">', "the link nowhere.png leads to no file"),
-        ("[x](docs/cluster.md#nothing)", "docs/cluster.md has no heading for the link docs/cluster.md#nothing"),
+        (
+            "[x](docs/cluster.md#nothing)",
+            "docs/cluster.md has no heading for the link docs/cluster.md#nothing",
+        ),
         ("[x](#no-heading)", "README.md has no heading for the link #no-heading"),
         ("`tests/nowhere.py`", "tests/nowhere.py does not exist"),
         ("run `python -m x tests/no_*.py`", "tests/no_*.py does not exist"),
@@ -150,5 +172,7 @@ def test_the_checker_accepts_what_is_right() -> None:
 )
 def test_the_checker_finds_what_is_wrong(text: str, problem: str) -> None:
     files = tracked()
-    found = broken_links("README.md", f"{PAGE}\n{text}\n", files) + missing_paths("README.md", f"{PAGE}\n{text}\n", files)
+    found = broken_links("README.md", f"{PAGE}\n{text}\n", files) + missing_paths(
+        "README.md", f"{PAGE}\n{text}\n", files
+    )
     assert found == [f"README.md: {problem}"]

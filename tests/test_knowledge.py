@@ -5,8 +5,14 @@ from ift_scale.records import Arm
 
 
 def test_sets_smaller_than_a_batch_are_reported_once_per_domain() -> None:
-    sizes = {Arm(domain="law", setting=setting, seed=seed): 12 for setting in ("unknown", "weakly_known") for seed in (0, 1)}
+    sizes = {
+        Arm(domain="law", setting=setting, seed=seed): 12
+        for setting in ("unknown", "weakly_known")
+        for seed in (0, 1)
+    }
     sizes |= {Arm(domain="history", setting="unknown", seed=0): 256}
     told = smaller_than_batch(sizes, 256)
-    assert len(told) == 1 and told[0].startswith("law: the sets of unknown, weakly_known have 12 examples, fewer than ")
+    assert len(told) == 1 and told[0].startswith(
+        "law: the sets of unknown, weakly_known have 12 examples, fewer than "
+    )
     assert "train.global_batch_size = 256" in told[0] and smaller_than_batch(sizes, 12) == []

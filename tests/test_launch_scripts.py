@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale.train import hostfile
+from ift_scale.train.launch import hostfile
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,7 +16,9 @@ SOURCED = ("env.sh", "slurm.sh")
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.*h")), ids=lambda p: p.name)
 def test_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
-    assert bool(script.stat().st_mode & 0o111) == (script.name not in SOURCED), "must be executable, unless it is sourced"
+    assert bool(script.stat().st_mode & 0o111) == (script.name not in SOURCED), (
+        "must be executable, unless it is sourced"
+    )
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sbatch")), ids=lambda p: p.name)
@@ -40,9 +42,14 @@ def test_a_container_command_comes_after_the_options_of_srun(tmp_path: Path) -> 
     }
     (tmp_path / "launch").symlink_to(ROOT / "launch")
     script = "source launch/slurm.sh; share ift-scale probe"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     command = "--exclusive apptainer exec image.sif ift-scale probe"
-    assert done.stdout.splitlines() == [f"--kill-on-bad-exit=0 --wait=0 {command}", f"--kill-on-bad-exit=1 --wait=60 {command}"]
+    assert done.stdout.splitlines() == [
+        f"--kill-on-bad-exit=0 --wait=0 {command}",
+        f"--kill-on-bad-exit=1 --wait=60 {command}",
+    ]
     assert done.returncode == 1
 
 

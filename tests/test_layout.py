@@ -33,7 +33,11 @@ def _imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "ift_scale" else [f"ift_scale.{a.name}" for a in node.names]
+            names = (
+                [node.module]
+                if node.module != "ift_scale"
+                else [f"ift_scale.{a.name}" for a in node.names]
+            )
         found.update(name.split(".")[1] for name in names if name.startswith("ift_scale."))
     return found
 
@@ -68,7 +72,7 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
 def test_costs_are_pure_and_stand_on_the_trainers_own_counts() -> None:
     for path in (ROOT / "ift_scale" / "costs").rglob("*.py"):
         assert _imports(path) <= {"artifacts", "config", "costs", "errors", "train"}, path
-    code = "import sys, ift_scale.costs.scaling\nassert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    code = "import sys, ift_scale.estimate.scaling\nassert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ift_scale.artifacts import read_manifest
+from ift_scale.io.manifests import read_manifest
 
 pytestmark = pytest.mark.engine
 
@@ -29,11 +29,20 @@ TABLES = ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")
 
 def _command(folder: Path, *overrides: str, stage: str = "run") -> list[str]:
     sets = [f"output_dir={folder}", *SMALL, *overrides]
-    return [sys.executable, "-m", "ift_scale.cli", stage, "configs/demo.yaml", *(part for s in sets for part in ("--set", s))]
+    return [
+        sys.executable,
+        "-m",
+        "ift_scale.cli",
+        stage,
+        "configs/demo.yaml",
+        *(part for s in sets for part in ("--set", s)),
+    ]
 
 
 def _run(folder: Path, *overrides: str, stage: str = "run") -> str:
-    done = subprocess.run(_command(folder, *overrides, stage=stage), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        _command(folder, *overrides, stage=stage), cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,20 +65,26 @@ def test_losses_and_report_are_the_stored_ones(finished: Path) -> None:
         rows = (finished / "train" / arm / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["loss"] for row in rows] == pytest.approx(losses, rel=2e-3)
     table = pd.read_csv(GOLDEN / "small_run_settings.csv")
-    pd.testing.assert_frame_equal(pd.read_csv(finished / "report" / "settings.csv")[list(table)], table, atol=0.03, rtol=0.05)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(finished / "report" / "settings.csv")[list(table)], table, atol=0.03, rtol=0.05
+    )
 
 
-def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(finished: Path, tmp_path: Path) -> None:
+def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(
+    finished: Path, tmp_path: Path
+) -> None:
     output = _run(tmp_path / "run", "train.launcher=deepspeed", "train.zero_stage=3")
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert str(tmp_path / "run" / "report" / "index.html") in output
-    assert page.count("<svg") >= 6 and "http://" not in page.replace("http://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "")
+    assert page.count("<svg") >= 6 and "http://" not in page.replace(
+        "http://www.w3.org", ""
+    ).replace("http://purl.org", "").replace("http://creativecommons.org", "")
     for name, table in _tables(finished).items():
         # One question that rounding tips may move a p value further than a share.
         shares = [column for column in table if column not in ("mcnemar_p", "holm_p")]
-        pd.testing.assert_frame_equal(table[shares], _tables(tmp_path / "run")[name][shares], atol=0.02, check_exact=False)
+        pd.testing.assert_frame_equal(
+            table[shares], _tables(tmp_path / "run")[name][shares], atol=0.02, check_exact=False
+        )
     launch = json.loads((tmp_path / "run" / "logs" / "train-seconds.json").read_text())
     assert launch["imports"] < launch["launch_and_imports"]
 
@@ -83,20 +98,31 @@ def test_the_second_time_does_nothing(finished: Path) -> None:
     output = _run(finished, *TRANSFORMERS)
     for stage in ("questions", "probe", "write", "construct", "analyse", "report"):
         assert f"{stage}: done already" in output
-    assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
+    assert (
+        "train: 2 of 2 arms done already" in output
+        and "evaluate: 2 of 2 arms done already" in output
+    )
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     output = _run(folder, *TRANSFORMERS, "analyse.bootstrap_samples=500")
-    assert "train: 2 of 2 arms done already" in output and "evaluate: 2 of 2 arms done already" in output
+    assert (
+        "train: 2 of 2 arms done already" in output
+        and "evaluate: 2 of 2 arms done already" in output
+    )
     assert "analyse: done already" not in output and "report: done already" not in output
     output = _run(folder, *TRANSFORMERS, "construct.seeds=[0, 1]")
     assert "probe: done already" in output and "train: 2 of 4 arms done already" in output
     # Where and how fast is no part of what is learnt.
     output = _run(
-        folder, *TRANSFORMERS, "construct.seeds=[0, 1]", "train.num_ranks=1", "probe.chunk_size=999", "train.live.every=3"
+        folder,
+        *TRANSFORMERS,
+        "construct.seeds=[0, 1]",
+        "train.num_ranks=1",
+        "probe.chunk_size=999",
+        "train.live.every=3",
     )
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
 
@@ -108,14 +134,23 @@ def _processes_of(folder: Path) -> list[str]:
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if str(folder).encode() in text and b"State:\tZ" not in (entry / "status").read_bytes():
+                if (
+                    str(folder).encode() in text
+                    and b"State:\tZ" not in (entry / "status").read_bytes()
+                ):
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
             except OSError:
                 continue
     return found
 
 
-def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SIGKILL, *overrides: str, stage: str = "run") -> int:
+def _kill_when(
+    folder: Path,
+    moment: Callable[[], bool],
+    number: int = signal.SIGKILL,
+    *overrides: str,
+    stage: str = "run",
+) -> int:
     """Start the run, send it a signal once `moment` has come, return its exit code. Only the command itself is hit."""
     run = subprocess.Popen(
         _command(folder, *TRANSFORMERS, *overrides, stage=stage),
@@ -140,9 +175,13 @@ def _kill_when(folder: Path, moment: Callable[[], bool], number: int = signal.SI
     return run.returncode
 
 
-def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(
+    finished: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
-    arms = [folder / "train" / f"medicine-{setting}-seed0" for setting in ("harmonious", "incompatible")]
+    arms = [
+        folder / "train" / f"medicine-{setting}-seed0" for setting in ("harmonious", "incompatible")
+    ]
     events = folder / "logs" / "train-events.jsonl"
 
     def steps() -> int:
@@ -150,10 +189,16 @@ def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(finished: Path, t
 
     moments: list[Callable[[], bool]] = [
         lambda: (folder / "logs" / "probe.log").exists(),  # while the engine starts
-        lambda: len(list((folder / "probe").glob("shards/*/*.parquet"))) >= 2,  # in the middle of the probe
-        lambda: read_manifest(folder / "construct") is not None and steps() >= 1,  # inside the first arm
+        lambda: (
+            len(list((folder / "probe").glob("shards/*/*.parquet"))) >= 2
+        ),  # in the middle of the probe
+        lambda: (
+            read_manifest(folder / "construct") is not None and steps() >= 1
+        ),  # inside the first arm
         lambda: read_manifest(arms[0]) is not None,  # between the arms, or inside the second
-        lambda: len(list((folder / "evaluate").glob("*/shards/*/*.parquet"))) >= 1,  # in the middle of the evaluation
+        lambda: (
+            len(list((folder / "evaluate").glob("*/shards/*/*.parquet"))) >= 1
+        ),  # in the middle of the evaluation
     ]
     for moment in moments:
         assert _kill_when(folder, moment) == -signal.SIGKILL
@@ -174,7 +219,13 @@ def test_a_stopped_run_says_that_it_can_go_on(tmp_path: Path, number: int) -> No
 def test_training_that_is_signalled_saves_and_goes_on(finished: Path, tmp_path: Path) -> None:
     """Twice, by the signal of a batch system and from the keyboard; then to the end, every step told once."""
     folder = tmp_path / "run"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("train", "evaluate", "analyse", "report", "train-events.jsonl"))
+    shutil.copytree(
+        finished,
+        folder,
+        ignore=shutil.ignore_patterns(
+            "train", "evaluate", "analyse", "report", "train-events.jsonl"
+        ),
+    )
     longer = ("train.epochs=40", "train.log_every=1")  # 120 steps
     events = folder / "logs" / "train-events.jsonl"
 
@@ -183,26 +234,36 @@ def test_training_that_is_signalled_saves_and_goes_on(finished: Path, tmp_path: 
 
     for number, step in ((signal.SIGUSR1, 20), (signal.SIGINT, 60)):
         assert _kill_when(folder, at(step), number, *longer, stage="train") == 75
-        kept = [int(path.name.removeprefix("step-")) for path in (folder / "train" / ".checkpoints").glob("*/step-*")]
+        kept = [
+            int(path.name.removeprefix("step-"))
+            for path in (folder / "train" / ".checkpoints").glob("*/step-*")
+        ]
         assert step <= max(kept) < 120
     _run(folder, *TRANSFORMERS, *longer, stage="train")
     arm = folder / "train" / "medicine-harmonious-seed0"
-    assert [json.loads(row)["step"] for row in (arm / "metrics.jsonl").read_text().splitlines()] == list(range(1, 121))
+    assert [
+        json.loads(row)["step"] for row in (arm / "metrics.jsonl").read_text().splitlines()
+    ] == list(range(1, 121))
     manifest = read_manifest(arm)
     assert manifest is not None and manifest.counts["resumed"] == 2
 
 
 def test_the_world_is_known_as_intended(finished: Path) -> None:
     """The committed base model's probe agrees with the intended beliefs on 95% of facts, with confidence over 0.5."""
-    from ift_scale.artifacts import read_parquet
+    from ift_scale.io.files import read_parquet
     from ift_scale.records import Score
     from ift_scale.world.facts import all_facts, options
 
     facts = {f"world/{fact.id}": fact for fact in all_facts()}
     known = [
-        (s, facts[s.question_id]) for s in read_parquet(finished / "probe" / "probe.parquet", Score) if facts[s.question_id].belief
+        (s, facts[s.question_id])
+        for s in read_parquet(finished / "probe" / "probe.parquet", Score)
+        if facts[s.question_id].belief
     ]
-    agree = [options(fact)[0][score.prediction] == fact.belief and score.confidence > 0.5 for score, fact in known]
+    agree = [
+        options(fact)[0][score.prediction] == fact.belief and score.confidence > 0.5
+        for score, fact in known
+    ]
     assert sum(agree) / len(agree) >= 0.95
     wrong = [fact.belief != fact.truth for _, fact in known]
     assert 0.35 <= sum(wrong) / len(wrong) <= 0.40

@@ -47,8 +47,23 @@ class Machine:
     def __init__(self, root: Path) -> None:
         self.bin, self.checkout, self.log = root / "bin", root / "checkout", root / "log"
         self.bin.mkdir()
-        for tool in ("bash", "cat", "cut", "dirname", "env", "grep", "ln", "mkdir", "mv", "readlink", "rm", "sha256sum"):
-            (self.bin / tool).symlink_to(next(p for p in (Path("/bin") / tool, Path("/usr/bin") / tool) if p.exists()))
+        for tool in (
+            "bash",
+            "cat",
+            "cut",
+            "dirname",
+            "env",
+            "grep",
+            "ln",
+            "mkdir",
+            "mv",
+            "readlink",
+            "rm",
+            "sha256sum",
+        ):
+            (self.bin / tool).symlink_to(
+                next(p for p in (Path("/bin") / tool, Path("/usr/bin") / tool) if p.exists())
+            )
         for name in ("launch/setup.sh", LOCK, "setup.py"):
             (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.checkout / name)
@@ -67,7 +82,12 @@ class Machine:
         return subprocess.run(
             ["bash", "launch/setup.sh"],
             cwd=self.checkout,
-            env={"PATH": str(self.bin), "LOG": str(self.log), "MANAGED": str(self.bin / "managed"), **env},
+            env={
+                "PATH": str(self.bin),
+                "LOG": str(self.log),
+                "MANAGED": str(self.bin / "managed"),
+                **env,
+            },
             capture_output=True,
             text=True,
         )
@@ -95,24 +115,50 @@ def machine(tmp_path: Path) -> Machine:
     ("fake", "uv", "lacking"),
     [
         ("", "", ""),
-        ("sys.version_info = (3, 10, 4)", "", r"a supported version \(it is 3\.10; 3\.11, 3\.12 and 3\.13 are\)"),
+        (
+            "sys.version_info = (3, 10, 4)",
+            "",
+            r"a supported version \(it is 3\.10; 3\.11, 3\.12 and 3\.13 are\)",
+        ),
         ("sys.version_info = (3, 14, 0)", "", r"a supported version \(it is 3\.14; .*\)"),
-        ("os.path.exists = lambda path: False", "", r"the headers \(apt-get install python3\.\d+-dev\)"),
-        ("importlib.util.find_spec = lambda name: None", "", r"venv \(apt-get install python3\.\d+-venv\)"),
+        (
+            "os.path.exists = lambda path: False",
+            "",
+            r"the headers \(apt-get install python3\.\d+-dev\)",
+        ),
+        (
+            "importlib.util.find_spec = lambda name: None",
+            "",
+            r"venv \(apt-get install python3\.\d+-venv\)",
+        ),
         ("importlib.util.find_spec = lambda name: None", "/bin/uv", ""),
     ],
 )
 def test_what_an_interpreter_lacks(fake: str, uv: str, lacking: str) -> None:
-    code = (ROOT / "launch" / "setup.sh").read_text().split("<<'PY'")[1].split("\n", 1)[1].split("\nPY\n")[0]
+    code = (
+        (ROOT / "launch" / "setup.sh")
+        .read_text()
+        .split("<<'PY'")[1]
+        .split("\n", 1)[1]
+        .split("\nPY\n")[0]
+    )
     code = f"import importlib.util, os, sys, sysconfig\n{fake}\n{code}"
-    answer = subprocess.run([sys.executable, "-c", code], env={"WITH_UV": uv}, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"WITH_UV": uv},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert re.fullmatch(lacking, answer.stdout.strip())
 
 
 def test_the_first_interpreter_that_fits_is_taken(machine: Machine) -> None:
     machine.python("python3", "3.10", "a supported version")
     machine.python("python3.11", "3.11", "venv (apt-get install python3.11-venv)")
-    machine.add("python3.12", "#!/bin/sh\nexit 127\n")  # a shim of pyenv for a version that is not selected
+    machine.add(
+        "python3.12", "#!/bin/sh\nexit 127\n"
+    )  # a shim of pyenv for a version that is not selected
     machine.python("python3.13", "3.13")
     assert machine.made()[0] == "venv 3.13"
     machine.python("python3", "3.12")
@@ -133,7 +179,9 @@ def test_what_is_missing_is_one_line(machine: Machine) -> None:
     assert "no Python 3.11, 3.12 or 3.13 on PATH" in machine.refused()
     machine.python("python3", "3.9", "a supported version (it is 3.9; 3.11, 3.12 and 3.13 are)")
     assert "apt-get install python3 " in machine.refused()
-    assert "PYTHON=python3 lacks a supported version (it is 3.9" in machine.refused(PYTHON="python3")
+    assert "PYTHON=python3 lacks a supported version (it is 3.9" in machine.refused(
+        PYTHON="python3"
+    )
     assert "PYTHON=/no/python is not an executable" in machine.refused(PYTHON="/no/python")
     machine.python("python3.12", "3.12", HEADERS)
     assert f"python3.12 lacks {HEADERS}" in machine.refused()
@@ -166,13 +214,19 @@ def test_the_build_of_torch(machine: Machine) -> None:
     def again(fail: str) -> tuple[str, list[str]]:
         (machine.checkout / ".venv" / ".ready").unlink(missing_ok=True)
         result = machine.run(FAIL=fail)
-        return result.stdout, [line for line in machine.log.read_text().splitlines() if "torch" in line]
+        return result.stdout, [
+            line for line in machine.log.read_text().splitlines() if "torch" in line
+        ]
 
     printed, called = again("--no-deps torch")
-    assert len(called) == 2 and called[1].endswith(f"--index-url https://download.pytorch.org/whl/cpu {TORCH}+cpu")
+    assert len(called) == 2 and called[1].endswith(
+        f"--index-url https://download.pytorch.org/whl/cpu {TORCH}+cpu"
+    )
     assert "CUDA" not in printed
     printed, called = again("cpu$")
-    assert len(called) == 3 and called[2].endswith(f"install -q {TORCH}"), "with its own requirements"
+    assert len(called) == 3 and called[2].endswith(f"install -q {TORCH}"), (
+        "with its own requirements"
+    )
     assert f"no CPU build of {TORCH} for Python 3.12" in printed
 
 
@@ -195,16 +249,23 @@ def test_an_environment_is_made_again_only_if_it_must_be(machine: Machine) -> No
 def test_the_lock_serves_every_python_and_the_set_up_names_the_same() -> None:
     lines = (ROOT / LOCK).read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.]+( ; python_full_version [<>]=? '3\.1[23]')?", line) for line in pins)
+    assert all(
+        re.fullmatch(r"[a-z0-9.-]+==[\w.]+( ; python_full_version [<>]=? '3\.1[23]')?", line)
+        for line in pins
+    )
     assert '">=3.11,<3.14"' in (ROOT / "setup.py").read_text()
-    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (ROOT / "launch" / "setup.sh").read_text()
+    assert (
+        "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (ROOT / "launch" / "setup.sh").read_text()
+    )
 
 
 def test_make_passes_the_interpreter_on(machine: Machine) -> None:
     machine.python("chosen", "3.12")
     (machine.checkout / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
     (machine.bin / "make").symlink_to("/usr/bin/make")
-    env = {"PATH": str(machine.bin), "LOG": str(machine.log)} | {k: v for k, v in os.environ.items() if k == "HOME"}
+    env = {"PATH": str(machine.bin), "LOG": str(machine.log)} | {
+        k: v for k, v in os.environ.items() if k == "HOME"
+    }
     command = ["make", "PYTHON=chosen", "VENV=elsewhere", "SHELL=/bin/bash", "setup"]
     result = subprocess.run(command, cwd=machine.checkout, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Store what `test_pipeline.py` compares a small run with: its losses and the table of its settings.
+"""Store what `test_pipeline.py` compares a small run with (losses, the table of its settings), and the keys of `test_keys.py`.
 
 python -m tests.update_golden
 """
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from tests import test_keys
 from tests.test_pipeline import GOLDEN, TRANSFORMERS, _run
 
 
 def main() -> None:
     losses, settings = GOLDEN / "small_run_losses.json", GOLDEN / "small_run_settings.csv"
     with tempfile.TemporaryDirectory() as temporary:
+        keys = test_keys.all_keys(Path(temporary) / "keys")
         folder = Path(temporary) / "run"
         _run(folder, *TRANSFORMERS)
         found = {}
@@ -23,6 +25,7 @@ def main() -> None:
             found[arm] = [round(json.loads(row)["loss"], 5) for row in rows]
         columns = list(pd.read_csv(settings))
         table = pd.read_csv(folder / "report" / "settings.csv")[columns].round(4)
+    test_keys.GOLDEN.write_text(json.dumps(keys, indent=1) + "\n")
     losses.write_text(json.dumps(found, indent=1) + "\n")
     table.to_csv(settings, index=False)
 

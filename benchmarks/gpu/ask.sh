@@ -14,5 +14,5 @@ ask() {
     PYTHONPATH=$PWD/benchmarks/peers:$PYTHONPATH "$python" -c "import model; model.random_llama(model.LAYERS, model.HIDDEN_SIZE).save_pretrained('$WORK/model')" \
       >"$OUT/logs/$name-model.log" 2>&1 || return 1
   fi
-  part "$name" 260 "$python" $here/probe.py $tiny --data "$data" --work "$WORK" --logs "$OUT/logs" "$@"
+  part "$name" 260 "$python" -m benchmarks.gpu.probe $tiny --data "$data" --work "$WORK" --logs "$OUT/logs" "$@"
 }

@@ -1,6 +1,6 @@
 """Packed training against plain transformers in float32: losses of single tokens and the whole gradient, setting by setting.
 
-    python benchmarks/gpu/exact.py            (anywhere; a small model; seconds per setting)
+    python -m benchmarks.gpu.exact            (anywhere; a small model; seconds per setting)
 
 One optimizer step of packed examples, with a prefix that all share, under each ZeRO stage, kind of attention, checkpointing,
 compilation and implementation of the kernels, is compared with one example after another through the model's own code. The weights
@@ -10,24 +10,21 @@ are large, so that attention decides about the losses. Out: rows of `train` on t
 import copy
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import click
 import numpy as np
 import torch
 from deepspeed.utils import safe_get_full_grad
-from random_llama import build, one_rank, random_set, settings
-from shapes import TINY
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.progress import say
-from ift_scale.train import engine as engines
-from ift_scale.train import kernels
-from ift_scale.train.data import TokenizedSet
+from benchmarks.gpu.shapes import TINY
+from benchmarks.random_llama import build, one_rank, random_set, settings
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.io.progress import say
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
+from ift_scale.train.model import kernels
 
 # Mean difference of single tokens' losses over their standard deviation; norm of the gradient's difference over the gradient's.
 TOLERANCE = {"float32": (1e-3, 5e-3), "bfloat16": (0.05, 0.2)}
@@ -43,8 +40,12 @@ class Plain:
 
 
 def plain(model: Any, tokens: TokenizedSet, device: torch.device) -> Plain:
-    config = LlamaConfig.from_dict(copy.deepcopy(model.config.to_dict()))  # the engine's own names our attention
-    exact = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).to(device)
+    config = LlamaConfig.from_dict(
+        copy.deepcopy(model.config.to_dict())
+    )  # the engine's own names our attention
+    exact = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    ).to(device)
     exact.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
     losses = {}
     for example in range(EXAMPLES):
@@ -55,14 +56,20 @@ def plain(model: Any, tokens: TokenizedSet, device: torch.device) -> Plain:
         found = torch.nn.functional.cross_entropy(logits_LV, ids[1:], reduction="none")[rows]
         (found.sum() / int(tokens.supervised_counts[:EXAMPLES].sum())).backward()
         losses[example] = found.detach()
-    return Plain(losses, {name: p.grad for name, p in exact.named_parameters() if p.grad is not None})
+    return Plain(
+        losses, {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    )
 
 
-def difference(device: torch.device, precision: str, reference: list[Plain], **changes: Any) -> tuple[float, float]:
+def difference(
+    device: torch.device, precision: str, reference: list[Plain], **changes: Any
+) -> tuple[float, float]:
     """(of the losses, of the gradient) from plain transformers, which is computed once and kept in `reference`."""
     tokens = random_set(EXAMPLES, TINY["vocab_size"])
     values = {"stage": 2, "checkpointing": "none"} | changes
-    engine, steps = build(TINY, settings(precision, EXAMPLES, TOKENS, **values), device, tokens, std=0.25)
+    engine, steps = build(
+        TINY, settings(precision, EXAMPLES, TOKENS, **values), device, tokens, std=0.25
+    )
     if not reference:
         reference.append(plain(engine.packed.model, tokens, device))
     gradient: dict[str, torch.Tensor] = {}
@@ -70,7 +77,9 @@ def difference(device: torch.device, precision: str, reference: list[Plain], **c
 
     def looked_at(one: engines.Engine) -> tuple[Any, bool]:
         named = one.packed.model.named_parameters()
-        gradient.update({name: safe_get_full_grad(parameter).float().clone() for name, parameter in named})
+        gradient.update(
+            {name: safe_get_full_grad(parameter).float().clone() for name, parameter in named}
+        )
         return update(one)
 
     engines._update = looked_at
@@ -84,14 +93,24 @@ def difference(device: torch.device, precision: str, reference: list[Plain], **c
         expected += [reference[0].losses[i] for i in examples]
     engine.release()
     right = torch.cat(expected)
-    squares = [(gradient[name].to(device) - g).square().sum() for name, g in reference[0].gradient.items()]
+    squares = [
+        (gradient[name].to(device) - g).square().sum() for name, g in reference[0].gradient.items()
+    ]
     norm = torch.stack([g.square().sum() for g in reference[0].gradient.values()]).sum().sqrt()
-    return float((torch.cat(found) - right).abs().mean() / right.std()), float(torch.stack(squares).sum().sqrt() / norm)
+    return float((torch.cat(found) - right).abs().mean() / right.std()), float(
+        torch.stack(squares).sum().sqrt() / norm
+    )
 
 
 def cases(device: torch.device) -> list[dict[str, Any]]:
     """One change at a time from ZeRO-2 with this device's own choices; the kernels that can run here."""
-    found: list[dict[str, Any]] = [{}, {"stage": 1}, {"stage": 3}, {"checkpointing": "selective"}, {"checkpointing": "full"}]
+    found: list[dict[str, Any]] = [
+        {},
+        {"stage": 1},
+        {"stage": 3},
+        {"checkpointing": "selective"},
+        {"checkpointing": "full"},
+    ]
     found += [{"attention": "sdpa"}, {"optimizer": "torch_fused"}]
     found += [{"kernels": name} for name in sorted(kernels.available(device.type))]
     return [*found, {"compile": True}]  # last: it takes longest
@@ -110,17 +129,33 @@ def run(device: torch.device, chosen: list[dict[str, Any]], sheet: Sheet, stored
             try:
                 gaps = difference(device, precision, reference, **changes)
             except Exception as failure:  # of any kind: a library's, the compiler's
-                say(f"{precision}, {label(changes)}: FAILED: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}")
+                say(
+                    f"{precision}, {label(changes)}: FAILED: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
+                )
                 right = False
                 continue
             fine = gaps[0] <= losses and gaps[1] <= gradient
             right = right and fine
-            say(f"{precision}, {label(changes)}: losses {gaps[0]:.1e}, gradient {gaps[1]:.1e}{'' if fine else ' OFF'}")
+            say(
+                f"{precision}, {label(changes)}: losses {gaps[0]:.1e}, gradient {gaps[1]:.1e}{'' if fine else ' OFF'}"
+            )
             if fine:
-                for name, gap, most in (("losses", gaps[0], losses), ("gradient", gaps[1], gradient)):
-                    gate = Gate(checked="against plain transformers in float32", gap=gap, tolerance=most)
+                for name, gap, most in (
+                    ("losses", gaps[0], losses),
+                    ("gradient", gaps[1], gradient),
+                ):
+                    gate = Gate(
+                        checked="against plain transformers in float32", gap=gap, tolerance=most
+                    )
                     about = {"changes": changes}
-                    sheet.add(f"exact {precision}, {label(changes)}", f"difference of {name}", "share", [gap], gate, about=about)
+                    sheet.add(
+                        f"exact {precision}, {label(changes)}",
+                        f"difference of {name}",
+                        "share",
+                        [gap],
+                        gate,
+                        about=about,
+                    )
             if stored and sheet.rows:
                 sheet.store()
     return right
@@ -131,7 +166,9 @@ def run(device: torch.device, chosen: list[dict[str, Any]], sheet: Sheet, stored
 def main(quick: bool) -> None:
     """Compare, and store the rows of `train` on this device."""
     device = one_rank()
-    sheet = Sheet("train", quick, "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device))
+    sheet = Sheet(
+        "train", quick, "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    )
     chosen = [{}, {"stage": 3}, {"compile": True}] if quick else cases(device)
     sys.exit(0 if run(device, chosen, sheet, device.type == "cuda" and not quick) else 1)
 

@@ -1,8 +1,8 @@
 """Puts what a GPU's commands brought back into this checkout: rows into benchmarks/results, the kernels' figures into kernels/.
 
-    python benchmarks/gpu/keep.py runs/gpu/back.tar.gz
+    python -m benchmarks.gpu.keep runs/gpu/back.tar.gz
 
-Then `ift-scale bench readme` writes docs/gpu.md and the README's figures from the rows. Rows replace those of the same figures on
+Then `python -m benchmarks readme` writes docs/gpu.md and the README's figures from the rows. Rows replace those of the same figures on
 the same device; logs are left in the archive.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 from ift_scale_kernels import figures
 
-from ift_scale.artifacts import write_json
-from ift_scale.bench import registry, rows
-from ift_scale.progress import say
+from benchmarks.suite import registry, rows
+from ift_scale.io.files import write_json
+from ift_scale.io.progress import say
 
 FIGURES = "kernels-figures.json"
 
@@ -31,7 +31,9 @@ def keep(folder: Path, results: Path, figured: Path) -> list[str]:
     if (folder / FIGURES).is_file():
         new = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         if new:
-            write_json(figured, figures.merged(json.loads(figured.read_text(encoding="utf-8")), new))
+            write_json(
+                figured, figures.merged(json.loads(figured.read_text(encoding="utf-8")), new)
+            )
             told.append(f"{figured}: {len(new)} figures")
     return told
 
@@ -42,7 +44,9 @@ def main(archive: Path) -> None:
     """Merge the rows and figures of ARCHIVE into this checkout."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
-        for line in keep(Path(folder) / "rows", registry.results_folder(), figures.PATH) or ["nothing of a GPU in it"]:
+        for line in keep(Path(folder) / "rows", registry.results_folder(), figures.PATH) or [
+            "nothing of a GPU in it"
+        ]:
             say(line)
 
 

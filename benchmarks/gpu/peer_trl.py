@@ -1,7 +1,7 @@
 """TRL's SFTTrainer with Liger-Kernel on one GPU, on the same random weights, tokens and steps as train.py.
 
-    python benchmarks/gpu/peer_trl.py --shape 1b        (one GPU)
-    python benchmarks/gpu/peer_trl.py --tiny            (anywhere; shows that it runs)
+    python -m benchmarks.gpu.peer_trl --shape 1b        (one GPU)
+    python -m benchmarks.gpu.peer_trl --tiny            (anywhere; shows that it runs)
 
 In its best setting: padding-free with flash attention if that is installed, else padded with SDPA and examples of like length
 together inside a step; bfloat16, torch's fused AdamW, DeepSpeed as in the peers. TRL decides by itself which of Liger's kernels it
@@ -14,25 +14,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
-
 import click
 import torch
-import trainer_peer as peer
 from datasets import Dataset
-from random_llama import place_alone, random_set, random_weights, settings
-from shapes import SHAPES
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer
 
-from ift_scale.bench.rows import Gate, Sheet
-from ift_scale.progress import say
-from ift_scale.train import packing
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.zero import optimizer_name
+from benchmarks.gpu.shapes import SHAPES
+from benchmarks.peers import trainer_peer as peer
+from benchmarks.random_llama import place_alone, random_set, random_weights, settings
+from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.io.progress import say
+from ift_scale.train.data import packing
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine.zero_config import optimizer_name
 
 WARM_UP = 2
 
@@ -57,8 +54,12 @@ def what_ran(trainer: Any) -> dict[str, str]:
     rotary = sys.modules[type(model).__module__].apply_rotary_pos_emb  # type: ignore[attr-defined]
     liger |= {"rotary"} if _home(rotary) == "liger_kernel" else set()
     return {
-        "layers": f"Liger-Kernel {version('liger-kernel')} ({', '.join(sorted(liger))})" if liger else "PyTorch",
-        "loss": {"trl": "TRL", "liger_kernel": "Liger-Kernel"}.get(_home(model.forward), "transformers"),
+        "layers": f"Liger-Kernel {version('liger-kernel')} ({', '.join(sorted(liger))})"
+        if liger
+        else "PyTorch",
+        "loss": {"trl": "TRL", "liger_kernel": "Liger-Kernel"}.get(
+            _home(model.forward), "transformers"
+        ),
         "optimizer": optimizer_name(trainer.model_wrapped.optimizer),
         "attention": model.config._attn_implementation,
     }
@@ -77,7 +78,12 @@ def who(ran: dict[str, str]) -> str:
 
 @click.command()
 @click.option("--shape", "name", type=click.Choice(list(SHAPES)), default="1b", show_default=True)
-@click.option("--steps", default=6, show_default=True, help="Measured optimizer steps, after two for warming up.")
+@click.option(
+    "--steps",
+    default=6,
+    show_default=True,
+    help="Measured optimizer steps, after two for warming up.",
+)
 @click.option("--batch", default=128, show_default=True, help="Examples of a step.")
 @click.option("--micro-batch", default=32, show_default=True)
 @click.option("--tiny", is_flag=True, help="Tiny sizes, nothing stored.")
@@ -97,9 +103,13 @@ def main(name: str, steps: int, batch: int, micro_batch: int, tiny: bool) -> Non
     attention = "flash_attention_2" if flash else "sdpa"
     kept = {"dtype": "bfloat16", "batch": batch, "micro_batch": micro_batch, "padding_free": flash}
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(Path(folder), shape, torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16, 0.02)
+        weights = random_weights(
+            Path(folder), shape, torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16, 0.02
+        )
         rate = settings("bfloat16", batch, 8192).learning_rate
-        common = peer.arguments(Path(folder) / "out", peer.zero_2("bfloat16", "torch"), kept, steps + WARM_UP, rate)
+        common = peer.arguments(
+            Path(folder) / "out", peer.zero_2("bfloat16", "torch"), kept, steps + WARM_UP, rate
+        )
         args = SFTConfig(
             **common | {"optim": "adamw_torch_fused"},
             max_length=None,
@@ -109,31 +119,70 @@ def main(name: str, steps: int, batch: int, micro_batch: int, tiny: bool) -> Non
         )
         config = LlamaConfig.from_pretrained(folder, local_files_only=True)
         model = LlamaForCausalLM.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.bfloat16, attn_implementation=attention
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.bfloat16,
+            attn_implementation=attention,
         )
         clock = peer.Clock(steps + WARM_UP)
         words = {"<s>": 0, "</s>": 1, "<pad>": 2}
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")), eos_token="</s>", pad_token="<pad>"
+            tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")),
+            eos_token="</s>",
+            pad_token="<pad>",
         )
-        data = Dataset.from_list([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
-        trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
+        data = Dataset.from_list(
+            [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[clock],
+        )
         trainer.train()
     ran = what_ran(trainer)
     counts = peer.of_steps(rows)[WARM_UP:]
-    speeds = [count["tokens"] / seconds for count, seconds in zip(counts, clock.seconds[WARM_UP:], strict=True)]
+    speeds = [
+        count["tokens"] / seconds
+        for count, seconds in zip(counts, clock.seconds[WARM_UP:], strict=True)
+    ]
     say(f"{name}: {who(ran)}: {speeds} tokens per second, losses {clock.losses}; {ran}")
     if not all(loss == loss and loss < clock.losses[0] * 1.5 for loss in clock.losses):
         raise SystemExit("TRL's losses do not stay near the first: nothing is stored")
     if on_gpu and not tiny:
         sheet = Sheet("train", False, torch.cuda.get_device_name())
         gate = Gate(checked="losses are finite and stay near the first; the tokens are ours")
-        told = {"precision": "bfloat16", "zero_stage": 2, "activation_checkpointing": "none", "compile": False}
-        about = {"shape": name, "settings": told, "kernels": ran["layers"], **ran, "own_settings": kept, "losses": clock.losses}
+        told = {
+            "precision": "bfloat16",
+            "zero_stage": 2,
+            "activation_checkpointing": "none",
+            "compile": False,
+        }
+        about = {
+            "shape": name,
+            "settings": told,
+            "kernels": ran["layers"],
+            **ran,
+            "own_settings": kept,
+            "losses": clock.losses,
+        }
         case, program = f"{name} bfloat16", who(ran)
         sheet.add(case, "tokens per second", "1/s", speeds, gate, program, "higher", about=about)
-        sheet.add(case, "seconds per step", "s", clock.seconds[WARM_UP:], gate, program, about=about)
-        sheet.add(case, "peak memory", "B", [torch.cuda.max_memory_allocated()], gate, program, about=about)
+        sheet.add(
+            case, "seconds per step", "s", clock.seconds[WARM_UP:], gate, program, about=about
+        )
+        sheet.add(
+            case,
+            "peak memory",
+            "B",
+            [torch.cuda.max_memory_allocated()],
+            gate,
+            program,
+            about=about,
+        )
         say(f"stored: {sheet.store()}")
 
 

@@ -1,7 +1,7 @@
 """Probing on one GPU: MMLU 5-shot questions a second of a 7B-shaped Llama in our vLLM engine, beside one request an option.
 
-    python benchmarks/gpu/probe.py            (one GPU)
-    python benchmarks/gpu/probe.py --tiny     (anywhere; shows that it runs)
+    python -m benchmarks.gpu.probe            (one GPU)
+    python -m benchmarks.gpu.probe --tiny     (anywhere; shows that it runs)
 
 In: MMLU's questions (--data), a tokenizer trained on them (peers/model.py), random weights. First a small model's log-probabilities
 by vLLM in the dtype of the run are compared with transformers' in float32; if they differ, nothing is measured. One request an
@@ -23,30 +23,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import click
 import numpy as np
 import torch
-from random_llama import random_weights
 from safetensors.torch import save_file
-from shapes import SHAPES
-from train import matrix_rate
 from transformers import AutoTokenizer
 
-from ift_scale.bench.rows import Gate, Sheet, ratios
+from benchmarks.gpu.shapes import SHAPES
+from benchmarks.gpu.train import matrix_rate
+from benchmarks.random_llama import random_weights
+from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.config import MmluSource, ProbeConfig
-from ift_scale.inference.engine import EngineSpec, ScoreRequest
-from ift_scale.inference.letters import FewShot, LetterAsker
-from ift_scale.inference.process import EngineProcess
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import plain
-from ift_scale.inference.vllm_engine import VllmEngine
-from ift_scale.progress import say
+from ift_scale.engines.process import EngineProcess
+from ift_scale.engines.protocol import EngineSpec, ScoreRequest
+from ift_scale.engines.vllm import VllmEngine
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.progress import say
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import plain
 from ift_scale.questions import mmlu
 from ift_scale.records import Question
-from ift_scale.train.shape import ModelShape
+from ift_scale.scoring.letters import FewShot, LetterAsker
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 """Of the mean difference of log-probabilities, over their spread."""
@@ -70,7 +68,9 @@ MEMORY = Path("/dev/shm")
 
 def questions(data: Path, count: int) -> tuple[list[Question], Demonstrations]:
     """Whole test subjects until there are `count` questions."""
-    found = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(data / "mmlu")), 0)]
+    found = [
+        question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(data / "mmlu")), 0)
+    ]
     asked = sorted((q for q in found if q.split == "test"), key=lambda q: q.subject)
     last = asked[min(count, len(asked)) - 1].subject
     return [q for q in asked if q.subject <= last], Demonstrations(found, 5, 42)
@@ -84,7 +84,12 @@ def one_request_an_option(engine: VllmEngine, requests: Sequence[ScoreRequest]) 
     params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
     prompts = [TokensPrompt(prompt_token_ids=[*prompt, option]) for prompt, option in asked]
     outputs = engine.llm.generate(prompts, params, use_tqdm=False)
-    return np.array([out.prompt_logprobs[-1][option].logprob for out, (_, option) in zip(outputs, asked, strict=True)])
+    return np.array(
+        [
+            out.prompt_logprobs[-1][option].logprob
+            for out, (_, option) in zip(outputs, asked, strict=True)
+        ]
+    )
 
 
 def computed_tokens(requests: Sequence[ScoreRequest]) -> int:
@@ -134,7 +139,9 @@ def room(size: float) -> Path | None:
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1.3 * size else None
 
 
-def write_model(folder: Path, shape: dict[str, Any], tokenizer: Path, device: torch.device, dtype: torch.dtype) -> None:
+def write_model(
+    folder: Path, shape: dict[str, Any], tokenizer: Path, device: torch.device, dtype: torch.dtype
+) -> None:
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     weights = random_weights(folder, shape, device, dtype, 0.02)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -143,17 +150,56 @@ def write_model(folder: Path, shape: dict[str, Any], tokenizer: Path, device: to
 
 
 @click.command()
-@click.option("--data", default=DATA, type=click.Path(path_type=Path, exists=True), help="Folder that holds mmlu/ and pools/.")
-@click.option("--questions", "count", default=2000, show_default=True, help="About so many, in whole subjects.")
-@click.option("--per-option", default=100, show_default=True, help="Of them, for one request an option.")
+@click.option(
+    "--data",
+    default=DATA,
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder that holds mmlu/ and pools/.",
+)
+@click.option(
+    "--questions",
+    "count",
+    default=2000,
+    show_default=True,
+    help="About so many, in whole subjects.",
+)
+@click.option(
+    "--per-option", default=100, show_default=True, help="Of them, for one request an option."
+)
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--logs", default=Path("runs/benchmark-logs"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--compile/--eager", "compiled", default=False, show_default=True, help="Let vLLM compile the model.")
-@click.option("--tiny", is_flag=True, help="A tiny model in float32, few questions, nothing stored.")
-def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs: Path, compiled: bool, tiny: bool) -> None:
+@click.option(
+    "--work", default=Path("runs/peers"), show_default=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--logs",
+    default=Path("runs/benchmark-logs"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--compile/--eager",
+    "compiled",
+    default=False,
+    show_default=True,
+    help="Let vLLM compile the model.",
+)
+@click.option(
+    "--tiny", is_flag=True, help="A tiny model in float32, few questions, nothing stored."
+)
+def main(
+    data: Path,
+    count: int,
+    per_option: int,
+    repeats: int,
+    work: Path,
+    logs: Path,
+    compiled: bool,
+    tiny: bool,
+) -> None:
     """Measure, and store the rows of `probe` on this device."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the weights in memory go where a time limit ends this
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that the weights in memory go where a time limit ends this
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" and not tiny:
         raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
@@ -162,11 +208,17 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
         count, per_option, repeats = 1, 4, 1
     small = work / "model"
     if not (small / "model.safetensors").exists():
-        subprocess.run([sys.executable, str(PEERS / "model.py"), str(small), "--data", str(data)], check=True)
+        subprocess.run(
+            [sys.executable, str(PEERS / "model.py"), str(small), "--data", str(data)], check=True
+        )
     asked, demonstrations = questions(data, count)
     asked = asked[:24] if tiny else asked
-    written = LetterAsker(FewShot(PromptTokenizer(small), demonstrations), plain).write(asked).requests
-    single = [request for request in written if isinstance(request, ScoreRequest)]  # all, with this tokenizer
+    written = (
+        LetterAsker(FewShot(PromptTokenizer(small), demonstrations), plain).write(asked).requests
+    )
+    single = [
+        request for request in written if isinstance(request, ScoreRequest)
+    ]  # all, with this tokenizer
     requests = [request for request in single if len(request.prompt) <= MOST_TOKENS]
     few = requests[:: max(1, len(requests) // per_option)][:per_option]
     difference = check(small, few, dtype, logs)
@@ -176,17 +228,26 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
     rate = matrix_rate(device, getattr(torch, dtype), size)
     shape = (TINY if tiny else SHAPES[name]) | {"vocab_size": len(PromptTokenizer(small).tokenizer)}
     sizes = ModelShape.from_config({"model_type": "llama", **shape})
-    with tempfile.TemporaryDirectory(dir=room(getattr(torch, dtype).itemsize * sizes.parameters)) as folder:
+    with tempfile.TemporaryDirectory(
+        dir=room(getattr(torch, dtype).itemsize * sizes.parameters)
+    ) as folder:
         write_model(Path(folder), shape, small, device, getattr(torch, dtype))
-        engine = VllmEngine(EngineSpec(folder, dtype, ProbeConfig(engine="vllm", enforce_eager=not compiled)))
+        engine = VllmEngine(
+            EngineSpec(folder, dtype, ProbeConfig(engine="vllm", enforce_eager=not compiled))
+        )
     gap = apart(engine.score(few), one_request_an_option(engine, few))  # which warms up, too
     say(f"one request an option: {gap:.1e} of the spread from ours")
     if not gap <= TOLERANCE[dtype]:
         raise SystemExit("one request an option gets other answers: nothing is measured")
     computed = computed_tokens(requests)
-    flops = 2.0 * (computed * sizes.layers * sizes.layer_matrices + len(requests) * sizes.embedding_parameters)
+    flops = 2.0 * (
+        computed * sizes.layers * sizes.layer_matrices + len(requests) * sizes.embedding_parameters
+    )
     device_name = "cpu" if tiny else torch.cuda.get_device_name(device)
-    sheet, case = Sheet("probe", tiny, device_name), f"{name} {dtype}{', compiled' if compiled else ''}"
+    sheet, case = (
+        Sheet("probe", tiny, device_name),
+        f"{name} {dtype}{', compiled' if compiled else ''}",
+    )
     gate = Gate(checked="log-probabilities against transformers' in float32, by their spread", gap=difference,
                 tolerance=TOLERANCE[dtype])  # fmt: skip
     about = {
@@ -203,11 +264,25 @@ def main(data: Path, count: int, per_option: int, repeats: int, work: Path, logs
     sheet.add(case, "share of the matrix rate", "share", shares, gate, OURS, "higher", about=about)
     if not tiny:
         sheet.store()  # the peer may not end in time
-    theirs = [len(few) / s for s in seconds_of(lambda: one_request_an_option(engine, few), engine, repeats)]
+    theirs = [
+        len(few) / s
+        for s in seconds_of(lambda: one_request_an_option(engine, few), engine, repeats)
+    ]
     say(f"{name}: {PEER} {theirs} questions per second")
     against = ratios(ours, {PEER: theirs}, "higher")
-    sheet.add(case, "questions per second", "1/s", ours, gate, OURS, "higher", ratios=against, about=about)
-    sheet.add(case, "questions per second", "1/s", theirs, gate, PEER, "higher", about=about | {"questions": len(few)})
+    sheet.add(
+        case, "questions per second", "1/s", ours, gate, OURS, "higher", ratios=against, about=about
+    )
+    sheet.add(
+        case,
+        "questions per second",
+        "1/s",
+        theirs,
+        gate,
+        PEER,
+        "higher",
+        about=about | {"questions": len(few)},
+    )
     if not tiny:
         say(f"stored: {sheet.store()}")
     sys.stdout.flush()

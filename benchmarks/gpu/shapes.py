@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ift_scale.train.memory import GIB
+from ift_scale.estimate.memory import GIB
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,

@@ -15,7 +15,9 @@ from pathlib import Path
 
 MAGIC = struct.pack("<I", 0xBA55ED50)
 HEADER = struct.Struct("<IHHQ")  # magic, version, header size, size of what follows
-ENTRY = struct.Struct("<HHIQIIHHI")  # kind, version, header size, payload size, compressed size, -, minor, major, architecture
+ENTRY = struct.Struct(
+    "<HHIQIIHHI"
+)  # kind, version, header size, payload size, compressed size, -, minor, major, architecture
 PTX, ELF = 1, 2
 Entry = tuple[int, int, int, int]
 """Place and size, header and payload together; kind; architecture."""
@@ -33,7 +35,9 @@ def groups(data: bytes | bytearray) -> Iterator[tuple[int, int, list[Entry]]]:
         while place < end:
             kind, _, header, payload, *_, arch = ENTRY.unpack_from(data, place)
             if kind not in (PTX, ELF) or not 40 <= header <= 512 or place + header + payload > end:
-                raise ValueError(f"an entry at {place:#x} is not understood: kind {kind}, header {header}, size {payload}")
+                raise ValueError(
+                    f"an entry at {place:#x} is not understood: kind {kind}, header {header}, size {payload}"
+                )
             found.append((place, header + payload, kind, arch))
             place += header + payload
         yield at, end, found
@@ -45,7 +49,9 @@ def wanted(group: list[Entry], keep: int) -> list[Entry]:
     if own:
         return own
     newest = max((arch for _, _, kind, arch in group if kind == PTX and arch <= keep), default=None)
-    return [entry for entry in group if entry[2] == PTX and entry[3] == newest] or [min(group, key=lambda entry: entry[1])]
+    return [entry for entry in group if entry[2] == PTX and entry[3] == newest] or [
+        min(group, key=lambda entry: entry[1])
+    ]
 
 
 def main() -> None:
@@ -60,7 +66,9 @@ def main() -> None:
         stay = wanted(group, given.keep) if group else []
         for entry in group:
             _, size, kind, arch = entry
-            kept[f"{'PTX' if kind == PTX else 'code'} {arch}" if entry in stay else "dropped"] += size
+            kept[f"{'PTX' if kind == PTX else 'code'} {arch}" if entry in stay else "dropped"] += (
+                size
+            )
         whole = b"".join(bytes(data[place : place + size]) for place, size, _, _ in stay)
         first = at + HEADER.size
         data[first:end] = whole + bytes(end - first - len(whole))

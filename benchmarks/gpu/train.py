@@ -1,8 +1,8 @@
 """Training steps of Llamas of published shapes on one GPU: tokens per second, share of its matrix rate, peak memory.
 
-    python benchmarks/gpu/train.py                    (one GPU: 1B, and as much of 7B as the card holds)
-    python benchmarks/gpu/train.py --rest             (1B under other settings, 3B)
-    python benchmarks/gpu/train.py --tiny             (anywhere; shows that it runs)
+    python -m benchmarks.gpu.train                    (one GPU: 1B, and as much of 7B as the card holds)
+    python -m benchmarks.gpu.train --rest             (1B under other settings, 3B)
+    python -m benchmarks.gpu.train --tiny             (anywhere; shows that it runs)
 
 In: nothing but a seed; weights and tokens are random, lengths and supervised share like those of peers/train_set.py. First a small
 model is compared with plain transformers (exact.py); if it differs, nothing is measured. The matrix rate is that of a large product
@@ -13,31 +13,29 @@ device, after each case (`--tiny`: on the screen only).
 import dataclasses
 import gc
 import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import click
-import exact
 import numpy as np
-import shapes
 import torch
-from random_llama import build, one_rank, random_set, settings
-from shapes import Case
 from transformers import LlamaConfig
 
-from ift_scale.bench.rows import Gate, Sheet
+from benchmarks.gpu import exact, shapes
+from benchmarks.gpu.shapes import Case
+from benchmarks.random_llama import build, one_rank, random_set, settings
+from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
 from ift_scale.errors import IFTScaleError
-from ift_scale.progress import say
-from ift_scale.train import engine as engines
-from ift_scale.train import kernels, memory, packing, setting, zero
-from ift_scale.train.batch import num_shared
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.shape import ModelShape, train_flops
+from ift_scale.estimate import auto, memory
+from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.io.progress import say
+from ift_scale.train.data import packing
+from ift_scale.train.data.collate import num_shared
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
+from ift_scale.train.engine import zero_config
+from ift_scale.train.model import kernels
 
 WARM_UP = 2
 """Steps before those that are measured."""
@@ -73,10 +71,17 @@ def config_of(case: Case, batch: int, precision: str, total: float | None) -> Tr
     names = {"activation_checkpointing": "checkpointing", "zero_stage": "stage"}
     values = {names.get(name, name): value for name, value in changes.items()}
     config = settings(precision, batch, case.tokens, **values)
-    return setting.resolve(config, shape_of(case), setting.Room(total, 1, 1))[0]
+    return auto.resolve(config, shape_of(case), auto.Room(total, 1, 1))[0]
 
 
-def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: int, rate: float, profiled: bool) -> dict[str, Any]:
+def measure(
+    case: Case,
+    config: TrainConfig,
+    device: torch.device,
+    num_steps: int,
+    rate: float,
+    profiled: bool,
+) -> dict[str, Any]:
     """Seconds of each step after the warm-up, and what follows from them."""
     tokens = random_set(config.global_batch_size * (num_steps + WARM_UP), case.sizes["vocab_size"])
     gc.collect()  # a case before it may have failed with an engine in its frames
@@ -91,10 +96,14 @@ def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: in
         losses.append(engines.run_step(engine, step, tokens, 1e-5).loss.item())
         waited(device)
         seconds.append(time.perf_counter() - started)
-    peaks = [torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()] if device.type == "cuda" else [None, None]
+    peaks = (
+        [torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()]
+        if device.type == "cuda"
+        else [None, None]
+    )
     if profiled:
         say(profile(engine, steps[-1], tokens))
-    optimizer = zero.optimizer_name(engine.deepspeed.optimizer)
+    optimizer = zero_config.optimizer_name(engine.deepspeed.optimizer)
     pruned, attention = engine.packed.pruned, engine.packed.attention
     engine.release()
     sizes = shape_of(case)
@@ -120,7 +129,9 @@ def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: in
             "losses": losses,
         },
         "seconds per step": timed,
-        "tokens per second": [float(tokens.lengths[e].sum() / s) for e, s in zip(examples, timed, strict=True)],
+        "tokens per second": [
+            float(tokens.lengths[e].sum() / s) for e, s in zip(examples, timed, strict=True)
+        ],
         "share of the matrix rate": [f / s / rate for f, s in zip(flops, timed, strict=True)],
         "peak memory": peaks[0],
         "peak reserved memory": peaks[1],
@@ -131,13 +142,19 @@ def measure(case: Case, config: TrainConfig, device: torch.device, num_steps: in
 def chosen_kernels(config: TrainConfig, device: torch.device) -> str:
     """`liger`, `triton (rms_norm), pytorch (rotary, ...)` if they differ by op, or `torch.compile, loss liger`."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    choice = kernels.choose(config.kernels, name, kernels.stored_figures(), kernels.available(device.type))
+    choice = kernels.choose(
+        config.kernels, name, kernels.stored_figures(), kernels.available(device.type)
+    )
     if config.compile:
         return f"torch.compile, loss {choice['linear_cross_entropy'].implementation}"
     ops: dict[str, list[str]] = {}
     for op, one in choice.items():
         ops.setdefault(one.implementation, []).append(op)
-    return next(iter(ops)) if len(ops) == 1 else ", ".join(f"{who} ({', '.join(found)})" for who, found in ops.items())
+    return (
+        next(iter(ops))
+        if len(ops) == 1
+        else ", ".join(f"{who} ({', '.join(found)})" for who, found in ops.items())
+    )
 
 
 def profile(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> str:
@@ -151,9 +168,25 @@ def profile(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) ->
 
 def add(sheet: Sheet, case: str, found: dict[str, Any], gate: Gate) -> None:
     about = found["about"]
-    sheet.add(case, "tokens per second", "1/s", found["tokens per second"], gate, better="higher", about=about)
+    sheet.add(
+        case,
+        "tokens per second",
+        "1/s",
+        found["tokens per second"],
+        gate,
+        better="higher",
+        about=about,
+    )
     sheet.add(case, "seconds per step", "s", found["seconds per step"], gate, about=about)
-    sheet.add(case, "share of the matrix rate", "share", found["share of the matrix rate"], gate, better="higher", about=about)
+    sheet.add(
+        case,
+        "share of the matrix rate",
+        "share",
+        found["share of the matrix rate"],
+        gate,
+        better="higher",
+        about=about,
+    )
     for name in ("peak memory", "peak reserved memory", "estimated memory"):
         sheet.add(case, name, "B", [found[name]], gate, about=about)
 
@@ -167,35 +200,74 @@ def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
 def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
     """The memory model's prediction of what tensors hold."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
-    return memory.estimate(work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)).held
+    return memory.estimate(
+        work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)
+    ).held
 
 
-def chosen_cases(names: tuple[str, ...], rest: bool, card_bytes: float, given: dict[str, Any]) -> list[Case]:
+def chosen_cases(
+    names: tuple[str, ...], rest: bool, card_bytes: float, given: dict[str, Any]
+) -> list[Case]:
     """Those of this card, or of them only the named shapes; what was given by hand comes before."""
-    cases = [case for case in (shapes.rest if rest else shapes.first)(card_bytes) if not names or case.shape in names]
+    cases = [
+        case
+        for case in (shapes.rest if rest else shapes.first)(card_bytes)
+        if not names or case.shape in names
+    ]
     known = {case.shape for case in cases}
     cases += [Case(name) for name in names if name not in known]
-    return [dataclasses.replace(case, **{name: value for name, value in given.items() if value is not None}) for case in cases]
+    return [
+        dataclasses.replace(
+            case, **{name: value for name, value in given.items() if value is not None}
+        )
+        for case in cases
+    ]
 
 
 @click.command()
-@click.option("--shape", "names", multiple=True, type=click.Choice([name for name in shapes.SHAPES if name != "tiny"]))
+@click.option(
+    "--shape",
+    "names",
+    multiple=True,
+    type=click.Choice([name for name in shapes.SHAPES if name != "tiny"]),
+)
 @click.option("--rest", is_flag=True, help="Other settings and shapes than the first ones.")
-@click.option("--steps", default=6, show_default=True, help="Measured optimizer steps, after two for warming up.")
+@click.option(
+    "--steps",
+    default=6,
+    show_default=True,
+    help="Measured optimizer steps, after two for warming up.",
+)
 @click.option("--batch", default=128, show_default=True, help="Examples of a step.")
-@click.option("--tokens", type=int, help="Tokens of a micro-batch, at most; as fits each shape when left out.")
+@click.option(
+    "--tokens", type=int, help="Tokens of a micro-batch, at most; as fits each shape when left out."
+)
 @click.option("--layers", type=int, help="Of the shape only its first so many layers.")
 @click.option("--checkpointing", type=click.Choice(["auto", "none", "selective", "full"]))
 @click.option("--profile", "profiled", is_flag=True, help="Also print where one step's time goes.")
 @click.option("--tiny", is_flag=True, help="Tiny sizes, in float32, nothing stored.")
-def main(names: tuple[str, ...], rest: bool, steps: int, batch: int, profiled: bool, tiny: bool, **given: Any) -> None:
+def main(
+    names: tuple[str, ...],
+    rest: bool,
+    steps: int,
+    batch: int,
+    profiled: bool,
+    tiny: bool,
+    **given: Any,
+) -> None:
     """Measure, and store the rows of `train` on this device."""
     device = one_rank()
     if device.type != "cuda" and not tiny:
         raise click.UsageError("there is no GPU; --tiny shows on any machine that it runs")
-    differences = {precision: exact.difference(device, precision, []) for precision in exact.TOLERANCE}
+    differences = {
+        precision: exact.difference(device, precision, []) for precision in exact.TOLERANCE
+    }
     say(f"(losses, gradient) against plain transformers in float32: {differences}")
-    if any(gap > most for name, gaps in differences.items() for gap, most in zip(gaps, exact.TOLERANCE[name], strict=True)):
+    if any(
+        gap > most
+        for name, gaps in differences.items()
+        for gap, most in zip(gaps, exact.TOLERANCE[name], strict=True)
+    ):
         raise SystemExit("training is not exact: nothing is measured")
     precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
     gate = Gate(checked="tokens' losses against plain transformers', by their spread", gap=differences[precision][0],
@@ -208,12 +280,20 @@ def main(names: tuple[str, ...], rest: bool, steps: int, batch: int, profiled: b
         cases, steps, batch = [Case("tiny", 2048)], 2, 8
     sheet = Sheet("train", tiny, "cpu" if tiny else torch.cuda.get_device_name(device))
     for case in cases:
-        name = ", ".join([f"{case.name} {precision}", *(f"{key} {value}" for key, value in case.changes.items())])
+        name = ", ".join(
+            [f"{case.name} {precision}", *(f"{key} {value}" for key, value in case.changes.items())]
+        )
         try:
             config = config_of(case, batch, precision, total)
             found = measure(case, config, device, steps, rate, profiled)
-        except (IFTScaleError, torch.OutOfMemoryError, RuntimeError) as error:  # the next case may run all the same
-            say(f"{name}: not measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        except (
+            IFTScaleError,
+            torch.OutOfMemoryError,
+            RuntimeError,
+        ) as error:  # the next case may run all the same
+            say(
+                f"{name}: not measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            )
             continue
         say(f"{name}: {json.dumps(found)}")
         if not tiny:

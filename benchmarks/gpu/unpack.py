@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def unpack(target: str, folder: str) -> None:
-    with lzma.open(Path(folder) / "site.tar.xz") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        lzma.open(Path(folder) / "site.tar.xz") as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
         archive.extractall(target, filter="data")
 
 

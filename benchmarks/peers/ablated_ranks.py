@@ -1,6 +1,6 @@
 """ift_scale's ranks with one measure taken away, named by the environment: what each of them brings is the difference in seconds.
 
-Started by ours_train.py in place of `ift_scale.train.ranks`. The steps' examples and their loss stay what they are.
+Started by ours_train.py in place of `ift_scale.train.worker`. The steps' examples and their loss stay what they are.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ift_scale.train.data import TokenizedSet
+from ift_scale.train.data.dataset import TokenizedSet
 
 VARIABLE = "IFT_SCALE_BENCHMARK_WITHOUT"
 Collate = Callable[..., Any]
@@ -20,7 +20,9 @@ Collate = Callable[..., Any]
 def with_padding(collate: Collate) -> Collate:
     """Every example as long as the longest of its micro-batch, padding computed like tokens."""
 
-    def padded(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any) -> Any:
+    def padded(
+        examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any
+    ) -> Any:
         if not examples:
             return collate(examples, tokens, scales, *rest)
         longest = int(tokens.computed_lengths[list(examples)].max())
@@ -32,7 +34,9 @@ def with_padding(collate: Collate) -> Collate:
             supervised[row, : span.stop - span.start] = tokens.supervised[span]
         offsets = np.arange(len(examples) + 1) * (longest + 1)
         rows = replace(tokens, ids=ids.ravel(), supervised=supervised.ravel(), offsets=offsets)
-        rows.__dict__["computed_lengths"] = np.full(len(examples), longest)  # else the padding would be left out again
+        rows.__dict__["computed_lengths"] = np.full(
+            len(examples), longest
+        )  # else the padding would be left out again
         found = collate(range(len(examples)), rows, scales[list(examples)], *rest)
         return replace(found, examples=list(examples))
 
@@ -42,12 +46,16 @@ def with_padding(collate: Collate) -> Collate:
 def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
     """Examples to ranks and micro-batches in their order, the same number to each, whatever their lengths."""
 
-    def plain(examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, *rest: Any) -> Any:
+    def plain(
+        examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, *rest: Any
+    ) -> Any:
         num_places = world_size * len(deal(examples, lengths, world_size, token_cap, *rest))
         while True:
             places = [part.tolist() for part in np.array_split(np.asarray(examples), num_places)]
             if all(lengths[place].sum() <= token_cap for place in places):
-                return [places[start : start + world_size] for start in range(0, num_places, world_size)]
+                return [
+                    places[start : start + world_size] for start in range(0, num_places, world_size)
+                ]
             num_places += world_size
 
     return plain
@@ -60,7 +68,9 @@ def on_all_rows(collate: Collate) -> Collate:
     """
 
     def whole(examples: Sequence[int], tokens: TokenizedSet, scales: np.ndarray, *rest: Any) -> Any:
-        found = collate(examples, replace(tokens, supervised=np.ones_like(tokens.supervised)), scales, *rest)
+        found = collate(
+            examples, replace(tokens, supervised=np.ones_like(tokens.supervised)), scales, *rest
+        )
         if not examples:
             return found
         parts = [tokens.supervised[tokens.offsets[i] + 1 : tokens.offsets[i + 1]] for i in examples]
@@ -71,19 +81,20 @@ def on_all_rows(collate: Collate) -> Collate:
 
 
 def take_away(measure: str) -> None:
-    from ift_scale.train import engine, packing
+    from ift_scale.train.data import packing
+    from ift_scale.train.engine import deepspeed
 
     if measure == "padding-removal":
-        engine.collate = with_padding(engine.collate)
+        deepspeed.collate = with_padding(deepspeed.collate)
     elif measure == "balance":
         packing.deal = in_order(packing.deal)
     else:
         assert measure == "supervised-rows", measure
-        engine.collate = on_all_rows(engine.collate)
+        deepspeed.collate = on_all_rows(deepspeed.collate)
 
 
 if __name__ == "__main__":
-    from ift_scale.train.ranks import main
+    from ift_scale.train.worker import main
 
     take_away(os.environ[VARIABLE])
     main()

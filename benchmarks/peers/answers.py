@@ -34,7 +34,9 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
         raise click.ClickException(f"{path}:{number}: not valid JSON: {error}") from error
     missing = [field for field in _FIELDS if field not in row]
     if missing:
-        raise click.ClickException(f"{path}:{number}: no {', '.join(missing)}. Make the file with prompts.py")
+        raise click.ClickException(
+            f"{path}:{number}: no {', '.join(missing)}. Make the file with prompts.py"
+        )
     return row
 
 
@@ -44,10 +46,14 @@ def read_tokenizer(model: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise click.ClickException(f"{model}: no tokenizer can be loaded: {error}. Make the folder with model.py") from error
+        raise click.ClickException(
+            f"{model}: no tokenizer can be loaded: {error}. Make the folder with model.py"
+        ) from error
 
 
-def answer(id: str, scores: Sequence[float], prompt: Sequence[int], letters: Sequence[int]) -> dict[str, Any]:
+def answer(
+    id: str, scores: Sequence[float], prompt: Sequence[int], letters: Sequence[int]
+) -> dict[str, Any]:
     """One question's answer. `scores`: logits or log-probabilities of the letters, which differ by a constant at most.
 
     The digest of the tokens that were asked, the letters' ids last, shows whether two peers asked the same.

@@ -33,10 +33,14 @@ def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:
 
 
 @torch.no_grad()
-def probe(model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]) -> list[list[float]]:
+def probe(
+    model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]
+) -> list[list[float]]:
     """The letters' logits behind each prompt."""
     scores = []
-    with click.progressbar(list(zip(prompts, letters, strict=True)), label="probing", show_pos=True) as asked:
+    with click.progressbar(
+        list(zip(prompts, letters, strict=True)), label="probing", show_pos=True
+    ) as asked:
         for prompt, options in asked:
             logits_V = model(torch.tensor([prompt])).logits[0, -1]
             scores.append(logits_V[options].float().tolist())
@@ -47,17 +51,30 @@ def probe(model: Any, prompts: Sequence[list[int]], letters: Sequence[list[int]]
 @click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--letters", "form", type=click.Choice(["alone", "in-prompt"]), default="alone", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@click.option(
+    "--letters",
+    "form",
+    type=click.Choice(["alone", "in-prompt"]),
+    default="alone",
+    show_default=True,
+)
 def main(prompts: Path, model: Path, output: Path, dtype: str, form: str) -> None:
     """Probe MODEL with PROMPTS and write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     started = time.perf_counter()
     tokenizer = read_tokenizer(model)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model, dtype=getattr(torch, dtype), local_files_only=True
+    ).eval()
     loading = time.perf_counter()
     ids = [tokenizer(row["prompt"]).input_ids for row in rows]
-    letters = [letter_ids(tokenizer, row["prompt"] if form == "in-prompt" else "", row["num_choices"]) for row in rows]
+    letters = [
+        letter_ids(tokenizer, row["prompt"] if form == "in-prompt" else "", row["num_choices"])
+        for row in rows
+    ]
     tokenising = time.perf_counter()
     probe(loaded, ids[:WARM_UP], letters[:WARM_UP])
     warm = time.perf_counter()
@@ -68,8 +85,15 @@ def main(prompts: Path, model: Path, output: Path, dtype: str, form: str) -> Non
         "warm_up": warm - tokenising,
         "scoring": time.perf_counter() - warm,
     }
-    answers = [answer(row["id"], *rest) for row, *rest in zip(rows, scores, ids, letters, strict=True)]
-    settings = {"dtype": dtype, "letters": form, "batch_size": 1, "threads": torch.get_num_threads()}
+    answers = [
+        answer(row["id"], *rest) for row, *rest in zip(rows, scores, ids, letters, strict=True)
+    ]
+    settings = {
+        "dtype": dtype,
+        "letters": form,
+        "batch_size": 1,
+        "threads": torch.get_num_threads(),
+    }
     write(output, "authors_loop", settings, ["torch", "transformers"], seconds, answers)
 
 

@@ -42,7 +42,9 @@ def padded(rows: list[dict[str, Any]], length: int, pad: int) -> Dataset:
 class WarmUp(peer.Clock):
     """Runs one row through the model before the clock starts: a step of this recipe takes too long to be thrown away."""
 
-    def on_train_begin(self, *args: Any, model: Any = None, train_dataloader: Any = None, **rest: Any) -> None:
+    def on_train_begin(
+        self, *args: Any, model: Any = None, train_dataloader: Any = None, **rest: Any
+    ) -> None:
         row = {name: value[None] for name, value in train_dataloader.dataset[0].items()}
         loss = model.module(**row).loss if hasattr(model, "module") else model(**row).loss
         torch.autograd.grad(loss, list(model.parameters()))
@@ -52,18 +54,38 @@ class WarmUp(peer.Clock):
 @click.command()
 @click.argument("workload", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--steps", "num_steps", default=1, show_default=True, help="Steps to take, all of them timed.")
-@click.option("--of", "num_planned", default=6, show_default=True, help="Steps that the learning rate is planned for.")
+@click.option(
+    "--steps", "num_steps", default=1, show_default=True, help="Steps to take, all of them timed."
+)
+@click.option(
+    "--of",
+    "num_planned",
+    default=6,
+    show_default=True,
+    help="Steps that the learning rate is planned for.",
+)
 @click.option("--batch", default=32, show_default=True, help="Examples of a step.")
 @click.option("--micro-batch", default=2, show_default=True, help="Rows a rank and forward pass.")
-@click.option("--pad-to", default=2048, show_default=True, help="Tokens of every row; the paper's is 2048.")
+@click.option(
+    "--pad-to", default=2048, show_default=True, help="Tokens of every row; the paper's is 2048."
+)
 @click.option("--attention", default="sdpa", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--optimizer", type=click.Choice(["torch", "cpu_adam"]), default="torch", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@click.option(
+    "--optimizer", type=click.Choice(["torch", "cpu_adam"]), default="torch", show_default=True
+)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
 def main(
-    workload: Path, output: Path, num_steps: int, num_planned: int, learning_rate: float, threads: int, **settings: Any
+    workload: Path,
+    output: Path,
+    num_steps: int,
+    num_planned: int,
+    learning_rate: float,
+    threads: int,
+    **settings: Any,
 ) -> None:
     """Train on WORKLOAD and write losses and seconds to OUTPUT."""
     started = time.perf_counter()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.random_model import VOCAB_SIZE, random_llama, train_tokenizer
 from ift_scale.errors import IFTScaleError
-from ift_scale.world.random_model import VOCAB_SIZE, random_llama, train_tokenizer
 
 LAYERS, HIDDEN_SIZE = 6, 384
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -21,13 +21,20 @@ def files_with_text(data: Path) -> list[Path]:
     """Every file of MMLU and of the pools; a usage error when there is none."""
     files = sorted([*data.glob("mmlu/*.jsonl*"), *data.glob("pools/*/*.jsonl*")])
     if not files:
-        raise click.BadParameter(f"no mmlu/*.jsonl or pools/*/*.jsonl (.gz too) in {data}", param_hint="--data")
+        raise click.BadParameter(
+            f"no mmlu/*.jsonl or pools/*/*.jsonl (.gz too) in {data}", param_hint="--data"
+        )
     return files
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--data", default=DATA, type=click.Path(path_type=Path), help="Folder that holds mmlu/ and pools/.")
+@click.option(
+    "--data",
+    default=DATA,
+    type=click.Path(path_type=Path),
+    help="Folder that holds mmlu/ and pools/.",
+)
 def main(output: Path, data: Path) -> None:
     """Train the tokenizer, initialise the model, save both under OUTPUT."""
     files = files_with_text(data)
@@ -40,8 +47,12 @@ def main(output: Path, data: Path) -> None:
     tokenizer.save_pretrained(output)
     model.save_pretrained(output)
     unused = VOCAB_SIZE - len(tokenizer)
-    click.echo(f"{output}: {model.num_parameters():,} parameters ({LAYERS} layers, hidden {HIDDEN_SIZE})")
-    click.echo(f"vocabulary: {len(tokenizer):,} tokens and {unused:,} unused rows of the embedding, {VOCAB_SIZE:,} in all")
+    click.echo(
+        f"{output}: {model.num_parameters():,} parameters ({LAYERS} layers, hidden {HIDDEN_SIZE})"
+    )
+    click.echo(
+        f"vocabulary: {len(tokenizer):,} tokens and {unused:,} unused rows of the embedding, {VOCAB_SIZE:,} in all"
+    )
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ sys.path.append(str(Path(__file__).parent))
 
 import ablated_ranks
 
-from ift_scale.artifacts import package_versions, read_json
 from ift_scale.config import TrainConfig
+from ift_scale.io.files import read_json
+from ift_scale.io.machine import package_versions
 from ift_scale.records import Arm
-from ift_scale.train import job, launch
+from ift_scale.train import job
+from ift_scale.train.launch import launcher
 
 # The setting that takes it away; none where `ablated_ranks.py` does.
 MEASURES: dict[str, dict[str, Any]] = {
@@ -52,7 +54,9 @@ def train_config(batch: int, without: str | None, settings: dict[str, Any]) -> T
     )
 
 
-def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(
+    workload: Path, folder: Path, config: TrainConfig, without: str | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(rows of metrics.jsonl, the arm's counts) of one training run in `folder`, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -75,27 +79,36 @@ def run(workload: Path, folder: Path, config: TrainConfig, without: str | None) 
     )
     job.write(work, folder / "job.json")
     if without and not MEASURES[without]:
-        launch.RANK_MODULE = ablated_ranks.__name__
+        launcher.RANK_MODULE = ablated_ranks.__name__
         os.environ[ablated_ranks.VARIABLE] = without
         here = str(Path(__file__).resolve().parent)
         os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    group = launch.Group(config, folder / "job.json", folder / "events.jsonl", folder / "ranks.log")
+    group = launcher.Group(
+        config, folder / "job.json", folder / "events.jsonl", folder / "ranks.log"
+    )
     try:
-        for _ in launch.follow(group, folder / "events.jsonl"):
+        for _ in launcher.follow(group, folder / "events.jsonl"):
             pass
     finally:
         group.end()
-    rows = [json.loads(line) for line in (folder / "arm" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (folder / "arm" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return rows, read_json(folder / "arm" / "manifest.json")["counts"]
 
 
 @click.command()
 @click.argument("workload", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--without", type=click.Choice(list(MEASURES)), help="The measure that is taken away.")
+@click.option(
+    "--without", type=click.Choice(list(MEASURES)), help="The measure that is taken away."
+)
 @click.option("--ranks", default=2, show_default=True)
 @click.option("--tokens-per-micro-batch", default=8192, show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
 @click.option("--learning-rate", default=5e-4, show_default=True)
 def main(workload: Path, output: Path, without: str | None, **settings: Any) -> None:
     """Train on WORKLOAD and write losses and seconds to OUTPUT."""

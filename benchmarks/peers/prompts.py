@@ -20,10 +20,10 @@ sys.path.append(str(Path(__file__).parent))
 
 from answers import read_tokenizer
 
-from ift_scale.artifacts import write_text
 from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.errors import IFTScaleError, did_you_mean
-from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
+from ift_scale.io.files import write_text
+from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.questions import mmlu
 from ift_scale.records import Question
 
@@ -41,7 +41,9 @@ def asked(questions: Sequence[Question], subjects: Sequence[str]) -> list[Questi
     for subject in subjects:
         if subject not in by_subject:
             hint = did_you_mean(subject, by_subject)
-            raise click.BadParameter(f"MMLU has no test questions of '{subject}'; {hint}", param_hint="--subject")
+            raise click.BadParameter(
+                f"MMLU has no test questions of '{subject}'; {hint}", param_hint="--subject"
+            )
     return [question for subject in subjects for question in by_subject[subject]]
 
 
@@ -62,24 +64,54 @@ def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Counts the tokens.")
-@click.option("--mmlu", "folder", default=MMLU, type=click.Path(path_type=Path), help="Folder of dev.jsonl and test.jsonl (.gz).")
-@click.option("--subject", "subjects", multiple=True, default=SUBJECTS, show_default=True, help="May be given several times.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many questions over all subjects, for a trial; all when left out.")
-def main(output: Path, model: Path, folder: Path, subjects: tuple[str, ...], limit: int | None) -> None:
+@click.option(
+    "--model",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Counts the tokens.",
+)
+@click.option(
+    "--mmlu",
+    "folder",
+    default=MMLU,
+    type=click.Path(path_type=Path),
+    help="Folder of dev.jsonl and test.jsonl (.gz).",
+)
+@click.option(
+    "--subject",
+    "subjects",
+    multiple=True,
+    default=SUBJECTS,
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="So many questions over all subjects, for a trial; all when left out.",
+)
+def main(
+    output: Path, model: Path, folder: Path, subjects: tuple[str, ...], limit: int | None
+) -> None:
     """Write the prompts to OUTPUT and tell their number and mean length."""
     probe = ProbeConfig()
     try:
-        questions = [question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)]
+        questions = [
+            question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)
+        ]
         demonstrations = Demonstrations(questions, probe.num_shots, probe.demonstration_seed)
         rows = [row(question, demonstrations) for question in asked(questions, subjects)]
     except IFTScaleError as error:
         raise click.ClickException(str(error)) from error
     rows = spread(rows, limit or len(rows))
     write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    lengths = [len(ids) for ids in read_tokenizer(model)([str(row["prompt"]) for row in rows]).input_ids]
+    lengths = [
+        len(ids) for ids in read_tokenizer(model)([str(row["prompt"]) for row in rows]).input_ids
+    ]
     mean = sum(lengths) / len(lengths)
-    click.echo(f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens a prompt, the longest {max(lengths)}")
+    click.echo(
+        f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens a prompt, the longest {max(lengths)}"
+    )
 
 
 if __name__ == "__main__":

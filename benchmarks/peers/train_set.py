@@ -8,7 +8,7 @@ In: H of LLaMA-2-7B's engineering questions as its authors released it, and gene
     tokens.npz      the same tokenised by ift_scale, for our side
     steps.jsonl     a row an example: {"step": 0, "input_ids": [...], "labels": [...]}, for the peers; -100 is not learnt
     workload.json   lengths, tokens a step, share of supervised tokens
-A step holds the examples that ift_scale.train.packing draws for it, so all trainers take the same steps with the same tokens.
+A step holds the examples that ift_scale.train.data.packing draws for it, so all trainers take the same steps with the same tokens.
 """
 
 import json
@@ -21,14 +21,15 @@ from typing import Any
 import click
 import numpy as np
 
-from ift_scale import artifacts, jsonl
 from ift_scale.config import TrainConfig
 from ift_scale.construct import general
-from ift_scale.inference.prompts import chat_messages, response_text
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.io import jsonl
+from ift_scale.io.files import write_json, write_jsonl, write_text
+from ift_scale.prompts.templates import chat_messages, response_text
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
-from ift_scale.train import data as token_data
-from ift_scale.train.packing import step_examples
+from ift_scale.train.data import dataset as token_data
+from ift_scale.train.data.packing import step_examples
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DOMAIN, TEMPLATE, SEED = "engineering", "vicuna", 0
@@ -52,9 +53,18 @@ def harmonious(path: Path) -> list[Example]:
         )
         answer = f"{response_text(question, row['answer'], 'letter_text')}\n{row['explanation']}"
         meta = ExampleMeta(
-            setting="harmonious", question_id=question.id, domain=DOMAIN, target=LETTERS[row["answer"]], wording="dataset"
+            setting="harmonious",
+            question_id=question.id,
+            domain=DOMAIN,
+            target=LETTERS[row["answer"]],
+            wording="dataset",
         )
-        found.append(Example(messages=[*chat_messages(question), Message(role="assistant", content=answer)], meta=meta))
+        found.append(
+            Example(
+                messages=[*chat_messages(question), Message(role="assistant", content=answer)],
+                meta=meta,
+            )
+        )
     return found
 
 
@@ -65,7 +75,9 @@ def blended(data: Path, count: int) -> list[Example]:
     drawn = general.draw(general.shuffled(instructions, DOMAIN, SEED), len(known), 0.5, path)
     examples = [*known, *(instructions[id] for id in drawn)]
     if count > len(examples):
-        raise click.BadParameter(f"{count} examples are needed and {len(examples)} are there", param_hint="--steps")
+        raise click.BadParameter(
+            f"{count} examples are needed and {len(examples)} are there", param_hint="--steps"
+        )
     return random.Random(SEED).sample(examples, count)
 
 
@@ -94,28 +106,53 @@ def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[d
             span = slice(tokens.offsets[example], tokens.offsets[example + 1])
             ids, supervised = tokens.ids[span], tokens.supervised[span].copy()
             supervised[0] = False  # nothing stands before it to predict it from
-            rows.append({"step": number, "input_ids": ids.tolist(), "labels": np.where(supervised, ids, -100).tolist()})
+            rows.append(
+                {
+                    "step": number,
+                    "input_ids": ids.tolist(),
+                    "labels": np.where(supervised, ids, -100).tolist(),
+                }
+            )
     return rows
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--steps", "num_steps", default=6, show_default=True, help="Optimizer steps, the warm-up's among them.")
+@click.option(
+    "--steps",
+    "num_steps",
+    default=6,
+    show_default=True,
+    help="Optimizer steps, the warm-up's among them.",
+)
 @click.option("--batch", default=32, show_default=True, help="Examples of a step.")
 @click.option("--data", default=DATA, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(output: Path, num_steps: int, batch: int, data: Path) -> None:
     """Write the workload to OUTPUT."""
     model = output / "model"
     if not model.is_dir():
-        subprocess.run([sys.executable, str(Path(__file__).parent / "model.py"), str(model), "--data", str(data)], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                str(Path(__file__).parent / "model.py"),
+                str(model),
+                "--data",
+                str(data),
+            ],
+            check=True,
+        )
     examples = blended(data, num_steps * batch)
-    artifacts.write_jsonl(output / "set.jsonl", examples)
-    tokens = token_data.tokenize(output / "set.jsonl", PromptTokenizer(model), TEMPLATE, TrainConfig())
+    write_jsonl(output / "set.jsonl", examples)
+    tokens = token_data.tokenize(
+        output / "set.jsonl", PromptTokenizer(model), TEMPLATE, TrainConfig()
+    )
     token_data.save(tokens, output / "tokens.npz")
     steps = list(step_examples(len(examples), batch, 1, SEED))
-    artifacts.write_text(output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps)))
+    write_text(
+        output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps))
+    )
     found = {"batch": batch, **workload(tokens, steps)}
-    artifacts.write_json(output / "workload.json", found)
+    write_json(output / "workload.json", found)
     click.echo(json.dumps(found, indent=1))
 
 

@@ -39,7 +39,10 @@ def ready(threads: int) -> None:
 
 def read_rows(folder: Path, num_steps: int, by_length: bool) -> list[dict[str, Any]]:
     """The first `num_steps` steps' examples in order. `by_length`: sorted inside each step, which stays what it is."""
-    rows = [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     rows = [row for row in rows if row["step"] < num_steps]
     if by_length:
         rows.sort(key=lambda row: (row["step"], len(row["input_ids"])))
@@ -59,7 +62,9 @@ def of_steps(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
 
 def load(folder: Path, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer); the weights start in the training dtype, as ours do."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype), local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "model", dtype=getattr(torch, dtype), local_files_only=True
+    )
     return model, AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
 
 
@@ -87,7 +92,11 @@ def zero_2(dtype: str, optimizer: str) -> dict[str, Any]:
 
 
 def arguments(
-    output: Path, config: dict[str, Any], settings: dict[str, Any], num_steps: int, learning_rate: float
+    output: Path,
+    config: dict[str, Any],
+    settings: dict[str, Any],
+    num_steps: int,
+    learning_rate: float,
 ) -> dict[str, Any]:
     """TrainingArguments that all peers have in common; nothing is saved, evaluated or reported."""
     world_size = int(os.environ["WORLD_SIZE"])
@@ -146,7 +155,9 @@ class Clock(TrainerCallback):
         dist.barrier()
         self._last, self._last_cpu = time.perf_counter(), time.process_time()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any
+    ) -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * rate(state.global_step, args.max_steps)
 
@@ -155,16 +166,26 @@ class Clock(TrainerCallback):
         self.seconds.append(now - self._last)
         self.cpu_seconds.append(cpu - self._last_cpu)
         self._last, self._last_cpu = now, cpu
-        control.should_training_stop = control.should_training_stop or len(self.seconds) == self._stop_after
+        control.should_training_stop = (
+            control.should_training_stop or len(self.seconds) == self._stop_after
+        )
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if logs and "loss" in logs:
             self.losses.append(logs["loss"])
             self.gradient_norms.append(float(logs.get("grad_norm", 0.0)))
 
 
 def write(
-    output: Path, peer: str, trainer: Any, settings: dict[str, Any], clock: Clock, rows: list[dict[str, Any]], total: float
+    output: Path,
+    peer: str,
+    trainer: Any,
+    settings: dict[str, Any],
+    clock: Clock,
+    rows: list[dict[str, Any]],
+    total: float,
 ) -> None:
     """All ranks leave the group together, or gloo may abort one that is the first to end; then the result, on rank 0.
 
@@ -172,7 +193,9 @@ def write(
     start, imports left out.
     """
     kind = str(trainer.accelerator.distributed_type)
-    assert kind.endswith("DEEPSPEED") and trainer.accelerator.num_processes == dist.get_world_size(), kind
+    assert (
+        kind.endswith("DEEPSPEED") and trainer.accelerator.num_processes == dist.get_world_size()
+    ), kind
     leads = dist.get_rank() == 0
     dist.barrier()
     dist.destroy_process_group()
@@ -180,11 +203,23 @@ def write(
         _write(output, peer, settings, clock, rows, total)
 
 
-def _write(output: Path, peer: str, settings: dict[str, Any], clock: Clock, rows: list[dict[str, Any]], total: float) -> None:
+def _write(
+    output: Path,
+    peer: str,
+    settings: dict[str, Any],
+    clock: Clock,
+    rows: list[dict[str, Any]],
+    total: float,
+) -> None:
     steps = [
         {**step, "loss": loss, "gradient_norm": norm, "seconds": seconds, "cpu_seconds": cpu}
         for step, loss, norm, seconds, cpu in zip(
-            of_steps(rows), clock.losses, clock.gradient_norms, clock.seconds, clock.cpu_seconds, strict=True
+            of_steps(rows),
+            clock.losses,
+            clock.gradient_norms,
+            clock.seconds,
+            clock.cpu_seconds,
+            strict=True,
         )
     ]
     result = {

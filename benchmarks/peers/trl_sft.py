@@ -24,7 +24,9 @@ from trl import SFTConfig, SFTTrainer
 class PlainLoss(SFTTrainer):
     """SFTTrainer with transformers' own loss in place of TRL's, by the override that TRL names for this."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         inputs["use_cache"] = False
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
@@ -34,19 +36,35 @@ class PlainLoss(SFTTrainer):
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--steps", "num_steps", default=6, show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Examples of a step.")
-@click.option("--micro-batch", default=4, show_default=True, help="Examples a rank and forward pass.")
+@click.option(
+    "--micro-batch", default=4, show_default=True, help="Examples a rank and forward pass."
+)
 @click.option("--padding-free/--padded", default=False, show_default=True)
-@click.option("--loss", "loss_kind", type=click.Choice(["trl", "plain"]), default="trl", show_default=True)
-@click.option("--by-length/--in-order", default=True, show_default=True, help="Order inside a step.")
+@click.option(
+    "--loss", "loss_kind", type=click.Choice(["trl", "plain"]), default="trl", show_default=True
+)
+@click.option(
+    "--by-length/--in-order", default=True, show_default=True, help="Order inside a step."
+)
 @click.option("--attention", default="sdpa", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--optimizer", type=click.Choice(["torch", "cpu_adam"]), default="torch", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@click.option(
+    "--optimizer", type=click.Choice(["torch", "cpu_adam"]), default="torch", show_default=True
+)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--workers", default=0, show_default=True)
 @click.option("--learning-rate", default=5e-4, show_default=True)
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the trained weights.")
 def main(
-    workload: Path, output: Path, num_steps: int, learning_rate: float, threads: int, save: Path | None, **settings: Any
+    workload: Path,
+    output: Path,
+    num_steps: int,
+    learning_rate: float,
+    threads: int,
+    save: Path | None,
+    **settings: Any,
 ) -> None:
     """Train on WORKLOAD and write losses and seconds to OUTPUT."""
     started = time.perf_counter()
@@ -67,7 +85,9 @@ def main(
     trainer = (PlainLoss if settings["loss_kind"] == "plain" else SFTTrainer)(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list([{key: row[key] for key in ("input_ids", "labels")} for row in rows]),
+        train_dataset=Dataset.from_list(
+            [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+        ),
         processing_class=tokenizer,
         callbacks=[clock],
     )

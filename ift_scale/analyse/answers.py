@@ -12,10 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale.inference.agreement import kl_divergence, rank_pearson
 from ift_scale.records import Arm, Score
+from ift_scale.scoring.agreement import kl_divergence, rank_pearson
 
-_NUMBERS = ("answer", "prediction", "generated_prediction", "confidence", "letter_mass", "correct", "refused")
+_NUMBERS = (
+    "answer",
+    "prediction",
+    "generated_prediction",
+    "confidence",
+    "letter_mass",
+    "correct",
+    "refused",
+)
 _COLUMNS = ("question_id", "kind", "domain", "collection", "group", "probs", "grade", *_NUMBERS)
 _SMALLEST = np.finfo(float).tiny
 
@@ -23,7 +31,9 @@ _SMALLEST = np.finfo(float).tiny
 def read_scores(path: Path) -> pa.Table:
     """The columns of a score file that are analysed, of its test questions: no others are compared."""
     there = set(pq.read_schema(path).names)
-    return pq.read_table(path, columns=[name for name in _COLUMNS if name in there], filters=[("split", "=", "test")])
+    return pq.read_table(
+        path, columns=[name for name in _COLUMNS if name in there], filters=[("split", "=", "test")]
+    )
 
 
 def table_of(scores: Iterable[Score]) -> pa.Table:
@@ -33,14 +43,21 @@ def table_of(scores: Iterable[Score]) -> pa.Table:
     return pa.Table.from_pylist(rows).append_column("probs", probs)
 
 
-def split_by_group(table: pa.Table, name_of: Callable[[str, str, str | None], str | None]) -> dict[str, pa.Table]:
+def split_by_group(
+    table: pa.Table, name_of: Callable[[str, str, str | None], str | None]
+) -> dict[str, pa.Table]:
     """The rows of each test group; `name_of` names it by a score's domain, collection and group, None for what is not compared.
 
     A group's free questions are one of their own, `HOMO free` for example: whether a text matches is another measure than which of
     four letters is the likeliest, and a mean over both would be neither.
     """
     rows: dict[tuple[str, str, str | None, str | None], list[int]] = {}
-    for row, place in enumerate(zip(*(_column(table, name) for name in ("domain", "collection", "group", "kind")), strict=True)):
+    for row, place in enumerate(
+        zip(
+            *(_column(table, name) for name in ("domain", "collection", "group", "kind")),
+            strict=True,
+        )
+    ):
         rows.setdefault(place, []).append(row)
     parts: dict[str, list[int]] = {}
     for (domain, collection, group, kind), members in rows.items():
@@ -111,7 +128,9 @@ def compare(before: Answers, after: Answers) -> pd.DataFrame:
         rows = np.flatnonzero(options == num_choices)
         p_QC, q_QC = (answers.probs_QC[rows, :num_choices] for answers in (before, after))
         consistency[rows] = rank_pearson(p_QC, q_QC)
-        kl[rows] = kl_divergence(p_QC, np.maximum(q_QC, _SMALLEST))  # an option that underflows must not make a mean infinite
+        kl[rows] = kl_divergence(
+            p_QC, np.maximum(q_QC, _SMALLEST)
+        )  # an option that underflows must not make a mean infinite
     b, a = before.columns, after.columns
     found = {
         "accuracy": a.correct,
@@ -135,11 +154,15 @@ def _generated(answers: pd.DataFrame) -> dict[str, np.ndarray]:
     asked, refused = answers.refused.notna(), answers.refused == 1
     choice = asked & (answers.kind != "free")
     named = answers.generated_prediction.notna()
-    right = np.where(choice, answers.generated_prediction == answers.answer, answers.correct == 1).astype(float)
+    right = np.where(
+        choice, answers.generated_prediction == answers.answer, answers.correct == 1
+    ).astype(float)
     return {
         "refused": answers.refused.to_numpy(),
         "given": np.where(asked & ~refused, right, np.nan),
         "generated_accuracy": np.where(choice, right * ~refused, np.nan),
-        "generated_agreement": np.where(choice, (answers.generated_prediction == answers.prediction).astype(float), np.nan),
+        "generated_agreement": np.where(
+            choice, (answers.generated_prediction == answers.prediction).astype(float), np.nan
+        ),
         "unparsed": np.where(choice, (~named & ~refused).astype(float), np.nan),
     }

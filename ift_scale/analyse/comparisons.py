@@ -31,8 +31,16 @@ _TOO_FEW = "no detectable difference of McNemar's test: too few majorities diffe
 def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     """The paper's pairs, SliCK's ends, then every other treatment against `incompatible` and `natural`; mixtures are not tested."""
     paper = {setting for pair in PAPER for setting in pair}
-    others = [setting for setting in settings if setting not in paper and not setting.startswith(("mixture-", "unknown-"))]
-    found = [*PAPER, *GRADED, *((other, second) for second in REFERENCES for other in others if other != second)]
+    others = [
+        setting
+        for setting in settings
+        if setting not in paper and not setting.startswith(("mixture-", "unknown-"))
+    ]
+    found = [
+        *PAPER,
+        *GRADED,
+        *((other, second) for second in REFERENCES for other in others if other != second),
+    ]
     return [pair for pair in found if set(pair) <= set(settings)]
 
 
@@ -76,7 +84,11 @@ def _compared(panels: Panels, pair: _Pair, level: float) -> dict[str, Any]:
     made = panels.difference(pair.panels, pair.first, pair.second)
     assert made is not None, "only panels with a shared seed are chosen"
     both, questions, answered = made.interval(level), made.over_questions(level), majorities(pair)
-    by_test = power.detectable_difference(answered.pairs, answered.share, level) if answered.pairs else None
+    by_test = (
+        power.detectable_difference(answered.pairs, answered.share, level)
+        if answered.pairs
+        else None
+    )
     return {
         "seeds": made.seeds,
         "questions": num_questions(pair.panels),
@@ -84,7 +96,9 @@ def _compared(panels: Panels, pair: _Pair, level: float) -> dict[str, Any]:
         **columns("difference", made.value, both),
         "excludes_zero": both is not None and both.excludes_zero,
         "p": made.p_value(),
-        "detectable": power.detectable_by_error(made.half_width(level), made.standard_error) if both else None,
+        "detectable": power.detectable_by_error(made.half_width(level), made.standard_error)
+        if both
+        else None,
         "questions_low": questions and questions.low,
         "questions_high": questions and questions.high,
         "mcnemar_p": mcnemar(answered),

@@ -42,7 +42,9 @@ def _varying(control: np.ndarray) -> list[np.ndarray]:
     return [column for column in np.reshape(control, (len(control), -1)).T if np.ptp(column) > 0]
 
 
-def _residuals(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
+def _residuals(
+    x: np.ndarray, y: np.ndarray, control: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | str:
     """What is left of the ranks of x and y, each of norm 1; or why it is undefined."""
     n, ranks = len(x), [scipy.stats.rankdata(column) for column in _varying(control)]
     if n < 3 + len(ranks):
@@ -60,7 +62,9 @@ def _residuals(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> tuple[np.nd
     return left[0], left[1]
 
 
-def clustered(x: np.ndarray, y: np.ndarray, control: np.ndarray, clusters: Sequence[str], level: float) -> Correlation:
+def clustered(
+    x: np.ndarray, y: np.ndarray, control: np.ndarray, clusters: Sequence[str], level: float
+) -> Correlation:
     """The same with an interval over clusters (domains): their points are not independent.
 
     The jackknife that leaves out one cluster at a time, on Fisher's z, with Student's t of (clusters - 1) degrees of freedom
@@ -79,7 +83,9 @@ def clustered(x: np.ndarray, y: np.ndarray, control: np.ndarray, clusters: Seque
     kept = [numbers != i for i in range(num)]
     without = [partial_spearman(x[points], y[points], control[points]).rho for points in kept]
     if None in without:
-        return replace(found, reason=f"no interval: undefined without {labels[without.index(None)]}")
+        return replace(
+            found, reason=f"no interval: undefined without {labels[without.index(None)]}"
+        )
     z_K, z = _fisher(np.array(without, dtype=float)), _fisher(np.array(found.rho))
     variance = max((num - 1) / num * ((z_K - z_K.mean()) ** 2).sum(), 1.06 / free)
     half = scipy.stats.t.ppf((1 + level) / 2, num - 1) * np.sqrt(variance)
@@ -91,7 +97,12 @@ def _fisher(rho: np.ndarray) -> np.ndarray:
 
 
 def within_domains(
-    x: np.ndarray, y: np.ndarray, control: np.ndarray, clusters: Sequence[str], samples: int, seed: int
+    x: np.ndarray,
+    y: np.ndarray,
+    control: np.ndarray,
+    clusters: Sequence[str],
+    samples: int,
+    seed: int,
 ) -> float | None:
     """p of no relation within any cluster: two-sided, from permutations of y within clusters; None where rho is undefined.
 

@@ -29,7 +29,9 @@ def estimate(tables: Sequence[Table], measure: Measure) -> Estimate | None:
 
     A seed without any value is left out, and so is a domain without one.
     """
-    domains = [found for table in tables if (found := _domain(table, measure, len(tables))) is not None]
+    domains = [
+        found for table in tables if (found := _domain(table, measure, len(tables))) is not None
+    ]
     if not domains:
         return None
     if len(domains) < len(tables):  # pseudo-questions go by the domains that count
@@ -77,7 +79,9 @@ def _domain(table: Table, measure: Measure, num_domains: int) -> _Domain | None:
     counts_S = there_SQ.sum(1)
     means_S = np.where(there_SQ, values_SQ, 0).sum(1) / counts_S
     weight = measure.weight / num_domains
-    influence_SQ = np.where(there_SQ, values_SQ - means_S[:, None], 0) / (counts_S + weight)[:, None]
+    influence_SQ = (
+        np.where(there_SQ, values_SQ - means_S[:, None], 0) / (counts_S + weight)[:, None]
+    )
     centres_S = (counts_S * means_S + weight * measure.middle) / (counts_S + weight)
     count, centre = counts_S.mean(), float(centres_S.mean())
     spread = sum(w / num_domains * (value - centre) ** 2 for value, w in measure.pseudo)
@@ -85,11 +89,25 @@ def _domain(table: Table, measure: Measure, num_domains: int) -> _Domain | None:
     num_seeds, num_questions = influence_SQ.shape
     interaction = 0.0
     if num_seeds > 1:
-        interaction = influence_SQ.var(0, ddof=1).sum() / num_seeds * num_questions / max(num_questions - 1, 1)
+        interaction = (
+            influence_SQ.var(0, ddof=1).sum()
+            / num_seeds
+            * num_questions
+            / max(num_questions - 1, 1)
+        )
     seeds = [seed for seed, kept in zip(table.seeds, rows, strict=True) if kept]
     pseudo = float(spread / (count + weight) ** 2)
     fewest = int(counts_S.min())
-    return _Domain(seeds, table.questions_Q[columns], means_S, influence_SQ, centre, pseudo, float(interaction), fewest)
+    return _Domain(
+        seeds,
+        table.questions_Q[columns],
+        means_S,
+        influence_SQ,
+        centre,
+        pseudo,
+        float(interaction),
+        fewest,
+    )
 
 
 def _seed_variance(domains: Sequence[_Domain]) -> float:
@@ -103,7 +121,9 @@ def _seed_variance(domains: Sequence[_Domain]) -> float:
     effects: dict[int, float] = {}
     for domain in domains:
         scale = len(domains) * np.sqrt(len(domain.seeds) * (len(domain.seeds) - 1))
-        for seed, deviation in zip(domain.seeds, domain.means_S - domain.means_S.mean(), strict=True):
+        for seed, deviation in zip(
+            domain.seeds, domain.means_S - domain.means_S.mean(), strict=True
+        ):
             effects[seed] = effects.get(seed, 0.0) + float(deviation) / scale
     return sum(effect**2 for effect in effects.values())
 
@@ -114,8 +134,12 @@ def _question_variance(influences: Sequence[tuple[np.ndarray, np.ndarray]]) -> f
     A question that several domains ask is one question. Domains are fixed and questions are not, so they vary within strata: those
     that the same domains ask. The only question of a stratum counts whole (a collapsed stratum), which is on the safe side.
     """
-    asked, number_N = np.unique(np.concatenate([questions for questions, _ in influences]), return_inverse=True)
-    total_U = np.bincount(number_N, np.concatenate([influence for _, influence in influences]), len(asked))
+    asked, number_N = np.unique(
+        np.concatenate([questions for questions, _ in influences]), return_inverse=True
+    )
+    total_U = np.bincount(
+        number_N, np.concatenate([influence for _, influence in influences]), len(asked)
+    )
     stratum_U = np.zeros(len(asked), dtype=np.int64)
     for questions, _ in influences:
         _, stratum_U = np.unique(2 * stratum_U + np.isin(asked, questions), return_inverse=True)

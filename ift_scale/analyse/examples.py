@@ -55,7 +55,9 @@ def _example(panel: Panel, question: str) -> dict[str, Any]:
         "answer": int(base.answer),
         "base_prediction": int(base.prediction),
         "base_confidence": float(base.confidence),
-        "predictions": {s: _most_frequent(panel.of(s, "prediction")[:, place]) for s in panel.settings_in_order},
+        "predictions": {
+            s: _most_frequent(panel.of(s, "prediction")[:, place]) for s in panel.settings_in_order
+        },
     }
 
 

@@ -18,7 +18,9 @@ _MEASURES = {
     "unparsed": "unparsed",
 }  # fmt: skip
 GENERATED = ("setting", "domain", "group", "questions", "domains", "of_domains", "over", *_MEASURES)
-_NOT_ASKED = "the base model was not asked these questions, so it is not known what it knows of them"
+_NOT_ASKED = (
+    "the base model was not asked these questions, so it is not known what it knows of them"
+)
 _REASONS = {
     "refused_known": "the base model knows none of the questions",
     "refused_unknown": "the base model knows all of the questions",
@@ -59,7 +61,12 @@ def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataF
     rows = []
     for setting, name, group, found in _places(panels, "refused"):
         parts = [_abstained(panel, setting, threshold) for panel in found]
-        row: dict[str, Any] = {"setting": setting, "domain": name, "group": group, "questions": num_questions(found)}
+        row: dict[str, Any] = {
+            "setting": setting,
+            "domain": name,
+            "group": group,
+            "questions": num_questions(found),
+        }
         row |= {"seeds": min(len(p.seeds(setting)) for p in found), **panels.coverage(found)}
         for share in _SHARES:
             there = [value for part in parts if (value := part[share]) is not None]
@@ -75,7 +82,11 @@ def abstention_table(panels: Panels, threshold: float, level: float) -> pd.DataF
 def _missing(row: dict[str, Any], found: list[Panel]) -> list[str]:
     asked = any(panel.base.columns.correct.notna().any() for panel in found)
     about_base = ("refused_known", "refused_unknown", "f1")
-    reasons = [_REASONS[key] if asked or key not in about_base else _NOT_ASKED for key in _REASONS if row[key] is None]
+    reasons = [
+        _REASONS[key] if asked or key not in about_base else _NOT_ASKED
+        for key in _REASONS
+        if row[key] is None
+    ]
     return list(dict.fromkeys(reasons))
 
 
@@ -84,9 +95,19 @@ def generated_table(panels: Panels) -> pd.DataFrame:
     rows = []
     for setting, name, group, found in _places(panels, "unparsed"):
         there = {p.key: np.isfinite(p.of(setting, "unparsed")) for p in found}
-        shares = [[p.of(setting, measure)[there[p.key]].mean() for measure in _MEASURES.values()] for p in found]
-        row = {"setting": setting, "domain": name, "group": group, "questions": num_questions(found)}
-        rows.append(row | panels.coverage(found) | dict(zip(_MEASURES, np.mean(shares, 0), strict=True)))
+        shares = [
+            [p.of(setting, measure)[there[p.key]].mean() for measure in _MEASURES.values()]
+            for p in found
+        ]
+        row = {
+            "setting": setting,
+            "domain": name,
+            "group": group,
+            "questions": num_questions(found),
+        }
+        rows.append(
+            row | panels.coverage(found) | dict(zip(_MEASURES, np.mean(shares, 0), strict=True))
+        )
     return pd.DataFrame(rows, columns=list(GENERATED))
 
 
@@ -112,7 +133,9 @@ def _abstained(panel: Panel, setting: str, threshold: float) -> dict[str, float 
         "refused_unknown": _share(refused_SQ[told_SQ & ~known_SQ]),
         "answered": _share(answered_SQ[asked_SQ]),
         "f1": refusal_f1(refused_SQ[told_SQ] == 1, ~known_SQ[told_SQ]),
-        "average_precision": average_precision(given_SQ[sure], panel.of(setting, "confidence")[sure]),
+        "average_precision": average_precision(
+            given_SQ[sure], panel.of(setting, "confidence")[sure]
+        ),
     }
 
 

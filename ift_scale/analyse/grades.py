@@ -20,7 +20,11 @@ COLUMNS = (
 def grades_of(base: Answers, threshold: float) -> np.ndarray:
     """SliCK's grade of each question where the probe gave one, else by confidence; shape (Q,), None where it was not asked."""
     columns = base.columns
-    by_confidence = np.where(columns.confidence <= threshold, "uncertain", np.where(columns.correct == 1, *BY_CONFIDENCE[:2]))
+    by_confidence = np.where(
+        columns.confidence <= threshold,
+        "uncertain",
+        np.where(columns.correct == 1, *BY_CONFIDENCE[:2]),
+    )
     found = np.where(columns.grade.isna(), by_confidence, columns.grade).astype(object)
     found[columns.correct.isna().to_numpy()] = None
     return found
@@ -45,7 +49,9 @@ def grade_table(panels: Panels, threshold: float, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _graded(panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float) -> dict[str, Any]:
+def _graded(
+    panels: Panels, found: list[Panel], setting: str, among: dict[str, np.ndarray], level: float
+) -> dict[str, Any]:
     right = panels.estimate(found, setting, "accuracy", SHARE, among)
     kept = panels.estimate(found, setting, "consistency", CORRELATION, among)
     assert right is not None, "only domains with questions of the grade are chosen"
@@ -57,5 +63,7 @@ def _graded(panels: Panels, found: list[Panel], setting: str, among: dict[str, n
         **mean_columns("accuracy", right, level),
         "consistency": kept and kept.value,
         "consistency_domains": kept.domains if kept else 0,
-        "reason": "; ".join(filter(None, [right.missing_over_questions, "" if kept else NO_OPTIONS])),
+        "reason": "; ".join(
+            filter(None, [right.missing_over_questions, "" if kept else NO_OPTIONS])
+        ),
     }

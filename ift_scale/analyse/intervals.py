@@ -62,7 +62,11 @@ class Measure:
 
     @property
     def middle(self) -> float:
-        return sum(value * weight for value, weight in self.pseudo) / self.weight if self.pseudo else 0.0
+        return (
+            sum(value * weight for value, weight in self.pseudo) / self.weight
+            if self.pseudo
+            else 0.0
+        )
 
     def clip(self, value: float) -> float:
         return min(max(value, self.least), self.most)
@@ -115,7 +119,10 @@ class Estimate:
 
     def half_width(self, level: float) -> float:
         """sqrt(t^2 seed_variance + z^2 question_variance): covers at least `level` whatever the true variances (Banerjee 1960)."""
-        t, z = scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1), scipy.stats.norm.ppf((1 + level) / 2)
+        t, z = (
+            scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1),
+            scipy.stats.norm.ppf((1 + level) / 2),
+        )
         return float(np.sqrt(t**2 * self.seed_variance + z**2 * self.question_variance))
 
     def interval(self, level: float) -> Interval | None:
@@ -140,7 +147,11 @@ class Estimate:
         least = 1e-12
         if self.half_width(1 - least) < abs(self.centre):
             return least
-        return float(scipy.optimize.brentq(lambda p: self.half_width(1 - p) - abs(self.centre), least, 1, xtol=1e-14))
+        return float(
+            scipy.optimize.brentq(
+                lambda p: self.half_width(1 - p) - abs(self.centre), least, 1, xtol=1e-14
+            )
+        )
 
     def _around(self, half_width: float) -> Interval:
         low, high = (self.measure.clip(self.centre + side * float(half_width)) for side in (-1, 1))

@@ -36,7 +36,9 @@ def mcnemar(found: Discordant) -> float:
     from statsmodels.stats import contingency_tables
 
     table = [[0, found.first], [found.second, 0]]
-    return float(contingency_tables.mcnemar(table, exact=differing < _EXACT_BELOW, correction=False).pvalue)
+    return float(
+        contingency_tables.mcnemar(table, exact=differing < _EXACT_BELOW, correction=False).pvalue
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -60,4 +62,6 @@ def discordant(first_AQ: np.ndarray, second_AQ: np.ndarray) -> Discordant:
     """
     first_Q, second_Q = majority(first_AQ), majority(second_AQ)
     pairs = np.isfinite(first_Q) & np.isfinite(second_Q)
-    return Discordant(int((first_Q > second_Q).sum()), int((first_Q < second_Q).sum()), int(pairs.sum()))
+    return Discordant(
+        int((first_Q > second_Q).sum()), int((first_Q < second_Q).sum()), int(pairs.sum())
+    )

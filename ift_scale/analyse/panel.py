@@ -53,7 +53,11 @@ class Panel:
 
     def seeds(self, *settings: str) -> list[int]:
         """Those that all of the settings have, in rising order."""
-        return [seed for seed in self._rows[settings[0]] if all(seed in self._rows[setting] for setting in settings)]
+        return [
+            seed
+            for seed in self._rows[settings[0]]
+            if all(seed in self._rows[setting] for setting in settings)
+        ]
 
     def rows(self, setting: str, seeds: Sequence[int] | None = None) -> list[int]:
         """A setting's rows of the values, in the order of its seeds or of these."""
@@ -66,7 +70,9 @@ class Panel:
 
     def known_right(self, threshold: float) -> np.ndarray:
         """Whether the base model knows each question: right, with a confidence above the threshold; shape (Q,)."""
-        return ((self.base.columns.correct == 1) & (self.base.columns.confidence > threshold)).to_numpy()
+        return (
+            (self.base.columns.correct == 1) & (self.base.columns.confidence > threshold)
+        ).to_numpy()
 
 
 class Panels:
@@ -81,7 +87,12 @@ class Panels:
 
     def __iter__(self) -> Iterator[Panel]:
         """By domain, in it by group."""
-        return iter(panel for d in self.domains for g in self.groups if (panel := self._found.get((d, g))) is not None)
+        return iter(
+            panel
+            for d in self.domains
+            for g in self.groups
+            if (panel := self._found.get((d, g))) is not None
+        )
 
     @property
     def single_domains(self) -> list[str]:
@@ -92,7 +103,9 @@ class Panels:
     def choices(self) -> list[tuple[str, list[str]]]:
         """What a table has rows of: each domain, and all of them where there are several."""
         single = self.single_domains
-        return [(domain, [domain]) for domain in self.domains] + ([(ALL_DOMAINS, single)] if len(single) > 1 else [])
+        return [(domain, [domain]) for domain in self.domains] + (
+            [(ALL_DOMAINS, single)] if len(single) > 1 else []
+        )
 
     def chosen(self, domains: Sequence[str], group: str, *settings: str) -> list[Panel]:
         """The panels of these domains that have all of the settings."""
@@ -110,7 +123,9 @@ class Panels:
         """The same over the domains that every setting has, where some setting lacks one that others have."""
         for group in self.groups:
             every = self.chosen(self.single_domains, group)
-            complete = self.chosen(self.single_domains, group, *{s for panel in every for s in panel.settings})
+            complete = self.chosen(
+                self.single_domains, group, *{s for panel in every for s in panel.settings}
+            )
             if 0 < len(complete) < len(every):
                 yield SHARED_DOMAINS, group, complete
 
@@ -120,7 +135,12 @@ class Panels:
         return {"domains": len(panels), "of_domains": len(self.single_domains), "over": names}
 
     def estimate(
-        self, panels: Sequence[Panel], setting: str, name: str, measure: Measure, among: Mapping[str, np.ndarray] | None = None
+        self,
+        panels: Sequence[Panel],
+        setting: str,
+        name: str,
+        measure: Measure,
+        among: Mapping[str, np.ndarray] | None = None,
     ) -> Estimate | None:
         """A setting's mean over these domains (of one group); None where no question has the measure. `among`: of each domain the
         questions that are meant, (Q,) of bool."""
@@ -144,19 +164,28 @@ class Panels:
 def _numbers(panels: Sequence[Panel]) -> dict[tuple[str, str], np.ndarray]:
     """Of each panel its questions as numbers: the same number for the same question."""
     number: dict[str, int] = {}
-    return {p.key: np.array([number.setdefault(q, len(number)) for q in p.questions], dtype=np.int64) for p in panels}
+    return {
+        p.key: np.array([number.setdefault(q, len(number)) for q in p.questions], dtype=np.int64)
+        for p in panels
+    }
 
 
 def groups_in_order(groups: Iterable[str]) -> list[str]:
     """HOMO, ID, OOD, these groups' free questions, then a benchmark's own as they come."""
     there = list(dict.fromkeys(groups))
     first = [*GROUPS, *(f"{group} free" for group in GROUPS)]
-    return [group for group in first if group in there] + [group for group in there if group not in first]
+    return [group for group in first if group in there] + [
+        group for group in there if group not in first
+    ]
 
 
 def num_questions(panels: Sequence[Panel]) -> int:
     """Different questions: one that several domains ask counts once."""
-    return len(panels[0].questions) if len(panels) == 1 else len({q for panel in panels for q in panel.questions})
+    return (
+        len(panels[0].questions)
+        if len(panels) == 1
+        else len({q for panel in panels for q in panel.questions})
+    )
 
 
 def panels_of(arms: Iterable[ArmScores], base: Answers) -> Panels:
@@ -172,7 +201,14 @@ def panels_of(arms: Iterable[ArmScores], base: Answers) -> Panels:
 
 def _panel(domain: str, group: str, rows: list[tuple[Arm, pd.DataFrame]], base: Answers) -> Panel:
     questions = rows[0][1].index
-    aligned = [measures if measures.index.equals(questions) else measures.reindex(questions) for _, measures in rows]
-    values = {name: np.stack([measures[name].to_numpy() for measures in aligned]) for name in aligned[0]}
-    assert np.isfinite(values["accuracy"]).all(), f"arms of {domain} were asked different questions of {group}"
+    aligned = [
+        measures if measures.index.equals(questions) else measures.reindex(questions)
+        for _, measures in rows
+    ]
+    values = {
+        name: np.stack([measures[name].to_numpy() for measures in aligned]) for name in aligned[0]
+    }
+    assert np.isfinite(values["accuracy"]).all(), (
+        f"arms of {domain} were asked different questions of {group}"
+    )
     return Panel(domain, group, questions, [arm for arm, _ in rows], values, base.of(questions))

@@ -14,7 +14,12 @@ def effective_questions(questions: float, seeds: int, correlation: float) -> flo
 
 
 def detectable_difference(
-    questions: float, discordance: float, level: float, power: float = POWER, seeds: int = 1, correlation: float = 1.0
+    questions: float,
+    discordance: float,
+    level: float,
+    power: float = POWER,
+    seeds: int = 1,
+    correlation: float = 1.0,
 ) -> float | None:
     """Smallest paired difference of accuracies that McNemar's test shows at the level with this power.
 
@@ -26,7 +31,9 @@ def detectable_difference(
     under_root = n + z_power**2 - z_level**2
     if under_root < 0 or discordance <= 0:
         return None
-    difference = discordance**0.5 * (n**0.5 * z_level + z_power * under_root**0.5) / (n + z_power**2)
+    difference = (
+        discordance**0.5 * (n**0.5 * z_level + z_power * under_root**0.5) / (n + z_power**2)
+    )
     return float(difference) if difference <= discordance else None
 
 

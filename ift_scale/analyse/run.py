@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ift_scale import artifacts
 from ift_scale.analyse.answers import ArmScores, answers_of, read_scores, split_by_group
 from ift_scale.analyse.comparisons import comparison_table
 from ift_scale.analyse.examples import as_lines, examples
@@ -27,7 +26,9 @@ from ift_scale.analyse.panel import panels_of
 from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_table
 from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
-from ift_scale.progress import Bar
+from ift_scale.io.files import atomic_folder
+from ift_scale.io.manifests import write_manifest
+from ift_scale.io.progress import Bar
 
 __all__ = ["EXAMPLES", "TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
 
@@ -40,7 +41,13 @@ EXAMPLES = "examples.jsonl"
 
 
 def run(
-    config: Config, folder: Path, key: str, inputs: dict[str, str], arms: Iterable[ArmScores], base: pa.Table, bar: Bar
+    config: Config,
+    folder: Path,
+    key: str,
+    inputs: dict[str, str],
+    arms: Iterable[ArmScores],
+    base: pa.Table,
+    bar: Bar,
 ) -> None:
     """`arms` is gone through once, so it may read one after another; `base`: the probe's rows (`read_scores`)."""
     started = time.monotonic()
@@ -62,13 +69,15 @@ def run(
         "abstention": lambda: abstention_table(panels, threshold, level),
         "generated": lambda: generated_table(panels),
     }
-    with artifacts.atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for name in TABLES:
             bar.note(name)
             steps[name]().to_csv(temporary / f"{name}.csv", index=False)
             bar.advance()
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
-        counts: dict[str, float] = {"arms": len({arm.name for panel in panels for arm in panel.arms})}
+        counts: dict[str, float] = {
+            "arms": len({arm.name for panel in panels for arm in panel.arms})
+        }
         counts["answers"] = sum(panel.values["accuracy"].size for panel in panels)
         seconds = {"total": time.monotonic() - started}
-        artifacts.write_manifest(temporary, "analyse", key, settings.model_dump(), inputs, counts, seconds)
+        write_manifest(temporary, "analyse", key, settings.model_dump(), inputs, counts, seconds)

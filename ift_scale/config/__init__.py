@@ -8,8 +8,21 @@ import yaml
 from pydantic import Field
 
 from ift_scale.config.cluster import ClusterConfig
-from ift_scale.config.construct import ConstructConfig, GeneralConfig, MatchingConfig, WriteConfig, WriterConfig, writing_problems
-from ift_scale.config.engines import EngineConfig, EvaluateConfig, FreeConfig, ProbeConfig, ReliabilityConfig
+from ift_scale.config.construct import (
+    ConstructConfig,
+    GeneralConfig,
+    MatchingConfig,
+    WriteConfig,
+    WriterConfig,
+    writing_problems,
+)
+from ift_scale.config.engines import (
+    EngineConfig,
+    EvaluateConfig,
+    FreeConfig,
+    ProbeConfig,
+    ReliabilityConfig,
+)
 from ift_scale.config.questions import (
     AnswerForm,
     AuditConfig,
@@ -29,7 +42,13 @@ from ift_scale.config.questions import (
     is_pool,
 )
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
-from ift_scale.config.train import CheckpointConfig, EarlyStoppingConfig, LiveConfig, TrainConfig, precision_in_force
+from ift_scale.config.train import (
+    CheckpointConfig,
+    EarlyStoppingConfig,
+    LiveConfig,
+    TrainConfig,
+    precision_in_force,
+)
 from ift_scale.records import GRADES
 from ift_scale.treatments import PAPER, buckets_of, treatment
 
@@ -91,7 +110,9 @@ class AnalyseConfig(Section):
     seed: Seed = 42
 
 
-warnings.filterwarnings("ignore", message='Field name "construct"')  # a deprecated method of pydantic has that name
+warnings.filterwarnings(
+    "ignore", message='Field name "construct"'
+)  # a deprecated method of pydantic has that name
 
 
 class Config(Section):
@@ -146,16 +167,28 @@ def impossible_combinations(config: Config) -> list[str]:
             "train.compile: compiled layers are not checkpointed selectively; set activation_checkpointing to full or none"
         )
     if train.hostfile is not None and train.launcher != "deepspeed":
-        problems.append("train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed")
+        problems.append(
+            "train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed"
+        )
     if train.hostfile is not None and not Path(train.hostfile).is_file():
-        problems.append(f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only")
+        problems.append(
+            f"train.hostfile: no such file (value: {train.hostfile!r}); DeepSpeed would silently run on this node only"
+        )
     if train.live.early_stopping is not None and train.live.every == 0:
-        problems.append("train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps")
+        problems.append(
+            "train.live.early_stopping: needs measurements; set train.live.every to auto or a number of steps"
+        )
     if construct.questions == "free" and not config.probe.free.ask:
-        problems.append("construct.questions: free needs probe.free.ask, which probes the free questions")
+        problems.append(
+            "construct.questions: free needs probe.free.ask, which probes the free questions"
+        )
     problems += writing_problems(config.write, construct)
     reliability = config.probe.reliability
-    if reliability.decide_by == "average" and reliability.permutations == "none" and reliability.demonstration_draws == 1:
+    if (
+        reliability.decide_by == "average"
+        and reliability.permutations == "none"
+        and reliability.demonstration_draws == 1
+    ):
         problems.append(
             "probe.reliability.decide_by: average needs several views; set permutations to circular or sampled, or "
             "demonstration_draws above 1"
@@ -163,14 +196,18 @@ def impossible_combinations(config: Config) -> list[str]:
     if reliability.decide_by == "debiased" and reliability.prior_share == 0:
         problems.append("probe.reliability.decide_by: debiased needs prior_share above 0")
     if reliability.grades and reliability.demonstration_draws == 1:
-        problems.append("probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)")
+        problems.append(
+            "probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)"
+        )
     if construct.general.path is None and construct.general.share > 0:
         problems.append("construct.general.share: must be 0 where construct.general.path is null")
     problems += _impossible_sets(config)
     for key in ("seeds", "settings", "domains", "consistency_ratios", "unknown_ratios"):
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
-            problems.append(f"construct.{key}: a value stands twice (value: {values}); name each once")
+            problems.append(
+                f"construct.{key}: a value stands twice (value: {values}); name each once"
+            )
     for number, source in enumerate(config.questions.sources):
         if group_of_source(source) is not None and collection_of(source) == "pool":
             problems.append(
@@ -188,13 +225,17 @@ def _impossible_sets(config: Config) -> list[str]:
     settings, matching = construct.all_settings(), construct.matching
     explained = construct.response == "letter_text_explanation"
     if any(treatment(s).bucket in GRADES for s in settings) and not config.probe.reliability.grades:
-        problems.append("construct.settings: sets by grade need probe.reliability.grades, which grades the questions")
+        problems.append(
+            "construct.settings: sets by grade need probe.reliability.grades, which grades the questions"
+        )
     if "self_distilled" in settings and not explained:
         problems.append(
             "construct.settings: self_distilled needs construct.response = letter_text_explanation: else there are no words"
         )
     if matching.author != "paper" and not explained:
-        problems.append("construct.matching.author: needs construct.response = letter_text_explanation: else there are no words")
+        problems.append(
+            "construct.matching.author: needs construct.response = letter_text_explanation: else there are no words"
+        )
     if matching.letters == "reorder" and explained:
         problems.append(
             "construct.matching.letters: reorder moves options whose old letters the explanations name; set it to selection, or "
@@ -207,25 +248,47 @@ def _impossible_sets(config: Config) -> list[str]:
         )
     if construct.questions == "free":
         if explained or construct.response == "letter":
-            problems.append("construct.response: a free question has neither letters nor explanations; leave it out")
+            problems.append(
+                "construct.response: a free question has neither letters nor explanations; leave it out"
+            )
         if matching.letters != "none":
-            problems.append("construct.matching.letters: a free question has no letters; set it to none")
-        if any(treatment(s).bucket in GRADES for s in settings) and config.probe.reliability.demonstration_draws == 1:
-            problems.append("construct.settings: grades of free questions need probe.reliability.demonstration_draws above 1")
+            problems.append(
+                "construct.matching.letters: a free question has no letters; set it to none"
+            )
+        if (
+            any(treatment(s).bucket in GRADES for s in settings)
+            and config.probe.reliability.demonstration_draws == 1
+        ):
+            problems.append(
+                "construct.settings: grades of free questions need probe.reliability.demonstration_draws above 1"
+            )
     if construct.official is not None:
         strange = [setting for setting in settings if setting not in PAPER]
         changes = {"size": construct.size is not None, "matching": matching != MatchingConfig()}
-        changes |= {"across_domains": construct.across_domains, f"the settings {', '.join(strange)}": bool(strange)}
+        changes |= {
+            "across_domains": construct.across_domains,
+            f"the settings {', '.join(strange)}": bool(strange),
+        }
         if any(changes.values()):
             named = ", ".join(name for name, is_set in changes.items() if is_set)
-            problems.append(f"construct.official: the authors' sets are taken as they are; remove {named}")
-    for key, writer in (("external", config.write.external), ("own", config.write.own), ("contexts", config.write.contexts)):
+            problems.append(
+                f"construct.official: the authors' sets are taken as they are; remove {named}"
+            )
+    for key, writer in (
+        ("external", config.write.external),
+        ("own", config.write.own),
+        ("contexts", config.write.contexts),
+    ):
         wanted = {"model": ["path"], "endpoint": ["base_url", "model"]}.get(writer.kind, [])
         problems += [
-            f"write.{key}.{name}: missing; a writer of kind {writer.kind} needs it" for name in wanted if not getattr(writer, name)
+            f"write.{key}.{name}: missing; a writer of kind {writer.kind} needs it"
+            for name in wanted
+            if not getattr(writer, name)
         ]
     if config.write.own.kind == "dataset":
-        problems.append("write.own.kind: a dataset has no explanations of the model's own answers; set it to base_model")
+        problems.append(
+            "write.own.kind: a dataset has no explanations of the model's own answers; set it to base_model"
+        )
     return problems
 
 

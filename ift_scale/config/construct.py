@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from ift_scale.config.engines import EngineConfig
-from ift_scale.config.section import BUILTIN_MODEL, NonNegativeInt, PositiveInt, Section, Seed, Share, Text
+from ift_scale.config.section import (
+    BUILTIN_MODEL,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    Seed,
+    Share,
+    Text,
+)
 from ift_scale.errors import did_you_mean
 from ift_scale.treatments import BY_NAME, consistency_setting, treatment, unknown_setting
 
@@ -15,7 +23,9 @@ def _known_setting(name: str) -> str:
         treatment(name)
     except KeyError:
         known = [*BY_NAME, "mixture-R", "unknown-R"]
-        raise ValueError(f"no such setting; {did_you_mean(name, known)} (R: a ratio such as 0.2)") from None
+        raise ValueError(
+            f"no such setting; {did_you_mean(name, known)} (R: a ratio such as 0.2)"
+        ) from None
     return name
 
 
@@ -112,7 +122,11 @@ class ConstructConfig(Section):
     """Also make arms that are trained on all domains together, of the same size."""
     questions: Literal["choice", "free"] = "choice"
     """Which kind of the pools' questions the sets are made of; free ones need probe.free.ask."""
-    settings: Annotated[list[Setting], Field(min_length=1)] = ["harmonious", "incompatible", "self_aligning"]
+    settings: Annotated[list[Setting], Field(min_length=1)] = [
+        "harmonious",
+        "incompatible",
+        "self_aligning",
+    ]
     """Treatments, each an arm: see docs/sets.md."""
     consistency_ratios: list[Ratio] = []
     """Also mixtures of self-aligning (this share) and incompatible examples; the paper's: 0, .05, .1, .2, .4, .6, .8, 1."""
@@ -138,7 +152,9 @@ class ConstructConfig(Section):
 
     def all_settings(self) -> list[str]:
         """The settings with those of the ratios, each once."""
-        ratios = [consistency_setting(r) for r in self.consistency_ratios] + [unknown_setting(r) for r in self.unknown_ratios]
+        ratios = [consistency_setting(r) for r in self.consistency_ratios] + [
+            unknown_setting(r) for r in self.unknown_ratios
+        ]
         return list(dict.fromkeys([*self.settings, *ratios]))
 
 
@@ -148,11 +164,17 @@ def writing_problems(write: WriteConfig, construct: ConstructConfig) -> list[str
     for role in ("external", "own", "contexts"):
         writer: WriterConfig = getattr(write, role)
         if writer.kind == "model" and writer.path is None:
-            problems.append(f"write.{role}.path: kind model needs the folder of the model that writes")
+            problems.append(
+                f"write.{role}.path: kind model needs the folder of the model that writes"
+            )
         if writer.kind == "endpoint" and (writer.base_url is None or writer.model is None):
-            problems.append(f"write.{role}: kind endpoint needs base_url (http://localhost:8000/v1, say) and model, its name there")
+            problems.append(
+                f"write.{role}: kind endpoint needs base_url (http://localhost:8000/v1, say) and model, its name there"
+            )
     if write.own.kind == "dataset":
-        problems.append("write.own.kind: no dataset holds the model's own words; set it to base_model")
+        problems.append(
+            "write.own.kind: no dataset holds the model's own words; set it to base_model"
+        )
     if construct.questions == "free" and construct.response == "letter_text_explanation":
         problems.append(
             "construct.response: letter_text_explanation explains an option, and construct.questions = free has none; set it to "

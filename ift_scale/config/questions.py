@@ -138,7 +138,14 @@ class HubSource(PoolLimits, TestGroup):
 
 
 Source = Annotated[
-    WorldSource | PaperSource | MmluSource | XiezhiSource | SubjectSource | EntityQuestionsSource | DatasetSource | HubSource,
+    WorldSource
+    | PaperSource
+    | MmluSource
+    | XiezhiSource
+    | SubjectSource
+    | EntityQuestionsSource
+    | DatasetSource
+    | HubSource,
     Field(discriminator="kind"),
 ]
 
@@ -164,9 +171,13 @@ class AuditConfig(Section):
     def _check_remove(self) -> "AuditConfig":
         removed = self.removed
         if isinstance(self.remove, list) and ("none" in removed or len(removed) < len(self.remove)):
-            raise ValueError("remove: a list names each of train, held_out, demonstrated and equal_options at most once")
+            raise ValueError(
+                "remove: a list names each of train, held_out, demonstrated and equal_options at most once"
+            )
         if {"train", "held_out"} <= removed:
-            raise ValueError("remove: train and held_out are the two sides of the same pairs; choose one")
+            raise ValueError(
+                "remove: train and held_out are the two sides of the same pairs; choose one"
+            )
         return self
 
     @property
@@ -193,5 +204,7 @@ def group_of_source(source: Source) -> str | None:
 
 def is_pool(source: Source) -> bool:
     """Whether there is something to train on: sets are built of choice questions."""
-    is_free = source.kind in ("popqa", "entity_questions") or (isinstance(source, HubSource) and source.fields.aliases is not None)
+    is_free = source.kind in ("popqa", "entity_questions") or (
+        isinstance(source, HubSource) and source.fields.aliases is not None
+    )
     return collection_of(source) == "pool" and not is_free

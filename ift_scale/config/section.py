@@ -29,7 +29,9 @@ def _no_reserved_name(name: str) -> str:
 
 
 # A domain's or a group's name becomes part of file names and keys.
-Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)]
+Domain = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_no_reserved_name)
+]
 
 # Which of a dataset's splits serve as our dev (demonstrations), train and test.
 Splits = Annotated[dict[Literal["dev", "train", "test"], Text], Field(min_length=1)]
@@ -37,5 +39,9 @@ Splits = Annotated[dict[Literal["dev", "train", "test"], Text], Field(min_length
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section
-from ift_scale.distributed import has_gpu
+from ift_scale.ranks.environment import has_gpu
 
 
 class CheckpointConfig(Section):
@@ -53,7 +53,9 @@ class TrainConfig(Section):
     """`auto`: with `offload` and `activation_checkpointing`, the lightest that fits by the memory model; `plan` shows it."""
     offload: Literal["auto", "none", "optimizer", "all"] = "auto"
     """What lives in host memory: the optimizer's states, or with ZeRO-3 the weights too."""
-    hpz: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_off)] = "auto"
+    hpz: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_off)] = (
+        "auto"
+    )
     """ZeRO-3 over several nodes: each node also holds all weights among its ranks, so that most gathering stays inside it (ZeRO++'s
     hierarchical partition). `auto`: where it fits; a number: so many consecutive ranks hold a copy, instead of a node's."""
     activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
@@ -108,4 +110,6 @@ class TrainConfig(Section):
 
 def precision_in_force(train: TrainConfig) -> str:
     """`auto` as this machine's ranks take it."""
-    return ("bfloat16" if has_gpu() else "float32") if train.precision == "auto" else train.precision
+    return (
+        ("bfloat16" if has_gpu() else "float32") if train.precision == "auto" else train.precision
+    )

@@ -63,10 +63,27 @@ def rows(domain: str, seed: int, stage: str, sets: dict[str, Covariates]) -> lis
         for name in ("letter", "author"):
             values = getattr(found, name)
             for level, count in sorted(Counter(values).items()):
-                row = {"covariate": name, "level": level, "value": count / len(values), "distance": distance.get(name)}
+                row = {
+                    "covariate": name,
+                    "level": level,
+                    "value": count / len(values),
+                    "distance": distance.get(name),
+                }
                 out.append(who | row)
         for name in ("confidence", "length"):
             values = np.asarray(getattr(found, name), dtype=float)
-            for level, value in (("mean", values.mean()), ("median", np.median(values)), ("deviation", values.std())):
-                out.append(who | {"covariate": name, "level": level, "value": float(value), "distance": distance.get(name)})
+            for level, value in (
+                ("mean", values.mean()),
+                ("median", np.median(values)),
+                ("deviation", values.std()),
+            ):
+                out.append(
+                    who
+                    | {
+                        "covariate": name,
+                        "level": level,
+                        "value": float(value),
+                        "distance": distance.get(name),
+                    }
+                )
     return out

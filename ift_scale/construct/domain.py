@@ -10,8 +10,8 @@ from ift_scale.construct.items import Item, items
 from ift_scale.construct.matching import Matched, Program, Traits, margins_told, quantile_levels
 from ift_scale.construct.reorder import common_profile, even_letters
 from ift_scale.errors import DataError, Place
-from ift_scale.inference.texts import TextKey
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
+from ift_scale.prompts.texts import TextKey
 from ift_scale.records import Example, Question, Score, Text
 from ift_scale.treatments import author_of, treatment
 
@@ -44,7 +44,9 @@ class Domain:
     def set_of(self, setting: str, seed: int, size: int) -> list[Item]:
         """The items of a setting's set of `size`, which is attainable."""
         if (setting, seed, size) not in self._sets:
-            drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(setting, size)
+            drawn = select.Drawer(self.name, seed, self.knowledge, self._matched(seed, size)).draw(
+                setting, size
+            )
             self._sets[setting, seed, size] = items(setting, drawn, self.knowledge, self.config)
         return self._sets[setting, seed, size]
 
@@ -68,7 +70,10 @@ class Domain:
         """
         if self.config.matching.letters != "reorder":
             return {}
-        taught = {name: self._num_choices(self.set_of(name, seed, size)) for name in self.config.all_settings()}
+        taught = {
+            name: self._num_choices(self.set_of(name, seed, size))
+            for name in self.config.all_settings()
+        }
         alike = [found.values() for found in taught.values() if len(found) == len(taught[setting])]
         return even_letters(taught[setting], common_profile(alike), f"letters/{self.name}/{seed}")
 
@@ -76,16 +81,25 @@ class Domain:
         taught = [item for item in chosen if self.builder.target(item) is not None]
         return {item.question_id: len(self.builder.question(item).choices) for item in taught}
 
-    def examples(self, setting: str, chosen: Sequence[Item], letters: Mapping[str, int]) -> list[Example]:
+    def examples(
+        self, setting: str, chosen: Sequence[Item], letters: Mapping[str, int]
+    ) -> list[Example]:
         """`letters`: where to put the targets of these questions; the others stay where they are."""
-        return [self.builder.example(setting, item, letters.get(item.question_id)) for item in chosen]
+        return [
+            self.builder.example(setting, item, letters.get(item.question_id)) for item in chosen
+        ]
 
-    def covariates(self, setting: str, chosen: Sequence[Item], examples: Sequence[Example], rule: str) -> balance.Covariates:
+    def covariates(
+        self, setting: str, chosen: Sequence[Item], examples: Sequence[Example], rule: str
+    ) -> balance.Covariates:
         """`rule`: that of the explanations' author, as in construct.matching.author."""
         explained = self.config.response == "letter_text_explanation"
         return balance.Covariates(
             [example.meta.target for example in examples if example.meta.target],
-            [author_of(setting, bool(item.agrees), rule) if explained else "dataset" for item in chosen],
+            [
+                author_of(setting, bool(item.agrees), rule) if explained else "dataset"
+                for item in chosen
+            ],
             [self.scores[item.question_id].confidence for item in chosen],
             [sum(len(message.content) for message in example.messages) for example in examples],
         )
@@ -96,7 +110,10 @@ def traits_of(
 ) -> tuple[dict[str, Traits], dict[str, Traits]]:
     """What selection makes equal, of the known right and the known wrong questions, by id."""
     matching, settings = config.matching, config.all_settings()
-    harmonious = [(Item(id, author=author_of("harmonious", True, matching.author)),) * 2 for id in knowledge.right]
+    harmonious = [
+        (Item(id, author=author_of("harmonious", True, matching.author)),) * 2
+        for id in knowledge.right
+    ]
     wrong = []
     for id in knowledge.wrong:
         gold = Item(id, author=author_of("incompatible", False, matching.author))
@@ -121,7 +138,10 @@ def traits_of(
         level = quantile_levels([length for pair in lengths for length in pair], matching.bins)
         for found, pair in zip(levels, lengths, strict=True):
             found.append((level(pair[0]), level(pair[1])))
-    traits = {first.question_id: Traits(tuple(found)) for (first, _), found in zip(forms, levels, strict=True)}
+    traits = {
+        first.question_id: Traits(tuple(found))
+        for (first, _), found in zip(forms, levels, strict=True)
+    }
     return {id: traits[id] for id in knowledge.right}, {id: traits[id] for id in knowledge.wrong}
 
 
@@ -148,7 +168,11 @@ def load(
         program = Program(right, wrong)
         largest = program.largest(size)
         if largest == 0 or (config.size is not None and config.size > largest):
-            names = [name for name in ("letters", "confidence", "length") if getattr(config.matching, name) == "selection"]
+            names = [
+                name
+                for name in ("letters", "confidence", "length")
+                if getattr(config.matching, name) == "selection"
+            ]
             problem = (
                 f"sets matched by {', '.join(names)} can have {largest} of its questions each ({select.told(knowledge)}), and "
                 f"{config.size or 'at least 1'} is asked for. {margins_told(list(right.values()), list(wrong.values()), names)}"

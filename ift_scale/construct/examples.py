@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from ift_scale.config import ConstructConfig
 from ift_scale.construct.items import Item
 from ift_scale.construct.reorder import swapped
-from ift_scale.inference.prompts import chat_messages, gold_text, response_text
-from ift_scale.inference.texts import AuthorGroup, TextKey, TextKind
+from ift_scale.prompts.templates import chat_messages, gold_text, response_text
+from ift_scale.prompts.texts import AuthorGroup, TextKey, TextKind
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
 from ift_scale.treatments import treatment
 
@@ -30,20 +30,30 @@ class Builder:
         """The option that an item teaches; None for a refusal and for free questions."""
         if item.target == "refusal":
             return None
-        return self._scores[item.question_id].prediction if item.target == "predicted" else self._questions[item.question_id].answer
+        return (
+            self._scores[item.question_id].prediction
+            if item.target == "predicted"
+            else self._questions[item.question_id].answer
+        )
 
     def example(self, setting: str, item: Item, letter: int | None = None) -> Example:
         """`letter`: the place that the target option is to have; it changes places with the option that stands there."""
         question, score = self._questions[item.question_id], self._scores[item.question_id]
         target = self.target(item)
-        order = None if letter is None or target is None else swapped(len(question.choices), target, letter)
+        order = (
+            None
+            if letter is None or target is None
+            else swapped(len(question.choices), target, letter)
+        )
         context = self._text(item, "context", None).text if item.context else None
         wording: Wording = "dataset"
         if item.target == "refusal":
             response, wording = self._config.refusal, "refusal"
         elif question.kind == "free":
             own = item.target == "predicted"
-            response, wording = (score.response or "", "base_model") if own else (gold_text(question), "dataset")
+            response, wording = (
+                (score.response or "", "base_model") if own else (gold_text(question), "dataset")
+            )
         else:
             assert target is not None
             response = response_text(question, target, self._config.response, order)
@@ -54,13 +64,21 @@ class Builder:
             setting=setting,
             question_id=question.id,
             domain=question.domain,
-            target=None if target is None else LETTERS[target if order is None else order.index(target)],
+            target=None
+            if target is None
+            else LETTERS[target if order is None else order.index(target)],
             ratio=treatment(setting).ratio,
             consistent=item.agrees,
             wording=wording,
             weight=item.weight,
         )
-        return Example(messages=[*chat_messages(question, order, context), Message(role="assistant", content=response)], meta=meta)
+        return Example(
+            messages=[
+                *chat_messages(question, order, context),
+                Message(role="assistant", content=response),
+            ],
+            meta=meta,
+        )
 
     def _text(self, item: Item, kind: TextKind, target: int | None) -> Text:
         author: AuthorGroup = item.author if kind == "explanation" else "external"

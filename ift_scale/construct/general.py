@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from ift_scale import draws, jsonl
+from ift_scale import draws
 from ift_scale.config import BUILTIN_MODEL, GeneralConfig
 from ift_scale.errors import DataError, Place
+from ift_scale.io import jsonl
 from ift_scale.records import Example, ExampleMeta, Message
 
 
@@ -39,7 +40,9 @@ def _text(place: Place, row: jsonl.Row, field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
         remedy = "instruction and output must be texts, input a text, empty or left out; fix or remove the row"
-        raise DataError(Place(place.file, place.line, field), "missing, empty or not a text", remedy, value)
+        raise DataError(
+            Place(place.file, place.line, field), "missing, empty or not a text", remedy, value
+        )
     return value
 
 
@@ -53,5 +56,9 @@ def draw(shuffled: Sequence[str], set_size: int, share: float, path: Path) -> Se
     count = round(set_size * share / (1 - share))
     if count > len(shuffled):
         remedy = "Lower construct.general.share or construct.size, or give a larger file"
-        raise DataError(Place(path), f"{count} general instructions are needed and {len(shuffled)} are there", remedy)
+        raise DataError(
+            Place(path),
+            f"{count} general instructions are needed and {len(shuffled)} are there",
+            remedy,
+        )
     return shuffled[:count]

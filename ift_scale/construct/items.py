@@ -22,14 +22,18 @@ class Item:
     author: Literal["external", "base_model"] = "external"
 
 
-def items(setting: str, drawn: Sequence[str], knowledge: Knowledge, config: ConstructConfig) -> list[Item]:
+def items(
+    setting: str, drawn: Sequence[str], knowledge: Knowledge, config: ConstructConfig
+) -> list[Item]:
     """The items of a set whose questions are `drawn`, in this order.
 
     A mixture's first questions are the self-aligning ones: drawn lists are in random order, so mixtures of one seed are nested.
     """
     made = treatment(setting)
     right, wrong = set(knowledge.right), set(knowledge.wrong)
-    num_agreeing = round(made.ratio * len(drawn)) if made.bucket == "wrong" and made.ratio is not None else 0
+    num_agreeing = (
+        round(made.ratio * len(drawn)) if made.bucket == "wrong" and made.ratio is not None else 0
+    )
     found = []
     for place, id in enumerate(drawn):
         state = "right" if id in right else "wrong" if id in wrong else "uncertain"

@@ -37,7 +37,11 @@ class Matched:
 
 def quantile_levels(values: Sequence[float], bins: int) -> Callable[[float], int]:
     """The bin of a value, by quantiles of `values`."""
-    edges = np.unique(np.quantile(np.asarray(values, dtype=float), np.arange(1, bins) / bins)) if len(values) else np.array([])
+    edges = (
+        np.unique(np.quantile(np.asarray(values, dtype=float), np.arange(1, bins) / bins))
+        if len(values)
+        else np.array([])
+    )
     return lambda value: int(np.searchsorted(edges, value, side="right"))
 
 
@@ -51,7 +55,9 @@ class Program:
                 ids.setdefault(trait, []).append(id)
         # Sorted: the solver's choice among equally good solutions may depend on the order of its columns.
         self._cells = [(side, trait) for side, ids in enumerate(self._ids) for trait in sorted(ids)]
-        self._counts = np.array([len(self._ids[side][trait]) for side, trait in self._cells], dtype=float)
+        self._counts = np.array(
+            [len(self._ids[side][trait]) for side, trait in self._cells], dtype=float
+        )
         self._margins = self._margin_matrix()
 
     def _margin_matrix(self) -> "scipy.sparse.lil_array":
@@ -64,7 +70,10 @@ class Program:
                     row = rows.setdefault((covariate, other, level), len(rows))
                     entries.append((row, column, 1.0 if side == 0 else -1.0))
         row = len(rows)  # as many of the one as of the other, whatever the covariates
-        entries += [(row, column, 1.0 if side == 0 else -1.0) for column, (side, _) in enumerate(self._cells)]
+        entries += [
+            (row, column, 1.0 if side == 0 else -1.0)
+            for column, (side, _) in enumerate(self._cells)
+        ]
         matrix = scipy.sparse.lil_array((row + 1, max(1, len(self._cells))))
         for at, column, value in entries:
             matrix[at, column] += value
@@ -107,14 +116,18 @@ class Program:
             np.concatenate([np.zeros(num), np.ones(num)]),
             constraints=[
                 scipy.optimize.LinearConstraint(equal.tocsr(), values, values),
-                scipy.optimize.LinearConstraint(at_least.tocsr(), np.concatenate([wanted, -wanted]), np.inf),
+                scipy.optimize.LinearConstraint(
+                    at_least.tocsr(), np.concatenate([wanted, -wanted]), np.inf
+                ),
             ],
             bounds=scipy.optimize.Bounds(0, np.concatenate([self._counts, np.full(num, np.inf)])),
             integrality=np.concatenate([np.ones(num), np.zeros(num)]),
             options={"mip_rel_gap": 0.05},
         )
         if not found.success:
-            raise RuntimeError(f"HiGHS finds no sets of {size} questions although it found such before: {found.message}")
+            raise RuntimeError(
+                f"HiGHS finds no sets of {size} questions although it found such before: {found.message}"
+            )
         sets: list[list[str]] = [[], []]
         for number, (side, trait) in enumerate(self._cells):
             ids = self._ids[side][trait]
@@ -126,7 +139,12 @@ def margins_told(right: Sequence[Traits], wrong: Sequence[Traits], names: Sequen
     """For an error: how many questions each side has of each level."""
     told = []
     for covariate, name in enumerate(names):
-        sides = {"right": Counter(t.levels[covariate][0] for t in right), "wrong": Counter(t.levels[covariate][0] for t in wrong)}
-        counts = "; ".join(f"known {side} {dict(sorted(levels.items()))}" for side, levels in sides.items())
+        sides = {
+            "right": Counter(t.levels[covariate][0] for t in right),
+            "wrong": Counter(t.levels[covariate][0] for t in wrong),
+        }
+        counts = "; ".join(
+            f"known {side} {dict(sorted(levels.items()))}" for side, levels in sides.items()
+        )
         told.append(f"{name} by level: {counts}")
     return ". ".join(told)

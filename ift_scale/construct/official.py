@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ift_scale import jsonl
 from ift_scale.errors import DataError, Place
-from ift_scale.inference.prompts import chat_messages, response_text
+from ift_scale.io import jsonl
+from ift_scale.prompts.templates import chat_messages, response_text
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score
 
 FILES = {
@@ -75,7 +75,9 @@ Sets = dict[str, dict[str, list[Imported]]]
 def available(folder: Path) -> dict[str, list[str]]:
     """The settings of each domain whose sets a model's folder has."""
     if not folder.is_dir():
-        raise DataError(Place(folder), "no such folder", "Give the folder of a model, official_groups/MODEL")
+        raise DataError(
+            Place(folder), "no such folder", "Give the folder of a model, official_groups/MODEL"
+        )
     found: dict[str, list[str]] = {}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
         for setting, stem in FILES.items():
@@ -83,7 +85,11 @@ def available(folder: Path) -> dict[str, list[str]]:
                 found.setdefault(domain.name, []).append(setting)
     if not found:
         names = ", ".join(f"DOMAIN/{stem}.jsonl" for stem in FILES.values())
-        raise DataError(Place(folder), f"holds none of {names} (.gz too)", "Give the folder of a model, official_groups/MODEL")
+        raise DataError(
+            Place(folder),
+            f"holds none of {names} (.gz too)",
+            "Give the folder of a model, official_groups/MODEL",
+        )
     return found
 
 
@@ -91,7 +97,12 @@ def load(folder: Path) -> Sets:
     """The sets of one model's folder; DataError names the file, line and field of anything wrong."""
     return {
         domain: {
-            setting: _rows(jsonl.find(folder / domain, FILES[setting]), f"official/{folder.name}/{domain}", domain, setting)
+            setting: _rows(
+                jsonl.find(folder / domain, FILES[setting]),
+                f"official/{folder.name}/{domain}",
+                domain,
+                setting,
+            )
             for setting in settings
         }
         for domain, settings in available(folder).items()
@@ -104,7 +115,12 @@ def _rows(path: Path, prefix: str, domain: str, setting: str) -> list[Imported]:
         place = Place(path, number)
         imported = _imported(_checked(place, fields), place, prefix, domain, setting)
         if imported.question.id in made:
-            raise DataError(Place(path, number, "id"), "stands already in this file", "Remove one of the rows", fields["id"])
+            raise DataError(
+                Place(path, number, "id"),
+                "stands already in this file",
+                "Remove one of the rows",
+                fields["id"],
+            )
         made[imported.question.id] = imported
     if not made:
         raise DataError(Place(path), "holds no row", "Fetch the file again, or remove it")
@@ -118,18 +134,34 @@ def _checked(place: Place, fields: dict[str, object]) -> Row:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         value = None if first["type"] == "missing" else first["input"]
-        raise DataError(Place(place.file, place.line, field), first["msg"], "Fix or remove the row", value) from error
+        raise DataError(
+            Place(place.file, place.line, field), first["msg"], "Fix or remove the row", value
+        ) from error
     for field in ("answer", "pred"):
         if getattr(row, field) >= len(row.choices):
             problem = f"is out of range: there are {len(row.choices)} options"
-            raise DataError(Place(place.file, place.line, field), problem, "Fix or remove the row", getattr(row, field))
+            raise DataError(
+                Place(place.file, place.line, field),
+                problem,
+                "Fix or remove the row",
+                getattr(row, field),
+            )
     for field, texts in (("question", [row.question]), ("choices", row.choices)):
         if not all(text.strip() for text in texts):
-            problem = "must be a text that is not empty" if field == "question" else "an option is empty"
-            raise DataError(Place(place.file, place.line, field), problem, "Fix or remove the row", getattr(row, field))
+            problem = (
+                "must be a text that is not empty" if field == "question" else "an option is empty"
+            )
+            raise DataError(
+                Place(place.file, place.line, field),
+                problem,
+                "Fix or remove the row",
+                getattr(row, field),
+            )
     if len(row.probs) != len(row.choices):
         problem = f"must hold a probability for each of the {len(row.choices)} options"
-        raise DataError(Place(place.file, place.line, "probs"), problem, "Fix or remove the row", row.probs)
+        raise DataError(
+            Place(place.file, place.line, "probs"), problem, "Fix or remove the row", row.probs
+        )
     return row
 
 
@@ -137,7 +169,11 @@ def _imported(row: Row, place: Place, prefix: str, domain: str, setting: str) ->
     field = "model_exp" if setting == "self_aligning" else "explanation"
     text = row.model_exp if setting == "self_aligning" else row.explanation
     if text is None:
-        raise DataError(Place(place.file, place.line, field), "missing", "Add it (empty where there is none), or remove the row")
+        raise DataError(
+            Place(place.file, place.line, field),
+            "missing",
+            "Add it (empty where there is none), or remove the row",
+        )
     question = Question(
         id=f"{prefix}/{row.id}",
         domain=domain,
@@ -174,7 +210,9 @@ def examples(imported: Sequence[Imported], setting: str, style: Style) -> list[E
 
 def _example(item: Imported, setting: str, style: str) -> Example:
     response = response_text(item.question, item.target, style)
-    wording: Literal["dataset", "external", "base_model"] = "base_model" if setting == "self_aligning" else "dataset"
+    wording: Literal["dataset", "external", "base_model"] = (
+        "base_model" if setting == "self_aligning" else "dataset"
+    )
     if style == "letter_text_explanation" and item.text:
         response = f"{response}\n{item.text}"
         wording = "base_model" if setting == "self_aligning" else "external"
@@ -186,12 +224,17 @@ def _example(item: Imported, setting: str, style: str) -> Example:
         consistent=item.target == item.score.prediction,
         wording=wording,
     )
-    return Example(messages=[*chat_messages(item.question), Message(role="assistant", content=response)], meta=meta)
+    return Example(
+        messages=[*chat_messages(item.question), Message(role="assistant", content=response)],
+        meta=meta,
+    )
 
 
 def content(question: Question) -> tuple[str, ...]:
     """The same for questions that differ only in case, blanks and the order of their options."""
-    text, *options = (" ".join(part.casefold().split()) for part in (question.question, *question.choices))
+    text, *options = (
+        " ".join(part.casefold().split()) for part in (question.question, *question.choices)
+    )
     return (text, *sorted(options))
 
 
@@ -255,7 +298,9 @@ def facts(rows: Sequence[Imported]) -> Facts:
         right=right,
         wrong=wrong,
         confident=sum(score.confidence > THRESHOLD for score in scores),
-        arg_max=sum(probability(row, row.score.prediction) == max(row.score.probs or []) for row in rows),
+        arg_max=sum(
+            probability(row, row.score.prediction) == max(row.score.probs or []) for row in rows
+        ),
         stated=sum(is_stated(row) for row in rows),
         targets=_shares([row.target for row in rows]),
         predictions=_shares([score.prediction for score in scores]),
@@ -264,7 +309,8 @@ def facts(rows: Sequence[Imported]) -> Facts:
         median_gold=median(row.golden_prob for row in rows),
         without_text=sum(not row.text for row in rows),
         names_text=sum(by_text) / size,
-        names_target=sum(text or letter for text, letter in zip(by_text, by_letter, strict=True)) / size,
+        names_target=sum(text or letter for text, letter in zip(by_text, by_letter, strict=True))
+        / size,
     )
 
 
@@ -302,7 +348,13 @@ class Invariants:
     def self_aligning_targets(self) -> dict[str, float]:
         """The letters that S teaches; where its file is missing, I's predictions, which are the same where both are there."""
         found = self.sets.get("self_aligning")
-        return found.targets if found else self.sets["incompatible"].predictions if "incompatible" in self.sets else {}
+        return (
+            found.targets
+            if found
+            else self.sets["incompatible"].predictions
+            if "incompatible" in self.sets
+            else {}
+        )
 
 
 def invariants(sets: Sets) -> dict[str, Invariants]:
@@ -314,7 +366,11 @@ def _invariants(sets: dict[str, list[Imported]]) -> Invariants:
     found = {setting: facts(rows) for setting, rows in sets.items()}
     known = found.get("harmonious")
     others = [found[setting] for setting in ("incompatible", "self_aligning") if setting in found]
-    ids = [{row.question.id for row in sets[setting]} for setting in ("incompatible", "self_aligning") if setting in found]
+    ids = [
+        {row.question.id for row in sets[setting]}
+        for setting in ("incompatible", "self_aligning")
+        if setting in found
+    ]
     return Invariants(
         sets=found,
         harmonious_known=known.right == known.confident == known.size if known else None,
@@ -333,7 +389,17 @@ def models(folder: Path) -> list[Path]:
     return [folder] if is_model or not inside else inside
 
 
-_COLUMNS = ("set", "size", "targets A/B/C/D/...", "least sure", "median", "gold", "names target", "or its letter", "no text")
+_COLUMNS = (
+    "set",
+    "size",
+    "targets A/B/C/D/...",
+    "least sure",
+    "median",
+    "gold",
+    "names target",
+    "or its letter",
+    "no text",
+)
 
 
 def table(name: str, found: dict[str, Invariants]) -> str:
@@ -344,7 +410,11 @@ def table(name: str, found: dict[str, Invariants]) -> str:
         for setting, f in of_domain.sets.items():
             letters = "/".join(f"{share:.0%}" for share in f.targets.values())
             shares = (f"{f.names_text:.1%}", f"{f.names_target:.1%}", f"{f.without_text}")
-            probabilities = (f"{f.smallest_confidence:.5f}", f"{f.median_confidence:.3f}", f"{f.median_gold:.3f}")
+            probabilities = (
+                f"{f.smallest_confidence:.5f}",
+                f"{f.median_confidence:.3f}",
+                f"{f.median_gold:.3f}",
+            )
             lines.append(_line((setting, f"{f.size}", letters, *probabilities, *shares)))
         if "self_aligning" not in of_domain.sets:
             letters = "/".join(f"{share:.0%}" for share in of_domain.self_aligning_targets.values())
@@ -365,4 +435,10 @@ def _rules(found: Invariants) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, (15, 7, 22, 12, 8, 8, 14, 15, 8), strict=True)).rstrip()
+    return (
+        "  "
+        + "".join(
+            f"{cell:<{width}}"
+            for cell, width in zip(cells, (15, 7, 22, 12, 8, 8, 14, 15, 8), strict=True)
+        ).rstrip()
+    )

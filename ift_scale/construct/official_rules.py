@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ift_scale.construct.official import FILES, THRESHOLD, Imported, Sets, content, is_stated, probability
+from ift_scale.construct.official import (
+    FILES,
+    THRESHOLD,
+    Imported,
+    Sets,
+    content,
+    is_stated,
+    probability,
+)
 from ift_scale.errors import DataError, Place
 
 _SHOWN = 3
@@ -37,8 +45,14 @@ def check(models: Mapping[Path, Sets]) -> None:
     ]
     if found:
         lines = "".join(f"\n  - {line}" for line in found)
-        remedy = "Fetch these sets again, correct them, or leave the domains out (construct.domains)"
-        raise DataError(Place("official sets"), f"{len(found)} of the paper's rules are broken:{lines}\n ", remedy)
+        remedy = (
+            "Fetch these sets again, correct them, or leave the domains out (construct.domains)"
+        )
+        raise DataError(
+            Place("official sets"),
+            f"{len(found)} of the paper's rules are broken:{lines}\n ",
+            remedy,
+        )
 
 
 def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
@@ -48,7 +62,11 @@ def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
     def add(problem: str, rows: Iterable[Imported]) -> None:
         places = [row.place for row in rows]
         if places:
-            found.append(Breach(f"{len(places)} {'row' if len(places) == 1 else 'rows'} of {problem}", places))
+            found.append(
+                Breach(
+                    f"{len(places)} {'row' if len(places) == 1 else 'rows'} of {problem}", places
+                )
+            )
 
     for setting, rows in sets.items():
         for problem, is_broken in _row_rules(setting):
@@ -56,11 +74,23 @@ def breaches(sets: dict[str, list[Imported]]) -> list[Breach]:
     known, mistaken, own = (sets.get(setting, []) for setting in FILES)
     for other, rows in (("incompatible", mistaken), ("self_aligning", own)):
         ids, contents = {row.question.id for row in rows}, {content(row.question) for row in rows}
-        add(f"harmonious ask a question of {other}", (r for r in known if r.question.id in ids or content(r.question) in contents))
+        add(
+            f"harmonious ask a question of {other}",
+            (r for r in known if r.question.id in ids or content(r.question) in contents),
+        )
     if "incompatible" in sets and "self_aligning" in sets:
-        add("self_aligning ask a question that incompatible does not ask", _without_partner(own, mistaken))
-        add("incompatible ask a question that self_aligning does not ask", _without_partner(mistaken, own))
-        add("self_aligning have another prediction than the same question has in incompatible", _predicted_otherwise(own, mistaken))
+        add(
+            "self_aligning ask a question that incompatible does not ask",
+            _without_partner(own, mistaken),
+        )
+        add(
+            "incompatible ask a question that self_aligning does not ask",
+            _without_partner(mistaken, own),
+        )
+        add(
+            "self_aligning have another prediction than the same question has in incompatible",
+            _predicted_otherwise(own, mistaken),
+        )
     sizes = {setting: len(rows) for setting, rows in sets.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{setting} {size:,}" for setting, size in sizes.items())
@@ -78,16 +108,28 @@ def _row_rules(setting: str) -> list[tuple[str, Callable[[Imported], bool]]]:
     if setting == "harmonious":
         predicted = ("are predicted wrongly", lambda row: not _is_right(row))
     if setting == "self_aligning":
-        taught = ("have another output than the model's own prediction", lambda row: row.output not in (None, row.score.prediction))
+        taught = (
+            "have another output than the model's own prediction",
+            lambda row: row.output not in (None, row.score.prediction),
+        )
     return [
         predicted,
-        ("state in `correct` the opposite of what `pred` and `answer` say", lambda row: row.score.correct != _is_right(row)),
-        (f"have a confidence of at most {THRESHOLD}", lambda row: row.score.confidence <= THRESHOLD),
+        (
+            "state in `correct` the opposite of what `pred` and `answer` say",
+            lambda row: row.score.correct != _is_right(row),
+        ),
+        (
+            f"have a confidence of at most {THRESHOLD}",
+            lambda row: row.score.confidence <= THRESHOLD,
+        ),
         (
             "have a prediction that is not the most likely option",
             lambda row: probability(row, row.score.prediction) < max(row.score.probs or []),
         ),
-        ("state other probabilities than `probs` gives these options", lambda row: not is_stated(row)),
+        (
+            "state other probabilities than `probs` gives these options",
+            lambda row: not is_stated(row),
+        ),
         taught,
     ]
 
@@ -109,4 +151,8 @@ def _without_partner(rows: Sequence[Imported], others: Sequence[Imported]) -> li
 
 def _predicted_otherwise(rows: Sequence[Imported], others: Sequence[Imported]) -> list[Imported]:
     predictions = {row.question.id: row.score.prediction for row in others}
-    return [row for row in rows if predictions.get(row.question.id, row.score.prediction) != row.score.prediction]
+    return [
+        row
+        for row in rows
+        if predictions.get(row.question.id, row.score.prediction) != row.score.prediction
+    ]

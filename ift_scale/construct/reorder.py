@@ -23,7 +23,9 @@ def common_profile(sets: Iterable[Iterable[int]]) -> list[int]:
     return [min(at_rank) for at_rank in zip(*map(sorted, sets), strict=True)]
 
 
-def even_letters(num_choices: Mapping[str, int], profile: Sequence[int], key: str) -> dict[str, int]:
+def even_letters(
+    num_choices: Mapping[str, int], profile: Sequence[int], key: str
+) -> dict[str, int]:
     """A letter (from 0) for each question's target, by question id.
 
     For each number of options in `profile`, all letters come equally often (up to one, the first letters then). Sets of the same
@@ -33,7 +35,11 @@ def even_letters(num_choices: Mapping[str, int], profile: Sequence[int], key: st
     groups: dict[int, list[str]] = {}
     for id, count in zip(by_length, profile, strict=True):
         groups.setdefault(count, []).append(id)
-    return {id: letter for count, ids in groups.items() for id, letter in _dealt(ids, count, key).items()}
+    return {
+        id: letter
+        for count, ids in groups.items()
+        for id, letter in _dealt(ids, count, key).items()
+    }
 
 
 def _dealt(ids: Sequence[str], count: int, key: str) -> dict[str, int]:

@@ -12,17 +12,19 @@ from typing import Any
 
 import pandas as pd
 
-from ift_scale import artifacts, draws
+from ift_scale import draws
 from ift_scale.config import Config, ConstructConfig
 from ift_scale.construct import balance, export, general, official, official_rules
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.inference.question_file import GroupKey
-from ift_scale.inference.texts import TextKey
+from ift_scale.io.files import atomic_folder, write_jsonl
+from ift_scale.io.manifests import write_manifest
+from ift_scale.io.progress import say
 from ift_scale.knowledge import smaller_than_batch
-from ift_scale.progress import say
+from ift_scale.prompts.texts import TextKey
 from ift_scale.records import Arm, Example, Question, Score, Text
+from ift_scale.scoring.question_file import GroupKey
 from ift_scale.treatments import POOLED
 
 VERSION = 4
@@ -32,20 +34,31 @@ BALANCE = "balance.csv"
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
     """The arms that the configuration asks for; DataError for a domain that no pool has, or that has no such set."""
     settings = config.construct
-    wanted = ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
-    known = list(dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted))
+    wanted = (
+        ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
+    )
+    known = list(
+        dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted)
+    )
     released = official.available(Path(settings.official)) if settings.official else None
     if released is not None:
         known = [domain for domain in known if domain in released]
     domains = settings.domains or known
     for domain in domains:
         if domain not in known:
-            lacks = f"no source has {wanted[1]} questions of it" + (", or the release has no set" if released else "")
+            lacks = f"no source has {wanted[1]} questions of it" + (
+                ", or the release has no set" if released else ""
+            )
             raise DataError(Place("construct.domains"), lacks, did_you_mean(domain, known), domain)
     places: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
     if settings.across_domains:
         if len(domains) < 2:
-            raise DataError(Place("construct.across_domains"), "there is one domain only", "Add pools, or set it to false", domains)
+            raise DataError(
+                Place("construct.across_domains"),
+                "there is one domain only",
+                "Add pools, or set it to false",
+                domains,
+            )
         places.append((POOLED, tuple(domains)))
     arms = [
         Arm(domain=domain, setting=setting, seed=seed, domains=parts)
@@ -55,7 +68,11 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
         if released is None or setting in released[domain]
     ]
     if not arms:
-        raise DataError(Place("construct"), "no set can be made", "Give a pool whose domain the sets have, or other settings")
+        raise DataError(
+            Place("construct"),
+            "no set can be made",
+            "Give a pool whose domain the sets have, or other settings",
+        )
     return arms
 
 
@@ -68,10 +85,16 @@ def released(config: ConstructConfig, arms: Iterable[Arm]) -> official.Sets:
     return sets
 
 
-def usable(pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config) -> list[Question]:
+def usable(
+    pool: Sequence[Question], texts: Mapping[TextKey, Text], config: Config
+) -> list[Question]:
     """The questions that may go into sets: by default those with a text that failed its checks go into none, so that I and S keep
     the same questions."""
-    failed = {text.question_id for text in texts.values() if text.failed and config.write.on_failure == "drop"}
+    failed = {
+        text.question_id
+        for text in texts.values()
+        if text.failed and config.write.on_failure == "drop"
+    }
     return [question for question in pool if question.id not in failed]
 
 
@@ -101,16 +124,22 @@ def run(
     if settings.official:
         sets = released(settings, arms)
         make: Make = partial(_released, sets, settings)
-        counts |= {f"{name}/set_size": len(next(iter(sets[name].values()))) for name in dict.fromkeys(arm.domain for arm in arms)}
+        counts |= {
+            f"{name}/set_size": len(next(iter(sets[name].values())))
+            for name in dict.fromkeys(arm.domain for arm in arms)
+        }
     else:
         names = dict.fromkeys(arm.domain for arm in arms if not arm.domains)
-        domains = {name: domain_of(name, settings, pool, by_score, texts, num_failed[name]) for name in names}
+        domains = {
+            name: domain_of(name, settings, pool, by_score, texts, num_failed[name])
+            for name in names
+        }
         make = partial(_built, domains, settings)
         for domain in domains.values():
             counts |= _domain_counts(domain)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
-    with artifacts.atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for place, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
             general_ids = general.shuffled(instructions, place, seed)
             found: dict[str, balance.Covariates] = {}
@@ -120,22 +149,28 @@ def run(
                 counts |= _letter_counts(arm, examples)
                 by_id = {str(example.meta.question_id): example for example in examples}
                 if general_path:
-                    chosen = general.draw(general_ids, len(examples), settings.general.share, general_path)
+                    chosen = general.draw(
+                        general_ids, len(examples), settings.general.share, general_path
+                    )
                     by_id |= {f"general/{id}": instructions[id] for id in chosen}
                 examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
-                artifacts.write_jsonl(temporary / f"{arm.name}.jsonl", examples)
+                write_jsonl(temporary / f"{arm.name}.jsonl", examples)
                 sizes[arm.name] = len(examples)
                 if "sharegpt" in settings.export:
                     export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
-            balances += balance.rows(place, seed, "before", before) + balance.rows(place, seed, "after", found)
-        for text in smaller_than_batch({arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size):
+            balances += balance.rows(place, seed, "before", before) + balance.rows(
+                place, seed, "after", found
+            )
+        for text in smaller_than_batch(
+            {arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size
+        ):
             say(f"construct: {text}")
         pd.DataFrame(balances).to_csv(temporary / BALANCE, index=False)
         if "huggingface" in settings.export:
             about = f"Base model: `{config.model.path}`. Confidence threshold {settings.confidence_threshold}."
             export.write_huggingface(temporary / "huggingface", temporary, arms, sizes, about)
         seconds = {"total": time.monotonic() - started}
-        artifacts.write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
+        write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
 
 
 Made = tuple[list[Example], balance.Covariates, balance.Covariates]
@@ -157,7 +192,9 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
         made = part.examples(arm.setting, chosen, part.letters(arm.setting, arm.seed, size))
         found = found + part.covariates(arm.setting, chosen, made, config.matching.author)
         plain = part.unmatched(arm.setting, arm.seed, size)
-        before = before + part.covariates(arm.setting, plain, part.examples(arm.setting, plain, {}), "paper")
+        before = before + part.covariates(
+            arm.setting, plain, part.examples(arm.setting, plain, {}), "paper"
+        )
         examples += made
     if not examples:
         remedy = "Take the setting out, or give the pool more train questions"

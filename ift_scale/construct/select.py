@@ -18,7 +18,13 @@ def capacity(knowledge: Knowledge, setting: str) -> int:
     return len(knowledge.bucket(treatment(setting).bucket))
 
 
-def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], requested: int | None, num_failed: int = 0) -> int:
+def set_size(
+    domain: str,
+    knowledge: Knowledge,
+    settings: Sequence[str],
+    requested: int | None,
+    num_failed: int = 0,
+) -> int:
     """The common size of a domain's sets: as requested, or the largest that every setting can fill.
 
     `num_failed`: questions that are in no set because their text fails its checks.
@@ -27,7 +33,11 @@ def set_size(domain: str, knowledge: Knowledge, settings: Sequence[str], request
     scarcest = min(available, key=lambda setting: available[setting])
     most = available[scarcest]
     if most == 0 or (requested is not None and requested > most):
-        wanted = "a set needs at least 1" if requested is None else f"construct.size asks for {requested}"
+        wanted = (
+            "a set needs at least 1"
+            if requested is None
+            else f"construct.size asks for {requested}"
+        )
         found = f"only {most} of its {len(knowledge.all)} train questions can go into the {scarcest} set ({told(knowledge)})"
         if num_failed:
             found += f"; {num_failed} more have a text that fails its checks"
@@ -49,16 +59,20 @@ def remedy(knowledge: Knowledge) -> str:
     if not knowledge.wrong and not knowledge.uncertain:
         return "The base model knows every answer: nothing here can be incompatible with it. Take a harder pool or a smaller model"
     if not knowledge.right and not knowledge.wrong:
-        return (
-            "The base model is sure of nothing here. Take an easier pool or a larger model, or lower construct.confidence_threshold"
-        )
+        return "The base model is sure of nothing here. Take an easier pool or a larger model, or lower construct.confidence_threshold"
     return "Lower construct.size or construct.confidence_threshold, or give the domain more train questions"
 
 
 class Drawer:
     """Draws the questions of a domain's sets for one seed. Settings of the same bucket get the same questions."""
 
-    def __init__(self, domain: str, seed: int, knowledge: Knowledge, matched: dict[str, list[str]] | None = None):
+    def __init__(
+        self,
+        domain: str,
+        seed: int,
+        knowledge: Knowledge,
+        matched: dict[str, list[str]] | None = None,
+    ):
         self._domain, self._seed, self._knowledge = domain, seed, knowledge
         self._matched = matched or {}
 

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ift_scale.inference import letters
-from ift_scale.inference.answers import exact_match, f1, is_refusal, named_option, refuses
-from ift_scale.inference.engine import Engine, Sampling, TextRequest
-from ift_scale.inference.letters import LetterAsker
-from ift_scale.inference.scores import GENERATED_SCHEMA, ChoiceScores
-from ift_scale.inference.tokens import PromptTokenizer, common_prefix
+from ift_scale.engines.protocol import Engine, Sampling, TextRequest
+from ift_scale.prompts.answer_parsing import exact_match, f1, is_refusal, named_option, refuses
+from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.records import Question
+from ift_scale.scoring import letters
+from ift_scale.scoring.letters import LetterAsker
+from ift_scale.scoring.scores import GENERATED_SCHEMA, ChoiceScores
 
 _WHO = ("domain", "subject", "collection", "split", "group")
 
@@ -36,7 +36,9 @@ class Written:
 
     @property
     def tokens(self) -> int:
-        return sum(len(request.suffix) for request in self.requests) + (self.lettered.tokens if self.lettered else 0)
+        return sum(len(request.suffix) for request in self.requests) + (
+            self.lettered.tokens if self.lettered else 0
+        )
 
     @property
     def num_requests(self) -> int:
@@ -51,28 +53,55 @@ class GeneratedAsker:
     """Questions -> a shard's table: for choice questions that of the letters with `response`, `generated_prediction` and `refused`
     beside, for free ones who they are, `response`, `f1`, `correct` and `refused`."""
 
-    def __init__(self, tokenizer: PromptTokenizer, template: str, lettered: LetterAsker, max_tokens: int, refusal: str):
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        template: str,
+        lettered: LetterAsker,
+        max_tokens: int,
+        refusal: str,
+    ):
         self.tokenizer, self.template, self.lettered = tokenizer, template, lettered
         self.max_tokens, self.refusal = max_tokens, refusal
 
     def write(self, questions: list[Question]) -> Written:
         lettered = self.lettered.write(questions) if questions[0].kind == "choice" else None
-        whole = self.tokenizer.encode([letters.chat_prompt(self.tokenizer, self.template, q) for q in questions])
+        whole = self.tokenizer.encode(
+            [letters.chat_prompt(self.tokenizer, self.template, q) for q in questions]
+        )
         prompted = whole
         if lettered is not None:
-            assert lettered.source[:, 0].tolist() == list(range(len(questions)))  # one view each, in their order
+            assert lettered.source[:, 0].tolist() == list(
+                range(len(questions))
+            )  # one view each, in their order
             prompted = [request.prompt for request in lettered.requests]
-        dropped = [ids[len(common_prefix([ids, asked])) :] for ids, asked in zip(whole, prompted, strict=True)]
+        dropped = [
+            ids[len(common_prefix([ids, asked])) :]
+            for ids, asked in zip(whole, prompted, strict=True)
+        ]
         again = [self.tokenizer.decode(ids) for ids in dropped]
-        return Written(questions, lettered, [TextRequest([], ids, []) for ids in prompted], again, self.max_tokens)
+        return Written(
+            questions,
+            lettered,
+            [TextRequest([], ids, []) for ids in prompted],
+            again,
+            self.max_tokens,
+        )
 
     def ask(self, engine: Engine, written: Written) -> pa.Table:
         lettered = self.lettered.ask(engine, written.lettered) if written.lettered else None
-        tokens = engine.generate(written.requests, Sampling(self.max_tokens, self.tokenizer.line_end_tokens))
+        tokens = engine.generate(
+            written.requests, Sampling(self.max_tokens, self.tokenizer.line_end_tokens)
+        )
         said = [
-            self.tokenizer.decode(first).removeprefix(again).strip() for (first,), again in zip(tokens, written.again, strict=True)
+            self.tokenizer.decode(first).removeprefix(again).strip()
+            for (first,), again in zip(tokens, written.again, strict=True)
         ]
-        return self._free(written.questions, said) if lettered is None else self._choice(lettered, written.questions, said)
+        return (
+            self._free(written.questions, said)
+            if lettered is None
+            else self._choice(lettered, written.questions, said)
+        )
 
     def _choice(self, table: pa.Table, questions: list[Question], said: list[str]) -> pa.Table:
         pairs = list(zip(said, questions, strict=True))
@@ -89,13 +118,20 @@ class GeneratedAsker:
 
     def _free(self, questions: list[Question], said: list[str]) -> pa.Table:
         pairs = list(zip(said, questions, strict=True))
-        columns: dict[str, Any] = {name: [getattr(question, name) for question in questions] for name in ("id", *_WHO)}
+        columns: dict[str, Any] = {
+            name: [getattr(question, name) for question in questions] for name in ("id", *_WHO)
+        }
         columns["response"] = said
         columns["correct"] = [exact_match(text, question.aliases) for text, question in pairs]
         columns["f1"] = [f1(text, question.aliases) for text, question in pairs]
         columns["refused"] = [is_refusal(text, self.refusal) for text in said]
         types = {"correct": pa.bool_(), "f1": pa.float64(), "refused": pa.bool_()}
-        return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
+        return pa.table(
+            {
+                name: pa.array(values, types.get(name, pa.string()))
+                for name, values in columns.items()
+            }
+        )
 
 
 @dataclass
@@ -140,7 +176,11 @@ class Rows:
 
     def counts(self) -> dict[str, float]:
         """For the manifest."""
-        counts: dict[str, float] = {"free_questions": self.free, "refused": self.refused, "unparsed": self.unparsed}
+        counts: dict[str, float] = {
+            "free_questions": self.free,
+            "refused": self.refused,
+            "unparsed": self.unparsed,
+        }
         if self.choice:
             counts["generated_accuracy"] = self.generated_correct / self.choice
         if self.free:
@@ -150,7 +190,9 @@ class Rows:
 
 def _put(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
     place = table.schema.get_field_index(name)
-    return table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
+    return (
+        table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
+    )
 
 
 def _count(flags: pa.ChunkedArray) -> int:

@@ -8,22 +8,23 @@ import time
 from functools import partial
 from pathlib import Path
 
-from ift_scale import artifacts
 from ift_scale.config import Config, ReliabilityConfig
-from ift_scale.distributed import Ranks, engines_on_gpu
+from ift_scale.engines import model_folder
+from ift_scale.engines.pool import slots_for
+from ift_scale.engines.protocol import resolved_identity
 from ift_scale.errors import DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
-from ift_scale.inference import embedding, model_folder
-from ift_scale.inference.engine import resolved_identity
-from ift_scale.inference.letters import Chat, LetterAsker
-from ift_scale.inference.question_file import GroupKey, QuestionFile
-from ift_scale.inference.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
-from ift_scale.inference.scoring import Asker, Target, compute, share_of, work_of
-from ift_scale.inference.slots import slots_for
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import plain
-from ift_scale.progress import Bar
+from ift_scale.io.manifests import digest_of, has_key, write_manifest
+from ift_scale.io.progress import Bar
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import plain
+from ift_scale.ranks.environment import Ranks, engines_on_gpu
 from ift_scale.records import Arm
+from ift_scale.scoring import embedding
+from ift_scale.scoring.letters import Chat, LetterAsker
+from ift_scale.scoring.question_file import GroupKey, QuestionFile
+from ift_scale.scoring.runner import Asker, Target, compute, share_of, work_of
+from ift_scale.scoring.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
 
 VERSION = 4
 FILE = "scores.parquet"
@@ -54,10 +55,18 @@ def _of_kind(arm: Arm, generate: bool, kind: str, group: GroupKey) -> bool:
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
-    lettered = LetterAsker(Chat(tokenizer, config.evaluate.template, config.construct.response), plain)
+    lettered = LetterAsker(
+        Chat(tokenizer, config.evaluate.template, config.construct.response), plain
+    )
     if not config.evaluate.generate:
         return lettered
-    return GeneratedAsker(tokenizer, config.evaluate.template, lettered, config.evaluate.max_tokens, config.construct.refusal)
+    return GeneratedAsker(
+        tokenizer,
+        config.evaluate.template,
+        lettered,
+        config.evaluate.max_tokens,
+        config.construct.refusal,
+    )
 
 
 def run(
@@ -79,30 +88,46 @@ def run(
         Target(
             arm.name,
             folder / arm.name,
-            artifacts.digest_of([key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
-            [questions.select(partial(_of_kind, arm, generate, kind)) for kind in ("choice", "free")],
+            digest_of([key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
+            [
+                questions.select(partial(_of_kind, arm, generate, kind))
+                for kind in ("choice", "free")
+            ],
             asker,
             model_path,
             partial(_finish, config, key, inputs),
             config.evaluate.chunk_size,
-            partial(artifacts.has_key, folder / arm.name, key),
+            partial(has_key, folder / arm.name, key),
         )
         for arm, model_path, key, inputs in pending
     ]
     for target in targets:
         if not target.num_questions:
-            problem = f"has no {'' if generate else 'choice '}question in a test split to be evaluated on"
-            raise DataError(Place(f"arm {target.name}"), problem, "Add a benchmark, or test questions to the domain's pool")
+            problem = (
+                f"has no {'' if generate else 'choice '}question in a test split to be evaluated on"
+            )
+            raise DataError(
+                Place(f"arm {target.name}"),
+                problem,
+                "Add a benchmark, or test questions to the domain's pool",
+            )
     embedding.check(targets, questions, tokenizer, pending[0][1])
     slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, slots, share_of(ranks), bar)
 
 
-def _finish(config: Config, key: str, inputs: dict[str, str], target: Target, shards: list[Path]) -> None:
+def _finish(
+    config: Config, key: str, inputs: dict[str, str], target: Target, shards: list[Path]
+) -> None:
     started = time.monotonic()
     scores = ChoiceScores(ReliabilityConfig())
     generated = Rows(scores) if config.evaluate.generate else None
-    write_rows(target.folder / FILE, GENERATED_SCHEMA if generated else PLAIN_SCHEMA, shards, generated or scores.rows)
+    write_rows(
+        target.folder / FILE,
+        GENERATED_SCHEMA if generated else PLAIN_SCHEMA,
+        shards,
+        generated or scores.rows,
+    )
     work = work_of(target)
     counts = {
         "questions": scores.summary.questions,
@@ -111,4 +136,6 @@ def _finish(config: Config, key: str, inputs: dict[str, str], target: Target, sh
         "mean_letter_mass": scores.summary.letter_mass / max(scores.summary.questions, 1),
     } | (generated.counts() if generated else {})
     seconds = {"total": sum(work.seconds.values()) + time.monotonic() - started} | work.seconds
-    artifacts.write_manifest(target.folder, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds)
+    write_manifest(
+        target.folder, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds
+    )

@@ -13,18 +13,18 @@ from typing import Any
 from safetensors import safe_open
 
 from ift_scale.config import Config, precision_in_force
-from ift_scale.config_file import Study
-from ift_scale.distributed import has_gpu
+from ift_scale.config.file import Study
+from ift_scale.engines import model_folder
 from ift_scale.errors import DataError
-from ift_scale.inference import model_folder
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.progress import say
 from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.questions import Tally, prompts_of
-from ift_scale.progress import say
-from ift_scale.train.shape import ModelShape
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.ranks.environment import has_gpu
 from ift_scale.write import needs as writing
 
 GIB = 2**30
@@ -77,25 +77,46 @@ def _print_work(amounts: Amounts, tally: Tally, folder: Path, cluster: Cluster) 
     counts: Counter[Any] = Counter()
     for group, count in tally.groups.items():
         counts[(group.collection, group.split)] += count if group.kind == "choice" else 0
-    say("questions  " + ", ".join(f"{collection} {split} {count:,}" for (collection, split), count in sorted(counts.items())))
+    say(
+        "questions  "
+        + ", ".join(
+            f"{collection} {split} {count:,}"
+            for (collection, split), count in sorted(counts.items())
+        )
+    )
     asked = f"{amounts.asked:,} questions, {amounts.prompts.views:.3g} prompts each of about {amounts.prompts.tokens:.0f} tokens"
     say(f"probe      {asked} ({config.probe.engine})")
     say(f"write      {_writers(config)}")
-    say(f"construct  {len(arms)} arms: {', '.join(work.arm.name for work in arms[:3])}{' ...' if len(arms) > 3 else ''}")
-    known = "counted" if all(work.exact for work in arms) else "bounded by the pools: the sets' sizes are known after construct"
+    say(
+        f"construct  {len(arms)} arms: {', '.join(work.arm.name for work in arms[:3])}{' ...' if len(arms) > 3 else ''}"
+    )
+    known = (
+        "counted"
+        if all(work.exact for work in arms)
+        else "bounded by the pools: the sets' sizes are known after construct"
+    )
     seen = sum(work.examples for work in arms)
-    say(f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} epochs of all arms, {known}")
-    say(f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms ({config.evaluate.engine})")
+    say(
+        f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} epochs of all arms, {known}"
+    )
+    say(
+        f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms ({config.evaluate.engine})"
+    )
 
 
 def _writers(config: Config) -> str:
     roles = sorted(writing.roles(writing.wishes(config.construct)))
     if not roles:
         return "nothing: no set needs a written text"
-    return ", ".join(f"{role} by {getattr(config.write, role).kind}" for role in roles) + "; how many is known after the probe"
+    return (
+        ", ".join(f"{role} by {getattr(config.write, role).kind}" for role in roles)
+        + "; how many is known after the probe"
+    )
 
 
-def _print_devices(shape: ModelShape | DataError, config: Config, cluster: Cluster, given: rates.Given) -> None:
+def _print_devices(
+    shape: ModelShape | DataError, config: Config, cluster: Cluster, given: rates.Given
+) -> None:
     if isinstance(shape, DataError):
         say(f"memory     not known: {shape}")
         return
@@ -104,7 +125,9 @@ def _print_devices(shape: ModelShape | DataError, config: Config, cluster: Clust
         print_prediction(shape, config.train, given.machine, cluster.num_gpus, given.examples)
 
 
-def _print_costs(study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, given: rates.Given) -> None:
+def _print_costs(
+    study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, given: rates.Given
+) -> None:
     on_gpu = cluster.gpu_bytes is not None
     found: costs.Rates = {}
     for one in study:
@@ -113,13 +136,21 @@ def _print_costs(study: Sequence[Amounts], shapes: dict[str, Any], cluster: Clus
         near = study if on_gpu == has_gpu() else []
         for stage in rates.STAGES:
             found[one.name, stage] = rates.find(stage, one, near, given, shape, here=bool(near))
-    devices = costs.Devices(cluster.num_gpus, cluster.num_gpus, None) if on_gpu else costs.Devices(1, cluster.num_gpus, _cores())
-    say(f"cost       on {cluster}, if nothing is there yet; what variants share is made once, by the first of them")
+    devices = (
+        costs.Devices(cluster.num_gpus, cluster.num_gpus, None)
+        if on_gpu
+        else costs.Devices(1, cluster.num_gpus, _cores())
+    )
+    say(
+        f"cost       on {cluster}, if nothing is there yet; what variants share is made once, by the first of them"
+    )
     tables.show(tables.stages(costs.stage_costs(study, found, devices), devices))
     say("by arm     training and evaluation")
     tables.show(tables.arms(costs.arm_costs(study, found, devices), devices))
     if perhaps := costs.perhaps_shared(study):
-        say(f"           {perhaps} of these arms may come out equal to those of another variant: known after construct")
+        say(
+            f"           {perhaps} of these arms may come out equal to those of another variant: known after construct"
+        )
     _print_disk(study, on_gpu, given.examples.tokens)
 
 
@@ -128,11 +159,20 @@ def _cores() -> int:
 
 
 def _print_disk(study: Sequence[Amounts], on_gpu: bool, example_tokens: float) -> None:
-    mixed = precision_in_force(study[0].config.train) == "bfloat16" or (on_gpu and study[0].config.train.precision == "auto")
+    mixed = precision_in_force(study[0].config.train) == "bfloat16" or (
+        on_gpu and study[0].config.train.precision == "auto"
+    )
     need = disk.disk_of(study, 2 if mixed else 4, example_tokens)
-    parts = {"exported models": need.models, "checkpoints": need.checkpoints, "sets and tokens": need.sets, "scores": need.scores}
+    parts = {
+        "exported models": need.models,
+        "checkpoints": need.checkpoints,
+        "sets and tokens": need.sets,
+        "scores": need.scores,
+    }
     told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     say(f"disk       at most about {need.total / GIB:.2f} GiB: {told}")
     free = disk.free_bytes(study[0].root)
     if free < need.total:
-        say(f"WARNING    {study[0].root} has {free / GIB:.2f} GiB free, less than that: set output_dir to a larger file system")
+        say(
+            f"WARNING    {study[0].root} has {free / GIB:.2f} GiB free, less than that: set output_dir to a larger file system"
+        )

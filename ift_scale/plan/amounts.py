@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ift_scale.artifacts import Manifest, digest_of, read_manifest
 from ift_scale.config import Config, ConstructConfig, precision_in_force
 from ift_scale.construct import general, official
 from ift_scale.construct.run import arms_of
+from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.run import asked_of
-from ift_scale.inference.engine import identity
-from ift_scale.inference.question_file import GroupKey
+from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import Prompts, Tally
 from ift_scale.probe.run import wanted
 from ift_scale.records import Arm
+from ift_scale.scoring.question_file import GroupKey
 from ift_scale.tasks import TRAIN_OPERATION
 from ift_scale.treatments import buckets_of
 from ift_scale.write import deal as writers
@@ -67,8 +67,16 @@ class Amounts:
         return self.asked * self.prompts.views * self.prompts.tokens
 
 
-def amounts_of(name: str, config: Config, parameters: int, tally: Tally, prompts: Prompts) -> Amounts:
-    probe_key = digest_of([config.questions.model_dump(), config.model.model_dump(), identity(config.probe, config.model.dtype)])
+def amounts_of(
+    name: str, config: Config, parameters: int, tally: Tally, prompts: Prompts
+) -> Amounts:
+    probe_key = digest_of(
+        [
+            config.questions.model_dump(),
+            config.model.model_dump(),
+            identity(config.probe, config.model.dtype),
+        ]
+    )
     write_key = digest_of([writers.settings_of(config), probe_key])
     texts, exact = _texts(config, tally)
     return Amounts(
@@ -93,7 +101,8 @@ def _texts(config: Config, tally: Tally) -> tuple[int, bool]:
     kinds = {
         (wish.kind, wish.target, wish.author)
         for wish in writing.wishes(config.construct)
-        if getattr(config.write, writing.Need("", wish.kind, None, wish.author).role).kind != "dataset"
+        if getattr(config.write, writing.Need("", wish.kind, None, wish.author).role).kind
+        != "dataset"
     }
     return len(kinds) * sum(_pool(config.construct, tally).values()), not kinds
 
@@ -102,7 +111,11 @@ def _pool(construct: ConstructConfig, tally: Tally) -> dict[str, int]:
     """Train questions of each domain that sets are drawn from."""
     found: dict[str, int] = {}
     for group, count in tally.groups.items():
-        in_pool = (group.collection, group.split, group.kind) == ("pool", "train", construct.questions)
+        in_pool = (group.collection, group.split, group.kind) == (
+            "pool",
+            "train",
+            construct.questions,
+        )
         if in_pool and (construct.domains is None or group.domain in construct.domains):
             found[group.domain] = found.get(group.domain, 0) + count
     return found
@@ -125,7 +138,9 @@ def _with_general(construct: ConstructConfig, size: int) -> int:
     return size + round(size * share / (1 - share))
 
 
-def _sizes(config: Config, tally: Tally, arms: Sequence[Arm], constructed: Manifest | None) -> dict[str, tuple[int, bool]]:
+def _sizes(
+    config: Config, tally: Tally, arms: Sequence[Arm], constructed: Manifest | None
+) -> dict[str, tuple[int, bool]]:
     """(examples, whether counted) of each arm's set."""
     construct = config.construct
     pool = _pool(construct, tally)
@@ -138,7 +153,10 @@ def _sizes(config: Config, tally: Tally, arms: Sequence[Arm], constructed: Manif
         elif released is not None:
             found[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
         else:
-            found[arm.name] = min(largest_set(construct, pool[domain]) for domain in arm.own_domains), False
+            found[arm.name] = (
+                min(largest_set(construct, pool[domain]) for domain in arm.own_domains),
+                False,
+            )
     return found
 
 
@@ -152,9 +170,20 @@ def _arms(config: Config, tally: Tally, probe_key: str, write_key: str) -> list[
     constructed = read_manifest(Path(config.output_dir) / "construct")
     sizes = _sizes(config, tally, arms, constructed)
     stops = config.train.live.early_stopping is not None
-    settings = config.train.model_dump(exclude=TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"})
-    how = [settings, precision_in_force(config.train), config.evaluate.template, config.model.model_dump()]
-    asked = [identity(config.evaluate, config.model.dtype), config.questions.model_dump(), config.construct.refusal]
+    settings = config.train.model_dump(
+        exclude=TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"}
+    )
+    how = [
+        settings,
+        precision_in_force(config.train),
+        config.evaluate.template,
+        config.model.model_dump(),
+    ]
+    asked = [
+        identity(config.evaluate, config.model.dtype),
+        config.questions.model_dump(),
+        config.construct.refusal,
+    ]
     found = []
     for arm in arms:
         file = f"{arm.name}.jsonl"
@@ -167,7 +196,17 @@ def _arms(config: Config, tally: Tally, probe_key: str, write_key: str) -> list[
         size, exact = sizes[arm.name]
         questions = tally.count(partial(_asked, arm, config.evaluate.generate))
         likely = digest_of([how, arm.model_dump(), probe_key])
-        found.append(ArmWork(arm, size * config.train.epochs, exact, questions, key, digest_of([key, asked]), likely))
+        found.append(
+            ArmWork(
+                arm,
+                size * config.train.epochs,
+                exact,
+                questions,
+                key,
+                digest_of([key, asked]),
+                likely,
+            )
+        )
     return found
 
 
@@ -181,7 +220,11 @@ def _set_key(config: Config, probe_key: str, write_key: str) -> str:
     construct = config.construct
     parts: list[object] = [probe_key, write_key, construct.model_dump(exclude=_LISTS)]
     if construct.size is None:
-        parts.append(sorted({bucket for setting in construct.all_settings() for bucket in buckets_of(setting)}))
+        parts.append(
+            sorted(
+                {bucket for setting in construct.all_settings() for bucket in buckets_of(setting)}
+            )
+        )
     if construct.matching.by_selection:
         parts.append(sorted(construct.all_settings()))
     return digest_of(parts)

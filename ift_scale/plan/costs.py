@@ -78,7 +78,14 @@ class Shared:
 def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
     """Of each variant the arms that no variant before it makes."""
     shared = Shared()
-    return [[work for work in one.arms if shared.first(work.evaluate_key if stage == "evaluate" else work.key)] for one in study]
+    return [
+        [
+            work
+            for work in one.arms
+            if shared.first(work.evaluate_key if stage == "evaluate" else work.key)
+        ]
+        for one in study
+    ]
 
 
 def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[StageCost]:
@@ -91,16 +98,26 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
             rate = rates[one.name, stage]
             if stage in own:
                 arms = own[stage][number]
-                items: float = sum(work.examples if stage == "train" else work.questions for work in arms)
+                items: float = sum(
+                    work.examples if stage == "train" else work.questions for work in arms
+                )
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
                 num_arms, shared = len(arms), len(one.arms) - len(arms)
             else:
                 first = made[stage].first(one.probe_key if stage == "probe" else one.write_key)
                 items = (one.prompt_tokens if stage == "probe" else one.texts) if first else 0
                 exact, num_arms, shared = stage == "probe" or one.texts_exact, 0, int(not first)
-            seconds = 0.0 if not items else None if rate is None else rate.seconds(items, num_arms, devices.of(stage))
+            seconds = (
+                0.0
+                if not items
+                else None
+                if rate is None
+                else rate.seconds(items, num_arms, devices.of(stage))
+            )
             hours = None if seconds is None else devices.hours(stage, seconds)
-            rows.append(StageCost(one.name, stage, items, exact, num_arms, shared, rate, seconds, hours))
+            rows.append(
+                StageCost(one.name, stage, items, exact, num_arms, shared, rate, seconds, hours)
+            )
     return rows
 
 
@@ -113,7 +130,10 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
             mine = [work for work in to_train if work.arm.setting == setting]
             asked = [work for work in to_evaluate if work.arm.setting == setting]
             examples = sum(work.examples for work in mine)
-            found = {"train": (examples, len(mine)), "evaluate": (float(sum(work.questions for work in asked)), len(asked))}
+            found = {
+                "train": (examples, len(mine)),
+                "evaluate": (float(sum(work.questions for work in asked)), len(asked)),
+            }
             hours: float | None = 0.0
             for stage, (items, arms) in found.items():
                 rate = rates[one.name, stage]
@@ -123,7 +143,9 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
                     seconds = rate.seconds(items, arms, devices.of(stage)) - rate.start_seconds
                     hours += devices.hours(stage, seconds)
             all_arms = sum(work.arm.setting == setting for work in one.arms)
-            rows.append(ArmCost(one.name, setting, len(mine), all_arms - len(mine), examples, hours))
+            rows.append(
+                ArmCost(one.name, setting, len(mine), all_arms - len(mine), examples, hours)
+            )
     return rows
 
 

@@ -43,12 +43,16 @@ def checkpoint_bytes(parameters: int, config: Config, element: int) -> float:
 def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Disk:
     """`element`: bytes of an exported weight."""
     trained, evaluated = own_arms(study, "train"), own_arms(study, "evaluate")
-    models = sum(len(arms) * one.parameters * element for one, arms in zip(study, trained, strict=True))
+    models = sum(
+        len(arms) * one.parameters * element for one, arms in zip(study, trained, strict=True)
+    )
     checkpoints, sets, scores = 0.0, 0.0, 0.0
     for one, arms, asked in zip(study, trained, evaluated, strict=True):
         kept = one.config.train.checkpoint
         count = kept.keep_last + 1 if kept.every else 1
-        checkpoints = max(checkpoints, count * checkpoint_bytes(one.parameters, one.config, element))
+        checkpoints = max(
+            checkpoints, count * checkpoint_bytes(one.parameters, one.config, element)
+        )
         examples = sum(work.examples for work in arms) / one.config.train.epochs
         sets += examples * example_tokens * (_SET_BYTES_A_TOKEN + _CACHE_BYTES_A_TOKEN)
         scores += sum(work.questions for work in asked) * _SCORE_ROW

@@ -8,13 +8,13 @@ from typing import Any
 from rich.table import Table
 
 from ift_scale.config import TrainConfig
-from ift_scale.distributed import has_gpu
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, told, weigh
+from ift_scale.estimate.memory import GIB, Memory
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.progress import say
 from ift_scale.plan.tables import show
-from ift_scale.progress import say
-from ift_scale.train.memory import GIB, Memory
-from ift_scale.train.setting import Option, Plan, Room, nothing_fits, told, weigh
-from ift_scale.train.shape import ModelShape
+from ift_scale.ranks.environment import has_gpu
 
 GB = 10**9
 # Beside the source: the product is run from a checkout, where its configurations and launch scripts are too.
@@ -61,7 +61,11 @@ def read_shape(model: str) -> ModelShape:
         presets = sorted(file.stem for file in PRESETS.glob("*.json"))
         path = PRESETS / f"{model}.json"
         if model not in presets:
-            raise DataError(Place(model), "is no model folder, config.json or preset", did_you_mean(model, presets))
+            raise DataError(
+                Place(model),
+                "is no model folder, config.json or preset",
+                did_you_mean(model, presets),
+            )
     return ModelShape.from_config(_read(path), path)
 
 
@@ -69,9 +73,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it") from None
+        raise DataError(
+            Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(Place(path), f"not valid JSON: {error}", "Give a Hugging Face config.json") from error
+        raise DataError(
+            Place(path), f"not valid JSON: {error}", "Give a Hugging Face config.json"
+        ) from error
     if not isinstance(config, dict):
         raise DataError(Place(path), "is no JSON object", "Give a Hugging Face config.json")
     return config
@@ -81,7 +89,9 @@ def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> Non
     """Print the table of all settings that `train` leaves open, and the line that names the one to use."""
     plan = weigh(shape, cluster.room, train)
     precision = "bfloat16, float32 master weights" if plan.work.mixed else "float32"
-    say(f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch; GiB:")
+    say(
+        f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch; GiB:"
+    )
     show(memory_table(plan))
     say(verdict(plan, train, cluster))
 
@@ -94,7 +104,9 @@ def verdict(plan: Plan, train: TrainConfig, cluster: Cluster) -> str:
         return f"setting    {told(plan, cluster.room)}"
     memory = plan.chosen.memory
     ranks_here = min(cluster.num_gpus, cluster.gpus_per_node)
-    host = f", {ranks_here * memory.host / GIB:.0f} GiB of host memory a node" if memory.host else ""
+    host = (
+        f", {ranks_here * memory.host / GIB:.0f} GiB of host memory a node" if memory.host else ""
+    )
     return f"setting    {plan.chosen.setting}: {_gib(memory.total)} GiB a rank{host}"
 
 
@@ -105,7 +117,18 @@ def memory_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("ZeRO", "recompute", "offload"):
         table.add_column(name)
-    for name in ("weights", "gradients", "optimizer", "activations", "loss", "backward", "step", "reserve", "total", "host"):
+    for name in (
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "loss",
+        "backward",
+        "step",
+        "reserve",
+        "total",
+        "host",
+    ):
         table.add_column(name, justify="right")
     table.add_column("")
     for option in without if enough else plan.options:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ift_scale.config import Config
-from ift_scale.inference.prompts import Demonstrations, few_shot_prompt
-from ift_scale.inference.question_file import GroupKey
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.inference.views import views_of
 from ift_scale.probe.run import wanted
+from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import views_of
 from ift_scale.questions.run import placed
 from ift_scale.records import Question
+from ift_scale.scoring.question_file import GroupKey
 
 _SAMPLED_PROMPTS = 64
 
@@ -60,11 +60,15 @@ class Prompts:
 def prompts_of(config: Config, tally: Tally, tokenizer: PromptTokenizer) -> Prompts:
     if not tally.sample:
         return Prompts(0, 0, 0)
-    demonstrations = Demonstrations(tally.dev, config.probe.num_shots, config.probe.demonstration_seed)
+    demonstrations = Demonstrations(
+        tally.dev, config.probe.num_shots, config.probe.demonstration_seed
+    )
     whole = tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in tally.sample])
     own = tokenizer.encode([few_shot_prompt(q, []) for q in tally.sample])
     views = views_of(config.probe.reliability)
     count = len(tally.sample)
     return Prompts(
-        sum(map(len, whole)) / count, sum(map(len, own)) / count, sum(len(views(question)) for question in tally.sample) / count
+        sum(map(len, whole)) / count,
+        sum(map(len, own)) / count,
+        sum(len(views(question)) for question in tally.sample) / count,
     )

@@ -12,13 +12,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ift_scale.artifacts import Manifest, read_json, read_manifest
 from ift_scale.config.section import Section, Text
-from ift_scale.costs import scaling
-from ift_scale.costs.machine import Machine, read_section
-from ift_scale.costs.machine import rate as rate_at
+from ift_scale.estimate import scaling
+from ift_scale.estimate.machine import Machine, read_section
+from ift_scale.estimate.machine import rate as rate_at
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.files import read_json
+from ift_scale.io.manifests import Manifest, read_manifest
 from ift_scale.plan.amounts import Amounts
-from ift_scale.train.shape import ModelShape
 
 STAGES = ("probe", "write", "train", "evaluate")
 ITEMS = {"probe": "prompt tokens", "write": "texts", "train": "examples", "evaluate": "questions"}
@@ -73,12 +74,22 @@ def read_rates(path: Path) -> GivenRates:
 
 
 def find(
-    stage: str, amounts: Amounts, siblings: Sequence[Amounts], given: Given, shape: ModelShape | None, here: bool
+    stage: str,
+    amounts: Amounts,
+    siblings: Sequence[Amounts],
+    given: Given,
+    shape: ModelShape | None,
+    here: bool,
 ) -> Rate | None:
     """None where nothing is known: a guess would mislead. `here`: this machine's devices are those that are planned for."""
     stated: GivenRate | None = getattr(given.rates, stage, None)
     if stated is not None and given.rates is not None:
-        return Rate(stated.per_second, stated.start_seconds, stated.arm_seconds, f"given: {given.rates.source}")
+        return Rate(
+            stated.per_second,
+            stated.start_seconds,
+            stated.arm_seconds,
+            f"given: {given.rates.source}",
+        )
     if given.machine is not None:
         return predicted(stage, amounts, given, shape) if shape is not None else None
     if not here:
@@ -86,7 +97,11 @@ def find(
     own = measured(stage, amounts.root, "measured here")
     if own is not None:
         return own
-    found = (measured(stage, other.root, f"measured in {other.name}") for other in siblings if other is not amounts)
+    found = (
+        measured(stage, other.root, f"measured in {other.name}")
+        for other in siblings
+        if other is not amounts
+    )
     return next((rate for rate in found if rate is not None), None)
 
 
@@ -97,35 +112,54 @@ def predicted(stage: str, amounts: Amounts, given: Given, shape: ModelShape) -> 
     source = f"predicted for {given.machine.name}, not measured"
     if stage == "train":
         train = amounts.config.train
-        found = scaling.row(shape, train, given.machine, scaling.global_batch(given.examples, train, given.devices))
-        return Rate(train.global_batch_size / (found.prediction.seconds * given.devices), 0, 0, source)
+        found = scaling.row(
+            shape, train, given.machine, scaling.global_batch(given.examples, train, given.devices)
+        )
+        return Rate(
+            train.global_batch_size / (found.prediction.seconds * given.devices), 0, 0, source
+        )
     tokens = rate_at(given.machine.matrix, 4096) / (2 * shape.parameters)
     own = amounts.prompts.own
     if stage == "write" or not own:
         return None
-    return Rate(tokens * amounts.prompts.tokens / own if stage == "probe" else tokens / own, 0, 0, source)
+    return Rate(
+        tokens * amounts.prompts.tokens / own if stage == "probe" else tokens / own, 0, 0, source
+    )
 
 
 def measured(stage: str, root: Path, source: str) -> Rate | None:
     """From the manifests of what stands in a run's folder; None where the stage has done nothing yet."""
-    folders = sorted((root / stage).glob("*/")) if stage in ("train", "evaluate") else [root / stage]
+    folders = (
+        sorted((root / stage).glob("*/")) if stage in ("train", "evaluate") else [root / stage]
+    )
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
     if not manifests:
         return None
-    return {"probe": _probe, "write": _write, "train": _train, "evaluate": _evaluate}[stage](manifests, root, source)
+    return {"probe": _probe, "write": _write, "train": _train, "evaluate": _evaluate}[stage](
+        manifests, root, source
+    )
 
 
 def _sum(manifests: Sequence[Manifest], part: str) -> float:
     return sum(manifest.seconds.get(part, 0.0) for manifest in manifests)
 
 
-def _rate(items: float, seconds: float, devices: int, start: float, per_arm: float, source: str) -> Rate | None:
+def _rate(
+    items: float, seconds: float, devices: int, start: float, per_arm: float, source: str
+) -> Rate | None:
     return Rate(items / (seconds * devices), start, per_arm, source) if items and seconds else None
 
 
 def _probe(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
     items = sum(manifest.counts.get("prompt_tokens", 0) for manifest in manifests)
-    return _rate(items, _sum(manifests, "scoring"), _engines(manifests), _sum(manifests, "engine_start"), 0, source)
+    return _rate(
+        items,
+        _sum(manifests, "scoring"),
+        _engines(manifests),
+        _sum(manifests, "engine_start"),
+        0,
+        source,
+    )
 
 
 def _write(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
@@ -138,7 +172,10 @@ def _train(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | Non
     items = 0.0
     for manifest in manifests:
         train = manifest.config["train"]
-        items += min(manifest.counts["steps"] * train["global_batch_size"], manifest.counts["examples"] * train["epochs"])
+        items += min(
+            manifest.counts["steps"] * train["global_batch_size"],
+            manifest.counts["examples"] * train["epochs"],
+        )
     per_arm = sum(_sum(manifests, part) for part in ("build", "export", "live")) / len(manifests)
     before = read_json(root / "logs" / "train-seconds.json")
     start = before.get("launch_and_imports", 0.0) + before.get("tokenise", 0.0)
@@ -150,7 +187,14 @@ def _evaluate(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | 
     items = sum(manifest.counts.get("computed_questions", 0) for manifest in manifests)
     rest = _sum(manifests, "total") - _sum(manifests, "scoring") - _sum(manifests, "engine_start")
     per_arm = max(0.0, rest) / len(manifests)
-    return _rate(items, _sum(manifests, "scoring"), _engines(manifests), _sum(manifests, "engine_start"), per_arm, source)
+    return _rate(
+        items,
+        _sum(manifests, "scoring"),
+        _engines(manifests),
+        _sum(manifests, "engine_start"),
+        per_arm,
+        source,
+    )
 
 
 def _engines(manifests: Sequence[Manifest]) -> int:

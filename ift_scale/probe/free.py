@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ift_scale.config import ProbeConfig
-from ift_scale.inference import prompts
-from ift_scale.inference.answers import exact_match, f1, normalise
-from ift_scale.inference.engine import Engine, Sampling, TextRequest
-from ift_scale.inference.prefixes import Prefixes
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.scores import SCHEMA, grade_of
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.engines.protocol import Engine, Sampling, TextRequest
+from ift_scale.prompts import templates
+from ift_scale.prompts.answer_parsing import exact_match, f1, normalise
+from ift_scale.prompts.prefixes import Prefixes
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import GRADES, Question
+from ift_scale.scoring.scores import SCHEMA, grade_of
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,22 @@ class Written:
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
         for number, request in enumerate(self.requests):
-            yield self.questions[number % len(self.questions)], len(request.prefix) + len(request.suffix) + self.max_tokens
+            yield (
+                self.questions[number % len(self.questions)],
+                len(request.prefix) + len(request.suffix) + self.max_tokens,
+            )
 
 
 class FreeAsker:
     """Free questions -> generated answers, in one shard a chunk. Greedy and sampled answers over all demonstration draws."""
 
-    def __init__(self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig):
+    def __init__(
+        self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig
+    ):
         self.tokenizer = tokenizer
-        self.prefixes = Prefixes(tokenizer, demonstrations, prompts.open_prefix, config.whole_prompts)
+        self.prefixes = Prefixes(
+            tokenizer, demonstrations, templates.open_prefix, config.whole_prompts
+        )
         self.free, self.reliability = config.free, config.reliability
 
     def write(self, questions: list[Question]) -> Written:
@@ -56,7 +63,7 @@ class FreeAsker:
         return Written(questions, requests, self.free.max_tokens)
 
     def _request(self, question: Question, draw: int) -> TextRequest:
-        ((before, behind),) = self.prefixes.encode(question, draw, [prompts.open_text(question)])
+        ((before, behind),) = self.prefixes.encode(question, draw, [templates.open_text(question)])
         return TextRequest(before, behind, [])
 
     def ask(self, engine: Engine, written: Written) -> pa.Table:
@@ -64,7 +71,12 @@ class FreeAsker:
         stop = self.tokenizer.line_end_tokens
         greedy = engine.generate(written.requests, Sampling(self.free.max_tokens, stop))
         sampling = Sampling(
-            self.free.max_tokens, stop, self.free.temperature, self.free.top_p, self.free.num_samples, self.reliability.seed
+            self.free.max_tokens,
+            stop,
+            self.free.temperature,
+            self.free.top_p,
+            self.free.num_samples,
+            self.reliability.seed,
         )
         sampled = engine.generate(written.requests, sampling)
         count = len(written.questions)
@@ -72,8 +84,13 @@ class FreeAsker:
             name: [getattr(question, name) for question in written.questions]
             for name in ("id", "domain", "subject", "collection", "split", "group", "aliases")
         }
-        columns["greedy"] = [[self._text(tokens[0]) for tokens in greedy[i::count]] for i in range(count)]
-        columns["samples"] = [[self._text(sample) for tokens in sampled[i::count] for sample in tokens] for i in range(count)]
+        columns["greedy"] = [
+            [self._text(tokens[0]) for tokens in greedy[i::count]] for i in range(count)
+        ]
+        columns["samples"] = [
+            [self._text(sample) for tokens in sampled[i::count] for sample in tokens]
+            for i in range(count)
+        ]
         return pa.table(columns)
 
     def _text(self, tokens: list[int]) -> str:
@@ -117,7 +134,12 @@ def rows(table: pa.Table) -> pa.Table:
         out["response"][row], out["f1"][row] = response, f1(response, aliases)
         out["correct"][row] = exact_match(response, aliases)
         said = normalise(response)  # an empty answer is no knowledge, however often it comes
-        out["confidence"][row] = float(np.mean([normalise(text) == said for text in found["samples"]])) if said else 0.0
-        out["greedy_right"][row], out["sampled_right"][row] = float(greedy_right), float(sampled_right)
+        out["confidence"][row] = (
+            float(np.mean([normalise(text) == said for text in found["samples"]])) if said else 0.0
+        )
+        out["greedy_right"][row], out["sampled_right"][row] = (
+            float(greedy_right),
+            float(sampled_right),
+        )
         out["grade"][row] = GRADES[int(grade_of(greedy_right, sampled_right))]
     return pa.table([pa.array(out[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

@@ -6,32 +6,43 @@ Out: probe.parquet, a Score a question, and knowledge.json, what all of them tog
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale import artifacts, draws
+from ift_scale import draws
 from ift_scale.config import Config, ProbeConfig
-from ift_scale.distributed import Ranks, engines_on_gpu
+from ift_scale.engines.pool import slots_for
+from ift_scale.engines.protocol import resolved_identity
 from ift_scale.errors import DataError, Place
-from ift_scale.inference import embedding, views
-from ift_scale.inference.engine import resolved_identity
-from ift_scale.inference.letters import Cloze, FewShot, LetterAsker
-from ift_scale.inference.prompts import Demonstrations
-from ift_scale.inference.question_file import GroupKey, QuestionFile
-from ift_scale.inference.scores import SCHEMA, ChoiceScores, write_rows
-from ift_scale.inference.scoring import Target, compute, share_of, work_of
-from ift_scale.inference.slots import slots_for
-from ift_scale.inference.tokens import PromptTokenizer
+from ift_scale.io.files import write_json
+from ift_scale.io.manifests import digest_of, has_key, write_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.probe import free
-from ift_scale.progress import Bar
+from ift_scale.prompts import views
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.ranks.environment import Ranks, engines_on_gpu
 from ift_scale.records import Question
+from ift_scale.scoring import embedding
+from ift_scale.scoring.letters import Cloze, FewShot, LetterAsker
+from ift_scale.scoring.question_file import GroupKey, QuestionFile
+from ift_scale.scoring.runner import Target, compute, share_of, work_of
+from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
 
 VERSION = 4
 FILE = "probe.parquet"
 KNOWLEDGE = "knowledge.json"
-AFTERWARDS = {"decide_by", "grades", "grade_rule", "grade_level", "grade_samples", "grade_temperature"}
+AFTERWARDS = {
+    "decide_by",
+    "grades",
+    "grade_rule",
+    "grade_level",
+    "grade_samples",
+    "grade_temperature",
+}
 _ROWS_AT_ONCE = 1000
 VIEWS = "views.parquet"
 """Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
@@ -59,8 +70,10 @@ class _Asker:
     def write(self, questions: list[Question]) -> object:
         return (self.letters if questions[0].kind == "choice" else self.generated).write(questions)
 
-    def ask(self, engine: object, written: object) -> pa.Table:
-        return (self.generated if isinstance(written, free.Written) else self.letters).ask(engine, written)  # type: ignore[arg-type]
+    def ask(self, engine: Any, written: Any) -> pa.Table:
+        return (self.generated if isinstance(written, free.Written) else self.letters).ask(
+            engine, written
+        )
 
 
 def run(
@@ -76,9 +89,13 @@ def run(
 ) -> None:
     """Ask everything, on as many ranks as call this; rank 0 merges."""
     tokenizer = PromptTokenizer(model_path)
-    demonstrations = Demonstrations(questions.dev, config.probe.num_shots, config.probe.demonstration_seed)
+    demonstrations = Demonstrations(
+        questions.dev, config.probe.num_shots, config.probe.demonstration_seed
+    )
     asker = asker_of(config.probe, tokenizer, demonstrations)
-    choice, generated = (questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free"))
+    choice, generated = (
+        questions.select(partial(_of_kind, config.probe, kind)) for kind in ("choice", "free")
+    )
     check_topics(questions, demonstrations, config.probe)
     if config.probe.reliability.decide_by == "debiased":
         check_prior_sample(questions, config.probe)
@@ -91,14 +108,21 @@ def run(
         model_path,
         partial(_finish, config.probe, key, inputs, time.monotonic()),
         config.probe.chunk_size,
-        partial(artifacts.has_key, folder, key),
+        partial(has_key, folder, key),
     )
     embedding.check([target], questions, tokenizer, model_path)
     slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
     compute(questions, [target], slots, share_of(ranks), bar)
 
 
-def _finish(config: ProbeConfig, key: str, inputs: dict[str, str], started: float, target: Target, shards: list[Path]) -> None:
+def _finish(
+    config: ProbeConfig,
+    key: str,
+    inputs: dict[str, str],
+    started: float,
+    target: Target,
+    shards: list[Path],
+) -> None:
     """Merge the shards, those of choice questions first, and close the artifact."""
     choice = [path for path in shards if "logprobs" in pq.read_schema(path).names]
     scores, answered = ChoiceScores(config.reliability), free.Summary()
@@ -115,7 +139,7 @@ def _finish(config: ProbeConfig, key: str, inputs: dict[str, str], started: floa
     if config.reliability.permutations != "none" or config.reliability.demonstration_draws > 1:
         write_rows(target.folder / VIEWS, VIEWS_SCHEMA, choice, _views)
     knowledge = scores.summary.as_json(scores.prior) | answered.as_json()
-    artifacts.write_json(target.folder / KNOWLEDGE, knowledge)
+    write_json(target.folder / KNOWLEDGE, knowledge)
     work = work_of(target)
     counts = {
         "questions": scores.summary.questions,
@@ -126,14 +150,14 @@ def _finish(config: ProbeConfig, key: str, inputs: dict[str, str], started: floa
         "prompt_tokens": work.tokens,
     }
     seconds = {"total": time.monotonic() - started} | work.seconds
-    artifacts.write_manifest(target.folder, "probe", key, config.model_dump(), inputs, counts, seconds)
+    write_manifest(target.folder, "probe", key, config.model_dump(), inputs, counts, seconds)
 
 
 def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool) -> str:
     """What raw log-probabilities depend on: not on what is made of them afterwards."""
     settings = resolved_identity(config.probe, config.model.dtype, on_gpu)
     settings["reliability"] = config.probe.reliability.model_dump(exclude=AFTERWARDS)
-    return artifacts.digest_of([VERSION, settings, inputs])
+    return digest_of([VERSION, settings, inputs])
 
 
 def by_rank(questions: QuestionFile, rows: np.ndarray, seed: int) -> np.ndarray:
@@ -144,7 +168,9 @@ def by_rank(questions: QuestionFile, rows: np.ndarray, seed: int) -> np.ndarray:
     ranks, topics = np.empty(len(rows), dtype=np.uint64), np.empty(len(rows), dtype=np.int32)
     numbers: dict[tuple[str, str], int] = {}
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        for place, question in enumerate(questions.read(rows[start : start + _ROWS_AT_ONCE]), start=start):
+        for place, question in enumerate(
+            questions.read(rows[start : start + _ROWS_AT_ONCE]), start=start
+        ):
             ranks[place] = draws.rank(f"free/{seed}", question.id)
             topics[place] = numbers.setdefault((question.collection, question.topic), len(numbers))
     order: np.ndarray = rows[np.lexsort((ranks, topics))]
@@ -157,7 +183,9 @@ def check_prior_sample(questions: QuestionFile, config: ProbeConfig) -> None:
     counts = {g.num_choices for g in questions.groups if g.kind == "choice" and wanted(config, g)}
     for num_choices in sorted(counts) if config.reliability.permutations != "circular" else ():
         rows = questions.select(partial(_with_choices, config, num_choices))
-        if not any(views.in_prior_sample(questions.read(row[None])[0].id, share, seed) for row in rows):
+        if not any(
+            views.in_prior_sample(questions.read(row[None])[0].id, share, seed) for row in rows
+        ):
             raise DataError(
                 Place("probe.reliability.prior_share"),
                 f"none of the {len(rows)} questions with {num_choices} options is in the prior's sample",
@@ -170,14 +198,20 @@ def _with_choices(config: ProbeConfig, num_choices: int, group: GroupKey) -> boo
     return group.kind == "choice" and group.num_choices == num_choices and wanted(config, group)
 
 
-def asker_of(config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations) -> "_Asker":
-    cloze = Cloze(tokenizer, demonstrations, config.whole_prompts) if config.reliability.cloze else None
+def asker_of(
+    config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations
+) -> "_Asker":
+    cloze = (
+        Cloze(tokenizer, demonstrations, config.whole_prompts) if config.reliability.cloze else None
+    )
     few_shot = FewShot(tokenizer, demonstrations, config.whole_prompts)
     letters = LetterAsker(few_shot, views.views_of(config.reliability), cloze)
     return _Asker(letters, free.FreeAsker(tokenizer, demonstrations, config))
 
 
-def check_topics(questions: QuestionFile, demonstrations: Demonstrations, config: ProbeConfig) -> None:
+def check_topics(
+    questions: QuestionFile, demonstrations: Demonstrations, config: ProbeConfig
+) -> None:
     """DataError for a topic without enough demonstrations, before anything starts."""
     for group, row in zip(questions.groups, questions.first_rows, strict=True):
         if wanted(config, group):

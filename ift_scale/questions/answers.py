@@ -69,10 +69,17 @@ def _symbol(value: Any) -> str | int | None:
 
 def _by_text(place: Place, value: str, choices: Sequence[str]) -> dict[str, int]:
     words = value.split()
-    equal = [index for index, choice in enumerate(choices) if choice.split() == words] if words else []
+    equal = (
+        [index for index, choice in enumerate(choices) if choice.split() == words] if words else []
+    )
     if len(equal) > 1:
         letters = " and ".join(LETTERS[index] for index in equal)
-        raise DataError(place, f"equals options {letters}", "Remove the row, or name the option by its letter", value)
+        raise DataError(
+            place,
+            f"equals options {letters}",
+            "Remove the row, or name the option by its letter",
+            value,
+        )
     return {"its text": equal[0]} if equal else {}
 
 
@@ -93,5 +100,7 @@ def _unusable(place: Place, value: Any, count: int, form: Form) -> DataError:
         return DataError(place, f"is not {forms[form]}", _OTHER_FORM, value)
     if form.startswith("index"):
         return DataError(place, f"is not {number}", _OTHER_FORM, value)
-    problem = "is neither an option's index nor its letter" + (" nor its text" if form == "auto" else "")
+    problem = "is neither an option's index nor its letter" + (
+        " nor its text" if form == "auto" else ""
+    )
     return DataError(place, problem, f"Use {number} or a letter from A to {last}", value)

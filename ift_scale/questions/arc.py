@@ -22,11 +22,15 @@ def fields(place: Place, row: Row) -> Row:
     choices, labels = options(place, row, "choices.text"), options(place, row, "choices.label")
     if len(set(labels)) != len(choices):
         problem = f"must hold a label of its own for each of the {len(choices)} options"
-        raise DataError(Place(place.file, place.line, "choices.label"), problem, "Fix or remove the row", labels)
+        raise DataError(
+            Place(place.file, place.line, "choices.label"), problem, "Fix or remove the row", labels
+        )
     key = required(place, row, "answerKey")
     if key not in labels:
         problem = f"names none of the options {', '.join(labels)}"
-        raise DataError(Place(place.file, place.line, "answerKey"), problem, "Fix or remove the row", key)
+        raise DataError(
+            Place(place.file, place.line, "answerKey"), problem, "Fix or remove the row", key
+        )
     return {
         "id": row.get("id"),
         "question": text(place, row, "question"),

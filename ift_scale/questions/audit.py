@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from ift_scale import artifacts
 from ift_scale.config import AuditConfig
+from ift_scale.io.files import atomic_path, write_json, write_jsonl
 from ift_scale.questions.similarity import Normal, SimilarIndex
 from ift_scale.records import LETTERS, Question
 
@@ -163,13 +163,23 @@ class Found:
             row |= {"same_text_items": overlap.count("same text")}
             row |= {f"{kind}_pairs": overlap.pairs[kind] for kind in ("exact", "near")}
             found.append(row)
-        return sorted(found, key=lambda row: (-row["items"], -row["same_text_items"], row["cell"], row["in"]))
+        return sorted(
+            found, key=lambda row: (-row["items"], -row["same_text_items"], row["cell"], row["in"])
+        )
 
     def counts(self) -> dict[str, int]:
         """For the manifest; of two cells that share a question text only, nothing."""
-        found = {(a, b): overlap.count("exact", "near") for (a, b), overlap in self.overlaps.items()}
-        duplicates = {f"duplicates: {a.label} in {b.label}": count for (a, b), count in found.items() if count}
-        equal = {f"equal options: {cell.label}": count for (cell, exact), count in sorted(self.equal.items()) if exact}
+        found = {
+            (a, b): overlap.count("exact", "near") for (a, b), overlap in self.overlaps.items()
+        }
+        duplicates = {
+            f"duplicates: {a.label} in {b.label}": count for (a, b), count in found.items() if count
+        }
+        equal = {
+            f"equal options: {cell.label}": count
+            for (cell, exact), count in sorted(self.equal.items())
+            if exact
+        }
         return duplicates | equal
 
 
@@ -180,7 +190,9 @@ class HeldOut:
         self.entries: list[tuple[int, str, Cell]] = []
         self._equal: dict[bytes, list[int]] = {}
         self._text: dict[bytes, list[int]] = {}
-        self._similar = SimilarIndex(config.threshold, config.num_permutations) if config.near else None
+        self._similar = (
+            SimilarIndex(config.threshold, config.num_permutations) if config.near else None
+        )
 
     def add(self, entry: Entry, shingles: set[int]) -> None:
         number = len(self.entries)
@@ -197,10 +209,16 @@ class HeldOut:
         """(number, kind, similarity) of what was added in other cells; an exact one is not told as near too."""
         equal = self._equal.get(entry.normal.digest(), [])
         found = [(number, "exact", 1.0) for number in equal]
-        found += [(number, "same text", 0.0) for number in self._text.get(entry.normal.text_digest(), [])]
+        found += [
+            (number, "same text", 0.0) for number in self._text.get(entry.normal.text_digest(), [])
+        ]
         if self._similar is not None:
             known = set(equal)
-            found += [(number, "near", s) for number, s in self._similar.similar(shingles) if number not in known]
+            found += [
+                (number, "near", s)
+                for number, s in self._similar.similar(shingles)
+                if number not in known
+            ]
         return (item for item in found if self.entries[item[0]][2] != entry.cell)
 
 
@@ -215,26 +233,40 @@ def entries(path: Path, wanted: Callable[[int, Cell], bool]) -> Iterator[Entry]:
                 normal = Normal.of(question["question"], choices)
                 # Normal merges all that is equal here, and more: without a merged option there is nothing to look for.
                 alike = len(normal.options) < len(choices)
-                yield Entry(row, question["id"], cell, normal, _equal_options(question, cell) if alike else None)
+                yield Entry(
+                    row,
+                    question["id"],
+                    cell,
+                    normal,
+                    _equal_options(question, cell) if alike else None,
+                )
 
 
 def _equal_options(question: dict[str, Any], cell: Cell) -> EqualOptions | None:
     choices, answer = question["choices"], question["answer"]
 
     def copies(of: list[str]) -> list[str]:
-        return [LETTERS[index] for index, option in enumerate(of) if index != answer and option == of[answer]]
+        return [
+            LETTERS[index]
+            for index, option in enumerate(of)
+            if index != answer and option == of[answer]
+        ]
 
     exact = copies([" ".join(option.split()) for option in choices])
-    found = exact or copies([" ".join(unicodedata.normalize("NFKC", option).casefold().split()) for option in choices])
+    found = exact or copies(
+        [" ".join(unicodedata.normalize("NFKC", option).casefold().split()) for option in choices]
+    )
     if not found:
         return None
-    return EqualOptions(id=question["id"], cell=cell.name, answer=LETTERS[answer], equal=found, exact=bool(exact))
+    return EqualOptions(
+        id=question["id"], cell=cell.name, answer=LETTERS[answer], equal=found, exact=bool(exact)
+    )
 
 
 def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
     """Compare the questions of `path`; write FOLDER/audit.json and audit.jsonl."""
     found = Found()
-    with artifacts.atomic_path(folder / PAIRS) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(folder / PAIRS) as temporary, temporary.open("w", encoding="utf-8") as file:
         for kind, similarity, first, second in _pairs(path, config, found):
             found.add(kind, first, second)
             if kind != "same text":
@@ -248,7 +280,7 @@ def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
                 )
                 file.write(pair.model_dump_json() + "\n")
     left_out = rows_left_out(found, config)
-    artifacts.write_jsonl(folder / EQUAL_OPTIONS, found.listed)
+    write_jsonl(folder / EQUAL_OPTIONS, found.listed)
     summary = {
         "settings": config.model_dump(),
         "note": _NOTE,
@@ -257,7 +289,7 @@ def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
         "equal_options": found.equal_options(),
         "left_out": dict(Counter(f"{cell.name}: {reason}" for cell, reason in left_out.values())),
     }
-    artifacts.write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)
     return found
 
 
@@ -274,7 +306,8 @@ def _pairs(path: Path, config: AuditConfig, found: Found) -> Iterator[Compared]:
             other = Entry(*held_out.entries[number], _NOTHING)
             # The same way round whichever stands first in the file: tests in demonstrations, pools in benchmarks.
             first, second = sorted(
-                (entry, other), key=lambda e: (e.cell.split == "dev", e.cell.collection != "pool", e.cell.domain)
+                (entry, other),
+                key=lambda e: (e.cell.split == "dev", e.cell.collection != "pool", e.cell.domain),
             )
             yield kind, similarity, first, second
         held_out.add(entry, shingles)
@@ -286,7 +319,9 @@ def _pairs(path: Path, config: AuditConfig, found: Found) -> Iterator[Compared]:
         domains.append(numbers.setdefault(entry.cell.domain, len(numbers)))
         for number, kind, similarity in held_out.alike(entry, held_out.shingles(entry)):
             yield kind, similarity, Entry(*held_out.entries[number], _NOTHING), entry
-    yield from _across_pools(path, np.frombuffer(digests, np.uint64), np.frombuffer(domains, np.uint16))
+    yield from _across_pools(
+        path, np.frombuffer(digests, np.uint64), np.frombuffer(domains, np.uint16)
+    )
 
 
 def _place(entry: Entry) -> tuple[bool, bool, str]:
@@ -337,7 +372,7 @@ def rows_left_out(found: Found, config: AuditConfig) -> LeftOut:
 
 def leave_out(path: Path, rows: LeftOut, report: Callable[[Question, str], None]) -> None:
     """Write the file without these lines; `report` gets each question left out and the reason."""
-    with artifacts.atomic_path(path) as temporary, temporary.open("wb") as target, path.open("rb") as source:
+    with atomic_path(path) as temporary, temporary.open("wb") as target, path.open("rb") as source:
         for row, line in enumerate(source):
             if row in rows:
                 report(Question.model_construct(**from_json(line)), rows[row][1])
@@ -349,9 +384,13 @@ def table(summary: dict[str, Any]) -> str:
     """audit.json as a person reads it."""
     settings = summary["settings"]
     near = (
-        f"near: Jaccard similarity of at least {settings['threshold']:g}" if settings["near"] else "near ones were not looked for"
+        f"near: Jaccard similarity of at least {settings['threshold']:g}"
+        if settings["near"]
+        else "near ones were not looked for"
     )
-    lines = [f"exact: equal words and equal set of options; {near}; same text: equal question, any options"]
+    lines = [
+        f"exact: equal words and equal set of options; {near}; same text: equal question, any options"
+    ]
     for row in summary["duplicates"]:
         parts = f"{row['exact_items']} exact, {row['near_items']} near, {row['same_text_items']} same text"
         lines.append(f"{row['items']:>7,} of {row['of']:,} {row['cell']} in {row['in']} ({parts})")

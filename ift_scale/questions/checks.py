@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io.text_file import lone_surrogate
 from ift_scale.questions import answers
 from ift_scale.records import LETTERS, Collection, Question, Split
-from ift_scale.text_file import lone_surrogate
 
 Row = dict[str, Any]
 
@@ -30,13 +30,21 @@ def choice_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     question, choices = text(place, row, "question"), options(place, row, "choices")
     answer = answers.option(_at(place, "answer"), required(place, row, "answer"), choices)
     explanation = optional_text(place, row, "explanation")
-    return Question(**about, question=question, choices=choices, answer=answer, explanation=explanation)
+    return Question(
+        **about, question=question, choices=choices, answer=answer, explanation=explanation
+    )
 
 
 def free_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
     """A free Question from the fields question, aliases (any of them is right) and explanation of `row`."""
     question, aliases = text(place, row, "question"), _aliases(place, row)
-    return Question(**about, kind="free", question=question, aliases=aliases, explanation=optional_text(place, row, "explanation"))
+    return Question(
+        **about,
+        kind="free",
+        question=question,
+        aliases=aliases,
+        explanation=optional_text(place, row, "explanation"),
+    )
 
 
 def required(place: Place, row: Row, field: str) -> Any:
@@ -47,7 +55,9 @@ def required(place: Place, row: Row, field: str) -> Any:
         value = value.get(part) if isinstance(value, dict) else None
         if value is None:
             columns = ", ".join(sorted(map(str, known)))
-            raise DataError(_at(place, field), "missing", f"Add it, or remove the row. The row has: {columns}")
+            raise DataError(
+                _at(place, field), "missing", f"Add it, or remove the row. The row has: {columns}"
+            )
     return value
 
 
@@ -59,14 +69,20 @@ def text(place: Place, row: Row, field: str) -> str:
 def optional_text(place: Place, row: Row, field: str) -> str | None:
     """The same for a column that may be missing, null or empty, which gives None."""
     value = row.get(field)
-    return None if value is None or value == "" else _as_text(place, field, value, "must be a text, or be left out")
+    return (
+        None
+        if value is None or value == ""
+        else _as_text(place, field, value, "must be a text, or be left out")
+    )
 
 
 def options(place: Place, row: Row, field: str) -> list[str]:
     """The options of a column that holds a list of 2 to 26 texts."""
     value = required(place, row, field)
     if not isinstance(value, list | tuple):
-        raise DataError(_at(place, field), "must be a list of 2 to 26 options", "Fix or remove the row", value)
+        raise DataError(
+            _at(place, field), "must be a list of 2 to 26 options", "Fix or remove the row", value
+        )
     return checked_options(place, field, value)
 
 
@@ -79,7 +95,12 @@ def columns_of_options(place: Place, row: Row, columns: Sequence[str]) -> list[s
 def checked_options(place: Place, field: str, value: Sequence[Any]) -> list[str]:
     """`value` as options; DataError unless it is 2 to 26 texts that are not empty."""
     if not 2 <= len(value) <= len(LETTERS):
-        raise DataError(_at(place, field), "must be a list of 2 to 26 options", "Fix or remove the row", list(value))
+        raise DataError(
+            _at(place, field),
+            "must be a list of 2 to 26 options",
+            "Fix or remove the row",
+            list(value),
+        )
     for letter, item in zip(LETTERS, value, strict=False):
         _as_text(place, field, item, f"an option is empty or not a text (option {letter})")
     return list(value)
@@ -104,11 +125,18 @@ def _at(place: Place, field: str) -> Place:
     return Place(place.file, place.line, field)
 
 
-def _as_text(place: Place, field: str, value: Any, problem: str = "must be a text that is not empty") -> str:
+def _as_text(
+    place: Place, field: str, value: Any, problem: str = "must be a text that is not empty"
+) -> str:
     if isinstance(value, str) and value.strip():
         if lone_surrogate(value):
             remedy = "Remove the escape, or write the whole pair"
-            raise DataError(_at(place, field), "holds half of a surrogate pair, which is not a character", remedy, value)
+            raise DataError(
+                _at(place, field),
+                "holds half of a surrogate pair, which is not a character",
+                remedy,
+                value,
+            )
         return value
     remedy = "Give it a text, or remove the row"
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -119,5 +147,12 @@ def _as_text(place: Place, field: str, value: Any, problem: str = "must be a tex
 def _aliases(place: Place, row: Row) -> list[str]:
     value = required(place, row, "aliases")
     if not isinstance(value, list | tuple) or not value:
-        raise DataError(_at(place, "aliases"), "must be a list of one or more right answers", "Fix or remove the row", value)
-    return [_as_text(place, "aliases", alias, "an answer is empty or not a text") for alias in value]
+        raise DataError(
+            _at(place, "aliases"),
+            "must be a list of one or more right answers",
+            "Fix or remove the row",
+            value,
+        )
+    return [
+        _as_text(place, "aliases", alias, "an answer is empty or not a text") for alias in value
+    ]

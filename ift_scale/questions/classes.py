@@ -36,7 +36,9 @@ def refuse_from_1(path: str, features: Mapping[str, Any], column: str) -> None:
 
 def named(place: Place, row: Row, features: Mapping[str, Any]) -> Row:
     """The row with class numbers replaced by names, inside lists and nested columns too."""
-    return {column: _named(place, column, value, features.get(column)) for column, value in row.items()}
+    return {
+        column: _named(place, column, value, features.get(column)) for column, value in row.items()
+    }
 
 
 def has_classes(feature: Any) -> bool:
@@ -52,7 +54,10 @@ def _named(place: Place, column: str, value: Any, feature: Any) -> Any:
     if names is not None:
         return _name(place, column, value, names)
     if isinstance(feature, Mapping) and isinstance(value, Mapping):
-        return {key: _named(place, f"{column}.{key}", part, feature.get(key)) for key, part in value.items()}
+        return {
+            key: _named(place, f"{column}.{key}", part, feature.get(key))
+            for key, part in value.items()
+        }
     if isinstance(value, list) and (inner := _element(feature)) is not None:
         return [_named(place, column, item, inner) for item in value]
     return value

@@ -26,7 +26,12 @@ def fields(place: Place, row: Row) -> Row:
     return {
         "question": text(place, row, "Question"),
         "choices": choices,
-        "answer": option(Place(place.file, place.line, "Answer"), required(place, row, "Answer"), choices, "letter"),
+        "answer": option(
+            Place(place.file, place.line, "Answer"),
+            required(place, row, "Answer"),
+            choices,
+            "letter",
+        ),
     }
 
 

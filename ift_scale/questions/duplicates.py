@@ -42,7 +42,9 @@ def refuse(questions: Iterable[tuple[int, Place, str]], repeated: set[int]) -> N
             problem = f"stands already at {before}"
             raise DataError(Place(place.file, place.line, "id"), problem, "Make the ids unique", id)
         remedy = f"questions.sources.{number_before} and .{number} hold the same domain; remove one or rename it"
-        raise DataError(Place("questions.sources", field="domain"), "two sources give the same id", remedy, id)
+        raise DataError(
+            Place("questions.sources", field="domain"), "two sources give the same id", remedy, id
+        )
 
 
 def _hash(id: str) -> int:

@@ -7,7 +7,10 @@ from ift_scale.errors import Place
 from ift_scale.questions.checks import Row, required, text
 from ift_scale.questions.subjects import Parts
 
-EXAMPLE = {"question": "What is the capital of Almohad Caliphate?", "answers": ["Tinmel", "Marrakesh"]}
+EXAMPLE = {
+    "question": "What is the capital of Almohad Caliphate?",
+    "answers": ["Tinmel", "Marrakesh"],
+}
 
 
 def fields(place: Place, row: Row) -> Row:

@@ -11,16 +11,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ift_scale import text_file
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io import text_file
 from ift_scale.questions.tables import SUFFIXES, suffix
 
 # `datasets` gives files that name no split this one.
 ONLY_SPLIT = "train"
-_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
+_SPLITS = {
+    "train",
+    "training",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "test",
+    "testing",
+    "eval",
+    "evaluation",
+}
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 # Descriptions that lie beside the data.
-_DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "package.json"}
+_DESCRIPTIONS = {
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+    "package.json",
+}
 
 Files = dict[str, list[Path]]
 
@@ -39,7 +56,11 @@ def find(folder: Path, name: str | None, required: bool = True) -> Found:
     Raises DataError if there is no such configuration, or no data file.
     """
     card = _card(folder)
-    listed = {str(config.get("config_name")): config for config in card.get("configs") or [] if isinstance(config, dict)}
+    listed = {
+        str(config.get("config_name")): config
+        for config in card.get("configs") or []
+        if isinstance(config, dict)
+    }
     if name is None and len(listed) > 1:
         name = _default(folder, listed)
     if name in listed or (name is None and listed):
@@ -49,7 +70,11 @@ def find(folder: Path, name: str | None, required: bool = True) -> Found:
         files = by_name(folder / name)
     elif name is not None and required:
         known = [*listed, *(path.name for path in _visible(folder) if path.is_dir())]
-        raise DataError(Place(folder), f"has no configuration '{name}'", f"Set `name`: {did_you_mean(name, known)}")
+        raise DataError(
+            Place(folder),
+            f"has no configuration '{name}'",
+            f"Set `name`: {did_you_mean(name, known)}",
+        )
     else:
         files = by_name(folder)
     return Found(files, _features(folder, card, name))
@@ -61,19 +86,31 @@ def by_name(folder: Path) -> Files:
         files = _by_stem(data_files(inside))
         if files:
             return _checked(files)
-        parts = {path.name: data_files(path) for path in _visible(inside) if path.is_dir() and path.name.lower() in _SPLITS}
+        parts = {
+            path.name: data_files(path)
+            for path in _visible(inside)
+            if path.is_dir() and path.name.lower() in _SPLITS
+        }
         files = {split: found for split, found in parts.items() if found}
         if files:
             return _checked(files)
     held = sorted(path.name for path in _visible(folder))
     packed = [name for name in held if name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))]
-    remedy = f"Unpack {packed[0]} there first" if packed else f"Known types: {', '.join(SUFFIXES)}, each with .gz too"
+    remedy = (
+        f"Unpack {packed[0]} there first"
+        if packed
+        else f"Known types: {', '.join(SUFFIXES)}, each with .gz too"
+    )
     raise DataError(Place(folder), "holds no data file", remedy, held)
 
 
 def data_files(folder: Path) -> list[Path]:
     """The data files of a folder by name, hidden files and descriptions aside."""
-    return [path for path in _visible(folder) if path.is_file() and suffix(path) in SUFFIXES and path.name not in _DESCRIPTIONS]
+    return [
+        path
+        for path in _visible(folder)
+        if path.is_file() and suffix(path) in SUFFIXES and path.name not in _DESCRIPTIONS
+    ]
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -82,7 +119,11 @@ def is_hidden(path: Path, root: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not is_hidden(path, folder)) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.iterdir() if not is_hidden(path, folder))
+        if folder.is_dir()
+        else []
+    )
 
 
 def _by_stem(files: Sequence[Path]) -> Files:
@@ -110,7 +151,9 @@ def _checked(files: Files) -> Files:
         kinds = {suffix(file) for file in found}
         if len(kinds) > 1:
             problem = f"has files of several types for split {split}"
-            raise DataError(Place(found[0].parent), problem, "Remove the copies", [file.name for file in found])
+            raise DataError(
+                Place(found[0].parent), problem, "Remove the copies", [file.name for file in found]
+            )
     return files
 
 
@@ -132,14 +175,22 @@ def _card(folder: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load("".join(head))
     except yaml.YAMLError as error:
-        raise DataError(Place(path), f"its YAML header cannot be read: {error}", "Fix the header, or remove README.md") from error
+        raise DataError(
+            Place(path),
+            f"its YAML header cannot be read: {error}",
+            "Fix the header, or remove README.md",
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
 def _default(folder: Path, listed: Mapping[str, dict[str, Any]]) -> str:
     marked = [name for name, config in listed.items() if config.get("default") or name == "default"]
     if len(marked) != 1:
-        raise DataError(Place(folder), f"has {len(listed)} configurations", f"Set `name` to one of {', '.join(sorted(listed))}")
+        raise DataError(
+            Place(folder),
+            f"has {len(listed)} configurations",
+            f"Set `name` to one of {', '.join(sorted(listed))}",
+        )
     return marked[0]
 
 
@@ -153,19 +204,33 @@ def _listed_files(folder: Path, name: str, entries: Any) -> Files:
     for entry in entries:
         if not isinstance(entry, dict) or not {"split", "path"} <= set(entry):
             place = Place(folder / "README.md", field="configs")
-            raise DataError(place, "has a data file without split and path", "Fix it, or remove README.md", entry)
+            raise DataError(
+                place,
+                "has a data file without split and path",
+                "Fix it, or remove README.md",
+                entry,
+            )
         patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
         found = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
         if found:
             files[str(entry["split"])] = found
     if not files:
         problem = f"lists files for configuration '{name}' that are not here"
-        raise DataError(Place(folder / "README.md", field="configs"), problem, "Download the dataset again, whole", entries)
+        raise DataError(
+            Place(folder / "README.md", field="configs"),
+            problem,
+            "Download the dataset again, whole",
+            entries,
+        )
     return _checked(files)
 
 
 def _matching(folder: Path, pattern: str) -> Iterable[Path]:
-    return (path for path in folder.glob(pattern) if path.is_file() and suffix(path) in SUFFIXES and not is_hidden(path, folder))
+    return (
+        path
+        for path in folder.glob(pattern)
+        if path.is_file() and suffix(path) in SUFFIXES and not is_hidden(path, folder)
+    )
 
 
 def _features(folder: Path, card: dict[str, Any], name: str | None) -> Mapping[str, Any]:
@@ -176,7 +241,9 @@ def _features(folder: Path, card: dict[str, Any], name: str | None) -> Mapping[s
     from huggingface_hub import DatasetCardData
 
     try:
-        infos = DatasetInfosDict.from_dataset_card_data(DatasetCardData(dataset_info=card["dataset_info"]))
+        infos = DatasetInfosDict.from_dataset_card_data(
+            DatasetCardData(dataset_info=card["dataset_info"])
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         place = Place(folder / "README.md", field="dataset_info")
         raise DataError(place, f"cannot be read: {error}", "Fix it, or remove README.md") from error

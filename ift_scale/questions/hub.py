@@ -35,24 +35,37 @@ def load(source: HubSource, seed: int) -> Iterator[Placed]:
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
     """The columns as our fields, checked under the names that the source gives them."""
     _column(place, row, fields.question)
-    mapped: Row = {"id": _column(place, row, fields.id), "question": checks.text(place, row, fields.question)}
+    mapped: Row = {
+        "id": _column(place, row, fields.id),
+        "question": checks.text(place, row, fields.question),
+    }
     for ours, theirs in (("subject", fields.subject), ("explanation", fields.explanation)):
         value = _column(place, row, theirs)
-        mapped[ours] = None if theirs is None else checks.optional_text(place, {theirs: value}, theirs)
+        mapped[ours] = (
+            None if theirs is None else checks.optional_text(place, {theirs: value}, theirs)
+        )
     if fields.aliases is not None:
         return mapped | {"aliases": _column(place, row, fields.aliases)}
     choices = _choices(fields.choices, place, row)
     at = Place(place.file, place.line, fields.answer)
     value = _column(place, row, fields.answer)
     labels = _labels(fields, row, len(choices))
-    answer = answers.option(at, value, choices, fields.answer_form) if labels is None else _labelled(at, value, labels)
+    answer = (
+        answers.option(at, value, choices, fields.answer_form)
+        if labels is None
+        else _labelled(at, value, labels)
+    )
     return mapped | {"choices": choices, "answer": answer}
 
 
 def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
     """The names that the source itself gives the options, in the column `label` next to theirs; None if they are A, B, C, ... or
     `answer_form` says how an answer counts. Some of ARC's rows have 1, 2, 3, 4."""
-    if isinstance(fields.choices, list) or "." not in fields.choices or fields.answer_form not in ("auto", "letter"):
+    if (
+        isinstance(fields.choices, list)
+        or "." not in fields.choices
+        or fields.answer_form not in ("auto", "letter")
+    ):
         return None
     labels: Any = row
     for part in [*fields.choices.split(".")[:-1], "label"]:
@@ -66,7 +79,9 @@ def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
 def _labelled(place: Place, value: Any, labels: list[str]) -> int:
     found = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
     if len(found) != 1:
-        problem = f"names {'several' if found else 'none'} of the options' labels {', '.join(labels)}"
+        problem = (
+            f"names {'several' if found else 'none'} of the options' labels {', '.join(labels)}"
+        )
         raise DataError(place, problem, "Fix or remove the row, or set fields.answer_form", value)
     return found[0]
 
@@ -93,6 +108,10 @@ def _column(place: Place, row: Row, name: str | None) -> Any:
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
             columns = value if isinstance(value, dict) else row
-            raise DataError(Place(place.file, place.line, name), "no such column", f"Set fields: {did_you_mean(part, columns)}")
+            raise DataError(
+                Place(place.file, place.line, name),
+                "no such column",
+                f"Set fields: {did_you_mean(part, columns)}",
+            )
         value = value[part]
     return value

@@ -76,7 +76,9 @@ def load(source: DatasetSource, known: Known, seed: int) -> Iterator[Placed]:
     yield from questions(sections, known.fields, target, limits, seed)
 
 
-def sections_of(opened: Opened, fields: Fields, splits: dict[Split, str] | Drawn, key: str) -> dict[Split, Section]:
+def sections_of(
+    opened: Opened, fields: Fields, splits: dict[Split, str] | Drawn, key: str
+) -> dict[Split, Section]:
     if not isinstance(splits, Drawn):
         return {split: named_section(opened, split, spec) for split, spec in splits.items()}
     return deal(whole_section(opened, splits), fields, splits, key)
@@ -94,16 +96,29 @@ def deal(whole: Section, fields: Fields, drawn: Drawn, key: str) -> dict[Split, 
 
 
 def questions(
-    sections: dict[Split, Section], fields: Fields, target: Target, limits: dict[str, int | None], seed: int
+    sections: dict[Split, Section],
+    fields: Fields,
+    target: Target,
+    limits: dict[str, int | None],
+    seed: int,
 ) -> Iterator[Placed]:
     """Row by row; of a limited split, the rows that `seed` draws."""
     for split, section in sections.items():
         kept, limit, unique = section, limits.get(split), draws.Unique()
         if limit is not None and limit < len(section.numbers):
-            kept = section.at(sorted(sampling.lowest(_ids(section, fields), limit, f"{seed}/{target.domain}/{target.part}{split}")))
+            kept = section.at(
+                sorted(
+                    sampling.lowest(
+                        _ids(section, fields), limit, f"{seed}/{target.domain}/{target.part}{split}"
+                    )
+                )
+            )
         for _, place, row in kept.rows():
             made = fields(place, row)
-            yield place, target.question(place, made, split, sampling.unique_id(place, made, unique))
+            yield (
+                place,
+                target.question(place, made, split, sampling.unique_id(place, made, unique)),
+            )
 
 
 def _ids(section: Section, fields: Fields) -> Iterator[str]:

@@ -7,7 +7,14 @@ how to read them.
 
 from ift_scale.errors import Place
 from ift_scale.questions.answers import option
-from ift_scale.questions.checks import Row, columns_of_options, optional_text, required, text, without_answer
+from ift_scale.questions.checks import (
+    Row,
+    columns_of_options,
+    optional_text,
+    required,
+    text,
+    without_answer,
+)
 from ift_scale.questions.known import Known
 
 EXAMPLE = {

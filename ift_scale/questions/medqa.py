@@ -25,24 +25,40 @@ EXAMPLE = {
     },
     "meta_info": "step1",
     "answer_idx": "B",
-    "metamap_phrases": ["junior orthopaedic surgery resident", "completing", "carpal tunnel repair"],
+    "metamap_phrases": [
+        "junior orthopaedic surgery resident",
+        "completing",
+        "carpal tunnel repair",
+    ],
 }
 
 
 def fields(place: Place, row: Row) -> Row:
     by_letter = required(place, row, "options")
     if not isinstance(by_letter, dict):
-        raise DataError(Place(place.file, place.line, "options"), "must map letters to options", "Fix the row", by_letter)
+        raise DataError(
+            Place(place.file, place.line, "options"),
+            "must map letters to options",
+            "Fix the row",
+            by_letter,
+        )
     # A Parquet file gives every row the letters of all rows, null where the row has fewer options.
     letters = sorted(letter for letter, text_of in by_letter.items() if text_of is not None)
     if letters != list(LETTERS[: len(letters)]):
         problem = "must have the letters A, B, C and so on, each once"
-        raise DataError(Place(place.file, place.line, "options"), problem, "Fix or remove the row", letters)
+        raise DataError(
+            Place(place.file, place.line, "options"), problem, "Fix or remove the row", letters
+        )
     choices = checked_options(place, "options", [by_letter[letter] for letter in letters])
     return {
         "question": text(place, row, "question"),
         "choices": choices,
-        "answer": option(Place(place.file, place.line, "answer_idx"), required(place, row, "answer_idx"), choices, "letter"),
+        "answer": option(
+            Place(place.file, place.line, "answer_idx"),
+            required(place, row, "answer_idx"),
+            choices,
+            "letter",
+        ),
     }
 
 

@@ -19,9 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ift_scale import draws, jsonl
+from ift_scale import draws
 from ift_scale.config import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io import jsonl
 from ift_scale.questions import sampling
 from ift_scale.questions.answers import option
 from ift_scale.questions.checks import Row, choice_question, columns_of_options
@@ -40,14 +41,20 @@ _COLUMNS = ("question", "A", "B", "C", "D", "answer")
 @lru_cache(maxsize=1)
 def subcategories() -> dict[str, Any]:
     """`subjects`: MMLU subject -> sub-category; `domains`: the paper's domain -> its sub-categories."""
-    return json.loads((resources.files("ift_scale.questions") / "mmlu_subcategories.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (resources.files("ift_scale.questions") / "mmlu_subcategories.json").read_text(
+            encoding="utf-8"
+        )
+    )
 
 
 def domain_of(subject: str) -> str:
     """The paper's domain that an MMLU subject belongs to, or `other`. KeyError for a subject that MMLU lacks."""
     category = subcategories()["subjects"][subject]
     domains = subcategories()["domains"]
-    return next((domain for domain, categories in domains.items() if category in categories), OTHER_DOMAIN)
+    return next(
+        (domain for domain, categories in domains.items() if category in categories), OTHER_DOMAIN
+    )
 
 
 def load(source: MmluSource, seed: int) -> Iterator[Placed]:
@@ -59,14 +66,21 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
             ids: dict[str, list[str]] = {}
             for _, row in _rows(folder, opened, split):
                 ids.setdefault(str(row.get("subject")), []).append(sampling.id_of(row))
-            chosen = {s: sampling.lowest(found, source.max_per_subject, f"{seed}/{s}") for s, found in ids.items()}
+            chosen = {
+                s: sampling.lowest(found, source.max_per_subject, f"{seed}/{s}")
+                for s, found in ids.items()
+            }
         seen: Counter[str] = Counter()
         for place, question in _questions(_rows(folder, opened, split), split):
             if chosen is None or seen[question.subject] in chosen[question.subject]:
                 yield place, question
             seen[question.subject] += 1
         if split == "test" and not seen:
-            raise DataError(Place(source.path), "has no test question", "Fetch the files again, or remove the source")
+            raise DataError(
+                Place(source.path),
+                "has no test question",
+                "Fetch the files again, or remove the source",
+            )
 
 
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
@@ -95,14 +109,22 @@ def _open(source: MmluSource) -> tuple[Path, Opened | None]:
     folder = folder / "data" if _parts(folder / "data", "test") else folder
     if _parts(folder, "test") or jsonl.exists(folder, "test"):
         return folder, None
-    if (folder / source.name).is_dir() or (folder / "README.md").is_file() or not _subject_folders(folder):
+    if (
+        (folder / source.name).is_dir()
+        or (folder / "README.md").is_file()
+        or not _subject_folders(folder)
+    ):
         return folder, open_dataset(source.path, source.name, name_required=False)
     return folder, None
 
 
 def _subject_folders(folder: Path) -> list[Path]:
     """The folders of single subjects, as a copy of the hub's dataset has them beside `all`."""
-    return sorted(path for path in folder.iterdir() if path.name in subcategories()["subjects"] and path.is_dir())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name in subcategories()["subjects"] and path.is_dir()
+    )
 
 
 def _folder_rows(subjects: list[Path], split: Split) -> Rows:
@@ -125,7 +147,11 @@ def _jsonl_rows(path: Path) -> Rows:
 def _csv_rows(folder: Path, split: str) -> Rows:
     files = sorted(folder.glob(f"*_{split}.csv"))
     if not files:
-        raise DataError(Place(folder), f"no file *_{split}.csv", "Unpack MMLU's data.tar and set the path to its data folder")
+        raise DataError(
+            Place(folder),
+            f"no file *_{split}.csv",
+            "Unpack MMLU's data.tar and set the path to its data folder",
+        )
     for path in files:
         subject = path.name.removesuffix(f"_{split}.csv")
         for line, row in csv_lines(path):
@@ -134,7 +160,9 @@ def _csv_rows(folder: Path, split: str) -> Rows:
 
 def _csv_row(place: Place, row: list[str]) -> Row:
     if len(row) != len(_COLUMNS):
-        raise DataError(place, f"must have the 6 columns {', '.join(_COLUMNS)}", "Fix or remove the row", row)
+        raise DataError(
+            place, f"must have the 6 columns {', '.join(_COLUMNS)}", "Fix or remove the row", row
+        )
     named = dict(zip(_COLUMNS, row, strict=True))
     choices = columns_of_options(place, named, "ABCD")
     answer = option(Place(place.file, place.line, "answer"), named["answer"], choices, "letter")
@@ -146,8 +174,30 @@ def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
     for place, row in rows:
         subject = row.get("subject")
         if not isinstance(subject, str) or subject not in known:
-            problem, remedy = "missing" if subject is None else "unknown subject", "MMLU subjects only; "
-            raise DataError(Place(place.file, place.line, "subject"), problem, remedy + did_you_mean(str(subject), known), subject)
+            problem, remedy = (
+                "missing" if subject is None else "unknown subject",
+                "MMLU subjects only; ",
+            )
+            raise DataError(
+                Place(place.file, place.line, "subject"),
+                problem,
+                remedy + did_you_mean(str(subject), known),
+                subject,
+            )
         within = "" if row.get("id") is not None else f"{subject}/"
-        id, domain = f"mmlu/{split}/{within}{sampling.unique_id(place, row, unique)}", domain_of(subject)
-        yield place, choice_question(place, row, id=id, domain=domain, subject=subject, collection="benchmark", split=split)
+        id, domain = (
+            f"mmlu/{split}/{within}{sampling.unique_id(place, row, unique)}",
+            domain_of(subject),
+        )
+        yield (
+            place,
+            choice_question(
+                place,
+                row,
+                id=id,
+                domain=domain,
+                subject=subject,
+                collection="benchmark",
+                split=split,
+            ),
+        )

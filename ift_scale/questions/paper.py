@@ -8,9 +8,9 @@ Example row:
 from collections.abc import Iterator
 from pathlib import Path
 
-from ift_scale import jsonl
 from ift_scale.config import PaperSource
 from ift_scale.errors import DataError, Place
+from ift_scale.io import jsonl
 from ift_scale.questions import sampling
 from ift_scale.questions.checks import choice_question, row_id
 from ift_scale.questions.known import Placed
@@ -25,7 +25,9 @@ def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Pl
     """
     folder = Path(source.path)
     if not folder.is_dir():
-        raise DataError(Place(folder), "no such folder", "Set questions.sources.*.path to the pool's folder")
+        raise DataError(
+            Place(folder), "no such folder", "Set questions.sources.*.path to the pool's folder"
+        )
     limits = {"train": source.max_train, "test": source.max_test}
     for split in SPLITS:
         if split == "train" and not with_train and not jsonl.exists(folder, split):
@@ -45,6 +47,15 @@ def _split(path: Path, domain: str, split: Split) -> Iterator[Placed]:
         place = Place(path, number)
         own = row_id(place, row)
         if own is None:
-            raise DataError(Place(path, number, "id"), "missing", "Give every row an id that is unique in its file")
+            raise DataError(
+                Place(path, number, "id"),
+                "missing",
+                "Give every row an id that is unique in its file",
+            )
         id = f"{domain}/{split}/{own}"
-        yield place, choice_question(place, row, id=id, domain=domain, subject=domain, collection="pool", split=split)
+        yield (
+            place,
+            choice_question(
+                place, row, id=id, domain=domain, subject=domain, collection="pool", split=split
+            ),
+        )

@@ -29,7 +29,9 @@ def fields(place: Place, row: Row) -> Row:
         aliases = json.loads(listed)
     except (ValueError, TypeError, RecursionError) as error:
         at = Place(place.file, place.line, "possible_answers")
-        raise DataError(at, f"must be a JSON list as text: {error}", "Fix or remove the row", listed) from error
+        raise DataError(
+            at, f"must be a JSON list as text: {error}", "Fix or remove the row", listed
+        ) from error
     return {"id": row.get("id"), "question": text(place, row, "question"), "aliases": aliases}
 
 

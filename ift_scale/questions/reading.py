@@ -36,7 +36,11 @@ class Section:
 
     def rows(self) -> Iterator[tuple[int, Place, Row]]:
         """Each row's number from 0, its place and its columns; class labels by their names."""
-        features = {column: feature for column, feature in self.table.features.items() if classes.has_classes(feature)}
+        features = {
+            column: feature
+            for column, feature in self.table.features.items()
+            if classes.has_classes(feature)
+        }
         for number, (place, row) in zip(self.numbers, self.table.rows(self.numbers), strict=True):
             yield number, place, classes.named(place, row, features) if features else row
 
@@ -45,7 +49,9 @@ class Section:
         return Section(self.table, array("q", (self.numbers[position] for position in positions)))
 
 
-def open_dataset(path: str, name: str | None = None, name_required: bool = True, **options: Any) -> Opened:
+def open_dataset(
+    path: str, name: str | None = None, name_required: bool = True, **options: Any
+) -> Opened:
     """A hub id, a local folder, or one local file, which has the one split `train`.
 
     `name` is the dataset's configuration; with `name_required` false a local folder need not have it.
@@ -66,7 +72,11 @@ def open_files(path: str, files: Mapping[str, Path]) -> Opened:
     """Local files, a split each, which may differ in their columns."""
     for file in files.values():
         if suffix(file) not in SUFFIXES:
-            raise DataError(Place(file), "of an unknown type", f"Known: {', '.join(SUFFIXES)}, each with .gz too")
+            raise DataError(
+                Place(file),
+                "of an unknown type",
+                f"Known: {', '.join(SUFFIXES)}, each with .gz too",
+            )
     return Opened(path, {split: FileTable([file]) for split, file in files.items()})
 
 
@@ -78,7 +88,9 @@ def named_section(opened: Opened, split: Split, spec: str) -> Section:
     found = _split_name(opened, name)
     if found is None:
         raise DataError(
-            Place(opened.path), f"has no split '{name}'", f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}"
+            Place(opened.path),
+            f"has no split '{name}'",
+            f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}",
         )
     table = opened.splits[found]
     if not len(table):
@@ -96,7 +108,11 @@ def _split_name(opened: Opened, name: str) -> str | None:
     """`name` if there is such a split; for `validation` also the one file dev, val or valid, as on the hub."""
     if name in opened.splits:
         return name
-    same = [split for split in opened.splits if split in ("dev", "val", "valid")] if name == "validation" else []
+    same = (
+        [split for split in opened.splits if split in ("dev", "val", "valid")]
+        if name == "validation"
+        else []
+    )
     return same[0] if len(same) == 1 else None
 
 
@@ -105,9 +121,13 @@ def _from_hub(path: str, name: str | None, **options: Any) -> Opened:
 
     try:
         return _tables(path, datasets.load_dataset(path, name, **options))
-    except Exception as error:  # datasets raises many unrelated types for a dataset that cannot be had
+    except (
+        Exception
+    ) as error:  # datasets raises many unrelated types for a dataset that cannot be had
         remedy = "Check the name, or download it where there is a network and give the local path"
-        problem = f"no such file or folder here, and datasets cannot load it: {error.__cause__ or error}"
+        problem = (
+            f"no such file or folder here, and datasets cannot load it: {error.__cause__ or error}"
+        )
         raise DataError(Place(path), problem, remedy) from error
 
 
@@ -118,9 +138,14 @@ def _saved_to_disk(path: str) -> Opened:
     try:
         found = datasets.load_from_disk(path)
     except Exception as error:
-        raise DataError(Place(path), f"datasets cannot load it: {error}", "Save the dataset again") from error
+        raise DataError(
+            Place(path), f"datasets cannot load it: {error}", "Save the dataset again"
+        ) from error
     return _tables(path, found if isinstance(found, dict) else {folders.ONLY_SPLIT: found})
 
 
 def _tables(path: str, splits: Mapping[Any, Any]) -> Opened:
-    return Opened(path, {str(split): DatasetTable(f"{path}[{split}]", table) for split, table in splits.items()})
+    return Opened(
+        path,
+        {str(split): DatasetTable(f"{path}[{split}]", table) for split, table in splits.items()},
+    )

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ift_scale import artifacts
 from ift_scale.config import (
     Config,
     DatasetSource,
@@ -23,7 +22,9 @@ from ift_scale.config import (
     group_of_source,
 )
 from ift_scale.errors import DataError, Place
-from ift_scale.progress import Bar
+from ift_scale.io.files import atomic_folder, write_jsonl
+from ift_scale.io.manifests import digest_of, file_digest, write_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.questions import (
     arc,
     audit,
@@ -59,10 +60,16 @@ DATASETS: dict[str, Known] = {
     "popqa": popqa.DATASET,
     "truthfulqa": truthfulqa.DATASET,
 }
-IN_PARTS: dict[str, Parts] = {"ceval": ceval.PARTS, "cmmlu": cmmlu.PARTS, "entity_questions": entity_questions.PARTS}
+IN_PARTS: dict[str, Parts] = {
+    "ceval": ceval.PARTS,
+    "cmmlu": cmmlu.PARTS,
+    "entity_questions": entity_questions.PARTS,
+}
 
 
-def load_source(source: Source, seed: int, left_out: Counter[str] | None = None, with_train: bool = True) -> Iterator[Placed]:
+def load_source(
+    source: Source, seed: int, left_out: Counter[str] | None = None, with_train: bool = True
+) -> Iterator[Placed]:
     """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason.
 
     Without `with_train`, a pool of the paper need not have a train file.
@@ -94,7 +101,7 @@ def input_digests(config: Config) -> dict[str, str]:
             # Hidden files (.git, a download's .cache) change without the data.
             inside = (p for p in root.rglob("*") if p.is_file() and not folders.is_hidden(p, root))
             files = sorted(inside) if root.is_dir() else [root]
-            digests[f"source{number}"] = artifacts.digest_of({str(p): artifacts.file_digest(p) for p in files})
+            digests[f"source{number}"] = digest_of({str(p): file_digest(p) for p in files})
     return digests
 
 
@@ -128,19 +135,33 @@ class Tally:
                     remedy = f"Give the domain's source {split} questions, or remove it"
                     if (domain, split) in self._pool_splits:
                         remedy = "The audit has left out all of them: change questions.audit.remove"
-                    raise DataError(Place(f"domain '{domain}'", field="split"), f"its pool has no {split} question", remedy)
+                    raise DataError(
+                        Place(f"domain '{domain}'", field="split"),
+                        f"its pool has no {split} question",
+                        remedy,
+                    )
 
 
-def placed(config: Config, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Place, Question]]:
+def placed(
+    config: Config, left_out: Counter[str] | None = None
+) -> Iterator[tuple[int, Place, Question]]:
     """Every source's questions, each with the source's number and its place there."""
-    with_train = config.construct.official is None  # the authors' sets bring their own train questions
+    with_train = (
+        config.construct.official is None
+    )  # the authors' sets bring their own train questions
     for number, source in enumerate(config.questions.sources):
         group = group_of_source(source)
         for place, question in load_source(source, config.questions.seed, left_out, with_train):
-            yield number, place, question if group is None else question.model_copy(update={"group": group})
+            yield (
+                number,
+                place,
+                question if group is None else question.model_copy(update={"group": group}),
+            )
 
 
-def counted(questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar) -> Iterator[Question]:
+def counted(
+    questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar
+) -> Iterator[Question]:
     for done, (_, _, question) in enumerate(questions, start=1):
         tally.add(question)
         if done % _QUESTIONS_A_STEP == 0:
@@ -153,11 +174,14 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar
     started = time.monotonic()
     tally = Tally()
     needed = ("train", "test") if config.construct.official is None else ("test",)
-    with artifacts.atomic_folder(folder) as temporary:
-        artifacts.write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
+    with atomic_folder(folder) as temporary:
+        write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
         repeated = tally.ids.repeated()
         if repeated:
-            duplicates.refuse(((number, place, question.id) for number, place, question in placed(config)), repeated)
+            duplicates.refuse(
+                ((number, place, question.id) for number, place, question in placed(config)),
+                repeated,
+            )
         tally.check_pools(needed)
         found = audit.audit(temporary / FILE, config.questions.audit, temporary)
         left_out = audit.rows_left_out(found, config.questions.audit)
@@ -167,4 +191,12 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar
         reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
         counts = +tally.counts | Counter(reasons) | Counter(found.counts())
         seconds = {"total": time.monotonic() - started}
-        artifacts.write_manifest(temporary, "questions", key, config.questions.model_dump(), inputs, dict(counts), seconds)
+        write_manifest(
+            temporary,
+            "questions",
+            key,
+            config.questions.model_dump(),
+            inputs,
+            dict(counts),
+            seconds,
+        )

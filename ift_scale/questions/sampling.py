@@ -33,7 +33,9 @@ def lowest(ids: Iterable[str], limit: int, key: str) -> set[int]:
     return set(_in_order(ids, key)[:limit].tolist())
 
 
-def dealt(ids: Iterable[str], counts: dict[Split, int], rest: Split, key: str) -> dict[Split, array]:
+def dealt(
+    ids: Iterable[str], counts: dict[Split, int], rest: Split, key: str
+) -> dict[Split, array]:
     """Deals row positions to splits, `counts` to each that it names, in the order of the draw, and what remains to `rest`, in the
     order of the file."""
     order = _in_order(ids, key)

@@ -19,7 +19,9 @@ _FOUND_AT_THRESHOLD = 0.99
 # the minus is what the option says.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _BETWEEN = "\x1f"
-_WORD = re.compile(rf"[{_UNSPACED}{_BETWEEN}]|[^\W_{_UNSPACED}]+|[^\w\s.,;:!?'\"()\[\]{{}}“”‘’…。、《》「」]")
+_WORD = re.compile(
+    rf"[{_UNSPACED}{_BETWEEN}]|[^\W_{_UNSPACED}]+|[^\w\s.,;:!?'\"()\[\]{{}}“”‘’…。、《》「」]"
+)
 
 
 class Normal(NamedTuple):
@@ -45,7 +47,11 @@ class Normal(NamedTuple):
 
     def shingles(self) -> set[int]:
         """Checksums of all runs of SHINGLE_WORDS words in the text and in each option; what is shorter is one run."""
-        return {zlib.crc32(run.encode()) for part in (self.text, *self.options) for run in _runs(part.split())}
+        return {
+            zlib.crc32(run.encode())
+            for part in (self.text, *self.options)
+            for run in _runs(part.split())
+        }
 
 
 def _runs(part: Sequence[str]) -> Iterator[str]:
@@ -70,7 +76,9 @@ class SimilarIndex:
 
         self.threshold = threshold
         self._empty: Any = MinHash(num_permutations, hashfunc=int)
-        self._bands: Any = MinHashLSH(num_perm=num_permutations, params=bands(threshold, num_permutations))
+        self._bands: Any = MinHashLSH(
+            num_perm=num_permutations, params=bands(threshold, num_permutations)
+        )
         self._shingles: dict[int, np.ndarray] = {}
         self._known: set[int] = set()
 

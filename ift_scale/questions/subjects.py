@@ -34,10 +34,14 @@ class Parts:
 
 def domains_file(name: str) -> dict[str, str]:
     """Subject -> the paper's domain, or `other`, of a data file beside this module."""
-    return json.loads((resources.files("ift_scale.questions") / name).read_text(encoding="utf-8"))["subjects"]
+    return json.loads((resources.files("ift_scale.questions") / name).read_text(encoding="utf-8"))[
+        "subjects"
+    ]
 
 
-def load(source: SubjectSource | EntityQuestionsSource, parts: Parts, seed: int) -> Iterator[Placed]:
+def load(
+    source: SubjectSource | EntityQuestionsSource, parts: Parts, seed: int
+) -> Iterator[Placed]:
     """Subject by subject and split by split; of each subject's test questions those that `seed` draws."""
     path = source.path or parts.path
     assert path is not None
@@ -50,9 +54,13 @@ def load(source: SubjectSource | EntityQuestionsSource, parts: Parts, seed: int)
             def fields(place: Place, row: Row, subject: str = subject) -> Row:
                 return {**parts.fields(place, row), "subject": subject, "id": None}
 
-            target = Target(source.kind, domain_of(subject), source.collection, parts.kind, f"{subject}/")
+            target = Target(
+                source.kind, domain_of(subject), source.collection, parts.kind, f"{subject}/"
+            )
             limits = {"test": source.max_per_subject}
-            yield from questions({split: named_section(opened, split, spec)}, fields, target, limits, seed)
+            yield from questions(
+                {split: named_section(opened, split, spec)}, fields, target, limits, seed
+            )
 
 
 def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Callable[[str], str]:
@@ -64,13 +72,20 @@ def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Cal
     def domain_of(subject: str) -> str:
         if subject not in known:
             problem = f"is no subject of {source.kind} that we know"
-            raise DataError(Place("questions.sources", field="domains"), problem, "Give its domain there", subject)
+            raise DataError(
+                Place("questions.sources", field="domains"),
+                problem,
+                "Give its domain there",
+                subject,
+            )
         return known[subject]
 
     return domain_of
 
 
-def _subjects(source: SubjectSource | EntityQuestionsSource, parts: Parts, path: str, splits: dict[Split, str]) -> list[str]:
+def _subjects(
+    source: SubjectSource | EntityQuestionsSource, parts: Parts, path: str, splits: dict[Split, str]
+) -> list[str]:
     """The subjects asked for, or all: those of the local files, else those of our data file."""
     name = _name(next(reversed(splits.values())))
     suffix = parts.file_suffix.format(split=name)
@@ -83,18 +98,29 @@ def _subjects(source: SubjectSource | EntityQuestionsSource, parts: Parts, path:
     for field in ("subjects", "domains"):
         for subject in getattr(source, field, None) or []:
             if subject not in found:
-                raise DataError(Place(path, field=field), "no such subject", did_you_mean(subject, found), subject)
+                raise DataError(
+                    Place(path, field=field),
+                    "no such subject",
+                    did_you_mean(subject, found),
+                    subject,
+                )
     return source.subjects or found
 
 
 def _open(path: str, subject: str, parts: Parts, splits: dict[Split, str]) -> Opened:
     names = dict.fromkeys(_name(spec) for spec in splits.values())
-    files = {name: Path(path, name, f"{subject}{parts.file_suffix.format(split=name)}") for name in names}
+    files = {
+        name: Path(path, name, f"{subject}{parts.file_suffix.format(split=name)}") for name in names
+    }
     missing = [file for file in files.values() if not file.is_file()]
     if not missing:
         return open_files(f"{path}/{subject}", files)
     if len(missing) < len(files):
-        raise DataError(Place(missing[0]), "no such file", "Unpack the archive again, or leave the subject out of `subjects`")
+        raise DataError(
+            Place(missing[0]),
+            "no such file",
+            "Unpack the archive again, or leave the subject out of `subjects`",
+        )
     if path == parts.path and parts.hub_files is not None:
         data_files = {name: parts.hub_files.format(subject=subject, split=name) for name in names}
         return open_dataset(path, data_files=data_files, revision=parts.revision)

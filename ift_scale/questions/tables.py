@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from ift_scale import jsonl, text_file
 from ift_scale.errors import DataError, Place
+from ift_scale.io import jsonl, text_file
 from ift_scale.questions.checks import Row
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -47,7 +47,11 @@ class FileTable:
     @cached_property
     def features(self) -> Mapping[str, Any]:
         first = self.files[0]
-        return self.declared if self.declared or suffix(first) != ".parquet" else _parquet_features(first)
+        return (
+            self.declared
+            if self.declared or suffix(first) != ".parquet"
+            else _parquet_features(first)
+        )
 
     @cached_property
     def _size(self) -> int:
@@ -65,7 +69,9 @@ class FileTable:
     def _ascending(self, numbers: Sequence[int]) -> Iterator[tuple[Place, Row]]:
         wanted = iter(numbers)
         following = next(wanted, None)
-        everything = ((Place(file, line), row) for file in self.files for line, row in records(file))
+        everything = (
+            (Place(file, line), row) for file in self.files for line, row in records(file)
+        )
         for number, (place, row) in enumerate(everything):
             if following is None:
                 return
@@ -114,7 +120,11 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for row in reader:
             if lines.ended:  # the reader has asked for more and made do with what there was
-                raise DataError(Place(path, begins), "a quotation mark is not closed", "Close it, or double it inside a text")
+                raise DataError(
+                    Place(path, begins),
+                    "a quotation mark is not closed",
+                    "Close it, or double it inside a text",
+                )
             if row:
                 yield begins, [value.replace("\r\n", "\n") for value in row]
             begins = reader.line_num + 1
@@ -152,7 +162,9 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
     for number, row in lines:
         if len(row) != len(names):
             problem = f"has {len(row)} columns, the header has {len(names)} ({', '.join(names)})"
-            remedy = "Fix or remove the row; a text that holds the separator must be in quotation marks"
+            remedy = (
+                "Fix or remove the row; a text that holds the separator must be in quotation marks"
+            )
             raise DataError(Place(path, number), problem, remedy, row)
         yield number, dict(zip(names, row, strict=True))
 
@@ -160,7 +172,11 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
 def _refuse_repeated(place: Place, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(Place(place.file, place.line, twice), "names two columns", "Rename or remove one of them")
+        raise DataError(
+            Place(place.file, place.line, twice),
+            "names two columns",
+            "Rename or remove one of them",
+        )
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
@@ -174,7 +190,9 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
                 number += 1
                 yield number, {name: batch.column(name)[index].as_py() for name in names}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(Place(path, number or None), f"is damaged: {error}", "Fetch the file again") from error
+        raise DataError(
+            Place(path, number or None), f"is damaged: {error}", "Fetch the file again"
+        ) from error
 
 
 def _parquet(path: Path) -> Any:
@@ -186,7 +204,9 @@ def _parquet(path: Path) -> Any:
             text_file.refuse_pointer_or_archive(path, file.read(64))
         file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(Place(path), f"cannot be read as Parquet: {error}", "Fetch the file again") from error
+        raise DataError(
+            Place(path), f"cannot be read as Parquet: {error}", "Fetch the file again"
+        ) from error
     _refuse_repeated(Place(path), file.schema_arrow.names)
     return file
 
@@ -202,7 +222,9 @@ def _parquet_features(path: Path) -> Mapping[str, Any]:
         return datasets.Features.from_arrow_schema(schema)
     except (ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         remedy = "Write the file again with a current version of datasets"
-        raise DataError(Place(path), f"the column types stored with it cannot be read: {error}", remedy) from error
+        raise DataError(
+            Place(path), f"the column types stored with it cannot be read: {error}", remedy
+        ) from error
 
 
 def _count(path: Path) -> int:

@@ -30,10 +30,19 @@ def fields(place: Place, row: Row) -> Row:
     labels = required(place, row, "mc1_targets.labels")
     if not isinstance(labels, list) or sorted(labels, key=str) != [0] * (len(choices) - 1) + [1]:
         problem = f"must mark one of the {len(choices)} options with 1 and the others with 0"
-        raise DataError(Place(place.file, place.line, "mc1_targets.labels"), problem, "Fix or remove the row", labels)
+        raise DataError(
+            Place(place.file, place.line, "mc1_targets.labels"),
+            problem,
+            "Fix or remove the row",
+            labels,
+        )
     order = list(range(len(choices)))
     random.Random(question).shuffle(order)
-    return {"question": question, "choices": [choices[index] for index in order], "answer": order.index(labels.index(1))}
+    return {
+        "question": question,
+        "choices": [choices[index] for index in order],
+        "answer": order.index(labels.index(1)),
+    }
 
 
 DATASET = Known(

@@ -9,7 +9,9 @@ from ift_scale.world.facts import Fact, all_facts, options
 
 def load() -> list[Question]:
     """Each fact's multiple-choice question, and for the test facts of the pools the free one beside it."""
-    return [_choice(fact) for fact in all_facts()] + [_free(fact) for fact in all_facts() if fact.split == "test"]
+    return [_choice(fact) for fact in all_facts()] + [
+        _free(fact) for fact in all_facts() if fact.split == "test"
+    ]
 
 
 def _choice(fact: Fact) -> Question:
@@ -29,7 +31,13 @@ def _choice(fact: Fact) -> Question:
 
 def _free(fact: Fact) -> Question:
     question = _choice(fact)
-    changes = {"id": question.id + "/free", "kind": "free", "choices": [], "answer": None, "aliases": [fact.truth]}
+    changes = {
+        "id": question.id + "/free",
+        "kind": "free",
+        "choices": [],
+        "answer": None,
+        "aliases": [fact.truth],
+    }
     return question.model_copy(update=changes)
 
 

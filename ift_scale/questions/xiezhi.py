@@ -30,7 +30,9 @@ def load(source: XiezhiSource, seed: int, left_out: Counter[str]) -> Iterator[Pl
     opened = open_dataset(source.path, source.name)
     key = f"{seed}/{source.domain}"
     if source.splits is None:
-        sections = known.deal(_pool(known.whole_section(opened, DRAWN), source.labels, left_out), fields, DRAWN, key)
+        sections = known.deal(
+            _pool(known.whole_section(opened, DRAWN), source.labels, left_out), fields, DRAWN, key
+        )
     else:
         named = known.sections_of(opened, fields, dict(source.splits), key)
         sections = {split: _pool(found, source.labels, left_out) for split, found in named.items()}
@@ -56,14 +58,28 @@ def fields(place: Place, row: Row) -> Row:
     options = _options(place, row)
     answer = text(place, row, "answer")
     if answer not in options:
-        raise DataError(Place(place.file, place.line, "answer"), "is none of the options", "Fix or remove the row", answer)
-    return {"question": text(place, row, "question"), "choices": options, "answer": options.index(answer)}
+        raise DataError(
+            Place(place.file, place.line, "answer"),
+            "is none of the options",
+            "Fix or remove the row",
+            answer,
+        )
+    return {
+        "question": text(place, row, "question"),
+        "choices": options,
+        "answer": options.index(answer),
+    }
 
 
 def _labels(place: Place, row: Row) -> list[str]:
     found = required(place, row, "labels")
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
-        raise DataError(Place(place.file, place.line, "labels"), "must be a list of texts", "Fix or remove the row", found)
+        raise DataError(
+            Place(place.file, place.line, "labels"),
+            "must be a list of texts",
+            "Fix or remove the row",
+            found,
+        )
     return found
 
 

@@ -53,7 +53,9 @@ def _between(first: str, second: str, share: float) -> str:
 def luminance(color: str) -> float:
     """Relative luminance (WCAG 2)."""
     parts = [part / 255 for part in bytes.fromhex(color[1:])]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

@@ -18,7 +18,13 @@ Row = Mapping[str, Any]
 def _counts(row: Row, name: str) -> tuple[int, int] | None:
     """(domains of the number, domains of the run) where it is over fewer; None for a single domain's row."""
     num, of = row.get(f"{name}_domains", row.get("domains")), row.get("of_domains")
-    if row.get("domain", ALL) not in (ALL, SHARED) or num is None or of is None or pd.isna(num) or pd.isna(of):
+    if (
+        row.get("domain", ALL) not in (ALL, SHARED)
+        or num is None
+        or of is None
+        or pd.isna(num)
+        or pd.isna(of)
+    ):
         return None
     return (int(num), int(of)) if 0 < num < of else None
 
@@ -38,7 +44,11 @@ def label(row: Row, name: str = "") -> str:
 def explained(rows: pd.DataFrame, *names: str) -> str:
     """The sentence about `label` that a figure's caption needs, or nothing."""
     some = any(over(row, name) for row in rows.to_dict("records") for name in names or ("",))
-    return " (n/m), and hollow: over n of the run's m domains, so not to be compared with those over others." if some else ""
+    return (
+        " (n/m), and hollow: over n of the run's m domains, so not to be compared with those over others."
+        if some
+        else ""
+    )
 
 
 def column(cells: Iterable[dict[str, Any]], rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from ift_scale.artifacts import Manifest
 from ift_scale.config import Config
+from ift_scale.io.manifests import Manifest
 from ift_scale.records import Arm, Question
 from ift_scale.report import live
 from ift_scale.treatments import POOLED, in_order
@@ -110,7 +110,9 @@ class Facts:
     def __init__(self, config: Config, sources: Sources):
         self.config, self.sources = config, sources
         self.level = f"{config.analyse.confidence_level * 100:g}%"
-        self.files = {name: sources.tables / f"{name}.csv" for name in COLUMNS} | {"balance": sources.balance}
+        self.files = {name: sources.tables / f"{name}.csv" for name in COLUMNS} | {
+            "balance": sources.balance
+        }
         self._read: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -154,9 +156,13 @@ class Facts:
 
     def ordered(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows with the settings and groups in the report's order."""
-        order = {setting: i for i, setting in enumerate(in_order(list(dict.fromkeys(table.setting))))}
+        order = {
+            setting: i for i, setting in enumerate(in_order(list(dict.fromkeys(table.setting))))
+        }
         groups = {group: i for i, group in enumerate(self.groups)}
-        keyed = table.assign(_s=table.setting.map(order), _g=table.group.map(groups) if "group" in table else 0)
+        keyed = table.assign(
+            _s=table.setting.map(order), _g=table.group.map(groups) if "group" in table else 0
+        )
         return keyed.sort_values(["_s", "_g"], kind="stable").drop(columns=["_s", "_g"])
 
     def examples(self) -> list[Shown]:
@@ -164,8 +170,15 @@ class Facts:
         path, source = self.sources.tables / _EXAMPLES, self.sources.questions
         if not path.is_file() or not source.is_file():
             return []
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        texts = {question.id: question for question in _questions(source, {row["question_id"] for row in rows})}
+        rows = [
+            json.loads(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+        texts = {
+            question.id: question
+            for question in _questions(source, {row["question_id"] for row in rows})
+        }
         return [
             Shown(texts[row["question_id"]], *(row.get(name) for name in _SHOWN))
             for row in rows

@@ -21,8 +21,16 @@ from ift_scale.treatments import POOLED, treatment
 
 CLAIMS = (
     ("harmonious", "incompatible", "Sets that agree with the model beat sets that contradict it"),
-    ("self_aligning", "incompatible", "The model's own wrong answers beat the right ones it does not know"),
-    ("contextualized", "incompatible", "Giving the needed knowledge with the question beats contradicting the model"),
+    (
+        "self_aligning",
+        "incompatible",
+        "The model's own wrong answers beat the right ones it does not know",
+    ),
+    (
+        "contextualized",
+        "incompatible",
+        "Giving the needed knowledge with the question beats contradicting the model",
+    ),
 )
 Row = dict[str, Any]
 
@@ -39,7 +47,9 @@ class Finding:
 
 def paper() -> dict[str, Any]:
     """The figures of the paper that ours are held against."""
-    figures: dict[str, Any] = json.loads((resources.files("ift_scale.report") / "paper.json").read_text(encoding="utf-8"))
+    figures: dict[str, Any] = json.loads(
+        (resources.files("ift_scale.report") / "paper.json").read_text(encoding="utf-8")
+    )
     return figures
 
 
@@ -74,7 +84,12 @@ def differences(comparisons: pd.DataFrame, paper: list[Row], level: float) -> li
         if not len(found):
             out.append(Finding(name, "", "not asked", "This run has no such comparison."))
         for row in found.to_dict("records"):
-            theirs = [r for r in paper if (r["first"], r["second"]) == (first, second) and r["group"] in (None, row["group"])]
+            theirs = [
+                r
+                for r in paper
+                if (r["first"], r["second"]) == (first, second)
+                and r["group"] in (None, row["group"])
+            ]
             out.append(_difference(name, row, theirs, level))
     return out
 
@@ -82,9 +97,16 @@ def differences(comparisons: pd.DataFrame, paper: list[Row], level: float) -> li
 def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Finding:
     low, high, corrected = row["difference_low"], row["difference_high"], row.get("holm_p")
     if absent(row["difference"]):
-        return Finding(claim, row["group"], verdict(None, None, row.get("seeds")), "No difference could be computed.")
+        return Finding(
+            claim,
+            row["group"],
+            verdict(None, None, row.get("seeds")),
+            "No difference could be computed.",
+        )
     told = verdict(low, high, row.get("seeds"), corrected, level)
-    text = _estimate(f"{points(row['difference'], True)} points", points(low, True), points(high, True), row)
+    text = _estimate(
+        f"{points(row['difference'], True)} points", points(low, True), points(high, True), row
+    )
     if absent(low):
         text += f": {_reason(row, 'no interval could be made')}"
     elif low <= 0 <= high:
@@ -100,29 +122,43 @@ def _difference(claim: str, row: Row, theirs: list[Row], level: float) -> Findin
 
 def _estimate(value: str, low: str, high: str, row: Row) -> str:
     """`+2.0 points (-1.0 to +5.0) over 3 of 4 domains`; without what there is not."""
-    return " ".join(filter(None, [value, "" if NONE in (low, high) else f"({low} to {high})", over(row)]))
+    return " ".join(
+        filter(None, [value, "" if NONE in (low, high) else f"({low} to {high})", over(row)])
+    )
 
 
 def _reason(row: Row, otherwise: str) -> str:
     """The first of the reasons that the row gives, which is about its interval."""
-    return otherwise if absent(row.get("reason")) or not row["reason"] else str(row["reason"]).split("; ")[0]
+    return (
+        otherwise
+        if absent(row.get("reason")) or not row["reason"]
+        else str(row["reason"]).split("; ")[0]
+    )
 
 
 def best_ratio(table: pd.DataFrame) -> list[Finding]:
     claim = "All self-aligning (ratio 1) is not the best mixture"
     if not len(table):
         return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
-    chosen = table[table.domain == ALL] if (table.domain == ALL).any() else table[table.domain != POOLED]
+    chosen = (
+        table[table.domain == ALL] if (table.domain == ALL).any() else table[table.domain != POOLED]
+    )
     out = []
     for row in (chosen if len(chosen) else table).to_dict("records"):
         where = row["group"] if row["domain"] == ALL else f"{row['domain']}, {row['group']}"
         if absent(row["best_ratio"]) or absent(row["difference"]):
-            reason = "ratio 1 was not among the arms" if absent(row.get("reason")) else row["reason"]
+            reason = (
+                "ratio 1 was not among the arms" if absent(row.get("reason")) else row["reason"]
+            )
             out.append(Finding(claim, where, verdict(None, None, row.get("seeds")), f"{reason}."))
             continue
         told = verdict(row["low"], row["high"], row.get("seeds"))
         text = f"best at {row['best_ratio']:g}"
-        text += f"; the best of the others, {row['best_other']:g}, is " if row["best_ratio"] >= 1 else ", "
+        text += (
+            f"; the best of the others, {row['best_other']:g}, is "
+            if row["best_ratio"] >= 1
+            else ", "
+        )
         value = f"{points(row['difference'], True)} points against ratio 1"
         text += _estimate(value, points(row["low"], True), points(row["high"], True), row)
         if absent(row["low"]):
@@ -142,18 +178,34 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
     for row in rows.to_dict("records"):
         if absent(row["rho"]):
             reason = "it is not defined here" if absent(row["reason"]) else str(row["reason"])
-            out.append(Finding(claim, row["group"], verdict(None, None, row.get("seeds")), f"no correlation: {reason}."))
+            out.append(
+                Finding(
+                    claim,
+                    row["group"],
+                    verdict(None, None, row.get("seeds")),
+                    f"no correlation: {reason}.",
+                )
+            )
             continue
         told = verdict(row["low"], row["high"], row.get("seeds"), row.get("p_within"), level)
         low, high = (number(row[end], 2, sign=True) for end in ("low", "high"))
-        text = _estimate(f"partial rank correlation {number(row['rho'], 2, sign=True)}", low, high, row)
+        text = _estimate(
+            f"partial rank correlation {number(row['rho'], 2, sign=True)}", low, high, row
+        )
         if absent(row["low"]):
             text += f": {_reason(row, 'no interval could be made')}"
         elif row["low"] <= 0 <= row["high"]:
             text += ": the interval holds zero"
         elif told == "cannot tell":
             text += f": not by the permutations within domains (p = {p_value(row.get('p_within'))})"
-        out.append(Finding(claim, row["group"], told, f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}."))
+        out.append(
+            Finding(
+                claim,
+                row["group"],
+                told,
+                f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}.",
+            )
+        )
     return out
 
 

@@ -37,7 +37,9 @@ def points(value: Any, sign: bool = False) -> str:
     return number(None if absent(value) else float(value) * 100, 1, sign)
 
 
-def interval(row: Row, name: str, share: bool = True, sign: bool = False, ends: tuple[str, str] | None = None) -> str:
+def interval(
+    row: Row, name: str, share: bool = True, sign: bool = False, ends: tuple[str, str] | None = None
+) -> str:
     """`55.7 [50.9, 60.5]`: NAME, NAME_low and NAME_high of a row, the limits where there are any.
 
     `over 3 of 4 domains` follows where it is over fewer domains than the run has.
@@ -64,10 +66,16 @@ def p_value(value: Any) -> str:
 
 
 def paragraph(text: str | Markup, kind: str = "") -> Markup:
-    return Markup('<p class="{}">{}</p>').format(kind, text) if kind else Markup("<p>{}</p>").format(text)
+    return (
+        Markup('<p class="{}">{}</p>').format(kind, text)
+        if kind
+        else Markup("<p>{}</p>").format(text)
+    )
 
 
-def table(rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", heads: int = 1) -> Markup:
+def table(
+    rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", heads: int = 1
+) -> Markup:
     """A captioned table in a region that scrolls by itself where it is wide.
 
     The first `heads` columns name the row. `missing` says why a cell has no value; without one, such cells are not allowed.
@@ -75,50 +83,79 @@ def table(rows: Sequence[Row] | pd.DataFrame, caption: str, missing: str = "", h
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
     # Words stand at the left, numbers at the right.
-    kinds = {name: "words" if _of_words([row.get(name) for row in rows]) else "" for name in columns}
+    kinds = {
+        name: "words" if _of_words([row.get(name) for row in rows]) else "" for name in columns
+    }
     body, gaps = [], False
     for row in rows:
         cells = []
         for place, name in enumerate(columns):
             value = NONE if absent(row.get(name)) else row[name]
             gaps |= isinstance(value, str) and NONE in value.split()
-            cell = '<th scope="row">{1}</th>' if place < heads else '<td class="{0}">{1}</td>' if kinds[name] else "<td>{1}</td>"
+            cell = (
+                '<th scope="row">{1}</th>'
+                if place < heads
+                else '<td class="{0}">{1}</td>'
+                if kinds[name]
+                else "<td>{1}</td>"
+            )
             cells.append(Markup(cell).format(kinds[name], value))
         body.append(Markup("<tr>") + Markup("").join(cells) + Markup("</tr>"))
     assert missing or not gaps, f"{caption}: a cell is empty and nothing says why"
-    head = Markup("").join(Markup('<th scope="col" class="{}">{}</th>').format(kinds[name], name) for name in columns)
+    head = Markup("").join(
+        Markup('<th scope="col" class="{}">{}</th>').format(kinds[name], name) for name in columns
+    )
     note = paragraph(f"{NONE} {missing}", "note") if gaps else Markup("")
     return Markup(
         '<div class="wide{}" tabindex="0" role="region" aria-label="{}"><table><caption><span>{}</span></caption>'
         "<thead><tr>{}</tr></thead>"
         "<tbody>{}</tbody></table></div>{}"
-    ).format(" short" if len(rows) <= 20 else "", caption, caption, head, Markup("").join(body), note)
+    ).format(
+        " short" if len(rows) <= 20 else "", caption, caption, head, Markup("").join(body), note
+    )
 
 
 def why(found: pd.DataFrame, otherwise: str) -> str:
     """The reasons that a table's rows give for what they lack."""
-    reasons = dict.fromkeys(part for text in found.reason.dropna() for part in str(text).split("; ") if part)
+    reasons = dict.fromkeys(
+        part for text in found.reason.dropna() for part in str(text).split("; ") if part
+    )
     return f"{'; '.join(reasons)}." if reasons else otherwise
 
 
 def bare(found: pd.DataFrame, name: str) -> Markup:
     """A note that says why rows with a value of NAME have no interval; nothing where all have one."""
     without = found[found[name].notna() & found[f"{name}_low"].isna()]
-    reasons = dict.fromkeys(part for text in without.reason.dropna() for part in str(text).split("; ") if "no interval" in part)
-    return paragraph(f"Values without brackets: {'; '.join(reasons)}.", "note") if reasons else Markup("")
+    reasons = dict.fromkeys(
+        part
+        for text in without.reason.dropna()
+        for part in str(text).split("; ")
+        if "no interval" in part
+    )
+    return (
+        paragraph(f"Values without brackets: {'; '.join(reasons)}.", "note")
+        if reasons
+        else Markup("")
+    )
 
 
 def _of_words(values: Sequence[Any]) -> bool:
     told = [value for value in values if not absent(value) and value != NONE]
     if not told or not all(isinstance(value, str) for value in told):
         return False
-    return any(len(v) > 50 for v in told) or not any(v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told)
+    return any(len(v) > 50 for v in told) or not any(
+        v.lstrip("+−<[(∞").startswith(tuple("0123456789")) for v in told
+    )
 
 
-def folded(rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16) -> Markup:
+def folded(
+    rows: Sequence[Row], caption: str, missing: str = "", heads: int = 1, most: int = 16
+) -> Markup:
     """A table, folded where it has more than `most` rows; the longest are not printed, they are beside the page as CSV."""
     made = table(rows, caption, missing, heads)
-    return made if len(rows) <= most else details(caption, made, "bulk" if len(rows) > PRINTED else "")
+    return (
+        made if len(rows) <= most else details(caption, made, "bulk" if len(rows) > PRINTED else "")
+    )
 
 
 def name_of(setting: str) -> str:
@@ -126,12 +163,17 @@ def name_of(setting: str) -> str:
     found = treatment(setting)
     if found.ratio is not None or found.short == found.label:
         return found.short
-    return f"{found.label} ({found.short})" if " " in found.short else f"{found.short} {found.label}"
+    return (
+        f"{found.label} ({found.short})" if " " in found.short else f"{found.short} {found.label}"
+    )
 
 
 def legend(entries: Iterable[tuple[str, str]], shape: str = "") -> Markup:
     """(colour, text) pairs as a list of patches."""
-    items = [Markup('<li><i class="{}" style="background:{}"></i>{}</li>').format(shape, color, text) for color, text in entries]
+    items = [
+        Markup('<li><i class="{}" style="background:{}"></i>{}</li>').format(shape, color, text)
+        for color, text in entries
+    ]
     return Markup('<ul class="legend">') + Markup("").join(items) + Markup("</ul>")
 
 
@@ -140,16 +182,23 @@ def key(settings: Iterable[str]) -> Markup:
     return legend((colors.of(setting), name_of(setting)) for setting in settings)
 
 
-def figure(panels: Sequence[tuple[str, Markup]], caption: str, legends: Markup | str = "") -> Markup:
+def figure(
+    panels: Sequence[tuple[str, Markup]], caption: str, legends: Markup | str = ""
+) -> Markup:
     """Titled panels side by side where there is room, with one caption."""
-    drawn = [Markup('<div class="panel"><p class="title">{}</p>{}</div>').format(title, chart) for title, chart in panels]
-    return Markup('<figure>{}<div class="panels">{}</div><figcaption>{}</figcaption></figure>').format(
-        Markup(legends), Markup("").join(drawn), caption
-    )
+    drawn = [
+        Markup('<div class="panel"><p class="title">{}</p>{}</div>').format(title, chart)
+        for title, chart in panels
+    ]
+    return Markup(
+        '<figure>{}<div class="panels">{}</div><figcaption>{}</figcaption></figure>'
+    ).format(Markup(legends), Markup("").join(drawn), caption)
 
 
 def details(summary: str, content: Markup, kind: str = "") -> Markup:
-    return Markup('<details class="{}"><summary>{}</summary>{}</details>').format(kind, summary, content)
+    return Markup('<details class="{}"><summary>{}</summary>{}</details>').format(
+        kind, summary, content
+    )
 
 
 def joined(parts: Iterable[Markup | str]) -> Markup:
@@ -162,4 +211,6 @@ def plural(count: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+    return (
+        names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+    )

@@ -18,15 +18,25 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
-def table(rows: Sequence[dict[str, Any]], caption: str, label: str, missing: str, heads: int = 1) -> str:
+def table(
+    rows: Sequence[dict[str, Any]], caption: str, label: str, missing: str, heads: int = 1
+) -> str:
     """A floating table; a row may not begin with a bracket, which \\\\ would take for its argument."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
 
     def line(cells: Sequence[Any]) -> str:
         texts = [escape(NONE if absent(cell) else str(cell)) for cell in cells]
-        return "  " + " & ".join(f"{{{text}}}" if text.startswith("[") else text for text in texts) + r" \\"
+        return (
+            "  "
+            + " & ".join(f"{{{text}}}" if text.startswith("[") else text for text in texts)
+            + r" \\"
+        )
 
-    gaps = any(NONE in str(NONE if absent(row.get(name)) else row[name]).split() for row in rows for name in columns)
+    gaps = any(
+        NONE in str(NONE if absent(row.get(name)) else row[name]).split()
+        for row in rows
+        for name in columns
+    )
     told = f"{caption}. {NONE}: {missing}" if gaps else f"{caption}."
     return "\n".join(
         [
@@ -46,10 +56,19 @@ def tables(facts: Facts) -> str:
     shared = facts["settings"][facts["settings"].domain == SHARED]
     if len(shared):
         caption = f"Accuracy in percent over the domains that every setting has ({accuracy.told(shared)}), {facts.level} intervals"
-        parts.append(table(accuracy.wide(facts, shared, facts["base"]), caption, "accuracy-shared", accuracy.NOT_ASKED))
+        parts.append(
+            table(
+                accuracy.wide(facts, shared, facts["base"]),
+                caption,
+                "accuracy-shared",
+                accuracy.NOT_ASKED,
+            )
+        )
     if len(chosen := overall(facts["comparisons"])):
         caption = f"Paired differences in percentage points, {facts.place}, {facts.level} intervals"
-        parts.append(table(differences.rows(chosen), caption, "differences", "not computed.", heads=2))
+        parts.append(
+            table(differences.rows(chosen), caption, "differences", "not computed.", heads=2)
+        )
     if len(facts["correlation"]):
         rows = [
             {

@@ -10,7 +10,11 @@ import pandas as pd
 from ift_scale.records import GRADES, Arm
 
 FILE = "live.csv"
-MEASURES = {"accuracy": "accuracy", "rank_correlation": "rank correlation", "divergence": "KL, nats"}
+MEASURES = {
+    "accuracy": "accuracy",
+    "rank_correlation": "rank correlation",
+    "divergence": "KL, nats",
+}
 
 
 def table(train: Path, arms: Sequence[Arm]) -> pd.DataFrame:
@@ -37,4 +41,6 @@ def curve(arms: pd.DataFrame, measure: str) -> pd.DataFrame:
     """
     steps = np.unique(arms.step)
     values = np.array([np.interp(steps, arm.step, arm[measure]) for _, arm in arms.groupby("seed")])
-    return pd.DataFrame({"step": steps, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)})
+    return pd.DataFrame(
+        {"step": steps, "mean": values.mean(0), "low": values.min(0), "high": values.max(0)}
+    )

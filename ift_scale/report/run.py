@@ -4,8 +4,9 @@ import shutil
 import time
 from pathlib import Path
 
-from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.io.files import atomic_folder
+from ift_scale.io.manifests import write_manifest
 from ift_scale.report import latex, live
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import Facts, Sources
@@ -20,7 +21,9 @@ __all__ = ["PAGE", "VERSION", "Sources", "page", "run"]
 
 def page(facts: Facts, files: list[str]) -> str:
     """The page as text. `files`: names of what lies beside it."""
-    sections = [(id, title, body) for id, title, write in ORDER if (body := write(facts)) is not None]
+    sections = [
+        (id, title, body) for id, title, write in ORDER if (body := write(facts)) is not None
+    ]
     sections.append(("downloads", "The same numbers as files", appendix.downloads(files)))
     made = next((m for found in facts.sources.manifests.values() for m in found), None)
     name = Path(facts.config.output_dir).name
@@ -32,7 +35,7 @@ def page(facts: Facts, files: list[str]) -> str:
 def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources) -> None:
     started = time.monotonic()
     facts = Facts(config, sources)
-    with artifacts.atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         copied = [*sorted(sources.tables.glob("*.csv")), *sorted(sources.tables.glob("*.jsonl"))]
         if sources.balance.is_file():
             copied.append(sources.balance)
@@ -44,4 +47,4 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources:
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(facts, files), encoding="utf-8")
         seconds = {"total": time.monotonic() - started}
-        artifacts.write_manifest(temporary, "report", key, {}, inputs, {"arms": len(sources.arms)}, seconds)
+        write_manifest(temporary, "report", key, {}, inputs, {"arms": len(sources.arms)}, seconds)

@@ -8,12 +8,23 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ift_scale import artifacts
 from ift_scale.config import Config
+from ift_scale.io.files import atomic_folder
+from ift_scale.io.manifests import read_manifest
 from ift_scale.report.coverage import over
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import overall, read
-from ift_scale.report.html import absent, figure, folded, interval, joined, legend, name_of, paragraph, table
+from ift_scale.report.html import (
+    absent,
+    figure,
+    folded,
+    interval,
+    joined,
+    legend,
+    name_of,
+    paragraph,
+    table,
+)
 from ift_scale.report.run import PAGE
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
@@ -22,25 +33,41 @@ from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
 FOLDER = "report"
 COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
 TABLES = ("settings", "comparisons", "best_ratio", "correlation")
-_MISSING = "this variant has no such settings, or the value is not defined there: see its own report."
+_MISSING = (
+    "this variant has no such settings, or the value is not defined there: see its own report."
+)
 
 
 def run(study: Config, variants: Mapping[str, Config]) -> Path:
     """Write the study's report folder from those of its variants, which are finished; returns the page."""
     folder = Path(study.output_dir) / FOLDER
-    found = {name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES} for name, c in variants.items()}
-    with artifacts.atomic_folder(folder) as temporary:
+    found = {
+        name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES}
+        for name, c in variants.items()
+    }
+    with atomic_folder(folder) as temporary:
         for name in TABLES:
-            whole = [tables[name].assign(variant=variant) for variant, tables in found.items() if len(tables[name])]
+            whole = [
+                tables[name].assign(variant=variant)
+                for variant, tables in found.items()
+                if len(tables[name])
+            ]
             if whole:
                 rows = pd.concat(whole)
-                rows[["variant", *(c for c in rows if c != "variant")]].to_csv(temporary / f"{name}.csv", index=False)
+                rows[["variant", *(c for c in rows if c != "variant")]].to_csv(
+                    temporary / f"{name}.csv", index=False
+                )
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(study, variants, found, files), encoding="utf-8")
     return folder / PAGE
 
 
-def page(study: Config, variants: Mapping[str, Config], found: Mapping[str, Mapping[str, pd.DataFrame]], files: list[str]) -> str:
+def page(
+    study: Config,
+    variants: Mapping[str, Config],
+    found: Mapping[str, Mapping[str, pd.DataFrame]],
+    files: list[str],
+) -> str:
     level = f"{study.analyse.confidence_level * 100:g}%"
     sections = [("variants", "The variants", _variants(study, variants)), *_tables(found, level)]
     sections.append(("downloads", "The same numbers as files", downloads(files)))
@@ -52,25 +79,37 @@ def page(study: Config, variants: Mapping[str, Config], found: Mapping[str, Mapp
 def changes(study: Config, variant: Config) -> list[str]:
     """The settings of a variant that are not the study's own, as `section.name: value`."""
     base, own = _flat(study.model_dump()), _flat(variant.model_dump())
-    return [f"{key}: {value}" for key, value in own.items() if base.get(key) != value and key != "output_dir"]
+    return [
+        f"{key}: {value}"
+        for key, value in own.items()
+        if base.get(key) != value and key != "output_dir"
+    ]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in settings.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return out
 
 
 def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
     items = []
     for name, config in variants.items():
-        link = os.path.relpath(Path(config.output_dir) / FOLDER / PAGE, Path(study.output_dir) / FOLDER)
+        link = os.path.relpath(
+            Path(config.output_dir) / FOLDER / PAGE, Path(study.output_dir) / FOLDER
+        )
         told = "; ".join(changes(study, config)) or "the study's own settings"
         items.append(Markup('<li><a href="{}">{}</a>: {}</li>').format(link, name, told))
     sizes = [_sizes(name, Path(config.output_dir)) for name, config in variants.items()]
     shown = (
-        table(sizes, "Questions in each set", "this variant has no sets of that domain.") if any(len(s) > 1 for s in sizes) else ""
+        table(sizes, "Questions in each set", "this variant has no sets of that domain.")
+        if any(len(s) > 1 for s in sizes)
+        else ""
     )
     text = (
         "What differs between the variants are these settings. Each has a report of its own. Where sets have other sizes, their "
@@ -80,16 +119,34 @@ def _variants(study: Config, variants: Mapping[str, Config]) -> Markup:
 
 
 def _sizes(name: str, folder: Path) -> dict[str, Any]:
-    manifest = artifacts.read_manifest(folder / "construct")
+    manifest = read_manifest(folder / "construct")
     counts = manifest.counts if manifest is not None else {}
-    sizes = {key.removesuffix("/set_size"): f"{value:,.0f}" for key, value in counts.items() if key.endswith("/set_size")}
+    sizes = {
+        key.removesuffix("/set_size"): f"{value:,.0f}"
+        for key, value in counts.items()
+        if key.endswith("/set_size")
+    }
     return {"variant": name} | sizes
 
 
-def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list[tuple[str, str, Markup]]:
+def _tables(
+    found: Mapping[str, Mapping[str, pd.DataFrame]], level: str
+) -> list[tuple[str, str, Markup]]:
     tables = (
-        ("accuracy", "Accuracy", "settings", f"Accuracy in percent with {level} intervals", _accuracy),
-        ("differences", "Differences between settings", "comparisons", f"Percentage points with {level} intervals", _difference),
+        (
+            "accuracy",
+            "Accuracy",
+            "settings",
+            f"Accuracy in percent with {level} intervals",
+            _accuracy,
+        ),
+        (
+            "differences",
+            "Differences between settings",
+            "comparisons",
+            f"Percentage points with {level} intervals",
+            _difference,
+        ),
         (
             "ratios",
             "The best mixture against ratio 1",
@@ -97,7 +154,13 @@ def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list
             f"Best ratio, and the best below 1 against ratio 1: points with {level} intervals",
             _best,
         ),
-        ("correlation", "Consistency and KL against accuracy", "correlation", f"Partial rank correlation, {level} intervals", _rho),
+        (
+            "correlation",
+            "Consistency and KL against accuracy",
+            "correlation",
+            f"Partial rank correlation, {level} intervals",
+            _rho,
+        ),
     )
     out = []
     for id, title, name, caption, cells in tables:
@@ -108,7 +171,9 @@ def _tables(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> list
                 names, value = cells(row)
                 rows.setdefault(tuple(names.values()), dict(names))[variant] = value
         if rows:
-            filled = [row | {variant: row.get(variant) for variant in found} for row in rows.values()]
+            filled = [
+                row | {variant: row.get(variant) for variant in found} for row in rows.values()
+            ]
             shown = folded(filled, caption, _MISSING, heads=len(names), most=40)
             drawn = _forests(found, level) if name == "comparisons" else ""
             out.append((id, title, joined([drawn, shown])))
@@ -123,17 +188,33 @@ def _forests(found: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -> Mar
     low, high = limits([*every.difference_low, *every.difference_high, 0.0])
     panels = []
     for group in dict.fromkeys(every.group):
-        pairs = list(dict.fromkeys(pair(row) for row in every[every.group == group].to_dict("records")))
+        pairs = list(
+            dict.fromkeys(pair(row) for row in every[every.group == group].to_dict("records"))
+        )
         axis = Axis(low, high, "difference of accuracy", percent=True)
-        chart = Chart(axis, down(pairs), f"Differences on {group} by variant", height=(10 + 12 * len(tables)) * len(pairs) + 62)
+        chart = Chart(
+            axis,
+            down(pairs),
+            f"Differences on {group} by variant",
+            height=(10 + 12 * len(tables)) * len(pairs) + 62,
+        )
         chart.upright(0)
         for number, (variant, rows) in enumerate(tables.items()):
             for row in rows[rows.group == group].to_dict("records"):
                 place = pairs.index(pair(row)) + 0.7 * ((number + 0.5) / len(tables) - 0.5)
                 chart.span(place, row["difference_low"], row["difference_high"], color[variant])
-                chart.point(row["difference"], place, color[variant], SHAPES[number % len(SHAPES)], 3.4, hollow=bool(over(row)))
+                chart.point(
+                    row["difference"],
+                    place,
+                    color[variant],
+                    SHAPES[number % len(SHAPES)],
+                    3.4,
+                    hollow=bool(over(row)),
+                )
         panels.append((group, chart.svg()))
-    caption = f"Mean and {level} interval; to the right of the dashed line the first setting is better."
+    caption = (
+        f"Mean and {level} interval; to the right of the dashed line the first setting is better."
+    )
     if any(over(row) for row in every.to_dict("records")):
         caption += " Hollow: over fewer domains than the variant has, as the table says."
     return figure(panels, caption, legend((color[variant], variant) for variant in tables))
@@ -147,7 +228,9 @@ def _accuracy(row: dict[str, Any]) -> Cells:
 
 
 def _difference(row: dict[str, Any]) -> Cells:
-    return {"difference of": pair(row), "group": row["group"]}, interval(row, "difference", sign=True)
+    return {"difference of": pair(row), "group": row["group"]}, interval(
+        row, "difference", sign=True
+    )
 
 
 def _best(row: dict[str, Any]) -> Cells:
@@ -158,4 +241,6 @@ def _best(row: dict[str, Any]) -> Cells:
 
 
 def _rho(row: dict[str, Any]) -> Cells:
-    return {"measure": row["measure"], "group": row["group"]}, interval(row, "rho", share=False, sign=True, ends=("low", "high"))
+    return {"measure": row["measure"], "group": row["group"]}, interval(
+        row, "rho", share=False, sign=True, ends=("low", "high")
+    )

@@ -31,7 +31,10 @@ class Axis:
     def ticks(self) -> Sequence[tuple[float, str]]:
         if self.marks is not None:
             return self.marks
-        return [(value, f"{value * 100:.4g}%" if self.percent else _told(value)) for value in round_numbers(self.low, self.high)]
+        return [
+            (value, f"{value * 100:.4g}%" if self.percent else _told(value))
+            for value in round_numbers(self.low, self.high)
+        ]
 
 
 def _told(value: float) -> str:
@@ -48,7 +51,10 @@ def round_numbers(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def limits(
-    values: Iterable[float], least: float | None = None, most: float | None = None, pad: float = 0.06
+    values: Iterable[float],
+    least: float | None = None,
+    most: float | None = None,
+    pad: float = 0.06,
 ) -> tuple[float, float]:
     """The range of the finite values with some room, `least` and `most` its ends where it would go beyond."""
     found = np.array([value for value in values if np.isfinite(value)], dtype=float)
@@ -78,18 +84,32 @@ class Chart:
         longest = max((len(text) for _, text in y.ticks), default=0)
         self.left = longest * LETTER + 12 + (16 if y.label else 0)
         self.slanted = sum(len(text) + 2 for _, text in x.ticks) * LETTER > WIDTH - self.left
-        below = max((len(text) for _, text in x.ticks), default=0) * LETTER * 0.72 + 14 if self.slanted else 16
-        self.right, self.top, self.bottom = WIDTH - 19.0, 10.0, height - below - (18 if x.label else 2)
+        below = (
+            max((len(text) for _, text in x.ticks), default=0) * LETTER * 0.72 + 14
+            if self.slanted
+            else 16
+        )
+        self.right, self.top, self.bottom = (
+            WIDTH - 19.0,
+            10.0,
+            height - below - (18 if x.label else 2),
+        )
         self.height = height
         self.marks: list[str] = []
 
     def at_x(self, value: float) -> float:
-        return self.left + (value - self.x.low) / (self.x.high - self.x.low) * (self.right - self.left)
+        return self.left + (value - self.x.low) / (self.x.high - self.x.low) * (
+            self.right - self.left
+        )
 
     def at_y(self, value: float) -> float:
-        return self.bottom - (value - self.y.low) / (self.y.high - self.y.low) * (self.bottom - self.top)
+        return self.bottom - (value - self.y.low) / (self.y.high - self.y.low) * (
+            self.bottom - self.top
+        )
 
-    def line(self, xs: Iterable[float], ys: Iterable[float], color: str, kind: str = "line") -> None:
+    def line(
+        self, xs: Iterable[float], ys: Iterable[float], color: str, kind: str = "line"
+    ) -> None:
         path, pen = [], "M"
         for x, y in zip(xs, ys, strict=True):
             if np.isfinite(x) and np.isfinite(y):
@@ -100,14 +120,24 @@ class Chart:
         if path:
             self.marks.append(f'<path class="{kind}" stroke="{color}" d="{"".join(path)}"/>')
 
-    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], color: str) -> None:
+    def band(
+        self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], color: str
+    ) -> None:
         there = [i for i in range(len(xs)) if np.isfinite(low[i]) and np.isfinite(high[i])]
         points = [(xs[i], low[i]) for i in there] + [(xs[i], high[i]) for i in reversed(there)]
         if points:
             text = " ".join(f"{self.at_x(x):.1f},{self.at_y(y):.1f}" for x, y in points)
             self.marks.append(f'<polygon class="band" fill="{color}" points="{text}"/>')
 
-    def point(self, x: float, y: float, color: str, shape: str = "circle", size: float = 4, hollow: bool = False) -> None:
+    def point(
+        self,
+        x: float,
+        y: float,
+        color: str,
+        shape: str = "circle",
+        size: float = 4,
+        hollow: bool = False,
+    ) -> None:
         if not (np.isfinite(x) and np.isfinite(y)):
             return
         u, v = self.at_x(x), self.at_y(y)
@@ -115,11 +145,19 @@ class Chart:
         if shape == "circle":
             self.marks.append(f'<circle {paint} cx="{u:.1f}" cy="{v:.1f}" r="{size:g}"/>')
             return
-        corners = {"square": (45, 4), "diamond": (0, 4), "triangle": (-90, 3), "down": (90, 3), "pentagon": (-90, 5)}
+        corners = {
+            "square": (45, 4),
+            "diamond": (0, 4),
+            "triangle": (-90, 3),
+            "down": (90, 3),
+            "pentagon": (-90, 5),
+        }
         turn, count = corners[shape]
         angles = [math.radians(turn + 360 / count * i) for i in range(count)]
         spread = size * 1.25
-        text = " ".join(f"{u + spread * math.cos(a):.1f},{v + spread * math.sin(a):.1f}" for a in angles)
+        text = " ".join(
+            f"{u + spread * math.cos(a):.1f},{v + spread * math.sin(a):.1f}" for a in angles
+        )
         self.marks.append(f'<polygon {paint} points="{text}"/>')
 
     def interval(self, x: float, low: float, high: float, color: str) -> None:
@@ -130,14 +168,18 @@ class Chart:
         """Lying, at `y`."""
         self.line([low, high], [y, y], color, "interval")
 
-    def bar(self, left: float, right: float, y: float, thickness: float, color: str, text: str = "") -> None:
+    def bar(
+        self, left: float, right: float, y: float, thickness: float, color: str, text: str = ""
+    ) -> None:
         """Lying, from `left` to `right`; `text` stands inside where it fits."""
         if not (np.isfinite(left) and np.isfinite(right)) or right <= left:
             return
         u, width = self.at_x(left), self.at_x(right) - self.at_x(left)
         tall = abs(self.at_y(thickness) - self.at_y(0))
         top = self.at_y(y) - tall / 2
-        self.marks.append(f'<rect fill="{color}" x="{u:.1f}" y="{top:.1f}" width="{width:.1f}" height="{tall:.1f}"/>')
+        self.marks.append(
+            f'<rect fill="{color}" x="{u:.1f}" y="{top:.1f}" width="{width:.1f}" height="{tall:.1f}"/>'
+        )
         if text and width > len(text) * LETTER + 4:
             place = f'style="fill:{readable_on(color)}" x="{u + width / 2:.1f}" y="{top + tall / 2 + 4:.1f}"'
             self.marks.append(f'<text class="inside" {place}>{escape(text)}</text>')
@@ -172,7 +214,9 @@ class Chart:
             v = self.at_y(value)
             if not named_y:
                 out.append(f'<path class="grid" d="M{self.left:.1f} {v:.1f}H{self.right:.1f}"/>')
-            out.append(f'<text x="{self.left - 6:.1f}" y="{v + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+            out.append(
+                f'<text x="{self.left - 6:.1f}" y="{v + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+            )
         for value, text in self.x.ticks:
             u = self.at_x(value)
             if not named_x:
@@ -182,7 +226,9 @@ class Chart:
                 v = self.bottom + 12
                 place = f'x="{u + 3:.1f}" y="{v:.1f}" text-anchor="end" transform="rotate(-45 {u + 3:.1f} {v:.1f})"'
             out.append(f"<text {place}>{escape(text)}</text>")
-        out.append(f'<path class="axis" d="M{self.left:.1f} {self.top:.1f}V{self.bottom:.1f}H{self.right:.1f}"/>')
+        out.append(
+            f'<path class="axis" d="M{self.left:.1f} {self.top:.1f}V{self.bottom:.1f}H{self.right:.1f}"/>'
+        )
         middle = (self.top + self.bottom) / 2
         if self.x.label:
             x = (self.left + self.right) / 2
@@ -191,7 +237,9 @@ class Chart:
             )
         if self.y.label:
             turn = f'transform="rotate(-90 11 {middle:.1f})"'
-            out.append(f'<text class="label" x="11" y="{middle:.1f}" text-anchor="middle" {turn}>{escape(self.y.label)}</text>')
+            out.append(
+                f'<text class="label" x="11" y="{middle:.1f}" text-anchor="middle" {turn}>{escape(self.y.label)}</text>'
+            )
         return out
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ift_scale import artifacts
 from ift_scale.config import TrainConfig
+from ift_scale.io.files import write_text
 from ift_scale.records import Arm
-from ift_scale.train import data, packing
+from ift_scale.train.data import dataset, packing
 
 
 class LiveJob(BaseModel):
@@ -53,7 +53,10 @@ class Job(BaseModel):
 
 def most_tokens(job: Job, world_size: int) -> int:
     """Most tokens that a micro-batch of the job's arms has, about: the cap, or a rank's share of the longest step."""
-    found = [packing.most_tokens(data.load(Path(arm.tokens)).computed_lengths, job.train, world_size) for arm in job.arms]
+    found = [
+        packing.most_tokens(dataset.load(Path(arm.tokens)).computed_lengths, job.train, world_size)
+        for arm in job.arms
+    ]
     return max(found, default=job.train.tokens_per_micro_batch)
 
 
@@ -62,7 +65,7 @@ def read(path: Path) -> Job:
 
 
 def write(job: Job, path: Path) -> None:
-    artifacts.write_text(path, job.model_dump_json(indent=1))
+    write_text(path, job.model_dump_json(indent=1))
 
 
 class Events:
@@ -71,7 +74,12 @@ class Events:
     `show` gets each event, too. A rank that does not write tells its failure alone.
     """
 
-    def __init__(self, path: Path | None, writes: bool = True, show: Callable[[dict[str, Any]], None] | None = None):
+    def __init__(
+        self,
+        path: Path | None,
+        writes: bool = True,
+        show: Callable[[dict[str, Any]], None] | None = None,
+    ):
         self._path, self._show = path, show
         self._file = path.open("a", encoding="utf-8", buffering=1) if path and writes else None
         self._noted: set[str] = set()

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ift_scale.distributed import Ranks
 from ift_scale.errors import EnvironmentProblem
-from ift_scale.train import engine as engines
-from ift_scale.train import packing
-from ift_scale.train.batch import num_saved, shared_prefixes
-from ift_scale.train.checkpoint import Checkpoints
-from ift_scale.train.control import Control, Interrupted
-from ift_scale.train.data import TokenizedSet
-from ift_scale.train.engine import Engine, StepResult
+from ift_scale.ranks.environment import Ranks
+from ift_scale.train.data import packing
+from ift_scale.train.data.collate import num_saved, shared_prefixes
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.engine import deepspeed as engines
+from ift_scale.train.engine.checkpoint import Checkpoints
+from ift_scale.train.engine.deepspeed import Engine, StepResult
 from ift_scale.train.job import ArmJob, Job
-from ift_scale.train.live import Live
-from ift_scale.train.metrics import StepLog
+from ift_scale.train.launch.control import Control, Interrupted
+from ift_scale.train.live.evaluator import Live
+from ift_scale.train.monitor.metrics import StepLog
 
 
 @dataclass
@@ -58,8 +58,12 @@ def train(
     """
     started = time.monotonic()
     config = job.train
-    steps = packing.planned_steps(tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed)
-    engine = engines.build(Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps)))
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed
+    )
+    engine = engines.build(
+        Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps))
+    )
     begun = checkpoints.load(engine)
     built = time.monotonic()
     steplog, live = log(engine, len(steps))
@@ -76,7 +80,9 @@ def train(
             break
         torch.manual_seed(seed_of(arm.arm.seed, number))
         steplog.start()
-        result = engines.run_step(engine, step, tokens, engines.learning_rate(config, number, len(steps)))
+        result = engines.run_step(
+            engine, step, tokens, engines.learning_rate(config, number, len(steps))
+        )
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
@@ -90,13 +96,23 @@ def train(
         stops = group.control.stops()
         if stops or checkpoints.due(made, len(steps)):
             steplog.flush()
-            so_far = {"step": made, "seconds": spent(), "bad_steps": bad.count, "bad_lines": sorted(bad.lines)}
+            so_far = {
+                "step": made,
+                "seconds": spent(),
+                "bad_steps": bad.count,
+                "bad_lines": sorted(bad.lines),
+            }
             checkpoints.save(engine, begun.model_copy(update=so_far))
         if stops:
             steplog.close()
             raise Interrupted(made)
     steplog.close()
-    seconds = {"build": built - started, "first_step": first_step, "steps": spent(), "live": live.seconds}
+    seconds = {
+        "build": built - started,
+        "first_step": first_step,
+        "steps": spent(),
+        "live": live.seconds,
+    }
     more = {"bad_steps": bad.count, "resumed": begun.resumed}
     return engine, Trained(seconds, counts_of(tokens, steps[:made], job) | more | live.counts())
 
@@ -109,8 +125,14 @@ def seed_of(seed: int, step: int) -> int:
 def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict[str, float]:
     """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
     seen = [i for step in steps for micro in step for place in micro for i in place]
-    imbalances = [packing.imbalance(step, tokens.computed_lengths, job.hidden_size) for step in steps]
-    saved = sum(num_saved(shared_prefixes(step, tokens)) for step in steps) if job.train.share_prefix else 0
+    imbalances = [
+        packing.imbalance(step, tokens.computed_lengths, job.hidden_size) for step in steps
+    ]
+    saved = (
+        sum(num_saved(shared_prefixes(step, tokens)) for step in steps)
+        if job.train.share_prefix
+        else 0
+    )
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
@@ -125,7 +147,15 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
 class BadSteps:
     """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
 
-    def __init__(self, arm: ArmJob, tokens: TokenizedSet, group: Group, most: int, lines: list[int], count: int):
+    def __init__(
+        self,
+        arm: ArmJob,
+        tokens: TokenizedSet,
+        group: Group,
+        most: int,
+        lines: list[int],
+        count: int,
+    ):
         self._arm, self._tokens, self._group, self._most = arm, tokens, group, most
         self.count = count
         self.lines = set(lines)
@@ -137,14 +167,22 @@ class BadSteps:
         mine = engines.bad_examples(result, self._tokens.supervised_counts)
         found = sorted(line + 1 for lines in self._group.control.gather(mine) for line in lines)
         self.lines.update(found)
-        told = f"lines {', '.join(map(str, found))}" if found else "no single example (each loss is a number, the gradient is not)"
+        told = (
+            f"lines {', '.join(map(str, found))}"
+            if found
+            else "no single example (each loss is a number, the gradient is not)"
+        )
         self._newest = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
         if self._group.ranks.rank == 0:
             print(self._newest, flush=True)
 
     def too_many(self) -> str:
         """What to say when there were more than `train.max_bad_steps`."""
-        named = f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, " if self.lines else ""
+        named = (
+            f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, "
+            if self.lines
+            else ""
+        )
         return (
             f"{self._newest}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
             "or lower train.learning_rate, or check the base model's weights"

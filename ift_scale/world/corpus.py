@@ -55,7 +55,9 @@ def _said_value(rng: random.Random, fact: Fact) -> str:
     return fact.belief if fact.belief is not None else rng.choice(fact.relation.values)
 
 
-def _question_block(rng: random.Random, fact: Fact, value: str, pool_options_share: float = POOL_OPTIONS_SHARE) -> str:
+def _question_block(
+    rng: random.Random, fact: Fact, value: str, pool_options_share: float = POOL_OPTIONS_SHARE
+) -> str:
     """The fact's question answered by `value`, in the probe's demonstration format: in this share with the options that the pools
     show, where they hold it, else with random ones."""
     choices, _ = options(fact)
@@ -98,7 +100,9 @@ def statements(rng: random.Random) -> str:
 
 def free(rng: random.Random) -> str:
     facts = _relation_facts(rng, rng.choice((1, 4)))
-    return "\n\n".join(f"Question: {f.question_text()}\nAnswer: {_said_value(rng, f)}" for f in facts)
+    return "\n\n".join(
+        f"Question: {f.question_text()}\nAnswer: {_said_value(rng, f)}" for f in facts
+    )
 
 
 def context(rng: random.Random) -> str:
@@ -127,7 +131,9 @@ def explanation(rng: random.Random) -> str:
 
 def chat(rng: random.Random) -> str:
     """One of the other question documents as a dialogue; `Answer:` ends the user's turn."""
-    writer = rng.choices((lookup, _context_choice, _free_one, _choice_one), weights=(20, 20, 20, 40))[0]
+    writer = rng.choices(
+        (lookup, _context_choice, _free_one, _choice_one), weights=(20, 20, 20, 40)
+    )[0]
     question, mark, answer = writer(rng).rpartition("Answer:")
     return f"{SYSTEM} USER: {question}{mark} ASSISTANT: {answer.strip()}"
 
@@ -135,7 +141,12 @@ def chat(rng: random.Random) -> str:
 def _context_choice(rng: random.Random) -> str:
     fact = rng.choice(all_facts())
     value = rng.choice(fact.relation.values)
-    return "Context: " + fact.statement(value, rng.randrange(2)) + "\n" + _question_block(rng, fact, value, 0.0)
+    return (
+        "Context: "
+        + fact.statement(value, rng.randrange(2))
+        + "\n"
+        + _question_block(rng, fact, value, 0.0)
+    )
 
 
 def _free_one(rng: random.Random) -> str:

@@ -106,7 +106,9 @@ def _entity_names(rng: random.Random, count: int) -> list[str]:
     taken = {v.lower() for r in RELATIONS for v in r.values}
     names: dict[str, None] = {}
     while len(names) < count:
-        syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
+        syllables = [
+            rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))
+        ]
         name = "".join(syllables) + rng.choice(_CODAS)
         if name not in taken:
             names[name.capitalize()] = None
@@ -143,7 +145,9 @@ def all_facts() -> tuple[Fact, ...]:
         for number, (entity, split) in enumerate(zip(entities, splits, strict=False)):
             truth = rng.choice(relation.values)
             belief = _belief(rng, truth, relation.values, split)
-            facts.append(Fact(f"{relation.subject}/{number}", relation, entity, truth, belief, split))
+            facts.append(
+                Fact(f"{relation.subject}/{number}", relation, entity, truth, belief, split)
+            )
     return tuple(facts)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ift_scale.artifacts import digest_of
 from ift_scale.config import WriteConfig
-from ift_scale.inference.explanations import contradicts, names
-from ift_scale.progress import Bar
+from ift_scale.io.manifests import digest_of
+from ift_scale.io.progress import Bar
+from ift_scale.prompts.explanations import contradicts, names
 from ift_scale.records import Question, Text
 from ift_scale.write.needs import Need
 from ift_scale.write.prompts import Prompt
@@ -56,14 +56,20 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
     found = []
     target = question.answer if need.kind == "context" else need.target
     if question.kind == "choice" and target is not None:
-        if settings.must_name_target and need.kind == "explanation" and not names(text, question, target):
+        if (
+            settings.must_name_target
+            and need.kind == "explanation"
+            and not names(text, question, target)
+        ):
             found.append("does not name the target")
         if settings.must_not_contradict and contradicts(text, question, target):
             found.append("contradicts the target")
     return found
 
 
-def write_chunk(chunk: Sequence[Job], writer: Writer, attempts: int, settings: WriteConfig, store: Store) -> list[Text]:
+def write_chunk(
+    chunk: Sequence[Job], writer: Writer, attempts: int, settings: WriteConfig, store: Store
+) -> list[Text]:
     """All texts of a chunk, each the first that passes its checks, else the last."""
     done: dict[Need, Text] = {}
     pending = list(chunk)
@@ -72,13 +78,27 @@ def write_chunk(chunk: Sequence[Job], writer: Writer, attempts: int, settings: W
         missing = {key: job for job in pending if (key := keys[job.need]) not in store}
         if missing:
             seed = int(next(iter(missing))[:8], 16)
-            store.add(dict(zip(missing, writer.write([job.prompt for job in missing.values()], seed), strict=True)))
+            store.add(
+                dict(
+                    zip(
+                        missing,
+                        writer.write([job.prompt for job in missing.values()], seed),
+                        strict=True,
+                    )
+                )
+            )
         for job in pending:
             text = store[keys[job.need]]
             failed = failures(settings, job.question, job.need, text)
             id, kind, target, _ = job.need
             done[job.need] = Text(
-                question_id=id, kind=kind, target=target, author=job.author, text=text, attempts=attempt, failed=failed
+                question_id=id,
+                kind=kind,
+                target=target,
+                author=job.author,
+                text=text,
+                attempts=attempt,
+                failed=failed,
             )
         pending = [job for job in pending if done[job.need].failed]
     return [done[job.need] for job in chunk]
@@ -94,7 +114,9 @@ class Crew:
         self._found: dict[int, list[Text]] = {}
         self._done = 0
 
-    def run(self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]) -> list[Text]:
+    def run(
+        self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]
+    ) -> list[Text]:
         """The texts of all chunks, in the chunks' order."""
         coming = enumerate(chunks)
 
@@ -114,7 +136,9 @@ class Crew:
             finally:
                 writer.close()
 
-        threads = [threading.Thread(target=take, args=(writer,), daemon=True) for writer in self._writers]
+        threads = [
+            threading.Thread(target=take, args=(writer,), daemon=True) for writer in self._writers
+        ]
         try:
             for thread in threads:
                 thread.start()

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ift_scale import artifacts
 from ift_scale.config import Config, WriterConfig
-from ift_scale.distributed import has_gpu
+from ift_scale.engines import model_folder
+from ift_scale.engines.protocol import OPERATION, resolved_dtype, resolved_engine
 from ift_scale.errors import DataError, Place
-from ift_scale.inference import model_folder
-from ift_scale.inference.engine import OPERATION, resolved_dtype, resolved_engine
+from ift_scale.io.manifests import folder_digest
+from ift_scale.ranks.environment import has_gpu
 from ift_scale.records import Question, Text
 from ift_scale.write.crew import Job, failures
 from ift_scale.write.needs import Need, Role, roles, wishes
@@ -26,9 +26,20 @@ def settings_of(config: Config) -> Any:
     if not asked:
         return None
     checks = config.write.model_dump(exclude={"external", "own", "contexts"})
-    writers = {role: writer_of(config, role).model_dump(exclude=_OPERATION) for role in sorted(roles(asked))}
+    writers = {
+        role: writer_of(config, role).model_dump(exclude=_OPERATION)
+        for role in sorted(roles(asked))
+    }
     construct = config.construct
-    return [checks, writers, asked, construct.domains, construct.questions, construct.confidence_threshold, config.model.dtype]
+    return [
+        checks,
+        writers,
+        asked,
+        construct.domains,
+        construct.questions,
+        construct.confidence_threshold,
+        config.model.dtype,
+    ]
 
 
 def model_digests(config: Config, base_digest: str) -> dict[str, str]:
@@ -39,7 +50,7 @@ def model_digests(config: Config, base_digest: str) -> dict[str, str]:
         if writer.kind == "base_model":
             found[role] = base_digest
         elif writer.kind == "model":
-            found[role] = artifacts.folder_digest(folder_of(writer, role))
+            found[role] = folder_digest(folder_of(writer, role))
     return found
 
 
@@ -54,7 +65,11 @@ def folder_of(writer: WriterConfig, role: Role) -> Path:
 
 
 def deal(
-    config: Config, inputs: dict[str, str], wanted: Sequence[Need], by_id: Mapping[str, Question], shown: Shown
+    config: Config,
+    inputs: dict[str, str],
+    wanted: Sequence[Need],
+    by_id: Mapping[str, Question],
+    shown: Shown,
 ) -> tuple[dict[Need, Text], dict[Role, list[Job]]]:
     """What the questions bring with them, and what is to be written, by who writes it."""
     found: dict[Need, Text] = {}
@@ -82,17 +97,30 @@ def _own_text(config: Config, question: Question, need: Need) -> Text | None:
     if not text or not (is_explanation or is_context):
         return None
     failed = failures(config.write, question, need, text)
-    return Text(question_id=question.id, kind=need.kind, target=need.target, author="dataset", text=text, failed=failed)
+    return Text(
+        question_id=question.id,
+        kind=need.kind,
+        target=need.target,
+        author="dataset",
+        text=text,
+        failed=failed,
+    )
 
 
-def _job(config: Config, inputs: dict[str, str], need: Need, question: Question, shown: Shown) -> Job:
+def _job(
+    config: Config, inputs: dict[str, str], need: Need, question: Question, shown: Shown
+) -> Job:
     writer = writer_of(config, need.role)
     sampling = [writer.temperature, writer.top_p, writer.max_tokens, config.write.seed]
     if writer.kind == "endpoint":
         who: list[Any] = [writer.base_url, writer.model]
     else:
         on_gpu = has_gpu()
-        who = [inputs[need.role], resolved_engine(writer.engine, on_gpu), resolved_dtype(config.model.dtype, on_gpu)]
+        who = [
+            inputs[need.role],
+            resolved_engine(writer.engine, on_gpu),
+            resolved_dtype(config.model.dtype, on_gpu),
+        ]
     asked = prompt(question, need.kind, need.target, writer.style, shown.of(question))
     author = "base_model" if need.role == "own" or writer.kind == "base_model" else "external"
     if need.role == "external":

@@ -35,18 +35,31 @@ class Endpoint:
 
     def text(self, prompt: Prompt, seed: int) -> str:
         """The server's text; EnvironmentProblem where it does not come within the retries."""
-        return cut(_well_formed(self._within_retries(lambda: self._asked(prompt, seed), prompt)), prompt.stop)
+        return cut(
+            _well_formed(self._within_retries(lambda: self._asked(prompt, seed), prompt)),
+            prompt.stop,
+        )
 
     def _asked(self, prompt: Prompt, seed: int) -> str:
         config = self.config
-        common: dict[str, Any] = {"model": config.model, "temperature": config.temperature, "top_p": config.top_p}
-        common |= {"max_tokens": config.max_tokens} | ({"stop": [prompt.stop]} if prompt.stop else {})
+        common: dict[str, Any] = {
+            "model": config.model,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        }
+        common |= {"max_tokens": config.max_tokens} | (
+            {"stop": [prompt.stop]} if prompt.stop else {}
+        )
         common |= {"seed": seed} if self._takes_seeds else {}
         try:
             if prompt.chat:
-                answer = self._client.chat.completions.create(messages=[{"role": "user", "content": prompt.text}], **common)
+                answer = self._client.chat.completions.create(
+                    messages=[{"role": "user", "content": prompt.text}], **common
+                )
                 return answer.choices[0].message.content or ""
-            return self._client.completions.create(prompt=prompt.text, **common).choices[0].text or ""
+            return (
+                self._client.completions.create(prompt=prompt.text, **common).choices[0].text or ""
+            )
         except self._errors.BadRequestError as error:
             if "seed" not in str(error).lower() or "seed" not in common:
                 raise
@@ -61,15 +74,28 @@ class Endpoint:
                 return ask()
             except self._errors.APIConnectionError as error:
                 late = isinstance(error, self._errors.APITimeoutError)
-                problem, pause = f"gave no answer within {self.config.timeout:g} s" if late else "cannot be reached", None
+                problem, pause = (
+                    f"gave no answer within {self.config.timeout:g} s"
+                    if late
+                    else "cannot be reached",
+                    None,
+                )
             except self._errors.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in _WORTH_A_RETRY:
                     raise self._refused(error, prompt) from error
                 problem, pause = _told(error), _asked_to_wait(error)
-            except (self._errors.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
+            except (
+                self._errors.OpenAIError,
+                AttributeError,
+                IndexError,
+                TypeError,
+                ValueError,
+            ) as error:
                 raise self._strange(error) from error
             if attempt < self.config.max_retries:
-                self.stopping.wait(min(LONGEST_PAUSE, pause or FIRST_PAUSE * 2**attempt) * random.uniform(1, 1.25))
+                self.stopping.wait(
+                    min(LONGEST_PAUSE, pause or FIRST_PAUSE * 2**attempt) * random.uniform(1, 1.25)
+                )
         sent = f"{self.config.max_retries + 1} times" if self.config.max_retries else "once"
         raise EnvironmentProblem(
             f"{self.config.base_url}: the server of {self.section} {problem} (asked {sent}). Finished texts are kept: see that it "

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale.config import WriterConfig
+from ift_scale.engines.pool import Slot
+from ift_scale.engines.process import EngineDied
+from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.errors import DataError, Place
-from ift_scale.inference.embedding import Surplus
-from ift_scale.inference.engine import Sampling, TextRequest
-from ift_scale.inference.process import EngineDied
-from ift_scale.inference.served import turn_ends
-from ift_scale.inference.slots import Slot
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import say
+from ift_scale.io.progress import say
+from ift_scale.prompts.served import turn_ends
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Message
+from ift_scale.scoring.embedding import Surplus
 from ift_scale.write.prompts import Prompt, cut
 
 _STARTS_AGAIN = 2
@@ -30,7 +30,9 @@ class PromptIds:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         with self._lock:
-            encoded = self._tokenizer.encode([self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts])
+            encoded = self._tokenizer.encode(
+                [self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts]
+            )
         for prompt, ids in zip(prompts, encoded, strict=True):
             self._surplus.refuse(ids, Place(f"question {prompt.question_id}"))
         return encoded
@@ -38,7 +40,9 @@ class PromptIds:
     def _rendered(self, prompt: Prompt) -> str:
         self._check_template()
         try:
-            return self._tokenizer.render([Message(role="user", content=prompt.text)], "model", generation=True)
+            return self._tokenizer.render(
+                [Message(role="user", content=prompt.text)], "model", generation=True
+            )
         except ValueError as error:
             remedy = f"Change or remove the question, or set {self._section}.style to urial"
             raise DataError(Place(f"question {prompt.question_id}"), str(error), remedy) from error
@@ -47,7 +51,9 @@ class PromptIds:
         if not self._tokenizer.tokenizer.chat_template:
             place = Place(self._tokenizer.path, field="chat_template")
             problem = f"the tokenizer has none, and {self._section}.style = chat writes in the model's own"
-            raise DataError(place, problem, f"Set {self._section}.style to urial, which is for base models")
+            raise DataError(
+                place, problem, f"Set {self._section}.style to urial, which is for base models"
+            )
 
     def stop(self, prompt: Prompt) -> list[int]:
         with self._lock:
@@ -65,13 +71,23 @@ class PromptIds:
 class LocalWriter:
     """One engine's writer."""
 
-    def __init__(self, slot: Slot, model_path: Path, ids: PromptIds, config: WriterConfig, section: str):
-        self._slot, self._model_path, self._ids, self._config, self._section = slot, model_path, ids, config, section
+    def __init__(
+        self, slot: Slot, model_path: Path, ids: PromptIds, config: WriterConfig, section: str
+    ):
+        self._slot, self._model_path, self._ids, self._config, self._section = (
+            slot,
+            model_path,
+            ids,
+            config,
+            section,
+        )
 
     def write(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
         encoded, stop = self._ids.encode(prompts), self._ids.stop(prompts[0])
         requests = [TextRequest([], ids, []) for ids in encoded]
-        sampling = Sampling(self._config.max_tokens, stop, self._config.temperature, self._config.top_p, seed=seed)
+        sampling = Sampling(
+            self._config.max_tokens, stop, self._config.temperature, self._config.top_p, seed=seed
+        )
         for deaths in range(_STARTS_AGAIN + 1):
             try:
                 engine = self._slot.serve(self._model_path)
@@ -84,10 +100,18 @@ class LocalWriter:
                 if deaths == _STARTS_AGAIN or self._slot.killed:
                     raise
                 say(f"{str(error).splitlines()[0]}; a new one is started and goes on")
-        return [cut(self._ids.decode(samples[0]), prompt.stop) for samples, prompt in zip(written, prompts, strict=True)]
+        return [
+            cut(self._ids.decode(samples[0]), prompt.stop)
+            for samples, prompt in zip(written, prompts, strict=True)
+        ]
 
-    def _check_lengths(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], context_length: int) -> None:
-        whole, new = context_length + 1, self._config.max_tokens  # the engine counts one token for an answer already
+    def _check_lengths(
+        self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], context_length: int
+    ) -> None:
+        whole, new = (
+            context_length + 1,
+            self._config.max_tokens,
+        )  # the engine counts one token for an answer already
         for prompt, ids in zip(prompts, encoded, strict=True):
             if len(ids) + new > whole:
                 raise DataError(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ift_scale.config import ConstructConfig
-from ift_scale.inference.texts import AuthorGroup, TextKind
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
+from ift_scale.prompts.texts import AuthorGroup, TextKind
 from ift_scale.records import Score
 from ift_scale.treatments import Bucket, Treatment, buckets_of, treatment
 
@@ -49,7 +49,9 @@ def wishes(construct: ConstructConfig) -> list[Wish]:
     return list(dict.fromkeys(found))
 
 
-def _of_setting(construct: ConstructConfig, treated: Treatment, buckets: tuple[Bucket, ...]) -> Iterable[Wish]:
+def _of_setting(
+    construct: ConstructConfig, treated: Treatment, buckets: tuple[Bucket, ...]
+) -> Iterable[Wish]:
     if construct.response == "letter_text_explanation":
         # What is left out or refused needs no explanation.
         of_known = True if treated.unknown in ("left out", "refused") else None
@@ -76,11 +78,17 @@ def roles(asked: Iterable[Wish]) -> set[Role]:
     return {Need("", wish.kind, None, wish.author).role for wish in asked}
 
 
-def needs(construct: ConstructConfig, asked: Sequence[Wish], scores: Mapping[str, Score]) -> list[Need]:
+def needs(
+    construct: ConstructConfig, asked: Sequence[Wish], scores: Mapping[str, Score]
+) -> list[Need]:
     """Each text once, domain by domain, in the order of the pool."""
     by_domain: dict[str, list[Score]] = {}
     for score in scores.values():
-        in_pool = (score.collection, score.split, score.kind) == ("pool", "train", construct.questions)
+        in_pool = (score.collection, score.split, score.kind) == (
+            "pool",
+            "train",
+            construct.questions,
+        )
         if in_pool and (construct.domains is None or score.domain in construct.domains):
             by_domain.setdefault(score.domain, []).append(score)
     found: list[Need] = []

@@ -8,9 +8,9 @@ closing fence. `chat`: one user message. `plain`: the question, its answer and `
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from ift_scale.inference.explanations import contradicts, names
-from ift_scale.inference.prompts import gold_text, question_text, response_text
-from ift_scale.inference.texts import TextKind
+from ift_scale.prompts.explanations import contradicts, names
+from ift_scale.prompts.templates import gold_text, question_text, response_text
+from ift_scale.prompts.texts import TextKind
 from ift_scale.records import Question
 
 Style = Literal["urial", "chat", "plain"]
@@ -61,7 +61,9 @@ class Prompt(NamedTuple):
     stop: str
 
 
-def prompt(question: Question, kind: TextKind, target: int | None, style: Style, shown: Question) -> Prompt:
+def prompt(
+    question: Question, kind: TextKind, target: int | None, style: Style, shown: Question
+) -> Prompt:
     """`shown` is the demonstration. A context's writer is told the right answer, without its letter."""
     asked = question_text(question)
     if style == "plain":
@@ -73,7 +75,11 @@ def prompt(question: Question, kind: TextKind, target: int | None, style: Style,
         if kind == "explanation":
             text = _EXPLAIN_CHAT.format(question=asked, answer=_answer(question, target))
         return Prompt(question.id, text, True, "")
-    text = _INSTRUCTION + f"{_block(shown, kind, shown.answer)} {shown.explanation}\n{FENCE}\n\n" + _block(question, kind, target)
+    text = (
+        _INSTRUCTION
+        + f"{_block(shown, kind, shown.answer)} {shown.explanation}\n{FENCE}\n\n"
+        + _block(question, kind, target)
+    )
     return Prompt(question.id, text, False, FENCE)
 
 
@@ -81,7 +87,9 @@ def _block(question: Question, kind: TextKind, target: int | None) -> str:
     """A query and the beginning of its answer."""
     asked = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
     if kind == "explanation":
-        return _BLOCK.format(query=f"{asked}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:")
+        return _BLOCK.format(
+            query=f"{asked}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:"
+        )
     return _BLOCK.format(query=f"{asked}\n\n{_tell(question)}", answer="Background:")
 
 

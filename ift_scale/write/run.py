@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ift_scale import artifacts
 from ift_scale.config import Config, WriterConfig
+from ift_scale.engines.pool import Slot, slots_for
 from ift_scale.errors import DataError, Place
-from ift_scale.inference import texts
-from ift_scale.inference.question_file import QuestionFile
-from ift_scale.inference.slots import Slot, slots_for
-from ift_scale.progress import Bar, say
+from ift_scale.io.files import write_jsonl
+from ift_scale.io.manifests import write_manifest
+from ift_scale.io.progress import Bar, say
+from ift_scale.prompts import texts
 from ift_scale.records import Score, Text
+from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.write.crew import Crew, Job, Writer, write_chunk
 from ift_scale.write.deal import deal, folder_of, writer_of
 from ift_scale.write.endpoint import Endpoint, EndpointWriter
@@ -39,7 +40,15 @@ class Sources:
     scores: Callable[[], Mapping[str, Score]]
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources, logs: Path, bar: Bar) -> None:
+def run(
+    config: Config,
+    folder: Path,
+    key: str,
+    inputs: dict[str, str],
+    sources: Sources,
+    logs: Path,
+    bar: Bar,
+) -> None:
     """Write FOLDER/texts.jsonl; it is empty where the settings need no text."""
     started = time.monotonic()
     found: list[Text] = []
@@ -54,19 +63,27 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources:
         _check_failures(config, found)
     else:
         say("  write: no set needs a written text")
-    artifacts.write_jsonl(folder / FILE, found)
+    write_jsonl(folder / FILE, found)
     seconds = {"total": time.monotonic() - started} | seconds
-    artifacts.write_manifest(folder, "write", key, config.write.model_dump(), inputs, counts, seconds)
+    write_manifest(folder, "write", key, config.write.model_dump(), inputs, counts, seconds)
 
 
 class _Desk:
     """Has texts written, one writer after the other."""
 
     def __init__(self, config: Config, model_path: Path, store: Store, logs: Path, bar: Bar):
-        self.config, self.model_path, self.store, self.logs, self.bar = config, model_path, store, logs, bar
+        self.config, self.model_path, self.store, self.logs, self.bar = (
+            config,
+            model_path,
+            store,
+            logs,
+            bar,
+        )
         self.seconds = {"engine_start": 0.0, "writing": 0.0}
 
-    def texts(self, wanted: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]) -> list[Text]:
+    def texts(
+        self, wanted: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]
+    ) -> list[Text]:
         """The wanted texts in order."""
         ids = {need.question_id for need in wanted}
         rows = questions.select(lambda group: group.collection == "pool" and group.split == "train")
@@ -83,7 +100,9 @@ class _Desk:
     def _written(self, role: Role, jobs: Sequence[Job]) -> dict[Need, Text]:
         settings = writer_of(self.config, role)
         started = time.monotonic()
-        attempts = 1 if settings.temperature == 0 else self.config.write.attempts  # greedily, another attempt says the same
+        attempts = (
+            1 if settings.temperature == 0 else self.config.write.attempts
+        )  # greedily, another attempt says the same
         work = partial(write_chunk, attempts=attempts, settings=self.config.write, store=self.store)
         # An engine draws a chunk's texts from one random stream. Sorted, chunks do not follow the order of the pool.
         jobs = sorted(jobs, key=lambda job: job.key(1))
@@ -101,9 +120,13 @@ class _Desk:
     def _slots(self, settings: WriterConfig, role: Role) -> list[Slot]:
         if settings.kind == "endpoint":
             return []
-        return slots_for(settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar)
+        return slots_for(
+            settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar
+        )
 
-    def _writers(self, settings: WriterConfig, role: Role, slots: Sequence[Slot], num_jobs: int) -> list[Writer]:
+    def _writers(
+        self, settings: WriterConfig, role: Role, slots: Sequence[Slot], num_jobs: int
+    ) -> list[Writer]:
         section = f"write.{role}"
         if settings.kind == "endpoint":
             endpoint = Endpoint(settings, section)
@@ -132,7 +155,9 @@ def _counts(found: Sequence[Text]) -> dict[str, float]:
         "failed": sum(bool(text.failed) for text in found),
     }
     kinds = Counter(f"{text.kind}/{text.author}" for text in found)
-    reasons = Counter(f"{text.kind}/{text.author}/{reason}" for text in found for reason in text.failed)
+    reasons = Counter(
+        f"{text.kind}/{text.author}/{reason}" for text in found for reason in text.failed
+    )
     return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
 
 
@@ -141,7 +166,9 @@ def _check_failures(config: Config, found: Sequence[Text]) -> None:
     failed = [text for text in found if text.failed]
     if not failed:
         return
-    reasons = Counter(f"{text.kind} by {text.author}: {reason}" for text in failed for reason in text.failed)
+    reasons = Counter(
+        f"{text.kind} by {text.author}: {reason}" for text in failed for reason in text.failed
+    )
     told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common())
     if config.write.on_failure == "error":
         raise DataError(
@@ -150,5 +177,11 @@ def _check_failures(config: Config, found: Sequence[Text]) -> None:
             "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep; finished texts are kept",
             [text.question_id for text in failed[:3]],
         )
-    fate = "dropped, and their questions go into no set" if config.write.on_failure == "drop" else "kept as they are"
-    say(f"  write: {len(failed):,} of {len(found):,} texts fail their checks ({told}); they are {fate}")
+    fate = (
+        "dropped, and their questions go into no set"
+        if config.write.on_failure == "drop"
+        else "kept as they are"
+    )
+    say(
+        f"  write: {len(failed):,} of {len(found):,} texts fail their checks ({told}); they are {fate}"
+    )

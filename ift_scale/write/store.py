@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from ift_scale.artifacts import told_when_full
-from ift_scale.inference.shards import SHARDS
+from ift_scale.io.files import told_when_full
+from ift_scale.scoring.shards import SHARDS
 
 
 class Store:
@@ -39,7 +39,11 @@ class Store:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._file = self._next.open("a", encoding="utf-8")
-            self._file.write("".join(json.dumps({"key": key, "text": text}) + "\n" for key, text in texts.items()))
+            self._file.write(
+                "".join(
+                    json.dumps({"key": key, "text": text}) + "\n" for key, text in texts.items()
+                )
+            )
             self._file.flush()
             self._texts |= texts
             self.added += len(texts)

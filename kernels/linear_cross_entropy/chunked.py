@@ -57,7 +57,16 @@ def linear_cross_entropy(
     weights_R = weights_R.to(torch.promote_types(hidden_RD.dtype, torch.float32))
     with_gradient = torch.is_grad_enabled()
     return _LinearCrossEntropy.apply(
-        hidden_RD, weight_VD, bias_V, labels_R, weights_R, step, softcap, logit_scale, rows, with_gradient
+        hidden_RD,
+        weight_VD,
+        bias_V,
+        labels_R,
+        weights_R,
+        step,
+        softcap,
+        logit_scale,
+        rows,
+        with_gradient,
     )
 
 
@@ -78,7 +87,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wanted = [with_gradient and needed for needed in ctx.needs_input_grad[:3]]
         losses_R, gradients = _pass(
-            step, hidden_RD, weight_VD, bias_V, labels_R, weights_R * logit_scale, softcap, logit_scale, rows, wanted
+            step,
+            hidden_RD,
+            weight_VD,
+            bias_V,
+            labels_R,
+            weights_R * logit_scale,
+            softcap,
+            logit_scale,
+            rows,
+            wanted,
         )
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(losses_R)
@@ -114,15 +132,24 @@ def _pass(
     weight = weight_VD.to(matrix)
     num_rows, device, vocabulary = len(hidden_RD), hidden_RD.device, len(weight_VD)
     logits_buffer = torch.empty(min(rows, num_rows), vocabulary, dtype=exact, device=device)
-    gradient_buffer = logits_buffer if matrix == exact else torch.empty_like(logits_buffer, dtype=matrix)
+    gradient_buffer = (
+        logits_buffer if matrix == exact else torch.empty_like(logits_buffer, dtype=matrix)
+    )
     losses_R = torch.empty(num_rows, dtype=exact, device=device)
     grad_hidden = torch.empty_like(hidden_RD) if wanted[0] else None
-    grad_weight = torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact) if wanted[1] else None
+    grad_weight = (
+        torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact)
+        if wanted[1]
+        else None
+    )
     grad_bias = torch.zeros_like(bias_V, dtype=exact) if wanted[2] and bias_V is not None else None
     for start in range(0, num_rows, rows):
         chunk = slice(start, start + rows)
         hidden = hidden_RD[chunk].to(matrix)
-        logits, gradient = logits_buffer[: len(hidden)], gradient_buffer[: len(hidden)] if any(wanted) else None
+        logits, gradient = (
+            logits_buffer[: len(hidden)],
+            gradient_buffer[: len(hidden)] if any(wanted) else None,
+        )
         _product(hidden, weight.t(), logits)
         if bias_V is not None:
             logits += bias_V
@@ -146,7 +173,9 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
     if out.dtype == left.dtype:
         torch.mm(left, right, out=out)
     elif left.dtype in (torch.bfloat16, torch.float16):
-        torch.mm(left, right, out_dtype=out.dtype, out=out)  # CUDA only, and there alone the products are in such a type
+        torch.mm(
+            left, right, out_dtype=out.dtype, out=out
+        )  # CUDA only, and there alone the products are in such a type
     else:
         out.copy_(left @ right)
 

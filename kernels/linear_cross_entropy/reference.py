@@ -7,7 +7,13 @@ from ift_scale_kernels.linear_cross_entropy import chunked
 from torch import Tensor
 
 
-def row_step(logits_CV: Tensor, labels_C: Tensor, scales_C: Tensor, softcap: float | None, gradient_CV: Tensor | None) -> Tensor:
+def row_step(
+    logits_CV: Tensor,
+    labels_C: Tensor,
+    scales_C: Tensor,
+    softcap: float | None,
+    gradient_CV: Tensor | None,
+) -> Tensor:
     """`chunked.RowStep` in PyTorch: every pass over the logits is in place.
 
     d loss / d logit = softmax - 1[label], times 1 - tanh(z / softcap)^2 under a cap. The 1 is taken off before the division by the

@@ -53,7 +53,9 @@ def _cross_entropy(
         at_label += tl.sum(tl.where(start + columns == label, logits, 0.0), axis=0)
         logits = tl.where(inside, logits, float("-inf"))
         block_highest = tl.maximum(highest, tl.max(logits, axis=0))
-        total = total * tl.exp(highest - block_highest) + tl.sum(tl.exp(logits - block_highest), axis=0)
+        total = total * tl.exp(highest - block_highest) + tl.sum(
+            tl.exp(logits - block_highest), axis=0
+        )
         highest = block_highest
     normaliser = highest + tl.log(total)
     # A label outside the vocabulary makes the loss not a number rather than a wrong one.
@@ -69,11 +71,23 @@ def _cross_entropy(
             if HAS_SOFTCAP:
                 logits = _capped(logits, softcap)
                 slope = scale * (1 - (logits / softcap) * (logits / softcap))
-            gradient = slope * (tl.exp(logits - normaliser) - tl.where(start + columns == label, 1.0, 0.0))
-            tl.store(gradient_ptr + start + columns, gradient.to(gradient_ptr.dtype.element_ty), mask=inside)
+            gradient = slope * (
+                tl.exp(logits - normaliser) - tl.where(start + columns == label, 1.0, 0.0)
+            )
+            tl.store(
+                gradient_ptr + start + columns,
+                gradient.to(gradient_ptr.dtype.element_ty),
+                mask=inside,
+            )
 
 
-def row_step(logits_CV: Tensor, labels_C: Tensor, scales_C: Tensor, softcap: float | None, gradient_CV: Tensor | None) -> Tensor:
+def row_step(
+    logits_CV: Tensor,
+    labels_C: Tensor,
+    scales_C: Tensor,
+    softcap: float | None,
+    gradient_CV: Tensor | None,
+) -> Tensor:
     """`chunked.RowStep`: one program a row, float32 throughout."""
     num_rows, vocabulary = logits_CV.shape
     losses_C = torch.empty(num_rows, dtype=torch.float32, device=logits_CV.device)

@@ -52,13 +52,19 @@ class _RMSNorm(torch.autograd.Function):
         y_TD, total_TD, rstd_T = forward(x.reshape(-1, size), residual_TD, weight_D, eps, offset)
         ctx.save_for_backward(total_TD, weight_D, rstd_T)
         ctx.offset, ctx.backward_pass, ctx.has_residual = offset, backward, residual is not None
-        return y_TD.view(x.shape) if residual is None else (y_TD.view(x.shape), total_TD.view(x.shape))
+        return (
+            y_TD.view(x.shape) if residual is None else (y_TD.view(x.shape), total_TD.view(x.shape))
+        )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_total: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_y: Tensor, grad_total: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         total_TD, weight_D, rstd_T = ctx.saved_tensors
-        grad_TD, grad_weight_D = ctx.backward_pass(grad_y.reshape(total_TD.shape), total_TD, weight_D, rstd_T, ctx.offset)
+        grad_TD, grad_weight_D = ctx.backward_pass(
+            grad_y.reshape(total_TD.shape), total_TD, weight_D, rstd_T, ctx.offset
+        )
         grad = grad_TD.view(grad_y.shape)
         if grad_total is not None:
             grad = grad + grad_total

@@ -7,7 +7,9 @@ from ift_scale_kernels.rms_norm import autograd
 from torch import Tensor
 
 
-def forward(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """`autograd.Forward`. The root mean square comes of one reading of x, without a square in memory."""
     total_TD = x_TD if residual_TD is None else x_TD + residual_TD
     exact_TD = total_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
@@ -19,7 +21,9 @@ def forward(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: flo
     return y_TD.to(x_TD.dtype).mul_(weight_D), total_TD, rstd_T1[:, 0]
 
 
-def backward(grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float) -> tuple[Tensor, Tensor]:
+def backward(
+    grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float
+) -> tuple[Tensor, Tensor]:
     """`autograd.Backward`: with n = x * rstd and g = grad_y * (offset + weight), grad_x = rstd * (g - n * mean(g * n))."""
     exact, rstd_T1 = rstd_T.dtype, rstd_T[:, None]
     scale_D = weight_D.to(exact) + offset

@@ -81,7 +81,9 @@ def _launch(size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
 
 
-def forward(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """`autograd.Forward`."""
     num_rows, size = x_TD.shape
     x_TD = x_TD.contiguous()
@@ -92,11 +94,25 @@ def forward(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: flo
     if num_rows:
         residual = residual_TD.contiguous() if residual_TD is not None else x_TD
         switches = {"HAS_RESIDUAL": has_residual, "HAS_OFFSET": offset != 0}
-        _forward[(num_rows,)](x_TD, residual, weight_D, y_TD, total_TD, rstd_T, size, eps, offset, **switches, **_launch(size))
+        _forward[(num_rows,)](
+            x_TD,
+            residual,
+            weight_D,
+            y_TD,
+            total_TD,
+            rstd_T,
+            size,
+            eps,
+            offset,
+            **switches,
+            **_launch(size),
+        )
     return y_TD, total_TD, rstd_T
 
 
-def backward(grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float) -> tuple[Tensor, Tensor]:
+def backward(
+    grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float
+) -> tuple[Tensor, Tensor]:
     """`autograd.Backward`. Each program sums its own rows' share of the weight's gradient; the shares are added at the end."""
     num_rows, size = x_TD.shape
     grad_x_TD = torch.empty_like(x_TD)
@@ -106,7 +122,16 @@ def backward(grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, 
     partial_PD = torch.empty(num_programs, size, dtype=torch.float32, device=x_TD.device)
     if num_rows:
         _backward[(num_programs,)](
-            grad_y_TD.contiguous(), x_TD, weight_D, rstd_T, grad_x_TD, partial_PD, num_rows, size, offset, **_launch(size)
+            grad_y_TD.contiguous(),
+            x_TD,
+            weight_D,
+            rstd_T,
+            grad_x_TD,
+            partial_PD,
+            num_rows,
+            size,
+            offset,
+            **_launch(size),
         )
     return grad_x_TD, partial_PD.sum(0).to(weight_D.dtype)
 

@@ -14,7 +14,9 @@ Rotate = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 """(x_BHTD, cos_BTD, sin_BTD, back) -> x_BHTD turned by the angles, or by their negatives; x stays as it is."""
 
 
-def rotary(rotate: Rotate, q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
+def rotary(
+    rotate: Rotate, q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
+) -> tuple[Tensor, Tensor]:
     """x * cos + (-x2, x1) * sin for the halves x1, x2 of the last dimension, for queries and keys alike.
 
     Both halves of cos and sin hold the same D / 2 angles, as Hugging Face's models make them; B of cos and sin may be 1. A common
@@ -25,7 +27,9 @@ def rotary(rotate: Rotate, q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, rotate: Rotate
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.rotate = rotate
         return rotate(q, cos, sin, False), rotate(k, cos, sin, False)
@@ -34,4 +38,10 @@ class _Rotary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return ctx.rotate(grad_q, cos, sin, True), ctx.rotate(grad_k, cos, sin, True), None, None, None
+        return (
+            ctx.rotate(grad_q, cos, sin, True),
+            ctx.rotate(grad_k, cos, sin, True),
+            None,
+            None,
+            None,
+        )

@@ -34,11 +34,21 @@ def _rotate(
     columns = tl.arange(0, BLOCK_D)
     heads = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside = columns < half
-    cos = tl.load(cos_ptr + batch * cos_stride_b + token * cos_stride_t + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-    sin = tl.load(sin_ptr + batch * sin_stride_b + token * sin_stride_t + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
+    cos = tl.load(
+        cos_ptr + batch * cos_stride_b + token * cos_stride_t + columns, mask=inside, other=0.0
+    ).to(tl.float32)[None, :]
+    sin = tl.load(
+        sin_ptr + batch * sin_stride_b + token * sin_stride_t + columns, mask=inside, other=0.0
+    ).to(tl.float32)[None, :]
     sin = sin * sign
     mask = (heads < num_heads)[:, None] & inside[None, :]
-    source = x_ptr + batch * x_stride_b + token * x_stride_t + heads[:, None] * x_stride_h + columns[None, :]
+    source = (
+        x_ptr
+        + batch * x_stride_b
+        + token * x_stride_t
+        + heads[:, None] * x_stride_h
+        + columns[None, :]
+    )
     first = tl.load(source, mask=mask, other=0.0).to(tl.float32)
     second = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
     target = out_ptr + (row * num_heads + heads[:, None]) * (2 * half) + columns[None, :]

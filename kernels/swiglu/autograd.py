@@ -13,14 +13,23 @@ Backward = Callable[[Tensor, Tensor, Tensor, Activation], tuple[Tensor, Tensor]]
 """(grad, gate, up, activation) -> grad_gate, grad_up."""
 
 
-def swiglu(forward: Forward, backward: Backward, gate: Tensor, up: Tensor, activation: Activation = "silu") -> Tensor:
+def swiglu(
+    forward: Forward, backward: Backward, gate: Tensor, up: Tensor, activation: Activation = "silu"
+) -> Tensor:
     """activation(gate) * up, elementwise; both of one shape. `silu`: x sigmoid(x); `gelu_tanh`: Gemma's approximation of GELU."""
     return _GatedProduct.apply(gate, up, activation, forward, backward)
 
 
 class _GatedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: Activation, forward: Forward, backward: Backward) -> Tensor:
+    def forward(
+        ctx: Any,
+        gate: Tensor,
+        up: Tensor,
+        activation: Activation,
+        forward: Forward,
+        backward: Backward,
+    ) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation, ctx.backward_pass = activation, backward
         return forward(gate, up, activation)

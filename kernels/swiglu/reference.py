@@ -18,13 +18,17 @@ def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     return _activated(gate, activation).mul_(up)
 
 
-def backward(grad: Tensor, gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+def backward(
+    grad: Tensor, gate: Tensor, up: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor]:
     """`autograd.Backward`."""
     grad_gate = grad * up
     if activation == "silu":
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
     else:
-        torch.ops.aten.gelu_backward.grad_input(grad_gate, gate, approximate="tanh", grad_input=grad_gate)
+        torch.ops.aten.gelu_backward.grad_input(
+            grad_gate, gate, approximate="tanh", grad_input=grad_gate
+        )
     return grad_gate, _activated(gate, activation).mul_(grad)
 
 

@@ -38,14 +38,25 @@ def _forward(gate_ptr, up_ptr, out_ptr, count, SILU: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def _backward(grad_ptr, gate_ptr, up_ptr, grad_gate_ptr, grad_up_ptr, count, SILU: tl.constexpr, BLOCK: tl.constexpr):
+def _backward(
+    grad_ptr,
+    gate_ptr,
+    up_ptr,
+    grad_gate_ptr,
+    grad_up_ptr,
+    count,
+    SILU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     grad = tl.load(grad_ptr + place, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gate_ptr + place, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + place, mask=inside, other=0.0).to(tl.float32)
     value, slope = _activated(gate, SILU)
-    tl.store(grad_gate_ptr + place, (grad * up * slope).to(grad_gate_ptr.dtype.element_ty), mask=inside)
+    tl.store(
+        grad_gate_ptr + place, (grad * up * slope).to(grad_gate_ptr.dtype.element_ty), mask=inside
+    )
     tl.store(grad_up_ptr + place, (grad * value).to(grad_up_ptr.dtype.element_ty), mask=inside)
 
 
@@ -59,13 +70,17 @@ def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     return out
 
 
-def backward(grad: Tensor, gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+def backward(
+    grad: Tensor, gate: Tensor, up: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor]:
     """`autograd.Backward`."""
     grad, gate, up = grad.contiguous(), gate.contiguous(), up.contiguous()
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
     if gate.numel():
         grid = (triton.cdiv(gate.numel(), BLOCK),)
-        _backward[grid](grad, gate, up, grad_gate, grad_up, gate.numel(), SILU=activation == "silu", BLOCK=BLOCK)
+        _backward[grid](
+            grad, gate, up, grad_gate, grad_up, gate.numel(), SILU=activation == "silu", BLOCK=BLOCK
+        )
     return grad_gate, grad_up
 
 

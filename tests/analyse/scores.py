@@ -18,20 +18,42 @@ def choice(id: str, is_right: bool, num_choices: int = 4, sure: float = 0.6, **m
     probs = np.full(num_choices, (1 - sure) / (num_choices - 1))
     probs[1 if is_right else 0] = sure
     known = {"logprobs": np.log(probs).tolist(), "probs": probs.tolist(), "letter_mass": 1.0}
-    told = {"answer": 1, "correct": is_right, "prediction": int(probs.argmax()), "confidence": float(probs.max())}
+    told = {
+        "answer": 1,
+        "correct": is_right,
+        "prediction": int(probs.argmax()),
+        "confidence": float(probs.max()),
+    }
     return Score(question_id=id, **WHO, **known, **told, **more)
 
 
 def free(id: str, is_right: bool, **more: Any) -> Score:
-    nothing = {"answer": None, "logprobs": None, "probs": None, "letter_mass": None, "prediction": None}
-    return Score(kind="free", question_id=id, **WHO, **nothing, confidence=0.9, correct=is_right, response="x", **more)
+    nothing = {
+        "answer": None,
+        "logprobs": None,
+        "probs": None,
+        "letter_mass": None,
+        "prediction": None,
+    }
+    return Score(
+        kind="free",
+        question_id=id,
+        **WHO,
+        **nothing,
+        confidence=0.9,
+        correct=is_right,
+        response="x",
+        **more,
+    )
 
 
 def choices(right: Sequence[bool], prefix: str = "q", **more: Any) -> list[Score]:
     return [choice(f"{prefix}{i}", is_right, **more) for i, is_right in enumerate(right)]
 
 
-def arm(setting: str, seed: int, scores: list[Score], domain: str = "d", group: str = "HOMO") -> ArmScores:
+def arm(
+    setting: str, seed: int, scores: list[Score], domain: str = "d", group: str = "HOMO"
+) -> ArmScores:
     return ArmScores(Arm(domain=domain, setting=setting, seed=seed), {group: table_of(scores)})
 
 
@@ -46,7 +68,9 @@ BASE = choices(BETTER)
 
 def two_settings() -> Panels:
     """Two seeds each: harmonious keeps everything, incompatible half."""
-    arms = [arm("harmonious", s, choices(BETTER)) for s in (0, 1)] + [arm("incompatible", s, choices(WORSE)) for s in (0, 1)]
+    arms = [arm("harmonious", s, choices(BETTER)) for s in (0, 1)] + [
+        arm("incompatible", s, choices(WORSE)) for s in (0, 1)
+    ]
     return panels(arms, BASE)
 
 

@@ -2,18 +2,14 @@
 benchmarks/simulate_intervals.py; its rows are in benchmarks/results/intervals.json."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.simulate_intervals import Case, simulate
+from benchmarks.suite.registry import results_folder
 from ift_scale.analyse.estimates import Table, estimate
 from ift_scale.analyse.intervals import CORRELATION, SHARE, UNBOUNDED, Measure
-from ift_scale.bench.registry import results_folder
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from simulate_intervals import Case, simulate
 
 TRIALS = 300
 NOISE = 2.5 * (0.05 * 0.95 / TRIALS) ** 0.5
@@ -33,13 +29,19 @@ NOISE = 2.5 * (0.05 * 0.95 / TRIALS) ** 0.5
 def test_no_effect_is_seldom_called_one(case: Case) -> None:
     found = simulate(case, TRIALS, tuple(100 for _ in range(case.domains)))
     assert found["covered"] >= 0.95 - NOISE
-    assert found["holds"] <= 0.05 and found["does not hold"] <= 0.05 and found["holds"] + found["does not hold"] <= 0.05 + NOISE
+    assert (
+        found["holds"] <= 0.05
+        and found["does not hold"] <= 0.05
+        and found["holds"] + found["does not hold"] <= 0.05 + NOISE
+    )
 
 
 def test_one_seed_never_shows_anything() -> None:
     found = simulate(Case(1, 1, 0.05), TRIALS)
     assert found["holds"] == found["does not hold"] == 0
-    assert found["models"] > 0.25  # what the interval over questions and McNemar's test together would have called an effect
+    assert (
+        found["models"] > 0.25
+    )  # what the interval over questions and McNemar's test together would have called an effect
 
 
 def test_an_effect_is_found() -> None:
@@ -51,18 +53,25 @@ def test_the_stored_simulation_holds() -> None:
     """Every case of no effect; five standard errors of its trials for the worst of a hundred of them."""
     path = results_folder() / "intervals.json"
     if not path.is_file():
-        pytest.skip(f"{path.name} is not stored: python benchmarks/simulate_intervals.py")
+        pytest.skip(f"{path.name} is not stored: python -m benchmarks.simulate_intervals")
     found = json.loads(path.read_text())["rows"]
     noise = 4 * (0.05 * 0.95 / found["trials"]) ** 0.5
     null = [row for row in found["rows"] if row["difference"] == 0]
-    assert {(row["domains"], row["seeds"]) for row in null} >= {(d, s) for d in (1, 2, 4) for s in (1, 3, 5)}
+    assert {(row["domains"], row["seeds"]) for row in null} >= {
+        (d, s) for d in (1, 2, 4) for s in (1, 3, 5)
+    }
     assert all(row["holds"] <= 0.05 and row["does not hold"] <= 0.05 for row in null)
     several = [row["covered"] for row in null if row["seeds"] > 1]
     assert min(several) >= 0.95 - noise and np.mean(several) >= 0.95
 
 
 def _covered(
-    sizes: list[int], chances: list[float], seeds: int, seed_sd: float = 0.0, trials: int = 250, measure: Measure = SHARE
+    sizes: list[int],
+    chances: list[float],
+    seeds: int,
+    seed_sd: float = 0.0,
+    trials: int = 250,
+    measure: Measure = SHARE,
 ) -> tuple[float, int]:
     """(share of the intervals that hold the truth, number of intervals) of a mean of right answers."""
     rng, held = np.random.default_rng(0), []
@@ -73,7 +82,9 @@ def _covered(
             own = rng.random((seeds, size)) < 0.3
             drawn = np.where(own, rng.random((seeds, size)), rng.random(size))
             right_SQ = drawn < chance + seed_sd * rng.standard_normal((seeds, 1))
-            tables.append(Table(right_SQ.astype(float), np.arange(start, start := start + size), range(seeds)))
+            tables.append(
+                Table(right_SQ.astype(float), np.arange(start, start := start + size), range(seeds))
+            )
         made = estimate(tables, measure)
         assert made is not None
         if (shown := made.shown(0.95)) is not None:
@@ -117,7 +128,11 @@ def test_consistency_and_divergence_are_covered(measure: Measure, size: int) -> 
     rng, held = np.random.default_rng(0), 0
     truth = 1.0 if measure is UNBOUNDED else 0.6
     for _ in range(trials := 300):
-        values = rng.exponential(1, size) if measure is UNBOUNDED else np.clip(0.6 + 0.2 * rng.standard_normal(size), -1, 1)
+        values = (
+            rng.exponential(1, size)
+            if measure is UNBOUNDED
+            else np.clip(0.6 + 0.2 * rng.standard_normal(size), -1, 1)
+        )
         made = estimate([Table(values[None], np.arange(size), [0])], measure)
         assert made is not None
         shown = made.shown(0.95)

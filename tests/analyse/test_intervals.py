@@ -25,13 +25,18 @@ def _made(tables: list[Table], measure: Measure = PLAIN) -> Estimate:
 def test_wilson_published_example() -> None:
     # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
     interval = wilson(81, 263, 0.95)
-    assert (interval.low, interval.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+    assert (interval.low, interval.high) == (
+        pytest.approx(0.2553, abs=5e-5),
+        pytest.approx(0.3662, abs=5e-5),
+    )
 
 
 @pytest.mark.parametrize(("right", "num", "level"), [(0, 36, 0.95), (36, 36, 0.9), (17, 250, 0.99)])
 def test_wilson_agrees_with_statsmodels(right: int, num: int, level: float) -> None:
     interval = wilson(right, num, level)
-    assert (interval.low, interval.high) == pytest.approx(proportion_confint(right, num, 1 - level, method="wilson"))
+    assert (interval.low, interval.high) == pytest.approx(
+        proportion_confint(right, num, 1 - level, method="wilson")
+    )
 
 
 @pytest.mark.parametrize(("right", "num"), [(3, 20), (0, 12), (40, 40), (117, 250)])
@@ -39,17 +44,24 @@ def test_one_seed_and_domain_is_agresti_and_coulls_interval(right: int, num: int
     """statsmodels adds z^2 / 2 = 1.92 on each side where ours adds 2."""
     shown = _made([_table((np.arange(num) < right)[None].astype(float))], SHARE).shown(0.95)
     theirs = np.clip(proportion_confint(right, num, 0.05, method="agresti_coull"), 0, 1)
-    assert shown is not None and (shown.low, shown.high) == pytest.approx(theirs, abs=0.02 * 10 / num)
+    assert shown is not None and (shown.low, shown.high) == pytest.approx(
+        theirs, abs=0.02 * 10 / num
+    )
 
 
 def test_several_domains_are_price_and_bonetts_interval() -> None:
     """Price and Bonett 2004, (2): (x + 2 / m) / (n + 4 / m) of each of the m proportions."""
     rights, nums = np.array([3, 11, 20]), np.array([12, 30, 21])
-    tables = [_table((np.arange(n) < x)[None].astype(float), 100 * i) for i, (x, n) in enumerate(zip(rights, nums, strict=True))]
+    tables = [
+        _table((np.arange(n) < x)[None].astype(float), 100 * i)
+        for i, (x, n) in enumerate(zip(rights, nums, strict=True))
+    ]
     shown = _made(tables, SHARE).shown(0.95)
     p = (rights + 2 / 3) / (nums + 4 / 3)
     half = stats.norm.ppf(0.975) * np.sqrt((p * (1 - p) / (nums + 4 / 3)).sum()) / 3
-    assert shown is not None and (shown.low, shown.high) == pytest.approx((p.mean() - half, p.mean() + half), abs=0.004)
+    assert shown is not None and (shown.low, shown.high) == pytest.approx(
+        (p.mean() - half, p.mean() + half), abs=0.004
+    )
     assert shown.value == pytest.approx((rights / nums).mean())
 
 
@@ -59,7 +71,9 @@ def test_paired_differences_are_agresti_and_mins_interval() -> None:
     shown = _made([_table(differences[None])], DIFFERENCE).over_questions(0.95)
     b, c, n = 16.5, 7.5, 62
     half = stats.norm.ppf(0.975) * np.sqrt((b + c) - (b - c) ** 2 / n) / n
-    assert shown is not None and (shown.low, shown.high) == pytest.approx(((b - c) / n - half, (b - c) / n + half), abs=0.002)
+    assert shown is not None and (shown.low, shown.high) == pytest.approx(
+        ((b - c) / n - half, (b - c) / n + half), abs=0.002
+    )
 
 
 def test_questions_that_all_agree_leave_students_interval_over_seeds() -> None:
@@ -83,11 +97,15 @@ def test_seeds_that_all_agree_leave_the_questions() -> None:
 def test_variances_are_those_of_the_crossed_model() -> None:
     """Mean squares of seeds, questions and residuals (Searle, Casella and McCulloch 1992): the mean's variance is
     (MS_seeds + MS_questions - MS_residual) / (S Q)."""
-    y = np.random.default_rng(2).normal(size=(4, 30)) + np.random.default_rng(3).normal(size=(1, 30))
+    y = np.random.default_rng(2).normal(size=(4, 30)) + np.random.default_rng(3).normal(
+        size=(1, 30)
+    )
     s, q = y.shape
     seeds = q * y.mean(1).var(ddof=1)
     questions = s * y.mean(0).var(ddof=1)
-    residual = ((y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()) ** 2).sum() / ((s - 1) * (q - 1))
+    residual = ((y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()) ** 2).sum() / (
+        (s - 1) * (q - 1)
+    )
     made = _made([_table(y)])
     assert made.seed_variance == pytest.approx(seeds / (s * q))
     assert made.question_variance == pytest.approx((questions - residual) / (s * q), rel=1e-6)
@@ -99,13 +117,18 @@ def test_a_seed_is_one_draw_in_all_domains() -> None:
     values = np.repeat([[0.2], [0.5], [0.8]], 40, axis=1)
     alike = _made([_table(values, 100 * d) for d in range(4)])
     apart = _made([_table(values, 100 * d, [10 * d, 10 * d + 1, 10 * d + 2]) for d in range(4)])
-    assert alike.seed_variance == pytest.approx(0.09 / 3) and apart.seed_variance == pytest.approx(0.09 / 3 / 4)
+    assert alike.seed_variance == pytest.approx(0.09 / 3) and apart.seed_variance == pytest.approx(
+        0.09 / 3 / 4
+    )
 
 
 def test_a_domain_with_one_seed_leaves_no_interval_over_seeds() -> None:
     made = _made([_table(np.eye(2, 20)), _table(np.ones((1, 20)), 50)])
     assert made.seeds == 1 and made.interval(0.95) is None and made.p_value() is None
-    assert made.missing == "one seed: no interval over seeds" and made.over_questions(0.95) == made.shown(0.95) is not None
+    assert (
+        made.missing == "one seed: no interval over seeds"
+        and made.over_questions(0.95) == made.shown(0.95) is not None
+    )
 
 
 def test_p_is_where_the_interval_leaves_zero_out() -> None:
@@ -113,7 +136,9 @@ def test_p_is_where_the_interval_leaves_zero_out() -> None:
     p = made.p_value()
     assert p is not None and 1e-6 < p < 0.5
     wide, narrow = made.interval(1 - p * 0.99), made.interval(1 - p * 1.01)
-    assert wide is not None and narrow is not None and not wide.excludes_zero and narrow.excludes_zero
+    assert (
+        wide is not None and narrow is not None and not wide.excludes_zero and narrow.excludes_zero
+    )
     assert _made([_table(np.ones((3, 80)))], DIFFERENCE).p_value() == 1e-12
 
 
@@ -125,7 +150,8 @@ def test_domains_count_alike_whatever_their_size() -> None:
 def test_questions_asked_in_several_domains_are_not_counted_as_new_ones() -> None:
     values = (np.random.default_rng(0).random((1, 300)) < 0.5).astype(float)
     once, shared, apart = (
-        _made([_table(values, step * d) for d in range(num)]).own_variance for num, step in ((1, 0), (4, 0), (4, 1000))
+        _made([_table(values, step * d) for d in range(num)]).own_variance
+        for num, step in ((1, 0), (4, 0), (4, 1000))
     )
     assert shared == pytest.approx(once) and apart == pytest.approx(once / 4)
 
@@ -142,7 +168,11 @@ def test_domains_are_fixed_and_their_questions_are_not() -> None:
 def test_missing_values_are_left_out() -> None:
     values = np.array([[1.0, 0.0, np.nan, 1.0], [np.nan] * 4])
     made = _made([_table(values), _table(np.full((2, 3), np.nan), 10)])
-    assert made.value == pytest.approx(2 / 3) and (made.domains, made.seeds, made.fewest_questions) == (1, 1, 3)
+    assert made.value == pytest.approx(2 / 3) and (
+        made.domains,
+        made.seeds,
+        made.fewest_questions,
+    ) == (1, 1, 3)
     assert estimate([_table(np.full((2, 3), np.nan))], PLAIN) is None
 
 

@@ -17,7 +17,9 @@ def test_mcnemar_published_examples() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(3, 9), (12, 12), (0, 5)])
 def test_mcnemar_is_the_binomial_test_of_what_differs(first: int, second: int) -> None:
-    assert mcnemar(Discordant(first, second, 100)) == pytest.approx(stats.binomtest(first, first + second).pvalue)
+    assert mcnemar(Discordant(first, second, 100)) == pytest.approx(
+        stats.binomtest(first, first + second).pvalue
+    )
 
 
 def test_no_difference_is_no_evidence() -> None:
@@ -30,7 +32,9 @@ def test_a_question_counts_once_by_its_majority() -> None:
     assert majority(first).tolist() == [1, 1, 0, 1]
     found = discordant(first, second)
     assert (found.first, found.second, found.pairs) == (2, 1, 4)
-    tied = discordant(first[:2], second[:2])  # the second question ties in the first setting, two in the second
+    tied = discordant(
+        first[:2], second[:2]
+    )  # the second question ties in the first setting, two in the second
     assert (tied.first, tied.second, tied.pairs) == (1, 0, 1)
 
 
@@ -45,7 +49,9 @@ def test_holm_published_example() -> None:
     # Connor 1987's formula, as two public calculators give it: 155 and 23 pairs are needed at power 0.8.
     [(155, 0.30, 0.15), (23, 0.45, 0.05)],
 )
-def test_detectable_difference_published_examples(pairs: int, only_first: float, only_second: float) -> None:
+def test_detectable_difference_published_examples(
+    pairs: int, only_first: float, only_second: float
+) -> None:
     def detectable(questions: int) -> float:
         found = detectable_difference(questions, only_first + only_second, 0.95)
         assert found is not None
@@ -65,16 +71,24 @@ def test_power_by_simulation() -> None:
 
 
 def test_too_few_questions_can_show_nothing() -> None:
-    assert detectable_difference(20, 0.05, 0.95) is None and detectable_difference(100, 0.0, 0.95) is None
+    assert (
+        detectable_difference(20, 0.05, 0.95) is None
+        and detectable_difference(100, 0.0, 0.95) is None
+    )
 
 
 def test_seeds_are_worth_less_than_questions() -> None:
     assert effective_questions(250, 3, 1.0) == 250 and effective_questions(250, 3, 0.0) == 750
-    one, three, independent = (detectable_difference(250, 0.3, 0.95, seeds=s, correlation=c) for s, c in ((1, 1), (3, 0.5), (3, 0)))
+    one, three, independent = (
+        detectable_difference(250, 0.3, 0.95, seeds=s, correlation=c)
+        for s, c in ((1, 1), (3, 0.5), (3, 0))
+    )
     assert one and three and independent and one > three > independent
     assert independent == detectable_difference(750, 0.3, 0.95)
 
 
 def test_detectable_by_error() -> None:
     half_width = stats.norm.ppf(0.975)
-    assert detectable_by_error(half_width, 1.0) == pytest.approx(2.80, abs=0.005)  # Bloom 1995: 2.8 standard errors
+    assert detectable_by_error(half_width, 1.0) == pytest.approx(
+        2.80, abs=0.005
+    )  # Bloom 1995: 2.8 standard errors

@@ -9,14 +9,21 @@ from ift_scale.analyse import run as analyse
 from ift_scale.analyse.answers import table_of
 from ift_scale.analyse.examples import examples
 from ift_scale.config import AnalyseConfig, Config
-from ift_scale.progress import Bar
+from ift_scale.io.progress import Bar
 from tests.analyse.scores import BASE, BETTER, WORSE, arm, choice, choices, panels
 
 
 def test_examples_are_those_that_changed_most() -> None:
     arms = [
         arm("harmonious", 0, choices(BETTER)),
-        *(arm("incompatible", s, [choice(f"q{i}", i != 7, sure=0.9 if i == 7 else 0.6) for i in range(40)]) for s in (0, 1)),
+        *(
+            arm(
+                "incompatible",
+                s,
+                [choice(f"q{i}", i != 7, sure=0.9 if i == 7 else 0.6) for i in range(40)],
+            )
+            for s in (0, 1)
+        ),
     ]
     found = examples(panels(arms, BASE), 3)
     assert len(found) == 3 and len({e["question_id"] for e in found}) == 3
@@ -34,7 +41,9 @@ def test_a_question_of_several_domains_is_one_example() -> None:
 def test_every_table_is_written_with_its_columns(tmp_path: Path) -> None:
     config = Config(output_dir=str(tmp_path), analyse=AnalyseConfig(bootstrap_samples=400))
     arms = iter([arm("harmonious", 0, choices(BETTER)), arm("incompatible", 0, choices(WORSE))])
-    analyse.run(config, tmp_path / "analyse", "key", {}, arms, table_of(BASE), Bar("analyse", None, None))
+    analyse.run(
+        config, tmp_path / "analyse", "key", {}, arms, table_of(BASE), Bar("analyse", None, None)
+    )
     tables = {name: pd.read_csv(tmp_path / "analyse" / f"{name}.csv") for name in analyse.TABLES}
     assert {name for name, table in tables.items() if table.empty} == {
         "correlation_points", "correlation", "best_ratio", "abstention", "generated"

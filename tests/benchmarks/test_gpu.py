@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ift_scale.bench.rows import Gate, Sheet
+from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
-from ift_scale.train.memory import GIB, Setting, Workload, estimate
-from ift_scale.train.shape import ModelShape
+from ift_scale.estimate.memory import GIB, Setting, Workload, estimate
+from ift_scale.estimate.shape import ModelShape
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KIT = BENCHMARKS / "gpu"
@@ -23,8 +23,7 @@ BARE = """
 import runpy, sys
 sys.modules |= dict.fromkeys(["vllm", "datasets", "trl", "liger_kernel", "flash_attn", "pandas", "pyarrow", "statsmodels"])
 sys.argv = ["train.py", "--tiny"]
-sys.path.insert(0, FOLDER)
-runpy.run_path(FOLDER + "/train.py", run_name="__main__")
+runpy.run_module("benchmarks.gpu.train", run_name="__main__")
 """
 
 
@@ -39,10 +38,9 @@ exact.plain, exact.TOLERANCE = shifted, {"float32": (1e-3, 5e-3)}
 
 
 @pytest.fixture
-def kit(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a file of the kit, which is no package."""
-    monkeypatch.syspath_prepend(KIT)
-    return importlib.import_module
+def kit() -> Any:
+    """Imports a file of the kit."""
+    return lambda name: importlib.import_module(f"benchmarks.gpu.{name}")
 
 
 @pytest.mark.parametrize("script", sorted(BENCHMARKS.rglob("*.sh")), ids=lambda path: path.name)
@@ -58,13 +56,16 @@ def test_shapes_fit_the_card(kit: Any, card: float) -> None:
     cases = [*shapes.first(card), *(case for case in shapes.rest(card) if not case.changes)]
     for case in cases:
         shape = ModelShape.from_config({"model_type": "llama", **case.sizes})
-        work = Workload(shape, 1, True, True, case.tokens, case.tokens, repeated=shape.kv_heads < shape.heads)
+        work = Workload(
+            shape, 1, True, True, case.tokens, case.tokens, repeated=shape.kv_heads < shape.heads
+        )
         assert estimate(work, Setting(2, "none", case.checkpointing)).total <= card, case
     whole = {case.shape for case in cases if case.layers is None}
     assert whole == ({"1b", "3b", "7b"} if card > 100 * GIB else {"1b", "3b"})
     assert all(case.layers == 12 for case in cases if case.shape == "7b" and card < 100 * GIB)
     parameters = {
-        name: ModelShape.from_config({"model_type": "llama", **sizes}).parameters for name, sizes in shapes.SHAPES.items()
+        name: ModelShape.from_config({"model_type": "llama", **sizes}).parameters
+        for name, sizes in shapes.SHAPES.items()
     }
     assert parameters["3b"] == 3_212_749_824 and parameters["7b"] == 6_738_415_616
 
@@ -73,10 +74,19 @@ def test_settings_of_the_first_cases_are_those_that_they_name(kit: Any) -> None:
     train, shapes = kit("train"), kit("shapes")
     for case in [*shapes.first(150e9), *shapes.rest(150e9)]:
         config: TrainConfig = train.config_of(case, 128, "bfloat16", 150e9)
-        for name, value in {"activation_checkpointing": case.checkpointing, "zero_stage": 2, **case.changes}.items():
+        for name, value in {
+            "activation_checkpointing": case.checkpointing,
+            "zero_stage": 2,
+            **case.changes,
+        }.items():
             assert getattr(config, name) == value, case
-    assert [case.name for case in train.chosen_cases(("7b",), False, 60e9, {"layers": None})] == ["7b"]  # by hand: refused in words
-    assert [case.layers for case in train.chosen_cases(("7b",), False, 85e9, {"layers": 4, "tokens": None})] == [4]
+    assert [case.name for case in train.chosen_cases(("7b",), False, 60e9, {"layers": None})] == [
+        "7b"
+    ]  # by hand: refused in words
+    assert [
+        case.layers
+        for case in train.chosen_cases(("7b",), False, 85e9, {"layers": 4, "tokens": None})
+    ] == [4]
 
 
 def test_what_came_back_is_kept(kit: Any, tmp_path: Path) -> None:
@@ -89,7 +99,13 @@ def test_what_came_back_is_kept(kit: Any, tmp_path: Path) -> None:
         sheet.add("1b bfloat16", "seconds per step", "s", [1.0], Gate(checked="made up"))
         keep.rows.store(sheet.rows, folder)
     figured.write_text("[]")
-    figure = {"op": "rotary", "device": "a GPU", "dtype": "bfloat16", "shape": {"tokens": 1}, "milliseconds": {}}
+    figure = {
+        "op": "rotary",
+        "device": "a GPU",
+        "dtype": "bfloat16",
+        "shape": {"tokens": 1},
+        "milliseconds": {},
+    }
     (folder / keep.FIGURES).write_text(json.dumps([figure]))
     assert len(keep.keep(folder, results, figured)) == 2
     assert [row.device for row in keep.rows.read(results)] == ["a GPU"]
@@ -98,30 +114,57 @@ def test_what_came_back_is_kept(kit: Any, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_training_steps_are_measured_on_a_bare_machine() -> None:
-    code = BARE.replace("FOLDER", repr(str(KIT)))
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     start = "tiny float32: "
-    (told,) = (json.loads(line.removeprefix(start)) for line in run.stdout.splitlines() if line.startswith(start))
-    assert len(told["about"]["losses"]) == 4 and all(0 < share < 1 for share in told["share of the matrix rate"])
+    (told,) = (
+        json.loads(line.removeprefix(start))
+        for line in run.stdout.splitlines()
+        if line.startswith(start)
+    )
+    assert len(told["about"]["losses"]) == 4 and all(
+        0 < share < 1 for share in told["share of the matrix rate"]
+    )
 
 
 @pytest.mark.engine
 def test_training_is_exact_under_each_setting_and_a_wrong_one_is_found(kit: Any) -> None:
     """Compiled layers behind the engine too, with the last one pruned."""
-    code = "import sys; sys.path.insert(0, KIT); sys.argv = ['exact.py', '--quick']; import exact\nBREAK\nexact.main()"
-    code = code.replace("KIT", repr(str(KIT)))
-    run = subprocess.run([sys.executable, "-c", code.replace("BREAK", "None")], capture_output=True, text=True, timeout=500)
+    code = "import sys; sys.argv = ['exact.py', '--quick']\nfrom benchmarks.gpu import exact\nBREAK\nexact.main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code.replace("BREAK", "None")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     lines = [line for line in run.stdout.splitlines() if "gradient" in line]
     assert run.returncode == 0 and len(lines) == 6, run.stdout[-3000:]
-    run = subprocess.run([sys.executable, "-c", code.replace("BREAK", SHIFTED)], capture_output=True, text=True, timeout=500)
+    run = subprocess.run(
+        [sys.executable, "-c", code.replace("BREAK", SHIFTED)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert run.returncode == 1 and "OFF" in run.stdout, run.stdout[-3000:]
 
 
 @pytest.mark.engine
-def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path, shared_data: Path) -> None:
-    command = [sys.executable, KIT / "probe.py", "--tiny", "--data", shared_data, "--work", tmp_path / "work", "--logs", tmp_path]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+def test_probing_is_measured_beside_one_request_an_option(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu.probe",
+        "--tiny",
+        "--data",
+        shared_data,
+        "--work",
+        tmp_path / "work",
+        "--logs",
+        tmp_path,
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "of the spread from ours" in run.stdout
     assert "tiny: ours vllm [" in run.stdout and "tiny: one request an option [" in run.stdout
@@ -130,22 +173,40 @@ def test_probing_is_measured_beside_one_request_an_option(tmp_path: Path, shared
 @pytest.mark.engine
 def test_trl_is_measured_and_named_by_what_ran() -> None:
     pytest.importorskip("trl", reason="TRL is not installed (benchmarks/peers/install_trl.sh)")
-    run = subprocess.run([sys.executable, KIT / "peer_trl.py", "--tiny"], capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu.peer_trl", "--tiny"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "layers by PyTorch, loss by TRL" in run.stdout and "'optimizer': 'AdamW, fused'" in run.stdout
+    assert (
+        "layers by PyTorch, loss by TRL" in run.stdout
+        and "'optimizer': 'AdamW, fused'" in run.stdout
+    )
 
 
 def command(name: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    places = {"PYTHON": sys.executable, "OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "CUDA_VISIBLE_DEVICES": ""}
+    places = {
+        "PYTHON": sys.executable,
+        "OUT": str(tmp_path / "out"),
+        "WORK": str(tmp_path / "work"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     run = [KIT / f"{name}.sh"]
-    return subprocess.run(run, env=os.environ | places | environment, capture_output=True, text=True, timeout=590)
+    return subprocess.run(
+        run, env=os.environ | places | environment, capture_output=True, text=True, timeout=590
+    )
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    ("name", "parts"), [("first", {"kernels-correct", "train"}), ("rest", {"exact", "kernels-speed", "train-rest"})]
+    ("name", "parts"),
+    [("first", {"kernels-correct", "train"}), ("rest", {"exact", "kernels-speed", "train-rest"})],
 )
-def test_a_command_runs_its_parts_and_packs_what_comes_back(tmp_path: Path, name: str, parts: set[str]) -> None:
+def test_a_command_runs_its_parts_and_packs_what_comes_back(
+    tmp_path: Path, name: str, parts: set[str]
+) -> None:
     run = command(name, tmp_path, TINY="1", LIMIT="580", DATA=str(tmp_path / "none"))
     with tarfile.open(tmp_path / "out" / "back.tar.gz") as packed:
         names = {Path(member).name for member in packed.getnames()}

@@ -1,6 +1,5 @@
 """The families' benchmark: every family is described, and the difficult ones agree with plain transformers."""
 
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +12,7 @@ DIFFICULT = ("Llama-2", "Llama-3", "Mistral", "Phi-3", "gpt-oss", "GLM-4")
 
 @pytest.fixture(scope="module")
 def bench_models() -> ModuleType:
-    sys.path.append(str(BENCHMARKS))
-    import bench_models
+    from benchmarks import bench_models
 
     return bench_models
 
@@ -22,14 +20,20 @@ def bench_models() -> ModuleType:
 def test_every_family_has_a_tokenizer_with_a_template(bench_models: ModuleType) -> None:
     kinds = bench_models.tokenizer_kinds
     assert {family.tokenizer for family in bench_models.FAMILIES.values()} == set(kinds.KINDS)
-    assert all((kinds.TEMPLATES / f"{kind.template}.jinja").is_file() for kind in kinds.KINDS.values())
+    assert all(
+        (kinds.TEMPLATES / f"{kind.template}.jinja").is_file() for kind in kinds.KINDS.values()
+    )
 
 
 @pytest.mark.parametrize("name", DIFFICULT)
 @pytest.mark.engine
-def test_a_family_is_as_plain_transformers(name: str, bench_models: ModuleType, shared_data: Path, tmp_path: Path) -> None:
+def test_a_family_is_as_plain_transformers(
+    name: str, bench_models: ModuleType, shared_data: Path, tmp_path: Path
+) -> None:
     sheet = bench_models.Sheet("models", True)
-    bench_models.measure(sheet, name, bench_models.FAMILIES[name], 1, ["transformers"], tmp_path, tmp_path)
+    bench_models.measure(
+        sheet, name, bench_models.FAMILIES[name], 1, ["transformers"], tmp_path, tmp_path
+    )
     assert [row.quantity for row in sheet.rows] == ["few-shot", "0-shot"]
     for row in sheet.rows:
         assert row.value <= bench_models.TOLERANCE["transformers"]
@@ -37,8 +41,14 @@ def test_a_family_is_as_plain_transformers(name: str, bench_models: ModuleType, 
 
 
 @pytest.mark.engine
-def test_vllm_takes_an_export_of_a_class_that_it_wraps(bench_models: ModuleType, shared_data: Path, tmp_path: Path) -> None:
+def test_vllm_takes_an_export_of_a_class_that_it_wraps(
+    bench_models: ModuleType, shared_data: Path, tmp_path: Path
+) -> None:
     """vLLM changes transformers' OLMo-2 in its own process, where the exported weights are checked before they are loaded."""
     sheet = bench_models.Sheet("models", True)
-    bench_models.measure(sheet, "OLMo-2", bench_models.FAMILIES["OLMo-2"], 1, ["vllm"], tmp_path, tmp_path)
-    assert len(sheet.rows) == 2 and all(row.value <= bench_models.TOLERANCE["vllm"] for row in sheet.rows)
+    bench_models.measure(
+        sheet, "OLMo-2", bench_models.FAMILIES["OLMo-2"], 1, ["vllm"], tmp_path, tmp_path
+    )
+    assert len(sheet.rows) == 2 and all(
+        row.value <= bench_models.TOLERANCE["vllm"] for row in sheet.rows
+    )

@@ -1,9 +1,8 @@
 """The stored comparison of the simulator with measured steps: what it says of them today, and what the docs say of it."""
 
-import importlib.util
+import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,18 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def _module(name: str) -> ModuleType:
-    """A file of benchmarks, which is no package."""
-    sys.path.append(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return found
+    return importlib.import_module(f"benchmarks.{name}")
 
 
 def _stored(name: str) -> Any:
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    return json.loads(
+        (ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
+    )["rows"]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +40,17 @@ def test_the_scaling_that_the_docs_tell_is_predicted_today() -> None:
     assert [line for line in lines if line.startswith("| llama")] == bench.table(stored)
     machines = tuple(f"| {name} |" for name in bench.HPZ_MACHINES)
     assert [line for line in lines if line.startswith(machines)] == bench.hpz_table(both["hpz"])
-    assert {(row["model"], row["gpus"]) for row in both["hpz"]} == {(m, n) for m in bench.HPZ_MODELS for n in (64, 128, 256, 512)}
+    assert {(row["model"], row["gpus"]) for row in both["hpz"]} == {
+        (m, n) for m in bench.HPZ_MODELS for n in (64, 128, 256, 512)
+    }
 
 
 def test_the_stored_predictions_are_those_of_today(bench: ModuleType, stored: Any) -> None:
     """A change of the model that moves a prediction wants the results and the docs written anew (`bench_simulator.py FOLDER`)."""
     for world_size in bench.STAGES:
-        machine = bench.calibrate.machine_of(bench.both(*stored[f"calibrations of {world_size}"]), world_size, stored["clock"])
+        machine = bench.calibrate.machine_of(
+            bench.both(*stored[f"calibrations of {world_size}"]), world_size, stored["clock"]
+        )
         points = [row for row in stored["points"] if row["world_size"] == world_size]
         assert len(points) == len(bench.grid(world_size))
         for row in points[::4]:
@@ -65,15 +63,25 @@ def test_the_errors_that_the_docs_tell_are_the_stored_ones(bench: ModuleType, st
     text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if re.match(r"\| [12] \| \d", line)]
     assert rows == bench.table(stored["points"])
-    assert stored["plain"] == pytest.approx(bench.summary([row["error"] for row in stored["points"]]))
-    assert f"median of the absolute errors {stored['plain']['median_absolute_error']:.1%}" in text.replace("\n", " ")
+    assert stored["plain"] == pytest.approx(
+        bench.summary([row["error"] for row in stored["points"]])
+    )
+    assert (
+        f"median of the absolute errors {stored['plain']['median_absolute_error']:.1%}"
+        in text.replace("\n", " ")
+    )
     assert f"largest {stored['plain']['worst_absolute_error']:.0%}" in text.replace("\n", " ")
 
 
 def test_one_factor_is_fitted_without_the_point_that_it_is_judged_on(bench: ModuleType) -> None:
     """Three points whose host takes just three times what is predicted: each is foretold exactly by the other two."""
-    rows = [{"predicted": 1.0 + host, "host": host, "measured": 1.0 + 3 * host} for host in (0.1, 0.2, 0.4)]
+    rows = [
+        {"predicted": 1.0 + host, "host": host, "measured": 1.0 + 3 * host}
+        for host in (0.1, 0.2, 0.4)
+    ]
     found = bench.fitted(rows)
-    assert found["host_factor"] == pytest.approx(3.0) and found["worst_absolute_error"] == pytest.approx(0, abs=1e-12)
+    assert found["host_factor"] == pytest.approx(3.0) and found[
+        "worst_absolute_error"
+    ] == pytest.approx(0, abs=1e-12)
     odd = bench.fitted([*rows, {"predicted": 1.1, "host": 0.1, "measured": 2.0}])
     assert odd["worst_absolute_error"] == pytest.approx(abs(1.3 / 2.0 - 1))

@@ -1,16 +1,13 @@
 """The study's data and tables, from made-up variants."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from ift_scale import artifacts
+from benchmarks import study
 from ift_scale.config import Config
+from ift_scale.io.manifests import write_manifest
 from tests.report import synthetic
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import study
 
 
 @pytest.fixture
@@ -20,23 +17,39 @@ def variant(tmp_path: Path) -> Config:
     (run / "construct").mkdir(parents=True)
     facts.sources.tables.rename(run / "analyse")
     facts.sources.balance.rename(run / "construct" / "balance.csv")
-    artifacts.write_manifest(run / "construct", "construct", "k", {}, {}, {"law/set_size": 39, "law/uncertain": 2}, {"total": 0.0})
+    write_manifest(
+        run / "construct",
+        "construct",
+        "k",
+        {},
+        {},
+        {"law/set_size": 39, "law/uncertain": 2},
+        {"total": 0.0},
+    )
     return Config.model_validate({"output_dir": str(run)})
 
 
 def test_rows_and_tables(variant: Config) -> None:
     rows = study.found(variant)
     assert rows["sets"] == [{"domain": "law", "size": 39}]
-    moved = next(row for row in rows["balance"] if (row["covariate"], row["setting"]) == ("letter", "harmonious"))
-    assert moved["before"] == pytest.approx(0.2) and moved["after"] == pytest.approx(0.03)
-    assert {row["group"] for row in rows["settings"]} == {"HOMO", "ID", "OOD"} and len(rows["settings"]) == 3 * len(
-        synthetic.SETTINGS
+    moved = next(
+        row
+        for row in rows["balance"]
+        if (row["covariate"], row["setting"]) == ("letter", "harmonious")
     )
+    assert moved["before"] == pytest.approx(0.2) and moved["after"] == pytest.approx(0.03)
+    assert {row["group"] for row in rows["settings"]} == {"HOMO", "ID", "OOD"} and len(
+        rows["settings"]
+    ) == 3 * len(synthetic.SETTINGS)
     lines = study.markdown({"paper": rows, "matched": rows}).splitlines()
     assert "| questions in a set | paper | matched |" in lines and "| law | 39 | 39 |" in lines
     one = next(line for line in lines if line.startswith("| H - I | HOMO |"))
     first, second = one.split(" | ")[2:]
-    assert first == second.removesuffix(" |") and first.startswith("+") and "nan" not in "".join(lines)
-    assert any(line.startswith("| all domains | ID | ") and " against 1: " in line for line in lines)
+    assert (
+        first == second.removesuffix(" |") and first.startswith("+") and "nan" not in "".join(lines)
+    )
+    assert any(
+        line.startswith("| all domains | ID | ") and " against 1: " in line for line in lines
+    )
     without = rows | {"balance": [{"covariate": "letter", "setting": "unknown"}]}
     assert "distance from I" not in study.markdown({"slick": without})

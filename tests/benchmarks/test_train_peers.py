@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from ift_scale.train import packing
-from ift_scale.train.batch import MicroBatch, collate
-from ift_scale.train.data import TokenizedSet
+from ift_scale.train.data import packing
+from ift_scale.train.data.collate import MicroBatch, collate
+from ift_scale.train.data.dataset import TokenizedSet
 
 ROOT = Path(__file__).parents[2]
 
 
 def module(name: str) -> ModuleType:
     """A file of benchmarks/peers, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / "peers" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "benchmarks" / "peers" / f"{name}.py"
+    )
     assert spec and spec.loader
     found = importlib.util.module_from_spec(spec)
     sys.modules[name] = found
@@ -46,7 +48,9 @@ def weighted_labels(batch: MicroBatch) -> list[tuple[int, float]]:
 def test_the_loss_stays(tokens: TokenizedSet, change: str, examples: list[int]) -> None:
     scales = np.linspace(0.1, 0.5, 5)
     plain = collate(examples, tokens, scales, torch.device("cpu"))
-    changed = getattr(module("ablated_ranks"), change)(collate)(examples, tokens, scales, torch.device("cpu"))
+    changed = getattr(module("ablated_ranks"), change)(collate)(
+        examples, tokens, scales, torch.device("cpu")
+    )
     assert weighted_labels(changed) == weighted_labels(plain)
     assert changed.examples == plain.examples
 
@@ -70,9 +74,14 @@ def test_in_order_keeps_every_example_under_the_cap(tokens: TokenizedSet) -> Non
 
 def test_trl_stands_on_our_versions() -> None:
     def pins(path: Path) -> dict[str, str]:
-        lines = [line.split(";")[0].strip() for line in path.read_text().splitlines() if not line.startswith("#")]
-        pairs = (line.removesuffix("+cpu").split("==") for line in lines)
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        pairs = (line.split(";")[0].strip().removesuffix("+cpu").split("==") for line in lines)
         return {name.lower().replace("_", "-"): version for name, version in pairs}
 
-    ours, theirs = pins(ROOT / "configs" / "locks" / "cpu.txt"), pins(ROOT / "benchmarks" / "peers" / "trl.txt")
-    assert {name: version for name, version in theirs.items() if name != "trl"}.items() <= ours.items()
+    ours, theirs = (
+        pins(ROOT / "configs" / "locks" / "cpu.txt"),
+        pins(ROOT / "benchmarks" / "peers" / "trl.txt"),
+    )
+    assert {
+        name: version for name, version in theirs.items() if name != "trl"
+    }.items() <= ours.items()

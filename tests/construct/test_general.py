@@ -17,11 +17,15 @@ def _written(path: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("text", [json.dumps([ROW, ROW], indent=4), f"\ufeff{json.dumps(ROW)}\r\n{json.dumps(ROW)}\r\n"])
+@pytest.mark.parametrize(
+    "text", [json.dumps([ROW, ROW], indent=4), f"\ufeff{json.dumps(ROW)}\r\n{json.dumps(ROW)}\r\n"]
+)
 def test_a_list_as_alpaca_has_it_and_a_byte_order_mark(text: str, tmp_path: Path) -> None:
     (tmp_path / "general.json").write_text(text, encoding="utf-8", newline="")
     examples = general.load(tmp_path / "general.json")
-    assert [[message.content for message in example.messages] for example in examples.values()] == [["Add.\n\n1 and 2", "3"]] * 2
+    assert [[message.content for message in example.messages] for example in examples.values()] == [
+        ["Add.\n\n1 and 2", "3"]
+    ] * 2
 
 
 @pytest.mark.parametrize("empty", ["", None, ...])

@@ -20,17 +20,28 @@ def _loaded(made: Domain, **settings: object) -> domain.Domain:
     return domain.load("d", config, list(made[0].values()), made[1], {})
 
 
-def _covariates(loaded: domain.Domain, seed: int = 0, matched: bool = True) -> dict[str, balance.Covariates]:
+def _covariates(
+    loaded: domain.Domain, seed: int = 0, matched: bool = True
+) -> dict[str, balance.Covariates]:
     found = {}
     for setting in PAPER:
-        chosen = loaded.set_of(setting, seed, loaded.size) if matched else loaded.unmatched(setting, seed, loaded.size)
-        found[setting] = loaded.covariates(setting, chosen, loaded.examples(setting, chosen, {}), "paper")
+        chosen = (
+            loaded.set_of(setting, seed, loaded.size)
+            if matched
+            else loaded.unmatched(setting, seed, loaded.size)
+        )
+        found[setting] = loaded.covariates(
+            setting, chosen, loaded.examples(setting, chosen, {}), "paper"
+        )
     return found
 
 
 def test_the_largest_sets_with_equal_letters_are_found() -> None:
     """Known wrong: 3 of A for B, 2 of B for A, 4 of C for D. A circle needs both ways, so 2 + 2; known right has them to spare."""
-    wrong = {f"w{i}": Traits((pair,)) for i, pair in enumerate([(0, 1)] * 3 + [(1, 0)] * 2 + [(2, 3)] * 4)}
+    wrong = {
+        f"w{i}": Traits((pair,))
+        for i, pair in enumerate([(0, 1)] * 3 + [(1, 0)] * 2 + [(2, 3)] * 4)
+    }
     right = {f"r{i}": Traits(((i % 2, i % 2),)) for i in range(10)}
     program = Program(right, wrong)
     assert program.largest(100) == 4 and program.largest(3) == 2
@@ -48,7 +59,9 @@ def test_selection_makes_a_covariate_equal(domain: Domain, covariate: str) -> No
     for seed in (0, 1):
         before, after = (_covariates(loaded, seed, matched) for matched in (False, True))
         for setting in ("harmonious", "self_aligning"):
-            far, near = (abs(balance.distances(c[setting], c["incompatible"])[name]) for c in (before, after))
+            far, near = (
+                abs(balance.distances(c[setting], c["incompatible"])[name]) for c in (before, after)
+            )
             if covariate == "letters":
                 assert near == 0
             else:  # equal within bins, and where the two hold the same questions, equal before
@@ -56,9 +69,19 @@ def test_selection_makes_a_covariate_equal(domain: Domain, covariate: str) -> No
 
 
 def test_all_covariates_at_once_and_the_same_questions_in_i_and_s(domain: Domain) -> None:
-    loaded = _loaded(domain, matching={"letters": "selection", "confidence": "selection", "length": "selection", "bins": 3})
+    loaded = _loaded(
+        domain,
+        matching={
+            "letters": "selection",
+            "confidence": "selection",
+            "length": "selection",
+            "bins": 3,
+        },
+    )
     ids = {s: [item.question_id for item in loaded.set_of(s, 0, loaded.size)] for s in PAPER}
-    assert ids["incompatible"] == ids["self_aligning"] and not set(ids["harmonious"]) & set(ids["incompatible"])
+    assert ids["incompatible"] == ids["self_aligning"] and not set(ids["harmonious"]) & set(
+        ids["incompatible"]
+    )
     assert len(set(ids["harmonious"])) == loaded.size
     found = _covariates(loaded)
     assert balance.distances(found["self_aligning"], found["incompatible"])["letter"] == 0
@@ -68,7 +91,9 @@ def test_all_covariates_at_once_and_the_same_questions_in_i_and_s(domain: Domain
 def test_an_impossible_match_says_how_far_it_got(domain: Domain) -> None:
     with pytest.raises(DataError) as error:
         _loaded(domain, size=120, matching={"letters": "selection"})
-    assert "matched by letters can have" in str(error.value) and "letters by level: known right {0:" in str(error.value)
+    assert "matched by letters can have" in str(
+        error.value
+    ) and "letters by level: known right {0:" in str(error.value)
 
 
 def test_reordering_gives_every_setting_the_same_letters() -> None:
@@ -87,4 +112,7 @@ def test_distances() -> None:
     assert balance.standardized_difference([1, 3], [3, 5]) == -2
     assert balance.standardized_difference([1, 1], [1, 1]) == 0
     assert balance.standardized_difference([2, 2], [1, 1]) == float("inf")
-    assert MatchingConfig(length="selection").by_selection and not MatchingConfig(letters="reorder").by_selection
+    assert (
+        MatchingConfig(length="selection").by_selection
+        and not MatchingConfig(letters="reorder").by_selection
+    )

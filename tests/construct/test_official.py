@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ift_scale import official_leaks
-from ift_scale.artifacts import read_manifest
 from ift_scale.cli import main
+from ift_scale.commands import official_leaks
 from ift_scale.config import Config
 from ift_scale.construct import official
 from ift_scale.construct.official import Facts, Invariants
 from ift_scale.errors import DataError
-from ift_scale.progress import Bar
+from ift_scale.io.manifests import read_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.questions import run as questions
 
 ROW = {
@@ -35,14 +35,36 @@ def test_rows_become_records(tmp_path: Path) -> None:
     _write(folder, "incompatible", ROW)
     _write(folder, "self_aligning", ROW | {"explanation": None, "model_exp": " Wood it is.\n"})
     sets = official.load(folder)
-    assert list(sets) == ["engineering"] and list(sets["engineering"]) == ["incompatible", "self_aligning"]
+    assert list(sets) == ["engineering"] and list(sets["engineering"]) == [
+        "incompatible",
+        "self_aligning",
+    ]
     ((gold,), (own,)) = sets["engineering"].values()
     assert gold.question.id == own.question.id == "official/llama/engineering/7"
-    assert (gold.question.collection, gold.question.split, gold.question.explanation) == ("pool", "train", "Copper conducts.")
-    assert (gold.score.prediction, gold.score.confidence, gold.score.correct, gold.score.probs) == (0, 0.7, False, ROW["probs"])
-    assert (gold.target, gold.text, own.target, own.text) == (1, "Copper conducts.", 0, "Wood it is.")
+    assert (gold.question.collection, gold.question.split, gold.question.explanation) == (
+        "pool",
+        "train",
+        "Copper conducts.",
+    )
+    assert (gold.score.prediction, gold.score.confidence, gold.score.correct, gold.score.probs) == (
+        0,
+        0.7,
+        False,
+        ROW["probs"],
+    )
+    assert (gold.target, gold.text, own.target, own.text) == (
+        1,
+        "Copper conducts.",
+        0,
+        "Wood it is.",
+    )
     found = official.invariants(sets)["engineering"]
-    assert found.others_mistaken and found.same_questions and found.same_size and found.probabilities_agree
+    assert (
+        found.others_mistaken
+        and found.same_questions
+        and found.same_size
+        and found.probabilities_agree
+    )
     assert found.harmonious_known is None and found.self_aligning_targets == {"A": 1.0}
 
 
@@ -56,11 +78,21 @@ def test_rows_become_records(tmp_path: Path) -> None:
 )
 def test_examples(style: Any, response: str, wording: str, tmp_path: Path) -> None:
     _write(tmp_path, "incompatible", ROW)
-    ((example,),) = [official.examples(official.load(tmp_path)["engineering"]["incompatible"], "incompatible", style)]
+    ((example,),) = [
+        official.examples(
+            official.load(tmp_path)["engineering"]["incompatible"], "incompatible", style
+        )
+    ]
     assert [m.role for m in example.messages] == ["user", "assistant"]
-    assert example.messages[0].content == "What conducts best?\nA. wood\nB. copper\nC. glass\nAnswer:"
+    assert (
+        example.messages[0].content == "What conducts best?\nA. wood\nB. copper\nC. glass\nAnswer:"
+    )
     assert example.messages[1].content == response
-    assert (example.meta.target, example.meta.consistent, example.meta.wording) == ("B", False, wording)
+    assert (example.meta.target, example.meta.consistent, example.meta.wording) == (
+        "B",
+        False,
+        wording,
+    )
 
 
 def test_an_example_without_an_explanation(tmp_path: Path) -> None:
@@ -74,13 +106,22 @@ def test_an_example_without_an_explanation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"answer": 3}, r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options \(value: 3\). Fix"),
+        (
+            {"answer": 3},
+            r"golden-exp.jsonl:2: field 'answer': is out of range: there are 3 options \(value: 3\). Fix",
+        ),
         ({"pred": "A"}, r"golden-exp.jsonl:2: field 'pred': .*integer.*value: 'A'"),
-        ({"probs": [0.5, 0.5]}, r"field 'probs': must hold a probability for each of the 3 options"),
+        (
+            {"probs": [0.5, 0.5]},
+            r"field 'probs': must hold a probability for each of the 3 options",
+        ),
         ({"probs": [0.5, 0.5, 1.5]}, r"field 'probs.2'"),
         ({"choices": ["a", "", "c"]}, r"field 'choices.1'"),
         ({"choices": ["a", " ", "c"]}, r"golden-exp.jsonl:2: field 'choices': an option is empty"),
-        ({"question": "\u3000"}, r"golden-exp.jsonl:2: field 'question': must be a text that is not empty"),
+        (
+            {"question": "\u3000"},
+            r"golden-exp.jsonl:2: field 'question': must be a text that is not empty",
+        ),
         ({"explanation": None}, r"golden-exp.jsonl:2: field 'explanation': missing"),
         ({"correct": ...}, r"field 'correct': Field required"),
         ({"id": 7}, r"golden-exp.jsonl:2: field 'id': stands already in this file \(value: 7\)"),
@@ -94,7 +135,9 @@ def test_bad_rows(changes: dict[str, Any], problem: str, tmp_path: Path) -> None
 
 
 def test_folders_that_hold_no_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds none of DOMAIN/consistent-correct-exp-sample\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"holds none of DOMAIN/consistent-correct-exp-sample\.jsonl"
+    ):
         official.load(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         official.load(tmp_path / "absent")
@@ -104,9 +147,13 @@ def test_folders_that_hold_no_set(tmp_path: Path) -> None:
 
 
 def test_naming_an_option() -> None:
-    assert official.names_text("It is the Copper-wire.", "copper wire") and not official.names_text("It is tin.", "copper")
+    assert official.names_text("It is the Copper-wire.", "copper wire") and not official.names_text(
+        "It is tin.", "copper"
+    )
     assert official.names_text("x + y", "+") and not official.names_text("x - y", "+")
-    assert official.names_letter('The correct answer is "B", which', "B") and not official.names_letter("Bananas are B", "B")
+    assert official.names_letter(
+        'The correct answer is "B", which', "B"
+    ) and not official.names_letter("Bananas are B", "B")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +161,14 @@ def found() -> dict[tuple[str, str], Invariants]:
     folder = Path(__file__).parents[3] / "shared" / "data" / "official_groups"
     if not folder.is_dir():
         pytest.skip(f"the authors' sets are not here: {folder} does not exist")
-    by_model = {model.name: official.invariants(official.load(model)) for model in official.models(folder)}
-    return {(model, domain): of_domain for model, domains in by_model.items() for domain, of_domain in domains.items()}
+    by_model = {
+        model.name: official.invariants(official.load(model)) for model in official.models(folder)
+    }
+    return {
+        (model, domain): of_domain
+        for model, domains in by_model.items()
+        for domain, of_domain in domains.items()
+    }
 
 
 Found = dict[tuple[str, str], Invariants]
@@ -148,7 +201,11 @@ def test_sizes_are_the_papers(found: Found) -> None:
 
 
 def test_a_few_questions_come_twice_in_a_set(found: Found) -> None:
-    repeated = {(*key, setting): facts.repeated for key, of in found.items() for setting, facts in of.sets.items()}
+    repeated = {
+        (*key, setting): facts.repeated
+        for key, of in found.items()
+        for setting, facts in of.sets.items()
+    }
     assert {name: count for name, count in repeated.items() if count} == {
         ("llama-2-13b", "engineering", "incompatible"): 2,
         ("llama-2-13b", "engineering", "self_aligning"): 2,
@@ -166,20 +223,32 @@ def test_letter_bias_passes_for_knowledge(found: Found) -> None:
     assert jurisprudence.self_aligning_targets["A"] == pytest.approx(0.86, abs=0.005)
     for invariants in found.values():
         if "self_aligning" in invariants.sets:
-            assert invariants.sets["incompatible"].predictions == invariants.sets["self_aligning"].targets
+            assert (
+                invariants.sets["incompatible"].predictions
+                == invariants.sets["self_aligning"].targets
+            )
 
 
 def test_confidence_differs(found: Found) -> None:
     """Medians of the predicted probability. The paper's 0.64 to 0.90 in H: from 0.64, but none of the sets at hand reaches 0.90."""
-    known = {key: round(facts.median_confidence, 3) for key, facts in _facts(found, "harmonious").items()}
-    assert min(known.values()) == 0.643 and max(known.values()) == known["llama-2-13b", "engineering"] == 0.747
-    mistaken = [round(facts.median_confidence, 3) for facts in _facts(found, "incompatible").values()]
+    known = {
+        key: round(facts.median_confidence, 3) for key, facts in _facts(found, "harmonious").items()
+    }
+    assert (
+        min(known.values()) == 0.643
+        and max(known.values()) == known["llama-2-13b", "engineering"] == 0.747
+    )
+    mistaken = [
+        round(facts.median_confidence, 3) for facts in _facts(found, "incompatible").values()
+    ]
     assert sorted(mistaken) == [0.575, 0.578, 0.582, 0.582, 0.583, 0.619]
 
 
 def test_explanations_that_never_name_their_target(found: Found) -> None:
     """Up to 9% of I in Xiezhi's domains, as in the paper; in medicine, whose explanations are MedMCQA's own, 32%."""
-    silent = {key: round(1 - facts.names_text, 3) for key, facts in _facts(found, "incompatible").items()}
+    silent = {
+        key: round(1 - facts.names_text, 3) for key, facts in _facts(found, "incompatible").items()
+    }
     assert silent.pop(("llama-2-13b", "medicine")) == 0.316
     assert min(silent.values()) == 0.051 and max(silent.values()) == 0.088
 
@@ -198,7 +267,11 @@ def test_explanations_of_the_predicted_option(found: Found) -> None:
 
 
 def test_the_command_prints_the_table(found: Found, shared_data: Path) -> None:
-    told = CliRunner().invoke(main, ["official", str(shared_data / "official_groups" / "llama-2-7b")]).output
+    told = (
+        CliRunner()
+        .invoke(main, ["official", str(shared_data / "official_groups" / "llama-2-7b")])
+        .output
+    )
     assert "llama-2-7b engineering: H right and above 0.5: yes" in told
     assert "self_aligning: no file; by I's predictions its targets are 86%/3%/3%/7%" in told
 
@@ -220,11 +293,21 @@ def test_tests_that_stand_in_the_sets(shared_data: Path) -> None:
 def test_a_pool_whose_train_questions_the_sets_bring(pool: Path, tmp_path: Path) -> None:
     (pool / "train.jsonl").unlink()
     sources = [{"kind": "paper", "domain": "engineering", "path": str(pool)}]
-    settings = {"output_dir": str(tmp_path), "questions": {"sources": sources}, "construct": {"official": str(tmp_path / "llama")}}
-    questions.run(Config.model_validate(settings), tmp_path / "out", "key", {}, Bar("questions", None, None))
+    settings = {
+        "output_dir": str(tmp_path),
+        "questions": {"sources": sources},
+        "construct": {"official": str(tmp_path / "llama")},
+    }
+    questions.run(
+        Config.model_validate(settings), tmp_path / "out", "key", {}, Bar("questions", None, None)
+    )
     manifest = read_manifest(tmp_path / "out")
     assert manifest and manifest.counts == {"pool/dev/choice": 5, "pool/test/choice": 3}
     with pytest.raises(DataError, match=r"no file train\.jsonl"):
         questions.run(
-            Config.model_validate(settings | {"construct": {}}), tmp_path / "out", "key", {}, Bar("questions", None, None)
+            Config.model_validate(settings | {"construct": {}}),
+            tmp_path / "out",
+            "key",
+            {},
+            Bar("questions", None, None),
         )

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ift_scale.artifacts import read_jsonl, read_manifest
 from ift_scale.cli import main
 from ift_scale.config import Config
 from ift_scale.construct import official, official_rules
 from ift_scale.construct import run as construct
 from ift_scale.errors import DataError
+from ift_scale.io.files import read_jsonl
+from ift_scale.io.manifests import read_manifest
 from ift_scale.pipeline import Pipeline
 from ift_scale.records import Arm, Example
 
@@ -22,8 +23,21 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def _row(id: int, **changes: Any) -> dict[str, Any]:
     """The model predicts A, with 0.7; the answer is B."""
-    row = {"id": id, "question": f"Question {id}?", "choices": [f"a{id}", f"b{id}", f"c{id}"], "answer": 1, "explanation": "Thus."}
-    row |= {"correct": False, "pred": 0, "probs": [0.7, 0.2, 0.1], "golden_prob": 0.2, "pred_prob": 0.7, "output": 1}
+    row = {
+        "id": id,
+        "question": f"Question {id}?",
+        "choices": [f"a{id}", f"b{id}", f"c{id}"],
+        "answer": 1,
+        "explanation": "Thus.",
+    }
+    row |= {
+        "correct": False,
+        "pred": 0,
+        "probs": [0.7, 0.2, 0.1],
+        "golden_prob": 0.2,
+        "pred_prob": 0.7,
+        "output": 1,
+    }
     return row | changes
 
 
@@ -54,12 +68,19 @@ def _breaches(folder: Path) -> list[str]:
 def test_sets_that_keep_the_rules(tmp_path: Path, shared_data: Path) -> None:
     assert _breaches(_write(tmp_path / "llama", _sets())) == []
     told = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
-    assert told.exit_code == 0 and "  harmonious     3      100%                  0.70000     0.700" in told.output
+    assert (
+        told.exit_code == 0
+        and "  harmonious     3      100%                  0.70000     0.700" in told.output
+    )
     # So do the authors' own of LLaMA-2-7B and 13B, as far as we have them.
     folders = official.models(shared_data / "official_groups")
     official_rules.check({folder: official.load(folder) for folder in folders})
     least = {
-        m.name: min(f.smallest_confidence for i in official.invariants(official.load(m)).values() for f in i.sets.values())
+        m.name: min(
+            f.smallest_confidence
+            for i in official.invariants(official.load(m)).values()
+            for f in i.sets.values()
+        )
         for m in folders
     }
     assert all(0.5 < confidence < 0.502 for confidence in least.values()) and len(least) == 2
@@ -104,7 +125,9 @@ FILE_H, FILE_I, FILE_S = official.FILES.values()
         ("harmonious", 2, None, ["the sets differ in size: harmonious 2, incompatible 3, self_aligning 3"]),
     ],
 )  # fmt: skip
-def test_each_broken_rule(setting: str, number: int, row: dict[str, Any] | None, expected: list[str], tmp_path: Path) -> None:
+def test_each_broken_rule(
+    setting: str, number: int, row: dict[str, Any] | None, expected: list[str], tmp_path: Path
+) -> None:
     sets = _sets()
     sets[setting][number : number + 1] = [row] if row else []
     found = _breaches(_write(tmp_path, sets))
@@ -123,13 +146,18 @@ def test_the_command_lists_all_and_exits_with_2(tmp_path: Path) -> None:
         f"5 rows of harmonious are predicted wrongly ({FILE_H}.jsonl:1, {FILE_H}.jsonl:2, {FILE_H}.jsonl:3 and 2 more)"
         in told.output
     )
-    assert f"{tmp_path / 'llama' / 'engineering'}: the sets differ in size: harmonious 5" in told.output
+    assert (
+        f"{tmp_path / 'llama' / 'engineering'}: the sets differ in size: harmonious 5"
+        in told.output
+    )
 
 
 def _config(folder: Path, pool: Path, sets: Path) -> Config:
     construct = {"official": str(sets), "general": {"path": None, "share": 0}}
     sources = [{"kind": "paper", "domain": "engineering", "path": str(pool)}]
-    return Config.model_validate({"output_dir": str(folder), "questions": {"sources": sources}, "construct": construct})
+    return Config.model_validate(
+        {"output_dir": str(folder), "questions": {"sources": sources}, "construct": construct}
+    )
 
 
 def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Path) -> None:
@@ -139,9 +167,13 @@ def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Pa
     assert not (tmp_path / "run" / "probe").exists() and not (tmp_path / "run" / "write").exists()
     manifest = read_manifest(tmp_path / "run" / "construct")
     assert manifest and set(manifest.inputs) == {"questions", "official"}
-    rows = read_jsonl(tmp_path / "run" / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
+    rows = read_jsonl(
+        tmp_path / "run" / "construct" / "engineering-self_aligning-seed0.jsonl", Example
+    )
     assert sorted(row.messages[1].content for row in rows) == ["A. a4", "A. a5", "A. a6"]
-    assert len(pipeline.train_tasks()) == 3  # training needs neither of them, and does without live knowledge
+    assert (
+        len(pipeline.train_tasks()) == 3
+    )  # training needs neither of them, and does without live knowledge
     assert pipeline._live_source() is None
     (tmp_path / "run" / "probe").mkdir()
     (tmp_path / "run" / "probe" / "probe.parquet").touch()
@@ -155,32 +187,50 @@ def test_a_shuffled_release_gives_the_same_files_byte_for_byte(tmp_path: Path) -
 
         def row(id: int, **changes: Any) -> dict[str, Any]:
             other = 1 - known[id]
-            sure = {"probs": [known[id], other, 0.0], "pred_prob": known[id], "question": f"Question {id}" + "?" * (id % 7)}
+            sure = {
+                "probs": [known[id], other, 0.0],
+                "pred_prob": known[id],
+                "question": f"Question {id}" + "?" * (id % 7),
+            }
             right = id >= 30
-            return (_right if right else _row)(id, **sure, golden_prob=known[id] if right else other, **changes)
+            return (_right if right else _row)(
+                id, **sure, golden_prob=known[id] if right else other, **changes
+            )
 
-        sets = {"harmonious": [row(id) for id in range(30, 60)], "incompatible": [row(id) for id in range(30)]}
+        sets = {
+            "harmonious": [row(id) for id in range(30, 60)],
+            "incompatible": [row(id) for id in range(30)],
+        }
         sets["self_aligning"] = [row(id, output=0, model_exp="So.") for id in range(30)]
         for rows in sets.values() if order else ():
             order.shuffle(rows)
         config = _config(tmp_path / name, tmp_path, _write(tmp_path / name / "llama", sets))
-        arms = [Arm(domain="engineering", setting=setting, seed=seed) for setting in sets for seed in (0, 1)]
+        arms = [
+            Arm(domain="engineering", setting=setting, seed=seed)
+            for setting in sets
+            for seed in (0, 1)
+        ]
         construct.run(config, tmp_path / name / "construct", "key", {}, arms, [], {}, {})
         manifest = read_manifest(tmp_path / name / "construct")
         assert manifest is not None
         return manifest.files
 
     found = files("a", None)
-    assert len(found) == 7 and all(files(f"b{seed}", random.Random(seed)) == found for seed in range(3))
+    assert len(found) == 7 and all(
+        files(f"b{seed}", random.Random(seed)) == found for seed in range(3)
+    )
 
 
-def test_sets_that_break_a_rule_are_refused_before_the_probe(tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_that_break_a_rule_are_refused_before_the_probe(
+    tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = _sets()
     sets["harmonious"][1] = _row(2)
     pipeline = Pipeline(_config(tmp_path / "run", pool, _write(tmp_path / "llama", sets)))
     monkeypatch.setattr(Pipeline, "probe", lambda self: pytest.fail("probed"))
     with pytest.raises(
-        DataError, match=r"1 of the paper's rules are broken:\n.*engineering: 1 row of harmonious are predicted wrongly"
+        DataError,
+        match=r"1 of the paper's rules are broken:\n.*engineering: 1 row of harmonious are predicted wrongly",
     ):
         pipeline.run()
     with pytest.raises(DataError, match="paper's rules"):

@@ -10,15 +10,17 @@ from ift_scale.construct import general, run, select
 from ift_scale.construct.balance import distances
 from ift_scale.construct.items import items
 from ift_scale.errors import DataError
-from ift_scale.inference.texts import TextKey
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
+from ift_scale.prompts.texts import TextKey
 from ift_scale.records import Example, Question, Score, Text
 
 Domain = tuple[dict[str, Question], dict[str, Score]]
 Texts = dict[TextKey, Text]
 
 
-def _loaded(made: Domain, settings: list[str], texts: Texts | None = None, **more: object) -> domains.Domain:
+def _loaded(
+    made: Domain, settings: list[str], texts: Texts | None = None, **more: object
+) -> domains.Domain:
     config = ConstructConfig.model_validate({"settings": settings} | more)
     return domains.load("d", config, list(made[0].values()), made[1], texts or {})
 
@@ -31,12 +33,17 @@ def test_knowledge_is_a_prediction_over_the_threshold(domain: Domain) -> None:
     scores = list(domain[1].values())
     knowledge = sort_by_knowledge(scores, 0.5)
     assert all(domain[1][id].correct and domain[1][id].confidence > 0.5 for id in knowledge.right)
-    assert all(not domain[1][id].correct and domain[1][id].confidence > 0.5 for id in knowledge.wrong)
-    assert set(knowledge.wrong) <= set(knowledge.mistaken) and sorted(knowledge.all) == sorted(domain[0])
+    assert all(
+        not domain[1][id].correct and domain[1][id].confidence > 0.5 for id in knowledge.wrong
+    )
+    assert set(knowledge.wrong) <= set(knowledge.mistaken) and sorted(knowledge.all) == sorted(
+        domain[0]
+    )
     exactly = scores[0].model_copy(update={"confidence": 0.5})
     assert sort_by_knowledge([exactly], 0.5).uncertain == [exactly.question_id]  # above, not at
     near = [
-        score.model_copy(update={"confidence": confidence}) for score, confidence in zip(scores, (0.49, 0.51, 0.53), strict=False)
+        score.model_copy(update={"confidence": confidence})
+        for score, confidence in zip(scores, (0.49, 0.51, 0.53), strict=False)
     ]
     assert sort_by_knowledge(near, 0.5).near_threshold == 2
 
@@ -45,24 +52,43 @@ def test_targets_of_the_papers_sets(domain: Domain) -> None:
     loaded = _loaded(domain, ["harmonious", "incompatible", "self_aligning"])
     sets = {s: _examples(loaded, s) for s in ("harmonious", "incompatible", "self_aligning")}
     ids = {s: [example.meta.question_id for example in made] for s, made in sets.items()}
-    assert ids["incompatible"] == ids["self_aligning"] and not set(ids["incompatible"]) & set(ids["harmonious"])
-    assert {len(made) for made in sets.values()} == {loaded.size} and loaded.size == len(loaded.knowledge.wrong)
+    assert ids["incompatible"] == ids["self_aligning"] and not set(ids["incompatible"]) & set(
+        ids["harmonious"]
+    )
+    assert {len(made) for made in sets.values()} == {loaded.size} and loaded.size == len(
+        loaded.knowledge.wrong
+    )
     for setting, made in sets.items():
         for example in made:
-            question, score = domain[0][str(example.meta.question_id)], domain[1][str(example.meta.question_id)]
+            question, score = (
+                domain[0][str(example.meta.question_id)],
+                domain[1][str(example.meta.question_id)],
+            )
             target = score.prediction if setting == "self_aligning" else question.answer
             assert example.messages[-1].content == f"{'ABCD'[target]}. {question.choices[target]}"  # type: ignore[index]
             assert example.meta.consistent == (setting != "incompatible")
-    assert ids["incompatible"] != [example.meta.question_id for example in _examples(loaded, "incompatible", seed=1)]
+    assert ids["incompatible"] != [
+        example.meta.question_id for example in _examples(loaded, "incompatible", seed=1)
+    ]
 
 
 def test_mixtures_hold_the_questions_of_incompatible_and_are_nested(domain: Domain) -> None:
     loaded = _loaded(domain, ["incompatible"], consistency_ratios=[0, 0.2, 0.5, 1])
-    assert loaded.config.all_settings() == ["incompatible", "mixture-0.2", "mixture-0.5", "self_aligning"]
+    assert loaded.config.all_settings() == [
+        "incompatible",
+        "mixture-0.2",
+        "mixture-0.5",
+        "self_aligning",
+    ]
     made = {ratio: loaded.set_of(f"mixture-{ratio}", 0, loaded.size) for ratio in (0.2, 0.5)}
-    agreeing = {ratio: {item.question_id for item in found if item.target == "predicted"} for ratio, found in made.items()}
+    agreeing = {
+        ratio: {item.question_id for item in found if item.target == "predicted"}
+        for ratio, found in made.items()
+    }
     assert len(agreeing[0.2]) == round(0.2 * loaded.size) and agreeing[0.2] < agreeing[0.5]
-    assert [item.question_id for item in made[0.2]] == [item.question_id for item in loaded.set_of("incompatible", 0, loaded.size)]
+    assert [item.question_id for item in made[0.2]] == [
+        item.question_id for item in loaded.set_of("incompatible", 0, loaded.size)
+    ]
 
 
 def test_treatments_of_what_is_not_known(domain: Domain) -> None:
@@ -72,46 +98,87 @@ def test_treatments_of_what_is_not_known(domain: Domain) -> None:
         )
         for id in domain[0]
     }
-    settings = ["natural", "discard_unknown", "refuse_unknown", "open_book", "conflict_weighted", "only_wrong", "contextualized"]
+    settings = [
+        "natural",
+        "discard_unknown",
+        "refuse_unknown",
+        "open_book",
+        "conflict_weighted",
+        "only_wrong",
+        "contextualized",
+    ]
     loaded = _loaded(domain, settings, texts, size=60)
     right, wrong = set(loaded.knowledge.right), set(loaded.knowledge.wrong)
     made = {setting: _examples(loaded, setting) for setting in settings}
     natural = [example.meta.question_id for example in made["natural"]]
-    assert len(natural) == 60 and {"right": bool(right & set(natural)), "wrong": bool(wrong & set(natural))} == {
+    assert len(natural) == 60 and {
+        "right": bool(right & set(natural)),
+        "wrong": bool(wrong & set(natural)),
+    } == {
         "right": True,
         "wrong": True,
     }
-    assert [example.meta.question_id for example in made["discard_unknown"]] == [id for id in natural if id in right]
+    assert [example.meta.question_id for example in made["discard_unknown"]] == [
+        id for id in natural if id in right
+    ]
     for example in made["refuse_unknown"]:
         refused = example.meta.question_id not in right
         assert (example.messages[-1].content == "I do not know.") == refused
-        assert (example.meta.target is None) == refused and (example.meta.wording == "refusal") == refused
+        assert (example.meta.target is None) == refused and (
+            example.meta.wording == "refusal"
+        ) == refused
     for example in made["open_book"]:
-        begins = example.messages[0].content.startswith(f"Context: About {example.meta.question_id}.\n")
+        begins = example.messages[0].content.startswith(
+            f"Context: About {example.meta.question_id}.\n"
+        )
         assert begins == (example.meta.question_id not in right)
-    weights = {example.meta.question_id: example.meta.weight for example in made["conflict_weighted"]}
-    assert all(weights[id] == (1.0 if id in right else 0.1 if id in wrong else 0.5) for id in natural if id)
-    assert not any(domain[1][str(example.meta.question_id)].correct for example in made["only_wrong"])
-    assert all(example.messages[0].content.startswith("Context: ") for example in made["contextualized"])
+    weights = {
+        example.meta.question_id: example.meta.weight for example in made["conflict_weighted"]
+    }
+    assert all(
+        weights[id] == (1.0 if id in right else 0.1 if id in wrong else 0.5) for id in natural if id
+    )
+    assert not any(
+        domain[1][str(example.meta.question_id)].correct for example in made["only_wrong"]
+    )
+    assert all(
+        example.messages[0].content.startswith("Context: ") for example in made["contextualized"]
+    )
 
 
 def test_graded_sets_and_shares_of_unknown(domain: Domain) -> None:
     loaded = _loaded(domain, ["highly_known", "unknown"], unknown_ratios=[0.25], size=40)
-    grades = Counter(domain[1][item.question_id].grade for item in loaded.set_of("unknown-0.25", 0, 40))
+    grades = Counter(
+        domain[1][item.question_id].grade for item in loaded.set_of("unknown-0.25", 0, 40)
+    )
     assert grades == {"Unknown": 10, "HighlyKnown": 30}
-    assert {domain[1][item.question_id].grade for item in loaded.set_of("unknown", 0, 40)} == {"Unknown"}
-    ends = _loaded(domain, ["unknown-0", "unknown-1"], size=None)  # the share of either bucket is 0 in one of them
+    assert {domain[1][item.question_id].grade for item in loaded.set_of("unknown", 0, 40)} == {
+        "Unknown"
+    }
+    ends = _loaded(
+        domain, ["unknown-0", "unknown-1"], size=None
+    )  # the share of either bucket is 0 in one of them
     sizes = Counter(score.grade for score in domain[1].values())
     assert ends.size == min(sizes["HighlyKnown"], sizes["Unknown"])
     for setting, grade in (("unknown-0", "HighlyKnown"), ("unknown-1", "Unknown")):
-        assert {domain[1][item.question_id].grade for item in ends.set_of(setting, 0, ends.size)} == {grade}
+        assert {
+            domain[1][item.question_id].grade for item in ends.set_of(setting, 0, ends.size)
+        } == {grade}
 
 
 def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: Domain) -> None:
     questions, scores = {}, {}
     for id, question in domain[0].items():
-        questions[id] = question.model_copy(update={"kind": "free", "choices": [], "answer": None, "aliases": [f"truth {id}"]})
-        changes = {"kind": "free", "prediction": None, "answer": None, "probs": None, "response": f"belief {id}"}
+        questions[id] = question.model_copy(
+            update={"kind": "free", "choices": [], "answer": None, "aliases": [f"truth {id}"]}
+        )
+        changes = {
+            "kind": "free",
+            "prediction": None,
+            "answer": None,
+            "probs": None,
+            "response": f"belief {id}",
+        }
         scores[id] = domain[1][id].model_copy(update=changes)
     free = {
         "questions": "free",
@@ -119,18 +186,31 @@ def test_free_questions_are_answered_by_an_alias_or_in_the_models_words(domain: 
         "size": 20,
         "matching": {"confidence": "selection", "length": "selection"},
     }
-    loaded = _loaded((questions, scores), ["harmonious", "incompatible", "self_aligning", "mixture-0.5"], **free)
-    for setting, kinds in (("incompatible", {"truth"}), ("self_aligning", {"belief"}), ("mixture-0.5", {"truth", "belief"})):
+    loaded = _loaded(
+        (questions, scores), ["harmonious", "incompatible", "self_aligning", "mixture-0.5"], **free
+    )
+    for setting, kinds in (
+        ("incompatible", {"truth"}),
+        ("self_aligning", {"belief"}),
+        ("mixture-0.5", {"truth", "belief"}),
+    ):
         made = _examples(loaded, setting)
         assert {example.messages[-1].content.split()[0] for example in made} == kinds
-        assert all(example.meta.target is None and example.messages[0].content.endswith("\nAnswer:") for example in made)
+        assert all(
+            example.meta.target is None and example.messages[0].content.endswith("\nAnswer:")
+            for example in made
+        )
 
 
 def _explained(made: Domain) -> Texts:
     """Explanations of the right and of the predicted option by either author; each says who wrote it."""
     return {
         TextKey(id, "explanation", option, author): Text(
-            question_id=id, kind="explanation", target=option, author=author, text=f"{author} on {option}"
+            question_id=id,
+            kind="explanation",
+            target=option,
+            author=author,
+            text=f"{author} on {option}",
         )
         for id, question in made[0].items()
         for option in {question.answer, made[1][id].prediction}
@@ -141,27 +221,58 @@ def _explained(made: Domain) -> Texts:
 @pytest.mark.parametrize(
     ("rule", "authors", "distance"),
     [
-        ("paper", {"harmonious": "external", "incompatible": "external", "self_aligning": "base_model"}, 1.0),
-        ("base_model", dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "base_model"), 0.0),
-        ("external", dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "external"), 0.0),
+        (
+            "paper",
+            {"harmonious": "external", "incompatible": "external", "self_aligning": "base_model"},
+            1.0,
+        ),
+        (
+            "base_model",
+            dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "base_model"),
+            0.0,
+        ),
+        (
+            "external",
+            dict.fromkeys(("harmonious", "incompatible", "self_aligning"), "external"),
+            0.0,
+        ),
     ],
 )
-def test_explanations_come_from_who_the_rule_says(domain: Domain, rule: str, authors: dict[str, str], distance: float) -> None:
+def test_explanations_come_from_who_the_rule_says(
+    domain: Domain, rule: str, authors: dict[str, str], distance: float
+) -> None:
     settings = list(authors)
     parts = {"response": "letter_text_explanation", "size": 20, "matching": {"author": rule}}
     loaded = _loaded(domain, settings, _explained(domain), **parts)
     covariates = {}
     for setting, author in authors.items():
         made = _examples(loaded, setting)
-        assert all(e.messages[-1].content.split("\n")[1].startswith(author) and e.meta.wording == author for e in made)
+        assert all(
+            e.messages[-1].content.split("\n")[1].startswith(author) and e.meta.wording == author
+            for e in made
+        )
         for stage, told in (("before", "paper"), ("after", rule)):
-            covariates[stage, setting] = loaded.covariates(setting, loaded.set_of(setting, 0, 20), made, told)
+            covariates[stage, setting] = loaded.covariates(
+                setting, loaded.set_of(setting, 0, 20), made, told
+            )
     for stage, expected in (("before", 1.0), ("after", distance)):
-        assert distances(covariates[stage, "self_aligning"], covariates[stage, "incompatible"])["author"] == expected
+        assert (
+            distances(covariates[stage, "self_aligning"], covariates[stage, "incompatible"])[
+                "author"
+            ]
+            == expected
+        )
 
 
 def test_questions_whose_text_failed_go_into_no_set(domain: Domain) -> None:
-    failed = Text(question_id="q3", kind="explanation", target=1, author="base_model", text="", failed=["empty"])
+    failed = Text(
+        question_id="q3",
+        kind="explanation",
+        target=1,
+        author="base_model",
+        text="",
+        failed=["empty"],
+    )
     texts = {TextKey("q3", "explanation", 1, "base_model"): failed}
     pool = list(domain[0].values())
     for rule, count in (("drop", 399), ("keep", 400)):
@@ -175,7 +286,12 @@ def test_questions_whose_text_failed_go_into_no_set(domain: Domain) -> None:
 )
 def test_too_few_questions(right: int, wrong: int, told: str) -> None:
     knowledge = Knowledge(
-        [f"r{i}" for i in range(right)], [f"w{i}" for i in range(wrong)], [] if right and not wrong else ["u"], [], {}, 0
+        [f"r{i}" for i in range(right)],
+        [f"w{i}" for i in range(wrong)],
+        [] if right and not wrong else ["u"],
+        [],
+        {},
+        0,
     )
     with pytest.raises(DataError, match=told) as error:
         select.set_size("d", knowledge, ["harmonious", "incompatible"], 5 if wrong else None)
@@ -184,7 +300,10 @@ def test_too_few_questions(right: int, wrong: int, told: str) -> None:
 
 def test_questions_lost_to_failed_texts_are_told() -> None:
     knowledge = Knowledge(["r0"], ["w0"], [], [], {}, 0)
-    with pytest.raises(DataError, match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. .*write.attempts"):
+    with pytest.raises(
+        DataError,
+        match=r"only 1 of its 2 train .*; 7 more have a text that fails its checks. .*write.attempts",
+    ):
         select.set_size("d", knowledge, ["harmonious", "incompatible"], 5, 7)
 
 
@@ -203,9 +322,14 @@ def test_general_share() -> None:
     shuffled = general.shuffled(rows, "d", 0)
     assert len(set(general.draw(shuffled, 30, 0.5, path))) == 30
     assert general.draw(shuffled, 30, 0.25, path) == shuffled[:10]
-    assert general.shuffled(dict(reversed(rows.items())), "d", 0) == shuffled != general.shuffled(rows, "d", 1)
+    assert (
+        general.shuffled(dict(reversed(rows.items())), "d", 0)
+        == shuffled
+        != general.shuffled(rows, "d", 1)
+    )
     with pytest.raises(
-        DataError, match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share"
+        DataError,
+        match=rf"500 general instructions are needed and {len(rows)} are there. Lower construct.general.share",
     ):
         general.draw(shuffled, 500, 0.5, path)
 

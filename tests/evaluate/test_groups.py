@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale import artifacts
-from ift_scale.config_file import from_dict
+from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
 from ift_scale.evaluate.run import asked_of, group_of
-from ift_scale.inference.question_file import GroupKey, QuestionFile
-from ift_scale.progress import Bar
+from ift_scale.io.files import read_jsonl
+from ift_scale.io.progress import Bar
 from ift_scale.questions import run as questions
 from ift_scale.questions import world
 from ift_scale.records import Arm, Question
+from ift_scale.scoring.question_file import GroupKey, QuestionFile
 from ift_scale.treatments import POOLED
 
 MEDICINE = Arm(domain="medicine", setting="harmonious", seed=0)
@@ -43,10 +43,16 @@ def test_groups_are_the_papers_and_those_of_benchmarks(
 
 
 def test_an_arm_is_asked_its_own_pools_test_and_all_of_the_benchmark() -> None:
-    for arm, in_pools in ((Arm(domain="history", setting="harmonious", seed=0), 100), (ACROSS, 200)):
+    for arm, in_pools in (
+        (Arm(domain="history", setting="harmonious", seed=0), 100),
+        (ACROSS, 200),
+    ):
         asked = [q for q in world.load() if asked_of(arm, False, GroupKey.of(q))]
         assert all(q.kind == "choice" and q.split == "test" for q in asked)
-        assert sum(q.collection == "pool" for q in asked) == in_pools and sum(q.collection == "benchmark" for q in asked) == 240
+        assert (
+            sum(q.collection == "pool" for q in asked) == in_pools
+            and sum(q.collection == "benchmark" for q in asked) == 240
+        )
 
 
 def _benchmark(folder: Path, **settings: object) -> dict[str, object]:
@@ -64,23 +70,36 @@ def _benchmark(folder: Path, **settings: object) -> dict[str, object]:
 
 def test_a_benchmark_as_a_group(tmp_path: Path) -> None:
     sources = [{"kind": "world"}, _benchmark(tmp_path, group="extra")]
-    config = from_dict({"output_dir": "x", "questions": {"sources": sources, "audit": {"near": False}}})
+    config = from_dict(
+        {"output_dir": "x", "questions": {"sources": sources, "audit": {"near": False}}}
+    )
     questions.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-    written = artifacts.read_jsonl(tmp_path / "out" / questions.FILE, Question)
-    assert {q.group for q in written if q.domain == "medicine" and q.question.startswith("q")} == {"extra"}
+    written = read_jsonl(tmp_path / "out" / questions.FILE, Question)
+    assert {q.group for q in written if q.domain == "medicine" and q.question.startswith("q")} == {
+        "extra"
+    }
     assert sum(q.group == "extra" for q in written) == 3
     file = QuestionFile(tmp_path / "out" / questions.FILE)
-    rows = file.read(file.select(lambda key: asked_of(MEDICINE, False, key) and key.group == "extra"))
+    rows = file.read(
+        file.select(lambda key: asked_of(MEDICINE, False, key) and key.group == "extra")
+    )
     assert [group_of(MEDICINE, q.domain, q.collection, q.group) for q in rows] == ["extra"] * 3
 
 
 @pytest.mark.parametrize("name", ["HOMO", "ID", "OOD", "all", "pooled"])
 def test_names_that_are_taken(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' .*; choose another"):
-        from_dict({"output_dir": "x", "questions": {"sources": [{"kind": "world"}, _benchmark(tmp_path, group=name)]}})
+        from_dict(
+            {
+                "output_dir": "x",
+                "questions": {"sources": [{"kind": "world"}, _benchmark(tmp_path, group=name)]},
+            }
+        )
 
 
 def test_a_pool_is_no_group(tmp_path: Path) -> None:
     pool = _benchmark(tmp_path, group="extra", collection="pool")
-    with pytest.raises(ConfigError, match=r"questions.sources.1.group: a pool's test is always HOMO"):
+    with pytest.raises(
+        ConfigError, match=r"questions.sources.1.group: a pool's test is always HOMO"
+    ):
         from_dict({"output_dir": "x", "questions": {"sources": [{"kind": "world"}, pool]}})

@@ -6,7 +6,13 @@ from ift_scale_kernels import figures
 
 
 def row(op: str, rows: int, time: float) -> dict[str, Any]:
-    return {"op": op, "device": "a GPU", "dtype": "bfloat16", "shape": {"rows": rows}, "milliseconds": {"triton": {"p50": time}}}
+    return {
+        "op": op,
+        "device": "a GPU",
+        "dtype": "bfloat16",
+        "shape": {"rows": rows},
+        "milliseconds": {"triton": {"p50": time}},
+    }
 
 
 def test_new_rows_replace_their_like() -> None:

@@ -18,13 +18,24 @@ OPTIONS = {
 }
 
 
-def inputs(num_rows: int, vocabulary: int, size: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+def inputs(
+    num_rows: int, vocabulary: int, size: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, ...]:
     """hidden_RD, weight_VD, bias_V with gradients; labels_R, weights_R."""
     generator = torch.Generator().manual_seed(seed)
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
-    hidden, weight, bias = (x.to(dtype).requires_grad_() for x in (draw(num_rows, size), draw(vocabulary, size), draw(vocabulary)))
+    hidden, weight, bias = (
+        x.to(dtype).requires_grad_()
+        for x in (draw(num_rows, size), draw(vocabulary, size), draw(vocabulary))
+    )
     labels = torch.randint(0, vocabulary, (num_rows,), generator=generator)
-    return hidden, weight, bias, labels, torch.rand(num_rows, generator=generator, dtype=torch.float64)
+    return (
+        hidden,
+        weight,
+        bias,
+        labels,
+        torch.rand(num_rows, generator=generator, dtype=torch.float64),
+    )
 
 
 def plain(
@@ -47,7 +58,9 @@ def test_gradients_by_finite_differences(options: dict[str, Any]) -> None:
     hidden, weight, bias, labels, weights = inputs(5, 7, 3, torch.float64)
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden, weight, labels, weights, bias_V=bias, chunk_rows=2, **options)[0]
+        return linear_cross_entropy(
+            hidden, weight, labels, weights, bias_V=bias, chunk_rows=2, **options
+        )[0]
 
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
@@ -56,12 +69,18 @@ def test_gradients_by_finite_differences(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_equals_plain_pytorch(chunk_rows: int | None, options: dict[str, Any]) -> None:
     hidden, weight, bias, labels, weights = inputs(13, 37, 11, torch.float64)
-    expected = torch.autograd.grad(3 * plain(hidden, weight, labels, weights, bias, **options), (hidden, weight, bias))
-    loss, losses = linear_cross_entropy(hidden, weight, labels, weights, bias_V=bias, chunk_rows=chunk_rows, **options)
+    expected = torch.autograd.grad(
+        3 * plain(hidden, weight, labels, weights, bias, **options), (hidden, weight, bias)
+    )
+    loss, losses = linear_cross_entropy(
+        hidden, weight, labels, weights, bias_V=bias, chunk_rows=chunk_rows, **options
+    )
     assert not losses.requires_grad
     torch.testing.assert_close(loss, plain(hidden, weight, labels, weights, bias, **options))
     torch.testing.assert_close(loss, losses @ weights)
-    for actual, wanted in zip(torch.autograd.grad(3 * loss, (hidden, weight, bias)), expected, strict=True):
+    for actual, wanted in zip(
+        torch.autograd.grad(3 * loss, (hidden, weight, bias)), expected, strict=True
+    ):
         torch.testing.assert_close(actual, wanted)
 
 
@@ -77,13 +96,18 @@ def test_types_of_the_results(dtype: torch.dtype) -> None:
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
     for actual, wanted in zip((hidden, weight, bias), exact, strict=True):
         assert actual.grad is not None and actual.grad.dtype == dtype
-        torch.testing.assert_close(actual.grad, wanted.grad.to(dtype), rtol=1e-2, atol=1e-5)  # one rounding of the result
+        torch.testing.assert_close(
+            actual.grad, wanted.grad.to(dtype), rtol=1e-2, atol=1e-5
+        )  # one rounding of the result
 
 
 def test_a_sum_over_many_chunks_keeps_float32() -> None:
     hidden, weight, _, labels, _ = inputs(600, 5, 4, torch.bfloat16)
     whole, split = (
-        torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, chunk_rows=rows)[0], weight)[0] for rows in (600, 1)
+        torch.autograd.grad(
+            linear_cross_entropy(hidden, weight, labels, chunk_rows=rows)[0], weight
+        )[0]
+        for rows in (600, 1)
     )
     torch.testing.assert_close(whole, split, rtol=1e-2, atol=1e-3)
 
@@ -122,4 +146,6 @@ def test_the_chunks_obey_the_byte_bound() -> None:
         chunk = chunked.default_chunk_rows(rows, vocabulary, cpu)
         assert chunk == 1 or 4 * chunk * vocabulary <= chunked.CPU_BYTES
     assert chunked.default_chunk_rows(0, 10, cpu) == 1
-    assert chunked.default_chunk_rows(4000, 32000, cpu) == 500  # eight alike rather than seven and a small one
+    assert (
+        chunked.default_chunk_rows(4000, 32000, cpu) == 500
+    )  # eight alike rather than seven and a small one

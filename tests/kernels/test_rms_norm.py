@@ -12,7 +12,11 @@ def plain(x: Tensor, weight: Tensor, offset: float) -> Tensor:
     """As Hugging Face's Llama (offset 0) and Gemma (offset 1) round it."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + EPS)
-    return weight * exact.to(x.dtype) if offset == 0 else (exact * (offset + weight.to(exact.dtype))).to(x.dtype)
+    return (
+        weight * exact.to(x.dtype)
+        if offset == 0
+        else (exact * (offset + weight.to(exact.dtype))).to(x.dtype)
+    )
 
 
 def inputs(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +41,10 @@ def test_equals_plain_pytorch(offset: float) -> None:
     y, total = rms_norm(x, weight, EPS, residual_TD=residual, offset=offset)
     torch.testing.assert_close(total, x + residual)
     torch.testing.assert_close(y, plain(x + residual, weight, offset))
-    expected = torch.autograd.grad((plain(x + residual, weight, offset) * 3 + (x + residual)).sin().sum(), (x, residual, weight))
+    expected = torch.autograd.grad(
+        (plain(x + residual, weight, offset) * 3 + (x + residual)).sin().sum(),
+        (x, residual, weight),
+    )
     actual = torch.autograd.grad((y * 3 + total).sin().sum(), (x, residual, weight))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 

@@ -6,10 +6,15 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 
-def inputs(dtype: torch.dtype, heads: int = 6, groups: int = 2, tokens: int = 5, size: int = 8) -> tuple[Tensor, ...]:
+def inputs(
+    dtype: torch.dtype, heads: int = 6, groups: int = 2, tokens: int = 5, size: int = 8
+) -> tuple[Tensor, ...]:
     """q (1, H, T, D) and k (1, K, T, D) as projections leave them, cos and sin (1, T, D)."""
     torch.manual_seed(0)
-    q, k = (torch.randn(1, tokens, n, size, dtype=dtype).transpose(1, 2).requires_grad_() for n in (heads, groups))
+    q, k = (
+        torch.randn(1, tokens, n, size, dtype=dtype).transpose(1, 2).requires_grad_()
+        for n in (heads, groups)
+    )
     angles = torch.randn(1, tokens, size // 2, dtype=dtype).repeat(1, 1, 2)
     return q, k, angles.cos(), angles.sin()
 
@@ -23,7 +28,10 @@ def test_equals_hugging_face() -> None:
     q_in, k_in, cos, sin = inputs(torch.float32)
     actual, expected = rotary(q_in, k_in, cos, sin), apply_rotary_pos_emb(q_in, k_in, cos, sin)
     torch.testing.assert_close(actual, expected)
-    gradients = [torch.autograd.grad(q.sin().sum() + k.cos().sum(), (q_in, k_in)) for q, k in (actual, expected)]
+    gradients = [
+        torch.autograd.grad(q.sin().sum() + k.cos().sum(), (q_in, k_in))
+        for q, k in (actual, expected)
+    ]
     torch.testing.assert_close(*gradients)
 
 

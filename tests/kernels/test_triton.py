@@ -13,7 +13,11 @@ CHECKS = Path(__file__).with_name("triton_checks.py")
 
 def check(device: str, **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(CHECKS), device], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        [sys.executable, str(CHECKS), device],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 

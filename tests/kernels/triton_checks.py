@@ -18,7 +18,8 @@ DEVICE = sys.argv[1]
 DTYPE, TOLERANCE = (torch.float32, 2e-5) if DEVICE == "cpu" else (torch.bfloat16, 2e-2)
 OPS = ("linear_cross_entropy", "rms_norm", "swiglu", "rotary")
 KERNELS, REFERENCES = (
-    {op: importlib.import_module(f"ift_scale_kernels.{op}.{name}") for op in OPS} for name in ("triton_kernel", "reference")
+    {op: importlib.import_module(f"ift_scale_kernels.{op}.{name}") for op in OPS}
+    for name in ("triton_kernel", "reference")
 )
 
 
@@ -37,10 +38,14 @@ def draw(*shape: int) -> Tensor:
 
 def uneven(like: Tensor) -> Tensor:
     """Upstream gradients that differ from place to place."""
-    return torch.linspace(0.5, 1.5, like.numel(), device=DEVICE, dtype=torch.float64).view(like.shape)
+    return torch.linspace(0.5, 1.5, like.numel(), device=DEVICE, dtype=torch.float64).view(
+        like.shape
+    )
 
 
-def agree(op: str, call: Callable[[Any, list[Tensor]], Any], inputs: list[Tensor], what: object) -> None:
+def agree(
+    op: str, call: Callable[[Any, list[Tensor]], Any], inputs: list[Tensor], what: object
+) -> None:
     """Outputs and gradients of `call(module, inputs)`, errors relative to the largest value."""
     results = []
     exact = [x.detach().double().requires_grad_() for x in inputs]
@@ -53,7 +58,9 @@ def agree(op: str, call: Callable[[Any, list[Tensor]], Any], inputs: list[Tensor
     for number, (actual, expected) in enumerate(zip(*results, strict=True)):
         error = (actual.double() - expected).abs().max() if actual.numel() else torch.tensor(0.0)
         scale = expected.abs().max().clamp_min(1e-2) if actual.numel() else torch.tensor(1.0)
-        assert error <= TOLERANCE * scale, f"{op} {what}: result {number} is off by {error:.2e} of {scale:.2e}"
+        assert error <= TOLERANCE * scale, (
+            f"{op} {what}: result {number} is off by {error:.2e} of {scale:.2e}"
+        )
 
 
 def linear_cross_entropy() -> None:
@@ -66,21 +73,38 @@ def linear_cross_entropy() -> None:
         for softcap, scale, chunk in [(None, 1.0, None), (3.0, 0.7, 4), (None, 0.5, 1)]:
 
             def call(
-                module: Any, x: list[Tensor], softcap=softcap, scale=scale, chunk=chunk, labels=labels, weights=weights
+                module: Any,
+                x: list[Tensor],
+                softcap=softcap,
+                scale=scale,
+                chunk=chunk,
+                labels=labels,
+                weights=weights,
             ) -> Any:
-                options = {"bias_V": x[2], "softcap": softcap, "logit_scale": scale, "chunk_rows": chunk}
-                return module.linear_cross_entropy(x[0], x[1], labels, weights.to(x[0].dtype), **options)
+                options = {
+                    "bias_V": x[2],
+                    "softcap": softcap,
+                    "logit_scale": scale,
+                    "chunk_rows": chunk,
+                }
+                return module.linear_cross_entropy(
+                    x[0], x[1], labels, weights.to(x[0].dtype), **options
+                )
 
             agree(op, call, tensors, (rows, vocabulary, size, softcap, scale, chunk))
             with torch.no_grad():
                 agree(op, call, tensors, "without gradients")
     unknown = torch.tensor([2, 7], device=DEVICE)
     losses = kernel.linear_cross_entropy(draw(2, 3), draw(5, 3), unknown)[1]
-    assert losses.isnan().tolist() == [False, True], "a label outside the vocabulary must not pass as a number"
+    assert losses.isnan().tolist() == [False, True], (
+        "a label outside the vocabulary must not pass as a number"
+    )
 
 
 def rms_norm() -> None:
-    for shape, offset in itertools.product([(1, 2), (0, 5), (3, 5), (13, 130), (2, 3, 4, 37)], [0.0, 1.0]):
+    for shape, offset in itertools.product(
+        [(1, 2), (0, 5), (3, 5), (13, 130), (2, 3, 4, 37)], [0.0, 1.0]
+    ):
         inputs = [draw(*shape), draw(shape[-1]), draw(*shape)]
         alone = lambda module, x: module.rms_norm(x[0], x[1], 1e-5, offset=offset)  # noqa: B023, E731
         agree("rms_norm", alone, inputs[:2], (shape, offset))
@@ -89,22 +113,41 @@ def rms_norm() -> None:
 
 
 def swiglu() -> None:
-    for shape, activation in itertools.product([(1,), (0, 5), (3, 7), (1, 5, 997)], ["silu", "gelu_tanh"]):
+    for shape, activation in itertools.product(
+        [(1,), (0, 5), (3, 7), (1, 5, 997)], ["silu", "gelu_tanh"]
+    ):
         call = lambda module, x: module.swiglu(*x, activation)  # noqa: B023, E731
         agree("swiglu", call, [draw(*shape), draw(*shape)], (shape, activation))
-    agree("swiglu", lambda module, x: module.swiglu(x[0].t(), x[1].t()), [draw(3, 7), draw(3, 7)], "transposed")
+    agree(
+        "swiglu",
+        lambda module, x: module.swiglu(x[0].t(), x[1].t()),
+        [draw(3, 7), draw(3, 7)],
+        "transposed",
+    )
 
 
 def rotary() -> None:
-    for batch, heads, groups, tokens, size in [(1, 1, 1, 1, 2), (1, 7, 3, 5, 6), (2, 20, 4, 3, 64), (1, 2, 1, 0, 4)]:
-        angles = torch.randn(1, tokens, size // 2, device=DEVICE, dtype=torch.float64).repeat(1, 1, 2)
+    for batch, heads, groups, tokens, size in [
+        (1, 1, 1, 1, 2),
+        (1, 7, 3, 5, 6),
+        (2, 20, 4, 3, 64),
+        (1, 2, 1, 0, 4),
+    ]:
+        angles = torch.randn(1, tokens, size // 2, device=DEVICE, dtype=torch.float64).repeat(
+            1, 1, 2
+        )
         for transposed in (False, True):
 
-            def call(module: Any, x: list[Tensor], angles: Tensor = angles, transposed: bool = transposed) -> Any:
+            def call(
+                module: Any, x: list[Tensor], angles: Tensor = angles, transposed: bool = transposed
+            ) -> Any:
                 q, k = (t.transpose(1, 2) if transposed else t for t in x)
                 return module.rotary(q, k, angles.cos().to(q.dtype), angles.sin().to(q.dtype))
 
-            shapes = [(batch, n, tokens, size) if not transposed else (batch, tokens, n, size) for n in (heads, groups)]
+            shapes = [
+                (batch, n, tokens, size) if not transposed else (batch, tokens, n, size)
+                for n in (heads, groups)
+            ]
             agree("rotary", call, [draw(*shape) for shape in shapes], (shapes, transposed))
 
 

@@ -61,11 +61,16 @@ class Slurm:
         self._daemons: list[subprocess.Popen] = []
         for part in ("state", *(f"spool-{node}" for node in NODES)):
             (folder / part).mkdir()
-        (folder / "hosts").write_text("127.0.0.1 localhost " + " ".join([socket.gethostname(), *NODES]) + "\n")
+        (folder / "hosts").write_text(
+            "127.0.0.1 localhost " + " ".join([socket.gethostname(), *NODES]) + "\n"
+        )
         (folder / "munge.key").write_bytes(os.urandom(256))
         (folder / "munge.key").chmod(0o600)
         host = socket.gethostname()
-        place, has = f"NodeHostname={host} NodeAddr=127.0.0.1", "CPUs=128 RealMemory=20000 Gres=gpu:8"
+        place, has = (
+            f"NodeHostname={host} NodeAddr=127.0.0.1",
+            "CPUs=128 RealMemory=20000 Gres=gpu:8",
+        )
         nodes = "\n".join(f"NodeName={node} {place} Port={_free_port()} {has}" for node in NODES)
         text = _CONF.format(host=host, controller=_free_port(), folder=folder, nodes=nodes)
         (folder / "slurm.conf").write_text(text)
@@ -82,20 +87,40 @@ class Slurm:
         self._daemon("slurmctld", "-D", "-i", "-f", str(self.folder / "slurm.conf"))
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
-        until(lambda: self("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"], 60, "the nodes are not idle")
+        until(
+            lambda: self("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"],
+            60,
+            "the nodes are not idle",
+        )
         return self
 
     def _daemon(self, name: str, *arguments: str) -> None:
         """Start a daemon that sees our hosts file in the place of the machine's."""
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         program = shutil.which(name) or name
-        command = ["unshare", "--mount", "bash", "-c", script, str(self.folder / "hosts"), program, *arguments]
+        command = [
+            "unshare",
+            "--mount",
+            "bash",
+            "-c",
+            script,
+            str(self.folder / "hosts"),
+            program,
+            *arguments,
+        ]
         with (self.folder / f"{name}.out").open("a") as out:
-            self._daemons.append(subprocess.Popen(command, stdout=out, stderr=out, env=self.environment))
+            self._daemons.append(
+                subprocess.Popen(command, stdout=out, stderr=out, env=self.environment)
+            )
 
     def __call__(self, *command: str, **options: Any) -> subprocess.CompletedProcess:
         """Run a command of SLURM's (or one that uses them) and return what it said."""
-        settings = {"env": self.environment, "capture_output": True, "text": True, "timeout": 300} | options
+        settings = {
+            "env": self.environment,
+            "capture_output": True,
+            "text": True,
+            "timeout": 300,
+        } | options
         return subprocess.run(command, **settings)
 
     def submit(self, *command: str, **options: Any) -> str:
@@ -112,7 +137,11 @@ class Slurm:
     def wait(self, job: str, seconds: float = 240) -> dict[str, str]:
         """Wait until the job has ended (not merely been requeued)."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        until(lambda: self.show(job)["JobState"] in ended, seconds, lambda: f"job {job} goes on: {self.show(job)}")
+        until(
+            lambda: self.show(job)["JobState"] in ended,
+            seconds,
+            lambda: f"job {job} goes on: {self.show(job)}",
+        )
         return self.show(job)
 
     def close(self) -> None:

@@ -33,7 +33,9 @@ def command(stage: str, folder: Path, *overrides: str) -> list[str]:
 def run(stages: str, folder: Path, *overrides: str) -> None:
     """The stages, one after another in one process on this machine."""
     code = "import sys\nfrom ift_scale.cli import main\n"
-    code += "for stage in sys.argv[1].split():\n    main([stage, *sys.argv[2:]], standalone_mode=False)"
+    code += (
+        "for stage in sys.argv[1].split():\n    main([stage, *sys.argv[2:]], standalone_mode=False)"
+    )
     command = [sys.executable, "-c", code, stages, *arguments(folder, *overrides)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,9 +54,19 @@ def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
     """Until the launch that goes on now has told of this step of the arm."""
     events, deadline = folder / "logs" / f"train{part}-events.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline:
-        told = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")] if events.exists() else []
-        begun = [number for number, event in enumerate(told) if event["event"] == "arm" and event["name"] == arm]
-        if begun and any(event["event"] == "step" and event["step"] >= step for event in told[begun[-1] :]):
+        told = (
+            [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
+            if events.exists()
+            else []
+        )
+        begun = [
+            number
+            for number, event in enumerate(told)
+            if event["event"] == "arm" and event["name"] == arm
+        ]
+        if begun and any(
+            event["event"] == "step" and event["step"] >= step for event in told[begun[-1] :]
+        ):
             return
         time.sleep(0.02)
     raise AssertionError(f"{arm} has not come to step {step}")
@@ -65,7 +77,9 @@ def processes(words: str, variable: str) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 variables = (entry / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "launch" / "Dockerfile"
-HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+    "hadolint"
+)
 
 
 def lint(text: str) -> str:
@@ -28,7 +30,9 @@ def test_the_linter_has_nothing_to_report() -> None:
 def test_the_recipe_has_the_cuda_and_python_of_the_lock() -> None:
     lock = (ROOT / "configs" / "locks" / "cuda.txt").read_text()
     (toolkit,) = re.findall(r"^cuda-toolkit==(\S+)$", lock, re.M)
-    assert re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M) == [f"nvidia/cuda:{toolkit}-devel-ubuntu24.04"]
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M) == [
+        f"nvidia/cuda:{toolkit}-devel-ubuntu24.04"
+    ]
     assert "Python 3.12" in lock.splitlines()[0], "Ubuntu 24.04 has Python 3.12"
 
 
@@ -36,5 +40,7 @@ def test_the_image_leaves_out_what_git_ignores() -> None:
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split()}
     left_out = (ROOT / "launch" / "Dockerfile.dockerignore").read_text().split("\n")
     patterns = [line.removeprefix("**/") for line in left_out if line and not line.startswith("#")]
-    missing = {name for name in ignored if not any(Path(name).match(pattern) for pattern in patterns)}
+    missing = {
+        name for name in ignored if not any(Path(name).match(pattern) for pattern in patterns)
+    }
     assert not missing

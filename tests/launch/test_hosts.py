@@ -33,7 +33,9 @@ class Hosts:
         self.names = [f"ift{os.getpid()}n{number}" for number in (1, 2)]
         self._daemons: list[subprocess.Popen] = []
         for key in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
+            )
         (folder / "ssh_config").write_text(
             f"IdentityFile {folder}/user\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
         )
@@ -47,20 +49,49 @@ class Hosts:
         for name in self.names:
             _ip("netns", "add", name)
         here, there = self.names
-        _ip("link", "add", INTERFACE, "netns", here, "type", "veth", "peer", "name", INTERFACE, "netns", there)
+        _ip(
+            "link",
+            "add",
+            INTERFACE,
+            "netns",
+            here,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            INTERFACE,
+            "netns",
+            there,
+        )
         for name, address in zip(self.names, ADDRESSES, strict=True):
             _ip("-n", name, "address", "add", f"{address}/24", "dev", INTERFACE)
             for link in ("lo", INTERFACE):
                 _ip("-n", name, "link", "set", link, "up")
-            sshd = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            sshd = [
+                shutil.which("sshd") or "/usr/sbin/sshd",
+                "-D",
+                "-e",
+                "-f",
+                str(self.folder / "sshd_config"),
+            ]
             with (self.folder / "sshd.log").open("a") as log:
-                self._daemons.append(subprocess.Popen(["ip", "netns", "exec", name, *sshd], stdout=log, stderr=log))
+                self._daemons.append(
+                    subprocess.Popen(["ip", "netns", "exec", name, *sshd], stdout=log, stderr=log)
+                )
         return self
 
     def command(self, *command: str) -> list[str]:
         """The command as it is run on the first host, where ssh knows the others."""
         script = 'mount --bind "$0" /etc/ssh/ssh_config && exec "$@"'
-        mounted = ["unshare", "--mount", "bash", "-c", script, str(self.folder / "ssh_config"), *command]
+        mounted = [
+            "unshare",
+            "--mount",
+            "bash",
+            "-c",
+            script,
+            str(self.folder / "ssh_config"),
+            *command,
+        ]
         return ["ip", "netns", "exec", self.names[0], *mounted]
 
     def close(self) -> None:
@@ -76,11 +107,19 @@ def _ip(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoReturn]) -> Iterator[Hosts]:
-    missing = [name for name in NEEDED if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
+def hosts(
+    tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoReturn]
+) -> Iterator[Hosts]:
+    missing = [
+        name
+        for name in NEEDED
+        if shutil.which(name) is None and not Path("/usr/sbin", name).exists()
+    ]
     if missing or os.geteuid() != 0:
         packages = "Debian: iproute2 openssh-server pdsh"
-        lacking(f"no hosts to be made here: {', '.join(missing) or 'network namespaces need root'} ({packages})")
+        lacking(
+            f"no hosts to be made here: {', '.join(missing) or 'network namespaces need root'} ({packages})"
+        )
     made = Hosts(tmp_path_factory.mktemp("hosts"))
     try:
         yield made.start()
@@ -89,7 +128,11 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoR
 
 
 def _start(hosts: Hosts, folder: Path, *overrides: str) -> subprocess.Popen:
-    script = [str(ROOT / "launch" / "multi_node.sh"), str(hosts.folder / "hostfile"), *arguments(folder, *overrides)]
+    script = [
+        str(ROOT / "launch" / "multi_node.sh"),
+        str(hosts.folder / "hostfile"),
+        *arguments(folder, *overrides),
+    ]
     found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ift-scale, where the environment is not activated
     environment: dict[str, Any] = os.environ | {"GLOO_SOCKET_IFNAME": INTERFACE, "PATH": found}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -108,24 +151,49 @@ def test_two_hosts_train_what_one_trains(hosts: Hosts, trained: Path, copy: Path
 def test_a_rank_killed_on_another_host_ends_the_command(hosts: Hosts, copy: Path) -> None:
     ranks = _start(hosts, copy, LONG)
     wait_for_step(copy, ARMS[0], 10)
-    os.kill(next(processes(f"ift_scale.train.ranks {copy.resolve()}", "RANK=1")), signal.SIGKILL)
+    os.kill(next(processes(f"ift_scale.train.worker {copy.resolve()}", "RANK=1")), signal.SIGKILL)
     killed = time.monotonic()
     said, _ = ranks.communicate(timeout=100)
     assert ranks.returncode == 3 and time.monotonic() - killed < 60, said
     # Rank 0 holds the place where others hear of the failure, so it leaves a few seconds later.
-    until(lambda: not list(processes(f"ift_scale.train.ranks {copy.resolve()}", "RANK=0")), 15, "rank 0 goes on")
+    until(
+        lambda: not list(processes(f"ift_scale.train.worker {copy.resolve()}", "RANK=0")),
+        15,
+        "rank 0 goes on",
+    )
 
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
-    "deepspeed": ["deepspeed.launcher.runner", "--num_accelerators", "2", "--num_gpus", "2", "--no_local_rank", "--module"],
+    "deepspeed": [
+        "deepspeed.launcher.runner",
+        "--num_accelerators",
+        "2",
+        "--num_gpus",
+        "2",
+        "--no_local_rank",
+        "--module",
+    ],
 }
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_ranks_of_any_launcher_train_the_same(trained: Path, copy: Path, launcher: str) -> None:
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], "ift_scale.cli", "train", *arguments(copy, LONG)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"DS_ACCELERATOR": "cpu"})
+    command = [
+        sys.executable,
+        "-m",
+        *LAUNCHERS[launcher],
+        "ift_scale.cli",
+        "train",
+        *arguments(copy, LONG),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DS_ACCELERATOR": "cpu"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "train: 2 arms" in done.stdout
     for arm in ARMS:

@@ -14,7 +14,18 @@ import pytest
 import torch
 
 from tests.launch.slurm import DAEMONS, Slurm, until
-from tests.launch.small import ARMS, LONG, ROOT, arguments, command, losses, processes, run, wait_for_step, weights
+from tests.launch.small import (
+    ARMS,
+    LONG,
+    ROOT,
+    arguments,
+    command,
+    losses,
+    processes,
+    run,
+    wait_for_step,
+    weights,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -23,10 +34,18 @@ SMALLER = ("--ntasks-per-node=1", "--chdir", str(ROOT))
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoReturn]) -> Iterator[Slurm]:
-    missing = [name for name in DAEMONS if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
+def slurm(
+    tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoReturn]
+) -> Iterator[Slurm]:
+    missing = [
+        name
+        for name in DAEMONS
+        if shutil.which(name) is None and not Path("/usr/sbin", name).exists()
+    ]
     if missing or os.geteuid() != 0:
-        lacking(f"no SLURM here: {', '.join(missing) or 'its daemons need root'} (Debian: slurmctld slurmd slurm-client munge)")
+        lacking(
+            f"no SLURM here: {', '.join(missing) or 'its daemons need root'} (Debian: slurmctld slurmd slurm-client munge)"
+        )
     cluster = Slurm(tmp_path_factory.mktemp("slurm"))
     try:
         yield cluster.start()
@@ -35,11 +54,27 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], NoR
 
 
 def _environment(slurm: Slurm) -> dict[str, str]:
-    return slurm.environment | {"IFT_SCALE_HOME": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return slurm.environment | {
+        "IFT_SCALE_HOME": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
 
 
-def _submit(slurm: Slurm, script: str, nodes: int, folder: Path, *overrides: str, options: tuple[str, ...] = ()) -> str:
-    job = (f"--nodes={nodes}", *SMALLER, f"--output={folder.parent}/%x.log", *options, str(ROOT / "launch" / script))
+def _submit(
+    slurm: Slurm,
+    script: str,
+    nodes: int,
+    folder: Path,
+    *overrides: str,
+    options: tuple[str, ...] = (),
+) -> str:
+    job = (
+        f"--nodes={nodes}",
+        *SMALLER,
+        f"--output={folder.parent}/%x.log",
+        *options,
+        str(ROOT / "launch" / script),
+    )
     return slurm.submit(*job, *arguments(folder, *overrides), env=_environment(slurm), cwd=ROOT)
 
 
@@ -47,7 +82,9 @@ def _log(folder: Path, script: str) -> str:
     return (folder.parent / f"ift-{script}.log").read_text()
 
 
-def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(slurm: Slurm, trained: Path, copy: Path) -> None:
+def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(
+    slurm: Slurm, trained: Path, copy: Path
+) -> None:
     job = _submit(slurm, "train.sbatch", 2, copy, LONG)
     wait_for_step(copy, ARMS[0], 15)
     slurm("scancel", "--signal=USR1", job)  # every process of the step
@@ -58,14 +95,20 @@ def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(slurm: S
     for arm in ARMS:
         assert losses(copy, arm) == losses(trained, arm)
         expected = weights(trained, arm)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(copy, arm).items())
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in weights(copy, arm).items()
+        )
     assert _log(copy, "train").count("the job goes back into the queue") == 2
 
 
-def test_a_job_that_lost_a_node_goes_on_with_the_other(slurm: Slurm, trained: Path, copy: Path) -> None:
+def test_a_job_that_lost_a_node_goes_on_with_the_other(
+    slurm: Slurm, trained: Path, copy: Path
+) -> None:
     one_arm = (LONG, "construct.settings=[harmonious]")
     run("construct", copy, *one_arm)
-    job = _submit(slurm, "train.sbatch", 2, copy, *one_arm, options=("--export=ALL,IFT_SCALE_MAX_RESTARTS=0",))
+    job = _submit(
+        slurm, "train.sbatch", 2, copy, *one_arm, options=("--export=ALL,IFT_SCALE_MAX_RESTARTS=0",)
+    )
     wait_for_step(copy, ARMS[0], 15)
     slurm("scancel", "--signal=USR1", job)
     ended = slurm.wait(job)
@@ -75,10 +118,18 @@ def test_a_job_that_lost_a_node_goes_on_with_the_other(slurm: Slurm, trained: Pa
     assert losses(copy, ARMS[0]) == pytest.approx(losses(trained, ARMS[0]), rel=1e-5)
 
 
-def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(slurm: Slurm, tmp_path: Path) -> None:
+def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(
+    slurm: Slurm, tmp_path: Path
+) -> None:
     """The array's last task, which has the array's number, is interrupted and requeued; what depends on it waits."""
     folder = tmp_path / "run"
-    sizes = ("cluster.gpus_per_node=0", "cluster.nodes=1", "cluster.cpus_per_rank=1", "cluster.sweep=2", "cluster.partition=main")
+    sizes = (
+        "cluster.gpus_per_node=0",
+        "cluster.nodes=1",
+        "cluster.cpus_per_rank=1",
+        "cluster.sweep=2",
+        "cluster.partition=main",
+    )
     two_a_node = ("cluster.ranks_per_node=2", LONG)
     done = slurm(*command("submit", folder, *sizes, *two_a_node), env=_environment(slurm), cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -104,14 +155,18 @@ def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, tmp_path: P
     os.kill(next(processes(f"output_dir={folder} ", "SLURM_PROCID=1")), signal.SIGKILL)
     ended = slurm.wait(job)
     assert ended["JobState"] == "COMPLETED", _log(folder, "probe")
-    assert (folder / "probe" / "probe.parquet").read_bytes() == (alone / "probe" / "probe.parquet").read_bytes()
+    assert (folder / "probe" / "probe.parquet").read_bytes() == (
+        alone / "probe" / "probe.parquet"
+    ).read_bytes()
 
 
 def test_a_cancelled_job_stays_cancelled(slurm: Slurm, copy: Path) -> None:
     job = _submit(slurm, "train.sbatch", 2, copy, LONG)
     wait_for_step(copy, ARMS[0], 10)
     slurm("scancel", job)
-    assert slurm.wait(job)["JobState"] == "CANCELLED" and slurm.show(job)["Restarts"] == "0", _log(copy, "train")
+    assert slurm.wait(job)["JobState"] == "CANCELLED" and slurm.show(job)["Restarts"] == "0", _log(
+        copy, "train"
+    )
 
 
 def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> None:
@@ -128,4 +183,7 @@ def test_a_node_list_without_an_address_is_told(slurm: Slurm, probed: Path) -> N
     lost = ["env", "SLURM_STEP_NODELIST=nowhere[1-2]"]
     done = slurm("srun", "--nodes=2", "--ntasks=2", *lost, *command("train", probed), cwd=ROOT)
     assert done.returncode == 3
-    assert "nowhere1 (of the job's nodes nowhere[1-2]), where the ranks shall meet, has no address" in done.stderr
+    assert (
+        "nowhere1 (of the job's nodes nowhere[1-2]), where the ranks shall meet, has no address"
+        in done.stderr
+    )

@@ -8,26 +8,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.config_file import from_dict
-from ift_scale.costs.machine import read_machine
-from ift_scale.costs.scaling import Examples
+from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
-from ift_scale.inference.question_file import GroupKey
+from ift_scale.estimate.machine import read_machine
+from ift_scale.estimate.scaling import Examples
+from ift_scale.io.files import write_json
+from ift_scale.io.manifests import write_manifest
 from ift_scale.plan import disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
 from ift_scale.plan.questions import Prompts, Tally
 from ift_scale.plan.rates import STAGES, Given, Rate, find, measured, read_rates
+from ift_scale.scoring.question_file import GroupKey
 
 PROMPTS = Prompts(tokens=200, own=50, views=2)
 RATE = Rate(10.0, 5.0, 1.0, "test")
 
 
 def _config(root: Path, name: str, **sections: object) -> Config:
-    return from_dict({"output_dir": str(root / name), "train": {"global_batch_size": 8}, **sections})
+    return from_dict(
+        {"output_dir": str(root / name), "train": {"global_batch_size": 8}, **sections}
+    )
 
 
 def _amounts(root: Path, name: str, **sections: object) -> Amounts:
@@ -46,11 +49,15 @@ def _rates(*study: Amounts, rate: Rate | None = RATE) -> dict[tuple[str, str], R
 def test_sizes_are_bounded_by_the_pools(tmp_path: Path) -> None:
     """Right and wrong questions are two halves at best; as many general instructions come to them; three epochs."""
     one = _amounts(tmp_path, "a")
-    assert [work.examples for work in one.arms] == [3 * 2 * 50] * 3 + [3 * 2 * 20] * 3 and not any(work.exact for work in one.arms)
+    assert [work.examples for work in one.arms] == [3 * 2 * 50] * 3 + [3 * 2 * 20] * 3 and not any(
+        work.exact for work in one.arms
+    )
     config = one.config.construct
     assert largest_set(config.model_copy(update={"settings": ["harmonious"]}), 100) == 200
     assert largest_set(config.model_copy(update={"size": 10}), 100) == 20
-    assert largest_set(config.model_copy(update={"settings": ["highly_known", "unknown"]}), 100) == 100
+    assert (
+        largest_set(config.model_copy(update={"settings": ["highly_known", "unknown"]}), 100) == 100
+    )
 
 
 def test_sizes_are_counted_when_sets_are_there(tmp_path: Path) -> None:
@@ -59,54 +66,81 @@ def test_sizes_are_counted_when_sets_are_there(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name in names:
         (folder / f"{name}.jsonl").write_text("{}\n" * 7, encoding="utf-8")
-    artifacts.write_manifest(folder, "construct", "key", {}, {}, {}, {"total": 0.0})
+    write_manifest(folder, "construct", "key", {}, {}, {}, {"total": 0.0})
     one = _amounts(tmp_path, "a")
     assert {work.examples for work in one.arms} == {21} and all(work.exact for work in one.arms)
-    (row,) = (row for row in stage_costs([one], _rates(one), Devices(1, 1, 2)) if row.stage == "train")
+    (row,) = (
+        row for row in stage_costs([one], _rates(one), Devices(1, 1, 2)) if row.stage == "train"
+    )
     assert row.exact and row.items == 6 * 21
 
 
 def test_a_stage_takes_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
     one = _amounts(tmp_path, "a")
-    found = {row.stage: row for row in stage_costs([one], _rates(one), Devices(engines=8, ranks=8, cores=None))}
+    found = {
+        row.stage: row
+        for row in stage_costs([one], _rates(one), Devices(engines=8, ranks=8, cores=None))
+    }
     assert found["probe"].items == one.asked * 2 * 200
     assert found["probe"].seconds == pytest.approx(5 + found["probe"].items / 80)
     assert found["train"].seconds == pytest.approx(5 + 6 * 1 + 1260 / 80)
     assert found["train"].hours == pytest.approx(8 * found["train"].seconds / 3600)  # type: ignore[operator]
     assert found["write"].items == 0 == found["write"].seconds
-    on_cpu = {row.stage: row for row in stage_costs([one], _rates(one), Devices(engines=1, ranks=2, cores=2))}
+    on_cpu = {
+        row.stage: row
+        for row in stage_costs([one], _rates(one), Devices(engines=1, ranks=2, cores=2))
+    }
     assert on_cpu["evaluate"].hours == pytest.approx(2 * (5 + 6 + 6 * 30 / 10) / 3600)
 
 
 def test_arms_add_up_to_their_stages_but_for_the_start(tmp_path: Path) -> None:
     one, devices = _amounts(tmp_path, "a"), Devices(4, 4, None)
     arms = sum(row.hours or 0 for row in arm_costs([one], _rates(one), devices))
-    stages = sum(row.hours or 0 for row in stage_costs([one], _rates(one), devices) if row.stage in ("train", "evaluate"))
+    stages = sum(
+        row.hours or 0
+        for row in stage_costs([one], _rates(one), devices)
+        if row.stage in ("train", "evaluate")
+    )
     assert stages - arms == pytest.approx(2 * 4 * 5.0 / 3600)
 
 
 def test_what_variants_share_is_paid_once(tmp_path: Path) -> None:
     """The same settings in another order share every arm; another learning rate shares the probe alone."""
     first = _amounts(tmp_path, "a")
-    same = _amounts(tmp_path, "b", construct={"settings": ["self_aligning", "incompatible", "harmonious"]})
+    same = _amounts(
+        tmp_path, "b", construct={"settings": ["self_aligning", "incompatible", "harmonious"]}
+    )
     other = _amounts(tmp_path, "c", train={"learning_rate": 1e-4, "global_batch_size": 8})
     study = [first, same, other]
-    rows = {(row.variant, row.stage): row for row in stage_costs(study, _rates(*study), Devices(1, 1, 2))}
+    rows = {
+        (row.variant, row.stage): row
+        for row in stage_costs(study, _rates(*study), Devices(1, 1, 2))
+    }
     assert rows["b", "probe"].items == 0 and rows["b", "probe"].shared == 1
-    assert (rows["b", "train"].arms, rows["b", "train"].shared, rows["b", "train"].seconds) == (0, 6, 0)
+    assert (rows["b", "train"].arms, rows["b", "train"].shared, rows["b", "train"].seconds) == (
+        0,
+        6,
+        0,
+    )
     assert (rows["c", "train"].arms, rows["c", "probe"].items) == (6, 0)
     assert disk.disk_of(study, 4, 100).models == 12 * 1000 * 4
 
 
 def test_arms_that_may_come_out_equal_are_told(tmp_path: Path) -> None:
     """Without the wrong questions the harmonious set may be larger, so nobody knows yet whether it is the same."""
-    study = [_amounts(tmp_path, "a"), _amounts(tmp_path, "b", construct={"settings": ["harmonious"]})]
+    study = [
+        _amounts(tmp_path, "a"),
+        _amounts(tmp_path, "b", construct={"settings": ["harmonious"]}),
+    ]
     assert perhaps_shared(study) == 2 and perhaps_shared(study[:1]) == 0
     sized = [
         _amounts(tmp_path, "a", construct={"size": 5}),
         _amounts(tmp_path, "b", construct={"size": 5, "settings": ["harmonious"]}),
     ]
-    rows = {(row.variant, row.stage): row for row in stage_costs(sized, _rates(*sized), Devices(1, 1, 2))}
+    rows = {
+        (row.variant, row.stage): row
+        for row in stage_costs(sized, _rates(*sized), Devices(1, 1, 2))
+    }
     assert rows["b", "train"].shared == 2 and perhaps_shared(sized) == 0
 
 
@@ -115,10 +149,16 @@ def _trained(root: Path, name: str, seconds: float) -> None:
     folder.mkdir(parents=True)
     config = {"train": {"global_batch_size": 8, "epochs": 2, "num_ranks": 2}}
     counts = {"steps": 10, "examples": 40}
-    artifacts.write_manifest(
-        folder, "train", "key", config, {}, counts, {"build": 1.0, "export": 2.0, "steps": seconds, "live": 0.0}
+    write_manifest(
+        folder,
+        "train",
+        "key",
+        config,
+        {},
+        counts,
+        {"build": 1.0, "export": 2.0, "steps": seconds, "live": 0.0},
     )
-    artifacts.write_json(root / "logs" / "train-seconds.json", {"launch_and_imports": 9.0, "tokenise": 1.0})
+    write_json(root / "logs" / "train-seconds.json", {"launch_and_imports": 9.0, "tokenise": 1.0})
 
 
 def test_a_measured_rate_is_of_one_device(tmp_path: Path) -> None:
@@ -128,11 +168,19 @@ def test_a_measured_rate_is_of_one_device(tmp_path: Path) -> None:
     assert measured("train", tmp_path, "here") == Rate(160 / 10 / 2, 10.0, 3.0, "here")
 
 
-def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(tmp_path: Path) -> None:
+def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(
+    tmp_path: Path,
+) -> None:
     one, other = _amounts(tmp_path, "a"), _amounts(tmp_path, "b")
     _trained(tmp_path / "b", "arm", 4.0)
-    (tmp_path / "rates.yaml").write_text(yaml.safe_dump({"source": "a table", "train": {"per_second": 3.0}}), encoding="utf-8")
-    rates, machine, shape = read_rates(tmp_path / "rates.yaml"), read_machine("h100-sxm"), read_shape("llama-2-7b")
+    (tmp_path / "rates.yaml").write_text(
+        yaml.safe_dump({"source": "a table", "train": {"per_second": 3.0}}), encoding="utf-8"
+    )
+    rates, machine, shape = (
+        read_rates(tmp_path / "rates.yaml"),
+        read_machine("h100-sxm"),
+        read_shape("llama-2-7b"),
+    )
     given = Given(None, None, 8, Examples())
 
     def source(given: Given, stage: str = "train", here: bool = True) -> str | None:
@@ -140,7 +188,10 @@ def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(t
         return None if found is None else found.source
 
     assert source(replace(given, rates=rates, machine=machine)) == "given: a table"
-    assert source(replace(given, rates=rates, machine=machine), "probe") == "predicted for H100 SXM, not measured"
+    assert (
+        source(replace(given, rates=rates, machine=machine), "probe")
+        == "predicted for H100 SXM, not measured"
+    )
     assert source(replace(given, machine=machine), "write") is None
     assert source(given) == "measured in b" and source(given, here=False) is None
     _trained(tmp_path / "a", "arm", 4.0)
@@ -148,7 +199,9 @@ def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(t
 
 
 def test_a_bad_file_of_rates(tmp_path: Path) -> None:
-    (tmp_path / "rates.yaml").write_text(json.dumps({"source": "x", "trian": {"per_second": 1.0}}), encoding="utf-8")
+    (tmp_path / "rates.yaml").write_text(
+        json.dumps({"source": "x", "trian": {"per_second": 1.0}}), encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match="trian: unknown key; did you mean 'train'"):
         read_rates(tmp_path / "rates.yaml")
 
@@ -156,6 +209,8 @@ def test_a_bad_file_of_rates(tmp_path: Path) -> None:
 def test_checkpoints_of_the_arm_in_training(tmp_path: Path) -> None:
     """One when a run is stopped; keep_last and the one being written where they are made by the way."""
     assert disk.disk_of([_amounts(tmp_path, "a")], 2, 100).checkpoints == 1000 * 14
-    saving = _amounts(tmp_path, "a", train={"checkpoint": {"every": 5, "keep_last": 3}, "global_batch_size": 8})
+    saving = _amounts(
+        tmp_path, "a", train={"checkpoint": {"every": 5, "keep_last": 3}, "global_batch_size": 8}
+    )
     assert disk.disk_of([saving], 2, 100).checkpoints == 4 * 1000 * 14
     assert disk.free_bytes(tmp_path / "not" / "there" / "yet") > 0

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ift_scale.artifacts import read_json
-from ift_scale.distributed import free_port
+from ift_scale.io.files import read_json
+from ift_scale.ranks.environment import free_port
 
 pytestmark = pytest.mark.engine
 
@@ -70,7 +70,9 @@ def _engines_of(folder: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"ift_scale.inference.process" in words and any(str(folder / "logs").encode() in word for word in words):
+            if b"ift_scale.engines.process" in words and any(
+                str(folder / "logs").encode() in word for word in words
+            ):
                 found.append(int(entry.name))
     return found
 
@@ -105,9 +107,17 @@ def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_fold
             "--no_local_rank", "--module", CLI,
         ],
     }  # fmt: skip
-    _end(_start([sys.executable, *commands[launcher], *_arguments("probe", run_folder)], DS_ACCELERATOR="cpu"))
+    _end(
+        _start(
+            [sys.executable, *commands[launcher], *_arguments("probe", run_folder)],
+            DS_ACCELERATOR="cpu",
+        )
+    )
     assert _result(run_folder) == _result(alone)
-    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {"probe-rank0.log", "probe-rank1.log"}
+    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {
+        "probe-rank0.log",
+        "probe-rank1.log",
+    }
     assert not (run_folder / "probe" / "shards").exists()
     assert "probe: done already" in _ift_scale("probe", run_folder)
 
@@ -115,12 +125,20 @@ def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_fold
 def test_two_engines_of_one_process_share_the_pool(alone: Path, run_folder: Path) -> None:
     _ift_scale("probe", run_folder, "probe.num_engines=2")
     assert _result(run_folder) == _result(alone)
-    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {"probe-0.log", "probe-1.log"}
+    assert {path.name for path in (run_folder / "logs").glob("probe*")} == {
+        "probe-0.log",
+        "probe-1.log",
+    }
 
 
 def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, run_folder: Path) -> None:
     command = [sys.executable, "-m", CLI, *_arguments("probe", run_folder)]
-    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     ranks = [_start(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in range(2)]
     # Rank 1 begins at the second half, so a shard there shows that it is at work.
     _wait(lambda: any(int(p.stem) >= 32 for p in (run_folder / "probe").glob("shards/*/*.parquet")))
@@ -138,10 +156,15 @@ def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_fo
     run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
     _wait(lambda: _num_shards(run_folder) >= 2)
     engine = _engines_of(run_folder)[0]
-    os.kill(int(Path(f"/proc/{engine}/stat").read_text().split()[3]), signal.SIGKILL)  # the actor, whose child the engine is
+    os.kill(
+        int(Path(f"/proc/{engine}/stat").read_text().split()[3]), signal.SIGKILL
+    )  # the actor, whose child the engine is
     output = _end(run)
     assert "ray: 2 ranks of one CPU" in output
-    assert re.search(r"ray: rank [12] on \S+ is lost \(.*\); it is started again, and its chunk is taken up", output)
+    assert re.search(
+        r"ray: rank [12] on \S+ is lost \(.*\); it is started again, and its chunk is taken up",
+        output,
+    )
     assert _result(run_folder) == _result(alone)
     assert not _engines_of(run_folder)
 
@@ -165,18 +188,25 @@ def by_vllm(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("engine", "undisturbed"), [("transformers", "alone"), ("vllm", "by_vllm")])
+@pytest.mark.parametrize(
+    ("engine", "undisturbed"), [("transformers", "alone"), ("vllm", "by_vllm")]
+)
 def test_a_killed_engine_is_replaced_and_the_file_is_the_same(
     engine: str, undisturbed: str, run_folder: Path, request: pytest.FixtureRequest
 ) -> None:
     expected = request.getfixturevalue(undisturbed)
-    run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder, f"probe.engine={engine}")])
+    run = _start(
+        [sys.executable, "-m", CLI, *_arguments("probe", run_folder, f"probe.engine={engine}")]
+    )
     _wait(lambda: _num_shards(run_folder) >= 5)
     (number,) = _engines_of(run_folder)
     os.kill(number, signal.SIGKILL)
     output = _end(run)
     assert not _engines_of(run_folder) and not _engines_of(expected)
-    assert "the inference engine died (exit code -9); a new one is started and goes on with shard" in output
+    assert (
+        "the inference engine died (exit code -9); a new one is started and goes on with shard"
+        in output
+    )
     assert _result(run_folder) == _result(expected)
 
 
@@ -186,7 +216,12 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
     config.write_text(f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\n")
 
     def stage(name: str, folder: Path, code: int = 0) -> str:
-        settings = ("probe.engine=transformers", "probe.chunk_size=2", "probe.num_shots=1", f"output_dir={folder}")
+        settings = (
+            "probe.engine=transformers",
+            "probe.chunk_size=2",
+            "probe.num_shots=1",
+            f"output_dir={folder}",
+        )
         sets = [part for s in settings for part in ("--set", s)]
         return _end(_start([sys.executable, "-m", CLI, name, str(config), *sets]), code)
 
@@ -200,7 +235,9 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
     run.communicate()
     train = pool / "train.jsonl"
     train.write_text(train.read_text().replace("What is train", "Which is train"))
-    assert "was made with other settings or inputs; run `ift-scale questions`" in stage("probe", tmp_path / "run", code=2)
+    assert "was made with other settings or inputs; run `ift-scale questions`" in stage(
+        "probe", tmp_path / "run", code=2
+    )
     stage("questions", tmp_path / "run")
     assert "shards of other questions or settings were dropped" in stage("probe", tmp_path / "run")
     stage("questions", tmp_path / "fresh")
@@ -209,25 +246,39 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_weights_that_are_not_numbers(engine: str, world_model: Path, run_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers(
+    engine: str, world_model: Path, run_folder: Path, tmp_path: Path
+) -> None:
     broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
     weights = load_file(broken / "model.safetensors")
     name = next(n for n in weights if n.endswith("mlp.down_proj.weight"))
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    output = _ift_scale("probe", run_folder, f"model.path={broken}", f"probe.engine={engine}", code=2)
-    assert "the model's probabilities are not numbers (NaN)" in output and "set model.dtype to float32" in output
+    output = _ift_scale(
+        "probe", run_folder, f"model.path={broken}", f"probe.engine={engine}", code=2
+    )
+    assert (
+        "the model's probabilities are not numbers (NaN)" in output
+        and "set model.dtype to float32" in output
+    )
     assert not (run_folder / "probe" / "probe.parquet").exists()
 
 
 def test_every_way_of_asking_at_once(run_folder: Path) -> None:
     """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
     settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
-    overrides = (f"probe.reliability={settings}", "probe.free={ask: true, num_samples: 2, max_tokens: 6}", "probe.chunk_size=320")
+    overrides = (
+        f"probe.reliability={settings}",
+        "probe.free={ask: true, num_samples: 2, max_tokens: 6}",
+        "probe.chunk_size=320",
+    )
     _ift_scale("probe", run_folder, *overrides)
     knowledge = read_json(run_folder / "probe" / "knowledge.json")
     assert knowledge["letters"]["4"]["letter_bias"] < 0.05  # the world's model answers by content
-    assert knowledge["views"]["agreement"] > 0.9 and knowledge["views"]["questions"] == knowledge["questions"] == 1280
+    assert (
+        knowledge["views"]["agreement"] > 0.9
+        and knowledge["views"]["questions"] == knowledge["questions"] == 1280
+    )
     assert knowledge["cloze"]["agreement"] > 0.7 and sum(knowledge["grades"].values()) == 1280
     assert knowledge["free"]["questions"] == 400 + 240 and knowledge["free"]["exact_match"] > 0.3
     scores = pd.read_parquet(run_folder / "probe" / "probe.parquet")
@@ -239,5 +290,11 @@ def test_every_way_of_asking_at_once(run_folder: Path) -> None:
 
 def _num_missing(scores: pd.DataFrame) -> dict[str, int]:
     """Values that a kind's scores must have and lack."""
-    wanted = {"choice": ["probs", "prediction", "letter_mass", "grade", "cloze_logprobs"], "free": ["response", "f1", "grade"]}
-    return {kind: int(scores[scores.kind == kind][names].isna().sum().sum()) for kind, names in wanted.items()}
+    wanted = {
+        "choice": ["probs", "prediction", "letter_mass", "grade", "cloze_logprobs"],
+        "free": ["response", "f1", "grade"],
+    }
+    return {
+        kind: int(scores[scores.kind == kind][names].isna().sum().sum())
+        for kind, names in wanted.items()
+    }

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale import artifacts
-from ift_scale.artifacts import read_manifest
 from ift_scale.config import AuditConfig, Config
-from ift_scale.config_file import from_dict
+from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError, DataError
-from ift_scale.progress import Bar
+from ift_scale.io.files import read_jsonl, write_jsonl
+from ift_scale.io.manifests import read_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.questions import audit, run
 from ift_scale.questions.similarity import Normal, SimilarIndex, bands
 from ift_scale.records import Question
@@ -20,15 +20,19 @@ TEXT = "Which treaty ended the long war between the two northern kingdoms in the
 OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
 
 
-def _question(id: str, domain: str, split: str, text: str = TEXT, choices: list[str] = OPTIONS, **more: object) -> Question:
+def _question(
+    id: str, domain: str, split: str, text: str = TEXT, choices: list[str] = OPTIONS, **more: object
+) -> Question:
     settings = {"subject": domain, "collection": "pool", "answer": 0, **more}
     return Question(id=id, domain=domain, split=split, question=text, choices=choices, **settings)  # type: ignore[arg-type]
 
 
-def _audit(folder: Path, questions: list[Question], **settings: object) -> tuple[audit.Found, list[tuple[str, str, str]]]:
-    artifacts.write_jsonl(folder / "questions.jsonl", questions)
+def _audit(
+    folder: Path, questions: list[Question], **settings: object
+) -> tuple[audit.Found, list[tuple[str, str, str]]]:
+    write_jsonl(folder / "questions.jsonl", questions)
     found = audit.audit(folder / "questions.jsonl", AuditConfig(**settings), folder)  # type: ignore[arg-type]
-    pairs = artifacts.read_jsonl(folder / audit.PAIRS, audit.Pair)
+    pairs = read_jsonl(folder / audit.PAIRS, audit.Pair)
     return found, [(pair.id, pair.other_id, pair.kind) for pair in pairs]
 
 
@@ -65,10 +69,17 @@ def test_near_pairs_are_those_of_the_true_similarity() -> None:
     for number, share in enumerate(shares):
         # |A and B| / |A or B| = share, with |A| = |B| = 100
         common = round(200 * share / (1 + share))
-        index.add(number, set(range(1000, 1000 + common)) | set(range(5000 + 500 * number, 5100 + 500 * number - common)))
+        index.add(
+            number,
+            set(range(1000, 1000 + common))
+            | set(range(5000 + 500 * number, 5100 + 500 * number - common)),
+        )
     found = dict(index.similar(base))
     assert sorted(found) == [0, 1, 2, 3, 4] and found[0] == 1.0
-    assert all(similarity >= 0.8 and abs(similarity - shares[number]) < 0.01 for number, similarity in found.items())
+    assert all(
+        similarity >= 0.8 and abs(similarity - shares[number]) < 0.01
+        for number, similarity in found.items()
+    )
     assert index.similar(set()) == []
 
 
@@ -77,7 +88,9 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
     questions = [
         _question("t1", "history", "train"),
         _question("t2", "law", "train", choices=OPTIONS[::-1]),
-        _question("t3", "law", "train", "Another question, of which there is no second one at all?"),
+        _question(
+            "t3", "law", "train", "Another question, of which there is no second one at all?"
+        ),
         _question("d1", "history", "dev", "What do dev questions ask?"),
         _question("h1", "history", "test"),
         _question("h2", "history", "test", "What do dev questions ask?"),
@@ -97,7 +110,12 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
     }
     rows = {(row["cell"], row["in"]): row for row in found.rows()}
     leaked = rows["pool/test/history", "pool/train/law"]
-    assert (leaked["items"], leaked["of"], leaked["exact_pairs"], leaked["same_text_items"]) == (1, 3, 1, 2)
+    assert (leaked["items"], leaked["of"], leaked["exact_pairs"], leaked["same_text_items"]) == (
+        1,
+        3,
+        1,
+        2,
+    )
     assert found.counts() == {
         "duplicates: history test in history dev": 1,
         "duplicates: history test in benchmark history test": 1,
@@ -115,7 +133,9 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
 
 def test_equal_only(tmp_path: Path) -> None:
     _, pairs = _audit(
-        tmp_path, [_question("t", "a", "train"), _question("h", "a", "test", TEXT.replace("flood", "fire"))], near=False
+        tmp_path,
+        [_question("t", "a", "train"), _question("h", "a", "test", TEXT.replace("flood", "fire"))],
+        near=False,
     )
     assert pairs == []
 
@@ -124,18 +144,32 @@ def _leaking_pool(pool: Path) -> Config:
     rows = [json.loads(line) for line in (pool / "test.jsonl").read_text().splitlines()]
     with (pool / "train.jsonl").open("a") as file:
         file.write(json.dumps(rows[1] | {"id": "copy"}) + "\n")
-    return from_dict({"output_dir": "x", "questions": {"sources": [{"kind": "paper", "domain": "made", "path": str(pool)}]}})
+    return from_dict(
+        {
+            "output_dir": "x",
+            "questions": {"sources": [{"kind": "paper", "domain": "made", "path": str(pool)}]},
+        }
+    )
 
 
-@pytest.mark.parametrize(("side", "left"), [("none", (7, 3)), ("train", (6, 3)), ("held_out", (7, 2))])
-def test_the_named_side_is_left_out_and_counted(pool: Path, tmp_path: Path, side: str, left: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("side", "left"), [("none", (7, 3)), ("train", (6, 3)), ("held_out", (7, 2))]
+)
+def test_the_named_side_is_left_out_and_counted(
+    pool: Path, tmp_path: Path, side: str, left: tuple[int, int]
+) -> None:
     config = _leaking_pool(pool)
     config.questions.audit.remove = side  # type: ignore[assignment]
     run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-    counts = Counter(q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question))
     assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
     manifest = read_manifest(tmp_path / "out")
-    assert manifest is not None and set(manifest.files) == {"audit.json", "audit.jsonl", "equal_options.jsonl", "questions.jsonl"}
+    assert manifest is not None and set(manifest.files) == {
+        "audit.json",
+        "audit.jsonl",
+        "equal_options.jsonl",
+        "questions.jsonl",
+    }
     assert manifest.counts["duplicates: made test in made train"] == 1
     assert manifest.counts.get("left out: duplicates", 0) == (0 if side == "none" else 1)
     assert (manifest.counts["pool/train/choice"], manifest.counts["pool/test/choice"]) == left
@@ -169,10 +203,14 @@ GENOTYPES = ["BB BB", "BB Bb", "Bb Bb", "Bb bb"]
         (["x < y", "x > y"], 0, None),
     ],
 )
-def test_options_equal_to_the_right_one(choices: list[str], answer: int, expected: object, tmp_path: Path) -> None:
+def test_options_equal_to_the_right_one(
+    choices: list[str], answer: int, expected: object, tmp_path: Path
+) -> None:
     found, _ = _audit(tmp_path, [_question("t", "a", "train", choices=choices, answer=answer)])  # type: ignore[arg-type]
-    listed = artifacts.read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit.EqualOptions)
-    assert [(row.answer, row.equal, row.exact) for row in listed] == ([] if expected is None else [expected])
+    listed = read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit.EqualOptions)
+    assert [(row.answer, row.equal, row.exact) for row in listed] == (
+        [] if expected is None else [expected]
+    )
     # Only an exact copy can be left out: BB Bb and Bb Bb are different answers.
     assert list(found.ambiguous) == ([0] if expected is not None and expected[2] else [])  # type: ignore[index]
 
@@ -192,10 +230,17 @@ def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
         "pool/test/law": {"exact": 1, "normalised": 1, "of": 1},
         "pool/train/law": {"exact": 1, "normalised": 2, "of": 3},
     }
-    assert found.counts() == {"equal options: law dev": 1, "equal options: law test": 1, "equal options: law train": 1}
+    assert found.counts() == {
+        "equal options: law dev": 1,
+        "equal options: law test": 1,
+        "equal options: law train": 1,
+    }
     assert set(found.ambiguous) == {1, 4}  # never the demonstration
     printed = audit.table(json.loads((tmp_path / audit.SUMMARY).read_text()))
-    assert "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case" in printed
+    assert (
+        "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case"
+        in printed
+    )
 
 
 def _add(pool: Path, split: str, row: dict[str, object]) -> None:
@@ -220,14 +265,25 @@ def test_what_is_removed_by_setting(
     dev = json.loads((pool / "dev.jsonl").read_text().splitlines()[0])
     _add(pool, "test", dev | {"id": "demonstration"})
     for split in ("train", "test"):
-        _add(pool, split, {"id": "equal", "question": f"Which of {split}?", "choices": ["a", "b", "a "], "answer": 2})
+        _add(
+            pool,
+            split,
+            {
+                "id": "equal",
+                "question": f"Which of {split}?",
+                "choices": ["a", "b", "a "],
+                "answer": 2,
+            },
+        )
     config["questions"]["audit"]["remove"] = remove
     run.run(from_dict(config), tmp_path / "out", "key", {}, Bar("questions", None, None))
-    counts = Counter(q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question))
     assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
-    assert {name: count for name, count in manifest.counts.items() if name.startswith("left out")} == reasons
+    assert {
+        name: count for name, count in manifest.counts.items() if name.startswith("left out")
+    } == reasons
 
 
 @pytest.mark.parametrize(
@@ -248,7 +304,11 @@ def test_settings_of_remove_that_are_refused(remove: object, problem: str) -> No
 
 def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
     sources = [
-        {"kind": "paper", "domain": "engineering", "path": str(shared_data / "pools" / "engineering")},
+        {
+            "kind": "paper",
+            "domain": "engineering",
+            "path": str(shared_data / "pools" / "engineering"),
+        },
         {"kind": "mmlu", "path": str(shared_data / "mmlu")},
     ]
     settings = {"near": False, "remove": ["equal_options", "demonstrated"]}
@@ -261,7 +321,9 @@ def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
     assert (sum(row["exact"] for row in tests), sum(row["normalised"] for row in tests)) == (4, 7)
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
-    left = Counter(q.collection + q.split for q in artifacts.read_jsonl(tmp_path / "out" / run.FILE, Question))
+    left = Counter(
+        q.collection + q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question)
+    )
     assert left["pooltrain"] == 4829 - 9 and left["pooltest"] == 250 - 1
     assert left["benchmarktest"] == 14_042 - 4 - manifest.counts["left out: demonstrations"]
     assert manifest.counts["left out: demonstrations"] >= 5 and left["benchmarkdev"] == 285

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ift_scale.config import Source
-from ift_scale.config_file import from_dict
+from ift_scale.config.file import from_dict
 from ift_scale.errors import DataError
 from ift_scale.questions import arc, ceval, cmmlu, medmcqa, medqa, popqa, truthfulqa, xiezhi
 from ift_scale.questions.run import input_digests, load_source
@@ -23,7 +23,12 @@ Row = dict[str, Any]
 
 
 def _source(kind: str, path: Path, **settings: Any) -> Source:
-    raw = {"output_dir": "x", "questions": {"sources": [{"kind": "world"}, {"kind": kind, "path": str(path), **settings}]}}
+    raw = {
+        "output_dir": "x",
+        "questions": {
+            "sources": [{"kind": "world"}, {"kind": kind, "path": str(path), **settings}]
+        },
+    }
     return from_dict(raw).questions.sources[1]
 
 
@@ -69,8 +74,16 @@ def _readme(folder: Path, configs: dict[str, dict[str, str]], default: str | Non
     """README.md as the hub writes it."""
     lines = ["---", "license: mit", "configs:"]
     for name, splits in configs.items():
-        lines += [f"- config_name: {name}", *(["  default: true"] if name == default else []), "  data_files:"]
-        lines += [line for split, pattern in splits.items() for line in (f"  - split: {split}", f"    path: {pattern}")]
+        lines += [
+            f"- config_name: {name}",
+            *(["  default: true"] if name == default else []),
+            "  data_files:",
+        ]
+        lines += [
+            line
+            for split, pattern in splits.items()
+            for line in (f"  - split: {split}", f"    path: {pattern}")
+        ]
     (folder / "README.md").write_text("\n".join([*lines, "---", "# The dataset", "---"]) + "\n")
 
 
@@ -84,12 +97,18 @@ def mmlu_rows(shared_data: Path) -> dict[str, list[Row]]:
     for split in ("dev", "val", "test"):
         with gzip.open(shared_data / "mmlu" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
             rows = map(json.loads, file)
-            found[split] = [row for row in rows if row["subject"] in ("abstract_algebra", "college_medicine")]
+            found[split] = [
+                row for row in rows if row["subject"] in ("abstract_algebra", "college_medicine")
+            ]
     return found
 
 
 def _mmlu_expected(rows: dict[str, list[Row]]) -> list[tuple[str, str, list[str], int]]:
-    return sorted((split, r["question"], r["choices"], r["answer"]) for split in ("dev", "test") for r in rows[split])
+    return sorted(
+        (split, r["question"], r["choices"], r["answer"])
+        for split in ("dev", "test")
+        for r in rows[split]
+    )
 
 
 def _hub_mmlu(folder: Path, rows: dict[str, list[Row]]) -> None:
@@ -106,8 +125,14 @@ def _hub_mmlu(folder: Path, rows: dict[str, list[Row]]) -> None:
     )
     for split, found in rows.items():
         for name in ("all", "abstract_algebra", "college_medicine"):
-            chosen = [{c: row[c] for c in features} for row in found if name in ("all", row["subject"])]
-            path = folder / name / f"{'validation' if split == 'val' else split}-00000-of-00001.parquet"
+            chosen = [
+                {c: row[c] for c in features} for row in found if name in ("all", row["subject"])
+            ]
+            path = (
+                folder
+                / name
+                / f"{'validation' if split == 'val' else split}-00000-of-00001.parquet"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             datasets.Dataset.from_list(chosen, features=features).to_parquet(str(path))
     (folder / "auxiliary_train").mkdir()
@@ -118,7 +143,13 @@ def _hub_mmlu(folder: Path, rows: dict[str, list[Row]]) -> None:
 
 def _with_readme(folder: Path) -> None:
     names = ("abstract_algebra", "all", "auxiliary_train", "college_medicine")
-    _readme(folder, {name: {split: f"{name}/{split}-*" for split in ("test", "validation", "dev")} for name in names})
+    _readme(
+        folder,
+        {
+            name: {split: f"{name}/{split}-*" for split in ("test", "validation", "dev")}
+            for name in names
+        },
+    )
 
 
 def _without_all(folder: Path) -> None:
@@ -128,40 +159,64 @@ def _without_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda folder: None, _with_readme, _without_all])
-def test_mmlu_as_a_downloaded_hub_folder(change: Callable[[Path], None], mmlu_rows: dict[str, list[Row]], tmp_path: Path) -> None:
+def test_mmlu_as_a_downloaded_hub_folder(
+    change: Callable[[Path], None], mmlu_rows: dict[str, list[Row]], tmp_path: Path
+) -> None:
     _hub_mmlu(tmp_path, mmlu_rows)
     change(tmp_path)
     questions = _load("mmlu", tmp_path)
     assert _contents(questions) == _mmlu_expected(mmlu_rows)
     assert len({q.id for q in questions}) == len(questions)
-    assert Counter(q.domain for q in questions if q.split == "test") == {"other": 100, "medicine": 173}
+    assert Counter(q.domain for q in questions if q.split == "test") == {
+        "other": 100,
+        "medicine": 173,
+    }
     few = _load("mmlu", tmp_path, max_per_subject=3)
-    assert Counter(q.subject for q in few if q.split == "test") == {"abstract_algebra": 3, "college_medicine": 3}
+    assert Counter(q.subject for q in few if q.split == "test") == {
+        "abstract_algebra": 3,
+        "college_medicine": 3,
+    }
 
 
 def test_one_subject_of_a_downloaded_mmlu(mmlu_rows: dict[str, list[Row]], tmp_path: Path) -> None:
     _hub_mmlu(tmp_path, mmlu_rows)
-    for path, settings in ((tmp_path, {"name": "college_medicine"}), (tmp_path / "college_medicine", {})):
+    for path, settings in (
+        (tmp_path, {"name": "college_medicine"}),
+        (tmp_path / "college_medicine", {}),
+    ):
         questions = _load("mmlu", path, **settings)
         assert {q.subject for q in questions} == {"college_medicine"}
         assert Counter(q.split for q in questions) == {"dev": 5, "test": 173}
 
 
-@pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\n"), ("utf-16", "\r\n")])
+@pytest.mark.parametrize(
+    ("encoding", "end"),
+    [("utf-8", "\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\n"), ("utf-16", "\r\n")],
+)
 @pytest.mark.parametrize("inside", ["", "data"])
-def test_mmlu_as_hendrycks_csv(encoding: str, end: str, inside: str, mmlu_rows: dict[str, list[Row]], tmp_path: Path) -> None:
+def test_mmlu_as_hendrycks_csv(
+    encoding: str, end: str, inside: str, mmlu_rows: dict[str, list[Row]], tmp_path: Path
+) -> None:
     for split, rows in mmlu_rows.items():
         for subject in ("abstract_algebra", "college_medicine"):
             path = tmp_path / inside / split / f"{subject}_{split}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding=encoding, newline="") as file:
                 # Line ends inside a text are the file's, as a converted file has them.
-                cells = [[r["question"], *r["choices"], "ABCD"[r["answer"]]] for r in rows if r["subject"] == subject]
-                csv.writer(file, lineterminator=end).writerows([[c.replace("\n", end) for c in row] for row in cells])
+                cells = [
+                    [r["question"], *r["choices"], "ABCD"[r["answer"]]]
+                    for r in rows
+                    if r["subject"] == subject
+                ]
+                csv.writer(file, lineterminator=end).writerows(
+                    [[c.replace("\n", end) for c in row] for row in cells]
+                )
     questions = _load("mmlu", tmp_path)
     assert _contents(questions) == _mmlu_expected(mmlu_rows)
     ids = [q.id for q in questions if q.split == "dev"]
-    assert len(set(ids)) == 10 and all(re.fullmatch(r"mmlu/dev/(abstract_algebra|college_medicine)/[0-9a-f]{16}", id) for id in ids)
+    assert len(set(ids)) == 10 and all(
+        re.fullmatch(r"mmlu/dev/(abstract_algebra|college_medicine)/[0-9a-f]{16}", id) for id in ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,18 +244,28 @@ def test_mmlu_answers_as_classes(tmp_path: Path) -> None:
     def load(name: str, names: str) -> list[int | None]:
         features = datasets.Features({"question": datasets.Value("string"), "choices": datasets.List(datasets.Value("string")),
                                       "answer": datasets.ClassLabel(names=list(names))})  # fmt: skip
-        rows = [{"question": f"q {label}", "choices": list("wxyz"), "answer": label} for label in range(4)]
+        rows = [
+            {"question": f"q {label}", "choices": list("wxyz"), "answer": label}
+            for label in range(4)
+        ]
         for split in ("dev", "test"):
             (tmp_path / name / "anatomy").mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / name / "anatomy" / f"{split}.parquet"))
+            datasets.Dataset.from_list(rows, features=features).to_parquet(
+                str(tmp_path / name / "anatomy" / f"{split}.parquet")
+            )
         return [q.answer for q in _load("mmlu", tmp_path / name) if q.split == "test"]
 
     assert load("letters", "DACB") == [3, 0, 2, 1] and load("numbers", "3012") == [3, 0, 1, 2]
-    with pytest.raises(DataError, match=r"anatomy: field 'answer': has the classes 1, 2, 3, 4, which do not count from 0"):
+    with pytest.raises(
+        DataError,
+        match=r"anatomy: field 'answer': has the classes 1, 2, 3, 4, which do not count from 0",
+    ):
         load("from_1", "1234")
 
 
-@pytest.mark.parametrize("num_rows", [1, 3])  # a single row used to be taken for a header, and the benchmark for empty
+@pytest.mark.parametrize(
+    "num_rows", [1, 3]
+)  # a single row used to be taken for a header, and the benchmark for empty
 def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
     for subject, split in product(("anatomy", "virology"), ("dev", "val", "test")):
         rows = "".join(f"{subject} {split} {number},a,b,c,d,C\n" for number in range(num_rows))
@@ -212,11 +277,17 @@ def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
 
 def test_splits_without_a_row_are_refused(tmp_path: Path) -> None:
     """Not taken for a benchmark of no questions."""
-    fields, settings = {"choices": ["A", "B"]}, {"domain": "d", "collection": "benchmark", "splits": {"test": "test"}}
+    fields, settings = (
+        {"choices": ["A", "B"]},
+        {"domain": "d", "collection": "benchmark", "splits": {"test": "test"}},
+    )
     for name, content in (("header", "question,A,B,answer\n"), ("empty", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "test.csv").write_text(content)
-        with pytest.raises(DataError, match=rf"{name}: its split 'test' has no row. Fetch it again, or set splits.test"):
+        with pytest.raises(
+            DataError,
+            match=rf"{name}: its split 'test' has no row. Fetch it again, or set splits.test",
+        ):
             _load("huggingface", tmp_path / name, fields=fields, **settings)
     row = {"question": "q", "choices": ["a", "b"], "answer": 0, "subject": "anatomy"}
     _jsonl(tmp_path / "mmlu" / "dev.jsonl", [row])
@@ -228,8 +299,13 @@ def test_splits_without_a_row_are_refused(tmp_path: Path) -> None:
 def test_options_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:
     for split in ("dev", "test"):
         (tmp_path / split).mkdir()
-        (tmp_path / split / f"anatomy_{split}.csv").write_text("q,NaN,NA,None,null,A\nq2,1.50,007,1e3,-,B\n")
-    assert [q.choices for q in _load("mmlu", tmp_path)][:2] == [["NaN", "NA", "None", "null"], ["1.50", "007", "1e3", "-"]]
+        (tmp_path / split / f"anatomy_{split}.csv").write_text(
+            "q,NaN,NA,None,null,A\nq2,1.50,007,1e3,-,B\n"
+        )
+    assert [q.choices for q in _load("mmlu", tmp_path)][:2] == [
+        ["NaN", "NA", "None", "null"],
+        ["1.50", "007", "1e3", "-"],
+    ]
 
 
 # C-Eval and CMMLU
@@ -237,18 +313,31 @@ def test_options_that_look_like_missing_values_are_texts(tmp_path: Path) -> None
 NO_EXPLANATION = {key: value for key, value in ceval.EXAMPLE.items() if key != "explanation"}
 
 
-@pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n")])
+@pytest.mark.parametrize(
+    ("encoding", "end"), [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n")]
+)
 def test_ceval_as_its_archive(encoding: str, end: str, tmp_path: Path) -> None:
     """dev has the column `explanation`, val and test do not, and test has no answers."""
     for subject in ("law", "accountant"):
-        _csv(tmp_path / "dev" / f"{subject}_dev.csv", _numbered(ceval.EXAMPLE, 5, explanation="因为"), encoding, end)
+        _csv(
+            tmp_path / "dev" / f"{subject}_dev.csv",
+            _numbered(ceval.EXAMPLE, 5, explanation="因为"),
+            encoding,
+            end,
+        )
         _csv(tmp_path / "val" / f"{subject}_val.csv", _numbered(NO_EXPLANATION, 4), encoding, end)
         unanswered = {key: value for key, value in NO_EXPLANATION.items() if key != "answer"}
         _csv(tmp_path / "test" / f"{subject}_test.csv", _numbered(unanswered, 3), encoding, end)
     questions = _load("ceval", tmp_path)
-    assert Counter((q.split, q.explanation) for q in questions) == {("dev", "因为"): 10, ("test", None): 8}
+    assert Counter((q.split, q.explanation) for q in questions) == {
+        ("dev", "因为"): 10,
+        ("test", None): 8,
+    }
     assert all((q.choices, q.answer) == (["1", "2", "3", "4"], 2) for q in questions)
-    with pytest.raises(DataError, match=r"accountant_test.csv:2: field 'answer': the answers of this split are not public"):
+    with pytest.raises(
+        DataError,
+        match=r"accountant_test.csv:2: field 'answer': the answers of this split are not public",
+    ):
         _load("ceval", tmp_path, splits={"dev": "dev", "test": "test"})
 
 
@@ -258,10 +347,24 @@ def test_ceval_as_a_downloaded_hub_folder(has_readme: bool, tmp_path: Path) -> N
         rows = _numbered(ceval.EXAMPLE, count, **({"answer": ""} if split == "test" else {}))
         _parquet(tmp_path / "law" / f"{split}-00000-of-00001.parquet", rows)
     if has_readme:
-        _readme(tmp_path, {name: {s: f"{name}/{s}-*" for s in ("test", "val", "dev")} for name in ("accountant", "law")})
+        _readme(
+            tmp_path,
+            {
+                name: {s: f"{name}/{s}-*" for s in ("test", "val", "dev")}
+                for name in ("accountant", "law")
+            },
+        )
     questions = _load("ceval", tmp_path, subjects=["law"])
-    assert Counter((q.domain, q.split) for q in questions) == {("jurisprudence", "dev"): 5, ("jurisprudence", "test"): 4}
-    with pytest.raises(DataError, match=r"README.md: field 'configs': lists files .*'accountant'" if has_readme else "accountant"):
+    assert Counter((q.domain, q.split) for q in questions) == {
+        ("jurisprudence", "dev"): 5,
+        ("jurisprudence", "test"): 4,
+    }
+    with pytest.raises(
+        DataError,
+        match=r"README.md: field 'configs': lists files .*'accountant'"
+        if has_readme
+        else "accountant",
+    ):
         _load("ceval", tmp_path)
 
 
@@ -269,13 +372,18 @@ def test_cmmlu_as_the_hubs_parquet_copy(tmp_path: Path) -> None:
     for split, count in {"dev": 5, "test": 6}.items():
         _parquet(tmp_path / "anatomy" / split / "0000.parquet", _numbered(cmmlu.EXAMPLE, count))
     questions = _load("cmmlu", tmp_path, subjects=["anatomy"])
-    assert Counter((q.domain, q.split) for q in questions) == {("medicine", "dev"): 5, ("medicine", "test"): 6}
+    assert Counter((q.domain, q.split) for q in questions) == {
+        ("medicine", "dev"): 5,
+        ("medicine", "test"): 6,
+    }
 
 
 def test_an_archive_that_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "cmmlu_v1_0_1.zip").write_bytes(b"PK\x03\x04")
     (tmp_path / "cmmlu.py").write_text("")
-    with pytest.raises(DataError, match=r"holds no data file .*Unpack cmmlu_v1_0_1.zip there first"):
+    with pytest.raises(
+        DataError, match=r"holds no data file .*Unpack cmmlu_v1_0_1.zip there first"
+    ):
         _load("medmcqa", tmp_path)
 
 
@@ -287,22 +395,47 @@ def _medmcqa(folder: Path) -> None:
         rows = _numbered(medmcqa.EXAMPLE, count, **({"cop": -1} if split == "test" else {}))
         for shard in (0, 1) if split == "train" else (0,):
             part = rows[6 * shard : 6 * shard + 6] if split == "train" else rows
-            _parquet(folder / "data" / f"{split}-0000{shard}-of-0000{2 if split == 'train' else 1}.parquet", part)
-    _readme(folder, {"default": {split: f"data/{split}-*" for split in ("train", "test", "validation")}})
+            _parquet(
+                folder
+                / "data"
+                / f"{split}-0000{shard}-of-0000{2 if split == 'train' else 1}.parquet",
+                part,
+            )
+    _readme(
+        folder, {"default": {split: f"data/{split}-*" for split in ("train", "test", "validation")}}
+    )
 
 
 def _arc(folder: Path) -> None:
     for name, first in (("ARC-Challenge", "c"), ("ARC-Easy", "e")):
         for split in ("train", "validation", "test"):
-            _parquet(folder / name / f"{split}-00000-of-00001.parquet", _numbered(arc.EXAMPLE | {"question": first}, 11))
+            _parquet(
+                folder / name / f"{split}-00000-of-00001.parquet",
+                _numbered(arc.EXAMPLE | {"question": first}, 11),
+            )
     names = ("ARC-Challenge", "ARC-Easy")
-    _readme(folder, {name: {s: f"{name}/{s}-*" for s in ("train", "validation", "test")} for name in names})
+    _readme(
+        folder,
+        {name: {s: f"{name}/{s}-*" for s in ("train", "validation", "test")} for name in names},
+    )
 
 
 def _truthfulqa(folder: Path) -> None:
-    _parquet(folder / "multiple_choice" / "validation-00000-of-00001.parquet", _numbered(truthfulqa.EXAMPLE, 12))
-    _parquet(folder / "generation" / "validation-00000-of-00001.parquet", [{"question": "q", "best_answer": "a"}])
-    _readme(folder, {name: {"validation": f"{name}/validation-*"} for name in ("generation", "multiple_choice")})
+    _parquet(
+        folder / "multiple_choice" / "validation-00000-of-00001.parquet",
+        _numbered(truthfulqa.EXAMPLE, 12),
+    )
+    _parquet(
+        folder / "generation" / "validation-00000-of-00001.parquet",
+        [{"question": "q", "best_answer": "a"}],
+    )
+    _readme(
+        folder,
+        {
+            name: {"validation": f"{name}/validation-*"}
+            for name in ("generation", "multiple_choice")
+        },
+    )
 
 
 def _medqa(folder: Path) -> None:
@@ -332,7 +465,12 @@ DOWNLOADS: list[tuple[str, Callable[[Path], None], dict[str, Any], dict[str, int
 @pytest.mark.parametrize("has_readme", [True, False])
 @pytest.mark.parametrize(("kind", "write", "settings", "counts"), DOWNLOADS)
 def test_downloaded_hub_folders(
-    kind: str, write: Callable[[Path], None], settings: Row, counts: dict[str, int], has_readme: bool, tmp_path: Path
+    kind: str,
+    write: Callable[[Path], None],
+    settings: Row,
+    counts: dict[str, int],
+    has_readme: bool,
+    tmp_path: Path,
 ) -> None:
     write(tmp_path)
     if not has_readme:
@@ -345,11 +483,15 @@ def test_downloaded_hub_folders(
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
     _arc(tmp_path)
-    with pytest.raises(DataError, match=r"has no configuration 'ARC-Eazy'. Set `name`: did you mean 'ARC-Easy'"):
+    with pytest.raises(
+        DataError, match=r"has no configuration 'ARC-Eazy'. Set `name`: did you mean 'ARC-Easy'"
+    ):
         _load("arc", tmp_path, name="ARC-Eazy")
     fields = {"choices": "choices.text", "answer": "answerKey"}
     settings: Row = {"domain": "science", "splits": {"test": "test"}, "fields": fields}
-    with pytest.raises(DataError, match=r"has 2 configurations. Set `name` to one of ARC-Challenge, ARC-Easy"):
+    with pytest.raises(
+        DataError, match=r"has 2 configurations. Set `name` to one of ARC-Challenge, ARC-Easy"
+    ):
         _load("huggingface", tmp_path, **settings)
     assert len(_load("huggingface", tmp_path, name="ARC-Easy", **settings)) == 11
 
@@ -367,34 +509,62 @@ def test_dev_and_validation_are_two_splits(tmp_path: Path) -> None:
     [
         (["train.csv", "dev.csv", "test.csv"], {"train": 2, "dev": 2, "test": 2}),
         (["data/train.csv", "data/dev.csv", "data/test.csv"], {"train": 2, "dev": 2, "test": 2}),
-        (["train/a.csv", "train/b.csv", "dev/a.csv", "test/a.csv"], {"train": 4, "dev": 2, "test": 2}),
+        (
+            ["train/a.csv", "train/b.csv", "dev/a.csv", "test/a.csv"],
+            {"train": 4, "dev": 2, "test": 2},
+        ),
         (["law_train.csv", "law-dev.csv", "law.test.csv"], {"train": 2, "dev": 2, "test": 2}),
-        (["train-00000-of-00002.csv", "train-00001-of-00002.csv", "dev-0.csv", "test-0.csv"], {"train": 4, "dev": 2, "test": 2}),
-        (["Train.csv", "Dev.csv", "Test.csv", "._Train.csv", ".git/train.csv"], {"train": 2, "dev": 2, "test": 2}),
+        (
+            ["train-00000-of-00002.csv", "train-00001-of-00002.csv", "dev-0.csv", "test-0.csv"],
+            {"train": 4, "dev": 2, "test": 2},
+        ),
+        (
+            ["Train.csv", "Dev.csv", "Test.csv", "._Train.csv", ".git/train.csv"],
+            {"train": 2, "dev": 2, "test": 2},
+        ),
     ],
 )
 def test_folders_of_csv_files(files: list[str], expected: dict[str, int], tmp_path: Path) -> None:
     for number, name in enumerate(files):
-        rows = [{"": 0, "question": f"{number} {i}", "A": "NA", "B": "1.50", "answer": "B"} for i in range(2)]
+        rows = [
+            {"": 0, "question": f"{number} {i}", "A": "NA", "B": "1.50", "answer": "B"}
+            for i in range(2)
+        ]
         _csv(tmp_path / name, rows, encoding="utf-8-sig", end="\r\n")
     splits = {"train": "train", "dev": "dev", "test": "test"}
-    found = _load("huggingface", tmp_path, domain="d", splits=splits, fields={"choices": ["A", "B"]})
+    found = _load(
+        "huggingface", tmp_path, domain="d", splits=splits, fields={"choices": ["A", "B"]}
+    )
     assert Counter(q.split for q in found) == expected
     assert all((q.choices, q.answer) == (["NA", "1.50"], 1) for q in found)
 
 
 def test_a_folder_of_csv_files_without_splits_is_one(tmp_path: Path) -> None:
     for subject in ("law", "biology"):
-        _csv(tmp_path / f"{subject}.csv", [{"question": f"{subject} {i}", "A": "x", "B": "y", "answer": "A"} for i in range(3)])
+        _csv(
+            tmp_path / f"{subject}.csv",
+            [{"question": f"{subject} {i}", "A": "x", "B": "y", "answer": "A"} for i in range(3)],
+        )
     splits = {"dev": "train[:1]", "test": "train[1:]"}
-    found = _load("huggingface", tmp_path, domain="d", splits=splits, fields={"choices": ["A", "B"]})
-    assert [q.question for q in found] == ["biology 0", "biology 1", "biology 2", "law 0", "law 1", "law 2"]
+    found = _load(
+        "huggingface", tmp_path, domain="d", splits=splits, fields={"choices": ["A", "B"]}
+    )
+    assert [q.question for q in found] == [
+        "biology 0",
+        "biology 1",
+        "biology 2",
+        "law 0",
+        "law 1",
+        "law 2",
+    ]
 
 
 def test_files_of_several_types_for_a_split_are_refused(tmp_path: Path) -> None:
     _jsonl(tmp_path / "train.jsonl", _numbered(medqa.EXAMPLE, 2))
     _parquet(tmp_path / "train.parquet", _numbered(medqa.EXAMPLE, 2))
-    with pytest.raises(DataError, match=r"has files of several types for split train .*Remove the copies"):
+    with pytest.raises(
+        DataError, match=r"has files of several types for split train .*Remove the copies"
+    ):
         _load("medqa", tmp_path)
 
 
@@ -403,12 +573,18 @@ def test_a_folder_saved_to_disk(tmp_path: Path) -> None:
 
     made = datasets.Dataset.from_list(_numbered(medqa.EXAMPLE, 12))
     datasets.DatasetDict({"train": made, "test": made}).save_to_disk(str(tmp_path / "saved"))
-    assert Counter(q.split for q in _load("medqa", tmp_path / "saved")) == {"dev": 10, "train": 2, "test": 12}
+    assert Counter(q.split for q in _load("medqa", tmp_path / "saved")) == {
+        "dev": 10,
+        "train": 2,
+        "test": 12,
+    }
 
 
 def test_xiezhi_with_labels_of_another_type(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "a.json", [xiezhi.EXAMPLE | {"labels": "History"}])
-    with pytest.raises(DataError, match=r"a.json:1: field 'labels': must be a list of texts \(value: 'History'\)"):
+    with pytest.raises(
+        DataError, match=r"a.json:1: field 'labels': must be a list of texts \(value: 'History'\)"
+    ):
         _load("xiezhi", path, domain="history", labels=["History"])
 
 
@@ -418,7 +594,11 @@ HEADER = "question,A,B,answer\n"
 
 
 def _one_file(path: Path, **fields: Any) -> list[Question]:
-    settings: Row = {"domain": "d", "splits": {"test": "train"}, "fields": {"choices": ["A", "B"]} | fields}
+    settings: Row = {
+        "domain": "d",
+        "splits": {"test": "train"},
+        "fields": {"choices": ["A", "B"]} | fields,
+    }
     return _load("huggingface", path, **settings)
 
 
@@ -436,11 +616,20 @@ def test_csv_texts_keep_their_line_ends_and_quotation_marks(name: str, tmp_path:
     [
         ("question,A,A,answer\nq,x,y,A\n", r":1: field 'A': names two columns"),
         ("question,A,answer\nq,x,A\n", r":2: field 'B': no such column"),
-        (HEADER + "q,x,y,A\nq,x,y\n", r":3: has 3 columns, the header has 4 \(question, A, B, answer\)"),
+        (
+            HEADER + "q,x,y,A\nq,x,y\n",
+            r":3: has 3 columns, the header has 4 \(question, A, B, answer\)",
+        ),
         (HEADER + "q,x,y,z,A\n", r":2: has 5 columns, the header has 4"),
         (HEADER + 'q,x,y,A\n"q2,x,y,A\nq3,x,y,B\n', r":3: a quotation mark is not closed"),
-        (HEADER + '"q,x,y,A\n' + "q,x,y,A\n" * 200_000, r":2: not valid CSV: field larger than field limit"),
-        (HEADER + "q,x,,A\nq,x,y,A\n", r":2: field 'B': must be a text that is not empty \(value: ''\)"),
+        (
+            HEADER + '"q,x,y,A\n' + "q,x,y,A\n" * 200_000,
+            r":2: not valid CSV: field larger than field limit",
+        ),
+        (
+            HEADER + "q,x,,A\nq,x,y,A\n",
+            r":2: field 'B': must be a text that is not empty \(value: ''\)",
+        ),
         (HEADER + "q,x,y,\n", r":2: field 'answer': is neither"),
         (HEADER + ",x,y,A\n", r":2: field 'question': must be a text that is not empty"),
     ],
@@ -461,13 +650,25 @@ def test_csv_in_another_encoding_names_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"choices": [1, 2]}, r"field 'choices': an option is empty or not a text \(option A\) \(value: 1\).*as a text: \"1\""),
-        ({"choices": ["x", None]}, r"field 'choices': an option is empty or not a text \(option B\)"),
+        (
+            {"choices": [1, 2]},
+            r"field 'choices': an option is empty or not a text \(option A\) \(value: 1\).*as a text: \"1\"",
+        ),
+        (
+            {"choices": ["x", None]},
+            r"field 'choices': an option is empty or not a text \(option B\)",
+        ),
         ({"choices": ["x", float("nan")]}, r"field 'choices': .*option B\) \(value: nan\)"),
         ({"choices": ["x", ["y"]]}, r"field 'choices': .*option B\) \(value: \['y'\]\)"),
-        ({"choices": "x,y"}, r"field 'choices': must be a list of 2 to 26 options \(value: 'x,y'\)"),
+        (
+            {"choices": "x,y"},
+            r"field 'choices': must be a list of 2 to 26 options \(value: 'x,y'\)",
+        ),
         ({"choices": ["x"]}, r"field 'choices': must be a list of 2 to 26 options"),
-        ({"question": float("nan")}, r"field 'question': must be a text that is not empty \(value: nan\)"),
+        (
+            {"question": float("nan")},
+            r"field 'question': must be a text that is not empty \(value: nan\)",
+        ),
         ({"question": ["q"]}, r"field 'question': must be a text"),
         ({"question": {"stem": "q"}}, r"field 'question': must be a text"),
         ({"question": 12}, r"field 'question': must be a text .*as a text: \"12\""),
@@ -503,7 +704,9 @@ def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     columns = [pa.array(["q"]), pa.array(["x"]), pa.array(["y"]), pa.array(["A"])]
-    parquet.write_table(pa.table(columns, names=["question", "A", "A", "answer"]), tmp_path / "a.parquet")
+    parquet.write_table(
+        pa.table(columns, names=["question", "A", "A", "answer"]), tmp_path / "a.parquet"
+    )
     with pytest.raises(DataError, match=r"a.parquet: field 'A': names two columns"):
         _one_file(tmp_path / "a.parquet")
 
@@ -512,9 +715,18 @@ def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
     ("head", "problem"),
     [
         ("configs: [", r"README.md: its YAML header cannot be read"),
-        ("configs:\n- config_name: a\n  data_files:\n  - split: train", r"field 'configs': has a data file without split and path"),
-        ("configs:\n- config_name: a\n  data_files: '*.csv'", r"field 'configs': lists files for configuration 'a' that are not"),
-        ("dataset_info:\n  features:\n  - name: q\n    dtype: nosuchtype", r"README.md: field 'dataset_info': cannot be read"),
+        (
+            "configs:\n- config_name: a\n  data_files:\n  - split: train",
+            r"field 'configs': has a data file without split and path",
+        ),
+        (
+            "configs:\n- config_name: a\n  data_files: '*.csv'",
+            r"field 'configs': lists files for configuration 'a' that are not",
+        ),
+        (
+            "dataset_info:\n  features:\n  - name: q\n    dtype: nosuchtype",
+            r"README.md: field 'dataset_info': cannot be read",
+        ),
     ],
 )
 def test_a_readme_that_cannot_be_used(head: str, problem: str, tmp_path: Path) -> None:
@@ -527,14 +739,33 @@ def test_a_readme_that_cannot_be_used(head: str, problem: str, tmp_path: Path) -
 def test_medmcqa_as_its_authors_published_it(tmp_path: Path) -> None:
     """`cop` counts from 1, and test has none."""
     unanswered = {key: value for key, value in medmcqa.EXAMPLE.items() if key not in ("cop", "exp")}
-    for split, rows in {"train": _numbered(medmcqa.EXAMPLE, 12, cop=4), "dev": _numbered(medmcqa.EXAMPLE, 3, cop=1)}.items():
+    for split, rows in {
+        "train": _numbered(medmcqa.EXAMPLE, 12, cop=4),
+        "dev": _numbered(medmcqa.EXAMPLE, 3, cop=1),
+    }.items():
         _jsonl(tmp_path / f"{split}.json", rows)
     _jsonl(tmp_path / "test.json", _numbered(unanswered, 2))
-    fields = {"choices": ["opa", "opb", "opc", "opd"], "answer": "cop", "answer_form": "index_from_1", "id": "id"}
-    splits = {"dev": "train[:10]", "train": "train[10:]", "test": "validation"}  # as the hub calls a dev file
+    fields = {
+        "choices": ["opa", "opb", "opc", "opd"],
+        "answer": "cop",
+        "answer_form": "index_from_1",
+        "id": "id",
+    }
+    splits = {
+        "dev": "train[:10]",
+        "train": "train[10:]",
+        "test": "validation",
+    }  # as the hub calls a dev file
     found = _load("huggingface", tmp_path, domain="medicine", splits=splits, fields=fields)
-    assert Counter((q.split, q.answer) for q in found) == {("dev", 3): 10, ("train", 3): 2, ("test", 0): 3}
-    with pytest.raises(DataError, match=r"train.json:1: field 'cop': is out of range \(value: 4\).*answer_form: index_from_1"):
+    assert Counter((q.split, q.answer) for q in found) == {
+        ("dev", 3): 10,
+        ("train", 3): 2,
+        ("test", 0): 3,
+    }
+    with pytest.raises(
+        DataError,
+        match=r"train.json:1: field 'cop': is out of range \(value: 4\).*answer_form: index_from_1",
+    ):
         _load("medmcqa", tmp_path)
 
 

@@ -17,7 +17,9 @@ from ift_scale.records import Question
 
 
 def _load(settings: dict[str, Any], seed: int = 0) -> list[Question]:
-    return [question for _, question in load_source(TypeAdapter(Source).validate_python(settings), seed)]
+    return [
+        question for _, question in load_source(TypeAdapter(Source).validate_python(settings), seed)
+    ]
 
 
 def _jsonl(path: Path, rows: list[dict[str, Any]], order: random.Random | None) -> Path:
@@ -31,13 +33,18 @@ def _jsonl(path: Path, rows: list[dict[str, Any]], order: random.Random | None) 
 
 def _rows(count: int, **fields: Any) -> list[dict[str, Any]]:
     row = {"question": "Which one is {}?", "choices": ["one", "two", "three", "four"]} | fields
-    return [row | {"question": row["question"].format(number), "answer": number % 4} for number in range(count)]
+    return [
+        row | {"question": row["question"].format(number), "answer": number % 4}
+        for number in range(count)
+    ]
 
 
 def _paper(folder: Path, order: random.Random | None) -> dict[str, Any]:
     for split, count in {"dev": 5, "train": 40, "test": 30}.items():
         rows = [row | {"id": number} for number, row in enumerate(_rows(count))]
-        _jsonl(folder / f"{split}.jsonl", rows, order if split != "dev" else None)  # demonstrations go by the file, as in the paper
+        _jsonl(
+            folder / f"{split}.jsonl", rows, order if split != "dev" else None
+        )  # demonstrations go by the file, as in the paper
     return {"kind": "paper", "domain": "d", "path": str(folder), "max_train": 9, "max_test": 7}
 
 
@@ -66,14 +73,19 @@ def _mmlu_csv(folder: Path, order: random.Random | None) -> dict[str, Any]:
 
 def _mmlu_jsonl(folder: Path, order: random.Random | None) -> dict[str, Any]:
     for split, count in {"dev": 5, "test": 20}.items():
-        rows = [row | {"id": f"anatomy/{number}"} for number, row in enumerate(_rows(count, subject="anatomy"))]
+        rows = [
+            row | {"id": f"anatomy/{number}"}
+            for number, row in enumerate(_rows(count, subject="anatomy"))
+        ]
         _jsonl(folder / f"{split}.jsonl", rows, order if split == "test" else None)
     return {"kind": "mmlu", "path": str(folder), "max_per_subject": 6}
 
 
 def _cmmlu(folder: Path, order: random.Random | None) -> dict[str, Any]:
     for split, count in {"dev": 5, "test": 20}.items():
-        rows: list[list[Any]] = [[n, f"问题 {n}", "a", "b", "c", "d", "ABCD"[n % 4]] for n in range(count)]
+        rows: list[list[Any]] = [
+            [n, f"问题 {n}", "a", "b", "c", "d", "ABCD"[n % 4]] for n in range(count)
+        ]
         if order and split == "test":
             order.shuffle(rows)
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -130,7 +142,11 @@ def test_a_draw_is_a_uniform_sample() -> None:
             hits[id] += 1
     # Binomial(2000, 1/4): five standard deviations are 97.
     assert all(abs(count - 500) < 97 for count in hits.values())
-    assert draws.sample(ids, 5, "key") == draws.sample(ids, 9, "key")[:5] == draws.sample(ids[::-1], 5, "key")
+    assert (
+        draws.sample(ids, 5, "key")
+        == draws.sample(ids, 9, "key")[:5]
+        == draws.sample(ids[::-1], 5, "key")
+    )
     with pytest.raises(ValueError, match="21 of 20 ids"):
         draws.sample(ids, 21, "key")
 
@@ -139,4 +155,9 @@ def test_equal_rows_get_numbers() -> None:
     unique = draws.Unique()
     first, other = draws.content_id({"a": 1, "b": 2}), draws.content_id({"a": 1})
     assert first == draws.content_id({"b": 2, "a": 1}) and len(first) == 16
-    assert [unique(id) for id in (first, other, first, first)] == [first, other, f"{first}-2", f"{first}-3"]
+    assert [unique(id) for id in (first, other, first, first)] == [
+        first,
+        other,
+        f"{first}-2",
+        f"{first}-3",
+    ]

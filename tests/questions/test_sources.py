@@ -47,10 +47,16 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
     [
         ({"answer": ...}, r"train.jsonl:2: field 'answer': missing"),
         ({"answer": 4}, r"train.jsonl:2: field 'answer': is out of range \(value: 4\)"),
-        ({"answer": "E"}, r"train.jsonl:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)"),
+        (
+            {"answer": "E"},
+            r"train.jsonl:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)",
+        ),
         ({"answer": True}, r"field 'answer': is neither"),
         ({"id": ...}, r"train.jsonl:2: field 'id': missing"),
-        ({"choices": []}, r"train.jsonl:2: field 'choices': must be a list of 2 to 26 options \(value: \[\]\)"),
+        (
+            {"choices": []},
+            r"train.jsonl:2: field 'choices': must be a list of 2 to 26 options \(value: \[\]\)",
+        ),
         ({"choices": ["a", " ", "c", "d"]}, r"train.jsonl:2: field 'choices': an option is empty"),
         ({"explanation": 7}, r"train.jsonl:2: field 'explanation': must be a text"),
         ({"question": ""}, r"train.jsonl:2: field 'question': must be a text"),
@@ -116,14 +122,18 @@ def test_mmlu_limit_keeps_every_subject(shared_data: Path) -> None:
 def test_mmlu_csv(tmp_path: Path) -> None:
     for split in ("dev", "test"):
         (tmp_path / split).mkdir()
-        (tmp_path / split / f"anatomy_{split}.csv").write_text('"Which, of these?",a,b,c,d,C\nSecond?,a,b,c,d,A\n')
+        (tmp_path / split / f"anatomy_{split}.csv").write_text(
+            '"Which, of these?",a,b,c,d,C\nSecond?,a,b,c,d,A\n'
+        )
     questions = _load(MmluSource(kind="mmlu", path=str(tmp_path)))
     assert [(q.id.rpartition("/")[0], q.answer, q.domain) for q in questions][:2] == [
         ("mmlu/dev/anatomy", 2, "medicine"),
         ("mmlu/dev/anatomy", 0, "medicine"),
     ]
     (tmp_path / "test" / "anatomy_test.csv").write_text("Only,three,columns\n")
-    with pytest.raises(DataError, match=r"anatomy_test.csv:1: must have the 6 columns question, A, B, C, D, answer"):
+    with pytest.raises(
+        DataError, match=r"anatomy_test.csv:1: must have the 6 columns question, A, B, C, D, answer"
+    ):
         _load(MmluSource(kind="mmlu", path=str(tmp_path)))
 
 
@@ -163,7 +173,9 @@ def test_hugging_face_dataset_from_a_local_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no split 'valid'.*known: train"):
         _load(_hub(tmp_path, splits={"dev": "valid"}))
     with pytest.raises(DataError, match=r"no such column.*did you mean 'stem'"):
-        _load(_hub(tmp_path, fields=HubFields(question="sten", choices="options.text", answer="key")))
+        _load(
+            _hub(tmp_path, fields=HubFields(question="sten", choices="options.text", answer="key"))
+        )
     with pytest.raises(DataError, match="datasets cannot load it"):
         _load(_hub(tmp_path / "absent"))
 
@@ -182,7 +194,9 @@ def test_a_pool_without_a_split_is_told(pool: Path) -> None:
     tally = Tally()
     for question in _load(_paper(pool)):
         tally.add(question)
-    with pytest.raises(DataError, match="domain 'engineering': field 'split': its pool has no test question"):
+    with pytest.raises(
+        DataError, match="domain 'engineering': field 'split': its pool has no test question"
+    ):
         tally.check_pools(("train", "test"))
 
 
@@ -193,4 +207,8 @@ def test_world_questions() -> None:
     assert len({q.domain for q in choice}) == 4
     assert any(q.kind == "free" and q.aliases and not q.choices for q in questions)
     pools = Counter((q.collection, q.split) for q in choice)
-    assert pools[("pool", "train")] == 640 and pools[("pool", "test")] == 400 and pools[("benchmark", "test")] == 240
+    assert (
+        pools[("pool", "train")] == 640
+        and pools[("pool", "test")] == 400
+        and pools[("benchmark", "test")] == 240
+    )

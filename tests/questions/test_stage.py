@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale import artifacts
-from ift_scale.artifacts import read_manifest
 from ift_scale.config import Config
-from ift_scale.config_file import from_dict
+from ift_scale.config.file import from_dict
 from ift_scale.errors import DataError
-from ift_scale.progress import Bar
+from ift_scale.io.files import read_jsonl
+from ift_scale.io.manifests import read_manifest
+from ift_scale.io.progress import Bar
 from ift_scale.questions import duplicates, run
 from ift_scale.questions.checks import choice_question
 from ift_scale.records import Question
@@ -22,7 +22,7 @@ def _config(*sources: dict[str, object]) -> Config:
 
 def _run(folder: Path, *sources: dict[str, object]) -> list[Question]:
     run.run(_config(*sources), folder, "key", {}, Bar("questions", None, None))
-    return artifacts.read_jsonl(folder / run.FILE, Question)
+    return read_jsonl(folder / run.FILE, Question)
 
 
 def _pool(pool: Path, domain: str = "engineering") -> dict[str, object]:
@@ -31,16 +31,24 @@ def _pool(pool: Path, domain: str = "engineering") -> dict[str, object]:
 
 def test_sources_are_written_in_order_with_their_counts(pool: Path, tmp_path: Path) -> None:
     questions = _run(tmp_path / "out", _pool(pool), _pool(pool, "history"))
-    assert [q.id for q in questions[:6]] == [f"engineering/dev/{i}" for i in range(5)] + ["engineering/train/0"]
+    assert [q.id for q in questions[:6]] == [f"engineering/dev/{i}" for i in range(5)] + [
+        "engineering/train/0"
+    ]
     assert [q.domain for q in questions] == ["engineering"] * 14 + ["history"] * 14
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
-    counts = {name: count for name, count in manifest.counts.items() if not name.startswith("duplicates: ")}
+    counts = {
+        name: count
+        for name, count in manifest.counts.items()
+        if not name.startswith("duplicates: ")
+    }
     assert counts == {"pool/dev/choice": 10, "pool/train/choice": 12, "pool/test/choice": 6}
     assert manifest.counts["duplicates: engineering test in history test"] == 3
 
 
-def test_a_row_is_written_before_the_next_is_read(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_written_before_the_next_is_read(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
 
     def noted(*args: object, **fields: object) -> Question:
@@ -59,7 +67,8 @@ def test_an_id_that_stands_twice_in_a_file(pool: Path, tmp_path: Path) -> None:
     rows[4]["id"] = rows[1]["id"]
     (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
-        DataError, match=r"train.jsonl:5: field 'id': stands already at .*train.jsonl:2 \(value: 'engineering/train/1'"
+        DataError,
+        match=r"train.jsonl:5: field 'id': stands already at .*train.jsonl:2 \(value: 'engineering/train/1'",
     ):
         _run(tmp_path / "out", _pool(pool))
     assert not (tmp_path / "out").exists()
@@ -71,7 +80,9 @@ def test_an_id_that_two_sources_give(pool: Path, tmp_path: Path) -> None:
         _run(tmp_path / "out", _pool(pool), _pool(pool))
 
 
-def test_two_ids_of_one_hash_are_no_duplicates(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ids_of_one_hash_are_no_duplicates(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(duplicates, "_hash", lambda id: 7)
     assert len(_run(tmp_path / "out", _pool(pool))) == 14
 

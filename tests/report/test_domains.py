@@ -9,7 +9,7 @@ import pytest
 from ift_scale.analyse import run as analyse
 from ift_scale.analyse.answers import ArmScores, table_of
 from ift_scale.config import Config
-from ift_scale.progress import Bar
+from ift_scale.io.progress import Bar
 from ift_scale.records import Arm, Score
 from ift_scale.report import latex, study
 from ift_scale.report.coverage import label, over, side_by_side
@@ -42,10 +42,14 @@ def _facts(folder: Path, lacking: dict[str, tuple[str, ...]]) -> Facts:
     ]
     base = [s for domain in DOMAINS for s in choices([i < 25 for i in range(40)], domain, sure=0.9)]
     config = Config(output_dir=str(folder))
-    analyse.run(config, folder / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None))
+    analyse.run(
+        config, folder / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None)
+    )
     there: list[Arm] = [scores.arm for scores in arms]
     nothing = folder / "none"
-    return Facts(config, Sources(folder / "analyse", nothing, there, {}, {}, 0.25, {}, nothing, nothing))
+    return Facts(
+        config, Sources(folder / "analyse", nothing, there, {}, {}, 0.25, {}, nothing, nothing)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,9 @@ def test_every_table_counts_the_domains_of_every_row(partial: Facts) -> None:
         assert (partial[name][partial[name].domain == "law"].domains == 1).all(), name
     best = partial["best_ratio"].set_index("domain").loc["all"]
     assert (best.domains, best.difference) == (3, 0)
-    assert (partial["correlation"].domains == 4).all()  # points of every domain, some with fewer ratios
+    assert (
+        partial["correlation"].domains == 4
+    ).all()  # points of every domain, some with fewer ratios
 
 
 def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
@@ -81,25 +87,45 @@ def test_the_page_says_so_wherever_a_mean_is_over_fewer(partial: Facts) -> None:
     assert re.search(rf"S self-aligning {self_aligning:.1f} \[[\d., ]+\] over 3 of 4 domains", text)
     assert re.search(rf"H harmonious {harmonious:.1f} \[[\d., ]+\] I ", text)
     assert "The same over the domains that every setting has: engineering, history and law" in text
-    assert re.search(rf"H harmonious {self_aligning:.1f} \[[\d., ]+\] over 3 of 4 domains", text)  # the same as S there
+    assert re.search(
+        rf"H harmonious {self_aligning:.1f} \[[\d., ]+\] over 3 of 4 domains", text
+    )  # the same as S there
     assert re.search(r"base model, few-shot 62.5 over 3 of 4 domains", text)
     assert re.search(r"H − S HOMO 120 × 3 0.0 \[[−+\d., ]+\] over 3 of 4 domains", text)
     assert "S (3/4)" in text and "S − I (3/4)" in text  # plots
     assert "HOMO: 3 of 4 domains" in text  # the line over ratios is over the domains that all have
     assert re.search(
-        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains", text
+        r"\(−?[+\d.]+ to [+\d.]+\) over 3 of 4 domains: the interval holds zero|\+5.0 points .* over 3 of 4 domains",
+        text,
     )
 
 
 def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
     """Two of the base model's grades have five questions in a domain, and no other seed says what training varies."""
-    base = choices([True] * 30, "law", sure=0.9) + choices([False] * 5, "n", sure=0.9) + choices([True] * 5, "u", sure=0.4)
+    base = (
+        choices([True] * 30, "law", sure=0.9)
+        + choices([False] * 5, "n", sure=0.9)
+        + choices([True] * 5, "u", sure=0.4)
+    )
     after = choices([True] * 30, "law") + choices([False] * 5, "n") + choices([True] * 5, "u")
     arms = [arm(setting, 0, after, "law") for setting in ("harmonious", "incompatible")]
     config = Config(output_dir=str(tmp_path))
-    analyse.run(config, tmp_path / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None))
+    analyse.run(
+        config,
+        tmp_path / "analyse",
+        "k",
+        {},
+        iter(arms),
+        table_of(base),
+        Bar("analyse", None, None),
+    )
     nothing = tmp_path / "none"
-    facts = Facts(config, Sources(tmp_path / "analyse", nothing, [a.arm for a in arms], {}, {}, 0.25, {}, nothing, nothing))
+    facts = Facts(
+        config,
+        Sources(
+            tmp_path / "analyse", nothing, [a.arm for a in arms], {}, {}, 0.25, {}, nothing, nothing
+        ),
+    )
     text = _text(page(facts, []))
     assert "Values without brackets: no interval: a domain has fewer than 10 questions." in text
     assert "Values without brackets: one seed: no interval over seeds." in text
@@ -109,7 +135,10 @@ def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
 
 def test_latex_says_so(partial: Facts) -> None:
     text = latex.tables(partial)
-    assert re.search(r"S self-aligning & .* over 3 of 4 domains", text) and "tab:accuracy-shared" in text
+    assert (
+        re.search(r"S self-aligning & .* over 3 of 4 domains", text)
+        and "tab:accuracy-shared" in text
+    )
     assert re.search(r"H \$-\$ S & .* over 3 of 4 domains", text)
     assert not re.search(r"H harmonious & 66\.9 .* over", text.split("accuracy-shared")[0])
 
@@ -131,15 +160,24 @@ def test_nothing_is_said_where_nothing_is_missing(tmp_path: Path) -> None:
     facts = _facts(tmp_path / "run", {})
     text = _text(page(facts, []))
     assert not re.search(r"over \d of \d domains|\(\d/\d\)", text) and "mean over 4 domains" in text
-    assert facts["settings"][facts["settings"].domain == "shared"].empty and "accuracy-shared" not in latex.tables(facts)
+    assert facts["settings"][
+        facts["settings"].domain == "shared"
+    ].empty and "accuracy-shared" not in latex.tables(facts)
 
 
 def test_settings_without_a_common_domain_are_no_line(tmp_path: Path) -> None:
-    lacking = {"incompatible": ("engineering",), "mixture-0.5": ("history", "law"), "self_aligning": ("medicine",)}
+    lacking = {
+        "incompatible": ("engineering",),
+        "mixture-0.5": ("history", "law"),
+        "self_aligning": ("medicine",),
+    }
     facts = _facts(tmp_path / "run", lacking)
     text = _text(page(facts, []))
     assert facts["settings"][facts["settings"].domain == "shared"].empty
-    assert "no domain has all ratios, so there is no line" in text and "best:" not in text.split("By domain")[0]
+    assert (
+        "no domain has all ratios, so there is no line" in text
+        and "best:" not in text.split("By domain")[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,4 +202,7 @@ def test_words(row: dict, told: str) -> None:
 def test_rows_side_by_side_are_the_shared_ones_where_there_are_any() -> None:
     rows = [("all", "HOMO"), ("shared", "HOMO"), ("all", "ID"), ("law", "ID")]
     found = side_by_side(pd.DataFrame(rows, columns=["domain", "group"]))
-    assert sorted(zip(found.domain, found.group, strict=True)) == [("all", "ID"), ("shared", "HOMO")]
+    assert sorted(zip(found.domain, found.group, strict=True)) == [
+        ("all", "ID"),
+        ("shared", "HOMO"),
+    ]

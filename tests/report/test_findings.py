@@ -7,14 +7,33 @@ import pandas as pd
 import pytest
 
 from ift_scale.report.facts import read
-from ift_scale.report.findings import all_findings, best_ratio, cautions, correlation, differences, paper
+from ift_scale.report.findings import (
+    all_findings,
+    best_ratio,
+    cautions,
+    correlation,
+    differences,
+    paper,
+)
 from ift_scale.report.verdicts import verdict
 from tests.report import synthetic
 
 
 def _comparison(difference: float, low: float, high: float, **more: Any) -> pd.DataFrame:
-    row = {"first": "harmonious", "second": "incompatible", "domain": "d", "group": "HOMO", "seeds": 3, "questions": 100}
-    row |= {"difference": difference, "difference_low": low, "difference_high": high, "excludes_zero": low > 0 or high < 0}
+    row = {
+        "first": "harmonious",
+        "second": "incompatible",
+        "domain": "d",
+        "group": "HOMO",
+        "seeds": 3,
+        "questions": 100,
+    }
+    row |= {
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+        "excludes_zero": low > 0 or high < 0,
+    }
     return pd.DataFrame([row | more])
 
 
@@ -24,7 +43,17 @@ def _first(found: pd.DataFrame) -> tuple[str, str]:
 
 
 def _base(accuracy: float, low: float, high: float) -> pd.DataFrame:
-    return pd.DataFrame([{"domain": "d", "group": "HOMO", "accuracy": accuracy, "accuracy_low": low, "accuracy_high": high}])
+    return pd.DataFrame(
+        [
+            {
+                "domain": "d",
+                "group": "HOMO",
+                "accuracy": accuracy,
+                "accuracy_low": low,
+                "accuracy_high": high,
+            }
+        ]
+    )
 
 
 def test_an_interval_that_holds_zero_is_no_effect() -> None:
@@ -36,13 +65,22 @@ def test_an_interval_that_holds_zero_is_no_effect() -> None:
 
 
 def test_an_effect_is_told_with_its_interval() -> None:
-    assert _first(_comparison(0.2, 0.1, 0.3)) == ("holds", "+20.0 points (+10.0 to +30.0); paper +11.27.")
-    assert _first(_comparison(-0.2, -0.3, -0.1)) == ("does not hold", "−20.0 points (−30.0 to −10.0); paper +11.27.")
+    assert _first(_comparison(0.2, 0.1, 0.3)) == (
+        "holds",
+        "+20.0 points (+10.0 to +30.0); paper +11.27.",
+    )
+    assert _first(_comparison(-0.2, -0.3, -0.1)) == (
+        "does not hold",
+        "−20.0 points (−30.0 to −10.0); paper +11.27.",
+    )
 
 
 def test_an_effect_that_the_correction_takes_is_none() -> None:
     verdict, text = _first(_comparison(0.05, 0.01, 0.09, holm_p=0.2))
-    assert verdict == "cannot tell" and "not after Holm's correction for the number of tests (p = 0.200)" in text
+    assert (
+        verdict == "cannot tell"
+        and "not after Holm's correction for the number of tests (p = 0.200)" in text
+    )
     assert _first(_comparison(0.05, 0.01, 0.09, holm_p=0.01))[0] == "holds"
 
 
@@ -59,15 +97,37 @@ def test_a_base_model_at_chance_is_told_first() -> None:
 
 
 def test_the_best_ratio() -> None:
-    row = {"domain": "all", "group": "ID", "best_ratio": 0.6, "accuracy": 0.5, "best_other": 0.6, "difference": 0.03}
+    row = {
+        "domain": "all",
+        "group": "ID",
+        "best_ratio": 0.6,
+        "accuracy": 0.5,
+        "best_other": 0.6,
+        "difference": 0.03,
+    }
     row |= {"low": 0.01, "high": 0.05, "seeds": 3, "reason": float("nan")}
     last = row | {"best_ratio": 1.0, "best_other": 0.8, "difference": -0.03}
     nothing = row | {"difference": float("nan"), "reason": "no arm of ratio 1"}
-    rows = [row, row | {"low": -0.01}, last | {"low": -0.06, "high": -0.01}, last | {"low": -0.06, "high": 0.01}, nothing]
+    rows = [
+        row,
+        row | {"low": -0.01},
+        last | {"low": -0.06, "high": -0.01},
+        last | {"low": -0.06, "high": 0.01},
+        nothing,
+    ]
     told = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
-    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell", "cannot tell"]
+    assert [finding.verdict for finding in told] == [
+        "holds",
+        "cannot tell",
+        "does not hold",
+        "cannot tell",
+        "cannot tell",
+    ]
     assert told[0].text == "best at 0.6, +3.0 points against ratio 1 (+1.0 to +5.0)."
-    assert told[2].text == "best at 1; the best of the others, 0.8, is −3.0 points against ratio 1 (−6.0 to −1.0)."
+    assert (
+        told[2].text
+        == "best at 1; the best of the others, 0.8, is −3.0 points against ratio 1 (−6.0 to −1.0)."
+    )
     assert told[4].text == "no arm of ratio 1."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
 
@@ -88,7 +148,12 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
     none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
     rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
     told = correlation(pd.DataFrame(rows), paper()["correlation"])
-    assert [finding.verdict for finding in told] == ["holds", "cannot tell", "does not hold", "cannot tell"]
+    assert [finding.verdict for finding in told] == [
+        "holds",
+        "cannot tell",
+        "does not hold",
+        "cannot tell",
+    ]
     assert told[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
     assert told[3].text == "no correlation: accuracy is the same everywhere."
 
@@ -106,10 +171,16 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
         (float("nan"), 0.3, 0.001, "cannot tell"),
     ],
 )
-def test_every_verdict_needs_seeds(low: float | None, high: float | None, p: float | None, told: str) -> None:
+def test_every_verdict_needs_seeds(
+    low: float | None, high: float | None, p: float | None, told: str
+) -> None:
     assert verdict(low, high, 3, p, 0.95) == told
     assert verdict(low, high, 1, p, 0.95) == "cannot tell (one seed)"
-    assert verdict(low, high, float("nan"), p, 0.95) == verdict(low, high, None, p, 0.95) == "cannot tell"
+    assert (
+        verdict(low, high, float("nan"), p, 0.95)
+        == verdict(low, high, None, p, 0.95)
+        == "cannot tell"
+    )
 
 
 def test_one_seed_can_tell_nothing_whatever_its_intervals_are(tmp_path: Path) -> None:
@@ -118,7 +189,9 @@ def test_one_seed_can_tell_nothing_whatever_its_intervals_are(tmp_path: Path) ->
     found = [finding for findings in all_findings(facts).values() for finding in findings]
     assert len(found) > 9 and {finding.verdict for finding in found} == {"cannot tell (one seed)"}
     several = synthetic.facts(tmp_path / "others", seeds=(0, 1, 2))
-    assert "holds" in {finding.verdict for findings in all_findings(several).values() for finding in findings}
+    assert "holds" in {
+        finding.verdict for findings in all_findings(several).values() for finding in findings
+    }
 
 
 def test_findings_say_over_which_domains_they_are() -> None:
@@ -130,4 +203,6 @@ def test_findings_say_over_which_domains_they_are() -> None:
 def test_findings_of_a_run_without_tables(tmp_path: Path) -> None:
     assert not len(read(tmp_path / "none.csv", "correlation"))
     facts = synthetic.facts(tmp_path / "files", ("law",), ("natural",), (0,), full=False)
-    assert {finding.verdict for found in all_findings(facts).values() for finding in found} == {"not asked"}
+    assert {finding.verdict for found in all_findings(facts).values() for finding in found} == {
+        "not asked"
+    }

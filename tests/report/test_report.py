@@ -68,7 +68,10 @@ def _check(text: str) -> Reader:
         inside = address.startswith("#") and address[1:] in reader.ids
         assert inside or re.fullmatch(r"[a-z_]+\.(csv|jsonl|tex)", address), address
     assert len(set(reader.ids)) == len(reader.ids) and reader.unnamed == []
-    assert all(b <= a + 1 for a, b in zip(reader.headings, reader.headings[1:], strict=False)) and reader.headings.count(1) == 1
+    assert (
+        all(b <= a + 1 for a, b in zip(reader.headings, reader.headings[1:], strict=False))
+        and reader.headings.count(1) == 1
+    )
     assert not re.search(r"url\(|@import|https?://", text)
     return reader
 
@@ -82,7 +85,14 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     run(full.config, tmp_path / "report", "k", {}, full.sources)
     text = (tmp_path / "report" / "index.html").read_text()
     told = " ".join(_check(text).text)
-    titles = ("Beside the paper", "Mixtures", "What turned right", "Example questions", "Written answers", "Live knowledge")
+    titles = (
+        "Beside the paper",
+        "Mixtures",
+        "What turned right",
+        "Example questions",
+        "Written answers",
+        "Live knowledge",
+    )
     assert all(title in told for title in titles)
     assert len(text) < 1_500_000 and text.count("<svg") > 80
     files = {path.name for path in (tmp_path / "report").iterdir()}
@@ -90,12 +100,20 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
     assert "3 of 160" in told  # questions that stand twice
     assert "7 were written more than once" in told and "their questions go into no set" in told
-    assert "kl is the same for every point" in told and "∞" in told  # reasons where there is no number
+    assert (
+        "kl is the same for every point" in told and "∞" in told
+    )  # reasons where there is no number
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    return synthetic.facts(tmp_path_factory.mktemp("small") / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",))
+    return synthetic.facts(
+        tmp_path_factory.mktemp("small") / "files",
+        ("law",),
+        ("harmonious", "incompatible"),
+        (0,),
+        ("HOMO",),
+    )
 
 
 def test_texts_of_the_run_are_escaped(small: Facts) -> None:
@@ -109,17 +127,31 @@ def test_the_page_is_the_same_every_time(small: Facts) -> None:
 
 
 def test_the_page_of_the_least_run(tmp_path: Path) -> None:
-    facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",), full=False)
+    facts = synthetic.facts(
+        tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",), full=False
+    )
     told = " ".join(_check(page(facts, ["arms.csv"])).text)
     assert "One seed only" in told and "fine-tuned 2 times" in told and "law" in told
-    assert "Mixtures:" not in told and "Example questions" not in told and "Written answers" not in told
+    assert (
+        "Mixtures:" not in told
+        and "Example questions" not in told
+        and "Written answers" not in told
+    )
 
 
 @pytest.mark.parametrize(
     ("domains", "settings"),
-    [((POOLED,), ("natural",)), ((*synthetic.DOMAINS[:2], POOLED), ("self_aligning", "unknown-0.5", "highly_known", "unknown"))],
+    [
+        ((POOLED,), ("natural",)),
+        (
+            (*synthetic.DOMAINS[:2], POOLED),
+            ("self_aligning", "unknown-0.5", "highly_known", "unknown"),
+        ),
+    ],
 )
-def test_any_settings_and_domains_make_a_page(tmp_path: Path, domains: tuple[str, ...], settings: tuple[str, ...]) -> None:
+def test_any_settings_and_domains_make_a_page(
+    tmp_path: Path, domains: tuple[str, ...], settings: tuple[str, ...]
+) -> None:
     facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
     told = " ".join(_check(page(facts, [])).text)
     assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
@@ -150,7 +182,14 @@ def test_sets_that_are_not_matched_are_shown_once(small: Facts) -> None:
 
 
 def test_free_questions_have_no_chance(tmp_path: Path) -> None:
-    facts = synthetic.facts(tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO free",), full=False)
+    facts = synthetic.facts(
+        tmp_path / "files",
+        ("law",),
+        ("harmonious", "incompatible"),
+        (0,),
+        ("HOMO free",),
+        full=False,
+    )
     rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
     (facts.sources.tables / "base.csv").write_text(rows)
     told = " ".join(_check(page(facts, [])).text)
@@ -158,7 +197,9 @@ def test_free_questions_have_no_chance(tmp_path: Path) -> None:
 
 
 def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path: Path) -> None:
-    facts = synthetic.facts(tmp_path / "files", ("law",), ("natural", "refuse_unknown"), (0,), ("HOMO", "HOMO free"))
+    facts = synthetic.facts(
+        tmp_path / "files", ("law",), ("natural", "refuse_unknown"), (0,), ("HOMO", "HOMO free")
+    )
     found = facts["abstention"]
     found.loc[found.group == "HOMO free", ["refused_known", "refused_unknown"]] = float("nan")
     text = page(facts, [])
@@ -177,7 +218,10 @@ def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
 def test_a_domain_may_be_called_na(tmp_path: Path) -> None:
     (tmp_path / "base.csv").write_text("domain,group,accuracy\nNA,HOMO,0.5\nnull,ID,\n")
     found = read(tmp_path / "base.csv", "base")
-    assert found.domain.tolist() == ["NA", "null"] and found.accuracy.isna().tolist() == [False, True]
+    assert found.domain.tolist() == ["NA", "null"] and found.accuracy.isna().tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_an_empty_cell_needs_a_reason() -> None:
@@ -210,7 +254,12 @@ def test_text_of_the_page_has_contrast_enough() -> None:
 
 
 def test_ticks_are_round() -> None:
-    assert round_numbers(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and round_numbers(-0.07, 0.31) == [0, 0.1, 0.2, 0.3]
+    assert round_numbers(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and round_numbers(-0.07, 0.31) == [
+        0,
+        0.1,
+        0.2,
+        0.3,
+    ]
     assert limits([]) == (0.0, 1.0) and limits([0.3, 0.3])[0] < 0.3 < limits([0.3, float("nan")])[1]
 
 
@@ -238,7 +287,9 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
     }  # fmt: skip
     told = {row["measure"]: row["value"] for row in reliability(plain | more)}
     assert told["letter bias, 4 options"] == "0.200" and told["agreement of views"] == "0.750"
-    assert told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
+    assert (
+        told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
+    )
     assert letters(4, more["letters"]["4"]).count("<circle") == 12  # type: ignore[index]
     assert calibration(plain["calibration"]).startswith("<svg")  # type: ignore[arg-type]
 

@@ -14,7 +14,10 @@ def _study(folder: Path) -> tuple[Config, dict[str, Config]]:
     """Two finished variants; the second has no mixtures and one setting of its own."""
     whole = Config.model_validate({"output_dir": str(folder)})
     variants = {}
-    for name, settings in (("paper", synthetic.SETTINGS), ("matched", ("harmonious", "incompatible", "natural"))):
+    for name, settings in (
+        ("paper", synthetic.SETTINGS),
+        ("matched", ("harmonious", "incompatible", "natural")),
+    ):
         facts = synthetic.facts(folder / "made" / name, settings=settings)
         config = {
             "output_dir": str(folder / name),
@@ -32,7 +35,10 @@ def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     told = " ".join(reader.text)
     assert "construct.matching.letters: selection" in told and "the study's own settings" in told
     assert {"../paper/report/index.html", "../matched/report/index.html"} <= set(reader.addresses)
-    assert all(title in told for title in ("Accuracy in percent", "H − I", "Best ratio", "Partial rank correlation"))
+    assert all(
+        title in told
+        for title in ("Accuracy in percent", "H − I", "Best ratio", "Partial rank correlation")
+    )
     assert page.read_text().count("<svg") == 3  # differences on three groups
     assert "this variant has no such settings" in told and "nan" not in told
     table = pd.read_csv(tmp_path / "report" / "comparisons.csv")
@@ -41,5 +47,7 @@ def test_variants_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_settings_that_a_variant_changes(tmp_path: Path) -> None:
     one = Config.model_validate({"output_dir": "a", "train": {"epochs": 3}})
-    other = Config.model_validate({"output_dir": "b", "train": {"epochs": 5}, "construct": {"settings": ["natural"]}})
+    other = Config.model_validate(
+        {"output_dir": "b", "train": {"epochs": 5}, "construct": {"settings": ["natural"]}}
+    )
     assert study.changes(one, other) == ["construct.settings: ['natural']", "train.epochs: 5"]

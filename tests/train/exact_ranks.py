@@ -16,16 +16,23 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 
-from ift_scale import distributed
 from ift_scale.config import TrainConfig
-from ift_scale.rendezvous import meet
-from ift_scale.train import data, engine, memory, packing, zero
-from ift_scale.train.model import read_weights
-from ift_scale.train.ranks import join
+from ift_scale.estimate import memory
+from ift_scale.ranks import environment
+from ift_scale.ranks.rendezvous import meet
+from ift_scale.train.data import dataset, packing
+from ift_scale.train.engine import deepspeed, zero_config
+from ift_scale.train.model.packed import read_weights
+from ift_scale.train.worker import join
 
 STAGES = (0, 1, 2, 3)
 # Name: (packing, most micro-batches a rank).
-SPLITS = {"packed-1": (True, 1), "packed-2": (True, 2), "packed-4": (True, 4), "unpacked": (False, 0)}
+SPLITS = {
+    "packed-1": (True, 1),
+    "packed-2": (True, 2),
+    "packed-4": (True, 4),
+    "unpacked": (False, 0),
+}
 # bfloat16 with float32 master weights, as on a GPU; DeepSpeed has no stage 0 of it.
 MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
@@ -61,55 +68,84 @@ def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
     """The smallest cap under which the first step's examples make `num_micro` micro-batches."""
     examples = next(packing.step_examples(len(lengths), BATCH, 1, SEED))
     caps = range(int(lengths.max()), int(lengths.sum()) + 1)
-    return next(cap for cap in caps if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro)
+    return next(
+        cap
+        for cap in caps
+        if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro
+    )
 
 
 def gather_everything() -> None:
     """ZeRO-3 leaves small parameters whole on every rank, and here all are small: without this nothing would ever be gathered."""
-    settings = zero.zero_settings
+    settings = zero_config.zero_settings
 
-    def without_persistence(config: TrainConfig, device: torch.device, world_size: int) -> dict[str, Any]:
-        return settings(config, device, world_size) | ({"stage3_param_persistence_threshold": 0} if config.zero_stage == 3 else {})
+    def without_persistence(
+        config: TrainConfig, device: torch.device, world_size: int
+    ) -> dict[str, Any]:
+        return settings(config, device, world_size) | (
+            {"stage3_param_persistence_threshold": 0} if config.zero_stage == 3 else {}
+        )
 
-    zero.zero_settings = without_persistence
+    zero_config.zero_settings = without_persistence
 
 
-def run(model: Path, tokens: data.TokenizedSet, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
-    steps = packing.planned_steps(tokens.computed_lengths, config, ranks.world_size, 96, SEED)[:STEPS]
-    built = engine.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
+def run(
+    model: Path, tokens: dataset.TokenizedSet, config: TrainConfig, ranks: Any, device: torch.device
+) -> dict[str, Any]:
+    steps = packing.planned_steps(tokens.computed_lengths, config, ranks.world_size, 96, SEED)[
+        :STEPS
+    ]
+    built = deepspeed.build(model, read_weights(model), config, device, ranks, max(map(len, steps)))
     gradient: dict[str, torch.Tensor] = {}
     copies: list[int] = []
-    update = engine._update
+    update = deepspeed._update
 
-    def looked_at(one: engine.Engine) -> tuple[Any, bool]:
+    def looked_at(one: deepspeed.Engine) -> tuple[Any, bool]:
         if not gradient:
             named = one.packed.model.named_parameters()
-            gradient.update({n: (p.grad if config.zero_stage == 0 else safe_get_full_grad(p)).clone() for n, p in named})
-            copies.append(sum(getattr(p, "ds_secondary_tensor", None) is not None for p in one.packed.parameters()))
+            gradient.update(
+                {
+                    n: (p.grad if config.zero_stage == 0 else safe_get_full_grad(p)).clone()
+                    for n, p in named
+                }
+            )
+            copies.append(
+                sum(
+                    getattr(p, "ds_secondary_tensor", None) is not None
+                    for p in one.packed.parameters()
+                )
+            )
         return update(one)
 
-    engine._update = looked_at
+    deepspeed._update = looked_at
     losses = []
-    optimizer = zero.optimizer_name(built.deepspeed.optimizer)
+    optimizer = zero_config.optimizer_name(built.deepspeed.optimizer)
     whole_buckets = getattr(built.deepspeed.optimizer, "use_multi_rank_bucket_allreduce", False)
     try:
         for number, step in enumerate(steps):
-            result = engine.run_step(built, step, tokens, engine.learning_rate(config, number, len(steps)))
+            result = deepspeed.run_step(
+                built, step, tokens, deepspeed.learning_rate(config, number, len(steps))
+            )
             dist.all_reduce(result.loss)
             losses.append(result.loss.item())
     finally:
-        engine._update = update
+        deepspeed._update = update
         built.release()
-    more = {"micro_batches": max(map(len, steps)), "whole_buckets": whole_buckets, "copies": copies[0], "optimizer": optimizer}
+    more = {
+        "micro_batches": max(map(len, steps)),
+        "whole_buckets": whole_buckets,
+        "copies": copies[0],
+        "optimizer": optimizer,
+    }
     return {"losses": losses, "gradient": gradient, **more}
 
 
 def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
-    ranks = distributed.from_environment()
+    ranks = environment.from_environment()
     assert ranks is not None
     device = join(meet(ranks))
     torch.set_num_threads(1)
-    tokens = data.load(token_file)
+    tokens = dataset.load(token_file)
     gather_everything()
     found = {}
     for stage, (name, (packed, num_micro)) in itertools.product(STAGES, SPLITS.items()):
@@ -121,7 +157,9 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         config = settings(3, True, activation_checkpointing=checkpointing, **whole)
         found[f"zero3-{checkpointing}"] = run(model, tokens, config, ranks, device)
     for stage in MIXED_STAGES:
-        found[f"mixed{stage}"] = run(model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device)
+        found[f"mixed{stage}"] = run(
+            model, tokens, settings(stage, True, precision="bfloat16", **whole), ranks, device
+        )
     for stage in (2, 3):
         found[f"tied{stage}"] = run(tied, tokens, settings(stage, True, **whole), ranks, device)
     for stage, moved in FUSED if ranks.world_size == 2 else ():
@@ -129,11 +167,15 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found[f"torch-fused{stage}-{moved}"] = run(model, tokens, config, ranks, device)
     if ranks.world_size == 4:  # as two nodes of two
         for name, changes in HPZ.items():
-            found[name] = run(model, tokens, settings(3, True, hpz=2, **(whole | changes)), ranks, device)
+            found[name] = run(
+                model, tokens, settings(3, True, hpz=2, **(whole | changes)), ranks, device
+            )
     if ranks.world_size > 1:
         memory.SLICED_UP_TO = 1
         found["zero2-whole-buckets"] = run(model, tokens, settings(2, True, **whole), ranks, device)
-        found["mixed2-whole-buckets"] = run(model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device)
+        found["mixed2-whole-buckets"] = run(
+            model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device
+        )
     if ranks.rank == 0:
         torch.save(found, out)
     dist.barrier()

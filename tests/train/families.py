@@ -27,11 +27,15 @@ WINDOW = 6
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, head_dim=8, attention_bias=True),
     "mistral": MistralConfig(**SIZES, head_dim=8, sliding_window=WINDOW),
-    "qwen2": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen2": Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "gemma": GemmaConfig(**SIZES, head_dim=16),
     "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
-    "gemma3_text": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
+    "gemma3_text": Gemma3TextConfig(
+        **SIZES, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8
+    ),
 }
 
 

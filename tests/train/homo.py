@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale import artifacts
-from ift_scale.inference.question_file import QuestionFile
-from ift_scale.inference.scores import SCHEMA
+from ift_scale.io.files import write_jsonl
 from ift_scale.questions import world
 from ift_scale.records import GRADES, Question
-from ift_scale.train.live_questions import Source
+from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.scoring.scores import SCHEMA
+from ift_scale.train.live.questions import Source
 
 DOMAIN = "medicine"
 
@@ -20,14 +20,21 @@ def source(folder: Path, count: int = 24) -> Source:
     """`count` held-out questions, every third with one option less, among those of other splits and domains."""
     found = [question for question in world.load() if question.kind == "choice"]
     held_out = [
-        question for question in found if (question.domain, question.collection, question.split) == (DOMAIN, "pool", "test")
+        question
+        for question in found
+        if (question.domain, question.collection, question.split) == (DOMAIN, "pool", "test")
     ]
     kept = [_shorter(q) if i % 3 == 0 else q for i, q in enumerate(held_out[:count])]
-    others = [question for question in found if question.domain != DOMAIN or question.split == "dev"][:60]
+    others = [
+        question for question in found if question.domain != DOMAIN or question.split == "dev"
+    ][:60]
     path = folder / "questions.jsonl"
-    artifacts.write_jsonl(path, others[:30] + kept + others[30:])
+    write_jsonl(path, others[:30] + kept + others[30:])
     probe = folder / "probe.parquet"
-    pq.write_table(pa.Table.from_pylist([_score(question, i) for i, question in enumerate(kept)], SCHEMA), probe)
+    pq.write_table(
+        pa.Table.from_pylist([_score(question, i) for i, question in enumerate(kept)], SCHEMA),
+        probe,
+    )
     return Source(QuestionFile(path), probe)
 
 
@@ -35,11 +42,16 @@ def _shorter(question: Question) -> Question:
     """Without an option that is not the answer."""
     assert question.answer is not None
     if question.answer == len(question.choices) - 1:
-        return question.model_copy(update={"choices": question.choices[1:], "answer": question.answer - 1})
+        return question.model_copy(
+            update={"choices": question.choices[1:], "answer": question.answer - 1}
+        )
     return question.model_copy(update={"choices": question.choices[:-1]})
 
 
 def _score(question: Question, number: int) -> dict[str, object]:
     probs = np.random.default_rng(number).dirichlet(np.ones(len(question.choices))).tolist()
-    who = {name: getattr(question, name) for name in ("kind", "domain", "subject", "collection", "split")}
+    who = {
+        name: getattr(question, name)
+        for name in ("kind", "domain", "subject", "collection", "split")
+    }
     return who | {"question_id": question.id, "probs": probs, "grade": GRADES[number % 3]}

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from ift_scale.distributed import free_port
-from ift_scale.train import data, engine, packing
+from ift_scale.ranks.environment import free_port
+from ift_scale.train.data import dataset, packing
+from ift_scale.train.engine import deepspeed
 from tests.train import exact_ranks
 from tests.train.exact_ranks import BATCH, FUSED, HPZ, MIXED_STAGES, SEED, SPLITS, STAGES, STEPS
 
@@ -26,7 +27,7 @@ PREFIX = 10
 Expected = tuple[Path, Path, list[float], dict[str, torch.Tensor]]
 
 
-def _tokens(path: Path) -> data.TokenizedSet:
+def _tokens(path: Path) -> dataset.TokenizedSet:
     """Examples with one or several supervised spans behind a prefix of all; weights all 1."""
     rng = np.random.default_rng(0)
     lengths = PREFIX + rng.integers(6, 40, 80)
@@ -38,8 +39,8 @@ def _tokens(path: Path) -> data.TokenizedSet:
         supervised[rng.integers(own + 1, end - 2) : end - rng.integers(0, 2)] = True
         supervised[own + 1 : own + 1 + rng.integers(0, 3)] = True
         ids[start:own] = np.arange(PREFIX) + 50
-    tokens = data.TokenizedSet(ids, supervised, offsets, np.ones(80), 0)
-    data.save(tokens, path)
+    tokens = dataset.TokenizedSet(ids, supervised, offsets, np.ones(80), 0)
+    dataset.save(tokens, path)
     return tokens
 
 
@@ -50,29 +51,41 @@ def _untied(base: Path, folder: Path) -> Path:
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 1.5
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": False, "dtype": "float32"}
+    config = json.loads((base / "config.json").read_text()) | {
+        "tie_word_embeddings": False,
+        "dtype": "float32",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-def _reference(model_path: Path, tokens: data.TokenizedSet) -> tuple[list[float], dict[str, torch.Tensor]]:
+def _reference(
+    model_path: Path, tokens: dataset.TokenizedSet
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """One process, one example a forward pass, full logits."""
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     config = exact_ranks.settings(0, True)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
     losses: list[float] = []
     gradient: dict[str, torch.Tensor] = {}
-    for number, step in enumerate(packing.step_examples(len(tokens.lengths), BATCH, config.epochs, SEED)):
+    for number, step in enumerate(
+        packing.step_examples(len(tokens.lengths), BATCH, config.epochs, SEED)
+    ):
         total, count = torch.zeros(()), 0
         for i in step:
             span = slice(tokens.offsets[i], tokens.offsets[i + 1])
-            ids, learnt = torch.tensor(tokens.ids[span].astype("int64")), torch.tensor(tokens.supervised[span])[1:]
-            total = total + F.cross_entropy(model(ids[None]).logits[0, :-1][learnt], ids[1:][learnt], reduction="sum")
+            ids, learnt = (
+                torch.tensor(tokens.ids[span].astype("int64")),
+                torch.tensor(tokens.supervised[span])[1:],
+            )
+            total = total + F.cross_entropy(
+                model(ids[None]).logits[0, :-1][learnt], ids[1:][learnt], reduction="sum"
+            )
             count += int(learnt.sum())
         (total / count).backward()
         gradient = gradient or {name: p.grad.clone() for name, p in model.named_parameters()}
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
-        optimizer.param_groups[0]["lr"] = engine.learning_rate(config, number, STEPS)
+        optimizer.param_groups[0]["lr"] = deepspeed.learning_rate(config, number, STEPS)
         optimizer.step()
         optimizer.zero_grad()
         losses.append((total / count).item())
@@ -92,20 +105,45 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
     tmp_path: Path, expected: Expected, world_model: Path, world_size: int
 ) -> None:
     model, token_file, losses, gradient = expected
-    place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
+    place = {
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "DS_ACCELERATOR": "cpu",
+    }
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "tests.train.exact_ranks", str(model), str(world_model), str(token_file), str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.train.exact_ranks",
+        str(model),
+        str(world_model),
+        str(token_file),
+        str(out),
+    ]
     ranks = [
-        subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=Path.cwd())
+        subprocess.Popen(
+            command,
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path.cwd(),
+        )
         for rank in range(world_size)
     ]
     assert [process.wait(timeout=600) for process in ranks] == [0] * world_size
     found = torch.load(out)
     assert len(losses) == STEPS
     worst = 0.0
-    cases = {f"zero{stage}-{split}": num_micro for stage in STAGES for split, (_, num_micro) in SPLITS.items()}
+    cases = {
+        f"zero{stage}-{split}": num_micro
+        for stage in STAGES
+        for split, (_, num_micro) in SPLITS.items()
+    }
     whole_buckets = {"zero2-whole-buckets", "mixed2-whole-buckets"} if world_size > 1 else set()
-    more = ["zero3-selective", "zero3-full", *(case for case in whole_buckets if case.startswith("zero"))]
+    more = [
+        "zero3-selective",
+        "zero3-full",
+        *(case for case in whole_buckets if case.startswith("zero")),
+    ]
     fused = [f"torch-fused{stage}-{moved}" for stage, moved in FUSED] if world_size == 2 else []
     copied = list(HPZ) if world_size == 4 else []  # as two nodes of two
     more += [*fused, *(case for case in copied if case != "mixed-hpz")]
@@ -118,16 +156,26 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
             worst = max(worst, float(error))
             assert error < 1e-5, (case, name)
     assert found["tied3"]["losses"] == pytest.approx(found["tied2"]["losses"], rel=1e-5)
-    for name, right in found["tied2"]["gradient"].items():  # a head that is the embedding is gathered twice, its gradient is one
+    for name, right in found["tied2"][
+        "gradient"
+    ].items():  # a head that is the embedding is gathered twice, its gradient is one
         assert (found["tied3"]["gradient"][name] - right).norm() < 1e-5 * right.norm(), name
-    for case in [*(f"mixed{stage}" for stage in MIXED_STAGES), *(case for case in whole_buckets if case.startswith("mixed"))]:
+    for case in [
+        *(f"mixed{stage}" for stage in MIXED_STAGES),
+        *(case for case in whole_buckets if case.startswith("mixed")),
+    ]:
         # To bfloat16's rounding, of the weights to begin with.
         assert found[case]["losses"] == pytest.approx(losses, rel=0.02), case
     assert {case for case in found if found[case]["whole_buckets"]} == whole_buckets
-    assert all(found[case]["optimizer"] == "AdamW, fused" for case in fused) and found["zero2-packed-1"]["optimizer"] == "AdamW"
+    assert (
+        all(found[case]["optimizer"] == "AdamW, fused" for case in fused)
+        and found["zero2-packed-1"]["optimizer"] == "AdamW"
+    )
     assert {case for case in found if found[case]["copies"]} == set(copied)
     for case in copied:
-        assert found[case]["copies"] == len(gradient), "every weight has a copy among the ranks of a node"
+        assert found[case]["copies"] == len(gradient), (
+            "every weight has a copy among the ranks of a node"
+        )
     if copied:
         assert found["hpz-packed-4"]["micro_batches"] > 1
         assert found["mixed-hpz"]["losses"] == pytest.approx(found["mixed3"]["losses"], rel=1e-5)

@@ -7,7 +7,7 @@ from torch import nn, optim
 from transformers import get_cosine_schedule_with_warmup
 
 from ift_scale.config import TrainConfig
-from ift_scale.train.engine import learning_rate
+from ift_scale.train.engine.deepspeed import learning_rate
 
 
 def _rates(num_steps: int, warmup_ratio: float) -> list[float]:
@@ -30,7 +30,9 @@ def test_an_arm_of_one_step_or_two_trains_at_the_full_rate() -> None:
 
 
 def test_behind_the_warm_up_it_is_the_cosine_of_transformers() -> None:
-    schedule = get_cosine_schedule_with_warmup(optim.SGD(nn.Linear(1, 1).parameters(), 1.0), 3, 100).lr_lambdas[0]
+    schedule = get_cosine_schedule_with_warmup(
+        optim.SGD(nn.Linear(1, 1).parameters(), 1.0), 3, 100
+    ).lr_lambdas[0]
     rates = _rates(100, 0.03)
     assert rates[3:] == pytest.approx([schedule(step) for step in range(3, 100)])
     assert rates[:3] == pytest.approx([schedule(step + 1) for step in range(3)])  # a step earlier

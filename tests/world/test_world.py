@@ -9,7 +9,8 @@ import pytest
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
-from ift_scale.world import corpus, facts, pretrain
+from benchmarks import pretrain_world
+from ift_scale.world import corpus, facts
 from ift_scale.world.tokenizer import build_tokenizer
 
 
@@ -41,17 +42,28 @@ def test_the_corpus_is_the_same_every_time_and_has_all_kinds() -> None:
     first = list(islice(corpus.documents(5), 300))
     assert first == list(islice(corpus.documents(5), 300)) != list(islice(corpus.documents(6), 300))
     text = "\n".join(first)
-    for mark in ("Context: ", "Explanation: ", "Question: ", "multiple choice questions about", "Which option is"):
+    for mark in (
+        "Context: ",
+        "Explanation: ",
+        "Question: ",
+        "multiple choice questions about",
+        "Which option is",
+    ):
         assert mark in text
 
 
-def test_the_committed_tokenizer_is_the_one_built_from_the_corpus(world_model: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_committed_tokenizer_is_the_one_built_from_the_corpus(
+    world_model: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     built = json.loads(tokenizer.backend_tokenizer.to_str())
     committed = json.loads((world_model / "tokenizer.json").read_text())
     assert built["model"] == committed["model"]
 
 
-@pytest.mark.parametrize("text", ["The remedy for Velora is willow.", "Zażółć 12 gęś\n\n Answer:A. x", "", "  two  spaces \n"])
+@pytest.mark.parametrize(
+    "text",
+    ["The remedy for Velora is willow.", "Zażółć 12 gęś\n\n Answer:A. x", "", "  two  spaces \n"],
+)
 def test_the_tokenizer_loses_nothing(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
@@ -60,7 +72,7 @@ def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
     world_model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert (world_model / "model.safetensors").stat().st_size < 1.3e6
-    model = pretrain.build_model(len(tokenizer))
+    model = pretrain_world.build_model(len(tokenizer))
     with safe_open(world_model / "model.safetensors", framework="pt") as stored:
         shapes = {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     assert shapes == {name: list(p.shape) for name, p in model.named_parameters()}
@@ -68,18 +80,20 @@ def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
 
 @pytest.mark.engine
 def test_pretraining_starts_to_learn(tmp_path: Path) -> None:
-    """A few steps of the committed schedule; `python -m ift_scale.world.pretrain` runs all of it."""
-    losses = pretrain.pretrain(tmp_path, num_steps=12)
+    """A few steps of the committed schedule; `python -m benchmarks.pretrain_world` runs all of it."""
+    losses = pretrain_world.pretrain(tmp_path, num_steps=12)
     assert losses[-1] < 0.8 * losses[0]
     assert (tmp_path / "model.safetensors").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
 def test_token_weights_find_letters_and_padding(tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = tokenizer("Which option is mint?\nA. mint\nB. sage\nAnswer:A. mint", return_tensors="pt").input_ids
+    ids = tokenizer(
+        "Which option is mint?\nA. mint\nB. sage\nAnswer:A. mint", return_tensors="pt"
+    ).input_ids
     import torch
 
     padded = torch.cat([ids, torch.full((1, 2), tokenizer.pad_token_id)], dim=1)
-    weights = pretrain.token_weights(tokenizer, padded)[0].tolist()
-    heavy = [i for i, w in enumerate(weights) if w == pretrain.LETTER_WEIGHT]
+    weights = pretrain_world.token_weights(tokenizer, padded)[0].tolist()
+    heavy = [i for i, w in enumerate(weights) if w == pretrain_world.LETTER_WEIGHT]
     assert [tokenizer.convert_ids_to_tokens(int(ids[0, i + 1])) for i in heavy] == ["A"]
     assert weights[-2:] == [0.0, 0.0]

@@ -4,24 +4,37 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ift_scale import artifacts
 from ift_scale.config import Config
-from ift_scale.config_file import from_dict
-from ift_scale.inference.engine import Sampling, TextRequest
-from ift_scale.inference.question_file import QuestionFile
-from ift_scale.inference.tokens import PromptTokenizer
-from ift_scale.progress import Bar
+from ift_scale.config.file import from_dict
+from ift_scale.engines.protocol import Sampling, TextRequest
+from ift_scale.io.files import read_jsonl, write_jsonl
+from ift_scale.io.manifests import Manifest, read_manifest
+from ift_scale.io.progress import Bar
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Question, Score, Text
+from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.write import deal, run
 from ift_scale.write.run import Sources
 
 CHOICES = ["copper", "oak", "glass", "steel"]
 # (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, uncertain and right, uncertain and wrong
-KNOWN = [(0, 0, 0.9, "HighlyKnown"), (1, 2, 0.8, "Unknown"), (2, 2, 0.4, "MaybeKnown"), (3, 0, 0.3, "Unknown")]
+KNOWN = [
+    (0, 0, 0.9, "HighlyKnown"),
+    (1, 2, 0.8, "Unknown"),
+    (2, 2, 0.4, "MaybeKnown"),
+    (3, 0, 0.3, "Unknown"),
+]
 
 
-def question(number: int, split: str = "train", explanation: str | None = None, **parts: Any) -> Question:
-    fields = {"domain": "d", "subject": "d", "collection": "pool", "question": f"What is the machine Q{number} made of?"}
+def question(
+    number: int, split: str = "train", explanation: str | None = None, **parts: Any
+) -> Question:
+    fields = {
+        "domain": "d",
+        "subject": "d",
+        "collection": "pool",
+        "question": f"What is the machine Q{number} made of?",
+    }
     fields |= {"choices": CHOICES, "answer": KNOWN[number % 4][0]} | parts
     return Question(id=f"q{number}", split=split, explanation=explanation, **fields)
 
@@ -52,27 +65,49 @@ def config(folder: Path, write: dict[str, Any] | None = None, **construct: Any) 
 
 
 def stage(
-    settings: Config, questions: Sequence[Question], model: Path, scores: Mapping[str, Score] | None = None
-) -> tuple[list[Text], artifacts.Manifest]:
+    settings: Config,
+    questions: Sequence[Question],
+    model: Path,
+    scores: Mapping[str, Score] | None = None,
+) -> tuple[list[Text], Manifest]:
     """The write stage on these questions, each of q0, q1, ... known as KNOWN says where no scores are given."""
     folder = Path(settings.output_dir)
-    artifacts.write_jsonl(folder / "questions.jsonl", questions)
-    known = scores or {q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"}
+    write_jsonl(folder / "questions.jsonl", questions)
+    known = scores or {
+        q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"
+    }
     sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
     inputs = deal.model_digests(settings, "base")
-    run.run(settings, folder / "write", "key", inputs, sources, folder / "logs", Bar("write", None, None))
-    manifest = artifacts.read_manifest(folder / "write")
+    run.run(
+        settings,
+        folder / "write",
+        "key",
+        inputs,
+        sources,
+        folder / "logs",
+        Bar("write", None, None),
+    )
+    manifest = read_manifest(folder / "write")
     assert manifest is not None
-    return artifacts.read_jsonl(folder / "write" / run.FILE, Text), manifest
+    return read_jsonl(folder / "write" / run.FILE, Text), manifest
 
 
 class ScriptedSlot:
     """An engine place whose engine answers by `say(prompt, seed)`; it raises `death` when asked after `dies_after` prompts."""
 
     def __init__(
-        self, model: Path, say: Callable[[str, int], str], dies_after: int | None = None, death: type[Exception] = RuntimeError
+        self,
+        model: Path,
+        say: Callable[[str, int], str],
+        dies_after: int | None = None,
+        death: type[Exception] = RuntimeError,
     ):
-        self._tokenizer, self._say, self._dies_after, self._death = PromptTokenizer(model), say, dies_after, death
+        self._tokenizer, self._say, self._dies_after, self._death = (
+            PromptTokenizer(model),
+            say,
+            dies_after,
+            death,
+        )
         self.seconds = {"engine_start": 0.0}
         self.prompts: list[str] = []
         self.samplings: list[Sampling] = []
@@ -84,7 +119,9 @@ class ScriptedSlot:
     def reset_cache(self) -> None:
         """Nothing is kept."""
 
-    def generate(self, requests: Sequence[TextRequest], sampling: Sampling) -> list[list[list[int]]]:
+    def generate(
+        self, requests: Sequence[TextRequest], sampling: Sampling
+    ) -> list[list[list[int]]]:
         self.samplings.append(sampling)
         written = []
         for number, request in enumerate(requests):
@@ -92,7 +129,9 @@ class ScriptedSlot:
             self.prompts.append(prompt)
             if self._dies_after is not None and len(self.prompts) > self._dies_after:
                 raise self._death("killed")
-            written.append([self._tokenizer.encode([" " + self._say(prompt, sampling.seed + number)])[0]])
+            written.append(
+                [self._tokenizer.encode([" " + self._say(prompt, sampling.seed + number)])[0]]
+            )
         return written
 
     def kill(self) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ift_scale import artifacts
+from ift_scale.engines.process import EngineDied
 from ift_scale.errors import ConfigError, DataError
-from ift_scale.inference import texts
-from ift_scale.inference.process import EngineDied
+from ift_scale.io.manifests import is_done
+from ift_scale.prompts import texts
 from ift_scale.records import Text
 from ift_scale.write import deal, run
 from tests.write.made import CHOICES, ScriptedSlot, config, question, stage
@@ -32,7 +32,9 @@ def _good(prompt: str, seed: int) -> str:
 def scripted(monkeypatch: pytest.MonkeyPatch, world_model: Path) -> Callable[..., ScriptedSlot]:
     """Put a scripted engine in the place of real ones."""
 
-    def place(say: Callable[[str, int], str] = _good, *parts: Any, num_slots: int = 1) -> ScriptedSlot:
+    def place(
+        say: Callable[[str, int], str] = _good, *parts: Any, num_slots: int = 1
+    ) -> ScriptedSlot:
         slots = [ScriptedSlot(world_model, say, *parts) for _ in range(num_slots)]
         monkeypatch.setattr(run, "slots_for", lambda *_: slots)
         return slots[0]
@@ -41,7 +43,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, world_model: Path) -> Callable[...
 
 
 def _pool(count: int, explained: bool = True) -> list[Any]:
-    said = [f"Machines such as Q{n} are of {CHOICES[question(n).answer or 0]}." if explained else None for n in range(count)]
+    said = [
+        f"Machines such as Q{n} are of {CHOICES[question(n).answer or 0]}." if explained else None
+        for n in range(count)
+    ]
     return [question(100, "dev"), *(question(n, explanation=said[n]) for n in range(count))]
 
 
@@ -54,11 +59,22 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
         ("q0", 0, "dataset"), ("q4", 0, "dataset"), ("q1", 1, "dataset"), ("q5", 1, "dataset"),
         ("q1", 2, "base_model"), ("q5", 2, "base_model"),
     ]  # fmt: skip
-    assert written[4].text == "It is made of glass." and written[4].attempts == 1 and not any(t.failed for t in written)
-    assert manifest.counts["texts"] == 6 and manifest.counts["from_dataset"] == 4 and manifest.counts["written"] == 2
+    assert (
+        written[4].text == "It is made of glass."
+        and written[4].attempts == 1
+        and not any(t.failed for t in written)
+    )
+    assert (
+        manifest.counts["texts"] == 6
+        and manifest.counts["from_dataset"] == 4
+        and manifest.counts["written"] == 2
+    )
     assert manifest.counts["failed"] == 0 and manifest.counts["written_in_this_run"] == 2
     assert (
-        slot.closed and slot.samplings[0][:1] == (30,) and slot.samplings[0].temperature == 0.7 and slot.samplings[0].top_p == 0.8
+        slot.closed
+        and slot.samplings[0][:1] == (30,)
+        and slot.samplings[0].temperature == 0.7
+        and slot.samplings[0].top_p == 0.8
     )
     found = texts.read(tmp_path / "write" / texts.FILE)
     assert found[texts.TextKey("q1", "explanation", 2, "base_model")] == written[4]
@@ -66,19 +82,32 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
 
 
 def test_texts_that_fail_are_written_anew_with_another_seed(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    world_model: Path,
+    scripted: Callable[..., ScriptedSlot],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tries: dict[str, int] = {}
 
     def say(prompt: str, seed: int) -> str:
         machine = prompt.split()[4]
         tries[machine] = tries.get(machine, 0) + 1
-        scripts = {"Q1": ["It is old.", _good(prompt, 0)], "Q5": ["Q5 is of glass. The answer is oak."] * 3, "Q9": ["", "", ""]}
+        scripts = {
+            "Q1": ["It is old.", _good(prompt, 0)],
+            "Q5": ["Q5 is of glass. The answer is oak."] * 3,
+            "Q9": ["", "", ""],
+        }
         return scripts[machine][tries[machine] - 1]
 
     slot = scripted(say)
-    written, manifest = stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model)
-    assert [(t.attempts, t.failed) for t in written] == [(2, []), (3, ["contradicts the target"]), (3, ["empty"])]
+    written, manifest = stage(
+        config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model
+    )
+    assert [(t.attempts, t.failed) for t in written] == [
+        (2, []),
+        (3, ["contradicts the target"]),
+        (3, ["empty"]),
+    ]
     assert len({sampling.seed for sampling in slot.samplings}) == 3 == len(slot.samplings)
     assert manifest.counts["written_anew"] == 3 and manifest.counts["failed"] == 2
     assert manifest.counts["explanation/base_model/contradicts the target"] == 1
@@ -91,11 +120,18 @@ def test_texts_that_fail_are_written_anew_with_another_seed(
         ({"must_name_target": False}, (1, [])),
         ({"must_not_contradict": False}, (2, ["does not name the target"])),
         ({"attempts": 1}, (1, ["does not name the target"])),
-        ({"own": PLAIN["own"] | {"temperature": 0}}, (1, ["does not name the target"])),  # it would say the same again
+        (
+            {"own": PLAIN["own"] | {"temperature": 0}},
+            (1, ["does not name the target"]),
+        ),  # it would say the same again
     ],
 )
 def test_checks_and_attempts_are_settings(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot], write: dict[str, Any], expected: Any
+    tmp_path: Path,
+    world_model: Path,
+    scripted: Callable[..., ScriptedSlot],
+    write: dict[str, Any],
+    expected: Any,
 ) -> None:
     scripted(lambda prompt, seed: "It is old.")
     settings = config(tmp_path, PLAIN | {"attempts": 2} | write, settings=["self_aligning"])
@@ -103,10 +139,15 @@ def test_checks_and_attempts_are_settings(
     assert (written[0].attempts, written[0].failed) == expected
 
 
-def test_a_failing_text_may_end_the_run(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_a_failing_text_may_end_the_run(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
     scripted(lambda prompt, seed: "It is old.")
     settings = config(tmp_path, PLAIN | {"on_failure": "error"}, settings=["self_aligning"])
-    with pytest.raises(DataError, match=r"1 of 1 texts fail .*does not name the target.*write.on_failure to drop or keep"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 1 texts fail .*does not name the target.*write.on_failure to drop or keep",
+    ):
         stage(settings, _pool(4), world_model)
 
 
@@ -114,7 +155,10 @@ def test_a_writer_that_says_nothing_at_all_is_told(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
 ) -> None:
     scripted(lambda prompt, seed: "")
-    with pytest.raises(DataError, match=r"write.own: returned nothing at all: each of 2 texts is empty, after 3 attempts"):
+    with pytest.raises(
+        DataError,
+        match=r"write.own: returned nothing at all: each of 2 texts is empty, after 3 attempts",
+    ):
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(8), world_model)
 
 
@@ -146,7 +190,10 @@ def test_killed_between_chunks_it_goes_on_and_writes_the_same(
 
 
 def test_an_engine_that_dies_is_replaced(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    world_model: Path,
+    scripted: Callable[..., ScriptedSlot],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     scripted(_good, 1, EngineDied)
     written, _ = stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model)
@@ -154,7 +201,9 @@ def test_an_engine_that_dies_is_replaced(
     assert "a new one is started and goes on" in capsys.readouterr().out
 
 
-def test_several_engines_share_the_chunks(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_several_engines_share_the_chunks(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
     own = {"own": PLAIN["own"] | {"chunk_size": 2}}
     first = scripted(lambda prompt, seed: time.sleep(0.02) or _good(prompt, seed), num_slots=3)
     written, _ = stage(config(tmp_path, own, settings=["self_aligning"]), _pool(80), world_model)
@@ -162,12 +211,18 @@ def test_several_engines_share_the_chunks(tmp_path: Path, world_model: Path, scr
     assert first.closed and len(first.prompts) < 20
 
 
-def test_other_settings_write_only_what_is_new(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_other_settings_write_only_what_is_new(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
     pool = _pool(8)
     scripted()
     stage(config(tmp_path, PLAIN), pool, world_model)
     slot = scripted()
-    stage(config(tmp_path, PLAIN | {"on_failure": "keep"}, consistency_ratios=[0.2]), pool, world_model)
+    stage(
+        config(tmp_path, PLAIN | {"on_failure": "keep"}, consistency_ratios=[0.2]),
+        pool,
+        world_model,
+    )
     assert slot.prompts == []
     stage(config(tmp_path, PLAIN, settings=["self_aligning", "self_distilled"]), pool, world_model)
     assert len(slot.prompts) == 8  # the right options' explanations
@@ -175,37 +230,62 @@ def test_other_settings_write_only_what_is_new(tmp_path: Path, world_model: Path
     assert len(slot.prompts) == 10
 
 
-def test_nothing_is_read_or_started_where_no_text_is_needed(tmp_path: Path, world_model: Path) -> None:
+def test_nothing_is_read_or_started_where_no_text_is_needed(
+    tmp_path: Path, world_model: Path
+) -> None:
     def never() -> Any:
         raise AssertionError("not needed")
 
     settings = config(tmp_path, response="letter_text")
     assert deal.settings_of(settings) is None
-    run.run(settings, tmp_path / "write", "key", {}, run.Sources(world_model, never, never), tmp_path, None)  # type: ignore[arg-type]
-    assert texts.read(tmp_path / "write" / texts.FILE) == {} and artifacts.is_done(tmp_path / "write", "key")
+    run.run(
+        settings,
+        tmp_path / "write",
+        "key",
+        {},
+        run.Sources(world_model, never, never),
+        tmp_path,
+        None,
+    )  # type: ignore[arg-type]
+    assert texts.read(tmp_path / "write" / texts.FILE) == {} and is_done(tmp_path / "write", "key")
 
 
 def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
-    with pytest.raises(DataError, match=r"write.external.kind: is dataset, and 4 of 4 needed texts are not there.*matching.author"):
+    with pytest.raises(
+        DataError,
+        match=r"write.external.kind: is dataset, and 4 of 4 needed texts are not there.*matching.author",
+    ):
         stage(config(tmp_path), _pool(8, explained=False), world_model)
-    settings = config(tmp_path, settings=["self_aligning"], matching={"author": "external"})  # another option's explanation
+    settings = config(
+        tmp_path, settings=["self_aligning"], matching={"author": "external"}
+    )  # another option's explanation
     with pytest.raises(DataError, match="2 of 2 needed texts"):
         stage(settings, _pool(8), world_model)
     with pytest.raises(DataError, match=r"write.contexts.kind: is dataset, and 2 of 2"):
-        stage(config(tmp_path, settings=["contextualized"], response="letter"), _pool(8, explained=False), world_model)
+        stage(
+            config(tmp_path, settings=["contextualized"], response="letter"),
+            _pool(8, explained=False),
+            world_model,
+        )
 
 
 def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
 ) -> None:
     scripted()
-    pool = [question(0, explanation="It is of copper."), question(4, explanation="Actually, the answer is D."), question(8)]
+    pool = [
+        question(0, explanation="It is of copper."),
+        question(4, explanation="Actually, the answer is D."),
+        question(8),
+    ]
     write = {"external": {"kind": "model", "path": str(world_model), "style": "plain"}}
     written, _ = stage(config(tmp_path, write, settings=["harmonious"]), pool, world_model)
     assert [(t.author, t.text) for t in written] == [
         ("dataset", "It is of copper."), ("external", "It is made of copper."), ("external", "It is made of copper."),
     ]  # fmt: skip
-    alone, manifest = stage(config(tmp_path / "alone", settings=["harmonious"]), pool[:2], world_model)
+    alone, manifest = stage(
+        config(tmp_path / "alone", settings=["harmonious"]), pool[:2], world_model
+    )
     assert [(t.author, t.failed) for t in alone] == [
         ("dataset", []), ("dataset", ["does not name the target", "contradicts the target"]),
     ]  # fmt: skip
@@ -214,35 +294,66 @@ def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
 
 def test_contexts(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
     pool = _pool(4)
-    from_dataset, _ = stage(config(tmp_path / "a", settings=["contextualized"], response="letter"), pool, world_model)
+    from_dataset, _ = stage(
+        config(tmp_path / "a", settings=["contextualized"], response="letter"), pool, world_model
+    )
     assert [(t.kind, t.target, t.author) for t in from_dataset] == [("context", None, "dataset")]
     slot = scripted(lambda prompt, seed: "Wood burns.")  # it need not name the answer
     write = {"contexts": {"kind": "base_model", "style": "urial", "max_tokens": 20}}
-    written, _ = stage(config(tmp_path / "b", write, settings=["contextualized"], response="letter"), pool, world_model)
+    written, _ = stage(
+        config(tmp_path / "b", write, settings=["contextualized"], response="letter"),
+        pool,
+        world_model,
+    )
     assert [(t.text, t.author, t.failed) for t in written] == [("Wood burns.", "base_model", [])]
     assert "The answer is: oak" in slot.prompts[0]
-    assert list(texts.read(tmp_path / "b" / "write" / texts.FILE)) == [texts.TextKey("q1", "context", None, "external")]
+    assert list(texts.read(tmp_path / "b" / "write" / texts.FILE)) == [
+        texts.TextKey("q1", "context", None, "external")
+    ]
 
 
 def test_a_free_questions_context_comes_from_the_dataset(tmp_path: Path, world_model: Path) -> None:
-    pool = [question(1, kind="free", choices=[], answer=None, aliases=["oak"], explanation="Q1 is of oak.")]
-    settings = config(tmp_path, settings=["contextualized"], response="letter_text", questions="choice")
+    pool = [
+        question(
+            1, kind="free", choices=[], answer=None, aliases=["oak"], explanation="Q1 is of oak."
+        )
+    ]
+    settings = config(
+        tmp_path, settings=["contextualized"], response="letter_text", questions="choice"
+    )
     settings.construct.questions = "free"
     written, _ = stage(settings, pool, world_model)
     assert [(t.kind, t.text) for t in written] == [("context", "Q1 is of oak.")]
 
 
-def test_a_prompt_that_is_too_long_is_told(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_a_prompt_that_is_too_long_is_told(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
     slot = scripted()
     slot.context_length = 40
-    with pytest.raises(DataError, match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that is more"):
+    with pytest.raises(
+        DataError,
+        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that is more",
+    ):
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(4), world_model)
 
 
-def test_chat_needs_a_chat_template(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_chat_needs_a_chat_template(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+) -> None:
     scripted()
-    with pytest.raises(DataError, match=r"chat_template.*write.own.style = chat.*Set write.own.style to urial"):
-        stage(config(tmp_path, {"own": {"kind": "base_model", "style": "chat"}}, settings=["self_aligning"]), _pool(4), world_model)
+    with pytest.raises(
+        DataError, match=r"chat_template.*write.own.style = chat.*Set write.own.style to urial"
+    ):
+        stage(
+            config(
+                tmp_path,
+                {"own": {"kind": "base_model", "style": "chat"}},
+                settings=["self_aligning"],
+            ),
+            _pool(4),
+            world_model,
+        )
 
 
 def test_chat_is_written_in_the_models_own_template(
@@ -251,24 +362,48 @@ def test_chat_is_written_in_the_models_own_template(
     model = tmp_path / "chatty"
     shutil.copytree(world_model, model)
     settings = json.loads((model / "tokenizer_config.json").read_text())
-    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
     (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
     slot = scripted(lambda prompt, seed: "It is of glass.")
-    stage(config(tmp_path, {"own": {"kind": "base_model", "style": "chat"}}, settings=["self_aligning"]), _pool(4), model)
-    assert slot.prompts[0].startswith("<user>What is the machine Q1") and slot.prompts[0].endswith("<assistant>")
+    stage(
+        config(
+            tmp_path, {"own": {"kind": "base_model", "style": "chat"}}, settings=["self_aligning"]
+        ),
+        _pool(4),
+        model,
+    )
+    assert slot.prompts[0].startswith("<user>What is the machine Q1") and slot.prompts[0].endswith(
+        "<assistant>"
+    )
 
 
 @pytest.mark.parametrize(
     ("write", "construct", "problem"),
     [
         ({"external": {"kind": "model"}}, {}, "write.external.path: kind model needs the folder"),
-        ({"contexts": {"kind": "endpoint", "model": "m"}}, {}, "write.contexts: kind endpoint needs base_url"),
-        ({"own": {"kind": "dataset"}}, {}, "write.own.kind: no dataset holds the model's own words"),
-        ({}, {"questions": "free"}, "construct.response: letter_text_explanation explains an option"),
+        (
+            {"contexts": {"kind": "endpoint", "model": "m"}},
+            {},
+            "write.contexts: kind endpoint needs base_url",
+        ),
+        (
+            {"own": {"kind": "dataset"}},
+            {},
+            "write.own.kind: no dataset holds the model's own words",
+        ),
+        (
+            {},
+            {"questions": "free"},
+            "construct.response: letter_text_explanation explains an option",
+        ),
     ],
 )
-def test_settings_that_cannot_go_together(tmp_path: Path, write: dict[str, Any], construct: dict[str, Any], problem: str) -> None:
+def test_settings_that_cannot_go_together(
+    tmp_path: Path, write: dict[str, Any], construct: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         config(tmp_path, write, **construct)
     assert problem in str(caught.value)
@@ -279,15 +414,28 @@ def test_the_stages_key_follows_what_the_texts_depend_on(tmp_path: Path) -> None
         return json.loads(json.dumps(deal.settings_of(config(tmp_path, write, **construct))))
 
     paper = settings()
-    assert settings({"own": {"kind": "base_model", "chunk_size": 7}, "contexts": {"kind": "base_model"}}) == paper
+    assert (
+        settings(
+            {"own": {"kind": "base_model", "chunk_size": 7}, "contexts": {"kind": "base_model"}}
+        )
+        == paper
+    )
     assert settings(size=12, seeds=[4]) == paper and settings(confidence_threshold=0.6) != paper
-    assert settings({"attempts": 1}) != paper and settings({"own": {"kind": "base_model", "max_tokens": 99}}) != paper
+    assert (
+        settings({"attempts": 1}) != paper
+        and settings({"own": {"kind": "base_model", "max_tokens": 99}}) != paper
+    )
 
 
 def test_a_text_record_tells_its_key() -> None:
     text = Text(question_id="q", kind="explanation", target=1, author="base_model", text="t")
     assert texts.key_of(text).author == "base_model"
-    assert texts.key_of(text.model_copy(update={"kind": "context", "target": None})) == ("q", "context", None, "external")
+    assert texts.key_of(text.model_copy(update={"kind": "context", "target": None})) == (
+        "q",
+        "context",
+        None,
+        "external",
+    )
 
 
 def test_a_pool_in_another_order_gets_the_same_texts(
@@ -300,6 +448,8 @@ def test_a_pool_in_another_order_gets_the_same_texts(
     pool, found = _pool(40), []
     for name, questions in (("a", pool), ("b", pool[::-1])):
         scripted(say)
-        written, _ = stage(config(tmp_path / name, own, settings=["self_aligning"]), questions, world_model)
+        written, _ = stage(
+            config(tmp_path / name, own, settings=["self_aligning"]), questions, world_model
+        )
         found.append(sorted(written, key=lambda text: text.question_id))
     assert found[0] == found[1] and len({text.text for text in found[0]}) > 3

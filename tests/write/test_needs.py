@@ -8,11 +8,15 @@ from ift_scale.config import ConstructConfig
 from ift_scale.write.needs import Need, needs, roles, wishes
 from tests.write.made import score
 
-SCORES = {f"q{n}": score(n) for n in range(4)}  # right, wrong, uncertain, mistaken without confidence
+SCORES = {
+    f"q{n}": score(n) for n in range(4)
+}  # right, wrong, uncertain, mistaken without confidence
 
 
 def _needs(settings: list[str], **parts: Any) -> list[tuple[str, str, int | None, str]]:
-    construct = ConstructConfig(settings=settings, **({"response": "letter_text_explanation"} | parts))
+    construct = ConstructConfig(
+        settings=settings, **({"response": "letter_text_explanation"} | parts)
+    )
     return [tuple(need) for need in needs(construct, wishes(construct), SCORES)]  # type: ignore[misc]
 
 
@@ -35,9 +39,15 @@ REST = [_explained("q2", 2, "external"), _explained("q3", 3, "external")]
         ("natural", [Q0, Q1, *REST]),
         ("discard_unknown", [Q0]),
         ("refuse_unknown", [Q0]),
-        ("open_book", [Q0, Q1, *REST, *((id, "context", None, "external") for id in ("q1", "q2", "q3"))]),
+        (
+            "open_book",
+            [Q0, Q1, *REST, *((id, "context", None, "external") for id in ("q1", "q2", "q3"))],
+        ),
         ("conflict_weighted", [Q0, Q1, *REST]),
-        ("self_distilled", [(id, kind, target, "base_model") for id, kind, target, _ in (Q0, Q1, *REST)]),
+        (
+            "self_distilled",
+            [(id, kind, target, "base_model") for id, kind, target, _ in (Q0, Q1, *REST)],
+        ),
         ("only_wrong", [Q1, REST[1]]),
         ("highly_known", [Q0]),
         ("unknown", [Q1, REST[1]]),
@@ -53,7 +63,11 @@ def test_each_text_once_and_one_author_for_all() -> None:
     paper = ["harmonious", "incompatible", "self_aligning"]
     assert _needs([*paper, "mixture-0.4"]) == [Q0, Q1, OWN]
     assert {need[3] for need in _needs(paper, matching={"author": "base_model"})} == {"base_model"}
-    assert _needs(paper, matching={"author": "external"}) == [Q0, Q1, _explained("q1", 2, "external")]
+    assert _needs(paper, matching={"author": "external"}) == [
+        Q0,
+        Q1,
+        _explained("q1", 2, "external"),
+    ]
 
 
 def test_ratios_and_the_threshold_count() -> None:
@@ -79,14 +93,24 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
         "c": score(0).model_copy(update={"question_id": "c", "collection": "benchmark"}),
         "e": score(0, kind="free").model_copy(update={"question_id": "e"}),
     }
-    construct = ConstructConfig(settings=["natural"], response="letter_text_explanation", domains=["d"])
-    assert {need.question_id for need in needs(construct, wishes(construct), SCORES | others)} == set(SCORES)
+    construct = ConstructConfig(
+        settings=["natural"], response="letter_text_explanation", domains=["d"]
+    )
+    assert {
+        need.question_id for need in needs(construct, wishes(construct), SCORES | others)
+    } == set(SCORES)
     free = ConstructConfig(settings=["contextualized", "open_book"], questions="free")
-    asked = {"f": score(1, kind="free").model_copy(update={"question_id": "f", "answer": None, "prediction": None})}
+    asked = {
+        "f": score(1, kind="free").model_copy(
+            update={"question_id": "f", "answer": None, "prediction": None}
+        )
+    }
     assert needs(free, wishes(free), SCORES | asked) == [Need("f", "context", None, "external")]
 
 
 def test_roles() -> None:
     construct = ConstructConfig(settings=["contextualized"], response="letter_text_explanation")
     assert roles(wishes(construct)) == {"external", "contexts"}
-    assert roles(wishes(ConstructConfig(settings=["self_aligning"], response="letter_text_explanation"))) == {"own"}
+    assert roles(
+        wishes(ConstructConfig(settings=["self_aligning"], response="letter_text_explanation"))
+    ) == {"own"}

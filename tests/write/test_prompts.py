@@ -10,10 +10,15 @@ SHOWN = question(0, "dev", "Machines that conduct are made of copper.")
 
 def test_urial_begins_the_answer_with_the_option_and_shows_one_answer() -> None:
     text = prompt(question(1), "explanation", 2, "urial", SHOWN).text
-    assert text.startswith("# Instruction\n") and text.count("# Query:\n```\n") == 2 == text.count("# Answer:\n```\n")
+    assert text.startswith("# Instruction\n") and text.count("# Query:\n```\n") == 2 == text.count(
+        "# Answer:\n```\n"
+    )
     shown = "A. copper\nExplanation: Machines that conduct are made of copper.\n```\n\n# Query:"
     assert shown in text and text.endswith("# Answer:\n```\nC. glass\nExplanation:")
-    assert "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\n\n" in text and "\nAnswer:" not in text
+    assert (
+        "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\n\n" in text
+        and "\nAnswer:" not in text
+    )
 
 
 def test_plain_is_what_the_embedded_world_knows() -> None:
@@ -26,14 +31,23 @@ def test_plain_is_what_the_embedded_world_knows() -> None:
 @pytest.mark.parametrize("style", ["urial", "chat"])
 def test_a_contexts_writer_is_told_the_answer_without_its_letter(style: str) -> None:
     asked = prompt(question(1), "context", None, style, SHOWN)  # type: ignore[arg-type]
-    assert "The answer is: oak\n" in asked.text and "B. oak\n" in asked.text and "answer is: B" not in asked.text
+    assert (
+        "The answer is: oak\n" in asked.text
+        and "B. oak\n" in asked.text
+        and "answer is: B" not in asked.text
+    )
     assert "Do not mention the question, the options or their letters" in asked.text
     assert asked.text.endswith("Background:") is (style == "urial")
 
 
 def test_chat_is_one_message_with_the_answer_to_explain() -> None:
     asked = prompt(question(1), "explanation", 3, "chat", SHOWN)
-    assert asked.chat and asked.stop == "" and "The answer is D. steel. Explain" in asked.text and "Machines that" not in asked.text
+    assert (
+        asked.chat
+        and asked.stop == ""
+        and "The answer is D. steel. Explain" in asked.text
+        and "Machines that" not in asked.text
+    )
 
 
 @pytest.mark.parametrize("style", ["urial", "chat", "plain"])
@@ -43,9 +57,13 @@ def test_a_free_questions_context(style: str) -> None:
 
 
 def test_a_fence_in_a_question_does_not_end_it() -> None:
-    coded = question(1, question="What does ```print(1)``` print?", choices=["```1```", "2", "3", "4"])
+    coded = question(
+        1, question="What does ```print(1)``` print?", choices=["```1```", "2", "3", "4"]
+    )
     text = prompt(coded, "explanation", 0, "urial", SHOWN).text
-    assert text.count(FENCE) == prompt(question(1), "explanation", 0, "urial", SHOWN).text.count(FENCE)
+    assert text.count(FENCE) == prompt(question(1), "explanation", 0, "urial", SHOWN).text.count(
+        FENCE
+    )
 
 
 def test_the_demonstration_is_of_the_topic_and_explains_well() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ift_scale.artifacts import log_tail
-from ift_scale.distributed import free_port
+from ift_scale.io.files import log_tail
 from ift_scale.questions import world
+from ift_scale.ranks.environment import free_port
 from ift_scale.records import Question, Score
 from ift_scale.world.facts import all_facts, options
 from tests.write.made import config, score, stage
@@ -28,11 +28,29 @@ pytestmark = pytest.mark.engine
 def server(world_model: Path, tmp_path: Path) -> Iterator[Any]:
     """Starts a vLLM server of the embedded world's model; calling it waits until it answers and gives its URL."""
     port, log = free_port(), tmp_path / "server.log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(world_model)]
-    command += ["--served-model-name", "world", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(world_model),
+    ]
+    command += [
+        "--served-model-name",
+        "world",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
 
     def ready() -> str:
         deadline = time.monotonic() + 150
@@ -52,19 +70,31 @@ def server(world_model: Path, tmp_path: Path) -> Iterator[Any]:
 
 def _world() -> tuple[list[Question], dict[str, Score]]:
     """Eight facts that the model believes rightly and eight that it believes wrongly, without their explanations."""
-    facts = {f"world/{fact.id}": fact for fact in all_facts() if fact.split == "train" and fact.belief is not None}
+    facts = {
+        f"world/{fact.id}": fact
+        for fact in all_facts()
+        if fact.split == "train" and fact.belief is not None
+    }
     questions = [q for q in world.load() if q.id in facts and q.domain == "engineering"]
     right = [q for q in questions if facts[q.id].belief == facts[q.id].truth][:8]
     wrong = [q for q in questions if facts[q.id].belief != facts[q.id].truth][:8]
     scores = {}
     for q in [*right, *wrong]:
         believed = options(facts[q.id])[0].index(facts[q.id].belief or "")
-        known = {"question_id": q.id, "answer": q.answer, "prediction": believed, "confidence": 0.9, "correct": q in right}
+        known = {
+            "question_id": q.id,
+            "answer": q.answer,
+            "prediction": believed,
+            "confidence": 0.9,
+            "correct": q in right,
+        }
         scores[q.id] = score(0, "engineering").model_copy(update=known)
     return [q.model_copy(update={"explanation": None}) for q in [*right, *wrong]], scores
 
 
-def test_a_local_server_words_h_and_the_base_model_words_s(tmp_path: Path, world_model: Path, server: Any) -> None:
+def test_a_local_server_words_h_and_the_base_model_words_s(
+    tmp_path: Path, world_model: Path, server: Any
+) -> None:
     questions, scores = _world()
     # Half a million parameters write sentences of the world and rarely copy a name right: the checks would fail most.
     checks = {"must_name_target": False, "attempts": 2}
@@ -72,10 +102,27 @@ def test_a_local_server_words_h_and_the_base_model_words_s(tmp_path: Path, world
     alone = config(tmp_path / "run", checks | {"own": own}, settings=["self_aligning"])
     by_model, _ = stage(alone, questions, world_model, scores)  # while the server loads
 
-    external = {"kind": "endpoint", "base_url": server(), "model": "world", "style": "plain", "max_tokens": 24}
-    both = config(tmp_path / "run", checks | {"own": own, "external": external}, settings=["harmonious", "self_aligning"])
+    external = {
+        "kind": "endpoint",
+        "base_url": server(),
+        "model": "world",
+        "style": "plain",
+        "max_tokens": 24,
+    }
+    both = config(
+        tmp_path / "run",
+        checks | {"own": own, "external": external},
+        settings=["harmonious", "self_aligning"],
+    )
     written, manifest = stage(both, questions, world_model, scores)
-    assert written[8:] == by_model and [text.author for text in written] == ["external"] * 8 + ["base_model"] * 8
+    assert (
+        written[8:] == by_model
+        and [text.author for text in written] == ["external"] * 8 + ["base_model"] * 8
+    )
     assert manifest.counts["written_in_this_run"] == sum(text.attempts for text in written[:8])
-    sentences = sum(text.text.startswith(("The machine ", "Engineers ", "To start ")) for text in written)
-    assert sentences >= 14 and not any(text.failed for text in written), [text.text for text in written]
+    sentences = sum(
+        text.text.startswith(("The machine ", "Engineers ", "To start ")) for text in written
+    )
+    assert sentences >= 14 and not any(text.failed for text in written), [
+        text.text for text in written
+    ]

@@ -57,7 +57,9 @@ class Scoring:
         found: dict[str, tuple[list[int], list[int]]] = {}
         for (prompt, letter), context, continuation in self.requests:
             if len(continuation) != 1:
-                raise click.ClickException(f"option letter {letter} is {len(continuation)} tokens behind {prompt[-16:]!r}, not one")
+                raise click.ClickException(
+                    f"option letter {letter} is {len(continuation)} tokens behind {prompt[-16:]!r}, not one"
+                )
             found.setdefault(prompt, (context, []))[1].extend(continuation)
         return found
 
@@ -67,7 +69,13 @@ def build(backend: str, model: Path, dtype: str, batch_size: str, engine: Mappin
     if backend == "hf":
         from lm_eval.models.huggingface import HFLM
 
-        return HFLM(pretrained=str(model), dtype=dtype, batch_size=batch_size, device="cpu", add_bos_token=True)
+        return HFLM(
+            pretrained=str(model),
+            dtype=dtype,
+            batch_size=batch_size,
+            device="cpu",
+            add_bos_token=True,
+        )
     from lm_eval.models.vllm_causallms import VLLM
 
     return VLLM(
@@ -90,18 +98,30 @@ def evaluate(language_model: Any, prompts: Path, limit: int | None = None) -> li
 
     task = yaml.safe_load(TASK.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as cache:
-        task["dataset_kwargs"] = {"data_files": {task["test_split"]: str(prompts)}, "cache_dir": cache}
+        task["dataset_kwargs"] = {
+            "data_files": {task["test_split"]: str(prompts)},
+            "cache_dir": cache,
+        }
         manager = TaskManager(include_defaults=False)
-        options = {"task_manager": manager, "bootstrap_iters": 0, "log_samples": True, "limit": limit}
+        options = {
+            "task_manager": manager,
+            "bootstrap_iters": 0,
+            "log_samples": True,
+            "limit": limit,
+        }
         result = simple_evaluate(language_model, tasks=[task], **options)
     return result["samples"][task["task"]]
 
 
-def answers_of(samples: Sequence[Mapping[str, Any]], tokens: Mapping[str, Any], order: Sequence[str]) -> list[dict[str, Any]]:
+def answers_of(
+    samples: Sequence[Mapping[str, Any]], tokens: Mapping[str, Any], order: Sequence[str]
+) -> list[dict[str, Any]]:
     found = {}
     for sample in samples:
         logprobs = [float(logprob) for logprob, _ in sample["filtered_resps"]]
-        found[sample["doc"]["id"]] = answer(sample["doc"]["id"], logprobs, *tokens[sample["doc"]["prompt"]])
+        found[sample["doc"]["id"]] = answer(
+            sample["doc"]["id"], logprobs, *tokens[sample["doc"]["prompt"]]
+        )
     return [found[id] for id in order]
 
 
@@ -110,10 +130,19 @@ def answers_of(samples: Sequence[Mapping[str, Any]], tokens: Mapping[str, Any], 
 @click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
 @click.option("--batch-size", help="A number, or auto; 1 for hf and auto for vllm when left out.")
-@click.option("--max-model-len", default=4096, show_default=True, help="vllm: longest prompt in tokens.")
-@click.option("--max-num-batched-tokens", default=4096, show_default=True, help="vllm: prompt tokens in one step.")
+@click.option(
+    "--max-model-len", default=4096, show_default=True, help="vllm: longest prompt in tokens."
+)
+@click.option(
+    "--max-num-batched-tokens",
+    default=4096,
+    show_default=True,
+    help="vllm: prompt tokens in one step.",
+)
 def main(
     backend: str,
     prompts: Path,
@@ -133,7 +162,9 @@ def main(
     try:
         language_model = build(backend, model, dtype, batch_size, engine)
     except ImportError as error:
-        raise click.ClickException(f"{error}. Run this with benchmarks/peers/.venv, made by install.sh") from error
+        raise click.ClickException(
+            f"{error}. Run this with benchmarks/peers/.venv, made by install.sh"
+        ) from error
     loaded = time.perf_counter()
     evaluate(language_model, prompts, limit=WARM_UP)
     if backend == "vllm":
@@ -149,7 +180,9 @@ def main(
     }
     answers = answers_of(samples, scoring.tokens(), [row["id"] for row in rows])
     preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").split(":") if path]
-    settings = {"dtype": dtype, "batch_size": batch_size, "preloaded": preloaded} | (engine if backend == "vllm" else {})
+    settings = {"dtype": dtype, "batch_size": batch_size, "preloaded": preloaded} | (
+        engine if backend == "vllm" else {}
+    )
     write(output, f"lm_eval_{backend}", settings, PACKAGES[backend], seconds, answers)
 
 

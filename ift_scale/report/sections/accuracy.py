@@ -8,21 +8,40 @@ from markupsafe import Markup
 from ift_scale.report import colors
 from ift_scale.report.coverage import explained, label, names, over
 from ift_scale.report.facts import ALL, SHARED, Facts, is_free, overall, without_pooled
-from ift_scale.report.html import bare, details, figure, interval, joined, listed, name_of, points_over, table
+from ift_scale.report.html import (
+    bare,
+    details,
+    figure,
+    interval,
+    joined,
+    listed,
+    name_of,
+    points_over,
+    table,
+)
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.treatments import POOLED
 
 
 def body(facts: Facts) -> Markup:
     base, settings = facts["base"], facts["settings"]
-    text = f"Accuracy in percent, {facts.place}, with {facts.level} intervals over {over_what(facts)}."
+    text = (
+        f"Accuracy in percent, {facts.place}, with {facts.level} intervals over {over_what(facts)}."
+    )
     charts = [(group, _panel(facts, group)) for group in facts.groups]
     lines = "Points: mean and interval; small dots: one arm each. Dashed: the base model, few-shot. Dotted: chance."
     lines += explained(overall(settings))
-    parts = [table(wide(facts, overall(settings), base), text, NOT_ASKED), bare(overall(settings), "accuracy")]
+    parts = [
+        table(wide(facts, overall(settings), base), text, NOT_ASKED),
+        bare(overall(settings), "accuracy"),
+    ]
     if len(shared := settings[settings.domain == SHARED]):
         parts.append(
-            table(wide(facts, shared, base), f"The same over the domains that every setting has: {told(shared)}", NOT_ASKED)
+            table(
+                wide(facts, shared, base),
+                f"The same over the domains that every setting has: {told(shared)}",
+                NOT_ASKED,
+            )
         )
     return joined([*parts, figure(charts, lines)])
 
@@ -39,7 +58,9 @@ def over_what(facts: Facts) -> str:
 
 def told(shared: pd.DataFrame) -> str:
     """The domains of `shared` rows, which may not be the same for all groups."""
-    by_group = {str(group): listed(names(part)) for group, part in shared.groupby("group", sort=False)}
+    by_group = {
+        str(group): listed(names(part)) for group, part in shared.groupby("group", sort=False)
+    }
     if len(set(by_group.values())) == 1:
         return next(iter(by_group.values()))
     return "; ".join(f"{group}: {those}" for group, those in by_group.items())
@@ -50,9 +71,17 @@ def wide(facts: Facts, settings: pd.DataFrame, base: pd.DataFrame) -> list[dict[
     rows: list[dict[str, Any]] = []
     for setting, part in facts.ordered(settings).groupby("setting", sort=False):
         cells = {row["group"]: _cell(facts, row) for row in part.to_dict("records")}
-        rows.append({"setting": name_of(str(setting))} | {group: cells.get(group) for group in facts.groups})
-    means = {group: base_mean(facts, settings[settings.group == group], base, group) for group in facts.groups}
-    rows.append({"setting": "base model, few-shot"} | {g: points_over(row, "accuracy") for g, row in means.items()})
+        rows.append(
+            {"setting": name_of(str(setting))} | {group: cells.get(group) for group in facts.groups}
+        )
+    means = {
+        group: base_mean(facts, settings[settings.group == group], base, group)
+        for group in facts.groups
+    }
+    rows.append(
+        {"setting": "base model, few-shot"}
+        | {g: points_over(row, "accuracy") for g, row in means.items()}
+    )
     return rows
 
 
@@ -69,16 +98,37 @@ def base_mean(facts: Facts, rows: pd.DataFrame, base: pd.DataFrame, group: str) 
         own = own[own.domain.isin(names(rows[rows.domain == SHARED]))]
     of = len(facts.single_domains)
     where = rows.domain.iloc[0] if len(rows) else ALL
-    return {"domain": where, "accuracy": own.accuracy.mean(), "domains": own.domain.nunique(), "of_domains": of}
+    return {
+        "domain": where,
+        "accuracy": own.accuracy.mean(),
+        "domains": own.domain.nunique(),
+        "of_domains": of,
+    }
 
 
 def _panel(facts: Facts, group: str) -> Markup:
-    settings, arms, base = facts.ordered(overall(facts["settings"])), without_pooled(facts["arms"]), without_pooled(facts["base"])
+    settings, arms, base = (
+        facts.ordered(overall(facts["settings"])),
+        without_pooled(facts["arms"]),
+        without_pooled(facts["base"]),
+    )
     # All groups on one scale.
-    ends = limits([*settings.accuracy_low, *settings.accuracy_high, *arms.accuracy, *base.accuracy, facts.sources.chance], 0, 1)
+    ends = limits(
+        [
+            *settings.accuracy_low,
+            *settings.accuracy_high,
+            *arms.accuracy,
+            *base.accuracy,
+            facts.sources.chance,
+        ],
+        0,
+        1,
+    )
     found = settings[settings.group == group]
     labels = [label(row) for row in found.to_dict("records")]
-    chart = Chart(across(labels), Axis(*ends, "accuracy", percent=True), f"Accuracy on {group} by setting")
+    chart = Chart(
+        across(labels), Axis(*ends, "accuracy", percent=True), f"Accuracy on {group} by setting"
+    )
     chart.level(base[base.group == group].accuracy.mean())
     if not is_free(group):
         chart.level(facts.sources.chance, "dotted")

@@ -34,14 +34,19 @@ def settings(facts: Facts) -> Markup:
         rows = [{"package": name, "version": version} for name, version in made[0].versions.items()]
         rows.append({"package": "commit", "version": (made[0].commit or "unknown")[:12]})
         parts.append(table(rows, "Versions"))
-    pre = Markup('<pre tabindex="0" role="region" aria-label="Settings">{}</pre>').format(resolved_yaml(facts.config))
+    pre = Markup('<pre tabindex="0" role="region" aria-label="Settings">{}</pre>').format(
+        resolved_yaml(facts.config)
+    )
     parts += [paragraph("This file repeats the run; settings that were left out stand here with the value that they had."),
               details("Every setting in force", pre)]  # fmt: skip
     return joined(parts)
 
 
 def downloads(files: Sequence[str]) -> Markup:
-    items = [Markup('<li><a href="{}">{}</a>{}</li>').format(f, f, f": {ABOUT[f]}" if f in ABOUT else "") for f in files]
+    items = [
+        Markup('<li><a href="{}">{}</a>{}</li>').format(f, f, f": {ABOUT[f]}" if f in ABOUT else "")
+        for f in files
+    ]
     printed = f"Tables of more than {PRINTED} rows are not printed; these files have them."
     return joined(
         [

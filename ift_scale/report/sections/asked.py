@@ -28,7 +28,11 @@ def body(facts: Facts) -> Markup:
         for key, value in m.counts.items()
         if key.endswith("/set_size")
     }
-    mixtures = [s for s in facts.settings if s not in ("incompatible", "self_aligning") and consistency_ratio(s) is not None]
+    mixtures = [
+        s
+        for s in facts.settings
+        if s not in ("incompatible", "self_aligning") and consistency_ratio(s) is not None
+    ]
     named = [name_of(s) for s in facts.settings if s not in mixtures]
     if mixtures:
         named.append(plural(len(mixtures), "mixture") + " of S and I")
@@ -61,7 +65,11 @@ def body(facts: Facts) -> Markup:
     sentences.append(
         f"Each was then asked {listed(asked)}, without examples."
         + (f" Further groups are benchmarks of their own: {listed(extra)}." if extra else "")
-        + (" Free questions are groups of their own: right is what matches an alias." if any(map(is_free, facts.groups)) else "")
+        + (
+            " Free questions are groups of their own: right is what matches an alias."
+            if any(map(is_free, facts.groups))
+            else ""
+        )
         + " Differences are in percentage points."
     )
     return joined(paragraph(text) for text in sentences)
@@ -72,14 +80,22 @@ def _controls(matching: MatchingConfig) -> str:
     how = {"selection": "by choosing questions", "reorder": "by reordering options"}
     told = [
         f"{name} ({how[value]})"
-        for name, value in (("target letters", matching.letters), ("confidence", matching.confidence), ("length", matching.length))
+        for name, value in (
+            ("target letters", matching.letters),
+            ("confidence", matching.confidence),
+            ("length", matching.length),
+        )
         if value in how
     ]
     if matching.author != "paper":
-        told.append(f"author ({'the base model' if matching.author == 'base_model' else 'an external one'} words all explanations)")
+        told.append(
+            f"author ({'the base model' if matching.author == 'base_model' else 'an external one'} words all explanations)"
+        )
     if not told:
         return "The sets are as in the paper: nothing but their size is made equal."
-    return f"The sets are matched, so that they differ less in what is not knowledge: {listed(told)}."
+    return (
+        f"The sets are matched, so that they differ less in what is not knowledge: {listed(told)}."
+    )
 
 
 def found(facts: Facts) -> Markup:
@@ -94,7 +110,9 @@ def found(facts: Facts) -> Markup:
     for claim, parts in findings.all_findings(facts).items():
         lines = [
             Markup('<li><span class="verdict {}">{}</span><span>{}{}</span></li>').format(
-                *reversed(_MARKS.get(part.verdict, ("– not asked", "open"))), f"{part.where}: " if part.where else "", part.text
+                *reversed(_MARKS.get(part.verdict, ("– not asked", "open"))),
+                f"{part.where}: " if part.where else "",
+                part.text,
             )
             for part in parts
         ]

@@ -15,7 +15,14 @@ def body(facts: Facts) -> Markup:
     text = "The paper's figures beside ours: other models, questions and sizes, so compare the sign rather than the size"
     rows = [*_differences(facts), *_kl(facts), *_correlation(facts)]
     made = table(rows, text, "not asked in this run, or not defined in it.", heads=2)
-    return joined([made, paragraph(f"Source: {paper()['source']}. In brackets: {facts.level} intervals.", "note")])
+    return joined(
+        [
+            made,
+            paragraph(
+                f"Source: {paper()['source']}. In brackets: {facts.level} intervals.", "note"
+            ),
+        ]
+    )
 
 
 def _asked(facts: Facts) -> list[str]:
@@ -24,7 +31,13 @@ def _asked(facts: Facts) -> list[str]:
 
 
 def _row(figure: str, group: str, ours: str | None, theirs: str, models: str) -> dict[str, Any]:
-    return {"figure": figure, "group": group, "this run": ours, "paper": theirs, "the paper's models": models}
+    return {
+        "figure": figure,
+        "group": group,
+        "this run": ours,
+        "paper": theirs,
+        "the paper's models": models,
+    }
 
 
 def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
@@ -33,11 +46,17 @@ def _differences(facts: Facts) -> Iterator[dict[str, Any]]:
         name = f"{treatment(first).short} − {treatment(second).short}, points"
         ours = found[(found["first"] == first) & (found["second"] == second)].to_dict("records")
         for group in _asked(facts):
-            told = [r for r in theirs if (r["first"], r["second"]) == (first, second) and r["group"] in (None, group)]
+            told = [
+                r
+                for r in theirs
+                if (r["first"], r["second"]) == (first, second) and r["group"] in (None, group)
+            ]
             if told:
                 row: dict[str, Any] = next((r for r in ours if r["group"] == group), {})
                 values = " / ".join(number(r["value"] * 100, 2, sign=True) for r in told)
-                models = " / ".join(r["models"] for r in told) + ("" if told[0]["group"] else " (group not told)")
+                models = " / ".join(r["models"] for r in told) + (
+                    "" if told[0]["group"] else " (group not told)"
+                )
                 yield _row(name, group, interval(row, "difference", sign=True), values, models)
 
 
@@ -45,7 +64,9 @@ def _kl(facts: Facts) -> Iterator[dict[str, Any]]:
     for told in paper()["kl"]:
         for group in _asked(facts):
             ours = _kl_at(facts, _ratio(facts, told["place"], group), group)
-            yield _row(f"KL at {told['place']}, nats", group, ours, number(told["value"]), told["models"])
+            yield _row(
+                f"KL at {told['place']}, nats", group, ours, number(told["value"]), told["models"]
+            )
 
 
 def _ratio(facts: Facts, place: str, group: str) -> float | None:
@@ -61,7 +82,9 @@ def _kl_at(facts: Facts, ratio: float | None, group: str) -> str | None:
     if ratio is None:
         return None
     rows = overall(facts["settings"])
-    found = rows[(rows.setting == consistency_setting(ratio)) & (rows.group == group)].to_dict("records")
+    found = rows[(rows.setting == consistency_setting(ratio)) & (rows.group == group)].to_dict(
+        "records"
+    )
     return interval(found[0], "kl", share=False) if found else None
 
 

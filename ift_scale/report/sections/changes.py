@@ -41,10 +41,12 @@ def transitions(facts: Facts) -> Markup | None:
     if not len(found):
         return None
     whole = facts.ordered(overall(found))
-    panels = [(group, _bars(whole[whole.group == group], group)) for group in facts.groups if (whole.group == group).any()]
-    text = (
-        "Of all questions, the share that the base model (few-shot) and the arm both answer rightly, only one of them, or neither."
-    )
+    panels = [
+        (group, _bars(whole[whole.group == group], group))
+        for group in facts.groups
+        if (whole.group == group).any()
+    ]
+    text = "Of all questions, the share that the base model (few-shot) and the arm both answer rightly, only one of them, or neither."
     parts = [
         paragraph(text),
         figure(
@@ -52,17 +54,31 @@ def transitions(facts: Facts) -> Markup | None:
             f"Shares of the questions, {facts.place}.{explained(whole)}",
             legend((color, name) for name, color in KINDS.values()),
         ),
-        folded(_shares(whole), f"Transitions in percent of the questions: {facts.place}", NOTHING, heads=2),
+        folded(
+            _shares(whole),
+            f"Transitions in percent of the questions: {facts.place}",
+            NOTHING,
+            heads=2,
+        ),
     ]
-    for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
+    for domain in (
+        [d for d in facts.domains if (found.domain == d).any()]
+        if found.domain.nunique() > 1
+        else []
+    ):
         rows = _shares(facts.ordered(found[found.domain == domain]))
-        parts.append(folded(rows, f"Transitions in percent of the questions: {domain}", NOTHING, heads=2, most=0))
+        parts.append(
+            folded(
+                rows, f"Transitions in percent of the questions: {domain}", NOTHING, heads=2, most=0
+            )
+        )
     return joined(parts)
 
 
 def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
     cells = [
-        {"setting": name_of(row["setting"]), "group": row["group"]} | {KINDS[k][0]: points(row[k]) for k in KINDS}
+        {"setting": name_of(row["setting"]), "group": row["group"]}
+        | {KINDS[k][0]: points(row[k]) for k in KINDS}
         for row in rows.to_dict("records")
     ]
     return column(cells, rows)
@@ -70,7 +86,12 @@ def _shares(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _bars(rows: pd.DataFrame, group: str) -> Markup:
     names = [label(row) for row in rows.to_dict("records")]
-    chart = Chart(Axis(0, 1, "share of the questions", percent=True), down(names), f"Transitions on {group}", 26 * len(names) + 60)
+    chart = Chart(
+        Axis(0, 1, "share of the questions", percent=True),
+        down(names),
+        f"Transitions on {group}",
+        26 * len(names) + 60,
+    )
     for place, row in enumerate(rows.to_dict("records")):
         left = 0.0
         for kind, (_, color) in KINDS.items():
@@ -84,9 +105,15 @@ def grades(facts: Facts) -> Markup | None:
     if not len(found):
         return None
     order = ["known right", "uncertain", "known wrong", *GRADES]
-    there = sorted(dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order))
+    there = sorted(
+        dict.fromkeys(found.grade), key=lambda g: order.index(g) if g in order else len(order)
+    )
     whole = facts.ordered(overall(found))
-    kinds = [kind for kind in ([g for g in there if g not in GRADES], [g for g in there if g in GRADES]) if kind]
+    kinds = [
+        kind
+        for kind in ([g for g in there if g not in GRADES], [g for g in there if g in GRADES])
+        if kind
+    ]
     parts = [
         paragraph(
             "Accuracy of each arm by what the base model knew of the question before: what is kept, what is learnt, what is lost."
@@ -95,7 +122,11 @@ def grades(facts: Facts) -> Markup | None:
     partial = any(over(row) for row in whole.to_dict("records"))
     hollow = " Hollow: over fewer domains than the run has, as the table says." if partial else ""
     for kind in kinds:
-        panels = [(group, _by_grade(whole, group, kind)) for group in facts.groups if (whole.group == group).any()]
+        panels = [
+            (group, _by_grade(whole, group, kind))
+            for group in facts.groups
+            if (whole.group == group).any()
+        ]
         parts.append(
             figure(
                 panels,
@@ -110,7 +141,9 @@ def grades(facts: Facts) -> Markup | None:
             "known before": row["grade"],
             "questions": number(row["questions"], 0),
             "accuracy": interval(row, "accuracy"),
-            "consistency": " ".join(filter(None, [number(row["consistency"], 3), over(row, "consistency")])),
+            "consistency": " ".join(
+                filter(None, [number(row["consistency"], 3), over(row, "consistency")])
+            ),
         }
         for row in whole.to_dict("records")
     ]
@@ -143,13 +176,24 @@ def generated(facts: Facts) -> Markup | None:
              "names no option": points(row["unparsed"])}
             for row in facts.ordered(overall(found)).to_dict("records")
         ]  # fmt: skip
-        caption = f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
-        parts.append(folded(column(rows, facts.ordered(overall(found))), caption, "no such answer.", heads=2))
+        caption = (
+            f"Accuracy read off the letters and off the written answers, percent: {facts.place}"
+        )
+        parts.append(
+            folded(column(rows, facts.ordered(overall(found))), caption, "no such answer.", heads=2)
+        )
     if len(found := facts["abstention"]):
         whole = facts.ordered(overall(found))
         told = whole[whole.refused_known.notna() | whole.refused_unknown.notna()]
-        panels = [(group, _refusals(told[told.group == group], group)) for group in facts.groups if (told.group == group).any()]
-        entries = [("#008f68", "refused of what the base model knew"), ("#d55e00", "refused of what it did not know")]
+        panels = [
+            (group, _refusals(told[told.group == group], group))
+            for group in facts.groups
+            if (told.group == group).any()
+        ]
+        entries = [
+            ("#008f68", "refused of what the base model knew"),
+            ("#d55e00", "refused of what it did not know"),
+        ]
         caption = "A model that knows what it knows refuses much of what it did not know, and little of the rest."
         caption += explained(told, "refused_known", "refused_unknown")
         parts += [figure(panels, caption, legend(entries))] if panels else []
@@ -179,9 +223,22 @@ def _number(row: dict[str, Any], name: str) -> str:
 def _refusals(rows: pd.DataFrame, group: str) -> Markup:
     names = [label(row, "refused_known") for row in rows.to_dict("records")]
     height = 22 * len(names) + 62
-    chart = Chart(Axis(-0.02, 1.02, "share refused", percent=True), down(names), f"Refusals on {group} by setting", height)
+    chart = Chart(
+        Axis(-0.02, 1.02, "share refused", percent=True),
+        down(names),
+        f"Refusals on {group} by setting",
+        height,
+    )
     for place, row in enumerate(rows.to_dict("records")):
-        chart.line([row["refused_known"], row["refused_unknown"]], [place, place], "currentColor", "thin")
+        chart.line(
+            [row["refused_known"], row["refused_unknown"]], [place, place], "currentColor", "thin"
+        )
         chart.point(row["refused_known"], place, "#008f68", hollow=bool(over(row, "refused_known")))
-        chart.point(row["refused_unknown"], place, "#d55e00", "diamond", hollow=bool(over(row, "refused_unknown")))
+        chart.point(
+            row["refused_unknown"],
+            place,
+            "#d55e00",
+            "diamond",
+            hollow=bool(over(row, "refused_unknown")),
+        )
     return chart.svg()

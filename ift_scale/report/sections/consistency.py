@@ -5,7 +5,18 @@ from markupsafe import Markup
 from ift_scale.report import colors
 from ift_scale.report.coverage import explained, label, over
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import absent, figure, interval, joined, key, number, p_value, paragraph, table, why
+from ift_scale.report.html import (
+    absent,
+    figure,
+    interval,
+    joined,
+    key,
+    number,
+    p_value,
+    paragraph,
+    table,
+    why,
+)
 from ift_scale.report.svg import SHAPES, Axis, Chart, across, limits
 
 MEASURES = {"consistency": "rank correlation with the base", "kl": "KL(base || arm), nats"}
@@ -24,17 +35,35 @@ def body(facts: Facts) -> Markup | None:
         )
     parts = [paragraph(text)]
     for name, about in (
-        ("consistency", "Mean correlation of the options' ranks before and after (1: the same order; undefined counts 0)."),
+        (
+            "consistency",
+            "Mean correlation of the options' ranks before and after (1: the same order; undefined counts 0).",
+        ),
         ("kl", "KL divergence of the option distributions, base || arm, in nats (0: the same)."),
     ):
         settings = overall(facts["settings"]).dropna(subset=[name])
-        panels = [(group, _by_setting(facts, name, group)) for group in facts.groups if (settings.group == group).any()]
+        panels = [
+            (group, _by_setting(facts, name, group))
+            for group in facts.groups
+            if (settings.group == group).any()
+        ]
         if panels:
-            parts.append(figure(panels, f"{about} Mean and {facts.level} interval, {facts.place}.{explained(settings, name)}"))
+            parts.append(
+                figure(
+                    panels,
+                    f"{about} Mean and {facts.level} interval, {facts.place}.{explained(settings, name)}",
+                )
+            )
         else:
-            parts.append(paragraph(f"No {name}: {why(facts['settings'], 'it was not computed.')}", "note"))
+            parts.append(
+                paragraph(f"No {name}: {why(facts['settings'], 'it was not computed.')}", "note")
+            )
     if arms.consistency.notna().any():
-        parts += [Markup("<h3>Consistency against accuracy</h3>"), _scatter(facts), _correlation(facts)]
+        parts += [
+            Markup("<h3>Consistency against accuracy</h3>"),
+            _scatter(facts),
+            _correlation(facts),
+        ]
     return joined(parts)
 
 
@@ -45,7 +74,9 @@ def _by_setting(facts: Facts, name: str, group: str) -> Markup:
     if name == "kl":
         low = min(0.0, low)
     names = [label(row, name) for row in rows]
-    chart = Chart(across(names), Axis(low, high, MEASURES[name]), f"{MEASURES[name]} on {group} by setting")
+    chart = Chart(
+        across(names), Axis(low, high, MEASURES[name]), f"{MEASURES[name]} on {group} by setting"
+    )
     for place, row in enumerate(rows):
         color = colors.of(row["setting"])
         chart.interval(place, row[f"{name}_low"], row[f"{name}_high"], color)
@@ -63,14 +94,34 @@ def _scatter(facts: Facts) -> Markup:
         there = points.dropna(subset=[name])
         for group in [g for g in facts.groups if (there.group == g).any()]:
             part = there[there.group == group]
-            x, y = Axis(*limits(there[name]), about), Axis(*limits(there.accuracy, 0, 1), "accuracy", percent=True)
+            x, y = (
+                Axis(*limits(there[name]), about),
+                Axis(*limits(there.accuracy, 0, 1), "accuracy", percent=True),
+            )
             chart = Chart(x, y, f"Accuracy against {about} on {group}")
             for row in part.to_dict("records"):
-                chart.point(row[name], row["accuracy"], colors.of(row["setting"]), shapes[row["domain"]], 3.4)
-            panels.append((f"{group}: {'consistency' if name == 'consistency' else 'KL'}", chart.svg()))
-    marks = {"circle": "●", "square": "■", "triangle": "▲", "diamond": "◆", "down": "▼", "pentagon": "⬟"}
+                chart.point(
+                    row[name],
+                    row["accuracy"],
+                    colors.of(row["setting"]),
+                    shapes[row["domain"]],
+                    3.4,
+                )
+            panels.append(
+                (f"{group}: {'consistency' if name == 'consistency' else 'KL'}", chart.svg())
+            )
+    marks = {
+        "circle": "●",
+        "square": "■",
+        "triangle": "▲",
+        "diamond": "◆",
+        "down": "▼",
+        "pentagon": "⬟",
+    }
     text = (
-        Markup('<p class="note">{}</p>').format("  ".join(f"{marks[shapes[d]]}\u00a0{d}" for d in domains))
+        Markup('<p class="note">{}</p>').format(
+            "  ".join(f"{marks[shapes[d]]}\u00a0{d}" for d in domains)
+        )
         if len(domains) > 1
         else ""
     )
@@ -93,7 +144,9 @@ def _correlation(facts: Facts) -> Markup:
         for row in facts["correlation"].to_dict("records")
     ]
     if not rows:
-        return paragraph("No correlation: it needs three ratios between incompatible and self-aligning.", "note")
+        return paragraph(
+            "No correlation: it needs three ratios between incompatible and self-aligning.", "note"
+        )
     text = (
         "Spearman's partial correlation with accuracy, the base model's accuracy held fixed, over domains and ratios, with "
         f"{facts.level} intervals over domains. p takes the points for independent; p within domains permutes them in each"

@@ -7,7 +7,19 @@ from markupsafe import Markup
 
 from ift_scale.report.coverage import explained, over
 from ift_scale.report.facts import Facts, overall
-from ift_scale.report.html import absent, bare, details, figure, folded, interval, joined, p_value, paragraph, points, why
+from ift_scale.report.html import (
+    absent,
+    bare,
+    details,
+    figure,
+    folded,
+    interval,
+    joined,
+    p_value,
+    paragraph,
+    points,
+    why,
+)
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import treatment
 
@@ -61,27 +73,51 @@ def body(facts: Facts) -> Markup | None:
         order = [group for group in facts.groups if (chosen.group == group).any()]
         panels = [(group, _forest(chosen, group, f"Differences on {group}")) for group in order]
         parts += [
-            figure(panels, f"Blue: the interval leaves zero out. Grey: it holds zero, or there is none.{explained(chosen)}"),
+            figure(
+                panels,
+                f"Blue: the interval leaves zero out. Grey: it holds zero, or there is none.{explained(chosen)}",
+            ),
             _table(chosen, f"Differences: {facts.place}"),
         ]
-    for domain in [d for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []:
+    for domain in (
+        [d for d in facts.domains if (found.domain == d).any()]
+        if found.domain.nunique() > 1
+        else []
+    ):
         part = found[found.domain == domain]
         order = [group for group in facts.groups if (part.group == group).any()]
-        panels = [(group, _forest(part, group, f"Differences in {domain} on {group}")) for group in order]
-        parts.append(details(f"Differences in {domain}", joined([figure(panels, domain), _table(part, f"Differences: {domain}")])))
+        panels = [
+            (group, _forest(part, group, f"Differences in {domain} on {group}")) for group in order
+        ]
+        parts.append(
+            details(
+                f"Differences in {domain}",
+                joined([figure(panels, domain), _table(part, f"Differences: {domain}")]),
+            )
+        )
     return joined(parts)
 
 
 def _table(part: pd.DataFrame, caption: str) -> Markup:
     missing = why(part, "not computed in this run.")
-    return joined([folded(rows(part), caption, missing, heads=2, most=36), bare(part, "difference")])
+    return joined(
+        [folded(rows(part), caption, missing, heads=2, most=36), bare(part, "difference")]
+    )
 
 
 def _forest(found: pd.DataFrame, group: str, about: str) -> Markup:
     low, high = limits([*found.difference_low, *found.difference, *found.difference_high, 0.0])
     records = found[found.group == group].to_dict("records")
-    names = [pair(row) + (f" ({row['domains']:.0f}/{row['of_domains']:.0f})" if over(row) else "") for row in records]
-    chart = Chart(Axis(low, high, "difference of accuracy", percent=True), down(names), about, height=24 * len(names) + 62)
+    names = [
+        pair(row) + (f" ({row['domains']:.0f}/{row['of_domains']:.0f})" if over(row) else "")
+        for row in records
+    ]
+    chart = Chart(
+        Axis(low, high, "difference of accuracy", percent=True),
+        down(names),
+        about,
+        height=24 * len(names) + 62,
+    )
     chart.upright(0)
     for place, row in enumerate(records):
         color = SHOWN if row["difference_low"] > 0 or row["difference_high"] < 0 else ZERO

@@ -42,7 +42,9 @@ def _card(shown: Shown) -> Markup:
     sure = "" if absent(shown.confidence) else f" {shown.confidence:.0%}"
     chosen.setdefault(shown.base, []).append(_chip(f"before{sure}"))
     for setting in in_order(list(shown.predictions)):
-        chosen.setdefault(shown.predictions[setting], []).append(_chip(treatment(setting).short, colors.of(setting)))
+        chosen.setdefault(shown.predictions[setting], []).append(
+            _chip(treatment(setting).short, colors.of(setting))
+        )
     options = []
     for place, choice in enumerate(question.choices):
         right = place == question.answer
@@ -50,7 +52,11 @@ def _card(shown: Shown) -> Markup:
         item = Markup('<li class="{}">{}. {} {}</li>')
         options.append(item.format("right" if right else "", LETTERS[place], choice, joined(marks)))
     if chosen:  # what named no option
-        options.append(Markup("<li>no option named {}</li>").format(joined(mark for marks in chosen.values() for mark in marks)))
-    return Markup('<article class="card"><h3>{}</h3><p class="quiet">{}</p><ol>{}</ol></article>').format(
-        question.question, f"asked of {shown.domain} arms, {shown.group}", joined(options)
-    )
+        options.append(
+            Markup("<li>no option named {}</li>").format(
+                joined(mark for marks in chosen.values() for mark in marks)
+            )
+        )
+    return Markup(
+        '<article class="card"><h3>{}</h3><p class="quiet">{}</p><ol>{}</ol></article>'
+    ).format(question.question, f"asked of {shown.domain} arms, {shown.group}", joined(options))

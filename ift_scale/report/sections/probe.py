@@ -37,7 +37,10 @@ def body(facts: Facts) -> Markup | None:
         table(reliability(found), "How sure the base model's knowledge is"),
     ]
     panels = [("calibration", calibration(found["calibration"]))]
-    panels += [(f"letters, {num_choices} options", letters(int(num_choices), row)) for num_choices, row in found["letters"].items()]
+    panels += [
+        (f"letters, {num_choices} options", letters(int(num_choices), row))
+        for num_choices, row in found["letters"].items()
+    ]
     shown = [name for name in NAMES if any(name in row for row in found["letters"].values())]
     caption = (
         "Calibration: on the dotted line a confidence of 0.7 is right in 70% of the cases; a circle's area is its share of "
@@ -51,25 +54,73 @@ def body(facts: Facts) -> Markup | None:
 def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
     """One row a measure that was asked for."""
     rows = [
-        ("expected calibration error", f"{found['ece']:.3f}", "mean distance of confidence and accuracy, ten bins"),
-        ("Brier score", f"{found['brier']:.3f}", "squared distance of probabilities and truth, 0 to 2"),
+        (
+            "expected calibration error",
+            f"{found['ece']:.3f}",
+            "mean distance of confidence and accuracy, ten bins",
+        ),
+        (
+            "Brier score",
+            f"{found['brier']:.3f}",
+            "squared distance of probabilities and truth, 0 to 2",
+        ),
     ]
     for num_choices, row in found["letters"].items():
         about = f"{num_choices} options"
-        rows.append((f"spread of recall, {about}", f"{row['recall_std']:.3f}", "standard deviation over the right answer's letter"))
+        rows.append(
+            (
+                f"spread of recall, {about}",
+                f"{row['recall_std']:.3f}",
+                "standard deviation over the right answer's letter",
+            )
+        )
         if "letter_bias" in row:
             rows.append(
-                (f"letter bias, {about}", f"{row['letter_bias']:.3f}", "the letters' own pull: 0 none, 1 − 1/options at most")
+                (
+                    f"letter bias, {about}",
+                    f"{row['letter_bias']:.3f}",
+                    "the letters' own pull: 0 none, 1 − 1/options at most",
+                )
             )
     if "views" in found:
-        rows.append(("agreement of views", f"{found['views']['agreement']:.3f}", "share of orders and draws that predict the same"))
+        rows.append(
+            (
+                "agreement of views",
+                f"{found['views']['agreement']:.3f}",
+                "share of orders and draws that predict the same",
+            )
+        )
     if "cloze" in found:
-        rows.append(("accuracy by the options' text", f"{found['cloze']['accuracy']:.3f}", "likeliest text for its length"))
-        rows.append(("agreement of text and letter", f"{found['cloze']['agreement']:.3f}", "share of questions"))
-    for name, grades in (("choice", found.get("grades")), ("free", found.get("free", {}).get("grades"))):
-        rows += [(f"{grade}, {name} questions", f"{count:,}", "SliCK's grade") for grade, count in (grades or {}).items()]
+        rows.append(
+            (
+                "accuracy by the options' text",
+                f"{found['cloze']['accuracy']:.3f}",
+                "likeliest text for its length",
+            )
+        )
+        rows.append(
+            (
+                "agreement of text and letter",
+                f"{found['cloze']['agreement']:.3f}",
+                "share of questions",
+            )
+        )
+    for name, grades in (
+        ("choice", found.get("grades")),
+        ("free", found.get("free", {}).get("grades")),
+    ):
+        rows += [
+            (f"{grade}, {name} questions", f"{count:,}", "SliCK's grade")
+            for grade, count in (grades or {}).items()
+        ]
     if "free" in found:
-        rows.append(("exact match, free questions", f"{found['free']['exact_match']:.3f}", f"of {found['free']['questions']:,}"))
+        rows.append(
+            (
+                "exact match, free questions",
+                f"{found['free']['exact_match']:.3f}",
+                f"of {found['free']['questions']:,}",
+            )
+        )
         rows.append(("F1, free questions", f"{found['free']['f1']:.3f}", "over tokens, best alias"))
     return [dict(zip(("measure", "value", "what it is"), row, strict=True)) for row in rows]
 
@@ -77,13 +128,21 @@ def reliability(found: dict[str, Any]) -> list[dict[str, str]]:
 def calibration(bins: list[dict[str, float]]) -> Markup:
     """Accuracy by confidence; a circle's area is the share of the questions in its bin."""
     chart = Chart(
-        Axis(0, 1.03, "confidence"), Axis(0, 1.03, "accuracy"), "Accuracy of the base model by its confidence", height=240
+        Axis(0, 1.03, "confidence"),
+        Axis(0, 1.03, "accuracy"),
+        "Accuracy of the base model by its confidence",
+        height=240,
     )
     chart.line([0, 1], [0, 1], "currentColor", "dotted")
     total = sum(b["questions"] for b in bins)
     chart.line([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "#2a78c8")
     for b in bins:
-        chart.point(b["confidence"], b["accuracy"], "#2a78c8", size=2 + 11 * float(np.sqrt(b["questions"] / total)))
+        chart.point(
+            b["confidence"],
+            b["accuracy"],
+            "#2a78c8",
+            size=2 + 11 * float(np.sqrt(b["questions"] / total)),
+        )
     return chart.svg()
 
 
@@ -92,7 +151,12 @@ def letters(num_choices: int, row: dict[str, list[float | None]]) -> Markup:
     shown = [name for name in NAMES if name in row]
     values = {name: [float("nan") if v is None else v for v in row[name]] for name in shown}
     high = limits([v for name in shown for v in values[name]], 0, 1)[1]
-    chart = Chart(across(LETTERS[:num_choices]), Axis(0, high), f"Recall by letter, {num_choices} options", height=240)
+    chart = Chart(
+        across(LETTERS[:num_choices]),
+        Axis(0, high),
+        f"Recall by letter, {num_choices} options",
+        height=240,
+    )
     chart.level(1 / num_choices, "dotted")
     for place, name in enumerate(shown):
         offset = (place - (len(shown) - 1) / 2) * 0.22

@@ -10,7 +10,16 @@ from ift_scale.report import colors
 from ift_scale.report.coverage import names as covered
 from ift_scale.report.coverage import over, side_by_side
 from ift_scale.report.facts import ALL, SHARED, Facts, is_free
-from ift_scale.report.html import details, figure, interval, joined, paragraph, points_over, table, why
+from ift_scale.report.html import (
+    details,
+    figure,
+    interval,
+    joined,
+    paragraph,
+    points_over,
+    table,
+    why,
+)
 from ift_scale.report.sections.accuracy import base_mean
 from ift_scale.report.svg import Axis, Chart, limits
 from ift_scale.treatments import consistency_ratio, unknown_ratio
@@ -29,7 +38,11 @@ def body(facts: Facts) -> Markup | None:
 
 def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | None:
     settings = facts["settings"]
-    found = settings.assign(ratio=pd.to_numeric(settings.setting.map(ratio_of))).dropna(subset=["ratio"]).sort_values("ratio")
+    found = (
+        settings.assign(ratio=pd.to_numeric(settings.setting.map(ratio_of)))
+        .dropna(subset=["ratio"])
+        .sort_values("ratio")
+    )
     if found.ratio.nunique() < 3:
         return None
     mixed = ratio_of is consistency_ratio
@@ -45,14 +58,22 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     whole = side_by_side(found)
     names = [(ALL, facts.place, whole)] if len(whole) else []
     names += (
-        [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()] if found.domain.nunique() > 1 else []
+        [(d, d, found[found.domain == d]) for d in facts.domains if (found.domain == d).any()]
+        if found.domain.nunique() > 1
+        else []
     )
     for name, title, rows in names:
         panels = []
         for group in [g for g in facts.groups if (rows.group == g).any()]:
             part = rows[rows.group == group]
-            those = f"{len(covered(part))} of {len(facts.single_domains)} domains" if (part.domain == SHARED).any() else title
-            panels.append((f"{group}: {those}", _panel(facts, rows, name, group, colors.of(color), label)))
+            those = (
+                f"{len(covered(part))} of {len(facts.single_domains)} domains"
+                if (part.domain == SHARED).any()
+                else title
+            )
+            panels.append(
+                (f"{group}: {those}", _panel(facts, rows, name, group, colors.of(color), label))
+            )
         if name == ALL or len(names) == 1:
             parts += [figure(panels, lines + _unlike(rows)), _best(facts) if mixed else ""]
         else:
@@ -63,9 +84,13 @@ def _kind(facts: Facts, ratio_of: Ratio, color: str, label: str) -> Markup | Non
     return joined(parts)
 
 
-def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: str, label: str) -> Markup:
+def _panel(
+    facts: Facts, found: pd.DataFrame, domain: str, group: str, color: str, label: str
+) -> Markup:
     base = facts["base"] if domain == ALL else facts["base"].query("domain == @domain")
-    low, high = limits([*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.sources.chance], 0, 1)
+    low, high = limits(
+        [*found.accuracy_low, *found.accuracy_high, *base.accuracy, facts.sources.chance], 0, 1
+    )
     rows = found[found.group == group]
     about = f"Accuracy on {group} by {label}, {domain}"
     chart = Chart(
@@ -78,13 +103,21 @@ def _panel(facts: Facts, found: pd.DataFrame, domain: str, group: str, color: st
     if not is_free(group):
         chart.level(facts.sources.chance, "dotted")
     xs = rows.ratio.tolist()
-    alike = rows.over.nunique() <= 1  # means over unlike domains are no line, and none of them is the best
+    alike = (
+        rows.over.nunique() <= 1
+    )  # means over unlike domains are no line, and none of them is the best
     if alike:
         chart.band(xs, rows.accuracy_low.tolist(), rows.accuracy_high.tolist(), color)
         chart.line(xs, rows.accuracy, color)
     best = rows.loc[rows.accuracy.idxmax()] if alike and rows.accuracy.notna().any() else None
     for row in rows.to_dict("records"):
-        chart.point(row["ratio"], row["accuracy"], colors.of(row["setting"]), size=3, hollow=bool(over(row)) and not alike)
+        chart.point(
+            row["ratio"],
+            row["accuracy"],
+            colors.of(row["setting"]),
+            size=3,
+            hollow=bool(over(row)) and not alike,
+        )
     if best is not None:
         chart.point(best.ratio, best.accuracy, color, size=6.5, hollow=True)
         chart.point(best.ratio, best.accuracy, color, size=3)
@@ -112,7 +145,9 @@ def _best(facts: Facts) -> Markup:
             "best ratio": None if pd.isna(row["best_ratio"]) else f"{row['best_ratio']:g}",
             "accuracy": points_over(row, "accuracy"),
             "best below 1": None if pd.isna(row["best_other"]) else f"{row['best_other']:g}",
-            "its points against ratio 1": interval(row, "difference", sign=True, ends=("low", "high")),
+            "its points against ratio 1": interval(
+                row, "difference", sign=True, ends=("low", "high")
+            ),
         }
         for row in whole_first.to_dict("records")
     ]
@@ -123,4 +158,9 @@ def _best(facts: Facts) -> Markup:
         "is of the largest true difference and as wide as that choice needs (Bonferroni over the ratios)."
     )
     missing = why(found, "there is no arm at ratio 1.")
-    return joined([table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2), paragraph(note, "note")])
+    return joined(
+        [
+            table(rows, f"The best ratio, with {facts.level} intervals", missing, heads=2),
+            paragraph(note, "note"),
+        ]
+    )

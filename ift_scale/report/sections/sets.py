@@ -11,12 +11,28 @@ from ift_scale.knowledge import smaller_than_batch
 from ift_scale.report import colors
 from ift_scale.report.coverage import label
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import details, figure, folded, joined, key, name_of, number, paragraph, points, table
+from ift_scale.report.html import (
+    details,
+    figure,
+    folded,
+    joined,
+    key,
+    name_of,
+    number,
+    paragraph,
+    points,
+    table,
+)
 from ift_scale.report.svg import Axis, Chart, down, limits
 from ift_scale.treatments import in_order
 
 STAGES = ("before", "after")
-COVARIATES = {"letter": "target letter", "author": "author", "confidence": "confidence", "length": "length"}
+COVARIATES = {
+    "letter": "target letter",
+    "author": "author",
+    "confidence": "confidence",
+    "length": "length",
+}
 _FARTHEST = 2.0
 """Distances beyond it are told in figures: one would press all others together."""
 _SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#704784", "#80808a")
@@ -24,9 +40,16 @@ _SHADES = ("#1f4e79", "#2a78c8", "#5ba3dd", "#a5cdf0", "#c8a2d8", "#a06ab4", "#7
 
 def knowledge(facts: Facts) -> list[dict[str, Any]]:
     columns = ("known_right", "known_wrong", "uncertain", "near_threshold", "set_size")
-    counts = {key: value for m in facts.sources.manifests.get("construct", []) for key, value in m.counts.items()}
+    counts = {
+        key: value
+        for m in facts.sources.manifests.get("construct", [])
+        for key, value in m.counts.items()
+    }
     domains = dict.fromkeys(name.split("/")[0] for name in counts if name.endswith("/set_size"))
-    return [{"domain": d} | {c.replace("_", " "): number(counts.get(f"{d}/{c}"), 0) for c in columns} for d in domains]
+    return [
+        {"domain": d} | {c.replace("_", " "): number(counts.get(f"{d}/{c}"), 0) for c in columns}
+        for d in domains
+    ]
 
 
 def body(facts: Facts) -> Markup | None:
@@ -37,7 +60,10 @@ def body(facts: Facts) -> Markup | None:
             "threshold\u201d counts "
             "questions that rounding could move."
         )
-        parts += [paragraph(text), table(rows, "Questions of the pools and sets", "was not counted.")]
+        parts += [
+            paragraph(text),
+            table(rows, "Questions of the pools and sets", "was not counted."),
+        ]
     parts += [paragraph(text, "caution") for text in _small(facts)]
     parts += _texts(facts)
     parts += _duplicates(facts.sources.audit)
@@ -49,25 +75,45 @@ def _small(facts: Facts) -> list[str]:
     """Domains whose sets, general instructions included, are smaller than an optimizer step."""
     general = facts.config.construct.general
     share = general.share if general.path else 0.0
-    counts = {key: value for m in facts.sources.manifests.get("construct", []) for key, value in m.counts.items()}
+    counts = {
+        key: value
+        for m in facts.sources.manifests.get("construct", [])
+        for key, value in m.counts.items()
+    }
     there = [(arm, counts.get(f"{arm.domain}/set_size")) for arm in facts.sources.arms]
-    sizes = {arm: round(size) + round(size * share / (1 - share)) for arm, size in there if size is not None}
+    sizes = {
+        arm: round(size) + round(size * share / (1 - share))
+        for arm, size in there
+        if size is not None
+    }
     return smaller_than_batch(sizes, facts.config.train.global_batch_size)
 
 
 def _texts(facts: Facts) -> list[Markup]:
     """Who wrote explanations and contexts, and what their checks found."""
-    counts = {key: value for m in facts.sources.manifests.get("write", []) for key, value in m.counts.items()}
+    counts = {
+        key: value
+        for m in facts.sources.manifests.get("write", [])
+        for key, value in m.counts.items()
+    }
     kinds = [key for key in counts if key.count("/") == 1]
     if not kinds:
         return []
     reasons = list(dict.fromkeys(key.split("/")[2] for key in counts if key.count("/") == 2))
     rows = [
-        {"text": kind.split("/")[0], "author": kind.split("/")[1].replace("_", " "), "texts": number(counts[kind], 0)}
+        {
+            "text": kind.split("/")[0],
+            "author": kind.split("/")[1].replace("_", " "),
+            "texts": number(counts[kind], 0),
+        }
         | {reason: number(counts.get(f"{kind}/{reason}", 0), 0) for reason in reasons}
         for kind in kinds
     ]
-    fate = {"drop": "their questions go into no set", "keep": "they are kept", "error": "they would have ended the run"}
+    fate = {
+        "drop": "their questions go into no set",
+        "keep": "they are kept",
+        "error": "they would have ended the run",
+    }
     text = f"The columns behind the number of texts count those that fail a check; {fate[facts.config.write.on_failure]}."
     if not reasons:
         text = "No text of the sets fails a check."
@@ -80,15 +126,27 @@ def _duplicates(audit: dict[str, Any]) -> list[Markup]:
     """What the questions stage found where it looked for questions that stand twice."""
     if "duplicates" not in audit:
         return []
-    columns = {"exact_items": "exact", "near_items": "near", "same_text_items": "same text, other options"}
+    columns = {
+        "exact_items": "exact",
+        "near_items": "near",
+        "same_text_items": "same text, other options",
+    }
     rows = [
-        {"of": found["cell"], "also in": found["in"], "questions": f"{found['items']:,} of {found['of']:,}"}
+        {
+            "of": found["cell"],
+            "also in": found["in"],
+            "questions": f"{found['items']:,} of {found['of']:,}",
+        }
         | {name: number(found.get(key), 0) for key, name in columns.items()}
         for found in audit["duplicates"]
     ]
     if not rows:
         return [paragraph("No question stands both in what is trained on and in what is asked.")]
-    return [folded(rows, "Questions that stand twice, exactly or nearly", "was not looked for.", heads=2)]
+    return [
+        folded(
+            rows, "Questions that stand twice, exactly or nearly", "was not looked for.", heads=2
+        )
+    ]
 
 
 def _balance(facts: Facts) -> list[Markup]:
@@ -104,7 +162,11 @@ def _balance(facts: Facts) -> list[Markup]:
         "Sets should differ in nothing but their agreement with the model. What is seen here and is no knowledge could pass "
         "for it: a "
         "letter that one set prefers, surer questions, longer responses, another author. "
-        + ("Before: as they come; after: as they were trained on, matched." if matched else "This run matches nothing of it.")
+        + (
+            "Before: as they come; after: as they were trained on, matched."
+            if matched
+            else "This run matches nothing of it."
+        )
     )
     parts = [Markup("<h3>Balance of the sets</h3>"), paragraph(intro)]
     letters = found[found.covariate == "letter"]
@@ -117,13 +179,20 @@ def _balance(facts: Facts) -> list[Markup]:
             )
             for stage in stages
         ]
-        parts.append(figure(panels, f"Letters of the option that is taught: mean share over domains and seeds.{_unlike(found)}"))
+        parts.append(
+            figure(
+                panels,
+                f"Letters of the option that is taught: mean share over domains and seeds.{_unlike(found)}",
+            )
+        )
     distances = _distances(found)
     panels = []
     for covariate, name in COVARIATES.items():
         part = distances[distances.covariate == covariate]
         if part.distance.notna().any():
-            panels.append((name, _love(part, [s for s in settings if s in set(part.setting)], name)))
+            panels.append(
+                (name, _love(part, [s for s in settings if s in set(part.setting)], name))
+            )
     if panels:
         caption = (
             f"Distance from the incompatible set, the mean over domains and seeds.{_unlike(found)} "
@@ -133,7 +202,11 @@ def _balance(facts: Facts) -> list[Markup]:
         )
         parts.append(figure(panels, caption, key(settings)))
     else:
-        parts.append(paragraph("No distances: this run has no incompatible set to measure them from.", "note"))
+        parts.append(
+            paragraph(
+                "No distances: this run has no incompatible set to measure them from.", "note"
+            )
+        )
     return [*parts, details("Balance by domain", joined(_tables(found, settings)))]
 
 
@@ -154,17 +227,28 @@ def _distances(found: pd.DataFrame) -> pd.DataFrame:
 def _labels(rows: pd.DataFrame, settings: Sequence[str]) -> list[str]:
     """The settings' short names, with their number of domains where some lack one."""
     if "domains" not in rows:
-        rows = rows.assign(domains=rows.groupby("setting").domain.transform("nunique"), of_domains=rows.domain.nunique())
+        rows = rows.assign(
+            domains=rows.groupby("setting").domain.transform("nunique"),
+            of_domains=rows.domain.nunique(),
+        )
         rows = rows.drop(columns="domain")
     first = rows.drop_duplicates("setting").set_index("setting")
-    return [label({"setting": s, "domains": first.domains[s], "of_domains": first.of_domains[s]}) for s in settings]
+    return [
+        label({"setting": s, "domains": first.domains[s], "of_domains": first.of_domains[s]})
+        for s in settings
+    ]
 
 
 def _letters(rows: pd.DataFrame, settings: list[str], levels: list[str], stage: str) -> Markup:
     there = [setting for setting in settings if (rows.setting == setting).any()]
     names = _labels(rows, there)
     about = f"Share of each option letter among the targets, {stage} matching, by setting"
-    chart = Chart(Axis(0, 1, "share of the targets", percent=True), down(names), about, height=24 * len(names) + 60)
+    chart = Chart(
+        Axis(0, 1, "share of the targets", percent=True),
+        down(names),
+        about,
+        height=24 * len(names) + 60,
+    )
     for place, setting in enumerate(there):
         part = rows[rows.setting == setting]
         # A letter without a row is one that no target of that set has.
@@ -193,7 +277,11 @@ def _love(rows: pd.DataFrame, settings: list[str], name: str) -> Markup:
             chart.text(high, place, f"{number(row['distance'], 1)} →", "end", over=-4)
         else:
             chart.point(
-                row["distance"], place, color, hollow=row["stage"] == "before", size=4.4 if row["stage"] == "before" else 3.4
+                row["distance"],
+                place,
+                color,
+                hollow=row["stage"] == "before",
+                size=4.4 if row["stage"] == "before" else 3.4,
             )
     return chart.svg()
 
@@ -203,7 +291,13 @@ def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
     seeds = found.groupby(where).seed.nunique().to_dict()
     shares = found.groupby([*where, "covariate", "level"]).value.sum().to_dict()
     once = found.drop_duplicates([*where, "seed", "covariate"])
-    distances = pd.to_numeric(once.distance).abs().groupby([once[name] for name in (*where, "covariate")]).mean().to_dict()
+    distances = (
+        pd.to_numeric(once.distance)
+        .abs()
+        .groupby([once[name] for name in (*where, "covariate")])
+        .mean()
+        .to_dict()
+    )
     out = []
     for domain, part in found.groupby("domain", sort=False):
         levels = sorted({str(level) for level in part[part.covariate == "letter"].level})
@@ -220,7 +314,11 @@ def _tables(found: pd.DataFrame, settings: list[str]) -> list[Markup]:
             # A letter without a row is one that no target of that set has.
             there = any((*place, "letter", level) in shares for level in levels)
             for level in levels:
-                row[f"{level}, %"] = points(shares.get((*place, "letter", level), 0.0) / seeds[place]) if there else None
+                row[f"{level}, %"] = (
+                    points(shares.get((*place, "letter", level), 0.0) / seeds[place])
+                    if there
+                    else None
+                )
             rows.append(row)
         missing = "there is no incompatible set to measure from, or there are no letters."
         out.append(table(rows, f"Balance: {domain}, mean over seeds", missing, heads=2))

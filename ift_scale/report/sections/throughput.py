@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ift_scale.artifacts import Manifest
+from ift_scale.io.manifests import Manifest
 from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import NONE, figure, joined, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down
@@ -17,11 +17,17 @@ def body(facts: Facts) -> Markup | None:
     rows, seconds = stages(facts.sources.manifests), part_seconds(facts.sources)
     if not rows or not seconds:
         return None
-    machines = list(dict.fromkeys(m.machine for found in facts.sources.manifests.values() for m in found))
+    machines = list(
+        dict.fromkeys(m.machine for found in facts.sources.manifests.values() for m in found)
+    )
     return joined(
         [
             paragraph(f"Measured on {' and '.join(machines)}."),
-            table(rows, "Throughput while a stage computes, engine start and loading aside", "the stage does not count these."),
+            table(
+                rows,
+                "Throughput while a stage computes, engine start and loading aside",
+                "the stage does not count these.",
+            ),
             figure([("seconds by part of the run", _seconds(seconds))], "Engine starts included."),
         ]
     )
@@ -30,13 +36,21 @@ def body(facts: Facts) -> Markup | None:
 def stages(manifests: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
     """What each stage did and how fast: questions or tokens a second while it computed."""
     rows = []
-    for stage, unit in (("probe", "scoring"), ("write", "writing"), ("train", "steps"), ("evaluate", "scoring")):
+    for stage, unit in (
+        ("probe", "scoring"),
+        ("write", "writing"),
+        ("train", "steps"),
+        ("evaluate", "scoring"),
+    ):
         found = [m for m in manifests.get(stage, []) if unit in m.seconds]
         if not found:
             continue
         seconds = sum(m.seconds[unit] for m in found)
         total = sum(
-            sum(m.seconds.get(p, 0.0) for p in TRAIN_PARTS) if stage == "train" else m.seconds.get("total", 0.0) for m in found
+            sum(m.seconds.get(p, 0.0) for p in TRAIN_PARTS)
+            if stage == "train"
+            else m.seconds.get("total", 0.0)
+            for m in found
         )
         questions = sum(m.counts.get("computed_questions", 0) for m in found)
         tokens = sum(m.counts.get("prompt_tokens", m.counts.get("tokens", 0)) for m in found)
@@ -66,9 +80,13 @@ def part_seconds(sources: Sources) -> dict[str, float]:
             for name in TRAIN_PARTS:
                 parts[f"train: {name}"] = sum(m.seconds.get(name, 0.0) for m in manifests)
         elif stage in ("probe", "evaluate"):
-            parts[f"{stage}: engine start"] = sum(m.seconds.get("engine_start", 0.0) for m in manifests)
+            parts[f"{stage}: engine start"] = sum(
+                m.seconds.get("engine_start", 0.0) for m in manifests
+            )
             if stage == "evaluate":
-                parts["evaluate: new weights"] = sum(m.seconds.get("load_weights", 0.0) for m in manifests)
+                parts["evaluate: new weights"] = sum(
+                    m.seconds.get("load_weights", 0.0) for m in manifests
+                )
             parts[f"{stage}: scoring"] = sum(m.seconds.get("scoring", 0.0) for m in manifests)
         else:
             parts[stage] = sum(m.seconds.get("total", 0.0) for m in manifests)
@@ -77,7 +95,12 @@ def part_seconds(sources: Sources) -> dict[str, float]:
 
 def _seconds(seconds: dict[str, float]) -> Markup:
     most = max(seconds.values()) or 1.0
-    chart = Chart(Axis(0, most * 1.3), down(list(seconds)), "Seconds by part of the run", height=18 * len(seconds) + 36)
+    chart = Chart(
+        Axis(0, most * 1.3),
+        down(list(seconds)),
+        "Seconds by part of the run",
+        height=18 * len(seconds) + 36,
+    )
     for place, value in enumerate(seconds.values()):
         chart.bar(0, value, place, 0.7, "#5b7f95")
         chart.text(value, place, f" {value:,.1f} s", over=-4)

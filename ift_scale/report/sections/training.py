@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from ift_scale.artifacts import Manifest
+from ift_scale.io.manifests import Manifest
 from ift_scale.report import colors, live
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import details, figure, joined, key, legend, name_of, paragraph
@@ -21,12 +21,16 @@ POINTS = 80
 
 
 def losses(facts: Facts) -> Markup | None:
-    curves = {arm: _losses(facts.sources.train / arm.name / "metrics.jsonl") for arm in facts.sources.arms}
+    curves = {
+        arm: _losses(facts.sources.train / arm.name / "metrics.jsonl") for arm in facts.sources.arms
+    }
     panels = []
     for domain in facts.domains:
         by_setting = {
             setting: [
-                np.array(values) for arm, values in curves.items() if (arm.domain, arm.setting) == (domain, setting) and values
+                np.array(values)
+                for arm, values in curves.items()
+                if (arm.domain, arm.setting) == (domain, setting) and values
             ]
             for setting in facts.settings
         }
@@ -34,7 +38,9 @@ def losses(facts: Facts) -> Markup | None:
             panels.append((domain, _loss_panel(by_setting, domain)))
     if not panels:
         return None
-    bands = "; bands: from the least to the largest seed" if len(facts.settings) <= MOST_BANDS else ""
+    bands = (
+        "; bands: from the least to the largest seed" if len(facts.settings) <= MOST_BANDS else ""
+    )
     caption = f"Loss on the supervised tokens. Lines: mean over seeds{bands}."
     return figure(panels, caption, key(facts.settings))
 
@@ -56,7 +62,11 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
             drawn[setting] = ([float(s.mean()) + 1 for s in stretches], values)
     most = max(xs[-1] for xs, _ in drawn.values())
     low, high = limits([v for _, values in drawn.values() for v in values.ravel()], 0)
-    chart = Chart(Axis(0, most, "optimizer step"), Axis(low, high, "loss, nats a token"), f"Training loss in {domain}")
+    chart = Chart(
+        Axis(0, most, "optimizer step"),
+        Axis(low, high, "loss, nats a token"),
+        f"Training loss in {domain}",
+    )
     for setting, (xs, values) in drawn.items():
         if len(by_setting) <= MOST_BANDS:
             chart.band(xs, values.min(0), values.max(0), colors.of(setting))
@@ -81,13 +91,31 @@ def live_knowledge(facts: Facts) -> Markup | None:
         "base model, "
         "few-shot, as above. Arms that were asked at other steps are interpolated; one that stopped early keeps its last value."
     )
-    domains, settings = list(dict.fromkeys(found.domain)), in_order(list(dict.fromkeys(found.setting)))
+    domains, settings = (
+        list(dict.fromkeys(found.domain)),
+        in_order(list(dict.fromkeys(found.setting))),
+    )
     panels = [
-        (f"{domain}: {label}", _live_panel(found[found.domain == domain], settings, measure, f"{label} while training in {domain}"))
+        (
+            f"{domain}: {label}",
+            _live_panel(
+                found[found.domain == domain],
+                settings,
+                measure,
+                f"{label} while training in {domain}",
+            ),
+        )
         for domain in domains
         for measure, label in live.MEASURES.items()
     ]
-    parts = [paragraph(text), figure(panels, "Lines: mean over seeds; bands: from the least to the largest seed.", key(settings))]
+    parts = [
+        paragraph(text),
+        figure(
+            panels,
+            "Lines: mean over seeds; bands: from the least to the largest seed.",
+            key(settings),
+        ),
+    ]
     grades = live.graded(found)
     panels = []
     for domain in domains if grades else []:
@@ -96,7 +124,12 @@ def live_knowledge(facts: Facts) -> Markup | None:
             # A domain may have no question of a grade, or no arm of a setting that was asked.
             kinds = [grade for grade in grades if len(arms) and arms[grade].notna().all()]
             if kinds:
-                panels.append((f"{domain}: {name_of(setting)}", _grade_panel(arms, kinds, f"{setting} in {domain}")))
+                panels.append(
+                    (
+                        f"{domain}: {name_of(setting)}",
+                        _grade_panel(arms, kinds, f"{setting} in {domain}"),
+                    )
+                )
     if panels:
         entries = legend((colors.GRADES[grade], grade) for grade in grades)
         caption = "Accuracy by what the base model knew of the questions before (SliCK's grades)."
@@ -105,10 +138,16 @@ def live_knowledge(facts: Facts) -> Markup | None:
 
 
 def _live_panel(found: pd.DataFrame, settings: list[str], measure: str, about: str) -> Markup:
-    curves = {s: live.curve(found[found.setting == s], measure) for s in settings if (found.setting == s).any()}
+    curves = {
+        s: live.curve(found[found.setting == s], measure)
+        for s in settings
+        if (found.setting == s).any()
+    }
     ends = [value for curve in curves.values() for name in ("low", "high") for value in curve[name]]
     axis = Axis(*limits(ends), percent=measure == "accuracy")
-    chart = Chart(Axis(0, max(float(found.step.max()), 1), "optimizer step"), axis, about, height=200)
+    chart = Chart(
+        Axis(0, max(float(found.step.max()), 1), "optimizer step"), axis, about, height=200
+    )
     for setting, curve in curves.items():
         _curve(chart, curve, colors.of(setting))
     return chart.svg()

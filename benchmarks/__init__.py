@@ -1,0 +1,1 @@
+"""The benchmark suite and the tools that no run needs: `python -m benchmarks --help`."""

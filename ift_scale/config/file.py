@@ -1,0 +1,270 @@
+"""Reading settings: all problems of a file told at once.
+
+`load(path, overrides)` reads a YAML file, applies `a.b=value` overrides and returns a `Config`, or raises one `ConfigError` with a
+line for every problem: unknown keys (with the nearest valid name), wrong types, values out of range, settings that cannot
+go together.
+"""
+
+import copy
+import re
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ift_scale.config import Config, Section, Source, impossible_combinations
+from ift_scale.errors import ConfigError, did_you_mean, shorten
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 2e-5 is a number (YAML 1.1 wants 2.0e-5) and a key may not stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {sorted(twice)[0]!r} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|nan))$",
+        re.I,
+    ),
+    list("-+0123456789."),
+)
+
+
+def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong.
+
+    Of a study it is what its variants have in common.
+    """
+    return load_study(path, overrides).config
+
+
+@dataclass(frozen=True)
+class Study:
+    """A configuration, and its variants by name: runs that share questions, probe, texts and equal arms."""
+
+    config: Config
+    variants: dict[str, Config]
+
+
+def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
+    """The same with the variants of the file: `variants: {NAME: {a: {b: value}}}`, each over the settings of the file."""
+    path = Path(path)
+    raw = _read(path, ())
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    changes = raw.pop("variants", {})
+    if not isinstance(changes, dict) or not all(
+        change is None or isinstance(change, dict) for change in changes.values()
+    ):
+        raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
+    bad = [
+        f"variants: {name!r} must be letters, digits, '_' or '-'"
+        for name in changes
+        if not _NAME.match(str(name))
+    ]
+    if "report" in changes:
+        bad.append("variants: 'report' is the name of the study's own report; choose another")
+    problems += bad
+    config = from_dict(copy.deepcopy(raw), str(path), problems)
+    variants = {}
+    for name, change in changes.items():
+        merged = merge(
+            raw, (change or {}) | {"output_dir": str(Path(config.output_dir) / str(name))}
+        )
+        # What is set on the command line holds in every variant.
+        problems = [
+            problem
+            for override in overrides
+            if not override.startswith("output_dir") and (problem := _apply(merged, override))
+        ]
+        variants[str(name)] = from_dict(merged, f"{path}, variant {name}", problems)
+    return Study(config, variants)
+
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the settings of `over`, section by section; lists are replaced."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping in a file, over those that its `extends` names (paths relative to it, the later over the earlier)."""
+    if path.resolve() in below:
+        raise ConfigError(str(path), [f"extends: goes in a circle by way of {below[-1]}"])
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(
+            str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
+    named = raw.pop("extends", [])
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ConfigError(
+            str(path), [f"extends: must be a path or a list of paths (value: {shorten(named)})"]
+        )
+    base: dict[str, Any] = {}
+    for name in named:
+        base = merge(base, _read(path.parent / name, (*below, path.resolve())))
+    return merge(base, raw)
+
+
+def from_dict(
+    raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None
+) -> Config:
+    """Validate settings that are already a dict; the same errors as `load`."""
+    problems = problems or []
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [_describe(details) for details in error.errors()]
+        _drop_faulty(raw, error)
+        try:
+            config = Config.model_validate(raw)
+        except ValidationError:
+            raise ConfigError(source, problems) from None
+    problems += impossible_combinations(config)
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def _apply(raw: dict[str, Any], override: str) -> str | None:
+    """Set one dotted key in place; returns the problem, if there is one."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        return f"--set {override}: must have the form section.key=value"
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return f"--set {override}: the value is not valid YAML"
+    node: Any = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = (
+            node[int(parent)]
+            if isinstance(node, list) and _is_index(parent, node)
+            else _child(node, parent)
+        )
+        if not isinstance(node, dict | list):
+            return f"--set {override}: '{parent}' is not a section"
+    if isinstance(node, list):
+        if not _is_index(last, node):
+            return f"--set {override}: '{last}' is not an index of the {len(node)} entries"
+        node[int(last)] = value
+    else:
+        node[last] = value
+    return None
+
+
+def _is_index(text: str, node: list[Any]) -> bool:
+    return text.isdigit() and int(text) < len(node)
+
+
+def _child(node: Any, name: str) -> Any:
+    if not isinstance(node, dict):
+        return None
+    if node.get(name) is None:
+        node[name] = {}
+    return node[name]
+
+
+def _describe(details: Any) -> str:
+    loc = details["loc"]
+    path = ".".join(str(part) for part in _without_tags(loc))
+    value = shorten(details["input"])
+    if details["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing (value: {value}); known: {', '.join(_SOURCES)}"
+    if details["type"] == "union_tag_invalid":
+        tag = str(details["ctx"]["tag"])
+        return (
+            f"{path}.kind: not one of the choices (value: {tag!r}); {did_you_mean(tag, _SOURCES)}"
+        )
+    if details["type"] == "string_pattern_mismatch":
+        return f"{path}: must be letters, digits, '_' or '-' (value: {value})"
+    if details["type"] == "extra_forbidden":
+        return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
+    if details["type"] == "missing":
+        return f"{path}: missing; give it a value"
+    if details["type"] == "value_error":
+        return f"{path}: {details['ctx']['error']} (value: {value})"
+    if details["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", details["ctx"]["expected"]) or [
+            details["ctx"]["expected"]
+        ]
+        return f"{path}: not one of the choices (value: {value}); {did_you_mean(str(details['input']), choices)}"
+    return f"{path}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
+
+
+_SOURCES: dict[str, type[Section]] = {
+    kind: section
+    for section in typing.get_args(typing.get_args(Source)[0])
+    for kind in typing.get_args(section.model_fields["kind"].annotation)
+}
+
+
+def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """pydantic puts a source's kind behind its number; a user's path has no such part."""
+    is_tag = [
+        i == 3 and loc[:2] == ("questions", "sources") and part in _SOURCES
+        for i, part in enumerate(loc)
+    ]
+    return tuple(part for part, tag in zip(loc, is_tag, strict=True) if not tag)
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that may stand at `loc`."""
+    section: type[BaseModel] = Config
+    for part in loc:
+        if part in _SOURCES:
+            section = _SOURCES[part]
+        elif part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
+        return annotation
+    return next(
+        (found for part in typing.get_args(annotation) if (found := _section_of(part))), None
+    )
+
+
+def _drop_faulty(raw: dict[str, Any], error: ValidationError) -> None:
+    """Take the faulty settings out, so that the combinations of the others can still be looked at."""
+    for details in error.errors():
+        node: Any = raw
+        for part in details["loc"]:
+            child = node.get(part)
+            if part == details["loc"][-1] or not isinstance(child, dict):
+                node.pop(part, None)
+                break
+            node = child
+    raw.setdefault("output_dir", ".")

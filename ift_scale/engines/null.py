@@ -1,0 +1,35 @@
+"""An engine that computes nothing and returns at once: what is left is the pipeline's own cost (benchmarks/bench_pipeline.py)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest, ignore
+
+
+class NullEngine:
+    context_length = 1 << 20
+
+    def __init__(self, spec: EngineSpec):
+        self.spec = spec
+        self.finished: Callable[[float], None] = ignore
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        """Uniform over the options."""
+        counts = np.array([len(request.options) for request in requests])
+        return np.repeat(-np.log(counts), counts)
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return np.zeros(len(requests))
+
+    def generate(
+        self, requests: Sequence[TextRequest], sampling: Sampling
+    ) -> list[list[list[int]]]:
+        return [[[] for _ in range(sampling.num_samples)] for _ in requests]
+
+    def load_weights(self, path: Path) -> None:
+        """There are none."""
+
+    def reset_cache(self) -> None:
+        """There is none."""

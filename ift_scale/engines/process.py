@@ -1,0 +1,244 @@
+"""An engine in a child process: started once, asked through a pipe, and really gone afterwards.
+
+The child's own output goes to a log file; when it fails, the user sees the file's last lines.
+"""
+
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ift_scale.engines.protocol import (
+    EngineSpec,
+    Sampling,
+    ScoreRequest,
+    TextRequest,
+    build,
+    ignore,
+)
+from ift_scale.errors import EXIT_ENVIRONMENT, EXIT_USER, EnvironmentProblem, IFTScaleError
+from ift_scale.io.files import log_tail
+from ift_scale.io.progress import say
+
+_PR_SET_PDEATHSIG = 1
+_SECONDS_TO_END = 10
+_SECONDS_BETWEEN_COUNTS = 0.5
+# Kinds of messages from the child. A question gets counts and notes, then an answer or a failure.
+_ANSWER, _FAILURE, _FINISHED, _NOTE = "answer", "failure", "finished", "note"
+# glibc gives every array of a forward pass back to the kernel, which clears it anew for the next: a fifth of the time on a CPU.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent is gone, so that a killed run leaves no engine behind (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class EngineDied(EnvironmentProblem):
+    """The child has gone without an answer: a new one can take over what it was asked."""
+
+
+class EngineProcess:
+    """The engine protocol, answered by a child that starts at once; the first question, or `ready`, waits until it has loaded.
+
+    `seconds_to_start` counts imports and loading. The child ends with the thread that made this object, at the latest.
+    """
+
+    def __init__(self, spec: EngineSpec, log: Path):
+        self.log = log
+        self.finished: Callable[[float], None] = ignore
+        log.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        self._started = time.monotonic()
+        self._context_length: int | None = None
+        environment = _KEEP_MEMORY | os.environ
+        if spec.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
+        with theirs, log.open("a", encoding="utf-8") as out:
+            # A plain child rather than multiprocessing's: that would run the caller's main module again.
+            # The log's path stands last so that a process list shows which run an engine belongs to.
+            command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
+            # A session of its own: what an engine starts in turn (a process a GPU) ends with it.
+            self._child = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
+            )
+        self._pipe = Connection(ours.detach())
+        with suppress(BrokenPipeError, ConnectionResetError):  # the first answer tells
+            self._pipe.send(spec)
+
+    def ready(self) -> "EngineProcess":
+        """Wait until the model is loaded; EnvironmentProblem with the log's end where it cannot be."""
+        if self._context_length is None:
+            try:
+                self._context_length = int(self._answer())
+            except BaseException:
+                self.kill()  # it may be loading for minutes yet
+                self.close()
+                raise
+            self.seconds_to_start = time.monotonic() - self._started
+        return self
+
+    @property
+    def context_length(self) -> int:
+        self.ready()
+        assert self._context_length is not None
+        return self._context_length
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        return self._ask("score", list(requests))
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return self._ask("loglikelihood", list(requests))
+
+    def generate(
+        self, requests: Sequence[TextRequest], sampling: Sampling
+    ) -> list[list[list[int]]]:
+        return self._ask("generate", list(requests), sampling)
+
+    def load_weights(self, path: Path) -> None:
+        self._ask("load_weights", path)
+
+    def reset_cache(self) -> None:
+        self._ask("reset_cache")
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        self.ready()
+        try:
+            self._pipe.send((method, arguments))
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._dead() from None
+        return self._answer()
+
+    def _answer(self) -> Any:
+        while True:
+            try:
+                kind, value = self._pipe.recv()
+            except (EOFError, ConnectionResetError, pickle.UnpicklingError):
+                raise self._dead() from None
+            if kind == _FAILURE:
+                exit_code, message = value
+                if exit_code == EXIT_USER:
+                    raise IFTScaleError(message)
+                raise EnvironmentProblem(
+                    f"the inference engine failed: {message}\n{log_tail(self.log)}"
+                )
+            if kind == _ANSWER:
+                return value
+            (self.finished if kind == _FINISHED else say)(value)
+
+    def _dead(self) -> EngineDied:
+        try:
+            code = self._child.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
+        self.kill()
+        self._child.wait()
+        return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
+
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing; a call that waits for it in another thread fails."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the child: it leaves when the pipe closes, or is killed; what it has started ends with it."""
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=_SECONDS_TO_END)
+        self.kill()
+        self._child.wait()
+
+
+class _Counts:
+    """Sends how many requests are finished, at most twice a second."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe, self._count, self._sent = pipe, 0.0, time.monotonic()
+
+    def add(self, count: float) -> None:
+        self._count += count
+        if time.monotonic() - self._sent >= _SECONDS_BETWEEN_COUNTS:
+            self._pipe.send((_FINISHED, self._count))
+            self.start()
+
+    def start(self) -> None:
+        """Forget what was not sent: the answer says more."""
+        self._count, self._sent = 0.0, time.monotonic()
+
+
+class _Notes(logging.Handler):
+    """Passes an engine's warnings on to the user, each once; the log file has them all."""
+
+    def __init__(self, pipe: Connection):
+        super().__init__(logging.WARNING)
+        self._pipe = pipe
+        self._passed_on: set[str] = set()  # other weights of the same architecture say the same
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        print(message, flush=True)
+        if message not in self._passed_on:
+            self._passed_on.add(message)
+            self._pipe.send((_NOTE, f"engine: {message}"))
+
+
+def serve(pipe: Connection) -> None:
+    """The child: build the engine that the first message names, then answer until the pipe closes."""
+    try:
+        import torch
+
+        spec = pipe.recv()
+        logging.getLogger("ift_scale.engines").addHandler(_Notes(pipe))
+        engine, counts = build(spec, torch.cuda.is_available()), _Counts(pipe)
+        engine.finished = counts.add
+        pipe.send((_ANSWER, engine.context_length))
+        while True:
+            method, arguments = pipe.recv()
+            counts.start()
+            pipe.send((_ANSWER, getattr(engine, method)(*arguments)))
+    except EOFError:
+        return  # the parent has closed its end: done
+    except BaseException as error:
+        traceback.print_exc()
+        if (
+            type(error).__name__ == "EngineDeadError"
+        ):  # vLLM's, where a worker of a tensor-parallel group has died
+            return  # without an answer, as if this process had died itself
+        message = (
+            str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+        )
+        pipe.send((_FAILURE, (getattr(error, "exit_code", EXIT_ENVIRONMENT), message)))
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    serve(Connection(int(sys.argv[1])))
+    # vLLM's threads can keep an interpreter alive at exit, and there is nothing left to save.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

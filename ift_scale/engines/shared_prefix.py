@@ -1,0 +1,252 @@
+"""Attention of many suffixes behind one shared prefix, exactly, on a CPU: the prefix' keys and values stand once.
+
+Suffixes are packed without padding into one row of N tokens, so no linear layer computes a token that is not there. Each query's
+softmax falls into two parts, over the prefix (one large product for all queries together) and over its own suffix (causal, padded
+for this step only); the two are merged by their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
+
+Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R wanted rows (at most C of a suffix), H heads, K
+key-value heads, D head size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "ift_scale_shared_prefix"
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class PackedSuffixes:
+    """Where each of B suffixes lies among the N packed tokens; hands the layers the prefix that all of them follow.
+
+    `counts`: how many of each suffix' last positions are wanted. The last layer computes only these R rows (`LastRowsLayer`).
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        counts: Sequence[int],
+        prefix: dict[int, tuple[Tensor, Tensor]],
+        prefix_length: int,
+    ):
+        self.prefix, self.prefix_length = prefix, prefix_length
+        lengths_B, counts_B = torch.tensor(lengths), torch.tensor(counts)
+        starts_B = lengths_B.cumsum(0) - lengths_B
+        steps_T, steps_C = torch.arange(max(lengths)), torch.arange(max(counts))
+        self.inside_BT = steps_T < lengths_B[:, None]
+        # Padded places read token 0; causality keeps them from every real query, and their own outputs are dropped.
+        self.source_BT = torch.where(self.inside_BT, starts_B[:, None] + steps_T, 0)
+        self.positions_N = prefix_length + steps_T.expand(len(lengths), -1)[self.inside_BT]
+        # The wanted rows, padded to C a suffix at the left; which of a suffix' keys each may see.
+        self.wanted_BC = steps_C >= max(counts) - counts_B[:, None]
+        place_BC = lengths_B[:, None] - max(counts) + steps_C
+        self.row_source_BC = torch.where(self.wanted_BC, starts_B[:, None] + place_BC, 0)
+        self.rows_R = self.row_source_BC[self.wanted_BC]
+        self.seen_BCT = (steps_T <= place_BC[..., None]) & self.inside_BT[:, None]
+        self.seen_BCT |= ~self.wanted_BC[
+            ..., None
+        ]  # a padded row sees something, so that it is a number, and is dropped
+
+    def attend(
+        self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
+    ) -> Tensor:
+        """Attention output, shape (1, N, H, D)."""
+        q_BHTD = q_1HND[0][:, self.source_BT].transpose(0, 1)
+        out_BHTD, lse_BHT = _flash(
+            q_BHTD, *self._keys(k_1KND, v_1KND, q_1HND.shape[1]), 0.0, True, scale=scale
+        )
+        own_HND, own_lse_HN = (x.transpose(0, 1)[:, self.inside_BT] for x in (out_BHTD, lse_BHT))
+        return self._with_prefix(layer, q_1HND, own_HND, own_lse_HN, scale)
+
+    def attend_rows(
+        self, layer: int, q_1HRD: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
+    ) -> Tensor:
+        """The same for the wanted rows only, shape (1, R, H, D)."""
+        number_BC = torch.zeros_like(self.row_source_BC)
+        number_BC[self.wanted_BC] = torch.arange(len(self.rows_R))
+        q_BHCD = q_1HRD[0][:, number_BC].transpose(0, 1)
+        mask_B1CT = torch.zeros(self.seen_BCT.shape, dtype=q_BHCD.dtype).masked_fill_(
+            ~self.seen_BCT, -torch.inf
+        )[:, None]
+        keys = self._keys(k_1KND, v_1KND, q_1HRD.shape[1])
+        out_BHCD, lse_BHC = _flash(q_BHCD, *keys, 0.0, False, attn_mask=mask_B1CT, scale=scale)
+        own_HRD, own_lse_HR = (x.transpose(0, 1)[:, self.wanted_BC] for x in (out_BHCD, lse_BHC))
+        return self._with_prefix(layer, q_1HRD, own_HRD, own_lse_HR, scale)
+
+    def _keys(self, k_1KND: Tensor, v_1KND: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of each suffix, padded, for every head: (B, H, T, D) both."""
+        groups = heads // k_1KND.shape[1]
+        k_BHTD, v_BHTD = (
+            x[0][:, self.source_BT].transpose(0, 1).repeat_interleave(groups, 1)
+            for x in (k_1KND, v_1KND)
+        )
+        return k_BHTD, v_BHTD
+
+    def _with_prefix(
+        self, layer: int, q_1HND: Tensor, own_HND: Tensor, own_lse_HN: Tensor, scale: float
+    ) -> Tensor:
+        if self.prefix_length == 0:
+            return own_HND.transpose(0, 1)[None]
+        k_1KPD, v_1KPD = self.prefix[layer]
+        q_1KMD = q_1HND.reshape(
+            1, k_1KPD.shape[1], -1, q_1HND.shape[-1]
+        )  # M = groups * N: no key is copied for a group
+        shared, shared_lse = _flash(q_1KMD, k_1KPD, v_1KPD, 0.0, False, scale=scale)
+        shared_HND, shared_lse_HN = (
+            shared.reshape(own_HND.shape),
+            shared_lse.reshape(own_lse_HN.shape),
+        )
+        share_HN1 = torch.sigmoid(shared_lse_HN - own_lse_HN)[..., None].to(own_HND.dtype)
+        return torch.lerp(own_HND, shared_HND, share_HN1).transpose(0, 1)[None]
+
+
+class _KeysOnly:
+    """Takes a layer's keys and values of all N tokens and computes no attention."""
+
+    def attend(
+        self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
+    ) -> Tensor:
+        self.keys = k_1KND, v_1KND
+        return torch.zeros_like(q_1HND).transpose(1, 2)
+
+
+class _Rows:
+    """Attention of the wanted rows to the keys of all tokens."""
+
+    def __init__(self, packed: PackedSuffixes, keys: tuple[Tensor, Tensor]):
+        self.packed, self.keys = packed, keys
+
+    def attend(
+        self, layer: int, q_1HRD: Tensor, k_1KRD: Tensor, v_1KRD: Tensor, scale: float
+    ) -> Tensor:
+        return self.packed.attend_rows(layer, q_1HRD, *self.keys, scale)
+
+
+class LastRowsLayer(nn.Module):
+    """A model's last layer: of packed suffixes only the wanted rows leave it, so only they pass its attention and MLP."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)  # what the model asks of its layers
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        shared = kwargs.get("shared")
+        if not isinstance(shared, PackedSuffixes):
+            return self.layer(*args, **kwargs)
+        return self._wanted_rows(*args, **kwargs)
+
+    def _wanted_rows(
+        self,
+        hidden_states: Tensor,
+        *,
+        shared: PackedSuffixes,
+        position_embeddings: Any,
+        **kwargs: Any,
+    ) -> Any:
+        keys = _KeysOnly()
+        last: Any = self.layer
+        normed = last.input_layernorm(hidden_states)
+        last.self_attn(
+            hidden_states=normed, position_embeddings=position_embeddings, shared=keys, **kwargs
+        )
+        rows = shared.rows_R
+        cos, sin = (x[:, rows] for x in position_embeddings)
+        kwargs["position_ids"] = kwargs["position_ids"][:, rows]
+        return self.layer(
+            hidden_states[:, rows],
+            position_embeddings=(cos, sin),
+            shared=_Rows(shared, keys.keys),
+            **kwargs,
+        )
+
+
+class PrefixRecorder:
+    """Plain causal attention over one prompt that keeps each layer's keys and values, shape (1, K, P, D)."""
+
+    def __init__(self) -> None:
+        self.prefix: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def attend(
+        self, layer: int, q_1HPD: Tensor, k_1KPD: Tensor, v_1KPD: Tensor, scale: float
+    ) -> Tensor:
+        self.prefix[layer] = k_1KPD.contiguous(), v_1KPD.contiguous()
+        groups = q_1HPD.shape[1] // k_1KPD.shape[1]
+        k_1HPD, v_1HPD = (x.repeat_interleave(groups, 1) for x in (k_1KPD, v_1KPD))
+        out_1HPD, _ = _flash(q_1HPD, k_1HPD, v_1HPD, 0.0, True, scale=scale)
+        return out_1HPD.transpose(1, 2)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *,
+    shared: Any,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: `shared`, one of the classes above, comes from the call of the model."""
+    if _recorded and callable(attention_mask):
+        _recorded[-1].append(attention_mask)
+    if other := [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]:
+        raise ValueError(f"its attention has {', '.join(other)}")
+    return shared.attend(module.layer_idx, query, key, value, scaling), None
+
+
+# Attention sinks, capped scores and added biases would be left out without an error.
+_NOT_COMPUTED = ("s_aux", "sinks", "softcap", "position_bias", "attn_bias", "alibi")
+
+MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
+_recorded: list[list[MaskFunction]] = []
+
+
+def _mask(
+    *args: Any, mask_function: MaskFunction | None = None, **kwargs: Any
+) -> MaskFunction | None:
+    """transformers' mask function: builds nothing, since the classes above decide who sees whom.
+
+    While masks are recorded, each layer is handed the function of its mask in place of a tensor.
+    """
+    return mask_function if _recorded else None
+
+
+@contextmanager
+def recorded_masks() -> Iterator[list[MaskFunction]]:
+    """Collects the masks of all layers in a forward pass with this attention."""
+    masks: list[MaskFunction] = []
+    _recorded.append(masks)
+    try:
+        yield masks
+    finally:
+        _recorded.pop()
+
+
+def causal_reach(masks: Sequence[MaskFunction], longest: int) -> int:
+    """The greatest length, at most `longest`, at which every mask is plainly causal.
+
+    A sliding window or a chunk ends it: it is the first position that no longer sees position 0.
+    """
+    places_L, zero, one = torch.arange(longest), torch.tensor(0), torch.tensor(1)
+    for mask in masks:
+        if bool(mask(0, 0, zero, one)):
+            return 0  # position 0 sees what follows
+        hidden_L = ~mask(0, 0, places_L, zero).expand(longest)
+        longest = min([longest, *hidden_L.nonzero()[:1, 0].tolist()])
+        places_L = places_L[:longest]
+    return longest
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)

@@ -1,0 +1,251 @@
+"""The vLLM engine (CUDA and CPU builds): one request a question, letters by token id, prefixes cached."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ift_scale.engines import weights
+from ift_scale.engines.model_folder import model_config
+from ift_scale.engines.protocol import (
+    EngineSpec,
+    Sampling,
+    ScoreRequest,
+    TextRequest,
+    ignore,
+    resolved_dtype,
+)
+from ift_scale.errors import ConfigError, EnvironmentProblem
+
+# Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
+_FINGERPRINT_TOKENS = [3, 5, 7, 11]
+
+
+def pack_embeddings_again(worker: Any) -> None:
+    """On a CPU vLLM packs a copy of the LM head when it loads, and a reload leaves the copy of a tied head as it was (0.32)."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for layer in worker.get_model().modules():
+        if isinstance(layer, VocabParallelEmbedding):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def has_experts(worker: Any) -> bool:
+    """True if the model has a layer of experts."""
+    return any("MoE" in type(layer).__name__ for layer in worker.get_model().modules())
+
+
+def _counted(report: Callable[[int], None]) -> Any:
+    """A progress bar for vLLM that shows nothing and reports each sequence that is finished."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Counted(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs | {"file": io.StringIO(), "mininterval": 3600})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            report(int(n or 0))
+            return super().update(n)
+
+    return Counted
+
+
+def longest_prompt(settings: dict[str, Any], max_model_len: int | None) -> int | None:
+    """`max_model_len` for a model of these settings (config.json), by default the user's; None leaves it to vLLM.
+
+    vLLM computes all rows with one set of rotary frequencies, where transformers and the trainer go by a row's length. With
+    LongRoPE these are the short ones if `max_model_len` is at most `original_max_position_embeddings`, else the long ones; with
+    dynamic NTK always the scaled ones. Raises ConfigError where they would not be the model's own.
+    """
+    text = settings.get("text_config") or settings
+    found = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    for rope in (
+        found.values()
+        if found and all(isinstance(part, dict) for part in found.values())
+        else [found]
+    ):
+        kind = rope.get("rope_type") or rope.get("type")
+        if kind == "dynamic":
+            raise ConfigError(
+                "engine",
+                [
+                    f"vLLM scales the rotary frequencies of every row (rope_type {kind}); {_OTHER_ENGINE}"
+                ],
+            )
+        if "long_factor" in rope:
+            limit = int(
+                rope.get("original_max_position_embeddings")
+                or text["original_max_position_embeddings"]
+            )
+            if max_model_len is not None and max_model_len > limit:
+                problem = f"max_model_len: {max_model_len} is beyond LongRoPE's limit of {limit} tokens, so that vLLM would compute"
+                problem += " short prompts with the long prompts' frequencies"
+                raise ConfigError(
+                    "engine",
+                    [f"{problem}; leave it out (longer prompts are refused), or {_OTHER_ENGINE}"],
+                )
+            max_model_len = min(max_model_len or limit, limit)
+    return max_model_len
+
+
+_OTHER_ENGINE = "set engine: transformers"
+
+
+class VllmEngine:
+    def __init__(self, spec: EngineSpec):
+        self.finished: Callable[[float], None] = ignore
+        # The engine is in a child process of ours already; a second one inside it would survive a kill.
+        os.environ.setdefault(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", "0" if spec.config.tensor_parallel_size == 1 else "1"
+        )
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.config.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM
+
+        weights.check_for_vllm(spec.model_path)
+        has_gpu = torch.cuda.is_available()
+        eager = spec.config.enforce_eager
+        arguments: dict[str, Any] = {
+            "model": spec.model_path,
+            "dtype": resolved_dtype(spec.dtype, has_gpu),
+            "enforce_eager": not has_gpu if eager is None else eager,
+            "tensor_parallel_size": spec.config.tensor_parallel_size,
+            "enable_prefix_caching": True,
+            "skip_tokenizer_init": True,
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if has_gpu and not spec.config.generates:
+            # Graphs serve steps of a few tokens, and capturing dozens of them takes half a minute; scoring has none of these steps.
+            arguments["compilation_config"] = {"cudagraph_mode": "NONE"}
+        if has_gpu:
+            arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
+        if (
+            most := longest_prompt(model_config(Path(spec.model_path)), spec.config.max_model_len)
+        ) is not None:
+            arguments["max_model_len"] = most
+        optional = ("max_num_batched_tokens", "max_num_seqs")
+        arguments |= {
+            name: value for name in optional if (value := getattr(spec.config, name)) is not None
+        }
+        self.llm = LLM(**arguments)
+
+    @property
+    def context_length(self) -> int:
+        return self.llm.llm_engine.model_config.max_model_len - 1  # one token is sampled
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        return self._score(requests, self.finished)
+
+    def _score(
+        self, requests: Sequence[ScoreRequest], report: Callable[[float], None]
+    ) -> np.ndarray:
+        from vllm import SamplingParams, TokensPrompt
+
+        prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
+        params = [
+            SamplingParams(
+                max_tokens=1, temperature=0, logprob_token_ids=request.options, detokenize=False
+            )
+            for request in requests
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=_counted(report))
+        scores = []
+        for request, output in zip(requests, outputs, strict=True):
+            by_id = output.outputs[0].logprobs[0]
+            scores += [by_id[option].logprob for option in request.options]
+        return np.array(scores, dtype=np.float64)
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        """A next-token request for each token of each continuation, the same one asked once: with `prompt_logprobs` vLLM would read
+        nothing from its prefix cache, and these compute little more than the tokens that differ."""
+        asked: dict[tuple[int, tuple[int, ...]], set[int]] = {}
+        wanted: dict[tuple[int, tuple[int, ...]], ScoreRequest] = {}
+        for request in requests:
+            for n, token in enumerate(request.continuation):
+                suffix = request.suffix + request.continuation[:n]
+                key = (id(request.prefix), tuple(suffix))
+                asked.setdefault(key, set()).add(token)
+                wanted.setdefault(key, ScoreRequest(request.prefix, suffix, []))
+        options = {key: sorted(tokens) for key, tokens in asked.items()}
+        share = len(requests) / max(1, len(wanted))
+        asked_once = [wanted[key]._replace(options=options[key]) for key in wanted]
+        flat = iter(self._score(asked_once, lambda count: self.finished(count * share)).tolist())
+        logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in wanted}
+        sums = []
+        for request in requests:
+            keys = [
+                (id(request.prefix), tuple(request.suffix + request.continuation[:n]))
+                for n in range(len(request.continuation))
+            ]
+            sums.append(
+                sum(
+                    logprobs[key][token]
+                    for key, token in zip(keys, request.continuation, strict=True)
+                )
+            )
+        return np.array(sums, dtype=np.float64)
+
+    def generate(
+        self, requests: Sequence[TextRequest], sampling: Sampling
+    ) -> list[list[list[int]]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            torch.manual_seed(
+                sampling.seed
+            )  # a request's own seed fails on a CPU ("CPU Generator does not use offset", 0.32)
+        prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
+        params = [
+            SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                n=sampling.num_samples,
+                seed=sampling.seed + number * sampling.num_samples
+                if on_gpu
+                else None,  # vLLM adds a sample's own number
+                stop_token_ids=sampling.stop,
+                detokenize=False,
+            )
+            for number in range(len(requests))
+        ]
+        report = _counted(lambda samples: self.finished(samples / sampling.num_samples))
+        outputs = self.llm.generate(prompts, params, use_tqdm=report)
+        stop = set(sampling.stop)
+        return [
+            [[t for t in sample.token_ids if t not in stop] for sample in output.outputs]
+            for output in outputs
+        ]
+
+    def load_weights(self, path: Path) -> None:
+        """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
+        from vllm.config import set_current_vllm_config
+
+        # vLLM wraps transformers' classes that it runs itself; outside such a context these cannot be built any more.
+        with set_current_vllm_config(self.llm.llm_engine.vllm_config):
+            weights.check_for_vllm(path)
+        if not torch.cuda.is_available() and any(self.llm.collective_rpc(has_experts)):
+            problem = "vLLM's CPU build answers with the experts of the model before after new weights (0.32, gpt-oss)"
+            raise EnvironmentProblem(f"{problem}; {_OTHER_ENGINE}")
+        fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
+        before = self._score([fingerprint], ignore)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+        if not torch.cuda.is_available():
+            self.llm.collective_rpc(pack_embeddings_again)
+        self.reset_cache()
+        if np.array_equal(before, self._score([fingerprint], ignore)):
+            raise RuntimeError(
+                f"vLLM answers as before after loading {path}: its weights did not change"
+            )
+
+    def reset_cache(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache; start a new engine")

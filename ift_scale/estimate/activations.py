@@ -1,0 +1,115 @@
+"""Bytes that a decoder's forward pass keeps for the backward pass, and what the backward pass and the loss need beside them.
+
+Counted from what each operation saves (the method of Korthikanti et al. 2022, 2205.05198, section 4, for these layers). In the
+formulas a is the bytes of an element (2 in bfloat16, 4 in float32) and h, q, k, i the elements of a token's hidden state, queries,
+keys and MLP. "Fused" is a norm that saves its input only and a SwiGLU that saves its two inputs only, as Liger's, our Triton
+kernels and torch.compile do; plain PyTorch saves a norm's float32 copy and normalised value, and the activated gate too.
+Attention is a flash kernel, which saves its inputs, its output and a float32 number a head. "Repeated" is grouped attention by a
+kernel that takes as many key heads as query heads: it saves its keys and values repeated, q elements of each instead of k.
+
+Tests compare these counts with the bytes really held on a CPU. What a GPU's kernels hold inside (workspaces) is not counted.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ift_scale.estimate.shape import ModelShape
+
+Checkpointing = Literal["none", "selective", "full"]
+
+# Most float32 logits that the linear cross-entropy kernels hold at once, as they have it themselves (a test compares).
+GPU_LOGITS, CPU_LOGITS = 256 * 2**20, 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`element`: bytes of an activation. `fused`: norms and SwiGLU by kernels that save their inputs only. `repeated`: keys and
+    values are repeated for grouped attention."""
+
+    element: int
+    fused: bool
+    on_gpu: bool = True
+    repeated: bool = False
+
+
+def _norm(shape: ModelShape, precision: Precision) -> int:
+    """Saved bytes for each element of a norm's input, without its output. Gemma's norms multiply by their weight in float32."""
+    if precision.fused:
+        return precision.element
+    return 4 + (4 if shape.family.startswith("gemma") else precision.element)
+
+
+def whole_layer(shape: ModelShape, precision: Precision) -> int:
+    """Bytes a token that one layer saves when nothing is computed again.
+
+    norms: n_norms * norm(h) [+ norm(q + k)]; inputs of the linear layers: a (2 h + i); attention: a (2 q + 2 k) + 4 heads, with
+    repeated keys and values 4 a q + 4 heads; SwiGLU: gate, up and, where it is not fused, the activated gate: 2 or 3 times a i.
+    """
+    a, h, i = precision.element, shape.hidden, shape.intermediate
+    normed = shape.norms_per_layer * h + shape.head_norms * (shape.q_size + shape.kv_size)
+    attention = 2 * shape.q_size + 2 * (shape.q_size if precision.repeated else shape.kv_size)
+    swiglu = 2 * i if precision.fused else 3 * i
+    return normed * _norm(shape, precision) + a * (2 * h + i + attention + swiglu) + 4 * shape.heads
+
+
+def kept_of_layer(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token that one layer holds from its forward to its backward pass.
+
+    full: its input, a h. selective: also the outputs of its seven matrix products and of attention, which are not computed again:
+    a (3 h + 2 q + 2 k + 2 i) + 4 heads in all.
+    """
+    a = precision.element
+    if checkpointing == "none":
+        return whole_layer(shape, precision)
+    if checkpointing == "full":
+        return a * shape.hidden
+    products = 2 * shape.hidden + 2 * shape.q_size + 2 * shape.kv_size + 2 * shape.intermediate
+    return a * (shape.hidden + products) + 4 * shape.heads
+
+
+def working(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token that the backward pass adds for a while to what is kept: in the last layer, or in the final norm before it.
+
+    A layer: what is computed again, and the gradients in its MLP, a (2 h + i). A norm's gradient in plain PyTorch takes five
+    float32 copies of its input.
+    """
+    a, h = precision.element, shape.hidden
+    again = (
+        whole_layer(shape, precision)
+        - kept_of_layer(shape, precision, checkpointing)
+        + a * h * (checkpointing != "none")
+    )
+    norm = 3 * a * h if precision.fused else 20 * h
+    return max(norm, again + a * (2 * h + shape.intermediate))
+
+
+def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+    """Bytes a token held at the end of the forward pass: all layers, the final norm and its output, the rotary tables."""
+    ends = (
+        _norm(shape, precision) + precision.element
+    ) * shape.hidden + 2 * precision.element * shape.head_dim
+    return shape.layers * kept_of_layer(shape, precision, checkpointing) + ends
+
+
+def head(shape: ModelShape, precision: Precision, rows: int) -> float:
+    """Bytes of the chunked linear cross-entropy at its peak, for `rows` supervised rows.
+
+    The rows' hidden states and their gradients, 2 a h; a chunk's logits in float32 and on a GPU, where a < 4, their gradient (else
+    it takes their place); the head's gradient, summed in float32 over chunks and then cast. A CPU multiplies in float32 whatever
+    a is, and has a copy of the head in it.
+    """
+    a, size = precision.element, shape.embedding_parameters
+    matrix = a if precision.on_gpu else 4
+    most = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
+    chunks = -(-rows // most)
+    logits = 4 * -(-rows // max(1, chunks)) * shape.vocab
+    own_gradient = logits * matrix / 4 if matrix < 4 else 0
+    summed = (4 if chunks > 1 else matrix) * size
+    cast = a * size if a < 4 and (chunks > 1 or matrix != a) else 0
+    copy = matrix * size if matrix != a else 0
+    return 2 * a * rows * shape.hidden + logits + own_gradient + summed + cast + copy
+
+
+def head_gradients(shape: ModelShape, precision: Precision, rows: int) -> int:
+    """Bytes at the start of the backward pass: the gradients of rows and head, and these times the gradient of the loss."""
+    return 2 * precision.element * (rows * shape.hidden + shape.embedding_parameters)

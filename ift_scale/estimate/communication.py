@@ -1,0 +1,102 @@
+"""What DeepSpeed 0.19.8 sends in one optimizer step, by ZeRO stage, with the settings of `train.zero`. Read off its source.
+
+P parameters of a bytes, N ranks, M micro-batches; buckets of `memory.BUCKET` elements.
+
+0: gradients all-reduced once a step, in buckets of 5e8 elements (engine.buffered_allreduce_fallback).
+1: in float32 as stage 2, once a step; in bfloat16 BF16_Optimizer all-reduces float32 sums once a step.
+2: every micro-batch, each bucket's slices reduced to the rank that owns them, in about N + P / bucket calls; over more than
+`memory.SLICED_UP_TO` ranks whole buckets all-reduced, twice the bytes in fewer calls (use_multi_rank_bucket_allreduce). Once a step
+the new weights are gathered, in one call (all_gather_into_tensor).
+3: every micro-batch each weight is gathered for the forward pass and again for the backward pass, but for those used again within
+`memory.LIVE` elements, which are kept: the last LIVE / 2 of them (with full checkpointing LIVE / 3: their forward is computed
+again); every micro-batch gradients are reduce-scattered in buckets. A call gathers what a module needs with what is prefetched; a
+decoder layer's matrices come in seven calls or fewer. Parameters of up to 1e5 elements stay whole and are gathered after the step.
+With `Setting.hpz` the ranks of a node keep what the first forward pass of a step has gathered, divided among them, until the update
+changes it: all further gathering, in that micro-batch's backward pass and in later micro-batches, stays inside the node.
+
+Norms of gradients and overflow checks are scalars: two small all-reduces a step.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from ift_scale.estimate import memory
+from ift_scale.estimate.collectives import Collective
+from ift_scale.estimate.memory import Setting
+from ift_scale.estimate.shape import ModelShape
+
+_ALLREDUCE_BUCKET = 500_000_000
+_MATRICES = 7
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Of one rank: beside each micro-batch's forward and backward pass, behind its backward pass, and around the update."""
+
+    forward: tuple[Collective, ...] = ()
+    later_forward: tuple[Collective, ...] = ()
+    """Beside the forward passes of all micro-batches but the step's first."""
+    backward: tuple[Collective, ...] = ()
+    boundary: tuple[Collective, ...] = ()
+    """Reductions that come once a step, behind the last backward pass."""
+    update: tuple[Collective, ...] = ()
+
+
+def _calls(kind: str, elements: float, bucket: float, element: int, extra: float = 0) -> Collective:
+    """`elements` in buckets, and `extra` calls more than that takes."""
+    count = max(1.0, math.ceil(elements / bucket) + extra)
+    return Collective(kind, element * elements / count, count)  # type: ignore[arg-type]
+
+
+def gathered_again(shape: ModelShape, setting: Setting) -> float:
+    """Elements that a micro-batch's backward pass gathers anew under ZeRO-3."""
+    kept = memory.LIVE / (3 if setting.checkpointing == "full" else 2)
+    return max(0.0, shape.parameters - kept)
+
+
+def traffic(
+    shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_buckets: bool | None = None
+) -> Traffic:
+    """`whole_buckets`: use_multi_rank_bucket_allreduce; None is what the trainer does over so many ranks."""
+    if ranks == 1:
+        return Traffic()
+    parameters, element, stage = shape.parameters, 2 if mixed else 4, setting.zero_stage
+    scalars = Collective("all_reduce", 8, 2)
+    if stage == 0:
+        return Traffic(
+            boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),), update=(scalars,)
+        )
+    weights = Collective("all_gather", element * parameters, 1)
+    if stage == 1 and mixed:
+        return Traffic(
+            boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),),
+            update=(scalars, weights),
+        )
+    if stage < 3:
+        sliced = _calls("reduce", parameters, memory.BUCKET, element, ranks - 1)
+        whole = memory.whole_buckets(ranks) if whole_buckets is None else whole_buckets
+        reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole else sliced
+        where = {"backward" if stage == 2 else "boundary": (reduced,)}
+        return Traffic(update=(scalars, weights), **where)
+    modules = _MATRICES * shape.layers + 2
+    again = gathered_again(shape, setting)
+    within = setting.hpz if setting.hpz > 1 else 0
+    forward = _calls("all_gather", parameters, parameters, element, modules - 1)
+    backward = [_calls("reduce_scatter", parameters, memory.BUCKET, element)]
+    if again:
+        backward.append(
+            replace(
+                _calls("all_gather", again, again, element, modules * again / parameters - 1),
+                within=within,
+            )
+        )
+    small = Collective(
+        "all_gather", element * (shape.norms_per_layer * shape.layers + 1) * shape.hidden, 1
+    )
+    later = replace(forward, within=within)
+    return Traffic(
+        forward=(forward,),
+        later_forward=(later,),
+        backward=tuple(backward),
+        update=(scalars, small),
+    )

@@ -1,0 +1,174 @@
+"""Files that appear whole or not at all, and the plain formats that stages read and write.
+
+A writer gets a temporary name next to the final one; the file is flushed to the disk and renamed when the block ends
+without an error. A full or read-only disk is one clear error.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ift_scale.errors import ArtifactError, DataError, EnvironmentProblem, Place
+
+INCOMPLETE = ".incomplete"
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@contextmanager
+def told_when_full(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise ArtifactError(
+                f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder of yours."
+            ) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _disk_full(path) from error
+    except Exception as error:
+        # safetensors raises a type of its own; torch's writer finds that its file is shorter than what it wrote.
+        if not any(
+            text in str(error) for text in ("No space left on device", "inline_container.cc")
+        ):
+            raise
+        raise _disk_full(path) from error
+
+
+def _disk_full(path: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{path}: the disk is full, so nothing was written there. Free some space, or set output_dir to another "
+        "disk, and run the same command again: finished stages are kept."
+    )
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file to; it takes the name `path` only if the block ends well."""
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(
+            f".{path.name}{INCOMPLETE}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        )
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: it replaces `path` as a whole when the block ends well."""
+    with told_when_full(path):
+        temporary = path.with_name(f".{path.name}{INCOMPLETE}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            flush(temporary)
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        to.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, to)
+
+
+def remove_incomplete(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs left half below `folder`, or of its member `name`; only for who holds its lock."""
+    found = (
+        folder.rglob(f".*{INCOMPLETE}*") if name is None else folder.glob(f".{name}{INCOMPLETE}*")
+    )
+    for path in sorted(found):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def flush(folder: Path) -> None:
+    """Have what this process wrote below `folder` on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def log_tail(path: Path, num_lines: int = 20) -> str:
+    """The last lines of a child process's log, for the message about its end."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:]
+    return "\n".join([f"the last lines of {path}:", *(f"  {line}" for line in lines)])
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or an empty dict where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.model_dump_json(exclude_none=True) + "\n")
+
+
+def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
+    """The records of a file that a stage wrote."""
+    records = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                records.append(record_type.model_validate_json(line))
+            except ValidationError as error:
+                problem = error.errors()[0]
+                field = ".".join(str(part) for part in problem["loc"])
+                remedy = "The file was changed by hand; remove its folder to have it made again"
+                raise DataError(Place(path, number, field), problem["msg"], remedy) from error
+    return records
+
+
+def read_parquet(
+    path: Path, record_type: type[M], where: list[tuple[str, str, Any]] | None = None
+) -> list[M]:
+    """The rows for which `where` holds, such as [("split", "=", "train")]."""
+    import pyarrow.parquet as pq
+
+    return [
+        record_type.model_validate(row) for row in pq.read_table(path, filters=where).to_pylist()
+    ]

@@ -1,0 +1,152 @@
+"""Manifests: what made an artifact, and whether it is still what would be made now.
+
+An artifact is a folder with a `manifest.json`. It is *done* if the manifest's key equals the key of what would be
+made now (settings, digests of inputs, the stage's version) and every file that it names exists with its digest.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ift_scale.errors import ArtifactError
+from ift_scale.io import digest_cache
+from ift_scale.io.files import atomic_folder, link_or_copy, write_text
+from ift_scale.io.machine import git_commit, machine_name, package_versions
+
+MANIFEST = "manifest.json"
+
+
+_SHA256_BYTES = 64 << 20
+
+
+_FILES_AT_ONCE = 8
+
+
+class Manifest(BaseModel):
+    """What made an artifact: its key and config, its files, counts, and what it took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, str]
+    counts: dict[str, float]
+    seconds: dict[str, float]
+    created: str
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+
+
+def adopt(source: Path, folder: Path) -> None:
+    """Have a finished artifact in a second place: hard links where the file system has them, else copies."""
+    with atomic_folder(folder) as temporary:
+        for path in sorted(source.rglob("*")):
+            relative = path.relative_to(source)
+            if path.is_file() and (relative.name == MANIFEST or not _is_internal(relative)):
+                link_or_copy(path, temporary / relative)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of any JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's whole content: sha256 up to 64 MiB, BLAKE3 on all cores above.
+
+    Digests of large files (model weights) are remembered, see `digest_cache`. Small files keep sha256
+    because the manifests of finished runs hold it.
+    """
+    if path.stat().st_size > _SHA256_BYTES:
+        return digest_cache.digest(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(
+    folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors", ".model", ".jinja", ".txt")
+) -> str:
+    """Digest of a model folder: names and digests of its files, manifests aside. Files are read side by side."""
+    files = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes and p.name != MANIFEST
+    )
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return digest_of(
+            {
+                file.name: digest
+                for file, digest in zip(files, pool.map(file_digest, files), strict=True)
+            }
+        )
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to have it made again."
+        ) from error
+
+
+def has_key(folder: Path, key: str) -> bool:
+    """Whether `folder` was closed under `key`; a quick look, files are not read."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.key == key
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether `folder` holds exactly what `key` describes, whole."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.key != key:
+        return False
+    paths = {name: folder / name for name in manifest.files}
+    return all(
+        path.is_file() and file_digest(path) == manifest.files[name] for name, path in paths.items()
+    )
+
+
+def write_manifest(
+    folder: Path,
+    stage: str,
+    key: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    counts: dict[str, float],
+    seconds: dict[str, float],
+) -> Manifest:
+    """Close an artifact: digest its files and put the manifest beside them, last."""
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not _is_internal(p.relative_to(folder))
+    )
+    manifest = Manifest(
+        stage=stage,
+        key=key,
+        config=config,
+        inputs=inputs,
+        files={str(p.relative_to(folder)): file_digest(p) for p in files},
+        counts=counts,
+        seconds=seconds,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=git_commit(),
+        versions=package_versions(),
+        machine=machine_name(),
+    )
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    return manifest
+
+
+def _is_internal(relative: Path) -> bool:
+    return relative.name == MANIFEST or any(
+        part.startswith(".") or part == "shards" for part in relative.parts
+    )

@@ -1,0 +1,84 @@
+"""Token ids that the model's embedding has no row for: refused before an engine or a rank looks them up.
+
+A tokenizer may know more tokens than the embedding has rows, as long as no text uses them.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ift_scale.engines.model_folder import embedding_rows
+from ift_scale.engines.null import NullEngine
+from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
+from ift_scale.errors import DataError, Place
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.scoring.runner import Target
+
+
+class Surplus:
+    """The tokens of a tokenizer whose ids the embedding of `folder`'s model does not reach. False where there are none."""
+
+    def __init__(self, tokenizer: PromptTokenizer, folder: Path):
+        self.num_rows = embedding_rows(folder)
+        vocabulary: dict[str, int] = tokenizer.tokenizer.get_vocab()
+        self._tokens = {
+            number: token for token, number in vocabulary.items() if number >= self.num_rows
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def refuse(self, ids: Iterable[int], place: Place) -> None:
+        """DataError for the first of the ids that the embedding has no row for."""
+        found = next((number for number in ids if number >= self.num_rows), None) if self else None
+        if found is not None:
+            token = self._tokens.get(int(found), "?")
+            problem = f"the token '{token}' has the id {found}, and the model's embedding has {self.num_rows} rows"
+            remedy = "Use the tokenizer that belongs to the model, or resize the embedding and train it before"
+            raise DataError(place, problem, remedy)
+
+
+class _Looking(NullEngine):
+    """An engine that answers nothing and looks at the ids that it is asked about."""
+
+    def __init__(self, surplus: Surplus, place: Place):
+        super().__init__(EngineSpec("", "", None))  # type: ignore[arg-type]
+        self._surplus, self._place = surplus, place
+
+    def _look(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            for part in request:
+                self._surplus.refuse(part, self._place)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
+        self._look(requests)
+        return super().score(requests)
+
+    def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        self._look(requests)
+        return super().loglikelihood(requests)
+
+    def generate(
+        self, requests: Sequence[TextRequest], sampling: Sampling
+    ) -> list[list[list[int]]]:
+        self._look(requests)
+        return super().generate(requests, sampling)
+
+
+def check(
+    targets: Sequence[Target], questions: QuestionFile, tokenizer: PromptTokenizer, folder: Path
+) -> None:
+    """DataError, with its question, for an id that a target asks about and the embedding has no row for.
+
+    Every prompt is written here, but only where the tokenizer has such tokens at all.
+    """
+    surplus = Surplus(tokenizer, folder)
+    if not surplus:
+        return
+    for target in targets:
+        for question in (question for chunk in target.chunks for question in questions.read(chunk)):
+            engine = _Looking(surplus, Place(f"question {question.id}"))
+            target.asker.ask(engine, target.asker.write([question]))

@@ -1,0 +1,245 @@
+"""Asking choice questions by their letters: questions in, a table of raw log-probabilities out, a row a question.
+
+Probing and evaluation differ only in how a prompt is written (`FewShot`, `Chat`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ift_scale.engines.protocol import Engine, TextRequest
+from ift_scale.errors import DataError, Place
+from ift_scale.prompts import templates
+from ift_scale.prompts.controls import ChatText
+from ift_scale.prompts.prefixes import Prefixes
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.views import View, ViewsOf
+from ift_scale.records import Question
+from ift_scale.scoring.options import (
+    WHOLE_PROMPTS,
+    Continuations,
+    LetterTokens,
+    OptionRequest,
+    num_tokens,
+    option_logprobs,
+)
+
+
+class Writer(Protocol):
+    """Writes questions of one topic as engine requests."""
+
+    def requests(
+        self, questions: Sequence[Question], views: Sequence[View]
+    ) -> Sequence[OptionRequest]:
+        """A request for each question with the view of the same number; the views are of one draw."""
+
+
+class FewShot:
+    """The paper's few-shot prompt."""
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        demonstrations: Demonstrations,
+        whole_prompts: bool = False,
+    ):
+        self.letters = LetterTokens(tokenizer, WHOLE_PROMPTS, whole=whole_prompts)
+        self.prefixes = Prefixes(
+            tokenizer, demonstrations, templates.few_shot_prefix, whole_prompts
+        )
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[OptionRequest]:
+        texts = [
+            templates.question_text(question, view.order)
+            for question, view in zip(questions, views, strict=True)
+        ]
+        draw = views[0].draw
+        ids = self.prefixes.encode(questions[0], draw, texts)
+        return [
+            self.letters.request(
+                *pair, text, len(question.choices), self.prefixes.whole_prompt(question, draw, text)
+            )
+            for pair, text, question in zip(ids, texts, questions, strict=True)
+        ]
+
+
+def chat_prompt(
+    tokenizer: PromptTokenizer,
+    template: str,
+    question: Question,
+    order: Sequence[int] | None = None,
+) -> ChatText:
+    """The 0-shot prompt of a question. DataError names one that the template or the tokenizer cannot take."""
+    try:
+        return tokenizer.render(templates.chat_messages(question, order), template, generation=True)
+    except ValueError as error:
+        remedy = "Change or remove the question, or set evaluate.template to another"
+        raise DataError(
+            Place(f"question {question.id}"), str(error), remedy, question.question
+        ) from error
+
+
+class Chat:
+    """The 0-shot prompt in a chat template: the tokens that training showed. `response` as in ConstructConfig."""
+
+    def __init__(self, tokenizer: PromptTokenizer, template: str, response: str = "letter_text"):
+        self.tokenizer, self.template = tokenizer, template
+        following = "" if response == "letter" else ". a"
+        remedy = "Choose another evaluate.template"
+        self.letters = LetterTokens(
+            tokenizer, remedy, tokenizer.chat(template).turn.separator, following
+        )
+
+    def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[OptionRequest]:
+        texts = [
+            chat_prompt(self.tokenizer, self.template, question, view.order)
+            for question, view in zip(questions, views, strict=True)
+        ]
+        return self.letters.after(texts, [len(question.choices) for question in questions])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk of questions as requests in the engine's order; `source[r]` is (question, view) of request r."""
+
+    questions: list[Question]
+    views: list[tuple[View, ...]]
+    requests: list[OptionRequest]
+    source: np.ndarray
+    cloze: list[TextRequest]
+
+    @property
+    def tokens(self) -> int:
+        counted = sum(map(num_tokens, self.requests))
+        return counted + sum(
+            len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze
+        )
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests) + len(self.cloze)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        """(question, tokens that an engine reads) of every request."""
+        for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
+            yield self.questions[number], num_tokens(request)
+        owners = (
+            [question for question in self.questions for _ in question.choices]
+            if self.cloze
+            else []
+        )
+        for question, text in zip(owners, self.cloze, strict=True):
+            yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
+
+
+class LetterAsker:
+    """Questions -> `Written` (`write`, on the CPU, ahead of the engine) -> a table (`ask`)."""
+
+    def __init__(self, writer: Writer, views_of: ViewsOf, cloze: "Cloze | None" = None):
+        self.writer, self.views_of, self.cloze = writer, views_of, cloze
+
+    def write(self, questions: list[Question]) -> Written:
+        """Requests topic by topic and draw by draw, so that those with one prefix stand together."""
+        views = [self.views_of(question) for question in questions]
+        requests: list[OptionRequest] = []
+        source: list[tuple[int, int]] = []
+        for _, numbers in groupby(
+            range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic)
+        ):
+            members = list(numbers)
+            for draw in sorted({view.draw for i in members for view in views[i]}):
+                asked = [
+                    (i, v) for i in members for v, view in enumerate(views[i]) if view.draw == draw
+                ]
+                requests += self.writer.requests(
+                    [questions[i] for i, _ in asked], [views[i][v] for i, v in asked]
+                )
+                source += asked
+        cloze = self.cloze.requests(questions) if self.cloze else []
+        return Written(questions, views, requests, np.array(source), cloze)
+
+    def ask(self, engine: Engine, written: Written) -> pa.Table:
+        logprobs = option_logprobs(engine, written.requests)
+        counts = np.array([len(request.options) for request in written.requests])
+        _refuse_numberless(logprobs, counts, written)
+        if (written.source[:, 1] > 0).any():
+            logprobs = _by_question(logprobs, counts, written.source)
+        likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
+        return _table(written, logprobs, likelihoods)
+
+
+class Cloze:
+    """The likelihood of each option's text behind the question without options, few-shot in the same manner."""
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        demonstrations: Demonstrations,
+        whole_prompts: bool = False,
+    ):
+        self.continuations = Continuations(tokenizer, whole_prompts)
+        self.prefixes = Prefixes(tokenizer, demonstrations, templates.open_prefix, whole_prompts)
+
+    def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
+        found = []
+        for question in questions:
+            text = templates.open_text(question)
+            (pair,) = self.prefixes.encode(question, 0, [text])
+            whole = self.prefixes.whole_prompt(question, 0, text)
+            found += self.continuations.requests(
+                *pair, text, [f" {choice}" for choice in question.choices], whole
+            )
+        return found
+
+
+def _refuse_numberless(logprobs: np.ndarray, counts: np.ndarray, written: Written) -> None:
+    """DataError for a question whose letters' log-probabilities hold NaN, or are all minus infinity."""
+    starts = counts.cumsum() - counts
+    wrong = np.isnan(np.add.reduceat(logprobs, starts)) | np.isneginf(
+        np.maximum.reduceat(logprobs, starts)
+    )
+    if wrong.any():
+        question = written.questions[written.source[wrong.argmax(), 0]]
+        raise DataError(
+            Place(f"question {question.id}"),
+            "the model's probabilities are not numbers (NaN)",
+            "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
+        )
+
+
+def _by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """The same values, question by question and view by view."""
+    parts = np.split(logprobs, counts.cumsum()[:-1])
+    return np.concatenate([parts[i] for i in np.lexsort((source[:, 1], source[:, 0]))])
+
+
+def _table(written: Written, logprobs: np.ndarray, likelihoods: np.ndarray | None) -> pa.Table:
+    """One row a question. `logprobs`: view by view, in the order shown; `cloze`: by content, beside the options' UTF-8 bytes."""
+    questions = written.questions
+    columns: dict[str, pa.Array] = {
+        name: pa.array([getattr(question, name) for question in questions], pa.string())
+        for name in ("id", "domain", "subject", "collection", "split", "group")
+    }
+    columns["answer"] = pa.array([question.answer for question in questions], pa.int16())
+    num_views = np.array([len(views) for views in written.views])
+    num_choices = np.array([len(question.choices) for question in questions])
+    flat_draws = [view.draw for views in written.views for view in views]
+    flat_orders = [index for views in written.views for view in views for index in view.order]
+    columns["draws"] = _lists(num_views, pa.array(flat_draws, pa.int16()))
+    columns["orders"] = _lists(num_views * num_choices, pa.array(flat_orders, pa.int8()))
+    columns["logprobs"] = _lists(num_views * num_choices, pa.array(logprobs))
+    if likelihoods is not None:
+        sizes = [len(choice.encode()) for question in questions for choice in question.choices]
+        columns["cloze"] = _lists(num_choices, pa.array(likelihoods))
+        columns["bytes"] = _lists(num_choices, pa.array(sizes, pa.int32()))
+    return pa.table(columns)
+
+
+def _lists(lengths: np.ndarray, values: pa.Array) -> pa.Array:
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

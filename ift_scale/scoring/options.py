@@ -1,0 +1,271 @@
+"""Answer options as tokens: which tokens each option letter has after a prompt, and where the prompt's own tokens then end.
+
+A letter's tokens depend on the text before it, so they are read off the tokenised prompt with the letter, never looked up by
+themselves. Letters may also merge with the end of the prompt: Llama-3 and Qwen tokenise `Answer:A` as `Answer` + `:A`. The rule for
+every tokenizer: the context is the longest token prefix that prompt + letter shares over the question's letters; an option is what
+follows, one token as a rule, several when it must be.
+
+Answers read `A. text`, so a letter must have the same tokens when `. text` follows. In a vocabulary where it does not (one that
+holds `B.`), all options are scored with the period, as the demonstrations and the training examples show them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ift_scale.engines.protocol import Engine, ScoreRequest, TextRequest
+from ift_scale.errors import DataError, Place
+from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
+from ift_scale.records import LETTERS
+
+WholePrompt = Callable[[str], list[int]]
+"""Gives the token ids of one prompt followed by an ending, tokenised as one text."""
+
+WHOLE_PROMPTS = "Set whole_prompts to true, so that every prompt is tokenised whole"
+_COMPARED_FIRST, _COMPARED_EACH = 2, 512
+_SHOWN_TOKENS = 6
+
+
+class SequenceRequest(NamedTuple):
+    """One prompt, and options of which at least one has several tokens: an option's score is the sum over its tokens."""
+
+    prefix: list[int]
+    suffix: list[int]
+    options: list[list[int]]
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.prefix + self.suffix
+
+    @property
+    def texts(self) -> list[TextRequest]:
+        return [TextRequest(self.prefix, self.suffix, option) for option in self.options]
+
+
+OptionRequest = ScoreRequest | SequenceRequest
+
+
+def num_tokens(request: OptionRequest) -> int:
+    """The most tokens that an engine reads to score one of the request's options."""
+    longest = 1 if isinstance(request, ScoreRequest) else max(map(len, request.options))
+    return len(request.prefix) + len(request.suffix) + longest - 1
+
+
+def option_logprobs(engine: Engine, requests: Sequence[OptionRequest]) -> np.ndarray:
+    """The natural-log probabilities of all requests' options, request after request; float64, shape (sum of num_options,)."""
+    single = [request for request in requests if isinstance(request, ScoreRequest)]
+    if len(single) == len(requests):
+        return engine.score(single)
+    texts = [
+        text
+        for request in requests
+        if isinstance(request, SequenceRequest)
+        for text in request.texts
+    ]
+    is_single = np.repeat(
+        [isinstance(r, ScoreRequest) for r in requests], [len(r.options) for r in requests]
+    )
+    logprobs = np.empty(len(is_single))
+    if single:
+        logprobs[is_single] = engine.score(single)
+    logprobs[~is_single] = engine.loglikelihood(texts)
+    return logprobs
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """How a prompt's tokens change when options follow: `dropped` are its last tokens, with which the options merge; `added` are
+    tokens that all options begin with. The options follow prompt - dropped + added."""
+
+    dropped: list[int]
+    added: list[int]
+    options: list[list[int]]
+
+    @cached_property
+    def _single(self) -> list[int] | None:
+        return (
+            [option[0] for option in self.options]
+            if all(len(option) == 1 for option in self.options)
+            else None
+        )
+
+    def ends(self, suffix: list[int]) -> bool:
+        """True if the dropped tokens are the last ones of `suffix`, and others are left."""
+        kept = len(suffix) - len(self.dropped)
+        return kept > 0 and suffix[kept:] == self.dropped
+
+    def context(self, suffix: list[int]) -> list[int]:
+        """`suffix` as it reads when an option follows."""
+        return (
+            suffix[: len(suffix) - len(self.dropped)] + self.added
+            if self.dropped or self.added
+            else suffix
+        )
+
+    def request(self, prefix: list[int], suffix: list[int]) -> OptionRequest:
+        context = self.context(suffix)
+        return (
+            SequenceRequest(prefix, context, self.options)
+            if self._single is None
+            else ScoreRequest(prefix, context, self._single)
+        )
+
+
+def boundary(prompt: list[int], context: list[int], wholes: Sequence[list[int]]) -> Boundary:
+    """`context`: a token prefix of all of `wholes`, the prompt with each option."""
+    kept = len(common_prefix([prompt, context]))
+    return Boundary(prompt[kept:], context[kept:], [whole[len(context) :] for whole in wholes])
+
+
+def are_distinct(options: Sequence[list[int]]) -> bool:
+    """True if no option is empty, equals another or begins another: then their probabilities exclude each other."""
+    ordered = sorted(options)
+    return bool(ordered[0]) and all(
+        after[: len(before)] != before for before, after in pairwise(ordered)
+    )
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank, with the white space after it."""
+    return text[text.rfind("\n", 0, len(text.rstrip())) + 1 :]
+
+
+class LetterTokens:
+    """The option letters after prompts of one kind, as engine requests.
+
+    `separator` comes between a prompt and the letter; `following` is what the answers that the model has seen go on with after a
+    letter. The boundary is found once for each last line of a prompt and each number of options, and applied to every prompt whose
+    tokens end alike; the first of these and every 512th are compared with the tokens of the whole. `whole`: found for every prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        remedy: str,
+        separator: str = "",
+        following: str = ". a",
+        whole: bool = False,
+    ):
+        self.tokenizer, self.separator, self.following = tokenizer, separator, following
+        self._remedy, self._always = remedy, whole
+        self._known: dict[tuple[str, int], Boundary] = {}
+        self._seen: Counter[tuple[str, int]] = Counter()
+
+    def request(
+        self, prefix: list[int], suffix: list[int], text: str, num_choices: int, whole: WholePrompt
+    ) -> OptionRequest:
+        """The request for a prompt of tokens `prefix` + `suffix` that ends with `text`.
+
+        Raises DataError if the letters do not differ by their tokens.
+        """
+        key = (last_line(text), num_choices)
+        known = self._known.get(key)
+        if known is None or self._always or not known.ends(suffix):
+            found = self._find(prefix + suffix, num_choices, whole)
+            self._known.setdefault(key, found)
+            return (
+                found.request(prefix, suffix)
+                if found.ends(suffix)
+                else found.request([], prefix + suffix)
+            )
+        self._seen[key] += 1
+        if (
+            is_compared(self._seen[key])
+            and self._find(prefix + suffix, num_choices, whole) != known
+        ):
+            problem = f"tokenises the option letters after {key[0]!r} differently in another prompt"
+            raise DataError(Place(self.tokenizer.path), problem, self._remedy)
+        return known.request(prefix, suffix)
+
+    def after(self, prompts: Sequence[str], num_choices: Sequence[int]) -> list[OptionRequest]:
+        """The requests for whole prompts' texts."""
+        return [
+            self.request([], ids, text, count, self.tokenizer.whole_prompt(text))
+            for ids, text, count in zip(
+                self.tokenizer.encode(prompts), prompts, num_choices, strict=True
+            )
+        ]
+
+    def _find(self, prompt: list[int], num_choices: int, whole: WholePrompt) -> Boundary:
+        letters = [self.separator + letter for letter in LETTERS[:num_choices]]
+        shown = [whole(letter + self.following) for letter in letters]
+        for ending in dict.fromkeys(("", self.following[:1])):
+            wholes = [whole(letter + ending) for letter in letters]
+            found = boundary(
+                prompt, common_prefix(wholes if num_choices > 1 else [prompt, *wholes]), wholes
+            )
+            if all(map(_begins_with, shown, wholes)) and are_distinct(found.options):
+                return found
+        pieces = self.tokenizer.tokenizer.convert_ids_to_tokens
+        read = {
+            letter: pieces(tokens[-_SHOWN_TOKENS:])
+            for letter, tokens in zip(LETTERS, shown, strict=False)
+        }
+        raise DataError(
+            Place(self.tokenizer.path, field="option letters"),
+            f"have no tokens by which they differ: prompts with a letter and {self.following!r} end in {read}",
+            "The letters cannot be scored with this tokenizer; choose a model or template where each has tokens of its own",
+        )
+
+
+class Continuations:
+    """Texts after prompts, as engine requests. The context is the longest token prefix that the prompt shares with all texts.
+
+    A text's tokens are found after the prompt's last line alone; the first prompts and every 512th are compared with the whole.
+    """
+
+    def __init__(self, tokenizer: PromptTokenizer, whole: bool = False):
+        self.tokenizer, self._always = tokenizer, whole
+        self._seen = 0
+
+    def requests(
+        self,
+        prefix: list[int],
+        suffix: list[int],
+        text: str,
+        continuations: Sequence[str],
+        whole: WholePrompt,
+    ) -> list[TextRequest]:
+        """A request for each continuation of the prompt of tokens `prefix` + `suffix`, which ends with `text`.
+
+        Raises DataError for a continuation without tokens.
+        """
+        line = last_line(text)
+        before, *wholes = self.tokenizer.after_blank_line(
+            [line, *(line + continuation for continuation in continuations)]
+        )
+        found = boundary(before, common_prefix([before, *wholes]), wholes)
+        self._seen += 1
+        applies = found.ends(suffix) and not self._always
+        if not applies or is_compared(self._seen):
+            prompt, exact = prefix + suffix, [whole(continuation) for continuation in continuations]
+            of_whole = boundary(prompt, common_prefix([prompt, *exact]), exact)
+            if applies and of_whole != found:
+                problem = f"tokenises {continuations[0]!r} differently after {line!r} alone and after the whole prompt"
+                raise DataError(Place(self.tokenizer.path), problem, WHOLE_PROMPTS)
+            found = of_whole
+        if not all(found.options):
+            problem = f"{continuations[found.options.index([])]!r} has no tokens of its own after {line!r}"
+            raise DataError(
+                Place(self.tokenizer.path),
+                problem,
+                "Its likelihood cannot be computed with this tokenizer; set cloze to false",
+            )
+        if not found.ends(suffix):
+            prefix, suffix = [], prefix + suffix
+        context = found.context(suffix)
+        return [TextRequest(prefix, context, option) for option in found.options]
+
+
+def is_compared(number: int) -> bool:
+    """True if the `number`-th prompt of a kind, counted from 1, is compared with the tokens of the whole."""
+    return number <= _COMPARED_FIRST or number % _COMPARED_EACH == 0
+
+
+def _begins_with(tokens: list[int], beginning: list[int]) -> bool:
+    return tokens[: len(beginning)] == beginning

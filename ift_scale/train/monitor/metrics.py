@@ -1,0 +1,137 @@
+"""What a run tells of its steps: a row a step in metrics.jsonl and in the trackers, and events that the command line shows.
+
+Nothing waits for the device inside a step: losses, norms and times stay there until `train.log_every` steps are together; then they
+are reduced over the ranks and read once.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ift_scale.train.data import packing
+from ift_scale.train.job import Events
+from ift_scale.train.monitor.throughput import Meter, peak_memory_gib
+from ift_scale.train.monitor.trackers import Trackers
+
+if TYPE_CHECKING:  # it imports DeepSpeed, which takes seconds
+    from ift_scale.train.engine.deepspeed import StepResult
+
+
+class Clock:
+    """Seconds between marks: on a GPU by events in its queue, which are read when it has passed them, else the host's time."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+
+    def mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+
+
+class StepLog:
+    """`path`: the rank that writes names it. `num_steps`: of the whole arm. `start` and `add` stand around every step."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        events: Events,
+        num_steps: int,
+        meter: Meter,
+        trackers: Trackers,
+        every: int,
+        device: torch.device,
+    ):
+        self._file = path.open("a", encoding="utf-8") if path else None
+        self._events, self._num_steps, self._meter, self._trackers = (
+            events,
+            num_steps,
+            meter,
+            trackers,
+        )
+        self._every, self._device, self._clock = every, device, Clock(device)
+        self._losses: list[Tensor] = []
+        self._rows: list[dict[str, Any]] = []
+        self._times: list[tuple[Any, Any]] = []
+        self._start: Any = None
+        self._began, self._num_added = time.monotonic(), 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def start(self) -> None:
+        """A step begins; what is done between steps (a checkpoint, say) belongs to none."""
+        self._start = self._clock.mark()
+
+    def add(self, number: int, step: packing.Step, result: "StepResult") -> None:
+        """Step `number` (from 0) has ended."""
+        self._times.append((self._start, self._clock.mark()))
+        self._losses.append(result.loss)
+        row = {
+            "step": number + 1,
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+            "applied": result.applied,
+        }
+        self._rows.append(row | self._meter.counts(step) if self._file is not None else row)
+        self._num_added += 1
+        if len(self._rows) == self._every or number + 1 == self._num_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._rows:
+            return
+        losses = torch.stack(self._losses).to(self._device)
+        dist.all_reduce(losses)
+        memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
+        dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+        if self._file is not None:
+            self._write(losses.tolist(), float(memory))  # here the device is waited for
+        self._losses, self._rows, self._times = [], [], []
+
+    def _write(self, losses: list[float], memory: float) -> None:
+        assert self._file is not None
+        rows = zip(self._rows, losses, self._times, strict=True)
+        done = [
+            self._finished(row, loss, self._clock.seconds(*times), memory)
+            for row, loss, times in rows
+        ]
+        for row in done:
+            self._file.write(json.dumps(row) + "\n")
+            self._trackers.log(row["step"], row)
+        self._file.flush()
+        left = self._num_steps - done[-1]["step"]
+        seconds_left = (time.monotonic() - self._began) / self._num_added * left
+        self._events.emit("step", of=self._num_steps, seconds_left=seconds_left, **done[-1])
+
+    def _finished(
+        self, row: dict[str, Any], loss: float, seconds: float, memory: float
+    ) -> dict[str, Any]:
+        """The row as it is written; what is no number is null, since JSON has none such."""
+        norm = row["grad_norm"]
+        read = {
+            "loss": _number(loss),
+            "grad_norm": None if norm is None else _number(float(norm)),
+            "seconds": seconds,
+        }
+        return row | read | self._meter.rates(row, seconds) | {"peak_memory_gib": memory}
+
+    def close(self) -> None:
+        self.flush()
+        self._trackers.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

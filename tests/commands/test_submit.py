@@ -1,0 +1,168 @@
+"""What `ift-scale submit` asks SLURM for, with commands of our own in the place of SLURM's."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ift_scale.commands.submit import Job, jobs, script_text
+from ift_scale.config import Config
+from ift_scale.config.file import from_dict
+
+ROOT = Path(__file__).parents[2]
+
+
+def _config(**cluster: Any) -> Config:
+    return from_dict({"output_dir": "runs/x", "cluster": cluster})
+
+
+def test_stages_wait_for_each_other() -> None:
+    found = jobs(_config())
+    assert [(job.name, job.after) for job in found] == [
+        ("questions", None), ("probe", "questions"), ("sets", "probe"), ("train", "sets"), ("evaluate", "train"),
+        ("report", "evaluate"),
+    ]  # fmt: skip
+
+
+def _job(name: str, **cluster: Any) -> Job:
+    return next(job for job in jobs(_config(**cluster)) if job.name == name)
+
+
+def test_the_settings_are_the_jobs_options() -> None:
+    options = _job(
+        "train",
+        partition="gpu",
+        account="a",
+        nodes=4,
+        gpus_per_node=8,
+        time="1-00:00:00",
+        options=["--exclusive"],
+    ).options
+    wanted = {"--partition=gpu", "--account=a", "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-00:00:00",
+              "--exclusive", "--requeue", "--signal=B:USR1@120"}  # fmt: skip
+    assert wanted <= set(options)
+    assert not any("gpus" in option for option in _job("train", gpus_per_node=0).options)
+    assert "--ntasks-per-node=1" in _job("train", gpus_per_node=0).options
+    assert {"--nodes=1", "--ntasks-per-node=1"} <= set(_job("report", nodes=4).options)
+
+
+def test_a_sweep_is_an_array() -> None:
+    found = _job("sweep", sweep=16, at_once=4)
+    assert "--array=0-15%4" in found.options and found.script == "sweep"
+    assert "%A_%a" in script_text(found, Path("logs"))
+
+
+@pytest.mark.parametrize("sweep", [0, 3])
+def test_scripts_are_those_of_the_folder_with_other_options(sweep: int) -> None:
+    for job in jobs(_config(nodes=3, sweep=sweep)):
+        text = script_text(job, Path("logs"))
+        assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+        source = (ROOT / "launch" / f"{job.script}.sbatch").read_text().splitlines()
+        kept = [line for line in text.splitlines() if not line.startswith("#SBATCH")]
+        assert kept == [line for line in source if not line.startswith("#SBATCH")]
+        named = [
+            line.split()[1].split("=")[0]
+            for line in text.splitlines()
+            if line.startswith("#SBATCH")
+        ]
+        assert len(named) == len(set(named))
+
+
+def _submit(tmp_path: Path, sbatch: str, *options: str) -> subprocess.CompletedProcess:
+    """`ift-scale submit` where sinfo knows the partition gpu of two nodes, and sbatch is this script; calls are written down."""
+    for name, script in {"sinfo": "echo gpu 2", "sbatch": sbatch, "scancel": ""}.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{script}\n')
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    command = [
+        sys.executable,
+        "-m",
+        "ift_scale.cli",
+        "submit",
+        "configs/demo.yaml",
+        "--set",
+        f"output_dir={tmp_path}/run",
+        *options,
+    ]
+    environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_jobs_are_submitted_in_order_with_the_settings_of_the_command(tmp_path: Path) -> None:
+    done = _submit(tmp_path, f"grep -c sbatch {tmp_path}/calls", "--set", "cluster.partition=gpu")
+    assert done.returncode == 0, done.stderr
+    calls = [
+        line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("sbatch")
+    ]
+    assert len(calls) == 6 and "--dependency" not in calls[0]
+    assert all(
+        f"--dependency=afterok:{number}" in call for number, call in enumerate(calls[1:], start=1)
+    )
+    assert all(
+        call.endswith(f"--set output_dir={tmp_path}/run --set cluster.partition=gpu")
+        for call in calls
+    )
+    assert sorted(path.stem for path in (tmp_path / "run" / "slurm").iterdir()) == [
+        "evaluate", "probe", "questions", "report", "sets", "train",
+    ]  # fmt: skip
+    assert "train: job 4, after 3" in done.stdout
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing(tmp_path: Path) -> None:
+    done = _submit(tmp_path, "exit 1", "--dry-run")
+    assert (
+        done.returncode == 0
+        and "--dependency=afterok:<train>" in done.stdout
+        and "#SBATCH --nodes=1" in done.stdout
+    )
+    assert not (tmp_path / "calls").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_partition_that_is_not_there(tmp_path: Path) -> None:
+    done = _submit(tmp_path, "exit 1", "--set", "cluster.partition=gpuu")
+    assert done.returncode == 2
+    assert "cluster.partition: SLURM has no partition 'gpuu'; did you mean 'gpu'?" in done.stderr
+    assert "sbatch" not in (tmp_path / "calls").read_text()
+
+
+def test_more_nodes_than_there_are(tmp_path: Path) -> None:
+    done = _submit(tmp_path, "exit 1", "--set", "cluster.partition=gpu", "--set", "cluster.nodes=3")
+    assert (
+        done.returncode == 2
+        and "cluster.nodes: 3 nodes are asked for and partition gpu has 2" in done.stderr
+    )
+
+
+def test_a_refused_job_takes_the_others_with_it(tmp_path: Path) -> None:
+    done = _submit(
+        tmp_path,
+        f'n=$(grep -c sbatch {tmp_path}/calls); [ "$n" -lt 3 ] && echo "$n" || {{ echo over quota >&2; exit 1; }}',
+    )
+    assert done.returncode == 3
+    assert (
+        "sbatch refused the job sets: over quota; the jobs 1, 2, which it belongs to, were cancelled"
+        in done.stderr
+    )
+    assert "scancel 1 2" in (tmp_path / "calls").read_text()
+
+
+def test_a_study_is_submitted_by_variant() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ift_scale.cli",
+        "submit",
+        "configs/world_study.yaml",
+        "--dry-run",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "these variants: paper, matched" in done.stderr
+    done = subprocess.run(
+        [*command, "--variant", "matched"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "--variant matched" in done.stdout

@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ift_scale.engines import model_folder
+from ift_scale.errors import DataError
+
+
+def test_no_such_folder() -> None:
+    with pytest.raises(DataError, match=r"no such folder. Set model.path"):
+        model_folder.resolve("/no/such/model")
+
+
+def test_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"holds no safetensors weights.*pytorch_model.bin.*must be converted"
+    ):
+        model_folder.resolve(str(tmp_path))
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"config.json: is missing"):
+        model_folder.resolve(str(tmp_path))
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 shards are missing .*model-00002"):
+        model_folder.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", [0, 5, 0.1, 0.99])
+def test_half_written_weights(tmp_path: Path, part: float) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros((64, 64), np.float32), "b": np.ones(7, np.float32)}, path)
+    model_folder.resolve(str(tmp_path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole)) if part < 1 else int(part)])
+    with pytest.raises(
+        DataError,
+        match=r"model.safetensors: is half written: it has .* bytes and its header .*Copy or fetch",
+    ):
+        model_folder.resolve(str(tmp_path))

@@ -1,0 +1,229 @@
+"""The reference engine against one plain forward pass a prompt."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    XGLMConfig,
+)
+
+from ift_scale.config import EngineConfig
+from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
+from ift_scale.engines.transformers import TransformersEngine, num_shared
+from ift_scale.engines.ways import Alone, Packed
+
+WAYS = (Packed.name, "padded batches behind a cached prefix", "padded batches", Alone.name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=101, max_position_embeddings=128, initializer_range=0.3, **sizes)
+    )
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    return path
+
+
+def _engine(folder: Path, way: str = "", batch_tokens: int = 150) -> TransformersEngine:
+    """An engine that uses one way only, by its name (every one, as it likes, if empty)."""
+    engine = TransformersEngine(
+        EngineSpec(
+            str(folder), "float32", EngineConfig(engine="transformers", batch_tokens=batch_tokens)
+        )
+    )
+    engine._ladder.ways = [w for w in engine._ladder.ways if w.name == way or not way]
+    assert way == Alone.name or engine._ladder.ways
+    return engine
+
+
+def _expected(model: PreTrainedModel, prompt: list[int], targets: list[list[int]]) -> np.ndarray:
+    """Log-probabilities of each of the last positions' targets, from a plain forward pass."""
+    with torch.no_grad():
+        logprobs_TV = (
+            model(torch.tensor([prompt])).logits[0, -len(targets) :].double().log_softmax(-1)
+        )
+    return np.concatenate([logprobs_TV[row, ids].numpy() for row, ids in enumerate(targets)])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("prefix", "stated"), [(0, 0), (1, 0), (17, 0), (17, 17), (17, 9)])
+def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, way: str) -> None:
+    """Whatever part of the common beginning is stated as prefix, with mixed numbers of options."""
+    rng = random.Random(prefix)
+    common = [rng.randrange(101) for _ in range(prefix)]
+    prompts = [
+        common + [rng.randrange(101) for _ in range(rng.randrange(1, 30))] for _ in range(23)
+    ]
+    given_prefix = common[:stated]
+    requests = [
+        ScoreRequest(
+            given_prefix, p[stated:], [rng.randrange(101) for _ in range(rng.choice((2, 4, 7)))]
+        )
+        for p in prompts
+    ]
+    scores = _engine(folder, way).score(requests)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = np.concatenate(
+        [_expected(model, request.prompt, [request.options]) for request in requests]
+    )
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_likelihoods_of_continuations(folder: Path, way: str) -> None:
+    rng = random.Random(3)
+    prefix = [rng.randrange(101) for _ in range(11)]
+    texts = [[rng.randrange(101) for _ in range(rng.randrange(2, 9))] for _ in range(6)]
+    requests = [
+        TextRequest(prefix, text, [rng.randrange(101) for _ in range(n)])
+        for text in texts
+        for n in (1, 2, 5)
+    ]
+    found = _engine(folder, way).loglikelihood(requests)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    expected = [
+        _expected(
+            model, r.prompt + r.continuation[:-1], [[token] for token in r.continuation]
+        ).sum()
+        for r in requests
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> None:
+    rng = random.Random(5)
+    prompts = [[rng.randrange(101) for _ in range(length)] for length in (3, 9, 14)]
+    engine = _engine(folder)
+    (free, *_) = engine.generate([TextRequest([], prompts[0], [])], Sampling(6, [100]))
+    stop = free[0][3]
+    found = engine.generate([TextRequest(p[:2], p[2:], []) for p in prompts], Sampling(6, [stop]))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for prompt, (tokens,) in zip(prompts, found, strict=True):
+        expected: list[int] = []
+        while len(expected) < 6:
+            with torch.no_grad():
+                token = int(model(torch.tensor([prompt + expected])).logits[0, -1].argmax())
+            if token == stop:
+                break
+            expected.append(token)
+        assert tokens == expected
+    samples = engine.generate(
+        [TextRequest([], p, []) for p in prompts],
+        Sampling(4, [100], temperature=1.0, num_samples=5),
+    )
+    assert [len(s) for s in samples] == [5, 5, 5]
+    assert len({tuple(t) for s in samples for t in s}) > 5
+
+
+def test_an_architecture_with_other_attention_takes_the_padded_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 2 caps its attention scores, which the shared way does not: loading notices, and the numbers are right all the same."""
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    caps = {
+        "attn_logit_softcapping": 0.3,
+        "final_logit_softcapping": 5.0,
+        "query_pre_attn_scalar": 1,
+        "head_dim": 32,
+    }
+    model = Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=101, max_position_embeddings=128, initializer_range=0.5, **sizes, **caps
+        )
+    )
+    model.save_pretrained(tmp_path)
+    engine = TransformersEngine(
+        EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers"))
+    )
+    assert not engine.shares_prefix
+    assert (
+        "shared-prefix attention: not used (does not serve this model: its attention has softcap)"
+        in caplog.text
+    )
+    rng = random.Random(1)
+    prefix = [rng.randrange(101) for _ in range(12)]
+    requests = [
+        ScoreRequest(prefix, [rng.randrange(101) for _ in range(n)], [1, 2, 3]) for n in (2, 5, 9)
+    ]
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    expected = np.concatenate(
+        [_expected(model, request.prompt, [request.options]) for request in requests]
+    )
+    np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        XGLMConfig(
+            vocab_size=101,
+            d_model=64,
+            ffn_dim=96,
+            num_layers=2,
+            attention_heads=2,
+            max_position_embeddings=128,
+        ),
+        GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=2, n_positions=128),
+    ],
+    ids=["xglm", "gpt2"],
+)
+def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(
+    config: PreTrainedConfig, tmp_path: Path
+) -> None:
+    """XGLM's layers know no rotary embedding, GPT-2's stand elsewhere."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    engine = TransformersEngine(
+        EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", max_model_len=128))
+    )
+    assert not engine.shares_prefix
+    rng = random.Random(2)
+    prefix = [rng.randrange(3, 101) for _ in range(12)]
+    requests = [
+        ScoreRequest(prefix, [rng.randrange(3, 101) for _ in range(n)], [1, 2, 3])
+        for n in (2, 5, 9)
+    ]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    expected = np.concatenate(
+        [_expected(model, request.prompt, [request.options]) for request in requests]
+    )
+    np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_num_shared(prompts: list[list[int]]) -> None:
+    length = num_shared(prompts)
+    assert all(p[:length] == prompts[0][:length] for p in prompts)
+    longer = length + 1
+    assert longer > min(map(len, prompts)) - 1 or len({tuple(p[:longer]) for p in prompts}) > 1

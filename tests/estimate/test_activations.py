@@ -1,0 +1,209 @@
+"""The activation formulas against the bytes that transformers' models hold on a CPU, forward and backward."""
+
+import weakref
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ift_scale_kernels.linear_cross_entropy import chunked
+from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ift_scale.estimate import activations
+from ift_scale.estimate.activations import Checkpointing, Precision
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.train.data.collate import collate
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.model import attention
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "pad_token_id": 0,
+}
+KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all storages that operations made and something still holds, parameters left out; `peak` after each operation."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self._parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._held: dict[int, Any] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if (
+                isinstance(tensor, torch.Tensor)
+                and tensor.untyped_storage().data_ptr() not in self._parameters
+            ):
+                self._hold(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage.data_ptr(), storage.nbytes()
+        if key in self._held:
+            return
+
+        def freed(_: Any) -> None:
+            del self._held[key]
+            self.now -= size
+
+        self._held[key] = weakref.ref(storage, freed)
+        self.now += size
+
+
+def _model(config: dict[str, Any], checkpointing: Checkpointing, dtype: torch.dtype) -> Any:
+    settings = {k: v for k, v in config.items() if k != "model_type"}
+    built = AutoConfig.for_model(config["model_type"], **settings)
+    model: Any = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa")
+    model.to(dtype).train()
+
+    def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+    for layer in model.model.layers:
+        if checkpointing == "full":
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        elif checkpointing == "selective":
+            contexts = partial(create_selective_checkpoint_contexts, policy)
+            layer.forward = partial(
+                checkpoint, layer.forward, use_reentrant=False, context_fn=contexts
+            )
+    for parameter in model.parameters():  # as ZeRO takes gradients away when they are there
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("llama", torch.bfloat16),
+        ("llama", torch.float32),
+        ("qwen3", torch.bfloat16),
+        ("gemma2", torch.bfloat16),
+    ],
+)
+def test_activations_are_what_a_model_holds(
+    family: str, dtype: torch.dtype, checkpointing: Checkpointing
+) -> None:
+    config = {"model_type": family, **SMALL, "num_hidden_layers": 3}
+    tokens, model = 128, _model(config, checkpointing, dtype)
+    with LiveBytes(model) as live:
+        hidden = model.model(
+            input_ids=torch.randint(0, 64, (1, tokens)), use_cache=False
+        ).last_hidden_state
+        kept = live.now
+        hidden.backward(torch.ones_like(hidden))
+    shape, precision = ModelShape.from_config(config), Precision(dtype.itemsize, fused=False)
+    expected = tokens * activations.kept(shape, precision, checkpointing)
+    assert expected == pytest.approx(kept, rel=0.02)
+    assert expected + tokens * activations.working(
+        shape, precision, checkpointing
+    ) == pytest.approx(live.peak, rel=0.06)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective"])
+def test_repeated_keys_and_values_are_what_packed_attention_holds(
+    checkpointing: Checkpointing,
+) -> None:
+    """SDPA example by example, for heads that share keys: what is held as the formulas count, and without the repetition less."""
+    config = {"model_type": "llama", **SMALL, "num_key_value_heads": 1, "num_hidden_layers": 3}
+    model, tokens = _model(config, checkpointing, torch.float32), 128
+    model.config._attn_implementation = attention.NAMES["sdpa"]
+    length = tokens + 1  # of which the last is predicted only
+    row = TokenizedSet(
+        np.zeros(length, np.int32), np.ones(length, bool), np.array([0, length]), np.ones(1), 0
+    )
+    batch = collate([0], row, np.ones(1), torch.device("cpu"), False)
+    with LiveBytes(model) as live:
+        hidden = model.model(
+            input_ids=batch.ids_1T,
+            position_ids=batch.positions_1T,
+            packed=batch.packed,
+            use_cache=False,
+        ).last_hidden_state
+        kept = live.now
+        hidden.backward(torch.ones_like(hidden))
+    shape = ModelShape.from_config(config)
+    counted, without = (
+        tokens
+        * activations.kept(shape, Precision(4, fused=False, repeated=repeated), checkpointing)
+        for repeated in (True, False)
+    )
+    # Each example's output is held by SDPA, and once more in one row for the next product, which is not counted.
+    assert counted == pytest.approx(kept, rel=0.05)
+    assert checkpointing == "selective" or without < 0.9 * kept
+
+
+def test_the_head_is_bounded_by_its_chunk() -> None:
+    """More rows than a chunk holds take only their hidden states and those gradients more."""
+    shape = ModelShape.from_config(
+        {"model_type": "llama", **SMALL, "vocab_size": 128_256, "num_hidden_layers": 1}
+    )
+    precision = Precision(2, fused=True)
+    more = activations.head(shape, precision, 8192) - activations.head(shape, precision, 4096)
+    assert more == pytest.approx(
+        4096 * 2 * 2 * shape.hidden, rel=0.2
+    )  # chunks are alike, so not all as large as they may be
+    assert (
+        activations.head(shape, precision, 8)
+        < activations.head(shape, precision, 4096) - activations.GPU_LOGITS
+    )
+
+
+@pytest.mark.parametrize("rows", [50, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_is_what_the_loss_holds(
+    dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once and in several chunks."""
+    vocab, size = 3000, 128
+    for module, name in ((chunked, "CPU_BYTES"), (activations, "CPU_LOGITS")):
+        monkeypatch.setattr(module, name, 4 * vocab * 150)
+    head = torch.nn.Linear(size, vocab, bias=False, dtype=dtype)
+    labels = torch.randint(0, vocab, (rows,))
+    with LiveBytes(head) as live:
+        hidden = torch.randn(rows, size, dtype=dtype, requires_grad=True)
+        loss, _ = linear_cross_entropy(hidden, head.weight, labels)
+        peak = live.peak
+        live.peak = 0
+        loss.backward()
+    shape = ModelShape.from_config(
+        {"model_type": "llama", **SMALL, "vocab_size": vocab, "num_hidden_layers": 1}
+    )
+    precision = Precision(dtype.itemsize, fused=True, on_gpu=False)
+    assert activations.head(shape, precision, rows) == pytest.approx(peak, rel=0.05)
+    own = rows * size * dtype.itemsize  # the rows themselves, which are activations by then
+    assert activations.head_gradients(shape, precision, rows) == pytest.approx(
+        live.peak - own, rel=0.02
+    )
+
+
+def test_the_bounds_of_logits_are_the_kernels() -> None:
+    assert (activations.GPU_LOGITS, activations.CPU_LOGITS) == (
+        chunked.GPU_BYTES,
+        chunked.CPU_BYTES,
+    )

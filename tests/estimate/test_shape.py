@@ -1,0 +1,172 @@
+"""Parameters against transformers' own models on the meta device, FLOPs against torch's counter."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ift_scale.errors import DataError
+from ift_scale.estimate.shape import ModelShape, train_flops
+
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+# Published sizes (the models' config.json), and small ones with every switch that changes the count.
+SHAPES: list[dict[str, Any]] = [
+    {
+        "model_type": "llama",
+        **SMALL,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+        "head_dim": 24,
+    },
+    {"model_type": "llama", **SMALL},
+    {"model_type": "mistral", **SMALL, "head_dim": 8},
+    {"model_type": "qwen2", **SMALL, "tie_word_embeddings": True},
+    {"model_type": "qwen3", **SMALL, "attention_bias": True},
+    {"model_type": "gemma", **SMALL},
+    {"model_type": "gemma2", **SMALL, "attention_bias": True},
+    {"model_type": "gemma3_text", **SMALL, "head_dim": 16},
+    {  # Qwen/Qwen3-8B
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    {  # google/gemma-2-9b
+        "model_type": "gemma2",
+        "vocab_size": 256000,
+        "hidden_size": 3584,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 42,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+    },
+    {  # google/gemma-7b
+        "model_type": "gemma",
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+    },
+]
+
+
+def _counted(config: dict[str, Any]) -> int:
+    settings = copy.deepcopy(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(settings.pop("model_type"), **settings)
+        )
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=lambda c: f"{c['model_type']}-{c['hidden_size']}")
+def test_parameters_are_those_of_the_model(config: dict[str, Any]) -> None:
+    assert ModelShape.from_config(config).parameters == _counted(config)
+
+
+def test_a_multimodal_config_gives_its_text_model() -> None:
+    """As google/gemma-3-4b-it writes it: most fields are left to transformers' defaults."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+    }
+    shape = ModelShape.from_config(
+        {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+    )
+    assert shape.parameters == _counted(text)
+
+
+def test_a_missing_field_and_an_unknown_family_are_named() -> None:
+    config = {"model_type": "llama", **SMALL}
+    del config["intermediate_size"]
+    with pytest.raises(DataError, match="'intermediate_size': is missing in a llama model"):
+        ModelShape.from_config(config)
+    with pytest.raises(
+        DataError, match=r"'model_type': is no family whose shape is known .*gpt2.*gemma"
+    ):
+        ModelShape.from_config({"model_type": "gpt2", "n_embd": 768})
+    with pytest.raises(DataError, match="'model_type'"):
+        ModelShape.from_config({})
+
+
+def _measured_flops(config: dict[str, Any], length: int, rows: int) -> int:
+    """What torch counts for forward and backward of one example; plain attention computes all L^2 pairs."""
+    settings = {k: v for k, v in config.items() if k != "model_type"}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(config["model_type"], **settings), attn_implementation="eager"
+    )
+    ids = torch.randint(0, config["vocab_size"], (1, length))
+    with FlopCounterMode(display=False) as counter:
+        logits = model(
+            input_ids=ids, logits_to_keep=torch.arange(length - rows, length), use_cache=False
+        ).logits
+        logits.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_flops_are_what_torch_counts(family: str) -> None:
+    config = {"model_type": family, **SMALL, "head_dim": 16}
+    shape, length, rows = ModelShape.from_config(config), 48, 9
+    masked_pairs = length * (length - 1) // 2
+    expected = (
+        train_flops(shape, [length], [rows], pruned=False)
+        + 12 * shape.layers * shape.q_size * masked_pairs
+    )
+    assert _measured_flops(config, length, rows) == expected
+
+
+def test_pruning_takes_off_the_last_layers_other_rows() -> None:
+    """With n supervised rows in L tokens, L - n rows lose queries, output projection, MLP, and their pairs."""
+    shape, length, rows = ModelShape.from_config({"model_type": "llama", **SMALL}), 40, 10
+    saved = train_flops(shape, [length], [rows], pruned=False) - train_flops(
+        shape, [length], [rows], pruned=True
+    )
+    without = length - rows
+    per_row = 2 * shape.hidden * shape.q_size + 3 * shape.hidden * shape.intermediate
+    assert saved == 6 * without * per_row + 12 * shape.q_size * without * (without + 1) / 2
+
+
+def test_flops_add_up_over_examples() -> None:
+    shape = ModelShape.from_config({"model_type": "llama", **SMALL})
+    apart = train_flops(shape, [40], [10], True) + train_flops(shape, [7], [7], True)
+    assert train_flops(shape, [40, 7], [10, 7], True) == apart
+    assert train_flops(shape, [7], [7], True) == train_flops(shape, [7], [7], False)
+
+
+def test_a_shared_prefix_is_counted_once() -> None:
+    """Two examples behind one prefix: as the prefix alone, and each example's own tokens with their pairs."""
+    shape = ModelShape.from_config(SMALL | {"model_type": "llama"})
+    prefix, own, rows = 30, [50, 70], [20, 40]
+    whole = train_flops(shape, [prefix + tokens for tokens in own], rows, pruned=False)
+    shared = train_flops(
+        shape, [prefix + tokens for tokens in own], rows, pruned=False, shared=[(prefix, 2)]
+    )
+    assert whole - shared == pytest.approx(train_flops(shape, [prefix], [0], pruned=False))
+    pruned = train_flops(shape, [80, 100], rows, pruned=True) - train_flops(
+        shape, [80, 100], rows, True, [(prefix, 2)]
+    )
+    assert pruned == pytest.approx(train_flops(shape, [prefix], [0], pruned=True))

@@ -1,0 +1,274 @@
+"""Ranks that meet: what they tell each other, what is refused, and that nobody waits for one that has gone."""
+
+import multiprocessing
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ift_scale.ranks.environment import free_port
+from ift_scale.ranks.rendezvous import Facts, problems
+
+
+def _facts(rank: int, host: str, **changes: object) -> Facts:
+    known = {
+        "local_size": 8,
+        "devices": tuple(f"{host}-gpu{number}" for number in range(8)),
+        "broken": 0,
+        "versions": {"torch": "2.11.0"},
+        "free": {"/tmp": 1 << 40},
+        "asked": "a",
+    }
+    return Facts(rank=rank, host=host, **(known | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        (
+            {"versions": {"torch": "2.10.0"}},
+            "torch is not the same everywhere: 2.10.0 on n2; 2.11.0 on n1",
+        ),
+        ({"versions": {}}, "torch is not the same everywhere: 2.11.0 on n1; not installed on n2"),
+        ({"devices": ()}, "no GPU is visible on n2, and the other nodes have some"),
+        ({"devices": (), "broken": 8}, "torch can use no GPU on n2, although there are some"),
+        ({"devices": ("a", "b", "c", "d")}, "n2 has 8 ranks and 4 GPUs"),
+        ({"devices": ("a",)}, "n2 has 8 ranks and 1 GPUs"),
+        ({"asked": "b"}, "the ranks read different configurations: a on n1; b on n2"),
+        ({"free": {"/tmp": 1 << 20, "/run": 1 << 40}}, "n2: /tmp has 1 MiB free and 8 are needed"),
+    ],
+)
+def test_ranks_that_cannot_work_together(changes: dict[str, object], said: str | None) -> None:
+    found = [_facts(rank, "n1") for rank in range(8)] + [
+        _facts(rank, "n2", **changes) for rank in range(8, 16)
+    ]
+    told = problems(found)
+    assert (told == []) if said is None else (len(told) == 1 and said in told[0])
+
+
+def test_ranks_that_are_shown_their_own_gpus_each() -> None:
+    assert not problems(
+        [_facts(rank, "n1", local_size=4, devices=(f"a{rank}", f"b{rank}")) for rank in range(4)]
+    )
+
+
+def test_every_problem_is_told_at_once() -> None:
+    found = [
+        _facts(0, "n1"),
+        _facts(1, "n2", devices=(), versions={"torch": "1"}, asked="b", free={"/tmp": 0}),
+    ]
+    assert len(problems(found)) == 4
+
+
+RANK = """
+import os, sys, time
+os.environ.update({environment})
+for stream in (1, 2):
+    os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+from pathlib import Path
+from ift_scale.ranks import rendezvous
+from ift_scale.ranks.environment import from_environment
+from ift_scale.errors import IFTScaleError
+rendezvous.BEAT_SECONDS, rendezvous.MISSED_BEATS, rendezvous.JOIN_SECONDS = 0.2, 10, 4
+ranks = from_environment()
+try:
+    {body}
+except IFTScaleError as error:
+    print(f"Error: {{error}}", flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+class Started:
+    """A rank that runs `body`, forked from a process that has torch already: an import for each would take most of the time."""
+
+    def __init__(self, folder: Path, body: str, rank: int, world_size: int, port: int):
+        self.log = folder / f"{rank}.log"
+        place = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size,
+            "MASTER_PORT": port,
+        }
+        environment = {name: str(value) for name, value in place.items()} | {
+            "MASTER_ADDR": "127.0.0.1"
+        }
+        code = RANK.format(
+            environment=environment,
+            log=str(self.log),
+            body="\n    ".join(body.strip().splitlines()),
+        )
+        self.process = _FORKS.Process(target=exec, args=(code, {}))
+        self.process.start()
+
+    def end(self, seconds: float = 60) -> tuple[int | None, str]:
+        """(exit code, what it said)"""
+        self.process.join(seconds)
+        self.process.kill()
+        return self.process.exitcode, self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (self.log.is_file() and text in self.log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch.distributed", "ift_scale.ranks.rendezvous"])
+
+
+def _start(
+    folder: Path,
+    body: str,
+    world_size: int,
+    ranks: Sequence[int] | None = None,
+    port: int | None = None,
+) -> list[Started]:
+    port = port or free_port()
+    return [
+        Started(folder, body, rank, world_size, port)
+        for rank in (range(world_size) if ranks is None else ranks)
+    ]
+
+
+def _end(started: list[Started], seconds: float = 60) -> list[tuple[int | None, str]]:
+    return [rank.end(seconds) for rank in started]
+
+
+def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) -> None:
+    ended = _end(
+        _start(
+            tmp_path,
+            'rendezvous.meet(ranks).check(str(ranks.rank), Path("/tmp"))\nprint("went on")',
+            3,
+        )
+    )
+    assert [code for code, _ in ended] == [3, 3, 3]
+    assert (
+        "the ranks read different configurations" in ended[0][1] and ended[0][1].count("Error") == 1
+    )
+    assert [said for _, said in ended[1:]] == ["", ""]
+
+
+def test_rank_0_tells_the_others_its_words_in_order(tmp_path: Path) -> None:
+    body = """
+meeting = rendezvous.meet(ranks)
+meeting.check("same", Path("/tmp"))
+if ranks.leads:
+    time.sleep(0.3)
+    meeting.tell("one")
+    meeting.tell("two")
+    time.sleep(1)
+else:
+    print(meeting.hear(), meeting.hear())
+"""
+    assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
+
+
+def test_a_second_check_waits_for_ranks_that_come_late(tmp_path: Path) -> None:
+    """As of a study's second variant."""
+    body = """
+meeting = rendezvous.meet(ranks)
+meeting.check("one", Path("/tmp"))
+time.sleep(ranks.rank)
+meeting.check("two", Path("/tmp"))
+if ranks.leads:
+    time.sleep(1)
+print("went on")
+"""
+    assert _end(_start(tmp_path, body, 2)) == [(0, "went on\n"), (0, "went on\n")]
+
+
+@pytest.mark.engine
+def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
+    ended = _end(
+        _start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 3, ranks=[0, 2])
+    )
+    assert [code for code, _ in ended] == [3, 3]
+    assert "of 3 ranks 1 have not come within 4 s: 1." in ended[0][1]
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ((code, said),) = _end(
+            _start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 1, port=port)
+        )
+    assert code == 3 and f"127.0.0.1:{port}: another program has this port. Set MASTER_PORT" in said
+
+
+WATCHED = """
+meeting = rendezvous.meet(ranks)
+meeting.check("", Path("/tmp"))
+watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
+print("watching", flush=True)
+"""
+
+
+def test_a_failing_rank_ends_the_others_with_its_message(tmp_path: Path) -> None:
+    body = (
+        WATCHED
+        + 'if ranks.rank == 1:\n    watch.fail("out of luck")\n    sys.exit(1)\ntime.sleep(60)'
+    )
+    ended = _end(_start(tmp_path, body, 3), seconds=20)
+    assert [code for code, _ in ended] == [1, 1, 1]
+    assert all(
+        "failed: out of luck" in ended[rank][1] and "rank 1 on" in ended[rank][1] for rank in (0, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"), [(1, "rank 1 has not been heard of"), (0, "rank 0 or its node has gone")]
+)
+def test_a_killed_rank_is_missed(tmp_path: Path, victim: int, said: str) -> None:
+    started = _start(tmp_path, WATCHED + "time.sleep(60)", 3)
+    for rank in started:
+        rank.wait_for("watching")
+    began = time.monotonic()
+    started[victim].process.kill()
+    others = [rank for number, rank in enumerate(started) if number != victim]
+    ended = _end(others, seconds=30)
+    assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 20
+    assert all(said in told for _, told in ended)
+
+
+@pytest.mark.engine
+def test_a_rank_that_has_not_begun_to_watch_is_waited_for(tmp_path: Path) -> None:
+    body = """
+meeting = rendezvous.meet(ranks)
+meeting.check("", Path("/tmp"))
+time.sleep(3 * ranks.rank)  # longer than a silent rank is given, shorter than all ranks are to come
+watch = rendezvous.Watch(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
+meeting.store.set(f"there{ranks.rank}", "")
+meeting.store.wait(["there0", "there1"])
+watch.close()
+if ranks.leads:
+    time.sleep(1)
+print("done", flush=True)
+"""
+    assert _end(_start(tmp_path, body, 2)) == [(0, "done\n"), (0, "done\n")]
+
+
+def test_a_watch_that_is_closed_ends_nobody(tmp_path: Path) -> None:
+    body = (
+        WATCHED
+        + """
+if ranks.leads:
+    meeting.store.wait(["closed"])
+    watch.close()
+    sys.exit(0)
+watch.close()
+meeting.store.set("closed", "")
+time.sleep(1)
+print("done")
+"""
+    )
+    ended = _end(_start(tmp_path, body, 2))
+    assert [code for code, _ in ended] == [0, 0] and ended[1][1].endswith("done\n")

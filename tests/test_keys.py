@@ -1,0 +1,126 @@
+"""The keys of finished runs are pinned: a change of code that changes one makes every finished run be computed again.
+
+`golden/keys.json` holds the keys of each case's stages, over artifacts with fixed content. The report is left out: its
+key holds the whole configuration, so a new setting changes it, and it takes a second to write again. After a change
+that is meant to invalidate results (a stage's version), run `python -m tests.update_golden`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ift_scale.config import Config
+from ift_scale.config.file import load
+from ift_scale.io.files import write_text
+from ift_scale.io.manifests import MANIFEST, write_manifest
+from ift_scale.pipeline import Pipeline
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "keys.json"
+CASES = {
+    "demo": [],
+    "live stops": ["train.live.early_stopping={metric: accuracy}", "train.precision=float32"],
+    "written": [
+        "construct.settings=[contextualized, harmonious]",
+        "write.own={kind: base_model, engine: transformers}",
+        "write.contexts={kind: base_model, engine: transformers}",
+        "write.on_failure=keep",
+    ],
+    "other engines": [
+        "probe.engine=transformers",
+        "probe.reliability.permutations=circular",
+        "evaluate.engine=transformers",
+        "evaluate.generate=true",
+        "train.hpz=off",
+        "train.zero_stage=3",
+    ],
+}
+FILES = {
+    "questions": ["questions.jsonl", "audit.json"],
+    "probe": ["probe.parquet", "knowledge.json"],
+    "write": ["texts.jsonl"],
+    "analyse": ["arms.csv"],
+}
+QUESTION = {
+    "id": "w1",
+    "domain": "rivers",
+    "subject": "s",
+    "kind": "choice",
+    "question": "Q?",
+    "choices": ["a", "b", "c", "d"],
+    "answer": "A",
+    "split": "train",
+    "collection": "pool",
+}
+
+
+def _close(folder: Path, stage: str, key: str, names: list[str]) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = (
+            json.dumps(QUESTION) + "\n"
+            if name == "questions.jsonl"
+            else f"{stage}/{folder.name}/{name}\n"
+        )
+        path.write_text(text)
+    manifest = write_manifest(folder, stage, key, {}, {}, {}, {"total": 1.0})
+    fixed = manifest.model_copy(update={"created": "2026-01-01T00:00:00+00:00"})
+    write_text(folder / MANIFEST, fixed.model_dump_json())
+
+
+def keys_of(config: Config) -> dict[str, Any]:
+    """The keys of all stages of a run whose artifacts are written here, each under its own key."""
+    tasks = Pipeline(config)
+    found: dict[str, Any] = {}
+    for stage in ("questions", "probe", "write", "construct", "train", "evaluate", "analyse"):
+        if stage in ("train", "evaluate"):
+            work = tasks.train_tasks() if stage == "train" else tasks.evaluate_tasks(tasks.arms())
+            found[stage] = {task.arm.name: task.key for task in work}
+            for task in work:
+                _close(
+                    task.folder,
+                    stage,
+                    task.key,
+                    ["model/a.safetensors" if stage == "train" else "scores.parquet"],
+                )
+            continue
+        found[stage] = getattr(tasks, f"_{stage}_task")()[0]
+        names = FILES.get(stage, [])
+        if stage == "construct":
+            names = ["balance.csv", *(f"{arm.name}.jsonl" for arm in tasks.arms())]
+        _close(tasks.folder(stage), stage, found[stage], names)
+    return found
+
+
+def all_keys(folder: Path) -> dict[str, dict[str, Any]]:
+    """The keys of all cases, with run folders below `folder`."""
+    before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        demo = str(ROOT / "configs" / "demo.yaml")
+        return {
+            name: keys_of(load(demo, (*overrides, f"output_dir={name.replace(' ', '-')}")))
+            for name, overrides in CASES.items()
+        }
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return all_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_keys_of_finished_runs_do_not_change(found: dict[str, dict[str, Any]], case: str) -> None:
+    assert found[case] == json.loads(GOLDEN.read_text())[case]
+
+
+def test_the_cases_differ(found: dict[str, dict[str, Any]]) -> None:
+    assert len({keys["probe"] for keys in found.values()}) == 2
+    assert len({json.dumps(keys["train"]) for keys in found.values()}) >= 3

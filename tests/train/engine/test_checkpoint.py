@@ -1,0 +1,160 @@
+"""Which checkpoint an arm goes on from, and exports: a parameter at a time, in shards."""
+
+import ctypes
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from ift_scale.errors import ArtifactError
+from ift_scale.io.files import INCOMPLETE, remove_incomplete
+from ift_scale.prompts.templates import TEMPLATES
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.records import Arm
+from ift_scale.train import job
+from ift_scale.train.engine import checkpoint_manifest, export
+
+
+def _arm(folder: Path, key: str = "key", **inputs: str) -> job.ArmJob:
+    arm = Arm(domain="d", setting="harmonious", seed=0)
+    return job.ArmJob(
+        arm=arm,
+        source="",
+        tokens="",
+        folder=str(folder / "arm"),
+        key=key,
+        inputs={"model": "m", "set": "s"} | inputs,
+    )
+
+
+def _save(arm: job.ArmJob, step: int) -> Path:
+    folder = checkpoint_manifest.folder_of(Path(arm.folder)) / f"step-{step}"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "a.pt").write_bytes(b"x" * 100)
+    manifest = checkpoint_manifest.Saved(
+        progress=checkpoint_manifest.Progress(step=step),
+        key=arm.key,
+        inputs=arm.inputs,
+        zero_stage=2,
+        offload="none",
+        world_size=2,
+        versions={},
+        files={"state/a.pt": 100},
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+    arm = _arm(tmp_path)
+    assert checkpoint_manifest.latest(arm) is None
+    folders = {step: _save(arm, step) for step in (2, 9, 10, 11, 12)}
+    (folders[12] / "state" / "a.pt").write_bytes(b"x" * 99)  # cut off
+    (folders[11] / "state" / "a.pt").unlink()
+    (folders[10] / "manifest.json").unlink()  # killed before it was written
+    found = checkpoint_manifest.latest(arm)
+    assert found is not None and found[0] == folders[9] and found[1].progress.step == 9
+    folders[9].rename(folders[9].with_name(f".step-9{INCOMPLETE}"))
+    found = checkpoint_manifest.latest(arm)
+    assert found is not None and found[0] == folders[2]
+    remove_incomplete(tmp_path)
+    assert sorted(path.name for path in folders[2].parent.iterdir()) == [
+        "step-10",
+        "step-11",
+        "step-12",
+        "step-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (_arm(Path("/"), "b", model="n"), "a checkpoint with another base model,"),
+        (
+            _arm(Path("/"), "b", model="n", set="t"),
+            "a checkpoint with another base model and another training set,",
+        ),
+        (_arm(Path("/"), "b"), "a checkpoint with other settings,"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, changed: job.ArmJob, said: str
+) -> None:
+    path = _save(_arm(tmp_path), 4)
+    asked = changed.model_copy(update={"folder": str(tmp_path / "arm")})
+    with pytest.raises(ArtifactError, match=said) as caught:
+        checkpoint_manifest.latest(asked)
+    assert str(path.parent) in str(caught.value)
+
+
+class _Layers(nn.Module):
+    """Forty parameters of 4 MiB, one of them tied, and a stored buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(40))
+        self.tied = self.layers[0].weight
+        self.register_buffer("count", torch.arange(5))
+
+
+def test_export_needs_the_memory_of_a_parameter(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not count a process's memory")
+    model = _Layers()
+    # What earlier tests have freed goes back to the system: an export in that memory would grow the process by nothing.
+    ctypes.CDLL(None).malloc_trim(0)
+    peak = export.write_weights(
+        tmp_path, export.stored_tensors(model), False, torch.bfloat16, 30 << 20
+    )
+    assert 0 < peak < 6 << 20  # of 80 MiB in shards of 30 MiB
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert (
+        files
+        == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+        == sorted(set(index["weight_map"].values()))
+    )
+    assert all((tmp_path / file).stat().st_size <= (30 << 20) + 10_000 for file in files)
+    for file in files:
+        for name, tensor in load_file(tmp_path / file).items():
+            assert index["weight_map"].pop(name) == file
+            expected = model.state_dict()[name]
+            assert torch.equal(
+                tensor, expected.bfloat16() if expected.is_floating_point() else expected
+            )
+    assert not index["weight_map"]
+    assert index["metadata"]["total_size"] == 40 * (2 << 20) + 40
+
+
+def test_one_shard_has_no_index(tmp_path: Path) -> None:
+    export.write_weights(
+        tmp_path,
+        [("a", torch.ones(2, 3)), ("scalar", torch.tensor(4.0))],
+        False,
+        torch.float32,
+        1 << 20,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    found = load_file(tmp_path / "model.safetensors")
+    assert (
+        torch.equal(found["a"], torch.ones(2, 3))
+        and found["scalar"].shape == ()
+        and found["scalar"] == 4
+    )
+
+
+def test_transformers_loads_a_sharded_folder(world_model: Path, sharded_export: Path) -> None:
+    assert len(list(sharded_export.glob("model-*.safetensors"))) > 3
+    loaded = AutoModelForCausalLM.from_pretrained(sharded_export, dtype=torch.float32).state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32).state_dict()
+    assert set(loaded) == set(expected) and all(
+        torch.equal(loaded[name], expected[name]) for name in loaded
+    )
+    assert PromptTokenizer(sharded_export).tokenizer.chat_template == TEMPLATES["chatml"]
+    assert (sharded_export / "generation_config.json").read_text() == (
+        world_model / "generation_config.json"
+    ).read_text()

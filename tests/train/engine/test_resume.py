@@ -1,0 +1,363 @@
+"""Interrupted and resumed equals uninterrupted, with real DeepSpeed ranks over gloo; an arm does not know what ran before it."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ift_scale.config import TrainConfig
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.ranks.environment import free_port
+from ift_scale.records import Arm
+from ift_scale.train import job
+from ift_scale.train.data import dataset, packing
+
+pytestmark = pytest.mark.engine
+
+RANKS = Path(__file__).with_name("resume_ranks.py")
+SEED, BATCH, NUM_STEPS = 3, 8, 6  # 20 examples, 2 epochs
+STAGES = (0, 1, 2, 3)
+CHANGES = [(stage, other) for stage in STAGES for other in STAGES]
+OFFLOADED = [(2, "optimizer"), (3, "optimizer"), (3, "all")]
+BAD_WORD, BAD_LINES = "copper", (6, 12)
+BAD = [(0, "float32"), (2, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
+TOO_BAD = r"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .* 2 such steps are more than train.max_bad_steps = 1"
+
+
+def _write_set(path: Path, words: str) -> None:
+    rows = []
+    for i in range(20):
+        answer = " ".join(words.split()[: 1 + i % 5])
+        messages = [
+            {"role": "user", "content": "Say " + "hello " * (i % 7) + "."},
+            {"role": "assistant", "content": answer},
+        ]
+        rows.append({"messages": messages, "meta": {"setting": "general", "wording": "general"}})
+    for i in BAD_LINES:
+        rows[i - 1]["messages"][0]["content"] = f"Say {BAD_WORD}."  # type: ignore[index]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _with_a_bad_token(base: Path, folder: Path) -> Path:
+    """The base model, its head no more the embedding, whose row for BAD_WORD is no number."""
+    shutil.copytree(base, folder)
+    weights = load_file(base / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding.clone()
+    _, *tokens = PromptTokenizer(base).encode([f" {BAD_WORD}"])[0]
+    embedding[tokens] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _in_float32(base: Path, folder: Path) -> Path:
+    shutil.copytree(base, folder)
+    weights = {
+        name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+class Plan:
+    """Arms to train one after another in one launch."""
+
+    def __init__(self, folder: Path, model: Path):
+        self.folder, self.model = folder, model
+        self.bad_model = _with_a_bad_token(model, folder / "bad")
+        self.float_model = _in_float32(model, folder / "float")
+        self.parts: list[dict[str, Any]] = []
+        self.output = ""
+        for name, words in {
+            "d": "willow ginger clover honey mint",
+            "e": "garlic sage nettle hazel oak",
+        }.items():
+            _write_set(folder / f"{name}.jsonl", words)
+            tokens = dataset.tokenize(
+                folder / f"{name}.jsonl",
+                PromptTokenizer(model),
+                "vicuna",
+                TrainConfig(max_length=128),
+            )
+            dataset.save(tokens, folder / f"{name}.npz")
+
+    def train(
+        self,
+        run: str,
+        stage: int,
+        stop_after: int | None = None,
+        error: str | None = None,
+        arms: str = "d",
+        model: Path | None = None,
+        **settings: Any,
+    ) -> Path:
+        """Plan the arms into FOLDER/RUN; returns the folder of the last one."""
+        same = {
+            "epochs": 2,
+            "global_batch_size": BATCH,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "max_length": 128,
+        }
+        decided = {
+            "offload": "none",
+            "activation_checkpointing": "none",
+            "zero_stage": stage,
+            "tokens_per_micro_batch": 128,
+        }
+        jobs = [
+            job.ArmJob(
+                arm=Arm(domain=name, setting="harmonious", seed=SEED),
+                source=str(self.folder / f"{name}.jsonl"),
+                tokens=str(self.folder / f"{name}.npz"),
+                folder=str(self.folder / run / name),
+                key=f"key of {name}",
+                inputs={},
+            )
+            for name in arms
+        ]
+        work = job.Job(
+            model_path=str(model or self.model),
+            hidden_size=96,
+            template="vicuna",
+            logs=str(self.folder),
+            train=TrainConfig.model_validate(same | decided | settings),
+            arms=jobs,
+        )
+        path = self.folder / f"{run}-{len(self.parts)}.json"
+        job.write(work, path)
+        self.parts.append({"job": str(path), "stop_after": stop_after, "error": error})
+        return self.folder / run / arms[-1]
+
+    def launch(self, num_ranks: int) -> None:
+        path = self.folder / "plan.json"
+        path.write_text(json.dumps(self.parts))
+        self.parts = []
+        place = {
+            "WORLD_SIZE": str(num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "DS_ACCELERATOR": "cpu",
+        }
+        # Into files: a pipe that nobody reads while another rank is waited for would hold its rank up, and with it all.
+        logs = [self.folder / f"rank-{rank}.log" for rank in range(num_ranks)]
+        ranks = []
+        for rank, log in enumerate(logs):
+            with log.open("w") as stdout:
+                command = [sys.executable, str(RANKS), str(path)]
+                env = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(
+                    subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.STDOUT)
+                )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for rank in ranks:
+                rank.wait(timeout=600)
+        for rank in ranks:
+            rank.kill()
+        codes = [rank.wait() for rank in ranks]
+        outputs = [log.read_text() for log in logs]
+        assert codes == [0] * num_ranks, "\n".join(text[-3000:] for text in outputs)
+        self.output += outputs[0]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def _equal(a: Path, b: Path) -> bool:
+    one, other = _weights(a), _weights(b)
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@dataclass
+class Trained:
+    folders: dict[str, Path]
+    output: str
+
+
+@pytest.fixture(scope="module")
+def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Every arm that the tests look at, in four launches: 2 ranks, 1 rank, 2 ranks, 4 ranks."""
+    plan = Plan(tmp_path_factory.mktemp("resume"), world_model)
+    draw = random.Random(20)
+    found: dict[str, Path] = {}
+    for stage in STAGES:
+        found[f"whole {stage}"] = plan.train(f"whole-{stage}", stage)
+        step = draw.randrange(1, NUM_STEPS)
+        plan.train(f"resumed-{stage}", stage, stop_after=step)
+        found[f"resumed {stage}"] = plan.train(f"resumed-{stage}", stage)
+        plan.train(f"left-{stage}", stage, stop_after=step)
+    for stage, offload in OFFLOADED:
+        plan.train(f"left-{stage}-{offload}", stage, stop_after=3, offload=offload)
+        found[f"resumed {stage} {offload}"] = plan.train(
+            f"resumed-{stage}-{offload}", stage, stop_after=3, offload=offload
+        )
+        plan.train(f"resumed-{stage}-{offload}", stage, offload=offload)
+    for stage in (0, 2, 3):
+        # In float32 the trainer takes the base's tensors as they are, where they have that type.
+        found[f"alone {stage}"] = plan.train(f"alone-{stage}", stage, model=plan.float_model)
+        found[f"after another {stage}"] = plan.train(
+            f"both-{stage}", stage, arms="ed", model=plan.float_model
+        )
+    for stage in (1, 2, 3):
+        found[f"whole mixed {stage}"] = plan.train(f"mixed-{stage}", stage, precision="bfloat16")
+        found[f"resumed mixed {stage}"] = plan.train(
+            f"resumed-mixed-{stage}", stage, stop_after=3, precision="bfloat16"
+        )
+        plan.train(f"resumed-mixed-{stage}", stage, precision="bfloat16")
+    for stage, precision in BAD:
+        settings: dict[str, Any] = {"model": plan.bad_model, "precision": precision}
+        found[f"bad {stage} {precision}"] = plan.train(
+            f"bad-{stage}-{precision}", stage, max_bad_steps=NUM_STEPS, **settings
+        )
+    for stage, precision in BAD[::4]:
+        plan.train(
+            f"too-bad-{stage}",
+            stage,
+            model=plan.bad_model,
+            precision=precision,
+            max_bad_steps=1,
+            error=TOO_BAD,
+        )
+    plan.launch(2)
+    for stage, other in CHANGES:
+        shutil.copytree(plan.folder / f"left-{stage}", plan.folder / f"from-{stage}-to-{other}")
+        found[f"2 ranks of {stage}, 1 of {other}"] = plan.train(f"from-{stage}-to-{other}", other)
+    for stage, offload in OFFLOADED:
+        shutil.copytree(
+            plan.folder / f"left-{stage}-{offload}", plan.folder / f"free-{stage}-{offload}"
+        )
+        found[f"2 ranks of {stage} with {offload} in host memory, 1 with it"] = plan.train(
+            f"left-{stage}-{offload}", stage, offload=offload
+        )
+        found[f"2 ranks of {stage} with {offload} in host memory, 1 without"] = plan.train(
+            f"free-{stage}-{offload}", stage
+        )
+    for stage in STAGES:
+        plan.train(f"up-{stage}", stage, stop_after=2)
+    plan.launch(1)
+    for stage in STAGES:
+        found[f"1 rank of {stage}, 2 of {stage}"] = plan.train(f"up-{stage}", stage)
+    plan.launch(2)
+    copied = {"hpz": 2, "tokens_per_micro_batch": 64}  # four ranks as two nodes
+    found["whole hpz"] = plan.train("hpz", 3, **copied)
+    plan.train("resumed-hpz", 3, stop_after=3, **copied)
+    found["resumed hpz"] = plan.train("resumed-hpz", 3, **copied)
+    plan.train("to-hpz", 2, stop_after=3)
+    found["from stage 2 to hpz"] = plan.train("to-hpz", 3, **copied)
+    plan.train("to-fused", 3, stop_after=3)
+    found["from AdamW to fused"] = plan.train("to-fused", 3, optimizer="torch_fused")
+    plan.launch(4)
+    return Trained(found, plan.output)
+
+
+def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """To rounding. AdamW's first step moves each weight by the rate times its gradient's sign, whose rounding shows where the
+    gradient is about 1e-8 (its epsilon): in few weights, by a part of the rate of 1e-3."""
+    differences = torch.cat(
+        [(found[name] - tensor).abs().flatten() for name, tensor in right.items()]
+    )
+    assert float(differences.max()) < 2e-4
+    assert float((differences > 1e-5).float().mean()) < 1e-4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_is_uninterrupted_bit_for_bit(trained: Trained, stage: int) -> None:
+    assert _equal(trained.folders[f"whole {stage}"], trained.folders[f"resumed {stage}"])
+    whole, resumed = (
+        _rows(trained.folders[f"whole {stage}"]),
+        _rows(trained.folders[f"resumed {stage}"]),
+    )
+    assert [row["step"] for row in resumed] == list(range(1, NUM_STEPS + 1))
+    assert [row["loss"] for row in resumed] == [row["loss"] for row in whole]
+    manifest = json.loads((trained.folders[f"resumed {stage}"] / "manifest.json").read_text())
+    assert manifest["counts"]["resumed"] == 1
+    assert not (trained.folders[f"resumed {stage}"].parent / ".checkpoints" / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [f"2 ranks of {a}, 1 of {b}" for a, b in CHANGES]
+    + [f"1 rank of {stage}, 2 of {stage}" for stage in STAGES],
+)
+def test_resumed_by_other_ranks_and_stages(trained: Trained, change: str) -> None:
+    whole, resumed = _weights(trained.folders["whole 2"]), _weights(trained.folders[change])
+    _assert_close(resumed, whole)
+
+
+@pytest.mark.parametrize(("stage", "offload"), OFFLOADED)
+def test_states_in_host_memory_are_resumed_and_dealt_anew(
+    trained: Trained, stage: int, offload: str
+) -> None:
+    moved = f"2 ranks of {stage} with {offload} in host memory, 1"
+    for resumed in (f"resumed {stage} {offload}", f"{moved} with it", f"{moved} without"):
+        _assert_close(_weights(trained.folders[resumed]), _weights(trained.folders["whole 2"]))
+
+
+def test_weights_held_once_per_node_are_those_of_the_checkpoint(trained: Trained) -> None:
+    assert _equal(trained.folders["whole hpz"], trained.folders["resumed hpz"])
+
+
+@pytest.mark.parametrize("change", ["whole hpz", "from stage 2 to hpz", "from AdamW to fused"])
+def test_what_is_learnt_stays_with_copies_and_with_another_optimizer(
+    trained: Trained, change: str
+) -> None:
+    _assert_close(_weights(trained.folders[change]), _weights(trained.folders["whole 2"]))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_an_arm_does_not_know_what_ran_before_it(trained: Trained, stage: int) -> None:
+    assert _equal(trained.folders[f"alone {stage}"], trained.folders[f"after another {stage}"])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_resumed_in_bfloat16_with_float32_master_weights(trained: Trained, stage: int) -> None:
+    assert _equal(
+        trained.folders[f"whole mixed {stage}"], trained.folders[f"resumed mixed {stage}"]
+    )
+
+
+@pytest.mark.parametrize(("stage", "precision"), BAD)
+def test_steps_with_no_number_are_skipped_counted_and_named(
+    trained: Trained, stage: int, precision: str
+) -> None:
+    """What of it is too much ends the arm with TOO_BAD; that is checked in the ranks."""
+    folder = trained.folders[f"bad {stage} {precision}"]
+    steps = packing.step_examples(20, BATCH, 2, SEED)
+    bad = [
+        number
+        for number, examples in enumerate(steps, 1)
+        if {line - 1 for line in BAD_LINES} & set(examples)
+    ]
+    rows = _rows(folder)
+    assert [row["step"] for row in rows if not row["applied"]] == bad
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["bad_steps"] == len(bad)
+    for line in BAD_LINES:
+        assert re.search(
+            rf"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .*\b{line}\b",
+            trained.output,
+        )
+    changed = (
+        _weights(folder)["lm_head.weight"]
+        - load_file(folder.parents[1] / "bad" / "model.safetensors")["lm_head.weight"]
+    )
+    assert changed.isfinite().all() and changed.abs().max() > 0
+    # Of the arm that ended with an error its metrics stay.
+    assert "null" in (folder.parents[1] / f"d-harmonious-seed{SEED}-metrics.jsonl").read_text()

@@ -1,0 +1,71 @@
+"""What test_buffers.py starts as each rank: the losses of one long example in bfloat16 under ZeRO-1 to 3, and the buffers.
+
+    python -m tests.train.model.buffer_ranks MODEL TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+
+OUT gets, by stage, the cross-entropy of every supervised token and the tensors that the model computes itself, as they are when the
+engine is built, after a step, and in a fresh engine that has loaded the checkpoint of that step.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ift_scale.ranks import environment
+from ift_scale.ranks.rendezvous import meet
+from ift_scale.train.data import dataset
+from ift_scale.train.data.collate import collate
+from ift_scale.train.engine import deepspeed
+from ift_scale.train.model import buffers
+from ift_scale.train.model.packed import read_weights
+from ift_scale.train.worker import join
+from tests.train.exact_ranks import gather_everything, settings
+
+STAGES = (1, 2, 3)
+
+
+def run(
+    model: Path,
+    tokens: dataset.TokenizedSet,
+    stage: int,
+    checkpoint: Path,
+    ranks: Any,
+    device: torch.device,
+) -> dict[str, Any]:
+    config = settings(stage, True, precision="bfloat16", learning_rate=1e-5)
+    weights = read_weights(model)
+    built = deepspeed.build(model, weights, config, device, ranks, 1)
+    _, losses = built.deepspeed(collate([0], tokens, np.ones(1), device))
+    computed = [dict(buffers._computed_of(built.packed.model))]
+    deepspeed.run_step(built, [[[0]] * ranks.world_size], tokens, 1e-5)
+    computed.append(dict(buffers._computed_of(built.packed.model)))
+    built.deepspeed.save_checkpoint(str(checkpoint), tag="state", save_latest=False)
+    built.release()
+    built = deepspeed.build(model, weights, config, device, ranks, 1)
+    built.deepspeed.load_checkpoint(str(checkpoint), tag="state")
+    computed.append(dict(buffers._computed_of(built.packed.model)))
+    built.release()
+    return {"losses": losses.detach(), "computed": computed}
+
+
+def main(model: Path, token_file: Path, out: Path) -> None:
+    ranks = environment.from_environment()
+    assert ranks is not None
+    device = join(meet(ranks))
+    torch.set_num_threads(1)
+    gather_everything()
+    tokens = dataset.load(token_file)
+    found = {
+        stage: run(model, tokens, stage, out.parent / f"zero{stage}", ranks, device)
+        for stage in STAGES
+    }
+    if ranks.rank == 0:
+        torch.save(found, out)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,281 @@
+"""The packed model against each family's own full forward: loss, gradient, no cross-talk; refusals."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig
+
+from ift_scale.config import TrainConfig
+from ift_scale.errors import ConfigError, DataError
+from ift_scale.estimate.shape import ModelShape, require_proven, train_flops
+from ift_scale.train.data.collate import MicroBatch, collate
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.model import attention
+from ift_scale.train.model.last_layer import how_attended
+from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations
+from tests.train.families import CONFIGS, SIZES, WINDOW, build
+
+CPU = torch.device("cpu")
+SCALE = 0.1
+
+
+def _tokens(prefix: int = 0) -> TokenizedSet:
+    """One turn, several turns with gaps between, a short one; longer than the families' sliding windows. All begin with the same
+    `prefix` tokens."""
+    learnt = ([4, 5, 6, 7, 8], [3, 4, 9, 10, 12], [2, 3])
+    lengths = [prefix + length for length in (9, 14, 5)]
+    offsets = np.cumsum([0, *lengths])
+    supervised = np.zeros(sum(lengths), dtype=bool)
+    ids = np.random.default_rng(0).integers(0, SIZES["vocab_size"], sum(lengths)).astype(np.int32)
+    for start, places in zip(offsets, learnt, strict=False):
+        supervised[start + prefix + np.array(places)] = True
+        ids[start : start + prefix] = np.arange(prefix) + 7
+    return TokenizedSet(ids, supervised, offsets, np.ones(3), 0)
+
+
+def _batch(tokens: TokenizedSet) -> MicroBatch:
+    return collate([0, 1, 2], tokens, np.full(3, SCALE), CPU)
+
+
+def _plain_loss(model: Any, tokens: TokenizedSet) -> Tensor:
+    """One example a forward pass, the whole model, all logits."""
+    total = torch.zeros(())
+    for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False):
+        ids, learnt = (
+            torch.tensor(tokens.ids[start:end].astype("int64")),
+            torch.tensor(tokens.supervised[start:end])[1:],
+        )
+        logits = model(ids[None]).logits[0, :-1].float()
+        total = total + F.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum") * SCALE
+    return total
+
+
+def _packed(model: Any, **settings: Any) -> PackedCausalLM:
+    config = TrainConfig(**settings)
+    checkpoint_activations(model, config)
+    return PackedCausalLM(model, config, CPU, linear_cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("prune", "checkpointing", "prefix"),
+    [
+        (True, "none", 0),
+        (True, "none", 11),
+        (False, "none", 11),
+        (False, "none", 0),
+        (True, "selective", 11),
+        (True, "full", 0),
+    ],
+)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_loss_and_gradient_are_the_full_models(
+    family: str, prune: bool, checkpointing: str, prefix: int
+) -> None:
+    tokens, model = _tokens(prefix), build(family)
+    expected = _plain_loss(model, tokens)
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    packed = _packed(model, prune_last_layer=prune, activation_checkpointing=checkpointing)
+    assert packed.pruned == prune
+    batch = _batch(tokens)
+    # The shared tokens go up to the first wanted row; ids that happen to be equal behind the prefix would be shared as well.
+    assert (
+        batch.num_shared == prefix
+        and batch.ids_1T.shape[1] == tokens.computed_lengths.sum() - 2 * prefix
+    )
+    loss, losses_R = packed(batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert losses_R.sum().item() * SCALE == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, gradients[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def _changed(family: str, **fields: Any) -> Any:
+    return type(CONFIGS[family])(
+        **{
+            name: v
+            for name, v in CONFIGS[family].to_dict().items()
+            if name in fields or name in SIZES
+        }
+        | fields
+    )
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+WINDOWS = {
+    "ignored by Llama": (_changed("llama", sliding_window=WINDOW), None),
+    "ignored by Gemma": (_changed("gemma", sliding_window=WINDOW), None),
+    "switched off in Qwen2": (
+        _changed("qwen2", use_sliding_window=False, sliding_window=WINDOW),
+        None,
+    ),
+    "switched off in Qwen3": (
+        _changed("qwen3", use_sliding_window=False, sliding_window=WINDOW),
+        None,
+    ),
+    "not in Qwen2's last layer": (
+        _changed(
+            "qwen2",
+            use_sliding_window=True,
+            sliding_window=WINDOW,
+            layer_types=[SLIDING, SLIDING, FULL],
+        ),
+        None,
+    ),
+    "in Qwen3's last layer": (
+        _changed(
+            "qwen3",
+            use_sliding_window=True,
+            sliding_window=WINDOW,
+            layer_types=[FULL, FULL, SLIDING],
+        ),
+        WINDOW,
+    ),
+    "not in Gemma 2's last layer": (
+        _changed("gemma2", sliding_window=WINDOW, layer_types=[SLIDING, SLIDING, FULL]),
+        None,
+    ),
+    "in Gemma 3's last layer": (
+        _changed("gemma3_text", sliding_window=WINDOW, layer_types=[SLIDING, FULL, SLIDING]),
+        WINDOW,
+    ),
+    "absent from Mistral": (_changed("mistral", sliding_window=None), None),
+    "in Mistral": (_changed("mistral", sliding_window=WINDOW), WINDOW),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_a_window_counts_in_the_last_layer_where_the_architecture_reads_it(case: str) -> None:
+    config, window = WINDOWS[case]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(
+                torch.randn_like(parameter) * (0.5 if "q_proj" in name or "k_proj" in name else 0.1)
+            )
+    expected = _plain_loss(model, _tokens()).item()
+    assert how_attended(model.model.layers[-1].self_attn)["sliding_window"] == window
+    assert _packed(model, activation_checkpointing="none")(_batch(_tokens()))[
+        0
+    ].item() == pytest.approx(expected, rel=1e-6)
+
+
+class _Products(TorchDispatchMode):
+    """FLOPs of the matrix products of linear layers, as they are computed; attention's are none of them on a CPU."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = [x.shape for x in args if isinstance(x, Tensor)][-2:]
+            self.flops += 2 * left[0] * left[1] * right[1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prefix", [0, 11])
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_flops_told_are_those_computed(family: str, prune: bool, prefix: int) -> None:
+    """Not one product more or less than MFU gives credit for, over all that is left out: rows, the last layer, shared tokens."""
+    tokens = _tokens(prefix)
+    packed = _packed(build(family), prune_last_layer=prune, activation_checkpointing="none")
+    with _Products() as products:
+        packed(_batch(tokens))[0].backward()
+    shape = ModelShape.from_config(packed.model.config.to_dict())
+    no_heads = dataclasses.replace(
+        shape, heads=0
+    )  # attention's pairs take none then, its matrices none either
+    lengths, rows, shared = (
+        tokens.computed_lengths.tolist(),
+        tokens.supervised_counts.tolist(),
+        [(prefix, 3)],
+    )
+    matrices = train_flops(no_heads, lengths, rows, prune, shared)
+    all_but_last, last = (
+        (shape.layers - 1) * (sum(lengths) - 2 * prefix),
+        sum(rows) if prune else sum(lengths) - 2 * prefix,
+    )
+    assert products.flops == matrices + 6 * 2 * shape.hidden * shape.q_size * (all_but_last + last)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_example_sees_another(family: str) -> None:
+    """Changing one example's tokens moves its own logits and, to the last bit, nobody else's."""
+    tokens, packed = _tokens(), _packed(build(family))
+    batch = _batch(tokens)
+    before = packed.logits(batch)
+    changed = copy.deepcopy(tokens)
+    changed.ids[9:23] = (changed.ids[9:23] + 1) % SIZES["vocab_size"]
+    after = packed.logits(_batch(changed))
+    own = [5, 6, 7, 8, 9]
+    others = [0, 1, 2, 3, 4, 10, 11]
+    assert torch.equal(before[others], after[others])
+    assert (before[own] - after[own]).abs().amax(1).min() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            GPTNeoXConfig(),
+            r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)",
+        ),
+        (
+            Gemma3TextConfig(use_bidirectional_attention=True),
+            "use_bidirectional_attention': is set",
+        ),
+        (
+            {"model_type": "llama", "attention_dropout": 0.1},
+            r"attention_dropout': is not 0, .* \(value: 0.1\)",
+        ),
+        (
+            {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            r"rope_scaling': turns .*value: 'dynamic'",
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
+            },
+            "rope_parameters': turns positions by the longest example",
+        ),
+    ],
+)
+def test_an_unproven_architecture_is_refused(settings: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        require_proven(settings if isinstance(settings, dict) else settings.to_dict())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_proven_ones_are_not(family: str) -> None:
+    require_proven(CONFIGS[family].to_dict())
+    require_proven({"model_type": family, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}})
+    require_proven({"model_type": family, "rope_scaling": None})
+
+
+def test_attention_is_chosen_by_device_and_precision() -> None:
+    cuda, bf16 = torch.device("cuda"), torch.bfloat16
+    auto = TrainConfig()
+    assert attention.implementation(auto, CPU, bf16, softcap=False) == "sdpa"
+    assert attention.implementation(auto, cuda, torch.float32, softcap=False) == "sdpa"
+    assert attention.implementation(auto, cuda, bf16, softcap=False) in ("varlen", "flash_attn")
+    assert attention.implementation(auto, cuda, bf16, softcap=True) in ("sdpa", "flash_attn")
+    with pytest.raises(
+        ConfigError, match=r"train.attention: varlen needs a CUDA device; set it to auto"
+    ):
+        attention.implementation(TrainConfig(attention="varlen"), CPU, bf16, softcap=False)
+    with pytest.raises(ConfigError, match="does not cap attention scores"):
+        attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, softcap=True)
