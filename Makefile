@@ -1,12 +1,13 @@
 # make demo: install, run the paper's experiment on the embedded world, print where the report is.
 # make test: install, then lint, type check and all tests.
-# make lock: resolve configs/locks/cpu.txt again, keeping the versions that still fit (needs uv; --upgrade via UV_ARGS).
-# Python 3.11, 3.12 or 3.13 is found on PATH (uv's own too), or named: make PYTHON=/path/to/python3.12 demo
+# make lock: resolve configs/locks/cpu.txt again with uv; UV_ARGS=--upgrade for the newest versions.
+#
+# Python 3.11, 3.12 or 3.13 is found on PATH, or named: make PYTHON=/path/to/python3.12 demo
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := configs/locks/cpu.txt
-# Two files of tests at a time: starting an engine or a group of ranks is mostly imports, on one core. More would not fit into two.
+# Two files of tests at a time: starting an engine or ranks is mostly imports, on one core.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-fast lint lock lock-cuda clean
@@ -32,11 +33,12 @@ test-fast: setup
 test: lint
 	$(PYTEST)
 
-# The header of the lock states once what uv writes into the marker of every line.
+# The header of the lock states once what uv puts into the marker of every line.
 lock:
 	@grep '^#' $(LOCK) > $(LOCK).new; cp $(LOCK) $(LOCK).uv
-	echo wheel | uv pip compile setup.py - --project configs/locks --extra cpu --extra test --universal --python-version 3.11 \
-	  --no-header --no-annotate --quiet $(UV_ARGS) --output-file $(LOCK).uv
+	echo wheel | uv pip compile setup.py - --project configs/locks --extra cpu --extra test \
+	  --universal --python-version 3.11 --no-header --no-annotate --quiet $(UV_ARGS) \
+	  --output-file $(LOCK).uv
 	@sed -E "s/ (;|and) python_full_version < '3.14' and .*//" $(LOCK).uv >> $(LOCK).new; rm $(LOCK).uv
 	mv $(LOCK).new $(LOCK)
 

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Makes a virtual environment from configs/locks/cpu.txt and installs this checkout into it; `make setup` runs it.
+# Creates a virtual environment from configs/locks/cpu.txt and installs this checkout into it.
+# `make setup` runs it.
 #   launch/setup.sh [FOLDER]        default: .venv
-# An environment that is complete and matches the lock, setup.py and the interpreter is left as it is; any other is made again.
-# PYTHON  the interpreter (a name or a path); else the first of python3, python3.11, python3.12 and python3.13 that fits, else uv's
+# An environment that is complete and matches the lock, setup.py, the checkout's path and the
+# interpreter is kept; any other is created again.
+# PYTHON  the interpreter, a name or a path; default: the first of python3, python3.11, python3.12
+#         and python3.13 that fits, else one that uv manages
 # Packages are installed with uv if it is on PATH, else with pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,22 +20,25 @@ fail() {
   exit 3
 }
 
-# lacks PYTHON: prints what the interpreter lacks, nothing if it fits. PyTorch compiles against the headers.
+# lacks PYTHON: prints what the interpreter lacks; nothing if it fits. The headers are needed
+# because DeepSpeed and torch.compile compile C++ extensions at run time.
 lacks() {
   WITH_UV=$uv "$1" - 2>/dev/null <<'PY' || echo "a start without errors"
 import importlib.util, os, sys, sysconfig
+version = "%d.%d" % sys.version_info[:2]
 lacking = []
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    lacking.append("a supported version (it is %d.%d; 3.11, 3.12 and 3.13 are)" % sys.version_info[:2])
-elif not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
-    lacking.append("the headers (apt-get install python%d.%d-dev)" % sys.version_info[:2])
-if not os.environ["WITH_UV"] and sys.version_info >= (3, 11) and importlib.util.find_spec("ensurepip") is None:
-    lacking.append("venv (apt-get install python%d.%d-venv)" % sys.version_info[:2])
+    lacking.append("a supported version (it is %s; 3.11, 3.12 and 3.13 are supported)" % version)
+else:
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        lacking.append("the headers (apt-get install python%s-dev)" % version)
+    if not os.environ["WITH_UV"] and importlib.util.find_spec("ensurepip") is None:
+        lacking.append("venv (apt-get install python%s-venv)" % version)
 print(" and ".join(lacking))
 PY
 }
 
-# Prints the interpreter to use. Anything else that it reports goes to stderr.
+# Prints the interpreter to use; messages go to stderr.
 choose() {
   local candidate lacking nearly=
   if [ -n "${PYTHON:-}" ]; then
@@ -53,17 +59,19 @@ choose() {
   done
   if [ -n "$uv" ]; then
     "$uv" python find --managed-python '>=3.11,<3.14' 2>/dev/null && return
-    echo "setup: no Python 3.11, 3.12 or 3.13 with headers on PATH; uv installs 3.12" >&2
+    echo "setup: no Python 3.11, 3.12 or 3.13 with headers on PATH; installing 3.12 with uv" >&2
     "$uv" python install -q 3.12 >&2 && "$uv" python find --managed-python 3.12 && return
+    fail "uv could not install Python 3.12; name an interpreter: make PYTHON=/path/to/python3.12"
   fi
-  [ -z "$nearly" ] || fail "$nearly, or install uv (https://docs.astral.sh/uv), which brings its own Python"
-  fail "no Python 3.11, 3.12 or 3.13 on PATH: install one (apt-get install python3 python3-venv python3-dev) or uv" \
-    "(https://docs.astral.sh/uv), or name one (make PYTHON=/path/to/python3.12)"
+  [ -z "$nearly" ] || fail "$nearly; or install uv (https://docs.astral.sh/uv)"
+  fail "no Python 3.11, 3.12 or 3.13 on PATH: apt-get install python3 python3-venv python3-dev," \
+    "or install uv (https://docs.astral.sh/uv), or name one: make PYTHON=/path/to/python3.12"
 }
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# The stamp is written last, so an interrupted set-up has none. Scripts and the editable install name the checkout's own path.
+# Written last, so an interrupted set-up has no stamp. The checkout's path is part of it because
+# scripts and the editable install contain that path.
 stamp() { echo "$root $(version "$1") $(cat "$lock" setup.py | sha256sum | cut -c1-12)"; }
 
 ready() {
@@ -73,16 +81,18 @@ ready() {
 }
 
 if [ -n "$uv" ]; then
-  # uv reads none of pip's settings; the folders of wheels are worth keeping.
-  export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
+  with=uv
+  export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}} # uv reads none of pip's settings
   create() { "$uv" venv -q --seed --clear --python "$1" "$venv"; }
   install() { "$uv" pip install -q --python "$venv/bin/python" "$@"; }
 else
+  with=pip
   create() { "$1" -m venv --clear "$venv"; }
   install() { "$venv/bin/python" -m pip --disable-pip-version-check install -q "$@"; }
 fi
 
-# PyPI has only the build for CUDA. The one for CPUs is looked for where pip or uv is set up to look, then on PyTorch's own index.
+# Takes the CPU build from where pip or uv is configured to look, else from PyTorch's index. PyPI
+# has only the build for CUDA, which works without a GPU but is much larger.
 install_torch() {
   local torch
   torch=$(grep -oE '^torch==[0-9.]+' "$lock")
@@ -90,13 +100,14 @@ install_torch() {
   install --no-deps "$torch+cpu" 2>/dev/null && return
   PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=20 UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=20 \
     install --no-deps --index-url "$torch_index" "$torch+cpu" 2>/dev/null && return
-  echo "setup: no CPU build of $torch for Python $(version "$venv/bin/python") from $torch_index; taking PyPI's for CUDA (3 GB)"
+  echo "setup: no CPU build of $torch for Python $(version "$venv/bin/python") at $torch_index;" \
+    "installing PyPI's build for CUDA (3 GB)"
   install "$torch"
 }
 
 ready && exit 0
 python=$(choose)
-echo "setup: making $venv from $lock with Python $(version "$python") and $([ -n "$uv" ] && echo uv || echo pip) (minutes, once)"
+echo "setup: creating $venv from $lock with Python $(version "$python") and $with (minutes, once)"
 create "$python"
 # shellcheck disable=SC2046
 install --no-deps $(grep -E '^(setuptools|wheel)==' "$lock")

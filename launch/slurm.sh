@@ -7,8 +7,9 @@
 #
 # IFT_SCALE_HOME          the project's folder, where jobs are not submitted from it
 # IFT_SCALE_SETUP         a file to source first (modules, a virtual environment); else .venv of the project's folder, if it is there
-# IFT_SCALE_SRUN          further options of srun, such as --container-image=ift-scale.sqsh --container-mounts=/data; a command that
-#                         starts a container may follow them, such as apptainer exec --nv --bind /data ift-scale.sif
+# IFT_SCALE_SRUN          further options of srun, such as --container-image=ift-scale.sqsh; they
+#                         may end with a command that starts a container, such as
+#                         apptainer exec --nv ift-scale.sif
 # IFT_SCALE_MAX_RESTARTS  how often a job may go back into the queue by itself
 
 told_to_stop=

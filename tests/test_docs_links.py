@@ -1,4 +1,4 @@
-"""All Markdown: relative links and their anchors resolve, and paths of the repository in code exist."""
+"""All Markdown: relative links and their anchors resolve, and paths in code exist."""
 
 import re
 import subprocess
@@ -128,17 +128,20 @@ def test_links_lead_somewhere_and_paths_exist() -> None:
 
 PAGE = """# A page: its `title`, _twice_
 
-[here](#a-page-its-title-_twice_) [again](#more-1) [file](Makefile) [folder](docs/) [web](https://example.org/x) `[no](link)`
+[here](#a-page-its-title-_twice_) [again](#more-1) [file](Makefile) [folder](docs/)
+[web](https://example.org/x) `[no](link)`
 
 ```bash
 make # [no](link)
 # No heading
-launch/setup.sh configs/demo.yaml configs/NAME.yaml && x=tests/conftest.py,configs/locks/{cpu,cuda}.txt
+launch/setup.sh configs/demo.yaml
+ls configs/NAME.yaml x=tests/conftest.py,configs/locks/{cpu,cuda}.txt
 ```
 
 ## More
 ## [More](setup.py)
-<a id="mark"></a> [mark](#mark) `tests/test_layout.py::test_x`, `tests/test_*.py`, `configs/locks/`, `ift_scale/cli.py:12` and `train/run.sh`
+<a id="mark"></a> [mark](#mark) `tests/test_layout.py::test_x`, `tests/test_*.py`,
+`configs/locks/`, `ift_scale/cli.py:12` and `train/run.sh`
 """
 
 

@@ -1,4 +1,5 @@
-"""`launch/setup.sh` with stand-ins on PATH: which interpreter it takes, what it installs, when it makes the environment again."""
+"""`launch/setup.sh` with stand-ins on PATH: the interpreter that it takes, the packages that it
+installs, and when it creates the environment again."""
 
 import os
 import re
@@ -13,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 LOCK = "configs/locks/cpu.txt"
 TORCH = next(line for line in (ROOT / LOCK).read_text().splitlines() if line.startswith("torch=="))
 
-# An interpreter: it answers the two questions of the script, makes an environment whose python is a link to itself, and logs what
-# pip is given. FAIL is a word that no install may contain.
+# An interpreter. It prints what the script asks for, creates an environment whose python is a link
+# to itself, and logs calls of pip. Calls that match FAIL fail.
 PYTHON = r"""#!/bin/bash
 case "$1" in
   -) cat >/dev/null; echo "{lacks}" ;;
@@ -118,7 +119,7 @@ def machine(tmp_path: Path) -> Machine:
         (
             "sys.version_info = (3, 10, 4)",
             "",
-            r"a supported version \(it is 3\.10; 3\.11, 3\.12 and 3\.13 are\)",
+            r"a supported version \(it is 3\.10; 3\.11, 3\.12 and 3\.13 are supported\)",
         ),
         ("sys.version_info = (3, 14, 0)", "", r"a supported version \(it is 3\.14; .*\)"),
         (
@@ -177,7 +178,9 @@ def test_python_names_another(machine: Machine) -> None:
 
 def test_what_is_missing_is_one_line(machine: Machine) -> None:
     assert "no Python 3.11, 3.12 or 3.13 on PATH" in machine.refused()
-    machine.python("python3", "3.9", "a supported version (it is 3.9; 3.11, 3.12 and 3.13 are)")
+    machine.python(
+        "python3", "3.9", "a supported version (it is 3.9; 3.11, 3.12 and 3.13 are supported)"
+    )
     assert "apt-get install python3 " in machine.refused()
     assert "PYTHON=python3 lacks a supported version (it is 3.9" in machine.refused(
         PYTHON="python3"

@@ -1,4 +1,7 @@
-"""The container recipe: linted, of the lock's CUDA and Python, and without what git ignores. No test builds it."""
+"""The container recipe: lint, the lock's versions of CUDA and Python, and the files left out.
+
+No test builds the image.
+"""
 
 import re
 import shutil
