@@ -82,7 +82,8 @@ ready() {
 
 if [ -n "$uv" ]; then
   with=uv
-  export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}} # uv reads none of pip's settings
+  pip_links=${PIP_FIND_LINKS:-}
+  export UV_FIND_LINKS=${UV_FIND_LINKS:-${pip_links// /,}} # uv reads none of the settings of pip
   create() { "$uv" venv -q --seed --clear --python "$1" "$venv"; }
   install() { "$uv" pip install -q --python "$venv/bin/python" "$@"; }
 else
