@@ -139,7 +139,7 @@ def report(rows: Path | None, out: Path) -> None:
     help="Change nothing; exit with 1 where a document and the rows disagree.",
 )
 def readme(check: bool) -> None:
-    """Write the figures of README.md and docs/results.md anew from the rows."""
+    """Write the tables of README.md and docs/ from the stored rows."""
     from benchmarks.suite import documents
 
     stale = documents.stale() if check else documents.refresh()

@@ -33,9 +33,9 @@ from ift_scale.io.manifests import write_manifest
 from ift_scale.io.progress import say
 from ift_scale.pipeline import Pipeline
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.tasks import ArmTask
+from ift_scale.stage import Task
 from ift_scale.train.data import dataset, packing
-from ift_scale.train.run import tokenized
+from ift_scale.train.data.cache import tokenized
 
 PEERS = Path(__file__).parent / "peers"
 TRL = "TRL"
@@ -85,11 +85,13 @@ def ours(config: Any) -> tuple[Pipeline, dict[str, Steps], float]:
     for stage in ("questions", "probe", "write", "construct"):
         getattr(pipeline, stage)()
     started = time.perf_counter()
-    pipeline.train()
+    pipeline.make("train")
     seconds = time.perf_counter() - started
-    pipeline.evaluate()
-    pipeline.analyse()
-    files = {task.arm.name: task.folder / "metrics.jsonl" for task in pipeline.train_tasks()}
+    pipeline.make("evaluate")
+    pipeline.make("analyse")
+    files = {
+        task.arm.name: task.folder / "metrics.jsonl" for task in pipeline.context.tasks("train")
+    }
     steps = {
         name: [json.loads(line) for line in file.read_text().splitlines()]
         for name, file in files.items()
@@ -99,28 +101,28 @@ def ours(config: Any) -> tuple[Pipeline, dict[str, Steps], float]:
 
 def trl(config: Any, first: Pipeline, work: Path) -> tuple[Pipeline, dict[str, Steps], float]:
     """The same of TRL; seconds of all its processes from start to end."""
-    pipeline = Pipeline(config, siblings=[first.root])
+    pipeline = Pipeline(config, siblings=[first.context.root])
     for stage in ("questions", "probe", "write", "construct"):
         getattr(pipeline, stage)()
     steps, seconds = {}, 0.0
-    for task in pipeline.train_tasks():
+    for task in pipeline.context.tasks("train"):
         steps[task.arm.name], spent = train_by_trl(pipeline, task, first, work / task.arm.name)
         seconds += spent
-    pipeline.evaluate()
-    pipeline.analyse()
+    pipeline.make("evaluate")
+    pipeline.make("analyse")
     return pipeline, steps, seconds
 
 
 def train_by_trl(
-    pipeline: Pipeline, task: ArmTask, first: Pipeline, work: Path
+    pipeline: Pipeline, task: Task, first: Pipeline, work: Path
 ) -> tuple[Steps, float]:
     """Train an arm by TRL and put its weights where the pipeline has its own: with the tokenizer and template of ours."""
-    config = pipeline.config
+    config = pipeline.context.config
     tokens = dataset.load(
         tokenized(
-            task.source,
+            pipeline.context.folder("construct") / f"{task.folder.name}.jsonl",
             first.folder("train") / ".tokens",
-            PromptTokenizer(pipeline.model_path),
+            PromptTokenizer(pipeline.context.model_path),
             config,
         )
     )
@@ -135,7 +137,7 @@ def train_by_trl(
     write_text(
         work / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, order))
     )
-    (work / "model").symlink_to(pipeline.model_path.resolve())
+    (work / "model").symlink_to(pipeline.context.model_path.resolve())
     command = [
         str(environment("trl")),
         "-m",
@@ -228,10 +230,10 @@ def rows_of(sheet: Sheet, runs: dict[str, tuple[Pipeline, dict[str, Steps], floa
     )
     cases = list(dict.fromkeys(arm.setting for arm in first.arms()))
     for who, (pipeline, steps, seconds) in runs.items():
-        arms = pipeline.arms()
+        arms = pipeline.context.arms()
         about = {
             "seeds": len({arm.seed for arm in arms}),
-            "train": pipeline.config.train.model_dump(),
+            "train": pipeline.context.config.train.model_dump(),
         }
         for case in cases:
             names = [arm.name for arm in arms if arm.setting == case]
@@ -258,7 +260,7 @@ def rows_of(sheet: Sheet, runs: dict[str, tuple[Pipeline, dict[str, Steps], floa
             who,
             about=about,
         )
-        found = pd.read_csv(pipeline.folder("analyse") / "settings.csv").query(
+        found = pd.read_csv(pipeline.context.folder("analyse") / "settings.csv").query(
             f"domain == '{DOMAIN}' and group == 'HOMO'"
         )
         for row in found.to_dict("records"):

@@ -30,12 +30,14 @@ from ift_scale.engines.protocol import EngineSpec
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.progress import Bar, say
 from ift_scale.probe import run as probe
+from ift_scale.probe.asked import wanted
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import mmlu
-from ift_scale.records import Question
+from ift_scale.records import PROBE_FILE, Question
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import ChoiceScores
+from ift_scale.stage import Task
 
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 GATE = Gate(checked="questions missing in the merged table", gap=0, tolerance=0)
@@ -70,11 +72,13 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     questions = QuestionFile(pool)
     bar = Bar("probe", 0, None)
     probe.slots_for = lambda *_: [Slot(lambda path: engine, bar)]  # type: ignore[assignment]
-    probe.run(config, folder / "probe", "key", {}, model, questions, folder, None, bar)
+    probe.ask(
+        config, Task("probe", folder / "probe", "key", {}), model, questions, folder, None, bar
+    )
     wall, own = time.monotonic() - before[0], time.process_time() - before[1]
-    asked = len(questions.select(lambda group: probe.wanted(config.probe, group)))
+    asked = len(questions.select(lambda group: wanted(config.probe, group)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    merged = pq.read_metadata(folder / "probe" / probe.FILE).num_rows
+    merged = pq.read_metadata(folder / "probe" / PROBE_FILE).num_rows
     if merged != asked:
         raise SystemExit(
             f"{merged} of {asked} questions are in the merged table: nothing is stored"

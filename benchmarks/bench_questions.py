@@ -21,6 +21,8 @@ from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config.file import from_dict
 from ift_scale.io.progress import Bar, say
 from ift_scale.questions import run
+from ift_scale.records import QUESTIONS_FILE
+from ift_scale.stage import Task
 
 MIB = 1 << 20
 
@@ -55,10 +57,14 @@ def measure(pool: Path, near: bool) -> dict[str, float]:
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    run.run(config, pool / "run" / "questions", "key", {}, Bar("questions", None, None))
+    run.gather(
+        config,
+        Task("questions", pool / "run" / "questions", "key", {}),
+        Bar("questions", None, None),
+    )
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with (pool / "run" / "questions" / run.FILE).open("rb") as file:
+    with (pool / "run" / "questions" / QUESTIONS_FILE).open("rb") as file:
         kept = sum(1 for _ in file)
     return {
         "kept": kept,

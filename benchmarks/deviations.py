@@ -115,7 +115,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 _COLUMNS = (
     "difference",
-    "other prediction",
+    "different prediction",
     "accuracy, ours / theirs",
     "letter mass",
     "above 0.5",

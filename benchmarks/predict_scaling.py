@@ -3,6 +3,8 @@
 Each row is one model, machine and size under two loads: a full micro-batch on every GPU, and a step of the default global batch.
 Stage 2 stands there twice, with slices reduced to their owners and with whole buckets all-reduced; the trainer does the first up to
 `memory.SLICED_UP_TO` GPUs and the second beyond. Beside them: ZeRO-3 with and without the weights held once per node (`train.hpz`).
+
+Attention is flash-attn's, which repeats no keys: under `auto` the memory would depend on the torch that is installed here.
 """
 
 import itertools
@@ -53,7 +55,7 @@ def _short(value: float) -> float:
 
 
 def rows() -> list[dict[str, Any]]:
-    train, examples = TrainConfig(), Examples()
+    train, examples = TrainConfig(attention="flash_attn"), Examples()
     found = []
     for model, name, (load, step_of) in itertools.product(MODELS, MACHINES, LOADS.items()):
         shape, machine = read_shape(model), read_machine(name)
@@ -76,7 +78,7 @@ def rows() -> list[dict[str, Any]]:
 
 def hpz_rows() -> list[dict[str, Any]]:
     """Seconds of a step and GiB per GPU of ZeRO-3 with all gathering among all GPUs, and with most of it inside the node."""
-    train, examples = TrainConfig(zero_stage=3), Examples()
+    train, examples = TrainConfig(attention="flash_attn", zero_stage=3), Examples()
     found = []
     for name, model, (load, step_of), size in itertools.product(
         HPZ_MACHINES, HPZ_MODELS, LOADS.items(), HPZ_SIZES

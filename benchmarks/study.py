@@ -1,4 +1,4 @@
-"""What a study's variants found, as data and as tables for docs/results.md.
+"""What a study's variants found, as data and as tables for a page of docs/studies.
 
     ift-scale run configs/world_study.yaml
     python -m benchmarks.study configs/world_study.yaml

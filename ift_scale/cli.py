@@ -15,25 +15,7 @@ import click
 
 from ift_scale import __version__
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
-
-STAGE_HELP = {
-    "questions": "Gather the questions of all sources.",
-    "probe": "Ask the base model every question, few-shot.",
-    "write": "Have the explanations and contexts written that the sets need.",
-    "construct": "Build the instruction sets of all arms.",
-    "train": "Fine-tune every arm.",
-    "evaluate": "Ask every fine-tuned arm, 0-shot.",
-    "analyse": "Compute accuracy, consistency and differences.",
-    "report": "Write the report page.",
-}
-
-
-# Stages that ranks started by deepspeed, torchrun or srun work on together.
-SHARED_STAGES = ("probe", "train", "evaluate")
-# Stages that several commands may do parts of, at once, in one run.
-DIVIDED_STAGES = ("train", "evaluate")
-# Stages that actors of Ray may compute.
-RAY_STAGES = ("probe", "evaluate")
+from ift_scale.stages import STAGES, Entry
 
 
 class Group(click.Group):
@@ -97,7 +79,10 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
-            page = pipeline.run()
+            pipeline.run()
+        from ift_scale.report.run import PAGE
+
+        page = pipeline.context.folder("report") / PAGE
         say(f"report: {page.resolve()}")
     study = load_study(config, overrides)
     if study.variants and not only:
@@ -139,7 +124,7 @@ _part_option = click.option(
 )
 
 
-def _stage_command(stage: str) -> click.Command:
+def stage_command(stage: Entry) -> click.Command:
     @_config_options
     @_variant_option
     def command(
@@ -155,29 +140,29 @@ def _stage_command(stage: str) -> click.Command:
         if ray is not None and part is not None:
             raise click.UsageError("--part: not with --ray, whose ranks share all arms")
         for open_pipeline in _pipelines(
-            config, overrides, only, stage in SHARED_STAGES and ray is None, part
+            config, overrides, only, stage.on_ranks and ray is None, part
         ):
             with open_pipeline as pipeline:
-                _run_stage(pipeline, stage, ray, ray_workers)
+                _run_stage(pipeline, stage.name, ray, ray_workers)
 
-    if stage in DIVIDED_STAGES:
+    if stage.in_parts:
         command = _part_option(command)
-    if stage in RAY_STAGES:
+    if stage.on_ray:
         command = _ray_options(command)
-    return click.command(stage, help=STAGE_HELP[stage])(command)
+    return click.command(stage.name, help=stage.help)(command)
 
 
 def _run_stage(pipeline: Any, stage: str, ray: str | None, ray_workers: int | None) -> None:
     if ray is None:
-        getattr(pipeline, stage)()
+        pipeline.make(stage)
         return
     from ift_scale.ray_backend import driver
 
     driver.run_stage(pipeline, stage, ray, ray_workers)
 
 
-for _stage in STAGE_HELP:
-    main.add_command(_stage_command(_stage))
+for _stage in STAGES:
+    main.add_command(stage_command(_stage))
 
 
 def _pipelines(
@@ -200,7 +185,7 @@ def _pipelines(
     ranks = environment.from_environment()
     if ranks is not None and ranks.world_size > 1 and not shared:
         raise click.UsageError(
-            f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(SHARED_STAGES)} "
+            f"this command is one process, and a launcher has started {ranks.world_size}; only {', '.join(stage.name for stage in STAGES if stage.on_ranks)} "
             "share their work among ranks, and --ray starts its own"
         )
     study = load_study(config, overrides)
@@ -230,7 +215,7 @@ def _opened(
     from ift_scale.io.manifests import digest_of
     from ift_scale.pipeline import Pipeline
     from ift_scale.ranks.rendezvous import meet
-    from ift_scale.tasks import Part
+    from ift_scale.stage import Part
 
     several = ranks is not None and ranks.world_size > 1
     meeting = meet(ranks) if several else None
@@ -238,17 +223,17 @@ def _opened(
     own_part = None if part is None else Part(*part)
     pipeline = Pipeline(settings, ranks, [Path(folder) for folder in siblings], own_part, meeting)
     if meeting is not None:
-        meeting.check(digest_of([resolved, part]), pipeline.root)
-        if not pipeline.leads:
+        meeting.check(digest_of([resolved, part]), pipeline.context.root)
+        if not pipeline.context.leads:
             meeting.hear()  # that rank 0 holds the folder
             yield pipeline
             return
     with ExitStack() as held:
         with meeting.leading() if meeting is not None else nullcontext():
-            held.enter_context(locked(pipeline.root, shared=part is not None))
+            held.enter_context(locked(pipeline.context.root, shared=part is not None))
             if not several and part is None:  # else others may be writing already
-                remove_incomplete(pipeline.root)
-            write_text(pipeline.root / "config.yaml", resolved)
+                remove_incomplete(pipeline.context.root)
+            write_text(pipeline.context.root / "config.yaml", resolved)
         if meeting is not None:
             meeting.tell("")
         yield pipeline
@@ -377,12 +362,13 @@ def batch(
 def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Report duplicate questions of CONFIG (train and test sets, domains, benchmarks) and options equal to the right one."""
     from ift_scale.io.files import read_json
-    from ift_scale.questions.audit import SUMMARY, table
+    from ift_scale.questions.audit import table
+    from ift_scale.records import AUDIT_FILE
 
     for open_pipeline in _pipelines(config, overrides, only):
         with open_pipeline as pipeline:
-            pipeline.questions()
-            click.echo(table(read_json(pipeline.folder("questions") / SUMMARY)))
+            pipeline.make("questions")
+            click.echo(table(read_json(pipeline.context.folder("questions") / AUDIT_FILE)))
 
 
 @main.command()

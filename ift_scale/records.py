@@ -1,8 +1,9 @@
 """The records that stages hand to each other: questions, scores, training examples.
 
-Questions and examples travel as JSON lines, scores as Parquet; `artifacts` writes and reads the files.
+Questions and examples travel as JSON lines, scores as Parquet.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,15 @@ Wording = Literal["dataset", "external", "base_model", "refusal", "general"]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
+
+QUESTIONS_FILE = "questions.jsonl"
+AUDIT_FILE = "audit.json"
+PROBE_FILE = "probe.parquet"
+KNOWLEDGE_FILE = "knowledge.json"
+TEXTS_FILE = "texts.jsonl"
+BALANCE_FILE = "balance.csv"
+SCORES_FILE = "scores.parquet"
+"""Files by which stages hand on their results."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -164,3 +174,22 @@ class Arm(Record):
     @property
     def name(self) -> str:
         return f"{self.domain}-{self.setting}-seed{self.seed}"
+
+    def test_group(self, domain: str, collection: str, group: str | None = None) -> str | None:
+        return test_group(self.own_domains, domain, collection, group)
+
+
+def test_group(
+    own_domains: Sequence[str], domain: str, collection: str, group: str | None = None
+) -> str | None:
+    """The test group of a question for an arm that is trained on `own_domains`.
+
+    HOMO: the held-out tests of these domains' pools; ID: the benchmarks' part of these domains; OOD: the rest of the
+    benchmarks. A benchmark that is a group of its own is that group for every arm. None for tests of other pools.
+    """
+    if group is not None:
+        return group
+    own = domain in own_domains
+    if collection == "pool":
+        return "HOMO" if own else None
+    return "ID" if own else "OOD"

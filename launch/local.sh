@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All stages of a configuration on this machine: launch/local.sh CONFIG [--set a.b=value ...]
-# Killed or interrupted, the same command goes on where it was. Exit codes: 0 done, 2 input, 3 environment, 75 stopped.
+# Runs all stages of a configuration on this machine: launch/local.sh CONFIG [--set a.b=value ...]
+# After an interruption, the same command resumes.
+# Exit codes: 0 done, 2 error in the input, 3 error in the environment, 75 stopped and saved.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 exec ift-scale run "$@"

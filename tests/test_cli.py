@@ -15,7 +15,7 @@ from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import write_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.records import Example, ExampleMeta, Message
-from ift_scale.tasks import STAGES
+from ift_scale.stages import STAGES
 from ift_scale.train import run as train
 
 
@@ -37,7 +37,15 @@ def _config(tmp_path: Path, pool: Path, **train: object) -> str:
 def test_every_stage_has_a_command_with_help() -> None:
     result = _run("--help")
     assert result.exit_code == 0
-    for stage in (*STAGES, "run", "plan", "doctor", "batch", "audit", "official"):
+    for stage in (
+        *(stage.name for stage in STAGES),
+        "run",
+        "plan",
+        "doctor",
+        "batch",
+        "audit",
+        "official",
+    ):
         assert f"\n  {stage} " in result.output
 
 
@@ -337,7 +345,9 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     config = from_dict({"output_dir": str(tmp_path), "train": {"trackers": ["wandb"]}})
     with pytest.raises(EnvironmentProblem, match="wandb cannot be imported; pip install wandb"):
-        train.run(config, tmp_path / "train", world_model, [], tmp_path / "logs", Bar("t", 1, None))
+        train.train(
+            config, tmp_path / "train", world_model, [], tmp_path / "logs", Bar("t", 1, None)
+        )
 
 
 def test_doctor_tells_versions() -> None:

@@ -42,6 +42,8 @@ FILES = {
     "questions": ["questions.jsonl", "audit.json"],
     "probe": ["probe.parquet", "knowledge.json"],
     "write": ["texts.jsonl"],
+    "train": ["model/a.safetensors"],
+    "evaluate": ["scores.parquet"],
     "analyse": ["arms.csv"],
 }
 QUESTION = {
@@ -74,25 +76,17 @@ def _close(folder: Path, stage: str, key: str, names: list[str]) -> None:
 
 def keys_of(config: Config) -> dict[str, Any]:
     """The keys of all stages of a run whose artifacts are written here, each under its own key."""
-    tasks = Pipeline(config)
+    context = Pipeline(config).context
     found: dict[str, Any] = {}
     for stage in ("questions", "probe", "write", "construct", "train", "evaluate", "analyse"):
-        if stage in ("train", "evaluate"):
-            work = tasks.train_tasks() if stage == "train" else tasks.evaluate_tasks(tasks.arms())
-            found[stage] = {task.arm.name: task.key for task in work}
-            for task in work:
-                _close(
-                    task.folder,
-                    stage,
-                    task.key,
-                    ["model/a.safetensors" if stage == "train" else "scores.parquet"],
-                )
-            continue
-        found[stage] = getattr(tasks, f"_{stage}_task")()[0]
+        tasks = context.tasks(stage)
+        keys = {task.folder.name: task.key for task in tasks}
+        found[stage] = keys if context.stages[stage].per_arm else tasks[0].key
         names = FILES.get(stage, [])
         if stage == "construct":
-            names = ["balance.csv", *(f"{arm.name}.jsonl" for arm in tasks.arms())]
-        _close(tasks.folder(stage), stage, found[stage], names)
+            names = ["balance.csv", *(f"{arm.name}.jsonl" for arm in context.arms())]
+        for task in tasks:
+            _close(task.folder, stage, task.key, names)
     return found
 
 

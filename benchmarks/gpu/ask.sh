@@ -6,6 +6,7 @@ ask() {
   shift
   [ -d .gpu/probe/data ] && data=.gpu/probe/data
   [ -d "$data/mmlu" ] || { echo "== $name: skipped, $data/mmlu is missing (DATA=FOLDER)"; return 1; }
+  enough "$name" "${LEAST:-10}" || return 1 # before the packages are unpacked, which no limit cuts off
   unpacked site-vllm-1 site-vllm-2 || return 1
   have "$name" vllm || return 1
   # The tokenizer was trained where the data is; here only a small model's random weights are made, on the CPU.

@@ -40,19 +40,24 @@ unpacked() {
   echo "== unpacked ${folders[*]} at $(now) s"
 }
 
+# enough NAME SECONDS: whether so many are left of the whole; says if not, and counts the part as failed.
+enough() {
+  local left=$((LIMIT - $(now) - 5))
+  [ "$left" -lt "$2" ] || return 0
+  echo "== $1: skipped, $left s are left"
+  failed=$((failed + 1))
+  return 1
+}
+
 # part NAME SECONDS COMMAND...: the command under the lesser of its limit and what is left of the whole; the end of its log.
 part() {
   local name=$1 limit=$2 code=0 at left
   shift 2
   at=$(now)
   [ -z "$TINY" ] || limit=$((limit * 4)) # a busy CPU
+  enough "$name" "${LEAST:-10}" || return 1
   left=$((LIMIT - at - 5))
   [ "$limit" -le "$left" ] || limit=$left
-  if [ "$limit" -lt "${LEAST:-10}" ]; then
-    echo "== $name: skipped, $left s are left"
-    failed=$((failed + 1))
-    return 1
-  fi
   timeout -k 3 "$limit" "$@" >"$OUT/logs/$name.log" 2>&1 || code=$?
   echo "== $name: exit $code, $(($(now) - at)) s, at $(now) s"
   if [ $code -eq 0 ]; then

@@ -1,4 +1,8 @@
-"""The figures of README.md and docs/results.md, written from stored rows between `<!-- bench:NAME -->` and `<!-- /bench -->`."""
+"""The generated tables of README.md and docs/, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
+
+A block is a table made from the stored rows under a caption (date, machine, commit, command, check). The sentences around it are
+written by hand: they explain and conclude, and give a figure only with its date.
+"""
 
 import re
 import textwrap
@@ -6,20 +10,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.suite import goals, gpu, growth
-from benchmarks.suite.page import place_of, slope
+from benchmarks.suite.markdown import commits, markdown_table, measured
+from benchmarks.suite.page import slope
 from benchmarks.suite.registry import BENCHMARKS, CHECKOUT, results_folder
-from benchmarks.suite.rows import OURS, Row, Spread, between, number, only, read
+from benchmarks.suite.rows import Row, Spread, between, number, only, read
+from benchmarks.suite.speed import speed_table
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.files import write_text
 from ift_scale.treatments import treatment
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/models.md", "docs/gpu.md")
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-_WIDTH = 145
+_WIDTH = 100
+
+
+def documents() -> list[Path]:
+    """README.md, kernels/README.md and every Markdown file under docs/, in a fixed order."""
+    pages = sorted((CHECKOUT / "docs").rglob("*.md"))
+    return [CHECKOUT / "README.md", CHECKOUT / "kernels" / "README.md", *pages]
 
 
 def refresh() -> list[Path]:
-    """Write the blocks anew; the files that changed."""
+    """Write the blocks from the stored rows; return the files that changed."""
     changed = stale()
     rows = read(results_folder())
     for path in changed:
@@ -28,24 +39,20 @@ def refresh() -> list[Path]:
 
 
 def stale() -> list[Path]:
-    """The documents whose blocks are not what the rows say."""
+    """The documents whose blocks differ from the stored rows."""
     rows = read(results_folder())
-    paths = [CHECKOUT / name for name in DOCUMENTS]
-    return [
-        path
-        for path in paths
-        if (text := path.read_text(encoding="utf-8")) != filled(path, text, rows)
-    ]
+    texts = {path: path.read_text(encoding="utf-8") for path in documents()}
+    return [path for path, text in texts.items() if text != filled(path, text, rows)]
 
 
 def filled(path: Path, text: str, rows: Sequence[Row]) -> str:
-    """The text with every block as the rows say; DataError for a block that is not known."""
+    """The text with every block made from the rows; DataError for an unknown block."""
 
     def block(found: re.Match[str]) -> str:
         name = found[2]
         if name not in BLOCKS:
             raise DataError(
-                Place(path), "no such block of figures", did_you_mean(name, BLOCKS), name
+                Place(path), "unknown block of figures", did_you_mean(name, BLOCKS), name
             )
         return f"{found[1]}{BLOCKS[name](rows)}\n{found[3]}"
 
@@ -60,116 +67,21 @@ def _on_cpu(rows: Sequence[Row], benchmark: str) -> list[Row]:
     return only(rows, benchmark=benchmark, device="cpu")
 
 
-def where(row: Row) -> str:
-    """`2026-11-22, Intel Xeon, 2 cores`."""
-    return f"{row.date[:10]}, {place_of(row)}"
-
-
 def _nothing(benchmark: str) -> str:
     return f"Nothing is stored yet: `python -m benchmarks run {benchmark}`."
 
 
-def times(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
-# README.md: sentences.
-
-
-def probe_sentence(rows: Sequence[Row]) -> str:
-    found, pipeline = _on_cpu(rows, "probe"), _on_cpu(rows, "pipeline")
-    ours = {row.case: row for row in only(found, who="ours transformers")}
-    if "float32" not in ours:
-        return _nothing("probe")
-    first = ours["float32"]
-    by = [
-        times(first.ratios[peer].value) for peer in ("authors' loop", "lm-eval hf", "lm-eval vllm")
-    ]
-    more = ""
-    if "bfloat16" in ours:
-        others = [times(ours["bfloat16"].ratios[peer].value) for peer in first.ratios]
-        more = f"; bfloat16 {', '.join(others[:-1])} and {others[-1]}"
-    text = (
-        f"{first.about['questions']} real MMLU 5-shot prompts through a 22-million-parameter Llama: {by[0]} times the questions a "
-        f"second of the authors' loop, {by[1]} times lm-evaluation-harness' hf backend and {by[2]} times its vllm backend "
-        f"(float32, medians of {first.repeats}{more}), with {1 - (first.gate.gap or 0):.1%} of the predictions the same in float32 "
-        f"({where(first)})."
-    )
-    sustained = only(pipeline, case="sustained")
-    peaks = [row for row in only(pipeline, quantity="peak memory") if row.at]
-    if sustained and peaks:
-        largest = max(peaks, key=lambda row: row.at["questions"])
-        text += (
-            f" Without an engine the pipeline sustains {round(sustained[0].value, -2):,.0f} questions a second a core, and "
-            f"{largest.at['questions']:,.0f} questions take {largest.value:,.0f} MiB ({where(sustained[0])})."
-        )
-    return _lines(text)
-
-
-def train_sentence(rows: Sequence[Row]) -> str:
-    ours = only(_on_cpu(rows, "train"), who=OURS, quantity="tokens per second", case="float32")
-    peers = ("paper's recipe", "TRL", "TRL, plain loss")
-    if not ours or not ours[0].ratios.keys() >= set(peers):
-        return _nothing("train")
-    row = ours[0]
-    recipe, trl, plain = (times(row.ratios[peer].value) for peer in peers)
-    supervised = row.about["workload"]["supervised_share"]
-    return _lines(
-        "Two ranks, ZeRO-2, float32, a 22-million-parameter Llama on the authors' engineering set with explanations "
-        f"({supervised:.0%} of the tokens supervised): {recipe} times the tokens a second of the paper's recipe (HF Trainer, "
-        f"padded to 2,048), {trl} times TRL 1.16 in its best setting, {plain} times TRL with transformers' own loss put in, with "
-        f"the same loss curves ({where(row)})."
-    )
-
-
-def end_to_end_sentence(rows: Sequence[Row]) -> str:
-    found = _on_cpu(rows, "end-to-end")
-    speeds = only(found, who=OURS, quantity="tokens per second")
-    if not speeds:
-        return _nothing("end-to-end")
-    ratio = [times(row.ratios["TRL"].value) for row in speeds]
-    told = []
-    for row in only(found, who=OURS, quantity="accuracy"):
-        theirs = only(found, who="TRL", quantity="accuracy", case=row.case)[0]
-        told.append(f"{row.case} {_statistic(row)} and {_statistic(theirs)}")
-    return _lines(
-        f"The same arms trained by ours and by TRL: {' / '.join(ratio)} times TRL's tokens a second "
-        f"({', '.join(row.case for row in speeds)}), HOMO accuracy in percent of ours and of TRL's: {'; '.join(told)} "
-        f"({where(speeds[0])})."
-    )
-
-
-def gpu_sentence(rows: Sequence[Row]) -> str:
-    """What ran on GPUs: tokens per second of training by shape and program, questions per second of probing."""
-    found = [row for row in rows if row.device != "cpu"]
-    speeds = [
-        r
-        for r in only(found, benchmark="train", quantity="tokens per second")
-        if r.case.endswith("bfloat16")
-    ]
-    if not found:
-        return f"{gpu.NOTHING} (`{gpu.FIRST}`; [docs/gpu.md](docs/gpu.md))."
-    told = [f"{row.case}, {row.who}: {row.value:,.0f} tokens per second" for row in speeds]
-    for row in only(found, benchmark="probe", quantity="questions per second"):
-        told.append(f"{row.case}, {row.who}: {row.value:,.0f} questions per second")
-    return _lines(f"On a GPU ({where(found[0])}; [docs/gpu.md](docs/gpu.md)): {'; '.join(told)}.")
-
-
 def demo_table(rows: Sequence[Row]) -> str:
+    """Accuracy by setting and group, and the paired differences."""
     found = [row for row in _on_cpu(rows, "demo") if row.unit == "%"]
     if not found:
         return _nothing("demo")
     groups = list(dict.fromkeys(row.case for row in found))
-    lines = [f"{where(found[0])}:", "", _row(["", *groups]), _row(["---"] * (len(groups) + 1))]
+    lines = []
     for who in dict.fromkeys(row.who for row in found):
-        cells = [
-            _statistic(*only(found, who=who, case=group))
-            if only(found, who=who, case=group)
-            else ""
-            for group in groups
-        ]
-        lines.append(_row([_setting(who), *cells]))
-    return "\n".join(lines)
+        cells = [only(found, who=who, case=group) for group in groups]
+        lines.append([_setting(who), *(_statistic(*cell) if cell else "" for cell in cells)])
+    return f"{measured(*found)}: `python -m benchmarks run demo`.\n\n{markdown_table(['', *groups], lines)}"
 
 
 def _setting(who: str) -> str:
@@ -184,9 +96,9 @@ def _setting(who: str) -> str:
 
 
 def _statistic(row: Row) -> str:
-    """`55.7 [50.9, 60.5]`, signed where it is a difference; what is no percentage with three places.
+    """`55.7 [50.9, 60.5]`; differences are signed, and anything but a percentage has three decimal places.
 
-    A mean over fewer domains than the run has says so.
+    A mean over fewer domains than the run has names both numbers.
     """
     shape = ("+" if "difference" in row.quantity else "") + (".1f" if row.unit == "%" else ".3f")
     text = f"{row.value:{shape}}"
@@ -196,30 +108,24 @@ def _statistic(row: Row) -> str:
     return text + (f" over {num} of {of} domains" if num < of else "")
 
 
-# docs/results.md: tables.
+def _caption(rows: Sequence[Row], benchmark: str) -> str:
+    return _lines(
+        f"{measured(*rows)}, {commits(rows)}: `python -m benchmarks run {benchmark}`.{_gate(rows)}"
+    )
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _heading(rows: Sequence[Row], benchmark: str) -> str:
-    commit = (rows[0].commit or "no commit")[:7]
-    gaps = [
-        (row.gate.checked, row.gate.gap, row.gate.tolerance)
-        for row in rows
-        if row.gate.gap is not None
-    ]
-    text = f"{where(rows[0])}, {commit}: `python -m benchmarks run {benchmark}`."
-    if gaps:
-        worst = max(gaps, key=lambda gap: gap[1] or 0)
-        allowed = "" if not worst[2] else f", {worst[2]:.1g} allowed"
-        text += f" Checked: {worst[0]}; {worst[1]:.1g} at most{allowed}."
-    return _lines(text)
+def _gate(rows: Sequence[Row]) -> str:
+    """The largest gap to the reference that the figures were kept with; empty if none was measured."""
+    gates = [row.gate for row in rows if row.gate.gap is not None]
+    if not gates:
+        return ""
+    worst = max(gates, key=lambda gate: gate.gap or 0)
+    allowed = "" if not worst.tolerance else f", {worst.tolerance:.1g} allowed"
+    return f" Check: {worst.checked}: {worst.gap:.1g} at most{allowed}."
 
 
 def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
-    """A block: a line a case and program, a column a quantity, and how many times better each of ours did than it."""
+    """A block with one line per case and program, one column per quantity, and the speed-ups of each side that has peers."""
 
     def block(rows: Sequence[Row]) -> str:
         found = [
@@ -230,8 +136,8 @@ def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
         columns = list(dict.fromkeys((row.quantity, row.unit) for row in found))
         sides = list(dict.fromkeys(row.who for row in found if row.ratios))
         heads = ["case", "program", *(f"{quantity}, {unit}" for quantity, unit in columns)]
-        heads += [f"{side} is better by" for side in sides]
-        lines = [_heading(found, benchmark), "", _row(heads), _row(["---"] * len(heads))]
+        heads += [f"speed-up of {side}" for side in sides]
+        lines = []
         for case, at, who in dict.fromkeys(
             (row.case, tuple(row.at.items()), row.who) for row in found
         ):
@@ -245,10 +151,10 @@ def table(benchmark: str, *quantities: str) -> Callable[[Sequence[Row]], str]:
                 for quantity, _ in columns
             ]
             cells += [_ratio(found, case, side, who) for side in sides]
-            lines.append(
-                _row([", ".join(part for part in (case, mine[0].sizes) if part), who, *cells])
-            )
-        return "\n".join(lines + _slopes(found))
+            lines.append([", ".join(part for part in (case, mine[0].sizes) if part), who, *cells])
+        return "\n\n".join(
+            [_caption(found, benchmark), markdown_table(heads, lines), *_slopes(found)]
+        )
 
     return block
 
@@ -267,15 +173,18 @@ def _ratio(rows: Sequence[Row], case: str, side: str, peer: str) -> str:
 
 
 def _slopes(rows: Sequence[Row]) -> list[str]:
-    """How the costs grow, a line a series."""
+    """A table of how the costs grow, one line per series; nothing if no series has three sizes."""
     found = [
         s
         for s in growth.series([row for row in rows if row.better != "higher"])
         if len(s.points) > 2
     ]
-    lines = [f"- {s.name} over {s.size}: {slope(growth.fit(s.points))}" for s in found]
+    lines = [
+        [s.name.replace(" | ", ", "), s.size, slope(growth.fit(s.points)).removeprefix("slope ")]
+        for s in found
+    ]
     return (
-        ["", "Fitted powers (1 is proportional growth), 95% intervals:", "", *lines]
+        [markdown_table(["cost", "grows with", "exponent, 95% interval (1: proportional)"], lines)]
         if lines
         else []
     )
@@ -296,32 +205,35 @@ def models_table(rows: Sequence[Row]) -> str:
         "tokens of examples equal",
     ]
     tokens = [n for row in found for n in row.about["prompt_tokens"]]
-    about = (
-        f"{where(found[0])}, {(found[0].commit or 'no commit')[:7]}: `python -m benchmarks run models`. "
-        f"Largest difference of an option's log-probability, in nats, from a forward pass of batch 1 in float32; "
-        f"{found[0].about['questions']} questions per family, "
-        f"{min(tokens)} to {max(tokens)} tokens per 5-shot prompt."
+    caption = (
+        f"{measured(*found)}, {commits(found)}: `python -m benchmarks run models`. "
+        f"{found[0].about['questions']} questions per family, {min(tokens)} to {max(tokens)} tokens per 5-shot prompt."
     )
-    lines = [_lines(about), "", _row(heads), _row(["---"] * len(heads))]
+    lines = []
     for case in dict.fromkeys(row.case for row in found):
         first = only(found, case=case)[0]
         cells = [
             next(
                 (_gap(row) for row in only(found, case=case, who=f"ours {engine}", quantity=asked)),
-                "not run: see below",
+                "not run",
             )
             for engine, asked in columns
         ]
-        equal = f"{first.about['tokens_equal']} of {first.about['examples']}"
-        lines.append(_row([case, first.about["class"], *cells, equal]))
-    refused = {row.case: row.about["vllm"] for row in found if "vllm" in row.about}
-    return "\n".join(
-        [
-            *lines,
-            *([""] if refused else []),
-            *(f"- {case}: vLLM does not run it here: {why}" for case, why in refused.items()),
-        ]
+        lines.append(
+            [
+                case,
+                first.about["class"],
+                *cells,
+                f"{first.about['tokens_equal']} of {first.about['examples']}",
+            ]
+        )
+    refused = {row.case: row.about["vllm"].strip() for row in found if "vllm" in row.about}
+    reasons = (
+        [markdown_table(["family", "why vLLM does not run it here"], list(refused.items()))]
+        if refused
+        else []
     )
+    return "\n\n".join([_lines(caption), markdown_table(heads, lines), *reasons])
 
 
 def _gap(row: Row) -> str:
@@ -330,20 +242,11 @@ def _gap(row: Row) -> str:
 
 
 def goals_table(rows: Sequence[Row]) -> str:
-    return "\n".join(
-        [
-            _row(["goal", "came", "where"]),
-            _row(["---"] * 3),
-            *(_row(line) for line in goals.told(rows)),
-        ]
-    )
+    return markdown_table(["goal", "result", "benchmark"], goals.told(rows))
 
 
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
-    "probe": probe_sentence,
-    "train": train_sentence,
-    "end-to-end": end_to_end_sentence,
-    "gpu": gpu_sentence,
+    "speed": speed_table,
     "demo": demo_table,
     "demo-time": table("demo", "seconds"),
     "goals": goals_table,

@@ -1,4 +1,4 @@
-"""What was expected of the project, and what came out: the goals that rows can answer, told and judged from the rows."""
+"""The project's goals that stored rows can answer, judged from the rows."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from benchmarks.suite.rows import MEASURED, OURS, PREDICTED, Row, number, only
 
 Rows = Sequence[Row]
+_PROBE, _TRAIN = "`probe`", "`train`"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`came`: from the rows of a CPU, None where they do not tell it. `where`: the section or page that has more."""
+    """`came`: the result, from the rows of a CPU, or None if they do not contain it. `where`: the benchmark of the rows."""
 
     goal: str
     came: Callable[[Rows], str | None]
@@ -19,7 +20,7 @@ class Goal:
 
 
 def told(rows: Rows) -> list[tuple[str, str, str]]:
-    """(goal, what came, where) of each goal."""
+    """(goal, result, benchmark) of each goal."""
     return [
         (
             goal.goal,
@@ -86,7 +87,7 @@ def _recipe(rows: Rows) -> str | None:
 def _trl(rows: Rows) -> str | None:
     plain = _ratios("train", "TRL, plain loss", quantity="tokens per second")(rows)
     more = "".join(
-        f"; {number(value)} with transformers' loss put into TRL" for value in plain.values()
+        f"; {number(value)} against TRL with transformers' loss" for value in plain.values()
     )
     return judged(_ratios("train", "TRL", quantity="tokens per second")(rows), 5, more)
 
@@ -94,17 +95,17 @@ def _trl(rows: Rows) -> str | None:
 def _same_arms(rows: Rows) -> str | None:
     mine = only(rows, benchmark="end-to-end", device="cpu")
     speeds = _ratios("end-to-end", "TRL", quantity="tokens per second")(rows)
-    gaps = {name: _largest_gap(only(mine, quantity=name)) for name in ("accuracy", "consistency")}
+    gaps = {name: largest_gap(only(mine, quantity=name)) for name in ("accuracy", "consistency")}
     if not speeds or None in gaps.values():
         return None
     verdict = "" if not any(gaps.values()) else "**not met**: "
     apart = ", ".join(f"{name} {number(gap or 0)}" for name, gap in gaps.items())
-    quicker = f"{number(min(speeds.values()))} to {number(max(speeds.values()))}"
-    return f"{verdict}apart at most: {apart}; ours {quicker} times TRL's tokens a second"
+    faster = f"{number(min(speeds.values()))} to {number(max(speeds.values()))}"
+    return f"{verdict}largest differences: {apart}; ours {faster} times TRL's tokens per second"
 
 
-def _largest_gap(rows: Rows) -> float | None:
-    """Between ours and TRL's figures of one quantity."""
+def largest_gap(rows: Rows) -> float | None:
+    """Largest difference between ours and TRL's figures of one quantity; None without a pair."""
     values = {(row.case, row.who): row.value for row in rows}
     pairs = [
         (value, values[case, "TRL"])
@@ -134,43 +135,25 @@ def _memory(rows: Rows) -> str | None:
     if not errors:
         return None
     verdict = "" if max(map(abs, errors)) <= 0.1 else "**not met**: "
-    return f"{verdict}{min(errors):+.0%} to {max(errors):+.0%} of the most bytes held in a step, small models on a CPU"
+    return f"{verdict}{min(errors):+.0%} to {max(errors):+.0%} of the peak of a step, small models on a CPU"
 
 
 def _simulator(rows: Rows) -> str | None:
     errors = [abs(error) for error in _errors(rows, "simulator", "seconds per step")]
     if not errors:
         return None
-    return f"{statistics.median(errors):.0%} in the median, {max(errors):.0%} at most, over {len(errors)} points of this CPU"
+    return f"median {statistics.median(errors):.0%}, largest {max(errors):.0%}, over {len(errors)} points on this CPU"
 
 
 GOALS = (
-    Goal(
-        "probe: 10 times the authors' loop",
-        _probe("authors' loop", 10),
-        "the probe against what a user would otherwise run",
-    ),
-    Goal("probe: 10 times lm-evaluation-harness' hf backend", _probe("lm-eval hf", 10), "the same"),
-    Goal("probe: 60 times its vllm backend", _probe("lm-eval vllm", 60), "the same"),
-    Goal("predictions equal to the authors' loop's on 99.5% in float32", _predictions, "the same"),
-    Goal(
-        "the probe without an engine: 5,000 questions a second a core",
-        _pipeline,
-        "the probe without an engine",
-    ),
-    Goal(
-        "training: above 5 times the paper's recipe",
-        _recipe,
-        "training against TRL and the paper's recipe",
-    ),
-    Goal("training: 5 times TRL in its best setting", _trl, "the same, with what bounds it"),
-    Goal(
-        "the same arms by ours and by TRL are equal", _same_arms, "the same arms by ours and by TRL"
-    ),
-    Goal("the memory model within 10%", _memory, "memory"),
-    Goal(
-        "the simulator's error told on every measured point",
-        _simulator,
-        "[simulator.md](simulator.md)",
-    ),
+    Goal("probe: 10 times the authors' loop", _probe("authors' loop", 10), _PROBE),
+    Goal("probe: 10 times lm-evaluation-harness, hf", _probe("lm-eval hf", 10), _PROBE),
+    Goal("probe: 60 times lm-evaluation-harness, vllm", _probe("lm-eval vllm", 60), _PROBE),
+    Goal("99.5% of predictions equal to the authors' loop in float32", _predictions, _PROBE),
+    Goal("probe without an engine: 5,000 questions per second and core", _pipeline, "`pipeline`"),
+    Goal("training: more than 5 times the paper's recipe", _recipe, _TRAIN),
+    Goal("training: 5 times TRL at its best setting", _trl, _TRAIN),
+    Goal("the same arms by ours and by TRL are equal", _same_arms, "`end-to-end`"),
+    Goal("memory model within 10%", _memory, "`memory`"),
+    Goal("simulator: the error on every measured point is reported", _simulator, "`simulator`"),
 )

@@ -1,4 +1,4 @@
-"""The blocks of docs/gpu.md: tables of what GPUs measured, and in words what none has."""
+"""The blocks of docs/gpu.md: tables of measurements on GPUs, and a list of those not yet run."""
 
 import math
 import textwrap
@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.suite.goals import judged
+from benchmarks.suite.markdown import markdown_table
 from benchmarks.suite.rows import OURS, Row, between, number, only
 from ift_scale.estimate.memory import GIB
 
 FIRST, PROBE, REST = (f"benchmarks/gpu/{name}.sh" for name in ("first", "probe", "rest"))
-NOTHING = "Nothing was run on a GPU yet"
+NOTHING = "Not yet measured on a GPU"
 
 
 def _on_gpu(rows: Sequence[Row], benchmark: str | None = None) -> list[Row]:
     return [row for row in rows if row.device != "cpu" and benchmark in (None, row.benchmark)]
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *lines])
 
 
 def _not_yet(command: str) -> str:
@@ -49,7 +46,7 @@ def machines(rows: Sequence[Row]) -> str:
         lines.append(
             [device, machine, " to ".join(dict.fromkeys((dates[0], dates[-1]))), commits, told]
         )
-    return _table(["GPU", "host", "date", "commit", "versions"], lines)
+    return markdown_table(["GPU", "host", "date", "commit", "versions"], lines)
 
 
 IMPLEMENTATIONS = {
@@ -62,7 +59,7 @@ IMPLEMENTATIONS = {
 
 
 def kernels(rows: Sequence[Row]) -> str:
-    """Milliseconds forward and backward by op and shape; the fastest that the trainer can use in bold."""
+    """Milliseconds of forward and backward pass by op and shape; the fastest in bold."""
     found = only(_on_gpu(rows, "kernels"), quantity="milliseconds")
     if not found:
         return _not_yet(REST)
@@ -79,9 +76,9 @@ def kernels(rows: Sequence[Row]) -> str:
             name: f"**{number(time)}**" if name == best else number(time)
             for name, time in times.items()
         }
-        cells = [shown.get(name, "not right or not run") for name in names]
+        cells = [shown.get(name, "wrong or not run") for name in names]
         lines.append([device, case, *cells])
-    return _table(
+    return markdown_table(
         [
             "GPU",
             "op, type and shape",
@@ -92,7 +89,7 @@ def kernels(rows: Sequence[Row]) -> str:
 
 
 def train(rows: Sequence[Row]) -> str:
-    """One line per case and program; how many times TRL's tokens per second ours is in the same case."""
+    """One line per case and program, with the ratio of our tokens per second to TRL's."""
     found = _on_gpu(rows, "train")
     speeds = only(found, quantity="tokens per second")
     if not speeds:
@@ -137,7 +134,7 @@ def train(rows: Sequence[Row]) -> str:
         "tokens per second",
     ]
     heads += ["s per step", "share of the matrix rate", "against TRL"]
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _value(rows: Sequence[Row], quantity: str, shown: Callable[[float], str]) -> str:
@@ -145,7 +142,7 @@ def _value(rows: Sequence[Row], quantity: str, shown: Callable[[float], str]) ->
 
 
 def memory(rows: Sequence[Row]) -> str:
-    """Peak of a training step as torch allocated it, against the memory model."""
+    """Peak of a training step as allocated by torch, compared with the memory model."""
     found = [row for row in _on_gpu(rows, "train") if row.who == OURS]
     peaks = only(found, quantity="peak memory")
     if not peaks:
@@ -166,7 +163,7 @@ def memory(rows: Sequence[Row]) -> str:
                 f"{reserved:.2f}",
             ]
         )
-    return _table(
+    return markdown_table(
         ["GPU", "case", "measured peak, GiB", "predicted, GiB", "error", "reserved by torch, GiB"],
         lines,
     )
@@ -188,11 +185,13 @@ def exact(rows: Sequence[Row]) -> str:
             for n in ("losses", "gradient")
         ]
         lines.append([device, case.removeprefix("exact "), *told])
-    return _table(["GPU", "type and setting", "losses (allowed)", "gradient (allowed)"], lines)
+    return markdown_table(
+        ["GPU", "type and setting", "losses (allowed)", "gradient (allowed)"], lines
+    )
 
 
 def probe(rows: Sequence[Row]) -> str:
-    """Questions per second against the limit that the matrix rate sets, and against one request an option."""
+    """Questions per second, compared with the matrix rate's limit and one request per option."""
     found = _on_gpu(rows, "probe")
     ours = [
         row
@@ -224,7 +223,7 @@ def probe(rows: Sequence[Row]) -> str:
         "share of the limit",
         "against",
     ]
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _share(row: Row) -> bool:
@@ -236,7 +235,7 @@ def _share(row: Row) -> bool:
 
 
 def goals(rows: Sequence[Row]) -> str:
-    """The goals for one GPU and what came of them."""
+    """The goals for one GPU and the results."""
     found = _on_gpu(rows)
     speeds = only(_on_gpu(rows, "train"), quantity="tokens per second")
     trl = {
@@ -257,7 +256,9 @@ def goals(rows: Sequence[Row]) -> str:
         "peak memory of a training step within 10% of the memory model": _memory_goal(rows),
         "probing: 70% of the limit that the matrix rate sets": judged(probing, 70, " percent"),
     }
-    return _table(["goal", "came"], [[goal, text or "not measured"] for goal, text in came.items()])
+    return markdown_table(
+        ["goal", "result"], [[goal, text or "not measured"] for goal, text in came.items()]
+    )
 
 
 def _memory_goal(rows: Sequence[Row]) -> str | None:
@@ -275,29 +276,38 @@ def _memory_goal(rows: Sequence[Row]) -> str | None:
     return f"{verdict}{min(errors):+.0%} to {max(errors):+.0%} over {len(errors)} cases"
 
 
+def _ours(row: Row, case: str) -> bool:
+    """True for our training step in a case that begins so."""
+    return row.benchmark == "train" and row.who == OURS and row.case.startswith(case)
+
+
 EXPECTED: dict[str, Callable[[Row], bool]] = {
-    f"the kernels' speeds: ours, Liger-Kernel's, torch.compile's, PyTorch's (`{REST}`)": lambda row: row.benchmark == "kernels",
-    f"packed training against plain transformers under every setting (`{REST}`)": _exact,
+    f"kernel speeds: ours, Liger-Kernel, torch.compile, PyTorch (`{REST}`)": lambda row: row.benchmark == "kernels",
+    f"packed training compared with plain transformers under every setting (`{REST}`)": _exact,
     f"training steps of 1B (`{FIRST}`)": lambda row: row.case == "1b bfloat16" and row.who == OURS,
-    f"training steps of 7B, whole on a card of 140 GiB (`{FIRST}`)": lambda row: row.case == "7b bfloat16",
-    f"training steps of a slice of 7B, on a card of 80 GiB (`{FIRST}`)": lambda row: row.case.startswith("7b, "),
-    f"training steps of 3B, and of 1B under other settings (`{REST}`)": lambda row: row.case.startswith("3b"),
+    f"training steps of 7B, the whole model on a card with 140 GiB (`{FIRST}`)": lambda row: _ours(row, "7b "),
+    f"training steps of some layers of 7B on a card with 80 GiB (`{FIRST}`)": lambda row: _ours(row, "7b, "),
+    f"training steps of 3B (`{REST}`)": lambda row: _ours(row, "3b"),
+    f"training steps of 1B under other settings (`{REST}`)": lambda row: _ours(row, "1b bfloat16, "),
     f"TRL on the same tokens (`{FIRST}`)": lambda row: row.who.startswith("TRL"),
-    f"probing MMLU on a 7B shape, and one request an option (`{FIRST}`, `{PROBE}`)": lambda row: row.benchmark == "probe",
+    f"probing MMLU on a 7B shape (`{FIRST}`, `{PROBE}`)": lambda row: row.benchmark == "probe" and row.who.startswith(OURS),
+    f"one request per option on the same shape (`{FIRST}`, `{PROBE}`)": lambda row: row.who == "one request an option",
     "several GPUs and several nodes: ZeRO over NCCL, `train.hpz`, tensor-parallel engines": lambda row: row.benchmark == "scaling",
 }  # fmt: skip
 
 
 def missing(rows: Sequence[Row]) -> str:
-    """What no GPU has run."""
+    """A list of the measurements that no GPU has run."""
     found = _on_gpu(rows)
     left = [what for what, is_it in EXPECTED.items() if not any(is_it(row) for row in found)]
-    start = "Not run on a GPU" if found else f"{NOTHING}. Not run"
-    text = "\n".join(
-        textwrap.fill(f"- {what}", 145, subsequent_indent="  ", break_on_hyphens=False)
+    items = (
+        textwrap.fill(f"- {what}", 100, subsequent_indent="  ", break_on_hyphens=False)
         for what in left
     )
-    return f"{start}:\n\n{text}" if left else "Everything that this page lists was run."
+    text = "\n".join(items)
+    return (
+        f"{NOTHING}:\n\n{text}" if left else "All measurements listed on this page have been run."
+    )
 
 
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {

@@ -12,8 +12,14 @@ import sys
 NO_CONFIG = "no-such-configuration.yaml"
 # torch's build for CUDA imports cuda-bindings ("cuda"); its build for CPUs does not.
 _NOT_ASKED_FOR = (
-    *("_", "benchmarks", "ift_scale", "encodings", "cuda"),
-    *("cython_runtime", "sitecustomize", "usercustomize"),
+    "_",
+    "benchmarks",
+    "ift_scale",
+    "cuda",
+    "encodings",
+    "cython_runtime",
+    "sitecustomize",
+    "usercustomize",
 )
 
 
@@ -52,11 +58,12 @@ def of_call(arguments: list[str]) -> list[str]:
 def calls() -> list[list[str]]:
     import click
 
-    from ift_scale.cli import STAGE_HELP, main
+    from ift_scale.cli import main
+    from ift_scale.stages import STAGES
 
     found = [["--help"]]
     for name, command in main.commands.items():
-        if name in list(STAGE_HELP)[1:]:
+        if name in [stage.name for stage in STAGES[1:]]:
             continue
         takes_config = any(
             isinstance(p, click.Argument) and p.name == "config" and p.required

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.suite import goals, growth
+from benchmarks.suite.markdown import hardware
 from benchmarks.suite.registry import BENCHMARKS
 from benchmarks.suite.rows import MEASURED, OURS, PREDICTED, Row, between, number, only, read
 from ift_scale.errors import DataError, Place
@@ -72,7 +73,7 @@ def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
     sections += [(name, name, _section(name, only(rows, benchmark=name))) for name in names]
     if scaling:
         sections.append(("predicted-scaling", "predicted scaling", _scaling(scaling)))
-    machines = ", ".join(sorted({place_of(row) for row in rows}))
+    machines = ", ".join(sorted({hardware(row) for row in rows}))
     dates = sorted(row.date[:10] for row in rows)
     return document(
         "Benchmarks",
@@ -85,10 +86,6 @@ def page(rows: Sequence[Row], scaling: Sequence[Mapping[str, Any]] = ()) -> str:
 def _plain(line: Mapping[str, str]) -> dict[str, object]:
     """Without Markdown's marks."""
     return {key: re.sub(r"\*\*|`|\[([^]]*)\]\([^)]*\)", r"\1", text) for key, text in line.items()}
-
-
-def place_of(row: Row) -> str:
-    return row.machine if row.device == "cpu" else f"{row.device} in {row.machine}"
 
 
 def _section(name: str, rows: Sequence[Row]) -> Markup:
@@ -138,7 +135,7 @@ def _told(row: Row) -> dict[str, object]:
         "checked": gap,
         "date": row.date[:10],
         "commit": (row.commit or "none")[:7],
-        "device": place_of(row),
+        "device": hardware(row),
     }
     return told
 

@@ -11,8 +11,7 @@ A table that has nothing to tell has its columns and no row. A value that is not
 """
 
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -27,12 +26,11 @@ from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_
 from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
 from ift_scale.io.files import atomic_folder
-from ift_scale.io.manifests import write_manifest
+from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
+from ift_scale.records import PROBE_FILE, SCORES_FILE, Arm
+from ift_scale.stage import Context, Stage, Task
 
-__all__ = ["EXAMPLES", "TABLES", "VERSION", "ArmScores", "read_scores", "run", "split_by_group"]
-
-VERSION = 8
 TABLES = (
     "arms", "settings", "comparisons", "base", "transitions", "grades", "correlation_points", "correlation", "best_ratio",
     "abstention", "generated",
@@ -40,16 +38,36 @@ TABLES = (
 EXAMPLES = "examples.jsonl"
 
 
-def run(
-    config: Config,
-    folder: Path,
-    key: str,
-    inputs: dict[str, str],
-    arms: Iterable[ArmScores],
-    base: pa.Table,
-    bar: Bar,
+class AnalyseStage(Stage):
+    name = "analyse"
+    version = 8
+
+    def tasks(self, context: Context) -> list[Task]:
+        inputs = {"probe": context.digest("probe", PROBE_FILE)}
+        for task in context.tasks("evaluate"):
+            inputs[task.folder.name] = context.finished(task).files[SCORES_FILE]
+        config = context.config
+        settings = [config.analyse.model_dump(), config.construct.confidence_threshold]
+        return self.single(context, digest_of([self.version, settings, inputs]), inputs)
+
+    def total(self, context: Context, pending: Sequence[Task]) -> int:
+        return len(TABLES)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        found = (_arm_scores(context, arm) for arm in context.arms())
+        base = read_scores(context.folder("probe") / PROBE_FILE)
+        compute(context.config, pending[0], found, base, bar)
+
+
+def _arm_scores(context: Context, arm: Arm) -> ArmScores:
+    scores = read_scores(context.folder("evaluate", arm) / SCORES_FILE)
+    return ArmScores(arm, split_by_group(scores, arm.test_group))
+
+
+def compute(
+    config: Config, task: Task, arms: Iterable[ArmScores], base: pa.Table, bar: Bar
 ) -> None:
-    """`arms` is gone through once, so it may read one after another; `base`: the probe's rows (`read_scores`)."""
+    """`arms` is iterated once, so it may read one after another; `base`: the probe's rows (`read_scores`)."""
     started = time.monotonic()
     bar.note("reading scores")
     settings, threshold = config.analyse, config.construct.confidence_threshold
@@ -69,7 +87,7 @@ def run(
         "abstention": lambda: abstention_table(panels, threshold, level),
         "generated": lambda: generated_table(panels),
     }
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(task.folder) as temporary:
         for name in TABLES:
             bar.note(name)
             steps[name]().to_csv(temporary / f"{name}.csv", index=False)
@@ -80,4 +98,7 @@ def run(
         }
         counts["answers"] = sum(panel.values["accuracy"].size for panel in panels)
         seconds = {"total": time.monotonic() - started}
-        write_manifest(temporary, "analyse", key, settings.model_dump(), inputs, counts, seconds)
+        task.close(settings.model_dump(), counts, seconds, temporary)
+
+
+STAGE = AnalyseStage()

@@ -11,8 +11,8 @@ from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import console, say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset, packing, show
+from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.data.collate import collate
-from ift_scale.train.run import TOKENS, tokenized
 
 
 def set_of(root: Path, arm: str | None) -> Path:

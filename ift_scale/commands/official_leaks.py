@@ -13,7 +13,7 @@ from ift_scale.construct import official
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import read_jsonl, write_jsonl
 from ift_scale.questions import audit
-from ift_scale.questions.run import load_source
+from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
 

@@ -152,6 +152,13 @@ def impossible_combinations(config: Config) -> list[str]:
         problems.append(
             "train.compile: not proven with train.zero_stage = 3, whose hooks lie inside the layers; set one of them to auto or off"
         )
+    elif train.compile and (isinstance(train.hpz, int) or train.offload == "all"):
+        sharded = (
+            f"train.hpz = {train.hpz}" if isinstance(train.hpz, int) else "train.offload = all"
+        )
+        problems.append(
+            f"train.compile: not proven with ZeRO-3, which {sharded} needs; set that to auto, or compile to false"
+        )
     if isinstance(train.hpz, int) and train.zero_stage not in ("auto", 3):
         problems.append(
             f"train.hpz: {train.hpz} needs ZeRO-3, where weights are sharded (train.zero_stage = {train.zero_stage}); "

@@ -9,7 +9,7 @@ from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed
 
 class EngineConfig(Section):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """`auto`: vLLM on GPUs, on a CPU the transformers engine, which is faster there (docs/results.md)."""
+    """`auto`: vLLM on GPUs, on a CPU the transformers engine, which is faster there (docs/measurements.md)."""
     max_model_len: PositiveInt | None = None
     """Longest prompt in tokens plus one; the model's own context when left out."""
     chunk_size: PositiveInt = 1024

@@ -1,6 +1,6 @@
 """Settings of the train stage."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -113,3 +113,17 @@ def precision_in_force(train: TrainConfig) -> str:
     return (
         ("bfloat16" if has_gpu() else "float32") if train.precision == "auto" else train.precision
     )
+
+
+OPERATIONAL = {
+    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
+    "hpz", "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "optimizer", "log_every",
+    "peak_tflops", "trackers", "checkpoint",
+}  # fmt: skip
+"""Settings that do not change what is learnt."""
+
+
+def settings_of_result(train: TrainConfig) -> dict[str, Any]:
+    """The settings on which the trained weights depend. Live knowledge counts only if it may end an arm."""
+    stops = train.live.early_stopping is not None
+    return train.model_dump(exclude=OPERATIONAL if stops else OPERATIONAL | {"live"})

@@ -5,7 +5,7 @@ FOLDER/ARM.jsonl; balance.csv; where asked for, sharegpt/ARM.json and huggingfac
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,75 +14,30 @@ import pandas as pd
 
 from ift_scale import draws
 from ift_scale.config import Config, ConstructConfig
-from ift_scale.construct import balance, export, general, official, official_rules
+from ift_scale.construct import balance, export, general, official
+from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
-from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.errors import DataError, Place
 from ift_scale.io.files import atomic_folder, write_jsonl
-from ift_scale.io.manifests import write_manifest
-from ift_scale.io.progress import say
+from ift_scale.io.manifests import digest_of, file_digest
+from ift_scale.io.progress import Bar, say
 from ift_scale.knowledge import smaller_than_batch
+from ift_scale.prompts import texts as text_file
 from ift_scale.prompts.texts import TextKey
-from ift_scale.records import Arm, Example, Question, Score, Text
-from ift_scale.scoring.question_file import GroupKey
-from ift_scale.treatments import POOLED
-
-VERSION = 4
-BALANCE = "balance.csv"
-
-
-def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """The arms that the configuration asks for; DataError for a domain that no pool has, or that has no such set."""
-    settings = config.construct
-    wanted = (
-        ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
-    )
-    known = list(
-        dict.fromkeys(g.domain for g in groups if (g.collection, g.split, g.kind) == wanted)
-    )
-    released = official.available(Path(settings.official)) if settings.official else None
-    if released is not None:
-        known = [domain for domain in known if domain in released]
-    domains = settings.domains or known
-    for domain in domains:
-        if domain not in known:
-            lacks = f"no source has {wanted[1]} questions of it" + (
-                ", or the release has no set" if released else ""
-            )
-            raise DataError(Place("construct.domains"), lacks, did_you_mean(domain, known), domain)
-    places: list[tuple[str, tuple[str, ...]]] = [(domain, ()) for domain in domains]
-    if settings.across_domains:
-        if len(domains) < 2:
-            raise DataError(
-                Place("construct.across_domains"),
-                "there is one domain only",
-                "Add pools, or set it to false",
-                domains,
-            )
-        places.append((POOLED, tuple(domains)))
-    arms = [
-        Arm(domain=domain, setting=setting, seed=seed, domains=parts)
-        for domain, parts in places
-        for setting in settings.all_settings()
-        for seed in settings.seeds
-        if released is None or setting in released[domain]
-    ]
-    if not arms:
-        raise DataError(
-            Place("construct"),
-            "no set can be made",
-            "Give a pool whose domain the sets have, or other settings",
-        )
-    return arms
-
-
-def released(config: ConstructConfig, arms: Iterable[Arm]) -> official.Sets:
-    """The authors' sets of the arms' domains; DataError if one of them breaks the paper's rules."""
-    folder = Path(str(config.official))
-    wanted = {domain for arm in arms for domain in arm.own_domains}
-    sets = {domain: found for domain, found in official.load(folder).items() if domain in wanted}
-    official_rules.check({folder: sets})
-    return sets
+from ift_scale.records import (
+    BALANCE_FILE,
+    PROBE_FILE,
+    QUESTIONS_FILE,
+    TEXTS_FILE,
+    Arm,
+    Example,
+    Question,
+    Score,
+    Text,
+)
+from ift_scale.scoring.scores import train_scores
+from ift_scale.stage import Context, Stage, Task
 
 
 def usable(
@@ -98,11 +53,55 @@ def usable(
     return [question for question in pool if question.id not in failed]
 
 
-def run(
+class ConstructStage(Stage):
+    name = "construct"
+    version = 4
+
+    def arms(self, context: Context) -> list[Arm]:
+        return arms_of(context.config, context.question_file().groups)
+
+    def check(self, context: Context, finished: str | None) -> None:
+        settings = context.config.construct
+        path = general.path_of(settings.general)
+        if finished is None and path is not None:
+            general.load(path)
+        if finished == "questions" and settings.official is not None:
+            released(settings, context.arms())
+
+    def tasks(self, context: Context) -> list[Task]:
+        config = context.config
+        inputs = {"questions": context.digest("questions", QUESTIONS_FILE)}
+        official_folder = config.construct.official
+        if official_folder is None:
+            inputs["probe"] = context.digest("probe", PROBE_FILE)
+            inputs["texts"] = context.digest("write", TEXTS_FILE)
+        path = general.path_of(config.construct.general)
+        if path is not None and path.is_file():
+            inputs["general"] = file_digest(path)
+        if official_folder is not None and Path(official_folder).is_dir():
+            files = sorted(file for file in Path(official_folder).rglob("*") if file.is_file())
+            inputs["official"] = digest_of([file_digest(file) for file in files])
+        keeps_failed = config.write.on_failure == "keep"  # the file of texts is the same
+        settings = config.construct.model_dump()
+        key = digest_of([self.version, settings, keeps_failed, inputs])
+        return self.single(context, key, inputs)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        if context.config.construct.official is not None:
+            build(context.config, pending[0], context.arms(), [], {}, {})
+            return
+        questions = context.question_file()
+        pool = questions.read(
+            questions.select(lambda group: group.collection == "pool" and group.split == "train")
+        )
+        scores = train_scores(context.folder("probe") / PROBE_FILE)
+        written = text_file.read(context.folder("write") / TEXTS_FILE)
+        build(context.config, pending[0], context.arms(), pool, scores, written)
+
+
+def build(
     config: Config,
-    folder: Path,
-    key: str,
-    inputs: dict[str, str],
+    task: Task,
     arms: list[Arm],
     pool: list[Question],
     by_score: dict[str, Score],
@@ -139,7 +138,7 @@ def run(
             counts |= _domain_counts(domain)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(task.folder) as temporary:
         for place, seed in dict.fromkeys((arm.domain, arm.seed) for arm in arms):
             general_ids = general.shuffled(instructions, place, seed)
             found: dict[str, balance.Covariates] = {}
@@ -165,12 +164,12 @@ def run(
             {arm: sizes[arm.name] for arm in arms}, config.train.global_batch_size
         ):
             say(f"construct: {text}")
-        pd.DataFrame(balances).to_csv(temporary / BALANCE, index=False)
+        pd.DataFrame(balances).to_csv(temporary / BALANCE_FILE, index=False)
         if "huggingface" in settings.export:
             about = f"Base model: `{config.model.path}`. Confidence threshold {settings.confidence_threshold}."
             export.write_huggingface(temporary / "huggingface", temporary, arms, sizes, about)
         seconds = {"total": time.monotonic() - started}
-        write_manifest(temporary, "construct", key, settings.model_dump(), inputs, counts, seconds)
+        task.close(settings.model_dump(), counts, seconds, temporary)
 
 
 Made = tuple[list[Example], balance.Covariates, balance.Covariates]
@@ -231,3 +230,6 @@ def _domain_counts(domain: Domain) -> dict[str, float]:
 def _letter_counts(arm: Arm, examples: list[Example]) -> dict[str, float]:
     letters: Counter[Any] = Counter(e.meta.target for e in examples if e.meta.target)
     return {f"{arm.name}/target_{letter}": count for letter, count in sorted(letters.items())}
+
+
+STAGE = ConstructStage()

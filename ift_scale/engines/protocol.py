@@ -126,7 +126,7 @@ def resolved_identity(config: EngineConfig, dtype: str, on_gpu: bool) -> dict[st
 
 
 def resolved_engine(engine: str, on_gpu: bool) -> str:
-    """`auto` is what was measured fastest (docs/results.md): vLLM on GPUs, on a CPU the transformers engine."""
+    """`auto` is what was measured fastest (docs/measurements.md): vLLM on GPUs, on a CPU the transformers engine."""
     return engine if engine != "auto" else ("vllm" if on_gpu else "transformers")
 
 

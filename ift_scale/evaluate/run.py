@@ -5,53 +5,29 @@ Every engine serves many arms: it is started with the first and takes the weight
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.engines import model_folder
 from ift_scale.engines.pool import slots_for
-from ift_scale.engines.protocol import resolved_identity
-from ift_scale.errors import DataError, Place
+from ift_scale.engines.protocol import identity, resolved_identity
+from ift_scale.errors import ArtifactError, DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
-from ift_scale.io.manifests import digest_of, has_key, write_manifest
-from ift_scale.io.progress import Bar
+from ift_scale.evaluate.groups import asked_of, asked_of_kind
+from ift_scale.io.manifests import digest_of, has_key, read_manifest
+from ift_scale.io.progress import Bar, say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
-from ift_scale.records import Arm
+from ift_scale.records import QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
-from ift_scale.scoring.question_file import GroupKey, QuestionFile
+from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import Asker, Target, compute, share_of, work_of
 from ift_scale.scoring.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
-
-VERSION = 4
-FILE = "scores.parquet"
-
-
-def group_of(arm: Arm, domain: str, collection: str, group: str | None = None) -> str | None:
-    """HOMO: the held-out tests of the arm's own pools; ID: the benchmarks' part of its domains; OOD: the benchmarks' rest.
-
-    A benchmark that is a group of its own is that one for every arm. None for the test of another arm's pool.
-    """
-    if group is not None:
-        return group
-    own = domain in arm.own_domains
-    if collection == "pool":
-        return "HOMO" if own else None
-    return "ID" if own else "OOD"
-
-
-def asked_of(arm: Arm, generate: bool, group: GroupKey) -> bool:
-    """Whether an arm is asked this group's questions: the choice questions of the test splits of one of its test groups, and where
-    answers are generated, the free ones too."""
-    is_asked = group.split == "test" and (group.kind == "choice" or generate)
-    return is_asked and group_of(arm, group.domain, group.collection, group.group) is not None
-
-
-def _of_kind(arm: Arm, generate: bool, kind: str, group: GroupKey) -> bool:
-    return group.kind == kind and asked_of(arm, generate, group)
+from ift_scale.stage import Context, Stage, Task
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
@@ -69,37 +45,87 @@ def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
     )
 
 
-def run(
+class EvaluateStage(Stage):
+    name = "evaluate"
+    version = 4
+    per_arm = True
+    unit = "questions"
+
+    def tasks(self, context: Context) -> list[Task]:
+        config = context.config
+        settings = identity(config.evaluate, config.model.dtype)
+        if config.evaluate.generate:
+            settings["refusal"] = config.construct.refusal
+        asked = context.digest("questions", QUESTIONS_FILE)
+        tasks = []
+        for arm in _arms(context):
+            trained = read_manifest(context.folder("train", arm))
+            if trained is None:
+                raise ArtifactError(
+                    f"{context.folder('train', arm)}: not trained yet; run `ift-scale train` or `ift-scale run`"
+                )
+            weights = {name: d for name, d in trained.files.items() if name.startswith("model/")}
+            inputs = {"model": digest_of(weights), "questions": asked}
+            key = digest_of([self.version, settings, inputs, arm.own_domains])
+            tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
+        return tasks
+
+    def total(self, context: Context, pending: Sequence[Task]) -> int:
+        questions, generate = context.question_file(), context.config.evaluate.generate
+        arms = [task.arm for task in pending if task.arm]
+        return sum(len(questions.select(partial(asked_of, arm, generate))) for arm in arms)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        work = [
+            (task, task.arm, context.folder("train", task.arm) / "model")
+            for task in pending
+            if task.arm
+        ]
+        ask(context.config, work, context.question_file(), context.logs, context.ranks, bar)
+
+
+def _arms(context: Context) -> list[Arm]:
+    """The arms of the part that are trained: another command may still be training the others."""
+    arms = context.arms_of_part()
+    if context.part is None:
+        return arms
+    trained = [arm for arm in arms if read_manifest(context.folder("train", arm)) is not None]
+    if len(trained) < len(arms):
+        left = len(arms) - len(trained)
+        say(f"evaluate: {left} arms of this part are not trained yet, and are left out")
+    return trained
+
+
+def ask(
     config: Config,
-    folder: Path,
-    pending: list[tuple[Arm, Path, str, dict[str, str]]],
+    pending: Sequence[tuple[Task, Arm, Path]],
     questions: QuestionFile,
     logs: Path,
     ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Evaluate the pending arms (arm, model folder, key, inputs) into FOLDER/ARM, on as many ranks as call this; rank 0 merges."""
-    for _, model_path, _, _ in pending:
+    """Evaluate the pending arms (task, arm, model folder), on as many ranks as call this; rank 0 merges."""
+    for _, _, model_path in pending:
         model_folder.check(model_path)
-    tokenizer = PromptTokenizer(pending[0][1])
+    tokenizer = PromptTokenizer(pending[0][2])
     asker = _asker(config, tokenizer)
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
         Target(
             arm.name,
-            folder / arm.name,
-            digest_of([key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
+            task.folder,
+            digest_of([task.key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
             [
-                questions.select(partial(_of_kind, arm, generate, kind))
+                questions.select(partial(asked_of_kind, arm, generate, kind))
                 for kind in ("choice", "free")
             ],
             asker,
             model_path,
-            partial(_finish, config, key, inputs),
+            partial(_finish, config, task),
             config.evaluate.chunk_size,
-            partial(has_key, folder / arm.name, key),
+            partial(has_key, task.folder, task.key),
         )
-        for arm, model_path, key, inputs in pending
+        for task, arm, model_path in pending
     ]
     for target in targets:
         if not target.num_questions:
@@ -111,19 +137,17 @@ def run(
                 problem,
                 "Add a benchmark, or test questions to the domain's pool",
             )
-    embedding.check(targets, questions, tokenizer, pending[0][1])
+    embedding.check(targets, questions, tokenizer, pending[0][2])
     slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, slots, share_of(ranks), bar)
 
 
-def _finish(
-    config: Config, key: str, inputs: dict[str, str], target: Target, shards: list[Path]
-) -> None:
+def _finish(config: Config, task: Task, target: Target, shards: list[Path]) -> None:
     started = time.monotonic()
     scores = ChoiceScores(ReliabilityConfig())
     generated = Rows(scores) if config.evaluate.generate else None
     write_rows(
-        target.folder / FILE,
+        target.folder / SCORES_FILE,
         GENERATED_SCHEMA if generated else PLAIN_SCHEMA,
         shards,
         generated or scores.rows,
@@ -136,6 +160,7 @@ def _finish(
         "mean_letter_mass": scores.summary.letter_mass / max(scores.summary.questions, 1),
     } | (generated.counts() if generated else {})
     seconds = {"total": sum(work.seconds.values()) + time.monotonic() - started} | work.seconds
-    write_manifest(
-        target.folder, "evaluate", key, config.evaluate.model_dump(), inputs, counts, seconds
-    )
+    task.close(config.evaluate.model_dump(), counts, seconds)
+
+
+STAGE = EvaluateStage()

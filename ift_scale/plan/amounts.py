@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from ift_scale.config import Config, ConstructConfig, precision_in_force
+from ift_scale.config.train import settings_of_result
 from ift_scale.construct import general, official
-from ift_scale.construct.run import arms_of
+from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
-from ift_scale.evaluate.run import asked_of
+from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import Prompts, Tally
-from ift_scale.probe.run import wanted
+from ift_scale.probe.asked import wanted
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
-from ift_scale.tasks import TRAIN_OPERATION
 from ift_scale.treatments import buckets_of
 from ift_scale.write import deal as writers
 from ift_scale.write import needs as writing
@@ -169,10 +169,7 @@ def _arms(config: Config, tally: Tally, probe_key: str, write_key: str) -> list[
     arms = arms_of(config, tally.groups)
     constructed = read_manifest(Path(config.output_dir) / "construct")
     sizes = _sizes(config, tally, arms, constructed)
-    stops = config.train.live.early_stopping is not None
-    settings = config.train.model_dump(
-        exclude=TRAIN_OPERATION if stops else TRAIN_OPERATION | {"live"}
-    )
+    settings = settings_of_result(config.train)
     how = [
         settings,
         precision_in_force(config.train),

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ift_scale.config import Config
-from ift_scale.probe.run import wanted
+from ift_scale.probe.asked import wanted
 from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import views_of
-from ift_scale.questions.run import placed
+from ift_scale.questions.sources import placed
 from ift_scale.records import Question
 from ift_scale.scoring.question_file import GroupKey
 

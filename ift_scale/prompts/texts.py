@@ -6,8 +6,6 @@ from typing import Literal, NamedTuple
 from ift_scale.io.files import read_jsonl
 from ift_scale.records import Text
 
-FILE = "texts.jsonl"
-
 TextKind = Literal["explanation", "context"]
 AuthorGroup = Literal["external", "base_model"]
 """`external`: a question's own explanation, or whoever write.external says."""

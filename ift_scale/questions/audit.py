@@ -24,9 +24,8 @@ from pydantic_core import from_json
 from ift_scale.config import AuditConfig
 from ift_scale.io.files import atomic_path, write_json, write_jsonl
 from ift_scale.questions.similarity import Normal, SimilarIndex
-from ift_scale.records import LETTERS, Question
+from ift_scale.records import AUDIT_FILE, LETTERS, Question
 
-SUMMARY = "audit.json"
 PAIRS = "audit.jsonl"
 EQUAL_OPTIONS = "equal_options.jsonl"
 _NOTE = "items: distinct questions of the first cell that stand in the second too"
@@ -289,7 +288,7 @@ def audit(path: Path, config: AuditConfig, folder: Path) -> Found:
         "equal_options": found.equal_options(),
         "left_out": dict(Counter(f"{cell.name}: {reason}" for cell, reason in left_out.values())),
     }
-    write_json(folder / SUMMARY, summary)
+    write_json(folder / AUDIT_FILE, summary)
     return found
 
 

@@ -7,102 +7,17 @@ Questions go from their source to the file one by one, and the audit reads them 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from ift_scale.config import (
-    Config,
-    DatasetSource,
-    EntityQuestionsSource,
-    HubSource,
-    MmluSource,
-    PaperSource,
-    Source,
-    SubjectSource,
-    XiezhiSource,
-    group_of_source,
-)
+from ift_scale.config import Config
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import atomic_folder, write_jsonl
-from ift_scale.io.manifests import digest_of, file_digest, write_manifest
+from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
-from ift_scale.questions import (
-    arc,
-    audit,
-    ceval,
-    cmmlu,
-    duplicates,
-    entity_questions,
-    folders,
-    hub,
-    known,
-    medmcqa,
-    medqa,
-    mmlu,
-    paper,
-    popqa,
-    subjects,
-    truthfulqa,
-    world,
-    xiezhi,
-)
-from ift_scale.questions.known import Known, Placed
-from ift_scale.questions.subjects import Parts
-from ift_scale.records import Question
+from ift_scale.questions import audit, duplicates, sources
+from ift_scale.records import QUESTIONS_FILE, Question
+from ift_scale.stage import Context, Stage, Task
 
-VERSION = 3
-FILE = "questions.jsonl"
 _QUESTIONS_A_STEP = 1000
-
-DATASETS: dict[str, Known] = {
-    "arc": arc.DATASET,
-    "medmcqa": medmcqa.DATASET,
-    "medqa": medqa.DATASET,
-    "popqa": popqa.DATASET,
-    "truthfulqa": truthfulqa.DATASET,
-}
-IN_PARTS: dict[str, Parts] = {
-    "ceval": ceval.PARTS,
-    "cmmlu": cmmlu.PARTS,
-    "entity_questions": entity_questions.PARTS,
-}
-
-
-def load_source(
-    source: Source, seed: int, left_out: Counter[str] | None = None, with_train: bool = True
-) -> Iterator[Placed]:
-    """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason.
-
-    Without `with_train`, a pool of the paper need not have a train file.
-    """
-    match source:
-        case PaperSource():
-            return paper.load(source, seed, with_train)
-        case MmluSource():
-            return mmlu.load(source, seed)
-        case HubSource():
-            return hub.load(source, seed)
-        case XiezhiSource():
-            return xiezhi.load(source, seed, Counter() if left_out is None else left_out)
-        case SubjectSource() | EntityQuestionsSource():
-            return subjects.load(source, IN_PARTS[source.kind], seed)
-        case DatasetSource():
-            return known.load(source, DATASETS[source.kind], seed)
-        case _:
-            return ((Place("world"), question) for question in world.load())
-
-
-def input_digests(config: Config) -> dict[str, str]:
-    """Digest of each source's files, so that changed data is noticed; a hub dataset by name counts by its name."""
-    digests = {}
-    for number, source in enumerate(config.questions.sources):
-        path = getattr(source, "path", None)
-        if path is not None and Path(path).exists():
-            root = Path(path)
-            # Hidden files (.git, a download's .cache) change without the data.
-            inside = (p for p in root.rglob("*") if p.is_file() and not folders.is_hidden(p, root))
-            files = sorted(inside) if root.is_dir() else [root]
-            digests[f"source{number}"] = digest_of({str(p): file_digest(p) for p in files})
-    return digests
 
 
 class Tally:
@@ -142,23 +57,6 @@ class Tally:
                     )
 
 
-def placed(
-    config: Config, left_out: Counter[str] | None = None
-) -> Iterator[tuple[int, Place, Question]]:
-    """Every source's questions, each with the source's number and its place there."""
-    with_train = (
-        config.construct.official is None
-    )  # the authors' sets bring their own train questions
-    for number, source in enumerate(config.questions.sources):
-        group = group_of_source(source)
-        for place, question in load_source(source, config.questions.seed, left_out, with_train):
-            yield (
-                number,
-                place,
-                question if group is None else question.model_copy(update={"group": group}),
-            )
-
-
 def counted(
     questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar
 ) -> Iterator[Question]:
@@ -169,34 +67,48 @@ def counted(
         yield question
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], bar: Bar) -> None:
-    """Write FOLDER/questions.jsonl; DataError names the file, line and field of anything wrong."""
+class QuestionsStage(Stage):
+    name = "questions"
+    version = 3
+
+    def tasks(self, context: Context) -> list[Task]:
+        config = context.config
+        inputs = context.once("question sources", lambda: sources.input_digests(config))
+        key = digest_of([self.version, config.questions.model_dump(), inputs])
+        return self.single(context, key, inputs)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        gather(context.config, pending[0], bar)
+
+
+def gather(config: Config, task: Task, bar: Bar) -> None:
+    """Write questions.jsonl; DataError names the file, line and field of anything wrong."""
     started = time.monotonic()
     tally = Tally()
     needed = ("train", "test") if config.construct.official is None else ("test",)
-    with atomic_folder(folder) as temporary:
-        write_jsonl(temporary / FILE, counted(placed(config, tally.left_out), tally, bar))
+    with atomic_folder(task.folder) as temporary:
+        write_jsonl(
+            temporary / QUESTIONS_FILE, counted(sources.placed(config, tally.left_out), tally, bar)
+        )
         repeated = tally.ids.repeated()
         if repeated:
             duplicates.refuse(
-                ((number, place, question.id) for number, place, question in placed(config)),
+                (
+                    (number, place, question.id)
+                    for number, place, question in sources.placed(config)
+                ),
                 repeated,
             )
         tally.check_pools(needed)
-        found = audit.audit(temporary / FILE, config.questions.audit, temporary)
+        found = audit.audit(temporary / QUESTIONS_FILE, config.questions.audit, temporary)
         left_out = audit.rows_left_out(found, config.questions.audit)
         if left_out:
-            audit.leave_out(temporary / FILE, left_out, tally.remove)
+            audit.leave_out(temporary / QUESTIONS_FILE, left_out, tally.remove)
             tally.check_pools(needed)
         reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
         counts = +tally.counts | Counter(reasons) | Counter(found.counts())
         seconds = {"total": time.monotonic() - started}
-        write_manifest(
-            temporary,
-            "questions",
-            key,
-            config.questions.model_dump(),
-            inputs,
-            dict(counts),
-            seconds,
-        )
+        task.close(config.questions.model_dump(), dict(counts), seconds, temporary)
+
+
+STAGE = QuestionsStage()

@@ -131,9 +131,9 @@ def _work_on(order: Order, watch: Callable[[], None]) -> None:
         )
     ranks = Ranks(order.rank, 0, order.world_size, watch=watch)
     pipeline = Pipeline(Config.model_validate_json(order.config), ranks)
-    if pipeline.shared_key(order.stage) != order.key:
+    if pipeline.context.key_of(order.stage) != order.key:
         raise ArtifactError(
             f"the model or the questions' sources are not the same here as where the {order.stage} command runs. Every path of the "
             "configuration must hold the same files on all nodes."
         )
-    getattr(pipeline, order.stage)()
+    pipeline.make(order.stage)

@@ -25,6 +25,7 @@ from ift_scale.pipeline import Pipeline
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ray_backend import actor
 from ift_scale.ray_backend.actor import Order
+from ift_scale.stage import Context
 
 try:
     import ray
@@ -106,11 +107,12 @@ def problem_of(here: dict[str, str], facts: dict[str, Any], folder: Path) -> str
 
 def run_stage(pipeline: Pipeline, stage: str, address: str, workers: int | None) -> None:
     """Have the stage's ranks work on the cluster at `address` (`auto`: the one that is found; `local`: one for this command)."""
-    settings = pipeline.config.probe if stage == "probe" else pipeline.config.evaluate
-    with _connected(address), _token(pipeline.root) as token:
+    context = pipeline.context
+    settings = getattr(context.config, stage)
+    with _connected(address), _token(context.root) as token:
         layout = layout_of(_nodes(), settings.tensor_parallel_size, workers)
-        crew = Crew(pipeline, stage, layout, token)
-        pipeline.ranks = Ranks(
+        crew = Crew(context, stage, layout, token)
+        context.ranks = Ranks(
             0,
             0,
             layout.num_ranks + 1,
@@ -118,7 +120,7 @@ def run_stage(pipeline: Pipeline, stage: str, address: str, workers: int | None)
             engines_elsewhere="gpu" if layout.gpus_each else "cpu",
         )
         try:
-            getattr(pipeline, stage)()
+            pipeline.make(stage)
         finally:
             crew.end()
 
@@ -192,8 +194,8 @@ def _nodes() -> list[Node]:
 class Crew:
     """The actors of one stage: started by the first `watch`, followed by the later ones, ended by `end`."""
 
-    def __init__(self, pipeline: Pipeline, stage: str, layout: Layout, token: Path):
-        self.pipeline, self.stage, self.layout, self.token = pipeline, stage, layout, token
+    def __init__(self, context: Context, stage: str, layout: Layout, token: Path):
+        self.context, self.stage, self.layout, self.token = context, stage, layout, token
         self.versions = actor.versions_here(PACKAGES)
         self._actors: dict[int, Any] = {}
         self._hosts: dict[int, str] = {}
@@ -214,7 +216,7 @@ class Crew:
             self._ended = self._ended or time.monotonic()
             if time.monotonic() - self._ended > _SECONDS_TO_SEE:
                 raise EnvironmentProblem(
-                    f"all ranks are done, but {self.pipeline.folder(self.stage)} does not show all their shards here after "
+                    f"all ranks are done, but {self.context.folder(self.stage)} does not show all their shards here after "
                     f"{_SECONDS_TO_SEE:.0f} s. Run the same command again; is it one file system on all nodes?"
                 )
         self._tell_who_waits()
@@ -239,8 +241,8 @@ class Crew:
         self._actor = ray.remote(num_cpus=1, num_gpus=size, max_concurrency=2, max_restarts=0)(
             actor.Rank
         )
-        config = self.pipeline.config.model_copy(
-            update={"output_dir": str(self.pipeline.root.resolve())}
+        config = self.context.config.model_copy(
+            update={"output_dir": str(self.context.root.resolve())}
         )
         self._order = Order(
             self.stage,
@@ -248,11 +250,11 @@ class Crew:
             0,
             self.layout.num_ranks + 1,
             size > 0,
-            self.pipeline.shared_key(self.stage),
+            self.context.key_of(self.stage),
             str(Path.cwd()),
             "",
         )
-        self.pipeline.logs.mkdir(parents=True, exist_ok=True)
+        self.context.logs.mkdir(parents=True, exist_ok=True)
         self._started: float | None = time.monotonic()
         for rank in range(1, self.layout.num_ranks + 1):
             self._start(rank)
@@ -274,10 +276,10 @@ class Crew:
 
     def _placed(self, rank: int, facts: dict[str, Any]) -> None:
         self._hosts[rank] = facts["host"]
-        problem = problem_of(self.versions, facts, self.pipeline.root)
+        problem = problem_of(self.versions, facts, self.context.root)
         if problem:
             raise EnvironmentProblem(f"ray: node {facts['host']} {problem}")
-        log = self.pipeline.logs.resolve() / f"{self.stage}-ray{rank}.log"
+        log = self.context.logs.resolve() / f"{self.stage}-ray{rank}.log"
         order = self._order._replace(rank=rank, log=str(log))
         self._pending[self._actors[rank].work.remote(order)] = rank, self._finished
 
@@ -296,7 +298,7 @@ class Crew:
             say(f"{lost} {self._deaths[rank]} times; the others go on without it")
         else:
             raise EnvironmentProblem(
-                f"{lost}, {self._deaths[rank]} times, and no other is left. See {self.pipeline.logs}."
+                f"{lost}, {self._deaths[rank]} times, and no other is left. See {self.context.logs}."
             )
 
     def _tell_who_waits(self) -> None:

@@ -2,21 +2,25 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from ift_scale.config import Config
-from ift_scale.io.files import atomic_folder
-from ift_scale.io.manifests import write_manifest
+import numpy as np
+
+from ift_scale.config import Config, resolved_yaml
+from ift_scale.io.files import atomic_folder, read_json
+from ift_scale.io.manifests import Manifest, digest_of
+from ift_scale.io.progress import Bar
+from ift_scale.records import AUDIT_FILE, BALANCE_FILE, KNOWLEDGE_FILE, QUESTIONS_FILE
 from ift_scale.report import latex, live
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.html import plural
 from ift_scale.report.sections import ORDER, appendix
+from ift_scale.stage import Context, Stage, Task
 
-VERSION = 10
 PAGE = "index.html"
 TABLES = "tables.tex"
-__all__ = ["PAGE", "VERSION", "Sources", "page", "run"]
 
 
 def page(facts: Facts, files: list[str]) -> str:
@@ -32,10 +36,51 @@ def page(facts: Facts, files: list[str]) -> str:
     return document(f"{name}: {HEADING}", HEADING, subtitle, sections)
 
 
-def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources: Sources) -> None:
+class ReportStage(Stage):
+    name = "report"
+    version = 10
+
+    def tasks(self, context: Context) -> list[Task]:
+        inputs = dict(context.finished(context.task("analyse")).files)
+        inputs[BALANCE_FILE] = context.digest("construct", BALANCE_FILE)
+        made = [m.created for found in _manifests(context).values() for m in found]
+        key = digest_of([self.version, resolved_yaml(context.config), inputs, made])
+        return self.single(context, key, inputs)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        write_page(context.config, pending[0], _sources(context))
+
+
+def _manifests(context: Context) -> dict[str, list[Manifest]]:
+    return {name: found for name, found in context.manifests().items() if name != STAGE.name}
+
+
+def _sources(context: Context) -> Sources:
+    questions = context.question_file()
+    tests = [
+        (group.num_choices, size)
+        for group, size in zip(questions.groups, questions.sizes, strict=True)
+        if group.split == "test" and group.num_choices
+    ]
+    chance = np.average([1 / choices for choices, _ in tests], weights=[size for _, size in tests])
+    return Sources(
+        tables=context.folder("analyse"),
+        train=context.folder("train"),
+        arms=context.arms(),
+        manifests=_manifests(context),
+        run_seconds={"train": read_json(context.logs / "train-seconds.json")},
+        chance=float(chance),
+        knowledge=read_json(context.folder("probe") / KNOWLEDGE_FILE),
+        balance=context.folder("construct") / BALANCE_FILE,
+        questions=context.folder("questions") / QUESTIONS_FILE,
+        audit=read_json(context.folder("questions") / AUDIT_FILE),
+    )
+
+
+def write_page(config: Config, task: Task, sources: Sources) -> None:
     started = time.monotonic()
     facts = Facts(config, sources)
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(task.folder) as temporary:
         copied = [*sorted(sources.tables.glob("*.csv")), *sorted(sources.tables.glob("*.jsonl"))]
         if sources.balance.is_file():
             copied.append(sources.balance)
@@ -47,4 +92,7 @@ def run(config: Config, folder: Path, key: str, inputs: dict[str, str], sources:
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(facts, files), encoding="utf-8")
         seconds = {"total": time.monotonic() - started}
-        write_manifest(temporary, "report", key, {}, inputs, {"arms": len(sources.arms)}, seconds)
+        task.close({}, {"arms": len(sources.arms)}, seconds, temporary)
+
+
+STAGE = ReportStage()

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ift_scale.config import ReliabilityConfig
-from ift_scale.io.files import atomic_path
+from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
-from ift_scale.records import GRADES
+from ift_scale.records import GRADES, Score
 
 NUM_BINS = 10
 # A letter that a float32 model holds impossible must not make the prior 0, by which probabilities are divided.
@@ -429,3 +429,9 @@ def write_rows(
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in shards:
             writer.write_table(rows_of(pq.read_table(shard)).select(schema.names))
+
+
+def train_scores(path: Path) -> dict[str, Score]:
+    """The probe's scores of the questions that sets are drawn from, by id. `path`: probe.parquet."""
+    trained = [("collection", "=", "pool"), ("split", "=", "train")]
+    return {score.question_id: score for score in read_parquet(path, Score, trained)}

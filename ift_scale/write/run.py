@@ -14,42 +14,55 @@ from ift_scale.config import Config, WriterConfig
 from ift_scale.engines.pool import Slot, slots_for
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import write_jsonl
-from ift_scale.io.manifests import write_manifest
+from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar, say
-from ift_scale.prompts import texts
-from ift_scale.records import Score, Text
+from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, TEXTS_FILE, Score, Text
 from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.scoring.scores import train_scores
+from ift_scale.stage import Context, Stage, Task
 from ift_scale.write.crew import Crew, Job, Writer, write_chunk
-from ift_scale.write.deal import deal, folder_of, writer_of
+from ift_scale.write.deal import deal, folder_of, model_digests, settings_of, writer_of
 from ift_scale.write.endpoint import Endpoint, EndpointWriter
 from ift_scale.write.local import LocalWriter, PromptIds
 from ift_scale.write.needs import Need, Role, needs, wishes
 from ift_scale.write.prompts import Shown
 from ift_scale.write.store import Store
 
-VERSION = 2
-FILE = texts.FILE
+
+class WriteStage(Stage):
+    name = "write"
+    version = 2
+
+    def tasks(self, context: Context) -> list[Task]:
+        settings, inputs = settings_of(context.config), {}
+        if settings is not None:  # else the result is an empty file, whatever was probed
+            inputs = {
+                "questions": context.digest("questions", QUESTIONS_FILE),
+                "probe": context.digest("probe", PROBE_FILE),
+            }
+            inputs |= model_digests(context.config, context.base_digest)
+        return self.single(context, digest_of([self.version, settings, inputs]), inputs)
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        sources = Sources(
+            context.model_path,
+            context.question_file,
+            lambda: train_scores(context.folder("probe") / PROBE_FILE),
+        )
+        write(context.config, pending[0], sources, context.logs, bar)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What the stage reads, where a text is needed at all."""
+    """What the stage reads, if any text is needed."""
 
     model_path: Path
     questions: Callable[[], QuestionFile]
     scores: Callable[[], Mapping[str, Score]]
 
 
-def run(
-    config: Config,
-    folder: Path,
-    key: str,
-    inputs: dict[str, str],
-    sources: Sources,
-    logs: Path,
-    bar: Bar,
-) -> None:
-    """Write FOLDER/texts.jsonl; it is empty where the settings need no text."""
+def write(config: Config, task: Task, sources: Sources, logs: Path, bar: Bar) -> None:
+    """Write texts.jsonl; it is empty if the settings need no text."""
     started = time.monotonic()
     found: list[Text] = []
     counts: dict[str, float] = {"texts": 0}
@@ -57,15 +70,15 @@ def run(
     asked = wishes(config.construct)
     if asked:
         wanted = needs(config.construct, asked, sources.scores())
-        desk = _Desk(config, sources.model_path, Store(folder), logs, bar)
-        found = desk.texts(wanted, sources.questions(), inputs)
+        desk = _Desk(config, sources.model_path, Store(task.folder), logs, bar)
+        found = desk.texts(wanted, sources.questions(), task.inputs)
         counts, seconds = _counts(found) | {"written_in_this_run": desk.store.added}, desk.seconds
         _check_failures(config, found)
     else:
         say("  write: no set needs a written text")
-    write_jsonl(folder / FILE, found)
+    write_jsonl(task.folder / TEXTS_FILE, found)
     seconds = {"total": time.monotonic() - started} | seconds
-    write_manifest(folder, "write", key, config.write.model_dump(), inputs, counts, seconds)
+    task.close(config.write.model_dump(), counts, seconds)
 
 
 class _Desk:
@@ -185,3 +198,6 @@ def _check_failures(config: Config, found: Sequence[Text]) -> None:
     say(
         f"  write: {len(failed):,} of {len(found):,} texts fail their checks ({told}); they are {fate}"
     )
+
+
+STAGE = WriteStage()

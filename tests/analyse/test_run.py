@@ -10,6 +10,7 @@ from ift_scale.analyse.answers import table_of
 from ift_scale.analyse.examples import examples
 from ift_scale.config import AnalyseConfig, Config
 from ift_scale.io.progress import Bar
+from ift_scale.stage import Task
 from tests.analyse.scores import BASE, BETTER, WORSE, arm, choice, choices, panels
 
 
@@ -41,8 +42,12 @@ def test_a_question_of_several_domains_is_one_example() -> None:
 def test_every_table_is_written_with_its_columns(tmp_path: Path) -> None:
     config = Config(output_dir=str(tmp_path), analyse=AnalyseConfig(bootstrap_samples=400))
     arms = iter([arm("harmonious", 0, choices(BETTER)), arm("incompatible", 0, choices(WORSE))])
-    analyse.run(
-        config, tmp_path / "analyse", "key", {}, arms, table_of(BASE), Bar("analyse", None, None)
+    analyse.compute(
+        config,
+        Task("analyse", tmp_path / "analyse", "key", {}),
+        arms,
+        table_of(BASE),
+        Bar("analyse", None, None),
     )
     tables = {name: pd.read_csv(tmp_path / "analyse" / f"{name}.csv") for name in analyse.TABLES}
     assert {name for name, table in tables.items() if table.empty} == {

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from benchmarks.suite import documents, goals, gpu, page
 from benchmarks.suite.growth import fit, series
 from benchmarks.suite.registry import CHECKOUT, results_folder
 from benchmarks.suite.rows import Gate, Row, Sheet, ratios, read
+from benchmarks.suite.speed import speed_table
 from ift_scale.errors import DataError
 
 
@@ -19,14 +21,34 @@ def test_no_document_disagrees_with_the_rows() -> None:
 
 
 def test_every_block_is_in_a_document() -> None:
-    text = "".join((CHECKOUT / name).read_text(encoding="utf-8") for name in documents.DOCUMENTS)
+    text = "".join(path.read_text(encoding="utf-8") for path in documents.documents())
     assert {name for name in documents.BLOCKS if f"<!-- bench:{name} -->" in text} == set(
         documents.BLOCKS
     )
 
 
+def test_blocks_are_found_in_every_folder_of_the_documentation() -> None:
+    found = documents.documents()
+    assert found[:2] == [CHECKOUT / "README.md", CHECKOUT / "kernels" / "README.md"]
+    assert found[2:] == sorted(found[2:])
+    assert (
+        set(found[2:])
+        == set((CHECKOUT / "docs").glob("**/*.md"))
+        > set((CHECKOUT / "docs" / "studies").glob("*.md"))
+        > set()
+    )
+
+
+def test_a_block_is_only_a_table_under_a_caption() -> None:
+    """Sentences around a table are written by hand."""
+    for name in documents.BLOCKS.keys() - gpu.BLOCKS.keys():
+        caption, _, rest = documents.BLOCKS[name](read(results_folder())).partition("|")
+        assert caption == "" or re.match(r"20\d\d-\d\d-\d\d", caption), name
+        assert all(line.startswith("|") for line in rest.splitlines()[1:] if line), name
+
+
 def test_another_measurement_makes_a_document_stale() -> None:
-    path = CHECKOUT / "README.md"
+    path = CHECKOUT / "docs" / "results.md"
     text, rows = path.read_text(encoding="utf-8"), read(results_folder())
     changed = [
         row.model_copy(
@@ -37,38 +59,140 @@ def test_another_measurement_makes_a_document_stale() -> None:
         for row in rows
     ]
     assert documents.filled(path, text, rows) == text
-    assert "7.7 times" in documents.filled(path, text, changed)
+    assert "| 7.7 (" in documents.filled(path, text, changed)
 
 
-def test_a_gpus_rows_are_told() -> None:
-    sheet = Sheet("train", True, "NVIDIA H100")
+def speeds(
+    benchmark: str, ours: float, theirs: float, who: str, peer: str, case: str, **more: Any
+) -> Sheet:
+    """Rows of ours and of one peer, in one case."""
+    sheet = Sheet(benchmark, True, more.pop("device", "cpu"))
+    quantity = "questions per second" if benchmark == "probe" else "tokens per second"
+    against = ratios([ours], {peer: [theirs]}, "higher")
     sheet.add(
-        "1b bfloat16",
-        "tokens per second",
+        case,
+        quantity,
         "1/s",
-        [50_000.0],
-        Gate(checked="losses"),
-        better="higher",
+        [ours],
+        more.get("gate", Gate(checked="losses", gap=0.0)),
+        who,
+        "higher",
+        ratios=against,
     )
-    text = documents.gpu_sentence(sheet.rows)
-    assert "NVIDIA H100" in text and "50,000 tokens per second" in text
+    sheet.add(
+        case,
+        quantity,
+        "1/s",
+        [theirs],
+        more.get("peer_gate", Gate(checked="losses", gap=0.0)),
+        peer,
+        "higher",
+    )
+    return sheet
+
+
+def lines(rows: list[Row], start: str) -> list[list[str]]:
+    found = speed_table(rows).splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in found
+        if line.startswith(f"| {start}")
+    ]
+
+
+def test_the_speed_table_names_what_was_not_run() -> None:
+    tasks = [line.split("|")[1:3] for line in speed_table([]).splitlines()[2:]]
+    assert [task.strip() for task, _ in tasks] == [
+        "probing",
+        "training",
+        "the same arms, end to end",
+        "all of it, on a GPU",
+    ]
+    assert all(told.strip() == "not run yet" for _, told in tasks)
+
+
+def test_the_speed_table_says_how_many_predictions_are_the_same() -> None:
+    gates = {"gate": Gate(checked="p", gap=0.01), "peer_gate": Gate(checked="p", gap=0.02)}
+    apart = speeds("probe", 30.0, 2.0, "ours transformers", "lm-eval hf", "float32", **gates)
+    ((task, ours, peer, ratio, same, _),) = lines(apart.rows, "probing")
+    assert (task, ours, ratio) == ("probing, float32", "30 questions/s", "15 (15 to 15)")
+    assert (
+        peer == "lm-evaluation-harness, hf: 2 questions/s"
+        and same == "97.0% of predictions or more"
+    )
+    equal = speeds("probe", 30.0, 2.0, "ours transformers", "lm-eval hf", "float32")
+    assert lines(equal.rows, "probing")[0][4] == "yes: every prediction"
+    unchecked = speeds(
+        "probe", 30.0, 2.0, "ours transformers", "lm-eval hf", "float32", gate=Gate(checked="p")
+    )
+    assert lines(unchecked.rows, "probing")[0][4] == "not compared"
+
+
+def test_the_speed_table_says_how_far_the_losses_are_apart() -> None:
+    for gap, same in ((9e-8, "yes: losses to 9e-08"), (None, "not compared")):
+        sheet = speeds(
+            "train", 30.0, 10.0, "ours", "TRL", "float32", peer_gate=Gate(checked="losses", gap=gap)
+        )
+        assert lines(sheet.rows, "training")[0][4] == same
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "same"),
+    [(50.0, "yes: accuracy, consistency"), (48.5, "no: accuracy to 1.5 points")],
+)
+def test_the_speed_table_compares_what_the_arms_learnt(accuracy: float, same: str) -> None:
+    sheet = speeds("end-to-end", 20.0, 10.0, "ours", "TRL", "harmonious")
+    for who, value in (("ours", 50.0), ("TRL", accuracy)):
+        sheet.add("harmonious", "accuracy", "%", [value], Gate(checked="answers"), who, "neither")
+        sheet.add(
+            "harmonious", "consistency", "rho", [0.6], Gate(checked="answers"), who, "neither"
+        )
+    more = speeds("end-to-end", 36.0, 12.0, "ours", "TRL", "incompatible")
+    ((task, ours, peer, ratio, told, _),) = lines([*sheet.rows, *more.rows], "the same")
+    assert (task, ours, peer) == (
+        "the same 2 arms, end to end",
+        "20 to 36 tokens/s",
+        "TRL: 10 to 12 tokens/s",
+    )
+    assert ratio == "2 to 3" and told.startswith(same)
+
+
+def test_the_speed_table_leaves_out_what_is_no_peer() -> None:
+    sheet = speeds("train", 30.0, 10.0, "ours", "TRL", "float32")
+    without = speeds("train", 30.0, 20.0, "ours", "without balance", "float32")
+    assert [line[2] for line in lines(sheet.rows, "training")] == ["TRL: 10 tokens/s"]
+    assert lines(without.rows, "training")[0][1] == "not run yet"
+
+
+def test_the_speed_table_has_the_peers_of_a_gpu() -> None:
+    card = "NVIDIA H100"
+    rows = speeds(
+        "train", 60.0, 30.0, "ours", "TRL 9.9, Liger-Kernel", "1b bfloat16", device=card
+    ).rows
+    ((task, _, peer, ratio, _, where),) = lines(rows, "training, 1b")
+    assert (
+        task == "training, 1b bfloat16"
+        and peer == "TRL 9.9, Liger-Kernel: 30 tokens/s"
+        and ratio == "2"
+        and card in where
+    )
+    assert not lines(rows, "all of it")
+    assert (
+        lines([row for row in rows if row.who == "ours"], "all of it")[0][1]
+        == "not compared with a peer yet"
+    )
 
 
 def test_a_block_that_is_not_known_is_told() -> None:
-    with pytest.raises(DataError, match="did you mean 'probe'"):
-        documents.filled(Path("README.md"), "<!-- bench:prob -->\n<!-- /bench -->", [])
+    with pytest.raises(DataError, match="did you mean 'probe-table'"):
+        documents.filled(Path("README.md"), "<!-- bench:prob-table -->\n<!-- /bench -->", [])
 
 
 def test_without_rows_a_block_says_how_to_measure() -> None:
-    for name, block in documents.BLOCKS.items():
-        remedy = (
-            "benchmarks/gpu/first.sh"
-            if name == "gpu"
-            else "Nothing is stored yet: `python -m benchmarks run"
-        )
-        assert name in gpu.BLOCKS or remedy in block([]), (
-            name
-        )  # tests/benchmarks/test_gpu_page.py has those of a GPU
+    for name in (
+        documents.BLOCKS.keys() - gpu.BLOCKS.keys()
+    ):  # tests/benchmarks/test_gpu_page.py has those of a GPU
+        assert "`python -m benchmarks run" in documents.BLOCKS[name]([]), name
 
 
 def growing(power: float) -> list[Row]:
@@ -179,5 +303,5 @@ def test_goals_are_judged_by_what_was_measured() -> None:
         for who, value in (("measured", measured), ("predicted", predicted)):
             sheet.add(case, "most bytes held in a step", "MiB", [value], Gate(checked="bound"), who)
     came = {goal: text for goal, text, _ in goals.told(sheet.rows)}
-    assert came["the memory model within 10%"].startswith("**not met**: +10% to +50%")
-    assert came["training: 5 times TRL in its best setting"].startswith("Nothing is stored yet")
+    assert came["memory model within 10%"].startswith("**not met**: +10% to +50%")
+    assert came["training: 5 times TRL at its best setting"].startswith("Nothing is stored yet")

@@ -216,6 +216,14 @@ def test_a_command_runs_its_parts_and_packs_what_comes_back(
     assert "parts failed" in run.stdout.splitlines()[-1]
 
 
+def test_nothing_starts_when_no_time_is_left(tmp_path: Path) -> None:
+    """Not even the unpacking of what the part needs: the first command keeps to its four minutes."""
+    (tmp_path / "mmlu").mkdir()
+    run = command("first", tmp_path, TINY="1", LIMIT="12", DATA=str(tmp_path))
+    assert "== train: skipped" in run.stdout and "== probe: skipped" in run.stdout, run.stdout
+    assert "site-vllm" not in run.stdout
+
+
 def test_without_a_gpu_a_command_says_so(tmp_path: Path) -> None:
     run = command("first", tmp_path)
     assert run.returncode == 3 and "no GPU that torch sees; TINY=1 shows" in run.stderr

@@ -152,8 +152,7 @@ def test_the_fastest_kernel_is_marked() -> None:
         == "| GPU | op, type and shape | PyTorch, ms | torch.compile, ms | our Triton, ms | Liger-Kernel, ms |"
     )
     assert (
-        line
-        == f"| {CARD} | rms_norm bfloat16 8192x4096 | 3 | **1.2** | 1.5 | not right or not run |"
+        line == f"| {CARD} | rms_norm bfloat16 8192x4096 | 3 | **1.2** | 1.5 | wrong or not run |"
     )
 
 
@@ -190,12 +189,39 @@ def test_without_rows_every_block_says_so(name: str) -> None:
 
 def test_what_was_run_is_no_longer_missing() -> None:
     assert gpu.missing([]).startswith(
-        f"{gpu.NOTHING}. Not run:"
+        f"{gpu.NOTHING}:"
     ) and "TRL on the same tokens" in gpu.missing([])
     text = gpu.missing([*training("1b bfloat16", 1, 0.5, 1, 1), *peer("1b bfloat16", 1)])
     assert (
-        text.startswith("Not run on a GPU:")
+        text.startswith(f"{gpu.NOTHING}:")
         and "TRL on" not in text
         and "training steps of 1B (" not in text
     )
-    assert "training steps of 7B, whole" in text
+    assert "training steps of 7B, the whole" in text
+    assert "training steps of 1B under other settings" in text
+
+
+def test_a_part_that_was_cut_off_is_still_missing() -> None:
+    """3B comes before 1B's other settings, and our probing before the peer's."""
+    sheet = Sheet("probe", True, CARD)
+    sheet.add(
+        "7b bfloat16", "share of the matrix rate", "share", [0.4], RIGHT, "ours vllm", "higher"
+    )
+    text = gpu.missing(
+        [*training("3b bfloat16", 1, 0.5, 1, 1), *sheet.rows, *peer("7b bfloat16", 1)]
+    )
+    assert "steps of 3B" not in text and "steps of 1B under other settings" in text
+    assert "probing MMLU" not in text and "one request per option" in text
+    assert "training steps of 7B, the whole" in text, "TRL's steps are not ours"
+    rest = [
+        *training("1b bfloat16, compile True", 1, 0.5, 1, 1),
+        *probing(50, 10, 100),
+        *training("7b, 12 layers bfloat16", 1, 1, 1, 1),
+    ]
+    text = gpu.missing(rest)
+    assert (
+        "other settings" not in text
+        and "one request an option" not in text
+        and "slice of 7B" not in text
+    )
+    assert "training steps of 1B (" in text and "training steps of 7B, the whole" in text

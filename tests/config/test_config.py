@@ -97,6 +97,18 @@ def test_all_problems_are_told_at_once() -> None:
             "train.hpz: 8 keeps a second copy .* train.offload = all moves them",
         ),
         ({"train": {"hpz": 1}}, "train.hpz"),
+        (
+            {"train": {"hpz": 2, "compile": True}},
+            "train.compile: not proven with ZeRO-3, which train.hpz = 2 needs",
+        ),
+        (
+            {"train": {"offload": "all", "compile": True}},
+            "train.compile: .* which train.offload = all needs",
+        ),
+        (
+            {"train": {"hpz": 2, "zero_stage": 3, "compile": True}},
+            "train.compile: not proven with train.zero_stage = 3",
+        ),
         ({"train": {"hostfile": "/no/such/hostfile"}}, "train.hostfile: no such file"),
         (
             {"train": {"hostfile": "/dev/null", "launcher": "direct"}},

@@ -10,11 +10,13 @@ import pytest
 
 from ift_scale.config import Config
 from ift_scale.construct import run
+from ift_scale.construct.arms import arms_of
 from ift_scale.errors import DataError
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.records import Example, Question, Score
 from ift_scale.scoring.question_file import GroupKey
+from ift_scale.stage import Task
 
 
 def _made(
@@ -33,8 +35,10 @@ def _made(
     config = Config.model_validate(
         {"output_dir": str(folder), "construct": {"size": 20} | construct}
     )
-    arms = run.arms_of(config, [GroupKey.of(question) for question in questions])
-    run.run(config, folder / "construct", "key", {}, arms, questions, scores, {})
+    arms = arms_of(config, [GroupKey.of(question) for question in questions])
+    run.build(
+        config, Task("construct", folder / "construct", "key", {}), arms, questions, scores, {}
+    )
     return config
 
 
@@ -90,7 +94,7 @@ def test_arms_across_domains_are_matched_too(
         general={"path": None, "share": 0},
         size=21,
     )
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     letters = table[(table.covariate == "letter") & (table.stage == "after")]
     assert set(letters.domain) == {"d", "e", "pooled"} and (letters.distance == 0).all()
     _made(domain, tmp_path, across_domains=True, settings=["unknown-0.25"], size=40)
@@ -114,7 +118,7 @@ def test_reordering_evens_letters_out_and_the_balance_says_so(
         size=100,
         general={"path": None, "share": 0},
     )
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     letters = table[(table.covariate == "letter") & (table.stage == "after")]
     assert (letters.value == 0.25).all() and (letters.distance == 0).all()
     before = table[
@@ -181,15 +185,15 @@ def test_the_authors_sets_are_taken_as_they_are(shared_data: Path, tmp_path: Pat
         GroupKey("choice", "pool", domain, domain, "test", 4)
         for domain in ("engineering", "history", "law")
     ]
-    arms = run.arms_of(config, tested)
+    arms = arms_of(config, tested)
     assert [arm.name for arm in arms] == [
         "engineering-harmonious-seed0", "engineering-incompatible-seed0", "engineering-self_aligning-seed0",
         "history-harmonious-seed0", "history-incompatible-seed0",
     ]  # fmt: skip
-    run.run(config, tmp_path / "construct", "key", {}, arms[:3], [], {}, {})
+    run.build(config, Task("construct", tmp_path / "construct", "key", {}), arms[:3], [], {}, {})
     rows = read_jsonl(tmp_path / "construct" / "engineering-self_aligning-seed0.jsonl", Example)
     assert len(rows) == 2 * 738 and sum(row.meta.wording == "general" for row in rows) == 738
-    table = pd.read_csv(tmp_path / "construct" / run.BALANCE)
+    table = pd.read_csv(tmp_path / "construct" / "balance.csv")
     assert (
         table[(table.setting == "self_aligning") & (table.covariate == "letter")].distance.iloc[0]
         > 0.1

@@ -16,6 +16,7 @@ from ift_scale.errors import DataError
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.questions import run as questions
+from ift_scale.stage import Task
 
 ROW = {
     "id": 7, "question": "What conducts best?", "choices": ["wood", "copper", "glass"], "answer": 1,
@@ -298,16 +299,10 @@ def test_a_pool_whose_train_questions_the_sets_bring(pool: Path, tmp_path: Path)
         "questions": {"sources": sources},
         "construct": {"official": str(tmp_path / "llama")},
     }
-    questions.run(
-        Config.model_validate(settings), tmp_path / "out", "key", {}, Bar("questions", None, None)
-    )
+    task = Task("questions", tmp_path / "out", "key", {})
+    questions.gather(Config.model_validate(settings), task, Bar("questions", None, None))
     manifest = read_manifest(tmp_path / "out")
     assert manifest and manifest.counts == {"pool/dev/choice": 5, "pool/test/choice": 3}
     with pytest.raises(DataError, match=r"no file train\.jsonl"):
-        questions.run(
-            Config.model_validate(settings | {"construct": {}}),
-            tmp_path / "out",
-            "key",
-            {},
-            Bar("questions", None, None),
-        )
+        settings["construct"] = {}
+        questions.gather(Config.model_validate(settings), task, Bar("questions", None, None))

@@ -16,7 +16,10 @@ from ift_scale.errors import DataError
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.pipeline import Pipeline
+from ift_scale.probe.run import ProbeStage
 from ift_scale.records import Arm, Example
+from ift_scale.stage import Task
+from ift_scale.train.run import live_source
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -162,8 +165,8 @@ def _config(folder: Path, pool: Path, sets: Path) -> Config:
 
 def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Path) -> None:
     pipeline = Pipeline(_config(tmp_path / "run", pool, _write(tmp_path / "llama", _sets())))
-    pipeline.questions()
-    pipeline.construct()
+    pipeline.make("questions")
+    pipeline.make("construct")
     assert not (tmp_path / "run" / "probe").exists() and not (tmp_path / "run" / "write").exists()
     manifest = read_manifest(tmp_path / "run" / "construct")
     assert manifest and set(manifest.inputs) == {"questions", "official"}
@@ -172,12 +175,12 @@ def test_sets_are_built_without_probe_and_written_texts(tmp_path: Path, pool: Pa
     )
     assert sorted(row.messages[1].content for row in rows) == ["A. a4", "A. a5", "A. a6"]
     assert (
-        len(pipeline.train_tasks()) == 3
+        len(pipeline.context.tasks("train")) == 3
     )  # training needs neither of them, and does without live knowledge
-    assert pipeline._live_source() is None
+    assert live_source(pipeline.context) is None
     (tmp_path / "run" / "probe").mkdir()
     (tmp_path / "run" / "probe" / "probe.parquet").touch()
-    assert pipeline._live_source() is not None
+    assert live_source(pipeline.context) is not None
 
 
 def test_a_shuffled_release_gives_the_same_files_byte_for_byte(tmp_path: Path) -> None:
@@ -210,7 +213,9 @@ def test_a_shuffled_release_gives_the_same_files_byte_for_byte(tmp_path: Path) -
             for setting in sets
             for seed in (0, 1)
         ]
-        construct.run(config, tmp_path / name / "construct", "key", {}, arms, [], {}, {})
+        construct.build(
+            config, Task("construct", tmp_path / name / "construct", "key", {}), arms, [], {}, {}
+        )
         manifest = read_manifest(tmp_path / name / "construct")
         assert manifest is not None
         return manifest.files
@@ -227,12 +232,12 @@ def test_sets_that_break_a_rule_are_refused_before_the_probe(
     sets = _sets()
     sets["harmonious"][1] = _row(2)
     pipeline = Pipeline(_config(tmp_path / "run", pool, _write(tmp_path / "llama", sets)))
-    monkeypatch.setattr(Pipeline, "probe", lambda self: pytest.fail("probed"))
+    monkeypatch.setattr(ProbeStage, "run", lambda *_: pytest.fail("probed"))
     with pytest.raises(
         DataError,
         match=r"1 of the paper's rules are broken:\n.*engineering: 1 row of harmonious are predicted wrongly",
     ):
         pipeline.run()
     with pytest.raises(DataError, match="paper's rules"):
-        pipeline.construct()
+        pipeline.make("construct")
     assert not (tmp_path / "run" / "construct").exists()

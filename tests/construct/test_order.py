@@ -11,12 +11,14 @@ import pytest
 from ift_scale.config import Config, ConstructConfig
 from ift_scale.construct import domain as domains
 from ift_scale.construct import general, run
+from ift_scale.construct.arms import arms_of
 from ift_scale.construct.reorder import common_profile, even_letters
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.prompts.texts import TextKey
 from ift_scale.records import Example, Question, Score, Text
 from ift_scale.scoring.question_file import GroupKey
+from ift_scale.stage import Task
 from ift_scale.treatments import BY_NAME
 
 Made = tuple[dict[str, Question], dict[str, Score]]
@@ -60,8 +62,10 @@ def _files(
     } | construct
     settings |= {"general": {"path": str(folder / "general.jsonl"), "share": 0.5}}
     config = Config.model_validate({"output_dir": str(folder), "construct": settings})
-    arms = run.arms_of(config, [GroupKey.of(question) for question in questions])
-    run.run(config, folder / "construct", "key", {}, arms, questions, scores, texts)
+    arms = arms_of(config, [GroupKey.of(question) for question in questions])
+    run.build(
+        config, Task("construct", folder / "construct", "key", {}), arms, questions, scores, texts
+    )
     manifest = read_manifest(folder / "construct")
     assert manifest is not None
     return manifest.files

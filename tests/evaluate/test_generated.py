@@ -20,10 +20,11 @@ from ift_scale.prompts.templates import chat_messages
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.questions import world
-from ift_scale.records import Arm, Message, Question, Score
+from ift_scale.records import SCORES_FILE, Arm, Message, Question, Score
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import ChoiceScores
+from ift_scale.stage import Task
 from tests.prompts import vocabularies
 
 ARM = Arm(domain="medicine", setting="harmonious", seed=0)
@@ -161,17 +162,16 @@ def _evaluate(folder: Path, world_model: Path, engine: str, **settings: object) 
     )
     write_jsonl(folder / "questions.jsonl", [q for q in world.load() if q.split == "test"][::5])
     questions = QuestionFile(folder / "questions.jsonl")
-    work = [(ARM, world_model, "key", {})]
-    run.run(
+    task = Task("evaluate", folder / "evaluate" / ARM.name, "key", {}, ARM)
+    run.ask(
         config,
-        folder / "evaluate",
-        work,
+        [(task, ARM, world_model)],
         questions,
         folder / "logs",
         None,
         Bar("evaluate", None, None),
     )
-    return read_parquet(folder / "evaluate" / ARM.name / run.FILE, Score)
+    return read_parquet(folder / "evaluate" / ARM.name / SCORES_FILE, Score)
 
 
 @pytest.mark.engine
@@ -195,5 +195,5 @@ def test_the_stage_with_an_engine(world_model: Path, tmp_path: Path) -> None:
     assert manifest.counts["questions"] == len(choice) and manifest.counts["free_questions"] == len(
         free
     )
-    names = pq.read_schema(tmp_path / "plain" / "evaluate" / ARM.name / run.FILE).names
+    names = pq.read_schema(tmp_path / "plain" / "evaluate" / ARM.name / SCORES_FILE).names
     assert "group" in names and "response" not in names

@@ -7,13 +7,14 @@ import pytest
 
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
-from ift_scale.evaluate.run import asked_of, group_of
+from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.progress import Bar
 from ift_scale.questions import run as questions
 from ift_scale.questions import world
-from ift_scale.records import Arm, Question
+from ift_scale.records import QUESTIONS_FILE, Arm, Question
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
+from ift_scale.stage import Task
 from ift_scale.treatments import POOLED
 
 MEDICINE = Arm(domain="medicine", setting="harmonious", seed=0)
@@ -39,7 +40,7 @@ ACROSS = Arm(domain=POOLED, setting="harmonious", seed=0, domains=("medicine", "
 def test_groups_are_the_papers_and_those_of_benchmarks(
     arm: Arm, domain: str, collection: str, group: str | None, expected: str | None
 ) -> None:
-    assert group_of(arm, domain, collection, group) == expected
+    assert arm.test_group(domain, collection, group) == expected
 
 
 def test_an_arm_is_asked_its_own_pools_test_and_all_of_the_benchmark() -> None:
@@ -73,17 +74,19 @@ def test_a_benchmark_as_a_group(tmp_path: Path) -> None:
     config = from_dict(
         {"output_dir": "x", "questions": {"sources": sources, "audit": {"near": False}}}
     )
-    questions.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-    written = read_jsonl(tmp_path / "out" / questions.FILE, Question)
+    questions.gather(
+        config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None)
+    )
+    written = read_jsonl(tmp_path / "out" / QUESTIONS_FILE, Question)
     assert {q.group for q in written if q.domain == "medicine" and q.question.startswith("q")} == {
         "extra"
     }
     assert sum(q.group == "extra" for q in written) == 3
-    file = QuestionFile(tmp_path / "out" / questions.FILE)
+    file = QuestionFile(tmp_path / "out" / QUESTIONS_FILE)
     rows = file.read(
         file.select(lambda key: asked_of(MEDICINE, False, key) and key.group == "extra")
     )
-    assert [group_of(MEDICINE, q.domain, q.collection, q.group) for q in rows] == ["extra"] * 3
+    assert [MEDICINE.test_group(q.domain, q.collection, q.group) for q in rows] == ["extra"] * 3
 
 
 @pytest.mark.parametrize("name", ["HOMO", "ID", "OOD", "all", "pooled"])

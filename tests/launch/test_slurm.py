@@ -98,7 +98,7 @@ def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(
         assert all(
             torch.equal(tensor, expected[name]) for name, tensor in weights(copy, arm).items()
         )
-    assert _log(copy, "train").count("the job goes back into the queue") == 2
+    assert _log(copy, "train").count("the job is requeued") == 2
 
 
 def test_a_job_that_lost_a_node_goes_on_with_the_other(
@@ -144,7 +144,7 @@ def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(
     for task, arm in enumerate(ARMS):
         assert len(losses(folder, arm)) == 60
         log = logs[f"ift-sweep-{ids['sweep']}_{task}.log"]
-        assert "train: 1 arms" in log and log.count("the job goes back into the queue") == task
+        assert "train: 1 arms" in log and log.count("the job is requeued") == task
 
 
 def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
 from ift_scale.probe import free
-from ift_scale.probe.run import by_rank
+from ift_scale.probe.asked import by_rank
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Question, Score

@@ -9,7 +9,7 @@ import pytest
 from ift_scale.config.file import from_dict
 from ift_scale.errors import DataError, Place
 from ift_scale.questions import answers
-from ift_scale.questions.run import load_source
+from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
 PLACE = Place("pool.csv", 7, "key")

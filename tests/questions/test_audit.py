@@ -14,7 +14,8 @@ from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.questions import audit, run
 from ift_scale.questions.similarity import Normal, SimilarIndex, bands
-from ift_scale.records import Question
+from ift_scale.records import QUESTIONS_FILE, Question
+from ift_scale.stage import Task
 
 TEXT = "Which treaty ended the long war between the two northern kingdoms in the year of the great flood?"
 OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
@@ -125,7 +126,7 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
         "duplicates: benchmark history test in law train": 1,
         "duplicates: history train in law train": 1,
     }
-    summary = json.loads((tmp_path / audit.SUMMARY).read_text())
+    summary = json.loads((tmp_path / "audit.json").read_text())
     assert summary["cells"]["pool/test/history"] == 3 and summary["settings"]["threshold"] == 0.8
     told = audit.table(summary)
     assert "1 of 3 pool/test/history in pool/train/law (1 exact, 0 near, 2 same text)" in told
@@ -160,8 +161,8 @@ def test_the_named_side_is_left_out_and_counted(
 ) -> None:
     config = _leaking_pool(pool)
     config.questions.audit.remove = side  # type: ignore[assignment]
-    run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question))
+    run.gather(config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None))
+    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / QUESTIONS_FILE, Question))
     assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None and set(manifest.files) == {
@@ -180,7 +181,9 @@ def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
     config.questions.audit.remove = "held_out"
     (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
     with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
-        run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
+        run.gather(
+            config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None)
+        )
 
 
 GENOTYPES = ["BB BB", "BB Bb", "Bb Bb", "Bb bb"]
@@ -236,7 +239,7 @@ def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
         "equal options: law train": 1,
     }
     assert set(found.ambiguous) == {1, 4}  # never the demonstration
-    printed = audit.table(json.loads((tmp_path / audit.SUMMARY).read_text()))
+    printed = audit.table(json.loads((tmp_path / "audit.json").read_text()))
     assert (
         "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case"
         in printed
@@ -276,8 +279,12 @@ def test_what_is_removed_by_setting(
             },
         )
     config["questions"]["audit"]["remove"] = remove
-    run.run(from_dict(config), tmp_path / "out", "key", {}, Bar("questions", None, None))
-    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question))
+    run.gather(
+        from_dict(config),
+        Task("questions", tmp_path / "out", "key", {}),
+        Bar("questions", None, None),
+    )
+    counts = Counter(q.split for q in read_jsonl(tmp_path / "out" / QUESTIONS_FILE, Question))
     assert (counts["train"], counts["test"], counts["dev"]) == (*left, 5)
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
@@ -313,8 +320,8 @@ def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
     ]
     settings = {"near": False, "remove": ["equal_options", "demonstrated"]}
     config = from_dict({"output_dir": "x", "questions": {"sources": sources, "audit": settings}})
-    run.run(config, tmp_path / "out", "key", {}, Bar("questions", None, None))
-    equal = json.loads((tmp_path / "out" / audit.SUMMARY).read_text())["equal_options"]
+    run.gather(config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None))
+    equal = json.loads((tmp_path / "out" / "audit.json").read_text())["equal_options"]
     assert equal["pool/train/engineering"] == {"exact": 9, "normalised": 9, "of": 4829}
     tests = [row for cell, row in equal.items() if cell.startswith("benchmark/test/")]
     # Three of MMLU's seven differ in case, which is their point: genotypes and predicate logic.
@@ -322,7 +329,7 @@ def test_the_counts_of_the_real_data(shared_data: Path, tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     left = Counter(
-        q.collection + q.split for q in read_jsonl(tmp_path / "out" / run.FILE, Question)
+        q.collection + q.split for q in read_jsonl(tmp_path / "out" / QUESTIONS_FILE, Question)
     )
     assert left["pooltrain"] == 4829 - 9 and left["pooltest"] == 250 - 1
     assert left["benchmarktest"] == 14_042 - 4 - manifest.counts["left out: demonstrations"]

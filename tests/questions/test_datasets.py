@@ -28,7 +28,7 @@ from ift_scale.questions import (
     xiezhi,
 )  # fmt: skip
 from ift_scale.questions.checks import choice_question, free_question
-from ift_scale.questions.run import DATASETS, IN_PARTS, load_source
+from ift_scale.questions.sources import DATASETS, IN_PARTS, load_source
 from ift_scale.records import Question
 
 Row = dict[str, Any]

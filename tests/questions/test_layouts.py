@@ -16,7 +16,7 @@ from ift_scale.config import Source
 from ift_scale.config.file import from_dict
 from ift_scale.errors import DataError
 from ift_scale.questions import arc, ceval, cmmlu, medmcqa, medqa, popqa, truthfulqa, xiezhi
-from ift_scale.questions.run import input_digests, load_source
+from ift_scale.questions.sources import input_digests, load_source
 from ift_scale.records import Question
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from ift_scale import draws
 from ift_scale.config import Source
 from ift_scale.questions import xiezhi
-from ift_scale.questions.run import load_source
+from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
 

@@ -10,7 +10,8 @@ import pytest
 from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource, Source
 from ift_scale.errors import DataError
 from ift_scale.questions import world
-from ift_scale.questions.run import Tally, load_source
+from ift_scale.questions.run import Tally
+from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
 

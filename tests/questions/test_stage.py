@@ -11,18 +11,21 @@ from ift_scale.errors import DataError
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
-from ift_scale.questions import duplicates, run
+from ift_scale.questions import duplicates, run, sources
 from ift_scale.questions.checks import choice_question
-from ift_scale.records import Question
+from ift_scale.records import QUESTIONS_FILE, Question
+from ift_scale.stage import Task
 
 
-def _config(*sources: dict[str, object]) -> Config:
-    return from_dict({"output_dir": "x", "questions": {"sources": list(sources)}})
+def _config(*described: dict[str, object]) -> Config:
+    return from_dict({"output_dir": "x", "questions": {"sources": list(described)}})
 
 
 def _run(folder: Path, *sources: dict[str, object]) -> list[Question]:
-    run.run(_config(*sources), folder, "key", {}, Bar("questions", None, None))
-    return read_jsonl(folder / run.FILE, Question)
+    run.gather(
+        _config(*sources), Task("questions", folder, "key", {}), Bar("questions", None, None)
+    )
+    return read_jsonl(folder / QUESTIONS_FILE, Question)
 
 
 def _pool(pool: Path, domain: str = "engineering") -> dict[str, object]:
@@ -56,7 +59,7 @@ def test_a_row_is_written_before_the_next_is_read(
         return choice_question(*args, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr("ift_scale.questions.paper.choice_question", noted)
-    stream = run.placed(_config(_pool(pool)))
+    stream = sources.placed(_config(_pool(pool)))
     for expected in range(1, 8):
         next(stream)
         assert len(read) == expected

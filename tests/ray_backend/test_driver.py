@@ -22,6 +22,7 @@ from ift_scale.pipeline import Pipeline
 from ift_scale.ranks.environment import free_port
 from ift_scale.ray_backend import actor, driver
 from ift_scale.ray_backend.driver import Crew, Layout, Node, layout_of, problem_of
+from ift_scale.stage import Context
 
 CPUS = [Node("head", 0, 0), Node("n1", 4, 0), Node("n2", 2, 0)]
 GPUS = [Node("head", 8, 0), Node("n1", 64, 8), Node("n2", 64, 7)]
@@ -209,12 +210,14 @@ def _crew(
 ) -> tuple[Crew, FakeRay]:
     fake = FakeRay(answers)
     monkeypatch.setattr(driver, "ray", fake)
-    monkeypatch.setattr(Pipeline, "shared_key", lambda self, stage: "key")
+    monkeypatch.setattr(Context, "key_of", lambda self, stage: "key")
     raw = {
         "questions": {"sources": [{"kind": "paper", "domain": "d", "path": str(pool)}]},
         "output_dir": str(tmp_path / "run"),
     }
-    return Crew(Pipeline(from_dict(raw, "config")), "probe", Layout(2, 4), tmp_path / "token"), fake
+    return Crew(
+        Pipeline(from_dict(raw, "config")).context, "probe", Layout(2, 4), tmp_path / "token"
+    ), fake
 
 
 def _facts(**versions: str) -> dict[str, Any]:
@@ -322,10 +325,10 @@ def test_a_rank_with_other_files_ends_before_it_loads_anything(
         "output_dir": str(tmp_path / "run"),
     }
     pipeline = Pipeline(from_dict(raw, "config"))
-    pipeline.questions()
+    pipeline.make("questions")
     order = actor.Order(
         "probe",
-        pipeline.config.model_dump_json(),
+        pipeline.context.config.model_dump_json(),
         1,
         3,
         False,

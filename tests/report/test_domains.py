@@ -15,6 +15,7 @@ from ift_scale.report import latex, study
 from ift_scale.report.coverage import label, over, side_by_side
 from ift_scale.report.facts import Facts, Sources
 from ift_scale.report.run import page
+from ift_scale.stage import Task
 from ift_scale.treatments import POOLED
 from tests.analyse.scores import arm, choices
 
@@ -42,8 +43,12 @@ def _facts(folder: Path, lacking: dict[str, tuple[str, ...]]) -> Facts:
     ]
     base = [s for domain in DOMAINS for s in choices([i < 25 for i in range(40)], domain, sure=0.9)]
     config = Config(output_dir=str(folder))
-    analyse.run(
-        config, folder / "analyse", "k", {}, iter(arms), table_of(base), Bar("analyse", None, None)
+    analyse.compute(
+        config,
+        Task("analyse", folder / "analyse", "key", {}),
+        iter(arms),
+        table_of(base),
+        Bar("analyse", None, None),
     )
     there: list[Arm] = [scores.arm for scores in arms]
     nothing = folder / "none"
@@ -110,11 +115,9 @@ def test_values_without_an_interval_have_their_reason(tmp_path: Path) -> None:
     after = choices([True] * 30, "law") + choices([False] * 5, "n") + choices([True] * 5, "u")
     arms = [arm(setting, 0, after, "law") for setting in ("harmonious", "incompatible")]
     config = Config(output_dir=str(tmp_path))
-    analyse.run(
+    analyse.compute(
         config,
-        tmp_path / "analyse",
-        "k",
-        {},
+        Task("analyse", tmp_path / "analyse", "key", {}),
         iter(arms),
         table_of(base),
         Bar("analyse", None, None),

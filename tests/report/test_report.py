@@ -10,10 +10,11 @@ from ift_scale.config import MatchingConfig
 from ift_scale.report import colors, latex
 from ift_scale.report.facts import Facts, read
 from ift_scale.report.html import number, table
-from ift_scale.report.run import page, run
+from ift_scale.report.run import page, write_page
 from ift_scale.report.sections import asked
 from ift_scale.report.sections.probe import calibration, letters, reliability
 from ift_scale.report.svg import Axis, Chart, limits, round_numbers
+from ift_scale.stage import Task
 from ift_scale.treatments import BY_NAME, POOLED
 from tests.report import synthetic
 
@@ -82,7 +83,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 
 
 def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
-    run(full.config, tmp_path / "report", "k", {}, full.sources)
+    write_page(full.config, Task("report", tmp_path / "report", "k", {}), full.sources)
     text = (tmp_path / "report" / "index.html").read_text()
     told = " ".join(_check(text).text)
     titles = (

@@ -21,7 +21,8 @@ from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import Asker, Target
-from ift_scale.train import run as train
+from ift_scale.stage import Task
+from ift_scale.train import prepare as training
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
 
@@ -124,10 +125,11 @@ def test_a_training_set_before_the_launch(larger: Path, tmp_path: Path, word: st
         {"output_dir": str(tmp_path), "train": {"global_batch_size": 2, "max_length": 128}}
     )
     arm = Arm(domain="d", setting="harmonious", seed=0)
-    pending = [(arm, tmp_path / "set.jsonl", "key", {})]
+    task = Task("train", tmp_path / "train" / arm.name, "key", {}, arm)
+    pending = [(task, arm, tmp_path / "set.jsonl")]
 
     def prepare() -> None:
-        train.prepare(
+        training.prepare(
             config,
             tmp_path / "train",
             larger,

@@ -165,6 +165,9 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
     for stage, moved in FUSED if ranks.world_size == 2 else ():
         config = settings(stage, True, optimizer="torch_fused", offload=moved, **whole)
         found[f"torch-fused{stage}-{moved}"] = run(model, tokens, config, ranks, device)
+        if stage in MIXED_STAGES:  # as on a GPU
+            config = config.model_copy(update={"precision": "bfloat16"})
+            found[f"mixed-fused{stage}-{moved}"] = run(model, tokens, config, ranks, device)
     if ranks.world_size == 4:  # as two nodes of two
         for name, changes in HPZ.items():
             found[name] = run(

@@ -166,6 +166,12 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
     ]:
         # To bfloat16's rounding, of the weights to begin with.
         assert found[case]["losses"] == pytest.approx(losses, rel=0.02), case
+    for case in (case for case in found if case.startswith("mixed-fused")):
+        stage = case.removeprefix("mixed-fused")[0]
+        assert found[case]["optimizer"] == "AdamW, fused"
+        assert found[case]["losses"] == pytest.approx(found[f"mixed{stage}"]["losses"], rel=1e-3), (
+            case
+        )
     assert {case for case in found if found[case]["whole_buckets"]} == whole_buckets
     assert (
         all(found[case]["optimizer"] == "AdamW, fused" for case in fused)

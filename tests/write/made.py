@@ -11,8 +11,9 @@ from ift_scale.io.files import read_jsonl, write_jsonl
 from ift_scale.io.manifests import Manifest, read_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.records import Question, Score, Text
+from ift_scale.records import TEXTS_FILE, Question, Score, Text
 from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.stage import Task
 from ift_scale.write import deal, run
 from ift_scale.write.run import Sources
 
@@ -78,18 +79,16 @@ def stage(
     }
     sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
     inputs = deal.model_digests(settings, "base")
-    run.run(
+    run.write(
         settings,
-        folder / "write",
-        "key",
-        inputs,
+        Task("write", folder / "write", "key", inputs),
         sources,
         folder / "logs",
         Bar("write", None, None),
     )
     manifest = read_manifest(folder / "write")
     assert manifest is not None
-    return read_jsonl(folder / "write" / run.FILE, Text), manifest
+    return read_jsonl(folder / "write" / TEXTS_FILE, Text), manifest
 
 
 class ScriptedSlot:

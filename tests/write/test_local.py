@@ -13,7 +13,8 @@ from ift_scale.engines.process import EngineDied
 from ift_scale.errors import ConfigError, DataError
 from ift_scale.io.manifests import is_done
 from ift_scale.prompts import texts
-from ift_scale.records import Text
+from ift_scale.records import TEXTS_FILE, Text
+from ift_scale.stage import Task
 from ift_scale.write import deal, run
 from tests.write.made import CHOICES, ScriptedSlot, config, question, stage
 
@@ -76,7 +77,7 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
         and slot.samplings[0].temperature == 0.7
         and slot.samplings[0].top_p == 0.8
     )
-    found = texts.read(tmp_path / "write" / texts.FILE)
+    found = texts.read(tmp_path / "write" / TEXTS_FILE)
     assert found[texts.TextKey("q1", "explanation", 2, "base_model")] == written[4]
     assert found[texts.TextKey("q1", "explanation", 1, "external")].author == "dataset"
 
@@ -238,16 +239,14 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
 
     settings = config(tmp_path, response="letter_text")
     assert deal.settings_of(settings) is None
-    run.run(
+    run.write(
         settings,
-        tmp_path / "write",
-        "key",
-        {},
+        Task("write", tmp_path / "write", "key", {}),
         run.Sources(world_model, never, never),
         tmp_path,
         None,
     )  # type: ignore[arg-type]
-    assert texts.read(tmp_path / "write" / texts.FILE) == {} and is_done(tmp_path / "write", "key")
+    assert texts.read(tmp_path / "write" / TEXTS_FILE) == {} and is_done(tmp_path / "write", "key")
 
 
 def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
@@ -307,7 +306,7 @@ def test_contexts(tmp_path: Path, world_model: Path, scripted: Callable[..., Scr
     )
     assert [(t.text, t.author, t.failed) for t in written] == [("Wood burns.", "base_model", [])]
     assert "The answer is: oak" in slot.prompts[0]
-    assert list(texts.read(tmp_path / "b" / "write" / texts.FILE)) == [
+    assert list(texts.read(tmp_path / "b" / "write" / TEXTS_FILE)) == [
         texts.TextKey("q1", "context", None, "external")
     ]
 

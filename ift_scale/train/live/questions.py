@@ -22,7 +22,7 @@ from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.io.progress import say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
-from ift_scale.records import GRADES, Question
+from ift_scale.records import GRADES, Question, test_group
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.options import OptionRequest
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
@@ -53,12 +53,9 @@ class Source:
 
 
 def is_homo(domains: Sequence[str], group: GroupKey) -> bool:
-    """Whether a group is the held-out test of one of the domains' own pools."""
-    return (group.kind, group.collection, group.split) == (
-        "choice",
-        "pool",
-        "test",
-    ) and group.domain in domains
+    """True for the choice questions of the held-out tests of the domains' own pools."""
+    is_tested = group.kind == "choice" and group.split == "test"
+    return is_tested and test_group(domains, group.domain, group.collection, group.group) == "HOMO"
 
 
 def in_order(questions: Sequence[Question]) -> list[Question]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks.__main__ import main
 from benchmarks.planted import choose, plant, train
 from benchmarks.planted.agreement import agreements, beliefs_of
 from benchmarks.planted.beliefs import Planted
@@ -17,7 +18,6 @@ from benchmarks.planted.corpus import CHAT_SHARES, DOCUMENT_SHARES, Corpus, plai
 from benchmarks.planted.model import build_model
 from benchmarks.planted.tokenizer import train_tokenizer
 from benchmarks.planted.train import Recipe
-from benchmarks.__main__ import main
 from ift_scale.config import MmluSource, PaperSource
 from ift_scale.errors import ArtifactError, DataError
 from ift_scale.io.manifests import MANIFEST

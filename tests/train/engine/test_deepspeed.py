@@ -18,8 +18,10 @@ from ift_scale.io.manifests import is_done
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
+from ift_scale.stage import Task
 from ift_scale.train import run as train
 from ift_scale.train.data import packing
+from ift_scale.train.data.cache import tokenized
 from ift_scale.train.data.dataset import TokenizedSet, load
 
 pytestmark = pytest.mark.engine
@@ -38,6 +40,10 @@ def _config(tmp_path: Path, **changes: object) -> Config:
         "launcher": "direct",
     }
     return from_dict({"output_dir": str(tmp_path), "train": settings | changes})
+
+
+def _task(folder: Path) -> Task:
+    return Task("train", folder / "train" / ARM.name, "key", {}, ARM)
 
 
 def _write_set(path: Path) -> None:
@@ -123,11 +129,11 @@ def test_training_is_exact(
     sets = tmp_path / "set.jsonl"
     _write_set(sets)
     (tmp_path / "logs").mkdir()
-    seconds = train.run(
+    seconds = train.train(
         config,
         tmp_path / "train",
         world_model,
-        [(ARM, sets, "key", {})],
+        [(_task(tmp_path), ARM, sets)],
         tmp_path / "logs",
         Bar("t", 1, None),
     )
@@ -136,7 +142,7 @@ def test_training_is_exact(
     assert is_done(folder, "key")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     tokens = load(
-        train.tokenized(sets, tmp_path / "train" / ".tokens", PromptTokenizer(world_model), config)
+        tokenized(sets, tmp_path / "train" / ".tokens", PromptTokenizer(world_model), config)
     )
     losses, weights = _reference(world_model, tokens, config)
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=2e-5)
@@ -166,8 +172,8 @@ def test_training_is_exact(
 def test_an_arm_of_one_step_learns(tmp_path: Path, world_model: Path) -> None:
     config = _config(tmp_path, epochs=1, global_batch_size=20, zero_stage=2)
     _write_set(tmp_path / "set.jsonl")
-    pending = [(ARM, tmp_path / "set.jsonl", "key", {})]
-    train.run(
+    pending = [(_task(tmp_path), ARM, tmp_path / "set.jsonl")]
+    train.train(
         config, tmp_path / "train", world_model, pending, tmp_path / "logs", Bar("t", 1, None)
     )
     folder = tmp_path / "train" / ARM.name
@@ -191,11 +197,11 @@ def test_a_failing_rank_ends_the_group_with_its_message(
     blocker.mkdir()
     (blocker / f".{ARM.name}.incomplete").write_text("a file where rank 0 wants a folder")
     with pytest.raises(EnvironmentProblem, match=r"rank 0 failed: FileExistsError"):
-        train.run(
+        train.train(
             config,
             blocker,
             world_model,
-            [(ARM, sets, "key", {})],
+            [(_task(tmp_path), ARM, sets)],
             tmp_path / "logs",
             Bar("t", 1, None),
         )

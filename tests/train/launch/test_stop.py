@@ -22,6 +22,7 @@ from ift_scale.errors import ArtifactError, EnvironmentProblem, Stopped
 from ift_scale.io.manifests import is_done, read_manifest
 from ift_scale.io.progress import Bar
 from ift_scale.records import Arm
+from ift_scale.stage import Task
 from ift_scale.train import run as train
 from ift_scale.train.engine import checkpoint_manifest
 
@@ -64,11 +65,11 @@ class Run:
         self.set.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def __call__(self, key: str = "key", **inputs: str) -> Path:
-        train.run(
+        train.train(
             self.config,
             self.train,
             self.model,
-            [(ARM, self.set, key, inputs)],
+            [(Task("train", self.train / ARM.name, key, inputs, ARM), ARM, self.set)],
             self.logs,
             Bar("t", 1, None),
         )

@@ -19,6 +19,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.records import Arm
 from ift_scale.scoring.letters import Chat, LetterAsker
+from ift_scale.stage import Task
 from ift_scale.train import run as train
 from ift_scale.train.live import questions
 from tests.train import homo
@@ -53,8 +54,10 @@ def _train(config: Config, folder: Path, source: questions.Source, model: Path, 
         rows.append({"messages": messages, "meta": {"setting": "general", "wording": "general"}})
     sets = folder / "set.jsonl"
     sets.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pending: list[tuple[Arm, Path, str, dict[str, str]]] = [(arm, sets, "key", {}) for arm in arms]
-    train.run(
+    pending = [
+        (Task("train", folder / "train" / arm.name, "key", {}, arm), arm, sets) for arm in arms
+    ]
+    train.train(
         config, folder / "train", model, pending, folder / "logs", Bar("t", len(arms), None), source
     )
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
 from ift_scale.estimate.shape import ACTIVATIONS, ModelShape
-from ift_scale.train import run
+from ift_scale.train import prepare
 from ift_scale.train.model import kernels
 from tests.train.families import CONFIGS, SIZES
 
@@ -222,14 +222,14 @@ def test_a_kernel_that_cannot_compute_the_model_is_refused_before_the_launch(
             "train": {"kernels": "triton", "hostfile": str(tmp_path / "hosts")},
         }
     )
-    run.check_kernels(config, tmp_path / "model")
+    prepare.check_kernels(config, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
     with pytest.raises(
         ConfigError, match="triton cannot compute LlamaMLP with the activation ReLU"
     ):
-        run.check_kernels(config, tmp_path / "model")
+        prepare.check_kernels(config, tmp_path / "model")
     local = from_dict({"output_dir": str(tmp_path), "train": {"kernels": "liger"}})
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="liger needs a CUDA device"):
-            run.check_kernels(local, world_model)
+            prepare.check_kernels(local, world_model)

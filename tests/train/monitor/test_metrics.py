@@ -17,7 +17,7 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.job import Events
 from ift_scale.train.monitor import throughput
 from ift_scale.train.monitor.metrics import StepLog
-from ift_scale.train.monitor.progress_line import progress_line, time_left
+from ift_scale.train.monitor.progress import progress_line, time_left
 from ift_scale.train.monitor.throughput import Meter
 from ift_scale.train.monitor.trackers import Trackers
 

@@ -1,0 +1,78 @@
+"""What a person sees of training: the ranks' events as progress lines."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ift_scale.io.progress import Bar, say
+
+
+def progress_line(arm: str, event: Mapping[str, Any]) -> str:
+    """`event`: a row of metrics.jsonl with `of` and `seconds_left`. What is not known is left out."""
+    parts = [
+        f"{arm} step {event['step']}/{event['of']}",
+        f"loss {_number(event['loss'], '.3f')}",
+        f"norm {_number(event['grad_norm'], '.2f')}",
+        f"lr {event['learning_rate']:.1e}",
+        f"{event['tokens_per_second_per_gpu']:,.0f} tok/s/GPU",
+        f"sup {event['supervised_share']:.0%}",
+        *([] if event["mfu"] is None else [f"MFU {event['mfu']:.0%}"]),
+        f"mem {event['peak_memory_gib']:.1f} GiB",
+        f"{time_left(event['seconds_left'])} left",
+    ]
+    return " ".join(parts)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "nan" if value is None else format(value, form)
+
+
+def time_left(seconds: float) -> str:
+    """In the one or two units that matter."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+class ProgressReporter:
+    """Shows the ranks' events to a person; `seconds` from the launch to the first step by part."""
+
+    def __init__(self, bar: Bar, seconds: dict[str, float]):
+        self.bar, self.seconds = bar, seconds
+        self._launched = time.monotonic()
+
+    def show(self, event: dict[str, Any]) -> None:
+        if event["event"] == "joined":
+            since = time.monotonic() - self._launched
+            self.seconds |= {
+                "launch_and_imports": since,
+                "imports": event["imports"],
+                "join": event["join"],
+            }
+        elif event["event"] == "step":
+            self.seconds.setdefault("to_first_log", time.monotonic() - self._launched)
+        _show(event, self.bar)
+
+
+def _show(event: dict[str, object], bar: Bar) -> None:
+    match event["event"]:
+        case "joined":
+            bar.note(f"{event['world_size']} ranks joined")
+        case "arm":
+            bar.note(str(event["name"]))
+            bar.current, bar.aside = str(event["name"]), ""
+        case "step":
+            bar.note(progress_line(bar.current, event) + bar.aside)
+        case "note":
+            say(f"train: {event['message']}")
+        case "live":
+            bar.aside = f", HOMO {event['accuracy']:.1%} KL {event['divergence']:.2f}"
+            bar.note(
+                f"{bar.current} step {event['step']}/{event['of']}{bar.aside}{', stopped early' if event['over'] else ''}"
+            )
+        case "done":
+            bar.advance()
