@@ -20,42 +20,42 @@ fail() {
   exit 3
 }
 
-# lacks PYTHON: prints what the interpreter lacks; nothing if it fits. The headers are needed
+# problem PYTHON: prints why the interpreter does not fit; nothing if it does. The headers are needed
 # because DeepSpeed and torch.compile compile C++ extensions at run time.
-lacks() {
-  WITH_UV=$uv "$1" - 2>/dev/null <<'PY' || echo "a start without errors"
+problem() {
+  WITH_UV=$uv "$1" - 2>/dev/null <<'PY' || echo "does not start"
 import importlib.util, os, sys, sysconfig
 version = "%d.%d" % sys.version_info[:2]
-lacking = []
+problems = []
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    lacking.append("a supported version (it is %s; 3.11, 3.12 and 3.13 are supported)" % version)
+    problems.append("is Python %s (3.11, 3.12 and 3.13 are supported)" % version)
 else:
     if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
-        lacking.append("the headers (apt-get install python%s-dev)" % version)
+        problems.append("needs its headers (apt-get install python%s-dev)" % version)
     if not os.environ["WITH_UV"] and importlib.util.find_spec("ensurepip") is None:
-        lacking.append("venv (apt-get install python%s-venv)" % version)
-print(" and ".join(lacking))
+        problems.append("needs venv (apt-get install python%s-venv)" % version)
+print(" and ".join(problems))
 PY
 }
 
 # Prints the interpreter to use; messages go to stderr.
 choose() {
-  local candidate lacking nearly=
+  local candidate problem nearly=
   if [ -n "${PYTHON:-}" ]; then
     command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not an executable"
-    lacking=$(lacks "$PYTHON")
-    [ -z "$lacking" ] || fail "PYTHON=$PYTHON lacks $lacking"
+    problem=$(problem "$PYTHON")
+    [ -z "$problem" ] || fail "PYTHON=$PYTHON $problem"
     echo "$PYTHON"
     return
   fi
   for candidate in python3 python3.11 python3.12 python3.13; do
     command -v "$candidate" >/dev/null || continue
-    lacking=$(lacks "$candidate")
-    if [ -z "$lacking" ]; then
+    problem=$(problem "$candidate")
+    if [ -z "$problem" ]; then
       echo "$candidate"
       return
     fi
-    case $lacking in *apt-get*) nearly=${nearly:-"$candidate lacks $lacking"} ;; esac
+    case $problem in *apt-get*) nearly=${nearly:-"$candidate $problem"} ;; esac
   done
   if [ -n "$uv" ]; then
     "$uv" python find --managed-python '>=3.11,<3.14' 2>/dev/null && return
@@ -107,6 +107,7 @@ install_torch() {
 }
 
 ready && exit 0
+command -v g++ >/dev/null || fail "no C++ compiler (apt-get install g++)"
 python=$(choose)
 echo "setup: creating $venv from $lock with Python $(version "$python") and $with (minutes, once)"
 create "$python"

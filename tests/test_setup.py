@@ -18,7 +18,7 @@ TORCH = next(line for line in (ROOT / LOCK).read_text().splitlines() if line.sta
 # to itself, and logs calls of pip. Calls that match FAIL fail.
 PYTHON = r"""#!/bin/bash
 case "$1" in
-  -) cat >/dev/null; echo "{lacks}" ;;
+  -) cat >/dev/null; echo "{problem}" ;;
   -c) echo "{version}" ;;
   -m)
     if [ "$2" = venv ]; then
@@ -39,7 +39,7 @@ case "$1 $2" in
   "pip install") [ -z "${FAIL:-}" ] || ! [[ "$*" =~ $FAIL ]] ;;
 esac
 """
-HEADERS = "the headers (apt-get install python3.12-dev)"
+HEADERS = "needs its headers (apt-get install python3.12-dev)"
 
 
 class Machine:
@@ -69,14 +69,16 @@ class Machine:
             (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.checkout / name)
 
+        self.add("g++", "#!/bin/sh\n")
+
     def add(self, name: str, text: str) -> Path:
         path = self.bin / name
         path.write_text(text)
         path.chmod(0o755)
         return path
 
-    def python(self, name: str, version: str, lacks: str = "") -> Path:
-        return self.add(name, PYTHON.format(version=version, lacks=lacks))
+    def python(self, name: str, version: str, problem: str = "") -> Path:
+        return self.add(name, PYTHON.format(version=version, problem=problem))
 
     def run(self, **env: str) -> subprocess.CompletedProcess[str]:
         self.log.write_text("")
@@ -113,29 +115,29 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("fake", "uv", "lacking"),
+    ("fake", "uv", "problem"),
     [
         ("", "", ""),
         (
             "sys.version_info = (3, 10, 4)",
             "",
-            r"a supported version \(it is 3\.10; 3\.11, 3\.12 and 3\.13 are supported\)",
+            r"is Python 3\.10 \(3\.11, 3\.12 and 3\.13 are supported\)",
         ),
-        ("sys.version_info = (3, 14, 0)", "", r"a supported version \(it is 3\.14; .*\)"),
+        ("sys.version_info = (3, 14, 0)", "", r"is Python 3\.14 \(.*\)"),
         (
             "os.path.exists = lambda path: False",
             "",
-            r"the headers \(apt-get install python3\.\d+-dev\)",
+            r"needs its headers \(apt-get install python3\.\d+-dev\)",
         ),
         (
             "importlib.util.find_spec = lambda name: None",
             "",
-            r"venv \(apt-get install python3\.\d+-venv\)",
+            r"needs venv \(apt-get install python3\.\d+-venv\)",
         ),
         ("importlib.util.find_spec = lambda name: None", "/bin/uv", ""),
     ],
 )
-def test_what_an_interpreter_lacks(fake: str, uv: str, lacking: str) -> None:
+def test_why_an_interpreter_does_not_fit(fake: str, uv: str, problem: str) -> None:
     code = (
         (ROOT / "launch" / "setup.sh")
         .read_text()
@@ -151,12 +153,12 @@ def test_what_an_interpreter_lacks(fake: str, uv: str, lacking: str) -> None:
         text=True,
         check=True,
     )
-    assert re.fullmatch(lacking, answer.stdout.strip())
+    assert re.fullmatch(problem, answer.stdout.strip())
 
 
 def test_the_first_interpreter_that_fits_is_taken(machine: Machine) -> None:
-    machine.python("python3", "3.10", "a supported version")
-    machine.python("python3.11", "3.11", "venv (apt-get install python3.11-venv)")
+    machine.python("python3", "3.10", "is Python 3.10")
+    machine.python("python3.11", "3.11", "needs venv (apt-get install python3.11-venv)")
     machine.add(
         "python3.12", "#!/bin/sh\nexit 127\n"
     )  # a shim of pyenv for a version that is not selected
@@ -178,16 +180,14 @@ def test_python_names_another(machine: Machine) -> None:
 
 def test_what_is_missing_is_one_line(machine: Machine) -> None:
     assert "no Python 3.11, 3.12 or 3.13 on PATH" in machine.refused()
-    machine.python(
-        "python3", "3.9", "a supported version (it is 3.9; 3.11, 3.12 and 3.13 are supported)"
-    )
+    machine.python("python3", "3.9", "is Python 3.9 (3.11, 3.12 and 3.13 are supported)")
     assert "apt-get install python3 " in machine.refused()
-    assert "PYTHON=python3 lacks a supported version (it is 3.9" in machine.refused(
-        PYTHON="python3"
-    )
+    assert "PYTHON=python3 is Python 3.9" in machine.refused(PYTHON="python3")
     assert "PYTHON=/no/python is not an executable" in machine.refused(PYTHON="/no/python")
     machine.python("python3.12", "3.12", HEADERS)
-    assert f"python3.12 lacks {HEADERS}" in machine.refused()
+    assert f"python3.12 {HEADERS}" in machine.refused()
+    (machine.bin / "g++").unlink()
+    assert "no C++ compiler" in machine.refused()
 
 
 def test_uv_makes_the_environment_and_installs(machine: Machine) -> None:
