@@ -123,5 +123,6 @@ def test_top_level_is_as_agreed() -> None:
     top = {name.split("/")[0] for name in listed.stdout.split()}
     assert top == {
         "setup.py", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", ".ci", ".gitignore",
+        "CONTRIBUTING.md", ".pre-commit-config.yaml",
         "ift_scale", "launch", "kernels", "configs", "tests", "benchmarks", "docs",
     }  # fmt: skip
