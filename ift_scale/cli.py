@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from ift_scale import __version__
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 from ift_scale.stages import STAGES, Entry
 
@@ -55,7 +54,7 @@ def _config_options(command: Any) -> Any:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ift-scale")
+@click.version_option(package_name="ift-scale", prog_name="ift-scale")
 def main() -> None:
     """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
 
