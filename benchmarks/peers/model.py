@@ -7,9 +7,12 @@ lengths. Writes a model folder for transformers, vLLM and lm-evaluation-harness.
 depend on a model's knowledge.
 """
 
+import sys
 from pathlib import Path
 
 import click
+
+sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.random_model import VOCAB_SIZE, random_llama, train_tokenizer
 from ift_scale.errors import IFTScaleError
