@@ -1,8 +1,8 @@
 """The package's layout in numbers: `python -m benchmarks.package_map`.
 
-Prints lines by room, the imports between rooms, the longest chain of imports, the files that a newcomer opens to follow one
-optimizer step, and the share of comments and long lines. Imports inside functions and for type checking count too.
-`tests/test_layout.py` holds the rules.
+Prints lines by room, the imports between rooms, the longest chain of imports, the files that a
+newcomer opens to follow one optimizer step, and the share of comments and long lines. Imports
+inside functions and for type checking are included. The rules are in `tests/test_layout.py`.
 """
 
 import ast
@@ -33,7 +33,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imports(root: Path = ROOT) -> Graph:
-    """The modules of the package that each module imports. `stages` imports the stages by their names."""
+    """Returns the package's modules that each module imports; `stages` imports stages by name."""
     known = modules(root)
     graph = {name: _imported(path, known) - {name} for name, path in known.items()}
     graph[f"{PACKAGE}.stages"] |= {f"{PACKAGE}.{stage.name}.run" for stage in STAGES}
@@ -95,7 +95,7 @@ STEP = (
     ("ift_scale/train/model/attention.py", "attend"),
     ("ift_scale/train/model/last_layer.py", "forward"),
 )
-"""Files and functions on the way from `ift-scale train` to the optimizer's step, in the order in which they run."""
+"""Files and functions from `ift-scale train` to the optimizer step, in order of execution."""
 
 
 def code_shares(paths: list[Path]) -> tuple[float, float]:
@@ -120,7 +120,8 @@ def main(root: Path) -> None:
     for room, paths in sorted(by_room.items()):
         lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
         click.echo(
-            f"{room:12} {len(paths):3} files {lines:6,} lines, imports {', '.join(sorted(between[room]))}"
+            f"{room:12} {len(paths):3} files {lines:6,} lines, "
+            f"imports {', '.join(sorted(between[room]))}"
         )
     comments, wide = code_shares(list(known.values()))
     chain = longest_chain(graph)
@@ -130,7 +131,8 @@ def main(root: Path) -> None:
     for file, function in STEP:
         click.echo(f"    {file}: {function}")
     click.echo(
-        f"comment lines {comments:.1%} of the lines of code, {wide:.1%} of the lines over {WIDTH} columns"
+        f"comment lines {comments:.1%} of the lines of code, {wide:.1%} of the lines over {WIDTH} "
+        "columns"
     )
 
 

@@ -1,7 +1,7 @@
-"""The report's picture in the README, in light and dark: `python -m benchmarks.screenshot runs/demo`.
+"""The report's screenshot in the README: `python -m benchmarks.screenshot runs/demo`.
 
-In: a finished run, and Chromium or Chrome on the path. Out: docs/images/report-light.png and report-dark.png, with few colours, so
-that they stay small.
+Input: a finished run, and Chromium or Chrome on the path. Output: docs/images/report-light.png and
+report-dark.png, with few colors so that they stay small.
 """
 
 import shutil
@@ -26,7 +26,8 @@ def browser() -> str:
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
         raise EnvironmentProblem(
-            f"no browser on the path ({', '.join(BROWSERS)}). Install one, such as Debian's chromium."
+            f"no browser on the path ({', '.join(BROWSERS)}). Install one, such as Debian's "
+            "chromium."
         )
     return found
 
