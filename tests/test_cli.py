@@ -69,7 +69,7 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
             '"answer": 0, "choices": [1, 2]',
             "field 'choices': an option is empty or not a text (option A) (value: 1)",
         ),
-        ('"answer": 0, "answer": 1', "field 'answer': is in the object twice"),
+        ('"answer": 0, "answer": 1', "field 'answer': duplicate key in the object"),
     ],
 )
 def test_bad_data_exits_with_2_and_leaves_nothing_half(
@@ -117,7 +117,7 @@ def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path, 
     result = _run(stage, _config(tmp_path, pool))
     assert result.exit_code == 2
     assert (
-        "the questions stage's result is not there yet; run `ift-scale questions` or `ift-scale run`"
+        "the questions stage's result does not exist yet; run `ift-scale questions` or `ift-scale run`"
         in result.output
     )
 

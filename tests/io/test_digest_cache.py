@@ -19,7 +19,7 @@ SIZE = 6 << 20  # with the threshold below, "large" in several chunks
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(manifests, "_SHA256_BYTES", 5 << 20)
-    monkeypatch.setattr(digest_cache, "_SETTLED_NS", -(10**12))  # every file counts as old
+    monkeypatch.setattr(digest_cache, "_STAMP_RESOLUTION_NS", -(10**12))  # every file counts as old
     return tmp_path / "cache" / "ift-scale" / "digests"
 
 
