@@ -1,6 +1,7 @@
 """Reading users' JSON files row by row, with line numbers.
 
-A file has one object per line, or is one list of objects. It may be gzipped and may start with a byte order mark.
+A file has one object per line, or is one list of objects. It may be gzipped and may start with a
+byte order mark.
 """
 
 import json

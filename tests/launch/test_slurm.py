@@ -184,6 +184,6 @@ def test_a_node_list_without_an_address_is_told(slurm: Slurm, probed: Path) -> N
     done = slurm("srun", "--nodes=2", "--ntasks=2", *lost, *command("train", probed), cwd=ROOT)
     assert done.returncode == 3
     assert (
-        "nowhere1 (of the job's nodes nowhere[1-2]), where the ranks shall meet, has no address"
+        "nowhere1 (of the job's nodes nowhere[1-2]), the host of the rendezvous, has no address"
         in done.stderr
     )
