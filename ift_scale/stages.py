@@ -15,8 +15,9 @@ class Entry(NamedTuple):
     help: str
     on_ranks: bool = False
     """True if ranks started by deepspeed, torchrun or srun may share its work."""
-    in_parts: bool = False
-    """True if several commands may work on different arms at the same time (`--part`)."""
+    per_arm: bool = False
+    """True if it produces one artifact per arm, so that several commands may share the arms
+    (`--part`)."""
     on_ray: bool = False
     """True if actors of a Ray cluster may compute it (`--ray`)."""
 
@@ -31,8 +32,8 @@ STAGES = (
     Entry("probe", "Probe the base model few-shot.", on_ranks=True, on_ray=True),
     Entry("write", "Write the explanations and contexts that the sets need."),
     Entry("construct", "Build the instruction sets of all arms."),
-    Entry("train", "Fine-tune every arm.", on_ranks=True, in_parts=True),
-    Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, in_parts=True, on_ray=True),
+    Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True),
+    Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, per_arm=True, on_ray=True),
     Entry("analyse", "Compute accuracy, consistency and differences."),
     Entry("report", "Write the report page."),
 )
