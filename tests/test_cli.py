@@ -319,11 +319,15 @@ def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
     [
         (
             ["nosuch"],
-            "has no set of this arm (value: 'nosuch'). It has: engineering-harmonious-seed0, engineering-harmonious-seed1",
+            "has no set of this arm (value: 'nosuch'). Available: engineering-harmonious-seed0, "
+            "engineering-harmonious-seed1",
         ),
-        (["--step", "7"], "--step: goes from 1 to 6 here (value: 7). Choose one of them"),
-        (["--rank", "2"], "--rank: goes from 0 to 1 here"),
-        (["--micro-batch", "9"], "--micro-batch: goes from 1 to "),
+        (["--step", "7"], "--step: out of range (value: 7). Choose a number from 1 to 6"),
+        (["--rank", "2"], "--rank: out of range (value: 2). Choose a number from 0 to 1"),
+        (
+            ["--micro-batch", "9"],
+            "--micro-batch: out of range (value: 9). Choose a number from 1 to ",
+        ),
     ],
 )
 def test_a_batch_that_is_not_there(
@@ -353,7 +357,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
         )
 
 
-def test_doctor_tells_versions() -> None:
+def test_doctor_prints_versions() -> None:
     result = _run("doctor")
     assert "deepspeed" in result.output and "torch loads" in result.output
     assert result.exit_code == 0
@@ -372,7 +376,7 @@ def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(
     monkeypatch.setattr("ift_scale.estimate.host.available", lambda: 200.0 * 2**30)
     output = _run(*arguments).output
     assert re.search(
-        r"setting    ZeRO-2, none .*: [\d.]+ GiB a rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks",
+        r"setting    ZeRO-2, none .*: [\d.]+ GiB per rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks",
         output,
     )
     assert re.search(r"fits <- chosen", output)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, told, weigh
+from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, summary, weigh
 from ift_scale.estimate.memory import GIB, Memory
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import say
@@ -101,7 +101,7 @@ def verdict(plan: Plan, train: TrainConfig, cluster: Cluster) -> str:
     if plan.chosen.fits is False:
         return f"setting    {nothing_fits(plan, cluster.room, train)}"
     if cluster.gpu_bytes is None and cluster.host_bytes is not None:
-        return f"setting    {told(plan, cluster.room)}"
+        return f"setting    {summary(plan, cluster.room)}"
     memory = plan.chosen.memory
     ranks_here = min(cluster.num_gpus, cluster.gpus_per_node)
     host = (

@@ -51,7 +51,7 @@ _PARTS = {
 }
 
 
-def scaling_table(rows: Sequence[scaling.Row]) -> Table:
+def scaling_table(rows: Sequence[scaling.ScalingRow]) -> Table:
     """A row a cluster size; the parts are shares of the step."""
     table = new_table(
         ("GPUs", "ZeRO", "recompute", "offload"),

@@ -63,7 +63,7 @@ def test_offload_and_a_stage_that_cannot_do_it_are_refused() -> None:
 
 def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
     message = (
-        r"needs [\d.]+ GiB a GPU, [\d.]+ GiB more .*train on more GPUs; lower .*offload to auto"
+        r"needs [\d.]+ GiB per GPU, [\d.]+ GiB more .*train on more GPUs; lower .*offload to auto"
     )
     with pytest.raises(EnvironmentProblem, match=message):
         _plan("llama-2-70b", 8, GPU_80, offload="none")
@@ -119,8 +119,8 @@ def test_ranks_on_a_cpu_share_their_nodes_memory(
 
 def test_where_nothing_fits_a_cpu_it_is_said_in_a_sentence() -> None:
     room = Room(None, 2, 2, 8 * GIB)
-    message = r"no setting fits 0\.13e9 parameters on 2 ranks on CPUs, with 8,192 tokens a micro-batch: the lightest .*full.* "
-    message += r"needs [\d.]+ GiB a rank, [\d.]+ of a node's 8\.00 GiB for its 2 ranks\. One of these helps: .*fewer ranks"
+    message = r"no setting fits 0\.13e9 parameters on 2 ranks on CPUs, with 8,192 tokens per micro-batch: the lightest .*full.* "
+    message += r"needs [\d.]+ GiB per rank, [\d.]+ of a node's 8\.00 GiB for its 2 ranks\. One of these helps: .*fewer ranks"
     with pytest.raises(EnvironmentProblem, match=message) as told:
         resolve(TrainConfig(), SMOL, room)
     assert told.value.exit_code == 3

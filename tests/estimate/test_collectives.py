@@ -49,9 +49,9 @@ def test_small_all_reduces_take_the_tree() -> None:
 
 
 def test_what_a_machine_lacks_is_told() -> None:
-    with pytest.raises(DataError, match="is one node of 4 devices, and 8 are asked for"):
+    with pytest.raises(DataError, match="is one node of 4 devices, too few for 8 ranks"):
         seconds(Collective("reduce", 8, 1), _machine(between=None), 8)
-    with pytest.raises(DataError, match="is one device only"):
+    with pytest.raises(DataError, match="is missing: the machine has a single device"):
         seconds(Collective("reduce", 8, 1), _machine(inside=None), 2)
 
 

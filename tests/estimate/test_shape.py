@@ -102,10 +102,10 @@ def test_a_multimodal_config_gives_its_text_model() -> None:
 def test_a_missing_field_and_an_unknown_family_are_named() -> None:
     config = {"model_type": "llama", **SMALL}
     del config["intermediate_size"]
-    with pytest.raises(DataError, match="'intermediate_size': is missing in a llama model"):
+    with pytest.raises(DataError, match="'intermediate_size': missing in a llama model"):
         ModelShape.from_config(config)
     with pytest.raises(
-        DataError, match=r"'model_type': is no family whose shape is known .*gpt2.*gemma"
+        DataError, match=r"'model_type': not a family with a known shape .*gpt2.*gemma"
     ):
         ModelShape.from_config({"model_type": "gpt2", "n_embd": 768})
     with pytest.raises(DataError, match="'model_type'"):

@@ -10,24 +10,24 @@ from ift_scale.estimate import flops, memory, scaling
 from ift_scale.estimate.activations import Checkpointing
 from ift_scale.estimate.collectives import seconds
 from ift_scale.estimate.communication import gathered_again, traffic
-from ift_scale.estimate.flops import Counter, MicroBatch
+from ift_scale.estimate.flops import OpCounter, BatchShape
 from ift_scale.estimate.machine import Link, Machine, read_machine
 from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import train_flops
-from ift_scale.estimate.step_time import Job, Prediction, predict
+from ift_scale.estimate.step_time import StepSetup, Prediction, predict
 from ift_scale.plan.memory import read_shape
 
 SHAPE = read_shape("llama-2-7b")
 LARGE = read_shape("llama-2-70b")
-BATCH = MicroBatch((700.0, 300.0), (500.0, 100.0))
+BATCH = BatchShape((700.0, 300.0), (500.0, 100.0))
 STEP = [[BATCH] * 8]
 
 
 def _job(
     stage: int = 2, checkpointing: Checkpointing = "none", shape: object = SHAPE, **changes: object
-) -> Job:
+) -> StepSetup:
     return replace(
-        Job(shape, Setting(stage, "none", checkpointing), mixed=True, pruned=True), **changes
+        StepSetup(shape, Setting(stage, "none", checkpointing), mixed=True, pruned=True), **changes
     )  # type: ignore[arg-type]
 
 
@@ -51,7 +51,7 @@ def _ideal(**changes: object) -> Machine:
 @pytest.mark.parametrize("name", ["llama-2-7b", "llama-3-8b", "qwen2.5-7b"])
 def test_flops_are_those_of_the_trainer(name: str, pruned: bool) -> None:
     shape = read_shape(name)
-    counter = Counter(shape, 2, fused=True, pruned=pruned, on_gpu=True)
+    counter = OpCounter(shape, 2, fused=True, pruned=pruned, on_gpu=True)
     ops = [*counter.forward(BATCH), *counter.backward(BATCH), *counter.head(BATCH)]
     assert flops.flops(ops) == pytest.approx(
         train_flops(shape, BATCH.lengths, BATCH.rows, pruned), rel=1e-12
@@ -189,7 +189,7 @@ def test_slices_to_their_owners_are_half_the_bytes_and_many_more_calls() -> None
 
 def test_the_slowest_rank_decides_and_an_idle_one_waits() -> None:
     machine = read_machine("h100-sxm")
-    half, idle = MicroBatch((700.0,), (500.0,)), MicroBatch((), ())
+    half, idle = BatchShape((700.0,), (500.0,)), BatchShape((), ())
     even, uneven = (
         predict(_job(), machine, [[BATCH] * 2]),
         predict(_job(), machine, [[BATCH, half]]),
@@ -207,7 +207,7 @@ def test_a_host_that_cannot_keep_up_sets_the_pace() -> None:
     assert slow.seconds > 5 * quick.seconds
 
 
-def _rows(shape: object, **changes: object) -> list[scaling.Row]:
+def _rows(shape: object, **changes: object) -> list[scaling.ScalingRow]:
     train = TrainConfig(**changes)  # type: ignore[arg-type]
     return scaling.rows(shape, train, read_machine("h100-sxm"), scaling.Examples())  # type: ignore[arg-type]
 
@@ -243,5 +243,5 @@ def test_offload_waits_for_the_host() -> None:
         2 * 2 * own / machine.host.link + 28 * own / machine.host.memory
     )
     assert "update" not in found.parts
-    with pytest.raises(DataError, match=r"host.*is needed for offload"):
+    with pytest.raises(DataError, match=r"host.*missing, but offload needs it"):
         predict(job, machine.model_copy(update={"host": None}), STEP)

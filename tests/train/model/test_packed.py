@@ -251,7 +251,7 @@ def test_no_example_sees_another(family: str) -> None:
                 "model_type": "gemma3_text",
                 "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
             },
-            "rope_parameters': turns positions by the longest example",
+            "rope_parameters': rotates positions depending on the longest example",
         ),
     ],
 )
