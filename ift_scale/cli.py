@@ -381,11 +381,11 @@ def plan(
             print_prediction(shape, train, described, cluster.num_gpus, examples)
         return
     from ift_scale.plan import print_plan
-    from ift_scale.plan.rates import Given, read_rates
+    from ift_scale.plan.rates import RateSources, read_rates
 
     assert study is not None
     stated = None if rate_file is None else read_rates(Path(rate_file))
-    print_plan(study, cluster, Given(stated, described, cluster.num_gpus, examples))
+    print_plan(study, cluster, RateSources(stated, described, cluster.num_gpus, examples))
 
 
 @main.command()

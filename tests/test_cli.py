@@ -210,9 +210,9 @@ def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: P
     (tmp_path / "empty").mkdir()
     for model, message in [
         ("llama-2-7", "did you mean 'llama-2-7b'?"),
-        (str(tmp_path / "config.json"), "is no JSON object"),
-        (str(tmp_path), "is no JSON object"),
-        (str(tmp_path / "empty"), "config.json: is missing"),
+        (str(tmp_path / "config.json"), "not a JSON object"),
+        (str(tmp_path), "not a JSON object"),
+        (str(tmp_path / "empty"), "config.json: missing"),
     ]:
         result = _run("plan", "--model", model)
         assert result.exit_code == 2 and message in result.output, result.output

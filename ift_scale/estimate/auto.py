@@ -211,7 +211,11 @@ def _missing(least: Option, room: Room) -> str:
     if not room.on_gpu:
         return f"the lightest ({setting}) needs {_on_host(memory, room)}"
     if need <= have:
-        return f"{setting} needs {memory.host / GIB:.1f} GiB of host memory per GPU, too much"
+        host = (room.host_bytes or 0.0) / room.ranks_here / GIB
+        return (
+            f"{setting} needs {memory.host / GIB:.1f} GiB of host memory per GPU, more than the "
+            f"{host:.1f} GiB available"
+        )
     return (
         f"the lightest ({setting}) needs {need:.1f} GiB per GPU, {need - have:.1f} GiB more than "
         f"its {have:.1f} GiB"

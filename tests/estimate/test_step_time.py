@@ -10,11 +10,11 @@ from ift_scale.estimate import flops, memory, scaling
 from ift_scale.estimate.activations import Checkpointing
 from ift_scale.estimate.collectives import seconds
 from ift_scale.estimate.communication import gathered_again, traffic
-from ift_scale.estimate.flops import OpCounter, BatchShape
+from ift_scale.estimate.flops import BatchShape, OpCounter
 from ift_scale.estimate.machine import Link, Machine, read_machine
 from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import train_flops
-from ift_scale.estimate.step_time import StepSetup, Prediction, predict
+from ift_scale.estimate.step_time import Prediction, StepSetup, predict
 from ift_scale.plan.memory import read_shape
 
 SHAPE = read_shape("llama-2-7b")

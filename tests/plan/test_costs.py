@@ -19,8 +19,8 @@ from ift_scale.plan import disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
-from ift_scale.plan.questions import Prompts, Tally
-from ift_scale.plan.rates import STAGES, Given, Rate, find, measured, read_rates
+from ift_scale.plan.questions import Prompts, QuestionCounts
+from ift_scale.plan.rates import STAGES, Rate, RateSources, find, measured, read_rates
 from ift_scale.scoring.question_file import GroupKey
 
 PROMPTS = Prompts(tokens=200, own=50, views=2)
@@ -39,7 +39,9 @@ def _amounts(root: Path, name: str, **sections: object) -> Amounts:
     for domain, size in (("engineering", 100), ("medicine", 40)):
         for split, count in (("train", size), ("test", 30)):
             groups[GroupKey("choice", "pool", domain, domain, split, 4)] = count
-    return amounts_of(name, _config(root, name, **sections), 1000, Tally(groups=groups), PROMPTS)
+    return amounts_of(
+        name, _config(root, name, **sections), 1000, QuestionCounts(groups=groups), PROMPTS
+    )
 
 
 def _rates(*study: Amounts, rate: Rate | None = RATE) -> dict[tuple[str, str], Rate | None]:
@@ -181,9 +183,9 @@ def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(
         read_machine("h100-sxm"),
         read_shape("llama-2-7b"),
     )
-    given = Given(None, None, 8, Examples())
+    given = RateSources(None, None, 8, Examples())
 
-    def source(given: Given, stage: str = "train", here: bool = True) -> str | None:
+    def source(given: RateSources, stage: str = "train", here: bool = True) -> str | None:
         found = find(stage, one, [one, other], given, shape, here)
         return None if found is None else found.source
 

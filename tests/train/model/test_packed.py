@@ -244,7 +244,7 @@ def test_no_example_sees_another(family: str) -> None:
         ),
         (
             {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            r"rope_scaling': turns .*value: 'dynamic'",
+            r"rope_scaling': rotates .*value: 'dynamic'",
         ),
         (
             {
