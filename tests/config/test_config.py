@@ -71,8 +71,7 @@ def test_all_problems_are_reported_together() -> None:
     assert "questions.sources.0.domain: missing" in message
     assert (
         "construct.settings.0: no such setting; did you mean 'harmonious'? "
-        "(R: a ratio such as 0.2) (value: 'harmonius')"
-        in message
+        "(R: a ratio such as 0.2) (value: 'harmonius')" in message
     )
     assert "output_dir: input should be a valid string (value: 3)" in message
     # An impossible combination of valid settings is reported with the invalid ones.
