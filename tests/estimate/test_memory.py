@@ -356,10 +356,10 @@ def _unpinned_host(parameters: int, element: int, setting: Setting) -> float:
 @pytest.mark.engine
 def test_a_step_holds_what_is_predicted(tmp_path: Path) -> None:
     """A small model on a CPU; the driver exits with 1 if the largest phase is off by over 10%."""
-    driver = PRESETS.parents[1] / "benchmarks" / "bench_memory.py"
     environment = os.environ | {"IFT_SCALE_BENCH_OUT": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, str(driver), "--quick"],
+        [sys.executable, "-m", "benchmarks.bench_memory", "--quick"],
+        cwd=PRESETS.parents[1],
         env=environment,
         capture_output=True,
         text=True,
