@@ -59,7 +59,7 @@ def run_plan(
 def _cluster(
     machine: Machine | None, gpu_memory: float | None, gpus: int, gpus_per_node: int | None
 ) -> Cluster:
-    """Returns the devices to plan for: as given, or as the machine file says, or this machine's."""
+    """Returns the devices to plan for: by the options, the machine file, or this machine."""
     if gpu_memory:
         gpu_bytes: float | None = gpu_memory * GB
     else:

@@ -232,7 +232,7 @@ class AuditConfig(Section):
 
 
 class QuestionsConfig(Section):
-    """Where questions come from."""
+    """Sources of the questions, and their checks."""
 
     sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
     """Pools and benchmarks; docs/questions.md describes every kind. At least one must be a pool."""

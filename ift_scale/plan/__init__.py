@@ -46,7 +46,7 @@ def num_parameters(folder: Path) -> int:
     return total
 
 
-def print_plan(study: Study, cluster: Cluster, given: rates.RateSources) -> None:
+def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> None:
     """Prints the plan of a run or of a study's variants, then the cost of all of it."""
     variants = study.variants or {"run": study.config}
     amounts_of_variants, shapes, printed = [], {}, set()
@@ -63,8 +63,8 @@ def print_plan(study: Study, cluster: Cluster, given: rates.RateSources) -> None
         setup = (str(folder), config.train.model_dump_json())
         if setup not in printed:  # variants with the same training need the same devices
             printed.add(setup)
-            _print_devices(shapes[name], config, cluster, given)
-    _print_costs(amounts_of_variants, shapes, cluster, given)
+            _print_devices(shapes[name], config, cluster, sources)
+    _print_costs(amounts_of_variants, shapes, cluster, sources)
 
 
 def _shape(folder: Path) -> ModelShape | DataError:
@@ -88,7 +88,7 @@ def _print_work(amounts: Amounts, tally: QuestionCounts, folder: Path, cluster: 
         )
     )
     say(
-        f"probe      {amounts.asked:,} questions, {amounts.prompts.views:.3g} prompts each of "
+        f"probe      {amounts.num_probed:,} questions, {amounts.prompts.views:.3g} prompts each of "
         f"about {amounts.prompts.tokens:.0f} tokens ({config.probe.engine})"
     )
     say(f"write      {_writers(config)}")
@@ -121,18 +121,18 @@ def _writers(config: Config) -> str:
 
 
 def _print_devices(
-    shape: ModelShape | DataError, config: Config, cluster: Cluster, given: rates.RateSources
+    shape: ModelShape | DataError, config: Config, cluster: Cluster, sources: rates.RateSources
 ) -> None:
     if isinstance(shape, DataError):
         say(f"memory     unknown: {shape}")
         return
     print_memory(shape, config.train, cluster)
-    if given.machine is not None:
-        print_prediction(shape, config.train, given.machine, cluster.num_gpus, given.examples)
+    if sources.machine is not None:
+        print_prediction(shape, config.train, sources.machine, cluster.num_gpus, sources.examples)
 
 
 def _print_costs(
-    study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, given: rates.RateSources
+    study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, sources: rates.RateSources
 ) -> None:
     on_gpu = cluster.gpu_bytes is not None
     by_stage: costs.Rates = {}
@@ -141,7 +141,9 @@ def _print_costs(
         # Measurements on a CPU do not apply to GPUs.
         near = study if on_gpu == has_gpu() else []
         for stage in rates.STAGES:
-            by_stage[one.name, stage] = rates.find(stage, one, near, given, shape, here=bool(near))
+            by_stage[one.name, stage] = rates.find(
+                stage, one, near, sources, shape, here=bool(near)
+            )
     devices = (
         costs.Devices(cluster.num_gpus, cluster.num_gpus, None)
         if on_gpu
@@ -159,7 +161,7 @@ def _print_costs(
             f"           {perhaps} of these arms may equal those of another variant, which is "
             "known after construct"
         )
-    _print_disk(study, on_gpu, given.examples.tokens)
+    _print_disk(study, on_gpu, sources.examples.tokens)
 
 
 def _cores() -> int:

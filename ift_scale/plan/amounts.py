@@ -56,7 +56,7 @@ class Amounts:
     config: Config
     parameters: int
     prompts: Prompts
-    asked: int
+    num_probed: int
     probe_key: str
     texts: int
     texts_exact: bool
@@ -71,7 +71,7 @@ class Amounts:
     @property
     def prompt_tokens(self) -> float:
         """Tokens of all prompts of the probe."""
-        return self.asked * self.prompts.views * self.prompts.tokens
+        return self.num_probed * self.prompts.views * self.prompts.tokens
 
 
 def amounts_of(

@@ -137,11 +137,11 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
     for one, to_train, to_evaluate in zip(study, trained, evaluated, strict=True):
         for setting in dict.fromkeys(work.arm.setting for work in one.arms):
             mine = [work for work in to_train if work.arm.setting == setting]
-            asked = [work for work in to_evaluate if work.arm.setting == setting]
+            evaluations = [work for work in to_evaluate if work.arm.setting == setting]
             examples = sum(work.examples for work in mine)
             work_of = {
                 "train": (examples, len(mine)),
-                "evaluate": (float(sum(work.questions for work in asked)), len(asked)),
+                "evaluate": (float(sum(work.questions for work in evaluations)), len(evaluations)),
             }
             hours: float | None = 0.0
             for stage, (items, arms) in work_of.items():

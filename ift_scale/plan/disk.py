@@ -51,7 +51,7 @@ def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Di
         len(arms) * one.parameters * element for one, arms in zip(study, trained, strict=True)
     )
     checkpoints, sets, scores = 0.0, 0.0, 0.0
-    for one, arms, asked in zip(study, trained, evaluated, strict=True):
+    for one, arms, to_evaluate in zip(study, trained, evaluated, strict=True):
         kept = one.config.train.checkpoint
         count = kept.keep_last + 1 if kept.every else 1
         checkpoints = max(
@@ -59,8 +59,8 @@ def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Di
         )
         examples = sum(work.examples for work in arms) / one.config.train.epochs
         sets += examples * example_tokens * (_SET_BYTES_PER_TOKEN + _CACHE_BYTES_PER_TOKEN)
-        scores += sum(work.questions for work in asked) * _SCORE_ROW
-    probes = {one.probe_key: one.asked * one.prompts.views for one in study}
+        scores += sum(work.questions for work in to_evaluate) * _SCORE_ROW
+    probes = {one.probe_key: one.num_probed * one.prompts.views for one in study}
     return Disk(models, checkpoints, sets, scores + sum(probes.values()) * _PROBE_ROW)
 
 

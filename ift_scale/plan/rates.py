@@ -83,7 +83,7 @@ def find(
     stage: str,
     amounts: Amounts,
     siblings: Sequence[Amounts],
-    given: RateSources,
+    sources: RateSources,
     shape: ModelShape | None,
     here: bool,
 ) -> Rate | None:
@@ -92,16 +92,16 @@ def find(
     `siblings`: variants whose measurements may be used. `here`: True if the plan is for this
     machine's devices.
     """
-    stated: StageRate | None = getattr(given.rates, stage, None)
-    if stated is not None and given.rates is not None:
+    stated: StageRate | None = getattr(sources.rates, stage, None)
+    if stated is not None and sources.rates is not None:
         return Rate(
             stated.per_second,
             stated.start_seconds,
             stated.arm_seconds,
-            f"given: {given.rates.source}",
+            f"given: {sources.rates.source}",
         )
-    if given.machine is not None:
-        return predicted(stage, amounts, given, shape) if shape is not None else None
+    if sources.machine is not None:
+        return predicted(stage, amounts, sources, shape) if shape is not None else None
     if not here:
         return None
     own = measured(stage, amounts.root, "measured here")
@@ -115,21 +115,21 @@ def find(
     return next((rate for rate in others if rate is not None), None)
 
 
-def predicted(stage: str, amounts: Amounts, given: RateSources, shape: ModelShape) -> Rate | None:
+def predicted(stage: str, amounts: Amounts, sources: RateSources, shape: ModelShape) -> Rate | None:
     """Returns a stage's rate by the simulator.
 
     Engines are assumed to reach the machine's rate of large products on the tokens that prompts do
     not share. Starting, loading and exporting are left out. Writing is limited by memory bandwidth,
     token by token, and is not predicted.
     """
-    assert given.machine is not None
-    source = f"predicted for {given.machine.name}, not measured"
+    assert sources.machine is not None
+    source = f"predicted for {sources.machine.name}, not measured"
     if stage == "train":
         train = amounts.config.train
-        step = scaling.global_batch(given.examples, train, given.devices)
-        seconds = scaling.row(shape, train, given.machine, step).prediction.seconds
-        return Rate(train.global_batch_size / (seconds * given.devices), 0, 0, source)
-    tokens = rate_at(given.machine.matrix, 4096) / (2 * shape.parameters)
+        step = scaling.global_batch(sources.examples, train, sources.devices)
+        seconds = scaling.row(shape, train, sources.machine, step).prediction.seconds
+        return Rate(train.global_batch_size / (seconds * sources.devices), 0, 0, source)
+    tokens = rate_at(sources.machine.matrix, 4096) / (2 * shape.parameters)
     own = amounts.prompts.own
     if stage == "write" or not own:
         return None

@@ -83,7 +83,7 @@ def test_a_stage_costs_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
         row.stage: row
         for row in stage_costs([one], _rates(one), Devices(engines=8, ranks=8, cores=None))
     }
-    assert found["probe"].items == one.asked * 2 * 200
+    assert found["probe"].items == one.num_probed * 2 * 200
     assert found["probe"].seconds == pytest.approx(5 + found["probe"].items / 80)
     assert found["train"].seconds == pytest.approx(5 + 6 * 1 + 1260 / 80)
     assert found["train"].hours == pytest.approx(8 * found["train"].seconds / 3600)  # type: ignore[operator]
