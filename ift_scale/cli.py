@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from ift_scale import __version__
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 from ift_scale.stages import STAGES, Entry
 
@@ -51,7 +50,7 @@ def _config_options(command: Any) -> Any:
 
 
 @click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ift-scale")
+@click.version_option(package_name="ift-scale", prog_name="ift-scale")
 def main() -> None:
     """Measure how instruction fine-tuning changes a model's knowledge.
 
