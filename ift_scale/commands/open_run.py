@@ -6,6 +6,7 @@ In: a configuration file and the command's options. Out: one `Pipeline` per run 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,12 +16,12 @@ from ift_scale.io.files import remove_incomplete, write_text
 from ift_scale.io.locks import locked
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import say
-from ift_scale.pipeline import Pipeline
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
-from ift_scale.ranks.rendezvous import meet
-from ift_scale.stage import Part
 from ift_scale.stages import STAGES
+
+if TYPE_CHECKING:
+    from ift_scale.pipeline import Pipeline
 
 
 def open_runs(
@@ -29,7 +30,7 @@ def open_runs(
     only: tuple[str, ...],
     on_ranks: bool = False,
     part: tuple[int, int] | None = None,
-) -> Iterator[AbstractContextManager[Pipeline]]:
+) -> Iterator["AbstractContextManager[Pipeline]"]:
     """Yields the run of CONFIG, or those of its variants in order, each to be opened by `with`.
 
     `only`: names of variants, all if empty. `on_ranks`: a launcher may have started the command as
@@ -49,25 +50,30 @@ def open_runs(
             raise click.UsageError(
                 f"--variant {name}: {config} has {', '.join(study.variants) or 'no variants'}"
             )
-    own_part = None if part is None else Part(*part)
     for name, variant in study.variants.items():
         if only and name not in only:
             continue
         say(f"variant {name}")
         siblings = [Path(v.output_dir) for v in study.variants.values() if v is not variant]
-        yield _open(variant, ranks, siblings, own_part)
+        yield _open(variant, ranks, siblings, part)
     if not study.variants:
-        yield _open(study.config, ranks, [], own_part)
+        yield _open(study.config, ranks, [], part)
 
 
 @contextmanager
 def _open(
-    config: Config, ranks: Ranks | None, siblings: list[Path], part: Part | None
-) -> Iterator[Pipeline]:
+    config: Config, ranks: Ranks | None, siblings: list[Path], part: tuple[int, int] | None
+) -> "Iterator[Pipeline]":
+    # Imported after the configuration is known to be valid, so that errors in it appear at once.
+    from ift_scale.pipeline import Pipeline
+    from ift_scale.ranks.rendezvous import meet
+    from ift_scale.stage import Part
+
     several = ranks is not None and ranks.world_size > 1
     rendezvous = meet(ranks) if ranks is not None and several else None
     resolved = resolved_yaml(config)
-    pipeline = Pipeline(config, ranks, siblings, part, rendezvous)
+    own_part = None if part is None else Part(*part)
+    pipeline = Pipeline(config, ranks, siblings, own_part, rendezvous)
     root = pipeline.context.root
     if rendezvous is not None:
         rendezvous.check(digest_of([resolved, part]), root)
