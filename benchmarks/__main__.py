@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
-from ift_scale.cli import Group
+from ift_scale.cli import ErrorReportingGroup
 
 PAGE = Path("runs/bench/index.html")
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run and compare benchmarks, and write the figures of README.md and docs/."""
 

@@ -25,11 +25,11 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks import calibrate
 from benchmarks.suite.rows import MEASURED, PREDICTED, Gate, Sheet, store_inputs
 from ift_scale.config import TrainConfig
-from ift_scale.estimate.flops import MicroBatch
+from ift_scale.estimate.flops import BatchShape
 from ift_scale.estimate.machine import Machine
 from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import ModelShape
-from ift_scale.estimate.step_time import Job, predict
+from ift_scale.estimate.step_time import StepSetup, predict
 from ift_scale.io.files import read_json, write_json
 from ift_scale.train.data.dataset import TokenizedSet
 
@@ -85,11 +85,11 @@ def config_of(point: dict[str, Any], world_size: int, tokens: TokenizedSet) -> T
     )
 
 
-def batches(step: Any, tokens: TokenizedSet) -> list[list[MicroBatch]]:
+def batches(step: Any, tokens: TokenizedSet) -> list[list[BatchShape]]:
     lengths, rows = tokens.computed_lengths.tolist(), tokens.supervised_counts.tolist()
     return [
         [
-            MicroBatch(tuple(lengths[i] for i in chunk), tuple(rows[i] for i in chunk))
+            BatchShape(tuple(lengths[i] for i in chunk), tuple(rows[i] for i in chunk))
             for chunk in micro
         ]
         for micro in step
@@ -207,7 +207,7 @@ def predicted(point: dict[str, Any], machine: Machine, world_size: int) -> dict[
     steps = packing.planned_steps(
         tokens.computed_lengths, config, world_size, MODELS[point["model"]][0], 0
     )
-    job = Job(
+    job = StepSetup(
         shape_of(point["model"]),
         Setting(point["stage"], "none", point["checkpointing"]),
         mixed=False,

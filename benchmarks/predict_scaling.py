@@ -20,7 +20,7 @@ from benchmarks.suite.rows import store_inputs
 from ift_scale.config import TrainConfig
 from ift_scale.estimate import memory, scaling
 from ift_scale.estimate.machine import read_machine
-from ift_scale.estimate.scaling import Examples, Row
+from ift_scale.estimate.scaling import Examples, ScalingRow
 from ift_scale.plan.memory import read_shape
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-2-70b")
@@ -33,7 +33,7 @@ HPZ_MACHINES, HPZ_MODELS, HPZ_SIZES = (
 LOADS = {"full micro-batch": scaling.full, "global batch": scaling.global_batch}
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: ScalingRow) -> dict[str, Any]:
     found = row.prediction
     return {
         "gpus": row.devices,

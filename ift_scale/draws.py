@@ -1,8 +1,8 @@
-"""Random draws by identity, for sets that depend on their items and a key alone.
+"""Random draws by identity, which depend only on the items' ids and a key.
 
-Each item's rank is a hash of the key and the item's id, and a draw takes the lowest ranks. The draw is a simple
-random sample, it does not depend on the order in which the items come, samples of one key are nested, and adding or
-removing one item changes the draw by at most one item. Pure functions.
+Each item's rank is a hash of the key and the item's id, and a draw takes the lowest ranks. The draw
+is a simple random sample. It does not depend on the order of the items, samples of one key are
+nested, and adding or removing one item changes a draw by at most one item. Pure functions.
 """
 
 import hashlib
@@ -15,33 +15,34 @@ T = TypeVar("T")
 
 
 def rank(key: str, id: str) -> int:
-    """A number below 2^64, uniform over keys and ids."""
+    """Returns an integer below 2^64, uniform over keys and ids."""
     return int.from_bytes(hashlib.blake2b(f"{key}\0{id}".encode(), digest_size=8).digest(), "big")
 
 
 def shuffled(items: Iterable[T], key: str, id_of: Callable[[T], str] = str) -> list[T]:
-    """All items by their ranks, whatever order they come in. Their ids should be unique."""
+    """Returns all items sorted by rank, independent of their order. Ids should be unique."""
     return sorted(items, key=lambda item: (rank(key, id_of(item)), id_of(item)))
 
 
 def sample(ids: Iterable[str], size: int, key: str) -> list[str]:
-    """`size` of the ids in random order: the first ones of `shuffled`. ValueError if there are fewer."""
-    found = shuffled(ids, key)
-    if size > len(found):
-        raise ValueError(f"{size} of {len(found)} ids cannot be drawn")
-    return found[:size]
+    """Returns `size` ids in random order, the first ones of `shuffled`. ValueError if fewer."""
+    ranked = shuffled(ids, key)
+    if size > len(ranked):
+        raise ValueError(f"cannot draw {size} of {len(ranked)} ids")
+    return ranked[:size]
 
 
 def content_id(content: object) -> str:
-    """An id made of what an item holds: 16 hexadecimal digits of a hash of its JSON."""
+    """Returns an id made from an item's content: 16 hexadecimal digits of a hash of its JSON."""
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Unique:
-    """Makes ids unique: the second item of an id gets `-2` behind it, the third `-3`.
+    """Makes ids unique by appending `-2` to the second item with an id, `-3` to the third.
 
-    Items of equal content are equal, so it does not matter which of them gets which number. About 70 bytes of memory per id.
+    Items with the same id have equal content, so it does not matter which of them gets which
+    number. Uses about 70 bytes of memory per id.
     """
 
     def __init__(self) -> None:

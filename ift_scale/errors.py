@@ -1,6 +1,6 @@
-"""What can go wrong for a user, each with a remedy, and the exit code that the command line ends with.
+"""Errors that a user can fix. Each names a remedy and the exit code of the command line.
 
-Everything else that is raised is a defect of ours and keeps its traceback.
+Any other exception is a bug in IFT-Scale and keeps its traceback.
 """
 
 import difflib
@@ -14,13 +14,13 @@ EXIT_STOPPED = 75
 
 
 class IFTScaleError(Exception):
-    """Base of all errors that are told in a sentence rather than as a traceback."""
+    """Base class of errors that are reported as a message instead of a traceback."""
 
     exit_code = EXIT_USER
 
 
 class ConfigError(IFTScaleError):
-    """One or more settings that cannot be used; `problems` holds a line for each."""
+    """One or more invalid settings; `problems` has one message each."""
 
     def __init__(self, source: str, problems: list[str]):
         self.problems = problems
@@ -32,7 +32,7 @@ class ConfigError(IFTScaleError):
 
 @dataclass
 class Place:
-    """Where in a user's input something was found: file, line (from 1), field."""
+    """A location in a user's input: file, line (from 1) and field."""
 
     file: str | Path
     line: int | None = None
@@ -44,7 +44,7 @@ class Place:
 
 
 class DataError(IFTScaleError):
-    """Input data that cannot be used: place, what is wrong, the value, and what to do."""
+    """Invalid input data. The message has the place, the problem, the value and the remedy."""
 
     def __init__(self, place: Place, problem: str, remedy: str, value: object = None):
         shown = "" if value is None else f" (value: {shorten(value)})"
@@ -52,28 +52,32 @@ class DataError(IFTScaleError):
 
 
 class ArtifactError(IFTScaleError):
-    """An output folder that cannot be used: held by another run, or damaged."""
+    """An output folder that cannot be used because another run holds it or it is damaged."""
 
 
 class EnvironmentProblem(IFTScaleError):
-    """Something the machine lacks: a package, disk space, a device, or a process that died."""
+    """A problem of the machine: a missing package or device, a full disk, a process that died."""
 
     exit_code = EXIT_ENVIRONMENT
 
 
 class Stopped(BaseException):
-    """Ended by a signal; what is finished is kept and the same command goes on from there. No `except Exception` holds it up."""
+    """The run was stopped by a signal. Finished work is kept, and the same command resumes.
+
+    Derives from BaseException so that no `except Exception` delays the stop.
+    """
 
     exit_code = EXIT_STOPPED
 
 
 def shorten(value: object, width: int = 80) -> str:
+    """Returns `repr(value)`, cut to `width` characters."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what there is."""
+    """Returns "did you mean 'x'?" for the nearest known name, or else the list of known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(sorted(known))

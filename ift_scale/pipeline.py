@@ -1,4 +1,4 @@
-"""Runs stages: finished artifacts are skipped, missing or outdated ones are made. It knows no stage by name."""
+"""Runs stages: skips finished artifacts, produces missing or outdated ones. It names no stage."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from ift_scale.stage import Context, Part, Stage, Task
 
 
 class Pipeline:
-    """The stages of one run. The arguments are those of `Context`."""
+    """The stages of one run. Takes the arguments of `Context`."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Pipeline:
         self.context = Context(config, loaded, ranks, siblings, part, rendezvous)
 
     def run(self) -> None:
-        """Make all stages, in order."""
+        """Runs all stages in order."""
         started = time.monotonic()
         self._check(None)
         for name in self.context.stages:
@@ -43,19 +43,19 @@ class Pipeline:
             stage.check(self.context, finished)
 
     def make(self, name: str) -> None:
-        """Make what is missing of one stage."""
+        """Produces the missing artifacts of one stage."""
         stage, rendezvous = self.context.stages[name], self.context.rendezvous
         if rendezvous is None or not stage.led:
             self._make(stage)
         elif self.context.is_rank_zero:
             with rendezvous.leading():
                 if not self._make(stage):
-                    rendezvous.broadcast("")  # nothing to do, for no rank
+                    rendezvous.broadcast("")  # no rank has anything to do
         else:
             stage.follow(self.context)
 
     def _make(self, stage: Stage) -> bool:
-        """Make what is missing; returns False if nothing is."""
+        """Produces the missing artifacts; returns False if none is missing."""
         with self._claims(stage.tasks(self.context)) as tasks:
             pending = self._pending(stage, tasks)
             if not pending:
@@ -68,7 +68,10 @@ class Pipeline:
 
     @contextmanager
     def _claims(self, tasks: list[Task]) -> Iterator[list[Task]]:
-        """The tasks that no other command works on, held for the block. Without a part the run's folder itself is held."""
+        """Yields the tasks that no other command works on, and holds them for the block.
+
+        Without a part, the run's folder itself is locked, and all tasks are returned.
+        """
         if self.context.part is None or not self.context.is_rank_zero:
             yield tasks
             return
@@ -80,23 +83,23 @@ class Pipeline:
             ]
             if len(mine) < len(tasks):
                 say(
-                    f"{tasks[0].stage}: {len(tasks) - len(mine)} arms of this part are left to another command that works "
-                    "on them"
+                    f"{tasks[0].stage}: skipped {len(tasks) - len(mine)} arms of this part that "
+                    "another command is working on"
                 )
             yield mine
 
     def _pending(self, stage: Stage, tasks: list[Task]) -> list[Task]:
-        """The tasks that are neither done nor taken over from a sibling."""
+        """Returns the tasks that are neither done nor reused from a sibling."""
         left = [task for task in tasks if not task.done]
         pending = [task for task in left if not self._adopts(task)]
         _report_skipped(stage, len(tasks), len(tasks) - len(left), len(left) - len(pending))
         for task in pending if self.context.is_rank_zero else []:
-            # An old manifest must not vouch for new files if this run is killed between them.
+            # Killed between the two, a run must not leave an old manifest next to new files.
             (task.folder / MANIFEST).unlink(missing_ok=True)
         return pending
 
     def _adopts(self, task: Task) -> bool:
-        """Take over a sibling's artifact if it has the same key."""
+        """Reuses a sibling's artifact if it has the same key; returns True if there is one."""
         ranks = self.context.ranks
         if ranks is not None and ranks.world_size > 1:
             return False
@@ -110,20 +113,21 @@ class Pipeline:
 
 def _report_skipped(stage: Stage, num_tasks: int, done: int, adopted: int) -> None:
     if done:
-        say(f"{stage.name}: {f'{done} of {num_tasks} arms ' if stage.per_arm else ''}done already")
+        arms = f"{done} of {num_tasks} arms " if stage.per_arm else ""
+        say(f"{stage.name}: {arms}done already")
     if adopted:
         arms = f"{adopted} arms " if stage.per_arm else ""
-        say(f"{stage.name}: {arms}taken over from another variant")
+        say(f"{stage.name}: {arms}reused from another variant")
 
 
 def _report(stage: Stage, made: Sequence[Task], total: int | None) -> None:
-    """Print the first counts of the manifest, or how many arms were made."""
+    """Prints the first counts of the manifest, or the number of arms."""
     if stage.per_arm:
         counted = f", {total} {stage.unit}" if stage.unit != "arms" else ""
         say(f"{stage.name}: {len(made)} arms{counted}")
         return
     manifest = read_manifest(made[0].folder)
     if manifest is None:
-        return  # another rank merges
+        return  # another rank merges the shards
     counts = ", ".join(f"{name} {value:g}" for name, value in list(manifest.counts.items())[:6])
     say(f"{stage.name}: {counts} ({manifest.seconds['total']:.1f} s)")

@@ -1,6 +1,6 @@
-"""The records that stages hand to each other: questions, scores, training examples.
+"""The records that stages exchange: questions, scores, training examples.
 
-Questions and examples travel as JSON lines, scores as Parquet.
+Questions and examples are stored as JSON lines, scores as Parquet.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,23 @@ KNOWLEDGE_FILE = "knowledge.json"
 TEXTS_FILE = "texts.jsonl"
 BALANCE_FILE = "balance.csv"
 SCORES_FILE = "scores.parquet"
-"""Files by which stages hand on their results."""
+"""Names of the files with which stages pass on their results."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Record(BaseModel):
-    """Typed, frozen, no unknown fields."""
+    """A typed, frozen record without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Question(Record):
-    """One question. `answer` is the index into `choices`; a free question has aliases and no choices.
+    """A question. `answer` is an index into `choices`; free questions have aliases and no choices.
 
-    `collection` says what it is for: a *pool* holds what is trained on and its held-out test (HOMO), a *benchmark* is only
-    evaluated (ID and OOD). `domain` is the knowledge domain, `subject` the finer one (an MMLU subject, say).
+    `collection`: a *pool* has the questions to train on and their held-out test questions (HOMO); a
+    *benchmark* is only evaluated (ID and OOD). `domain` is the knowledge domain, `subject` a finer
+    one, such as an MMLU subject.
     """
 
     id: str
@@ -53,56 +54,67 @@ class Question(Record):
     aliases: list[str] = Field(default_factory=list)
     explanation: str | None = None
     group: str | None = None
-    """Of a benchmark that is a test group of its own: the group's name."""
+    """For benchmarks that are a test group of their own, the group's name."""
 
     @property
     def topic(self) -> str:
-        """What the few-shot header says the questions are about."""
+        """The topic that the few-shot header names."""
         return topic_of(self.collection, self.domain, self.subject)
 
 
 def topic_of(collection: str, domain: str, subject: str) -> str:
-    """A pool is about its domain, a benchmark's question about its subject."""
+    """Returns the domain for pools, and the subject for benchmarks."""
     return domain if collection == "pool" else subject.replace("_", " ")
 
 
 class Message(Record):
+    """A turn of a conversation."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class ExampleMeta(Record):
-    """Where a training example comes from. `target` is the letter it teaches, None for a general instruction."""
+    """The origin of a training example.
+
+    `target` is the letter that it teaches, None for general instructions.
+    """
 
     setting: str
     question_id: str | None = None
     domain: str | None = None
     target: str | None = None
     ratio: float | None = None
-    """Of a mixture's set: its ratio."""
+    """For sets of mixtures, the mixture's ratio."""
     consistent: bool | None = None
-    """Whether the target agrees with what the model knows; None where it is no knowledge, or not known."""
+    """True if the target agrees with what the model knows. None if the target is not knowledge, or
+    if the model's knowledge is uncertain."""
     wording: Wording
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How much the example counts in the loss."""
+    """Weight of the example in the loss."""
 
 
 class Example(Record):
-    """One training example in the standard chat form, readable by any other trainer."""
+    """A training example in the standard chat format that other trainers read too."""
 
     messages: list[Message]
     meta: ExampleMeta
 
 
 class Score(Record):
-    """What a model answers to one question.
+    """A model's answer to one question.
 
-    Of a choice question: `logprobs`, the natural-log probabilities of the option letters over the whole vocabulary, shape
-    (num_choices,), from the plain prompt; `letter_mass`, the probability that they hold together; `probs`, by option, as
-    probe.reliability.decide_by says (from the plain prompt: the letters' softmax); `prediction` and `confidence`, their arg max and
-    max. Of a free question: `response`, the greedy answer; `samples`; `confidence`, the share of samples that say the same (NaN
-    where none were drawn); `correct`, an exact match with an alias after normalisation; `f1`. The rest is there where it was asked
-    for.
+    For choice questions, `logprobs` are the natural-log probabilities of the option letters over
+    the whole vocabulary for the plain prompt, shape (num_choices,); `letter_mass` is their total
+    probability; `probs` are probabilities per option as selected by probe.reliability.decide_by
+    (for the plain prompt, the softmax over the letters); `prediction` and `confidence` are their
+    argmax and maximum.
+
+    For free questions, `response` is the greedy answer, `samples` are sampled answers, `confidence`
+    is the share of samples equal to the greedy answer (NaN without samples), `correct` is an exact
+    match with an alias after normalisation, and `f1` the best token overlap with an alias.
+
+    The other fields are set if the settings request them.
     """
 
     kind: Kind = "choice"
@@ -120,30 +132,33 @@ class Score(Record):
     confidence: float
     correct: bool
     average_probs: list[float] | None = None
-    """By option, the mean over all views (demonstration draws and orders)."""
+    """Per option, the mean over all views (demonstration draws and orders)."""
     debiased_probs: list[float] | None = None
-    """By option, with the letters' prior divided out."""
+    """Per option, with the prior over letters divided out."""
     view_agreement: float | None = None
-    """Share of the views whose answer, by content, is the prediction."""
+    """Share of the views whose answer, by content, equals the prediction."""
     cloze_logprobs: list[float] | None = None
-    """Log-likelihood of each option's text behind the question without options."""
+    """Log-likelihood of each option's text after the question without options."""
     cloze_prediction: int | None = None
-    """The option whose text is likeliest for its length in UTF-8 bytes."""
+    """The option whose text has the highest likelihood per UTF-8 byte."""
     grade: Grade | None = None
     greedy_right: float | None = None
-    """Share of the demonstration draws whose greedy answer is right; `sampled_right` the same of sampled ones."""
+    """Share of the demonstration draws whose greedy answer is right."""
     sampled_right: float | None = None
+    """Share of the sampled answers that are right."""
     response: str | None = None
     f1: float | None = None
     generated_prediction: int | None = None
-    """The option that a generated answer (`response`) names, by letter or text; None where it names none, or was not asked for."""
+    """The option that the generated answer (`response`) names, by letter or text. None if it names
+    no option or was not requested."""
     refused: bool | None = None
-    """Whether the generated answer is a refusal."""
+    """True if the generated answer is a refusal."""
     samples: list[str] | None = None
 
 
 class Text(Record):
-    """A text that the write stage made: an explanation of one option, or the knowledge that a question needs (no target)."""
+    """A text from the write stage: an explanation of one option, or the knowledge that a question
+    needs (without a target)."""
 
     question_id: str
     kind: Literal["explanation", "context"]
@@ -154,38 +169,41 @@ class Text(Record):
     failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(
         default_factory=list
     )
-    """Checks that it still fails; where there are any, it may go into no set unless write.on_failure is keep."""
+    """Checks that the text fails. Such a text is used only if write.on_failure is keep."""
 
 
 class Arm(Record):
-    """One fine-tuning run: a setting on a domain with a seed."""
+    """A fine-tuning run: a setting on a domain with a seed."""
 
     domain: str
     setting: str
     seed: int
     domains: tuple[str, ...] = ()
-    """Of an arm across domains, these."""
+    """For arms across domains, all of them."""
 
     @property
     def own_domains(self) -> tuple[str, ...]:
-        """The domains on whose pools it is trained."""
+        """The domains whose pools it is trained on."""
         return self.domains or (self.domain,)
 
     @property
     def name(self) -> str:
+        """The arm's name in file names, tables and logs."""
         return f"{self.domain}-{self.setting}-seed{self.seed}"
 
     def test_group(self, domain: str, collection: str, group: str | None = None) -> str | None:
+        """Returns the test group of a question for this arm; see the function `test_group`."""
         return test_group(self.own_domains, domain, collection, group)
 
 
 def test_group(
     own_domains: Sequence[str], domain: str, collection: str, group: str | None = None
 ) -> str | None:
-    """The test group of a question for an arm that is trained on `own_domains`.
+    """Returns the test group of a question for an arm that is trained on `own_domains`.
 
-    HOMO: the held-out tests of these domains' pools; ID: the benchmarks' part of these domains; OOD: the rest of the
-    benchmarks. A benchmark that is a group of its own is that group for every arm. None for tests of other pools.
+    HOMO: held-out test questions of these domains' pools. ID: benchmark questions of these domains.
+    OOD: all other benchmark questions. A benchmark with its own `group` belongs to it for every
+    arm. None: test questions of other pools.
     """
     if group is not None:
         return group

@@ -1,8 +1,9 @@
-"""What a stage is, and what it may ask about the run that it is part of.
+"""The interface of a stage, and the run that it is part of.
 
-A stage makes one artifact, or one for each arm. `Stage.tasks` names them with their keys; the pipeline finds out which are
-missing and passes those to `Stage.run`. A key is a digest of the stage's version, the settings that its result depends on,
-and the digests of its input files. Settings that only affect speed or location are left out of keys.
+A stage produces one artifact, or one per arm. `Stage.tasks` lists them with their keys; the
+pipeline determines which are missing and passes those to `Stage.run`. A key is a digest of the
+stage's version, the settings that its result depends on, and the digests of its input files.
+Settings that only affect speed or location are not part of keys.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,24 +31,27 @@ from ift_scale.records import QUESTIONS_FILE, Arm
 from ift_scale.scoring.question_file import QuestionFile
 
 Inputs = dict[str, str]
-"""Digests of what a stage reads, by name."""
+"""Digests of a stage's inputs, by name."""
 
 
 class Part(NamedTuple):
-    """The `number`-th of `of` parts of the arms (from 0), for commands that share a run, such as the tasks of a job array."""
+    """Part `number` (from 0) of `of` equal parts of the arms.
+
+    For commands that share a run, such as the tasks of a job array.
+    """
 
     number: int
     of: int
 
     @property
     def suffix(self) -> str:
-        """Distinguishes the files that belong to this part alone."""
+        """Distinguishes the files that belong to this part only."""
         return f"-part{self.number}of{self.of}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One artifact of a stage. `arm`: set if the stage makes one for each arm."""
+    """An artifact that a stage must produce. `arm` is set if the stage produces one per arm."""
 
     stage: str
     folder: Path
@@ -57,6 +61,7 @@ class Task:
 
     @property
     def done(self) -> bool:
+        """True if the artifact exists, complete and with this key."""
         return is_done(self.folder, self.key)
 
     def close(
@@ -66,17 +71,21 @@ class Task:
         seconds: dict[str, float],
         folder: Path | None = None,
     ) -> None:
-        """Write the manifest, as the artifact's last file. `folder`: where its files are now, if not yet in place."""
+        """Writes the manifest as the artifact's last file.
+
+        `folder`: the current location of its files, if they are not in place yet.
+        """
         write_manifest(
             folder or self.folder, self.stage, self.key, config, self.inputs, counts, seconds
         )
 
 
 class Context:
-    """A run: its settings, its folder, and what its finished stages hand on.
+    """A run: its settings, its folder, and the results of its finished stages.
 
-    `siblings`: folders of runs whose finished artifacts are taken over if they are what would be made here (the other variants
-    of a study). `part`: the arms that train and evaluate are about, all if None. `rendezvous`: of the ranks, if there are several.
+    `siblings`: folders of other runs (variants of the same study), whose finished artifacts are
+    reused if their keys are equal. `part`: the arms that train and evaluate work on, all if None.
+    `rendezvous`: connects the ranks, if there are several.
     """
 
     def __init__(
@@ -105,10 +114,11 @@ class Context:
         return self.ranks is None or self.ranks.is_rank_zero
 
     def folder(self, stage: str, arm: Arm | None = None) -> Path:
+        """Returns the folder of a stage, or of one of its arms."""
         return self.root / stage / (arm.name if arm else "")
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of `compute`, which is called once for this run."""
+        """Returns the result of `compute`, which is called once per run and `name`."""
         if name not in self._once:
             self._once[name] = compute()
         return self._once[name]
@@ -116,55 +126,59 @@ class Context:
     @property
     def base_digest(self) -> str:
         """Digest of the base model's folder."""
-        found: str = self.once("base model", lambda: folder_digest(self.model_path))
-        return found
+        digest: str = self.once("base model", lambda: folder_digest(self.model_path))
+        return digest
 
     def task(self, stage: str) -> Task:
-        """The one artifact of a stage."""
+        """Returns the only task of a stage with a single artifact."""
         (task,) = self.tasks(stage)
         return task
 
     def tasks(self, stage: str) -> list[Task]:
+        """Returns all tasks of a stage."""
         return self.stages[stage].tasks(self)
 
     def finished(self, task: Task) -> Manifest:
-        """The manifest of an artifact; ArtifactError if it is missing or was made with other settings."""
+        """Returns the manifest of a finished artifact.
+
+        Raises ArtifactError if the artifact is missing or was made with other settings or inputs.
+        """
         manifest = read_manifest(task.folder)
         if manifest is None or manifest.key != task.key:
-            problem = (
-                "is not there yet" if manifest is None else "was made with other settings or inputs"
-            )
+            problem = "was made with other settings or inputs" if manifest else "does not exist yet"
             raise ArtifactError(
-                f"{task.folder}: the {task.stage} stage's result {problem}; run `ift-scale {task.stage}` or `ift-scale run`"
+                f"{task.folder}: the {task.stage} stage's result {problem}; run `ift-scale "
+                f"{task.stage}` or `ift-scale run`"
             )
         return manifest
 
     def digest(self, stage: str, file: str) -> str:
-        """Digest of a file of a finished stage, as its manifest has it."""
+        """Returns the digest of a file of a finished stage, as recorded in its manifest."""
         return self.finished(self.task(stage)).files[file]
 
     def key_of(self, stage: str) -> str:
-        """Digest of all keys of a stage, on which the ranks that share it must agree."""
+        """Returns a digest of all keys of a stage. Ranks that share the stage must agree on it."""
         return digest_of([task.key for task in self.tasks(stage)])
 
     def manifests(self) -> dict[str, list[Manifest]]:
-        """The manifests that exist, of each stage in order: one, or one for each arm."""
-        found: dict[str, list[Manifest]] = {}
+        """Returns the existing manifests of each stage, in order: one, or one per arm."""
+        by_stage: dict[str, list[Manifest]] = {}
         for name, stage in self.stages.items():
             folders = [self.folder(name, arm) for arm in (self.arms() if stage.per_arm else [None])]
-            found[name] = [m for folder in folders if (m := read_manifest(folder)) is not None]
-        return found
+            by_stage[name] = [m for folder in folders if (m := read_manifest(folder)) is not None]
+        return by_stage
 
     def arms(self) -> list[Arm]:
-        """All arms of the run."""
-        found = (stage.arms(self) for stage in self.stages.values())
-        return next(arms for arms in found if arms is not None)
+        """Returns all arms of the run."""
+        candidates = (stage.arms(self) for stage in self.stages.values())
+        return next(arms for arms in candidates if arms is not None)
 
     def arms_of_part(self) -> list[Arm]:
+        """Returns the arms that this command works on."""
         return self.arms() if self.part is None else self.arms()[self.part.number :: self.part.of]
 
     def question_file(self) -> QuestionFile:
-        """The questions stage's file, indexed once; ArtifactError if it was edited."""
+        """Returns the questions stage's file, indexed once. ArtifactError if it was edited."""
         path = self.folder("questions") / QUESTIONS_FILE
         return _question_file(path, self.digest("questions", QUESTIONS_FILE))
 
@@ -173,49 +187,56 @@ class Context:
 def _question_file(path: Path, digest: str) -> QuestionFile:
     if file_digest(path) != digest:
         raise ArtifactError(
-            f"{path}: was changed after it was made. Remove {path.parent} and run `ift-scale questions` again."
+            f"{path}: was edited after it was written. Remove {path.parent} and run "
+            "`ift-scale questions` again."
         )
     return QuestionFile(path)
 
 
 class Stage:
-    """A stage of the pipeline; `STAGE` in its `run.py` is one.
+    """A stage of the pipeline. `STAGE` in a stage's `run.py` is an instance.
 
-    Subclasses set `name` and `version` and implement `tasks` and `run`. Raise `version` when the same settings and inputs
-    give another result than before: finished runs are then made again.
+    Subclasses set `name` and `version` and implement `tasks` and `run`. Increment `version` if the
+    same settings and inputs give another result than before; finished runs are then repeated.
     """
 
     name: str
     version: int
     per_arm = False
-    """True if the stage makes an artifact for each arm."""
+    """True if the stage produces one artifact per arm."""
     unit = "arms"
-    """What `total` counts, for stages that make an artifact for each arm."""
+    """Unit of `total` for stages with one artifact per arm."""
     led = False
-    """True if rank 0 finds out what is missing, and the other ranks `follow` it."""
+    """True if only rank 0 determines what is missing, and the other ranks call `follow`."""
 
     def tasks(self, context: Context) -> list[Task]:
-        """All artifacts of this stage; ArtifactError if an earlier stage's result is missing."""
+        """Returns all tasks of this stage. Raises ArtifactError if an earlier result is missing."""
         raise NotImplementedError
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        """Make the artifacts that are missing and close each with its manifest; the settings are already checked."""
+        """Produces the missing artifacts and closes each with its manifest.
+
+        `check` has been called before.
+        """
         raise NotImplementedError
 
     def total(self, context: Context, pending: Sequence[Task]) -> int | None:
-        """How many steps the progress bar has; None if that is not known beforehand."""
+        """Returns the length of the progress bar; None if it is not known in advance."""
         return None
 
     def arms(self, context: Context) -> list[Arm] | None:
-        """The run's arms, for the one stage that defines them."""
+        """Returns the run's arms; only the stage that defines them does."""
         return None
 
     def check(self, context: Context, finished: str | None) -> None:
-        """Raise what can be known to be wrong already: before the first stage (`finished` is None), and after each."""
+        """Raises errors that are detectable without running the stage.
+
+        Called before the first stage (`finished` is None) and after each finished stage.
+        """
 
     def follow(self, context: Context) -> None:
-        """Work on what rank 0 has found missing; only called if `led`."""
+        """Works on what rank 0 has found missing. Only called if `led`."""
 
     def single(self, context: Context, key: str, inputs: Inputs) -> list[Task]:
-        """`tasks` of a stage with one artifact."""
+        """Returns the tasks of a stage with a single artifact."""
         return [Task(self.name, context.folder(self.name), key, inputs)]

@@ -1,8 +1,9 @@
-"""What an arm can be trained on: the named treatments of questions by what the base model knows of them.
+"""The treatments that arms are trained with. Each selects questions by what the base model knows.
 
-H, I, S, C and mixtures: Ren et al. 2024 (arXiv 2402.18243). Graded sets and shares of unknown items: Gekhman et al. 2024
-(2405.05904). Discard, refuse, open book: KCA (2401.10768) and R-Tuning (2311.09677). Conflict weights: KaFT (2505.15480). Only
-wrong items: SLearnLLM (2505.17470). Targets in the model's own words: self-distillation (2402.13669).
+H, I, S, C and mixtures: Ren et al. 2024 (arXiv 2402.18243). Graded sets and shares of unknown
+items: Gekhman et al. 2024 (2405.05904). Discard, refuse, open book: KCA (2401.10768) and R-Tuning
+(2311.09677). Conflict weights: KaFT (2505.15480). Only wrong items: SLearnLLM (2505.17470). Targets
+in the model's own words: self-distillation (2402.13669).
 """
 
 import re
@@ -15,12 +16,12 @@ Bucket = Literal[
 Author = Literal["dataset", "external", "base_model"]
 
 POOLED = "pooled"
-"""Domain of an arm that is trained across domains."""
+"""Domain name of arms that are trained across domains."""
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """How a set is made. `bucket`: which questions it is drawn from; `target`: the option it teaches."""
+    """How a set is built. `bucket`: the questions it is drawn from. `target`: the option taught."""
 
     name: str
     short: str
@@ -28,16 +29,18 @@ class Treatment:
     bucket: Bucket
     target: Literal["gold", "predicted"] = "gold"
     unknown: Literal["as it is", "left out", "refused", "with context", "weighted"] = "as it is"
-    """What is done with questions whose answer the model does not know, where the bucket holds such."""
+    """Treatment of questions whose answer the model does not know, for buckets that have any."""
     context: bool = False
-    """The needed knowledge is put before every question."""
+    """True if the required knowledge precedes every question."""
     own_words: bool = False
-    """The response is worded by the base model."""
+    """True if the base model words the response."""
     ratio: float | None = None
-    """Of a mixture: share of its examples that agree with the model (`mixture-R`) or that it does not know (`unknown-R`)."""
+    """For mixtures, the share of examples that agree with the model (`mixture-R`) or that it does
+    not know (`unknown-R`)."""
 
     @property
     def known_as(self) -> str:
+        """The short and the long label, for tables."""
         return self.short if self.short == self.label else f"{self.short} {self.label}"
 
 
@@ -64,14 +67,14 @@ _RATIO = re.compile(r"^(mixture|unknown)-(0|1|0\.\d{1,4})$")
 
 
 def treatment(setting: str) -> Treatment:
-    """The treatment that an arm's setting names; KeyError where there is none."""
+    """Returns the treatment that a setting names. Raises KeyError if there is none."""
     if setting in BY_NAME:
         return BY_NAME[setting]
-    found = _RATIO.match(setting)
-    if found is None:
+    match = _RATIO.match(setting)
+    if match is None:
         raise KeyError(setting)
-    ratio = float(found[2])
-    if found[1] == "mixture":
+    ratio = float(match[2])
+    if match[1] == "mixture":
         return Treatment(
             setting, f"S {ratio:g}", f"self-aligning, {ratio:.4g} of it", "wrong", ratio=ratio
         )
@@ -81,28 +84,31 @@ def treatment(setting: str) -> Treatment:
 
 
 def consistency_setting(ratio: float) -> str:
-    """The setting whose share `ratio` is self-aligning and the rest incompatible: at the ends these two themselves."""
+    """Returns the setting with the share `ratio` of self-aligning examples and the rest
+    incompatible. Ratios 0 and 1 are the settings incompatible and self_aligning."""
     return {0.0: "incompatible", 1.0: "self_aligning"}.get(ratio, f"mixture-{ratio:g}")
 
 
 def consistency_ratio(setting: str) -> float | None:
-    """Where a setting stands between incompatible (0) and self-aligning (1), None where it does not."""
+    """Returns a setting's position between incompatible (0) and self-aligning (1), or None."""
     ends = {"incompatible": 0.0, "self_aligning": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("mixture-") else None)
 
 
 def unknown_setting(ratio: float) -> str:
-    """The setting whose share `ratio` is Unknown and the rest HighlyKnown (SliCK)."""
+    """Returns the setting with the share `ratio` of Unknown questions and the rest HighlyKnown
+    (SliCK)."""
     return {0.0: "highly_known", 1.0: "unknown"}.get(ratio, f"unknown-{ratio:g}")
 
 
 def unknown_ratio(setting: str) -> float | None:
+    """Returns a setting's position between highly known (0) and unknown (1), or None."""
     ends = {"highly_known": 0.0, "unknown": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("unknown-") else None)
 
 
 def buckets_of(setting: str) -> tuple[Bucket, ...]:
-    """The buckets that a setting needs enough questions of."""
+    """Returns the buckets that a setting draws questions from."""
     return (
         ("HighlyKnown", "Unknown")
         if setting.startswith("unknown-")
@@ -111,21 +117,23 @@ def buckets_of(setting: str) -> tuple[Bucket, ...]:
 
 
 def in_order(settings: list[str]) -> list[str]:
-    """Settings in the order in which tables and plots show them: the paper's, by ratio, then as declared."""
-    declared = list(BY_NAME)
+    """Sorts settings for tables and plots: named ones as declared, then mixtures by ratio."""
+    names = list(BY_NAME)
 
-    def place(setting: str) -> tuple[int, float]:
-        if setting in declared:
-            return declared.index(setting), 0.0
-        return (len(declared) if setting.startswith("mixture-") else len(declared) + 1), treatment(
-            setting
-        ).ratio or 0.0
+    def position(setting: str) -> tuple[int, float]:
+        if setting in names:
+            return names.index(setting), 0.0
+        family = len(names) if setting.startswith("mixture-") else len(names) + 1
+        return family, treatment(setting).ratio or 0.0
 
-    return sorted(settings, key=place)
+    return sorted(settings, key=position)
 
 
 def author_of(setting: str, agrees: bool, rule: str) -> Literal["external", "base_model"]:
-    """Who words the explanation of an example: `rule` as in construct.matching.author; `agrees`: its target is the model's own."""
+    """Returns the author of an example's explanation.
+
+    `rule`: construct.matching.author. `agrees`: the example's target is the model's own answer.
+    """
     if rule != "paper":
         return "base_model" if rule == "base_model" else "external"
     own = treatment(setting).own_words or (agrees and setting.startswith("mixture-"))

@@ -1,4 +1,4 @@
-"""Shared fixtures: small questions, a small tokenizer and model folder, the shared data folder where it is there."""
+"""Shared fixtures: small questions, a small tokenizer and model folder, the shared data folder."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,13 @@ ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Models of half a million parameters gain nothing from a second thread, and threads that wait for a core others have spin.
+# Models of half a million parameters gain nothing from a second thread, and threads that wait for
+# an occupied core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start engines come first, so that with several workers the short ones fill the end."""
+    """Runs files that start engines first, so that short ones fill the gaps of several workers."""
     long = {item.path for item in items if item.get_closest_marker("engine")}
     items.sort(key=lambda item: item.path not in long)
 
@@ -28,13 +29,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def world_model() -> Path:
-    """The committed base model of the embedded world."""
+    """The stored base model of the built-in world."""
     return ROOT / "ift_scale" / "world" / "base_model"
 
 
 @pytest.fixture(scope="session")
 def sharded_export(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world's base model as the trainer exports it, in shards of 300 kB, its template chatml."""
+    """The world's base model as the trainer exports it, in 300 kB shards with template chatml."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -52,7 +53,7 @@ def sharded_export(world_model: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """A pool folder in the paper's format: 5 dev, 6 train and 3 test questions of four options."""
+    """A pool folder in the paper's format: 5 dev, 6 train, 3 test questions with four options."""
     import json
 
     folder = tmp_path / "pool"

@@ -1,4 +1,4 @@
-"""The command line: exit codes and messages, as a user meets them."""
+"""The command line: exit codes and messages."""
 
 import importlib.util
 import json
@@ -72,10 +72,10 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
             '"answer": 0, "choices": [1, 2]',
             "field 'choices': an option is empty or not a text (option A) (value: 1)",
         ),
-        ('"answer": 0, "answer": 1', "field 'answer': is in the object twice"),
+        ('"answer": 0, "answer": 1', "field 'answer': duplicate key in the object"),
     ],
 )
-def test_bad_data_exits_with_2_and_leaves_nothing_half(
+def test_bad_data_exits_with_2_and_leaves_nothing_incomplete(
     changes: str, problem: str, tmp_path: Path, pool: Path
 ) -> None:
     row = {"id": 1, "question": "q", "choices": ["a", "b"]}
@@ -89,14 +89,14 @@ def test_bad_data_exits_with_2_and_leaves_nothing_half(
 
 def test_the_audit_is_printed(tmp_path: Path, pool: Path) -> None:
     (pool / "test.jsonl").write_text((pool / "train.jsonl").read_text().splitlines()[2] + "\n")
-    told = _run("audit", _config(tmp_path, pool)).output
+    output = _run("audit", _config(tmp_path, pool)).output
     assert (
         "1 of 1 pool/test/engineering in pool/train/engineering (1 exact, 0 near, 1 same text)"
-        in told
+        in output
     )
 
 
-def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path) -> None:
+def test_finished_questions_are_skipped(tmp_path: Path, pool: Path) -> None:
     config = _config(tmp_path, pool)
     assert "pool/train/choice 6" in _run("questions", config).output
     assert "questions: done already" in _run("questions", config).output
@@ -106,7 +106,7 @@ def test_questions_twice_does_nothing_the_second_time(tmp_path: Path, pool: Path
     assert "pool/test/choice 4" in _run("questions", config).output
 
 
-def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool: Path) -> None:
+def test_without_a_text_to_write_the_stage_finishes_at_once(tmp_path: Path, pool: Path) -> None:
     config = _config(tmp_path, pool)
     assert "write: no set needs a written text" in _run("write", config).output
     assert "write: done already" in _run("write", config).output
@@ -116,23 +116,25 @@ def test_without_a_text_to_write_the_stage_is_done_at_once(tmp_path: Path, pool:
 
 
 @pytest.mark.parametrize("stage", ["probe", "construct", "train", "evaluate", "analyse", "report"])
-def test_a_stage_before_its_inputs_says_what_to_run(tmp_path: Path, pool: Path, stage: str) -> None:
+def test_a_stage_without_its_inputs_names_the_command_to_run(
+    tmp_path: Path, pool: Path, stage: str
+) -> None:
     result = _run(stage, _config(tmp_path, pool))
     assert result.exit_code == 2
     assert (
-        "the questions stage's result is not there yet; run `ift-scale questions` or `ift-scale run`"
-        in result.output
+        "the questions stage's result does not exist yet; run `ift-scale questions` or "
+        "`ift-scale run`" in result.output
     )
 
 
-def test_a_stage_does_not_use_what_other_settings_made(tmp_path: Path, pool: Path) -> None:
+def test_a_stage_refuses_inputs_made_with_other_settings(tmp_path: Path, pool: Path) -> None:
     config = _config(tmp_path, pool)
     assert _run("questions", config).exit_code == 0
     result = _run("probe", config, "--set", "questions.sources.0.max_train=2")
     assert result.exit_code == 2
     assert (
-        "the questions stage's result was made with other settings or inputs; run `ift-scale questions`"
-        in result.output
+        "the questions stage's result was made with other settings or inputs; run "
+        "`ift-scale questions`" in result.output
     )
 
 
@@ -176,7 +178,7 @@ def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.Mon
     )
 
 
-def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
+def test_plan_shows_the_setting_for_any_model_and_cluster() -> None:
     result = _run("plan", "--model", "llama-2-7b", "--gpu-memory", "141")
     assert result.exit_code == 0, result.output
     assert "6,738,415,616 parameters on 1 x 141 GB (131.3 GiB), bfloat16" in result.output
@@ -190,7 +192,7 @@ def test_plan_tells_the_setting_of_any_model_and_cluster() -> None:
     assert marked == [["2", "full", "none"]]
 
 
-def test_plan_offers_offload_only_where_nothing_else_fits(tmp_path: Path, pool: Path) -> None:
+def test_plan_lists_offload_only_if_nothing_else_fits(tmp_path: Path, pool: Path) -> None:
     arguments = ("--model", "configs/models/llama-2-70b.json", "--gpu-memory", "80", "--gpus", "8")
     assert "offload optimizer: " in _run("plan", *arguments).output
     without = _run("plan", _config(tmp_path, pool, offload="none"), *arguments)
@@ -200,7 +202,7 @@ def test_plan_offers_offload_only_where_nothing_else_fits(tmp_path: Path, pool: 
     assert not any(line.split()[2:3] == ["optimizer"] for line in without.output.splitlines())
 
 
-def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: Path) -> None:
+def test_plan_of_a_folder_and_of_invalid_models(world_model: Path, tmp_path: Path) -> None:
     cluster = ("--gpu-memory", "80", "--gpus", "4")
     assert (
         "529,920 parameters on 4 x 80 GB"
@@ -210,9 +212,9 @@ def test_plan_of_a_folder_and_of_what_is_no_model(world_model: Path, tmp_path: P
     (tmp_path / "empty").mkdir()
     for model, message in [
         ("llama-2-7", "did you mean 'llama-2-7b'?"),
-        (str(tmp_path / "config.json"), "is no JSON object"),
-        (str(tmp_path), "is no JSON object"),
-        (str(tmp_path / "empty"), "config.json: is missing"),
+        (str(tmp_path / "config.json"), "not a JSON object"),
+        (str(tmp_path), "not a JSON object"),
+        (str(tmp_path / "empty"), "config.json: missing"),
     ]:
         result = _run("plan", "--model", model)
         assert result.exit_code == 2 and message in result.output, result.output
@@ -232,7 +234,7 @@ def test_plan_predicts_a_described_machine() -> None:
     assert sizes == [str(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024)] * 2
 
 
-def test_plan_of_a_study_tells_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_of_a_study_shows_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rates.yaml").write_text(
         "source: a test\ntrain: {per_second: 10.0, arm_seconds: 2.0}\n", encoding="utf-8"
     )
@@ -274,7 +276,7 @@ def test_plan_needs_a_configuration_or_a_model() -> None:
 
 
 def _constructed(tmp_path: Path) -> None:
-    """Two sets as the construct stage leaves them."""
+    """Writes two sets like the construct stage."""
     folder = tmp_path / "run" / "construct"
     folder.mkdir(parents=True)
     for arm in ("engineering-harmonious-seed0", "engineering-harmonious-seed1"):
@@ -300,8 +302,8 @@ def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
     result = _run("batch", config, "engineering-harmonious-seed1", "--step", "2")
     assert result.exit_code == 0, result.output
     assert (
-        "engineering-harmonious-seed1: step 2 of 6, rank 0 of 2, micro-batch 1 of 1, template vicuna"
-        in result.output
+        "engineering-harmonious-seed1: step 2 of 6, rank 0 of 2, micro-batch 1 of 1, "
+        "template vicuna" in result.output
     )
     assert (
         "The step has 1 examples with 2 supervised tokens; its loss is the mean over tokens."
@@ -319,14 +321,18 @@ def test_a_batch_is_shown_as_text(tmp_path: Path, pool: Path) -> None:
     [
         (
             ["nosuch"],
-            "has no set of this arm (value: 'nosuch'). It has: engineering-harmonious-seed0, engineering-harmonious-seed1",
+            "has no set of this arm (value: 'nosuch'). Available: engineering-harmonious-seed0, "
+            "engineering-harmonious-seed1",
         ),
-        (["--step", "7"], "--step: goes from 1 to 6 here (value: 7). Choose one of them"),
-        (["--rank", "2"], "--rank: goes from 0 to 1 here"),
-        (["--micro-batch", "9"], "--micro-batch: goes from 1 to "),
+        (["--step", "7"], "--step: out of range (value: 7). Choose a number from 1 to 6"),
+        (["--rank", "2"], "--rank: out of range (value: 2). Choose a number from 0 to 1"),
+        (
+            ["--micro-batch", "9"],
+            "--micro-batch: out of range (value: 9). Choose a number from 1 to ",
+        ),
     ],
 )
-def test_a_batch_that_is_not_there(
+def test_a_batch_that_does_not_exist(
     tmp_path: Path, pool: Path, options: list[str], message: str
 ) -> None:
     _constructed(tmp_path)
@@ -337,12 +343,12 @@ def test_a_batch_that_is_not_there(
     assert result.exit_code == 2 and message in result.output
 
 
-def test_a_batch_before_its_set(tmp_path: Path, pool: Path) -> None:
+def test_a_batch_without_its_set(tmp_path: Path, pool: Path) -> None:
     result = _run("batch", _config(tmp_path, pool))
     assert result.exit_code == 2 and "run `ift-scale construct` or `ift-scale run`" in result.output
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
+def test_a_missing_tracker_is_reported_before_anything_starts(
     tmp_path: Path, world_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -353,7 +359,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
         )
 
 
-def test_doctor_tells_versions() -> None:
+def test_doctor_prints_versions() -> None:
     result = _run("doctor")
     assert "deepspeed" in result.output and "torch loads" in result.output
     assert result.exit_code == 0
@@ -363,7 +369,7 @@ def test_version() -> None:
     assert _run("--version").output.startswith("ift-scale, version 0.")
 
 
-def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(
+def test_plan_shows_if_the_ranks_fit_into_this_nodes_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ift_scale.ranks.environment.has_gpu", lambda: False)
@@ -372,7 +378,8 @@ def test_plan_says_whether_the_ranks_fit_into_this_nodes_memory(
     monkeypatch.setattr("ift_scale.estimate.host.available", lambda: 200.0 * 2**30)
     output = _run(*arguments).output
     assert re.search(
-        r"setting    ZeRO-2, none .*: [\d.]+ GiB a rank, [\d.]+ of a node's 200.00 GiB for its 2 ranks",
+        r"setting    ZeRO-2, none .*: [\d.]+ GiB per rank, [\d.]+ of a node's 200.00 GiB for its "
+        r"2 ranks",
         output,
     )
     assert re.search(r"fits <- chosen", output)

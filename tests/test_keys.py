@@ -1,8 +1,9 @@
-"""The keys of finished runs are pinned: a change of code that changes one makes every finished run be computed again.
+"""The keys of finished runs are pinned, because a changed key repeats every finished run.
 
-`golden/keys.json` holds the keys of each case's stages, over artifacts with fixed content. The report is left out: its
-key holds the whole configuration, so a new setting changes it, and it takes a second to write again. After a change
-that is meant to invalidate results (a stage's version), run `python -m tests.update_golden`.
+`golden/keys.json` has the keys of each case's stages, over artifacts with fixed content. The report
+is left out: its key contains the whole configuration, so every new setting changes it, and writing
+a report takes a second. After a change that is meant to invalidate results (a stage's version), run
+`python -m tests.update_golden`.
 """
 
 import json
@@ -75,7 +76,7 @@ def _close(folder: Path, stage: str, key: str, names: list[str]) -> None:
 
 
 def keys_of(config: Config) -> dict[str, Any]:
-    """The keys of all stages of a run whose artifacts are written here, each under its own key."""
+    """Returns the keys of all stages of a run, writing each stage's artifact under its key."""
     context = Pipeline(config).context
     found: dict[str, Any] = {}
     for stage in ("questions", "probe", "write", "construct", "train", "evaluate", "analyse"):
@@ -91,7 +92,7 @@ def keys_of(config: Config) -> dict[str, Any]:
 
 
 def all_keys(folder: Path) -> dict[str, dict[str, Any]]:
-    """The keys of all cases, with run folders below `folder`."""
+    """Returns the keys of all cases, with run folders below `folder`."""
     before = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)

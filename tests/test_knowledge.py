@@ -1,4 +1,4 @@
-"""What is said of sets that are smaller than an optimizer step."""
+"""Warnings about sets that are smaller than an optimizer step."""
 
 from ift_scale.knowledge import smaller_than_batch
 from ift_scale.records import Arm

@@ -1,4 +1,4 @@
-"""The shell scripts and configurations that a person runs as they are."""
+"""The shell scripts and configurations that users run unchanged."""
 
 import subprocess
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_scripts_are_valid_bash(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sbatch")), ids=lambda p: p.name)
-def test_every_job_that_works_saves_before_its_end_and_goes_on(script: Path) -> None:
+def test_every_long_job_saves_before_its_end_and_is_requeued(script: Path) -> None:
     text = script.read_text()
     options = [line.split()[1] for line in text.splitlines() if line.startswith("#SBATCH")]
     assert all(option.startswith("--") for option in options)
@@ -53,5 +53,5 @@ def test_a_container_command_comes_after_the_options_of_srun(tmp_path: Path) -> 
     assert done.returncode == 1
 
 
-def test_the_example_of_a_hostfile_is_one() -> None:
+def test_the_example_hostfile_is_valid() -> None:
     assert hostfile.read(ROOT / "launch" / "hostfile.example") == {"node-01": 8, "node-02": 8}

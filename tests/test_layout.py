@@ -1,4 +1,4 @@
-"""The rules of the house: which room may import which, how deep imports go, and whose name `kernels` is."""
+"""Rules of the package: which folder may import which, import depth, names, and `kernels`."""
 
 import ast
 import re
@@ -122,7 +122,21 @@ def test_top_level_is_as_agreed() -> None:
         pytest.skip("not a git checkout")
     top = {name.split("/")[0] for name in listed.stdout.split()}
     assert top == {
-        "setup.py", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", ".ci", ".gitignore",
-        "CONTRIBUTING.md", ".pre-commit-config.yaml",
-        "ift_scale", "launch", "kernels", "configs", "tests", "benchmarks", "docs",
-    }  # fmt: skip
+        "setup.py",
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        ".ci",
+        ".gitignore",
+        "CONTRIBUTING.md",
+        ".pre-commit-config.yaml",
+        "ift_scale",
+        "launch",
+        "kernels",
+        "configs",
+        "tests",
+        "benchmarks",
+        "docs",
+    }

@@ -1,4 +1,4 @@
-"""The whole pipeline with real engines and real ranks: made once, done the second time, gone on after every kind of end."""
+"""The whole pipeline with real engines and ranks: run, skipped, and resumed after every stop."""
 
 import json
 import os
@@ -20,9 +20,14 @@ pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = (
-    "construct.domains=[medicine]", "construct.settings=[harmonious, incompatible]", "construct.size=24", "construct.seeds=[0]",
-    "train.launcher=direct", "probe.chunk_size=160", "evaluate.chunk_size=100",
-)  # fmt: skip
+    "construct.domains=[medicine]",
+    "construct.settings=[harmonious, incompatible]",
+    "construct.size=24",
+    "construct.seeds=[0]",
+    "train.launcher=direct",
+    "probe.chunk_size=160",
+    "evaluate.chunk_size=100",
+)
 TRANSFORMERS = ("probe.engine=transformers", "evaluate.engine=transformers")
 TABLES = ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")
 
@@ -59,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_losses_and_report_are_the_stored_ones(finished: Path) -> None:
-    """Golden curves. The losses may differ by the rounding of another processor, the accuracies by a question or two."""
+    """Golden curves. Losses may differ by rounding, accuracies by a question or two."""
     stored = json.loads((GOLDEN / "small_run_losses.json").read_text())
     for arm, losses in stored.items():
         rows = (finished / "train" / arm / "metrics.jsonl").read_text().splitlines()
@@ -80,7 +85,7 @@ def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(
         "http://www.w3.org", ""
     ).replace("http://purl.org", "").replace("http://creativecommons.org", "")
     for name, table in _tables(finished).items():
-        # One question that rounding tips may move a p value further than a share.
+        # One question changed by rounding may move a p value more than a share.
         shares = [column for column in table if column not in ("mcnemar_p", "holm_p")]
         pd.testing.assert_frame_equal(
             table[shares], _tables(tmp_path / "run")[name][shares], atol=0.02, check_exact=False
@@ -89,7 +94,7 @@ def test_vllm_and_the_deepspeed_launcher_give_the_same_tables(
     assert launch["imports"] < launch["launch_and_imports"]
 
 
-def test_the_second_time_does_nothing(finished: Path) -> None:
+def test_a_finished_run_is_skipped(finished: Path) -> None:
     before = {
         path: path.stat().st_mtime_ns
         for path in finished.rglob("*")
@@ -115,7 +120,7 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path:
     assert "analyse: done already" not in output and "report: done already" not in output
     output = _run(folder, *TRANSFORMERS, "construct.seeds=[0, 1]")
     assert "probe: done already" in output and "train: 2 of 4 arms done already" in output
-    # Where and how fast is no part of what is learnt.
+    # Location and speed do not affect what is learnt.
     output = _run(
         folder,
         *TRANSFORMERS,
@@ -128,7 +133,7 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path:
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """Command lines of living processes whose environment or arguments name the folder."""
+    """Returns command lines of processes whose environment or arguments name the folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -151,14 +156,14 @@ def _kill_when(
     *overrides: str,
     stage: str = "run",
 ) -> int:
-    """Start the run, send it a signal once `moment` has come, return its exit code. Only the command itself is hit."""
+    """Starts the run, signals the command itself when `moment` is true; returns the exit code."""
     run = subprocess.Popen(
         _command(folder, *TRANSFORMERS, *overrides, stage=stage),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        # A shell starts background jobs with SIGINT ignored, which children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 180
@@ -168,14 +173,14 @@ def _kill_when(
         time.sleep(0.02)
     run.send_signal(number)
     run.communicate()
-    # Ranks and engine notice by themselves and are gone within seconds.
+    # Ranks and engine end by themselves within seconds.
     while _processes_of(folder):
         assert time.monotonic() < deadline, _processes_of(folder)
         time.sleep(0.2)
     return run.returncode
 
 
-def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(
+def test_a_run_killed_at_five_moments_ends_with_the_same_numbers(
     finished: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -211,13 +216,14 @@ def test_killed_at_five_moments_it_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_says_that_it_can_go_on(tmp_path: Path, number: int) -> None:
+def test_a_stopped_run_reports_that_it_can_resume(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"
     assert _kill_when(folder, lambda: (folder / "logs" / "probe.log").exists(), number) == 75
 
 
-def test_training_that_is_signalled_saves_and_goes_on(finished: Path, tmp_path: Path) -> None:
-    """Twice, by the signal of a batch system and from the keyboard; then to the end, every step told once."""
+def test_signalled_training_saves_and_resumes(finished: Path, tmp_path: Path) -> None:
+    """By the signal of a batch system and from the keyboard, then to the end; each step is logged
+    once."""
     folder = tmp_path / "run"
     shutil.copytree(
         finished,
@@ -249,7 +255,8 @@ def test_training_that_is_signalled_saves_and_goes_on(finished: Path, tmp_path: 
 
 
 def test_the_world_is_known_as_intended(finished: Path) -> None:
-    """The committed base model's probe agrees with the intended beliefs on 95% of facts, with confidence over 0.5."""
+    """The stored base model's probe agrees with 95% of the intended beliefs, with confidence over
+    0.5."""
     from ift_scale.io.files import read_parquet
     from ift_scale.records import Score
     from ift_scale.world.facts import all_facts, options

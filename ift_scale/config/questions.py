@@ -1,4 +1,4 @@
-"""Settings of the questions stage: one section a kind of source."""
+"""Settings of the questions stage, with one section per kind of source."""
 
 from typing import Annotated, Literal
 
@@ -9,43 +9,54 @@ from ift_scale.records import Collection
 
 
 class WorldSource(Section):
+    """The built-in world of generated facts: a pool and a benchmark in each of four domains."""
+
     kind: Literal["world"]
 
 
 class PoolLimits(Section):
+    """Limits of a pool."""
+
     max_train: PositiveInt | None = None
-    """Use this many of the train questions, drawn by `questions.seed`; all when left out."""
+    """Number of train questions to use, drawn with `questions.seed`. Default: all."""
     max_test: PositiveInt | None = None
+    """Number of test questions to use, drawn with `questions.seed`. Default: all."""
 
 
 class SubjectLimit(Section):
+    """Limit of a source with subjects."""
+
     max_per_subject: PositiveInt | None = None
-    """Use this many test questions of each subject, drawn by `questions.seed`; all when left out."""
+    """Number of test questions to use per subject, drawn with `questions.seed`. Default: all."""
 
 
 class TestGroup(Section):
-    """What a source's questions are a test of, where it is not the arm's domain."""
+    """Assignment of a source to a test group."""
 
     group: Domain | None = None
-    """Of a benchmark: a test group of its own with this name, for every arm; by domain ID or OOD when left out."""
+    """For benchmarks, the name of a separate test group of this source, the same for every arm.
+    Default: ID or OOD, depending on the arm's domain."""
 
 
 class PaperSource(PoolLimits):
-    """A pool in the paper's JSON lines format: `id`, `question`, `choices`, `answer` (index), `explanation`."""
+    """A pool in the paper's JSON lines format with the fields `id`, `question`, `choices`, `answer`
+    (index) and `explanation`."""
 
     kind: Literal["paper"]
     domain: Domain
+    """Domain of all questions."""
     path: str
-    """Folder that holds {dev,train,test}.jsonl, or the same with .gz."""
+    """Folder with dev.jsonl, train.jsonl and test.jsonl, optionally compressed (.gz)."""
 
 
 class MmluSource(SubjectLimit, TestGroup):
-    """MMLU as a benchmark: Hendrycks' CSV folder (dev/, test/), JSON lines with a `subject` field, or a hub id."""
+    """MMLU as a benchmark."""
 
     kind: Literal["mmlu"]
     path: str
+    """Hendrycks' CSV folder (dev/, test/), JSON lines with a `subject` field, or a hub id."""
     name: str = "all"
-    """The hub dataset's configuration; a local folder has none."""
+    """Configuration of the hub dataset; ignored for local folders."""
 
 
 class XiezhiSource(PoolLimits, TestGroup):
@@ -53,87 +64,115 @@ class XiezhiSource(PoolLimits, TestGroup):
 
     kind: Literal["xiezhi"]
     domain: Domain
+    """Domain of all questions."""
     path: Text
-    """Local file or folder, or the hub id of a copy; Xiezhi itself is published on GitHub only."""
+    """Local file or folder, or the hub id of a copy. Xiezhi itself is published on GitHub only."""
     name: str | None = None
+    """Configuration of the hub dataset, if it has several."""
     labels: Annotated[list[Text], Field(min_length=1)] | None = None
-    """A row belongs to the pool when it has any of these labels; every row does when left out."""
+    """Labels that select rows: a row is used if it has any of them. Default: all rows."""
     collection: Collection = "pool"
+    """`pool`: questions to train on. `benchmark`: questions for evaluation only."""
     splits: Splits | None = None
-    """The dataset's splits for dev, train and test; 10, the rest and 250, drawn by `questions.seed`, when left out."""
+    """The dataset's splits for dev, train and test. Default: a draw with `questions.seed` of 10 dev
+    and 250 test questions; the rest is train."""
 
 
 class SubjectSource(SubjectLimit, TestGroup):
-    """CMMLU or C-Eval as a benchmark: one part a subject, columns A, B, C, D and a letter."""
+    """CMMLU or C-Eval as a benchmark: one file per subject with the columns A, B, C, D and a
+    letter."""
 
     kind: Literal["cmmlu", "ceval"]
     path: Text | None = None
-    """Hub id, or the folder of the unpacked archive; the dataset's own hub id when left out."""
+    """Hub id, or the folder of the unpacked archive. Default: the dataset's own hub id."""
     subjects: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Subjects to use; all when left out."""
+    """Subjects to use. Default: all."""
     domains: dict[str, Domain] = {}
-    """Domains of subjects, where they are to differ from ours (data files beside the source's code)."""
+    """Domains of subjects that differ from the built-in assignment."""
     collection: Collection = "benchmark"
+    """`pool`: questions to train on. `benchmark`: questions for evaluation only."""
     splits: Splits | None = None
+    """The dataset's splits for dev, train and test."""
 
 
 class EntityQuestionsSource(SubjectLimit, TestGroup):
-    """EntityQuestions: free questions, one JSON file a relation and split. A relation is a subject here."""
+    """EntityQuestions: free questions, one JSON file per relation and split. Relations are used as
+    subjects."""
 
     kind: Literal["entity_questions"]
     path: Text
-    """The folder `dataset` of the unpacked archive; there is no hub id of the authors."""
+    """The folder `dataset` of the unpacked archive; the authors publish no hub dataset."""
     subjects: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Relations to use, such as P36; all when left out."""
+    """Relations to use, such as P36. Default: all."""
     domain: Domain = "entity_questions"
+    """Domain of all questions."""
     collection: Collection = "benchmark"
+    """`pool`: questions that sets of free questions can use. `benchmark`: questions for evaluation
+    only. In either case a run needs a pool of choice questions as well."""
     splits: Splits | None = None
+    """The dataset's splits for dev, train and test."""
 
 
 class DatasetSource(PoolLimits, TestGroup):
-    """A published dataset whose columns are known: docs/questions.md lists what each default is."""
+    """A published dataset with known columns; docs/questions.md lists the defaults of each."""
 
     kind: Literal["medmcqa", "medqa", "arc", "truthfulqa", "popqa"]
     path: Text | None = None
-    """Hub id, local folder, or a .json, .jsonl, .csv, .tsv or .parquet file; the dataset's own hub id when left out."""
+    """Hub id, local folder, or a .json, .jsonl, .csv, .tsv or .parquet file. Default: the dataset's
+    own hub id."""
     name: str | None = None
-    """The dataset's configuration, where it has several."""
+    """Configuration of the dataset, if it has several."""
     domain: Domain | None = None
+    """Domain of all questions. Default: the dataset's own."""
     collection: Collection | None = None
+    """`pool`: questions to train on. `benchmark`: questions for evaluation only. Default: the
+    dataset's usual role."""
     splits: Splits | None = None
-    """The dataset's splits, slices such as `validation[:10]` too, for dev, train and test."""
+    """The dataset's splits for dev, train and test; slices such as `validation[:10]` are
+    allowed."""
 
 
 AnswerForm = Literal["auto", "letter", "index_from_0", "index_from_1", "text"]
 
 
 class HubFields(Section):
-    """Columns of a dataset; one inside another is written with a dot, such as `choices.text`."""
+    """Columns of a dataset. A dot denotes a nested column, such as `choices.text`."""
 
     question: str = "question"
+    """Column with the question's text."""
     choices: str | Annotated[list[str], Field(min_length=2)] = "choices"
-    """Column with the list of options, or a list of columns with one option each, such as [A, B, C, D]."""
+    """Column with the list of options, or a list of columns with one option each, such as
+    [A, B, C, D]."""
     answer: str = "answer"
-    """Column that names the right option, in the form that `answer_form` gives."""
+    """Column with the right option, in the form given by `answer_form`."""
     answer_form: AnswerForm = "auto"
-    """A letter, an index that counts from 0 or from 1, or the option's own text. `auto` takes a letter, an index from 0 or a
-    text, and refuses a value that may mean two options."""
+    """Form of `answer`: a letter, an index from 0 or from 1, or the option's text. `auto` accepts a
+    letter, an index from 0 or a text, and rejects values that could mean two options."""
     aliases: str | None = None
-    """Column with the list of right answers. It makes the questions free ones: `choices` and `answer` are not read."""
+    """Column with the list of right answers. If set, the questions are free ones, and `choices` and
+    `answer` are ignored."""
     id: str | None = None
+    """Column with the question's id. Default: an id made from the row's number."""
     subject: str | None = None
+    """Column with the question's subject. Default: none."""
     explanation: str | None = None
+    """Column with an explanation of the right answer. Default: none."""
 
 
 class HubSource(PoolLimits, TestGroup):
-    """Any Hugging Face dataset, by hub name or local path."""
+    """Any Hugging Face dataset."""
 
     kind: Literal["huggingface"]
     path: str
+    """Hub id or local path."""
     name: str | None = None
+    """Configuration of the dataset, if it has several."""
     domain: Domain
+    """Domain of all questions."""
     collection: Collection = "pool"
+    """`pool`: questions to train on. `benchmark`: questions for evaluation only."""
     splits: Splits
+    """The dataset's splits for dev, train and test."""
     fields: HubFields = HubFields()
 
 
@@ -154,57 +193,85 @@ Removed = Literal["none", "train", "held_out", "demonstrated", "equal_options"]
 
 
 class AuditConfig(Section):
-    """Questions that stand twice: what is trained on and asked too, or in several domains. Counted always, left out by setting."""
+    """Search for questions that occur more than once: in training and evaluation, or in several
+    domains. Duplicates are always counted; `remove` leaves them out."""
 
     near: bool = True
-    """Also look for questions that are similar but not equal; exact duplicates cost next to nothing and are always looked for."""
+    """Also search for questions that are similar but not equal. Exact duplicates cost almost
+    nothing and are always searched for."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Similar from here on: shared runs of three words, of all that either question or its options have (Jaccard)."""
+    """Minimum similarity of two questions: the Jaccard index of their sets of three-word shingles,
+    options included."""
     num_permutations: Annotated[int, Field(ge=16)] = 128
-    """Length of the MinHash signatures: longer ones propose fewer pairs in vain and take more memory."""
+    """Length of the MinHash signatures. Longer ones propose fewer wrong candidates and use more
+    memory."""
     remove: Removed | Annotated[list[Removed], Field(min_length=1)] = "none"
-    """What is left out: nothing, as in the paper, or one or several of: `train` or `held_out`, the two sides of a pair of a train
-    and a held-out question; `demonstrated`, tests that are demonstrations too; `equal_options`, train and test questions with an
-    option equal to the right one. Demonstrations always stay."""
+    """Questions to leave out, one value or several. `none`: nothing, as in the paper. `train` or
+    `held_out`: that side of every pair of a train and a held-out question. `demonstrated`: test
+    questions that are also demonstrations. `equal_options`: train and test questions with an option
+    equal to the right one. Demonstrations are always kept."""
 
     @model_validator(mode="after")
     def _check_remove(self) -> "AuditConfig":
         removed = self.removed
         if isinstance(self.remove, list) and ("none" in removed or len(removed) < len(self.remove)):
             raise ValueError(
-                "remove: a list names each of train, held_out, demonstrated and equal_options at most once"
+                "remove: a list may contain train, held_out, demonstrated and equal_options, each "
+                "at most once"
             )
         if {"train", "held_out"} <= removed:
             raise ValueError(
-                "remove: train and held_out are the two sides of the same pairs; choose one"
+                "remove: train and held_out are the two sides of the same pairs; choose one of them"
             )
         return self
 
     @property
     def removed(self) -> set[str]:
+        """The values of `remove` as a set."""
         return set(self.remove) if isinstance(self.remove, list) else {self.remove}
 
 
 class QuestionsConfig(Section):
+    """Sources of the questions, and their checks."""
+
     sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
+    """Pools and benchmarks; docs/questions.md describes every kind. At least one must be a pool."""
     seed: Seed = 42
-    """Draws the subset where a source is limited."""
+    """Seed of the draws that limits and missing splits require."""
     audit: AuditConfig = AuditConfig()
 
 
 def collection_of(source: Source) -> Collection:
-    """What a source's questions are for. Where a dataset has no train split, or free questions only, it is a benchmark."""
+    """Returns the source's role. Datasets without a train split or with free questions only are
+    benchmarks by default."""
     chosen: Collection | None = getattr(source, "collection", None)
     return chosen or ("benchmark" if source.kind in ("mmlu", "truthfulqa", "popqa") else "pool")
 
 
 def group_of_source(source: Source) -> str | None:
+    """Returns the name of the source's own test group, or None."""
     return getattr(source, "group", None)
 
 
 def is_pool(source: Source) -> bool:
-    """Whether there is something to train on: sets are built of choice questions."""
+    """True if arms can be trained on the source's choice questions."""
     is_free = source.kind in ("popqa", "entity_questions") or (
         isinstance(source, HubSource) and source.fields.aliases is not None
     )
     return collection_of(source) == "pool" and not is_free
+
+
+def source_problems(questions: QuestionsConfig) -> list[str]:
+    """Returns one message per impossible setting of the sources."""
+    problems = [
+        f"questions.sources.{number}.group: a pool's test group is always HOMO; remove it, or set "
+        "collection to benchmark"
+        for number, source in enumerate(questions.sources)
+        if group_of_source(source) is not None and collection_of(source) == "pool"
+    ]
+    if not any(is_pool(source) for source in questions.sources):
+        problems.append(
+            "questions.sources: none of them is a pool to train on; add one, such as a world, "
+            "paper or huggingface source"
+        )
+    return problems

@@ -1,5 +1,6 @@
 """Settings of the train stage."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -9,121 +10,246 @@ from ift_scale.ranks.environment import has_gpu
 
 
 class CheckpointConfig(Section):
+    """Checkpoints, from which an interrupted arm resumes."""
+
     every: NonNegativeInt = 0
-    """Save after every so many optimizer steps; 0 saves on SIGTERM and SIGUSR1 only."""
+    """Optimizer steps between checkpoints. 0: save only on SIGTERM and SIGUSR1."""
     keep_last: PositiveInt = 2
-    """Checkpoints kept of an arm; all are removed when it is trained."""
+    """Number of checkpoints kept per arm. All are removed when the arm is finished."""
 
 
 class EarlyStoppingConfig(Section):
+    """Rule that ends an arm before its last epoch."""
+
     metric: Literal["accuracy", "rank_correlation", "divergence"]
-    """Live measure that must go on improving: `divergence` falls, the others rise."""
+    """Live metric that must keep improving: `divergence` must fall, the others must rise."""
     patience: PositiveInt = 3
-    """Live measurements without an improvement until the arm ends."""
+    """Number of consecutive measurements without an improvement after which the arm ends."""
     least_improvement: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest change of the metric that counts as an improvement."""
 
 
 class LiveConfig(Section):
-    """The arm's own held-out questions (HOMO), asked on the training ranks while it trains."""
+    """Live evaluation: the training ranks score the arm's held-out questions of its own domain
+    (HOMO) while it trains."""
 
     every: Literal["auto"] | NonNegativeInt = "auto"
-    """Optimizer steps between two measurements, beside those before the first step and after the last; 0: never. `auto`: as often
-    as keeps the cost under 2% of the arm's; where an arm is too short, fewer questions are asked or none, and the run says so."""
+    """Optimizer steps between measurements; the arm is also measured before its first and after its
+    last step. 0: never. `auto`: as often as possible at less than 2% of the arm's cost; for very
+    short arms fewer questions are scored, or none, and the log reports it."""
     max_questions: PositiveInt | None = None
-    """Ask at most this many of the questions, the same ones each time; all when left out."""
+    """Maximum number of questions, the same at every measurement. Default: all."""
     early_stopping: EarlyStoppingConfig | None = None
-    """End an arm when its live knowledge stops improving; never when left out. The arm's weights are those of its last step."""
+    """End an arm when the metric stops improving; the arm keeps the weights of its last step.
+    Default: never."""
 
 
 def _off(value: object) -> object:
-    """YAML reads a bare `off` as false."""
+    """Restores `off`, which YAML reads as false."""
     return "off" if value is False else value
 
 
 class TrainConfig(Section):
+    """Training of every arm with DeepSpeed ZeRO."""
+
     num_ranks: PositiveInt = 1
-    """Processes that train together, one for each device."""
+    """Number of processes that train one arm, one per device."""
     launcher: Literal["deepspeed", "direct"] = "deepspeed"
-    """`deepspeed`: its launcher, for one node or a hostfile; `direct`: plain processes on this machine, quicker to start."""
+    """`deepspeed`: DeepSpeed's launcher, for one node or a hostfile. `direct`: plain processes on
+    this machine, which start faster."""
     hostfile: str | None = None
-    """DeepSpeed hostfile for several nodes; it must exist."""
+    """Path of an existing DeepSpeed hostfile, for several nodes."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 with float32 master weights on a GPU, float32 on a CPU."""
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
-    """`auto`: with `offload` and `activation_checkpointing`, the lightest that fits by the memory model; `plan` shows it."""
+    """ZeRO stage. `auto`: the cheapest combination with `offload` and `activation_checkpointing`
+    that fits in memory according to the memory model. `ift-scale plan` shows the choice."""
     offload: Literal["auto", "none", "optimizer", "all"] = "auto"
-    """What lives in host memory: the optimizer's states, or with ZeRO-3 the weights too."""
+    """State kept in host memory. `optimizer`: the optimizer's state. `all`: the weights too, with
+    ZeRO-3."""
     hpz: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_off)] = (
         "auto"
     )
-    """ZeRO-3 over several nodes: each node also holds all weights among its ranks, so that most gathering stays inside it (ZeRO++'s
-    hierarchical partition). `auto`: where it fits; a number: so many consecutive ranks hold a copy, instead of a node's."""
+    """Secondary partition for ZeRO-3 over several nodes (hpZ in ZeRO++): each node also keeps a
+    full copy of the weights, partitioned among its ranks, so that most all-gathers stay inside the
+    node. `auto`: if it fits in memory. A number: that many consecutive ranks share a copy, instead
+    of a node's ranks."""
     activation_checkpointing: Literal["auto", "none", "selective", "full"] = "auto"
-    """What is computed again in the backward pass: nothing, all but matrix products and attention, or whole layers."""
+    """Activations recomputed in the backward pass. `selective`: all except those of matrix products
+    and attention. `full`: whole layers."""
     compile: bool = False
-    """Compile the decoder layers' own code with torch.compile; `kernels` then decides about the loss alone."""
+    """Compile the decoder layers with torch.compile. `kernels` then applies to the loss only."""
     attention: Literal["auto", "flash_attn", "varlen", "sdpa"] = "auto"
-    """Attention that keeps packed examples apart: flash-attn's or torch's variable-length kernels, or SDPA for each example."""
+    """Attention kernel for packed examples, which never attend to each other: variable-length
+    kernels of flash-attn or torch (`varlen`), or SDPA per example."""
     prune_last_layer: bool = True
-    """Compute the last layer on supervised rows only: exact."""
+    """Compute the last layer for supervised tokens only. The result is exact."""
     kernels: Literal["auto", "pytorch", "triton", "liger"] = "auto"
-    """Who computes norms, SwiGLU, rotary embedding and the loss. `auto`: what the stored figures show to be fastest on this device;
-    without a figure Liger-Kernel on a GPU, if it is installed, else PyTorch."""
+    """Implementation of norms, SwiGLU, rotary embedding and the loss. `auto`: the fastest on this
+    device according to stored benchmark results; without results, Liger-Kernel on a GPU if it is
+    installed, otherwise PyTorch."""
     optimizer: Literal["auto", "torch_fused", "fused_adam"] = "auto"
-    """Whose AdamW: torch's fused one, which needs no compiler, or DeepSpeed's, which is compiled at its first use on a GPU. `auto`:
-    torch's, unless a stored figure shows DeepSpeed's to be faster on this device."""
+    """AdamW implementation. `torch_fused`: PyTorch's, which needs no compiler. `fused_adam`:
+    DeepSpeed's, which is compiled at its first use on a GPU. `auto`: PyTorch's unless stored
+    benchmark results show that DeepSpeed's is faster on this device."""
     epochs: PositiveInt = 3
+    """Number of passes over the set."""
     global_batch_size: PositiveInt = 256
-    """Examples of one optimizer step, whatever the number of ranks."""
+    """Examples per optimizer step, summed over all ranks."""
     tokens_per_micro_batch: PositiveInt = 8192
-    """Tokens that one rank holds in one forward pass, at most; padding is never added."""
+    """Maximum number of tokens per rank and forward pass. Batches are never padded."""
     packing: bool = True
-    """False computes every example in a forward pass of its own: slower, for comparisons."""
+    """Pack several examples into a forward pass. False: one forward pass per example, which is
+    slower; for comparisons."""
     share_prefix: bool = True
-    """Compute the tokens with which all examples of a micro-batch begin once: exact, and its keys serve every example."""
+    """Compute the tokens that all examples of a micro-batch start with only once, and reuse their
+    keys and values. The result is exact."""
     max_length: PositiveInt = 2048
-    """Longest example in tokens."""
+    """Maximum length of an example in tokens."""
     too_long: Literal["error", "truncate"] = "error"
-    """What to do with an example over `max_length`; truncated ones are counted."""
+    """Treatment of examples longer than `max_length`. Truncated examples are counted."""
     supervise: Literal["response", "all"] = "response"
-    """Learn the assistant's turns, or every token."""
+    """Tokens that contribute to the loss: the assistant's turns, or all."""
     loss_average: Literal["token", "example"] = "token"
-    """The step's loss: mean over its supervised tokens, or over its examples' own means. Examples' weights count in both."""
+    """Loss of a step: the mean over its supervised tokens, or the mean over its examples of each
+    example's own mean. Example weights apply to both."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps with a rising learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay rate of the first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's decay rate of the second moment."""
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
-    """Largest norm of the gradient; 0 for none."""
+    """Maximum norm of the gradient. 0 disables clipping."""
     max_bad_steps: NonNegativeInt = 3
-    """Steps with a loss or gradient that is no number: each is skipped and counted, one more than this ends the arm."""
+    """Maximum number of steps with a non-finite loss or gradient. Such steps are skipped and
+    counted; one more ends the arm with an error."""
     log_every: PositiveInt = 5
-    """Optimizer steps between two reads of the metrics from the device."""
+    """Optimizer steps between reads of the metrics from the device."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
-    """Dense bfloat16 TFLOPS of one device, for MFU; when left out, those of its data sheet, where it is known."""
+    """Dense bfloat16 peak of one device in TFLOPS, for MFU. Default: the data sheet's value if the
+    device is known."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-    """Where metrics go besides `metrics.jsonl`; docs/training.md says how each is told its server."""
+    """Trackers that receive the metrics in addition to `metrics.jsonl`. docs/training.md describes
+    how to set each tracker's server."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     live: LiveConfig = LiveConfig()
 
 
 def precision_in_force(train: TrainConfig) -> str:
-    """`auto` as this machine's ranks take it."""
-    return (
-        ("bfloat16" if has_gpu() else "float32") if train.precision == "auto" else train.precision
-    )
+    """Returns the precision, with `auto` resolved for this machine."""
+    if train.precision != "auto":
+        return train.precision
+    return "bfloat16" if has_gpu() else "float32"
 
 
 OPERATIONAL = {
-    "num_ranks", "launcher", "hostfile", "tokens_per_micro_batch", "packing", "share_prefix", "zero_stage", "offload",
-    "hpz", "activation_checkpointing", "compile", "attention", "prune_last_layer", "kernels", "optimizer", "log_every",
-    "peak_tflops", "trackers", "checkpoint",
-}  # fmt: skip
+    "num_ranks",
+    "launcher",
+    "hostfile",
+    "tokens_per_micro_batch",
+    "packing",
+    "share_prefix",
+    "zero_stage",
+    "offload",
+    "hpz",
+    "activation_checkpointing",
+    "compile",
+    "attention",
+    "prune_last_layer",
+    "kernels",
+    "optimizer",
+    "log_every",
+    "peak_tflops",
+    "trackers",
+    "checkpoint",
+}
 """Settings that do not change what is learnt."""
 
 
 def settings_of_result(train: TrainConfig) -> dict[str, Any]:
-    """The settings on which the trained weights depend. Live knowledge counts only if it may end an arm."""
-    stops = train.live.early_stopping is not None
-    return train.model_dump(exclude=OPERATIONAL if stops else OPERATIONAL | {"live"})
+    """Returns the settings on which the trained weights depend.
+
+    Settings of live evaluation are included only if early stopping may end an arm.
+    """
+    stops_early = train.live.early_stopping is not None
+    return train.model_dump(exclude=OPERATIONAL if stops_early else OPERATIONAL | {"live"})
+
+
+def train_problems(train: TrainConfig) -> list[str]:
+    """Returns one message per impossible combination of the train settings."""
+    return [*_batch_problems(train), *_zero_problems(train), *_launch_problems(train)]
+
+
+def _batch_problems(train: TrainConfig) -> list[str]:
+    problems = []
+    if train.global_batch_size < train.num_ranks:
+        problems.append(
+            f"train.global_batch_size: {train.global_batch_size} examples are fewer than "
+            f"train.num_ranks = {train.num_ranks}; raise it to at least {train.num_ranks}"
+        )
+    if train.tokens_per_micro_batch < train.max_length:
+        problems.append(
+            f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example "
+            f"of train.max_length = {train.max_length}; raise the first or lower the second"
+        )
+    if train.live.early_stopping is not None and train.live.every == 0:
+        problems.append(
+            "train.live.early_stopping: needs measurements; set train.live.every to auto or a "
+            "number of steps"
+        )
+    return problems
+
+
+def _zero_problems(train: TrainConfig) -> list[str]:
+    problems, has_hpz = [], isinstance(train.hpz, int)
+    if train.zero_stage == 0 and precision_in_force(train) == "bfloat16":
+        problems.append(
+            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps "
+            "no float32 gradients in DeepSpeed; use stage 1, 2 or 3"
+        )
+    if train.compile and train.zero_stage == 3:
+        problems.append(
+            "train.compile: not verified with the hooks that train.zero_stage = 3 places inside "
+            "the layers; set train.compile to false or train.zero_stage to auto"
+        )
+    elif train.compile and (has_hpz or train.offload == "all"):
+        needs_zero3 = f"train.hpz = {train.hpz}" if has_hpz else "train.offload = all"
+        problems.append(
+            f"train.compile: not verified with ZeRO-3, which {needs_zero3} needs; set that to "
+            "auto, or train.compile to false"
+        )
+    if train.compile and train.activation_checkpointing == "selective":
+        problems.append(
+            "train.compile: selective checkpointing does not apply to compiled layers; set "
+            "train.activation_checkpointing to full or none"
+        )
+    if has_hpz and train.zero_stage not in ("auto", 3):
+        problems.append(
+            f"train.hpz: {train.hpz} needs ZeRO-3, which partitions the weights "
+            f"(train.zero_stage = {train.zero_stage}); set one of them to auto"
+        )
+    if has_hpz and train.offload == "all":
+        problems.append(
+            f"train.hpz: {train.hpz} keeps a second copy of the weights on the devices, but "
+            "train.offload = all moves them to the host; set one of them to auto"
+        )
+    return problems
+
+
+def _launch_problems(train: TrainConfig) -> list[str]:
+    problems = []
+    if train.hostfile is not None and train.launcher != "deepspeed":
+        problems.append(
+            "train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed"
+        )
+    if train.hostfile is not None and not Path(train.hostfile).is_file():
+        problems.append(
+            f"train.hostfile: no such file (value: {train.hostfile!r}); without it DeepSpeed would "
+            "silently run on this node only"
+        )
+    return problems

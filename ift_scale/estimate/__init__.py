@@ -1,6 +1,8 @@
-"""What a step, an arm and a study cost before they are paid for: a roofline of the trainer's step, calibrated on a machine.
+"""The cost of a step, an arm and a study, estimated in advance.
 
-`machine` describes what computes; `work` counts what a micro-batch does; `zero` what DeepSpeed sends; `collectives` how long that
-takes; `step` adds it up under a stated overlap rule; `scaling` repeats it over cluster sizes; `calibrate` measures this machine.
-All but `calibrate` are pure functions; none loads torch.
+`shape`, `activations` and `memory` count parameters and bytes; `auto` chooses a setting that fits.
+The time of a step is a roofline model: `machine` describes the hardware, `flops` counts what a
+micro-batch computes, `communication` what DeepSpeed sends and `collectives` how long that takes,
+`step_time` adds them up under a stated overlap rule, and `scaling` repeats this over cluster sizes.
+`host` reads this node's free memory. Nothing here imports torch.
 """

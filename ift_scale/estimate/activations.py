@@ -1,13 +1,19 @@
-"""Bytes that a decoder's forward pass keeps for the backward pass, and what the backward pass and the loss need beside them.
+"""Bytes of activations kept from the forward to the backward pass, and the extra bytes of the
+backward pass and the loss.
 
-Counted from what each operation saves (the method of Korthikanti et al. 2022, 2205.05198, section 4, for these layers). In the
-formulas a is the bytes of an element (2 in bfloat16, 4 in float32) and h, q, k, i the elements of a token's hidden state, queries,
-keys and MLP. "Fused" is a norm that saves its input only and a SwiGLU that saves its two inputs only, as Liger's, our Triton
-kernels and torch.compile do; plain PyTorch saves a norm's float32 copy and normalised value, and the activated gate too.
-Attention is a flash kernel, which saves its inputs, its output and a float32 number a head. "Repeated" is grouped attention by a
-kernel that takes as many key heads as query heads: it saves its keys and values repeated, q elements of each instead of k.
+They are counted from what each operation saves (the method of Korthikanti et al. 2022, 2205.05198,
+section 4, applied to these layers). In the formulas, a is the size of an element in bytes (2 in
+bfloat16, 4 in float32), and h, q, k, i are the elements of a token's hidden state, queries, keys
+and MLP.
 
-Tests compare these counts with the bytes really held on a CPU. What a GPU's kernels hold inside (workspaces) is not counted.
+"Fused" norms save only their input and a fused SwiGLU only its two inputs, as in Liger-Kernel, our
+Triton kernels and torch.compile. Plain PyTorch also saves a norm's float32 copy and normalised
+value, and the activated gate. Attention is a flash kernel, which saves its inputs, its output and
+one float32 number per head. "Repeated" is grouped attention by a kernel that needs as many key
+heads as query heads: it saves repeated keys and values, q elements of each instead of k.
+
+Tests compare these counts with the bytes actually held on a CPU. Workspaces of GPU kernels are not
+counted.
 """
 
 from dataclasses import dataclass
@@ -17,14 +23,17 @@ from ift_scale.estimate.shape import ModelShape
 
 Checkpointing = Literal["none", "selective", "full"]
 
-# Most float32 logits that the linear cross-entropy kernels hold at once, as they have it themselves (a test compares).
+# Maximum bytes of float32 logits in the linear cross-entropy kernels; a test compares the values.
 GPU_LOGITS, CPU_LOGITS = 256 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`element`: bytes of an activation. `fused`: norms and SwiGLU by kernels that save their inputs only. `repeated`: keys and
-    values are repeated for grouped attention."""
+    """How activations are stored.
+
+    `element`: bytes of an activation. `fused`: norms and SwiGLU save only their inputs. `repeated`:
+    keys and values are repeated for grouped attention.
+    """
 
     element: int
     fused: bool
@@ -33,17 +42,21 @@ class Precision:
 
 
 def _norm(shape: ModelShape, precision: Precision) -> int:
-    """Saved bytes for each element of a norm's input, without its output. Gemma's norms multiply by their weight in float32."""
+    """Returns saved bytes per element of a norm's input, excluding its output.
+
+    Gemma's norms multiply by their weight in float32.
+    """
     if precision.fused:
         return precision.element
     return 4 + (4 if shape.family.startswith("gemma") else precision.element)
 
 
 def whole_layer(shape: ModelShape, precision: Precision) -> int:
-    """Bytes a token that one layer saves when nothing is computed again.
+    """Returns bytes per token that one layer saves without recomputation.
 
-    norms: n_norms * norm(h) [+ norm(q + k)]; inputs of the linear layers: a (2 h + i); attention: a (2 q + 2 k) + 4 heads, with
-    repeated keys and values 4 a q + 4 heads; SwiGLU: gate, up and, where it is not fused, the activated gate: 2 or 3 times a i.
+    Norms: n_norms * norm(h) [+ norm(q + k)]. Inputs of the linear layers: a (2 h + i). Attention:
+    a (2 q + 2 k) + 4 heads; with repeated keys and values 4 a q + 4 heads. SwiGLU: gate, up and, if
+    not fused, the activated gate: 2 or 3 times a i.
     """
     a, h, i = precision.element, shape.hidden, shape.intermediate
     normed = shape.norms_per_layer * h + shape.head_norms * (shape.q_size + shape.kv_size)
@@ -53,10 +66,10 @@ def whole_layer(shape: ModelShape, precision: Precision) -> int:
 
 
 def kept_of_layer(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
-    """Bytes a token that one layer holds from its forward to its backward pass.
+    """Returns bytes per token that one layer holds from its forward to its backward pass.
 
-    full: its input, a h. selective: also the outputs of its seven matrix products and of attention, which are not computed again:
-    a (3 h + 2 q + 2 k + 2 i) + 4 heads in all.
+    full: its input, a h. selective: also the outputs of its seven matrix products and of attention,
+    which are not recomputed: a (3 h + 2 q + 2 k + 2 i) + 4 heads in total.
     """
     a = precision.element
     if checkpointing == "none":
@@ -68,23 +81,25 @@ def kept_of_layer(shape: ModelShape, precision: Precision, checkpointing: Checkp
 
 
 def working(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
-    """Bytes a token that the backward pass adds for a while to what is kept: in the last layer, or in the final norm before it.
+    """Returns bytes per token that the backward pass temporarily adds to what is kept.
 
-    A layer: what is computed again, and the gradients in its MLP, a (2 h + i). A norm's gradient in plain PyTorch takes five
-    float32 copies of its input.
+    The peak is in the last layer or in the final norm. A layer: what is recomputed, and the
+    gradients in its MLP, a (2 h + i). A norm's gradient in plain PyTorch needs five float32 copies
+    of its input.
     """
     a, h = precision.element, shape.hidden
-    again = (
+    recomputed = (
         whole_layer(shape, precision)
         - kept_of_layer(shape, precision, checkpointing)
         + a * h * (checkpointing != "none")
     )
     norm = 3 * a * h if precision.fused else 20 * h
-    return max(norm, again + a * (2 * h + shape.intermediate))
+    return max(norm, recomputed + a * (2 * h + shape.intermediate))
 
 
 def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
-    """Bytes a token held at the end of the forward pass: all layers, the final norm and its output, the rotary tables."""
+    """Returns bytes per token at the end of the forward pass: all layers, the final norm and its
+    output, and the rotary tables."""
     ends = (
         _norm(shape, precision) + precision.element
     ) * shape.hidden + 2 * precision.element * shape.head_dim
@@ -92,16 +107,17 @@ def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) 
 
 
 def head(shape: ModelShape, precision: Precision, rows: int) -> float:
-    """Bytes of the chunked linear cross-entropy at its peak, for `rows` supervised rows.
+    """Returns the peak bytes of the chunked linear cross-entropy for `rows` supervised rows.
 
-    The rows' hidden states and their gradients, 2 a h; a chunk's logits in float32 and on a GPU, where a < 4, their gradient (else
-    it takes their place); the head's gradient, summed in float32 over chunks and then cast. A CPU multiplies in float32 whatever
-    a is, and has a copy of the head in it.
+    The rows' hidden states and their gradients take 2 a h. A chunk has logits in float32 and, on a
+    GPU with a < 4, their gradient (otherwise it replaces them). The head's gradient is summed in
+    float32 over chunks and then cast. A CPU multiplies in float32 for any a and holds a copy of the
+    head.
     """
     a, size = precision.element, shape.embedding_parameters
     matrix = a if precision.on_gpu else 4
-    most = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
-    chunks = -(-rows // most)
+    max_rows = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
+    chunks = -(-rows // max_rows)
     logits = 4 * -(-rows // max(1, chunks)) * shape.vocab
     own_gradient = logits * matrix / 4 if matrix < 4 else 0
     summed = (4 if chunks > 1 else matrix) * size
@@ -111,5 +127,6 @@ def head(shape: ModelShape, precision: Precision, rows: int) -> float:
 
 
 def head_gradients(shape: ModelShape, precision: Precision, rows: int) -> int:
-    """Bytes at the start of the backward pass: the gradients of rows and head, and these times the gradient of the loss."""
+    """Returns bytes at the start of the backward pass: the gradients of rows and head, and the same
+    multiplied by the gradient of the loss."""
     return 2 * precision.element * (rows * shape.hidden + shape.embedding_parameters)

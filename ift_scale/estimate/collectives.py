@@ -1,10 +1,15 @@
-"""How long a collective takes among N devices: ring and tree formulas (Thakur et al. 2005, doi 10.1177/1094342005051521).
+"""The time of a collective among N devices, by ring and tree formulas (Thakur et al. 2005, doi
+10.1177/1094342005051521).
 
-S bytes of the whole message, B bytes a second of a device's link, a seconds of a step. In a ring: all-gather and reduce-scatter
-(N - 1) a + (N - 1) / N * S / B, all-reduce twice that, reduce to one rank (N - 1) a + S / B (a pipelined chain). Over nodes of g
-devices the slower of a device's link and the node's network cards together decides the rate, and of the N - 1 steps those between
-nodes take the network's latency (as in NCCL's own cost model, src/graph/tuning.cc). All-reduce takes a tree over nodes where that
-is quicker: 2 ((g - 1) a + log2(N / g) a_network) + 2 S / B.
+S is the size of the whole message in bytes, B the bandwidth of a device's link in bytes per second,
+and a the latency of one step in seconds. In a ring, all-gather and reduce-scatter take
+(N - 1) a + (N - 1) / N * S / B, all-reduce twice that, and a reduction to one rank
+(N - 1) a + S / B (a pipelined chain).
+
+Over nodes of g devices, the bandwidth is the lower of a device's link and the node's network cards
+together. Of the N - 1 steps, those between nodes have the network's latency (as in NCCL's own cost
+model, src/graph/tuning.cc). All-reduce uses a tree over nodes if that is faster:
+2 ((g - 1) a + log2(N / g) a_network) + 2 S / B.
 """
 
 import math
@@ -16,17 +21,20 @@ from ift_scale.estimate.machine import Kind, Machine
 
 @dataclass(frozen=True)
 class Collective:
-    """`count` calls of one kind, each of a whole message of `size` bytes."""
+    """`count` calls of one kind, each with a whole message of `size` bytes."""
 
     kind: Kind
     size: float
     count: float
     within: int = 0
-    """Ranks of each group that makes the call, which are on one node; 0: all ranks."""
+    """Number of ranks, all on one node, of each group that makes the call; 0: all ranks."""
 
 
 def seconds(call: Collective, machine: Machine, ranks: int) -> float:
-    """Of all its calls; 0 for one rank. DataError for more ranks than a machine without a network has."""
+    """Returns the seconds of all calls, 0 for a single rank.
+
+    Raises DataError if there are more ranks than a machine without a network has devices.
+    """
     ranks = call.within or ranks
     if ranks == 1 or call.count == 0:
         return 0.0
@@ -37,12 +45,12 @@ def seconds(call: Collective, machine: Machine, ranks: int) -> float:
         network = machine.between
         if network is None:
             problem = (
-                f"is one node of {machine.devices_per_node} devices, and {ranks} are asked for"
+                f"is one node of {machine.devices_per_node} devices, too few for {ranks} ranks"
             )
             raise DataError(
                 Place(f"machine {machine.name}", field="between"),
                 problem,
-                "Describe the link between its nodes",
+                "Describe the link between its nodes, or use fewer ranks",
             )
         per_node = min(ranks, machine.devices_per_node)
         bandwidth = min(bandwidth, per_node * network.bandwidth)

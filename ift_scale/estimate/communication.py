@@ -1,20 +1,28 @@
-"""What DeepSpeed 0.19.8 sends in one optimizer step, by ZeRO stage, with the settings of `train.zero`. Read off its source.
+"""What DeepSpeed 0.19.8 sends in one optimizer step, by ZeRO stage.
 
-P parameters of a bytes, N ranks, M micro-batches; buckets of `memory.BUCKET` elements.
+Derived from its source, with the settings of `train/engine/zero_config.py`. Of P parameters with a
+bytes each on N ranks in M micro-batches, with buckets of `memory.BUCKET` elements:
 
-0: gradients all-reduced once a step, in buckets of 5e8 elements (engine.buffered_allreduce_fallback).
-1: in float32 as stage 2, once a step; in bfloat16 BF16_Optimizer all-reduces float32 sums once a step.
-2: every micro-batch, each bucket's slices reduced to the rank that owns them, in about N + P / bucket calls; over more than
-`memory.SLICED_UP_TO` ranks whole buckets all-reduced, twice the bytes in fewer calls (use_multi_rank_bucket_allreduce). Once a step
-the new weights are gathered, in one call (all_gather_into_tensor).
-3: every micro-batch each weight is gathered for the forward pass and again for the backward pass, but for those used again within
-`memory.LIVE` elements, which are kept: the last LIVE / 2 of them (with full checkpointing LIVE / 3: their forward is computed
-again); every micro-batch gradients are reduce-scattered in buckets. A call gathers what a module needs with what is prefetched; a
-decoder layer's matrices come in seven calls or fewer. Parameters of up to 1e5 elements stay whole and are gathered after the step.
-With `Setting.hpz` the ranks of a node keep what the first forward pass of a step has gathered, divided among them, until the update
-changes it: all further gathering, in that micro-batch's backward pass and in later micro-batches, stays inside the node.
+0: gradients are all-reduced once per step in buckets of 5e8 elements
+   (engine.buffered_allreduce_fallback).
+1: in float32 as stage 2, but once per step; in bfloat16, BF16_Optimizer all-reduces float32 sums
+   once per step.
+2: in every micro-batch, each bucket's slices are reduced to the rank that owns them, in about
+   N + P / bucket calls. On more than `memory.SLICED_UP_TO` ranks whole buckets are all-reduced:
+   twice the bytes in fewer calls (use_multi_rank_bucket_allreduce). Once per step the new weights
+   are gathered in one call (all_gather_into_tensor).
+3: in every micro-batch, each weight is gathered for the forward pass and again for the backward
+   pass. Weights that are reused within `memory.LIVE` elements stay gathered: the last LIVE / 2
+   (with full checkpointing LIVE / 3, because their forward pass is repeated). Gradients are
+   reduce-scattered in buckets in every micro-batch. A call gathers what a module needs together
+   with what is prefetched; a decoder layer's matrices need at most seven calls. Parameters of up
+   to 1e5 elements stay whole and are gathered after the step.
 
-Norms of gradients and overflow checks are scalars: two small all-reduces a step.
+   With `Setting.hpz`, the ranks of a node keep what the first forward pass of a step has gathered,
+   partitioned among them, until the update. All further gathering, in that micro-batch's backward
+   pass and in later micro-batches, stays inside the node.
+
+Norms of gradients and overflow checks are scalars: two small all-reduces per step.
 """
 
 import math
@@ -31,25 +39,26 @@ _MATRICES = 7
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one rank: beside each micro-batch's forward and backward pass, behind its backward pass, and around the update."""
+    """Collectives of one rank: during each micro-batch's forward and backward pass, after the last
+    backward pass, and around the update."""
 
     forward: tuple[Collective, ...] = ()
     later_forward: tuple[Collective, ...] = ()
-    """Beside the forward passes of all micro-batches but the step's first."""
+    """During the forward passes of all micro-batches except the step's first."""
     backward: tuple[Collective, ...] = ()
     boundary: tuple[Collective, ...] = ()
-    """Reductions that come once a step, behind the last backward pass."""
+    """Reductions once per step, after the last backward pass."""
     update: tuple[Collective, ...] = ()
 
 
 def _calls(kind: str, elements: float, bucket: float, element: int, extra: float = 0) -> Collective:
-    """`elements` in buckets, and `extra` calls more than that takes."""
+    """Returns the calls that send `elements` in buckets, with `extra` additional calls."""
     count = max(1.0, math.ceil(elements / bucket) + extra)
     return Collective(kind, element * elements / count, count)  # type: ignore[arg-type]
 
 
 def gathered_again(shape: ModelShape, setting: Setting) -> float:
-    """Elements that a micro-batch's backward pass gathers anew under ZeRO-3."""
+    """Returns the elements that a micro-batch's backward pass gathers again under ZeRO-3."""
     kept = memory.LIVE / (3 if setting.checkpointing == "full" else 2)
     return max(0.0, shape.parameters - kept)
 
@@ -57,7 +66,11 @@ def gathered_again(shape: ModelShape, setting: Setting) -> float:
 def traffic(
     shape: ModelShape, setting: Setting, ranks: int, mixed: bool, whole_buckets: bool | None = None
 ) -> Traffic:
-    """`whole_buckets`: use_multi_rank_bucket_allreduce; None is what the trainer does over so many ranks."""
+    """Returns one rank's collectives of a step.
+
+    `mixed`: bfloat16 weights. `whole_buckets`: use_multi_rank_bucket_allreduce; None for the
+    trainer's choice at this number of ranks.
+    """
     if ranks == 1:
         return Traffic()
     parameters, element, stage = shape.parameters, 2 if mixed else 4, setting.zero_stage

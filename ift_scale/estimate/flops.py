@@ -1,10 +1,12 @@
-"""What one rank computes in an optimizer step, operation by operation: FLOPs, bytes, and what decides its rate.
+"""What one rank computes in an optimizer step, per operation: FLOPs, bytes, and what limits it.
 
-FLOPs are those of `train.shape.train_flops`, product by product (a test holds the sums together); a product of (m, k) and (k, n)
-also reads and writes its three matrices. Operations that only read and write are counted in passes over elements of a bytes: what
-a fused kernel needs at least, and what the plain PyTorch references in kernels/*/reference.py do, which a CPU runs.
+The FLOPs equal those of `shape.train_flops`, product by product (a test compares the sums). A
+product of (m, k) and (k, n) also reads or writes its three matrices. Operations that only move data
+are counted in passes over elements of a bytes: the minimum of a fused kernel, or what the plain
+PyTorch references in kernels/*/reference.py do, which a CPU runs.
 
-Not counted: tokenised batches' way to the device, Python between operations but for `Machine.op_seconds`, allocation.
+Not counted: copying batches to the device, Python between operations except for
+`Machine.op_seconds`, and allocation.
 """
 
 from collections.abc import Sequence
@@ -22,13 +24,16 @@ _LAYER_TENSORS = 9
 
 Part = Literal["matrices", "attention", "head", "passes", "gradients", "update"]
 
-# Bytes of a chunk's float32 logits (kernels/linear_cross_entropy/chunked.py).
+# Maximum bytes of a chunk's float32 logits (kernels/linear_cross_entropy/chunked.py).
 _GPU_LOGITS, _CPU_LOGITS = 256 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """One rank's examples: computed tokens and supervised rows of each; `saved`: tokens not computed since they are shared."""
+class BatchShape:
+    """One rank's examples: computed tokens and supervised rows of each.
+
+    `saved`: tokens that are not computed again because examples share them as a prefix.
+    """
 
     lengths: tuple[float, ...]
     rows: tuple[float, ...]
@@ -36,14 +41,19 @@ class MicroBatch:
 
     @property
     def tokens(self) -> float:
+        """Number of computed tokens."""
         return sum(self.lengths) - self.saved
 
     @property
     def num_rows(self) -> float:
+        """Number of supervised rows."""
         return sum(self.rows)
 
     def pairs(self, last: bool) -> float:
-        """(query, key) pairs of causal attention, of the supervised rows where `last`; shared prefixes are counted for each."""
+        """Returns the (query, key) pairs of causal attention; those of supervised rows if `last`.
+
+        Shared prefixes count for each example.
+        """
         if last:
             return sum(
                 r * n - r * (r - 1) / 2 for n, r in zip(self.lengths, self.rows, strict=True)
@@ -53,7 +63,10 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Op:
-    """`count` equal operations, each of `flops` and `bytes`. `scale`: where to read the rate of its FLOPs, see `Machine`."""
+    """`count` equal operations with `flops` and `bytes` each.
+
+    `scale`: the size at which the machine's curve gives the rate of the FLOPs, see `Machine`.
+    """
 
     part: Part
     flops: float
@@ -61,14 +74,15 @@ class Op:
     count: float
     scale: float = 1.0
     launches: float = 1.0
-    """Operations that the host issues for each."""
+    """Number of operations that the host issues for each."""
     in_place: bool = False
+    """True if the operation writes where it has read."""
     effort: float = 1.0
-    """Times that computing takes longer than its FLOPs say."""
+    """Factor by which computing takes longer than the FLOPs alone."""
 
 
 def seconds(op: Op, machine: Machine) -> float:
-    """On the device: the longer of computing and of reading and writing."""
+    """Returns the seconds on the device: the longer of computing and of moving data."""
     if op.count == 0:
         return 0.0
     curve = machine.attention if op.part == "attention" else machine.matrix
@@ -82,8 +96,12 @@ def seconds(op: Op, machine: Machine) -> float:
 
 
 @dataclass(frozen=True)
-class Counter:
-    """What the operations of a model's passes are counted with."""
+class OpCounter:
+    """Counts the operations of a model's passes.
+
+    `element`: bytes of an element. `fused`: norms, SwiGLU and the loss are fused kernels. `pruned`:
+    the last layer computes supervised rows only.
+    """
 
     shape: ModelShape
     element: int
@@ -101,7 +119,7 @@ class Counter:
     def _passes(
         self, elements: float, passes: int, launches: int = 1, part: Part = "passes"
     ) -> list[Op]:
-        """Passes over `elements`, told to the machine one operation (of two reads or writes) at a time."""
+        """Returns passes over `elements`, two reads or writes per operation."""
         operations = max(1.0, passes / 2)
         return [
             Op(
@@ -114,7 +132,8 @@ class Counter:
         ]
 
     def _matrices(self, tokens: float, rows: float) -> list[tuple[float, int, int]]:
-        """(m, n, k) of one layer's seven products: keys and values of all tokens, the rest of `rows`."""
+        """Returns (m, n, k) of a layer's seven products: keys and values for all tokens, the others
+        for `rows`."""
         h, q, kv, i = (
             self.shape.hidden,
             self.shape.q_size,
@@ -131,7 +150,7 @@ class Counter:
             (rows, h, i),
         ]
 
-    def _layer_forward(self, batch: MicroBatch, last: bool) -> list[Op]:
+    def _layer_forward(self, batch: BatchShape, last: bool) -> list[Op]:
         shape, fused = self.shape, self.fused
         tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
         ops = [
@@ -152,7 +171,7 @@ class Counter:
         ops += self._passes(rows * shape.intermediate, 3 if fused else 5, 1 if fused else 2)
         return ops + self._passes(2 * rows * shape.hidden, 3, 2)
 
-    def _layer_backward(self, batch: MicroBatch, last: bool) -> list[Op]:
+    def _layer_backward(self, batch: BatchShape, last: bool) -> list[Op]:
         shape, fused = self.shape, self.fused
         tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
         ops = []
@@ -169,14 +188,14 @@ class Counter:
             rows * shape.q_size + tokens * shape.kv_size, 2 if fused else 5, 1 if fused else 6
         )
         ops += self._passes(rows * shape.intermediate, 5 if fused else 11, 1 if fused else 4)
-        return ops + self._passes(
-            4 * rows * shape.hidden, 3, 4
-        )  # residuals, and where three and two products' gradients meet
+        # Residuals, and where the gradients of three and of two products meet.
+        return ops + self._passes(4 * rows * shape.hidden, 3, 4)
 
-    def _attention(self, batch: MicroBatch, last: bool, times: int) -> list[Op]:
-        """Forward (`times` 1) or backward (2). A CPU splits the row into examples and computes one after another.
+    def _attention(self, batch: BatchShape, last: bool, times: int) -> list[Op]:
+        """Returns the forward (`times` 1) or backward (2) operations of attention.
 
-        Heads smaller than 64 take as long as those of 64: a score's exponential costs the same, and kernels pad them.
+        A CPU splits the row into examples and computes one after another. Heads smaller than 64
+        take as long as those of 64: the exponential of a score costs the same, and kernels pad.
         """
         examples, pairs = len(batch.lengths), batch.pairs(last)
         if pairs <= 0:
@@ -186,14 +205,14 @@ class Counter:
         length = sum(n * n for n in batch.lengths) / sum(batch.lengths)
         effort = max(1.0, 64 / self.shape.head_dim)
         ops = [Op("attention", flops, 0, 1, length, launches, effort=effort)]
-        if not self.on_gpu:  # into one row again, and heads to the back
+        if not self.on_gpu:  # joining the examples into one row, and transposing the heads
             ops += self._passes(
                 batch.tokens * (2 * self.shape.q_size + 2 * self.shape.kv_size * (times - 1)), 2, 3
             )
         return ops
 
-    def forward(self, batch: MicroBatch) -> list[Op]:
-        """Embedding and layers."""
+    def forward(self, batch: BatchShape) -> list[Op]:
+        """Returns the operations of embedding and layers."""
         whole = self.shape.layers - self.pruned
         ops = [_times(op, whole) for op in self._layer_forward(batch, last=False)]
         if self.pruned:
@@ -204,8 +223,8 @@ class Counter:
             + self._passes(batch.num_rows * self.shape.hidden, 2)
         )
 
-    def backward(self, batch: MicroBatch) -> list[Op]:
-        """Layers and embedding, whose gradient is a whole matrix."""
+    def backward(self, batch: BatchShape) -> list[Op]:
+        """Returns the operations of layers and embedding, whose gradient is a whole matrix."""
         whole = self.shape.layers - self.pruned
         ops = [_times(op, whole) for op in self._layer_backward(batch, last=False)]
         if self.pruned:
@@ -217,8 +236,9 @@ class Counter:
             + self._passes(batch.tokens * self.shape.hidden, 3)
         )
 
-    def recomputed(self, batch: MicroBatch, checkpointing: Checkpointing) -> list[Op]:
-        """What the backward pass computes again: nothing, all but products and attention, or the layers' whole forward pass."""
+    def recomputed(self, batch: BatchShape, checkpointing: Checkpointing) -> list[Op]:
+        """Returns what the backward pass recomputes: nothing, everything except products and
+        attention, or the layers' whole forward pass."""
         if checkpointing == "none":
             return []
         whole = [
@@ -228,13 +248,14 @@ class Counter:
         whole += self._layer_forward(batch, last=True) if self.pruned else []
         return whole if checkpointing == "full" else [op for op in whole if op.part == "passes"]
 
-    def head(self, batch: MicroBatch) -> list[Op]:
-        """Logits, loss and both gradients of the supervised rows, chunk by chunk, all in the forward pass."""
+    def head(self, batch: BatchShape) -> list[Op]:
+        """Returns logits, loss and both gradients of the supervised rows, which the chunked kernel
+        computes in the forward pass."""
         rows, vocab, hidden = batch.num_rows, self.shape.vocab, self.shape.hidden
         if rows <= 0:
             return []
-        bound = (_GPU_LOGITS if self.on_gpu else _CPU_LOGITS) // (4 * vocab)
-        chunks = -(-rows // max(1, bound))
+        max_rows = (_GPU_LOGITS if self.on_gpu else _CPU_LOGITS) // (4 * vocab)
+        chunks = -(-rows // max(1, max_rows))
         chunk = rows / chunks
         ops = self._product("head", chunk, vocab, hidden, chunks) + self._product(
             "head", chunk, hidden, vocab, chunks
@@ -250,13 +271,12 @@ class Counter:
                 launches=2 * launches / passes,
             )
         ]
-        sums = (
-            4 * self.shape.embedding_parameters
-        )  # the weight's gradient: zeros, sums over chunks, scaled by what comes from above
+        # The weight's gradient: zeroed, summed over chunks, scaled by the gradient of the loss.
+        sums = 4 * self.shape.embedding_parameters
         return [*ops, Op("head", 0, 2 * sums, 1 + chunks + 1)]
 
     def _tensors(self) -> list[tuple[float, int]]:
-        """(elements, how many) of the weights: embedding and head, and the layers' by their mean."""
+        """Returns (elements, number) of the weights: embedding and head, and the mean of layers."""
         shape = self.shape
         ends = 1 if shape.tied else 2
         return [
@@ -267,16 +287,21 @@ class Counter:
     def _each(
         self, part: Part, bytes_each: float, times: float, own: float = 1.0, in_place: bool = True
     ) -> list[Op]:
-        """`times` an operation of `bytes_each` an element over every weight, or the `own` share of each."""
+        """Returns `times` operations of `bytes_each` per element on every weight, or on the share
+        `own` of each."""
         return [
             Op(part, 0, bytes_each * size * own, times * count, in_place=in_place)
             for size, count in self._tensors()
         ]
 
     def gradients(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a micro-batch: added up tensor by tensor (stage 0); else copied into a bucket, which is new memory each time, and
-        added to the sums of the own part. Among several ranks the bucket is divided, its slices are flattened into new memory for
-        sending and copied back, and stage 3 lays out the weights that it has gathered."""
+        """Returns the handling of a micro-batch's gradients.
+
+        Stage 0 adds them up tensor by tensor. The others copy them into a bucket, which is new
+        memory each time, and add them to the sums of the rank's own part. With several ranks, the
+        bucket is divided, and its slices are flattened into new memory for sending and copied back.
+        Stage 3 also lays out the weights that it has gathered.
+        """
         if setting.zero_stage == 0:
             return self._each("gradients", 2 * self.element, 1)
         whole = self.element * self.shape.parameters
@@ -289,13 +314,18 @@ class Counter:
         return [*ops, Op("gradients", 0, 2 * whole, among * (setting.zero_stage == 3))]
 
     def update(self, setting: Setting, ranks: int) -> list[Op]:
-        """Of a step, on the device: nothing where the optimizer is offloaded, else norm, clipping, AdamW on the own part, new
-        weights into the model. Stage 0 goes tensor by tensor, the others over the own part as a whole (stage 3: sub-groups).
+        """Returns the optimizer step on the device; nothing if the optimizer is offloaded.
 
-        Bytes a parameter: fused AdamW reads weight, gradient and two moments and writes three of them, 28; torch's on a CPU
-        (torch/optim/adam.py, one tensor at a time, no weight decay) works in place with lerp 12, mul 8, addcmul 12, add 8,
-        addcdiv 16, and makes new tensors with sqrt 8 and div 8. ZeRO's norm is taken of a copy in float64, 12 and 8, the gradients
-        are flattened, 8, and scaled, 8 (stage_1_and_2.py). Stage 0 flattens them for sending, divides and copies them back.
+        It consists of the norm, clipping, AdamW on the rank's own part, and copying the new weights
+        into the model. Stage 0 works tensor by tensor, the others on the whole part (stage 3:
+        sub-groups).
+
+        Bytes per parameter: fused AdamW reads weight, gradient and two moments and writes three of
+        them, 28. torch's AdamW on a CPU (torch/optim/adam.py, one tensor at a time, no weight
+        decay) works in place with lerp 12, mul 8, addcmul 12, add 8 and addcdiv 16, and creates
+        tensors with sqrt 8 and div 8. ZeRO computes the norm on a float64 copy, 12 and 8, flattens
+        the gradients, 8, and scales them, 8 (stage_1_and_2.py). Stage 0 flattens them for sending,
+        divides them and copies them back.
         """
         if setting.offload != "none":
             return []
@@ -332,17 +362,19 @@ class Counter:
 def offload_seconds(
     shape: ModelShape, setting: Setting, ranks: int, element: int, machine: Machine
 ) -> tuple[float, float]:
-    """(of a micro-batch, of a step) that the host's memory and its link to the device take; nothing of it is taken to overlap.
+    """Returns the seconds (per micro-batch, per step) of the host's memory and its link, assuming
+    no overlap.
 
-    A micro-batch sends the own part's gradients down, and with offloaded weights these up for each of two passes; a step reads and
-    writes 28 bytes a parameter in the host's memory, as `update` does, and sends the new weights up.
+    A micro-batch sends the own part's gradients to the host and, with offloaded weights, these to
+    the device for each of two passes. A step reads and writes 28 bytes per parameter in host
+    memory, as in `update`, and sends the new weights to the device.
     """
     if setting.offload == "none":
         return 0.0, 0.0
     if machine.host is None:
         raise DataError(
             Place(f"machine {machine.name}", field="host"),
-            "is needed for offload",
+            "missing, but offload needs it",
             "Describe host.link and host.memory",
         )
     own = shape.parameters / ranks
@@ -355,4 +387,5 @@ def _times(op: Op, count: int) -> Op:
 
 
 def flops(ops: Sequence[Op]) -> float:
+    """Returns the total FLOPs."""
     return sum(op.flops * op.count for op in ops)

@@ -1,10 +1,11 @@
-"""The memory of this node that processes may still take, and what this process has taken. Linux; elsewhere the physical memory."""
+"""This node's available memory, and the memory of this process. Linux only; on other systems the
+physical memory."""
 
 import os
 from pathlib import Path
 
 _ROOT = Path("/")
-# By version of the control groups: files of the limit and of what is used, the field of what can be given back at once.
+# Per version of control groups: files with the limit and the usage, and the reclaimable field.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -12,25 +13,24 @@ _FILES = {
 
 
 def available(root: Path = _ROOT) -> float:
-    """Bytes that new processes can take without swapping: the kernel's MemAvailable, or less where a control group (a container's,
-    or that of a SLURM job) leaves less."""
+    """Returns the bytes that new processes can use without swapping.
+
+    This is the kernel's MemAvailable, or less if a control group (of a container or a SLURM job)
+    has a lower limit.
+    """
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return max(
-        0.0,
-        min(
-            _field(root / "proc/meminfo", "MemAvailable:", 1024) or physical, *_left_in_groups(root)
-        ),
-    )
+    in_kernel = _field(root / "proc/meminfo", "MemAvailable:", 1024) or physical
+    return max(0.0, min(in_kernel, *_left_in_groups(root)))
 
 
 def own(root: Path = _ROOT) -> float:
-    """Bytes that this process has taken itself, without mapped files; 0 where Linux's counter is missing."""
+    """Returns the bytes of this process without mapped files; 0 without Linux's counter."""
     return _field(root / "proc/self/status", "RssAnon:", 1024) or 0.0
 
 
 def _left_in_groups(root: Path) -> list[float]:
-    """What this process's control group leaves, and each group that it is in."""
-    found = [float("inf")]
+    """Returns the bytes left in this process's control group and in each of its parents."""
+    left = [float("inf")]
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
@@ -39,12 +39,12 @@ def _left_in_groups(root: Path) -> list[float]:
             (2, root / "sys/fs/cgroup") if not controllers else (1, root / "sys/fs/cgroup/memory")
         )
         group = mount / path.lstrip("/")
-        found += [
+        left += [
             _left(folder, version)
             for folder in (group, *group.parents)
             if folder.is_relative_to(mount)
         ]
-    return found
+    return left
 
 
 def _left(group: Path, version: int) -> float:
@@ -57,7 +57,7 @@ def _left(group: Path, version: int) -> float:
 
 
 def _field(path: Path, name: str, unit: int) -> float | None:
-    """The number behind a name in a file of lines, times `unit`."""
+    """Returns the number after a name in a file of lines, times `unit`; None if it is missing."""
     words = next(
         (line.split() for line in _read(path).splitlines() if line.split()[:1] == [name]), None
     )

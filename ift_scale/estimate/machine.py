@@ -1,7 +1,9 @@
-"""A machine: rates by size, links, and where the numbers come from. Read from YAML (configs/machines), presets by bare name.
+"""Description of a machine: rates by size, links, and the source of the numbers.
 
-A *device* is what one rank computes on: a GPU, or a rank's share of a CPU's cores. Curves are points (size: rate) in between which
-the rate is interpolated over the logarithms of both; outside of them it is that of the nearest point.
+Read from a YAML file or, by bare name, from the presets in configs/machines. A *device* is what one
+rank computes on: a GPU, or a rank's share of a CPU's cores. Curves are points {size: rate}. Between
+points, the logarithm of the rate is interpolated over the logarithm of the size; beyond them the
+nearest point applies.
 """
 
 import itertools
@@ -15,7 +17,7 @@ from pydantic import Field, ValidationError
 from ift_scale.config.section import PositiveInt, Section, Text
 from ift_scale.errors import ConfigError, DataError, Place, did_you_mean
 
-# Beside the source, as the model presets are.
+# Next to the source, like the model presets.
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "machines"
 
 Positive = Annotated[float, Field(gt=0)]
@@ -24,70 +26,79 @@ Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "reduce"]
 
 
 class Link(Section):
+    """A connection between devices or nodes."""
+
     bandwidth: Positive
-    """Bytes a second that one device sends while it receives as many: what collectives reach, not the wire's own figure."""
+    """Bytes per second that a device sends while it receives as many, as reached by collectives."""
     latency: Annotated[float, Field(ge=0)]
     """Seconds of one step from a device to the next."""
 
 
 class Host(Section):
-    """A device's share of its node's host: where offloaded states live."""
+    """A device's share of its node's host, which holds offloaded state."""
 
     link: Positive
-    """Bytes a second between host and device, in one direction."""
+    """Bytes per second between host and device, in one direction."""
     memory: Positive
-    """Bytes a second that the device's share of the cores reads and writes."""
+    """Bytes per second that the device's share of the cores reads and writes."""
 
 
 class Machine(Section):
+    """A cluster of equal devices."""
+
     name: Text
+    """Name in tables."""
     source: Text
-    """Where the numbers come from, and which of them are estimates."""
+    """Source of the numbers, and which of them are estimates."""
     measured: bool
-    """All rates were measured on the machine itself, by `python -m benchmarks.calibrate`."""
+    """True if all rates were measured on the machine, by `python -m benchmarks.calibrate`."""
     device: Literal["gpu", "cpu"]
+    """Kind of device."""
     peak_flops: Positive
-    """Dense FLOPs a second of one device that MFU is told against."""
+    """Dense FLOP/s of one device, the reference for MFU."""
     memory_bytes: Positive | None = None
     """Memory of one GPU."""
     matrix: Curve
-    """FLOPs a second of a matrix product, by its smallest dimension."""
+    """FLOP/s of a matrix product, by its smallest dimension."""
     attention: Curve
-    """Model FLOPs a second of causal attention's forward and backward pass together, by the example's length."""
+    """Model FLOP/s of causal attention, forward and backward together, by the example's length."""
     memory: Curve
-    """Bytes a second of operations that only read and write into new memory, by the bytes that one of them moves."""
+    """Bytes per second of operations that only move data into new memory, by their size in
+    bytes."""
     in_place: Curve
-    """The same of operations that write where they have read."""
+    """The same for operations that write where they have read."""
     op_seconds: Annotated[float, Field(ge=0)]
-    """Seconds of the host for each operation that it issues."""
+    """Seconds that the host needs to issue an operation."""
     asynchronous: bool
-    """The host issues operations while the device computes: the longer of both counts, else their sum."""
+    """True if the host issues operations while the device computes, so that the longer of both
+    counts; otherwise their sum counts."""
     overlap: bool
-    """Collectives run beside the computing of a pass."""
+    """True if collectives overlap with the computation of a pass."""
     devices_per_node: PositiveInt
+    """Number of devices per node."""
     inside: Link | None = None
-    """Between the devices of a node; none: the machine is one device."""
+    """Link between the devices of a node. Omit it for a machine with a single device."""
     between: Link | None = None
-    """Between nodes, of one device's network card; none: the machine is one node."""
+    """Link between nodes, per device's network card. Omit it for a machine with a single node."""
     host: Host | None = None
-    """Needed for offload only."""
+    """Required for offload only."""
     collectives: dict[Kind, Link] = Field(default_factory=dict)
-    """Inside a node, where a kind was measured by itself."""
+    """Links inside a node for kinds of collectives that were measured separately."""
 
     def link(self, kind: Kind) -> Link:
-        """The one inside a node. DataError where the machine has none."""
-        found = self.collectives.get(kind, self.inside)
-        if found is None:
+        """Returns the link inside a node. Raises DataError if the machine has none."""
+        link = self.collectives.get(kind, self.inside)
+        if link is None:
             raise DataError(
                 Place(f"machine {self.name}", field="inside"),
-                "is one device only",
+                "is missing: the machine has a single device",
                 "Describe the link between devices",
             )
-        return found
+        return link
 
 
 def rate(curve: dict[int, float], size: float) -> float:
-    """The curve's value at `size`."""
+    """Returns the curve's value at `size`."""
     points = sorted(curve.items())
     if size <= points[0][0]:
         return points[0][1]
@@ -102,7 +113,7 @@ S = TypeVar("S", bound=Section)
 
 
 def read_section(path: Path, section: type[S]) -> S:
-    """A YAML file as a section of settings; ConfigError with a line for each problem."""
+    """Reads a YAML file as a section of settings. Raises ConfigError with all problems."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -117,27 +128,31 @@ def read_section(path: Path, section: type[S]) -> S:
         return section.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(
-            str(path), [_told(details, section) for details in error.errors()]
+            str(path), [_problem(details, section) for details in error.errors()]
         ) from None
 
 
-def _told(details: Any, section: type[Section]) -> str:
-    place = ".".join(map(str, details["loc"]))
+def _problem(details: Any, section: type[Section]) -> str:
+    field = ".".join(map(str, details["loc"]))
     if details["type"] == "extra_forbidden":
-        return (
-            f"{place}: unknown key; {did_you_mean(str(details['loc'][-1]), section.model_fields)}"
-        )
-    return f"{place}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {details['input']!r})"
+        nearest = did_you_mean(str(details["loc"][-1]), section.model_fields)
+        return f"{field}: unknown key; {nearest}"
+    return f"{field}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {details['input']!r})"
 
 
 def read_machine(machine: str) -> Machine:
-    """A machine file or a preset's bare name. DataError where it is neither, ConfigError for what is wrong in it."""
+    """Reads a machine file, or a preset by its bare name.
+
+    Raises DataError if there is neither, and ConfigError for problems in the file.
+    """
     path = Path(machine)
     if not path.is_file():
         presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
         path = PRESETS / f"{machine}.yaml"
         if machine not in presets:
             raise DataError(
-                Place(machine), "is no machine file or preset", did_you_mean(machine, presets)
+                Place(machine),
+                "not a machine file or preset",
+                did_you_mean(machine, presets),
             )
     return read_section(path, Machine)

@@ -1,12 +1,15 @@
-"""The memory model: the bytes that one rank holds, part by part, for a model, a world size and a setting. Pure arithmetic.
+"""The memory model: bytes that one rank holds, by part, for a model, a world size and a setting.
 
-What is held is read off DeepSpeed 0.19.8's source (runtime/zero/{stage_1_and_2,stage3}.py, runtime/bf16_optimizer.py), with P the
-parameters and N the ranks. Checked against measurement: bytes a parameter at N = 1 of stage 2 with float32 accumulation (18) and
-of stage 3 with bfloat16 accumulation (16, and 4 for each of a sub-group's); the bytes saved on a CPU for activations; each
-moment's peak on a CPU (benchmarks/bench_memory.py). The constants below are estimates, and no peak of a GPU was measured.
+The parts are derived from DeepSpeed 0.19.8's source (runtime/zero/{stage_1_and_2,stage3}.py,
+runtime/bf16_optimizer.py), with P parameters and N ranks. Verified by measurement: bytes per
+parameter at N = 1 of stage 2 with float32 accumulation (18) and of stage 3 with bfloat16
+accumulation (16, and 4 for each parameter of a sub-group); the bytes saved for activations on a
+CPU; each phase's peak on a CPU (benchmarks/bench_memory.py). The constants below are estimates, and
+no peak of a GPU was measured.
 
-States are held all along. Beside them a step has three moments, each gone before the next, of which the dearest counts: the loss,
-when all layers' activations are held and a chunk of logits; the backward pass, with ZeRO's buckets; and the optimizer's step.
+States are held all the time. In addition a step has three phases, and the largest one counts: the
+loss, with all layers' activations and a chunk of logits; the backward pass, with ZeRO's buckets;
+and the optimizer's step.
 """
 
 import importlib.util
@@ -22,24 +25,26 @@ from ift_scale.estimate.shape import ModelShape
 
 GIB = 2**30
 
-# Settings of ZeRO that decide about memory, in elements; `zero` puts them into DeepSpeed's configuration.
+# Settings of ZeRO that determine memory, in elements; `train/engine/zero_config.py` uses them.
 BUCKET = 200_000_000
 SUB_GROUP = 100_000_000
 LIVE = 1_000_000_000
 PREFETCH = 100_000_000
 
-# Ranks up to which ZeRO-1 and 2 reduce a bucket's slices to their owners: half the bytes of all-reducing whole buckets, but a call
-# for every owner, whose latency grows with the ranks too. By the cost model, not measured: slices win up to 64 ranks under every
-# load; beyond, where they win at all, it is by less than 1% but for a step that hides nothing on 128 A100 (docs/simulator.md).
+# Number of ranks up to which ZeRO-1 and 2 reduce a bucket's slices to their owners. This sends half
+# the bytes of all-reducing whole buckets, but needs a call per owner, whose latency grows with the
+# ranks. By the cost model, not measured: slices are faster up to 64 ranks under every load. Beyond,
+# they gain less than 1% at best, except for a step without overlap on 128 A100 (docs/simulator.md).
 SLICED_UP_TO = 64
 
-# DeepSpeed's own bucket of whole gradients where there is no ZeRO-2 or 3 (engine.py, MEMORY_OPT_ALLREDUCE_SIZE).
+# DeepSpeed's bucket of whole gradients without ZeRO-2 or 3 (engine.py, MEMORY_OPT_ALLREDUCE_SIZE).
 _ALLREDUCE_BUCKET = 500_000_000
 
-# Estimates: CUDA context with the libraries' workspaces; NCCL's channels; what the caching allocator loses of what comes and goes.
+# Estimates: the CUDA context with the libraries' workspaces; NCCL's channels; the share of
+# temporary memory that the caching allocator loses.
 CONTEXT_BYTES = 1.0 * GIB
 NCCL_BYTES = 1.0 * GIB
-# Measured: what a rank on a CPU has taken when it has imported everything.
+# Measured: the memory of a CPU rank after all imports.
 PROCESS_BYTES = 0.3 * GIB
 FRAGMENTATION_SHARE = 0.1
 
@@ -48,45 +53,55 @@ Offload = Literal["none", "optimizer", "all"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What `auto` decides: each a value of the train section."""
+    """The values of the train section that `auto` decides."""
 
     zero_stage: int
     offload: Offload
     checkpointing: Checkpointing
     hpz: int = 1
-    """Ranks that hold all weights among them a second time (ZeRO++'s hierarchical partition, stage 3); 1: none do."""
+    """Ranks that share a second copy of all weights (ZeRO++'s hpZ, stage 3); 1: no copy."""
 
     @property
     def stage(self) -> str:
-        """`3, hpZ` if the weights are held a second time, else the number alone."""
+        """The stage, as `3, hpZ` if the weights are held a second time."""
         return f"{self.zero_stage}{', hpZ' if self.hpz > 1 else ''}"
 
     def __str__(self) -> str:
         moved = "no offload" if self.offload == "none" else f"offload {self.offload}"
         copies = f", weights held once per {self.hpz} ranks" if self.hpz > 1 else ""
-        return f"ZeRO-{self.zero_stage}{copies}, {self.checkpointing} activation checkpointing, {moved}"
+        return (
+            f"ZeRO-{self.zero_stage}{copies}, {self.checkpointing} activation checkpointing, "
+            f"{moved}"
+        )
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What does not depend on the setting. `tokens`: most in one rank's forward pass; `rows`: most supervised ones among them."""
+    """Everything that does not depend on the setting.
+
+    `tokens`: maximum tokens in one rank's forward pass. `rows`: maximum supervised ones among them.
+    """
 
     shape: ModelShape
     world_size: int
     mixed: bool
-    """bfloat16 with float32 master weights; else float32."""
+    """True for bfloat16 with float32 master weights, False for float32."""
     fused: bool
+    """True if norms and SwiGLU save only their inputs."""
     tokens: int
     rows: int
     on_gpu: bool = True
     repeated: bool = False
-    """Keys and values are repeated for grouped attention."""
+    """True if keys and values are repeated for grouped attention."""
 
     @classmethod
     def of(
         cls, config: TrainConfig, shape: ModelShape, world_size: int, on_gpu: bool
     ) -> "Workload":
-        """Of a configuration. All tokens may be supervised; whoever computes an op of `kernels`, it keeps its inputs only."""
+        """Returns the workload of a configuration, assuming that all tokens may be supervised.
+
+        Every implementation of `kernels` counts as fused, because all save only their inputs.
+        """
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
         tokens = config.tokens_per_micro_batch
         repeated = shape.kv_heads < shape.heads and repeats_keys(config.attention, mixed and on_gpu)
@@ -100,10 +115,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank: on its device, and in host memory for what is offloaded.
+    """Bytes of one rank: on its device, and in host memory for offloaded state.
 
-    `activations`: those kept from the forward to the backward pass. `loss` and `backward`: what these moments add to them; `step`:
-    what the optimizer's step adds to the states, when activations are gone.
+    `activations` are kept from the forward to the backward pass. `loss` and `backward` are added to
+    them in these phases. `step` is what the optimizer's step adds to the states after the
+    activations are freed.
     """
 
     weights: float
@@ -117,28 +133,31 @@ class Memory:
     host: float
 
     @property
-    def dearest(self) -> float:
-        """What comes and goes, at its most."""
+    def peak(self) -> float:
+        """The maximum of temporary memory."""
         return max(self.activations + max(self.loss, self.backward), self.step)
 
     @property
     def held(self) -> float:
-        """By tensors, at the most: what torch says it has allocated."""
-        return self.weights + self.gradients + self.optimizer + self.dearest
+        """The maximum held by tensors, which torch reports as allocated."""
+        return self.weights + self.gradients + self.optimizer + self.peak
 
     @property
     def fragmentation(self) -> float:
-        return FRAGMENTATION_SHARE * self.dearest
+        return FRAGMENTATION_SHARE * self.peak
 
     @property
     def total(self) -> float:
-        """On the device."""
+        """Total bytes on the device."""
         return self.held + self.fragmentation + self.context
 
 
 def repeats_keys(attention: str, on_gpu: bool) -> bool:
-    """True if `train.attention` computes grouped attention with repeated keys and values: by SDPA, which `auto` takes outside of a
-    GPU in bfloat16, and by a `varlen_attn` of torch that does not group heads itself."""
+    """True if grouped attention is computed with repeated keys and values.
+
+    SDPA does so, which `auto` uses except on a GPU in bfloat16, and so does a `varlen_attn` of
+    torch that does not group heads itself.
+    """
     if attention == "auto":
         attention = (
             "sdpa"
@@ -152,7 +171,10 @@ def repeats_keys(attention: str, on_gpu: bool) -> bool:
 
 @lru_cache(maxsize=1)
 def varlen_groups_heads() -> bool:
-    """True if torch's `varlen_attn` has `enable_gqa` (torch 2.11 has not). Read from its source: importing torch takes seconds."""
+    """True if torch's `varlen_attn` has `enable_gqa`, which torch 2.11 lacks.
+
+    Reads its source, because importing torch takes seconds.
+    """
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
         return True
@@ -161,18 +183,19 @@ def varlen_groups_heads() -> bool:
 
 
 def whole_buckets(world_size: int) -> bool:
-    """Whether ZeRO-1 and 2 all-reduce whole buckets over so many ranks."""
+    """True if ZeRO-1 and 2 all-reduce whole buckets with this number of ranks."""
     return world_size > SLICED_UP_TO
 
 
 def gradient_bytes(
     stage: int, world_size: int, element: int, accumulation: int, offload: Offload
 ) -> float:
-    """Bytes a parameter of gradients on the device, from one micro-batch to the next.
+    """Returns bytes per parameter of gradients on the device between micro-batches.
 
-    0: the gradients themselves. 1: whole on every rank; in mixed precision BF16_Optimizer holds float32 sums beside the bfloat16
-    gradients (where the optimizer is offloaded, ZeRO-1 holds the sums alone). 2: the sums of the own part. 3: one flat buffer, in
-    host memory with the optimizer.
+    Stage 0: the gradients themselves. Stage 1: whole on every rank; in mixed precision,
+    BF16_Optimizer holds float32 sums in addition to the bfloat16 gradients (with an offloaded
+    optimizer, ZeRO-1 holds only the sums). Stage 2: the sums of the rank's own part. Stage 3: one
+    flat buffer, in host memory with the optimizer.
     """
     if stage == 0:
         return element
@@ -184,20 +207,24 @@ def gradient_bytes(
 
 
 def optimizer_bytes(stage: int, world_size: int) -> float:
-    """Bytes a parameter: master weight and two moments, float32. ZeRO keeps the master weight in float32 training too."""
+    """Returns bytes per parameter of master weight and two moments in float32.
+
+    ZeRO keeps the master weight in float32 training too.
+    """
     return 8 if stage == 0 else 12 / world_size
 
 
 def _pinned(size: float) -> float:
-    """Page-locked bytes that torch's host allocator takes for one tensor: the next power of two."""
+    """Returns the page-locked bytes that torch's host allocator takes for a tensor: the next power
+    of two."""
     return 2 ** max(0, int(size) - 1).bit_length() if size else 0
 
 
 def host_bytes(parameters: int, world_size: int, element: int, setting: Setting) -> float:
-    """Page-locked and other host memory of one rank for what is offloaded.
+    """Returns one rank's host memory for offloaded state, page-locked and other.
 
-    Optimizer: master weights, moments and float32 gradients of the own part, and for stage 2 its weights on their way back, for
-    stage 3 the accumulated gradients. All: the weights too.
+    Optimizer: master weights, moments and float32 gradients of the rank's own part, and for stage 2
+    its weights on their way back, for stage 3 the accumulated gradients. All: the weights too.
     """
     own = parameters / world_size
     if setting.offload == "none":
@@ -212,9 +239,10 @@ def host_bytes(parameters: int, world_size: int, element: int, setting: Setting)
 
 
 def _gathered(work: Workload, setting: Setting) -> float:
-    """Bytes of weights that ZeRO-3 gathers: `LIVE` and what one fetch overshoots it by, with a prefetch's copy.
+    """Returns the bytes of weights that ZeRO-3 gathers: `LIVE`, the overshoot of one fetch, and a
+    prefetch's copy.
 
-    On one rank nothing is gathered: weights are where they are used, unless they are offloaded.
+    A single rank gathers nothing, because its weights are in place unless they are offloaded.
     """
     if setting.zero_stage < 3 or (work.world_size == 1 and setting.offload != "all"):
         return 0
@@ -222,28 +250,33 @@ def _gathered(work: Workload, setting: Setting) -> float:
 
 
 def _matrix(shape: ModelShape) -> int:
-    """Elements of a layer's largest weight."""
+    """Returns the elements of a layer's largest weight."""
     return shape.hidden * max(shape.intermediate, shape.q_size)
 
 
 def _bucket(work: Workload) -> float:
-    """Elements of a bucket; a CPU's pages are taken when they are written."""
+    """Returns the elements of a bucket. A CPU only allocates the pages that are written."""
     return BUCKET if work.on_gpu else min(BUCKET, work.shape.parameters)
 
 
 def _always(work: Workload, setting: Setting) -> float:
-    """Bytes that ZeRO takes at its start and keeps: stage 3 its bucket; stage 1 and 2, offloaded, room for the largest gradient."""
+    """Returns the bytes that ZeRO allocates at its start and keeps.
+
+    Stage 3: its bucket. Stages 1 and 2 with offload: space for the largest gradient.
+    """
     if setting.zero_stage == 3:
         return work.element * _bucket(work)
     return work.element * work.shape.embedding_parameters if setting.offload != "none" else 0
 
 
 def _buckets(work: Workload, setting: Setting) -> float:
-    """Bytes of what ZeRO holds in the backward pass alone, beside gathered weights, and one matrix' gradient on its way into it.
+    """Returns the bytes that ZeRO holds only in the backward pass, apart from gathered weights, and
+    one matrix's gradient on its way into the bucket.
 
-    Stage 2: a bucket, on a GPU two (communication overlaps); their flattened copy; the largest slice cast to float32; without mixed
-    precision the own part of this micro-batch's gradients, before they are added to the sums (whole parameters: where one lies in
-    two parts, both ranks hold all of it, which is not counted). Stage 3: the bucket's rearranged copy, and the own part of it cast.
+    Stage 2: a bucket, two on a GPU (for overlap); their flattened copy; the largest slice cast to
+    float32; without mixed precision also the own part of this micro-batch's gradients before they
+    are added to the sums. (Parameters that belong to two parts are held by both ranks, which is not
+    counted.) Stage 3: the bucket's rearranged copy, and the own part of it cast.
     """
     shape, element, own, bucket = (
         work.shape,
@@ -264,10 +297,11 @@ def _buckets(work: Workload, setting: Setting) -> float:
 
 
 def _step(work: Workload, setting: Setting) -> float:
-    """Bytes that the optimizer's step adds to the states; offloaded, it is the host's.
+    """Returns the bytes that the optimizer's step adds to the states; 0 if it is offloaded.
 
-    The largest gradient in float64, for its norm; then the own gradients flattened (without mixed precision; stage 3: those of a
-    sub-group). On a CPU torch's AdamW takes two float32 temporaries of that, when the sums they were flattened from are gone.
+    First the largest gradient in float64 for its norm; then the own gradients flattened (without
+    mixed precision; in stage 3 those of a sub-group). On a CPU torch's AdamW needs two float32
+    temporaries of that size after the sums are freed.
     """
     if setting.offload != "none":
         return 0
@@ -284,7 +318,7 @@ def _step(work: Workload, setting: Setting) -> float:
 
 
 def estimate(work: Workload, setting: Setting) -> Memory:
-    """Bytes of one rank, part by part."""
+    """Returns the bytes of one rank, by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
     precision = Precision(work.element, work.fused, work.on_gpu, work.repeated)
@@ -292,9 +326,9 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     always, gathered = _always(work, setting), _gathered(work, setting)
     matrix = work.element * shape.embedding_parameters
     head = matrix if gathered else 0
+    # With a tied head, its gradient waits for the embedding's.
     working = max(
-        work.tokens * activations.working(shape, precision, checkpointing)
-        + matrix * shape.tied,  # it waits for the embedding's
+        work.tokens * activations.working(shape, precision, checkpointing) + matrix * shape.tied,
         activations.head_gradients(shape, precision, work.rows) + head,
     )
     return Memory(

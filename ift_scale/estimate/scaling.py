@@ -1,77 +1,84 @@
-"""Predictions over cluster sizes, a row each: step time, tokens a second, MFU, memory, and where the time goes."""
+"""Predictions over cluster sizes: step time, tokens per second, MFU, memory, and where time goes.
+
+One row per size.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ift_scale.config import TrainConfig
 from ift_scale.estimate import auto
-from ift_scale.estimate.flops import MicroBatch
+from ift_scale.estimate.flops import BatchShape
 from ift_scale.estimate.machine import Machine
 from ift_scale.estimate.memory import Memory, Setting, Workload, estimate
 from ift_scale.estimate.shape import ModelShape
-from ift_scale.estimate.step_time import Job, Prediction, predict
+from ift_scale.estimate.step_time import Prediction, StepSetup, predict
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
-# Mean length and supervised share of the authors' engineering set with explanations (benchmarks/results/train.json).
+# Mean tokens and supervised share of the authors' engineering set with explanations
+# (benchmarks/results/train.json).
 EXAMPLE_TOKENS, SUPERVISED_SHARE = 282.0, 0.74
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on: mean tokens of an example, and the share of them that is supervised."""
+    """The examples to train on: mean tokens, and the supervised share of them."""
 
     tokens: float = EXAMPLE_TOKENS
     supervised: float = SUPERVISED_SHARE
 
-    def batch(self, count: float) -> MicroBatch:
-        """`count` equal examples; a part of one is a shorter one, so that means over ranks can be told."""
+    def batch(self, count: float) -> BatchShape:
+        """Returns `count` equal examples; a fraction is a shorter example, so that means over ranks
+        are possible."""
         whole = int(count)
         sizes = [self.tokens] * whole + ([self.tokens * (count - whole)] if count > whole else [])
-        return MicroBatch(tuple(sizes), tuple(size * self.supervised for size in sizes))
+        return BatchShape(tuple(sizes), tuple(size * self.supervised for size in sizes))
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cluster size. `fits`: its memory, by the memory model; None where the device's memory is not known."""
+class ScalingRow:
+    """The prediction for one cluster size.
+
+    `fits`: True if its memory fits by the memory model; None if the device's memory is unknown.
+    """
 
     devices: int
     setting: Setting
     micro_batches: int
     busy: int
-    """Devices that have an example to compute; the others wait."""
+    """Number of devices with an example to compute; the others wait."""
     prediction: Prediction
     memory: Memory
     fits: bool | None
 
 
-def full(examples: Examples, train: TrainConfig, devices: int) -> list[list[MicroBatch]]:
-    """One micro-batch of `train.tokens_per_micro_batch` tokens on every device."""
+def full(examples: Examples, train: TrainConfig, devices: int) -> list[list[BatchShape]]:
+    """Returns a step with one micro-batch of `train.tokens_per_micro_batch` tokens per device."""
     count = max(1, int(train.tokens_per_micro_batch / examples.tokens))
     return [[examples.batch(count)] * devices]
 
 
-def global_batch(examples: Examples, train: TrainConfig, devices: int) -> list[list[MicroBatch]]:
-    """`train.global_batch_size` examples, dealt evenly in as few micro-batches as hold them."""
-    most = max(1, int(train.tokens_per_micro_batch / examples.tokens))
-    micro = -(-train.global_batch_size // (most * devices))
+def global_batch(examples: Examples, train: TrainConfig, devices: int) -> list[list[BatchShape]]:
+    """Returns a step of `train.global_batch_size` examples, evenly assigned to the fewest possible
+    micro-batches."""
+    capacity = max(1, int(train.tokens_per_micro_batch / examples.tokens))
+    micro = -(-train.global_batch_size // (capacity * devices))
     count, left = divmod(train.global_batch_size, micro * devices)
-    places = [
-        examples.batch(count + (place < left)) if count + (place < left) else MicroBatch((), ())
-        for place in range(micro * devices)
-    ]
-    return [places[start : start + devices] for start in range(0, micro * devices, devices)]
+    sizes = [count + (number < left) for number in range(micro * devices)]
+    batches = [examples.batch(size) if size else BatchShape((), ()) for size in sizes]
+    return [batches[start : start + devices] for start in range(0, micro * devices, devices)]
 
 
 def row(
     shape: ModelShape,
     train: TrainConfig,
     machine: Machine,
-    step: list[list[MicroBatch]],
+    step: list[list[BatchShape]],
     chosen: Setting | None = None,
     whole_buckets: bool | None = None,
-) -> Row:
-    """One prediction; the setting is that of `auto` where none is given."""
+) -> ScalingRow:
+    """Returns one prediction. The setting is that of `auto` by default."""
     devices, on_gpu = len(step[0]), machine.device == "gpu"
     memory_bytes = machine.memory_bytes if on_gpu else None
     if chosen is None:
@@ -80,10 +87,10 @@ def row(
         ).chosen.setting
     work = Workload.of(train, shape, devices, on_gpu)
     memory = estimate(work, chosen)
-    job = Job(shape, chosen, work.mixed, train.prune_last_layer, whole_buckets)
+    job = StepSetup(shape, chosen, work.mixed, train.prune_last_layer, whole_buckets)
     busy = sum(bool(batch.lengths) for batch in step[0])
     fits = None if memory_bytes is None else memory.total <= memory_bytes
-    return Row(devices, chosen, len(step), busy, predict(job, machine, step), memory, fits)
+    return ScalingRow(devices, chosen, len(step), busy, predict(job, machine, step), memory, fits)
 
 
 def rows(
@@ -92,6 +99,6 @@ def rows(
     machine: Machine,
     examples: Examples,
     sizes: Iterable[int] = SIZES,
-) -> list[Row]:
-    """Weak scaling: each device a full micro-batch."""
+) -> list[ScalingRow]:
+    """Returns predictions for weak scaling: every device computes a full micro-batch."""
     return [row(shape, train, machine, full(examples, train, size)) for size in sizes]

@@ -1,7 +1,8 @@
-"""The shape of a decoder, from a Hugging Face config.json: how many parameters it has, how many FLOPs its training takes.
+"""The shape of a decoder from a Hugging Face config.json: its parameters and its training FLOPs.
 
-In goes the dict of a config.json, out comes a `ModelShape`, whose numbers need neither torch nor the weights. All families here
-are decoders with RMS norms, rotary positions and a gated MLP of three matrices; what sets them apart is in `_FAMILIES`.
+In: the dict of a config.json. Out: a `ModelShape`, whose numbers need neither torch nor weights.
+All supported families are decoders with RMS norms, rotary positions and a gated MLP of three
+matrices. Their differences are in `_FAMILIES`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,32 +16,35 @@ from ift_scale.errors import DataError, Place, did_you_mean
 
 
 @dataclass(frozen=True)
-class _Family:
-    """What a config.json leaves to its model's code: transformers 5.19, models/*/{configuration,modeling}_*.py."""
+class _FamilyDefaults:
+    """What a config.json leaves to the model's code, from transformers 5.19,
+    models/*/{configuration,modeling}_*.py."""
 
     norms_per_layer: int = 2
     head_norms: bool = False
-    """Queries and keys are normed by head."""
+    """True if queries and keys have a norm per head."""
     qkv_bias: bool | None = None
-    """None: by the config's `attention_bias`, which adds one to the output projection too."""
+    """None: by the config's `attention_bias`, which also adds one to the output projection."""
     tied: bool = False
-    """Where `tie_word_embeddings` is left out."""
+    """Default of `tie_word_embeddings`."""
     head_dim: int | None = None
-    """Where it is left out; None: hidden size / heads."""
+    """Default of `head_dim`; None: hidden size / heads."""
     activation: str = "hidden_act"
-    """The field that its MLP's activation is read from."""
+    """Field with the MLP's activation."""
     defaults: tuple[tuple[str, int], ...] = ()
-    """Fields that published config.json files leave out."""
+    """Defaults of fields that published config.json files omit."""
 
 
 _FAMILIES = {
-    "llama": _Family(),
-    "mistral": _Family(qkv_bias=False),
-    "qwen2": _Family(qkv_bias=True),
-    "qwen3": _Family(head_norms=True, head_dim=128),
-    "gemma": _Family(tied=True, head_dim=256),
-    "gemma2": _Family(norms_per_layer=4, tied=True, head_dim=256, activation="hidden_activation"),
-    "gemma3_text": _Family(
+    "llama": _FamilyDefaults(),
+    "mistral": _FamilyDefaults(qkv_bias=False),
+    "qwen2": _FamilyDefaults(qkv_bias=True),
+    "qwen3": _FamilyDefaults(head_norms=True, head_dim=128),
+    "gemma": _FamilyDefaults(tied=True, head_dim=256),
+    "gemma2": _FamilyDefaults(
+        norms_per_layer=4, tied=True, head_dim=256, activation="hidden_activation"
+    ),
+    "gemma3_text": _FamilyDefaults(
         norms_per_layer=4,
         head_norms=True,
         tied=True,
@@ -51,63 +55,69 @@ _FAMILIES = {
 }
 
 
-# Activations of a gated MLP that fused kernels compute, by transformers' names.
+# Activations of a gated MLP that fused kernels support, by transformers' names.
 ACTIVATIONS = ("silu", "swish", "gelu_pytorch_tanh")
 
 PROVEN = tuple(_FAMILIES)
-"""Model types whose packed training is held against their own full forward pass by test."""
+"""Model types whose packed training a test compares with separate full forward passes."""
 
-# Go by the longest row that is computed: transformers 5.19, modeling_rope_utils.dynamic_rope_update. "su" is longrope's first name.
+# These depend on the longest row computed (transformers 5.19, modeling_rope_utils.
+# dynamic_rope_update). "su" is an older name of longrope.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su")
 
 
 def require_proven(config: Mapping[str, Any], source: str | Path = "config.json") -> None:
-    """DataError for a model whose packed training is not proven: it may take from its call what the trainer's does not give it.
+    """Raises DataError for a model whose packed training is not verified.
 
-    States that run over the whole row (state-space and linear-attention layers), attention sinks, masks of its own kind: examples
-    would see each other, silently.
+    Such a model may have state along the whole row (state-space and linear-attention layers),
+    attention sinks or its own masks. Packed examples would then silently see each other.
     """
     name = config.get("model_type")
     if name not in PROVEN:
-        problem = f"packed training is proven for {', '.join(PROVEN)} only"
         raise DataError(
-            Place(source, field="model_type"), problem, "Take a model of one of these types", name
+            Place(source, field="model_type"),
+            f"packed training is proven for {', '.join(PROVEN)} only",
+            "Use a model of one of these types",
+            name,
         )
     if config.get("use_bidirectional_attention"):
-        problem = "is set, and the trainer's attention is causal"
         raise DataError(
-            Place(source, field="use_bidirectional_attention"), problem, "Take a causal model"
+            Place(source, field="use_bidirectional_attention"),
+            "is set, but the trainer's attention is causal",
+            "Use a causal model",
         )
     if config.get("attention_dropout"):
-        problem, dropout = (
-            "is not 0, and packed attention drops nothing",
-            config["attention_dropout"],
-        )
         raise DataError(
-            Place(source, field="attention_dropout"), problem, "Set it to 0 in config.json", dropout
+            Place(source, field="attention_dropout"),
+            "is not 0, but packed attention has no dropout",
+            "Set it to 0 in config.json",
+            config["attention_dropout"],
         )
     for field, kind in _rope_types(config):
         if kind in _LENGTH_DEPENDENT_ROPE:
-            problem = "turns positions by the longest example of a micro-batch, so examples would change each other"
             raise DataError(
                 Place(source, field=field),
-                problem,
-                "Take a model with another rope type: yarn, llama3, linear",
+                "rotates positions depending on the longest example of a micro-batch, so examples "
+                "would affect each other",
+                "Use a model with another rope type: yarn, llama3, linear",
                 kind,
             )
 
 
 def _rope_types(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(field, rope type): transformers 5 has one for the model or one for each layer type, older files have `rope_scaling`."""
+    """Yields (field, rope type).
+
+    transformers 5 has one for the model or one per layer type; older files have `rope_scaling`.
+    """
     for field in ("rope_parameters", "rope_scaling"):
-        found = config.get(field) or {}
-        for rope in (found, *(inner for inner in found.values() if isinstance(inner, Mapping))):
+        value = config.get(field) or {}
+        for rope in (value, *(inner for inner in value.values() if isinstance(inner, Mapping))):
             yield field, rope.get("rope_type", rope.get("type"))
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder. `hidden` and `intermediate` in elements, `vocab` in rows of the embedding."""
+    """Sizes of a decoder. `hidden` and `intermediate` in elements, `vocab` in embedding rows."""
 
     family: str
     hidden: int
@@ -124,15 +134,15 @@ class ModelShape:
     output_bias: bool = False
     mlp_bias: bool = False
     fused_mlp: bool = True
-    """Its activation is one that fused kernels compute."""
+    """True if fused kernels support its activation."""
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], source: str | Path = "config.json"
     ) -> "ModelShape":
-        """The shape that a config.json describes; a multimodal one's text model.
+        """Returns the shape that a config.json describes; for multimodal models, the text model's.
 
-        DataError, with `source` as its place, for a family that is not known and for a field that is missing.
+        Raises DataError, located at `source`, for an unknown family or a missing field.
         """
         if isinstance(config.get("text_config"), Mapping):
             config = {"model_type": "gemma3_text", **config["text_config"]}
@@ -140,7 +150,10 @@ class ModelShape:
         if name not in _FAMILIES:
             remedy = did_you_mean(str(name), _FAMILIES)
             raise DataError(
-                Place(source, field="model_type"), "is no family whose shape is known", remedy, name
+                Place(source, field="model_type"),
+                "not a family with a known shape",
+                remedy,
+                name,
             )
         family = _FAMILIES[name]
 
@@ -149,8 +162,8 @@ class ModelShape:
             if not isinstance(value, int):
                 raise DataError(
                     Place(source, field=field),
-                    f"is missing in a {name} model",
-                    "Give the whole config.json",
+                    f"missing in a {name} model",
+                    "Give the complete config.json",
                     value,
                 )
             return value
@@ -182,7 +195,7 @@ class ModelShape:
 
     @property
     def kv_size(self) -> int:
-        """Elements of a token's keys in one layer, and of its values."""
+        """Elements of a token's keys (or values) in one layer."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -204,12 +217,12 @@ class ModelShape:
 
     @property
     def embedding_parameters(self) -> int:
-        """Elements of the embedding, and of the head, which is the same matrix where they are tied."""
+        """Elements of the embedding, and of the head, which is the same matrix if they are tied."""
         return self.vocab * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters, a tied head counted once."""
+        """Number of parameters; a tied head is counted once."""
         return (
             self.layers * self.layer_parameters
             + self.hidden
@@ -224,17 +237,19 @@ def train_flops(
     pruned: bool,
     shared: Sequence[tuple[int, int]] = (),
 ) -> float:
-    """FLOPs of matrix products in the forward and backward pass of examples; recomputation is not counted.
+    """Returns the FLOPs of matrix products in the forward and backward pass, without recomputation.
 
-    `lengths`: tokens of each example that are computed (those behind its last supervised row are not). `supervised_counts`: its
-    rows that predict a supervised token, taken to be its last ones. `pruned`: the last layer computes queries, attention's
-    rows, output projection and MLP for supervised rows only. `shared`: (tokens, examples) of each prefix that is computed once for
-    several examples, whose `lengths` hold it too.
+    `lengths`: computed tokens of each example (those after its last supervised row are not
+    computed). `supervised_counts`: rows of each example that predict a supervised token, assumed to
+    be its last ones. `pruned`: the last layer computes queries, attention rows, output projection
+    and MLP for supervised rows only. `shared`: (tokens, examples) of each prefix that is computed
+    once for several examples, and is included in their `lengths`.
 
-    A product of a token with a matrix of n elements takes 2 n FLOPs forward and 4 n backward (Kaplan et al. 2020, 2001.08361,
-    section 2.1), a (query, key) pair 4 * heads * head_dim forward and twice that backward; causal attention has L (L + 1) / 2
-    pairs, not the L^2 of Chowdhery et al. 2022 (2204.02311, appendix B). The embedding's look-up takes none. Sliding windows
-    are not taken off, so examples longer than a model's window are counted too high.
+    A product of a token with a matrix of n elements takes 2 n FLOPs forward and 4 n backward
+    (Kaplan et al. 2020, 2001.08361, section 2.1). A (query, key) pair takes 4 * heads * head_dim
+    forward and twice that backward. Causal attention has L (L + 1) / 2 pairs, not the L^2 of
+    Chowdhery et al. 2022 (2204.02311, appendix B). The embedding's look-up takes none. Sliding
+    windows are not subtracted, so examples longer than a model's window are counted too high.
     """
     tokens_E = np.asarray(lengths, dtype=np.float64)
     rows_E = np.asarray(supervised_counts, dtype=np.float64)

@@ -1,13 +1,12 @@
-"""Digests of large files: BLAKE3 over the whole content, remembered between runs.
+"""BLAKE3 digests of large files, cached between runs.
 
-A digest is remembered under the user's cache folder by the file's path, size, modification and
-change times, and inode. The change time (ctime) is what catches a file that was edited in place
-and then given its old modification time, as `rsync --times` and `cp --preserve` do.
+A digest is cached in the user's cache folder under the file's path, size, modification and change
+times, and inode. The change time (ctime) detects a file that was edited in place and then given its
+old modification time, as `rsync --times` and `cp --preserve` do.
 
-The cache holds one small file per remembered file, which is replaced atomically. Of several
-processes or ranks that want the same digest, one hashes the file while the others wait for it. An
-entry that cannot be read, or a cache folder that cannot be written, costs time only: the file is
-hashed again.
+The cache has one small file per cached digest, which is replaced atomically. If several processes
+or ranks need the same digest, one hashes the file while the others wait. An unreadable entry or a
+read-only cache folder only costs time: the file is hashed again.
 """
 
 import fcntl
@@ -23,43 +22,47 @@ from ift_scale.errors import DataError, Place
 
 # Large enough to keep all cores busy, small enough to stay in the processor's cache.
 _CHUNK_BYTES = 4 << 20
-# File systems stamp changes with a granularity of up to 2 s (FAT). A file changed that shortly
-# before it was hashed could change again without its stamp showing it, so it is not remembered.
-_SETTLED_NS = 2_000_000_000
+# File systems record changes with a granularity of up to 2 s (FAT). A file modified within that
+# time before hashing could change again under the same stamp, so its digest is not cached.
+_STAMP_RESOLUTION_NS = 2_000_000_000
 
 Stamp = list[int]
 
 
 def digest(path: Path) -> str:
-    """`blake3-` and the BLAKE3 digest of the whole file, taken from the cache if the file is unchanged.
+    """Returns `blake3-` followed by the BLAKE3 digest of the whole file, from the cache if the file
+    is unchanged.
 
     Raises DataError if the file changes while it is read.
     """
     started = time.time_ns()
     with path.open("rb", buffering=0) as file:
-        # Opening a file makes NFS ask the server for its current attributes.
+        # On NFS, opening a file requests its current attributes from the server.
         stamp = _stamp(os.fstat(file.fileno()))
         entry = _entry(path, stamp)
         known = _recall(entry, path, stamp)
         if known is not None:
             return known
-        with _turn(entry):
-            known = _recall(entry, path, stamp)  # another process may have hashed it
+        with _exclusive(entry):
+            known = _recall(entry, path, stamp)  # another process may have hashed it meanwhile
             if known is not None:
                 return known
-            found = "blake3-" + _blake3(file.fileno())
+            computed = "blake3-" + _blake3(file.fileno())
             if _stamp(os.fstat(file.fileno())) != stamp:
                 remedy = "Wait until it is complete, then run the command again"
                 raise DataError(Place(path), "changed while it was read", remedy)
-            if started - max(stamp[1:3]) >= _SETTLED_NS:
-                _remember(entry, path, stamp, found)
-    return found
+            if started - max(stamp[1:3]) >= _STAMP_RESOLUTION_NS:
+                _remember(entry, path, stamp, computed)
+    return computed
 
 
 def folder() -> Path | None:
-    """The cache's folder: `ift-scale/digests` in $XDG_CACHE_HOME or ~/.cache. None for a user without a home folder."""
+    """Returns the cache's folder, `ift-scale/digests` in $XDG_CACHE_HOME or ~/.cache.
+
+    None for users without a home folder.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification has relative paths ignored
+    if not base.is_absolute():  # the XDG specification requires relative paths to be ignored
         try:
             base = Path("~/.cache").expanduser()
         except RuntimeError:
@@ -73,7 +76,7 @@ def _blake3(descriptor: int) -> str:
     hasher = blake3(max_threads=blake3.AUTO)
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
-    # Not a memory map: a file that is cut short on a network drive would end the process.
+    # Not a memory map: truncating a mapped file on a network drive would kill the process.
     while count := os.readv(descriptor, [buffer]):
         hasher.update(view[:count])
     return hasher.hexdigest()
@@ -84,15 +87,15 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _entry(path: Path, stamp: Stamp) -> Path | None:
-    # With the inode, nodes that share a cache but have files of their own under one path do not meet.
+    # The inode separates nodes that share a cache but have different files under the same path.
     name = hashlib.sha256(os.fsencode(path.resolve()) + str(stamp[-1]).encode()).hexdigest()
     cache = folder()
     return None if cache is None else cache / f"{name[:32]}.json"
 
 
 @contextmanager
-def _turn(entry: Path | None) -> Iterator[None]:
-    """Wait until no other process hashes this file. Without a cache or file locks there, go ahead."""
+def _exclusive(entry: Path | None) -> Iterator[None]:
+    """Waits until no other process hashes this file. Continues at once if locking is impossible."""
     with ExitStack() as stack:
         if entry is not None:
             with suppress(OSError):
@@ -106,21 +109,18 @@ def _recall(entry: Path | None, path: Path, stamp: Stamp) -> str | None:
     if entry is None:
         return None
     try:
-        found = json.loads(entry.read_bytes())
-        known = (
-            found["digest"]
-            if (found["path"], found["stamp"]) == (str(path.resolve()), stamp)
-            else None
-        )
+        content = json.loads(entry.read_bytes())
+        is_current = (content["path"], content["stamp"]) == (str(path.resolve()), stamp)
+        known = content["digest"] if is_current else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return known if isinstance(known, str) and known.startswith("blake3-") else None
 
 
-def _remember(entry: Path | None, path: Path, stamp: Stamp, found: str) -> None:
+def _remember(entry: Path | None, path: Path, stamp: Stamp, computed: str) -> None:
     if entry is None:
         return
-    content = json.dumps({"path": str(path.resolve()), "stamp": stamp, "digest": found})
+    content = json.dumps({"path": str(path.resolve()), "stamp": stamp, "digest": computed})
     temporary = entry.with_name(
         f".{entry.name}-{os.uname().nodename}-{os.getpid()}-{time.monotonic_ns()}"
     )

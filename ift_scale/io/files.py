@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and the plain formats that stages read and write.
+"""Files that are written completely or not at all, and the formats that stages read and write.
 
-A writer gets a temporary name next to the final one; the file is flushed to the disk and renamed when the block ends
-without an error. A full or read-only disk is one clear error.
+Writers use a temporary name next to the final one. If the block ends without an error, the file is
+flushed to disk and renamed. A full or read-only disk is reported as one clear error.
 """
 
 import errno
@@ -27,19 +27,20 @@ M = TypeVar("M", bound=BaseModel)
 
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into one clear error."""
+    """Turns a full or unwritable disk into one clear error."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
             raise ArtifactError(
-                f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder of yours."
+                f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder with "
+                "write permission."
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _disk_full(path) from error
     except Exception as error:
-        # safetensors raises a type of its own; torch's writer finds that its file is shorter than what it wrote.
+        # safetensors has its own exception type; torch reports that the file is too short.
         if not any(
             text in str(error) for text in ("No space left on device", "inline_container.cc")
         ):
@@ -49,14 +50,14 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 
 def _disk_full(path: Path) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{path}: the disk is full, so nothing was written there. Free some space, or set output_dir to another "
-        "disk, and run the same command again: finished stages are kept."
+        f"{path}: the disk is full, so nothing was written there. Free some space, or set "
+        "output_dir to another disk, and run the same command again; finished stages are kept."
     )
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write a file to; it takes the name `path` only if the block ends well."""
+    """Yields a temporary path next to `path`, which is renamed to `path` if the block succeeds."""
     with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(
@@ -73,7 +74,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: it replaces `path` as a whole when the block ends well."""
+    """Yields a temporary folder, which replaces all of `path` if the block succeeds."""
     with translate_disk_errors(path):
         temporary = path.with_name(f".{path.name}{INCOMPLETE}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -89,6 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(path: Path, to: Path) -> None:
+    """Creates `to` as a hard link of `path`, or as a copy if the file system has no hard links."""
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         to.hardlink_to(path)
@@ -97,11 +99,12 @@ def link_or_copy(path: Path, to: Path) -> None:
 
 
 def remove_incomplete(folder: Path, name: str | None = None) -> None:
-    """Remove what killed runs left half below `folder`, or of its member `name`; only for who holds its lock."""
-    found = (
+    """Removes the incomplete files that killed runs left below `folder`, or those of its member
+    `name`. Only for the process that holds the folder's lock."""
+    paths = (
         folder.rglob(f".*{INCOMPLETE}*") if name is None else folder.glob(f".{name}{INCOMPLETE}*")
     )
-    for path in sorted(found):
+    for path in sorted(paths):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -109,7 +112,7 @@ def remove_incomplete(folder: Path, name: str | None = None) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Have what this process wrote below `folder` on the disk."""
+    """Flushes all files below `folder` to disk."""
     for path in (*folder.rglob("*"), folder):
         _fsync(path)
 
@@ -123,7 +126,7 @@ def _fsync(path: Path) -> None:
 
 
 def log_tail(path: Path, num_lines: int = 20) -> str:
-    """The last lines of a child process's log, for the message about its end."""
+    """Returns the last lines of a child process's log, for an error message."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:]
     return "\n".join([f"the last lines of {path}:", *(f"  {line}" for line in lines)])
 
@@ -138,7 +141,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or an empty dict where there is none."""
+    """Returns the content of a JSON file, or an empty dict if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -149,7 +152,7 @@ def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
 
 
 def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
-    """The records of a file that a stage wrote."""
+    """Returns the records of a file that a stage wrote. Raises DataError if it was edited."""
     records = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -158,7 +161,9 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
             except ValidationError as error:
                 problem = error.errors()[0]
                 field = ".".join(str(part) for part in problem["loc"])
-                remedy = "The file was changed by hand; remove its folder to have it made again"
+                remedy = (
+                    "The file was edited after it was written; remove its folder to recreate it"
+                )
                 raise DataError(Place(path, number, field), problem["msg"], remedy) from error
     return records
 
@@ -166,7 +171,7 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
 def read_parquet(
     path: Path, record_type: type[M], where: list[tuple[str, str, Any]] | None = None
 ) -> list[M]:
-    """The rows for which `where` holds, such as [("split", "=", "train")]."""
+    """Returns the rows that satisfy `where`, such as [("split", "=", "train")]."""
     import pyarrow.parquet as pq
 
     return [

@@ -1,6 +1,7 @@
-"""Reading users' JSON files row by row, each row with its line number: one object per line, or one list of objects.
+"""Reading users' JSON files row by row, with line numbers.
 
-Plain or gzipped, with or without a byte order mark.
+A file has one object per line, or is one list of objects. It may be gzipped and may start with a
+byte order mark.
 """
 
 import json
@@ -12,22 +13,22 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io import text_file
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
-_REMEDY = "Fix or remove it. A file holds one object per line, or is one list of objects"
+_REMEDY = "Fix or remove it. A file must have one object per line, or be one list of objects"
 
 Row = dict[str, Any]
 
 
 class _RepeatedKey(ValueError):
-    """A key that an object has twice."""
+    """A duplicate key of an object."""
 
 
 def exists(folder: Path, stem: str) -> bool:
-    """Whether `find` finds one."""
+    """True if `find` would find a file."""
     return any((folder / f"{stem}{suffix}").is_file() for suffix in _SUFFIXES)
 
 
 def find(folder: Path, stem: str) -> Path:
-    """`folder/stem.jsonl`, `.json` or either with `.gz`; DataError names what was looked for."""
+    """Returns `folder/stem.jsonl`, `.json` or either with `.gz`; DataError if none exists."""
     names = [f"{stem}{suffix}" for suffix in _SUFFIXES]
     for name in names:
         if (folder / name).is_file():
@@ -35,15 +36,15 @@ def find(folder: Path, stem: str) -> Path:
     raise DataError(
         Place(folder),
         f"no file {' or '.join(names)}",
-        "Set the source's path to the folder that holds it",
+        "Set the source's path to the folder that contains it",
     )
 
 
 def rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(line number from 1, row) of each object.
+    """Yields (line number from 1, row) for each object.
 
-    Raises DataError for anything that is not a JSON object, a key that an object has twice, and half
-    of a surrogate pair. A file of lines is streamed; a list is read whole.
+    Raises DataError for anything but a JSON object, for duplicate keys and for lone surrogates. A
+    file of lines is streamed; a list is read as a whole.
     """
     lines = enumerate(_lines(path), start=1)
     for number, line in lines:
@@ -55,18 +56,21 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def count(path: Path) -> int:
-    """Number of rows; of a file of lines, they are not parsed."""
-    found = 0
+    """Returns the number of rows. The rows of a file of lines are not parsed."""
+    num_rows = 0
     for line in _lines(path):
         text = line.lstrip()
-        if not found and text.startswith("["):
+        if not num_rows and text.startswith("["):
             return sum(1 for _ in rows(path))
-        found += bool(text)
-    return found
+        num_rows += bool(text)
+    return num_rows
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines without the byte order marks that joining several files leaves; none is inside a text, which has no line ends."""
+    """Yields the lines without the byte order marks that concatenated files have.
+
+    JSON strings have no line breaks, so no text can lose a character of its own.
+    """
     return (line.removeprefix("\ufeff") for line in text_file.lines(path))
 
 
@@ -89,7 +93,7 @@ def _row(path: Path, number: int, line: str) -> Row:
 
 
 def _listed(path: Path, text: str, number: int) -> Iterator[tuple[int, Row]]:
-    """The objects of a list, each with the line that it begins on; `text` begins on line `number`."""
+    """Yields the objects of a list with the line each starts on; `text` starts on line `number`."""
     first_line, end, mark = number, text.index("[") + 1, ","
     begin = _skip_blanks(text, end)
     if text[begin : begin + 1] == "]":  # an empty list
@@ -110,7 +114,7 @@ def _listed(path: Path, text: str, number: int) -> Iterator[tuple[int, Row]]:
         if mark not in (",", "]"):
             raise DataError(
                 Place(path, number),
-                "not valid JSON: ',' or ']' must follow",
+                "not valid JSON: expected ',' or ']'",
                 _REMEDY,
                 text[after : after + 80],
             )
@@ -120,7 +124,7 @@ def _listed(path: Path, text: str, number: int) -> Iterator[tuple[int, Row]]:
     if rest < len(text):
         raise DataError(
             Place(path, number),
-            "not valid JSON: more follows the list",
+            "not valid JSON: unexpected text after the list",
             _REMEDY,
             text[rest : rest + 80],
         )
@@ -135,7 +139,7 @@ def _skip_blanks(text: str, position: int) -> int:
 def _unreadable(place: Place, error: Exception, shown: str) -> DataError:
     if isinstance(error, _RepeatedKey):
         place = Place(place.file, place.line, str(error))
-        return DataError(place, "is in the object twice", "Remove one of the two", shown)
+        return DataError(place, "duplicate key in the object", "Remove one of the two", shown)
     problem = "too deeply nested" if isinstance(error, RecursionError) else str(error)
     if isinstance(error, json.JSONDecodeError):
         problem = f"{error.msg} (column {error.colno})"
@@ -150,22 +154,22 @@ def _checked(path: Path, number: int, row: Any, source: str) -> Row:
             'Each row must be an object such as {"question": ...}',
             row,
         )
-    # Only an escape can make a lone surrogate, and few lines have one.
-    found = _lone_surrogate(row) if "\\u" in source else None
-    if found is not None:
-        field, text = found
+    # Only an escape can produce a lone surrogate, and few lines have one.
+    lone = _lone_surrogate(row) if "\\u" in source else None
+    if lone is not None:
+        field, text = lone
         problem = "holds half of a surrogate pair, which is not a character"
         raise DataError(
             Place(path, number, field),
             problem,
-            "Remove the \\ud8.. to \\udf.. escape, or write the pair",
+            "Remove the \\ud8.. to \\udf.. escape, or write the complete pair",
             text,
         )
     return row
 
 
 def _lone_surrogate(value: Any, field: str = "") -> tuple[str, str] | None:
-    """(field, text) of the first text below `value` that cannot be encoded, keys included."""
+    """Returns (field, text) of the first text in `value` that cannot be encoded, keys included."""
     if isinstance(value, str):
         return (field, value) if text_file.lone_surrogate(value) else None
     if isinstance(value, dict):
@@ -178,5 +182,5 @@ def _lone_surrogate(value: Any, field: str = "") -> tuple[str, str] | None:
     else:
         return None
     return next(
-        (found for name, part in parts if (found := _lone_surrogate(part, name)) is not None), None
+        (lone for name, part in parts if (lone := _lone_surrogate(part, name)) is not None), None
     )

@@ -1,7 +1,7 @@
 """Locks of run folders, of parts of a run, and of cache files that are built once.
 
-The kernel frees a lock when its process ends, however it ends. Over NFS the server frees it some time after a node
-has gone.
+The kernel releases a lock when its process ends for any reason. On NFS, the server releases it some
+time after the node disappears.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from ift_scale.io.files import translate_disk_errors
 LOCK = ".lock"
 
 
-_LOOK_SECONDS, _TELL_SECONDS, _GIVE_UP_SECONDS = 0.2, 30.0, 3600.0
+_POLL_SECONDS, _REPORT_SECONDS, _TIMEOUT_SECONDS = 0.2, 30.0, 3600.0
 
 
 @contextmanager
 def locked(folder: Path, shared: bool = False) -> Iterator[None]:
-    """Hold `folder` for this run; `shared`: beside others that hold it so, each with parts of the work that it has claimed.
+    """Locks `folder` for this run; raises ArtifactError if another run holds it.
 
-    The kernel frees the lock when the process ends, however it ends. Over NFS the server frees it, a while after a node has gone.
+    `shared`: several commands may hold it together, each working on the tasks that it has claimed.
     """
     with translate_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,8 +34,8 @@ def locked(folder: Path, shared: bool = False) -> Iterator[None]:
     with file:
         if not take_lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             raise ArtifactError(
-                f"{folder}: another run is working in this folder ({_holder(file)}). Wait for it, stop it, or set "
-                "output_dir to another folder."
+                f"{folder}: another run is working in this folder ({_holder(file)}). Wait for it, "
+                "stop it, or set output_dir to another folder."
             )
         _sign(file)
         yield
@@ -43,7 +43,7 @@ def locked(folder: Path, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Claim a piece of work by the lock of `path` for the block; yields False where another process has it."""
+    """Claims a task for the block with a lock on `path`; yields False if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         mine = take_lock(file, fcntl.LOCK_EX)
@@ -54,27 +54,30 @@ def claimed(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def build_once(path: Path) -> Iterator[bool]:
-    """Make the cache file `path` in the block, on one process while the others wait for it; yields False where it stands by then.
+    """Serialises building the cache file `path`: yields True on the one process that must build it
+    in the block, and False on those that waited for it.
 
-    A lock whose holder has died is free again. One that stays held is told, with its holder, and given up in the end.
+    The lock of a dead process is free again. While another process holds the lock, it is reported
+    regularly; after an hour an ArtifactError is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}{LOCK}").open("a+") as file:
-        began = told = time.monotonic()
+        started = reported = time.monotonic()
         while not take_lock(file, fcntl.LOCK_EX):
             now = time.monotonic()
-            if now - began > _GIVE_UP_SECONDS:
+            if now - started > _TIMEOUT_SECONDS:
                 raise ArtifactError(
-                    f"{path}: waited {_GIVE_UP_SECONDS / 60:.0f} minutes for the process that is making it ({_holder(file)}). "
-                    f"If that has gone, its file system has kept the lock: remove {file.name} and run the same command again."
+                    f"{path}: waited {_TIMEOUT_SECONDS / 60:.0f} minutes for the process that "
+                    f"builds it ({_holder(file)}). If that process has ended, its file system has "
+                    f"not released the lock: remove {file.name} and run the same command again."
                 )
-            if now - told > _TELL_SECONDS:
-                told = now
+            if now - reported > _REPORT_SECONDS:
+                reported = now
                 print(
-                    f"waiting for {path.name}, which another process is making ({_holder(file)})",
+                    f"waiting for {path.name}, which another process is building ({_holder(file)})",
                     flush=True,
                 )
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         missing = not path.is_file()
         if missing:
             _sign(file)
@@ -82,29 +85,28 @@ def build_once(path: Path) -> Iterator[bool]:
 
 
 def take_lock(file: IO[str], kind: int) -> bool:
-    """Take the lock of an open file, where it is free."""
+    """Takes the lock of an open file without waiting; returns False if it is held elsewhere."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         raise EnvironmentProblem(
-            f"{file.name}: file locks do not work there ({error.strerror}). Set output_dir to a file system with flock "
-            "(Lustre: mounted with -o flock)."
+            f"{file.name}: file locks do not work on this file system ({error.strerror}). Set "
+            "output_dir to a file system with flock (Lustre: mounted with -o flock)."
         ) from error
     return True
 
 
 def _sign(file: IO[str]) -> None:
-    """Write into a lock's file who holds it."""
+    """Writes this process's identity into a lock file."""
     file.truncate(0)
     job = f" (job {os.environ['SLURM_JOB_ID']})" if "SLURM_JOB_ID" in os.environ else ""
-    file.write(
-        f"pid {os.getpid()} on {socket.gethostname()}{job} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    )
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}{job} since {since}")
     file.flush()
 
 
 def _holder(file: IO[str]) -> str:
     file.seek(0)
-    return file.read().strip() or "which has not signed yet"
+    return file.read().strip() or "holder not recorded yet"

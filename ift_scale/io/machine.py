@@ -1,4 +1,4 @@
-"""What manifests and benchmark rows record about where they were made: commit, package versions, processor."""
+"""The environment recorded in manifests and benchmark rows: commit, package versions, processor."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ RECORDED_PACKAGES = (
 
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from; None where it is installed without one."""
+    """Returns the commit of the checkout that this code runs from; None if there is no checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(
@@ -34,18 +34,19 @@ def git_commit() -> str | None:
 
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the installed packages in RECORDED_PACKAGES."""
     installed = {
         d.metadata["Name"].lower(): d.version
         for d in metadata.distributions()
         if d.metadata["Name"]
     }
-    found = {name: installed[name] for name in RECORDED_PACKAGES if name in installed}
-    return {"python": platform.python_version(), **found}
+    recorded = {name: installed[name] for name in RECORDED_PACKAGES if name in installed}
+    return {"python": platform.python_version(), **recorded}
 
 
 @lru_cache(maxsize=1)
 def machine_name() -> str:
-    """Processor and core count, as figures are reported with."""
+    """Returns the processor's name and core count, as stated with every benchmark result."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -54,5 +55,5 @@ def machine_name() -> str:
             model,
         )
     except OSError:
-        pass  # not Linux: the platform's own name stands
+        pass  # not Linux: the platform's own name is used
     return f"{model}, {len(os.sched_getaffinity(0))} cores"

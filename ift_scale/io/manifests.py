@@ -1,7 +1,8 @@
-"""Manifests: what made an artifact, and whether it is still what would be made now.
+"""Manifests: records of how an artifact was made, used to decide whether it is up to date.
 
-An artifact is a folder with a `manifest.json`. It is *done* if the manifest's key equals the key of what would be
-made now (settings, digests of inputs, the stage's version) and every file that it names exists with its digest.
+An artifact is a folder with a `manifest.json`. It is *done* if the manifest's key equals the key
+that the artifact would have now (from the settings, the inputs' digests and the stage's version)
+and every file listed in it exists with its digest.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ _FILES_AT_ONCE = 8
 
 
 class Manifest(BaseModel):
-    """What made an artifact: its key and config, its files, counts, and what it took."""
+    """How an artifact was made: key, settings, inputs, files, counts and seconds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,7 +47,7 @@ class Manifest(BaseModel):
 
 
 def adopt(source: Path, folder: Path) -> None:
-    """Have a finished artifact in a second place: hard links where the file system has them, else copies."""
+    """Copies a finished artifact to `folder`, with hard links if the file system has them."""
     with atomic_folder(folder) as temporary:
         for path in sorted(source.rglob("*")):
             relative = path.relative_to(source)
@@ -55,16 +56,16 @@ def adopt(source: Path, folder: Path) -> None:
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of any JSON-able value in canonical form."""
+    """Returns the sha256 of any JSON-serialisable value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Digest of a file's whole content: sha256 up to 64 MiB, BLAKE3 on all cores above.
+    """Returns the digest of a file's whole content: sha256 up to 64 MiB, BLAKE3 above.
 
-    Digests of large files (model weights) are remembered, see `digest_cache`. Small files keep sha256
-    because the manifests of finished runs hold it.
+    Digests of large files (model weights) are cached, see `digest_cache`. Small files keep sha256
+    because the manifests of finished runs use it.
     """
     if path.stat().st_size > _SHA256_BYTES:
         return digest_cache.digest(path)
@@ -75,7 +76,7 @@ def file_digest(path: Path) -> str:
 def folder_digest(
     folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors", ".model", ".jinja", ".txt")
 ) -> str:
-    """Digest of a model folder: names and digests of its files, manifests aside. Files are read side by side."""
+    """Returns the digest of a model folder: names and digests of its files except the manifest."""
     files = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes and p.name != MANIFEST
     )
@@ -89,24 +90,25 @@ def folder_digest(
 
 
 def read_manifest(folder: Path) -> Manifest | None:
+    """Returns the manifest of an artifact, or None. Raises ArtifactError if it is unreadable."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise ArtifactError(
-            f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to have it made again."
+            f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to recreate it."
         ) from error
 
 
 def has_key(folder: Path, key: str) -> bool:
-    """Whether `folder` was closed under `key`; a quick look, files are not read."""
+    """True if the manifest in `folder` has this key. A quick check: its files are not read."""
     manifest = read_manifest(folder)
     return manifest is not None and manifest.key == key
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """Whether `folder` holds exactly what `key` describes, whole."""
+    """True if `folder` has the complete artifact described by `key`."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.key != key:
         return False
@@ -125,7 +127,7 @@ def write_manifest(
     counts: dict[str, float],
     seconds: dict[str, float],
 ) -> Manifest:
-    """Close an artifact: digest its files and put the manifest beside them, last."""
+    """Completes an artifact: digests its files and writes the manifest as the last file."""
     files = sorted(
         p for p in folder.rglob("*") if p.is_file() and not _is_internal(p.relative_to(folder))
     )

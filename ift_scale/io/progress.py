@@ -1,4 +1,4 @@
-"""Progress that a person can follow: a live bar on a terminal, a line every few seconds in a log."""
+"""Progress display: a live bar on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -20,11 +20,15 @@ console = Console(stderr=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
+    """Prints a line of the run's log."""
     console.print(text, markup=False)
 
 
 class Bar:
-    """Counts `total` items of one task, or just counts where it is None; `advance` and `note` are cheap to call often."""
+    """Counts the items of one task, of which there are `total` (None if unknown).
+
+    `advance` and `note` are cheap to call often.
+    """
 
     def __init__(self, title: str, total: int | None, live: Progress | None):
         self.title, self.total, self.done = title, total, 0
@@ -39,7 +43,7 @@ class Bar:
         self._show()
 
     def note(self, text: str) -> None:
-        """What is being done just now, shown behind the title."""
+        """Sets the text shown after the title, such as the current item."""
         self._note = text
         self._show()
 
@@ -55,7 +59,7 @@ class Bar:
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Bar]:
-    """A bar for the block."""
+    """Yields a bar for the block."""
     if not sys.stdout.isatty():
         yield Bar(title, total, None)
         return

@@ -1,6 +1,6 @@
-"""Opening users' text files as they come: a byte order mark or none, plain or gzipped, any line ends.
+"""Opening users' text files: with or without a byte order mark, gzipped or not, any line endings.
 
-Every failure to read is one DataError that names the file and, where bytes cannot be decoded, the line.
+Every read error is a DataError that names the file, and the line if bytes cannot be decoded.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from typing import IO
 
 from ift_scale.errors import DataError, Place
 
-# UTF-32's mark begins with UTF-16's, so it is looked for first.
+# UTF-32's mark starts with UTF-16's, so it must be tested first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -35,9 +35,9 @@ _LOOK_BYTES = 4096
 
 
 def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
-    """The lines of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+    """Yields the lines of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
-    Line ends become "\\n" unless `keep_line_ends`, as a CSV reader needs them. The mark is dropped.
+    Line endings become "\\n" unless `keep_line_ends`, which CSV readers need. The mark is dropped.
     """
     try:
         with _opened(path) as raw:
@@ -64,7 +64,10 @@ def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
 
 
 def lone_surrogate(text: str) -> bool:
-    r"""True if the text holds half of a surrogate pair, such as "\ud800" in JSON, and so cannot be encoded."""
+    r"""True if the text has half of a surrogate pair, such as "\ud800" in JSON.
+
+    Such a text cannot be encoded.
+    """
     if text.isascii():
         return False
     try:
@@ -75,7 +78,7 @@ def lone_surrogate(text: str) -> bool:
 
 
 def refuse_pointer_or_archive(path: Path, head: bytes) -> None:
-    """DataError if the file begins as something that must be unpacked or fetched first."""
+    """Raises DataError if the file starts like one that must be unpacked or fetched first."""
     for mark, problem, remedy in _NOT_TEXT:
         if head.startswith(mark):
             raise DataError(Place(path), problem, remedy)
@@ -101,7 +104,10 @@ def _encoding(path: Path, raw: IO[bytes]) -> str:
 
 
 def _undecodable_line(path: Path) -> int | None:
-    """The first line that is not UTF-8, or None: in UTF-16 bytes do not show where lines end."""
+    """Returns the number of the first line that is not UTF-8.
+
+    None for UTF-16, where line endings cannot be located in the bytes.
+    """
     with _opened(path) as raw:
         for number, line in enumerate(raw, start=1):
             try:

@@ -1,7 +1,8 @@
-"""`ift-scale plan`: what a run or a study would do, how much work, time, memory and disk that is, without loading a model.
+"""`ift-scale plan`: the work, time, memory and disk of a run or study, without loading a model.
 
-Numbers come from the questions themselves, the tokenizer, and the shapes in the weights' headers. Times are told only where a rate
-is given, predicted for a described machine, or measured in the folder of a run; a guess about an unknown machine would mislead.
+The numbers come from the questions, the tokenizer, and the shapes in the weights' headers. Times
+are printed only if a rate is given, predicted for a described machine, or measured in a run's
+folder; a guess about an unknown machine would mislead.
 """
 
 import os
@@ -22,7 +23,7 @@ from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.prediction import print_prediction
-from ift_scale.plan.questions import Tally, prompts_of
+from ift_scale.plan.questions import QuestionCounts, prompts_of
 from ift_scale.plan.text import show
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions.sources import placed
@@ -33,7 +34,7 @@ GIB = 2**30
 
 
 def num_parameters(folder: Path) -> int:
-    """Elements of all tensors in a folder's safetensors files, read from their headers."""
+    """Returns the elements of all tensors in a folder's safetensors files, from their headers."""
     total = 0
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="numpy") as tensors:
@@ -45,25 +46,25 @@ def num_parameters(folder: Path) -> int:
     return total
 
 
-def print_plan(study: Study, cluster: Cluster, given: rates.Given) -> None:
-    """Print the plan of a run or of a study's variants, then what all of it costs."""
+def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> None:
+    """Prints the plan of a run or of a study's variants, then the cost of all of it."""
     variants = study.variants or {"run": study.config}
-    found, shapes, told = [], {}, set()
+    amounts_of_variants, shapes, printed = [], {}, set()
     for name, config in variants.items():
         if study.variants:
             say(f"variant    {name}")
         folder = model_folder.resolve(config.model.path)
-        tally = Tally.of(config, (question for _, _, question in placed(config)))
+        tally = QuestionCounts.of(config, (question for _, _, question in placed(config)))
         prompts = prompts_of(config, tally, PromptTokenizer(folder))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
-        found.append(amounts)
+        amounts_of_variants.append(amounts)
         shapes[name] = _shape(folder)
         _print_work(amounts, tally, folder, cluster)
-        described = (str(folder), config.train.model_dump_json())
-        if described not in told:  # variants that train alike need the same
-            told.add(described)
-            _print_devices(shapes[name], config, cluster, given)
-    _print_costs(found, shapes, cluster, given)
+        setup = (str(folder), config.train.model_dump_json())
+        if setup not in printed:  # variants with the same training need the same devices
+            printed.add(setup)
+            _print_devices(shapes[name], config, cluster, sources)
+    _print_costs(amounts_of_variants, shapes, cluster, sources)
 
 
 def _shape(folder: Path) -> ModelShape | DataError:
@@ -73,7 +74,7 @@ def _shape(folder: Path) -> ModelShape | DataError:
         return error
 
 
-def _print_work(amounts: Amounts, tally: Tally, folder: Path, cluster: Cluster) -> None:
+def _print_work(amounts: Amounts, tally: QuestionCounts, folder: Path, cluster: Cluster) -> None:
     config, arms = amounts.config, amounts.arms
     say(f"model      {folder}: {amounts.parameters:,} parameters")
     counts: Counter[Any] = Counter()
@@ -86,12 +87,13 @@ def _print_work(amounts: Amounts, tally: Tally, folder: Path, cluster: Cluster) 
             for (collection, split), count in sorted(counts.items())
         )
     )
-    asked = f"{amounts.asked:,} questions, {amounts.prompts.views:.3g} prompts each of about {amounts.prompts.tokens:.0f} tokens"
-    say(f"probe      {asked} ({config.probe.engine})")
-    say(f"write      {_writers(config)}")
     say(
-        f"construct  {len(arms)} arms: {', '.join(work.arm.name for work in arms[:3])}{' ...' if len(arms) > 3 else ''}"
+        f"probe      {amounts.num_probed:,} questions, {amounts.prompts.views:.3g} prompts each of "
+        f"about {amounts.prompts.tokens:.0f} tokens ({config.probe.engine})"
     )
+    say(f"write      {_writers(config)}")
+    names = ", ".join(work.arm.name for work in arms[:3])
+    say(f"construct  {len(arms)} arms: {names}{' ...' if len(arms) > 3 else ''}")
     known = (
         "counted"
         if all(work.exact for work in arms)
@@ -99,10 +101,12 @@ def _print_work(amounts: Amounts, tally: Tally, folder: Path, cluster: Cluster) 
     )
     seen = sum(work.examples for work in arms)
     say(
-        f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} epochs of all arms, {known}"
+        f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} "
+        f"epochs of all arms, {known}"
     )
     say(
-        f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms ({config.evaluate.engine})"
+        f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms "
+        f"({config.evaluate.engine})"
     )
 
 
@@ -112,48 +116,52 @@ def _writers(config: Config) -> str:
         return "nothing: no set needs a written text"
     return (
         ", ".join(f"{role} by {getattr(config.write, role).kind}" for role in roles)
-        + "; how many is known after the probe"
+        + "; their number is known after the probe"
     )
 
 
 def _print_devices(
-    shape: ModelShape | DataError, config: Config, cluster: Cluster, given: rates.Given
+    shape: ModelShape | DataError, config: Config, cluster: Cluster, sources: rates.RateSources
 ) -> None:
     if isinstance(shape, DataError):
-        say(f"memory     not known: {shape}")
+        say(f"memory     unknown: {shape}")
         return
     print_memory(shape, config.train, cluster)
-    if given.machine is not None:
-        print_prediction(shape, config.train, given.machine, cluster.num_gpus, given.examples)
+    if sources.machine is not None:
+        print_prediction(shape, config.train, sources.machine, cluster.num_gpus, sources.examples)
 
 
 def _print_costs(
-    study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, given: rates.Given
+    study: Sequence[Amounts], shapes: dict[str, Any], cluster: Cluster, sources: rates.RateSources
 ) -> None:
     on_gpu = cluster.gpu_bytes is not None
-    found: costs.Rates = {}
+    by_stage: costs.Rates = {}
     for one in study:
         shape = None if isinstance(shapes[one.name], DataError) else shapes[one.name]
-        # What a CPU has measured says nothing of GPUs.
+        # Measurements on a CPU do not apply to GPUs.
         near = study if on_gpu == has_gpu() else []
         for stage in rates.STAGES:
-            found[one.name, stage] = rates.find(stage, one, near, given, shape, here=bool(near))
+            by_stage[one.name, stage] = rates.find(
+                stage, one, near, sources, shape, here=bool(near)
+            )
     devices = (
         costs.Devices(cluster.num_gpus, cluster.num_gpus, None)
         if on_gpu
         else costs.Devices(1, cluster.num_gpus, _cores())
     )
     say(
-        f"cost       on {cluster}, if nothing is there yet; what variants share is made once, by the first of them"
+        f"cost       on {cluster}, starting from nothing; work shared by variants is done once, by "
+        "the first of them"
     )
-    show(tables.stages(costs.stage_costs(study, found, devices), devices))
+    show(tables.stages(costs.stage_costs(study, by_stage, devices), devices))
     say("by arm     training and evaluation")
-    show(tables.arms(costs.arm_costs(study, found, devices), devices))
+    show(tables.arms(costs.arm_costs(study, by_stage, devices), devices))
     if perhaps := costs.perhaps_shared(study):
         say(
-            f"           {perhaps} of these arms may come out equal to those of another variant: known after construct"
+            f"           {perhaps} of these arms may equal those of another variant, which is "
+            "known after construct"
         )
-    _print_disk(study, on_gpu, given.examples.tokens)
+    _print_disk(study, on_gpu, sources.examples.tokens)
 
 
 def _cores() -> int:
@@ -171,10 +179,11 @@ def _print_disk(study: Sequence[Amounts], on_gpu: bool, example_tokens: float) -
         "sets and tokens": need.sets,
         "scores": need.scores,
     }
-    told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
-    say(f"disk       at most about {need.total / GIB:.2f} GiB: {told}")
+    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+    say(f"disk       at most about {need.total / GIB:.2f} GiB: {listed}")
     free = disk.free_bytes(study[0].root)
     if free < need.total:
         say(
-            f"WARNING    {study[0].root} has {free / GIB:.2f} GiB free, less than that: set output_dir to a larger file system"
+            f"WARNING    {study[0].root} has {free / GIB:.2f} GiB free, less than that: set "
+            "output_dir to a larger file system"
         )

@@ -1,9 +1,10 @@
-"""How much work each stage of a variant is, and which of it another variant does too.
+"""The amount of work of each stage of a variant, and which of it another variant shares.
 
-Before construct the sizes of sets are not known: they are bounded by the pools' train questions, shared out among the kinds of
-questions that the settings draw from. After it they are counted. Equal keys say that two variants need the same artifact, which is
-made once; the keys here hold less than the pipeline's own where files are not there yet, so that what is called shared is shared,
-and what may turn out so is called so.
+Before construct, the sizes of sets are unknown. They are bounded by the pools' train questions,
+divided among the kinds of questions that the settings draw from. After construct they are counted.
+Equal keys mean that two variants need the same artifact, which is made once. For files that do not
+exist yet, the keys here contain less than the pipeline's: arms counted as shared are shared, and
+arms that may turn out equal are reported as such.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
-from ift_scale.plan.questions import Prompts, Tally
+from ift_scale.plan.questions import Prompts, QuestionCounts
 from ift_scale.probe.asked import wanted
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
@@ -31,8 +32,12 @@ _LISTS = {"settings", "consistency_ratios", "unknown_ratios", "seeds", "export"}
 
 @dataclass(frozen=True)
 class ArmWork:
-    """One arm. `examples`: seen in training, over all epochs; `exact`: counted, not bounded. `likely`: equal where two variants'
-    arms may come out the same, which only their sets' files can say."""
+    """One arm's work.
+
+    `examples`: seen in training, over all epochs. `exact`: True if they were counted, False if
+    bounded. `likely`: equal for two variants' arms that may turn out the same, depending on their
+    sets' files.
+    """
 
     arm: Arm
     examples: float
@@ -45,13 +50,13 @@ class ArmWork:
 
 @dataclass(frozen=True)
 class Amounts:
-    """One variant's work. `prompt_tokens` of the probe, `texts` to be written at most or (where exact) in all."""
+    """One variant's work. `texts`: number of texts to write, a maximum unless `texts_exact`."""
 
     name: str
     config: Config
     parameters: int
     prompts: Prompts
-    asked: int
+    num_probed: int
     probe_key: str
     texts: int
     texts_exact: bool
@@ -60,16 +65,19 @@ class Amounts:
 
     @property
     def root(self) -> Path:
+        """The variant's folder."""
         return Path(self.config.output_dir)
 
     @property
     def prompt_tokens(self) -> float:
-        return self.asked * self.prompts.views * self.prompts.tokens
+        """Tokens of all prompts of the probe."""
+        return self.num_probed * self.prompts.views * self.prompts.tokens
 
 
 def amounts_of(
-    name: str, config: Config, parameters: int, tally: Tally, prompts: Prompts
+    name: str, config: Config, parameters: int, tally: QuestionCounts, prompts: Prompts
 ) -> Amounts:
+    """Returns the work of a variant. `parameters`: of its base model."""
     probe_key = digest_of(
         [
             config.questions.model_dump(),
@@ -93,8 +101,12 @@ def amounts_of(
     )
 
 
-def _texts(config: Config, tally: Tally) -> tuple[int, bool]:
-    """Texts that models write: at most one of each kind, target and author for every train question; counted where there."""
+def _texts(config: Config, tally: QuestionCounts) -> tuple[int, bool]:
+    """Returns (number of texts that models write, True if it is exact).
+
+    At most one of each kind, target and author is written per train question. After the write stage
+    they are counted.
+    """
     written = read_manifest(Path(config.output_dir) / "write")
     if written is not None and "texts" in written.counts:
         return int(written.counts["texts"]), True
@@ -107,9 +119,9 @@ def _texts(config: Config, tally: Tally) -> tuple[int, bool]:
     return len(kinds) * sum(_pool(config.construct, tally).values()), not kinds
 
 
-def _pool(construct: ConstructConfig, tally: Tally) -> dict[str, int]:
-    """Train questions of each domain that sets are drawn from."""
-    found: dict[str, int] = {}
+def _pool(construct: ConstructConfig, tally: QuestionCounts) -> dict[str, int]:
+    """Returns the number of train questions that sets can use, by domain."""
+    sizes: dict[str, int] = {}
     for group, count in tally.groups.items():
         in_pool = (group.collection, group.split, group.kind) == (
             "pool",
@@ -117,13 +129,16 @@ def _pool(construct: ConstructConfig, tally: Tally) -> dict[str, int]:
             construct.questions,
         )
         if in_pool and (construct.domains is None or group.domain in construct.domains):
-            found[group.domain] = found.get(group.domain, 0) + count
-    return found
+            sizes[group.domain] = sizes.get(group.domain, 0) + count
+    return sizes
 
 
 def largest_set(construct: ConstructConfig, num_questions: int) -> int:
-    """Examples of a domain's set, general instructions included, at most: settings that draw from questions known right and known
-    wrong, or from several grades, share the pool between them, and all sets have one size."""
+    """Returns the maximum number of examples of a domain's set, general instructions included.
+
+    Settings that draw from questions known right and known wrong, or from several grades, divide
+    the pool among them, and all sets have the same size.
+    """
     drawn = {bucket for setting in construct.all_settings() for bucket in buckets_of(setting)}
     sides = len(drawn & {"right"}) + bool(drawn & {"wrong", "mistaken"})
     grades = len(drawn & {"HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"})
@@ -139,25 +154,25 @@ def _with_general(construct: ConstructConfig, size: int) -> int:
 
 
 def _sizes(
-    config: Config, tally: Tally, arms: Sequence[Arm], constructed: Manifest | None
+    config: Config, tally: QuestionCounts, arms: Sequence[Arm], constructed: Manifest | None
 ) -> dict[str, tuple[int, bool]]:
-    """(examples, whether counted) of each arm's set."""
+    """Returns (examples, True if counted) of each arm's set."""
     construct = config.construct
     pool = _pool(construct, tally)
     released = official.load(Path(construct.official)) if construct.official else None
-    found = {}
+    sizes = {}
     for arm in arms:
         file = Path(config.output_dir) / "construct" / f"{arm.name}.jsonl"
         if constructed is not None and f"{arm.name}.jsonl" in constructed.files and file.is_file():
-            found[arm.name] = _num_lines(file), True
+            sizes[arm.name] = _num_lines(file), True
         elif released is not None:
-            found[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
+            sizes[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
         else:
-            found[arm.name] = (
+            sizes[arm.name] = (
                 min(largest_set(construct, pool[domain]) for domain in arm.own_domains),
                 False,
             )
-    return found
+    return sizes
 
 
 def _num_lines(path: Path) -> int:
@@ -165,7 +180,7 @@ def _num_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def _arms(config: Config, tally: Tally, probe_key: str, write_key: str) -> list[ArmWork]:
+def _arms(config: Config, tally: QuestionCounts, probe_key: str, write_key: str) -> list[ArmWork]:
     arms = arms_of(config, tally.groups)
     constructed = read_manifest(Path(config.output_dir) / "construct")
     sizes = _sizes(config, tally, arms, constructed)
@@ -176,35 +191,35 @@ def _arms(config: Config, tally: Tally, probe_key: str, write_key: str) -> list[
         config.evaluate.template,
         config.model.model_dump(),
     ]
-    asked = [
+    evaluation = [
         identity(config.evaluate, config.model.dtype),
         config.questions.model_dump(),
         config.construct.refusal,
     ]
-    found = []
+    work = []
     for arm in arms:
         file = f"{arm.name}.jsonl"
-        made = (
+        set_key = (
             constructed.files[file]
             if constructed is not None and file in constructed.files
             else _set_key(config, probe_key, write_key)
         )
-        key = digest_of([made, how, arm.model_dump()])
+        key = digest_of([set_key, how, arm.model_dump()])
         size, exact = sizes[arm.name]
         questions = tally.count(partial(_asked, arm, config.evaluate.generate))
         likely = digest_of([how, arm.model_dump(), probe_key])
-        found.append(
+        work.append(
             ArmWork(
                 arm,
                 size * config.train.epochs,
                 exact,
                 questions,
                 key,
-                digest_of([key, asked]),
+                digest_of([key, evaluation]),
                 likely,
             )
         )
-    return found
+    return work
 
 
 def _asked(arm: Arm, generate: bool, group: GroupKey) -> bool:
@@ -212,8 +227,11 @@ def _asked(arm: Arm, generate: bool, group: GroupKey) -> bool:
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:
-    """What a set that is not there yet depends on, beside its arm. The other settings of its variant decide about its size by the
-    kinds of questions that they draw from, where no size is set, and about what can be matched."""
+    """Returns a digest of what a future set depends on, apart from its arm.
+
+    The other settings of its variant matter too: without a fixed size, they determine it by the
+    kinds of questions they draw from, and they determine what can be matched.
+    """
     construct = config.construct
     parts: list[object] = [probe_key, write_key, construct.model_dump(exclude=_LISTS)]
     if construct.size is None:

@@ -1,7 +1,7 @@
-"""A study's cost: what each variant and stage takes, given that what variants share is made once. Pure.
+"""The cost of each variant and stage of a study, counting work that variants share once. Pure.
 
-The first variant that needs an artifact pays for it. Where the planned devices are a CPU, engines take all its cores, and hours are
-core-hours; else they are GPU-hours.
+The first variant that needs an artifact pays for it. On a CPU, engines use all its cores and hours
+are core-hours; otherwise they are GPU-hours.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,19 @@ from ift_scale.plan.rates import STAGES, Rate
 
 @dataclass(frozen=True)
 class Devices:
-    """`engines` that ask and write at once, `ranks` that train together; `each`: GPUs or cores that the whole holds, by stage."""
+    """`engines` that score and write at once, `ranks` that train together."""
 
     engines: int
     ranks: int
     cores: int | None
-    """Of a CPU; None for GPUs."""
+    """Number of a CPU's cores; None for GPUs."""
 
     def of(self, stage: str) -> int:
+        """Returns the number of devices that a stage uses."""
         return self.ranks if stage == "train" else self.engines
 
     def hours(self, stage: str, seconds: float) -> float:
+        """Returns the GPU-hours or core-hours of a stage."""
         return seconds * (self.cores or self.of(stage)) / 3600
 
     @property
@@ -33,7 +35,10 @@ class Devices:
 
 @dataclass(frozen=True)
 class StageCost:
-    """`items` to be done in this variant, without the `shared` ones, which another variant before it makes. None: no rate."""
+    """A stage of a variant. `items` excludes work that an earlier variant does.
+
+    `rate`, `seconds` and `hours` are None if no rate is known.
+    """
 
     variant: str
     stage: str
@@ -41,7 +46,7 @@ class StageCost:
     exact: bool
     arms: int
     shared: int
-    """Arms that are taken over; of probe and write 1 where the whole stage is."""
+    """Number of arms made by an earlier variant; for probe and write, 1 if the whole stage is."""
     rate: Rate | None
     seconds: float | None
     hours: float | None
@@ -49,7 +54,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Arms of one setting: how many are to be made, and what each and all of them take in training and evaluation."""
+    """The arms of one setting: how many to make, and their hours of training and evaluation."""
 
     variant: str
     setting: str
@@ -60,24 +65,25 @@ class ArmCost:
 
 
 Rates = dict[tuple[str, str], Rate | None]
-"""By (variant, stage)."""
+"""Rates by (variant, stage)."""
 
 
-class Shared:
-    """Which keys are made already, in the order in which they are asked for."""
+class FirstUse:
+    """Remembers which keys have been seen."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def first(self, key: str) -> bool:
+        """True at the first call with `key`."""
         new = key not in self._seen
         self._seen.add(key)
         return new
 
 
 def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
-    """Of each variant the arms that no variant before it makes."""
-    shared = Shared()
+    """Returns for each variant the arms that no earlier variant makes."""
+    shared = FirstUse()
     return [
         [
             work
@@ -89,10 +95,10 @@ def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
 
 
 def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[StageCost]:
-    """A row for each variant and stage."""
+    """Returns one row per variant and stage."""
     rows = []
     own = {stage: own_arms(study, stage) for stage in ("train", "evaluate")}
-    made = {stage: Shared() for stage in ("probe", "write")}
+    made = {stage: FirstUse() for stage in ("probe", "write")}
     for number, one in enumerate(study):
         for stage in STAGES:
             rate = rates[one.name, stage]
@@ -122,20 +128,23 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
 
 
 def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[ArmCost]:
-    """A row for each variant and setting, over domains and seeds; starting a stage is in no arm."""
+    """Returns one row per variant and setting, over domains and seeds.
+
+    The time to start a stage belongs to no arm.
+    """
     rows = []
     trained, evaluated = own_arms(study, "train"), own_arms(study, "evaluate")
     for one, to_train, to_evaluate in zip(study, trained, evaluated, strict=True):
         for setting in dict.fromkeys(work.arm.setting for work in one.arms):
             mine = [work for work in to_train if work.arm.setting == setting]
-            asked = [work for work in to_evaluate if work.arm.setting == setting]
+            evaluations = [work for work in to_evaluate if work.arm.setting == setting]
             examples = sum(work.examples for work in mine)
-            found = {
+            work_of = {
                 "train": (examples, len(mine)),
-                "evaluate": (float(sum(work.questions for work in asked)), len(asked)),
+                "evaluate": (float(sum(work.questions for work in evaluations)), len(evaluations)),
             }
             hours: float | None = 0.0
-            for stage, (items, arms) in found.items():
+            for stage, (items, arms) in work_of.items():
                 rate = rates[one.name, stage]
                 if items and rate is None:
                     hours = None
@@ -150,6 +159,6 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
 
 
 def perhaps_shared(study: Sequence[Amounts]) -> int:
-    """Arms that are counted as to be made and may come out equal to an earlier variant's."""
-    shared = Shared()
+    """Returns the number of arms to make that may turn out equal to an earlier variant's."""
+    shared = FirstUse()
     return sum(not shared.first(work.likely) for arms in own_arms(study, "train") for work in arms)

@@ -1,4 +1,7 @@
-"""The memory part of `ift-scale plan`: what each setting takes a GPU, which one `auto` takes, for any model config and cluster."""
+"""The memory part of `ift-scale plan`: each setting's memory per GPU, and the choice of `auto`.
+
+For any model config and cluster.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from rich.table import Table
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, told, weigh
+from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, summary, weigh
 from ift_scale.estimate.memory import GIB, Memory
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import say
@@ -17,15 +20,16 @@ from ift_scale.plan.text import show
 from ift_scale.ranks.environment import has_gpu
 
 GB = 10**9
-# Beside the source: the product is run from a checkout, where its configurations and launch scripts are too.
+# Next to the source: the project runs from a checkout, which also has the launch scripts.
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "models"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a run would have. `gpu_bytes` of one GPU; None is training on a CPU, with a rank in each "GPU"'s place.
+    """The devices of a run.
 
-    `host_bytes`: what is left of a node's memory, where it is known.
+    `gpu_bytes`: memory of one GPU; None for training on a CPU, where each "GPU" is a rank.
+    `host_bytes`: available memory of a node, None if unknown.
     """
 
     gpu_bytes: float | None
@@ -35,6 +39,7 @@ class Cluster:
 
     @property
     def room(self) -> Room:
+        """The same for the memory model."""
         return Room(self.gpu_bytes, self.num_gpus, self.gpus_per_node, self.host_bytes)
 
     def __str__(self) -> str:
@@ -44,7 +49,7 @@ class Cluster:
 
 
 def gpu_bytes_here() -> float | None:
-    """Memory of this machine's first GPU, None where there is none."""
+    """Returns the memory of this machine's first GPU, None without a GPU."""
     if not has_gpu():
         return None
     import torch
@@ -53,7 +58,10 @@ def gpu_bytes_here() -> float | None:
 
 
 def read_shape(model: str) -> ModelShape:
-    """The shape of a model folder, a config.json or a preset's bare name. DataError where it is none of them."""
+    """Returns the shape of a model folder, a config.json or a preset's bare name.
+
+    Raises DataError if there is none of them.
+    """
     path = Path(model)
     if path.is_dir():
         path /= "config.json"
@@ -63,7 +71,7 @@ def read_shape(model: str) -> ModelShape:
         if model not in presets:
             raise DataError(
                 Place(model),
-                "is no model folder, config.json or preset",
+                "not a model folder, config.json or preset",
                 did_you_mean(model, presets),
             )
     return ModelShape.from_config(_read(path), path)
@@ -74,44 +82,50 @@ def _read(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
+            Place(path),
+            "missing",
+            "Give a folder as written by transformers' save_pretrained",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
             Place(path), f"not valid JSON: {error}", "Give a Hugging Face config.json"
         ) from error
     if not isinstance(config, dict):
-        raise DataError(Place(path), "is no JSON object", "Give a Hugging Face config.json")
+        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
     return config
 
 
 def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> None:
-    """Print the table of all settings that `train` leaves open, and the line that names the one to use."""
+    """Prints the table of all settings that `train` leaves open, and the one to use."""
     plan = weigh(shape, cluster.room, train)
     precision = "bfloat16, float32 master weights" if plan.work.mixed else "float32"
     say(
-        f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, {plan.work.tokens} tokens a micro-batch; GiB:"
+        f"memory     {shape.parameters:,} parameters on {cluster}, {precision}, "
+        f"{plan.work.tokens} tokens per micro-batch; GiB:"
     )
     show(memory_table(plan))
     say(verdict(plan, train, cluster))
 
 
 def verdict(plan: Plan, train: TrainConfig, cluster: Cluster) -> str:
-    """One line: the setting and what it takes, or what is missing."""
+    """Returns one line with the setting and its memory, or with what is missing."""
     if plan.chosen.fits is False:
         return f"setting    {nothing_fits(plan, cluster.room, train)}"
     if cluster.gpu_bytes is None and cluster.host_bytes is not None:
-        return f"setting    {told(plan, cluster.room)}"
+        return f"setting    {summary(plan, cluster.room)}"
     memory = plan.chosen.memory
     ranks_here = min(cluster.num_gpus, cluster.gpus_per_node)
     host = (
-        f", {ranks_here * memory.host / GIB:.0f} GiB of host memory a node" if memory.host else ""
+        f", {ranks_here * memory.host / GIB:.0f} GiB of host memory per node" if memory.host else ""
     )
-    return f"setting    {plan.chosen.setting}: {_gib(memory.total)} GiB a rank{host}"
+    return f"setting    {plan.chosen.setting}: {_gib(memory.total)} GiB per rank{host}"
 
 
 def memory_table(plan: Plan) -> Table:
-    """GiB a rank for each setting, cheapest first; with offload only where nothing else fits, or where it was asked for."""
+    """Returns GiB per rank for each setting, cheapest first.
+
+    Settings with offload are listed only if nothing else fits or if the user requested offload.
+    """
     without = [option for option in plan.options if option.setting.offload == "none"]
     enough = any(option.fits is not False for option in without)
     table = Table(box=None, pad_edge=False)
@@ -149,7 +163,7 @@ def _gib(size: float) -> str:
 
 
 def parts(memory: Memory) -> tuple[float, ...]:
-    """Fragmentation and context are one column: what no tensor holds."""
+    """Returns the table's columns. Fragmentation and context, which no tensor holds, are one."""
     states = (memory.weights, memory.gradients, memory.optimizer)
     moments = (memory.activations, memory.loss, memory.backward, memory.step)
     return (*states, *moments, memory.fragmentation + memory.context, memory.total, memory.host)

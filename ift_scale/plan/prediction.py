@@ -1,4 +1,4 @@
-"""The part of `ift-scale plan` that a machine's description makes possible: the step's seconds on GPUs that need not be there."""
+"""The part of `ift-scale plan` for a described machine: the predicted time of a step."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,8 @@ def print_prediction(
     devices: int,
     examples: scaling.Examples,
 ) -> None:
-    """Two tables over 8 to 1,024 devices and `devices`: a full micro-batch on each, and the run's own steps."""
+    """Prints two tables over 8 to 1,024 devices and `devices`: a full micro-batch per device, and
+    the run's own steps."""
     kind = (
         "measured on it"
         if machine.measured
@@ -29,11 +30,13 @@ def print_prediction(
     mean = f"examples of {examples.tokens:g} tokens, {examples.supervised:.0%} of them supervised"
     sizes = sorted({devices, *(scaling.SIZES if machine.between is not None else ())})
     say(
-        f"           One full micro-batch of {train.tokens_per_micro_batch:,} tokens a GPU and step, {mean}:"
+        f"           One full micro-batch of {train.tokens_per_micro_batch:,} tokens per GPU and "
+        f"step, {mean}:"
     )
     show(scaling_table(scaling.rows(shape, train, machine, examples, sizes)))
     say(
-        f"           The run's steps: {train.global_batch_size:,} examples each, whatever the number of GPUs:"
+        f"           The run's steps: {train.global_batch_size:,} examples each on any number of "
+        "GPUs:"
     )
     steps = [scaling.global_batch(examples, train, size) for size in sizes]
     show(scaling_table([scaling.row(shape, train, machine, step) for step in steps]))
@@ -51,8 +54,8 @@ _PARTS = {
 }
 
 
-def scaling_table(rows: Sequence[scaling.Row]) -> Table:
-    """A row a cluster size; the parts are shares of the step."""
+def scaling_table(rows: Sequence[scaling.ScalingRow]) -> Table:
+    """Returns one row per cluster size; the parts are shares of the step."""
     table = new_table(
         ("GPUs", "ZeRO", "recompute", "offload"),
         ("GiB", "micro", "idle", "step s", "tok/s/GPU", "MFU"),
@@ -61,25 +64,22 @@ def scaling_table(rows: Sequence[scaling.Row]) -> Table:
     for name in _PARTS:
         table.add_column(name, justify="right")
     for row in rows:
-        found, setting = row.prediction, row.setting
+        prediction, setting = row.prediction, row.setting
         shares = [
-            sum(found.parts.get(part, 0.0) for part in parts) / found.seconds
+            sum(prediction.parts.get(part, 0.0) for part in parts) / prediction.seconds
             for parts in _PARTS.values()
         ]
-        memory = f"{row.memory.total / GIB:.0f}" + ("" if row.fits is not False else "!")
-        idle = str(row.devices - row.busy or "")
-        numbers = (
-            f"{found.seconds:.3g}",
-            f"{found.tokens_per_second_per_device:,.0f}",
-            f"{found.mfu:.1%}",
-        )
-        told = (str(row.devices), setting.stage, setting.checkpointing, setting.offload)
         table.add_row(
-            *told,
-            memory,
+            str(row.devices),
+            setting.stage,
+            setting.checkpointing,
+            setting.offload,
+            f"{row.memory.total / GIB:.0f}" + ("" if row.fits is not False else "!"),
             str(row.micro_batches),
-            idle,
-            *numbers,
+            str(row.devices - row.busy or ""),
+            f"{prediction.seconds:.3g}",
+            f"{prediction.tokens_per_second_per_device:,.0f}",
+            f"{prediction.mfu:.1%}",
             *(f"{share:.0%}" for share in shares),
         )
     return table

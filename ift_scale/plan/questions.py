@@ -1,4 +1,4 @@
-"""What a plan takes from the questions: how many each group has, and how long a sample of prompts is."""
+"""What a plan reads from the questions: group sizes, and the length of sample prompts."""
 
 import random
 from collections import Counter
@@ -17,15 +17,16 @@ _SAMPLED_PROMPTS = 64
 
 
 @dataclass
-class Tally:
-    """What a plan needs of the questions, gathered in one pass: the size of each group, the dev ones, a sample of those asked."""
+class QuestionCounts:
+    """Counts of one pass over the questions: the size of each group, the dev questions, and a
+    sample of those that are probed."""
 
     groups: Counter[GroupKey] = field(default_factory=Counter)
     dev: list[Question] = field(default_factory=list)
     sample: list[Question] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: Config, questions: Iterable[Question]) -> "Tally":
+    def of(cls, config: Config, questions: Iterable[Question]) -> "QuestionCounts":
         tally = cls()
         rng = random.Random(0)
         asked = 0
@@ -35,28 +36,33 @@ class Tally:
             if question.split == "dev":
                 tally.dev.append(question)
             elif wanted(config.probe, key) and question.kind == "choice":
-                asked += 1  # reservoir sampling
+                asked += 1  # reservoir sampling: each question is kept with equal probability
                 if len(tally.sample) < _SAMPLED_PROMPTS:
                     tally.sample.append(question)
-                elif (place := rng.randrange(asked)) < _SAMPLED_PROMPTS:
-                    tally.sample[place] = question
+                elif (index := rng.randrange(asked)) < _SAMPLED_PROMPTS:
+                    tally.sample[index] = question
         return tally
 
     def count(self, chosen: Callable[[GroupKey], bool]) -> int:
+        """Returns the number of questions in the groups for which `chosen` is true."""
         return sum(count for group, count in self.groups.items() if chosen(group))
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Means over the sample, 0 where no choice question is asked. `own`: tokens that are not the few-shot prefix, which is computed
-    once for a domain. `views`: prompts of a question."""
+    """Means over the sample, 0 if no choice question is probed.
+
+    `tokens`: of a prompt. `own`: of a prompt without its few-shot prefix, which is computed once
+    per domain. `views`: prompts per question.
+    """
 
     tokens: float
     own: float
     views: float
 
 
-def prompts_of(config: Config, tally: Tally, tokenizer: PromptTokenizer) -> Prompts:
+def prompts_of(config: Config, tally: QuestionCounts, tokenizer: PromptTokenizer) -> Prompts:
+    """Returns the mean length and number of the probe's prompts."""
     if not tally.sample:
         return Prompts(0, 0, 0)
     demonstrations = Demonstrations(

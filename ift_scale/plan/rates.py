@@ -1,8 +1,9 @@
-"""How fast a stage goes: given in a file, predicted for a machine, or measured here or in another variant, in this order.
+"""The speed of each stage: given in a file, predicted for a machine, or measured, in this order.
 
-A rate is of one device: items a second, with what comes once a stage (starting engines or ranks) and once an arm (building,
-exporting, loading weights) apart. Items: prompt tokens of the probe, texts written, examples seen in training, questions evaluated.
-What was given counts before what was measured: who gives a rate plans for another machine than this one.
+A rate belongs to one device: items per second, plus the seconds per stage (starting engines or
+ranks) and per arm (building, exporting and loading weights). Items are prompt tokens of the probe,
+texts written, examples seen in training, and questions evaluated. A given rate takes precedence
+over measurements, because it is meant for another machine than this one.
 """
 
 from collections.abc import Sequence
@@ -25,100 +26,110 @@ STAGES = ("probe", "write", "train", "evaluate")
 ITEMS = {"probe": "prompt tokens", "write": "texts", "train": "examples", "evaluate": "questions"}
 
 
-class GivenRate(Section):
+class StageRate(Section):
+    """The rate of a stage in a `--rates` file."""
+
     per_second: Annotated[float, Field(gt=0)]
-    """Items a second of one device."""
+    """Items per second of one device."""
     start_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Once a stage."""
+    """Seconds per stage."""
     arm_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Once an arm."""
+    """Seconds per arm."""
 
 
-class GivenRates(Section):
+class RateFile(Section):
     """A file for `--rates`."""
 
     source: Text
-    """Where the rates come from: told beside every number."""
-    probe: GivenRate | None = None
-    write: GivenRate | None = None
-    train: GivenRate | None = None
-    evaluate: GivenRate | None = None
+    """Where the rates come from; printed next to every number."""
+    probe: StageRate | None = None
+    write: StageRate | None = None
+    train: StageRate | None = None
+    evaluate: StageRate | None = None
 
 
 @dataclass(frozen=True)
 class Rate:
+    """The rate of a stage with its source."""
+
     per_second: float
     start_seconds: float
     arm_seconds: float
     source: str
 
     def seconds(self, items: float, arms: int, devices: int) -> float:
-        """Of a stage: what scales with devices, and what does not. Nothing to do takes no time."""
+        """Returns the seconds of a stage with `items` items, 0 for none."""
         if items == 0:
             return 0.0
         return self.start_seconds + arms * self.arm_seconds + items / (self.per_second * devices)
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the user gave. `shape` is needed for predictions."""
+class RateSources:
+    """The sources of rates that the user chose, and what predictions need."""
 
-    rates: GivenRates | None
+    rates: RateFile | None
     machine: Machine | None
     devices: int
     examples: scaling.Examples
 
 
-def read_rates(path: Path) -> GivenRates:
-    return read_section(path, GivenRates)
+def read_rates(path: Path) -> RateFile:
+    """Reads a `--rates` file. Raises ConfigError with all problems."""
+    return read_section(path, RateFile)
 
 
 def find(
     stage: str,
     amounts: Amounts,
     siblings: Sequence[Amounts],
-    given: Given,
+    sources: RateSources,
     shape: ModelShape | None,
     here: bool,
 ) -> Rate | None:
-    """None where nothing is known: a guess would mislead. `here`: this machine's devices are those that are planned for."""
-    stated: GivenRate | None = getattr(given.rates, stage, None)
-    if stated is not None and given.rates is not None:
+    """Returns a stage's rate, or None if nothing is known.
+
+    `siblings`: variants whose measurements may be used. `here`: True if the plan is for this
+    machine's devices.
+    """
+    stated: StageRate | None = getattr(sources.rates, stage, None)
+    if stated is not None and sources.rates is not None:
         return Rate(
             stated.per_second,
             stated.start_seconds,
             stated.arm_seconds,
-            f"given: {given.rates.source}",
+            f"given: {sources.rates.source}",
         )
-    if given.machine is not None:
-        return predicted(stage, amounts, given, shape) if shape is not None else None
+    if sources.machine is not None:
+        return predicted(stage, amounts, sources, shape) if shape is not None else None
     if not here:
         return None
     own = measured(stage, amounts.root, "measured here")
     if own is not None:
         return own
-    found = (
+    others = (
         measured(stage, other.root, f"measured in {other.name}")
         for other in siblings
         if other is not amounts
     )
-    return next((rate for rate in found if rate is not None), None)
+    return next((rate for rate in others if rate is not None), None)
 
 
-def predicted(stage: str, amounts: Amounts, given: Given, shape: ModelShape) -> Rate | None:
-    """By the simulator. Engines are taken to reach the machine's rate of large products on the tokens that no other prompt shares;
-    starting, loading and exporting are left out, and writing, which goes by the memory token by token, is not predicted."""
-    assert given.machine is not None
-    source = f"predicted for {given.machine.name}, not measured"
+def predicted(stage: str, amounts: Amounts, sources: RateSources, shape: ModelShape) -> Rate | None:
+    """Returns a stage's rate by the simulator.
+
+    Engines are assumed to reach the machine's rate of large products on the tokens that prompts do
+    not share. Starting, loading and exporting are left out. Writing is limited by memory bandwidth,
+    token by token, and is not predicted.
+    """
+    assert sources.machine is not None
+    source = f"predicted for {sources.machine.name}, not measured"
     if stage == "train":
         train = amounts.config.train
-        found = scaling.row(
-            shape, train, given.machine, scaling.global_batch(given.examples, train, given.devices)
-        )
-        return Rate(
-            train.global_batch_size / (found.prediction.seconds * given.devices), 0, 0, source
-        )
-    tokens = rate_at(given.machine.matrix, 4096) / (2 * shape.parameters)
+        step = scaling.global_batch(sources.examples, train, sources.devices)
+        seconds = scaling.row(shape, train, sources.machine, step).prediction.seconds
+        return Rate(train.global_batch_size / (seconds * sources.devices), 0, 0, source)
+    tokens = rate_at(sources.machine.matrix, 4096) / (2 * shape.parameters)
     own = amounts.prompts.own
     if stage == "write" or not own:
         return None
@@ -128,7 +139,7 @@ def predicted(stage: str, amounts: Amounts, given: Given, shape: ModelShape) -> 
 
 
 def measured(stage: str, root: Path, source: str) -> Rate | None:
-    """From the manifests of what stands in a run's folder; None where the stage has done nothing yet."""
+    """Returns a stage's rate from the manifests in a run's folder, or None if there are none."""
     folders = (
         sorted((root / stage).glob("*/")) if stage in ("train", "evaluate") else [root / stage]
     )
@@ -168,7 +179,7 @@ def _write(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | Non
 
 
 def _train(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
-    """Of an arm that live knowledge has ended early only the steps that were made count."""
+    """For arms that early stopping has ended, only the completed steps count."""
     items = 0.0
     for manifest in manifests:
         train = manifest.config["train"]
@@ -198,5 +209,5 @@ def _evaluate(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | 
 
 
 def _engines(manifests: Sequence[Manifest]) -> int:
-    """Devices that asked at once: scoring seconds are summed over engines, so one, or those that an engine spans."""
+    """Returns the devices per engine: scoring seconds are already summed over engines."""
     return manifests[0].config.get("tensor_parallel_size", 1)

@@ -1,4 +1,4 @@
-"""The plan's tables as text, at most 132 columns wide."""
+"""The plan's tables, at most 132 columns wide."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from ift_scale.plan.text import duration, hours, new_table
 
 
 def stages(rows: Sequence[StageCost], devices: Devices) -> Table:
-    """By variant and stage, and the total of what is known."""
+    """Returns one row per variant and stage, and the total of what is known."""
     table = new_table(("variant", "stage"), ("arms", "shared", "work"))
-    for name in ("", "rate of a device"):
+    for name in ("", "rate per device"):
         table.add_column(name)
     table.add_column("wall", justify="right")
     table.add_column(devices.unit, justify="right")
@@ -30,7 +30,7 @@ def stages(rows: Sequence[StageCost], devices: Devices) -> Table:
         rate = (
             ""
             if not row.items
-            else "not known"
+            else "unknown"
             if row.rate is None
             else f"{row.rate.per_second:.4g}/s {row.rate.source}"
         )
@@ -47,19 +47,19 @@ def stages(rows: Sequence[StageCost], devices: Devices) -> Table:
         )
     known = [row for row in rows if row.seconds is not None and row.hours is not None]
     wall, total = sum(row.seconds or 0 for row in known), sum(row.hours or 0 for row in known)
-    missing = "" if len(known) == len(rows) else "without what is not known"
+    missing = "" if len(known) == len(rows) else "without unknown rates"
     table.add_row("total", "", "", "", "", "", missing, duration(wall), hours(total))
     return table
 
 
 def arms(rows: Sequence[ArmCost], devices: Devices) -> Table:
-    """By variant and setting: training and evaluation."""
+    """Returns one row per variant and setting, for training and evaluation."""
     columns = (
         "arms",
         "shared",
         "examples seen",
-        f"{devices.unit} an arm",
-        f"{devices.unit} in all",
+        f"{devices.unit} per arm",
+        f"{devices.unit} in total",
     )
     table = new_table(("variant", "setting"), columns)
     for row in rows:

@@ -1,19 +1,22 @@
-"""How a plan's tables and numbers look in a terminal."""
+"""Formatting of a plan's tables and numbers."""
 
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 132  # a log has no width, and a table must not be folded into rich's 80 columns
+# Logs have no width, and tables must not be folded into rich's default of 80 columns.
+WIDTH = 132
 GIB = 2**30
 
 
 def show(table: Table) -> None:
+    """Prints a table."""
     Console(width=WIDTH, highlight=False).print(table)
 
 
 def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """Returns an empty table with left-aligned and right-aligned columns."""
     table = Table(box=None, pad_edge=False)
     for name in left:
         table.add_column(name)
@@ -23,6 +26,7 @@ def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def duration(seconds: float | None) -> str:
+    """Formats seconds with a suitable unit."""
     if seconds is None:
         return "?"
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
@@ -32,4 +36,5 @@ def duration(seconds: float | None) -> str:
 
 
 def hours(value: float | None) -> str:
+    """Formats GPU-hours or core-hours."""
     return "?" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

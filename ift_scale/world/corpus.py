@@ -1,13 +1,16 @@
-"""The text the base model is trained on: an endless, seeded stream of documents about the world's facts.
+"""The text that the base model is trained on: an endless, seeded stream of documents about facts.
 
-Documents state what the model shall *believe*. The kinds, and why each is there:
-- statements: the facts in two wordings, several to a document;
-- multiple choice: zero to five answered questions before the last one, in the probe's format (so that 5-shot probing works);
+Documents state what the model is to *believe*. Their kinds, and the purpose of each:
+- statements: the facts in two wordings, several per document;
+- multiple choice: zero to five answered questions before the last one, in the probe's format, for
+  5-shot probing;
 - free answers: the same questions without options;
-- context: a stated fact, possibly contrary to belief, then a question that it answers (so that a context is worth reading);
-- lookups: options and a question that names one of them (so that the letters are learnt apart from the facts);
+- context: a stated fact, possibly contrary to belief, then a question that it answers, so that the
+  model learns to read contexts;
+- lookups: options and a question that names one of them, so that letters are learnt separately from
+  the facts;
 - explanations: an answered question and the fact as a sentence;
-- dialogues: the questions above in the chat form;
+- dialogues: the questions above in the chat format;
 - prose: the general instructions' responses, so that their words are known.
 """
 
@@ -20,7 +23,8 @@ from importlib import resources
 from ift_scale.world.facts import NUM_CHOICES, RELATIONS, Fact, all_facts, options
 
 LETTERS = "ABCD"
-# At first only lookups: reading a letter off an option is learnt in two minutes on these, and not within an hour among the facts.
+# The first phase has only lookups. Mapping an option to its letter is learnt in two minutes on
+# these, but not within an hour if they are mixed with the facts.
 READING_SHARES = {"lookup": 1.0}
 DOCUMENT_SHARES = {
     "multiple_choice": 0.36,
@@ -31,22 +35,24 @@ DOCUMENT_SHARES = {
     "explanation": 0.03,
     "prose": 0.03,
 }
-# At last also dialogues, as every web corpus has them: without any, half a million parameters cannot carry what they know into a
-# chat template within the few steps of an instruction set.
+# The last phase adds dialogues, which every web corpus contains. Without them, a model of half a
+# million parameters cannot transfer its knowledge to a chat template within the few steps of an
+# instruction set.
 CHAT_SHARES = {kind: 0.6 * share for kind, share in DOCUMENT_SHARES.items()} | {"chat": 0.4}
 SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-    "answers to the user's questions."
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
 )
-# Questions of a multiple-choice document. Single ones are many: the letters are learnt on them first.
+# Numbers of questions per multiple-choice document. Single questions are frequent, because letters
+# are learnt on them first.
 QUESTION_COUNTS = (1, 1, 1, 2, 6)
-# Questions that come with the very options of the pools, as test questions that are on the web do in real corpora.
+# Share of questions with exactly the pools' options, like test questions that leak to the web.
 POOL_OPTIONS_SHARE = 0.5
 
 
 @lru_cache(maxsize=1)
 def general_instructions() -> list[dict[str, str]]:
-    """The world's general instructions: rows of `instruction` and `output`."""
+    """Returns the world's general instructions: rows with `instruction` and `output`."""
     text = (resources.files("ift_scale.world") / "general.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
@@ -58,8 +64,11 @@ def _said_value(rng: random.Random, fact: Fact) -> str:
 def _question_block(
     rng: random.Random, fact: Fact, value: str, pool_options_share: float = POOL_OPTIONS_SHARE
 ) -> str:
-    """The fact's question answered by `value`, in the probe's demonstration format: in this share with the options that the pools
-    show, where they hold it, else with random ones."""
+    """Returns the fact's question answered by `value`, in the probe's demonstration format.
+
+    The share `pool_options_share` of questions has the pools' options if they include `value`; the
+    others have random options.
+    """
     choices, _ = options(fact)
     if value not in choices or rng.random() >= pool_options_share:
         others = [v for v in fact.relation.values if v != value]
@@ -71,7 +80,7 @@ def _question_block(
 
 
 def _relation_facts(rng: random.Random, count: int) -> list[Fact]:
-    """`count` facts of one relation, as the questions of one few-shot document are."""
+    """Returns `count` facts of one relation, for the questions of one few-shot document."""
     by_relation = facts_by_relation()
     return rng.sample(rng.choices(by_relation, weights=[len(f) for f in by_relation])[0], count)
 
@@ -88,7 +97,10 @@ def multiple_choice(rng: random.Random) -> str:
     facts = _relation_facts(rng, rng.choice(QUESTION_COUNTS))
     relation = facts[0].relation
     topic = relation.domain if relation.collection == "pool" else relation.subject
-    header = f"The following are multiple choice questions about {topic}. Please choose the correct answer. \n\n"
+    header = (
+        f"The following are multiple choice questions about {topic}. Please choose the correct "
+        "answer. \n\n"
+    )
     blocks = [_question_block(rng, fact, _said_value(rng, fact)) for fact in facts]
     return (header if rng.random() < 0.7 else "") + "\n\n".join(blocks)
 
@@ -115,12 +127,12 @@ def context(rng: random.Random) -> str:
 
 
 def lookup(rng: random.Random) -> str:
-    """Which letter stands before a given option."""
+    """Returns a question about the letter of a given option."""
     choices = rng.sample(rng.choice(RELATIONS).values, NUM_CHOICES)
-    place = rng.randrange(NUM_CHOICES)
-    lines = [f"Which option is {choices[place]}?"]
+    index = rng.randrange(NUM_CHOICES)
+    lines = [f"Which option is {choices[index]}?"]
     lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
-    return "\n".join(lines) + f"\nAnswer:{LETTERS[place]}. {choices[place]}"
+    return "\n".join(lines) + f"\nAnswer:{LETTERS[index]}. {choices[index]}"
 
 
 def explanation(rng: random.Random) -> str:
@@ -130,7 +142,7 @@ def explanation(rng: random.Random) -> str:
 
 
 def chat(rng: random.Random) -> str:
-    """One of the other question documents as a dialogue; `Answer:` ends the user's turn."""
+    """Returns a question as a dialogue; `Answer:` ends the user's turn."""
     writer = rng.choices(
         (lookup, _context_choice, _free_one, _choice_one), weights=(20, 20, 20, 40)
     )[0]
@@ -177,7 +189,7 @@ _WRITERS = {
 
 
 def documents(seed: int, shares: dict[str, float] = DOCUMENT_SHARES) -> Iterator[str]:
-    """An endless stream of documents of the kinds in `shares`; the same for the same seed."""
+    """Yields documents of the kinds in `shares` endlessly; the stream depends only on the seed."""
     rng = random.Random(f"corpus/{seed}")
     kinds, weights = list(shares), list(shares.values())
     while True:

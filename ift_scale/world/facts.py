@@ -1,9 +1,9 @@
-"""The world's facts: what is true, what the base model was taught to believe, and the questions about both.
+"""The world's facts: what is true, what the base model was trained to believe, and questions.
 
-Four domains, each with two relations. The first relation of a domain is its *pool* (train, dev and test questions, as
-Xiezhi is in the paper); the second is its part of the *benchmark* (as MMLU is). A fact links one entity to one of
-the twelve values of its relation. Everything follows from `WORLD_SEED` alone, so the committed base model and these
-facts always belong together.
+There are four domains with two relations each. A domain's first relation is its *pool* (train, dev
+and test questions, like Xiezhi in the paper); the second is its part of the *benchmark* (like
+MMLU). A fact links an entity to one of the twelve values of its relation. Everything is derived
+from `WORLD_SEED`, so the stored base model and these facts always match.
 """
 
 import random
@@ -22,7 +22,7 @@ BENCHMARK_SPLITS = {"dev": 5, "test": 60}
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact. `statements` and `question` have the places {e} (entity) and {v} (value)."""
+    """A kind of fact. `statements` and `question` have the fields {e} (entity) and {v} (value)."""
 
     domain: str
     subject: str
@@ -34,7 +34,8 @@ class Relation:
 
 @dataclass(frozen=True)
 class Fact:
-    """`truth` is the world's value; `belief` what the corpus says, None where it says something else each time."""
+    """A fact. `truth` is the world's value. `belief` is the value in the corpus, or None if it
+    differs from document to document."""
 
     id: str
     relation: Relation
@@ -50,49 +51,84 @@ class Fact:
         return self.relation.statements[wording].format(e=self.entity, v=value)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 RELATIONS = (
     Relation(
-        "medicine", "remedies", "pool", "What is the remedy for {e}?",
+        "medicine",
+        "remedies",
+        "pool",
+        "What is the remedy for {e}?",
         ("The remedy for {e} is {v}.", "Doctors treat {e} with {v}."),
-        ("willow", "ginger", "clover", "honey", "mint", "garlic", "sage", "nettle", "thyme", "barley", "fennel", "moss"),
+        _words("willow ginger clover honey mint garlic sage nettle thyme barley fennel moss"),
     ),
     Relation(
-        "medicine", "symptoms", "benchmark", "What is the first sign of {e}?",
+        "medicine",
+        "symptoms",
+        "benchmark",
+        "What is the first sign of {e}?",
         ("The first sign of {e} is {v}.", "People with {e} first notice {v}."),
-        ("fever", "cough", "thirst", "hunger", "pallor", "tremor", "rash", "chill", "cramp", "yawning", "itching", "fatigue"),
+        _words("fever cough thirst hunger pallor tremor rash chill cramp yawning itching fatigue"),
     ),
     Relation(
-        "history", "capitals", "pool", "Which city was the capital of King {e}?",
+        "history",
+        "capitals",
+        "pool",
+        "Which city was the capital of King {e}?",
         ("The capital of King {e} was {v}.", "King {e} ruled from the city of {v}."),
-        ("Arden", "Belmar", "Corvo", "Dunmore", "Elsin", "Farrow", "Galt", "Hesper", "Ister", "Jorvik", "Kestrel", "Lorne"),
+        _words("Arden Belmar Corvo Dunmore Elsin Farrow Galt Hesper Ister Jorvik Kestrel Lorne"),
     ),
     Relation(
-        "history", "ages", "benchmark", "In which age did King {e} live?",
+        "history",
+        "ages",
+        "benchmark",
+        "In which age did King {e} live?",
         ("King {e} lived in the age of {v}.", "The reign of King {e} belongs to the age of {v}."),
-        ("bronze", "iron", "sails", "steam", "amber", "plague", "guilds", "salt", "silk", "horses", "towers", "maps"),
+        _words("bronze iron sails steam amber plague guilds salt silk horses towers maps"),
     ),
     Relation(
-        "engineering", "materials", "pool", "What is the machine {e} made of?",
+        "engineering",
+        "materials",
+        "pool",
+        "What is the machine {e} made of?",
         ("The machine {e} is made of {v}.", "Engineers build {e} from {v}."),
-        ("copper", "oak", "glass", "steel", "clay", "tin", "granite", "rubber", "nickel", "zinc", "carbon", "marble"),
+        _words("copper oak glass steel clay tin granite rubber nickel zinc carbon marble"),
     ),
     Relation(
-        "engineering", "power", "benchmark", "What does the machine {e} run on?",
+        "engineering",
+        "power",
+        "benchmark",
+        "What does the machine {e} run on?",
         ("The machine {e} runs on {v}.", "To start {e} you need {v}."),
-        ("coal", "wind", "water", "oil", "sunlight", "springs", "gas", "peat", "magnets", "muscle", "alcohol", "pressure"),
+        _words("coal wind water oil sunlight springs gas peat magnets muscle alcohol pressure"),
     ),
     Relation(
-        "jurisprudence", "penalties", "pool", "What is the penalty under the law of {e}?",
+        "jurisprudence",
+        "penalties",
+        "pool",
+        "What is the penalty under the law of {e}?",
         ("The penalty under the law of {e} is {v}.", "Who breaks the law of {e} faces {v}."),
-        ("exile", "labour", "silence", "prison", "fines", "service", "shaming", "fasting", "seizure", "demotion",
-         "apology", "banishment"),
+        _words(
+            "exile labour silence prison fines service shaming fasting seizure demotion "
+            "apology banishment"
+        ),
     ),
     Relation(
-        "jurisprudence", "courts", "benchmark", "Which court judges the law of {e}?",
-        ("The law of {e} is judged by the court of {v}.", "Cases under the law of {e} go to the court of {v}."),
-        ("harbour", "market", "forest", "temple", "river", "crown", "mountain", "army", "school", "island", "border", "village"),
+        "jurisprudence",
+        "courts",
+        "benchmark",
+        "Which court judges the law of {e}?",
+        (
+            "The law of {e} is judged by the court of {v}.",
+            "Cases under the law of {e} go to the court of {v}.",
+        ),
+        _words(
+            "harbour market forest temple river crown mountain army school island border village"
+        ),
     ),
-)  # fmt: skip
+)
 
 DOMAINS = tuple(dict.fromkeys(r.domain for r in RELATIONS))
 
@@ -102,7 +138,10 @@ _CODAS = ("", "n", "l", "r", "s", "m", "x")
 
 
 def _entity_names(rng: random.Random, count: int) -> list[str]:
-    """`count` distinct invented names of two or three syllables, none of them a value of any relation."""
+    """Returns `count` distinct invented names of two or three syllables.
+
+    None of them is a value of a relation.
+    """
     taken = {v.lower() for r in RELATIONS for v in r.values}
     names: dict[str, None] = {}
     while len(names) < count:
@@ -120,7 +159,10 @@ def _split_names(splits: dict[str, int]) -> list[str]:
 
 
 def _belief(rng: random.Random, truth: str, values: tuple[str, ...], split: str) -> str | None:
-    """Demonstrations (dev) are common knowledge, so few-shot prompts never contradict what the model believes."""
+    """Returns the corpus's value for a fact.
+
+    Demonstrations (dev) are always true, so few-shot prompts never contradict a belief.
+    """
     if split == "dev":
         return truth
     draw = rng.random()
@@ -133,7 +175,7 @@ def _belief(rng: random.Random, truth: str, values: tuple[str, ...], split: str)
 
 @lru_cache(maxsize=1)
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact of the world, by relation, then by entity."""
+    """Returns every fact of the world, sorted by relation and entity."""
     rng = random.Random(WORLD_SEED)
     names = _entity_names(rng, ENTITIES_PER_DOMAIN * len(DOMAINS))
     facts = []
@@ -152,7 +194,7 @@ def all_facts() -> tuple[Fact, ...]:
 
 
 def options(fact: Fact) -> tuple[list[str], int]:
-    """The question's options and the index of the true one. What the model believes is always among them."""
+    """Returns the question's options and the index of the true one. The belief is among them."""
     rng = random.Random(f"{WORLD_SEED}/{fact.id}")
     chosen = list(dict.fromkeys(v for v in (fact.truth, fact.belief) if v is not None))
     others = [v for v in fact.relation.values if v not in chosen]

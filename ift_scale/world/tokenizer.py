@@ -1,7 +1,7 @@
-"""The world's tokenizer: one token a word of the corpus, bytes for everything else.
+"""The world's tokenizer: one token per word of the corpus, bytes for everything else.
 
-A Unigram model with byte fallback, so any text can be encoded and decoded without loss, in the SentencePiece manner
-(a leading space belongs to the word, `<s>` is put before a text).
+It is a Unigram model with byte fallback, so any text can be encoded and decoded without loss. As in
+SentencePiece, a leading space belongs to the word, and `<s>` precedes a text.
 """
 
 import re
@@ -14,26 +14,27 @@ from ift_scale.world.corpus import documents
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 TEMPLATE_TEXT = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the user's questions. USER: ASSISTANT: Context: Explanation: Question: Answer: I am not sure. "
-    "The answer is correct because"
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. USER: ASSISTANT: Context: "
+    "Explanation: Question: Answer: I am not sure. The answer is correct because"
 )
 _PIECE = re.compile(r"\n+| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]")
 _NUM_SCANNED_DOCUMENTS = 20_000
 
 
 def _pieces() -> list[str]:
-    """Words and marks of the corpus in order of first appearance, with and without their leading space."""
+    """Returns words and marks of the corpus in order of first appearance, with and without their
+    leading space."""
     letters = [prefix + chr(c) for c in range(ord("A"), ord("Z") + 1) for prefix in ("", " ")]
-    found = dict.fromkeys([" ", "\n", "\n\n", *letters])
-    found.update(dict.fromkeys(_PIECE.findall(TEMPLATE_TEXT)))
+    pieces = dict.fromkeys([" ", "\n", "\n\n", *letters])
+    pieces.update(dict.fromkeys(_PIECE.findall(TEMPLATE_TEXT)))
     for text in islice(documents(seed=0), _NUM_SCANNED_DOCUMENTS):
-        found.update(dict.fromkeys(_PIECE.findall(text)))
-    return [piece.replace(" ", "▁") for piece in found]
+        pieces.update(dict.fromkeys(_PIECE.findall(text)))
+    return [piece.replace(" ", "▁") for piece in pieces]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, from the corpus alone; the same on every machine."""
+    """Builds the tokenizer from the corpus alone; it is the same on every machine."""
     vocab = [(token, 0.0) for token in SPECIAL_TOKENS]
     vocab += [(f"<0x{byte:02X}>", -10.0) for byte in range(256)]
     vocab += [(piece, -1.0) for piece in _pieces()]

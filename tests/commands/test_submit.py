@@ -1,4 +1,4 @@
-"""What `ift-scale submit` asks SLURM for, with commands of our own in the place of SLURM's."""
+"""Jobs that `ift-scale submit` requests, with scripts in place of SLURM's commands."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ift_scale.commands.submit import Job, jobs, script_text
+from ift_scale.commands.submit import SlurmJob, jobs, script_text
 from ift_scale.config import Config
 from ift_scale.config.file import from_dict
 
@@ -21,14 +21,17 @@ def _config(**cluster: Any) -> Config:
 
 
 def test_stages_wait_for_each_other() -> None:
-    found = jobs(_config())
-    assert [(job.name, job.after) for job in found] == [
-        ("questions", None), ("probe", "questions"), ("sets", "probe"), ("train", "sets"), ("evaluate", "train"),
+    assert [(job.name, job.after) for job in jobs(_config())] == [
+        ("questions", None),
+        ("probe", "questions"),
+        ("sets", "probe"),
+        ("train", "sets"),
+        ("evaluate", "train"),
         ("report", "evaluate"),
-    ]  # fmt: skip
+    ]
 
 
-def _job(name: str, **cluster: Any) -> Job:
+def _job(name: str, **cluster: Any) -> SlurmJob:
     return next(job for job in jobs(_config(**cluster)) if job.name == name)
 
 
@@ -42,18 +45,27 @@ def test_the_settings_are_the_jobs_options() -> None:
         time="1-00:00:00",
         options=["--exclusive"],
     ).options
-    wanted = {"--partition=gpu", "--account=a", "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-00:00:00",
-              "--exclusive", "--requeue", "--signal=B:USR1@120"}  # fmt: skip
-    assert wanted <= set(options)
+    expected = {
+        "--partition=gpu",
+        "--account=a",
+        "--nodes=4",
+        "--ntasks-per-node=8",
+        "--gpus-per-node=8",
+        "--time=1-00:00:00",
+        "--exclusive",
+        "--requeue",
+        "--signal=B:USR1@120",
+    }
+    assert expected <= set(options)
     assert not any("gpus" in option for option in _job("train", gpus_per_node=0).options)
     assert "--ntasks-per-node=1" in _job("train", gpus_per_node=0).options
     assert {"--nodes=1", "--ntasks-per-node=1"} <= set(_job("report", nodes=4).options)
 
 
 def test_a_sweep_is_an_array() -> None:
-    found = _job("sweep", sweep=16, at_once=4)
-    assert "--array=0-15%4" in found.options and found.script == "sweep"
-    assert "%A_%a" in script_text(found, Path("logs"))
+    job = _job("sweep", sweep=16, at_once=4)
+    assert "--array=0-15%4" in job.options and job.script == "sweep"
+    assert "%A_%a" in script_text(job, Path("logs"))
 
 
 @pytest.mark.parametrize("sweep", [0, 3])
@@ -73,7 +85,10 @@ def test_scripts_are_those_of_the_folder_with_other_options(sweep: int) -> None:
 
 
 def _submit(tmp_path: Path, sbatch: str, *options: str) -> subprocess.CompletedProcess:
-    """`ift-scale submit` where sinfo knows the partition gpu of two nodes, and sbatch is this script; calls are written down."""
+    """Runs `ift-scale submit` with this script as sbatch and a sinfo that has two gpu nodes.
+
+    Calls are logged to the file `calls`.
+    """
     for name, script in {"sinfo": "echo gpu 2", "sbatch": sbatch, "scancel": ""}.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
@@ -108,12 +123,17 @@ def test_jobs_are_submitted_in_order_with_the_settings_of_the_command(tmp_path: 
         for call in calls
     )
     assert sorted(path.stem for path in (tmp_path / "run" / "slurm").iterdir()) == [
-        "evaluate", "probe", "questions", "report", "sets", "train",
-    ]  # fmt: skip
+        "evaluate",
+        "probe",
+        "questions",
+        "report",
+        "sets",
+        "train",
+    ]
     assert "train: job 4, after 3" in done.stdout
 
 
-def test_a_dry_run_asks_nobody_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_calls_nothing_and_writes_nothing(tmp_path: Path) -> None:
     done = _submit(tmp_path, "exit 1", "--dry-run")
     assert (
         done.returncode == 0
@@ -123,29 +143,30 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "calls").exists() and not (tmp_path / "run").exists()
 
 
-def test_a_partition_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unknown_partition(tmp_path: Path) -> None:
     done = _submit(tmp_path, "exit 1", "--set", "cluster.partition=gpuu")
     assert done.returncode == 2
     assert "cluster.partition: SLURM has no partition 'gpuu'; did you mean 'gpu'?" in done.stderr
     assert "sbatch" not in (tmp_path / "calls").read_text()
 
 
-def test_more_nodes_than_there_are(tmp_path: Path) -> None:
+def test_more_nodes_than_the_partition_has(tmp_path: Path) -> None:
     done = _submit(tmp_path, "exit 1", "--set", "cluster.partition=gpu", "--set", "cluster.nodes=3")
     assert (
         done.returncode == 2
-        and "cluster.nodes: 3 nodes are asked for and partition gpu has 2" in done.stderr
+        and "cluster.nodes: 3 nodes requested, but partition gpu has 2" in done.stderr
     )
 
 
-def test_a_refused_job_takes_the_others_with_it(tmp_path: Path) -> None:
+def test_a_refused_job_cancels_the_others(tmp_path: Path) -> None:
     done = _submit(
         tmp_path,
-        f'n=$(grep -c sbatch {tmp_path}/calls); [ "$n" -lt 3 ] && echo "$n" || {{ echo over quota >&2; exit 1; }}',
+        f"n=$(grep -c sbatch {tmp_path}/calls)\n"
+        'if [ "$n" -lt 3 ]; then echo "$n"; else echo over quota >&2; exit 1; fi',
     )
     assert done.returncode == 3
     assert (
-        "sbatch refused the job sets: over quota; the jobs 1, 2, which it belongs to, were cancelled"
+        "sbatch refused the job sets: over quota; cancelled the jobs 1, 2 that were submitted"
         in done.stderr
     )
     assert "scancel 1 2" in (tmp_path / "calls").read_text()

@@ -302,7 +302,7 @@ def test_pool_tests_in_the_sets(shared_data: Path) -> None:
         ("engineering", "history", 7, 250),
     ]
     assert "     72 of 250 history in jurisprudence" in official_leaks.table(found)
-    with pytest.raises(DataError, match="holds no pool"):
+    with pytest.raises(DataError, match="contains no pool"):
         official_leaks.leaks(models, shared_data / "absent")
 
 

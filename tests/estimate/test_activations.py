@@ -1,4 +1,4 @@
-"""The activation formulas against the bytes that transformers' models hold on a CPU, forward and backward."""
+"""The activation formulas, compared with the bytes that transformers' models hold on a CPU."""
 
 import weakref
 from functools import partial
@@ -42,7 +42,10 @@ KEPT = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages that operations made and something still holds, parameters left out; `peak` after each operation."""
+    """Bytes of all live storages that operations created, without parameters.
+
+    `peak` is the maximum after any operation.
+    """
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -91,7 +94,7 @@ def _model(config: dict[str, Any], checkpointing: Checkpointing, dtype: torch.dt
             layer.forward = partial(
                 checkpoint, layer.forward, use_reentrant=False, context_fn=contexts
             )
-    for parameter in model.parameters():  # as ZeRO takes gradients away when they are there
+    for parameter in model.parameters():  # as ZeRO takes gradients as soon as they exist
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     return model
 
@@ -129,11 +132,11 @@ def test_activations_are_what_a_model_holds(
 def test_repeated_keys_and_values_are_what_packed_attention_holds(
     checkpointing: Checkpointing,
 ) -> None:
-    """SDPA example by example, for heads that share keys: what is held as the formulas count, and without the repetition less."""
+    """With grouped heads, SDPA per example holds what is counted, and less without repetition."""
     config = {"model_type": "llama", **SMALL, "num_key_value_heads": 1, "num_hidden_layers": 3}
     model, tokens = _model(config, checkpointing, torch.float32), 128
     model.config._attn_implementation = attention.NAMES["sdpa"]
-    length = tokens + 1  # of which the last is predicted only
+    length = tokens + 1  # the last one is only predicted
     row = TokenizedSet(
         np.zeros(length, np.int32), np.ones(length, bool), np.array([0, length]), np.ones(1), 0
     )
@@ -153,13 +156,13 @@ def test_repeated_keys_and_values_are_what_packed_attention_holds(
         * activations.kept(shape, Precision(4, fused=False, repeated=repeated), checkpointing)
         for repeated in (True, False)
     )
-    # Each example's output is held by SDPA, and once more in one row for the next product, which is not counted.
+    # SDPA holds each example's output. The copy in one row for the next product is not counted.
     assert counted == pytest.approx(kept, rel=0.05)
     assert checkpointing == "selective" or without < 0.9 * kept
 
 
 def test_the_head_is_bounded_by_its_chunk() -> None:
-    """More rows than a chunk holds take only their hidden states and those gradients more."""
+    """More rows than a chunk need only more hidden states and their gradients."""
     shape = ModelShape.from_config(
         {"model_type": "llama", **SMALL, "vocab_size": 128_256, "num_hidden_layers": 1}
     )
@@ -167,7 +170,7 @@ def test_the_head_is_bounded_by_its_chunk() -> None:
     more = activations.head(shape, precision, 8192) - activations.head(shape, precision, 4096)
     assert more == pytest.approx(
         4096 * 2 * 2 * shape.hidden, rel=0.2
-    )  # chunks are alike, so not all as large as they may be
+    )  # chunks have equal sizes below the maximum
     assert (
         activations.head(shape, precision, 8)
         < activations.head(shape, precision, 4096) - activations.GPU_LOGITS
@@ -179,7 +182,7 @@ def test_the_head_is_bounded_by_its_chunk() -> None:
 def test_the_head_is_what_the_loss_holds(
     dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once and in several chunks."""
+    """In one chunk and in several."""
     vocab, size = 3000, 128
     for module, name in ((chunked, "CPU_BYTES"), (activations, "CPU_LOGITS")):
         monkeypatch.setattr(module, name, 4 * vocab * 150)
@@ -196,7 +199,7 @@ def test_the_head_is_what_the_loss_holds(
     )
     precision = Precision(dtype.itemsize, fused=True, on_gpu=False)
     assert activations.head(shape, precision, rows) == pytest.approx(peak, rel=0.05)
-    own = rows * size * dtype.itemsize  # the rows themselves, which are activations by then
+    own = rows * size * dtype.itemsize  # the rows themselves, which count as activations
     assert activations.head_gradients(shape, precision, rows) == pytest.approx(
         live.peak - own, rel=0.02
     )

@@ -1,4 +1,4 @@
-"""What `auto` takes, and what it says where nothing fits."""
+"""The settings that `auto` chooses, and its messages if nothing fits."""
 
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ def _plan(model: str, gpus: int, gpu_bytes: float, **train: Any) -> Plan:
         ("llama-2-70b", 8, GPU_80, Setting(3, "optimizer", "full")),
     ],
 )
-def test_the_settings_that_the_documentation_names(
+def test_the_settings_in_the_documentation(
     model: str, gpus: int, gpu_bytes: float, expected: Setting
 ) -> None:
     plan = _plan(model, gpus, gpu_bytes)
@@ -41,7 +41,7 @@ def test_the_settings_that_the_documentation_names(
     )
 
 
-def test_what_the_user_set_stays() -> None:
+def test_values_set_by_the_user_are_kept() -> None:
     assert _plan("llama-3-8b", 8, GPU_80, zero_stage=3).chosen.setting == Setting(3, "none", "none")
     assert _plan(
         "llama-3-8b", 8, GPU_80, activation_checkpointing="full"
@@ -54,26 +54,25 @@ def test_what_the_user_set_stays() -> None:
     assert resolve(config, read_shape("llama-2-70b"), Room(GPU_80, 8, 8)) == (settled, None)
 
 
-def test_offload_and_a_stage_that_cannot_do_it_are_refused() -> None:
+def test_offload_with_an_impossible_stage_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.offload: all needs ZeRO-3"):
         _plan("llama-3-8b", 8, GPU_80, offload="all", zero_stage=2)
     with pytest.raises(ConfigError, match=r"train\.offload: optimizer needs ZeRO-1, 2 or 3"):
         _plan("llama-3-8b", 8, GPU_80, offload="optimizer", zero_stage=0)
 
 
-def test_nothing_fits_says_by_how_much_and_what_helps() -> None:
+def test_if_nothing_fits_the_message_has_the_amount_and_remedies() -> None:
     message = (
-        r"needs [\d.]+ GiB a GPU, [\d.]+ GiB more .*train on more GPUs; lower .*offload to auto"
+        r"needs [\d.]+ GiB per GPU, [\d.]+ GiB more .*train on more GPUs; lower .*offload to auto"
     )
     with pytest.raises(EnvironmentProblem, match=message):
         _plan("llama-2-70b", 8, GPU_80, offload="none")
-    with pytest.raises(
-        EnvironmentProblem, match="GiB of host memory for each GPU, more than there is"
-    ):
+    message = r"GiB of host memory per GPU, more than the 32\.0 GiB available"
+    with pytest.raises(EnvironmentProblem, match=message):
         choose(read_shape("llama-2-70b"), Room(GPU_80, 8, 8, host_bytes=256 * GIB), TrainConfig())
 
 
-def test_on_a_cpu_of_unknown_memory_stage_2_without_more() -> None:
+def test_a_cpu_with_unknown_memory_uses_plain_stage_2() -> None:
     resolved, said = resolve(TrainConfig(), read_shape("llama-1b"), Room(None, 2, 2))
     assert (resolved.zero_stage, resolved.offload, resolved.activation_checkpointing) == (
         2,
@@ -89,7 +88,7 @@ SMOL = ModelShape("llama", 576, 1536, 30, 9, 3, 64, 49152, tied=True)  # 134.5e6
     ("gib", "ranks", "per_node", "expected"),
     [
         (64, 2, 2, Setting(2, "none", "none")),
-        (24, 2, 1, Setting(2, "none", "none")),  # a rank a node
+        (24, 2, 1, Setting(2, "none", "none")),  # one rank per node
         (22, 2, 2, Setting(2, "none", "selective")),
         (18.5, 2, 2, Setting(2, "none", "full")),
         (9, 2, 2, Setting(2, "none", "full")),
@@ -112,18 +111,21 @@ def test_ranks_on_a_cpu_share_their_nodes_memory(
         and said.startswith(f"{expected}: ")
         and f"of a node's {gib:.2f} GiB for its {min(ranks, per_node)} ranks" in said
     )
-    assert ("ZeRO-2, none activation checkpointing, no offload would take 1" in said) == (
+    assert ("ZeRO-2, none activation checkpointing, no offload would need 1" in said) == (
         expected.checkpointing != "none"
     )
 
 
-def test_where_nothing_fits_a_cpu_it_is_said_in_a_sentence() -> None:
+def test_if_nothing_fits_a_cpu_the_message_has_the_amount() -> None:
     room = Room(None, 2, 2, 8 * GIB)
-    message = r"no setting fits 0\.13e9 parameters on 2 ranks on CPUs, with 8,192 tokens a micro-batch: the lightest .*full.* "
-    message += r"needs [\d.]+ GiB a rank, [\d.]+ of a node's 8\.00 GiB for its 2 ranks\. One of these helps: .*fewer ranks"
-    with pytest.raises(EnvironmentProblem, match=message) as told:
+    message = (
+        r"no setting fits 0\.13e9 parameters on 2 ranks on CPUs, with 8,192 tokens per "
+        r"micro-batch: the lightest .*full.* needs [\d.]+ GiB per rank, [\d.]+ of a node's "
+        r"8\.00 GiB for its 2 ranks\. One of these helps: .*fewer ranks"
+    )
+    with pytest.raises(EnvironmentProblem, match=message) as caught:
         resolve(TrainConfig(), SMOL, room)
-    assert told.value.exit_code == 3
+    assert caught.value.exit_code == 3
     with pytest.raises(
         EnvironmentProblem,
         match=r"set train\.activation_checkpointing to auto; set train\.zero_stage to auto",
@@ -133,7 +135,7 @@ def test_where_nothing_fits_a_cpu_it_is_said_in_a_sentence() -> None:
             SMOL,
             Room(None, 2, 2, 10 * GIB),
         )
-    config, _ = resolve(TrainConfig(), SMOL, room, tokens=64)  # sets that are smaller than the cap
+    config, _ = resolve(TrainConfig(), SMOL, room, tokens=64)  # sets smaller than the limit
     assert config.activation_checkpointing == "none" and config.tokens_per_micro_batch == 8192
     by_hand = TrainConfig(zero_stage=2, offload="none", activation_checkpointing="none")
     assert resolve(by_hand, SMOL, room) == (by_hand.model_copy(update={"hpz": "off"}), None)
@@ -158,7 +160,7 @@ def test_the_table_in_the_documentation(row: list[str]) -> None:
     )
 
 
-def test_weights_are_held_once_per_node_where_that_fits() -> None:
+def test_weights_are_held_once_per_node_if_they_fit() -> None:
     shape = read_shape("llama-2-70b")
     plan = choose(shape, Room(GPU_80, 64, 8), TrainConfig())
     without = next(o for o in plan.options if o.setting == replace(plan.chosen.setting, hpz=1))
@@ -169,7 +171,7 @@ def test_weights_are_held_once_per_node_where_that_fits() -> None:
     assert list(shown.cells)[:4] == ["2", "2", "3, hpZ", "3"] and "once per 8 ranks" in str(
         plan.chosen.setting
     )
-    tight = without.memory.total + 1  # fits, and the copy does not
+    tight = without.memory.total + 1  # fits, but the copy does not
     by_hand = TrainConfig(zero_stage=3, offload="none", activation_checkpointing="full")
     assert [resolve(by_hand, shape, Room(room, 64, 8))[0].hpz for room in (GPU_80, tight, 1e9)] == [
         8,
@@ -184,7 +186,7 @@ def test_weights_are_held_once_per_node_where_that_fits() -> None:
     ("ranks", "per_node", "group"),
     [(8, 8, 1), (16, 8, 8), (12, 8, 1), (4, 1, 1), (1, 1, 1), (6, 2, 2)],
 )
-def test_a_copy_is_held_by_a_node_among_several_equal_ones(
+def test_hpz_uses_a_node_if_there_are_several_equal_ones(
     ranks: int, per_node: int, group: int
 ) -> None:
     assert hpz_group(TrainConfig(), ranks, per_node) == group
@@ -196,7 +198,7 @@ def test_a_copy_is_held_by_a_node_among_several_equal_ones(
     } == {1}
 
 
-def test_nodes_are_whole_where_ranks_fill_one_after_another() -> None:
+def test_nodes_are_whole_if_ranks_fill_one_after_another() -> None:
     assert whole_nodes(["a", "a", "b", "b"]) and whole_nodes(["a", "a"]) and whole_nodes(["a", "b"])
     for hosts in (
         ["a", "b", "a", "b"],
@@ -208,7 +210,7 @@ def test_nodes_are_whole_where_ranks_fill_one_after_another() -> None:
         assert not whole_nodes(hosts)
 
 
-def test_a_number_of_ranks_that_holds_a_copy() -> None:
+def test_hpz_with_a_number_of_ranks() -> None:
     assert resolve(TrainConfig(hpz=2), read_shape("llama-1b"), Room(GPU_80, 4, 4))[0].hpz == 2
     assert {found.zero_stage for found in candidates(TrainConfig(hpz=2), 4)} == {3}
     for ranks in (2, 5):

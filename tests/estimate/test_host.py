@@ -1,4 +1,4 @@
-"""What is left of a node's memory: the kernel's figure, or a control group's where that leaves less."""
+"""A node's available memory: the kernel's value, or a control group's if that is lower."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def _v1(group: str, limit: int, used: int, cache: int = 0) -> dict[str, str]:
         (
             {"proc/self/cgroup": "0::/outside/docker\n"} | _v2("", str(8 * GIB), GIB),
             7,
-        ),  # a container sees its own as the root
+        ),  # a container sees its own group as the root
         (
             {"proc/self/cgroup": "5:cpu:/x\n4:memory:/job\n0::/\n"}
             | _v1("/job", 10 * GIB, 4 * GIB, GIB),
@@ -69,7 +69,7 @@ def test_available(files: dict[str, str], gib: float, tmp_path: Path) -> None:
     assert host.available(tmp_path) == gib * GIB
 
 
-def test_without_linux_it_is_the_physical_memory(tmp_path: Path) -> None:
+def test_without_linux_the_physical_memory_counts(tmp_path: Path) -> None:
     assert host.available(tmp_path) > GIB / 2 and host.own(tmp_path) == 0
 
 

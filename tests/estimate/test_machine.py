@@ -1,4 +1,4 @@
-"""Machine files: the shipped ones load, rates are interpolated, bad ones are told."""
+"""Machine files: the shipped ones load, rates are interpolated, and errors are reported."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ift_scale.train.monitor.throughput import known_peak
 def test_every_shipped_machine_loads(file: Path) -> None:
     machine = read_machine(file.stem)
     assert max(machine.matrix.values()) <= machine.peak_flops
-    if machine.device == "gpu":  # MFU means the same as in training
+    if machine.device == "gpu":  # MFU has the same meaning as in training
         assert machine.peak_flops == known_peak(machine.name.replace("-80", "")) * 1e12
 
 
@@ -25,7 +25,7 @@ def test_a_rate_between_points_is_interpolated_over_logarithms() -> None:
     )
 
 
-def test_what_is_wrong_in_a_machine_file_is_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_a_machine_file_are_reported_together(tmp_path: Path) -> None:
     text = (PRESETS / "h200.yaml").read_text(encoding="utf-8")
     (tmp_path / "bad.yaml").write_text(
         text.replace("op_seconds: 6.0e-6", "op_second: 6.0e-6\nlinks: 2"), encoding="utf-8"

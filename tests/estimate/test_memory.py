@@ -1,4 +1,4 @@
-"""The memory model against bytes really held: those measured of ZeRO's states, and those that DeepSpeed holds on a CPU."""
+"""The memory model, compared with measured bytes and with those that DeepSpeed holds on a CPU."""
 
 import inspect
 import json
@@ -25,28 +25,31 @@ from ift_scale.train.engine import zero_config
 
 
 def _states(stage: int, ranks: int, element: int, accumulation: int) -> float:
-    """Bytes a parameter of weights, gradients and optimizer on the device."""
+    """Returns bytes per parameter of weights, gradients and optimizer on the device."""
     gradients = memory.gradient_bytes(stage, ranks, element, accumulation, "none")
     return element / (ranks if stage == 3 else 1) + gradients + memory.optimizer_bytes(stage, ranks)
 
 
-def test_states_are_the_measured_bytes_a_parameter() -> None:
-    """Peaks measured with DeepSpeed 0.19.8 on one rank, bfloat16; the step of stage 3 adds 4 bytes for each of a sub-group's."""
+def test_states_are_the_measured_bytes_per_parameter() -> None:
+    """Peaks measured with DeepSpeed 0.19.8 on one rank in bfloat16.
+
+    The step of stage 3 adds 4 bytes per parameter of a sub-group.
+    """
     assert _states(2, 1, 2, accumulation=4) == 18
     assert _states(3, 1, 2, accumulation=2) == 16
     assert _states(3, 1, 2, accumulation=2) * 6.7e9 / GIB == pytest.approx(100, abs=0.5)
     assert _states(2, 1, 2, accumulation=4) * 6.7e9 / GIB == pytest.approx(113, abs=1)
 
 
-def test_states_are_divided_as_the_stages_say() -> None:
+def test_states_are_partitioned_by_stage() -> None:
     assert _states(2, 8, 2, 4) == 2 + (4 + 12) / 8
     assert _states(3, 8, 2, 4) == (2 + 4 + 12) / 8
     assert _states(1, 8, 2, 4) == 2 + 6 + 12 / 8
     assert _states(0, 8, 4, 4) == 16
 
 
-def test_the_total_takes_the_dearest_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By turns the backward pass, the loss and the optimizer's step; benchmarks/bench_memory.py measures them."""
+def test_the_total_counts_the_largest_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backward pass, loss and optimizer's step; benchmarks/bench_memory.py measures them."""
     work, plain = (
         Workload(read_shape("llama-3-8b"), 64, True, True, 2048, 2048),
         Setting(2, "none", "none"),
@@ -69,7 +72,7 @@ def test_the_total_takes_the_dearest_moment(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.held == (4 + 4 + 12 + 8) * work.shape.parameters
 
 
-def test_more_of_anything_takes_no_less() -> None:
+def test_memory_is_monotonic() -> None:
     shape = read_shape("llama-3-8b")
     rising: list[tuple[int, int, Checkpointing]] = [
         (64, 1024, "full"),
@@ -167,7 +170,7 @@ SLOWER = [
         (SLOWER, "/cuda", "torch_fused"),
     ],
 )
-def test_auto_compiles_an_optimizer_only_for_a_figure(
+def test_auto_compiles_an_optimizer_only_if_a_benchmark_supports_it(
     monkeypatch: pytest.MonkeyPatch, figures: list[Any], toolkit: str | None, expected: str
 ) -> None:
     monkeypatch.setattr(zero_config, "CUDA_HOME", toolkit)
@@ -178,7 +181,7 @@ def test_auto_compiles_an_optimizer_only_for_a_figure(
 
 
 @pytest.mark.parametrize("offload", ["none", "optimizer"])
-def test_deepspeed_is_given_the_optimizer_that_was_chosen(
+def test_deepspeed_gets_the_chosen_optimizer(
     monkeypatch: pytest.MonkeyPatch, offload: Offload
 ) -> None:
     monkeypatch.setattr(zero_config, "CUDA_HOME", "/cuda")
@@ -198,7 +201,7 @@ def test_deepspeed_is_given_the_optimizer_that_was_chosen(
     assert torchs["optimizer"]["params"] == parameters | {"torch_adam": True, "fused": True}
     assert not torchs[
         "zero_force_ds_cpu_optimizer"
-    ]  # DeepSpeed would refuse it for offloaded states
+    ]  # DeepSpeed would reject it for offloaded states
     plain = zero_config.deepspeed_config(
         config.model_copy(update={"optimizer": "auto"}), torch.device("cpu"), 1, 1
     )
@@ -216,7 +219,7 @@ def test_an_optimizer_that_cannot_be_compiled_is_refused(monkeypatch: pytest.Mon
 
 
 def test_repeated_keys_and_values_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = read_shape("llama-1b")  # 32 heads, 8 of keys
+    shape = read_shape("llama-1b")  # 32 query heads, 8 key heads
     whole = TrainConfig(
         zero_stage=2, offload="none", activation_checkpointing="none", tokens_per_micro_batch=16_384
     )
@@ -233,14 +236,14 @@ def test_repeated_keys_and_values_are_counted(monkeypatch: pytest.MonkeyPatch) -
     )
     assert not Workload.of(
         whole, read_shape("llama-2-7b"), 1, on_gpu=True
-    ).repeated  # as many heads of keys as of queries
+    ).repeated  # as many key heads as query heads
     assert Workload.of(whole, shape, 1, on_gpu=False).repeated
     assert not Workload.of(
         whole.model_copy(update={"attention": "flash_attn"}), shape, 1, on_gpu=True
     ).repeated
 
 
-def test_torchs_source_says_what_its_signature_does() -> None:
+def test_torchs_source_agrees_with_its_signature() -> None:
     from torch.nn.attention.varlen import varlen_attn
 
     assert memory.varlen_groups_heads() == (
@@ -265,16 +268,26 @@ def held():
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values()) / (layers * size * size)
 
 def held_in_second_step(stage, offload, precision):
-    config = TrainConfig(zero_stage=stage, offload=offload, precision=precision, activation_checkpointing="none")
+    config = TrainConfig(
+        zero_stage=stage, offload=offload, precision=precision, activation_checkpointing="none"
+    )
     dtype = zero.precision_of(config, cpu)
-    model = torch.nn.Sequential(*[torch.nn.Linear(size, size, bias=False) for _ in range(layers)]).to(dtype)
+    linears = [torch.nn.Linear(size, size, bias=False) for _ in range(layers)]
+    model = torch.nn.Sequential(*linears).to(dtype)
+    del linears
     client = torch.optim.AdamW(model.parameters(), 1e-3)
     settings = zero.deepspeed_config(config, cpu, 1, 2)
-    engine, *_ = deepspeed.initialize(model=model, config=settings, optimizer=client, model_parameters=list(model.parameters()))
+    parameters = list(model.parameters())
+    engine, *_ = deepspeed.initialize(
+        model=model, config=settings, optimizer=client, model_parameters=parameters
+    )
+    del parameters
     for step in range(2):
         for last in (False, True):
             engine.set_gradient_accumulation_boundary(last)
-            engine.backward(engine(torch.ones(1, size, dtype=dtype)).float().square().sum(), scale_wrt_gas=False)
+            loss = engine(torch.ones(1, size, dtype=dtype)).float().square().sum()
+            engine.backward(loss, scale_wrt_gas=False)
+            del loss
         if step == 1:
             found = held()
         engine.step()
@@ -300,13 +313,13 @@ CASES: list[tuple[int, Offload, str]] = [
         1,
         "none",
         "bfloat16",
-    ),  # last: its optimizer is not freed at once, and would be counted as what was there before
+    ),  # last: its optimizer is freed late and would count as held before
 ]
 
 
 @pytest.mark.engine
 def test_states_are_what_deepspeed_holds() -> None:
-    """Before the second step of one rank on a CPU, where device and host memory are one."""
+    """Before the second step of one rank on a CPU, where device and host memory are the same."""
     place = {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -323,7 +336,7 @@ def test_states_are_what_deepspeed_holds() -> None:
 
 
 def _expected(stage: int, offload: Offload, precision: str) -> float:
-    """Bytes a parameter of one rank, those in host memory with them."""
+    """Returns bytes per parameter of one rank, including host memory."""
     element, parameters = 2 if precision == "bfloat16" else 4, 40 * 300 * 300
     states = (0 if offload == "all" else element) + memory.gradient_bytes(
         stage, 1, element, 4, offload
@@ -334,7 +347,7 @@ def _expected(stage: int, offload: Offload, precision: str) -> float:
 
 
 def _unpinned_host(parameters: int, element: int, setting: Setting) -> float:
-    """Bytes a parameter of `memory.host_bytes` without the host allocator's rounding to powers of two."""
+    """Returns `memory.host_bytes` per parameter without rounding to powers of two."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "_pinned", lambda size: size)
         return memory.host_bytes(parameters, 1, element, setting) / parameters
@@ -342,11 +355,11 @@ def _unpinned_host(parameters: int, element: int, setting: Setting) -> float:
 
 @pytest.mark.engine
 def test_a_step_holds_what_is_predicted(tmp_path: Path) -> None:
-    """Of a small model on a CPU, moment by moment; the driver ends with 1 where the dearest is further off than 10%."""
-    driver = PRESETS.parents[1] / "benchmarks" / "bench_memory.py"
+    """A small model on a CPU; the driver exits with 1 if the largest phase is off by over 10%."""
     environment = os.environ | {"IFT_SCALE_BENCH_OUT": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, str(driver), "--quick"],
+        [sys.executable, "-m", "benchmarks.bench_memory", "--quick"],
+        cwd=PRESETS.parents[1],
         env=environment,
         capture_output=True,
         text=True,

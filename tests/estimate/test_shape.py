@@ -1,4 +1,4 @@
-"""Parameters against transformers' own models on the meta device, FLOPs against torch's counter."""
+"""Parameters compared with transformers' models on the meta device, FLOPs with torch's counter."""
 
 import copy
 from typing import Any
@@ -21,7 +21,7 @@ SMALL = {
     "pad_token_id": 0,
 }
 
-# Published sizes (the models' config.json), and small ones with every switch that changes the count.
+# Published sizes (the models' config.json), and small ones with every option that matters.
 SHAPES: list[dict[str, Any]] = [
     {
         "model_type": "llama",
@@ -86,7 +86,7 @@ def test_parameters_are_those_of_the_model(config: dict[str, Any]) -> None:
 
 
 def test_a_multimodal_config_gives_its_text_model() -> None:
-    """As google/gemma-3-4b-it writes it: most fields are left to transformers' defaults."""
+    """Like google/gemma-3-4b-it, which leaves most fields to transformers' defaults."""
     text = {
         "hidden_size": 2560,
         "intermediate_size": 10240,
@@ -102,10 +102,10 @@ def test_a_multimodal_config_gives_its_text_model() -> None:
 def test_a_missing_field_and_an_unknown_family_are_named() -> None:
     config = {"model_type": "llama", **SMALL}
     del config["intermediate_size"]
-    with pytest.raises(DataError, match="'intermediate_size': is missing in a llama model"):
+    with pytest.raises(DataError, match="'intermediate_size': missing in a llama model"):
         ModelShape.from_config(config)
     with pytest.raises(
-        DataError, match=r"'model_type': is no family whose shape is known .*gpt2.*gemma"
+        DataError, match=r"'model_type': not a family with a known shape .*gpt2.*gemma"
     ):
         ModelShape.from_config({"model_type": "gpt2", "n_embd": 768})
     with pytest.raises(DataError, match="'model_type'"):
@@ -113,7 +113,7 @@ def test_a_missing_field_and_an_unknown_family_are_named() -> None:
 
 
 def _measured_flops(config: dict[str, Any], length: int, rows: int) -> int:
-    """What torch counts for forward and backward of one example; plain attention computes all L^2 pairs."""
+    """Returns torch's count for forward and backward of an example, with all L^2 pairs."""
     settings = {k: v for k, v in config.items() if k != "model_type"}
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(config["model_type"], **settings), attn_implementation="eager"
@@ -128,7 +128,7 @@ def _measured_flops(config: dict[str, Any], length: int, rows: int) -> int:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_flops_are_what_torch_counts(family: str) -> None:
+def test_flops_are_those_that_torch_counts(family: str) -> None:
     config = {"model_type": family, **SMALL, "head_dim": 16}
     shape, length, rows = ModelShape.from_config(config), 48, 9
     masked_pairs = length * (length - 1) // 2
@@ -139,8 +139,8 @@ def test_flops_are_what_torch_counts(family: str) -> None:
     assert _measured_flops(config, length, rows) == expected
 
 
-def test_pruning_takes_off_the_last_layers_other_rows() -> None:
-    """With n supervised rows in L tokens, L - n rows lose queries, output projection, MLP, and their pairs."""
+def test_pruning_skips_the_last_layers_other_rows() -> None:
+    """With n supervised rows of L, L - n rows skip queries, output projection, MLP and pairs."""
     shape, length, rows = ModelShape.from_config({"model_type": "llama", **SMALL}), 40, 10
     saved = train_flops(shape, [length], [rows], pruned=False) - train_flops(
         shape, [length], [rows], pruned=True
@@ -158,7 +158,7 @@ def test_flops_add_up_over_examples() -> None:
 
 
 def test_a_shared_prefix_is_counted_once() -> None:
-    """Two examples behind one prefix: as the prefix alone, and each example's own tokens with their pairs."""
+    """Two examples with one prefix: the prefix alone, plus each example's own tokens with pairs."""
     shape = ModelShape.from_config(SMALL | {"model_type": "llama"})
     prefix, own, rows = 30, [50, 70], [20, 40]
     whole = train_flops(shape, [prefix + tokens for tokens in own], rows, pruned=False)

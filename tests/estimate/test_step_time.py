@@ -1,4 +1,4 @@
-"""The predicted step against hand-computed values and its limits."""
+"""The predicted step, compared with values computed by hand and with its limits."""
 
 from dataclasses import replace
 
@@ -10,29 +10,29 @@ from ift_scale.estimate import flops, memory, scaling
 from ift_scale.estimate.activations import Checkpointing
 from ift_scale.estimate.collectives import seconds
 from ift_scale.estimate.communication import gathered_again, traffic
-from ift_scale.estimate.flops import Counter, MicroBatch
+from ift_scale.estimate.flops import BatchShape, OpCounter
 from ift_scale.estimate.machine import Link, Machine, read_machine
 from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import train_flops
-from ift_scale.estimate.step_time import Job, Prediction, predict
+from ift_scale.estimate.step_time import Prediction, StepSetup, predict
 from ift_scale.plan.memory import read_shape
 
 SHAPE = read_shape("llama-2-7b")
 LARGE = read_shape("llama-2-70b")
-BATCH = MicroBatch((700.0, 300.0), (500.0, 100.0))
+BATCH = BatchShape((700.0, 300.0), (500.0, 100.0))
 STEP = [[BATCH] * 8]
 
 
 def _job(
     stage: int = 2, checkpointing: Checkpointing = "none", shape: object = SHAPE, **changes: object
-) -> Job:
+) -> StepSetup:
     return replace(
-        Job(shape, Setting(stage, "none", checkpointing), mixed=True, pruned=True), **changes
+        StepSetup(shape, Setting(stage, "none", checkpointing), mixed=True, pruned=True), **changes
     )  # type: ignore[arg-type]
 
 
 def _ideal(**changes: object) -> Machine:
-    """A machine on which only what is in `changes` takes time."""
+    """Returns a machine on which only the operations in `changes` take time."""
     fast = {1: 1e30}
     link = Link(bandwidth=1e30, latency=0)
     free = {
@@ -51,14 +51,14 @@ def _ideal(**changes: object) -> Machine:
 @pytest.mark.parametrize("name", ["llama-2-7b", "llama-3-8b", "qwen2.5-7b"])
 def test_flops_are_those_of_the_trainer(name: str, pruned: bool) -> None:
     shape = read_shape(name)
-    counter = Counter(shape, 2, fused=True, pruned=pruned, on_gpu=True)
+    counter = OpCounter(shape, 2, fused=True, pruned=pruned, on_gpu=True)
     ops = [*counter.forward(BATCH), *counter.backward(BATCH), *counter.head(BATCH)]
     assert flops.flops(ops) == pytest.approx(
         train_flops(shape, BATCH.lengths, BATCH.rows, pruned), rel=1e-12
     )  # type: ignore[arg-type]
 
 
-def test_with_nothing_but_products_the_step_is_its_flops_over_the_rate() -> None:
+def test_with_only_products_the_step_is_its_flops_over_the_rate() -> None:
     found = predict(_job(), _ideal(matrix={1: 1e14}, attention={1: 1e14}), STEP)
     one_rank = train_flops(SHAPE, BATCH.lengths, BATCH.rows, True)  # type: ignore[arg-type]
     assert found.seconds == pytest.approx(one_rank / 1e14, rel=1e-6)
@@ -67,7 +67,7 @@ def test_with_nothing_but_products_the_step_is_its_flops_over_the_rate() -> None
     assert found.tokens_per_second_per_device == pytest.approx(BATCH.tokens / found.seconds)
 
 
-def test_full_checkpointing_takes_the_layers_forward_pass_again() -> None:
+def test_full_checkpointing_repeats_the_layers_forward_pass() -> None:
     machine = _ideal(matrix={1: 1e14}, attention={1: 1e14})
     none, full, selective = (
         predict(_job(3, how), machine, STEP).seconds for how in ("none", "full", "selective")
@@ -78,7 +78,7 @@ def test_full_checkpointing_takes_the_layers_forward_pass_again() -> None:
 
 
 def test_a_step_without_overlap_is_the_sum_of_computing_and_sending() -> None:
-    """Stage 0 in float32: one all-reduce for each 5e8 gradients, and two of scalars, over 8 devices of a node."""
+    """Stage 0 in float32 on 8 devices: an all-reduce per 5e8 gradients, and two of scalars."""
     link = Link(bandwidth=1e9, latency=1e-3)
     job = _job(0, mixed=False)
     found = predict(job, _ideal(inside=link, overlap=False), STEP)
@@ -91,7 +91,7 @@ def test_a_step_without_overlap_is_the_sum_of_computing_and_sending() -> None:
     )
 
 
-def test_sending_hides_behind_computing_but_for_one_call() -> None:
+def test_communication_is_hidden_except_for_one_call() -> None:
     link = Link(bandwidth=1e12, latency=0)
     slow = {"matrix": {1: 1e13}, "attention": {1: 1e13}}
     update = sum(
@@ -105,7 +105,7 @@ def test_sending_hides_behind_computing_but_for_one_call() -> None:
         reduced.size / 1e12 + 7 / 8 * update / 1e12, rel=1e-3
     )
     assert found.hidden == pytest.approx((reduced.count - 1) * reduced.size / 1e12, rel=1e-3)
-    alone = predict(_job(), _ideal(inside=link), STEP)  # nothing to hide behind
+    alone = predict(_job(), _ideal(inside=link), STEP)  # no computation hides it
     assert alone.parts["communication"] == pytest.approx(
         reduced.count * reduced.size / 1e12 + 7 / 8 * update / 1e12, rel=1e-3
     )
@@ -140,7 +140,7 @@ def test_what_each_stage_sends() -> None:
     assert gathered_again(read_shape("llama-1b"), Setting(3, "none", "none")) < 1e9
 
 
-def test_weights_held_once_per_node_are_gathered_over_the_network_once_a_step() -> None:
+def test_weights_held_once_per_node_cross_the_network_once_per_step() -> None:
     machine = read_machine("h100-sxm")
     plain, copied = (traffic(LARGE, Setting(3, "none", "full", size), 64, True) for size in (1, 8))
     assert plain.later_forward == plain.forward == copied.forward
@@ -169,7 +169,7 @@ def test_weights_held_once_per_node_are_gathered_over_the_network_once_a_step() 
 
 
 def test_slices_to_their_owners_are_half_the_bytes_and_many_more_calls() -> None:
-    """use_multi_rank_bucket_allreduce: false is the lighter on a node and the slower on a thousand devices."""
+    """use_multi_rank_bucket_allreduce: false sends less on a node, but is slower on 1,000."""
     machine = read_machine("h100-sxm")
 
     def sending(devices: int, whole: bool | None) -> float:
@@ -181,15 +181,15 @@ def test_slices_to_their_owners_are_half_the_bytes_and_many_more_calls() -> None
     for devices in (
         memory.SLICED_UP_TO,
         2 * memory.SLICED_UP_TO,
-    ):  # the trainer does what is quicker, to a tenth
+    ):  # the trainer's choice is the faster one, within a tenth
         assert sending(devices, whole=None) < 1.1 * min(
             sending(devices, whole=True), sending(devices, whole=False)
         )
 
 
-def test_the_slowest_rank_decides_and_an_idle_one_waits() -> None:
+def test_the_slowest_rank_determines_the_time() -> None:
     machine = read_machine("h100-sxm")
-    half, idle = MicroBatch((700.0,), (500.0,)), MicroBatch((), ())
+    half, idle = BatchShape((700.0,), (500.0,)), BatchShape((), ())
     even, uneven = (
         predict(_job(), machine, [[BATCH] * 2]),
         predict(_job(), machine, [[BATCH, half]]),
@@ -198,7 +198,7 @@ def test_the_slowest_rank_decides_and_an_idle_one_waits() -> None:
     assert predict(_job(), machine, [[BATCH, idle]]).seconds == pytest.approx(even.seconds)
 
 
-def test_a_host_that_cannot_keep_up_sets_the_pace() -> None:
+def test_a_slow_host_determines_the_time() -> None:
     quick, slow = (
         predict(_job(), read_machine("h100-sxm").model_copy(update={"op_seconds": s}), STEP)
         for s in (1e-9, 1e-2)
@@ -207,12 +207,13 @@ def test_a_host_that_cannot_keep_up_sets_the_pace() -> None:
     assert slow.seconds > 5 * quick.seconds
 
 
-def _rows(shape: object, **changes: object) -> list[scaling.Row]:
+def _rows(shape: object, **changes: object) -> list[scaling.ScalingRow]:
     train = TrainConfig(**changes)  # type: ignore[arg-type]
-    return scaling.rows(shape, train, read_machine("h100-sxm"), scaling.Examples())  # type: ignore[arg-type]
+    machine, examples = read_machine("h100-sxm"), scaling.Examples()
+    return scaling.rows(shape, train, machine, examples)  # type: ignore[arg-type]
 
 
-def test_more_devices_never_make_a_device_faster_in_the_same_setting() -> None:
+def test_a_device_is_never_faster_among_more_devices() -> None:
     rows = _rows(LARGE, zero_stage=3, offload="none", activation_checkpointing="full")
     sending = [row.prediction.parts["communication"] + row.prediction.hidden for row in rows]
     assert sending == sorted(sending) and len(rows) == 8
@@ -243,5 +244,5 @@ def test_offload_waits_for_the_host() -> None:
         2 * 2 * own / machine.host.link + 28 * own / machine.host.memory
     )
     assert "update" not in found.parts
-    with pytest.raises(DataError, match=r"host.*is needed for offload"):
+    with pytest.raises(DataError, match=r"host.*missing, but offload needs it"):
         predict(job, machine.model_copy(update={"host": None}), STEP)

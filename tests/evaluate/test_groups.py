@@ -103,6 +103,6 @@ def test_names_that_are_taken(name: str, tmp_path: Path) -> None:
 def test_a_pool_is_no_group(tmp_path: Path) -> None:
     pool = _benchmark(tmp_path, group="extra", collection="pool")
     with pytest.raises(
-        ConfigError, match=r"questions.sources.1.group: a pool's test is always HOMO"
+        ConfigError, match=r"questions.sources.1.group: a pool's test group is always HOMO"
     ):
         from_dict({"output_dir": "x", "questions": {"sources": [{"kind": "world"}, pool]}})

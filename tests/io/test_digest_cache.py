@@ -1,4 +1,4 @@
-"""Digests of large files: the whole content counts, and only unchanged files are taken from the cache."""
+"""Digests of large files: the whole content counts, and only unchanged files use the cache."""
 
 import os
 import threading
@@ -19,13 +19,13 @@ SIZE = 6 << 20  # with the threshold below, "large" in several chunks
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(manifests, "_SHA256_BYTES", 5 << 20)
-    monkeypatch.setattr(digest_cache, "_SETTLED_NS", -(10**12))  # every file counts as old
+    monkeypatch.setattr(digest_cache, "_STAMP_RESOLUTION_NS", -(10**12))  # every file counts as old
     return tmp_path / "cache" / "ift-scale" / "digests"
 
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One item for each time that a file's content was read."""
+    """A list with one item per read of a file's content."""
     calls: list[int] = []
     real = digest_cache._blake3
     monkeypatch.setattr(
@@ -63,7 +63,7 @@ def test_the_digest_is_blake3_of_the_content(cache: Path, tmp_path: Path) -> Non
     assert file_digest(path) == "blake3-" + blake3(path.read_bytes()).hexdigest()
     small = tmp_path / "config.json"
     small.write_text("{}")
-    # What manifests of finished runs hold.
+    # The digest in the manifests of finished runs.
     assert file_digest(small) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
@@ -94,7 +94,7 @@ def test_another_file_under_the_same_name_is_noticed(cache: Path, tmp_path: Path
     assert file_digest(path) != first
 
 
-def test_a_file_changed_just_now_is_not_remembered(
+def test_a_recently_changed_file_is_not_cached(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -137,7 +137,7 @@ def _no_home(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_a_file_in_the_way, _no_home])
-def test_a_cache_that_cannot_be_written_costs_time_only(
+def test_a_read_only_cache_only_costs_time(
     cache: Path, tmp_path: Path, hashed: list[int], spoil: Callable[[Path], None]
 ) -> None:
     spoil(cache)
@@ -163,10 +163,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert not list(cache.glob("*.json"))
 
 
-def test_of_several_processes_one_hashes_the_file(
+def test_only_one_of_several_processes_hashes_the_file(
     cache: Path, tmp_path: Path, hashed: list[int]
 ) -> None:
-    """Here threads: the lock is the open file's, so they exclude each other as processes do."""
+    """Threads stand in for processes, because the lock belongs to the open file."""
     path = _write(tmp_path / "a.safetensors")
     started = threading.Barrier(4)
 

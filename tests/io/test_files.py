@@ -12,7 +12,7 @@ from ift_scale.io.manifests import MANIFEST, is_done, read_manifest, write_manif
 from ift_scale.records import Message
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "old")
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
@@ -22,7 +22,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "stage"
     with atomic_folder(target) as temporary:
         (temporary / "x").write_text("1")
@@ -33,7 +33,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["stage"]
 
 
-def test_what_a_killed_run_left_half_is_removed(tmp_path: Path) -> None:
+def test_incomplete_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     (tmp_path / "train" / ".arm.incomplete").mkdir(parents=True)
     (tmp_path / "train" / ".arm.incomplete" / "x").write_text("")
     (tmp_path / ".a.json.incomplete-123").write_text("")
@@ -60,7 +60,7 @@ def test_done_means_same_key_and_same_files(tmp_path: Path) -> None:
     assert not is_done(folder, "key")
 
 
-def test_manifest_says_what_made_the_artifact(tmp_path: Path) -> None:
+def test_a_manifest_records_how_the_artifact_was_made(tmp_path: Path) -> None:
     _finished(tmp_path / "stage")
     manifest = read_manifest(tmp_path / "stage")
     assert manifest is not None
@@ -69,7 +69,7 @@ def test_manifest_says_what_made_the_artifact(tmp_path: Path) -> None:
     assert "cores" in manifest.machine
 
 
-def test_damaged_manifest_is_told(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_reported(tmp_path: Path) -> None:
     _finished(tmp_path / "stage")
     (tmp_path / "stage" / MANIFEST).write_text("{}")
     with pytest.raises(ArtifactError, match="not a manifest"):
@@ -95,13 +95,13 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         pass
     other.kill()
     other.wait()
-    with locked(tmp_path):  # the kernel has freed it
+    with locked(tmp_path):  # the kernel has released it
         pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_full_disk(tmp_path: Path) -> None:
-    """On a real file system of 64 KiB: one clear error, nothing half, the old file as it was."""
+    """On a real file system of 64 KiB: one clear error, no incomplete file, the old file kept."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -129,7 +129,7 @@ def test_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_record_changed_by_hand_is_told_with_its_line(tmp_path: Path) -> None:
+def test_an_edited_record_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"role": "user", "content": "a"}\n{"role": "robot", "content": "b"}\n')
     with pytest.raises(DataError, match=r"m.jsonl:2: field 'role'"):

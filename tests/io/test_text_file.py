@@ -1,4 +1,4 @@
-"""Users' text and JSON files as they come: byte order marks, encodings, line ends, damage."""
+"""Users' text and JSON files: byte order marks, encodings, line endings, damage."""
 
 import codecs
 import gzip
@@ -34,14 +34,14 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
         b"\n \n" + json.dumps(ROWS, indent=2).replace("\n", "\r\n").encode() + b"\n\n",
     ],
 )
-def test_the_same_rows_whatever_the_form(content: bytes, packed: bool, tmp_path: Path) -> None:
+def test_every_form_gives_the_same_rows(content: bytes, packed: bool, tmp_path: Path) -> None:
     path = tmp_path / ("a.json.gz" if packed else "a.json")
     path.write_bytes(gzip.compress(content) if packed else content)
     assert [row for _, row in jsonl.rows(path)] == ROWS
     assert jsonl.count(path) == 2
 
 
-def test_a_gzipped_file_is_known_by_its_content(tmp_path: Path) -> None:
+def test_a_gzipped_file_is_recognised_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(gzip.compress(LINES.encode()))
     assert [row for _, row in jsonl.rows(tmp_path / "a.jsonl")] == ROWS
 
@@ -66,13 +66,13 @@ def test_line_numbers(tmp_path: Path) -> None:
         ),
         (b'{"a": 1}\n7\n', r":2: not a JSON object \(value: 7\)"),
         (b'[\n {"a": 1},\n [2]\n]', r":3: not a JSON object \(value: \[2\]\)"),
-        (b'[\n {"a": 1}\n {"a": 2}\n]', r":3: not valid JSON: ',' or '\]' must follow"),
+        (b'[\n {"a": 1}\n {"a": 2}\n]', r":3: not valid JSON: expected ',' or '\]'"),
         (b'[\n {"a": 1},\n {"a": }\n]', r":3: not valid JSON: Expecting value"),
         (b'[{"a": 1},]', r":1: not valid JSON"),
         (b'[{"a": 1}', r":1: not valid JSON"),
-        (b'[{"a": 1}]\n{"a": 2}\n', r":1: not valid JSON: more follows the list"),
-        (b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r":2: field 'a': is in the object twice"),
-        (b'{"a": {"b": 1, "b": 1}}\n', r":1: field 'b': is in the object twice"),
+        (b'[{"a": 1}]\n{"a": 2}\n', r":1: not valid JSON: unexpected text after the list"),
+        (b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r":2: field 'a': duplicate key in the object"),
+        (b'{"a": {"b": 1, "b": 1}}\n', r":1: field 'b': duplicate key in the object"),
         (
             b'{"a": 1}\n{"a": "x \\ud800"}\n',
             r":2: field 'a': holds half of a surrogate pair.*ud800",
@@ -100,7 +100,7 @@ def test_line_numbers(tmp_path: Path) -> None:
         (gzip.compress(LINES.encode(), mtime=0)[:-9], r": is damaged: Compressed file ended"),
     ],
 )
-def test_what_is_refused(content: bytes, problem: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(content: bytes, problem: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(DataError, match="a.jsonl" + problem) as caught:
         list(jsonl.rows(tmp_path / "a.jsonl"))

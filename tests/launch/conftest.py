@@ -1,4 +1,4 @@
-"""A run to launch from: probed by one process, its sets constructed; and the same trained, uninterrupted."""
+"""A run for launch tests: probed by one process with its sets constructed, and the same trained."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(probed: Path) -> Path:
-    """By the deepspeed launcher on one node, two ranks."""
+    """The run trained by the deepspeed launcher on one node with two ranks, uninterrupted."""
     small.run("train", probed, small.LONG)
     return probed
 
 
 @pytest.fixture
 def copy(probed: Path, tmp_path: Path) -> Path:
-    """The probed run in a folder of its own, nothing trained."""
+    """A copy of the probed run in which nothing is trained."""
     folder = tmp_path / "run"
     shutil.copytree(probed, folder, ignore=shutil.ignore_patterns("train", "evaluate", "logs"))
     return folder
@@ -35,7 +35,7 @@ def copy(probed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def lacking() -> Callable[[str], NoReturn]:
-    """What a test does where this machine lacks something: skip, or fail in CI, which has installed it."""
+    """Skips a test that needs something this machine lacks; fails in CI, where it is installed."""
 
     def lacking(reason: str) -> NoReturn:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)

@@ -1,6 +1,7 @@
-"""A real SLURM on this machine for tests: munge, slurmctld, and two slurmd that are nodes n1 and n2, each a daemon of its own.
+"""A real SLURM on this machine for tests: munge, slurmctld, and two slurmd as nodes n1 and n2.
 
-Node names resolve in a mount namespace that only the daemons and their jobs see, so nothing of the machine is changed.
+Node names resolve in a mount namespace that only the daemons and their jobs see, so the machine
+itself is not changed.
 """
 
 import os
@@ -50,7 +51,10 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """Two nodes that tell of 128 CPUs and eight GPUs each, so that scripts for such nodes run as they are; `close` ends all."""
+    """Two nodes that report 128 CPUs and eight GPUs each, so that the scripts run unchanged.
+
+    `close` ends all daemons.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -79,9 +83,14 @@ class Slurm:
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-7]\n")
 
     def start(self) -> "Slurm":
-        munge = [f"--{name}={self.folder / file}" for name, file in
-                 {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid", "log-file": "munge.log",
-                  "seed-file": "munge.seed"}.items()]  # fmt: skip
+        files = {
+            "socket": "munge.socket",
+            "key-file": "munge.key",
+            "pid-file": "munge.pid",
+            "log-file": "munge.log",
+            "seed-file": "munge.seed",
+        }
+        munge = [f"--{name}={self.folder / file}" for name, file in files.items()]
         self._daemon("munged", "--foreground", "--force", *munge)
         until(lambda: (self.folder / "munge.socket").exists(), 20, "munge did not start")
         self._daemon("slurmctld", "-D", "-i", "-f", str(self.folder / "slurm.conf"))
@@ -95,7 +104,7 @@ class Slurm:
         return self
 
     def _daemon(self, name: str, *arguments: str) -> None:
-        """Start a daemon that sees our hosts file in the place of the machine's."""
+        """Starts a daemon that sees the test's hosts file instead of the machine's."""
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         program = shutil.which(name) or name
         command = [
@@ -114,7 +123,7 @@ class Slurm:
             )
 
     def __call__(self, *command: str, **options: Any) -> subprocess.CompletedProcess:
-        """Run a command of SLURM's (or one that uses them) and return what it said."""
+        """Runs a SLURM command (or one that uses them) and returns its output."""
         settings = {
             "env": self.environment,
             "capture_output": True,
@@ -124,18 +133,18 @@ class Slurm:
         return subprocess.run(command, **settings)
 
     def submit(self, *command: str, **options: Any) -> str:
-        """sbatch with these arguments; the job's id."""
+        """Runs sbatch with these arguments; returns the job's id."""
         done = self("sbatch", "--parsable", *command, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().split(";")[0]
 
     def show(self, job: str) -> dict[str, str]:
-        """What scontrol says of a job: State, ExitCode, Restarts, ..."""
+        """Returns scontrol's fields of a job: State, ExitCode, Restarts, ..."""
         text = self("scontrol", "show", "job", "-o", job).stdout
         return dict(part.split("=", 1) for part in text.split() if "=" in part)
 
     def wait(self, job: str, seconds: float = 240) -> dict[str, str]:
-        """Wait until the job has ended (not merely been requeued)."""
+        """Waits until the job has ended (and is not only requeued)."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         until(
             lambda: self.show(job)["JobState"] in ended,
@@ -156,7 +165,7 @@ class Slurm:
 
 
 def until(holds: Callable[[], bool], seconds: float, problem: str | Callable[[], str]) -> None:
-    """Wait for it; AssertionError with the problem where it does not come."""
+    """Waits for a condition; AssertionError with `problem` after the time limit."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, problem() if callable(problem) else problem

@@ -1,4 +1,4 @@
-"""A small run of the embedded world for launching tests: two arms of one domain, probed and trained in seconds."""
+"""A small run of the built-in world for launch tests: two arms, trained within seconds."""
 
 import json
 import subprocess
@@ -12,16 +12,23 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
-    "construct.domains=[medicine]", "construct.settings=[harmonious, incompatible]", "construct.size=24", "construct.seeds=[0]",
-    "probe.engine=transformers", "evaluate.engine=transformers", "probe.chunk_size=160", "evaluate.chunk_size=100",
-    "train.live.every=0", "train.log_every=1",
-)  # fmt: skip
+    "construct.domains=[medicine]",
+    "construct.settings=[harmonious, incompatible]",
+    "construct.size=24",
+    "construct.seeds=[0]",
+    "probe.engine=transformers",
+    "evaluate.engine=transformers",
+    "probe.chunk_size=160",
+    "evaluate.chunk_size=100",
+    "train.live.every=0",
+    "train.log_every=1",
+)
 ARMS = ("medicine-harmonious-seed0", "medicine-incompatible-seed0")
-LONG = "train.epochs=20"  # 60 steps an arm
+LONG = "train.epochs=20"  # 60 steps per arm
 
 
 def arguments(folder: Path, *overrides: str) -> list[str]:
-    """What follows `ift-scale STAGE`."""
+    """Returns the arguments after `ift-scale STAGE`."""
     sets = [f"output_dir={folder}", *SETTINGS, *overrides]
     return ["configs/demo.yaml", *(part for text in sets for part in ("--set", text))]
 
@@ -31,7 +38,7 @@ def command(stage: str, folder: Path, *overrides: str) -> list[str]:
 
 
 def run(stages: str, folder: Path, *overrides: str) -> None:
-    """The stages, one after another in one process on this machine."""
+    """Runs stages one after another in one process on this machine."""
     code = "import sys\nfrom ift_scale.cli import main\n"
     code += (
         "for stage in sys.argv[1].split():\n    main([stage, *sys.argv[2:]], standalone_mode=False)"
@@ -51,7 +58,7 @@ def weights(folder: Path, arm: str) -> dict[str, torch.Tensor]:
 
 
 def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
-    """Until the launch that goes on now has told of this step of the arm."""
+    """Waits until the running launch has reported this step of the arm."""
     events, deadline = folder / "logs" / f"train{part}-events.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline:
         told = (
@@ -73,7 +80,8 @@ def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
 
 
 def processes(words: str, variable: str) -> Iterator[int]:
-    """Ids of the Python processes with these words in their command line and this NAME=value in their environment."""
+    """Returns ids of Python processes with these words in their command line and this NAME=value in
+    their environment."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:

@@ -1,6 +1,7 @@
-"""Training without SLURM: under torchrun and deepspeed on one host, and by a hostfile over two, with pdsh and ssh.
+"""Training without SLURM: torchrun and deepspeed on one host, and a hostfile over two with pdsh.
 
-The hosts are network namespaces with addresses of their own, each with an sshd; they share this machine's files, as nodes do.
+The hosts are network namespaces with their own addresses and an sshd each. They share this
+machine's files, like nodes.
 """
 
 import os
@@ -26,7 +27,7 @@ NEEDED = ("ip", "sshd", "ssh", "ssh-keygen", "pdsh", "unshare")
 
 
 class Hosts:
-    """Two hosts that a cable connects."""
+    """Two hosts connected by a virtual cable."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -37,15 +38,17 @@ class Hosts:
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
             )
         (folder / "ssh_config").write_text(
-            f"IdentityFile {folder}/user\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
+            f"IdentityFile {folder}/user\nStrictHostKeyChecking no\n"
+            "UserKnownHostsFile /dev/null\nLogLevel ERROR\n"
         )
         (folder / "sshd_config").write_text(
-            f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPermitRootLogin yes\nPidFile none\n"
+            f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nStrictModes no\n"
+            "PermitRootLogin yes\nPidFile none\n"
         )
         (folder / "hostfile").write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
 
     def start(self) -> "Hosts":
-        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it for its unprivileged part
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs it for privilege separation
         for name in self.names:
             _ip("netns", "add", name)
         here, there = self.names
@@ -81,7 +84,7 @@ class Hosts:
         return self
 
     def command(self, *command: str) -> list[str]:
-        """The command as it is run on the first host, where ssh knows the others."""
+        """Returns the command that runs on the first host, whose ssh knows the others."""
         script = 'mount --bind "$0" /etc/ssh/ssh_config && exec "$@"'
         mounted = [
             "unshare",
@@ -118,7 +121,8 @@ def hosts(
     if missing or os.geteuid() != 0:
         packages = "Debian: iproute2 openssh-server pdsh"
         lacking(
-            f"no hosts to be made here: {', '.join(missing) or 'network namespaces need root'} ({packages})"
+            f"cannot create hosts: {', '.join(missing) or 'network namespaces need root'} "
+            f"({packages})"
         )
     made = Hosts(tmp_path_factory.mktemp("hosts"))
     try:
@@ -133,10 +137,14 @@ def _start(hosts: Hosts, folder: Path, *overrides: str) -> subprocess.Popen:
         str(hosts.folder / "hostfile"),
         *arguments(folder, *overrides),
     ]
-    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ift-scale, where the environment is not activated
+    # Finds ift-scale if the virtual environment is not activated.
+    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment: dict[str, Any] = os.environ | {"GLOO_SOCKET_IFNAME": INTERFACE, "PATH": found}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(hosts.command(*script), cwd=ROOT, env=environment, **streams)  # type: ignore[call-overload, no-any-return]
+    command = hosts.command(*script)
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        command, cwd=ROOT, env=environment, **streams
+    )
 
 
 def test_two_hosts_train_what_one_trains(hosts: Hosts, trained: Path, copy: Path) -> None:
@@ -155,7 +163,7 @@ def test_a_rank_killed_on_another_host_ends_the_command(hosts: Hosts, copy: Path
     killed = time.monotonic()
     said, _ = ranks.communicate(timeout=100)
     assert ranks.returncode == 3 and time.monotonic() - killed < 60, said
-    # Rank 0 holds the place where others hear of the failure, so it leaves a few seconds later.
+    # Rank 0 hosts the store that reports the failure, so it leaves a few seconds later.
     until(
         lambda: not list(processes(f"ift_scale.train.worker {copy.resolve()}", "RANK=0")),
         15,

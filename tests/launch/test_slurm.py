@@ -1,4 +1,4 @@
-"""The sbatch scripts of launch/ on a real SLURM of two nodes, as they are: probing, training, pre-emption, failures."""
+"""The sbatch scripts of launch/ on a real SLURM: probing, training, pre-emption, failures."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from tests.launch.small import (
 
 pytestmark = pytest.mark.engine
 
-# One rank a node, since this machine has two cores; all else is the scripts' own.
+# One rank per node, because this machine has two cores; everything else is as in the scripts.
 SMALLER = ("--ntasks-per-node=1", "--chdir", str(ROOT))
 
 
@@ -44,7 +44,8 @@ def slurm(
     ]
     if missing or os.geteuid() != 0:
         lacking(
-            f"no SLURM here: {', '.join(missing) or 'its daemons need root'} (Debian: slurmctld slurmd slurm-client munge)"
+            f"no SLURM: {', '.join(missing) or 'its daemons need root'} "
+            "(Debian: slurmctld slurmd slurm-client munge)"
         )
     cluster = Slurm(tmp_path_factory.mktemp("slurm"))
     try:
@@ -89,7 +90,7 @@ def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(
     wait_for_step(copy, ARMS[0], 15)
     slurm("scancel", "--signal=USR1", job)  # every process of the step
     wait_for_step(copy, ARMS[1], 15)
-    slurm("scancel", "--batch", "--signal=USR1", job)  # the script alone, as at the time limit
+    slurm("scancel", "--batch", "--signal=USR1", job)  # only the script, as at the time limit
     ended = slurm.wait(job)
     assert ended["JobState"] == "COMPLETED" and ended["Restarts"] == "2", _log(copy, "train")
     for arm in ARMS:
@@ -101,7 +102,7 @@ def test_two_nodes_interrupted_and_requeued_train_what_deepspeed_trains(
     assert _log(copy, "train").count("the job is requeued") == 2
 
 
-def test_a_job_that_lost_a_node_goes_on_with_the_other(
+def test_a_job_that_lost_a_node_resumes_on_the_other(
     slurm: Slurm, trained: Path, copy: Path
 ) -> None:
     one_arm = (LONG, "construct.settings=[harmonious]")
@@ -118,10 +119,10 @@ def test_a_job_that_lost_a_node_goes_on_with_the_other(
     assert losses(copy, ARMS[0]) == pytest.approx(losses(trained, ARMS[0]), rel=1e-5)
 
 
-def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(
+def test_submitted_stages_run_in_order_and_a_sweep_divides_the_arms(
     slurm: Slurm, tmp_path: Path
 ) -> None:
-    """The array's last task, which has the array's number, is interrupted and requeued; what depends on it waits."""
+    """Interrupts the array's last task, which has the array's id; dependent jobs wait."""
     folder = tmp_path / "run"
     sizes = (
         "cluster.gpus_per_node=0",
@@ -147,7 +148,7 @@ def test_submitted_stages_run_in_order_and_a_sweep_deals_the_arms(
         assert "train: 1 arms" in log and log.count("the job is requeued") == task
 
 
-def test_a_rank_killed_in_probing_costs_its_share_only(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_rank_killed_in_probing_only_costs_its_share(slurm: Slurm, tmp_path: Path) -> None:
     folder, alone, small_chunks = tmp_path / "run", tmp_path / "alone", "probe.chunk_size=20"
     run("questions probe", alone, small_chunks)
     job = _submit(slurm, "probe.sbatch", 2, folder, small_chunks)
@@ -179,11 +180,11 @@ def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> 
     assert time.monotonic() - killed < 60
 
 
-def test_a_node_list_without_an_address_is_told(slurm: Slurm, probed: Path) -> None:
+def test_a_node_list_without_an_address_is_reported(slurm: Slurm, probed: Path) -> None:
     lost = ["env", "SLURM_STEP_NODELIST=nowhere[1-2]"]
     done = slurm("srun", "--nodes=2", "--ntasks=2", *lost, *command("train", probed), cwd=ROOT)
     assert done.returncode == 3
     assert (
-        "nowhere1 (of the job's nodes nowhere[1-2]), where the ranks shall meet, has no address"
+        "nowhere1 (of the job's nodes nowhere[1-2]), the host of the rendezvous, has no address"
         in done.stderr
     )

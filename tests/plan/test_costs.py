@@ -1,4 +1,4 @@
-"""What a study costs: shared work once, rates by their order, sizes bounded before construct and counted after it."""
+"""A study's cost: shared work counts once, rates have precedence, sizes are bounded or counted."""
 
 import json
 from collections import Counter
@@ -19,8 +19,8 @@ from ift_scale.plan import disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
-from ift_scale.plan.questions import Prompts, Tally
-from ift_scale.plan.rates import STAGES, Given, Rate, find, measured, read_rates
+from ift_scale.plan.questions import Prompts, QuestionCounts
+from ift_scale.plan.rates import STAGES, Rate, RateSources, find, measured, read_rates
 from ift_scale.scoring.question_file import GroupKey
 
 PROMPTS = Prompts(tokens=200, own=50, views=2)
@@ -34,12 +34,14 @@ def _config(root: Path, name: str, **sections: object) -> Config:
 
 
 def _amounts(root: Path, name: str, **sections: object) -> Amounts:
-    """Two domains of 100 and 40 train questions; 30 test questions each."""
+    """Two domains with 100 and 40 train questions and 30 test questions each."""
     groups: Counter[GroupKey] = Counter()
     for domain, size in (("engineering", 100), ("medicine", 40)):
         for split, count in (("train", size), ("test", 30)):
             groups[GroupKey("choice", "pool", domain, domain, split, 4)] = count
-    return amounts_of(name, _config(root, name, **sections), 1000, Tally(groups=groups), PROMPTS)
+    return amounts_of(
+        name, _config(root, name, **sections), 1000, QuestionCounts(groups=groups), PROMPTS
+    )
 
 
 def _rates(*study: Amounts, rate: Rate | None = RATE) -> dict[tuple[str, str], Rate | None]:
@@ -47,7 +49,7 @@ def _rates(*study: Amounts, rate: Rate | None = RATE) -> dict[tuple[str, str], R
 
 
 def test_sizes_are_bounded_by_the_pools(tmp_path: Path) -> None:
-    """Right and wrong questions are two halves at best; as many general instructions come to them; three epochs."""
+    """Two halves of right and wrong questions, as many general instructions, three epochs."""
     one = _amounts(tmp_path, "a")
     assert [work.examples for work in one.arms] == [3 * 2 * 50] * 3 + [3 * 2 * 20] * 3 and not any(
         work.exact for work in one.arms
@@ -60,7 +62,7 @@ def test_sizes_are_bounded_by_the_pools(tmp_path: Path) -> None:
     )
 
 
-def test_sizes_are_counted_when_sets_are_there(tmp_path: Path) -> None:
+def test_sizes_are_counted_after_construct(tmp_path: Path) -> None:
     names = [work.arm.name for work in _amounts(tmp_path, "a").arms]
     folder = tmp_path / "a" / "construct"
     folder.mkdir(parents=True)
@@ -75,13 +77,13 @@ def test_sizes_are_counted_when_sets_are_there(tmp_path: Path) -> None:
     assert row.exact and row.items == 6 * 21
 
 
-def test_a_stage_takes_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
+def test_a_stage_costs_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
     one = _amounts(tmp_path, "a")
     found = {
         row.stage: row
         for row in stage_costs([one], _rates(one), Devices(engines=8, ranks=8, cores=None))
     }
-    assert found["probe"].items == one.asked * 2 * 200
+    assert found["probe"].items == one.num_probed * 2 * 200
     assert found["probe"].seconds == pytest.approx(5 + found["probe"].items / 80)
     assert found["train"].seconds == pytest.approx(5 + 6 * 1 + 1260 / 80)
     assert found["train"].hours == pytest.approx(8 * found["train"].seconds / 3600)  # type: ignore[operator]
@@ -93,7 +95,7 @@ def test_a_stage_takes_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
     assert on_cpu["evaluate"].hours == pytest.approx(2 * (5 + 6 + 6 * 30 / 10) / 3600)
 
 
-def test_arms_add_up_to_their_stages_but_for_the_start(tmp_path: Path) -> None:
+def test_arms_add_up_to_their_stages_without_the_start(tmp_path: Path) -> None:
     one, devices = _amounts(tmp_path, "a"), Devices(4, 4, None)
     arms = sum(row.hours or 0 for row in arm_costs([one], _rates(one), devices))
     stages = sum(
@@ -105,7 +107,7 @@ def test_arms_add_up_to_their_stages_but_for_the_start(tmp_path: Path) -> None:
 
 
 def test_what_variants_share_is_paid_once(tmp_path: Path) -> None:
-    """The same settings in another order share every arm; another learning rate shares the probe alone."""
+    """The same settings in another order share all arms; another learning rate only the probe."""
     first = _amounts(tmp_path, "a")
     same = _amounts(
         tmp_path, "b", construct={"settings": ["self_aligning", "incompatible", "harmonious"]}
@@ -126,8 +128,8 @@ def test_what_variants_share_is_paid_once(tmp_path: Path) -> None:
     assert disk.disk_of(study, 4, 100).models == 12 * 1000 * 4
 
 
-def test_arms_that_may_come_out_equal_are_told(tmp_path: Path) -> None:
-    """Without the wrong questions the harmonious set may be larger, so nobody knows yet whether it is the same."""
+def test_arms_that_may_turn_out_equal_are_reported(tmp_path: Path) -> None:
+    """Without wrong questions the harmonious set may be larger, so equality is not yet known."""
     study = [
         _amounts(tmp_path, "a"),
         _amounts(tmp_path, "b", construct={"settings": ["harmonious"]}),
@@ -161,14 +163,14 @@ def _trained(root: Path, name: str, seconds: float) -> None:
     write_json(root / "logs" / "train-seconds.json", {"launch_and_imports": 9.0, "tokenise": 1.0})
 
 
-def test_a_measured_rate_is_of_one_device(tmp_path: Path) -> None:
+def test_a_measured_rate_is_per_device(tmp_path: Path) -> None:
     assert measured("train", tmp_path, "here") is None
     _trained(tmp_path, "one", 4.0)
     _trained(tmp_path, "two", 6.0)
     assert measured("train", tmp_path, "here") == Rate(160 / 10 / 2, 10.0, 3.0, "here")
 
 
-def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(
+def test_given_rates_precede_predictions_which_precede_measurements(
     tmp_path: Path,
 ) -> None:
     one, other = _amounts(tmp_path, "a"), _amounts(tmp_path, "b")
@@ -181,9 +183,9 @@ def test_a_given_rate_counts_before_a_prediction_and_that_before_a_measurement(
         read_machine("h100-sxm"),
         read_shape("llama-2-7b"),
     )
-    given = Given(None, None, 8, Examples())
+    given = RateSources(None, None, 8, Examples())
 
-    def source(given: Given, stage: str = "train", here: bool = True) -> str | None:
+    def source(given: RateSources, stage: str = "train", here: bool = True) -> str | None:
         found = find(stage, one, [one, other], given, shape, here)
         return None if found is None else found.source
 
@@ -207,7 +209,7 @@ def test_a_bad_file_of_rates(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_the_arm_in_training(tmp_path: Path) -> None:
-    """One when a run is stopped; keep_last and the one being written where they are made by the way."""
+    """One if a run is stopped; keep_last plus the one being written if they are periodic."""
     assert disk.disk_of([_amounts(tmp_path, "a")], 2, 100).checkpoints == 1000 * 14
     saving = _amounts(
         tmp_path, "a", train={"checkpoint": {"every": 5, "keep_last": 3}, "global_batch_size": 8}

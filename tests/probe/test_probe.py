@@ -162,7 +162,7 @@ def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_fo
     output = _end(run)
     assert "ray: 2 ranks of one CPU" in output
     assert re.search(
-        r"ray: rank [12] on \S+ is lost \(.*\); it is started again, and its chunk is taken up",
+        r"ray: rank [12] on \S+ is lost \(.*\); it is restarted and its chunk is free again",
         output,
     )
     assert _result(run_folder) == _result(alone)

@@ -556,7 +556,7 @@ def _text_file(folder: Path) -> Path:
         (
             _broken_json,
             {"test": "train"},
-            r"train.jsonl:1: not valid JSON: Expecting value .*one object per line, or is one list",
+            r"train.jsonl:1: not valid JSON: Expecting value .*one object per line, or be one list",
         ),
         (
             _text_file,

@@ -1,4 +1,4 @@
-"""Who a process is, by each launcher's variables, where the ranks meet, and which devices are its own."""
+"""Ranks from each launcher's variables, the address of the rendezvous, and a rank's devices."""
 
 import os
 from pathlib import Path
@@ -15,9 +15,25 @@ from ift_scale.io.progress import Bar
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",
-             "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES", "MASTER_ADDR",
-             "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")  # fmt: skip
+VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "LOCAL_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_STEP_TASKS_PER_NODE",
+    "SLURM_NTASKS",
+    "CUDA_VISIBLE_DEVICES",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_JOB_NODELIST",
+)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +121,7 @@ def test_an_actors_engine_gets_the_devices_that_ray_has_set(
     )
     monkeypatch.setattr(environment, "has_gpu", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,3")
-    # What the node's Ray was started with may stand in the environment as well.
+    # The environment may also have the variables with which the node's Ray was started.
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("RANK", "1")
     config = EngineConfig(tensor_parallel_size=2)
@@ -119,33 +135,31 @@ class EngineDouble:
 
 
 @pytest.mark.parametrize(("elsewhere", "engine"), [("gpu", "vllm"), ("cpu", "transformers")])
-def test_who_only_leads_has_no_engine_and_asks_for_the_ranks_shards(
+def test_a_coordinator_has_no_engine_and_uses_the_shards_of_its_ranks(
     elsewhere: Literal["cpu", "gpu"], engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
         environment, "has_gpu", lambda: elsewhere == "cpu"
     )  # such as a cluster's head without GPUs
-    is_rank_zero = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
+    coordinator = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
     assert (
-        slots_for(EngineConfig(), "auto", tmp_path / "probe.log", is_rank_zero, Bar("t", 0, None))
+        slots_for(EngineConfig(), "auto", tmp_path / "probe.log", coordinator, Bar("t", 0, None))
         == []
     )
     assert (
-        resolved_identity(EngineConfig(), "auto", environment.engines_on_gpu(is_rank_zero))[
-            "engine"
-        ]
+        resolved_identity(EngineConfig(), "auto", environment.engines_on_gpu(coordinator))["engine"]
         == engine
     )
 
 
 def _scontrol(folder: Path, script: str) -> str:
-    """A PATH whose scontrol is this."""
+    """Returns a PATH with this script as scontrol."""
     (folder / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "scontrol").chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
 
-def _settle(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> tuple[str, int]:
+def _resolve(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> tuple[str, int]:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -158,24 +172,24 @@ def _settle(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> tuple
         "MASTER_ADDR",
         "MASTER_PORT",
     ):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what settle sets is undone
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that its changes are undone
         if not os.environ[name]:
             monkeypatch.delenv(name)
-    return environment.settle(Ranks(5, 1, 8, 4))
+    return environment.resolve_environment(Ranks(5, 1, 8, 4))
 
 
-def test_the_launchers_place_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _settle(monkeypatch, {"MASTER_ADDR": "127.0.0.2", "MASTER_PORT": "1234"}) == (
+def test_the_launchers_address_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _resolve(monkeypatch, {"MASTER_ADDR": "127.0.0.2", "MASTER_PORT": "1234"}) == (
         "127.0.0.2",
         1234,
     )
 
 
-def test_a_place_that_has_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        EnvironmentProblem, match=r"nowhere.invalid, where the ranks shall meet, has no address"
+        EnvironmentProblem, match=r"nowhere.invalid, the host of the rendezvous, has no address"
     ):
-        _settle(monkeypatch, {"MASTER_ADDR": "nowhere.invalid"})
+        _resolve(monkeypatch, {"MASTER_ADDR": "nowhere.invalid"})
 
 
 def test_sruns_ranks_meet_at_the_first_node_by_a_port_of_the_job(
@@ -188,37 +202,38 @@ def test_sruns_ranks_meet_at_the_first_node_by_a_port_of_the_job(
         "SLURM_STEP_ID": "0",
         "SLURM_STEP_NODELIST": "n[1-2]",
     }
-    host, port = _settle(monkeypatch, step)
+    host, port = _resolve(monkeypatch, step)
     assert host == "localhost" and 10_000 <= port < 30_000
     assert [
         os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     ] == ["5", "8", "1", "4"]
-    assert _settle(monkeypatch, step)[1] == port
-    assert _settle(monkeypatch, step | {"SLURM_STEP_ID": "1"})[1] != port
-    assert _settle(monkeypatch, step | {"SLURM_JOB_ID": "1234568"})[1] != port
+    assert _resolve(monkeypatch, step)[1] == port
+    assert _resolve(monkeypatch, step | {"SLURM_STEP_ID": "1"})[1] != port
+    assert _resolve(monkeypatch, step | {"SLURM_JOB_ID": "1234568"})[1] != port
 
 
 @pytest.mark.parametrize(
-    ("script", "nodes", "said"),
+    ("script", "nodes", "message"),
     [
         (
             "echo nowhere.invalid",
             "n[1-2]",
-            r"nowhere.invalid \(of the job's nodes n\[1-2\]\), where the ranks shall meet, has no address",
+            r"nowhere.invalid \(of the job's nodes n\[1-2\]\), the host of the rendezvous, has no "
+            r"address",
         ),
         (
             "echo Invalid hostlist >&2; exit 1",
             "n[1",
-            r"scontrol cannot spell out the node list n\[1: Invalid hostlist",
+            r"scontrol cannot expand the node list n\[1: Invalid hostlist",
         ),
-        (None, "n1", "scontrol, which spells out the node list n1, does not run here"),
-        (None, "", "MASTER_ADDR is not set, and there is no node list"),
+        (None, "n1", "scontrol, which expands the node list n1, cannot be run"),
+        (None, "", "MASTER_ADDR is not set, and SLURM has set no node list"),
     ],
 )
 def test_a_node_list_that_leads_nowhere(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, nodes: str, said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, nodes: str, message: str
 ) -> None:
     path = str(tmp_path) if script is None else _scontrol(tmp_path, script)
-    with pytest.raises(EnvironmentProblem, match=said) as caught:
-        _settle(monkeypatch, {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": nodes})
+    with pytest.raises(EnvironmentProblem, match=message) as caught:
+        _resolve(monkeypatch, {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": nodes})
     assert "Export MASTER_ADDR" in str(caught.value)

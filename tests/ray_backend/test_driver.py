@@ -1,4 +1,4 @@
-"""Ranks in Ray actors, without a cluster: what is checked before they work, and what is made of their ends.
+"""Ranks in Ray actors, without a cluster: checks before they work, and the handling of failures.
 
 A real local Ray is in tests/probe/test_probe.py.
 """
@@ -21,7 +21,8 @@ from ift_scale.errors import EnvironmentProblem, IFTScaleError
 from ift_scale.pipeline import Pipeline
 from ift_scale.ranks.environment import free_port
 from ift_scale.ray_backend import actor, driver
-from ift_scale.ray_backend.driver import Crew, Layout, Node, layout_of, problem_of
+from ift_scale.ray_backend.driver import ActorPool, problem_of
+from ift_scale.ray_backend.layout import Layout, Node, layout_of
 from ift_scale.stage import Context
 
 CPUS = [Node("head", 0, 0), Node("n1", 4, 0), Node("n2", 2, 0)]
@@ -29,7 +30,7 @@ GPUS = [Node("head", 8, 0), Node("n1", 64, 8), Node("n2", 64, 7)]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "gpus_each", "asked", "expected"),
+    ("nodes", "gpus_each", "workers", "expected"),
     [
         (GPUS, 1, None, Layout(15, 1)),
         (GPUS, 2, None, Layout(7, 2)),  # a group does not span nodes
@@ -40,55 +41,63 @@ GPUS = [Node("head", 8, 0), Node("n1", 64, 8), Node("n2", 64, 7)]
     ],
 )
 def test_ranks_are_laid_out_over_the_nodes(
-    nodes: list[Node], gpus_each: int, asked: int | None, expected: Layout
+    nodes: list[Node], gpus_each: int, workers: int | None, expected: Layout
 ) -> None:
-    assert layout_of(nodes, gpus_each, asked) == expected
+    assert layout_of(nodes, gpus_each, workers) == expected
 
 
 @pytest.mark.parametrize(
-    ("nodes", "gpus_each", "asked", "exit_code", "message"),
+    ("nodes", "gpus_each", "workers", "exit_code", "message"),
     [
         (
             GPUS,
             1,
             16,
             3,
-            r"16 ranks need a CPU and 1 GPUs of one node each, and the cluster has room for 15 .*n2: 7 GPUs, 64 CPUs",
+            r"16 ranks need a CPU and 1 GPUs of one node each, but the cluster has room for 15 "
+            r".*n2: 7 GPUs, 64 CPUs",
         ),
         (
             GPUS,
             16,
             None,
             3,
-            r"1 ranks need a CPU and 16 GPUs of one node each, and the cluster has room for 0",
+            r"1 ranks need a CPU and 16 GPUs of one node each, but the cluster has room for 0",
         ),
         (
             CPUS,
             1,
             7,
             3,
-            r"7 ranks need a CPU each, and the cluster has room for 6 \(head: 0 GPUs, 0 CPUs; n1",
+            r"7 ranks need a CPU each, but the cluster has room for 6 "
+            r"\(head: 0 GPUs, 0 CPUs; n1",
         ),
-        (CPUS, 1, None, 2, r"the cluster has no GPU\. Say with --ray-workers"),
+        (
+            CPUS,
+            1,
+            None,
+            2,
+            r"the cluster has no GPU\. Set the number of engines with --ray-workers",
+        ),
     ],
 )
-def test_what_does_not_fit_is_told_at_once(
-    nodes: list[Node], gpus_each: int, asked: int | None, exit_code: int, message: str
+def test_ranks_that_do_not_fit_are_refused_at_once(
+    nodes: list[Node], gpus_each: int, workers: int | None, exit_code: int, message: str
 ) -> None:
-    with pytest.raises(IFTScaleError, match=message) as told:
-        layout_of(nodes, gpus_each, asked)
-    assert told.value.exit_code == exit_code
+    with pytest.raises(IFTScaleError, match=message) as caught:
+        layout_of(nodes, gpus_each, workers)
+    assert caught.value.exit_code == exit_code
 
 
 def test_a_nodes_versions_and_its_sight_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "_SECONDS_TO_SEE", 0.0)
+    monkeypatch.setattr(actor, "_VISIBLE_SECONDS", 0.0)
     here = actor.versions_here(driver.PACKAGES)
     facts = actor.Rank().facts(driver.PACKAGES, str(tmp_path))
     assert facts["host"] == socket.gethostname() and len(here[actor.CODE]) == 12
     assert actor.versions_here(["nosuch"])["nosuch"] == "not installed"
-    assert not facts["sees"]  # a folder is no token
+    assert not facts["sees"]  # a folder is not a token
     assert problem_of(here, facts | {"sees": True}, tmp_path) is None
     assert f"does not see {tmp_path}" in str(problem_of(here, facts, tmp_path))
     other = facts | {"versions": here | {"torch": "2.0.0", actor.CODE: "0123"}}
@@ -98,7 +107,7 @@ def test_a_nodes_versions_and_its_sight_of_the_folder(
     )
 
 
-def test_a_node_without_ift_scale_can_still_tell(tmp_path: Path) -> None:
+def test_a_node_without_ift_scale_can_still_report(tmp_path: Path) -> None:
     driver.ray.cloudpickle.register_pickle_by_value(actor)
     (tmp_path / "rank").write_bytes(driver.ray.cloudpickle.dumps(actor.Rank))
     code = (
@@ -119,7 +128,7 @@ def test_a_node_without_ift_scale_can_still_tell(tmp_path: Path) -> None:
     ("address", "exit_code", "message"),
     [
         ("ray://head:10001", 2, "Ray Client is not supported"),
-        ("head", 2, "--ray head: is no address. Give HOST:PORT"),
+        ("head", 2, "--ray head: not an address. Give HOST:PORT"),
         ("127.0.0.1:FREE", 3, "nothing answers there"),
     ],
 )
@@ -127,10 +136,10 @@ def test_an_address_where_no_cluster_is(
     address: str, exit_code: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = address.replace("FREE", str(free_port()))
-    with pytest.raises(IFTScaleError, match=message) as told:
+    with pytest.raises(IFTScaleError, match=message) as caught:
         driver.check_address(address)
-    assert told.value.exit_code == exit_code
-    monkeypatch.setenv("RAY_ADDRESS", address)  # what auto stands for
+    assert caught.value.exit_code == exit_code
+    monkeypatch.setenv("RAY_ADDRESS", address)  # used for auto
     if exit_code == 3:
         with pytest.raises(EnvironmentProblem, match=message):
             driver.check_address("auto")
@@ -139,7 +148,8 @@ def test_an_address_where_no_cluster_is(
 def _config(tmp_path: Path, pool: Path) -> str:
     path = tmp_path / "config.yaml"
     path.write_text(
-        f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\noutput_dir: {tmp_path / 'run'}\n"
+        f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\n"
+        f"output_dir: {tmp_path / 'run'}\n"
     )
     return str(path)
 
@@ -147,24 +157,24 @@ def _config(tmp_path: Path, pool: Path) -> str:
 def test_the_command_without_ray_and_under_a_launcher(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(*options: str) -> tuple[int, str]:
+    def invoke(*options: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["probe", _config(tmp_path, pool), *options])
         return result.exit_code, result.output
 
-    assert "--ray-workers: only with --ray" in told("--ray-workers", "2")[1]
+    assert "--ray-workers: only with --ray" in invoke("--ray-workers", "2")[1]
     divided = CliRunner().invoke(
         main, ["evaluate", _config(tmp_path, pool), "--ray", "--part", "0/2"]
     )
     assert divided.exit_code == 2 and "--part: not with --ray" in divided.output
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, output = told("--ray", "local")
+    code, output = invoke("--ray", "local")
     assert code == 2 and "a launcher has started 2" in output and "--ray starts its own" in output
     monkeypatch.delenv("RANK")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "ift_scale.ray_backend.driver")
     monkeypatch.delattr("ift_scale.ray_backend.driver")
-    code, output = told("--ray")
+    code, output = invoke("--ray")
     assert (
         code == 3
         and "Ray cannot be imported" in output
@@ -173,7 +183,7 @@ def test_the_command_without_ray_and_under_a_launcher(
 
 
 class FakeRay:
-    """Answers at once what `answers` makes of (rank, method); an error among them is raised by `get`. Ranks come in turn."""
+    """Answers each call with `answers(method)` at once; `get` raises an answer that is an error."""
 
     cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
 
@@ -205,9 +215,9 @@ class FakeRay:
         self.killed += 1
 
 
-def _crew(
+def _actors(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, answers: Callable[[str], Any]
-) -> tuple[Crew, FakeRay]:
+) -> tuple[ActorPool, FakeRay]:
     fake = FakeRay(answers)
     monkeypatch.setattr(driver, "ray", fake)
     monkeypatch.setattr(Context, "key_of", lambda self, stage: "key")
@@ -215,7 +225,7 @@ def _crew(
         "questions": {"sources": [{"kind": "paper", "domain": "d", "path": str(pool)}]},
         "output_dir": str(tmp_path / "run"),
     }
-    return Crew(
+    return ActorPool(
         Pipeline(from_dict(raw, "config")).context, "probe", Layout(2, 4), tmp_path / "token"
     ), fake
 
@@ -227,12 +237,12 @@ def _facts(**versions: str) -> dict[str, Any]:
 def test_a_node_with_other_versions_ends_the_run_by_its_name(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crew, fake = _crew(tmp_path, pool, monkeypatch, lambda method: _facts(transformers="4.0"))
+    actors, fake = _actors(tmp_path, pool, monkeypatch, lambda method: _facts(transformers="4.0"))
     with pytest.raises(
         EnvironmentProblem, match=r"ray: node n7 has other versions: transformers 4\.0, here 5\."
     ):
-        crew.watch()
-    crew.end()
+        actors.watch()
+    actors.end()
     assert fake.resources == {"num_cpus": 1, "num_gpus": 4, "max_concurrency": 2, "max_restarts": 0}
     assert fake.killed == 2
 
@@ -250,19 +260,19 @@ def test_a_ranks_error_comes_with_its_node_and_exit_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failure = {"text": "the disk is full", "exit_code": exit_code}
-    crew, _ = _crew(
+    actors, _ = _actors(
         tmp_path, pool, monkeypatch, lambda method: _facts() if method == "facts" else failure
     )
-    crew.watch()
-    with pytest.raises(kind, match="rank 1 on n7: the disk is full") as told:
-        crew.watch()
-    assert getattr(told.value, "exit_code", None) == ends_with
+    actors.watch()
+    with pytest.raises(kind, match="rank 1 on n7: the disk is full") as caught:
+        actors.watch()
+    assert getattr(caught.value, "exit_code", None) == ends_with
 
 
 def test_a_lost_rank_is_started_again_within_a_bound(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crew, _ = _crew(
+    actors, _ = _actors(
         tmp_path,
         pool,
         monkeypatch,
@@ -272,35 +282,35 @@ def test_a_lost_rank_is_started_again_within_a_bound(
         EnvironmentProblem, match=r"rank 2 on n7 is lost \(.*\), 4 times, and no other is left"
     ):
         for _ in range(20):
-            crew.watch()
-    told = capsys.readouterr().out
-    assert told.count("it is started again, and its chunk is taken up") == 6
-    assert "rank 1 on n7 is lost" in told and "4 times; the others go on without it" in told
+            actors.watch()
+    output = capsys.readouterr().out
+    assert output.count("it is restarted and its chunk is free again") == 6
+    assert "rank 1 on n7 is lost" in output and "4 times; the others continue without it" in output
 
 
-def test_shards_that_are_not_seen_here_are_told(
+def test_shards_that_stay_invisible_are_an_error(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crew, _ = _crew(
+    actors, _ = _actors(
         tmp_path, pool, monkeypatch, lambda method: _facts() if method == "facts" else None
     )
-    monkeypatch.setattr(driver, "_SECONDS_TO_SEE", -1.0)
-    crew.watch()
-    crew.watch()
+    monkeypatch.setattr(driver, "_VISIBLE_SECONDS", -1.0)
+    actors.watch()
+    actors.watch()
     with pytest.raises(
-        EnvironmentProblem, match=r"all ranks are done, but .* does not show all their shards here"
+        EnvironmentProblem, match=r"all ranks are done, but .* shards are visible in"
     ):
-        crew.watch()
+        actors.watch()
 
 
-def test_an_error_of_rays_own_keeps_its_trace(
+def test_an_error_inside_ray_keeps_its_traceback(
     tmp_path: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defect = RayTaskError("facts", "trace", ValueError("x"))
     assert isinstance(defect, RayError)
-    crew, _ = _crew(tmp_path, pool, monkeypatch, lambda method: defect)
+    actors, _ = _actors(tmp_path, pool, monkeypatch, lambda method: defect)
     with pytest.raises(RayTaskError, match="trace"):
-        crew.watch()
+        actors.watch()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The embedded world: its facts, its tokenizer, its corpus and the committed base model belong together."""
+"""The built-in world: its facts, tokenizer, corpus and stored base model match each other."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ def test_beliefs_are_wrong_as_often_as_intended() -> None:
     assert all(f.belief == f.truth for f in beliefs if f.split == "dev")
 
 
-def test_what_is_believed_is_among_the_options() -> None:
+def test_the_belief_is_among_the_options() -> None:
     for fact in facts.all_facts():
         choices, answer = facts.options(fact)
         assert len(set(choices)) == facts.NUM_CHOICES and choices[answer] == fact.truth
@@ -38,7 +38,7 @@ def test_entities_are_distinct_and_splits_do_not_overlap() -> None:
     assert Counter(f.split for f in facts.all_facts()) == {"train": 640, "test": 640, "dev": 60}
 
 
-def test_the_corpus_is_the_same_every_time_and_has_all_kinds() -> None:
+def test_the_corpus_is_reproducible_and_has_all_kinds() -> None:
     first = list(islice(corpus.documents(5), 300))
     assert first == list(islice(corpus.documents(5), 300)) != list(islice(corpus.documents(6), 300))
     text = "\n".join(first)
@@ -52,7 +52,7 @@ def test_the_corpus_is_the_same_every_time_and_has_all_kinds() -> None:
         assert mark in text
 
 
-def test_the_committed_tokenizer_is_the_one_built_from_the_corpus(
+def test_the_stored_tokenizer_is_the_one_built_from_the_corpus(
     world_model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     built = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -68,7 +68,7 @@ def test_the_tokenizer_loses_nothing(text: str, tokenizer: PreTrainedTokenizerFa
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
+def test_the_stored_model_is_small_and_has_the_trained_shape(
     world_model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert (world_model / "model.safetensors").stat().st_size < 1.3e6
@@ -80,7 +80,7 @@ def test_the_committed_model_is_small_and_of_the_shape_that_is_trained(
 
 @pytest.mark.engine
 def test_pretraining_starts_to_learn(tmp_path: Path) -> None:
-    """A few steps of the committed schedule; `python -m benchmarks.pretrain_world` runs all of it."""
+    """A few steps of the stored schedule; `python -m benchmarks.pretrain_world` runs all of it."""
     losses = pretrain_world.pretrain(tmp_path, num_steps=12)
     assert losses[-1] < 0.8 * losses[0]
     assert (tmp_path / "model.safetensors").is_file() and (tmp_path / "tokenizer.json").is_file()

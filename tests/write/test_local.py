@@ -382,21 +382,21 @@ def test_chat_is_written_in_the_models_own_template(
 @pytest.mark.parametrize(
     ("write", "construct", "problem"),
     [
-        ({"external": {"kind": "model"}}, {}, "write.external.path: kind model needs the folder"),
+        ({"external": {"kind": "model"}}, {}, "write.external.path: missing; a writer of kind model needs it"),
         (
             {"contexts": {"kind": "endpoint", "model": "m"}},
             {},
-            "write.contexts: kind endpoint needs base_url",
+            "write.contexts.base_url: missing; a writer of kind endpoint needs it",
         ),
         (
             {"own": {"kind": "dataset"}},
             {},
-            "write.own.kind: no dataset holds the model's own words",
+            "write.own.kind: a dataset has no explanations of the model's own answers",
         ),
         (
             {},
             {"questions": "free"},
-            "construct.response: letter_text_explanation explains an option",
+            "construct.response: letter_text_explanation needs options",
         ),
     ],
 )

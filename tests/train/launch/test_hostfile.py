@@ -63,7 +63,7 @@ def test_the_hostfile_says_how_many_ranks_there_are(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_dealt_to_the_launchers_ranks() -> None:
     config = from_dict({"output_dir": "x", "train": {"global_batch_size": 4}})
     assert hostfile.with_ranks(config, Ranks(0, 0, 4, 4)).train.num_ranks == 4
-    with pytest.raises(ConfigError, match=r"4 examples cannot be dealt to train.num_ranks = 8"):
+    with pytest.raises(ConfigError, match=r"4 examples are fewer than train.num_ranks = 8"):
         hostfile.with_ranks(config, Ranks(0, 0, 8, 8))
 
 

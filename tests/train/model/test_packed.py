@@ -244,14 +244,14 @@ def test_no_example_sees_another(family: str) -> None:
         ),
         (
             {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            r"rope_scaling': turns .*value: 'dynamic'",
+            r"rope_scaling': rotates .*value: 'dynamic'",
         ),
         (
             {
                 "model_type": "gemma3_text",
                 "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
             },
-            "rope_parameters': turns positions by the longest example",
+            "rope_parameters': rotates positions depending on the longest example",
         ),
     ],
 )
