@@ -138,7 +138,7 @@ def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:
     empty.mkdir()
     (empty / "config.json").write_text("{}")
     result = _run("run", _config(tmp_path, pool), "--set", f"model.path={empty}")
-    assert result.exit_code == 2 and "holds no safetensors weights" in result.output
+    assert result.exit_code == 2 and "contains no safetensors weights" in result.output
 
 
 def test_an_unwritable_output_folder(tmp_path: Path, pool: Path) -> None:

@@ -19,7 +19,7 @@ from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import Prompts, Tally
-from ift_scale.probe.asked import wanted
+from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
 from ift_scale.treatments import buckets_of
@@ -84,7 +84,7 @@ def amounts_of(
         config,
         parameters,
         prompts,
-        tally.count(lambda group: wanted(config.probe, group)),
+        tally.count(lambda group: is_probed(config.probe, group)),
         probe_key,
         texts,
         exact,

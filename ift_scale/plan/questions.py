@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ift_scale.config import Config
-from ift_scale.probe.asked import wanted
+from ift_scale.probe.selection import is_probed
 from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import views_of
@@ -34,7 +34,7 @@ class Tally:
             tally.groups[key] += 1
             if question.split == "dev":
                 tally.dev.append(question)
-            elif wanted(config.probe, key) and question.kind == "choice":
+            elif is_probed(config.probe, key) and question.kind == "choice":
                 asked += 1  # reservoir sampling
                 if len(tally.sample) < _SAMPLED_PROMPTS:
                     tally.sample.append(question)

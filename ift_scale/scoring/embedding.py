@@ -1,6 +1,6 @@
-"""Token ids that the model's embedding has no row for: refused before an engine or a rank looks them up.
+"""Refuses token ids beyond the model's embedding before an engine or a rank looks them up.
 
-A tokenizer may know more tokens than the embedding has rows, as long as no text uses them.
+A tokenizer may have more tokens than the embedding has rows, as long as no text uses them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from ift_scale.scoring.runner import Target
 
 
 class Surplus:
-    """The tokens of a tokenizer whose ids the embedding of `folder`'s model does not reach. False where there are none."""
+    """The tokens whose ids exceed the embedding of `folder`'s model; False if there are none."""
 
     def __init__(self, tokenizer: PromptTokenizer, folder: Path):
         self.num_rows = embedding_rows(folder)
@@ -32,17 +32,21 @@ class Surplus:
         return bool(self._tokens)
 
     def refuse(self, ids: Iterable[int], place: Place) -> None:
-        """DataError for the first of the ids that the embedding has no row for."""
+        """Raises DataError for the first id beyond the embedding."""
         found = next((number for number in ids if number >= self.num_rows), None) if self else None
         if found is not None:
             token = self._tokens.get(int(found), "?")
-            problem = f"the token '{token}' has the id {found}, and the model's embedding has {self.num_rows} rows"
-            remedy = "Use the tokenizer that belongs to the model, or resize the embedding and train it before"
+            problem = f"the token '{token}' has the id {found}, but the model's embedding has only"
+            problem += f" {self.num_rows} rows"
+            remedy = (
+                "Use the tokenizer that belongs to the model, or resize and train the embedding"
+            )
+            remedy += " first"
             raise DataError(place, problem, remedy)
 
 
 class _Looking(NullEngine):
-    """An engine that answers nothing and looks at the ids that it is asked about."""
+    """An engine that only checks the ids of its requests."""
 
     def __init__(self, surplus: Surplus, place: Place):
         super().__init__(EngineSpec("", "", None))  # type: ignore[arg-type]
@@ -71,9 +75,9 @@ class _Looking(NullEngine):
 def check(
     targets: Sequence[Target], questions: QuestionFile, tokenizer: PromptTokenizer, folder: Path
 ) -> None:
-    """DataError, with its question, for an id that a target asks about and the embedding has no row for.
+    """Raises DataError naming the question if a target uses an id beyond the embedding.
 
-    Every prompt is written here, but only where the tokenizer has such tokens at all.
+    This writes every prompt, but only if the tokenizer has such tokens at all.
     """
     surplus = Surplus(tokenizer, folder)
     if not surplus:

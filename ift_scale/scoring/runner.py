@@ -1,9 +1,10 @@
-"""The scoring core that probing and evaluation share: chunks of questions through engines, a shard a chunk, merged in order.
+"""The scoring core of probing and evaluation: chunks of questions become shards, merged in order.
 
-A *target* is one result (the probe, or one arm's evaluation). Its chunks are fixed by its questions and the chunk size alone. Every
-engine of every rank starts at its own share of the chunks and then helps with the others'; a shard is a pure function of its chunk
-and the weights (an engine forgets its cache before each), so the merged result is the same whoever computed what. While an engine
-works on a chunk, the next one is already being read, written as prompts and tokenised.
+A *target* is one result (the probe, or one arm's evaluation). Its chunks depend only on its
+questions and the chunk size. Every engine of every rank starts at its own share of the chunks and
+then helps with the others. A shard is a pure function of its chunk and the weights, because an
+engine drops its cache before each chunk. The merged result is therefore the same for any number of
+engines. While an engine works on one chunk, the next one is read, rendered and tokenised.
 """
 
 import gc
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import Engine
 from ift_scale.errors import DataError, Place
@@ -32,32 +33,33 @@ from ift_scale.scoring.shards import Shards
 
 _LENGTHS_CHECKED_FIRST = 32
 _POLL_SECONDS = 0.1
-_LOOK_SECONDS = 2.0
-_STARTS_AGAIN = 2
+_RESCAN_SECONDS = 2.0
+_MAX_RESTARTS = 2
 _META = b"ift_scale"
-# A chunk is many thousand small lists, none of them in a cycle; looking for cycles after each 700 took 40% of the time.
+# A chunk consists of many thousand small lists without reference cycles. Searching for cycles after
+# every 700 objects took 40% of the time.
 _OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
 
 
-class Written(Protocol):
-    """A chunk made ready for the engine."""
+class ChunkRequests(Protocol):
+    """The engine requests of one chunk of questions."""
 
     questions: list[Question]
 
     @property
     def tokens(self) -> int:
-        """Prompt tokens, those of shared prefixes counted for each prompt."""
+        """Prompt tokens; a shared prefix counts once per prompt."""
 
     @property
     def num_requests(self) -> int:
-        """Requests to the engine, those that are asked twice counted twice."""
+        """Requests to the engine; a request that is sent twice counts twice."""
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
-        """(question, prompt tokens) of every request."""
+        """Yields (question, prompt tokens) for every request."""
 
 
 class Asker(Protocol):
-    """How questions are asked: what can be done without the engine, and what cannot."""
+    """Asks questions in two steps: `write` runs ahead on the CPU, `ask` needs the engine."""
 
     def write(self, questions: list[Question]) -> Any: ...
 
@@ -66,24 +68,27 @@ class Asker(Protocol):
 
 @dataclass
 class Target:
-    """One result to compute: which rows of the question file (no chunk holds rows of two parts), asked how, of which weights, and
-    what then to do with its shards."""
+    """One result to compute: the questions, how to ask them, the weights, and what to do last.
+
+    `parts` are row numbers of the question file; no chunk spans two parts. `finish` receives the
+    shards in order once all exist.
+    """
 
     name: str
     folder: Path
     key: str
-    """Digest of what the shards depend on."""
+    """Digest of everything the shards depend on."""
     parts: Sequence[np.ndarray]
     asker: Asker
     model_path: Path
     finish: Callable[["Target", list[Path]], None]
     chunk_size: int
     is_done: Callable[[], bool]
-    """Whether the result stands, told by whoever merges; asked often."""
+    """True once the merged result exists; polled often by processes that do not merge."""
     computed_before: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._stands = False
+        self._is_finished = False
         self.shards = Shards(self.folder, self.key, self.chunk_size)
         size = self.chunk_size
         self.chunks = [
@@ -91,10 +96,10 @@ class Target:
         ]
         self.num_questions = sum(map(len, self.parts))
 
-    def stands(self) -> bool:
-        """`is_done`, not asked again once it was so."""
-        self._stands = self._stands or self.is_done()
-        return self._stands
+    def is_finished(self) -> bool:
+        """`is_done`, not called again once it was true."""
+        self._is_finished = self._is_finished or self.is_done()
+        return self._is_finished
 
 
 Unit = tuple[Target, int]
@@ -102,7 +107,7 @@ Unit = tuple[Target, int]
 
 @dataclass
 class Work:
-    """What was computed in this call; shards that were there already count nothing. Seconds are those of engines."""
+    """Work computed in this call, without shards that existed before. Seconds are engine time."""
 
     questions: int = 0
     tokens: int = 0
@@ -112,6 +117,7 @@ class Work:
 
 
 def work_of(target: Target) -> Work:
+    """Sums up the metadata of the target's shards that were computed in this call."""
     work = Work()
     for number, chunk in enumerate(target.chunks):
         if number not in target.computed_before:
@@ -125,15 +131,15 @@ def work_of(target: Target) -> Work:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of all engines' work this process' engines begin with, and whether it merges (one process does)."""
+    """This process's share of the engines' work. Rank 0 merges the shards."""
 
     rank: int = 0
     world_size: int = 1
     watch: Callable[[], None] | None = None
-    """Called often while the work goes on; raises where it shall end."""
+    """Called often during the work; raises to end it."""
 
     @property
-    def leader(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
 
@@ -144,15 +150,19 @@ def share_of(ranks: Ranks | None) -> Share:
 def compute(
     questions: QuestionFile,
     targets: Sequence[Target],
-    slots: Sequence[Slot],
+    workers: Sequence[EngineWorker],
     share: Share,
     bar: Bar,
 ) -> None:
-    """Compute and finish all targets. Returns when all are finished, or, where others merge, when nothing is left to do."""
+    """Compute all targets and, on rank 0, merge and finish them.
+
+    Other ranks return when all targets are finished or no work is left. Raises the first error of a
+    worker.
+    """
     for target in targets:
-        dropped = target.shards.drop_others() if share.leader else 0
-        if dropped:
-            say(f"{target.name}: {dropped} shards of other questions or settings were dropped")
+        removed = target.shards.remove_stale() if share.is_rank_zero else 0
+        if removed:
+            say(f"{target.name}: removed {removed} shards of other questions or settings")
         target.computed_before = target.shards.present()
     run = _Run(questions, targets, bar)
     thresholds = gc.get_threshold()
@@ -160,10 +170,10 @@ def compute(
     threads = [
         threading.Thread(
             target=run.work,
-            args=(slot, share.rank * len(slots) + number, share.world_size * len(slots)),
+            args=(worker, share.rank * len(workers) + number, share.world_size * len(workers)),
             daemon=True,
         )
-        for number, slot in enumerate(slots)
+        for number, worker in enumerate(workers)
     ]
     try:
         for thread in threads:
@@ -171,15 +181,15 @@ def compute(
         _follow(run, threads, targets, share, bar)
     except BaseException:
         run.stopping.set()
-        for slot in slots:
-            slot.kill()
+        for worker in workers:
+            worker.kill()
         raise
     finally:
         gc.set_threshold(*thresholds)
         for thread in threads:
             thread.join()
-        for slot in slots:
-            slot.close()
+        for worker in workers:
+            worker.close()
 
 
 def _follow(
@@ -189,11 +199,11 @@ def _follow(
     share: Share,
     bar: Bar,
 ) -> None:
-    """Watch the shards come, finish what is complete; raises the first error of a worker."""
+    """Watch for shards and finish complete targets; raises the first error of a worker."""
     pending = {target.name: target for target in targets}
-    known: dict[str, int] = {}
+    counted: dict[str, int] = {}
     shards: dict[str, set[int]] = {}
-    looked, worked = 0.0, True
+    scanned, worked = 0.0, True
     while pending:
         working = any(thread.is_alive() for thread in threads)
         run.progressed.wait(_POLL_SECONDS)
@@ -202,35 +212,36 @@ def _follow(
             raise run.errors[0]
         if share.watch is not None:
             share.watch()
-        # What this process has worked on; now and then, and when it has no more work, all: others work too.
-        touched = run.taken_touched() & set(pending)
-        if time.monotonic() - looked > _LOOK_SECONDS or (worked and not working):
-            touched, looked = set(pending), time.monotonic()
+        # Rescan the targets this process worked on. Every few seconds, and when its own work ends,
+        # rescan all of them, because other processes write shards too.
+        touched = run.pop_touched() & set(pending)
+        if time.monotonic() - scanned > _RESCAN_SECONDS or (worked and not working):
+            touched, scanned = set(pending), time.monotonic()
         worked = working
         for name in sorted(touched):
             target = pending[name]
             present = shards[name] = target.shards.present()
-            known[name] = sum(len(target.chunks[number]) for number in present)
-            if share.leader and len(present) == len(target.chunks):
+            counted[name] = sum(len(target.chunks[number]) for number in present)
+            if share.is_rank_zero and len(present) == len(target.chunks):
                 target.finish(
                     target, [target.shards.path(number) for number in range(len(target.chunks))]
                 )
-                target.shards.drop()
-            elif share.leader or not target.stands():
+                target.shards.remove()
+            elif share.is_rank_zero or not target.is_finished():
                 continue
-            known[name] = target.num_questions
+            counted[name] = target.num_questions
             del pending[name]
         bar.advance(
-            sum(known.values())
-            + run.asked({name: shards.get(name, set()) for name in pending})
+            sum(counted.values())
+            + run.num_answered({name: shards.get(name, set()) for name in pending})
             - bar.done
         )
-        if not working and not share.leader:
+        if not working and not share.is_rank_zero:
             return
 
 
 class _Run:
-    """What the worker threads of one call share."""
+    """State shared by the worker threads of one `compute` call."""
 
     def __init__(self, questions: QuestionFile, targets: Sequence[Target], bar: Bar):
         self.questions, self.bar = questions, bar
@@ -241,59 +252,64 @@ class _Run:
         self.errors: list[BaseException] = []
         self._checked: set[str] = set()
         self._touched: set[str] = set()
-        self._asked: dict[tuple[str, int], float] = {}
+        self._answered: dict[tuple[str, int], float] = {}
 
-    def asked(self, shards: dict[str, set[int]]) -> int:
-        """Questions that this process' engines have answered in chunks without a shard yet.
+    def num_answered(self, shards: dict[str, set[int]]) -> int:
+        """Returns how many questions were answered in chunks whose shard is not yet counted.
 
-        `shards`: for each target that is still open the chunks that are counted already. A chunk
-        stays in the count until its shard is seen, so that the sum neither drops nor counts it twice.
+        `shards` gives the chunks already counted for each open target. A chunk stays in this number
+        until its shard is seen, so the progress bar neither drops nor counts it twice.
         """
         return sum(
             int(count)
-            for (name, number), count in list(self._asked.items())
+            for (name, number), count in list(self._answered.items())
             if number not in shards.get(name, {number})
         )
 
-    def _count_of(self, ready: "_Ready") -> Callable[[float], None]:
-        """Takes the number of requests that an engine has just finished, from 0 for each attempt."""
+    def _counter_for(self, ready: "_PreparedChunk") -> Callable[[float], None]:
+        """Returns a callback that adds up finished requests, starting at 0 for each attempt."""
         unit, num_questions = (ready.target.name, ready.number), len(ready.written.questions)
         share = num_questions / max(1, ready.written.num_requests)
-        self._asked[unit] = 0.0
+        self._answered[unit] = 0.0
 
         def finished(count: float) -> None:
-            self._asked[unit] = min(self._asked[unit] + count * share, num_questions)
+            self._answered[unit] = min(self._answered[unit] + count * share, num_questions)
             self.progressed.set()
 
         return finished
 
-    def taken_touched(self) -> set[str]:
-        """Names of the targets that got shards since the last call."""
+    def pop_touched(self) -> set[str]:
+        """Returns and clears the names of the targets that got shards since the last call."""
         touched, self._touched = self._touched, set()
         return touched
 
-    def work(self, slot: Slot, place: int, places: int) -> None:
-        """One engine's thread: its own share first, then whatever is left, until every shard is there."""
-        first = len(self.units) * place // places
+    def work(self, worker: EngineWorker, worker_number: int, num_workers: int) -> None:
+        """Run one engine's thread: its own share first, then whatever is left of all targets."""
+        # Each worker starts at another position, so they meet late and rarely compete for claims.
+        first = len(self.units) * worker_number // num_workers
         order = [*self.units[first:], *self.units[:first]]
         try:
-            # A chunk that another holds now may come free: its holder may die.
+            # Repeat until nothing is left: a chunk claimed elsewhere is free again if its owner
+            # dies.
             while not self.stopping.is_set() and (
-                left := [u for u in order if not self._stands(u)]
+                left := [u for u in order if not self._is_computed(u)]
             ):
-                if not self._pass(slot, left):
+                if not self._work_through(worker, left):
                     time.sleep(_POLL_SECONDS)
         except BaseException as error:
             self.errors.append(error)
         finally:
-            slot.close()  # by this thread, with which the engine would be killed
+            worker.close()  # an engine ends with the thread that created it
             self.progressed.set()
 
-    def _stands(self, unit: Unit) -> bool:
-        return unit[0].shards.path(unit[1]).is_file() or unit[0].stands()
+    def _is_computed(self, unit: Unit) -> bool:
+        return unit[0].shards.path(unit[1]).is_file() or unit[0].is_finished()
 
-    def _pass(self, slot: Slot, units: Sequence[Unit]) -> bool:
-        """Go through the units once, the next one's prompts being written while the engine has one; whether any was computed."""
+    def _work_through(self, worker: EngineWorker, units: Sequence[Unit]) -> bool:
+        """Go through the units once; returns True if any was computed.
+
+        One extra thread prepares the next unit's prompts while the engine computes.
+        """
         computed = False
         coming = iter(units)
         with ThreadPoolExecutor(1) as ahead:
@@ -302,22 +318,23 @@ class _Run:
                 while (ready := upcoming.result()) is not None:
                     upcoming = ahead.submit(self._prepare, coming)
                     with ready.claim:
-                        self._compute(slot, ready)
+                        self._compute(worker, ready)
                     self._touched.add(ready.target.name)
                     self.progressed.set()
                     computed = True
             finally:
-                upcoming.add_done_callback(_give_back)  # what was claimed ahead and is not computed
+                upcoming.add_done_callback(_release_claim)  # release a claim that was not computed
         return computed
 
-    def _prepare(self, units: Iterator[Unit]) -> "_Ready | None":
-        """The next unit that nobody else holds, its prompts written; None when there is none left."""
+    def _prepare(self, units: Iterator[Unit]) -> "_PreparedChunk | None":
+        """Claims the next free unit and writes its prompts; None if there is none left."""
         for target, number in units:
             if self.stopping.is_set():
                 return None
-            claim = None if target.stands() else target.shards.claim(number)
-            if claim is not None and not target.stands():
-                return _Ready(
+            claim = None if target.is_finished() else target.shards.claim(number)
+            # Check again: the target may have been merged between the check and the claim.
+            if claim is not None and not target.is_finished():
+                return _PreparedChunk(
                     target,
                     number,
                     claim,
@@ -325,33 +342,36 @@ class _Run:
                 )
         return None
 
-    def _compute(self, slot: Slot, ready: "_Ready") -> None:
-        for deaths in range(_STARTS_AGAIN + 1):
+    def _compute(self, worker: EngineWorker, ready: "_PreparedChunk") -> None:
+        """Compute one chunk and write its shard, restarting a dead engine up to twice."""
+        for deaths in range(_MAX_RESTARTS + 1):
             try:
-                engine = slot.serve(ready.target.model_path)
+                engine = worker.load(ready.target.model_path)
                 self._check_lengths(engine, ready)
-                engine.reset_cache()
-                engine.finished = self._count_of(ready)
+                engine.reset_cache()  # the shard must not depend on earlier chunks
+                engine.finished = self._counter_for(ready)
                 started = time.monotonic()
                 table = ready.target.asker.ask(engine, ready.written)
                 break
             except EngineDied as error:
-                slot.close()
-                if self.stopping.is_set() or deaths == _STARTS_AGAIN:
+                worker.close()
+                if self.stopping.is_set() or deaths == _MAX_RESTARTS:
                     raise
-                say(
-                    f"{str(error).splitlines()[0]}; a new one is started and goes on with shard {ready.number}"
-                )
+                reason = str(error).splitlines()[0]
+                say(f"{reason}; starting a new one, which resumes with shard {ready.number}")
         meta = {
             "tokens": ready.written.tokens,
             "scoring": time.monotonic() - started,
-        } | slot.taken_seconds()
+        } | worker.pop_seconds()
         ready.target.shards.write(
             ready.number, table.replace_schema_metadata({_META: json.dumps(meta)})
         )
 
-    def _check_lengths(self, engine: EngineProcess, ready: "_Ready") -> None:
-        """Of a target's first chunk, the longest of all its questions too: better told now than after hours."""
+    def _check_lengths(self, engine: EngineProcess, ready: "_PreparedChunk") -> None:
+        """Check prompt lengths; on a target's first chunk, also those of its longest questions.
+
+        A prompt that is too long then fails at once and not after hours.
+        """
         target = ready.target
         if target.name not in self._checked:
             self._checked.add(target.name)
@@ -367,7 +387,8 @@ class _Run:
         check_lengths(ready.written, engine.context_length)
 
 
-def _give_back(upcoming: "Future[_Ready | None]") -> None:
+def _release_claim(upcoming: "Future[_PreparedChunk | None]") -> None:
+    """Release the claim of a chunk that was prepared and will not be computed."""
     if (
         not upcoming.cancelled()
         and upcoming.exception() is None
@@ -377,20 +398,22 @@ def _give_back(upcoming: "Future[_Ready | None]") -> None:
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """A claimed chunk whose prompts are written."""
+class _PreparedChunk:
+    """A claimed chunk with its engine requests."""
 
     target: Target
     number: int
     claim: IO[str]
-    written: Written
+    written: ChunkRequests
 
 
-def check_lengths(written: Written, context_length: int) -> None:
+def check_lengths(written: ChunkRequests, context_length: int) -> None:
+    """Raises DataError for a question whose prompt exceeds the model's context."""
     for question, tokens in written.lengths():
         if tokens > context_length:
             raise DataError(
                 Place(f"question {question.id}"),
-                f"its prompt has {tokens} tokens, more than the model's context takes ({context_length})",
-                "Lower probe.num_shots, remove the question, or choose a model with a longer context",
+                f"its prompt has {tokens} tokens, but the model's context has {context_length}",
+                "Lower probe.num_shots, remove the question, or choose a model with a longer"
+                " context",
             )

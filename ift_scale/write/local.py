@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale.config import WriterConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied
 from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.errors import DataError, Place
@@ -16,7 +16,7 @@ from ift_scale.records import Message
 from ift_scale.scoring.embedding import Surplus
 from ift_scale.write.prompts import Prompt, cut
 
-_STARTS_AGAIN = 2
+_MAX_RESTARTS = 2
 
 
 class PromptIds:
@@ -72,10 +72,15 @@ class LocalWriter:
     """One engine's writer."""
 
     def __init__(
-        self, slot: Slot, model_path: Path, ids: PromptIds, config: WriterConfig, section: str
+        self,
+        worker: EngineWorker,
+        model_path: Path,
+        ids: PromptIds,
+        config: WriterConfig,
+        section: str,
     ):
-        self._slot, self._model_path, self._ids, self._config, self._section = (
-            slot,
+        self._worker, self._model_path, self._ids, self._config, self._section = (
+            worker,
             model_path,
             ids,
             config,
@@ -88,16 +93,16 @@ class LocalWriter:
         sampling = Sampling(
             self._config.max_tokens, stop, self._config.temperature, self._config.top_p, seed=seed
         )
-        for deaths in range(_STARTS_AGAIN + 1):
+        for deaths in range(_MAX_RESTARTS + 1):
             try:
-                engine = self._slot.serve(self._model_path)
+                engine = self._worker.load(self._model_path)
                 self._check_lengths(prompts, encoded, engine.context_length)
                 engine.reset_cache()
                 written = engine.generate(requests, sampling)
                 break
             except EngineDied as error:
-                self._slot.close()
-                if deaths == _STARTS_AGAIN or self._slot.killed:
+                self._worker.close()
+                if deaths == _MAX_RESTARTS or self._worker.killed:
                     raise
                 say(f"{str(error).splitlines()[0]}; a new one is started and goes on")
         return [
@@ -122,7 +127,7 @@ class LocalWriter:
                 )
 
     def stop(self) -> None:
-        self._slot.kill()
+        self._worker.kill()
 
     def close(self) -> None:
-        self._slot.close()
+        self._worker.close()

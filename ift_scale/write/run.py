@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ift_scale.config import Config, WriterConfig
-from ift_scale.engines.pool import Slot, slots_for
+from ift_scale.engines.pool import EngineWorker, engine_workers
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
@@ -121,24 +121,26 @@ class _Desk:
         jobs = sorted(jobs, key=lambda job: job.key(1))
         size = 1 if settings.kind == "endpoint" else settings.chunk_size
         chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        slots = self._slots(settings, role)
-        written = Crew(self._writers(settings, role, slots, len(jobs)), self.bar).run(chunks, work)
+        workers = self._engine_workers(settings, role)
+        written = Crew(self._writers(settings, role, workers, len(jobs)), self.bar).run(
+            chunks, work
+        )
         if not any(text.text for text in written):
             raise _nothing(role, settings, len(written), attempts)
-        starts = sum(slot.seconds["engine_start"] for slot in slots)
+        starts = sum(worker.seconds["engine_start"] for worker in workers)
         self.seconds["engine_start"] += starts
-        self.seconds["writing"] += time.monotonic() - started - starts / max(1, len(slots))
+        self.seconds["writing"] += time.monotonic() - started - starts / max(1, len(workers))
         return dict(zip((job.need for job in jobs), written, strict=True))
 
-    def _slots(self, settings: WriterConfig, role: Role) -> list[Slot]:
+    def _engine_workers(self, settings: WriterConfig, role: Role) -> list[EngineWorker]:
         if settings.kind == "endpoint":
             return []
-        return slots_for(
+        return engine_workers(
             settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar
         )
 
     def _writers(
-        self, settings: WriterConfig, role: Role, slots: Sequence[Slot], num_jobs: int
+        self, settings: WriterConfig, role: Role, workers: Sequence[EngineWorker], num_jobs: int
     ) -> list[Writer]:
         section = f"write.{role}"
         if settings.kind == "endpoint":
@@ -146,7 +148,7 @@ class _Desk:
             return [EndpointWriter(endpoint) for _ in range(min(settings.concurrency, num_jobs))]
         path = self.model_path if settings.kind == "base_model" else folder_of(settings, role)
         ids = PromptIds(path, section)
-        return [LocalWriter(slot, path, ids, settings, section) for slot in slots]
+        return [LocalWriter(worker, path, ids, settings, section) for worker in workers]
 
 
 def _nothing(role: Role, settings: WriterConfig, count: int, attempts: int) -> DataError:

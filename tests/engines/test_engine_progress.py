@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ift_scale.config import EngineConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest, ignore
 from ift_scale.io.files import write_jsonl
@@ -28,7 +28,7 @@ class Engine:
 
     def __init__(self, spec):
         for _ in range(2):
-            logging.getLogger("ift_scale.engines.ways").warning("padded batches: not used")
+            logging.getLogger("ift_scale.engines.strategies").warning("padded batches: not used")
 
     def score(self, requests):
         for request in requests:
@@ -121,7 +121,7 @@ class Prompts:
 
 
 def _compute(
-    tmp_path: Path, bar: Watched, engines: Sequence[Reporting], num_slots: int = 1, chunk: int = 4
+    tmp_path: Path, bar: Watched, engines: Sequence[Reporting], num_workers: int = 1, chunk: int = 4
 ) -> None:
     """12 questions in chunks; the engines are started one after the other."""
     made = [
@@ -151,8 +151,8 @@ def _compute(
         chunk,
         done.is_file,
     )
-    slots = [Slot(lambda path: left.pop(0), bar) for _ in range(num_slots)]  # type: ignore[arg-type, return-value]
-    compute(questions, [target], slots, Share(), bar)
+    workers = [EngineWorker(lambda path: left.pop(0), bar) for _ in range(num_workers)]  # type: ignore[arg-type, return-value]
+    compute(questions, [target], workers, Share(), bar)
 
 
 def test_the_bar_moves_inside_a_chunk_and_counts_nothing_twice(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_several_engines_add_up(tmp_path: Path) -> None:
         tmp_path,
         bar,
         [Reporting(bar, [2], count=1), Reporting(bar, [2], count=1)],
-        num_slots=2,
+        num_workers=2,
         chunk=2,
     )
     assert bar.done == 12

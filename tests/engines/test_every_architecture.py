@@ -16,8 +16,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.rope import LengthClass, RopeLimits
+from ift_scale.engines.strategies import (
+    ForwardPasses,
+    PaddedBatches,
+    SharedPrefix,
+    gap_in_tolerances,
+)
 from ift_scale.engines.transformers import TransformersEngine
-from ift_scale.engines.ways import Batched, ForwardPasses, Packed, within
 
 LIMIT = 40
 _LLAMA = {
@@ -211,7 +216,7 @@ def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
 
 
 def _longest_way(engine: TransformersEngine) -> str | None:
-    verified = engine._ladder._verified
+    verified = engine._selector._verified
     return max(verified, key=lambda key: verified[key])[0] if verified else None
 
 
@@ -267,17 +272,19 @@ def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
     )
-    exact = Batched._logits
+    exact = PaddedBatches._logits
 
     def wrong_when_long(
-        self: Batched, rows: list[list[int]], counts: list[int], cache: Any
+        self: PaddedBatches, rows: list[list[int]], counts: list[int], cache: Any
     ) -> Tensor:
         return exact(self, rows, counts, cache) * (2 if max(map(len, rows)) > 70 else 1)
 
-    monkeypatch.setattr(Batched, "_logits", wrong_when_long)
+    monkeypatch.setattr(PaddedBatches, "_logits", wrong_when_long)
     alone: list[int] = []
     monkeypatch.setattr(
-        engine._ladder.alone, "batches", _counting(engine._ladder.alone.batches, alone)
+        engine._selector.single_rows,
+        "batches",
+        _counting(engine._selector.single_rows.batches, alone),
     )
     rng = random.Random(2)
     requests = [
@@ -322,7 +329,7 @@ def test_the_layers_masks_tell_how_far_they_are_causal(
     model = AutoModelForCausalLM.from_config(
         getattr(transformers, config)(vocab_size=101, **own | settings)
     )
-    assert Packed(ForwardPasses(model, 100), 100).reach == reach
+    assert SharedPrefix(ForwardPasses(model, 100), 100).reach == reach
 
 
 @pytest.mark.parametrize(
@@ -394,9 +401,9 @@ def test_a_model_keeps_nothing_of_a_longer_row() -> None:
 
 def test_differences_are_measured_in_tolerances() -> None:
     infinite, nan = -torch.inf, torch.nan
-    assert within(
+    assert gap_in_tolerances(
         torch.tensor([-1.0, infinite]), torch.tensor([-1.00005, infinite]), 1e-4
     ) == pytest.approx(0.5, rel=0.01)
-    assert within(torch.tensor([-1.0]), torch.tensor([infinite]), 1e-4) == torch.inf
-    assert within(torch.tensor([nan]), torch.tensor([-1.0]), 1e-4) == torch.inf
-    assert within(torch.tensor([nan]), torch.tensor([nan]), 1e-4) == 0
+    assert gap_in_tolerances(torch.tensor([-1.0]), torch.tensor([infinite]), 1e-4) == torch.inf
+    assert gap_in_tolerances(torch.tensor([nan]), torch.tensor([-1.0]), 1e-4) == torch.inf
+    assert gap_in_tolerances(torch.tensor([nan]), torch.tensor([nan]), 1e-4) == 0

@@ -62,7 +62,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         (_without("lm_head.weight"), r"lack tensors .*: lm_head\.weight\. .*tie_word_embeddings"),
         (
             _without(DOWN),
-            r"lack tensors that config\.json's model has: model\.layers\.1\.mlp\.down_proj\.weight",
+            r"lack tensors of config\.json's model: model\.layers\.1\.mlp\.down_proj\.weight",
         ),
         (_without("model.layers.0.self_attn.q_proj.bias"), r"lack .*q_proj\.bias"),
         (lambda t: t | {"score.weight": torch.ones(2, 2)}, r"does not have: score\.weight"),
@@ -72,7 +72,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         ),
         (
             lambda t: t | {DOWN: t[DOWN].to(torch.int8)},
-            r"hold integers.*: model\.layers\.1\..* is I8\. .*quantization_config",
+            r"contain integers.*: model\.layers\.1\..* is I8\. .*quantization_config",
         ),
         (
             lambda t: t | {DOWN: torch.ones(32, 47)},
@@ -229,15 +229,15 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     [
         (
             lambda m: m | {"model.ghost.weight": m["lm_head.weight"]},
-            r"'model\.ghost\.weight' is in .* does not hold it",
+            r"'model\.ghost\.weight' to .* does not contain it",
         ),
         (
             lambda m: m | {"lm_head.weight": m["model.embed_tokens.weight"]},
-            r"'lm_head\.weight' is in .* does not hold it",
+            r"'lm_head\.weight' to .* does not contain it",
         ),
         (lambda m: m | {"lm_head.weight": "model-9.safetensors"}, r"1 shards are missing"),
-        (lambda m: [], "is not an index of weights"),
-        (lambda m: {}, "is not an index of weights"),
+        (lambda m: [], "is not a weight index"),
+        (lambda m: {}, "is not a weight index"),
     ],
 )
 def test_an_index_that_does_not_fit_its_shards_is_refused(
@@ -253,7 +253,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(
 def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     first, second = weight_files(sharded)[:2]
     save_file(load_file(first) | load_file(second), second)
-    with pytest.raises(DataError, match=rf"{second.name}: .* is in {first.name} too"):
+    with pytest.raises(DataError, match=rf"{second.name}: .* is also in {first.name}"):
         stored_tensors(sharded)
 
 

@@ -9,7 +9,7 @@ from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
 from ift_scale.probe import free
-from ift_scale.probe.asked import by_rank
+from ift_scale.probe.selection import shuffled_by_topic
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Question, Score
@@ -99,7 +99,9 @@ def test_answers_are_sampled_in_an_order_that_no_file_gives(tmp_path: Path) -> N
         write_jsonl(tmp_path / name, asked)
         file = QuestionFile(tmp_path / name)
         rows = file.select(lambda group: True)
-        return [q.id for q in file.read(rows)], [q.id for q in file.read(by_rank(file, rows, 0))]
+        return [q.id for q in file.read(rows)], [
+            q.id for q in file.read(shuffled_by_topic(file, rows, 0))
+        ]
 
     (as_found, ranked), (shuffled, again) = chunks("a", None), chunks("b", random.Random(2))
     assert ranked == again and as_found != shuffled and sorted(ranked) == sorted(as_found)

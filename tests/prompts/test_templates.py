@@ -380,7 +380,7 @@ def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
     assert request.options == [8, 9, 0]  # C alone is a token of its own
     with pytest.raises(
         DataError,
-        match=r"field 'option letters': have no tokens by which they differ: .*choose a model or template",
+        match=r"field 'option letters': have no distinct tokens: .*choose a model or template",
     ):
         found.after(["What is 1?\nAnswer:"], [4])
 

@@ -26,7 +26,7 @@ from ift_scale.train import prepare as training
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
 
-MESSAGE = r"the token 'zork' has the id {}, and the model's embedding has {} rows. Use the tokenizer that belongs"
+MESSAGE = r"the token 'zork' has the id {}, but the model's embedding has only {} rows. Use the tokenizer that belongs"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ift_scale.config import ReliabilityConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied
 from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.errors import DataError, EnvironmentProblem
@@ -105,9 +105,9 @@ def _target(
     )
 
 
-def _slots(*engines: Echo) -> list[Slot]:
+def _engine_workers(*engines: Echo) -> list[EngineWorker]:
     bar = Bar("t", 0, None)
-    return [Slot(lambda path, engine=engine: engine, bar) for engine in engines]
+    return [EngineWorker(lambda path, engine=engine: engine, bar) for engine in engines]
 
 
 ALONE = Share()
@@ -117,7 +117,7 @@ def _score(
     questions: QuestionFile, folder: Path, *engines: Echo, share: Share = ALONE, **settings: object
 ) -> Target:
     target = _target(questions, folder, **settings)  # type: ignore[arg-type]
-    compute(questions, [target], _slots(*engines), share, Bar("t", 0, None))
+    compute(questions, [target], _engine_workers(*engines), share, Bar("t", 0, None))
     return target
 
 
@@ -230,20 +230,20 @@ def test_an_engine_that_dies_is_replaced_and_the_run_goes_on(
     compute(
         questions,
         [target],
-        [Slot(lambda path: engines.pop(0), Bar("t", 0, None))],
+        [EngineWorker(lambda path: engines.pop(0), Bar("t", 0, None))],
         Share(),
         Bar("t", 0, None),
     )
     assert _ids(tmp_path / "out") == BY_TOPIC
-    assert "a new one is started and goes on with shard 2" in capsys.readouterr().out
+    assert "starting a new one, which resumes with shard 2" in capsys.readouterr().out
 
 
 def test_an_engine_that_keeps_dying_is_an_error(tmp_path: Path) -> None:
     questions = _questions(tmp_path, 10)
     target = _target(questions, tmp_path / "out")
-    slot = Slot(lambda path: Echo(fail_after=0, error=EngineDied), Bar("t", 0, None))
+    worker = EngineWorker(lambda path: Echo(fail_after=0, error=EngineDied), Bar("t", 0, None))
     with pytest.raises(EngineDied):
-        compute(questions, [target], [slot], Share(), Bar("t", 0, None))
+        compute(questions, [target], [worker], Share(), Bar("t", 0, None))
 
 
 def test_a_changed_chunk_size_or_key_does_not_mix_up_shards(
@@ -256,7 +256,7 @@ def test_a_changed_chunk_size_or_key_does_not_mix_up_shards(
         engine = Echo()
         _score(questions, tmp_path / "out", engine, **settings)
         assert len(engine.asked) == 10
-        assert "2 shards of other questions or settings were dropped" in capsys.readouterr().out
+        assert "removed 2 shards of other questions or settings" in capsys.readouterr().out
         (tmp_path / "out" / "scores.parquet").unlink()
 
 
@@ -270,25 +270,25 @@ def test_one_engine_serves_several_weights_or_is_replaced(
     questions = _questions(tmp_path, 6)
     targets = [_target(questions, tmp_path / name, model=name) for name in ("a", "b", "c")]
     warm = Echo()
-    compute(questions, targets, _slots(warm), Share(), Bar("t", 0, None))
+    compute(questions, targets, _engine_workers(warm), Share(), Bar("t", 0, None))
     assert warm.loaded == [Path("b"), Path("c")]
     started: list[Path] = []
-    slot = Slot(lambda path: (started.append(path), Fixed())[1], Bar("t", 0, None))
+    worker = EngineWorker(lambda path: (started.append(path), Fixed())[1], Bar("t", 0, None))
     targets = [_target(questions, tmp_path / f"{name}2", model=name) for name in ("a", "b")]
-    compute(questions, targets, [slot], Share(), Bar("t", 0, None))
+    compute(questions, targets, [worker], Share(), Bar("t", 0, None))
     assert started == [Path("a"), Path("b")]
     assert (
-        "could not take new weights, so a new one is started: its weights did not change"
+        "failed to load new weights; starting a new one: its weights did not change"
         in capsys.readouterr().out
     )
 
 
-def test_prompt_over_the_context_is_told(tmp_path: Path) -> None:
+def test_prompt_over_the_context_is_refused(tmp_path: Path) -> None:
     engine = Echo()
     engine.context_length = 1
     with pytest.raises(
         DataError,
-        match=r"question q\d: its prompt has 2 tokens, more than the model's context takes \(1\)",
+        match=r"question q\d: its prompt has 2 tokens, but the model's context has 1",
     ):
         _score(_questions(tmp_path, 2), tmp_path / "out", engine)
 

@@ -279,7 +279,7 @@ def test_graded_samples_follow_the_letters_at_the_temperature(tmp_path: Path) ->
 
 def test_calibration_by_hand() -> None:
     """Four questions: confidences 0.7, 0.7, 0.9, 0.9; right, wrong, right, right."""
-    summary = scores.Summary()
+    summary = scores.ChoiceSummary()
     probs = np.array([[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.1, 0.9]])
     block = scores.Block(
         np.arange(4),

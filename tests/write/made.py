@@ -91,7 +91,7 @@ def stage(
     return read_jsonl(folder / "write" / TEXTS_FILE, Text), manifest
 
 
-class ScriptedSlot:
+class ScriptedWorker:
     """An engine place whose engine answers by `say(prompt, seed)`; it raises `death` when asked after `dies_after` prompts."""
 
     def __init__(
@@ -112,7 +112,7 @@ class ScriptedSlot:
         self.samplings: list[Sampling] = []
         self.context_length, self.killed, self.closed = 1000, False, False
 
-    def serve(self, model_path: Path) -> "ScriptedSlot":
+    def load(self, model_path: Path) -> "ScriptedWorker":
         return self
 
     def reset_cache(self) -> None:
