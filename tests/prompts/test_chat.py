@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from ift_scale.errors import DataError
+from ift_scale.prompts.served import template_source
 from ift_scale.prompts.templates import chat_messages, response_text
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View
@@ -207,7 +208,7 @@ def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None
 def test_a_generation_prompt_that_no_turn_begins_with_is_refused(tmp_path: Path) -> None:
     opened = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
     with pytest.raises(
-        DataError, match="an assistant's turn does not begin as its generation prompt does"
+        DataError, match="an assistant's turn does not begin like the template.s generation prompt"
     ):
         _tokenizer(tmp_path, opened).render(chat_messages(QUESTION), "model", generation=True)
 
@@ -224,12 +225,12 @@ def test_whoever_is_given_the_template_gets_the_tokens_of_training(
 ) -> None:
     own = CHATML.replace("<|im_end|>", "</s>")
     tokenizer = _tokenizer(tmp_path, own, adds_bos=adds_bos)
-    source = tokenizer.chat_source(template)
+    source = template_source(tokenizer, template)
     tokenizer.tokenizer.chat_template = source
     rendered = tokenizer.tokenizer.apply_chat_template(
         [m.model_dump() for m in ANSWERED], tokenize=True, return_dict=False
     )
     assert rendered == tokenizer.example(ANSWERED, template)[0]
     assert (
-        _tokenizer(tmp_path, source, adds_bos=adds_bos).chat_source("model") == source
+        template_source(_tokenizer(tmp_path, source, adds_bos=adds_bos), "model") == source
     )  # not twice

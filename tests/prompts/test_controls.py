@@ -403,7 +403,7 @@ def test_a_message_that_a_template_leaves_out_is_named(tmp_path: Path) -> None:
     tokenizer = PromptTokenizer(sentencepiece_folder(tmp_path, None, True))
     messages = [Message(role="system", content="Be </s> brief."), *_asked("What?", "one")]
     with pytest.raises(
-        ValueError, match="the chat template leaves out or changes message 1, of role system"
+        ValueError, match="the chat template drops or changes message 1, of role system"
     ):
         tokenizer.example(messages, "vicuna")
 

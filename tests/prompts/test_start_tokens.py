@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ift_scale.errors import DataError
+from ift_scale.prompts.served import template_source
 from ift_scale.prompts.templates import (
     Demonstrations,
     chat_messages,
@@ -98,12 +99,12 @@ def test_a_template_that_writes_the_start_itself_gets_it_once(
     )
     (request,) = Chat(tokenizer, "model").requests(QUESTIONS[:1], VIEWS[:1])
     assert ids[: len(request.prompt)] == request.prompt
-    assert tokenizer.chat_source("model") == GLM
+    assert template_source(tokenizer, "model") == GLM
 
 
 def test_whoever_is_given_the_template_gets_the_start_too(tokenizer: PromptTokenizer) -> None:
     expected = tokenizer.example(ANSWERED, "vicuna")[0]
-    tokenizer.tokenizer.chat_template = tokenizer.chat_source("vicuna")
+    tokenizer.tokenizer.chat_template = template_source(tokenizer, "vicuna")
     messages = [message.model_dump() for message in ANSWERED]
     assert (
         tokenizer.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)

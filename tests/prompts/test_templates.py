@@ -85,7 +85,7 @@ def test_a_pool_and_a_benchmark_subject_of_one_name_share_no_demonstrations() ->
 def test_too_few_demonstrations() -> None:
     with pytest.raises(
         DataError,
-        match=r"5 demonstrations are needed and 2 dev questions are there.*lower probe.num_shots",
+        match=r"needs 5 demonstrations and has 2 dev questions.*lower probe.num_shots",
     ):
         Demonstrations([_question(i, "dev") for i in range(2)], 5, 42).of(_question(3))
 
@@ -262,7 +262,7 @@ def test_a_prefix_tokenised_once_gives_the_tokens_of_the_whole_prompt(
     ]
     asked = [_question(i, question=start + f" {i}?") for i, start in enumerate(starts * 15)]
     prefix = tokenizer.prefix(few_shot_prefix("engineering", shown))
-    found = tokenizer.encode_behind(prefix, [question_text(question) for question in asked], whole)
+    found = tokenizer.encode_after(prefix, [question_text(question) for question in asked], whole)
     expected = tokenizer.encode([few_shot_prompt(question, shown) for question in asked])
     assert [before + behind for before, behind in found] == expected
     shared = sum(
@@ -301,10 +301,10 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
     prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
     text = question_text(_question(2))
     with pytest.raises(
-        DataError, match=r"otherwise when a question follows: 'What is 2.*Set whole_prompts to true"
+        DataError, match=r"differently before a question: 'What is 2.*Set whole_prompts to true"
     ):
-        tokenizer.encode_behind(prefix, [text])
-    ((before, behind),) = tokenizer.encode_behind(prefix, [text], whole=True)
+        tokenizer.encode_after(prefix, [text])
+    ((before, behind),) = tokenizer.encode_after(prefix, [text], whole=True)
     assert before + behind == tokenizer.encode([prefix.text + text])[0]
     # The same for prompts without options, which have a prefix of their own.
     dev = [_question(1, "dev", question="What is this")]
@@ -317,7 +317,7 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
     )
     assert first.prompt == tokenizer.encode([open_prefix("", dev) + open_text(_question(2))])[0]
     # What joins the line breaks alone shows in the few characters that every text is tokenised behind.
-    ((before, behind),) = tokenizer.encode_behind(prefix, ["Where is it?"])
+    ((before, behind),) = tokenizer.encode_after(prefix, ["Where is it?"])
     assert before + behind == tokenizer.encode([prefix.text + "Where is it?"])[0]
 
 
@@ -386,5 +386,5 @@ def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_tokenizer_is_told(tmp_path: object) -> None:
-    with pytest.raises(DataError, match="no tokenizer can be loaded"):
+    with pytest.raises(DataError, match="cannot load a tokenizer"):
         PromptTokenizer(str(tmp_path))
