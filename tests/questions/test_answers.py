@@ -39,7 +39,7 @@ LETTER_TEXTS = ["B", "A", "O", "AB"]
     ],
 )
 def test_values_that_name_an_option(value: object, form: Any, expected: int) -> None:
-    assert answers.option(PLACE, value, TEXTS, form) == expected
+    assert answers.option_index(PLACE, value, TEXTS, form) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_values_that_name_an_option(value: object, form: Any, expected: int) -> 
 def test_options_that_look_like_answers(
     value: object, choices: list[str], form: Any, expected: int
 ) -> None:
-    assert answers.option(PLACE, value, choices, form) == expected
+    assert answers.option_index(PLACE, value, choices, form) == expected
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_values_that_are_refused(
     value: object, choices: list[str], form: Any, problem: str
 ) -> None:
     with pytest.raises(DataError, match=rf"pool.csv:7: field 'key': {problem}") as caught:
-        answers.option(PLACE, value, choices, form)
+        answers.option_index(PLACE, value, choices, form)
     assert caught.value.exit_code == 2
 
 
@@ -222,7 +222,7 @@ def test_classes_that_the_readme_declares(keys: list[object], tmp_path: Path) ->
     (tmp_path / "train.jsonl").write_text(json.dumps({"q": "q", "options": TEXTS, "key": 9}) + "\n")
     with pytest.raises(
         DataError,
-        match=r"train.jsonl:1: field 'key': is none of the column's 4 classes D, A, C, B \(value: 9\)",
+        match=r"train.jsonl:1: field 'key': is not one of the column's 4 classes D, A, C, B \(value: 9\)",
     ):
         _load(tmp_path)
 
@@ -292,8 +292,8 @@ def test_rows_with_fewer_options_than_columns(tmp_path: Path) -> None:
     assert [(len(question.choices), question.answer) for question in found] == [(3, 2), (2, 1)]
     for row, problem in {
         "one,two,three,,D": r"pool.csv:2: field 'key': is neither an option's index nor its letter .*\(value: 'D'\)",
-        "one,,three,four,A": r"pool.csv:2: field 'B': must be a text that is not empty \(value: ''\)",
-        "one,,,,A": r"pool.csv:2: field 'B': must be a text that is not empty",
+        "one,,three,four,A": r"pool.csv:2: field 'B': must be a non-empty text \(value: ''\)",
+        "one,,,,A": r"pool.csv:2: field 'B': must be a non-empty text",
     }.items():
         (tmp_path / "pool.csv").write_text(f"q,A,B,C,D,key\nq1,{row}\n")
         with pytest.raises(DataError, match=problem):

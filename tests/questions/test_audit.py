@@ -12,7 +12,7 @@ from ift_scale.errors import ConfigError, DataError
 from ift_scale.io.files import read_jsonl, write_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
-from ift_scale.questions import audit, run
+from ift_scale.questions import audit, audit_result, run
 from ift_scale.questions.similarity import Normal, SimilarIndex, bands
 from ift_scale.records import QUESTIONS_FILE, Question
 from ift_scale.stage import Task
@@ -30,10 +30,10 @@ def _question(
 
 def _audit(
     folder: Path, questions: list[Question], **settings: object
-) -> tuple[audit.Found, list[tuple[str, str, str]]]:
+) -> tuple[audit_result.AuditResult, list[tuple[str, str, str]]]:
     write_jsonl(folder / "questions.jsonl", questions)
     found = audit.audit(folder / "questions.jsonl", AuditConfig(**settings), folder)  # type: ignore[arg-type]
-    pairs = read_jsonl(folder / audit.PAIRS, audit.Pair)
+    pairs = read_jsonl(folder / audit.PAIRS, audit_result.Pair)
     return found, [(pair.id, pair.other_id, pair.kind) for pair in pairs]
 
 
@@ -180,7 +180,7 @@ def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
     config = _leaking_pool(pool)
     config.questions.audit.remove = "held_out"
     (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
-    with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
+    with pytest.raises(DataError, match=r"has no test question\. The audit removed all"):
         run.gather(
             config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None)
         )
@@ -210,7 +210,7 @@ def test_options_equal_to_the_right_one(
     choices: list[str], answer: int, expected: object, tmp_path: Path
 ) -> None:
     found, _ = _audit(tmp_path, [_question("t", "a", "train", choices=choices, answer=answer)])  # type: ignore[arg-type]
-    listed = read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit.EqualOptions)
+    listed = read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit_result.EqualOptions)
     assert [(row.answer, row.equal, row.exact) for row in listed] == (
         [] if expected is None else [expected]
     )
@@ -241,7 +241,7 @@ def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
     assert set(found.ambiguous) == {1, 4}  # never the demonstration
     printed = audit.table(json.loads((tmp_path / "audit.json").read_text()))
     assert (
-        "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case"
+        "1 of 3 pool/train/law have an option equal to the right one (2 when ignoring case"
         in printed
     )
 

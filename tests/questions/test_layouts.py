@@ -224,9 +224,9 @@ def test_mmlu_as_hendrycks_csv(
     [
         ("q,a,b,c,d,E", r"field 'answer': is not a letter from A to D \(value: 'E'\)"),
         ("q,a,b,c,d,2", r"field 'answer': is not a letter from A to D \(value: '2'\)"),
-        ("q,a,,c,d,A", r"field 'B': must be a text that is not empty \(value: ''\)"),
+        ("q,a,,c,d,A", r"field 'B': must be a non-empty text \(value: ''\)"),
         ("q,a,b,c,d", r"must have the 6 columns"),
-        (",a,b,c,d,A", r"field 'question': must be a text that is not empty"),
+        (",a,b,c,d,A", r"field 'question': must be a non-empty text"),
     ],
 )
 def test_mmlu_csv_rows_that_are_refused(row: str, problem: str, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_splits_without_a_row_are_refused(tmp_path: Path) -> None:
         (tmp_path / name / "test.csv").write_text(content)
         with pytest.raises(
             DataError,
-            match=rf"{name}: its split 'test' has no row. Fetch it again, or set splits.test",
+            match=rf"{name}: its split 'test' has no rows. Fetch it again, or set splits.test",
         ):
             _load("huggingface", tmp_path / name, fields=fields, **settings)
     row = {"question": "q", "choices": ["a", "b"], "answer": 0, "subject": "anatomy"}
@@ -382,7 +382,7 @@ def test_an_archive_that_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "cmmlu_v1_0_1.zip").write_bytes(b"PK\x03\x04")
     (tmp_path / "cmmlu.py").write_text("")
     with pytest.raises(
-        DataError, match=r"holds no data file .*Unpack cmmlu_v1_0_1.zip there first"
+        DataError, match=r"contains no data file .*Unpack cmmlu_v1_0_1.zip there first"
     ):
         _load("medmcqa", tmp_path)
 
@@ -628,10 +628,10 @@ def test_csv_texts_keep_their_line_ends_and_quotation_marks(name: str, tmp_path:
         ),
         (
             HEADER + "q,x,,A\nq,x,y,A\n",
-            r":2: field 'B': must be a text that is not empty \(value: ''\)",
+            r":2: field 'B': must be a non-empty text \(value: ''\)",
         ),
         (HEADER + "q,x,y,\n", r":2: field 'answer': is neither"),
-        (HEADER + ",x,y,A\n", r":2: field 'question': must be a text that is not empty"),
+        (HEADER + ",x,y,A\n", r":2: field 'question': must be a non-empty text"),
     ],
 )
 def test_csv_files_that_are_refused(content: str, problem: str, tmp_path: Path) -> None:
@@ -667,13 +667,13 @@ def test_csv_in_another_encoding_names_the_line(tmp_path: Path) -> None:
         ({"choices": ["x"]}, r"field 'choices': must be a list of 2 to 26 options"),
         (
             {"question": float("nan")},
-            r"field 'question': must be a text that is not empty \(value: nan\)",
+            r"field 'question': must be a non-empty text \(value: nan\)",
         ),
-        ({"question": ["q"]}, r"field 'question': must be a text"),
-        ({"question": {"stem": "q"}}, r"field 'question': must be a text"),
-        ({"question": 12}, r"field 'question': must be a text .*as a text: \"12\""),
+        ({"question": ["q"]}, r"field 'question': must be a non-empty text"),
+        ({"question": {"stem": "q"}}, r"field 'question': must be a non-empty text"),
+        ({"question": 12}, r"field 'question': must be a non-empty text .*as a text: \"12\""),
         ({"question": None}, r"field 'question': missing"),
-        ({"topic": float("nan")}, r"field 'topic': must be a text, or be left out \(value: nan\)"),
+        ({"topic": float("nan")}, r"field 'topic': must be a text or be omitted \(value: nan\)"),
         ({"topic": 3}, r"field 'topic': must be a text"),
         ({"answer": float("nan")}, r"field 'answer': is neither .*\(value: nan\)"),
         ({"answer": None}, r"field 'answer': is neither"),
@@ -695,7 +695,9 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet"):
         _one_file(path)
     _parquet(path, [{"question": "q", "A": 1.0, "B": "y", "answer": "A"}])
-    with pytest.raises(DataError, match=r"a.parquet:1: field 'A': must be a text .*\(value: 1.0\)"):
+    with pytest.raises(
+        DataError, match=r"a.parquet:1: field 'A': must be a non-empty text .*\(value: 1.0\)"
+    ):
         _one_file(path)
 
 
@@ -721,7 +723,7 @@ def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
         ),
         (
             "configs:\n- config_name: a\n  data_files: '*.csv'",
-            r"field 'configs': lists files for configuration 'a' that are not",
+            r"field 'configs': lists files for configuration 'a', but none",
         ),
         (
             "dataset_info:\n  features:\n  - name: q\n    dtype: nosuchtype",

@@ -10,7 +10,7 @@ import pytest
 from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource, Source
 from ift_scale.errors import DataError
 from ift_scale.questions import world
-from ift_scale.questions.run import Tally
+from ift_scale.questions.run import QuestionCounts
 from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
@@ -60,7 +60,7 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ),
         ({"choices": ["a", " ", "c", "d"]}, r"train.jsonl:2: field 'choices': an option is empty"),
         ({"explanation": 7}, r"train.jsonl:2: field 'explanation': must be a text"),
-        ({"question": ""}, r"train.jsonl:2: field 'question': must be a text"),
+        ({"question": ""}, r"train.jsonl:2: field 'question': must be a non-empty text"),
     ],
 )
 def test_bad_rows(pool: Path, changes: dict[str, object], problem: str) -> None:
@@ -192,7 +192,7 @@ def test_a_corrupt_gzip_body(pool: Path) -> None:
 
 def test_a_pool_without_a_split_is_told(pool: Path) -> None:
     (pool / "test.jsonl").write_text("")
-    tally = Tally()
+    tally = QuestionCounts()
     for question in _load(_paper(pool)):
         tally.add(question)
     with pytest.raises(
