@@ -107,7 +107,7 @@ def _print_work(amounts: Amounts, tally: Tally, folder: Path, cluster: Cluster) 
 
 
 def _writers(config: Config) -> str:
-    roles = sorted(writing.roles(writing.wishes(config.construct)))
+    roles = sorted(writing.roles(writing.requirements(config.construct)))
     if not roles:
         return "nothing: no set needs a written text"
     return (

@@ -23,7 +23,7 @@ from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
 from ift_scale.treatments import buckets_of
-from ift_scale.write import deal as writers
+from ift_scale.write import assignment as writers
 from ift_scale.write import needs as writing
 
 _LISTS = {"settings", "consistency_ratios", "unknown_ratios", "seeds", "export"}
@@ -99,9 +99,11 @@ def _texts(config: Config, tally: Tally) -> tuple[int, bool]:
     if written is not None and "texts" in written.counts:
         return int(written.counts["texts"]), True
     kinds = {
-        (wish.kind, wish.target, wish.author)
-        for wish in writing.wishes(config.construct)
-        if getattr(config.write, writing.Need("", wish.kind, None, wish.author).role).kind
+        (requirement.kind, requirement.target, requirement.author)
+        for requirement in writing.requirements(config.construct)
+        if getattr(
+            config.write, writing.Need("", requirement.kind, None, requirement.author).role
+        ).kind
         != "dataset"
     }
     return len(kinds) * sum(_pool(config.construct, tally).values()), not kinds

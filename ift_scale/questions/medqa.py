@@ -11,14 +11,14 @@ from ift_scale.questions.published import PublishedDataset
 from ift_scale.records import LETTERS
 
 EXAMPLE = {
-    "question": "A junior orthopaedic surgery resident is completing a carpal tunnel repair with the "
-    "department chairman as the attending physician. During the case, the resident "
-    "inadvertently cuts a flexor tendon. The tendon is repaired without complication. The "
-    "attending tells the resident that the patient will do fine, and there is no need to "
-    "report this minor complication that will not harm the patient, as he does not want to "
-    "make the patient worry unnecessarily. He tells the resident to leave this complication"
-    " out of the operative report. Which of the following is the correct next action for "
-    "the resident to take?",
+    "question": "A junior orthopaedic surgery resident is completing a carpal tunnel repair with "
+    "the department chairman as the attending physician. During the case, the resident "
+    "inadvertently cuts a flexor tendon. The tendon is repaired without complication. "
+    "The attending tells the resident that the patient will do fine, and there is no "
+    "need to report this minor complication that will not harm the patient, as he does "
+    "not want to make the patient worry unnecessarily. He tells the resident to leave "
+    "this complication out of the operative report. Which of the following is the "
+    "correct next action for the resident to take?",
     "answer": "Tell the attending that he cannot fail to disclose this mistake",
     "options": {
         "A": "Disclose the error to the patient and put it in the operative report",

@@ -14,8 +14,8 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import TEXTS_FILE, Question, Score, Text
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.stage import Task
-from ift_scale.write import deal, run
-from ift_scale.write.run import Sources
+from ift_scale.write import assignment, run
+from ift_scale.write.run import WriteInputs
 
 CHOICES = ["copper", "oak", "glass", "steel"]
 # (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, uncertain and right, uncertain and wrong
@@ -77,8 +77,8 @@ def stage(
     known = scores or {
         q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"
     }
-    sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
-    inputs = deal.model_digests(settings, "base")
+    sources = WriteInputs(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
+    inputs = assignment.model_digests(settings, "base")
     run.write(
         settings,
         Task("write", folder / "write", "key", inputs),

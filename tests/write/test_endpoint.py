@@ -240,12 +240,12 @@ def test_a_slow_server_is_given_up(tmp_path: Path, serve: Callable[..., Server])
         ),
         (
             Answer(body=b"<html>hello</html>", headers={"content-type": "text/html"}),
-            "is no completion.*OpenAI-compatible",
+            "is not a completion.*OpenAI-compatible",
         ),
-        (Answer(body=b"{}"), "is no completion"),
+        (Answer(body=b"{}"), "is not a completion"),
     ],
 )
-def test_a_refusal_is_told_at_once(
+def test_a_refusal_is_reported_at_once(
     tmp_path: Path, serve: Callable[..., Server], answer: Answer, told: str
 ) -> None:
     server = serve(lambda number, asked: answer)

@@ -15,7 +15,7 @@ from ift_scale.io.manifests import is_done
 from ift_scale.prompts import texts
 from ift_scale.records import TEXTS_FILE, Text
 from ift_scale.stage import Task
-from ift_scale.write import deal, run
+from ift_scale.write import assignment, run
 from tests.write.made import CHOICES, ScriptedWorker, config, question, stage
 
 PLAIN = {"own": {"kind": "base_model", "style": "plain", "max_tokens": 30}}
@@ -199,7 +199,7 @@ def test_an_engine_that_dies_is_replaced(
     scripted(_good, 1, EngineDied)
     written, _ = stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model)
     assert [t.text for t in written] == ["It is made of glass."] * 3
-    assert "a new one is started and goes on" in capsys.readouterr().out
+    assert "starting a new one" in capsys.readouterr().out
 
 
 def test_several_engines_share_the_chunks(
@@ -238,11 +238,11 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
         raise AssertionError("not needed")
 
     settings = config(tmp_path, response="letter_text")
-    assert deal.settings_of(settings) is None
+    assert assignment.settings_of(settings) is None
     run.write(
         settings,
         Task("write", tmp_path / "write", "key", {}),
-        run.Sources(world_model, never, never),
+        run.WriteInputs(world_model, never, never),
         tmp_path,
         None,
     )  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
 def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"write.external.kind: is dataset, and 4 of 4 needed texts are not there.*matching.author",
+        match=r"write.external.kind: is dataset, and 4 of 4 needed texts are missing.*matching.author",
     ):
         stage(config(tmp_path), _pool(8, explained=False), world_model)
     settings = config(
@@ -327,14 +327,14 @@ def test_a_free_questions_context_comes_from_the_dataset(tmp_path: Path, world_m
     assert [(t.kind, t.text) for t in written] == [("context", "Q1 is of oak.")]
 
 
-def test_a_prompt_that_is_too_long_is_told(
+def test_a_prompt_that_is_too_long_is_refused(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     worker = scripted()
     worker.context_length = 40
     with pytest.raises(
         DataError,
-        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that is more",
+        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that exceeds",
     ):
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(4), world_model)
 
@@ -412,7 +412,7 @@ def test_settings_that_cannot_go_together(
 
 def test_the_stages_key_follows_what_the_texts_depend_on(tmp_path: Path) -> None:
     def settings(write: dict[str, Any] | None = None, **construct: Any) -> Any:
-        return json.loads(json.dumps(deal.settings_of(config(tmp_path, write, **construct))))
+        return json.loads(json.dumps(assignment.settings_of(config(tmp_path, write, **construct))))
 
     paper = settings()
     assert (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ift_scale.config import ConstructConfig
-from ift_scale.write.needs import Need, needs, roles, wishes
+from ift_scale.write.needs import Need, needs, requirements, roles
 from tests.write.made import score
 
 SCORES = {
@@ -17,7 +17,7 @@ def _needs(settings: list[str], **parts: Any) -> list[tuple[str, str, int | None
     construct = ConstructConfig(
         settings=settings, **({"response": "letter_text_explanation"} | parts)
     )
-    return [tuple(need) for need in needs(construct, wishes(construct), SCORES)]  # type: ignore[misc]
+    return [tuple(need) for need in needs(construct, requirements(construct), SCORES)]  # type: ignore[misc]
 
 
 def _explained(id: str, target: int, author: str) -> tuple[str, str, int, str]:
@@ -83,7 +83,7 @@ def test_without_explanations_only_contexts_are_needed(response: str) -> None:
 
 
 def test_the_authors_sets_bring_their_texts() -> None:
-    assert wishes(ConstructConfig(response="letter_text_explanation", official="sets")) == []
+    assert requirements(ConstructConfig(response="letter_text_explanation", official="sets")) == []
 
 
 def test_only_train_questions_of_the_domains_and_kind() -> None:
@@ -97,7 +97,7 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
         settings=["natural"], response="letter_text_explanation", domains=["d"]
     )
     assert {
-        need.question_id for need in needs(construct, wishes(construct), SCORES | others)
+        need.question_id for need in needs(construct, requirements(construct), SCORES | others)
     } == set(SCORES)
     free = ConstructConfig(settings=["contextualized", "open_book"], questions="free")
     asked = {
@@ -105,12 +105,16 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
             update={"question_id": "f", "answer": None, "prediction": None}
         )
     }
-    assert needs(free, wishes(free), SCORES | asked) == [Need("f", "context", None, "external")]
+    assert needs(free, requirements(free), SCORES | asked) == [
+        Need("f", "context", None, "external")
+    ]
 
 
 def test_roles() -> None:
     construct = ConstructConfig(settings=["contextualized"], response="letter_text_explanation")
-    assert roles(wishes(construct)) == {"external", "contexts"}
+    assert roles(requirements(construct)) == {"external", "contexts"}
     assert roles(
-        wishes(ConstructConfig(settings=["self_aligning"], response="letter_text_explanation"))
+        requirements(
+            ConstructConfig(settings=["self_aligning"], response="letter_text_explanation")
+        )
     ) == {"own"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ift_scale.write.prompts import FENCE, FIXED, Shown, cut, prompt
+from ift_scale.write.prompts import FENCE, FIXED, TopicDemonstrations, cut, prompt
 from tests.write.made import question
 
 SHOWN = question(0, "dev", "Machines that conduct are made of copper.")
@@ -74,10 +74,10 @@ def test_the_demonstration_is_of_the_topic_and_explains_well() -> None:
         question(0, "dev", "Copper. " * 400),
         question(0, "dev", "Copper ``` conducts."),
     ]
-    assert Shown(unusable).of(question(1)) is FIXED
-    assert Shown([*unusable, SHOWN]).of(question(1)) is SHOWN
-    assert Shown([SHOWN]).of(question(1, domain="other")) is FIXED
-    assert Shown([FIXED]).of(FIXED) is FIXED  # it is usable itself
+    assert TopicDemonstrations(unusable).of(question(1)) is FIXED
+    assert TopicDemonstrations([*unusable, SHOWN]).of(question(1)) is SHOWN
+    assert TopicDemonstrations([SHOWN]).of(question(1, domain="other")) is FIXED
+    assert TopicDemonstrations([FIXED]).of(FIXED) is FIXED  # it is usable itself
 
 
 @pytest.mark.parametrize(

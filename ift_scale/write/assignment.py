@@ -1,4 +1,4 @@
-"""Who writes which text: the settings' writers, what the questions bring with them, and what is left to be written."""
+"""Assigns texts to writers: the configured ones, or the questions' own explanations."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io.manifests import folder_digest
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.records import Question, Text
-from ift_scale.write.crew import Job, failures
-from ift_scale.write.needs import Need, Role, roles, wishes
-from ift_scale.write.prompts import Shown, prompt
+from ift_scale.write.needs import Need, Role, requirements, roles
+from ift_scale.write.pool import TextJob, failures
+from ift_scale.write.prompts import TopicDemonstrations, prompt
 
-# Beside the engines' OPERATION; a model's path stands for its digest, which is an input.
+# Besides the engines' OPERATION settings. A model's path is replaced by its digest, an input.
 _OPERATION = OPERATION | {"concurrency", "timeout", "max_retries", "api_key_variable", "path"}
 
 
 def settings_of(config: Config) -> Any:
-    """The settings that the texts depend on, None where none is needed."""
-    asked = wishes(config.construct)
+    """Returns the settings that the texts depend on, or None if no text is needed."""
+    asked = requirements(config.construct)
     if not asked:
         return None
     checks = config.write.model_dump(exclude={"external", "own", "contexts"})
@@ -43,9 +43,9 @@ def settings_of(config: Config) -> Any:
 
 
 def model_digests(config: Config, base_digest: str) -> dict[str, str]:
-    """Of the model folders that may write, by role."""
+    """Returns the digests of the model folders that may write, by role."""
     found: dict[str, str] = {}
-    for role in sorted(roles(wishes(config.construct))):
+    for role in sorted(roles(requirements(config.construct))):
         writer = writer_of(config, role)
         if writer.kind == "base_model":
             found[role] = base_digest
@@ -55,25 +55,30 @@ def model_digests(config: Config, base_digest: str) -> dict[str, str]:
 
 
 def writer_of(config: Config, role: Role) -> WriterConfig:
+    """Returns the configured writer of a role."""
     writer: WriterConfig = getattr(config.write, role)
     return writer
 
 
 def folder_of(writer: WriterConfig, role: Role) -> Path:
-    assert writer.path is not None  # the configuration was checked
+    """Returns the model folder of a writer; DataError if it is incomplete."""
+    assert writer.path is not None  # checked with the configuration
     return model_folder.resolve(writer.path, f"write.{role}.path")
 
 
-def deal(
+def assign(
     config: Config,
     inputs: dict[str, str],
     wanted: Sequence[Need],
     by_id: Mapping[str, Question],
-    shown: Shown,
-) -> tuple[dict[Need, Text], dict[Role, list[Job]]]:
-    """What the questions bring with them, and what is to be written, by who writes it."""
+    shown: TopicDemonstrations,
+) -> tuple[dict[Need, Text], dict[Role, list[TextJob]]]:
+    """Returns the texts that the questions contain, and the jobs left to write, by role.
+
+    Raises DataError if a role's texts must come from the questions and some do not have them.
+    """
     found: dict[Need, Text] = {}
-    jobs: dict[Role, list[Job]] = {}
+    jobs: dict[Role, list[TextJob]] = {}
     missing: Counter[Role] = Counter()
     for need in wanted:
         question, writer = by_id[need.question_id], writer_of(config, need.role)
@@ -90,7 +95,7 @@ def deal(
 
 
 def _own_text(config: Config, question: Question, need: Need) -> Text | None:
-    """The question's own explanation, where it is what is needed."""
+    """Returns the question's own explanation if it is the text that is needed."""
     is_explanation = need.role == "external" and need.target == question.answer
     is_context = need.role == "contexts" and config.write.contexts.kind == "dataset"
     text = (question.explanation or "").strip()
@@ -108,8 +113,12 @@ def _own_text(config: Config, question: Question, need: Need) -> Text | None:
 
 
 def _job(
-    config: Config, inputs: dict[str, str], need: Need, question: Question, shown: Shown
-) -> Job:
+    config: Config,
+    inputs: dict[str, str],
+    need: Need,
+    question: Question,
+    shown: TopicDemonstrations,
+) -> TextJob:
     writer = writer_of(config, need.role)
     sampling = [writer.temperature, writer.top_p, writer.max_tokens, config.write.seed]
     if writer.kind == "endpoint":
@@ -124,17 +133,18 @@ def _job(
     asked = prompt(question, need.kind, need.target, writer.style, shown.of(question))
     author = "base_model" if need.role == "own" or writer.kind == "base_model" else "external"
     if need.role == "external":
-        author = "external"  # whoever it is: these are the texts that H and I are worded with
-    return Job(need, question, author, asked, [who, sampling])
+        author = "external"  # whoever writes it: the sets H and I use these texts
+    return TextJob(need, question, author, asked, [who, sampling])
 
 
 def _missing(role: Role, count: int, wanted: int) -> DataError:
     remedy = f"Set write.{role}.kind to base_model, model or endpoint"
     if role == "external":
-        remedy += ", construct.matching.author to base_model, or construct.response to letter_text, which needs none"
+        remedy += ", construct.matching.author to base_model, or construct.response to"
+        remedy += " letter_text, which needs none"
     return DataError(
         Place(f"write.{role}.kind"),
-        f"is dataset, and {count:,} of {wanted:,} needed texts are not there: their questions have no explanation, or one of "
-        "another option than is to be explained",
+        f"is dataset, but {count:,} of {wanted:,} needed texts are missing: their questions have no"
+        " explanation, or one of another option",
         remedy,
     )

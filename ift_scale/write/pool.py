@@ -1,7 +1,7 @@
-"""Several writers at once: chunks of texts in, each written, checked and written anew where it fails.
+"""A pool of writers: chunks of jobs are written, checked, and written again if they fail.
 
-What a chunk holds does not depend on what is stored already, so that a stage that was killed and goes on writes what it would have
-written without the kill.
+The contents of a chunk do not depend on what is stored already. A stage that was killed and resumes
+therefore writes the same texts as without the kill.
 """
 
 import threading
@@ -22,22 +22,22 @@ _POLL_SECONDS = 0.1
 _SECONDS_TO_END = 5.0
 
 
-class Writer(Protocol):
-    """One thread's writer."""
+class TextWriter(Protocol):
+    """A writer that belongs to one thread."""
 
     def write(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
-        """A text for each prompt, cut at its end; empty where the model said nothing."""
+        """Returns a text per prompt, cut at its end; empty if the model wrote nothing."""
 
     def stop(self) -> None:
-        """Called by another thread: end at once what is being written."""
+        """End a running `write` at once; called by another thread."""
 
     def close(self) -> None:
-        """Called by the writer's own thread when no chunk is left."""
+        """Release the writer; called by its own thread when no chunk is left."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One text to be written. `identity` is all that it depends on beside the prompt."""
+class TextJob:
+    """One text to write. `identity` is everything it depends on besides the prompt."""
 
     need: Need
     question: Question
@@ -46,11 +46,15 @@ class Job:
     identity: Any
 
     def key(self, attempt: int) -> str:
+        """Returns the digest under which the attempt's text is stored."""
         return digest_of([self.identity, self.prompt._asdict() | {"question_id": None}, attempt])
 
 
 def failures(settings: WriteConfig, question: Question, need: Need, text: str) -> list[Any]:
-    """The checks that a text fails. A context need not name the answer; it may not call another option the answer."""
+    """Returns the checks that a text fails.
+
+    A context need not name the answer, but must not call another option the answer.
+    """
     if not text.strip():
         return ["empty"]
     found = []
@@ -68,25 +72,19 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
 
 
 def write_chunk(
-    chunk: Sequence[Job], writer: Writer, attempts: int, settings: WriteConfig, store: Store
+    chunk: Sequence[TextJob], writer: TextWriter, attempts: int, settings: WriteConfig, store: Store
 ) -> list[Text]:
-    """All texts of a chunk, each the first that passes its checks, else the last."""
+    """Returns a chunk's texts: of each job the first that passes its checks, else the last."""
     done: dict[Need, Text] = {}
     pending = list(chunk)
     for attempt in range(1, attempts + 1):
+        # Only texts that are not stored yet are written; the seed follows from the first of them.
         keys = {job.need: job.key(attempt) for job in pending}
         missing = {key: job for job in pending if (key := keys[job.need]) not in store}
         if missing:
             seed = int(next(iter(missing))[:8], 16)
-            store.add(
-                dict(
-                    zip(
-                        missing,
-                        writer.write([job.prompt for job in missing.values()], seed),
-                        strict=True,
-                    )
-                )
-            )
+            texts = writer.write([job.prompt for job in missing.values()], seed)
+            store.add(dict(zip(missing, texts, strict=True)))
         for job in pending:
             text = store[keys[job.need]]
             failed = failures(settings, job.question, job.need, text)
@@ -104,10 +102,10 @@ def write_chunk(
     return [done[job.need] for job in chunk]
 
 
-class Crew:
-    """Threads that take chunks until none is left; the first error ends all of them."""
+class WorkerPool:
+    """Threads that process chunks until none is left; the first error ends all of them."""
 
-    def __init__(self, writers: Sequence[Writer], bar: Bar):
+    def __init__(self, writers: Sequence[TextWriter], bar: Bar):
         self._writers, self._bar, self._before = writers, bar, bar.done
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._errors: list[BaseException] = []
@@ -115,12 +113,14 @@ class Crew:
         self._done = 0
 
     def run(
-        self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]
+        self,
+        chunks: Iterable[Sequence[TextJob]],
+        work: Callable[[Sequence[TextJob], TextWriter], list[Text]],
     ) -> list[Text]:
-        """The texts of all chunks, in the chunks' order."""
+        """Returns the texts of all chunks, in the chunks' order."""
         coming = enumerate(chunks)
 
-        def take(writer: Writer) -> None:
+        def take(writer: TextWriter) -> None:
             try:
                 while not self._stopping.is_set():
                     with self._lock:
