@@ -63,7 +63,7 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
         ('"answer": 0, "question": "\\ud800"', "field 'question': holds half of a surrogate pair"),
         (
             '"answer": 0, "explanation": NaN',
-            "field 'explanation': must be a text, or be left out (value: nan)",
+            "field 'explanation': must be a text or be omitted (value: nan)",
         ),
         (
             '"answer": 0, "choices": [1, 2]',

@@ -18,13 +18,13 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from ift_scale.engines.protocol import Sampling
 from ift_scale.engines.rope import LengthClass
+from ift_scale.engines.selector import gap_in_tolerances
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
     ForwardPasses,
     ScoredSuffix,
     SingleRows,
     batches_by_length,
-    gap_in_tolerances,
 )
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from ift_scale.engines.protocol import (
     resolved_dtype,
 )
 from ift_scale.engines.rope import LengthClass
+from ift_scale.engines.selector import StrategySelector
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
     ForwardPasses,
@@ -35,7 +36,6 @@ from ift_scale.engines.strategies import (
     SharedPrefix,
     SingleRows,
     Strategy,
-    StrategySelector,
 )
 from ift_scale.prompts.tokenizer import common_prefix
 

@@ -25,8 +25,9 @@ from ift_scale.records import QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Asker, Target, compute, share_of, work_of
+from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
 

@@ -17,7 +17,8 @@ from ift_scale.prompts.prefixes import Prefixes
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import GRADES, Question
-from ift_scale.scoring.scores import SCHEMA, grade_of
+from ift_scale.scoring.grades import grade_of
+from ift_scale.scoring.scores import SCHEMA
 
 
 @dataclass(frozen=True)

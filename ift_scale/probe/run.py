@@ -29,8 +29,9 @@ from ift_scale.records import KNOWLEDGE_FILE, PROBE_FILE, QUESTIONS_FILE, Questi
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Cloze, FewShot, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Target, compute, share_of, work_of
+from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
 # Settings of probe.reliability that change only what is computed from raw log-probabilities.

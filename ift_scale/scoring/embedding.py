@@ -15,7 +15,7 @@ from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextR
 from ift_scale.errors import DataError, Place
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Target
+from ift_scale.scoring.target import Target
 
 
 class Surplus:

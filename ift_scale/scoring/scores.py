@@ -1,14 +1,12 @@
 """From raw log-probabilities to scores: shard tables in, score tables and a running summary out.
 
-Sources of the formulas: PriDe, which divides out the letters' prior (Zheng et al. 2024, arXiv
-2309.03882); SliCK grades (Gekhman et al. 2024, arXiv 2405.05904); expected calibration error (Guo
-et al. 2017, arXiv 1706.04599).
+The expected calibration error is Guo et al.'s (2017, arXiv 1706.04599). `blocks` has the letters'
+prior, `grades` the grades.
 
 Shapes: Q questions of one option count C, V views of each.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ from ift_scale.config import ReliabilityConfig
 from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
 from ift_scale.records import GRADES, Score
+from ift_scale.scoring.blocks import Block, LetterPrior, blocks, debiased, softmax
+from ift_scale.scoring.grades import GradeInputs, grade_beyond_chance, grade_inputs, grade_of
 
 NUM_BINS = 10
-# Probabilities are divided by the prior, so a letter with probability 0 must not make it 0.
-_LEAST_PROBABILITY = 1e-12
-
 _WHO = [
     (name, pa.string())
     for name in ("kind", "question_id", "domain", "subject", "collection", "split", "group")
@@ -62,184 +59,6 @@ GENERATED_SCHEMA = pa.schema(
     ]
 )
 """The schema of arms whose answers are also generated."""
-
-
-def softmax(logprobs: np.ndarray) -> np.ndarray:
-    """Returns the probabilities over the last axis."""
-    weights = np.exp(logprobs - logprobs.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of a shard with equal shapes.
-
-    `rows` (Q,), `logprobs` (Q, V, C) in the order shown, `orders` (Q, V, C), `draws` (Q, V),
-    `answer` (Q,).
-    """
-
-    rows: np.ndarray
-    logprobs: np.ndarray
-    orders: np.ndarray
-    draws: np.ndarray
-    answer: np.ndarray
-
-    @property
-    def probs(self) -> np.ndarray:
-        """Probabilities by content, (Q, V, C): each letter's moved to the option it stood for."""
-        by_content = np.empty_like(self.logprobs)
-        np.put_along_axis(by_content, self.orders, softmax(self.logprobs), -1)
-        return by_content
-
-    @property
-    def rotations(self) -> np.ndarray:
-        """True for views that are rotations with the first demonstrations, (Q, V)."""
-        turned = (self.orders[..., :1] + np.arange(self.orders.shape[-1])) % self.orders.shape[-1]
-        return (self.draws == 0) & (turned == self.orders).all(-1)
-
-
-def blocks(table: pa.Table) -> Iterator[Block]:
-    """Splits the table's rows by their numbers of views and options."""
-    lists = {name: table[name].combine_chunks() for name in ("draws", "orders", "logprobs")}
-    views, shown = (np.asarray(lists[name].value_lengths()) for name in ("draws", "logprobs"))
-    flat = {name: np.asarray(column.flatten()) for name, column in lists.items()}
-    starts = {name: np.asarray(column.offsets)[:-1] for name, column in lists.items()}
-    starts = {name: begin - begin[0] if len(begin) else begin for name, begin in starts.items()}
-    answer = np.asarray(table["answer"])
-    for num_views, num_shown in sorted({*zip(views.tolist(), shown.tolist(), strict=True)}):
-        rows = np.flatnonzero((views == num_views) & (shown == num_shown))
-        at = {name: begin[rows][:, None] for name, begin in starts.items()}
-        shape = (len(rows), num_views, num_shown // num_views)
-        yield Block(
-            rows,
-            flat["logprobs"][at["logprobs"] + np.arange(num_shown)].reshape(shape),
-            flat["orders"][at["orders"] + np.arange(num_shown)].reshape(shape).astype(np.int64),
-            flat["draws"][at["draws"] + np.arange(num_views)],
-            answer[rows],
-        )
-
-
-@dataclass
-class LetterPrior:
-    """PriDe's prior of each letter, per option count.
-
-    The mean over the sampled questions of the softmax of the letter's mean log-probability over all
-    rotations.
-    """
-
-    sums: dict[int, np.ndarray] = field(default_factory=dict)
-    questions: dict[int, int] = field(default_factory=dict)
-
-    def add(self, block: Block) -> None:
-        num_choices = block.logprobs.shape[-1]
-        chosen = block.rotations.sum(1) == num_choices
-        if chosen.any():
-            observed = np.log(np.maximum(softmax(block.logprobs[chosen]), _LEAST_PROBABILITY))
-            kept = block.rotations[chosen][..., None]
-            prior_QC = softmax((observed * kept).sum(1) / num_choices)
-            self.sums[num_choices] = self.sums.get(num_choices, 0.0) + prior_QC.sum(0)
-            self.questions[num_choices] = self.questions.get(num_choices, 0) + len(prior_QC)
-
-    def of(self, num_choices: int) -> np.ndarray | None:
-        """Returns the prior (C,), or None if no question with this many options was sampled."""
-        count = self.questions.get(num_choices, 0)
-        return self.sums[num_choices] / count if count else None
-
-
-def debiased(block: Block, prior_C: np.ndarray) -> np.ndarray:
-    """Divides the letters' prior out of the plain view's probabilities; by content, (Q, C)."""
-    shown = softmax(block.logprobs[:, 0]) / prior_C
-    by_content = np.empty_like(shown)
-    np.put_along_axis(by_content, block.orders[:, 0], shown / shown.sum(-1, keepdims=True), -1)
-    return by_content
-
-
-def grade_of(greedy_right: Any, sampled_right: Any) -> np.ndarray:
-    """Returns indices into GRADES by SliCK's rule.
-
-    Both arguments are shares of right answers, among greedy and among sampled ones.
-    """
-    return np.where(
-        greedy_right == 1, 0, np.where(greedy_right > 0, 1, np.where(sampled_right > 0, 2, 3))
-    )
-
-
-def grade_beyond_chance(
-    greedy_right: np.ndarray,
-    sampled_right: np.ndarray,
-    num_draws: np.ndarray,
-    num_samples: np.ndarray,
-    chance: float,
-    level: float,
-) -> np.ndarray:
-    """As `grade_of` for questions with options, where guesses are right with probability `chance`.
-
-    All arrays are (Q,). MaybeKnown and WeaklyKnown need more right answers than guessing gives: a
-    binomial tail probability of at most `level` for `num_draws` greedy answers or for `num_samples`
-    samples (`effective_samples`). HighlyKnown is SliCK's: always right.
-    """
-    from scipy.special import betainc
-
-    def beyond(share_Q: np.ndarray, asked_Q: np.ndarray) -> np.ndarray:
-        right_Q = share_Q * asked_Q
-        # The upper tail P(X >= right) of the binomial distribution.
-        tail_Q = betainc(np.maximum(right_Q, 1e-9), asked_Q - right_Q + 1, chance)
-        return (right_Q > 0) & (tail_Q <= level)
-
-    maybe_Q, weakly_Q = beyond(greedy_right, num_draws), beyond(sampled_right, num_samples)
-    return np.where(greedy_right == 1, 0, np.where(maybe_Q, 1, np.where(weakly_Q, 2, 3)))
-
-
-def effective_samples(right_NV: np.ndarray) -> float:
-    """Returns how many independent samples N samples of each of V demonstration draws are worth.
-
-    The result is between V and N V (Rao and Scott 1992). A guessing model prefers one letter in one
-    draw and another in the next, so the samples of a draw are alike. Their number is divided by how
-    much more the draws' shares vary than those of independent samples.
-    """
-    num_samples, num_draws = right_NV.shape
-    mean = right_NV.mean()
-    independent = mean * (1 - mean) / num_samples
-    if num_draws == 1 or independent == 0:
-        return float(right_NV.size)
-    effect = right_NV.mean(0).var(ddof=1) / independent
-    return float(right_NV.size / np.clip(effect, 1, num_samples))
-
-
-@dataclass(frozen=True)
-class GradeInputs:
-    """Answers of Q questions over the demonstration draws, options in their own order; all (Q,).
-
-    The shares of greedy and of sampled answers that are right, the number of draws, and the number
-    of independent samples that the samples are worth.
-    """
-
-    greedy_right: np.ndarray
-    sampled_right: np.ndarray
-    num_draws: np.ndarray
-    num_samples: np.ndarray
-
-
-def grade_inputs(block: Block, ids: list[str], config: ReliabilityConfig) -> GradeInputs:
-    """Samples answers from the letters' distribution at `grade_temperature`, without any request.
-
-    The generator is seeded by the question's id.
-    """
-    plain = (block.orders == np.arange(block.orders.shape[-1])).all(-1)
-    inputs = GradeInputs(*(np.zeros(len(ids)) for _ in range(4)))
-    for i, id in enumerate(ids):
-        logprobs_VC = block.logprobs[i, plain[i]]
-        inputs.greedy_right[i] = (logprobs_VC.argmax(-1) == block.answer[i]).mean()
-        right_V = softmax(logprobs_VC / config.grade_temperature)[:, block.answer[i]]
-        draws = np.random.default_rng([zlib.crc32(id.encode()), config.seed]).random(
-            (config.grade_samples, len(right_V))
-        )
-        inputs.sampled_right[i] = (draws < right_V).mean()
-        inputs.num_draws[i], inputs.num_samples[i] = (
-            len(right_V),
-            effective_samples(draws < right_V),
-        )
-    return inputs
 
 
 @dataclass

@@ -17,7 +17,8 @@ from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Share, Target, compute
+from ift_scale.scoring.runner import Share, compute
+from ift_scale.scoring.target import Target
 
 ENGINE = """
 import logging, time

@@ -16,12 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.rope import LengthClass, RopeLimits
-from ift_scale.engines.strategies import (
-    ForwardPasses,
-    PaddedBatches,
-    SharedPrefix,
-    gap_in_tolerances,
-)
+from ift_scale.engines.selector import gap_in_tolerances
+from ift_scale.engines.strategies import ForwardPasses, PaddedBatches, SharedPrefix
 from ift_scale.engines.transformers import TransformersEngine
 
 LIMIT = 40

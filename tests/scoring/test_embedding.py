@@ -20,7 +20,7 @@ from ift_scale.records import Arm, Question
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Asker, Target
+from ift_scale.scoring.target import Asker, Target
 from ift_scale.stage import Task
 from ift_scale.train import prepare as training
 from ift_scale.write.local import PromptIds

@@ -28,6 +28,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain, views_of
 from ift_scale.questions import mmlu, paper
 from ift_scale.records import LETTERS, Message, Question
+from ift_scale.scoring.blocks import blocks
 from ift_scale.scoring.letters import Chat, Cloze, FewShot, LetterAsker
 from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
@@ -36,7 +37,7 @@ from ift_scale.scoring.options import (
     are_distinct,
     option_logprobs,
 )
-from ift_scale.scoring.scores import ChoiceScores, blocks
+from ift_scale.scoring.scores import ChoiceScores
 from tests.prompts import published, vocabularies
 
 QUESTIONS = [vocabularies.question(number, 3 if number == 1 else 4) for number in range(4)]

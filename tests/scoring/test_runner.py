@@ -19,8 +19,9 @@ from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question, Score
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Share, Target, compute, work_of
+from ift_scale.scoring.runner import Share, compute
 from ift_scale.scoring.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Target, work_of
 
 
 class Echo:

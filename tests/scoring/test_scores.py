@@ -14,9 +14,10 @@ from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.io.files import read_parquet
 from ift_scale.prompts.views import View, views_of
 from ift_scale.records import GRADES, Question, Score
-from ift_scale.scoring import scores
+from ift_scale.scoring import grades
+from ift_scale.scoring.blocks import Block, LetterPrior, blocks
 from ift_scale.scoring.letters import LetterAsker
-from ift_scale.scoring.scores import SCHEMA, ChoiceScores, LetterPrior, blocks, write_rows
+from ift_scale.scoring.scores import SCHEMA, ChoiceScores, ChoiceSummary, write_rows
 
 PRIOR = np.array([0.55, 0.25, 0.15, 0.05])
 
@@ -149,14 +150,14 @@ def test_the_prior_is_each_option_counts_own() -> None:
     assert prior.of(4) is None
     orders = np.array([[[0, 1], [1, 0]]])
     logprobs = np.log(np.array([[[0.8, 0.2], [0.8, 0.2]]]))
-    prior.add(scores.Block(np.arange(1), logprobs, orders, np.zeros((1, 2), int), np.array([0])))
+    prior.add(Block(np.arange(1), logprobs, orders, np.zeros((1, 2), int), np.array([0])))
     assert prior.of(2) == pytest.approx([0.8, 0.2]) and prior.of(4) is None
 
 
 def test_grades_are_sliCKs() -> None:  # noqa: N802
     greedy = np.array([1.0, 0.5, 0.0, 0.0])
     sampled = np.array([0.9, 0.0, 0.1, 0.0])
-    assert scores.grade_of(greedy, sampled).tolist() == [0, 1, 2, 3]
+    assert grades.grade_of(greedy, sampled).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_knowledge_is_more_than_guessing(
     greedy: int, sampled: int, draws: int, num_choices: int, grade: str
 ) -> None:
     shares = np.array([greedy / draws]), np.array([sampled / (16 * draws)])
-    found = scores.grade_beyond_chance(
+    found = grades.grade_beyond_chance(
         *shares, np.array([draws]), np.array([16 * draws]), 1 / num_choices, 0.05
     )
     assert GRADES[int(found[0])] == grade
@@ -201,12 +202,12 @@ def test_knowledge_is_more_than_guessing(
 
 def test_samples_of_one_draw_are_alike_where_draws_differ() -> None:
     rng = np.random.default_rng(0)
-    steady = [scores.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
+    steady = [grades.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
     assert 110 < np.mean(steady) <= 160
     fickle = np.tile(np.arange(10) < 4, (16, 1))
     assert (
-        scores.effective_samples(fickle) == 10
-        and scores.effective_samples(np.ones((16, 10))) == 160
+        grades.effective_samples(fickle) == 10
+        and grades.effective_samples(np.ones((16, 10))) == 160
     )
 
 
@@ -279,9 +280,9 @@ def test_graded_samples_follow_the_letters_at_the_temperature(tmp_path: Path) ->
 
 def test_calibration_by_hand() -> None:
     """Four questions: confidences 0.7, 0.7, 0.9, 0.9; right, wrong, right, right."""
-    summary = scores.ChoiceSummary()
+    summary = ChoiceSummary()
     probs = np.array([[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.1, 0.9]])
-    block = scores.Block(
+    block = Block(
         np.arange(4),
         np.log(probs)[:, None],
         np.tile(np.arange(2), (4, 1, 1)),

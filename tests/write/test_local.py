@@ -252,7 +252,7 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
 def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"write.external.kind: is dataset, and 4 of 4 needed texts are missing.*matching.author",
+        match=r"write.external.kind: is dataset, but 4 of 4 needed texts are missing.*matching.author",
     ):
         stage(config(tmp_path), _pool(8, explained=False), world_model)
     settings = config(
@@ -260,7 +260,7 @@ def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model
     )  # another option's explanation
     with pytest.raises(DataError, match="2 of 2 needed texts"):
         stage(settings, _pool(8), world_model)
-    with pytest.raises(DataError, match=r"write.contexts.kind: is dataset, and 2 of 2"):
+    with pytest.raises(DataError, match=r"write.contexts.kind: is dataset, but 2 of 2"):
         stage(
             config(tmp_path, settings=["contextualized"], response="letter"),
             _pool(8, explained=False),
