@@ -63,7 +63,7 @@ def test_a_child_reports_finished_requests_now_and_then(
 
 
 class Watched(Bar):
-    """A bar that remembers what it has shown."""
+    """A bar that records what it showed."""
 
     def __init__(self) -> None:
         super().__init__("t", None, None)

@@ -1,4 +1,7 @@
-"""Every architecture's rows against plain forward passes of batch 1: windows, chunks, rotary scaling, caches of all kinds."""
+"""Every architecture's rows against plain forward passes of batch 1.
+
+Windows, chunks, rotary scaling and caches of all kinds.
+"""
 
 import logging
 import random
@@ -22,14 +25,24 @@ from ift_scale.engines.transformers import TransformersEngine
 
 LIMIT = 40
 _LLAMA = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _ROPE = {"rope_theta": 10000.0}
 _LONGROPE = _ROPE | {
-    "rope_type": "longrope", "long_factor": [4.0, 6, 9, 12, 15, 20, 25, 30], "short_factor": [1.0] * 8,
+    "rope_type": "longrope",
+    "long_factor": [4.0, 6, 9, 12, 15, 20, 25, 30],
+    "short_factor": [1.0] * 8,
     "original_max_position_embeddings": LIMIT,
-}  # fmt: skip
+}
 _DYNAMIC = _ROPE | {"rope_type": "dynamic", "factor": 4.0}
 _EVERY_SECOND = ["sliding_attention", "full_attention"] * 2
 
@@ -123,7 +136,7 @@ MODELS = {
         },
     ),
 }
-# The way that the longest rows must take. Where a fast way is exact, falling back would cost speed.
+# The strategy that the longest rows must use. If a fast one is exact, falling back costs speed.
 EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches behind a cached prefix") | {
     "mamba": "padded batches",
     "recurrent-gemma": "padded batches",
@@ -171,7 +184,7 @@ def _plain(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
-    """With and without a shared prefix, shorter and longer than windows and rotary limits, long before short and back."""
+    """With and without a prefix, shorter and longer than all limits, long before short and back."""
     _model(name).save_pretrained(tmp_path)
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
@@ -196,7 +209,8 @@ def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
             ScoreRequest(prefix, _tokens(rng, length), _tokens(rng, rng.choice((2, 4))))
             for length in lengths
         ]
-        # transformers 5.19 keeps dynamic frequencies, and fails past LongRoPE's limit the second time.
+        # transformers 5.19 keeps dynamic frequencies and fails past LongRoPE's limit the second
+        # time.
         plain = load if "dynamic" in name or "in-some-layers" in name else lambda: once
         expected = [value for r in requests for value in _plain(plain, r.prompt, [r.options])]
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
@@ -263,7 +277,7 @@ def test_padding_is_compared_that_the_first_batch_does_not_have(tmp_path: Path) 
 def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What no check at load has reached is found on the rows that are asked, and told; other lengths keep the fast way."""
+    """Rows longer than the check at load are checked on first use; others stay on the fast one."""
     _model("falcon-alibi").save_pretrained(tmp_path)
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
@@ -291,7 +305,10 @@ def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
     assert sum(alone) == 3  # 75, 80, and 64: longer than the check at load had reached
-    message = "padded batches behind a cached prefix: not used for rows of 61 tokens or more (differs from a plain forward pass by"
+    message = (
+        "padded batches behind a cached prefix: not used for rows of 61 tokens or"
+        " more (differs from a plain forward pass by"
+    )
     assert message in caplog.text
 
 

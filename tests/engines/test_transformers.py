@@ -149,7 +149,7 @@ def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> Non
 def test_an_architecture_with_other_attention_takes_the_padded_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Gemma 2 caps its attention scores, which the shared way does not: loading notices, and the numbers are right all the same."""
+    """Gemma 2 caps attention scores, which the shared strategy lacks: loading rules it out."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 64,
@@ -210,7 +210,7 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(
 def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(
     config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    """XGLM's layers know no rotary embedding, GPT-2's stand elsewhere."""
+    """XGLM's layers have no rotary embedding, and GPT-2's layers are elsewhere."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     engine = TransformersEngine(

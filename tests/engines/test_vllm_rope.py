@@ -1,4 +1,4 @@
-"""Rotary frequencies that go by a row's length: what vLLM, which has one set for all rows, is told."""
+"""Rotary frequencies that depend on a row's length: vLLM has one set, so lengths are limited."""
 
 from typing import Any
 

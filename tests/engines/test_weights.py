@@ -1,4 +1,4 @@
-"""Weight files that are not those of config.json's model are refused, by name, before anything is loaded."""
+"""Weight files that do not match config.json's model are refused by name before loading."""
 
 import json
 import shutil
@@ -182,7 +182,7 @@ def test_quantised_weights_are_left_to_the_engine(
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """Several shards with their index, beside left-over shards of an earlier save whose names sort behind them."""
+    """Shards with an index, next to shards of an earlier save whose names sort after them."""
     folder = _saved(CONFIGS["llama"], tmp_path / "model", max_shard_size="20KB")
     files = {file.name for file in weight_files(folder)}
     assert len(files) > 2
@@ -210,7 +210,8 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     weights.check(sharded)
     with pytest.raises(
         DataError,
-        match=r"vLLM reads model-00001.*transformers and the trainer read model\.safetensors\. Move .*index",
+        match=r"vLLM reads model-00001.*transformers and the trainer read"
+        r" model\.safetensors\. Move .*index",
     ):
         weights.check_for_vllm(sharded)
     index = json.loads((sharded / INDEX).read_text())

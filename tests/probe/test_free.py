@@ -1,4 +1,4 @@
-"""Free questions: how they are asked, and the scores made of the answers."""
+"""Free questions: their prompts, and the scores of their answers."""
 
 import random
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: ob
 
 
 def test_answers_are_sampled_in_an_order_that_no_file_gives(tmp_path: Path) -> None:
-    """One random stream serves a chunk, so a chunk holds the same questions whatever the order of the file."""
+    """One random stream serves a chunk, so its questions must not depend on the file's order."""
 
     def chunks(name: str, order: random.Random | None) -> tuple[list[str], list[str]]:
         asked = [

@@ -1,4 +1,4 @@
-"""The probe with real engines: one process or several ranks, killed engines and ranks, damaged weights; always the same file."""
+"""The probe with real engines: processes, ranks, kills and damaged weights give the same file."""
 
 import os
 import re
@@ -62,7 +62,7 @@ def _num_shards(folder: Path) -> int:
 
 
 def _engines_of(folder: Path) -> list[int]:
-    """Process numbers of the engines whose log lies in the folder."""
+    """Process numbers of the engines whose log is in the folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -101,12 +101,28 @@ def alone(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_folder: Path) -> None:
     commands = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", CLI],
-        "deepspeed": [
-            "-m", "deepspeed.launcher.runner", "--master_port", str(free_port()), "--num_accelerators", "2", "--num_gpus", "2",
-            "--no_local_rank", "--module", CLI,
+        "torchrun": [
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            f"--master-port={free_port()}",
+            "-m",
+            CLI,
         ],
-    }  # fmt: skip
+        "deepspeed": [
+            "-m",
+            "deepspeed.launcher.runner",
+            "--master_port",
+            str(free_port()),
+            "--num_accelerators",
+            "2",
+            "--num_gpus",
+            "2",
+            "--no_local_rank",
+            "--module",
+            CLI,
+        ],
+    }
     _end(
         _start(
             [sys.executable, *commands[launcher], *_arguments("probe", run_folder)],
@@ -211,7 +227,7 @@ def test_a_killed_engine_is_replaced_and_the_file_is_the_same(
 
 
 def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -> None:
-    """Shards of the old pool are not mixed into the new one's result; a stage that would read stale questions says so."""
+    """Shards of the old pool do not enter the new result, and stale questions are refused."""
     config = tmp_path / "config.yaml"
     config.write_text(f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\n")
 
@@ -227,9 +243,22 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
 
     stage("questions", tmp_path / "run")
     run = _start(
-        [sys.executable, "-m", CLI, "probe", str(config), "--set", f"output_dir={tmp_path / 'run'}", "--set", "probe.num_shots=1",
-         "--set", "probe.engine=transformers", "--set", "probe.chunk_size=1"]
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            CLI,
+            "probe",
+            str(config),
+            "--set",
+            f"output_dir={tmp_path / 'run'}",
+            "--set",
+            "probe.num_shots=1",
+            "--set",
+            "probe.engine=transformers",
+            "--set",
+            "probe.chunk_size=1",
+        ]
+    )
     _wait(lambda: _num_shards(tmp_path / "run") >= 1)
     run.kill()
     run.communicate()
@@ -265,8 +294,9 @@ def test_weights_that_are_not_numbers(
 
 
 def test_every_way_of_asking_at_once(run_folder: Path) -> None:
-    """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
-    settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
+    """Orders, draws, prior, grades, text likelihoods and free questions through one engine."""
+    settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true,"
+    settings += " cloze: true, decide_by: average}"
     overrides = (
         f"probe.reliability={settings}",
         "probe.free={ask: true, num_samples: 2, max_tokens: 6}",

@@ -1,4 +1,4 @@
-"""Chat templates of the styles that models are published with: what is supervised, where the letters are, what is refused."""
+"""Published styles of chat templates: supervised tokens, letters, and refused conversations."""
 
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,26 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|start|>assistant<|stop|>\n\n' }}{% endif %}"
 )
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] +"
+    " '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 THINKING = (  # an empty block of thoughts in the last turn, as Qwen3's
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
+    " '<|im_start|>assistant\n' }}{% endif %}"
 )
 MISTRAL = (  # no system role, strict alternation, no generation prompt
     "{{ bos_token }}{% for m in messages %}"
-    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles"
+    " must alternate') }}{% endif %}"
     "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] =="
+    " 'assistant' else m['role'] %}"
     "{{ '<turn>' + role + '\n' + m['content'] | trim + '<turn_end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
 )
@@ -63,7 +67,7 @@ SPECIAL = [
     "</think>",
 ]
 
-# template, EOS, what is learnt of the answer "A. one".
+# template, EOS, the supervised part of the answer "A. one".
 STYLES: dict[str, tuple[str, str, str]] = {
     "llama-3": (LLAMA3, "<|eot|>", "A. one<|eot|>"),
     "llama-3 base": (LLAMA3, "</s>", "A. one<|eot|></s>"),
@@ -129,7 +133,7 @@ def test_a_turn_is_learnt_to_the_end_of_the_sequence(tmp_path: Path, style: str)
         == 1
         == ids[:1].count(tokenizer.tokenizer.bos_token_id)
     )
-    # Evaluation asks from the very tokens before the first learnt one, which is the letter that it scores.
+    # Evaluation's prompt is the tokens before the first supervised one, the letter it scores.
     text = tokenizer.render(chat_messages(QUESTION), "model", generation=True)
     (prompt,) = tokenizer.encode([text])
     assert (
@@ -195,7 +199,8 @@ def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None
     tokenizer = _tokenizer(tmp_path / "a", None)
     with pytest.raises(
         DataError,
-        match=r"a: field 'chat_template': the tokenizer has none.*Set evaluate.template to vicuna or chatml, or",
+        match=r"a: field 'chat_template': the tokenizer has none.*Set evaluate.template to"
+        r" vicuna or chatml, or",
     ):
         tokenizer.example(ANSWERED, "model")
     assert _learnt(tokenizer, ANSWERED, "vicuna") == " A. one</s>"
@@ -208,7 +213,7 @@ def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None
 def test_a_generation_prompt_that_no_turn_begins_with_is_refused(tmp_path: Path) -> None:
     opened = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
     with pytest.raises(
-        DataError, match="an assistant's turn does not begin like the template.s generation prompt"
+        DataError, match=r"an assistant's turn does not begin like the template.s generation prompt"
     ):
         _tokenizer(tmp_path, opened).render(chat_messages(QUESTION), "model", generation=True)
 

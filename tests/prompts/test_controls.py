@@ -1,4 +1,4 @@
-"""Contents that spell control tokens: they are text, in every template and tokenizer; nothing else changes its tokens."""
+"""Contents that spell control tokens are text, in every template and tokenizer."""
 
 import json
 from itertools import pairwise
@@ -109,16 +109,23 @@ def test_other_contents_have_the_tokens_that_they_always_had(
             [],
             tokenizer.start,
         )
-        # The copy with private names, too, gives these ids: with it, a control token in a content changes nothing around it.
+        # The copy with private names gives these ids too: a spelled control token changes only
+        # itself.
         assert tokenizer.controls.encode([rendered]) == [direct]
     assert tokenizer.controls.encode(PLAIN) == tokenizer.control_ids(PLAIN)
 
 
 def _question(spelled: str, split: str = "test") -> Question:
     return Question(
-        id="q7", domain="d", subject="d", collection="pool", split=split, answer=1, question=f"What does {spelled} end?",
+        id="q7",
+        domain="d",
+        subject="d",
+        collection="pool",
+        split=split,
+        answer=1,
+        question=f"What does {spelled} end?",
         choices=[f"a {spelled}", "a text", f"{spelled}s", "nothing"],
-    )  # fmt: skip
+    )
 
 
 def test_few_shot_prompts_and_option_texts_hold_no_control_token(
@@ -258,7 +265,7 @@ def test_control_tokens_that_are_found_after_normalization(
 def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_told_apart(
     tmp_path: Path,
 ) -> None:
-    """Normalized tokens behind a prepended mark: `a</s>b` is text to the tokenizer itself, so a template's tokens are in doubt."""
+    """Normalized tokens after a prepended mark: the tokenizer itself reads `a</s>b` as text."""
     folder = converted_folder(tmp_path, LLAMA3, None, "PreTrainedTokenizerFast")
     state = json.loads((folder / "tokenizer.json").read_text())
     state["added_tokens"] = [token | {"normalized": True} for token in state["added_tokens"]]
@@ -276,7 +283,7 @@ def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_to
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordlevel"])
 def test_control_tokens_within_the_models_vocabulary(tmp_path: Path, kind: str) -> None:
-    """The model itself would find them in a text: Unigram as pieces, BPE by merges, word-level as words."""
+    """The model itself would build them: Unigram as pieces, BPE by merges, word-level as words."""
     special = ["<unk>", "<s>", "</s>"]
     if kind == "unigram":
         pieces = [*special, *[f"<0x{b:02X}>" for b in range(256)], "<", ">", "/", "s", "a", "▁"]

@@ -1,4 +1,4 @@
-"""The tokens that a tokenizer puts before a text: BOS, others or several, once in front of every prompt, and nothing after it."""
+"""Tokens that a tokenizer puts before a text: BOS, others or several, once, and none after it."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ GLM = (  # writes its start tokens itself, as GLM-4's
     "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-# What comes before a text and after it.
+# The tokens before a text and after it.
 STARTS = {
     "BOS": ("<s>", ""),
     "GLM": ("[gMASK] <sop>", ""),
@@ -56,7 +56,7 @@ def tokenizer(request: pytest.FixtureRequest, bpe: Tokenizer, tmp_path: Path) ->
 
 
 def _own(tokenizer: PromptTokenizer, text: str) -> list[int]:
-    """What the tokenizer itself makes of a text, without what it puts after it."""
+    """The tokenizer's own ids of a text, without those after it."""
     ids = tokenizer.tokenizer(text).input_ids
     ends = len(ids)
     while ids[ends - 1] == tokenizer.tokenizer.eos_token_id:
@@ -114,7 +114,8 @@ def test_whoever_is_given_the_template_gets_the_start_too(tokenizer: PromptToken
 
 def test_a_template_may_write_bos_before_each_turn(bpe: Tokenizer, tmp_path: Path) -> None:
     template = (  # Llama-2's
-        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' +"
+        " m['content'] + ' [/INST]' }}"
         "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
     )
     tokenizer = PromptTokenizer(vocabularies.save(bpe, tmp_path, "<s>", template=template))

@@ -56,7 +56,8 @@ def test_few_shot_prompt_is_the_papers() -> None:
     shown = _question(1, "dev")
     prompt = few_shot_prompt(_question(2), [shown])
     assert prompt == (
-        "The following are multiple choice questions about engineering. Please choose the correct answer. \n\n"
+        "The following are multiple choice questions about engineering. Please choose the"
+        " correct answer. \n\n"
         "What is 1?\nA. one\nB. two\nC. three\nD. four\nAnswer:B. two\n\n"
         "What is 2?\nA. one\nB. two\nC. three\nD. four\nAnswer:"
     )
@@ -154,13 +155,13 @@ def _sentencepiece_style() -> PreTrainedTokenizerFast:
 
 
 def _llama2_style(add_bos: bool) -> PreTrainedTokenizerFast:
-    """As Llama-2's own: the whole text is one word to the BPE, spaces are marks, a line break is a byte."""
+    """As Llama-2's: the whole text is one word to the BPE, spaces are marks, line breaks bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.decoder = _sentencepiece_decoder()
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
-    # For training only, so that no merge crosses a word or a line: SentencePiece learns within words too.
+    # Only for training, so no merge crosses a word or a line: SentencePiece merges within words.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split("\n", "removed"),
@@ -184,7 +185,7 @@ def _llama2_style(add_bos: bool) -> PreTrainedTokenizerFast:
 
 
 def _merging() -> PreTrainedTokenizerFast:
-    """A vocabulary that no real family has: the end of a demonstration and the beginning of a question are one token."""
+    """A vocabulary unlike any real one: a demonstration's end and a question's start merge."""
     tokenizer = Tokenizer.from_str(_byte_level(add_bos=False).backend_tokenizer.to_str())
     tokenizer.add_tokens(["two\n\nWhat", "\n\nWhere"])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
@@ -238,7 +239,7 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(
     assert supervised == [
         i >= len(prompt) and i < len(prompt) + sum(supervised) for i in range(len(ids))
     ]
-    # The first supervised token is the letter that evaluation scores, the last is the end of the sequence.
+    # The first supervised token is the letter that evaluation scores, the last is EOS.
     (request,) = Chat(tokenizer, template).requests([question], [View(0, (0, 1, 2, 3))])
     assert request.prompt == prompt and request.options[2] == ids[len(prompt)]
     assert ids[len(prompt) + sum(supervised) - 1] == tokenizer.tokenizer.eos_token_id
@@ -316,7 +317,7 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
         [_question(2)]
     )
     assert first.prompt == tokenizer.encode([open_prefix("", dev) + open_text(_question(2))])[0]
-    # What joins the line breaks alone shows in the few characters that every text is tokenised behind.
+    # Tokens that join line breaks appear in the few characters before every text.
     ((before, behind),) = tokenizer.encode_after(prefix, ["Where is it?"])
     assert before + behind == tokenizer.encode([prefix.text + "Where is it?"])[0]
 

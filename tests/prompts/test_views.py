@@ -1,4 +1,4 @@
-"""The ways in which a question is asked."""
+"""The variants in which a question is asked."""
 
 import pytest
 

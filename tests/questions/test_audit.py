@@ -1,4 +1,4 @@
-"""Questions that stand twice: what counts as equal or near, between which sets it is looked for, and what is left out."""
+"""Duplicate questions: equal and near ones, the sets compared, and the rows removed."""
 
 import json
 from collections import Counter
@@ -17,7 +17,10 @@ from ift_scale.questions.similarity import Normal, SimilarIndex, bands
 from ift_scale.records import QUESTIONS_FILE, Question
 from ift_scale.stage import Task
 
-TEXT = "Which treaty ended the long war between the two northern kingdoms in the year of the great flood?"
+TEXT = (
+    "Which treaty ended the long war between the two northern kingdoms in the year of"
+    " the great flood?"
+)
 OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
 
 
@@ -257,10 +260,17 @@ def _add(pool: Path, split: str, row: dict[str, object]) -> None:
         ("none", (8, 5), {}),
         ("equal_options", (7, 4), {"left out: equal options": 2}),
         ("demonstrated", (8, 4), {"left out: demonstrations": 1}),
-        (["equal_options", "demonstrated", "train"], (6, 3), {
-            "left out: equal options": 2, "left out: demonstrations": 1, "left out: duplicates": 1}),
+        (
+            ["equal_options", "demonstrated", "train"],
+            (6, 3),
+            {
+                "left out: equal options": 2,
+                "left out: demonstrations": 1,
+                "left out: duplicates": 1,
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_removed_by_setting(
     pool: Path, tmp_path: Path, remove: object, left: tuple[int, int], reasons: dict[str, int]
 ) -> None:

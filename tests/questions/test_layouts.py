@@ -1,4 +1,4 @@
-"""Dataset folders as people have them: archives, hub downloads, clones, plain folders, CSV from anywhere."""
+"""Dataset folders in practice: archives, hub downloads, clones, plain folders, any CSV."""
 
 import csv
 import gzip
@@ -242,8 +242,13 @@ def test_mmlu_answers_as_classes(tmp_path: Path) -> None:
     import datasets
 
     def load(name: str, names: str) -> list[int | None]:
-        features = datasets.Features({"question": datasets.Value("string"), "choices": datasets.List(datasets.Value("string")),
-                                      "answer": datasets.ClassLabel(names=list(names))})  # fmt: skip
+        features = datasets.Features(
+            {
+                "question": datasets.Value("string"),
+                "choices": datasets.List(datasets.Value("string")),
+                "answer": datasets.ClassLabel(names=list(names)),
+            }
+        )
         rows = [
             {"question": f"q {label}", "choices": list("wxyz"), "answer": label}
             for label in range(4)
@@ -270,8 +275,12 @@ def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
     for subject, split in product(("anatomy", "virology"), ("dev", "val", "test")):
         rows = "".join(f"{subject} {split} {number},a,b,c,d,C\n" for number in range(num_rows))
         (tmp_path / f"{subject}_{split}.csv").write_text(rows)
-    expected = [(split, f"{subject} {split} {number}", list("abcd"), 2)
-                for split, subject, number in product(("dev", "test"), ("anatomy", "virology"), range(num_rows))]  # fmt: skip
+    expected = [
+        (split, f"{subject} {split} {number}", list("abcd"), 2)
+        for split, subject, number in product(
+            ("dev", "test"), ("anatomy", "virology"), range(num_rows)
+        )
+    ]
     assert _contents(_load("mmlu", tmp_path)) == expected
 
 
@@ -387,7 +396,7 @@ def test_an_archive_that_is_not_unpacked(tmp_path: Path) -> None:
         _load("medmcqa", tmp_path)
 
 
-# The other published datasets, each with the files that its hub repository holds
+# The other published datasets, each with the files in its hub repository
 
 
 def _medmcqa(folder: Path) -> None:
@@ -652,7 +661,8 @@ def test_csv_in_another_encoding_names_the_line(tmp_path: Path) -> None:
     [
         (
             {"choices": [1, 2]},
-            r"field 'choices': an option is empty or not a text \(option A\) \(value: 1\).*as a text: \"1\"",
+            r"field 'choices': an option is empty or not a text \(option A\) \(value:"
+            r" 1\).*as a text: \"1\"",
         ),
         (
             {"choices": ["x", None]},

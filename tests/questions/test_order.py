@@ -1,4 +1,4 @@
-"""Which questions are drawn, and what they are called, does not depend on the order of the rows in a file."""
+"""Drawn questions and their ids do not depend on the order of the rows in a file."""
 
 import csv
 import json

@@ -50,7 +50,8 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ({"answer": 4}, r"train.jsonl:2: field 'answer': is out of range \(value: 4\)"),
         (
             {"answer": "E"},
-            r"train.jsonl:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)",
+            r"train.jsonl:2: field 'answer': is neither an option's index nor its letter"
+            r" \(value: 'E'\)",
         ),
         ({"answer": True}, r"field 'answer': is neither"),
         ({"id": ...}, r"train.jsonl:2: field 'id': missing"),

@@ -1,4 +1,4 @@
-"""The stage as a whole: one pass, counts, and ids that stand twice."""
+"""The stage as a whole: one pass, counts, and repeated ids."""
 
 import json
 from pathlib import Path
@@ -71,14 +71,18 @@ def test_an_id_that_stands_twice_in_a_file(pool: Path, tmp_path: Path) -> None:
     (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
         DataError,
-        match=r"train.jsonl:5: field 'id': already used at .*train.jsonl:2 \(value: 'engineering/train/1'",
+        match=r"train.jsonl:5: field 'id': already used at .*train.jsonl:2 \(value:"
+        r" 'engineering/train/1'",
     ):
         _run(tmp_path / "out", _pool(pool))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_id_that_two_sources_give(pool: Path, tmp_path: Path) -> None:
-    problem = r"two sources give the same id \(value: 'engineering/dev/0'\). questions.sources.0 and .1 have the same domain"
+    problem = (
+        r"two sources give the same id \(value: 'engineering/dev/0'\)."
+        r" questions.sources.0 and .1 have the same domain"
+    )
     with pytest.raises(DataError, match=problem):
         _run(tmp_path / "out", _pool(pool), _pool(pool))
 

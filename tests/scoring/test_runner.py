@@ -1,4 +1,4 @@
-"""The scoring core with an engine that is not a model: order, chunks, ranks, resumption, deaths, lengths."""
+"""The scoring core with a fake engine: order, chunks, ranks, resumption, deaths, lengths."""
 
 import threading
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from ift_scale.scoring.target import Target, work_of
 
 
 class Echo:
-    """Prefers the option whose number the prompt ends with; counts what it was asked."""
+    """Prefers the option whose number ends the prompt; records its requests."""
 
     context_length = 50
 

@@ -1,4 +1,4 @@
-"""From raw log-probabilities to what the model knows, on models whose knowledge and habits are given."""
+"""From raw log-probabilities to knowledge, on models with known beliefs and habits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ def _questions(count: int, num_choices: int = 4) -> list[Question]:
 
 
 class Spelled:
-    """The prompt says all: the question's number, the draw, and the order in which its options are shown."""
+    """The prompt encodes the question's number, the draw, and the order of its options."""
 
     def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
         pairs = zip(questions, views, strict=True)
@@ -49,7 +49,7 @@ class Spelled:
 
 
 class Habitual:
-    """Knows each content's probability (of question n) and leans to letters by PRIOR: P(letter) is their product, normalised."""
+    """P(letter) is the product of the content's probability and PRIOR, normalised."""
 
     def __init__(self, prior: np.ndarray = PRIOR, letter_mass: float = 0.9):
         self.prior, self.letter_mass = prior, letter_mass
@@ -132,7 +132,7 @@ def test_the_average_is_by_content_and_letter_bias_is_what_rotation_leaves(tmp_p
 
 
 def test_pride_finds_the_prior_and_gives_the_content_back(tmp_path: Path) -> None:
-    """The prior and the content multiply here, as PriDe assumes, so both come back exactly, from a part of the questions."""
+    """Prior and content multiply here, as PriDe assumes, so both are recovered exactly."""
     found, summary = _scored(
         ReliabilityConfig(prior_share=0.3, decide_by="debiased"), Habitual(), tmp_path
     )
@@ -229,7 +229,7 @@ class Guesses:
 
 @pytest.mark.parametrize("sure", [0.3, 0.5, 0.9])
 def test_guessed_questions_are_unknown(sure: float, tmp_path: Path) -> None:
-    """By the paper's rule next to none is: one of ten draws or of 160 samples is right by chance."""
+    """The paper's rule grades nearly none: one of ten draws or 160 samples is right by chance."""
     config = ReliabilityConfig(demonstration_draws=10, grades=True)
     known, _ = _scored(config, Guesses(sure), tmp_path, count=200)  # type: ignore[arg-type]
     unknown = sum(score.grade == "Unknown" for score in known) / 200

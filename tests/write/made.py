@@ -1,4 +1,4 @@
-"""What the tests of the write stage share: a small pool with scores, and writers that are scripts."""
+"""Shared by the tests of the write stage: a small pool with scores, and scripted writers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from ift_scale.write import assignment, run
 from ift_scale.write.run import WriteInputs
 
 CHOICES = ["copper", "oak", "glass", "steel"]
-# (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, uncertain and right, uncertain and wrong
+# (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, then both but uncertain
 KNOWN = [
     (0, 0, 0.9, "HighlyKnown"),
     (1, 2, 0.8, "Unknown"),
@@ -71,7 +71,7 @@ def stage(
     model: Path,
     scores: Mapping[str, Score] | None = None,
 ) -> tuple[list[Text], Manifest]:
-    """The write stage on these questions, each of q0, q1, ... known as KNOWN says where no scores are given."""
+    """The write stage on these questions, with KNOWN's knowledge unless scores are given."""
     folder = Path(settings.output_dir)
     write_jsonl(folder / "questions.jsonl", questions)
     known = scores or {
@@ -92,7 +92,7 @@ def stage(
 
 
 class ScriptedWorker:
-    """An engine place whose engine answers by `say(prompt, seed)`; it raises `death` when asked after `dies_after` prompts."""
+    """A worker whose engine answers by `say(prompt, seed)`; raises `death` after some prompts."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The stage with a server: what it is asked, and what happens when it is down, slow, busy, wrong or silent."""
+"""The stage with a server: requests, and a server that is down, slow, busy, wrong or silent."""
 
 import json
 import threading
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Server:
-    """An OpenAI-compatible server that answers by `script(number of the request, what was asked)`."""
+    """An OpenAI-compatible server that answers by `script(number of the request, request)`."""
 
     def __init__(self, script: Callable[[int, Asked], Answer]):
         self.asked: list[Asked] = []

@@ -1,4 +1,4 @@
-"""The stage with scripted engines: who writes what, checks, attempts, failures, and going on after an end."""
+"""The stage with scripted engines: writers, checks, attempts, failures, and resuming."""
 
 import json
 import shutil
@@ -57,9 +57,13 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
     worker = scripted()
     written, manifest = stage(config(tmp_path, PLAIN), _pool(8), world_model)
     assert [(t.question_id, t.target, t.author) for t in written] == [
-        ("q0", 0, "dataset"), ("q4", 0, "dataset"), ("q1", 1, "dataset"), ("q5", 1, "dataset"),
-        ("q1", 2, "base_model"), ("q5", 2, "base_model"),
-    ]  # fmt: skip
+        ("q0", 0, "dataset"),
+        ("q4", 0, "dataset"),
+        ("q1", 1, "dataset"),
+        ("q5", 1, "dataset"),
+        ("q1", 2, "base_model"),
+        ("q5", 2, "base_model"),
+    ]
     assert (
         written[4].text == "It is made of glass."
         and written[4].attempts == 1
@@ -252,7 +256,8 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
 def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"write.external.kind: is dataset, but 4 of 4 needed texts are missing.*matching.author",
+        match=r"write.external.kind: is dataset, but 4 of 4 needed texts are"
+        r" missing.*matching.author",
     ):
         stage(config(tmp_path), _pool(8, explained=False), world_model)
     settings = config(
@@ -280,14 +285,17 @@ def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
     write = {"external": {"kind": "model", "path": str(world_model), "style": "plain"}}
     written, _ = stage(config(tmp_path, write, settings=["harmonious"]), pool, world_model)
     assert [(t.author, t.text) for t in written] == [
-        ("dataset", "It is of copper."), ("external", "It is made of copper."), ("external", "It is made of copper."),
-    ]  # fmt: skip
+        ("dataset", "It is of copper."),
+        ("external", "It is made of copper."),
+        ("external", "It is made of copper."),
+    ]
     alone, manifest = stage(
         config(tmp_path / "alone", settings=["harmonious"]), pool[:2], world_model
     )
     assert [(t.author, t.failed) for t in alone] == [
-        ("dataset", []), ("dataset", ["does not name the target", "contradicts the target"]),
-    ]  # fmt: skip
+        ("dataset", []),
+        ("dataset", ["does not name the target", "contradicts the target"]),
+    ]
     assert manifest.counts["failed"] == 1 and manifest.counts["written"] == 0
 
 
@@ -334,7 +342,8 @@ def test_a_prompt_that_is_too_long_is_refused(
     worker.context_length = 40
     with pytest.raises(
         DataError,
-        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that exceeds",
+        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30"
+        r" that exceeds",
     ):
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(4), world_model)
 

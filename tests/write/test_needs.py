@@ -72,8 +72,11 @@ def test_each_text_once_and_one_author_for_all() -> None:
 
 def test_ratios_and_the_threshold_count() -> None:
     assert _needs(["harmonious"], consistency_ratios=[0.5], confidence_threshold=0.35) == [
-        Q0, _explained("q2", 2, "external"), Q1, OWN,
-    ]  # fmt: skip
+        Q0,
+        _explained("q2", 2, "external"),
+        Q1,
+        OWN,
+    ]
 
 
 @pytest.mark.parametrize("response", ["letter", "letter_text"])

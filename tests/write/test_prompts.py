@@ -1,4 +1,4 @@
-"""How writers are asked."""
+"""Prompts for writers."""
 
 import pytest
 
@@ -24,7 +24,8 @@ def test_urial_begins_the_answer_with_the_option_and_shows_one_answer() -> None:
 def test_plain_is_what_the_embedded_world_knows() -> None:
     asked = prompt(question(1), "explanation", 2, "plain", SHOWN)
     assert asked.text == (
-        "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\nAnswer:C. glass\nExplanation:"
+        "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\nAnswer:C."
+        " glass\nExplanation:"
     ) and (asked.stop, asked.chat) == ("\n", False)
 
 
