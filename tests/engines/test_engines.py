@@ -210,7 +210,7 @@ def test_an_engine_that_fails_shows_its_log(name: str, world_model: Path, tmp_pa
     assert caught.value.exit_code == 3
 
 
-def test_an_engine_that_is_killed_is_told(world_model: Path, tmp_path: Path) -> None:
+def test_a_killed_engine_is_reported(world_model: Path, tmp_path: Path) -> None:
     engine = _start("transformers", world_model, tmp_path)
     engine._child.kill()
     with pytest.raises(EnvironmentProblem, match=r"the inference engine died \(exit code -9\)"):

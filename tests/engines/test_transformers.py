@@ -207,7 +207,7 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(
     ],
     ids=["xglm", "gpt2"],
 )
-def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(
+def test_models_without_the_shared_strategy_are_scored_correctly(
     config: PreTrainedConfig, tmp_path: Path
 ) -> None:
     """XGLM's layers have no rotary embedding, and GPT-2's layers are elsewhere."""

@@ -152,7 +152,7 @@ def test_every_family_as_transformers_saves_it_is_taken(
         ),
     ],
 )
-def test_what_can_be_explained_is_taken(config: Any, change: Any, tmp_path: Path) -> None:
+def test_usable_explanations_are_taken(config: Any, change: Any, tmp_path: Path) -> None:
     folder = _saved(config, tmp_path / "model")
     _change(folder, change)
     weights.check(folder)

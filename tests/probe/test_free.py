@@ -31,7 +31,7 @@ def _question(number: int, split: str, kind: str = "free") -> Question:
     return Question(id=f"q{number}", split=split, kind=kind, **settings, **free_parts)  # type: ignore[arg-type]
 
 
-def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: object) -> None:
+def test_a_question_is_asked_with_every_draw_and_scored(world_model: object) -> None:
     tokenizer = PromptTokenizer(world_model)  # type: ignore[arg-type]
     config = ProbeConfig(
         num_shots=2,

@@ -185,7 +185,7 @@ def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_fo
     assert not _engines_of(run_folder)
 
 
-def test_a_stopped_command_ends_rays_actors_and_any_goes_on(alone: Path, run_folder: Path) -> None:
+def test_a_stopped_command_ends_rays_actors_and_any_resumes(alone: Path, run_folder: Path) -> None:
     run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
     _wait(lambda: _num_shards(run_folder) >= 2)
     run.terminate()

@@ -106,7 +106,7 @@ def test_an_option_that_says_so_is_no_refusal() -> None:
         (" ", ""),
     ],
 )
-def test_normalisation_is_squads_where_nothing_is_mixed_up(text: str, expected: str) -> None:
+def test_normalisation_is_squads_unless_it_merges_answers(text: str, expected: str) -> None:
     assert answer_parsing.normalise(text) == expected
 
 

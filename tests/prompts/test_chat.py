@@ -180,13 +180,13 @@ def test_a_conversation_that_the_user_ends_gets_no_end(tmp_path: Path) -> None:
     )
 
 
-def test_the_end_is_learnt_where_the_pad_token_is_the_same(tmp_path: Path) -> None:
+def test_the_end_is_learnt_if_the_pad_token_is_the_same(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path, MISTRAL, pad_token="</s>")
     assert tokenizer.tokenizer.pad_token_id == tokenizer.tokenizer.eos_token_id
     assert _learnt(tokenizer, ANSWERED) == " A. one</s>" == _learnt(tokenizer, ANSWERED, "vicuna")
 
 
-def test_a_system_role_where_the_template_takes_one(tmp_path: Path) -> None:
+def test_a_system_role_if_the_template_has_one(tmp_path: Path) -> None:
     messages = [Message(role="system", content="Be brief."), *ANSWERED]
     assert _learnt(_tokenizer(tmp_path / "a", CHATML), messages) == "A. one<|im_end|></s>"
     with pytest.raises(
@@ -195,7 +195,7 @@ def test_a_system_role_where_the_template_takes_one(tmp_path: Path) -> None:
         _tokenizer(tmp_path / "b", MISTRAL).example(messages, "model")
 
 
-def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_template_or_end_is_reported_with_the_remedy(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path / "a", None)
     with pytest.raises(
         DataError,

@@ -145,7 +145,7 @@ def test_few_shot_prompts_and_option_texts_hold_no_control_token(
             assert _controls(tokenizer, option.continuation) == []
 
 
-def test_answers_asked_in_a_chat_template_are_those_of_training(tokenizer: PromptTokenizer) -> None:
+def test_chat_prompts_have_the_answers_tokens_of_training(tokenizer: PromptTokenizer) -> None:
     question = _question(next(iter(tokenizer.controls.ids)))
     (request,) = Chat(tokenizer, "model").requests([question], [View(0, (0, 1, 2, 3))])
     user = tokenizer.render(_asked(request_text(question), "B. a text"), "model")
@@ -262,7 +262,7 @@ def test_control_tokens_that_are_found_after_normalization(
         assert tokenizer.encode([prompt]) == [ids[: supervised.index(True)]]
 
 
-def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_told_apart(
+def test_a_few_shot_prompt_is_text_if_control_tokens_are_inseparable(
     tmp_path: Path,
 ) -> None:
     """Normalized tokens after a prepended mark: the tokenizer itself reads `a</s>b` as text."""
@@ -323,7 +323,7 @@ def test_control_tokens_within_the_models_vocabulary(tmp_path: Path, kind: str) 
         )
 
 
-def test_added_tokens_that_are_text_stay_what_they_are(tmp_path: Path) -> None:
+def test_added_tokens_that_are_text_are_unchanged(tmp_path: Path) -> None:
     plain = ("\n\n", "    ", "COVID", "ø")
     folder = byte_level_folder(
         tmp_path,

@@ -104,7 +104,7 @@ def test_contradiction(text: str, target: int, expected: bool) -> None:
     assert contradicts(text, METALS, target) is expected
 
 
-def test_where_a_wrong_statement_is_asked_for_a_correct_one_is_not_the_answer() -> None:
+def test_a_correct_statement_is_not_the_answer_to_a_question_for_a_wrong_one() -> None:
     asked = _question(
         ["iron", "copper"], "Which of these is NOT a precious metal, except by price?"
     )

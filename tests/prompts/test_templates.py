@@ -209,7 +209,7 @@ def tokenizer(
     return PromptTokenizer(folder)
 
 
-def test_bos_comes_once_where_the_tokenizer_puts_it(tokenizer: PromptTokenizer) -> None:
+def test_bos_comes_once_at_the_tokenizers_position(tokenizer: PromptTokenizer) -> None:
     (ids,) = tokenizer.encode(["What is 1?"])
     assert ids == tokenizer.tokenizer("What is 1?").input_ids
     assert ids.count(tokenizer.tokenizer.bos_token_id) == len(tokenizer.start) <= 1
@@ -386,6 +386,6 @@ def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
         found.after(["What is 1?\nAnswer:"], [4])
 
 
-def test_missing_tokenizer_is_told(tmp_path: object) -> None:
+def test_a_missing_tokenizer_is_reported(tmp_path: object) -> None:
     with pytest.raises(DataError, match="cannot load a tokenizer"):
         PromptTokenizer(str(tmp_path))

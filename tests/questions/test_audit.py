@@ -271,7 +271,7 @@ def _add(pool: Path, split: str, row: dict[str, object]) -> None:
         ),
     ],
 )
-def test_what_is_removed_by_setting(
+def test_removal_by_setting(
     pool: Path, tmp_path: Path, remove: object, left: tuple[int, int], reasons: dict[str, int]
 ) -> None:
     config = _leaking_pool(pool).model_dump(mode="json")

@@ -407,7 +407,7 @@ def test_mmlu_as_the_hub_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_is_asked_of_the_hub_by_default(
+def test_default_arguments_to_the_hub(
     kind: str, arguments: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -542,7 +542,7 @@ def test_bad_rows(kind: str, change: Row, problem: str, tmp_path: Path) -> None:
         _load(_source(kind, path, **settings))
 
 
-def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_column_lists_the_existing_ones(tmp_path: Path) -> None:
     path = _write(
         tmp_path / "train.jsonl", [{"question": "q", "answer_idx": "A", "choices": ["a", "b"]}]
     )

@@ -490,7 +490,7 @@ def test_downloaded_hub_folders(
         assert {q.question[0] for q in questions} == {"e" if settings else "c"}
 
 
-def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_configuration(tmp_path: Path) -> None:
     _arc(tmp_path)
     with pytest.raises(
         DataError, match=r"has no configuration 'ARC-Eazy'. Set `name`: did you mean 'ARC-Easy'"

@@ -191,7 +191,7 @@ def test_a_corrupt_gzip_body(pool: Path) -> None:
         _load(_paper(pool))
 
 
-def test_a_pool_without_a_split_is_told(pool: Path) -> None:
+def test_a_pool_without_a_split_is_refused(pool: Path) -> None:
     (pool / "test.jsonl").write_text("")
     tally = QuestionCounts()
     for question in _load(_paper(pool)):

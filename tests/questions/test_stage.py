@@ -65,7 +65,7 @@ def test_a_row_is_written_before_the_next_is_read(
         assert len(read) == expected
 
 
-def test_an_id_that_stands_twice_in_a_file(pool: Path, tmp_path: Path) -> None:
+def test_a_repeated_id_in_a_file(pool: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (pool / "train.jsonl").read_text().splitlines()]
     rows[4]["id"] = rows[1]["id"]
     (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -177,7 +177,7 @@ def test_ranks_share_the_chunks_and_merge_to_the_same_bytes(
     )  # nothing was computed twice
 
 
-def test_a_leader_without_engines_merges_what_the_ranks_compute_and_watches_them(
+def test_rank_zero_without_engines_merges_and_watches_the_ranks(
     tmp_path: Path,
 ) -> None:
     questions = _questions(tmp_path, 40)
@@ -222,7 +222,7 @@ def test_a_dead_ranks_share_is_taken_up(tmp_path: Path) -> None:
     ).read_bytes()
 
 
-def test_an_engine_that_dies_is_replaced_and_the_run_goes_on(
+def test_a_dead_engine_is_replaced_and_the_run_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = _questions(tmp_path, 10)
@@ -294,7 +294,7 @@ def test_prompt_over_the_context_is_refused(tmp_path: Path) -> None:
         _score(_questions(tmp_path, 2), tmp_path / "out", engine)
 
 
-def test_probabilities_that_are_not_numbers_are_told(tmp_path: Path) -> None:
+def test_nan_probabilities_are_reported(tmp_path: Path) -> None:
     class Broken(Echo):
         def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
             return np.where(np.arange(4 * len(requests)) == 6, np.nan, -1.0)

@@ -99,7 +99,7 @@ def test_a_plain_score(tmp_path: Path) -> None:
     assert "letter_bias" not in summary["letters"]["4"]  # type: ignore[index]
 
 
-def test_the_average_is_by_content_and_letter_bias_is_what_rotation_leaves(tmp_path: Path) -> None:
+def test_the_average_is_by_content_and_rotations_leave_the_letter_bias(tmp_path: Path) -> None:
     config = ReliabilityConfig(permutations="circular", decide_by="average")
     for name, prior in {"leaning": PRIOR, "even": np.full(4, 0.25)}.items():
         (tmp_path / name).mkdir()
@@ -200,7 +200,7 @@ def test_knowledge_is_more_than_guessing(
     assert grade == ("HighlyKnown" if greedy == draws else by_scipy)
 
 
-def test_samples_of_one_draw_are_alike_where_draws_differ() -> None:
+def test_samples_of_one_draw_are_alike_if_draws_differ() -> None:
     rng = np.random.default_rng(0)
     steady = [grades.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
     assert 110 < np.mean(steady) <= 160
@@ -241,7 +241,7 @@ def test_guessed_questions_are_unknown(sure: float, tmp_path: Path) -> None:
     assert sum(score.grade == "Unknown" for score in paper) / 200 < 0.05
 
 
-def test_what_the_model_is_wrong_about_is_unknown(tmp_path: Path) -> None:
+def test_wrong_answers_are_unknown(tmp_path: Path) -> None:
     """Sure of another option in every draw."""
 
     class Wrong:

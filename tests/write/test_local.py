@@ -86,7 +86,7 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
     assert found[texts.TextKey("q1", "explanation", 1, "external")].author == "dataset"
 
 
-def test_texts_that_fail_are_written_anew_with_another_seed(
+def test_failed_texts_are_rewritten_with_another_seed(
     tmp_path: Path,
     world_model: Path,
     scripted: Callable[..., ScriptedWorker],
@@ -156,7 +156,7 @@ def test_a_failing_text_may_end_the_run(
         stage(settings, _pool(4), world_model)
 
 
-def test_a_writer_that_says_nothing_at_all_is_told(
+def test_a_writer_of_empty_texts_is_reported(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted(lambda prompt, seed: "")
@@ -167,7 +167,7 @@ def test_a_writer_that_says_nothing_at_all_is_told(
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(8), world_model)
 
 
-def test_killed_between_chunks_it_goes_on_and_writes_the_same(
+def test_killed_between_chunks_it_resumes_with_the_same_texts(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     def say(prompt: str, seed: int) -> str:  # depends on the seed, and fails now and then
@@ -235,9 +235,7 @@ def test_other_settings_write_only_what_is_new(
     assert len(worker.prompts) == 10
 
 
-def test_nothing_is_read_or_started_where_no_text_is_needed(
-    tmp_path: Path, world_model: Path
-) -> None:
+def test_nothing_is_read_or_started_if_no_text_is_needed(tmp_path: Path, world_model: Path) -> None:
     def never() -> Any:
         raise AssertionError("not needed")
 
@@ -253,7 +251,7 @@ def test_nothing_is_read_or_started_where_no_text_is_needed(
     assert texts.read(tmp_path / "write" / TEXTS_FILE) == {} and is_done(tmp_path / "write", "key")
 
 
-def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
+def test_a_dataset_without_the_explanations_is_refused(tmp_path: Path, world_model: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"write.external.kind: is dataset, but 4 of 4 needed texts are"
@@ -273,7 +271,7 @@ def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model
         )
 
 
-def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
+def test_an_external_model_replaces_missing_or_failed_explanations(
     tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted()
@@ -419,7 +417,7 @@ def test_settings_that_cannot_go_together(
     assert problem in str(caught.value)
 
 
-def test_the_stages_key_follows_what_the_texts_depend_on(tmp_path: Path) -> None:
+def test_the_stages_key_covers_what_the_texts_depend_on(tmp_path: Path) -> None:
     def settings(write: dict[str, Any] | None = None, **construct: Any) -> Any:
         return json.loads(json.dumps(assignment.settings_of(config(tmp_path, write, **construct))))
 
