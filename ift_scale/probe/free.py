@@ -134,10 +134,10 @@ def rows(table: pa.Table) -> pa.Table:
         sampled_right = np.mean([exact_match(text, aliases) for text in answers["samples"]])
         out["response"][row], out["f1"][row] = response, f1(response, aliases)
         out["correct"][row] = exact_match(response, aliases)
-        said = normalise(response)  # an empty answer shows no knowledge, however often it occurs
+        answer = normalise(response)  # an empty answer shows no knowledge, however often it occurs
         out["confidence"][row] = (
-            float(np.mean([normalise(text) == said for text in answers["samples"]]))
-            if said
+            float(np.mean([normalise(text) == answer for text in answers["samples"]]))
+            if answer
             else 0.0
         )
         out["greedy_right"][row], out["sampled_right"][row] = (

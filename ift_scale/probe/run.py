@@ -149,9 +149,9 @@ def _finish(
     def rows_of(table: pa.Table) -> pa.Table:
         if "logprobs" in table.column_names:
             return scores.rows(table)
-        found = free.rows(table)
-        answered.add(found)
-        return found
+        rows = free.rows(table)
+        answered.add(rows)
+        return rows
 
     write_rows(target.folder / PROBE_FILE, SCHEMA, shards, rows_of)
     if config.reliability.permutations != "none" or config.reliability.demonstration_draws > 1:

@@ -68,13 +68,15 @@ def normalise(text: str) -> str:
     """
     lowered = unicodedata.normalize("NFC", text.translate(_WIDE)).lower()
     plain = _LEADING_POINT.sub(
-        "0.", _THOUSANDS.sub(lambda found: found[0].replace(",", ""), lowered)
+        "0.", _THOUSANDS.sub(lambda match: match[0].replace(",", ""), lowered)
     )
-    kept = {place for found in _KEPT.finditer(plain) for place in range(*found.span())}
-    left = "".join(
-        letter for place, letter in enumerate(plain) if place in kept or not _is_punctuation(letter)
+    kept = {position for match in _KEPT.finditer(plain) for position in range(*match.span())}
+    remaining = "".join(
+        letter
+        for position, letter in enumerate(plain)
+        if position in kept or not _is_punctuation(letter)
     )
-    return " ".join(_ARTICLES.sub("", left.translate(_MINUS)).split())
+    return " ".join(_ARTICLES.sub("", remaining.translate(_MINUS)).split())
 
 
 def _is_punctuation(letter: str) -> bool:
@@ -95,8 +97,8 @@ def exact_match(response: str, aliases: Sequence[str]) -> bool:
 
 
 def _same(response: str, alias: str) -> bool:
-    said, right = normalise(response), normalise(alias)
-    return said == right if said and right else response.strip() == alias.strip() != ""
+    answer, right = normalise(response), normalise(alias)
+    return answer == right if answer and right else response.strip() == alias.strip() != ""
 
 
 def f1(response: str, aliases: Sequence[str]) -> float:
@@ -151,26 +153,26 @@ def _letters(response: str, choices: Sequence[str]) -> set[int]:
     """
     valid = LETTERS[: len(choices)]
     claimed = {valid.index(letter) for letter in _CLAIM.findall(response) if letter in valid}
-    found = _LEADING.match(response)
-    if found is None or not _is_letter(found, choices):
+    match = _LEADING.match(response)
+    if match is None or not _is_letter(match, choices):
         return claimed
-    joined = {-1} if _ANOTHER.match(found["rest"]) else set()
-    return claimed | joined | {valid.index(found["letter"].upper())}
+    joined = {-1} if _ANOTHER.match(match["rest"]) else set()
+    return claimed | joined | {valid.index(match["letter"].upper())}
 
 
-def _is_letter(found: re.Match[str], choices: Sequence[str]) -> bool:
+def _is_letter(match: re.Match[str], choices: Sequence[str]) -> bool:
     """True if a leading letter is an option, no word ("A dog", "I think") or name ("b decay")."""
-    letter, rest = found["letter"], found["rest"]
+    letter, rest = match["letter"], match["rest"]
     if letter.upper() not in LETTERS[: len(choices)]:
         return False
-    if found["open"]:
+    if match["open"]:
         return rest.lstrip()[:1] in (")", "]")
     if letter.islower():
         return rest.strip() in ("", ".", ")") or rest[:1] == ")"
     if _CLOSED.match(rest) or _ANOTHER.match(rest):
         return True
-    said, own = normalise(rest), normalise(choices[LETTERS.index(letter)])
-    return letter not in "AI" or bool(own and said.startswith(own))
+    rest_words, own = normalise(rest), normalise(choices[LETTERS.index(letter)])
+    return letter not in "AI" or bool(own and rest_words.startswith(own))
 
 
 def _contained_option(response: str, choices: Sequence[str]) -> int | None:
@@ -178,9 +180,9 @@ def _contained_option(response: str, choices: Sequence[str]) -> int | None:
 
     An option within a longer one that the answer also contains does not count.
     """
-    said = normalise(response)
+    answer = normalise(response)
     options = [normalise(choice) for choice in choices]
-    contained = [i for i, option in enumerate(options) if _contains(said, option)]
+    contained = [i for i, option in enumerate(options) if _contains(answer, option)]
     longest = [
         i
         for i in contained
@@ -200,8 +202,8 @@ def _contains(text: str, part: str) -> bool:
 
 def is_refusal(response: str, refusal: str) -> bool:
     """True if the answer contains the refusal sentence of the training sets or a usual one."""
-    said = normalise(response)
-    return any(_contains(said, normalise(sentence)) for sentence in (refusal, *REFUSALS))
+    answer = normalise(response)
+    return any(_contains(answer, normalise(sentence)) for sentence in (refusal, *REFUSALS))
 
 
 def refuses(response: str, choices: Sequence[str], refusal: str) -> bool:

@@ -105,16 +105,16 @@ class ChatTemplate:
 
         None if the turn does not begin like the generation prompt.
         """
-        asked = [Message(role="user", content="Question")]
+        question = [Message(role="user", content="Question")]
         try:
-            prompt = self.text(asked, True, source)
-            text = self.text([*asked, Message(role="assistant", content=_MARK)], source=source)
+            prompt = self.text(question, True, source)
+            text = self.text([*question, Message(role="assistant", content=_MARK)], source=source)
         except ValueError as error:
             raise DataError(
                 self._place, str(error), "Set evaluate.template to vicuna or chatml"
             ) from error
-        opening, found, closing = text[len(prompt) :].partition(_MARK)
-        if not text.startswith(prompt) or not found:
+        opening, mark, closing = text[len(prompt) :].partition(_MARK)
+        if not text.startswith(prompt) or not mark:
             return None
         forced = opening.rstrip(" ")
         return Turn(forced, opening[len(forced) :], closing)
@@ -122,13 +122,13 @@ class ChatTemplate:
     @cached_property
     def turn(self) -> Turn:
         """The parts of an assistant's turn; raises DataError if it does not fit the prompt."""
-        found = self._turn_of(self.source)
-        if found is None:
+        turn = self._turn_of(self.source)
+        if turn is None:
             prompt = self.text([Message(role="user", content="Question")], True)
             problem = "an assistant's turn does not begin like the template's generation prompt,"
             problem += f" which ends in {prompt[-40:]!r}"
             raise DataError(self._place, problem, "Set evaluate.template to vicuna or chatml")
-        return found
+        return turn
 
     def render(self, messages: Sequence[Message], generation: bool = False) -> str:
         """Returns the conversation; with `generation`, up to the assistant's own words."""
@@ -173,17 +173,17 @@ class ChatTemplate:
         if text.startswith(prompt):
             return len(prompt) + (len(forced) if text.startswith(forced, len(prompt)) else 0)
         # Qwen3 writes an empty thinking block in the last turn only; no prompt ends before others.
-        before, said = self.text(messages[:number]), messages[number].content.strip()
+        before, content = self.text(messages[:number]), messages[number].content.strip()
         if (
             number + 1 == len(messages)
-            or not said
+            or not content
             or not text.startswith(before)
-            or said not in text[len(before) :]
+            or content not in text[len(before) :]
         ):
             raise ValueError(
                 f"the conversation does not begin with the prompt of message {number + 1}"
             )
-        return text.index(said, len(before))
+        return text.index(content, len(before))
 
     def _turn_end(self, text: str, start: int, messages: Sequence[Message]) -> int:
         """Returns the end, in the whole conversation, of the turn of the last of `messages`.
@@ -193,12 +193,12 @@ class ChatTemplate:
         so_far, closing = self.text(messages), self._closing_inside
         if text.startswith(so_far):
             return len(so_far)
-        found = text.find(closing, start) if closing.strip() else -1
-        if found < 0:
+        closing_start = text.find(closing, start) if closing.strip() else -1
+        if closing_start < 0:
             raise ValueError(
                 f"cannot find the end of the assistant's turn in message {len(messages)}"
             )
-        return found + len(closing)
+        return closing_start + len(closing)
 
     @cached_property
     def _closing_inside(self) -> str:
@@ -206,8 +206,8 @@ class ChatTemplate:
 
         It may be shorter than the last turn's (Phi-3) or a different one (gpt-oss).
         """
-        said = [Message(role="user", content="Question"), Message(role="assistant", content=_MARK)]
-        _, _, rest = self.text([*said, *said[:1]]).partition(_MARK)
+        turns = [Message(role="user", content="Question"), Message(role="assistant", content=_MARK)]
+        _, _, rest = self.text([*turns, *turns[:1]]).partition(_MARK)
         pieces = re.compile(f"{self._controls.pattern}|.", re.DOTALL)
         at_end, inside = pieces.findall(self.turn.closing), pieces.findall(rest)
         same = "".join(

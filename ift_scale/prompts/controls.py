@@ -39,9 +39,9 @@ class ChatText(str):
     controls: tuple[tuple[int, int], ...] | None
 
     def __new__(cls, text: str, controls: tuple[tuple[int, int], ...] | None = None) -> "ChatText":
-        made = super().__new__(cls, text)
-        made.controls = controls
-        return made
+        rendered = super().__new__(cls, text)
+        rendered.controls = controls
+        return rendered
 
     def __add__(self, other: str) -> "ChatText":
         return ChatText(super().__add__(other), self.controls)
@@ -166,16 +166,16 @@ class Controls:
         self._check_separable()
         pieces: list[str] = []
         controls: list[tuple[int, int]] = []
-        place = length = 0
-        for found in self._mask_or_control.finditer(text):
-            piece = found[0] if found[1] is None else self._masked[int(found[1])]
-            pieces += [text[place : found.start()], piece]
+        position = length = 0
+        for match in self._mask_or_control.finditer(text):
+            piece = match[0] if match[1] is None else self._masked[int(match[1])]
+            pieces += [text[position : match.start()], piece]
             length += len(pieces[-2])
-            if found[1] is None:
+            if match[1] is None:
                 controls.append((length, length + len(piece)))
             length += len(piece)
-            place = found.end()
-        return ChatText("".join([*pieces, text[place:]]), tuple(controls))
+            position = match.end()
+        return ChatText("".join([*pieces, text[position:]]), tuple(controls))
 
     def _check_separable(self) -> None:
         if self._backend is None:
@@ -192,7 +192,8 @@ class Controls:
             return self._split(texts)
         private = [self._private(text) for text in texts]
         return [
-            found.ids for found in self._copy.encode_batch_fast(private, add_special_tokens=False)
+            encoding.ids
+            for encoding in self._copy.encode_batch_fast(private, add_special_tokens=False)
         ]
 
     def _split(self, texts: Sequence[str]) -> list[list[int]]:
@@ -214,15 +215,15 @@ class Controls:
         if not isinstance(text, ChatText):
             return text
         if text.controls is None:
-            return self.pattern.sub(lambda found: self._names[found[0]], text)
-        pieces, place = [], 0
+            return self.pattern.sub(lambda match: self._names[match[0]], text)
+        pieces, position = [], 0
         for start, end in text.controls:
             pieces += [
-                str.__getitem__(text, slice(place, start)),
+                str.__getitem__(text, slice(position, start)),
                 self._names[str.__getitem__(text, slice(start, end))],
             ]
-            place = end
-        return "".join([*pieces, str.__getitem__(text, slice(place, None))])
+            position = end
+        return "".join([*pieces, str.__getitem__(text, slice(position, None))])
 
     @cached_property
     def _names(self) -> dict[str, str]:

@@ -111,13 +111,13 @@ def claimed(text: str, question: Question) -> set[int]:
     A clause with a denial or a condition before the claim does not count. If the question asks for
     what is wrong, "B is correct" describes B and does not call it the answer.
     """
-    options, found = question.choices, set()
+    choices, options_claimed = question.choices, set()
     for match in _ANSWER_IS.finditer(text):
         if not _is_supposed(text, match.start()):
-            found |= _option_at(text[match.end() :], options)
+            options_claimed |= _option_at(text[match.end() :], choices)
     for match in _KEY.finditer(text):
-        found |= _indices(
-            [(match["letter"] or match["dotted"] or match["begun"]).upper()], len(options)
+        options_claimed |= _indices(
+            [(match["letter"] or match["dotted"] or match["begun"]).upper()], len(choices)
         )
     for match in _LETTER_IS_ANSWER.finditer(text):
         spoken_only = match["answer"] is None and _ASKS_FOR_WRONG.search(question.question)
@@ -127,44 +127,44 @@ def claimed(text: str, question: Question) -> set[int]:
             and not _is_supposed(text, match.start())
             and not _JOINED_BEFORE.search(before[-24:])
         ):
-            found |= _indices([match["letter"]], len(options))
+            options_claimed |= _indices([match["letter"]], len(choices))
     for match in _IS_ANSWER.finditer(text):
         if not _is_supposed(text, match.start()):
-            found |= _option_before(_CLAUSE.split(text[: match.start()])[-1], options)
-    return found | {
+            options_claimed |= _option_before(_CLAUSE.split(text[: match.start()])[-1], choices)
+    return options_claimed | {
         index
         for match in _QUOTED_ANSWER.finditer(text)
         if not match["no"]
-        for index in _quoted(match, options)
+        for index in _quoted(match, choices)
     }
 
 
 def denied(text: str, question: Question) -> set[int]:
     """Returns the options explicitly called not the answer, as in "the answer is not B"."""
-    found = {
+    options_denied = {
         index
         for match in _QUOTED_ANSWER.finditer(text)
         if match["no"]
         for index in _quoted(match, question.choices)
     }
     for match in _ANSWER_IS_NOT.finditer(text):
-        found |= _option_at(text[match.end() :], question.choices)
-    return found
+        options_denied |= _option_at(text[match.end() :], question.choices)
+    return options_denied
 
 
 def _quoted(match: re.Match[str], options: list[str]) -> set[int]:
     """Returns the options that equal a quotation, with or without their letter."""
-    said = normalise(match["quoted"])
+    quoted = normalise(match["quoted"])
     return {
         i
         for i, option in enumerate(options)
-        if said and said in (normalise(option), normalise(f"{LETTERS[i]}. {option}"))
+        if quoted and quoted in (normalise(option), normalise(f"{LETTERS[i]}. {option}"))
     }
 
 
-def _is_supposed(text: str, place: int) -> bool:
-    """True if the clause before `place` denies or only supposes what follows."""
-    clause = _CLAUSE.split(text[max(0, place - 80) : place])[-1]
+def _is_supposed(text: str, position: int) -> bool:
+    """True if the clause before `position` denies or only supposes what follows."""
+    clause = _CLAUSE.split(text[max(0, position - 80) : position])[-1]
     return _SUPPOSED.search(clause) is not None
 
 
@@ -173,11 +173,11 @@ def _option_at(text: str, options: list[str]) -> set[int]:
 
     That is the longest option whose words match (an option may begin with "A"), else its letter's.
     """
-    said = normalise(text[:_LONGEST_OPTION])
+    beginning = normalise(text[:_LONGEST_OPTION])
     named = _longest(
         options,
         lambda words: any(
-            said.startswith(article + words) for article in ("", " the", " a", " an")
+            beginning.startswith(article + words) for article in ("", " the", " a", " an")
         ),
     )
     letter = None if named else _LETTER_HERE.match(text)
@@ -186,43 +186,43 @@ def _option_at(text: str, options: list[str]) -> set[int]:
 
 def _option_before(text: str, options: list[str]) -> set[int]:
     """Returns the longest option whose words end the text."""
-    said = normalise(text[-_LONGEST_OPTION:])
-    return _longest(options, said.endswith)
+    ending = normalise(text[-_LONGEST_OPTION:])
+    return _longest(options, ending.endswith)
 
 
 def _longest(options: list[str], matches: Callable[[str], bool]) -> set[int]:
     """Returns the longest matching option, or none if several are equally long."""
-    found = [
+    matching = [
         (len(words), i)
         for i, option in enumerate(options)
         if (words := normalise(option)) and matches(words)
     ]
-    longest = max((length for length, _ in found), default=0)
-    first = {i for length, i in found if length == longest}
+    longest = max((length for length, _ in matching), default=0)
+    first = {i for length, i in matching if length == longest}
     return first if len(first) == 1 else set()
 
 
 def _has_option(text: str, options: list[str], target: int) -> bool:
     """True if the text contains the option's words, not only within a longer option's."""
-    wanted = normalise(options[target])
-    if not wanted:
+    option = normalise(options[target])
+    if not option:
         return options[target].strip() in text
-    if len(wanted) == 3 and wanted.strip().isalpha():
+    if len(option) == 3 and option.strip().isalpha():
         return False  # a single letter is as likely an article or a pronoun
-    said = normalise(text)
+    words = normalise(text)
     for longer in sorted((normalise(option) for option in options), key=len, reverse=True):
-        if longer != wanted and wanted in longer:
-            said = said.replace(longer, " | ")
-    return wanted in said or f"{wanted[:-1]}s " in said
+        if longer != option and option in longer:
+            words = words.replace(longer, " | ")
+    return option in words or f"{option[:-1]}s " in words
 
 
 def _letters_spoken_of(text: str, num_options: int) -> set[int]:
     """Returns the options that the text mentions by letter, as the answer or not."""
-    found = [
+    letters = [
         match["letter"] or match["bracketed"] or match["listed"]
         for match in _SPOKEN_OF.finditer(text)
     ]
-    return _indices(found, num_options)
+    return _indices(letters, num_options)
 
 
 def _indices(letters: Iterable[str], num_options: int) -> set[int]:

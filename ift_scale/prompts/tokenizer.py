@@ -89,9 +89,9 @@ class PromptTokenizer:
         """
         whole = self.tokenizer("a").input_ids
         (own,) = self.tokenizer(["a"], add_special_tokens=False).input_ids
-        for place in range(len(whole) - len(own) + 1):
-            if whole[place : place + len(own)] == own:
-                return whole[:place]
+        for position in range(len(whole) - len(own) + 1):
+            if whole[position : position + len(own)] == own:
+                return whole[:position]
         pieces = self.tokenizer.convert_ids_to_tokens(whole)
         problem = f"changes a text when it adds special tokens: 'a' becomes {pieces}"
         raise DataError(
@@ -141,8 +141,8 @@ class PromptTokenizer:
         """Returns token ids without start tokens; every spelled control token becomes one."""
         if self._fast is not None:
             return [
-                found.ids
-                for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+                encoding.ids
+                for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
             ]
         return self.tokenizer(list(texts), add_special_tokens=False).input_ids
 
@@ -181,17 +181,17 @@ class PromptTokenizer:
         # Without a blank line at its end, the prefix's last token may merge with the text.
         if not prefix.text.endswith(_ANCHOR) or whole:
             return [self._split(prefix, text) for text in texts]
-        found = self._after_anchor(prefix, texts, _ANCHOR)
+        pairs = self._after_anchor(prefix, texts, _ANCHOR)
         last_line = prefix.text.rstrip("\n").rfind("\n") + 1
-        left = [number for number, pair in enumerate(found) if pair is None]
+        left = [number for number, pair in enumerate(pairs) if pair is None]
         if left and last_line > 0:
             prefix.shorter = prefix.shorter or self.prefix(prefix.text[:last_line])
             again = self._after_anchor(
                 prefix.shorter, [prefix.text[last_line:] + texts[number] for number in left], "\n"
             )
             for number, pair in zip(left, again, strict=True):
-                found[number] = pair
-        return [pair or self._split(prefix, text) for pair, text in zip(found, texts, strict=True)]
+                pairs[number] = pair
+        return [pair or self._split(prefix, text) for pair, text in zip(pairs, texts, strict=True)]
 
     def _after_anchor(
         self, prefix: Prefix, texts: Sequence[str], anchor: str
@@ -203,17 +203,17 @@ class PromptTokenizer:
         if anchor not in self._anchors:
             self._anchors[anchor] = self._before_a_word(self._plain, anchor)
         before = self._anchors[anchor]
-        found: list[tuple[list[int], list[int]] | None] = []
+        pairs: list[tuple[list[int], list[int]] | None] = []
         for row, text in zip(self._plain([anchor + text for text in texts]), texts, strict=True):
             if text[:1].isspace() or row[: len(before)] != before:
-                found.append(None)
+                pairs.append(None)
                 continue
             ids = row[len(before) :]
             prefix.seen += 1
             if prefix.seen <= 2 or prefix.seen % _CHECK_EVERY == 0:
                 self._compare(prefix, ids, text)
-            found.append((prefix.ids, ids))
-        return found
+            pairs.append((prefix.ids, ids))
+        return pairs
 
     def _split(self, prefix: Prefix, text: str) -> tuple[list[int], list[int]]:
         (ids,) = self.encode([prefix.text + text])
@@ -309,7 +309,7 @@ class PromptTokenizer:
         A token that contains the end of the prompt and the beginning of the answer belongs to the
         answer, because the prompt in evaluation ends before it too.
         """
-        before, through = self.encode([self.controls.unmask(text[:place]) for place in span])
+        before, through = self.encode([self.controls.unmask(text[:position]) for position in span])
         start = len(common_prefix([ids, before]))
         if ids[: len(through)] != through:
             problem = "the answer's tokens differ from those at the end of a text, in message"

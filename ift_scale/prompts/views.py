@@ -39,14 +39,14 @@ def circular(num_choices: int) -> list[tuple[int, ...]]:
 def sampled(question_id: str, num_choices: int, count: int, seed: int) -> list[tuple[int, ...]]:
     """Returns the original order, then up to `count` - 1 other orders drawn for each question."""
     rng = random.Random(f"order/{seed}/{question_id}")
-    found = [tuple(range(num_choices))]
+    orders = [tuple(range(num_choices))]
     for _ in range(20 * count):
-        if len(found) == count:
+        if len(orders) == count:
             break
         order = tuple(rng.sample(range(num_choices), num_choices))
-        if order not in found:
-            found.append(order)
-    return found
+        if order not in orders:
+            orders.append(order)
+    return orders
 
 
 def in_prior_sample(question_id: str, share: float, seed: int) -> bool:
@@ -83,15 +83,17 @@ def views_of(config: ReliabilityConfig) -> ViewsOf:
             orders = circular(num_choices)
         elif config.permutations == "sampled":
             orders = sampled(question.id, num_choices, config.num_permutations, config.seed)
-        found = [
+        views_found = [
             View(draw, order) for draw in range(config.demonstration_draws) for order in orders
         ]
         if config.permutations != "circular" and in_prior_sample(
             question.id, config.prior_share, config.seed
         ):
-            found += [
-                view for order in circular(num_choices) if (view := View(0, order)) not in found
+            views_found += [
+                view
+                for order in circular(num_choices)
+                if (view := View(0, order)) not in views_found
             ]
-        return tuple(found)
+        return tuple(views_found)
 
     return views

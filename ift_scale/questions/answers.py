@@ -31,10 +31,10 @@ def option_index(place: Place, value: Any, choices: Sequence[str], form: Form = 
     Raises DataError at `place` for a value that names no option or is ambiguous.
     """
     readings = _readings(place, value, choices, form)
-    found = set(readings.values())
-    if len(found) == 1:
-        return found.pop()
-    if not found:
+    positions = set(readings.values())
+    if len(positions) == 1:
+        return positions.pop()
+    if not positions:
         raise _unusable(place, value, len(choices), form)
     meant = " or ".join(f"{LETTERS[index]} ({reading})" for reading, index in readings.items())
     raise DataError(place, f"may mean option {meant}", f"Set {_FORMS}", value)
@@ -43,15 +43,15 @@ def option_index(place: Place, value: Any, choices: Sequence[str], form: Form = 
 def _readings(place: Place, value: Any, choices: Sequence[str], form: Form) -> dict[str, int]:
     """Returns the position according to each form in which `value` can be read."""
     symbol = _symbol(value)
-    found: dict[str, int] = {}
+    readings: dict[str, int] = {}
     if form in ("letter", "position", "auto") and isinstance(symbol, str):
-        found["letter"] = LETTERS.index(symbol)
+        readings["letter"] = LETTERS.index(symbol)
     if form not in ("letter", "text") and isinstance(symbol, int):
-        found[f"index from {_FIRST.get(form, 0)}"] = symbol - _FIRST.get(form, 0)
-    found = {reading: index for reading, index in found.items() if 0 <= index < len(choices)}
+        readings[f"index from {_FIRST.get(form, 0)}"] = symbol - _FIRST.get(form, 0)
+    readings = {reading: index for reading, index in readings.items() if 0 <= index < len(choices)}
     if form in ("text", "auto") and isinstance(value, str):
-        found |= _by_text(place, value, choices)
-    return found
+        readings |= _by_text(place, value, choices)
+    return readings
 
 
 def _symbol(value: Any) -> str | int | None:

@@ -61,27 +61,27 @@ class HeldOut:
         An exact duplicate is not also reported as near.
         """
         equal = self._equal.get(entry.normal.digest(), [])
-        found = [(number, "exact", 1.0) for number in equal]
-        found += [
+        similar = [(number, "exact", 1.0) for number in equal]
+        similar += [
             (number, "same text", 0.0) for number in self._text.get(entry.normal.text_digest(), [])
         ]
         if self._similar is not None:
             known = set(equal)
-            found += [
+            similar += [
                 (number, "near", s)
                 for number, s in self._similar.similar(shingles)
                 if number not in known
             ]
-        return (item for item in found if self.entries[item[0]][2] != entry.cell)
+        return (item for item in similar if self.entries[item[0]][2] != entry.cell)
 
 
-def entries(path: Path, wanted: Callable[[int, Cell], bool]) -> Iterator[AuditedQuestion]:
+def entries(path: Path, selects: Callable[[int, Cell], bool]) -> Iterator[AuditedQuestion]:
     """Yields the questions whose row and cell are selected, one by one."""
     with path.open("rb") as file:
         for row, line in enumerate(file):
             question = from_json(line)
             cell = Cell(question["collection"], question["split"], question["domain"])
-            if wanted(row, cell):
+            if selects(row, cell):
                 choices = question.get("choices", ())
                 normal = Normal.of(question["question"], choices)
                 # Equal options are merged in Normal, so without a merge there is nothing to check.
@@ -107,22 +107,22 @@ def _equal_options(question: dict[str, Any], cell: Cell) -> EqualOptions | None:
         ]
 
     exact = copies([" ".join(option.split()) for option in choices])
-    found = exact or copies(
+    copied = exact or copies(
         [" ".join(unicodedata.normalize("NFKC", option).casefold().split()) for option in choices]
     )
-    if not found:
+    if not copied:
         return None
     return EqualOptions(
-        id=question["id"], cell=cell.name, answer=LETTERS[answer], equal=found, exact=bool(exact)
+        id=question["id"], cell=cell.name, answer=LETTERS[answer], equal=copied, exact=bool(exact)
     )
 
 
 def audit(path: Path, config: AuditConfig, folder: Path) -> AuditResult:
     """Audit the questions of `path` and write the result files to `folder`."""
-    found = AuditResult()
+    result = AuditResult()
     with atomic_path(folder / PAIRS) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for kind, similarity, first, second in _pairs(path, config, found):
-            found.add(kind, first, second)
+        for kind, similarity, first, second in _pairs(path, config, result):
+            result.add(kind, first, second)
             if kind != "same text":
                 pair = Pair(
                     id=first.id,
@@ -133,29 +133,29 @@ def audit(path: Path, config: AuditConfig, folder: Path) -> AuditResult:
                     similarity=similarity,
                 )
                 file.write(pair.model_dump_json() + "\n")
-    left_out = rows_left_out(found, config)
-    write_jsonl(folder / EQUAL_OPTIONS, found.listed)
+    left_out = rows_left_out(result, config)
+    write_jsonl(folder / EQUAL_OPTIONS, result.listed)
     summary = {
         "settings": config.model_dump(),
         "note": _NOTE,
-        "cells": {cell.name: size for cell, size in sorted(found.sizes.items())},
-        "duplicates": found.rows(),
-        "equal_options": found.equal_options(),
+        "cells": {cell.name: size for cell, size in sorted(result.sizes.items())},
+        "duplicates": result.rows(),
+        "equal_options": result.equal_options(),
         "left_out": dict(Counter(f"{cell.name}: {reason}" for cell, reason in left_out.values())),
     }
     write_json(folder / AUDIT_FILE, summary)
-    return found
+    return result
 
 
 Compared = tuple[str, float, AuditedQuestion, AuditedQuestion]
 _NOTHING = Normal("", ())
 
 
-def _pairs(path: Path, config: AuditConfig, found: AuditResult) -> Iterator[Compared]:
+def _pairs(path: Path, config: AuditConfig, result: AuditResult) -> Iterator[Compared]:
     """Yields (kind, similarity, first, second) for all similar questions of different cells."""
     held_out = HeldOut(config)
     for entry in entries(path, lambda row, cell: cell.is_held_out):
-        found.register(entry)
+        result.register(entry)
         shingles = held_out.shingles(entry)
         for number, kind, similarity in held_out.matches(entry, shingles):
             other = AuditedQuestion(*held_out.entries[number], _NOTHING)
@@ -166,7 +166,7 @@ def _pairs(path: Path, config: AuditConfig, found: AuditResult) -> Iterator[Comp
     digests, domains = array("Q"), array("H")
     numbers: dict[str, int] = {}
     for entry in entries(path, lambda row, cell: cell.is_train):
-        found.register(entry)
+        result.register(entry)
         digests.append(int.from_bytes(entry.normal.digest()[:8], "little"))
         domains.append(numbers.setdefault(entry.cell.domain, len(numbers)))
         for number, kind, similarity in held_out.matches(entry, held_out.shingles(entry)):
@@ -210,16 +210,16 @@ def _of_several_domains(digests: np.ndarray, domains: np.ndarray) -> np.ndarray:
 LeftOut = dict[int, tuple[Cell, str]]
 
 
-def rows_left_out(found: AuditResult, config: AuditConfig) -> LeftOut:
+def rows_left_out(result: AuditResult, config: AuditConfig) -> LeftOut:
     """Returns the questions that the settings remove, by row, with the reason.
 
     Demonstrations are never removed, nor questions that two tests or two pools share.
     """
     reasons = {
-        "train": (found.trained, "duplicates"),
-        "held_out": (found.tested, "duplicates"),
-        "demonstrated": (found.demonstrated, "demonstrations"),
-        "equal_options": (found.ambiguous, "equal options"),
+        "train": (result.trained, "duplicates"),
+        "held_out": (result.tested, "duplicates"),
+        "demonstrated": (result.demonstrated, "demonstrations"),
+        "equal_options": (result.ambiguous, "equal options"),
     }
     chosen = [reasons[name] for name in reasons if name in config.removed]
     return {row: (cell, reason) for rows, reason in reversed(chosen) for row, cell in rows.items()}

@@ -135,25 +135,27 @@ class AuditResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns one row per pair of cells that share something, most items first."""
-        found = []
+        rows = []
         for (first, second), overlap in self.overlaps.items():
             row: dict[str, Any] = {"cell": first.name, "in": second.name}
             row |= {"items": overlap.count("exact", "near"), "of": self.sizes[first]}
             row |= {f"{kind}_items": overlap.count(kind) for kind in ("exact", "near")}
             row |= {"same_text_items": overlap.count("same text")}
             row |= {f"{kind}_pairs": overlap.pairs[kind] for kind in ("exact", "near")}
-            found.append(row)
+            rows.append(row)
         return sorted(
-            found, key=lambda row: (-row["items"], -row["same_text_items"], row["cell"], row["in"])
+            rows, key=lambda row: (-row["items"], -row["same_text_items"], row["cell"], row["in"])
         )
 
     def counts(self) -> dict[str, int]:
         """Returns the manifest's counts; cells that share only question texts are omitted."""
-        found = {
+        shared = {
             (a, b): overlap.count("exact", "near") for (a, b), overlap in self.overlaps.items()
         }
         duplicates = {
-            f"duplicates: {a.label} in {b.label}": count for (a, b), count in found.items() if count
+            f"duplicates: {a.label} in {b.label}": count
+            for (a, b), count in shared.items()
+            if count
         }
         equal = {
             f"equal options: {cell.label}": count

@@ -53,10 +53,10 @@ def required(place: Place, row: Row, field: str) -> Any:
     """
     value: Any = row
     for part in field.split("."):
-        known = value if isinstance(value, dict) else row
+        columns_of = value if isinstance(value, dict) else row
         value = value.get(part) if isinstance(value, dict) else None
         if value is None:
-            columns = ", ".join(sorted(map(str, known)))
+            columns = ", ".join(sorted(map(str, columns_of)))
             raise DataError(
                 _at(place, field), "missing", f"Add it, or remove the row. The row has: {columns}"
             )
@@ -90,8 +90,8 @@ def options(place: Place, row: Row, field: str) -> list[str]:
 
 def columns_of_options(place: Place, row: Row, columns: Sequence[str]) -> list[str]:
     """Returns the options of a row with one column per option; none may be empty."""
-    found = [_as_text(place, column, required(place, row, column)) for column in columns]
-    return checked_options(place, ", ".join(columns), found)
+    values = [_as_text(place, column, required(place, row, column)) for column in columns]
+    return checked_options(place, ", ".join(columns), values)
 
 
 def checked_options(place: Place, field: str, value: Sequence[Any]) -> list[str]:

@@ -18,10 +18,10 @@ def names_of(feature: Any) -> list[str] | None:
 
 def feature_of(features: Mapping[str, Any], column: str) -> Any:
     """Returns the type of a column, nested ones written with a dot; None if unknown."""
-    found: Any = features
+    feature: Any = features
     for part in column.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        feature = feature.get(part) if isinstance(feature, Mapping) else None
+    return feature
 
 
 def refuse_one_based_classes(path: str, features: Mapping[str, Any], column: str) -> None:

@@ -25,7 +25,7 @@ class SeenIds:
         """Returns the hashes that were added more than once; sorts all hashes in place."""
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         hashes.sort()
-        return {int(found) for found in hashes[1:][hashes[1:] == hashes[:-1]]}
+        return {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
 
 
 def refuse(questions: Iterable[tuple[int, Place, str]], repeated: set[int]) -> None:

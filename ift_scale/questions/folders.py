@@ -91,7 +91,7 @@ def by_name(folder: Path) -> Files:
             for path in _visible(inside)
             if path.is_dir() and path.name.lower() in _SPLITS
         }
-        files = {split: found for split, found in parts.items() if found}
+        files = {split: listed for split, listed in parts.items() if listed}
         if files:
             return _checked(files)
     held = sorted(path.name for path in _visible(folder))
@@ -132,10 +132,10 @@ def _by_stem(files: Sequence[Path]) -> Files:
     named = [(split_of(file), file) for file in files]
     if any(split is not None for split, _ in named):
         named = [(split, file) for split, file in named if split is not None]
-    found: Files = {}
+    files_of: Files = {}
     for split, file in named:
-        found.setdefault(split or ONLY_SPLIT, []).append(file)
-    return found
+        files_of.setdefault(split or ONLY_SPLIT, []).append(file)
+    return files_of
 
 
 def split_of(file: Path) -> str | None:
@@ -150,12 +150,15 @@ def split_of(file: Path) -> str | None:
 
 def _checked(files: Files) -> Files:
     """Raises DataError if a split has files of several types."""
-    for split, found in files.items():
-        kinds = {suffix(file) for file in found}
+    for split, listed in files.items():
+        kinds = {suffix(file) for file in listed}
         if len(kinds) > 1:
             problem = f"has files of several types for split {split}"
             raise DataError(
-                Place(found[0].parent), problem, "Remove the copies", [file.name for file in found]
+                Place(listed[0].parent),
+                problem,
+                "Remove the copies",
+                [file.name for file in listed],
             )
     return files
 
@@ -176,14 +179,14 @@ def _card(folder: Path) -> dict[str, Any]:
             break
         head.append(line)
     try:
-        found = yaml.safe_load("".join(head))
+        header = yaml.safe_load("".join(head))
     except yaml.YAMLError as error:
         raise DataError(
             Place(path),
             f"its YAML header cannot be read: {error}",
             "Fix the header, or remove README.md",
         ) from error
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}
 
 
 def _default(folder: Path, listed: Mapping[str, dict[str, Any]]) -> str:
@@ -215,9 +218,9 @@ def _listed_files(folder: Path, name: str, entries: Any) -> Files:
                 entry,
             )
         patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
-        found = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
-        if found:
-            files[str(entry["split"])] = found
+        matching = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
+        if matching:
+            files[str(entry["split"])] = matching
     if not files:
         problem = f"lists files for configuration '{name}', but none of them exists"
         raise DataError(

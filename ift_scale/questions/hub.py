@@ -89,13 +89,13 @@ def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
 
 def _labelled(place: Place, value: Any, labels: list[str]) -> int:
     """Returns the position of the option whose label `value` is."""
-    found = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
-    if len(found) != 1:
+    positions = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
+    if len(positions) != 1:
         problem = (
-            f"names {'several' if found else 'none'} of the options' labels {', '.join(labels)}"
+            f"names {'several' if positions else 'none'} of the options' labels {', '.join(labels)}"
         )
         raise DataError(place, problem, "Fix or remove the row, or set fields.answer_form", value)
-    return found[0]
+    return positions[0]
 
 
 def _choices(names: str | list[str], place: Place, row: Row) -> list[str]:

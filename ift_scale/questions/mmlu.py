@@ -72,8 +72,8 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
             for _, row in _rows(folder, opened, split):
                 ids.setdefault(str(row.get("subject")), []).append(sampling.id_of(row))
             chosen = {
-                s: sampling.lowest(found, source.max_per_subject, f"{seed}/{s}")
-                for s, found in ids.items()
+                s: sampling.lowest(own_ids, source.max_per_subject, f"{seed}/{s}")
+                for s, own_ids in ids.items()
             }
         seen: Counter[str] = Counter()
         for place, question in _questions(_rows(folder, opened, split), split):

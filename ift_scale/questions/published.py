@@ -111,7 +111,7 @@ def split_randomly(
     positions = sampling.assign_to_splits(
         _ids(whole, fields), random_split.counts, random_split.rest, key
     )
-    return {split: whole.at(found) for split, found in positions.items()}
+    return {split: whole.at(rows) for split, rows in positions.items()}
 
 
 def questions(
@@ -135,10 +135,10 @@ def questions(
                 )
             )
         for _, place, row in kept.rows():
-            made = fields(place, row)
+            mapped = fields(place, row)
             yield (
                 place,
-                target.question(place, made, split, sampling.unique_id(place, made, unique)),
+                target.question(place, mapped, split, sampling.unique_id(place, mapped, unique)),
             )
 
 

@@ -67,7 +67,7 @@ def open_dataset(
     if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
         return _saved_to_disk(path)
     files, features = folders.find(local, name, name_required)
-    return Opened(path, {split: FileTable(found, features) for split, found in files.items()})
+    return Opened(path, {split: FileTable(paths, features) for split, paths in files.items()})
 
 
 def open_files(path: str, files: Mapping[str, Path]) -> Opened:
@@ -90,17 +90,17 @@ def select_split(opened: Opened, split: Split, spec: str) -> RowSelection:
     import datasets
 
     name = spec.split("[")[0]
-    found = _split_name(opened, name)
-    if found is None:
+    known_name = _split_name(opened, name)
+    if known_name is None:
         raise DataError(
             Place(opened.path),
             f"has no split '{name}'",
             f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}",
         )
-    table = opened.splits[found]
+    table = opened.splits[known_name]
     if not len(table):
         remedy = f"Fetch it again, or set splits.{split} to another split"
-        raise DataError(Place(opened.path), f"its split '{found}' has no rows", remedy)
+        raise DataError(Place(opened.path), f"its split '{known_name}' has no rows", remedy)
     try:
         (part,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(table)})
     except (ValueError, AssertionError) as error:
@@ -139,12 +139,12 @@ def _saved_to_disk(path: str) -> Opened:
     import datasets
 
     try:
-        found = datasets.load_from_disk(path)
+        loaded = datasets.load_from_disk(path)
     except Exception as error:
         raise DataError(
             Place(path), f"datasets cannot load it: {error}", "Save the dataset again"
         ) from error
-    return _tables(path, found if isinstance(found, dict) else {folders.ONLY_SPLIT: found})
+    return _tables(path, loaded if isinstance(loaded, dict) else {folders.ONLY_SPLIT: loaded})
 
 
 def _tables(path: str, splits: Mapping[Any, Any]) -> Opened:

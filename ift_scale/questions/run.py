@@ -105,13 +105,13 @@ def gather(config: Config, task: Task, bar: Bar) -> None:
                 repeated,
             )
         tally.check_pools(needed)
-        found = audit.audit(temporary / QUESTIONS_FILE, config.questions.audit, temporary)
-        left_out = audit.rows_left_out(found, config.questions.audit)
+        result = audit.audit(temporary / QUESTIONS_FILE, config.questions.audit, temporary)
+        left_out = audit.rows_left_out(result, config.questions.audit)
         if left_out:
             audit.leave_out(temporary / QUESTIONS_FILE, left_out, tally.remove)
             tally.check_pools(needed)
         reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
-        counts = +tally.counts | Counter(reasons) | Counter(found.counts())
+        counts = +tally.counts | Counter(reasons) | Counter(result.counts())
         seconds = {"total": time.monotonic() - started}
         task.close(config.questions.model_dump(), dict(counts), seconds, temporary)
 

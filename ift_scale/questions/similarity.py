@@ -100,14 +100,14 @@ class SimilarIndex:
         # together is similar to none. This avoids nearly every signature for unrelated pools.
         if not shingles or len(shingles & self._known) < self.threshold * len(shingles):
             return []
-        found = []
+        matches = []
         for number in sorted(self._bands.query(self._signature(shingles))):
             other = self._shingles[number]
             common = len(shingles.intersection(other.tolist()))
             similarity = common / (len(shingles) + len(other) - common)
             if similarity >= self.threshold:
-                found.append((number, similarity))
-        return found
+                matches.append((number, similarity))
+        return matches
 
     def _signature(self, shingles: set[int]) -> Any:
         signature = self._empty.copy()

@@ -98,22 +98,24 @@ def _subjects(
     """Returns the configured subjects, or all in the local files, else all in our data file."""
     name = _name(next(reversed(splits.values())))
     suffix = parts.file_suffix.format(split=name)
-    found = sorted(file.name.removesuffix(suffix) for file in Path(path, name).glob(f"*{suffix}"))
-    if not found and parts.domains is not None:
-        found = list(parts.domains())
-    if not found:
+    available = sorted(
+        file.name.removesuffix(suffix) for file in Path(path, name).glob(f"*{suffix}")
+    )
+    if not available and parts.domains is not None:
+        available = list(parts.domains())
+    if not available:
         remedy = "Set questions.sources.*.path to the folder with one folder per split"
         raise DataError(Place(Path(path, name)), f"no file *{suffix}", remedy)
     for field in ("subjects", "domains"):
         for subject in getattr(source, field, None) or []:
-            if subject not in found:
+            if subject not in available:
                 raise DataError(
                     Place(path, field=field),
                     "no such subject",
-                    did_you_mean(subject, found),
+                    did_you_mean(subject, available),
                     subject,
                 )
-    return source.subjects or found
+    return source.subjects or available
 
 
 def _open(path: str, subject: str, parts: PerSubjectDataset, splits: dict[Split, str]) -> Opened:

@@ -70,8 +70,8 @@ class FileTable:
         return (kept[number] for number in numbers)
 
     def _ascending(self, numbers: Sequence[int]) -> Iterator[tuple[Place, Row]]:
-        wanted = iter(numbers)
-        following = next(wanted, None)
+        remaining = iter(numbers)
+        following = next(remaining, None)
         everything = (
             (Place(file, line), row) for file in self.files for line, row in records(file)
         )
@@ -80,7 +80,7 @@ class FileTable:
                 return
             if number == following:
                 yield place, row
-                following = next(wanted, None)
+                following = next(remaining, None)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def load(source: XiezhiSource, seed: int, left_out: Counter[str]) -> Iterator[Pl
     else:
         named = published.selections_of(opened, fields, dict(source.splits), key)
         selections = {
-            split: _pool(found, source.labels, left_out) for split, found in named.items()
+            split: _pool(selection, source.labels, left_out) for split, selection in named.items()
         }
     target = QuestionOrigin(f"xiezhi/{source.domain}", source.domain, source.collection)
     limits = {"train": source.max_train, "test": source.max_test}
@@ -83,15 +83,15 @@ def fields(place: Place, row: Row) -> Row:
 
 
 def _labels(place: Place, row: Row) -> list[str]:
-    found = required(place, row, "labels")
-    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+    labels = required(place, row, "labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise DataError(
             Place(place.file, place.line, "labels"),
             "must be a list of texts",
             "Fix or remove the row",
-            found,
+            labels,
         )
-    return found
+    return labels
 
 
 def _options(place: Place, row: Row) -> list[str]:

@@ -33,10 +33,10 @@ class Surplus:
 
     def refuse(self, ids: Iterable[int], place: Place) -> None:
         """Raises DataError for the first id beyond the embedding."""
-        found = next((number for number in ids if number >= self.num_rows), None) if self else None
-        if found is not None:
-            token = self._tokens.get(int(found), "?")
-            problem = f"the token '{token}' has the id {found}, but the model's embedding has only"
+        beyond = next((number for number in ids if number >= self.num_rows), None) if self else None
+        if beyond is not None:
+            token = self._tokens.get(int(beyond), "?")
+            problem = f"the token '{token}' has the id {beyond}, but the model's embedding has only"
             problem += f" {self.num_rows} rows"
             remedy = (
                 "Use the tokenizer that belongs to the model, or resize and train the embedding"

@@ -160,13 +160,13 @@ class LetterAsker:
         ):
             members = list(numbers)
             for draw in sorted({view.draw for i in members for view in views[i]}):
-                asked = [
+                pairs = [
                     (i, v) for i in members for v, view in enumerate(views[i]) if view.draw == draw
                 ]
                 requests += self.writer.requests(
-                    [questions[i] for i, _ in asked], [views[i][v] for i, v in asked]
+                    [questions[i] for i, _ in pairs], [views[i][v] for i, v in pairs]
                 )
-                source += asked
+                source += pairs
         cloze = self.cloze.requests(questions) if self.cloze else []
         return LetterRequests(questions, views, requests, np.array(source), cloze)
 
@@ -200,15 +200,15 @@ class Cloze:
         self.prefixes = Prefixes(tokenizer, demonstrations, templates.open_prefix, whole_prompts)
 
     def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
-        found = []
+        requests = []
         for question in questions:
             text = templates.open_text(question)
             (pair,) = self.prefixes.encode(question, 0, [text])
             whole = self.prefixes.whole_prompt(question, 0, text)
-            found += self.continuations.requests(
+            requests += self.continuations.requests(
                 *pair, text, [f" {choice}" for choice in question.choices], whole
             )
-        return found
+        return requests
 
 
 def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: LetterRequests) -> None:

@@ -180,12 +180,12 @@ class LetterTokens:
         known = self._known.get(key)
         if known is None or self._always or not known.ends(suffix):
             # Unknown, or this prompt's tokens end differently: tokenise the whole prompt.
-            found = self._find(prefix + suffix, num_choices, whole)
-            self._known.setdefault(key, found)
-            if found.ends(suffix):
-                return found.request(prefix, suffix)
+            computed = self._find(prefix + suffix, num_choices, whole)
+            self._known.setdefault(key, computed)
+            if computed.ends(suffix):
+                return computed.request(prefix, suffix)
             # The options merge with tokens of the prefix, so the prompt can share none.
-            return found.request([], prefix + suffix)
+            return computed.request([], prefix + suffix)
         self._seen[key] += 1
         # Reuse the known boundary. Spot checks catch tokenizers for which this would be wrong.
         is_checked = is_compared(self._seen[key])
@@ -210,11 +210,11 @@ class LetterTokens:
         # First the bare letters; if `. text` would change their tokens, the letters with a period.
         for ending in dict.fromkeys(("", self.following[:1])):
             wholes = [whole(letter + ending) for letter in letters]
-            found = boundary(
+            result = boundary(
                 prompt, common_prefix(wholes if num_choices > 1 else [prompt, *wholes]), wholes
             )
-            if all(map(_begins_with, shown, wholes)) and are_distinct(found.options):
-                return found
+            if all(map(_begins_with, shown, wholes)) and are_distinct(result.options):
+                return result
         pieces = self.tokenizer.tokenizer.convert_ids_to_tokens
         read = {
             letter: pieces(tokens[-_SHOWN_TOKENS:])
@@ -257,29 +257,29 @@ class Continuations:
         before, *wholes = self.tokenizer.after_blank_line(
             [line, *(line + continuation for continuation in continuations)]
         )
-        found = boundary(before, common_prefix([before, *wholes]), wholes)
+        result = boundary(before, common_prefix([before, *wholes]), wholes)
         self._seen += 1
-        applies = found.ends(suffix) and not self._always
+        applies = result.ends(suffix) and not self._always
         if not applies or is_compared(self._seen):
             prompt, exact = prefix + suffix, [whole(continuation) for continuation in continuations]
             of_whole = boundary(prompt, common_prefix([prompt, *exact]), exact)
-            if applies and of_whole != found:
+            if applies and of_whole != result:
                 problem = f"tokenises {continuations[0]!r} after {line!r} alone differently than"
                 problem += " after the whole prompt"
                 raise DataError(Place(self.tokenizer.path), problem, WHOLE_PROMPTS)
-            found = of_whole
-        if not all(found.options):
-            empty = continuations[found.options.index([])]
+            result = of_whole
+        if not all(result.options):
+            empty = continuations[result.options.index([])]
             problem = f"{empty!r} has no tokens of its own after {line!r}"
             raise DataError(
                 Place(self.tokenizer.path),
                 problem,
                 "This tokenizer cannot score it; set cloze to false",
             )
-        if not found.ends(suffix):
+        if not result.ends(suffix):
             prefix, suffix = [], prefix + suffix
-        context = found.context(suffix)
-        return [TextRequest(prefix, context, option) for option in found.options]
+        context = result.context(suffix)
+        return [TextRequest(prefix, context, option) for option in result.options]
 
 
 def is_compared(number: int) -> bool:

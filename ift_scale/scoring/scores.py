@@ -131,10 +131,10 @@ class ChoiceSummary:
                 "agreement": self.agreement / self.multi_view,
             }
         if self.cloze_questions:
-            asked = self.cloze_questions
+            questions = self.cloze_questions
             out["cloze"] = {
-                "accuracy": self.cloze_correct / asked,
-                "agreement": self.cloze_agrees / asked,
+                "accuracy": self.cloze_correct / questions,
+                "agreement": self.cloze_agrees / questions,
             }
         if self.grades:
             out["grades"] = {grade: self.grades.get(grade, 0) for grade in GRADES}
@@ -147,8 +147,8 @@ def _letters(by_letter: np.ndarray, prior_C: np.ndarray | None) -> dict[str, Any
     Recall and its standard deviation (RStd of Zheng et al.), the mean probability over all
     rotations, and the letter-bias score: its total-variation distance from uniform, 0 for no bias.
     """
-    asked, right, mass, views = by_letter
-    recall = np.divide(right, asked, out=np.full(len(asked), np.nan), where=asked > 0)
+    answers, right, mass, views = by_letter
+    recall = np.divide(right, answers, out=np.full(len(answers), np.nan), where=answers > 0)
     out: dict[str, Any] = {
         "recall": [None if np.isnan(r) else float(r) for r in recall],
         "recall_std": float(np.nanstd(recall)),
@@ -215,10 +215,10 @@ class ChoiceScores:
             for name in ("domain", "subject", "collection", "split", "group", "answer")
         }
         columns |= {name: [None] * size for name in ("response", "f1", "samples")}
-        made = [
+        arrays = [
             pa.array(c, f.type) if isinstance(c := columns[f.name], list) else c for f in SCHEMA
         ]
-        return pa.table(made, schema=SCHEMA)
+        return pa.table(arrays, schema=SCHEMA)
 
     def _block(self, block: Block, ids: list[str]) -> dict[str, np.ndarray]:
         """Returns the score columns of one block, each of length Q."""

@@ -22,19 +22,19 @@ _OPERATION = OPERATION | {"concurrency", "timeout", "max_retries", "api_key_vari
 
 def settings_of(config: Config) -> Any:
     """Returns the settings that the texts depend on, or None if no text is needed."""
-    asked = requirements(config.construct)
-    if not asked:
+    required = requirements(config.construct)
+    if not required:
         return None
     checks = config.write.model_dump(exclude={"external", "own", "contexts"})
     writers = {
         role: writer_of(config, role).model_dump(exclude=_OPERATION)
-        for role in sorted(roles(asked))
+        for role in sorted(roles(required))
     }
     construct = config.construct
     return [
         checks,
         writers,
-        asked,
+        required,
         construct.domains,
         construct.questions,
         construct.confidence_threshold,
@@ -44,14 +44,14 @@ def settings_of(config: Config) -> Any:
 
 def model_digests(config: Config, base_digest: str) -> dict[str, str]:
     """Returns the digests of the model folders that may write, by role."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for role in sorted(roles(requirements(config.construct))):
         writer = writer_of(config, role)
         if writer.kind == "base_model":
-            found[role] = base_digest
+            digests[role] = base_digest
         elif writer.kind == "model":
-            found[role] = folder_digest(folder_of(writer, role))
-    return found
+            digests[role] = folder_digest(folder_of(writer, role))
+    return digests
 
 
 def writer_of(config: Config, role: Role) -> WriterConfig:
@@ -69,7 +69,7 @@ def folder_of(writer: WriterConfig, role: Role) -> Path:
 def assign(
     config: Config,
     inputs: dict[str, str],
-    wanted: Sequence[Need],
+    needed: Sequence[Need],
     by_id: Mapping[str, Question],
     shown: TopicDemonstrations,
 ) -> tuple[dict[Need, Text], dict[Role, list[TextJob]]]:
@@ -77,21 +77,21 @@ def assign(
 
     Raises DataError if a role's texts must come from the questions and some do not have them.
     """
-    found: dict[Need, Text] = {}
+    texts: dict[Need, Text] = {}
     jobs: dict[Role, list[TextJob]] = {}
     missing: Counter[Role] = Counter()
-    for need in wanted:
+    for need in needed:
         question, writer = by_id[need.question_id], writer_of(config, need.role)
         own = _own_text(config, question, need)
         if own is not None and (not own.failed or writer.kind == "dataset"):
-            found[need] = own
+            texts[need] = own
         elif writer.kind == "dataset":
             missing[need.role] += 1
         else:
             jobs.setdefault(need.role, []).append(_job(config, inputs, need, question, shown))
     for role, count in missing.items():
-        raise _missing(role, count, sum(need.role == role for need in wanted))
-    return found, jobs
+        raise _missing(role, count, sum(need.role == role for need in needed))
+    return texts, jobs
 
 
 def _own_text(config: Config, question: Question, need: Need) -> Text | None:
@@ -130,21 +130,21 @@ def _job(
             resolved_engine(writer.engine, on_gpu),
             resolved_dtype(config.model.dtype, on_gpu),
         ]
-    asked = prompt(question, need.kind, need.target, writer.style, shown.of(question))
+    written_prompt = prompt(question, need.kind, need.target, writer.style, shown.of(question))
     author = "base_model" if need.role == "own" or writer.kind == "base_model" else "external"
     if need.role == "external":
         author = "external"  # whoever writes it: the sets H and I use these texts
-    return TextJob(need, question, author, asked, [who, sampling])
+    return TextJob(need, question, author, written_prompt, [who, sampling])
 
 
-def _missing(role: Role, count: int, wanted: int) -> DataError:
+def _missing(role: Role, count: int, needed: int) -> DataError:
     remedy = f"Set write.{role}.kind to base_model, model or endpoint"
     if role == "external":
         remedy += ", construct.matching.author to base_model, or construct.response to"
         remedy += " letter_text, which needs none"
     return DataError(
         Place(f"write.{role}.kind"),
-        f"is dataset, but {count:,} of {wanted:,} needed texts are missing: their questions have no"
+        f"is dataset, but {count:,} of {needed:,} needed texts are missing: their questions have no"
         " explanation, or one of another option",
         remedy,
     )

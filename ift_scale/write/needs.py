@@ -51,10 +51,10 @@ def requirements(construct: ConstructConfig) -> list[Requirement]:
 
     The authors' official sets need none, because they contain their texts.
     """
-    found: list[Requirement] = []
+    required: list[Requirement] = []
     for setting in construct.all_settings() if construct.official is None else []:
-        found += _of_setting(construct, treatment(setting), buckets_of(setting))
-    return list(dict.fromkeys(found))
+        required += _of_setting(construct, treatment(setting), buckets_of(setting))
+    return list(dict.fromkeys(required))
 
 
 def _of_setting(
@@ -81,13 +81,13 @@ def _targets(treated: Treatment) -> list[Literal["gold", "predicted"]]:
     return [*(["gold"] if treated.ratio < 1 else []), *(["predicted"] if treated.ratio > 0 else [])]  # type: ignore[list-item]
 
 
-def roles(asked: Iterable[Requirement]) -> set[Role]:
+def roles(required: Iterable[Requirement]) -> set[Role]:
     """Returns the roles of all writers that may be needed."""
-    return {Need("", requirement.kind, None, requirement.author).role for requirement in asked}
+    return {Need("", requirement.kind, None, requirement.author).role for requirement in required}
 
 
 def needs(
-    construct: ConstructConfig, asked: Sequence[Requirement], scores: Mapping[str, Score]
+    construct: ConstructConfig, required: Sequence[Requirement], scores: Mapping[str, Score]
 ) -> list[Need]:
     """Returns each needed text once, domain by domain, in the order of the pool."""
     by_domain: dict[str, list[Score]] = {}
@@ -99,12 +99,12 @@ def needs(
         )
         if in_pool and (construct.domains is None or score.domain in construct.domains):
             by_domain.setdefault(score.domain, []).append(score)
-    found: list[Need] = []
+    needed: list[Need] = []
     for domain_scores in by_domain.values():
         knowledge = sort_by_knowledge(domain_scores, construct.confidence_threshold)
-        for requirement in asked:
-            found += [_need(scores[id], requirement) for id in _ids(knowledge, requirement)]
-    return list(dict.fromkeys(found))
+        for requirement in required:
+            needed += [_need(scores[id], requirement) for id in _ids(knowledge, requirement)]
+    return list(dict.fromkeys(needed))
 
 
 def _ids(knowledge: Knowledge, requirement: Requirement) -> list[str]:

@@ -57,7 +57,7 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
     """
     if not text.strip():
         return ["empty"]
-    found = []
+    failed = []
     target = question.answer if need.kind == "context" else need.target
     if question.kind == "choice" and target is not None:
         if (
@@ -65,10 +65,10 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
             and need.kind == "explanation"
             and not names(text, question, target)
         ):
-            found.append("does not name the target")
+            failed.append("does not name the target")
         if settings.must_not_contradict and contradicts(text, question, target):
-            found.append("contradicts the target")
-    return found
+            failed.append("contradicts the target")
+    return failed
 
 
 def write_chunk(

@@ -71,15 +71,15 @@ def prompt(
     `shown` is the demonstration. The prompt for a context contains the right answer without its
     letter.
     """
-    asked = question_text(question)
+    query = question_text(question)
     if style == "plain":
         answer = f" {gold_text(question)}" if question.kind == "free" else _answer(question, target)
-        return Prompt(question.id, f"{asked}{answer}\nExplanation:", False, "\n")
-    asked = asked.removesuffix("\nAnswer:").replace(FENCE, "'''")
+        return Prompt(question.id, f"{query}{answer}\nExplanation:", False, "\n")
+    query = query.removesuffix("\nAnswer:").replace(FENCE, "'''")
     if style == "chat":
-        text = f"{asked}\n\n{_tell(question)}"
+        text = f"{query}\n\n{_tell(question)}"
         if kind == "explanation":
-            text = _EXPLAIN_CHAT.format(question=asked, answer=_answer(question, target))
+            text = _EXPLAIN_CHAT.format(question=query, answer=_answer(question, target))
         return Prompt(question.id, text, True, "")
     text = (
         _INSTRUCTION
@@ -91,12 +91,12 @@ def prompt(
 
 def _block(question: Question, kind: TextKind, target: int | None) -> str:
     """Returns a query and the beginning of its answer."""
-    asked = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
+    query = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
     if kind == "explanation":
         return _BLOCK.format(
-            query=f"{asked}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:"
+            query=f"{query}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:"
         )
-    return _BLOCK.format(query=f"{asked}\n\n{_tell(question)}", answer="Background:")
+    return _BLOCK.format(query=f"{query}\n\n{_tell(question)}", answer="Background:")
 
 
 def _answer(question: Question, target: int | None) -> str:

@@ -65,22 +65,22 @@ class WriteInputs:
 def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar) -> None:
     """Write texts.jsonl, which is empty if the settings need no text."""
     started = time.monotonic()
-    found: list[Text] = []
+    texts: list[Text] = []
     counts: dict[str, float] = {"texts": 0}
     seconds: dict[str, float] = {}
-    asked = requirements(config.construct)
-    if asked:
-        wanted = needs(config.construct, asked, sources.scores())
+    required = requirements(config.construct)
+    if required:
+        needed = needs(config.construct, required, sources.scores())
         producer = _TextProducer(config, sources.model_path, Store(task.folder), logs, bar)
-        found = producer.texts(wanted, sources.questions(), task.inputs)
+        texts = producer.texts(needed, sources.questions(), task.inputs)
         counts, seconds = (
-            _counts(found) | {"written_in_this_run": producer.store.added},
+            _counts(texts) | {"written_in_this_run": producer.store.added},
             producer.seconds,
         )
-        _check_failures(config, found)
+        _check_failures(config, texts)
     else:
         say("  write: no set needs a written text")
-    write_jsonl(task.folder / TEXTS_FILE, found)
+    write_jsonl(task.folder / TEXTS_FILE, texts)
     seconds = {"total": time.monotonic() - started} | seconds
     task.close(config.write.model_dump(), counts, seconds)
 
@@ -94,20 +94,20 @@ class _TextProducer:
         self.seconds = {"engine_start": 0.0, "writing": 0.0}
 
     def texts(
-        self, wanted: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]
+        self, needed: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]
     ) -> list[Text]:
         """Returns the needed texts in order."""
-        ids = {need.question_id for need in wanted}
+        ids = {need.question_id for need in needed}
         rows = questions.select(lambda group: group.collection == "pool" and group.split == "train")
         by_id = {question.id: question for question in questions.read(rows) if question.id in ids}
-        found, jobs = assign(self.config, inputs, wanted, by_id, TopicDemonstrations(questions.dev))
+        texts, jobs = assign(self.config, inputs, needed, by_id, TopicDemonstrations(questions.dev))
         self.bar.total = sum(map(len, jobs.values()))
         try:
             for role, own in jobs.items():
-                found |= self._written(role, own)
+                texts |= self._written(role, own)
         finally:
             self.store.close()
-        return [found[need] for need in wanted]
+        return [texts[need] for need in needed]
 
     def _written(self, role: Role, jobs: Sequence[TextJob]) -> dict[Need, Text]:
         """Returns one role's texts; DataError if all of them are empty."""
@@ -161,25 +161,25 @@ def _nothing(role: Role, settings: WriterConfig, count: int, attempts: int) -> D
     )
 
 
-def _counts(found: Sequence[Text]) -> dict[str, float]:
-    written = [text for text in found if text.author != "dataset"]
+def _counts(texts: Sequence[Text]) -> dict[str, float]:
+    written = [text for text in texts if text.author != "dataset"]
     counts: dict[str, float] = {
-        "texts": len(found),
-        "from_dataset": len(found) - len(written),
+        "texts": len(texts),
+        "from_dataset": len(texts) - len(written),
         "written": len(written),
         "written_anew": sum(text.attempts > 1 for text in written),
-        "failed": sum(bool(text.failed) for text in found),
+        "failed": sum(bool(text.failed) for text in texts),
     }
-    kinds = Counter(f"{text.kind}/{text.author}" for text in found)
+    kinds = Counter(f"{text.kind}/{text.author}" for text in texts)
     reasons = Counter(
-        f"{text.kind}/{text.author}/{reason}" for text in found for reason in text.failed
+        f"{text.kind}/{text.author}/{reason}" for text in texts for reason in text.failed
     )
     return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
 
 
-def _check_failures(config: Config, found: Sequence[Text]) -> None:
+def _check_failures(config: Config, texts: Sequence[Text]) -> None:
     """Report failed texts; raises DataError if the settings require all to pass."""
-    failed = [text for text in found if text.failed]
+    failed = [text for text in texts if text.failed]
     if not failed:
         return
     reasons = Counter(
@@ -189,7 +189,7 @@ def _check_failures(config: Config, found: Sequence[Text]) -> None:
     if config.write.on_failure == "error":
         raise DataError(
             Place("write"),
-            f"{len(failed):,} of {len(found):,} texts fail their checks: {listed}",
+            f"{len(failed):,} of {len(texts):,} texts fail their checks: {listed}",
             "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep;"
             " finished texts are kept",
             [text.question_id for text in failed[:3]],
@@ -197,7 +197,7 @@ def _check_failures(config: Config, found: Sequence[Text]) -> None:
     fate = (
         "dropped, with their questions" if config.write.on_failure == "drop" else "kept unchanged"
     )
-    problem = f"{len(failed):,} of {len(found):,} texts fail their checks ({listed})"
+    problem = f"{len(failed):,} of {len(texts):,} texts fail their checks ({listed})"
     say(f"  write: {problem}; they are {fate}")
 
 

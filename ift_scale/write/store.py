@@ -57,11 +57,11 @@ class Store:
 
 
 def _read(part: Path) -> dict[str, str]:
-    found = {}
+    texts = {}
     for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            found[row["key"]] = row["text"]
+            texts[row["key"]] = row["text"]
         except (ValueError, KeyError, TypeError):
             continue  # truncated by a kill: it is written again
-    return found
+    return texts
