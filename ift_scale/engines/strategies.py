@@ -125,7 +125,7 @@ class PaddedBatches:
 
     def __init__(self, passes: ForwardPasses, caches: bool):
         self.passes, self.caches = passes, caches
-        self.name = "padded batches behind a cached prefix" if caches else "padded batches"
+        self.name = "padded batches with a cached prefix" if caches else "padded batches"
 
     def serves(self, length: int) -> bool:
         return True

@@ -60,20 +60,7 @@ def check(folder: str | Path) -> None:
         )
         print(f"{folder}: weight names and shapes are not checked: {reason}", flush=True)
         return
-    shapes = {
-        name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
-        for name, tensor in stored.items()
-    }
-    with _quiet():
-        model, report = kind.from_pretrained(
-            None,
-            config=AutoConfig.from_pretrained(folder, local_files_only=True),
-            state_dict=dict(shapes),
-            dtype=torch.bfloat16,
-            device_map={"": "meta"},
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    model, report = _loaded_without_data(kind, folder, stored)
     expected = model.state_dict()
     _refuse_integers(
         folder,
@@ -89,6 +76,24 @@ def check(folder: str | Path) -> None:
         stored,
     )
     _refuse_torn_ties(folder, stored, model.all_tied_weights_keys)
+
+
+def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor]) -> Any:
+    """Returns (model on the meta device, transformers' loading report)."""
+    tensors = {
+        name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
+        for name, tensor in stored.items()
+    }
+    with _quiet():
+        return kind.from_pretrained(
+            None,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            state_dict=tensors,
+            dtype=torch.bfloat16,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
 
 
 def check_for_vllm(folder: str | Path) -> None:

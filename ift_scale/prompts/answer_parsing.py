@@ -149,7 +149,7 @@ def _equal_option(response: str, choices: Sequence[str]) -> int | None:
 def _letters(response: str, choices: Sequence[str]) -> set[int]:
     """Returns the options that the answer begins with or claims by letter.
 
-    -1 stands for a second letter joined to the first ("A and B").
+    -1 represents a second letter joined to the first ("A and B").
     """
     valid = LETTERS[: len(choices)]
     claimed = {valid.index(letter) for letter in _CLAIM.findall(response) if letter in valid}

@@ -24,7 +24,7 @@ _MARKUP = re.compile(r"<.+>|\[.+\]|⟨.+⟩|｟.+｠|◁.+▷", re.DOTALL)
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _NOTHING = re.compile(r"(?!)")
 _INSEPARABLE = (
-    "the text spells a control token, which this tokenizer cannot tell from the token itself"
+    "the text spells a control token, which this tokenizer cannot distinguish from the token itself"
 )
 
 

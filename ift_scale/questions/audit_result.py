@@ -73,7 +73,7 @@ class AuditedQuestion(NamedTuple):
 
 @dataclass
 class Overlap:
-    """What two cells' questions share: pairs, and rows of the first cell's questions, by kind."""
+    """The questions that two cells share: pairs, and rows of the first cell, by kind."""
 
     pairs: Counter[str] = field(default_factory=Counter)
     items: dict[str, set[int]] = field(default_factory=dict)

@@ -69,7 +69,7 @@ def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
 def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
     """Returns the source's own names of the options, from the column `label` next to theirs.
 
-    None if they are A, B, C, ... or `answer_form` says how to read answers. Some of ARC's rows have
+    None if they are A, B, C, ... or if `answer_form` is a number or a text. Some of ARC's rows have
     1, 2, 3, 4.
     """
     if (

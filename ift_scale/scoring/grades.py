@@ -1,6 +1,7 @@
 """SliCK grades (Gekhman et al. 2024, arXiv 2405.05904) from a model's answers to one question.
 
-A grade says how reliably the model answers a question: always, sometimes, only when sampled, never.
+A grade describes how reliably the model answers a question: always, sometimes, only when sampled,
+or never.
 """
 
 import zlib

@@ -50,6 +50,7 @@ class Share:
 
 
 def share_of(ranks: Ranks | None) -> Share:
+    """Returns the share of this rank, or the whole work without ranks."""
     return Share(ranks.rank, ranks.world_size, ranks.watch) if ranks else Share()
 
 
@@ -66,10 +67,7 @@ def compute(
     worker.
     """
     for target in targets:
-        removed = target.shards.remove_stale() if share.is_rank_zero else 0
-        if removed:
-            say(f"{target.name}: removed {removed} shards of other questions or settings")
-        target.computed_before = target.shards.present()
+        _start(target, share)
     run = _Run(questions, targets, bar)
     thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
@@ -98,6 +96,14 @@ def compute(
             worker.close()
 
 
+def _start(target: Target, share: Share) -> None:
+    """Record the target's existing shards; rank 0 removes those of other questions or settings."""
+    removed = target.shards.remove_stale() if share.is_rank_zero else 0
+    if removed:
+        say(f"{target.name}: removed {removed} shards of other questions or settings")
+    target.computed_before = target.shards.present()
+
+
 def _follow(
     run: "_Run",
     threads: Sequence[threading.Thread],
@@ -106,11 +112,9 @@ def _follow(
     bar: Bar,
 ) -> None:
     """Watch for shards and finish complete targets; raises the first error of a worker."""
-    pending = {target.name: target for target in targets}
-    counted: dict[str, int] = {}
-    shards: dict[str, set[int]] = {}
+    progress = _Progress(targets, share.is_rank_zero)
     scanned, worked = 0.0, True
-    while pending:
+    while progress.pending:
         working = any(thread.is_alive() for thread in threads)
         run.progressed.wait(_POLL_SECONDS)
         run.progressed.clear()
@@ -120,30 +124,46 @@ def _follow(
             share.watch()
         # Rescan the targets this process worked on. Every few seconds, and when its own work ends,
         # rescan all of them, because other processes write shards too.
-        touched = run.pop_touched() & set(pending)
+        touched = run.pop_touched() & set(progress.pending)
         if time.monotonic() - scanned > _RESCAN_SECONDS or (worked and not working):
-            touched, scanned = set(pending), time.monotonic()
+            touched, scanned = set(progress.pending), time.monotonic()
         worked = working
         for name in sorted(touched):
-            target = pending[name]
-            present = shards[name] = target.shards.present()
-            counted[name] = sum(len(target.chunks[number]) for number in present)
-            if share.is_rank_zero and len(present) == len(target.chunks):
-                target.finish(
-                    target, [target.shards.path(number) for number in range(len(target.chunks))]
-                )
-                target.shards.remove()
-            elif share.is_rank_zero or not target.is_finished():
-                continue
-            counted[name] = target.num_questions
-            del pending[name]
-        bar.advance(
-            sum(counted.values())
-            + run.num_answered({name: shards.get(name, set()) for name in pending})
-            - bar.done
-        )
+            progress.scan(progress.pending[name])
+        bar.advance(progress.num_counted + run.num_answered(progress.open_shards()) - bar.done)
         if not working and not share.is_rank_zero:
             return
+
+
+class _Progress:
+    """The open targets, and the shards and questions counted so far."""
+
+    def __init__(self, targets: Sequence[Target], merges: bool):
+        self.pending = {target.name: target for target in targets}
+        self._merges = merges
+        self._counted: dict[str, int] = {}
+        self._shards: dict[str, set[int]] = {}
+
+    def scan(self, target: Target) -> None:
+        """Count a target's shards; if it is complete, finish it on the rank that merges."""
+        present = self._shards[target.name] = target.shards.present()
+        self._counted[target.name] = sum(len(target.chunks[number]) for number in present)
+        if self._merges and len(present) == len(target.chunks):
+            target.finish(target, [target.shards.path(n) for n in range(len(target.chunks))])
+            target.shards.remove()
+        elif self._merges or not target.is_finished():
+            return
+        self._counted[target.name] = target.num_questions
+        del self.pending[target.name]
+
+    @property
+    def num_counted(self) -> int:
+        """Questions in the shards seen so far, of finished targets all."""
+        return sum(self._counted.values())
+
+    def open_shards(self) -> dict[str, set[int]]:
+        """Returns the chunks already counted of each open target."""
+        return {name: self._shards.get(name, set()) for name in self.pending}
 
 
 class _Run:

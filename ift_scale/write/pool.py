@@ -5,7 +5,7 @@ therefore writes the same texts as without the kill.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,6 +102,10 @@ def write_chunk(
     return [done[job.need] for job in chunk]
 
 
+Chunk = Sequence[TextJob]
+Work = Callable[[Chunk, TextWriter], list[Text]]
+
+
 class WorkerPool:
     """Threads that process chunks until none is left; the first error ends all of them."""
 
@@ -109,35 +113,15 @@ class WorkerPool:
         self._writers, self._bar, self._before = writers, bar, bar.done
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._errors: list[BaseException] = []
-        self._found: dict[int, list[Text]] = {}
+        self._texts: dict[int, list[Text]] = {}
         self._done = 0
 
-    def run(
-        self,
-        chunks: Iterable[Sequence[TextJob]],
-        work: Callable[[Sequence[TextJob], TextWriter], list[Text]],
-    ) -> list[Text]:
+    def run(self, chunks: Iterable[Chunk], work: Work) -> list[Text]:
         """Returns the texts of all chunks, in the chunks' order."""
         coming = enumerate(chunks)
-
-        def take(writer: TextWriter) -> None:
-            try:
-                while not self._stopping.is_set():
-                    with self._lock:
-                        number, chunk = next(coming, (-1, ()))
-                    if number < 0:
-                        return
-                    texts = work(chunk, writer)
-                    with self._lock:
-                        self._found[number] = texts
-                        self._done += len(texts)
-            except BaseException as error:
-                self._errors.append(error)
-            finally:
-                writer.close()
-
         threads = [
-            threading.Thread(target=take, args=(writer,), daemon=True) for writer in self._writers
+            threading.Thread(target=self._work, args=(writer, coming, work), daemon=True)
+            for writer in self._writers
         ]
         try:
             for thread in threads:
@@ -154,7 +138,24 @@ class WorkerPool:
                 writer.stop()
             for thread in threads:
                 thread.join(_SECONDS_TO_END)
-        return [text for _, texts in sorted(self._found.items()) for text in texts]
+        return [text for _, texts in sorted(self._texts.items()) for text in texts]
+
+    def _work(self, writer: TextWriter, coming: Iterator[tuple[int, Chunk]], work: Work) -> None:
+        """Run one writer's thread: process chunks until none is left or the pool stops."""
+        try:
+            while not self._stopping.is_set():
+                with self._lock:
+                    number, chunk = next(coming, (-1, ()))
+                if number < 0:
+                    return
+                texts = work(chunk, writer)
+                with self._lock:
+                    self._texts[number] = texts
+                    self._done += len(texts)
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            writer.close()
 
     def _show(self) -> None:
         self._bar.advance(self._before + self._done - self._bar.done)

@@ -55,7 +55,7 @@ class WriteStage(Stage):
 
 @dataclass(frozen=True)
 class WriteInputs:
-    """What the stage reads if any text is needed."""
+    """The inputs of the stage, read only if any text is needed."""
 
     model_path: Path
     questions: Callable[[], QuestionFile]

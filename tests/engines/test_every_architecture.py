@@ -137,7 +137,7 @@ MODELS = {
     ),
 }
 # The strategy that the longest rows must use. If a fast one is exact, falling back costs speed.
-EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches behind a cached prefix") | {
+EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches with a cached prefix") | {
     "mamba": "padded batches",
     "recurrent-gemma": "padded batches",
     "bidirectional": None,
@@ -306,7 +306,7 @@ def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
     assert sum(alone) == 3  # 75, 80, and 64: longer than the check at load had reached
     message = (
-        "padded batches behind a cached prefix: not used for rows of 61 tokens or"
+        "padded batches with a cached prefix: not used for rows of 61 tokens or"
         " more (differs from a plain forward pass by"
     )
     assert message in caplog.text

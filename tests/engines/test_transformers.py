@@ -27,7 +27,7 @@ from ift_scale.engines.transformers import TransformersEngine, num_shared_tokens
 
 STRATEGIES = (
     SharedPrefix.name,
-    "padded batches behind a cached prefix",
+    "padded batches with a cached prefix",
     "padded batches",
     SingleRows.name,
 )

@@ -276,7 +276,7 @@ def test_a_few_shot_prompt_is_text_if_control_tokens_are_inseparable(
         "Why </s> and <s>?"
     )
     with pytest.raises(
-        ValueError, match="which this tokenizer cannot tell from the token itself: 'a<unk>b'"
+        ValueError, match="which this tokenizer cannot distinguish from the token itself: 'a<unk>b'"
     ):
         tokenizer.example(_asked("Why </s>?", "one"), "vicuna")
 
