@@ -58,7 +58,7 @@ class Generator:
         for numbers, strategy in self._plan(prompts, sampling):
             for batch in self._batches([prompts[n] for n in numbers], sampling, strategy):
                 chosen = [numbers[i] for i in batch]
-                new_tokens = self._plainly if strategy is _PLAIN else self._new_tokens
+                new_tokens = self._without_cache if strategy is _PLAIN else self._new_tokens
                 tokens = new_tokens([prompts[n] for n in chosen], sampling)
                 for number, samples in zip(chosen, tokens, strict=True):
                     results[number] = samples
@@ -192,7 +192,7 @@ class Generator:
             **options,
         )
 
-    def _plainly(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+    def _without_cache(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         """Generates with one full forward pass per new token."""
         return [
             [self._sample(prompt, sampling) for _ in range(sampling.num_samples)]

@@ -63,14 +63,14 @@ class EngineWorker:
         return self._engine
 
     def kill(self) -> None:
-        """Kill the engine; this worker starts no other one."""
+        """Kills the engine; this worker starts no other one."""
         self.killed = True
         engine = self._engine
         if engine is not None:
             engine.kill()
 
     def close(self) -> None:
-        """End the engine; the next `load` starts a new one."""
+        """Ends the engine; the next `load` starts a new one."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()

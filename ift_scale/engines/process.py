@@ -48,7 +48,7 @@ _KEEP_MEMORY = {
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends, so no engine is orphaned (Linux)."""
+    """Makes the kernel kill this process when its parent ends, so no engine is orphaned (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -92,7 +92,7 @@ class EngineProcess:
             self._pipe.send(spec)
 
     def ready(self) -> "EngineProcess":
-        """Wait until the model is loaded; raises EnvironmentProblem with the log's end if not."""
+        """Waits until the model is loaded; raises EnvironmentProblem with the log's end if not."""
         if self._context_length is None:
             try:
                 self._context_length = int(self._receive())
@@ -161,12 +161,12 @@ class EngineProcess:
         return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
 
     def kill(self) -> None:
-        """Kill the child; a call that waits for it in another thread raises EngineDied."""
+        """Kills the child; a call that waits for it in another thread raises EngineDied."""
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the child by closing the pipe, or kill it; processes that it started end too."""
+        """Ends the child by closing the pipe, or kills it; processes that it started end too."""
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_SECONDS_TO_END)
@@ -187,7 +187,7 @@ class _ProgressReporter:
             self.start()
 
     def start(self) -> None:
-        """Reset the count; the answer itself reports what was not sent."""
+        """Resets the count; the answer itself reports what was not sent."""
         self._count, self._sent = 0.0, time.monotonic()
 
 
@@ -208,7 +208,7 @@ class _WarningForwarder(logging.Handler):
 
 
 def serve(pipe: Connection) -> None:
-    """Run the child: build the engine of the first message, then answer until the pipe closes."""
+    """Runs the child: builds the first message's engine, then answers until the pipe closes."""
     try:
         import torch
 

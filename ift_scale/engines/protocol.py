@@ -90,10 +90,10 @@ class Engine(Protocol):
         """Returns `sampling.num_samples` lists of new ids per request, stop tokens excluded."""
 
     def load_weights(self, path: Path) -> None:
-        """Load another checkpoint of the same architecture and drop everything cached."""
+        """Loads another checkpoint of the same architecture and drops everything cached."""
 
     def reset_cache(self) -> None:
-        """Drop everything cached for earlier requests."""
+        """Drops everything cached for earlier requests."""
 
     @property
     def context_length(self) -> int:

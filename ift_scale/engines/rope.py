@@ -52,7 +52,7 @@ class RopeLimits:
         )
 
     def reset(self) -> None:
-        """Restore the modules' initial state, so that no forward pass depends on earlier ones.
+        """Restores the modules' initial state, so that no forward pass depends on earlier ones.
 
         Dynamic NTK keeps the frequencies of the longest row until a much shorter one comes.
         """

@@ -37,7 +37,7 @@ class StrategySelector:
     def batches(
         self, kind: LengthClass, prefix: list[int], items: Sequence[ScoredSuffix]
     ) -> Iterator[Batch]:
-        """Compute items of one length class after a prefix of the same class.
+        """Computes items of one length class after a prefix of the same class.
 
         Tries the strategies from the fastest on. The last resort is one pass per row.
         """

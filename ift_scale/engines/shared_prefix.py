@@ -93,7 +93,7 @@ class PackedSuffixes:
     def _with_prefix(
         self, layer: int, q_1HND: Tensor, own_HND: Tensor, own_lse_HN: Tensor, scale: float
     ) -> Tensor:
-        """Merge attention to the own suffix with attention to the prefix, (1, N, H, D)."""
+        """Merges attention to the own suffix with attention to the prefix, (1, N, H, D)."""
         if self.prefix_length == 0:
             return own_HND.transpose(0, 1)[None]
         k_1KPD, v_1KPD = self.prefix[layer]

@@ -43,7 +43,7 @@ class Strategy(Protocol):
         """True if this strategy can compute rows of `length` tokens."""
 
     def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
-        """Compute all items in batches; the first batch contains the longest item."""
+        """Computes all items in batches; the first batch contains the longest item."""
 
 
 class ForwardPasses:
@@ -59,7 +59,7 @@ class ForwardPasses:
         self._plain_attention = model.config._attn_implementation
 
     def use_attention(self, name: str | None = None) -> None:
-        """Set the attention function; None restores the model's own."""
+        """Sets the attention function; None restores the model's own."""
         name = name or self._plain_attention
         if self.model.config._attn_implementation != name:
             self.model.set_attn_implementation(name)
@@ -196,7 +196,7 @@ class SharedPrefix:
         self._layers[-1] = shared_prefix.LastRowsLayer(self._last)
 
     def remove(self) -> None:
-        """Restore the model's own last layer."""
+        """Restores the model's own last layer."""
         self._layers[-1] = self._last
 
     def serves(self, length: int) -> bool:

@@ -127,7 +127,7 @@ class TransformersEngine:
             return None
 
     def _check_at_load(self) -> None:
-        """Compare strategies with plain passes on a fixed prompt and past affordable windows."""
+        """Compares strategies with plain passes on a fixed prompt and past affordable windows."""
         vocabulary = self.model.get_input_embeddings().num_embeddings
         affordable = _CHECK_OPERATIONS[self.device.type] / (2 * self.model.num_parameters())
         limits = {

@@ -26,7 +26,7 @@ _FINGERPRINT_TOKENS = [3, 5, 7, 11]
 
 
 def repack_lm_head(worker: Any) -> None:
-    """Repack the LM head after a reload on a CPU.
+    """Repacks the LM head after a reload on a CPU.
 
     vLLM packs a copy of the LM head when it loads; a reload leaves the copy of a tied head
     unchanged (0.32).
@@ -224,7 +224,7 @@ class VllmEngine:
         ]
 
     def load_weights(self, path: Path) -> None:
-        """Load weights in place and check that the output for a fixed prompt changes.
+        """Loads weights in place and checks that the output for a fixed prompt changes.
 
         Raises EnvironmentProblem if vLLM cannot swap this model's weights, and RuntimeError if the
         output stays the same.
@@ -248,6 +248,6 @@ class VllmEngine:
             raise RuntimeError(f"vLLM's output did not change after loading {path}")
 
     def reset_cache(self) -> None:
-        """Empty vLLM's prefix cache; raises RuntimeError if vLLM refuses."""
+        """Empties vLLM's prefix cache; raises RuntimeError if vLLM refuses."""
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache; start a new engine")

@@ -152,7 +152,7 @@ def _is_computed(name: str, stored: dict[str, StoredTensor]) -> bool:
 def _refuse_wrapped(
     folder: Path, stored: Collection[str], expected: Collection[str], prefix: str
 ) -> None:
-    """Refuse a wrapper's prefix, which vLLM and transformers under ZeRO-3 do not strip."""
+    """Refuses a wrapper's prefix, which vLLM and transformers under ZeRO-3 do not strip."""
     wrapped = [
         name
         for name in stored
@@ -191,7 +191,7 @@ def _refuse_mismatched(folder: Path, mismatched: Collection[tuple[str, Any, Any]
 
 
 def _refuse_integers(folder: Path, names: Collection[str], stored: dict[str, StoredTensor]) -> None:
-    """Refuse integers, which transformers would cast without a quantisation's scales."""
+    """Refuses integers, which transformers would cast without a quantisation's scales."""
     integers = [
         f"{name} is {stored[name].dtype}"
         for name in names
@@ -216,7 +216,7 @@ def _refuse_unexpected(
 
 
 def _refuse_torn_ties(folder: Path, stored: dict[str, StoredTensor], tied: dict[str, str]) -> None:
-    """Refuse a tied pair with different values: transformers unties it and vLLM does not."""
+    """Refuses a tied pair with different values: transformers unties it and vLLM does not."""
     for target, source in tied.items():
         if (
             target in stored

@@ -109,7 +109,7 @@ def ask(
     ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Ask all questions on all ranks that call this; rank 0 merges."""
+    """Asks all questions on all ranks that call this; rank 0 merges."""
     tokenizer = PromptTokenizer(model_path)
     demonstrations = Demonstrations(
         questions.dev, config.probe.num_shots, config.probe.demonstration_seed
@@ -141,7 +141,7 @@ def ask(
 def _finish(
     config: ProbeConfig, task: Task, started: float, target: Target, shards: list[Path]
 ) -> None:
-    """Merge the shards, choice questions first, and close the artifact."""
+    """Merges the shards, choice questions first, and closes the artifact."""
     choice = [path for path in shards if "logprobs" in pq.read_schema(path).names]
     scores, answered = ChoiceScores(config.reliability), free.FreeSummary()
     scores.estimate_prior(choice)

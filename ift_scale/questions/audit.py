@@ -118,7 +118,7 @@ def _equal_options(question: dict[str, Any], cell: Cell) -> EqualOptions | None:
 
 
 def audit(path: Path, config: AuditConfig, folder: Path) -> AuditResult:
-    """Audit the questions of `path` and write the result files to `folder`."""
+    """Audits the questions of `path` and writes the result files to `folder`."""
     result = AuditResult()
     with atomic_path(folder / PAIRS) as temporary, temporary.open("w", encoding="utf-8") as file:
         for kind, similarity, first, second in _pairs(path, config, result):
@@ -226,7 +226,7 @@ def rows_left_out(result: AuditResult, config: AuditConfig) -> LeftOut:
 
 
 def leave_out(path: Path, rows: LeftOut, report: Callable[[Question, str], None]) -> None:
-    """Rewrite the file without these rows; `report` gets each removed question and the reason."""
+    """Rewrites the file without these rows; `report` gets each removed question and the reason."""
     with atomic_path(path) as temporary, temporary.open("wb") as target, path.open("rb") as source:
         for row, line in enumerate(source):
             if row in rows:

@@ -105,7 +105,7 @@ class AuditResult:
     listed: list[EqualOptions] = field(default_factory=list)
 
     def register(self, entry: AuditedQuestion) -> None:
-        """Count a question and, if it has one, its option equal to the right one."""
+        """Counts a question and, if it has one, its option equal to the right one."""
         self.sizes[entry.cell] += 1
         if entry.equal is None:
             return
@@ -124,7 +124,7 @@ class AuditResult:
         }
 
     def add(self, kind: str, first: AuditedQuestion, second: AuditedQuestion) -> None:
-        """Count two similar questions; `first` is the held-out one if the other is trained on."""
+        """Counts two similar questions; `first` is the held-out one if the other is trained on."""
         self.overlaps.setdefault((first.cell, second.cell), Overlap()).add(kind, first.row)
         if second.cell.is_train and not first.cell.is_train and kind != "same text":
             self.trained[second.row] = second.cell

@@ -22,7 +22,7 @@ Fields = Callable[[Place, Row], Row]
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """How a dataset with one split is divided.
+    """Describes how a dataset with one split is divided.
 
     Each split in `counts` gets that many random rows; the remaining rows go to `rest`.
     """

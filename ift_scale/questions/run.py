@@ -37,7 +37,7 @@ class QuestionCounts:
             self._pool_splits[question.domain, question.split] += 1
 
     def remove(self, question: Question, reason: str) -> None:
-        """Uncount a question that the audit leaves out of the file."""
+        """Uncounts a question that the audit leaves out of the file."""
         self.counts[f"{question.collection}/{question.split}/{question.kind}"] -= 1
         self.left_out[reason] += 1
         if question.collection == "pool" and question.kind == "choice":
@@ -87,7 +87,7 @@ class QuestionsStage(Stage):
 
 
 def gather(config: Config, task: Task, bar: Bar) -> None:
-    """Write questions.jsonl; DataError names the file, line and field of any problem."""
+    """Writes questions.jsonl; DataError names the file, line and field of any problem."""
     started = time.monotonic()
     tally = QuestionCounts()
     needed = ("train", "test") if config.construct.official is None else ("test",)

@@ -20,7 +20,7 @@ from ift_scale.records import Kind, Split
 
 @dataclass(frozen=True)
 class PerSubjectDataset:
-    """How a benchmark is published.
+    """Describes how a benchmark is published.
 
     `file_suffix` follows the subject in a file's name; files are in one folder per split.
     """

@@ -45,30 +45,30 @@ class Surplus:
             raise DataError(place, problem, remedy)
 
 
-class _Looking(NullEngine):
+class _IdChecker(NullEngine):
     """An engine that only checks the ids of its requests."""
 
     def __init__(self, surplus: Surplus, place: Place):
         super().__init__(EngineSpec("", "", None))  # type: ignore[arg-type]
         self._surplus, self._place = surplus, place
 
-    def _look(self, requests: Sequence[Any]) -> None:
+    def _check_ids(self, requests: Sequence[Any]) -> None:
         for request in requests:
             for part in request:
                 self._surplus.refuse(part, self._place)
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
-        self._look(requests)
+        self._check_ids(requests)
         return super().score(requests)
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
-        self._look(requests)
+        self._check_ids(requests)
         return super().loglikelihood(requests)
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:
-        self._look(requests)
+        self._check_ids(requests)
         return super().generate(requests, sampling)
 
 
@@ -84,5 +84,5 @@ def check(
         return
     for target in targets:
         for question in (question for chunk in target.chunks for question in questions.read(chunk)):
-            engine = _Looking(surplus, Place(f"question {question.id}"))
+            engine = _IdChecker(surplus, Place(f"question {question.id}"))
             target.asker.ask(engine, target.asker.write([question]))

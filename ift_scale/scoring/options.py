@@ -84,7 +84,7 @@ def option_logprobs(engine: Engine, requests: Sequence[OptionRequest]) -> np.nda
 
 @dataclass(frozen=True)
 class Boundary:
-    """How a prompt's tokens change when options follow.
+    """Describes how a prompt's tokens change when options follow.
 
     `dropped` are its last tokens, which merge with the options. `added` are tokens that all options
     start with. The options follow prompt - dropped + added.

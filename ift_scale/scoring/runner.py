@@ -61,7 +61,7 @@ def compute(
     share: Share,
     bar: Bar,
 ) -> None:
-    """Compute all targets and, on rank 0, merge and finish them.
+    """Computes all targets and, on rank 0, merges and finishes them.
 
     Other ranks return when all targets are finished or no work is left. Raises the first error of a
     worker.
@@ -97,7 +97,7 @@ def compute(
 
 
 def _start(target: Target, share: Share) -> None:
-    """Record the target's existing shards; rank 0 removes those of other questions or settings."""
+    """Records the target's existing shards; rank 0 removes those of other questions or settings."""
     removed = target.shards.remove_stale() if share.is_rank_zero else 0
     if removed:
         say(f"{target.name}: removed {removed} shards of other questions or settings")
@@ -111,7 +111,7 @@ def _follow(
     share: Share,
     bar: Bar,
 ) -> None:
-    """Watch for shards and finish complete targets; raises the first error of a worker."""
+    """Watches for shards and finishes complete targets; raises the first error of a worker."""
     progress = _Progress(targets, share.is_rank_zero)
     scanned, worked = 0.0, True
     while progress.pending:
@@ -145,7 +145,7 @@ class _Progress:
         self._shards: dict[str, set[int]] = {}
 
     def scan(self, target: Target) -> None:
-        """Count a target's shards; if it is complete, finish it on the rank that merges."""
+        """Counts a target's shards; if it is complete, finishes it on the rank that merges."""
         present = self._shards[target.name] = target.shards.present()
         self._counted[target.name] = sum(len(target.chunks[number]) for number in present)
         if self._merges and len(present) == len(target.chunks):
@@ -210,7 +210,7 @@ class _Run:
         return touched
 
     def work(self, worker: EngineWorker, worker_number: int, num_workers: int) -> None:
-        """Run one engine's thread: its own share first, then whatever is left of all targets."""
+        """Runs one engine's thread: its own share first, then whatever is left of all targets."""
         # Each worker starts at another position, so they meet late and rarely compete for claims.
         first = len(self.units) * worker_number // num_workers
         order = [*self.units[first:], *self.units[:first]]
@@ -232,7 +232,7 @@ class _Run:
         return unit[0].shards.path(unit[1]).is_file() or unit[0].is_finished()
 
     def _work_through(self, worker: EngineWorker, units: Sequence[Unit]) -> bool:
-        """Go through the units once; returns True if any was computed.
+        """Goes through the units once; returns True if any was computed.
 
         One extra thread prepares the next unit's prompts while the engine computes.
         """
@@ -269,7 +269,7 @@ class _Run:
         return None
 
     def _compute(self, worker: EngineWorker, ready: "_PreparedChunk") -> None:
-        """Compute one chunk and write its shard, restarting a dead engine up to twice."""
+        """Computes one chunk and writes its shard, restarting a dead engine up to twice."""
         for deaths in range(_MAX_RESTARTS + 1):
             try:
                 engine = worker.load(ready.target.model_path)
@@ -294,7 +294,7 @@ class _Run:
         )
 
     def _check_lengths(self, engine: EngineProcess, ready: "_PreparedChunk") -> None:
-        """Check prompt lengths; on a target's first chunk, also those of its longest questions.
+        """Checks prompt lengths; on a target's first chunk, also those of its longest questions.
 
         A prompt that is too long then fails at once and not after hours.
         """
@@ -314,7 +314,7 @@ class _Run:
 
 
 def _release_claim(upcoming: "Future[_PreparedChunk | None]") -> None:
-    """Release the claim of a chunk that was prepared and will not be computed."""
+    """Releases the claim of a chunk that was prepared and will not be computed."""
     if (
         not upcoming.cancelled()
         and upcoming.exception() is None

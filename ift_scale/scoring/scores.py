@@ -172,7 +172,7 @@ class ChoiceScores:
         self.prior, self.summary = LetterPrior(), ChoiceSummary()
 
     def estimate_prior(self, shards: list[Path]) -> None:
-        """Estimate the letter prior in a first pass; does nothing unless `prior_share` is set."""
+        """Estimates the letter prior in a first pass; does nothing unless `prior_share` is set."""
         if self.config.prior_share > 0:
             for path in shards:
                 for block in blocks(
@@ -272,7 +272,7 @@ class ChoiceScores:
     def _cloze(
         self, table: pa.Table, lists: dict[str, list[Any]], flat: dict[str, list[Any]]
     ) -> None:
-        """Pick the option with the highest log-likelihood per UTF-8 byte."""
+        """Picks the option with the highest log-likelihood per UTF-8 byte."""
         for row, (likelihoods, sizes, answer) in enumerate(
             zip(
                 table["cloze"].to_pylist(),
@@ -292,7 +292,7 @@ class ChoiceScores:
 def write_rows(
     path: Path, schema: pa.Schema, shards: list[Path], rows_of: Callable[[pa.Table], pa.Table]
 ) -> None:
-    """Merge shards into one Parquet file with one row group per shard, one shard in memory."""
+    """Merges shards into one Parquet file with one row group per shard, one shard in memory."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in shards:
             writer.write_table(rows_of(pq.read_table(shard)).select(schema.names))

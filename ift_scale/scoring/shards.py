@@ -42,7 +42,7 @@ class Shards:
             return set()  # not started, or already merged
 
     def remove_stale(self) -> int:
-        """Remove shards of other questions or settings and return how many there were."""
+        """Removes shards of other questions or settings; returns how many there were."""
         others = [path for path in self._all.glob("*") if path != self.folder]
         count = sum(len(list(path.glob("*.parquet"))) for path in others)
         for path in others:
@@ -67,5 +67,5 @@ class Shards:
             pq.write_table(table, temporary)
 
     def remove(self) -> None:
-        """Remove all shards after the result has been merged."""
+        """Removes all shards after the result has been merged."""
         shutil.rmtree(self._all, ignore_errors=True)

@@ -129,9 +129,9 @@ class LocalWriter:
                 )
 
     def stop(self) -> None:
-        """Kill the engine."""
+        """Kills the engine."""
         self._worker.kill()
 
     def close(self) -> None:
-        """End the engine."""
+        """Ends the engine."""
         self._worker.close()

@@ -29,10 +29,10 @@ class TextWriter(Protocol):
         """Returns a text per prompt, cut at its end; empty if the model wrote nothing."""
 
     def stop(self) -> None:
-        """End a running `write` at once; called by another thread."""
+        """Ends a running `write` at once; called by another thread."""
 
     def close(self) -> None:
-        """Release the writer; called by its own thread when no chunk is left."""
+        """Releases the writer; called by its own thread when no chunk is left."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class WorkerPool:
         return [text for _, texts in sorted(self._texts.items()) for text in texts]
 
     def _work(self, writer: TextWriter, coming: Iterator[tuple[int, Chunk]], work: Work) -> None:
-        """Run one writer's thread: process chunks until none is left or the pool stops."""
+        """Runs one writer's thread: processes chunks until none is left or the pool stops."""
         try:
             while not self._stopping.is_set():
                 with self._lock:

@@ -63,7 +63,7 @@ class WriteInputs:
 
 
 def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar) -> None:
-    """Write texts.jsonl, which is empty if the settings need no text."""
+    """Writes texts.jsonl, which is empty if the settings need no text."""
     started = time.monotonic()
     texts: list[Text] = []
     counts: dict[str, float] = {"texts": 0}
@@ -178,7 +178,7 @@ def _counts(texts: Sequence[Text]) -> dict[str, float]:
 
 
 def _check_failures(config: Config, texts: Sequence[Text]) -> None:
-    """Report failed texts; raises DataError if the settings require all to pass."""
+    """Reports failed texts; raises DataError if the settings require all to pass."""
     failed = [text for text in texts if text.failed]
     if not failed:
         return
