@@ -126,6 +126,7 @@ class Controls:
         """
         if self._respelled is not _NOTHING and self._is_respelled(self.pattern.sub("", content)):
             return self._mask(content)
+        # Fast path: most contents have no character that begins a control token.
         head, tail = content[: self._longest], content[-self._longest :]
         if not (
             any(map(content.__contains__, self._first)) or any(map(head.__contains__, self._last))
@@ -138,10 +139,12 @@ class Controls:
             and not any(map(head.__contains__, self._last))
         ):
             return content
+        # The end of the content may begin a token that the template's text completes ...
         cut = _longest_edge(lambda n: plain[-1][-n:], self._longest, plain[-1], self._beginnings)
         if cut:
             plain[-1:] = [plain[-1][:-cut], ""]
             spelled.append(content[-cut:])
+        # ... and its beginning may end one.
         cut = _longest_edge(lambda n: plain[0][:n], self._longest, plain[0], self._ends)
         if cut:
             plain[:1] = ["", plain[0][cut:]]

@@ -181,9 +181,11 @@ class PromptTokenizer:
         # Without a blank line at its end, the prefix's last token may merge with the text.
         if not prefix.text.endswith(_ANCHOR) or whole:
             return [self._split(prefix, text) for text in texts]
+        # Usual case: tokenise each text after the blank line only and reuse the prefix's ids.
         pairs = self._after_anchor(prefix, texts, _ANCHOR)
         last_line = prefix.text.rstrip("\n").rfind("\n") + 1
         left = [number for number, pair in enumerate(pairs) if pair is None]
+        # Texts that change the blank line's tokens: try again after the line before it.
         if left and last_line > 0:
             prefix.shorter = prefix.shorter or self.prefix(prefix.text[:last_line])
             again = self._after_anchor(

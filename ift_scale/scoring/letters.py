@@ -158,6 +158,7 @@ class LetterAsker:
         for _, numbers in groupby(
             range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic)
         ):
+            # One draw after the other: all questions of a topic and a draw share a prefix.
             members = list(numbers)
             for draw in sorted({view.draw for i in members for view in views[i]}):
                 pairs = [
@@ -176,9 +177,11 @@ class LetterAsker:
         Raises DataError if the model returns NaN or only zero probabilities.
         """
         logprobs = option_logprobs(engine, written.requests)
+        # From here on a flat array with the options of all requests, in the engine's order.
         counts = np.array([len(request.options) for request in written.requests])
         _refuse_nan(logprobs, counts, written)
         if (written.source[:, 1] > 0).any():
+            # With several views a question's requests are apart, because draws are asked in turn.
             logprobs = _sorted_by_question(logprobs, counts, written.source)
         likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
         return _table(written, logprobs, likelihoods)
