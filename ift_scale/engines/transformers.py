@@ -196,14 +196,14 @@ class TransformersEngine:
         finished: Callable[[float], None],
     ) -> list[Tensor]:
         """Returns, for each suffix, the log-probabilities of its targets, flat, float64."""
-        logprobs_of: list[Tensor] = [torch.empty(0)] * len(suffixes)
+        results: list[Tensor] = [torch.empty(0)] * len(suffixes)
         # Longest rows first: a strategy verified for them is not checked again for shorter ones.
         for group in sorted(self._groups(prefixes, suffixes), key=lambda group: -group.longest):
             for batch, logprobs in self._selector.batches(group.kind, group.prefix, group.items):
-                for place, values in zip(batch, logprobs, strict=True):
-                    logprobs_of[group.numbers[place]] = values
+                for item, values in zip(batch, logprobs, strict=True):
+                    results[group.numbers[item]] = values
                 finished(len(batch))
-        return logprobs_of
+        return results
 
     def _groups(
         self, prefixes: Sequence[list[int]], suffixes: Sequence[ScoredSuffix]

@@ -209,10 +209,10 @@ def _refuse_unexpected(
 ) -> None:
     if unexpected:
         files = {stored[name].file for name in unexpected if name in stored}
-        place = files.pop() if len(files) == 1 else folder
+        path = files.pop() if len(files) == 1 else folder
         remedy = "Provide the config.json of these weights, or remove what is not part of the model"
         problem = "contain tensors that config.json's model does not have"
-        _refuse(place, problem, unexpected, remedy)
+        _refuse(path, problem, unexpected, remedy)
 
 
 def _refuse_torn_ties(folder: Path, stored: dict[str, StoredTensor], tied: dict[str, str]) -> None:
@@ -236,9 +236,9 @@ def _read(name: str, stored: dict[str, StoredTensor]) -> torch.Tensor:
         return tensors.get_tensor(name)
 
 
-def _refuse(place: Path, problem: str, names: Collection[str], remedy: str) -> None:
+def _refuse(path: Path, problem: str, names: Collection[str], remedy: str) -> None:
     first = sorted(names)
     more = f" and {len(first) - _NAMES_SHOWN} more" if len(first) > _NAMES_SHOWN else ""
     raise DataError(
-        Place(place), f"the weights {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy
+        Place(path), f"the weights {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy
     )

@@ -32,11 +32,13 @@ def shuffled_by_topic(questions: QuestionFile, rows: np.ndarray, seed: int) -> n
     ranks, topics = np.empty(len(rows), dtype=np.uint64), np.empty(len(rows), dtype=np.int32)
     numbers: dict[tuple[str, str], int] = {}
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        for place, question in enumerate(
+        for position, question in enumerate(
             questions.read(rows[start : start + _ROWS_AT_ONCE]), start=start
         ):
-            ranks[place] = draws.rank(f"free/{seed}", question.id)
-            topics[place] = numbers.setdefault((question.collection, question.topic), len(numbers))
+            ranks[position] = draws.rank(f"free/{seed}", question.id)
+            topics[position] = numbers.setdefault(
+                (question.collection, question.topic), len(numbers)
+            )
     order: np.ndarray = rows[np.lexsort((ranks, topics))]
     return order
 
