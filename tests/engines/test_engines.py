@@ -180,7 +180,7 @@ def test_weights_that_did_not_change_are_noticed(
     The last test that uses the shared engines: the error ends vLLM's.
     """
     same = Path(shutil.copytree(world_model, tmp_path / "same"))
-    with pytest.raises(EnvironmentProblem, match="its weights did not change"):
+    with pytest.raises(EnvironmentProblem, match="output did not change"):
         engines["vllm"].load_weights(same)
 
 
