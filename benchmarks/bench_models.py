@@ -41,7 +41,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.questions import mmlu
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
-from ift_scale.scoring.letters import Chat, FewShot, LetterAsker, Writer
+from ift_scale.scoring.letters import Chat, FewShot, LetterAsker, PromptWriter
 from ift_scale.train.data import dataset
 from ift_scale.train.data.tokenize import tokenize
 from ift_scale.train.engine.export import export
@@ -112,7 +112,7 @@ def questions_of(count: int) -> tuple[list[Question], list[Question]]:
     return [question for subject in tests for question in subject], found
 
 
-def table(engine: Any, writer: Writer, asked: Sequence[Question]) -> np.ndarray:
+def table(engine: Any, writer: PromptWriter, asked: Sequence[Question]) -> np.ndarray:
     """Returns our log-probabilities, shape (num_questions, num_choices)."""
     asker = LetterAsker(writer, plain)
     return np.array(asker.ask(engine, asker.write(list(asked)))["logprobs"].to_pylist())

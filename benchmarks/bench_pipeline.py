@@ -26,13 +26,13 @@ from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.config.file import from_dict
 from ift_scale.engines.null import NullEngine
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.progress import Bar, say
 from ift_scale.probe import run as probe
-from ift_scale.probe.asked import wanted
+from ift_scale.probe.selection import is_probed
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import mmlu
@@ -73,12 +73,12 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     before = time.monotonic(), time.process_time()
     questions = QuestionFile(pool)
     bar = Bar("probe", 0, None)
-    probe.slots_for = lambda *_: [Slot(lambda path: engine, bar)]  # type: ignore[assignment]
+    probe.engine_workers = lambda *_: [EngineWorker(lambda path: engine, bar)]  # type: ignore[assignment]
     probe.ask(
         config, Task("probe", folder / "probe", "key", {}), model, questions, folder, None, bar
     )
     wall, own = time.monotonic() - before[0], time.process_time() - before[1]
-    asked = len(questions.select(lambda group: wanted(config.probe, group)))
+    asked = len(questions.select(lambda group: is_probed(config.probe, group)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     merged = pq.read_metadata(folder / "probe" / PROBE_FILE).num_rows
     if merged != asked:

@@ -66,7 +66,7 @@ def test_bad_settings_exit_with_2(tmp_path: Path, pool: Path) -> None:
         ('"answer": 0, "question": "\\ud800"', "field 'question': holds half of a surrogate pair"),
         (
             '"answer": 0, "explanation": NaN',
-            "field 'explanation': must be a text, or be left out (value: nan)",
+            "field 'explanation': must be a text or be omitted (value: nan)",
         ),
         (
             '"answer": 0, "choices": [1, 2]',
@@ -143,7 +143,7 @@ def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:
     empty.mkdir()
     (empty / "config.json").write_text("{}")
     result = _run("run", _config(tmp_path, pool), "--set", f"model.path={empty}")
-    assert result.exit_code == 2 and "holds no safetensors weights" in result.output
+    assert result.exit_code == 2 and "contains no safetensors weights" in result.output
 
 
 def test_an_unwritable_output_folder(tmp_path: Path, pool: Path) -> None:

@@ -17,7 +17,7 @@ from ift_scale.io.progress import progress
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import duplicates
 from ift_scale.questions.detect import Detected
-from ift_scale.questions.run import Tally, counted
+from ift_scale.questions.run import QuestionCounts, counted
 from ift_scale.questions.sources import placed
 from ift_scale.records import Question
 
@@ -96,7 +96,7 @@ def require_pool(found: Sequence[Detected]) -> None:
 
 def read_questions(config: Config) -> list[Counts]:
     """Questions of each source by domain and split. All are read; DataError if one is wrong."""
-    tally = Tally()
+    tally = QuestionCounts()
     counts: list[Counts] = [Counts() for _ in config.questions.sources]
 
     def noted() -> Iterator[tuple[int, Place, Question]]:

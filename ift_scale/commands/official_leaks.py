@@ -12,7 +12,7 @@ from ift_scale.config import AuditConfig, PaperSource
 from ift_scale.construct import official
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import read_jsonl, write_jsonl
-from ift_scale.questions import audit
+from ift_scale.questions import audit, audit_result
 from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
@@ -36,7 +36,7 @@ def leaks(models: Sequence[Path], pools: Path) -> list[Leak]:
         folder = Path(name)
         write_jsonl(folder / "questions.jsonl", _questions(models, pools))
         audited = audit.audit(folder / "questions.jsonl", AuditConfig(), folder)
-        pairs = read_jsonl(folder / audit.PAIRS, audit.Pair)
+        pairs = read_jsonl(folder / audit.PAIRS, audit_result.Pair)
     items: dict[tuple[str, str], set[str]] = {}
     for pair in pairs:
         sides = (pair.id, pair.cell), (pair.other_id, pair.other_cell)

@@ -1,10 +1,11 @@
-"""Text generation with the transformers engine: padded batches where they are exact, else row by row.
+"""Text generation with the transformers engine: padded batches where exact, else single rows.
 
-A batch is padded on the left, with masks, as transformers' `generate` expects it. That is exact for
-most models and for sliding windows, but not where positions or rotary frequencies go by the batch.
-So prompts are grouped by their rotary class, and before a way is used for longer prompts or for more
-padding than before, a few greedy tokens are compared with plain forward passes. A row whose frequencies change while it
-grows is generated without a KV cache: its old keys would have the old frequencies.
+Batches are padded on the left and masked, as transformers' `generate` expects. This is exact for
+most models and for sliding windows, but not if positions or rotary frequencies depend on the batch.
+Prompts are therefore grouped by rotary class. Before a method is used for longer prompts or more
+padding than before, a few greedy tokens are compared with plain forward passes. A row whose rotary
+frequencies change as it grows is generated without a KV cache, because cached keys would keep the
+old frequencies.
 """
 
 import logging
@@ -17,88 +18,108 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from ift_scale.engines.protocol import Sampling
 from ift_scale.engines.rope import LengthClass
-from ift_scale.engines.ways import NOT_SERVED, Alone, ForwardPasses, Wanted, batches_of, within
+from ift_scale.engines.selector import gap_in_tolerances
+from ift_scale.engines.strategies import (
+    UNSUPPORTED,
+    ForwardPasses,
+    ScoredSuffix,
+    SingleRows,
+    batches_by_length,
+)
 
 logger = logging.getLogger(__name__)
 _TOKENS_COMPARED, _CHOICES_COMPARED = 4, 5
 
 
-class _Way(NamedTuple):
+class _Method(NamedTuple):
     name: str
     is_batched: bool
 
 
-_WAYS = (_Way("left-padded batches", True), _Way("single rows with a KV cache", False))
-_PLAIN = _Way("single rows without a KV cache", False)
+_METHODS = (_Method("left-padded batches", True), _Method("single rows with a KV cache", False))
+_PLAIN = _Method("single rows without a KV cache", False)
 
 
 class Generator:
-    """Generates with one model; remembers up to which length and padding each way was seen to be right."""
+    """Generates text with one model and remembers the lengths verified for each method."""
 
-    def __init__(self, passes: ForwardPasses, alone: Alone, tolerance: float):
-        self.passes, self.alone, self.tolerance = passes, alone, tolerance
-        self._verified: dict[tuple[_Way, LengthClass], tuple[int, int]] = {}
-        self._closed: set[tuple[_Way, LengthClass]] = set()
+    def __init__(self, passes: ForwardPasses, alone: SingleRows, tolerance: float):
+        self.passes, self.single_rows, self.tolerance = passes, alone, tolerance
+        self._verified: dict[tuple[_Method, LengthClass], tuple[int, int]] = {}
+        self._closed: set[tuple[_Method, LengthClass]] = set()
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]
     ) -> list[list[list[int]]]:
-        """For each prompt `sampling.num_samples` lists of new tokens."""
+        """Returns `sampling.num_samples` lists of new token ids for each prompt."""
         torch.manual_seed(sampling.seed)
         self.passes.use_attention()
-        found: list[list[list[int]]] = [[] for _ in prompts]
-        for numbers, way in self._plan(prompts, sampling):
-            for batch in self._batches([prompts[n] for n in numbers], sampling, way):
+        results: list[list[list[int]]] = [[] for _ in prompts]
+        for numbers, strategy in self._plan(prompts, sampling):
+            for batch in self._batches([prompts[n] for n in numbers], sampling, strategy):
                 chosen = [numbers[i] for i in batch]
-                new_tokens = self._plainly if way is _PLAIN else self._new_tokens
+                new_tokens = self._without_cache if strategy is _PLAIN else self._new_tokens
                 tokens = new_tokens([prompts[n] for n in chosen], sampling)
                 for number, samples in zip(chosen, tokens, strict=True):
-                    found[number] = samples
+                    results[number] = samples
                 finished(len(batch))
-        return found
+        return results
 
     def _plan(
         self, prompts: Sequence[list[int]], sampling: Sampling
-    ) -> Iterator[tuple[list[int], _Way]]:
-        """(prompt numbers, the way to take), class by class."""
+    ) -> Iterator[tuple[list[int], _Method]]:
+        """Yields (prompt numbers, method to use), one pair per rotary class."""
         class_of = self.passes.rope.class_of
         groups: dict[tuple[LengthClass, LengthClass], list[int]] = {}
         for number, prompt in enumerate(prompts):
-            longest = len(prompt) + sampling.max_tokens - 1  # the last new token is not read again
+            longest = len(prompt) + sampling.max_tokens - 1  # the last new token is never read
             groups.setdefault((class_of(len(prompt)), class_of(longest)), []).append(number)
         for (first, last), numbers in groups.items():
             changes = first != last or first.own > 0
-            yield (
-                numbers,
-                _PLAIN
-                if changes
-                else self._verified_way(first, [prompts[n] for n in numbers], sampling),
-            )
+            if changes:
+                yield numbers, _PLAIN
+            else:
+                yield (
+                    numbers,
+                    self._verified_method(first, [prompts[n] for n in numbers], sampling),
+                )
 
-    def _verified_way(
+    def _verified_method(
         self, kind: LengthClass, prompts: list[list[int]], sampling: Sampling
-    ) -> _Way:
+    ) -> _Method:
         longest = max(map(len, prompts))
         length = longest + sampling.max_tokens
-        for way in _WAYS:
-            key, padding = (way, kind), longest - min(map(len, prompts)) if way.is_batched else 0
+        for strategy in _METHODS:
+            key, padding = (
+                (strategy, kind),
+                longest - min(map(len, prompts)) if strategy.is_batched else 0,
+            )
             right_length, right_padding = self._verified.get(key, (0, 0))
             if length <= right_length and padding <= right_padding:
-                return way
+                return strategy
             if key not in self._closed:
-                problem = self._problem(way, prompts, sampling)
+                problem = self._problem(strategy, prompts, sampling)
                 if problem is None:
                     self._verified[key] = max(length, right_length), max(padding, right_padding)
-                    return way
+                    return strategy
                 self._closed.add(key)
                 beyond = f"beyond {right_length} tokens or {right_padding} of padding"
-                logger.warning("%s: not used to generate texts %s (%s)", way.name, beyond, problem)
+                logger.warning(
+                    "%s: not used to generate texts %s (%s)", strategy.name, beyond, problem
+                )
         return _PLAIN
 
-    def _problem(self, way: _Way, prompts: list[list[int]], sampling: Sampling) -> str | None:
-        """What is wrong with a way for the longest prompt, with the shortest and thus most padded one in its batch."""
+    def _problem(
+        self, strategy: _Method, prompts: list[list[int]], sampling: Sampling
+    ) -> str | None:
+        """Returns why a method is unusable for these prompts, or None if it is usable.
+
+        Compares the longest prompt and, in the same batch, the shortest and most padded one.
+        """
         ordered = sorted(prompts, key=len)
-        rows = [ordered[-1], ordered[0]] if way.is_batched and len(prompts) > 1 else ordered[-1:]
+        rows = (
+            [ordered[-1], ordered[0]] if strategy.is_batched and len(prompts) > 1 else ordered[-1:]
+        )
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
             out = self._generate(
@@ -110,8 +131,8 @@ class Generator:
             )
         except torch.OutOfMemoryError:
             raise
-        except NOT_SERVED as error:
-            return f"does not serve this model: {error}"
+        except UNSUPPORTED as error:
+            return f"does not support this model: {error}"
         logprobs_BSV = torch.stack(out.logits, 1).double().log_softmax(-1).cpu()
         gaps = [
             self._gap(row, new, logprobs_SV)
@@ -126,16 +147,18 @@ class Generator:
         )
 
     def _gap(self, prompt: list[int], new: list[int], logprobs_SV: Tensor) -> float:
-        """Largest difference of the most probable tokens' log-probabilities, in tolerances."""
+        """Returns the largest difference of the top tokens' log-probabilities, in tolerances."""
         top = logprobs_SV.topk(min(_CHOICES_COMPARED, logprobs_SV.shape[-1]))
-        expected = self.alone.row([], Wanted(prompt + new[:-1], top.indices.tolist()))
-        return within(top.values.flatten(), expected, self.tolerance)
+        expected = self.single_rows.row([], ScoredSuffix(prompt + new[:-1], top.indices.tolist()))
+        return gap_in_tolerances(top.values.flatten(), expected, self.tolerance)
 
     def _batches(
-        self, prompts: Sequence[list[int]], sampling: Sampling, way: _Way
+        self, prompts: Sequence[list[int]], sampling: Sampling, strategy: _Method
     ) -> Iterator[list[int]]:
-        budget = self.passes.batch_tokens if way.is_batched else 0
-        return batches_of(sampling.max_tokens, [Wanted(prompt, []) for prompt in prompts], budget)
+        budget = self.passes.batch_tokens if strategy.is_batched else 0
+        return batches_by_length(
+            sampling.max_tokens, [ScoredSuffix(prompt, []) for prompt in prompts], budget
+        )
 
     def _new_tokens(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         choice: dict[str, Any] = {"do_sample": False}
@@ -169,8 +192,8 @@ class Generator:
             **options,
         )
 
-    def _plainly(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """One whole forward pass per new token."""
+    def _without_cache(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+        """Generates with one full forward pass per new token."""
         return [
             [self._sample(prompt, sampling) for _ in range(sampling.num_samples)]
             for prompt in prompts
@@ -189,7 +212,7 @@ class Generator:
 
 
 def _chosen(logits_1V: Tensor, sampling: Sampling) -> Tensor:
-    """The most probable token, or one drawn as transformers' `generate` draws."""
+    """Returns the most probable token, or one sampled as transformers' `generate` does."""
     if sampling.temperature == 0:
         return logits_1V.argmax()
     ids = torch.empty(1, 0, dtype=torch.long, device=logits_1V.device)

@@ -1,4 +1,4 @@
-"""What a Hugging Face model folder must hold, checked before anything starts."""
+"""Checks that a Hugging Face model folder is complete before anything starts."""
 
 import json
 from importlib import resources
@@ -10,7 +10,10 @@ from ift_scale.errors import DataError, Place
 
 
 def resolve(path: str, setting: str = "model.path") -> Path:
-    """The folder of a model by `setting`: the embedded one for `world`, else the checked path."""
+    """Returns the folder of a model: the embedded one for `world`, else the checked path.
+
+    `setting` is the setting that errors name.
+    """
     if path == BUILTIN_MODEL:
         return Path(str(resources.files("ift_scale.world") / "base_model"))
     folder = Path(path)
@@ -25,7 +28,7 @@ def resolve(path: str, setting: str = "model.path") -> Path:
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json."""
+    """Returns the folder's config.json."""
     path = folder / "config.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -38,24 +41,27 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def hidden_size(folder: Path) -> int:
-    """Width of the model's hidden states, of a multimodal one's text model."""
+    """Returns the width of the model's hidden states (of the text model if multimodal)."""
     settings = model_config(folder)
-    found = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
-    if found is None:
+    size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
+    if size is None:
         raise DataError(
             Place(folder / "config.json", field="hidden_size"),
             "missing",
             "Give a causal language model's folder",
         )
-    return found
+    return size
 
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-class Stored(NamedTuple):
-    """A tensor of a weight file, from the file's header. `dtype` is as safetensors names it: F32, BF16, ..."""
+class StoredTensor(NamedTuple):
+    """A tensor of a weight file, read from the file's header.
+
+    `dtype` is safetensors' name: F32, BF16, ...
+    """
 
     file: Path
     shape: tuple[int, ...]
@@ -63,17 +69,19 @@ class Stored(NamedTuple):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that count, chosen as transformers chooses them: `model.safetensors`, else the shards that the index names.
+    """Returns the weight files that transformers loads.
 
-    Other files beside them, such as shards of an earlier save, are not read. DataError where there are none.
+    These are `model.safetensors`, else the shards that the index names. Other files in the folder,
+    such as shards of an earlier save, are ignored. Raises DataError if there are none.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        remedy = "Fetch model.safetensors (or its shards and index); .bin weights must be converted to safetensors first"
+        remedy = "Fetch model.safetensors (or its shards and index); convert .bin weights"
+        remedy += " to safetensors first"
         raise DataError(
             Place(folder),
-            "holds no safetensors weights",
+            "contains no safetensors weights",
             remedy,
             sorted(p.name for p in folder.iterdir()),
         )
@@ -90,52 +98,52 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """The index's shard of each tensor."""
+    """Returns the shard of each tensor according to the index file."""
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not found or not all(isinstance(shard, str) for shard in found.values()):
-            raise TypeError("no shard is named")
+        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
+            raise TypeError("it names no shard")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"is not an index of weights: {type(error).__name__}: {error}"
+        problem = f"is not a weight index: {type(error).__name__}: {error}"
         raise DataError(
             Place(index, field="weight_map"), problem, "Fetch the model again"
         ) from error
-    return found
+    return shard_of
 
 
-def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors of the weight files that count, by name, from the files' headers.
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Returns all tensors of the loaded weight files by name, read from the headers.
 
-    DataError for a file that is cut off, for a tensor that the index looks for in a shard that does not hold it, and for one that
-    two shards hold.
+    Raises DataError for a truncated file, for a tensor that is missing from the shard given by the
+    index, and for a tensor that two shards contain.
     """
-    found: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
-        for name, (shape, dtype) in header(file).items():
-            if name in found:
-                problem = f"'{name}' is in {found[name].file.name} too"
+        for name, (shape, dtype) in read_header(file).items():
+            if name in tensors:
+                problem = f"'{name}' is also in {tensors[name].file.name}"
                 raise DataError(
                     Place(file),
                     problem,
                     "Save the model again into an empty folder, or fetch it again",
                 )
-            found[name] = Stored(file, shape, dtype)
+            tensors[name] = StoredTensor(file, shape, dtype)
     if not (folder / SINGLE).is_file():
         for name, shard in weight_map(folder / INDEX).items():
-            if name not in found or found[name].file != folder / shard:
-                problem = f"says that '{name}' is in {shard}, which does not hold it"
+            if name not in tensors or tensors[name].file != folder / shard:
+                problem = f"maps '{name}' to {shard}, which does not contain it"
                 raise DataError(
                     Place(folder / INDEX, field="weight_map"),
                     problem,
                     "Fetch the index and the shards again",
                 )
-    return found
+    return tensors
 
 
-def header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """(shape, dtype) of each tensor of a safetensors file.
+def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns (shape, dtype) of each tensor of a safetensors file.
 
-    DataError for a file that is shorter or longer than its header says: a download or copy that was cut off.
+    Raises DataError if the file's size differs from its header: a truncated download or copy.
     """
     size = path.stat().st_size
     entries: dict[str, Any] = {}
@@ -151,34 +159,37 @@ def header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             expected = -1
     if expected != size:
-        wanted = (
+        described_size = (
             f"its header describes {expected:,} bytes"
             if expected > 0
-            else "its header is not whole"
+            else "its header is incomplete"
         )
         raise DataError(
             Place(path),
-            f"is half written: it has {size:,} bytes and {wanted}",
+            f"is incomplete: it has {size:,} bytes and {described_size}",
             "Copy or fetch the file again",
         )
     return tensors
 
 
 def check(folder: Path) -> None:
-    """Raises DataError where config or weights are missing or half written, also single shards of an index."""
+    """Raises DataError if the config or any weight file is missing or incomplete."""
     model_config(folder)
     stored_tensors(folder)
 
 
 def embedding_rows(folder: Path) -> int:
-    """Rows of the model's embedding: token ids are below this. DataError where config.json does not say."""
+    """Returns the number of rows of the embedding; token ids must be below it.
+
+    Raises DataError if config.json lacks vocab_size.
+    """
     settings = model_config(folder)
-    found = settings.get("vocab_size", settings.get("text_config", {}).get("vocab_size"))
-    if not isinstance(found, int):
+    rows = settings.get("vocab_size", settings.get("text_config", {}).get("vocab_size"))
+    if not isinstance(rows, int):
         raise DataError(
             Place(folder / "config.json", field="vocab_size"),
             "is missing",
             "Give a causal language model's folder",
-            found,
+            rows,
         )
-    return found
+    return rows

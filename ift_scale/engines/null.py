@@ -1,4 +1,7 @@
-"""An engine that computes nothing and returns at once: what is left is the pipeline's own cost (benchmarks/bench_pipeline.py)."""
+"""An engine that computes nothing, used to measure the pipeline's own cost.
+
+See benchmarks/bench_pipeline.py.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ class NullEngine:
         self.finished: Callable[[float], None] = ignore
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
-        """Uniform over the options."""
+        """Returns a uniform distribution over the options."""
         counts = np.array([len(request.options) for request in requests])
         return np.repeat(-np.log(counts), counts)
 
@@ -29,7 +32,7 @@ class NullEngine:
         return [[[] for _ in range(sampling.num_samples)] for _ in requests]
 
     def load_weights(self, path: Path) -> None:
-        """There are none."""
+        """Does nothing: there are no weights."""
 
     def reset_cache(self) -> None:
-        """There is none."""
+        """Does nothing: there is no cache."""

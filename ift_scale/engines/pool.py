@@ -1,4 +1,4 @@
-"""Places for engines: one a GPU or tensor-parallel group, each keeping its engine warm while weights change."""
+"""Engine workers: one per GPU or tensor-parallel group, kept warm while weights change."""
 
 import time
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.environment import Ranks, own_devices
 
 
-class Slot:
-    """A place for one engine: started when first needed, given new weights in place, started again when it has died."""
+class EngineWorker:
+    """Owns one engine: starts it on first use, swaps its weights, restarts it after a death."""
 
     def __init__(self, start: Callable[[Path], EngineProcess], bar: Bar):
         self._start, self._bar = start, bar
@@ -22,13 +22,16 @@ class Slot:
         self.killed = False
         self.seconds = {"engine_start": 0.0, "load_weights": 0.0}
 
-    def taken_seconds(self) -> dict[str, float]:
-        """Seconds of starts and loads since the last call."""
+    def pop_seconds(self) -> dict[str, float]:
+        """Returns and resets the seconds spent on starts and weight loads since the last call."""
         taken, self.seconds = self.seconds, {"engine_start": 0.0, "load_weights": 0.0}
         return taken
 
-    def serve(self, model_path: Path) -> EngineProcess:
-        """The engine with the weights of `model_path`."""
+    def load(self, model_path: Path) -> EngineProcess:
+        """Returns the engine with the weights of `model_path`, starting it if needed.
+
+        Raises EngineDied or EnvironmentProblem if the engine does not start.
+        """
         started = time.monotonic()
         if self._engine is not None and self._loaded != model_path:
             try:
@@ -37,19 +40,17 @@ class Slot:
             except EngineDied:
                 raise
             except EnvironmentProblem as error:
-                say(
-                    f"the engine could not take new weights, so a new one is started: {str(error).splitlines()[0]}"
-                )
+                reason = str(error).splitlines()[0]
+                say(f"the engine failed to load new weights; starting a new one: {reason}")
                 self.close()
         if self._engine is None:
             self._bar.note("starting the engine")
             started = time.monotonic()
             if self.killed:
                 raise EngineDied("the run is being stopped")
-            self._engine = self._start(
-                model_path
-            )  # there at once, so that it can be killed while it loads
-            if self.killed:  # just now
+            # The process exists from here on, so `kill` can end it while it loads.
+            self._engine = self._start(model_path)
+            if self.killed:  # between the check above and the start
                 self._engine.kill()
             try:
                 self._engine.ready()
@@ -62,24 +63,27 @@ class Slot:
         return self._engine
 
     def kill(self) -> None:
-        """End the engine at once; no other one is started here."""
+        """Kills the engine; this worker starts no other one."""
         self.killed = True
         engine = self._engine
         if engine is not None:
             engine.kill()
 
     def close(self) -> None:
+        """Ends the engine; the next `load` starts a new one."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
 
-def slots_for(
+def engine_workers(
     config: EngineConfig, dtype: str, log: Path, ranks: Ranks | None, bar: Bar
-) -> list[Slot]:
-    """This process' slots: its share of the node's GPUs in groups of `tensor_parallel_size`; on a CPU, `num_engines` or one.
+) -> list[EngineWorker]:
+    """Returns this process's workers.
 
-    None where it only leads other ranks.
+    On GPUs there is one per group of `tensor_parallel_size` of this process's GPUs; on CPUs there
+    are `num_engines`, by default one. The list is empty if the engines run on other ranks. Raises
+    ConfigError if the GPUs do not suffice.
     """
     if ranks is not None and ranks.engines_elsewhere is not None:
         return []
@@ -87,21 +91,23 @@ def slots_for(
     devices = own_devices(ranks, size)
     groups = [devices[start : start + size] for start in range(0, len(devices) - size + 1, size)]
     if devices and not groups:
-        problem = f"*.tensor_parallel_size: {size} GPUs are needed and this process sees {len(devices)} ({', '.join(devices)})"
+        problem = f"*.tensor_parallel_size: needs {size} GPUs, and this process sees {len(devices)}"
+        problem += f" ({', '.join(devices)})"
         raise ConfigError("settings", [problem + "; lower it, or start fewer ranks on the node"])
     count = config.num_engines or max(1, len(groups))
     if groups and count > len(groups):
-        problem = f"*.num_engines: {count} engines of {size} GPUs do not fit on the {len(devices)} GPUs of this process"
+        problem = f"*.num_engines: {count} engines of {size} GPUs do not fit on the {len(devices)}"
+        problem += " GPUs of this process"
         raise ConfigError("settings", [problem + "; lower it, or leave it out"])
-    place = f"-rank{ranks.rank}" if ranks and ranks.world_size > 1 else ""
+    rank = f"-rank{ranks.rank}" if ranks and ranks.world_size > 1 else ""
 
-    def slot(number: int) -> Slot:
-        path = log.with_name(f"{log.stem}{place}{f'-{number}' if count > 1 else ''}{log.suffix}")
+    def worker(number: int) -> EngineWorker:
+        path = log.with_name(f"{log.stem}{rank}{f'-{number}' if count > 1 else ''}{log.suffix}")
         own = groups[number] if groups else ()
 
         def start(model_path: Path) -> EngineProcess:
             return EngineProcess(EngineSpec(str(model_path), dtype, config, devices=own), path)
 
-        return Slot(start, bar)
+        return EngineWorker(start, bar)
 
-    return [slot(number) for number in range(count)]
+    return [worker(number) for number in range(count)]

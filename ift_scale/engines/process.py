@@ -1,6 +1,6 @@
-"""An engine in a child process: started once, asked through a pipe, and really gone afterwards.
+"""An engine in a child process, called through a pipe; its memory is freed when it ends.
 
-The child's own output goes to a log file; when it fails, the user sees the file's last lines.
+The child's output goes to a log file. If the child fails, the error quotes the end of the log.
 """
 
 import ctypes
@@ -36,9 +36,10 @@ from ift_scale.io.progress import say
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
 _SECONDS_BETWEEN_COUNTS = 0.5
-# Kinds of messages from the child. A question gets counts and notes, then an answer or a failure.
+# Kinds of messages from the child. A call yields counts and notes, then an answer or a failure.
 _ANSWER, _FAILURE, _FINISHED, _NOTE = "answer", "failure", "finished", "note"
-# glibc gives every array of a forward pass back to the kernel, which clears it anew for the next: a fifth of the time on a CPU.
+# glibc returns every array of a forward pass to the kernel, which zeroes it again for the next one.
+# Keeping the memory saves a fifth of the time on a CPU.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
@@ -47,19 +48,20 @@ _KEEP_MEMORY = {
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone, so that a killed run leaves no engine behind (Linux)."""
+    """Makes the kernel kill this process when its parent ends, so no engine is orphaned (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class EngineDied(EnvironmentProblem):
-    """The child has gone without an answer: a new one can take over what it was asked."""
+    """The child ended without an answer; a new one can repeat the call."""
 
 
 class EngineProcess:
-    """The engine protocol, answered by a child that starts at once; the first question, or `ready`, waits until it has loaded.
+    """Implements the engine protocol by calling a child process, which starts at once.
 
-    `seconds_to_start` counts imports and loading. The child ends with the thread that made this object, at the latest.
+    The first call, or `ready`, waits until the child has loaded the model. `seconds_to_start`
+    counts imports and loading. The child ends at the latest with the thread that created it.
     """
 
     def __init__(self, spec: EngineSpec, log: Path):
@@ -73,10 +75,10 @@ class EngineProcess:
         if spec.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
         with theirs, log.open("a", encoding="utf-8") as out:
-            # A plain child rather than multiprocessing's: that would run the caller's main module again.
-            # The log's path stands last so that a process list shows which run an engine belongs to.
+            # Not multiprocessing, which would run the caller's main module again. The log's path is
+            # the last argument, so a process list shows which run an engine belongs to.
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
-            # A session of its own: what an engine starts in turn (a process a GPU) ends with it.
+            # A new session: processes that the engine starts (one per GPU) are killed with it.
             self._child = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -86,16 +88,16 @@ class EngineProcess:
                 start_new_session=True,
             )
         self._pipe = Connection(ours.detach())
-        with suppress(BrokenPipeError, ConnectionResetError):  # the first answer tells
+        with suppress(BrokenPipeError, ConnectionResetError):  # `ready` reports a dead child
             self._pipe.send(spec)
 
     def ready(self) -> "EngineProcess":
-        """Wait until the model is loaded; EnvironmentProblem with the log's end where it cannot be."""
+        """Waits until the model is loaded; raises EnvironmentProblem with the log's end if not."""
         if self._context_length is None:
             try:
-                self._context_length = int(self._answer())
+                self._context_length = int(self._receive())
             except BaseException:
-                self.kill()  # it may be loading for minutes yet
+                self.kill()  # it may take minutes to load
                 self.close()
                 raise
             self.seconds_to_start = time.monotonic() - self._started
@@ -108,36 +110,36 @@ class EngineProcess:
         return self._context_length
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
-        return self._ask("score", list(requests))
+        return self._call("score", list(requests))
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
-        return self._ask("loglikelihood", list(requests))
+        return self._call("loglikelihood", list(requests))
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:
-        return self._ask("generate", list(requests), sampling)
+        return self._call("generate", list(requests), sampling)
 
     def load_weights(self, path: Path) -> None:
-        self._ask("load_weights", path)
+        self._call("load_weights", path)
 
     def reset_cache(self) -> None:
-        self._ask("reset_cache")
+        self._call("reset_cache")
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         self.ready()
         try:
             self._pipe.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):
-            raise self._dead() from None
-        return self._answer()
+            raise self._death() from None
+        return self._receive()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         while True:
             try:
                 kind, value = self._pipe.recv()
             except (EOFError, ConnectionResetError, pickle.UnpicklingError):
-                raise self._dead() from None
+                raise self._death() from None
             if kind == _FAILURE:
                 exit_code, message = value
                 if exit_code == EXIT_USER:
@@ -149,7 +151,7 @@ class EngineProcess:
                 return value
             (self.finished if kind == _FINISHED else say)(value)
 
-    def _dead(self) -> EngineDied:
+    def _death(self) -> EngineDied:
         try:
             code = self._child.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -159,12 +161,12 @@ class EngineProcess:
         return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
 
     def kill(self) -> None:
-        """End the child at once, whatever it is doing; a call that waits for it in another thread fails."""
+        """Kills the child; a call that waits for it in another thread raises EngineDied."""
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the child: it leaves when the pipe closes, or is killed; what it has started ends with it."""
+        """Ends the child by closing the pipe, or kills it; processes that it started end too."""
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_SECONDS_TO_END)
@@ -172,8 +174,8 @@ class EngineProcess:
         self._child.wait()
 
 
-class _Counts:
-    """Sends how many requests are finished, at most twice a second."""
+class _ProgressReporter:
+    """Sends the number of finished requests to the parent, at most twice per second."""
 
     def __init__(self, pipe: Connection):
         self._pipe, self._count, self._sent = pipe, 0.0, time.monotonic()
@@ -185,17 +187,17 @@ class _Counts:
             self.start()
 
     def start(self) -> None:
-        """Forget what was not sent: the answer says more."""
+        """Resets the count; the answer itself reports what was not sent."""
         self._count, self._sent = 0.0, time.monotonic()
 
 
-class _Notes(logging.Handler):
-    """Passes an engine's warnings on to the user, each once; the log file has them all."""
+class _WarningForwarder(logging.Handler):
+    """Forwards each distinct engine warning once to the user; the log file has them all."""
 
     def __init__(self, pipe: Connection):
         super().__init__(logging.WARNING)
         self._pipe = pipe
-        self._passed_on: set[str] = set()  # other weights of the same architecture say the same
+        self._passed_on: set[str] = set()  # loading other weights repeats the same warnings
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -206,13 +208,13 @@ class _Notes(logging.Handler):
 
 
 def serve(pipe: Connection) -> None:
-    """The child: build the engine that the first message names, then answer until the pipe closes."""
+    """Runs the child: builds the first message's engine, then answers until the pipe closes."""
     try:
         import torch
 
         spec = pipe.recv()
-        logging.getLogger("ift_scale.engines").addHandler(_Notes(pipe))
-        engine, counts = build(spec, torch.cuda.is_available()), _Counts(pipe)
+        logging.getLogger("ift_scale.engines").addHandler(_WarningForwarder(pipe))
+        engine, counts = build(spec, torch.cuda.is_available()), _ProgressReporter(pipe)
         engine.finished = counts.add
         pipe.send((_ANSWER, engine.context_length))
         while True:
@@ -220,13 +222,11 @@ def serve(pipe: Connection) -> None:
             counts.start()
             pipe.send((_ANSWER, getattr(engine, method)(*arguments)))
     except EOFError:
-        return  # the parent has closed its end: done
+        return  # the parent closed its end
     except BaseException as error:
         traceback.print_exc()
-        if (
-            type(error).__name__ == "EngineDeadError"
-        ):  # vLLM's, where a worker of a tensor-parallel group has died
-            return  # without an answer, as if this process had died itself
+        if type(error).__name__ == "EngineDeadError":
+            return  # vLLM lost a tensor-parallel worker; the parent sees a death and restarts
         message = (
             str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
         )
@@ -238,7 +238,7 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     serve(Connection(int(sys.argv[1])))
-    # vLLM's threads can keep an interpreter alive at exit, and there is nothing left to save.
+    # vLLM's threads can keep the interpreter alive at exit, and nothing is left to save.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,6 +1,7 @@
-"""The engine protocol: token ids in; log-probabilities of chosen next tokens, of continuations, or sampled tokens out.
+"""The engine protocol: token ids in, log-probabilities or sampled token ids out.
 
-An engine runs in a child process (`inference.process`), so that it really ends, its memory is given back, and the caller
+An engine returns the log-probabilities of chosen next tokens or of continuations, or samples text.
+It runs in a child process (`engines.process`), so that ending it frees its memory and the caller
 never imports torch.
 """
 
@@ -19,10 +20,10 @@ TRANSFORMERS = "ift_scale.engines.transformers:TransformersEngine"
 
 
 class ScoreRequest(NamedTuple):
-    """One prompt as token ids, and the ids whose next-token log-probabilities are wanted.
+    """A prompt as token ids, and the ids whose next-token log-probabilities are requested.
 
-    `prefix` is the beginning that the prompt shares with its neighbours, as one list object for all of them: an engine sees
-    what is worth computing once, and the list crosses a pipe once.
+    `prefix` is the beginning that neighbouring prompts share. All of them refer to the same list
+    object, so an engine can compute it once and it is pickled once.
     """
 
     prefix: list[int]
@@ -35,7 +36,7 @@ class ScoreRequest(NamedTuple):
 
 
 class TextRequest(NamedTuple):
-    """A prompt, and the continuation whose log-likelihood is wanted (empty where text is to be generated)."""
+    """A prompt and the continuation to score, which is empty if text is to be generated."""
 
     prefix: list[int]
     suffix: list[int]
@@ -47,7 +48,10 @@ class TextRequest(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How to generate: `temperature` 0 is greedy; generation ends before any of `stop`, or after `max_tokens`."""
+    """Sampling parameters. `temperature` 0 is greedy decoding.
+
+    Generation ends before any token of `stop`, or after `max_tokens`.
+    """
 
     max_tokens: int
     stop: list[int]
@@ -63,39 +67,45 @@ def ignore(count: float, /) -> None:
 
 class Engine(Protocol):
     finished: Callable[[float], None]
-    """Called during a call of a method below with the number of requests finished since the last time.
+    """Called by the methods below with the number of requests finished since the last call.
 
-    A fraction where an engine splits a request. Whoever runs the engine sets it.
+    The number is fractional if an engine splits a request. The owner of the engine sets it.
     """
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
-        """The natural-log probabilities of all requests' options over the whole vocabulary, one behind the other.
+        """Returns the natural-log probabilities of all requests' options, concatenated.
 
-        Float64, shape (sum of num_options,).
+        They are normalised over the whole vocabulary. Float64, shape (sum of num_options,).
         """
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
-        """The natural-log probability of each continuation behind its prompt, summed over its tokens; float64, (num_requests,)."""
+        """Returns the log-probability of each continuation after its prompt, summed over tokens.
+
+        Natural logarithm, float64, shape (num_requests,).
+        """
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:
-        """For each request `sampling.num_samples` lists of new token ids, the stop token not among them."""
+        """Returns `sampling.num_samples` lists of new ids per request, stop tokens excluded."""
 
     def load_weights(self, path: Path) -> None:
-        """Take the weights of another checkpoint of the same architecture; nothing computed before is reused."""
+        """Loads another checkpoint of the same architecture and drops everything cached."""
 
     def reset_cache(self) -> None:
-        """Forget everything computed for earlier requests."""
+        """Drops everything cached for earlier requests."""
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a prompt."""
+        """The maximum number of prompt tokens."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that a child process needs to build an engine. `factory` is MODULE:CLASS; `devices` are the GPUs it may see."""
+    """Everything a child process needs to build an engine.
+
+    `factory` is MODULE:CLASS; `devices` are the GPUs that the engine may see.
+    """
 
     model_path: str
     dtype: str
@@ -104,20 +114,28 @@ class EngineSpec:
     devices: tuple[str, ...] = ()
 
 
-# Settings that only say how fast or where an engine computes: they are in no key.
+# Settings that affect only speed or placement. They are part of no key.
 OPERATION = {
-    "chunk_size", "tensor_parallel_size", "num_engines", "gpu_memory_utilization", "enforce_eager", "cpu_kv_cache_gib",
-    "max_num_batched_tokens", "max_num_seqs", "batch_tokens", "whole_prompts",
-}  # fmt: skip
+    "chunk_size",
+    "tensor_parallel_size",
+    "num_engines",
+    "gpu_memory_utilization",
+    "enforce_eager",
+    "cpu_kv_cache_gib",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "batch_tokens",
+    "whole_prompts",
+}
 
 
 def identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
-    """The settings that an engine's answers depend on, as they were given."""
+    """Returns the settings that an engine's results depend on, `auto` unresolved."""
     return config.model_dump(exclude=OPERATION) | {"dtype": dtype}
 
 
 def resolved_identity(config: EngineConfig, dtype: str, on_gpu: bool) -> dict[str, Any]:
-    """The same with `auto` resolved: shards of different engines or precisions are not mixed."""
+    """As `identity` with `auto` resolved, so that shards of different engines are never mixed."""
     resolved = {
         "engine": resolved_engine(config.engine, on_gpu),
         "dtype": resolved_dtype(dtype, on_gpu),
@@ -126,17 +144,21 @@ def resolved_identity(config: EngineConfig, dtype: str, on_gpu: bool) -> dict[st
 
 
 def resolved_engine(engine: str, on_gpu: bool) -> str:
-    """`auto` is what was measured fastest (docs/measurements.md): vLLM on GPUs, on a CPU the transformers engine."""
+    """Resolves `auto` to the engine measured fastest (docs/measurements.md).
+
+    That is vLLM on GPUs and transformers on CPUs.
+    """
     return engine if engine != "auto" else ("vllm" if on_gpu else "transformers")
 
 
 def build(spec: EngineSpec, on_gpu: bool) -> Engine:
-    """The engine that the spec names."""
-    named = VLLM if resolved_engine(spec.config.engine, on_gpu) == "vllm" else TRANSFORMERS
-    module, _, name = (spec.factory or named).partition(":")
+    """Builds the engine that the spec names."""
+    default = VLLM if resolved_engine(spec.config.engine, on_gpu) == "vllm" else TRANSFORMERS
+    module, _, name = (spec.factory or default).partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(spec)
     return engine
 
 
 def resolved_dtype(dtype: str, on_gpu: bool) -> str:
+    """Resolves `auto` to bfloat16 on GPUs and float32 on CPUs."""
     return dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")

@@ -1,11 +1,12 @@
-"""Attention of many suffixes behind one shared prefix, exactly, on a CPU: the prefix' keys and values stand once.
+"""Exact attention of many suffixes to one shared prefix on a CPU, storing the prefix K/V once.
 
-Suffixes are packed without padding into one row of N tokens, so no linear layer computes a token that is not there. Each query's
-softmax falls into two parts, over the prefix (one large product for all queries together) and over its own suffix (causal, padded
-for this step only); the two are merged by their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
+Suffixes are packed without padding into one row of N tokens, so linear layers compute no padding.
+Each query's softmax is split into two parts: one over the prefix (a single large product for all
+queries) and one over its own suffix (causal, padded for this step only). The two are merged by
+their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
 
-Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R wanted rows (at most C of a suffix), H heads, K
-key-value heads, D head size.
+Shapes: N packed tokens, P prefix tokens, B suffixes of at most T tokens, R scored rows (at most C
+per suffix), H heads, K key-value heads, D head size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +22,10 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class PackedSuffixes:
-    """Where each of B suffixes lies among the N packed tokens; hands the layers the prefix that all of them follow.
+    """The layout of B suffixes among N packed tokens, and the prefix that all of them follow.
 
-    `counts`: how many of each suffix' last positions are wanted. The last layer computes only these R rows (`LastRowsLayer`).
+    `counts` gives how many of each suffix's last positions are scored. The last layer computes only
+    these R rows (`LastRowsLayer`).
     """
 
     def __init__(
@@ -38,23 +40,25 @@ class PackedSuffixes:
         starts_B = lengths_B.cumsum(0) - lengths_B
         steps_T, steps_C = torch.arange(max(lengths)), torch.arange(max(counts))
         self.inside_BT = steps_T < lengths_B[:, None]
-        # Padded places read token 0; causality keeps them from every real query, and their own outputs are dropped.
+        # Padding reads token 0. Causality hides it from every real query, and its outputs are
+        # dropped.
         self.source_BT = torch.where(self.inside_BT, starts_B[:, None] + steps_T, 0)
         self.positions_N = prefix_length + steps_T.expand(len(lengths), -1)[self.inside_BT]
-        # The wanted rows, padded to C a suffix at the left; which of a suffix' keys each may see.
-        self.wanted_BC = steps_C >= max(counts) - counts_B[:, None]
-        place_BC = lengths_B[:, None] - max(counts) + steps_C
-        self.row_source_BC = torch.where(self.wanted_BC, starts_B[:, None] + place_BC, 0)
-        self.rows_R = self.row_source_BC[self.wanted_BC]
-        self.seen_BCT = (steps_T <= place_BC[..., None]) & self.inside_BT[:, None]
-        self.seen_BCT |= ~self.wanted_BC[
-            ..., None
-        ]  # a padded row sees something, so that it is a number, and is dropped
+        # The scored rows, left-padded to C per suffix, and the keys each of them may attend to.
+        self.scored_BC = steps_C >= max(counts) - counts_B[:, None]
+        position_BC = lengths_B[:, None] - max(counts) + steps_C
+        self.row_source_BC = torch.where(self.scored_BC, starts_B[:, None] + position_BC, 0)
+        self.rows_R = self.row_source_BC[self.scored_BC]
+        self.seen_BCT = (steps_T <= position_BC[..., None]) & self.inside_BT[:, None]
+        # A padded row attends to every key, because a softmax over nothing would be NaN. It is
+        # dropped later.
+        self.seen_BCT |= ~self.scored_BC[..., None]
 
     def attend(
         self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
     ) -> Tensor:
-        """Attention output, shape (1, N, H, D)."""
+        """Returns the attention output, shape (1, N, H, D)."""
+        # Each suffix's attention to itself, padded to (B, H, T, D); padding is dropped right after.
         q_BHTD = q_1HND[0][:, self.source_BT].transpose(0, 1)
         out_BHTD, lse_BHT = _flash(
             q_BHTD, *self._keys(k_1KND, v_1KND, q_1HND.shape[1]), 0.0, True, scale=scale
@@ -65,20 +69,20 @@ class PackedSuffixes:
     def attend_rows(
         self, layer: int, q_1HRD: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
     ) -> Tensor:
-        """The same for the wanted rows only, shape (1, R, H, D)."""
+        """Returns the attention output of the scored rows only, shape (1, R, H, D)."""
         number_BC = torch.zeros_like(self.row_source_BC)
-        number_BC[self.wanted_BC] = torch.arange(len(self.rows_R))
+        number_BC[self.scored_BC] = torch.arange(len(self.rows_R))
         q_BHCD = q_1HRD[0][:, number_BC].transpose(0, 1)
         mask_B1CT = torch.zeros(self.seen_BCT.shape, dtype=q_BHCD.dtype).masked_fill_(
             ~self.seen_BCT, -torch.inf
         )[:, None]
         keys = self._keys(k_1KND, v_1KND, q_1HRD.shape[1])
         out_BHCD, lse_BHC = _flash(q_BHCD, *keys, 0.0, False, attn_mask=mask_B1CT, scale=scale)
-        own_HRD, own_lse_HR = (x.transpose(0, 1)[:, self.wanted_BC] for x in (out_BHCD, lse_BHC))
+        own_HRD, own_lse_HR = (x.transpose(0, 1)[:, self.scored_BC] for x in (out_BHCD, lse_BHC))
         return self._with_prefix(layer, q_1HRD, own_HRD, own_lse_HR, scale)
 
     def _keys(self, k_1KND: Tensor, v_1KND: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of each suffix, padded, for every head: (B, H, T, D) both."""
+        """Returns keys and values of each suffix, padded, for every head: both (B, H, T, D)."""
         groups = heads // k_1KND.shape[1]
         k_BHTD, v_BHTD = (
             x[0][:, self.source_BT].transpose(0, 1).repeat_interleave(groups, 1)
@@ -89,23 +93,24 @@ class PackedSuffixes:
     def _with_prefix(
         self, layer: int, q_1HND: Tensor, own_HND: Tensor, own_lse_HN: Tensor, scale: float
     ) -> Tensor:
+        """Merges attention to the own suffix with attention to the prefix, (1, N, H, D)."""
         if self.prefix_length == 0:
             return own_HND.transpose(0, 1)[None]
         k_1KPD, v_1KPD = self.prefix[layer]
-        q_1KMD = q_1HND.reshape(
-            1, k_1KPD.shape[1], -1, q_1HND.shape[-1]
-        )  # M = groups * N: no key is copied for a group
+        # Query heads of one key-value head become rows, so no key is copied: M = groups * N.
+        q_1KMD = q_1HND.reshape(1, k_1KPD.shape[1], -1, q_1HND.shape[-1])
         shared, shared_lse = _flash(q_1KMD, k_1KPD, v_1KPD, 0.0, False, scale=scale)
         shared_HND, shared_lse_HN = (
             shared.reshape(own_HND.shape),
             shared_lse.reshape(own_lse_HN.shape),
         )
+        # Softmax over both parts: the prefix has weight e^lse_p / (e^lse_p + e^lse_own).
         share_HN1 = torch.sigmoid(shared_lse_HN - own_lse_HN)[..., None].to(own_HND.dtype)
         return torch.lerp(own_HND, shared_HND, share_HN1).transpose(0, 1)[None]
 
 
 class _KeysOnly:
-    """Takes a layer's keys and values of all N tokens and computes no attention."""
+    """Captures a layer's keys and values of all N tokens and computes no attention."""
 
     def attend(
         self, layer: int, q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scale: float
@@ -114,8 +119,8 @@ class _KeysOnly:
         return torch.zeros_like(q_1HND).transpose(1, 2)
 
 
-class _Rows:
-    """Attention of the wanted rows to the keys of all tokens."""
+class _ScoredRows:
+    """Computes the attention of the scored rows to the keys of all tokens."""
 
     def __init__(self, packed: PackedSuffixes, keys: tuple[Tensor, Tensor]):
         self.packed, self.keys = packed, keys
@@ -127,7 +132,10 @@ class _Rows:
 
 
 class LastRowsLayer(nn.Module):
-    """A model's last layer: of packed suffixes only the wanted rows leave it, so only they pass its attention and MLP."""
+    """A model's last layer, reduced to the scored rows.
+
+    Keys and values come from all packed tokens. Only the scored rows pass attention and MLP.
+    """
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -137,15 +145,15 @@ class LastRowsLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("layer"), name)  # what the model asks of its layers
+            return getattr(super().__getattr__("layer"), name)  # attributes the model reads
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         shared = kwargs.get("shared")
         if not isinstance(shared, PackedSuffixes):
             return self.layer(*args, **kwargs)
-        return self._wanted_rows(*args, **kwargs)
+        return self._scored_rows(*args, **kwargs)
 
-    def _wanted_rows(
+    def _scored_rows(
         self,
         hidden_states: Tensor,
         *,
@@ -165,13 +173,13 @@ class LastRowsLayer(nn.Module):
         return self.layer(
             hidden_states[:, rows],
             position_embeddings=(cos, sin),
-            shared=_Rows(shared, keys.keys),
+            shared=_ScoredRows(shared, keys.keys),
             **kwargs,
         )
 
 
 class PrefixRecorder:
-    """Plain causal attention over one prompt that keeps each layer's keys and values, shape (1, K, P, D)."""
+    """Plain causal attention over one prompt, recording each layer's K/V, shape (1, K, P, D)."""
 
     def __init__(self) -> None:
         self.prefix: dict[int, tuple[Tensor, Tensor]] = {}
@@ -197,7 +205,11 @@ def _attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: `shared`, one of the classes above, comes from the call of the model."""
+    """transformers' attention function; `shared` is one of the classes above.
+
+    `shared` is passed to the model's forward call. Raises ValueError for a model whose attention
+    has a term that these classes do not compute.
+    """
     if _recorded and callable(attention_mask):
         _recorded[-1].append(attention_mask)
     if other := [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]:
@@ -205,7 +217,7 @@ def _attention(
     return shared.attend(module.layer_idx, query, key, value, scaling), None
 
 
-# Attention sinks, capped scores and added biases would be left out without an error.
+# Attention sinks, capped scores and added biases would otherwise be ignored silently.
 _NOT_COMPUTED = ("s_aux", "sinks", "softcap", "position_bias", "attn_bias", "alibi")
 
 MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
@@ -215,16 +227,16 @@ _recorded: list[list[MaskFunction]] = []
 def _mask(
     *args: Any, mask_function: MaskFunction | None = None, **kwargs: Any
 ) -> MaskFunction | None:
-    """transformers' mask function: builds nothing, since the classes above decide who sees whom.
+    """transformers' mask function, which builds no mask: the classes above apply their own.
 
-    While masks are recorded, each layer is handed the function of its mask in place of a tensor.
+    While masks are recorded, each layer receives its mask function in place of a tensor.
     """
     return mask_function if _recorded else None
 
 
 @contextmanager
 def recorded_masks() -> Iterator[list[MaskFunction]]:
-    """Collects the masks of all layers in a forward pass with this attention."""
+    """Collects the mask functions of all layers in a forward pass with this attention."""
     masks: list[MaskFunction] = []
     _recorded.append(masks)
     try:
@@ -234,17 +246,17 @@ def recorded_masks() -> Iterator[list[MaskFunction]]:
 
 
 def causal_reach(masks: Sequence[MaskFunction], longest: int) -> int:
-    """The greatest length, at most `longest`, at which every mask is plainly causal.
+    """Returns the greatest length, at most `longest`, at which every mask is plainly causal.
 
-    A sliding window or a chunk ends it: it is the first position that no longer sees position 0.
+    With a sliding window or chunks, it is the first position that cannot attend to position 0.
     """
-    places_L, zero, one = torch.arange(longest), torch.tensor(0), torch.tensor(1)
+    positions_L, zero, one = torch.arange(longest), torch.tensor(0), torch.tensor(1)
     for mask in masks:
         if bool(mask(0, 0, zero, one)):
-            return 0  # position 0 sees what follows
-        hidden_L = ~mask(0, 0, places_L, zero).expand(longest)
+            return 0  # position 0 attends to a later one
+        hidden_L = ~mask(0, 0, positions_L, zero).expand(longest)
         longest = min([longest, *hidden_L.nonzero()[:1, 0].tolist()])
-        places_L = places_L[:longest]
+        positions_L = positions_L[:longest]
     return longest
 
 

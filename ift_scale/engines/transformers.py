@@ -1,8 +1,9 @@
-"""The transformers engine: the reference, and the fastest on a CPU. A prefix that prompts share is computed once.
+"""The transformers engine: the reference, and the fastest engine on a CPU.
 
-Every row is computed as a plain forward pass of this row alone would, to within 1e-4 nats in float32,
-whatever the architecture. Rows are grouped by the prefix that they share and by the class of their
-rotary frequencies (`rope`); each group takes the fastest way that is right for it (`ways`).
+A prefix that prompts share is computed once. Every row equals a plain forward pass of this row
+alone to within 1e-4 nats in float32, for every architecture. Rows are grouped by shared prefix and
+by the class of their rotary frequencies (`rope`). Each group uses the fastest strategy verified for
+it (`strategies`).
 """
 
 import logging
@@ -26,36 +27,37 @@ from ift_scale.engines.protocol import (
     resolved_dtype,
 )
 from ift_scale.engines.rope import LengthClass
-from ift_scale.engines.ways import (
-    NOT_SERVED,
-    Alone,
-    Batched,
+from ift_scale.engines.selector import StrategySelector
+from ift_scale.engines.strategies import (
+    UNSUPPORTED,
     ForwardPasses,
-    Ladder,
-    Packed,
-    Wanted,
-    Way,
+    PaddedBatches,
+    ScoredSuffix,
+    SharedPrefix,
+    SingleRows,
+    Strategy,
 )
 from ift_scale.prompts.tokenizer import common_prefix
 
 logger = logging.getLogger(__name__)
-# Prompts without a stated prefix share one when they are the same up to here, as those of a chat template are.
+# Prompts without an explicit prefix are grouped if they agree up to here, as chat prompts do.
 _GROUPED_BY = 32
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-# The check at load reaches past a window if a pass of that length takes at most so many floating-point
-# operations (2 for each parameter and token): a few seconds. Longer rows are checked when they come.
+# The check at load covers a window if a forward pass of that length takes at most this many
+# floating-point operations (2 per parameter and token): a few seconds. Longer rows are checked on
+# first use.
 _CHECKED_TOKENS, _TOKENS_PAST = 60, 24
 _CHECK_OPERATIONS = {"cpu": 1e11, "cuda": 1e14}
 _LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNLIMITED = 1 << 20
 
 
-class Group(NamedTuple):
-    """Rows of one length class and the prefix that they share. `numbers`: which requests they are."""
+class RowGroup(NamedTuple):
+    """Rows of one length class and their shared prefix. `numbers` indexes the requests."""
 
     kind: LengthClass
     prefix: list[int]
-    items: list[Wanted]
+    items: list[ScoredSuffix]
     numbers: list[int]
 
     @property
@@ -63,8 +65,8 @@ class Group(NamedTuple):
         return len(self.prefix) + max(len(item.suffix) for item in self.items)
 
 
-def num_shared(prompts: Sequence[list[int]]) -> int:
-    """How many leading tokens all prompts share, at least one being left to each."""
+def num_shared_tokens(prompts: Sequence[list[int]]) -> int:
+    """Returns how many leading tokens all prompts share, leaving each at least one token."""
     return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
 
 
@@ -79,53 +81,53 @@ class TransformersEngine:
 
     def _load(self, path: str | Path) -> None:
         weights.check(path)
-        # Nothing may keep the model before: two at once may not fit.
+        # Drop all references to the previous model first: two models may not fit in memory.
         self.model: Any = None
         self._passes: Any = None
-        self._ladder: Any = None
+        self._selector: Any = None
         self._generator: Any = None
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=self.dtype, local_files_only=True
         )
         self.model = model.to(self.device).eval()
-        self.model.generation_config = (
-            GenerationConfig()
-        )  # the folder's may hold a repetition penalty
+        # The folder's generation config may set a repetition penalty.
+        self.model.generation_config = GenerationConfig()
         self._config = self.model.config.get_text_config()
         if getattr(self._config, "attn_logit_softcapping", None) is not None:
-            self.model.set_attn_implementation(
-                "eager"
-            )  # transformers' SDPA leaves the capping out, silently (5.19)
+            # transformers' SDPA silently ignores the capping (5.19).
+            self.model.set_attn_implementation("eager")
         self._passes = ForwardPasses(self.model, self.batch_tokens)
-        alone = Alone(self._passes)
-        packed = self._packed_way()
-        padded: list[Way] = [
-            Batched(self._passes, caches=True),
-            Batched(self._passes, caches=False),
+        alone = SingleRows(self._passes)
+        packed = self._shared_prefix_strategy()
+        padded: list[Strategy] = [
+            PaddedBatches(self._passes, caches=True),
+            PaddedBatches(self._passes, caches=False),
         ]
-        self._ladder = Ladder([packed, *padded] if packed else padded, alone, self.dtype)
-        self._generator = Generator(self._passes, alone, self._ladder.tolerance)
+        self._selector = StrategySelector(
+            [packed, *padded] if packed else padded, alone, self.dtype
+        )
+        self._generator = Generator(self._passes, alone, self._selector.tolerance)
         self._check_at_load()
-        if packed and not self._ladder.is_open(packed, self._passes.rope.class_of(1)):
+        if packed and not self._selector.is_open(packed, self._passes.rope.class_of(1)):
             packed.remove()
-            self._ladder.ways.remove(packed)
+            self._selector.strategies.remove(packed)
 
-    def _packed_way(self) -> Packed | None:
-        """The shared way if this is a CPU and the model's layers are built as it needs them."""
+    def _shared_prefix_strategy(self) -> SharedPrefix | None:
+        """Returns the shared-prefix strategy, or None if the device or the layers rule it out."""
         if self.device.type != "cpu":
             return None
         try:
-            return Packed(self._passes, min(self.context_length, _UNLIMITED))
-        except NOT_SERVED as error:
+            return SharedPrefix(self._passes, min(self.context_length, _UNLIMITED))
+        except UNSUPPORTED as error:
             logger.warning(
-                "%s: not used (does not serve this model: %s)",
-                Packed.name,
+                "%s: not used (does not support this model: %s)",
+                SharedPrefix.name,
                 str(error).splitlines()[0],
             )
             return None
 
     def _check_at_load(self) -> None:
-        """Compare ways with plain passes on a fixed prompt, and again past each window that is affordable."""
+        """Compares strategies with plain passes on a fixed prompt and past affordable windows."""
         vocabulary = self.model.get_input_embeddings().num_embeddings
         affordable = _CHECK_OPERATIONS[self.device.type] / (2 * self.model.num_parameters())
         limits = {
@@ -142,16 +144,17 @@ class TransformersEngine:
             half = length // 2
             rows = [tokens[half:], tokens[: half - 1], tokens[: half // 3 + 1]]
             self._logprobs(
-                [tokens[:half]] * 3, [Wanted(row, [tokens[:20]]) for row in rows], ignore
+                [tokens[:half]] * 3, [ScoredSuffix(row, [tokens[:20]]) for row in rows], ignore
             )
 
     @property
     def shares_prefix(self) -> bool:
-        """True if rows go through shared-prefix attention, as far as the model's masks allow it."""
-        return any(isinstance(way, Packed) for way in self._ladder.ways)
+        """True if rows use shared-prefix attention, as far as the model's masks allow."""
+        return any(isinstance(strategy, SharedPrefix) for strategy in self._selector.strategies)
 
     @property
     def context_length(self) -> int:
+        """The maximum number of prompt tokens: the model's limit or `max_model_len`, less one."""
         stated = next(
             (n for name in _LENGTH_FIELDS if (n := getattr(self._config, name, None))), _UNLIMITED
         )
@@ -161,21 +164,23 @@ class TransformersEngine:
         self._load(path)
 
     def reset_cache(self) -> None:
-        """Nothing outlives a call."""
+        """Does nothing: no cache outlives a call."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
-        wanted = [Wanted(request.suffix, [request.options]) for request in requests]
+        suffixes = [ScoredSuffix(request.suffix, [request.options]) for request in requests]
         return torch.cat(
-            self._logprobs([request.prefix for request in requests], wanted, self.finished)
+            self._logprobs([request.prefix for request in requests], suffixes, self.finished)
         ).numpy()
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
-        wanted = [
-            Wanted(r.suffix + r.continuation[:-1], [[token] for token in r.continuation])
+        suffixes = [
+            ScoredSuffix(r.suffix + r.continuation[:-1], [[token] for token in r.continuation])
             for r in requests
         ]
-        found = self._logprobs([request.prefix for request in requests], wanted, self.finished)
-        return np.array([float(logprobs.sum()) for logprobs in found])
+        logprobs_of = self._logprobs(
+            [request.prefix for request in requests], suffixes, self.finished
+        )
+        return np.array([float(logprobs.sum()) for logprobs in logprobs_of])
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
@@ -187,25 +192,27 @@ class TransformersEngine:
     def _logprobs(
         self,
         prefixes: Sequence[list[int]],
-        wanted: Sequence[Wanted],
+        suffixes: Sequence[ScoredSuffix],
         finished: Callable[[float], None],
     ) -> list[Tensor]:
-        """For each suffix the log-probabilities of its targets, one behind the other, float64."""
-        found: list[Tensor] = [torch.empty(0)] * len(wanted)
-        # The longest rows first: a way that is right for them is not checked again for shorter ones.
-        for group in sorted(self._groups(prefixes, wanted), key=lambda group: -group.longest):
-            for batch, logprobs in self._ladder.batches(group.kind, group.prefix, group.items):
-                for place, values in zip(batch, logprobs, strict=True):
-                    found[group.numbers[place]] = values
+        """Returns, for each suffix, the log-probabilities of its targets, flat, float64."""
+        results: list[Tensor] = [torch.empty(0)] * len(suffixes)
+        # Longest rows first: a strategy verified for them is not checked again for shorter ones.
+        for group in sorted(self._groups(prefixes, suffixes), key=lambda group: -group.longest):
+            for batch, logprobs in self._selector.batches(group.kind, group.prefix, group.items):
+                for item, values in zip(batch, logprobs, strict=True):
+                    results[group.numbers[item]] = values
                 finished(len(batch))
-        return found
+        return results
 
-    def _groups(self, prefixes: Sequence[list[int]], wanted: Sequence[Wanted]) -> Iterator[Group]:
-        """Rows that may share forward passes and a cached prefix, by their beginnings and length classes."""
+    def _groups(
+        self, prefixes: Sequence[list[int]], suffixes: Sequence[ScoredSuffix]
+    ) -> Iterator[RowGroup]:
+        """Yields groups of rows that may share forward passes and a cached prefix."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         keys: dict[int, tuple[int, ...]] = {}
         class_of = self._passes.rope.class_of
-        for number, (prefix, item) in enumerate(zip(prefixes, wanted, strict=True)):
+        for number, (prefix, item) in enumerate(zip(prefixes, suffixes, strict=True)):
             kind = class_of(len(prefix) + len(item.suffix))
             if prefix:
                 key = keys.setdefault(id(prefix), (len(prefix), *prefix))
@@ -214,39 +221,45 @@ class TransformersEngine:
             groups.setdefault((kind, key), []).append(number)
         unshared: dict[LengthClass, list[int]] = {}
         for (kind, _), numbers in groups.items():
-            prefix, items = longest_prefix(prefixes[numbers[0]], [wanted[n] for n in numbers])
+            prefix, items = longest_prefix(prefixes[numbers[0]], [suffixes[n] for n in numbers])
             if prefix and class_of(len(prefix)) != kind:
                 unshared.setdefault(kind, []).extend(numbers)
             else:
-                yield Group(kind, prefix, items, numbers)
-        for (
-            kind,
-            numbers,
-        ) in unshared.items():  # the prefix alone would get other frequencies than these rows
-            yield Group(
+                yield RowGroup(kind, prefix, items, numbers)
+        # The class of these prefixes differs from their rows', so a cached prefix would have the
+        # wrong rotary frequencies.
+        for kind, numbers in unshared.items():
+            yield RowGroup(
                 kind,
                 [],
-                [Wanted(prefixes[n] + wanted[n].suffix, wanted[n].targets) for n in numbers],
+                [
+                    ScoredSuffix(prefixes[n] + suffixes[n].suffix, suffixes[n].targets)
+                    for n in numbers
+                ],
                 numbers,
             )
 
 
-def longest_prefix(prefix: list[int], items: list[Wanted]) -> tuple[list[int], list[Wanted]]:
-    """Moves what the suffixes still share over to the prefix, all wanted positions being left to them."""
+def longest_prefix(
+    prefix: list[int], items: list[ScoredSuffix]
+) -> tuple[list[int], list[ScoredSuffix]]:
+    """Moves the tokens shared by all suffixes to the prefix, except scored positions."""
     more = (
-        num_shared([item.suffix[: len(item.suffix) - len(item.targets) + 1] for item in items])
+        num_shared_tokens(
+            [item.suffix[: len(item.suffix) - len(item.targets) + 1] for item in items]
+        )
         if len(items) > 1
         else 0
     )
     return prefix + items[0].suffix[:more], [
-        Wanted(item.suffix[more:], item.targets) for item in items
+        ScoredSuffix(item.suffix[more:], item.targets) for item in items
     ]
 
 
 def windows_of(config: Any) -> set[int]:
-    """Every length in the configuration that may be a window or a chunk of attention, in tokens.
+    """Returns every length in the config that may be an attention window or chunk, in tokens.
 
-    Only the check at load goes by it: a field that the architecture ignores costs a longer check.
+    Only the check at load uses them: a field that the architecture ignores costs a longer check.
     """
     names = [
         n

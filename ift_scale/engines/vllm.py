@@ -1,4 +1,4 @@
-"""The vLLM engine (CUDA and CPU builds): one request a question, letters by token id, prefixes cached."""
+"""The vLLM engine (CUDA and CPU builds): option log-probabilities by token id, prefixes cached."""
 
 import io
 import os
@@ -21,12 +21,16 @@ from ift_scale.engines.protocol import (
 )
 from ift_scale.errors import ConfigError, EnvironmentProblem
 
-# Asked again after new weights: a fixed prompt whose log-probabilities must move when the weights did.
+# A fixed prompt whose log-probabilities must change when new weights are loaded.
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]
 
 
-def pack_embeddings_again(worker: Any) -> None:
-    """On a CPU vLLM packs a copy of the LM head when it loads, and a reload leaves the copy of a tied head as it was (0.32)."""
+def repack_lm_head(worker: Any) -> None:
+    """Repacks the LM head after a reload on a CPU.
+
+    vLLM packs a copy of the LM head when it loads; a reload leaves the copy of a tied head
+    unchanged (0.32).
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
     for layer in worker.get_model().modules():
@@ -34,13 +38,8 @@ def pack_embeddings_again(worker: Any) -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
-def has_experts(worker: Any) -> bool:
-    """True if the model has a layer of experts."""
-    return any("MoE" in type(layer).__name__ for layer in worker.get_model().modules())
-
-
 def _counted(report: Callable[[int], None]) -> Any:
-    """A progress bar for vLLM that shows nothing and reports each sequence that is finished."""
+    """Returns a silent progress bar class for vLLM that reports each finished sequence."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     class Counted(tqdm):  # type: ignore[misc]
@@ -56,40 +55,36 @@ def _counted(report: Callable[[int], None]) -> Any:
     return Counted
 
 
-def longest_prompt(settings: dict[str, Any], max_model_len: int | None) -> int | None:
-    """`max_model_len` for a model of these settings (config.json), by default the user's; None leaves it to vLLM.
+def safe_max_model_len(settings: dict[str, Any], max_model_len: int | None) -> int | None:
+    """Returns `max_model_len` for a model with this config.json; None leaves the choice to vLLM.
 
-    vLLM computes all rows with one set of rotary frequencies, where transformers and the trainer go by a row's length. With
-    LongRoPE these are the short ones if `max_model_len` is at most `original_max_position_embeddings`, else the long ones; with
-    dynamic NTK always the scaled ones. Raises ConfigError where they would not be the model's own.
+    `max_model_len` is the user's setting. vLLM computes all rows with one set of rotary
+    frequencies, whereas transformers and the trainer choose by a row's length. With LongRoPE, vLLM
+    uses the short ones if `max_model_len` is at most `original_max_position_embeddings` and the
+    long ones otherwise; with dynamic NTK it always uses the scaled ones. Raises ConfigError if the
+    frequencies would differ from the model's own.
     """
     text = settings.get("text_config") or settings
-    found = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    parameters = text.get("rope_parameters") or text.get("rope_scaling") or {}
     for rope in (
-        found.values()
-        if found and all(isinstance(part, dict) for part in found.values())
-        else [found]
+        parameters.values()
+        if parameters and all(isinstance(part, dict) for part in parameters.values())
+        else [parameters]
     ):
         kind = rope.get("rope_type") or rope.get("type")
         if kind == "dynamic":
-            raise ConfigError(
-                "engine",
-                [
-                    f"vLLM scales the rotary frequencies of every row (rope_type {kind}); {_OTHER_ENGINE}"
-                ],
-            )
+            problem = f"vLLM scales the rotary frequencies of every row (rope_type {kind})"
+            raise ConfigError("engine", [f"{problem}; {_OTHER_ENGINE}"])
         if "long_factor" in rope:
             limit = int(
                 rope.get("original_max_position_embeddings")
                 or text["original_max_position_embeddings"]
             )
             if max_model_len is not None and max_model_len > limit:
-                problem = f"max_model_len: {max_model_len} is beyond LongRoPE's limit of {limit} tokens, so that vLLM would compute"
-                problem += " short prompts with the long prompts' frequencies"
-                raise ConfigError(
-                    "engine",
-                    [f"{problem}; leave it out (longer prompts are refused), or {_OTHER_ENGINE}"],
-                )
+                problem = f"max_model_len: {max_model_len} exceeds LongRoPE's limit of {limit}"
+                problem += " tokens, so vLLM would compute short prompts with the long prompts'"
+                problem += " frequencies; remove it (longer prompts are refused), or"
+                raise ConfigError("engine", [f"{problem} {_OTHER_ENGINE}"])
             max_model_len = min(max_model_len or limit, limit)
     return max_model_len
 
@@ -100,7 +95,7 @@ _OTHER_ENGINE = "set engine: transformers"
 class VllmEngine:
     def __init__(self, spec: EngineSpec):
         self.finished: Callable[[float], None] = ignore
-        # The engine is in a child process of ours already; a second one inside it would survive a kill.
+        # Engines already run in a child process; a nested one would survive a kill.
         os.environ.setdefault(
             "VLLM_ENABLE_V1_MULTIPROCESSING", "0" if spec.config.tensor_parallel_size == 1 else "1"
         )
@@ -122,14 +117,14 @@ class VllmEngine:
             "seed": 0,
         }
         if has_gpu and not spec.config.generates:
-            # Graphs serve steps of a few tokens, and capturing dozens of them takes half a minute; scoring has none of these steps.
+            # CUDA graphs serve steps of a few tokens, and capturing dozens takes half a minute.
+            # Scoring has no such steps.
             arguments["compilation_config"] = {"cudagraph_mode": "NONE"}
         if has_gpu:
             arguments["gpu_memory_utilization"] = spec.config.gpu_memory_utilization
-        if (
-            most := longest_prompt(model_config(Path(spec.model_path)), spec.config.max_model_len)
-        ) is not None:
-            arguments["max_model_len"] = most
+        longest = safe_max_model_len(model_config(Path(spec.model_path)), spec.config.max_model_len)
+        if longest is not None:
+            arguments["max_model_len"] = longest
         optional = ("max_num_batched_tokens", "max_num_seqs")
         arguments |= {
             name: value for name in optional if (value := getattr(spec.config, name)) is not None
@@ -163,21 +158,26 @@ class VllmEngine:
         return np.array(scores, dtype=np.float64)
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
-        """A next-token request for each token of each continuation, the same one asked once: with `prompt_logprobs` vLLM would read
-        nothing from its prefix cache, and these compute little more than the tokens that differ."""
-        asked: dict[tuple[int, tuple[int, ...]], set[int]] = {}
-        wanted: dict[tuple[int, tuple[int, ...]], ScoreRequest] = {}
+        """Scores continuations by one next-token request per distinct (prefix, suffix).
+
+        With `prompt_logprobs` vLLM would skip its prefix cache. These requests compute little more
+        than the tokens that differ.
+        """
+        tokens_of: dict[tuple[int, tuple[int, ...]], set[int]] = {}
+        distinct: dict[tuple[int, tuple[int, ...]], ScoreRequest] = {}
         for request in requests:
             for n, token in enumerate(request.continuation):
                 suffix = request.suffix + request.continuation[:n]
                 key = (id(request.prefix), tuple(suffix))
-                asked.setdefault(key, set()).add(token)
-                wanted.setdefault(key, ScoreRequest(request.prefix, suffix, []))
-        options = {key: sorted(tokens) for key, tokens in asked.items()}
-        share = len(requests) / max(1, len(wanted))
-        asked_once = [wanted[key]._replace(options=options[key]) for key in wanted]
-        flat = iter(self._score(asked_once, lambda count: self.finished(count * share)).tolist())
-        logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in wanted}
+                tokens_of.setdefault(key, set()).add(token)
+                distinct.setdefault(key, ScoreRequest(request.prefix, suffix, []))
+        options = {key: sorted(tokens) for key, tokens in tokens_of.items()}
+        share = len(requests) / max(1, len(distinct))
+        score_requests = [distinct[key]._replace(options=options[key]) for key in distinct]
+        flat = iter(
+            self._score(score_requests, lambda count: self.finished(count * share)).tolist()
+        )
+        logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in distinct}
         sums = []
         for request in requests:
             keys = [
@@ -199,9 +199,8 @@ class VllmEngine:
 
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
-            torch.manual_seed(
-                sampling.seed
-            )  # a request's own seed fails on a CPU ("CPU Generator does not use offset", 0.32)
+            # A request's own seed fails on a CPU ("CPU Generator does not use offset", 0.32).
+            torch.manual_seed(sampling.seed)
         prompts = [TokensPrompt(prompt_token_ids=request.prompt) for request in requests]
         params = [
             SamplingParams(
@@ -209,9 +208,8 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 n=sampling.num_samples,
-                seed=sampling.seed + number * sampling.num_samples
-                if on_gpu
-                else None,  # vLLM adds a sample's own number
+                # vLLM adds the sample's number to the seed.
+                seed=sampling.seed + number * sampling.num_samples if on_gpu else None,
                 stop_token_ids=sampling.stop,
                 detokenize=False,
             )
@@ -226,26 +224,30 @@ class VllmEngine:
         ]
 
     def load_weights(self, path: Path) -> None:
-        """In place, without a new start. The prefix cache is emptied, and the answer to a fixed prompt is compared."""
+        """Loads weights in place and checks that the output for a fixed prompt changes.
+
+        Raises EnvironmentProblem if vLLM cannot swap this model's weights, and RuntimeError if the
+        output stays the same.
+        """
         from vllm.config import set_current_vllm_config
 
-        # vLLM wraps transformers' classes that it runs itself; outside such a context these cannot be built any more.
+        # vLLM replaces some transformers classes, which cannot be built outside this context.
         with set_current_vllm_config(self.llm.llm_engine.vllm_config):
             weights.check_for_vllm(path)
-        if not torch.cuda.is_available() and any(self.llm.collective_rpc(has_experts)):
-            problem = "vLLM's CPU build answers with the experts of the model before after new weights (0.32, gpt-oss)"
-            raise EnvironmentProblem(f"{problem}; {_OTHER_ENGINE}")
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu and self.llm.llm_engine.model_config.is_moe:
+            problem = "vLLM's CPU build keeps the previous model's experts after a weight reload"
+            raise EnvironmentProblem(f"{problem} (0.32, gpt-oss); {_OTHER_ENGINE}")
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self._score([fingerprint], ignore)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
-        if not torch.cuda.is_available():
-            self.llm.collective_rpc(pack_embeddings_again)
+        if on_cpu:
+            self.llm.collective_rpc(repack_lm_head)
         self.reset_cache()
         if np.array_equal(before, self._score([fingerprint], ignore)):
-            raise RuntimeError(
-                f"vLLM answers as before after loading {path}: its weights did not change"
-            )
+            raise RuntimeError(f"vLLM's output did not change after loading {path}")
 
     def reset_cache(self) -> None:
+        """Empties vLLM's prefix cache; raises RuntimeError if vLLM refuses."""
         if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM kept its prefix cache; start a new engine")
+            raise RuntimeError("vLLM did not empty its prefix cache; start a new engine")

@@ -1,8 +1,9 @@
-"""Are a folder's weight files those of the model that its config.json describes? Asked before anything is loaded.
+"""Checks that a folder's weight files match its config.json, before anything is loaded.
 
-transformers fills tensors that the files lack with random numbers, leaves out tensors that it does not know, and only logs both;
-under ZeRO-3 it does not even log them. Here its own loader is run on tensors without data, made from the names and shapes in the
-files' headers, so that its rules for renamed, merged, tied and ignored tensors hold. That takes less than a second for 70B.
+transformers fills missing tensors with random numbers, ignores unknown tensors and only logs both;
+under ZeRO-3 it does not even log them. Here its own loader runs on tensors without data, built from
+the names and shapes in the files' headers, so its rules for renamed, merged, tied and ignored
+tensors apply. This takes less than a second for 70B.
 """
 
 import os
@@ -24,7 +25,7 @@ from transformers.utils import logging
 from ift_scale.engines.model_folder import (
     INDEX,
     SINGLE,
-    Stored,
+    StoredTensor,
     model_config,
     stored_tensors,
     weight_files,
@@ -32,7 +33,8 @@ from ift_scale.engines.model_folder import (
 )
 from ift_scale.errors import DataError, Place
 
-# Buffers that older versions of transformers stored; a model computes them itself. Of `bias`, a causal mask only (`_is_computed`).
+# Buffers that older versions of transformers stored and models compute themselves. A tensor named
+# `bias` is one only if it is a causal mask (`_is_computed`).
 _COMPUTED = re.compile(
     r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids)$"
 )
@@ -42,9 +44,10 @@ _NAMES_SHOWN = 5
 
 
 def check(folder: str | Path) -> None:
-    """DataError naming the tensors that the weight files lack, have too many of or in another shape than config.json's model.
+    """Raises DataError if tensors are missing, unexpected or of another shape than config.json's.
 
-    Quantised weights, whose tensors go by the method, and models that transformers has no class for are left to the engine.
+    Quantised weights, whose tensors depend on the method, and models without a transformers class
+    are left to the engine.
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
@@ -55,29 +58,16 @@ def check(folder: str | Path) -> None:
             if kind is None
             else "they are quantised"
         )
-        print(f"{folder}: the weights' names and shapes are not checked: {reason}", flush=True)
+        print(f"{folder}: weight names and shapes are not checked: {reason}", flush=True)
         return
-    shapes = {
-        name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
-        for name, tensor in stored.items()
-    }
-    with _quiet():
-        model, report = kind.from_pretrained(
-            None,
-            config=AutoConfig.from_pretrained(folder, local_files_only=True),
-            state_dict=dict(shapes),
-            dtype=torch.bfloat16,
-            device_map={"": "meta"},
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    wanted = model.state_dict()
+    model, report = _loaded_without_data(kind, folder, stored)
+    expected = model.state_dict()
     _refuse_integers(
         folder,
-        [name for name in stored if name in wanted and wanted[name].is_floating_point()],
+        [name for name in stored if name in expected and expected[name].is_floating_point()],
         stored,
     )
-    _refuse_wrapped(folder, stored, wanted, f"{model.base_model_prefix}.")
+    _refuse_wrapped(folder, stored, expected, f"{model.base_model_prefix}.")
     _refuse_missing(folder, report["missing_keys"], stored)
     _refuse_mismatched(folder, report["mismatched_keys"])
     _refuse_unexpected(
@@ -88,10 +78,28 @@ def check(folder: str | Path) -> None:
     _refuse_torn_ties(folder, stored, model.all_tied_weights_keys)
 
 
-def check_for_vllm(folder: str | Path) -> None:
-    """As `check`, and DataError where vLLM would read other weight files than transformers does.
+def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor]) -> Any:
+    """Returns (model on the meta device, transformers' loading report)."""
+    tensors = {
+        name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
+        for name, tensor in stored.items()
+    }
+    with _quiet():
+        return kind.from_pretrained(
+            None,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            state_dict=tensors,
+            dtype=torch.bfloat16,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
 
-    vLLM goes by the index where there is one, and otherwise reads every *.safetensors file of the folder.
+
+def check_for_vllm(folder: str | Path) -> None:
+    """As `check`; also raises DataError if vLLM would read other weight files than transformers.
+
+    vLLM follows the index if there is one, and otherwise reads every *.safetensors file.
     """
     folder = Path(folder)
     check(folder)
@@ -103,18 +111,17 @@ def check_for_vllm(folder: str | Path) -> None:
         else {file.name for file in folder.glob("*.safetensors")}
     )
     if read != counted:
-        problem = (
-            f"vLLM reads {', '.join(sorted(read))}, and transformers and the trainer read {SINGLE}"
-        )
-        remedy = f"Move the files that do not belong to the model elsewhere{f', {INDEX} with them' if by_index else ''}"
-        raise DataError(Place(folder), problem, remedy)
+        problem = f"vLLM reads {', '.join(sorted(read))}, and transformers and the trainer read"
+        remedy = "Move the files that do not belong to the model elsewhere"
+        remedy += f", including {INDEX}" if by_index else ""
+        raise DataError(Place(folder), f"{problem} {SINGLE}", remedy)
 
 
 def _class_of(folder: Path) -> Any:
-    """transformers' class for a folder's model; None where it has none."""
+    """Returns transformers' class for a folder's model, or None if it has none."""
     try:
         settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError):  # a model type that it does not know
+    except (ValueError, KeyError):  # an unknown model type
         return None
     mappings = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return next(
@@ -124,7 +131,7 @@ def _class_of(folder: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own report and progress bar."""
+    """Silences transformers' own report and progress bar."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -136,93 +143,102 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _is_computed(name: str, stored: dict[str, Stored]) -> bool:
+def _is_computed(name: str, stored: dict[str, StoredTensor]) -> bool:
     shape = stored[name].shape if name in stored else ()
     is_mask = _MASK.search(name) is not None and len(shape) == 4 and shape[2] == shape[3]
     return is_mask or _COMPUTED.search(name) is not None
 
 
 def _refuse_wrapped(
-    folder: Path, stored: Collection[str], wanted: Collection[str], prefix: str
+    folder: Path, stored: Collection[str], expected: Collection[str], prefix: str
 ) -> None:
-    """transformers takes the prefix off by itself; vLLM and transformers under ZeRO-3 do not."""
+    """Refuses a wrapper's prefix, which vLLM and transformers under ZeRO-3 do not strip."""
     wrapped = [
         name
         for name in stored
-        if name not in wanted and name.startswith(prefix) and name.removeprefix(prefix) in wanted
+        if name not in expected
+        and name.startswith(prefix)
+        and name.removeprefix(prefix) in expected
     ]
     if wrapped:
-        _refuse(folder, f"hold names behind a wrapper's prefix '{prefix}'", wrapped, _UNWRAP)
+        _refuse(folder, f"have names with a wrapper's prefix '{prefix}'", wrapped, _UNWRAP)
 
 
-_UNWRAP = "Save the model that is inside the wrapper (PEFT: merge_and_unload() first), or take the prefix off the names"
+_UNWRAP = (
+    "Save the model that is inside the wrapper (PEFT: merge_and_unload() first), or remove the"
+    " prefix from the names"
+)
 
 
 def _refuse_missing(folder: Path, missing: Collection[str], stored: Collection[str]) -> None:
     if not missing:
         return
-    remedy = "Fetch or save the model again, or give the config.json that belongs to these weights"
+    remedy = "Fetch or save the model again, or provide the config.json of these weights"
     if any(name.endswith(f".{lacking}") for lacking in missing for name in stored):
         remedy = _UNWRAP
     elif set(missing) <= {"lm_head.weight"}:
-        remedy += " (with tie_word_embeddings true the head is the embedding)"
-    _refuse(folder, "lack tensors that config.json's model has", missing, remedy)
+        remedy += " (with tie_word_embeddings true, the head is the embedding)"
+    _refuse(folder, "lack tensors of config.json's model", missing, remedy)
 
 
 def _refuse_mismatched(folder: Path, mismatched: Collection[tuple[str, Any, Any]]) -> None:
-    named = [f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in mismatched]
+    named = [
+        f"{name} is {tuple(actual)}, not {tuple(expected)}" for name, actual, expected in mismatched
+    ]
     if named:
-        remedy = "Give the config.json that belongs to these weights"
-        _refuse(folder, "hold tensors of another shape than config.json says", named, remedy)
+        remedy = "Provide the config.json of these weights"
+        _refuse(folder, "contain tensors of another shape than config.json gives", named, remedy)
 
 
-def _refuse_integers(folder: Path, names: Collection[str], stored: dict[str, Stored]) -> None:
-    """transformers turns integers into floating-point numbers as they are, without the scales of a quantisation."""
+def _refuse_integers(folder: Path, names: Collection[str], stored: dict[str, StoredTensor]) -> None:
+    """Refuses integers, which transformers would cast without a quantisation's scales."""
     integers = [
         f"{name} is {stored[name].dtype}"
         for name in names
         if stored[name].dtype.rstrip("0123456789") in _INTEGERS
     ]
     if integers:
-        remedy = "Fetch the model in float32, bfloat16 or float16, or give the config.json with its quantization_config"
-        _refuse(folder, "hold integers, and config.json names no quantisation", integers, remedy)
+        remedy = "Fetch the model in float32, bfloat16 or float16, or provide the config.json with"
+        remedy += " its quantization_config"
+        problem = "contain integers, and config.json names no quantisation"
+        _refuse(folder, problem, integers, remedy)
 
 
 def _refuse_unexpected(
-    folder: Path, unexpected: Collection[str], stored: dict[str, Stored]
+    folder: Path, unexpected: Collection[str], stored: dict[str, StoredTensor]
 ) -> None:
     if unexpected:
         files = {stored[name].file for name in unexpected if name in stored}
-        place = files.pop() if len(files) == 1 else folder
-        remedy = "Give the config.json that belongs to these weights, or remove what does not belong to the model"
-        _refuse(place, "hold tensors that config.json's model does not have", unexpected, remedy)
+        path = files.pop() if len(files) == 1 else folder
+        remedy = "Provide the config.json of these weights, or remove what is not part of the model"
+        problem = "contain tensors that config.json's model does not have"
+        _refuse(path, problem, unexpected, remedy)
 
 
-def _refuse_torn_ties(folder: Path, stored: dict[str, Stored], tied: dict[str, str]) -> None:
-    """Both of a tied pair may be stored; where they differ, transformers unties them and vLLM does not."""
+def _refuse_torn_ties(folder: Path, stored: dict[str, StoredTensor], tied: dict[str, str]) -> None:
+    """Refuses a tied pair with different values: transformers unties it and vLLM does not."""
     for target, source in tied.items():
         if (
             target in stored
             and source in stored
             and not torch.equal(_read(target, stored), _read(source, stored))
         ):
-            problem = (
-                f"ties {target} to {source}, and the weight files hold different values of them"
+            problem = f"ties {target} to {source}, but their values in the weight files differ"
+            remedy = (
+                "Set tie_word_embeddings to false, or remove the wrong one from the weight file"
             )
-            remedy = "Set tie_word_embeddings to false, or remove the one that is not the model's from the weight file"
-            raise DataError(
-                Place(folder / "config.json", field="tie_word_embeddings"), problem, remedy
-            )
+            place = Place(folder / "config.json", field="tie_word_embeddings")
+            raise DataError(place, problem, remedy)
 
 
-def _read(name: str, stored: dict[str, Stored]) -> torch.Tensor:
+def _read(name: str, stored: dict[str, StoredTensor]) -> torch.Tensor:
     with safe_open(os.fspath(stored[name].file), framework="pt") as tensors:
         return tensors.get_tensor(name)
 
 
-def _refuse(place: Path, problem: str, names: Collection[str], remedy: str) -> None:
+def _refuse(path: Path, problem: str, names: Collection[str], remedy: str) -> None:
     first = sorted(names)
     more = f" and {len(first) - _NAMES_SHOWN} more" if len(first) > _NAMES_SHOWN else ""
     raise DataError(
-        Place(place), f"the weights {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy
+        Place(path), f"the weights {problem}: {', '.join(first[:_NAMES_SHOWN])}{more}", remedy
     )

@@ -29,7 +29,7 @@ class Written:
     """
 
     questions: list[Question]
-    lettered: letters.Written | None
+    lettered: letters.LetterRequests | None
     requests: list[TextRequest]
     again: list[str]
     max_tokens: int

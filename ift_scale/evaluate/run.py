@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.engines import model_folder
-from ift_scale.engines.pool import slots_for
+from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
 from ift_scale.errors import ArtifactError, DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, Rows
@@ -25,8 +25,9 @@ from ift_scale.records import QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Asker, Target, compute, share_of, work_of
+from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
 
@@ -138,8 +139,8 @@ def ask(
                 "Add a benchmark, or test questions to the domain's pool",
             )
     embedding.check(targets, questions, tokenizer, pending[0][2])
-    slots = slots_for(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
-    compute(questions, targets, slots, share_of(ranks), bar)
+    workers = engine_workers(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
+    compute(questions, targets, workers, share_of(ranks), bar)
 
 
 def _finish(config: Config, task: Task, target: Target, shards: list[Path]) -> None:

@@ -23,7 +23,7 @@ from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.prediction import print_prediction
-from ift_scale.plan.questions import QuestionCounts, prompts_of
+from ift_scale.plan.questions import PlannedQuestions, prompts_of
 from ift_scale.plan.text import show
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions.sources import placed
@@ -54,7 +54,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
         if study.variants:
             say(f"variant    {name}")
         folder = model_folder.resolve(config.model.path)
-        tally = QuestionCounts.of(config, (question for _, _, question in placed(config)))
+        tally = PlannedQuestions.of(config, (question for _, _, question in placed(config)))
         prompts = prompts_of(config, tally, PromptTokenizer(folder))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         amounts_of_variants.append(amounts)
@@ -74,7 +74,7 @@ def _shape(folder: Path) -> ModelShape | DataError:
         return error
 
 
-def _print_work(amounts: Amounts, tally: QuestionCounts, folder: Path, cluster: Cluster) -> None:
+def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster: Cluster) -> None:
     config, arms = amounts.config, amounts.arms
     say(f"model      {folder}: {amounts.parameters:,} parameters")
     counts: Counter[Any] = Counter()
@@ -111,7 +111,7 @@ def _print_work(amounts: Amounts, tally: QuestionCounts, folder: Path, cluster: 
 
 
 def _writers(config: Config) -> str:
-    roles = sorted(writing.roles(writing.wishes(config.construct)))
+    roles = sorted(writing.roles(writing.requirements(config.construct)))
     if not roles:
         return "nothing: no set needs a written text"
     return (

@@ -19,12 +19,12 @@ from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
-from ift_scale.plan.questions import Prompts, QuestionCounts
-from ift_scale.probe.asked import wanted
+from ift_scale.plan.questions import PlannedQuestions, Prompts
+from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
 from ift_scale.treatments import buckets_of
-from ift_scale.write import deal as writers
+from ift_scale.write import assignment as writers
 from ift_scale.write import needs as writing
 
 _LISTS = {"settings", "consistency_ratios", "unknown_ratios", "seeds", "export"}
@@ -75,7 +75,7 @@ class Amounts:
 
 
 def amounts_of(
-    name: str, config: Config, parameters: int, tally: QuestionCounts, prompts: Prompts
+    name: str, config: Config, parameters: int, tally: PlannedQuestions, prompts: Prompts
 ) -> Amounts:
     """Returns the work of a variant. `parameters`: of its base model."""
     probe_key = digest_of(
@@ -92,7 +92,7 @@ def amounts_of(
         config,
         parameters,
         prompts,
-        tally.count(lambda group: wanted(config.probe, group)),
+        tally.count(lambda group: is_probed(config.probe, group)),
         probe_key,
         texts,
         exact,
@@ -101,7 +101,7 @@ def amounts_of(
     )
 
 
-def _texts(config: Config, tally: QuestionCounts) -> tuple[int, bool]:
+def _texts(config: Config, tally: PlannedQuestions) -> tuple[int, bool]:
     """Returns (number of texts that models write, True if it is exact).
 
     At most one of each kind, target and author is written per train question. After the write stage
@@ -111,15 +111,17 @@ def _texts(config: Config, tally: QuestionCounts) -> tuple[int, bool]:
     if written is not None and "texts" in written.counts:
         return int(written.counts["texts"]), True
     kinds = {
-        (wish.kind, wish.target, wish.author)
-        for wish in writing.wishes(config.construct)
-        if getattr(config.write, writing.Need("", wish.kind, None, wish.author).role).kind
+        (requirement.kind, requirement.target, requirement.author)
+        for requirement in writing.requirements(config.construct)
+        if getattr(
+            config.write, writing.Need("", requirement.kind, None, requirement.author).role
+        ).kind
         != "dataset"
     }
     return len(kinds) * sum(_pool(config.construct, tally).values()), not kinds
 
 
-def _pool(construct: ConstructConfig, tally: QuestionCounts) -> dict[str, int]:
+def _pool(construct: ConstructConfig, tally: PlannedQuestions) -> dict[str, int]:
     """Returns the number of train questions that sets can use, by domain."""
     sizes: dict[str, int] = {}
     for group, count in tally.groups.items():
@@ -154,7 +156,7 @@ def _with_general(construct: ConstructConfig, size: int) -> int:
 
 
 def _sizes(
-    config: Config, tally: QuestionCounts, arms: Sequence[Arm], constructed: Manifest | None
+    config: Config, tally: PlannedQuestions, arms: Sequence[Arm], constructed: Manifest | None
 ) -> dict[str, tuple[int, bool]]:
     """Returns (examples, True if counted) of each arm's set."""
     construct = config.construct
@@ -180,7 +182,7 @@ def _num_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def _arms(config: Config, tally: QuestionCounts, probe_key: str, write_key: str) -> list[ArmWork]:
+def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: str) -> list[ArmWork]:
     arms = arms_of(config, tally.groups)
     constructed = read_manifest(Path(config.output_dir) / "construct")
     sizes = _sizes(config, tally, arms, constructed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ift_scale.config import Config
-from ift_scale.probe.asked import wanted
+from ift_scale.probe.selection import is_probed
 from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import views_of
@@ -17,7 +17,7 @@ _SAMPLED_PROMPTS = 64
 
 
 @dataclass
-class QuestionCounts:
+class PlannedQuestions:
     """Counts of one pass over the questions: the size of each group, the dev questions, and a
     sample of those that are probed."""
 
@@ -35,7 +35,7 @@ class QuestionCounts:
             tally.groups[key] += 1
             if question.split == "dev":
                 tally.dev.append(question)
-            elif wanted(config.probe, key) and question.kind == "choice":
+            elif is_probed(config.probe, key) and question.kind == "choice":
                 asked += 1  # reservoir sampling: each question is kept with equal probability
                 if len(tally.sample) < _SAMPLED_PROMPTS:
                     tally.sample.append(question)
@@ -61,7 +61,7 @@ class Prompts:
     views: float
 
 
-def prompts_of(config: Config, tally: QuestionCounts, tokenizer: PromptTokenizer) -> Prompts:
+def prompts_of(config: Config, tally: PlannedQuestions, tokenizer: PromptTokenizer) -> Prompts:
     """Returns the mean length and number of the probe's prompts."""
     if not tally.sample:
         return Prompts(0, 0, 0)

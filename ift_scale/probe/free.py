@@ -1,4 +1,4 @@
-"""Free questions: short answers are generated, greedily and sampled, and compared with the aliases."""
+"""Free questions: short answers, generated greedily and by sampling, compared with the aliases."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ from ift_scale.prompts.prefixes import Prefixes
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import GRADES, Question
-from ift_scale.scoring.scores import SCHEMA, grade_of
+from ift_scale.scoring.grades import grade_of
+from ift_scale.scoring.scores import SCHEMA
 
 
 @dataclass(frozen=True)
-class Written:
-    """A chunk of free questions as requests: all questions with draw 0, then all with draw 1, and so on."""
+class FreeRequests:
+    """A chunk of free questions as requests: all questions with draw 0, then all with draw 1."""
 
     questions: list[Question]
     requests: list[TextRequest]
@@ -34,7 +35,7 @@ class Written:
 
     @property
     def num_requests(self) -> int:
-        """One for the greedy answer and one for the samples."""
+        """One request per prompt for the greedy answer and one for the samples."""
         return 2 * len(self.requests)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
@@ -46,7 +47,7 @@ class Written:
 
 
 class FreeAsker:
-    """Free questions -> generated answers, in one shard a chunk. Greedy and sampled answers over all demonstration draws."""
+    """Generates greedy and sampled answers to free questions over all demonstration draws."""
 
     def __init__(
         self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig
@@ -57,17 +58,17 @@ class FreeAsker:
         )
         self.free, self.reliability = config.free, config.reliability
 
-    def write(self, questions: list[Question]) -> Written:
+    def write(self, questions: list[Question]) -> FreeRequests:
         draws = range(self.reliability.demonstration_draws)
         requests = [self._request(question, draw) for draw in draws for question in questions]
-        return Written(questions, requests, self.free.max_tokens)
+        return FreeRequests(questions, requests, self.free.max_tokens)
 
     def _request(self, question: Question, draw: int) -> TextRequest:
         ((before, behind),) = self.prefixes.encode(question, draw, [templates.open_text(question)])
         return TextRequest(before, behind, [])
 
-    def ask(self, engine: Engine, written: Written) -> pa.Table:
-        """One row a question: its greedy answer of each draw, and its samples, those of one draw behind those of the other."""
+    def ask(self, engine: Engine, written: FreeRequests) -> pa.Table:
+        """Returns one row per question: a greedy answer per draw, and the samples draw by draw."""
         stop = self.tokenizer.line_end_tokens
         greedy = engine.generate(written.requests, Sampling(self.free.max_tokens, stop))
         sampling = Sampling(
@@ -98,8 +99,8 @@ class FreeAsker:
 
 
 @dataclass
-class Summary:
-    """What a report tells of all free questions, gathered chunk by chunk."""
+class FreeSummary:
+    """Statistics of all free questions for the report, accumulated chunk by chunk."""
 
     questions: int = 0
     exact: float = 0
@@ -113,7 +114,7 @@ class Summary:
         self.grades.update(scores["grade"].to_pylist())
 
     def as_json(self) -> dict[str, Any]:
-        """Empty where no free question was asked."""
+        """Returns the statistics, or an empty dict if no free question was asked."""
         if not self.questions:
             return {}
         grades = {grade: self.grades[grade] for grade in GRADES}
@@ -122,20 +123,22 @@ class Summary:
 
 
 def rows(table: pa.Table) -> pa.Table:
-    """Scores of free questions in SCHEMA; grades come with every one, since the samples are there."""
+    """Returns the scores of free questions in SCHEMA. Every question gets a grade."""
     out: dict[str, list[Any]] = {field.name: [None] * len(table) for field in SCHEMA}
     for name in ("domain", "subject", "collection", "split", "group", "samples"):
         out[name] = table[name].to_pylist()
     out["kind"], out["question_id"] = ["free"] * len(table), table["id"].to_pylist()
-    for row, found in enumerate(table.select(["aliases", "greedy", "samples"]).to_pylist()):
-        response, aliases = found["greedy"][0], found["aliases"]
-        greedy_right = np.mean([exact_match(text, aliases) for text in found["greedy"]])
-        sampled_right = np.mean([exact_match(text, aliases) for text in found["samples"]])
+    for row, answers in enumerate(table.select(["aliases", "greedy", "samples"]).to_pylist()):
+        response, aliases = answers["greedy"][0], answers["aliases"]
+        greedy_right = np.mean([exact_match(text, aliases) for text in answers["greedy"]])
+        sampled_right = np.mean([exact_match(text, aliases) for text in answers["samples"]])
         out["response"][row], out["f1"][row] = response, f1(response, aliases)
         out["correct"][row] = exact_match(response, aliases)
-        said = normalise(response)  # an empty answer is no knowledge, however often it comes
+        answer = normalise(response)  # an empty answer shows no knowledge, however often it occurs
         out["confidence"][row] = (
-            float(np.mean([normalise(text) == said for text in found["samples"]])) if said else 0.0
+            float(np.mean([normalise(text) == answer for text in answers["samples"]]))
+            if answer
+            else 0.0
         )
         out["greedy_right"][row], out["sampled_right"][row] = (
             float(greedy_right),

@@ -1,6 +1,7 @@
-"""The probe stage: what the base model answers, few-shot, to every question.
+"""The probe stage: the base model's few-shot answers to every question.
 
-Out: probe.parquet, a Score a question, and knowledge.json, what all of them together tell (calibration, letter bias, grades).
+Out: probe.parquet with one Score per question, and knowledge.json with statistics of all of them
+(calibration, letter bias, grades).
 """
 
 import time
@@ -13,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ift_scale.config import Config, ProbeConfig
-from ift_scale.engines.pool import slots_for
+from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
 from ift_scale.io.files import write_json
 from ift_scale.io.manifests import digest_of, has_key
 from ift_scale.io.progress import Bar
-from ift_scale.probe import asked, free
-from ift_scale.probe.asked import wanted, wanted_of_kind
+from ift_scale.probe import free, selection
+from ift_scale.probe.selection import is_probed, is_probed_of_kind
 from ift_scale.prompts import views
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -28,11 +29,13 @@ from ift_scale.records import KNOWLEDGE_FILE, PROBE_FILE, QUESTIONS_FILE, Questi
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Cloze, FewShot, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Target, compute, share_of, work_of
+from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
-AFTERWARDS = {
+# Settings of probe.reliability that change only what is computed from raw log-probabilities.
+POSTPROCESSING = {
     "decide_by",
     "grades",
     "grade_rule",
@@ -41,15 +44,22 @@ AFTERWARDS = {
     "grade_temperature",
 }
 VIEWS = "views.parquet"
-"""Every view of every question; `orders` and `logprobs` view by view, `orders` naming the option shown as each letter."""
-VIEWS_SCHEMA = pa.schema([
-    ("question_id", pa.string()), ("draws", pa.list_(pa.int16())), ("orders", pa.list_(pa.int8())),
-    ("logprobs", pa.list_(pa.float64())),
-])  # fmt: skip
+"""One row per question: draws, orders and log-probabilities view by view.
+
+`orders` gives the option shown as each letter.
+"""
+VIEWS_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("draws", pa.list_(pa.int16())),
+        ("orders", pa.list_(pa.int8())),
+        ("logprobs", pa.list_(pa.float64())),
+    ]
+)
 
 
 class _Asker:
-    """Choice chunks by letters, free chunks by generation; a chunk has one kind."""
+    """Asks choice chunks by letters and free chunks by generation; a chunk has one kind."""
 
     def __init__(self, letters: LetterAsker, generated: free.FreeAsker):
         self.letters, self.generated = letters, generated
@@ -58,7 +68,7 @@ class _Asker:
         return (self.letters if questions[0].kind == "choice" else self.generated).write(questions)
 
     def ask(self, engine: Any, written: Any) -> pa.Table:
-        return (self.generated if isinstance(written, free.Written) else self.letters).ask(
+        return (self.generated if isinstance(written, free.FreeRequests) else self.letters).ask(
             engine, written
         )
 
@@ -76,7 +86,7 @@ class ProbeStage(Stage):
         return self.single(context, digest_of([self.version, settings, inputs]), inputs)
 
     def total(self, context: Context, pending: Sequence[Task]) -> int:
-        return len(context.question_file().select(partial(wanted, context.config.probe)))
+        return len(context.question_file().select(partial(is_probed, context.config.probe)))
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         ask(
@@ -99,23 +109,24 @@ def ask(
     ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Ask everything, on as many ranks as call this; rank 0 merges."""
+    """Asks all questions on all ranks that call this; rank 0 merges."""
     tokenizer = PromptTokenizer(model_path)
     demonstrations = Demonstrations(
         questions.dev, config.probe.num_shots, config.probe.demonstration_seed
     )
     asker = asker_of(config.probe, tokenizer, demonstrations)
     choice, generated = (
-        questions.select(partial(wanted_of_kind, config.probe, kind)) for kind in ("choice", "free")
+        questions.select(partial(is_probed_of_kind, config.probe, kind))
+        for kind in ("choice", "free")
     )
-    asked.check_topics(questions, demonstrations, config.probe)
+    selection.check_topics(questions, demonstrations, config.probe)
     if config.probe.reliability.decide_by == "debiased":
-        asked.check_prior_sample(questions, config.probe)
+        selection.check_prior_sample(questions, config.probe)
     target = Target(
         "probe",
         task.folder,
         shard_key(config, task.inputs, engines_on_gpu(ranks)),
-        [choice, asked.by_rank(questions, generated, config.probe.reliability.seed)],
+        [choice, selection.shuffled_by_topic(questions, generated, config.probe.reliability.seed)],
         asker,
         model_path,
         partial(_finish, config.probe, task, time.monotonic()),
@@ -123,24 +134,24 @@ def ask(
         partial(has_key, task.folder, task.key),
     )
     embedding.check([target], questions, tokenizer, model_path)
-    slots = slots_for(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
-    compute(questions, [target], slots, share_of(ranks), bar)
+    workers = engine_workers(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
+    compute(questions, [target], workers, share_of(ranks), bar)
 
 
 def _finish(
     config: ProbeConfig, task: Task, started: float, target: Target, shards: list[Path]
 ) -> None:
-    """Merge the shards, those of choice questions first, and close the artifact."""
+    """Merges the shards, choice questions first, and closes the artifact."""
     choice = [path for path in shards if "logprobs" in pq.read_schema(path).names]
-    scores, answered = ChoiceScores(config.reliability), free.Summary()
+    scores, answered = ChoiceScores(config.reliability), free.FreeSummary()
     scores.estimate_prior(choice)
 
     def rows_of(table: pa.Table) -> pa.Table:
         if "logprobs" in table.column_names:
             return scores.rows(table)
-        found = free.rows(table)
-        answered.add(found)
-        return found
+        rows = free.rows(table)
+        answered.add(rows)
+        return rows
 
     write_rows(target.folder / PROBE_FILE, SCHEMA, shards, rows_of)
     if config.reliability.permutations != "none" or config.reliability.demonstration_draws > 1:
@@ -161,15 +172,16 @@ def _finish(
 
 
 def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool) -> str:
-    """What raw log-probabilities depend on: not on what is made of them afterwards."""
+    """Returns the digest of what raw log-probabilities depend on, without later processing."""
     settings = resolved_identity(config.probe, config.model.dtype, on_gpu)
-    settings["reliability"] = config.probe.reliability.model_dump(exclude=AFTERWARDS)
+    settings["reliability"] = config.probe.reliability.model_dump(exclude=POSTPROCESSING)
     return digest_of([STAGE.version, settings, inputs])
 
 
 def asker_of(
     config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations
 ) -> "_Asker":
+    """Returns the probe's asker for choice and free questions."""
     cloze = (
         Cloze(tokenizer, demonstrations, config.whole_prompts) if config.reliability.cloze else None
     )

@@ -1,4 +1,4 @@
-"""A chat template as text: conversations are rendered with it, and how it writes an assistant's turn is found by looking at one."""
+"""A chat template as text: renders conversations and locates the assistant's turns in them."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from ift_scale.errors import DataError, Place
 from ift_scale.prompts.templates import TEMPLATES
 from ift_scale.records import Message
 
-# Some templates write the day's date: the same day always, so that evaluation asks from the prompt that training showed.
+# Some templates write the date. A fixed day gives evaluation the same prompt as training.
 _DAY = date(2024, 7, 26)
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _NOTHING = re.compile(r"(?!)")
 _MARK = "Mark"
-# Templates of models that can think before they answer read one of these. A line of its own leaves the template as it is.
+# Templates of reasoning models read one of these. On a line of its own it leaves the rest as is.
 _SWITCHES = tuple(
     f"{{% set {name} = {value} %}}\n"
     for name in ("enable_thinking", "thinking")
@@ -28,8 +28,10 @@ _SWITCHES = tuple(
 
 
 class Turn(NamedTuple):
-    """An assistant's turn behind the generation prompt: `forced` text (an empty block of thoughts, say), `separator` (a space or
-    nothing), the content, `closing`."""
+    """An assistant's turn after the generation prompt: the parts around its content.
+
+    `forced` is text such as an empty thinking block, `separator` a space or nothing.
+    """
 
     forced: str
     separator: str
@@ -37,10 +39,11 @@ class Turn(NamedTuple):
 
 
 class ChatTemplate:
-    """One of TEMPLATES, or with the name `model` the tokenizer's own; DataError where it has none.
+    """One of TEMPLATES or, named `model`, the tokenizer's own.
 
-    Contents that spell control tokens must be masked (`controls.Controls`), and so are the texts that come out. `controls`
-    matches control tokens.
+    Contents that spell control tokens must be masked (`controls.Controls`), and rendered texts
+    contain these masks. `controls` matches control tokens. Raises DataError if the tokenizer has no
+    template.
     """
 
     def __init__(self, tokenizer: Any, name: str, controls: re.Pattern[str] = _NOTHING):
@@ -51,16 +54,17 @@ class ChatTemplate:
         )
 
     def _of_tokenizer(self) -> str:
-        remedy = "Set evaluate.template to vicuna or chatml, or put the model's chat_template.jinja beside its tokenizer"
+        remedy = "Set evaluate.template to vicuna or chatml, or put the model's chat_template.jinja"
+        remedy += " next to its tokenizer"
         if not self._tokenizer.chat_template:
             raise DataError(
                 self._place,
-                "the tokenizer has none, which evaluate.template = model would take",
+                "the tokenizer has none, but evaluate.template = model uses it",
                 remedy,
             )
         try:
             return self._tokenizer.get_chat_template()
-        except ValueError as error:  # several templates, none of them the default
+        except ValueError as error:  # several templates and no default
             raise DataError(self._place, str(error), remedy) from error
 
     @property
@@ -69,7 +73,7 @@ class ChatTemplate:
 
     @cached_property
     def source(self) -> str:
-        """The template; with thinking switched off or on where its generation prompt goes with its turns only so."""
+        """The template, with thinking switched off or on if only then its turns fit its prompt."""
         fitting = (
             switch + self._own
             for switch in ("", *_SWITCHES)
@@ -80,9 +84,10 @@ class ChatTemplate:
     def text(
         self, messages: Sequence[Message], generation: bool = False, source: str | None = None
     ) -> str:
-        """The conversation in `source` (default: this template), as `apply_chat_template` gives it.
+        """Returns the conversation as `apply_chat_template` renders it.
 
-        ValueError where the template refuses the conversation (a system role, say).
+        `source` defaults to this template. Raises ValueError if the template refuses the
+        conversation, for example a system role.
         """
         try:
             return self._tokenizer.apply_chat_template(
@@ -96,102 +101,113 @@ class ChatTemplate:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
     def _turn_of(self, source: str) -> Turn | None:
-        """How `source` writes an assistant's turn; None where that does not begin as the generation prompt does."""
-        asked = [Message(role="user", content="Question")]
+        """Returns how `source` writes an assistant's turn.
+
+        None if the turn does not begin like the generation prompt.
+        """
+        question = [Message(role="user", content="Question")]
         try:
-            prompt = self.text(asked, True, source)
-            text = self.text([*asked, Message(role="assistant", content=_MARK)], source=source)
+            prompt = self.text(question, True, source)
+            text = self.text([*question, Message(role="assistant", content=_MARK)], source=source)
         except ValueError as error:
             raise DataError(
                 self._place, str(error), "Set evaluate.template to vicuna or chatml"
             ) from error
-        opening, found, closing = text[len(prompt) :].partition(_MARK)
-        if not text.startswith(prompt) or not found:
+        opening, mark, closing = text[len(prompt) :].partition(_MARK)
+        if not text.startswith(prompt) or not mark:
             return None
         forced = opening.rstrip(" ")
         return Turn(forced, opening[len(forced) :], closing)
 
     @cached_property
     def turn(self) -> Turn:
-        found = self._turn_of(self.source)
-        if found is None:
+        """The parts of an assistant's turn; raises DataError if it does not fit the prompt."""
+        turn = self._turn_of(self.source)
+        if turn is None:
             prompt = self.text([Message(role="user", content="Question")], True)
-            problem = f"an assistant's turn does not begin as its generation prompt does, which ends in {prompt[-40:]!r}"
+            problem = "an assistant's turn does not begin like the template's generation prompt,"
+            problem += f" which ends in {prompt[-40:]!r}"
             raise DataError(self._place, problem, "Set evaluate.template to vicuna or chatml")
-        return found
+        return turn
 
     def render(self, messages: Sequence[Message], generation: bool = False) -> str:
-        """The conversation; with `generation`, up to where the assistant's own words begin."""
+        """Returns the conversation; with `generation`, up to the assistant's own words."""
         return self.text(messages, generation) + (self.turn.forced if generation else "")
 
     def served_sources(self) -> Iterator[str]:
-        """Templates whose own generation prompt may be the one of `render`, the plainest first."""
+        """Yields templates whose generation prompt may equal `render`'s, the simplest first."""
         forced = self.turn.forced
         if not forced:
             yield self.source
             return
         yield from (switch + self.source for switch in _SWITCHES)
-        # Jinja drops one line break at a template's end, which would be kept before more text.
+        # Jinja drops one line break at a template's end, but would keep it before more text.
         yield (
             self.source.removesuffix("\n")
             + f"{{{{ {json.dumps(forced)} if add_generation_prompt else '' }}}}"
         )
 
     def check_carried(self, text: str, messages: Sequence[Message]) -> None:
-        """ValueError where `text`, the rendered conversation, lacks what a message says."""
+        """Raises ValueError if `text`, the rendered conversation, lacks a message's content."""
         for number, message in enumerate(messages, start=1):
             if message.content.strip() not in text:
                 raise ValueError(
-                    f"the chat template leaves out or changes message {number}, of role {message.role}"
+                    f"the chat template drops or changes message {number}, of role {message.role}"
                 )
 
     def span(self, text: str, messages: Sequence[Message], number: int) -> tuple[int, int]:
-        """(start, end) in `text`, the rendered conversation, of what the assistant says in message `number` with the mark that ends
-        its turn; white space behind that is not in it.
+        """Returns the (start, end) of the assistant's words in message `number` of `text`.
 
-        ValueError where the text before it is not what evaluation would ask from.
+        `text` is the rendered conversation. The span includes the mark that ends the turn and no
+        white space after it. Raises ValueError if the text before it differs from evaluation's
+        prompt.
         """
         start = self._turn_start(text, messages, number)
         end = max(start, len(text[: self._turn_end(text, start, messages[: number + 1])].rstrip()))
         eos = self._tokenizer.eos_token
-        return start, end + (
-            len(eos) if text.startswith(eos, end) else 0
-        )  # some write it between turns, and none at the end
+        # Some templates write EOS between turns and none at the end.
+        return start, end + (len(eos) if text.startswith(eos, end) else 0)
 
     def _turn_start(self, text: str, messages: Sequence[Message], number: int) -> int:
         prompt, forced = self.text(messages[:number], True), self.turn.forced
         if text.startswith(prompt):
             return len(prompt) + (len(forced) if text.startswith(forced, len(prompt)) else 0)
-        # Qwen3 writes an empty block of thoughts in the last turn only; no prompt ends in an earlier one.
-        before, said = self.text(messages[:number]), messages[number].content.strip()
+        # Qwen3 writes an empty thinking block in the last turn only; no prompt ends before others.
+        before, content = self.text(messages[:number]), messages[number].content.strip()
         if (
             number + 1 == len(messages)
-            or not said
+            or not content
             or not text.startswith(before)
-            or said not in text[len(before) :]
+            or content not in text[len(before) :]
         ):
             raise ValueError(
-                f"the prompt of message {number + 1} is not how the conversation begins"
+                f"the conversation does not begin with the prompt of message {number + 1}"
             )
-        return text.index(said, len(before))
+        return text.index(content, len(before))
 
     def _turn_end(self, text: str, start: int, messages: Sequence[Message]) -> int:
-        """Where the turn of the last of `messages`, whose words begin at `start`, ends in the whole conversation's text."""
+        """Returns the end, in the whole conversation, of the turn of the last of `messages`.
+
+        Its words begin at `start`.
+        """
         so_far, closing = self.text(messages), self._closing_inside
         if text.startswith(so_far):
             return len(so_far)
-        found = text.find(closing, start) if closing.strip() else -1
-        if found < 0:
+        closing_start = text.find(closing, start) if closing.strip() else -1
+        if closing_start < 0:
             raise ValueError(
-                f"the end of the assistant's turn in message {len(messages)} cannot be found"
+                f"cannot find the end of the assistant's turn in message {len(messages)}"
             )
-        return found + len(closing)
+        return closing_start + len(closing)
 
     @cached_property
     def _closing_inside(self) -> str:
-        """What closes a turn that another follows: it may be less than at the end (Phi-3), or another mark (gpt-oss)."""
-        said = [Message(role="user", content="Question"), Message(role="assistant", content=_MARK)]
-        _, _, rest = self.text([*said, *said[:1]]).partition(_MARK)
+        """The mark that closes a turn before another one.
+
+        It may be shorter than the last turn's (Phi-3) or a different one (gpt-oss).
+        """
+        turns = [Message(role="user", content="Question"), Message(role="assistant", content=_MARK)]
+        _, _, rest = self.text([*turns, *turns[:1]]).partition(_MARK)
         pieces = re.compile(f"{self._controls.pattern}|.", re.DOTALL)
         at_end, inside = pieces.findall(self.turn.closing), pieces.findall(rest)
         same = "".join(

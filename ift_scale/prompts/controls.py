@@ -1,12 +1,16 @@
-"""Control tokens and text: a control token is written by a chat template or by the tokenizer; everything that a question, an answer
-or a message contains is text, even where it spells a control token (`</s>`, `<|im_end|>`).
+"""Control tokens and text. Only a chat template or the tokenizer writes control tokens.
 
-In: a tokenizer. Out: `mask` and `unmask`, which carry a message's text through its template, and `encode`, which tokenises such
-texts in one pass with a copy of the tokenizer. In the copy every control token answers only to a private random name. Its ids,
-normalizer and merges are the tokenizer's own, so that no other token changes.
+Everything that a question, an answer or a message contains is text, even if it spells a control
+token (`</s>`, `<|im_end|>`).
 
-An added token is a control token if it is flagged special, or written as markup outside the model's own vocabulary (`<think>`).
-Other added tokens are ordinary text: runs of spaces or line breaks, words, HTML tags that the vocabulary was trained with.
+In: a tokenizer. Out: `mask` and `unmask`, which carry a message's text through its template, and
+`encode`, which tokenises such texts in one pass with a copy of the tokenizer. In the copy each
+control token has a private random name. Ids, normalizer and merges are the tokenizer's own, so no
+other token changes.
+
+An added token is a control token if it is flagged special, or written as markup outside the model's
+own vocabulary (`<think>`). Other added tokens are ordinary text: runs of spaces or line breaks,
+words, and HTML tags that the vocabulary was trained with.
 """
 
 import json
@@ -20,23 +24,24 @@ _MARKUP = re.compile(r"<.+>|\[.+\]|⟨.+⟩|｟.+｠|◁.+▷", re.DOTALL)
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _NOTHING = re.compile(r"(?!)")
 _INSEPARABLE = (
-    "the text spells a control token, which this tokenizer cannot tell from the token itself"
+    "the text spells a control token, which this tokenizer cannot distinguish from the token itself"
 )
 
 
 class ChatText(str):
     """A rendered conversation, without the masks of `Controls`.
 
-    `controls`: (start, end) of every control token that the template wrote. None where the contents spell none, so that
-    each one in the text is the template's. What is appended to it may not spell a control token.
+    `controls`: (start, end) of every control token that the template wrote. None if the contents
+    spell no control token, so each one in the text is the template's. Text that is appended must
+    not spell a control token.
     """
 
     controls: tuple[tuple[int, int], ...] | None
 
     def __new__(cls, text: str, controls: tuple[tuple[int, int], ...] | None = None) -> "ChatText":
-        made = super().__new__(cls, text)
-        made.controls = controls
-        return made
+        rendered = super().__new__(cls, text)
+        rendered.controls = controls
+        return rendered
 
     def __add__(self, other: str) -> "ChatText":
         return ChatText(super().__add__(other), self.controls)
@@ -57,7 +62,10 @@ class ChatText(str):
 
 
 class Controls:
-    """The control tokens of a tokenizer. `backend`: its `tokenizers.Tokenizer`, None where it has none (Python-only tokenizers)."""
+    """The control tokens of a tokenizer.
+
+    `backend` is its `tokenizers.Tokenizer`, None for Python-only tokenizers.
+    """
 
     def __init__(self, tokenizer: Any, backend: Any):
         self._tokenizer, self._backend = tokenizer, backend
@@ -73,16 +81,16 @@ class Controls:
         self._first = tuple({text[0] for text in self.ids})
         self._last = tuple({text[-1] for text in self.ids})
         self._longest = max(map(len, self.ids), default=1) - 1
-        # What a template could complete to a control token at a content's edge.
+        # Parts that a template could complete to a control token at a content's edge.
         self._beginnings = {text[:n] for text in self.ids for n in range(1, len(text))}
         self._ends = {text[n:] for text in self.ids for n in range(1, len(text))}
-        # Digits between private-use characters: no template trims, splits or recases them.
+        # Digits between private-use characters, which no template trims, splits or recases.
         self._nonce = str(secrets.randbits(96))
         self._masks: dict[str, str] = {}
         self._masked: list[str] = []
         words = {token.content for token in added.values() if token.single_word}
         self.pattern = _any_of(self.ids, words)
-        # Tokens that are matched after normalization, such as lowercasing, are found in other spellings too.
+        # Tokens matched after normalization, such as lowercasing, also match in other spellings.
         self._normalizer: Any = backend.normalizer if backend is not None else None
         normalized = [
             token.content
@@ -97,7 +105,7 @@ class Controls:
         self._mask_or_control = re.compile(f"{mask}|{self.pattern.pattern}" if self.ids else mask)
 
     def spelled_in(self, text: str) -> bool:
-        """True if a text that is all content spells a control token, or a ChatText's contents do."""
+        """True if a plain text, or the contents of a ChatText, spell a control token."""
         if isinstance(text, ChatText):
             return text.controls is not None
         return (
@@ -111,12 +119,14 @@ class Controls:
         return self._respelled.search(self._normalizer.normalize_str(text)) is not None
 
     def mask(self, content: str) -> str:
-        """A message's content with a mask in place of each control token that it spells, or that begins or ends at its edge.
+        """Returns a message's content with a mask for each control token that it spells.
 
-        One mask takes the place of a whole content that spells a control token only once it is normalized.
+        Parts at an edge that a template could complete to a control token are masked too. A content
+        that spells a control token only after normalization gets one mask as a whole.
         """
         if self._respelled is not _NOTHING and self._is_respelled(self.pattern.sub("", content)):
             return self._mask(content)
+        # Fast path: most contents have no character that begins a control token.
         head, tail = content[: self._longest], content[-self._longest :]
         if not (
             any(map(content.__contains__, self._first)) or any(map(head.__contains__, self._last))
@@ -129,25 +139,13 @@ class Controls:
             and not any(map(head.__contains__, self._last))
         ):
             return content
-        cut = next(
-            (
-                n
-                for n in range(min(self._longest, len(plain[-1])), 0, -1)
-                if plain[-1][-n:] in self._beginnings
-            ),
-            0,
-        )
+        # The end of the content may begin a token that the template's text completes ...
+        cut = _longest_edge(lambda n: plain[-1][-n:], self._longest, plain[-1], self._beginnings)
         if cut:
             plain[-1:] = [plain[-1][:-cut], ""]
             spelled.append(content[-cut:])
-        cut = next(
-            (
-                n
-                for n in range(min(self._longest, len(plain[0])), 0, -1)
-                if plain[0][:n] in self._ends
-            ),
-            0,
-        )
+        # ... and its beginning may end one.
+        cut = _longest_edge(lambda n: plain[0][:n], self._longest, plain[0], self._ends)
         if cut:
             plain[:1] = ["", plain[0][cut:]]
             spelled.insert(0, content[:cut])
@@ -161,25 +159,26 @@ class Controls:
         return self._masks[spelled]
 
     def unmask(self, text: str) -> ChatText:
-        """The text of a conversation that was rendered from masked contents.
+        """Returns the text of a conversation that was rendered from masked contents.
 
-        ValueError where a mask is in it and this tokenizer cannot tell the text behind it from a control token.
+        Raises ValueError if it contains a mask and this tokenizer cannot distinguish the masked
+        text from a control token.
         """
         if self._nonce not in text:
             return ChatText(text)
         self._check_separable()
         pieces: list[str] = []
         controls: list[tuple[int, int]] = []
-        place = length = 0
-        for found in self._mask_or_control.finditer(text):
-            piece = found[0] if found[1] is None else self._masked[int(found[1])]
-            pieces += [text[place : found.start()], piece]
+        position = length = 0
+        for match in self._mask_or_control.finditer(text):
+            piece = match[0] if match[1] is None else self._masked[int(match[1])]
+            pieces += [text[position : match.start()], piece]
             length += len(pieces[-2])
-            if found[1] is None:
+            if match[1] is None:
                 controls.append((length, length + len(piece)))
             length += len(piece)
-            place = found.end()
-        return ChatText("".join([*pieces, text[place:]]), tuple(controls))
+            position = match.end()
+        return ChatText("".join([*pieces, text[position:]]), tuple(controls))
 
     def _check_separable(self) -> None:
         if self._backend is None:
@@ -188,19 +187,23 @@ class Controls:
             raise ValueError(f"{_INSEPARABLE}: {self._inseparable!r}")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts whose contents spell control tokens, without start tokens.
+        """Returns ids of texts whose contents spell control tokens, without start tokens.
 
-        ValueError where this tokenizer cannot tell them from control tokens.
+        Raises ValueError if this tokenizer cannot distinguish them from control tokens.
         """
         if self._backend is None:
             return self._split(texts)
         private = [self._private(text) for text in texts]
         return [
-            found.ids for found in self._copy.encode_batch_fast(private, add_special_tokens=False)
+            encoding.ids
+            for encoding in self._copy.encode_batch_fast(private, add_special_tokens=False)
         ]
 
     def _split(self, texts: Sequence[str]) -> list[list[int]]:
-        """Whole contents with a Python-only tokenizer, which can take special tokens for text in a whole text only."""
+        """Encodes whole contents with a Python-only tokenizer.
+
+        Such a tokenizer can only treat either all or none of a text's special tokens as text.
+        """
         if any(isinstance(text, ChatText) for text in texts):
             self._check_separable()
         rows = self._tokenizer(
@@ -211,25 +214,26 @@ class Controls:
         return rows
 
     def _private(self, text: str) -> str:
-        """The text with the private names of the control tokens in it that are not content."""
+        """Returns the text with private names for the control tokens that are not content."""
         if not isinstance(text, ChatText):
             return text
         if text.controls is None:
-            return self.pattern.sub(lambda found: self._names[found[0]], text)
-        pieces, place = [], 0
+            return self.pattern.sub(lambda match: self._names[match[0]], text)
+        pieces, position = [], 0
         for start, end in text.controls:
             pieces += [
-                str.__getitem__(text, slice(place, start)),
+                str.__getitem__(text, slice(position, start)),
                 self._names[str.__getitem__(text, slice(start, end))],
             ]
-            place = end
-        return "".join([*pieces, str.__getitem__(text, slice(place, None))])
+            position = end
+        return "".join([*pieces, str.__getitem__(text, slice(position, None))])
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Private names: of one length, so that none begins another, and of characters that no normalizer changes.
+        """Private names of equal length, so none is a prefix of another.
 
-        Each begins and ends as its token, on which it depends whether a neighbour is a word of its own.
+        Their characters survive every normalizer. Each begins and ends like its token, because that
+        decides whether a neighbour is a word of its own.
         """
         secret = secrets.token_hex(12)
         return {
@@ -238,37 +242,40 @@ class Controls:
 
     @cached_property
     def _copy(self) -> Any:
-        """The tokenizer with private names."""
+        """The tokenizer with private names for control tokens."""
         return renamed(self._backend, self._names)
 
     @cached_property
     def _inseparable(self) -> str | None:
-        """A text in which the copy does not give the tokenizer's ids of a control token; None if there is none."""
-        around: list[Callable[[str], str]] = [
-            lambda t: t, lambda t: f"a{t}b", lambda t: f" {t} c", lambda t: f"\n{t}\n", lambda t: f"{t}{t}A", lambda t: f"A.{t}\n"
-        ]  # fmt: skip
-        texts = [ChatText(write(text)) for text in self.ids for write in around]
+        """A text for which the copy's ids differ from the tokenizer's; None if there is none."""
+        contexts = ("{}", "a{}b", " {} c", "\n{}\n", "{0}{0}A", "A.{}\n")
+        texts = [ChatText(context.format(text)) for text in self.ids for context in contexts]
         expected = self._backend.encode_batch_fast(list(map(str, texts)), add_special_tokens=False)
-        found = self._copy.encode_batch_fast(
+        copied = self._copy.encode_batch_fast(
             list(map(self._private, texts)), add_special_tokens=False
         )
-        pairs = zip(texts, expected, found, strict=True)
-        return next((str(text) for text, wanted, made in pairs if wanted.ids != made.ids), None)
+        pairs = zip(texts, expected, copied, strict=True)
+        return next((str(text) for text, own, copy in pairs if own.ids != copy.ids), None)
+
+
+def _longest_edge(edge: Callable[[int], str], limit: int, text: str, parts: set[str]) -> int:
+    """Returns the length of the longest edge of `text`, at most `limit`, that is one of `parts`."""
+    lengths = range(min(limit, len(text)), 0, -1)
+    return next((n for n in lengths if edge(n) in parts), 0)
 
 
 def _is_control(token: Any, in_model: Callable[[str], bool]) -> bool:
     text = token.content
     if not text.strip() or _BYTE.fullmatch(text):
         return False
-    if in_model(
-        text
-    ):  # a single character, such as a pad token "!", cannot be written in other tokens
+    # A single character, such as a pad token "!", cannot be written in other tokens.
+    if in_model(text):
         return token.special and len(text) > 1
     return token.special or _MARKUP.fullmatch(text) is not None
 
 
 def _any_of(texts: Sequence[str] | dict[str, int], words: set[str]) -> re.Pattern[str]:
-    """Matches the longest of `texts` at a place; those in `words` only where no letter or digit is next to them."""
+    """Matches the longest of `texts`; those in `words` only if no letter or digit is adjacent."""
     if not texts:
         return _NOTHING
     longest_first = sorted(texts, key=len, reverse=True)
@@ -280,8 +287,10 @@ def _any_of(texts: Sequence[str] | dict[str, int], words: set[str]) -> re.Patter
 
 
 def renamed(backend: Any, names: dict[str, str]) -> Any:
-    """A copy of a `tokenizers.Tokenizer` with tokens under other names and the same ids, and without the merges that make one of
-    them from text."""
+    """Returns a copy of a `tokenizers.Tokenizer` with renamed tokens and the same ids.
+
+    Merges that would produce a renamed token from text are dropped.
+    """
     from tokenizers import Tokenizer
 
     state = json.loads(backend.to_str())

@@ -1,7 +1,7 @@
-"""Reading explanations: which option a text names, and which ones it calls the answer. Pure functions.
+"""Reads explanations: which options a text names, and which ones it calls the answer.
 
-Held against the authors' released sets (docs/writing.md): there these rules find the shares of explanations that never name
-their option.
+Pure functions. Validated on the authors' released sets (docs/writing.md): these rules reproduce the
+shares of explanations that never name their option.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ift_scale.records import LETTERS, Question
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+")
-# Words that a lost line break has glued together ("Hyalomma tickCRIMEAN"), as in MedMCQA.
+# Words joined by a lost line break ("Hyalomma tickCRIMEAN"), as in MedMCQA.
 _GLUED = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _OPENED, _CLOSED = r"[\"'“”‘’(\[*]*", r"[\"'“”‘’)\]*]*"
@@ -23,28 +23,33 @@ _IS = rf"(?:\s+{_BE}{_SURELY}\b,?\s*:?|\s*:)"
 _HERE = r"(?:\s+(?:here|(?:to|for)\s+(?:this|the|your)(?:\s+(?:given|above))?\s+question))?"
 _SAID = r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|letter|answer)\s+)?"
 
-# "The (correct) answer is", "correct option:", "Ans."; behind it a letter or an option's words stand.
+# "The (correct) answer is", "correct option:", "Ans.", followed by a letter or an option's words.
 _ANSWER_IS = re.compile(
-    rf"\b(?:(?:{_RIGHT}\s+(?:answer|option|choice|response)|answer){_HERE}{_IS}|ans(?:wer)?\s*[.:-]+(?:\s*is)?)\s*{_SAID}",
+    rf"\b(?:(?:{_RIGHT}\s+(?:answer|option|choice|response)|answer){_HERE}{_IS}"
+    rf"|ans(?:wer)?\s*[.:-]+(?:\s*is)?)\s*{_SAID}",
     re.I,
 )
 _ANSWER_IS_NOT = re.compile(
     rf"\banswer{_HERE}\s+{_BE}{_SURELY}\s+not\s+(?:necessarily\s+)?{_SAID}", re.I
 )
-# Of two letters joined by "and" none is the answer alone; "A" before a word in small letters is an article, but for some words.
+# Of two letters joined by "and", neither alone is the answer. "A" before a lower-case word is an
+# article, except before some words.
 _LETTER_HERE = re.compile(
-    rf"{_LETTER}(?!\s*(?:,|and|or|&)\s*{_OPENED}[A-Z](?![\w'’]))(?!(?<=A)\s+(?!because|as\b|since|for\b|which|is\b)[a-z])"
+    rf"{_LETTER}(?!\s*(?:,|and|or|&)\s*{_OPENED}[A-Z](?![\w'’]))"
+    r"(?!(?<=A)\s+(?!because|as\b|since|for\b|which|is\b)[a-z])"
 )
 # MedMCQA's "Ans. (c) copper", "ANSWER: (B) copper", "Ans. is 'b' i.e. copper", "B i.e. copper".
 _KEY = re.compile(
-    r"\b(?:ans\b\s*[.:-]*|answer\s*[.:-]+)\s*(?:is\s+)?(?:[\"'“(\[]+(?P<letter>[A-Z])[\"'”)\]]|(?P<dotted>[A-Z])(?:[).,]|\s+i\.?e\b))"
+    r"\b(?:ans\b\s*[.:-]*|answer\s*[.:-]+)\s*(?:is\s+)?"
+    r"(?:[\"'“(\[]+(?P<letter>[A-Z])[\"'”)\]]|(?P<dotted>[A-Z])(?:[).,]|\s+i\.?e\b))"
     r"|^\W*(?P<begun>[A-Z])\W{0,2}i\.?e\b",
     re.I,
 )
 # 'The answer "copper" is correct' or incorrect; "copper is the correct answer".
 _QUOTED_ANSWER = re.compile(
-    r"\b(?:answer|option|choice)(?:\s+(?:given|provided))?,?\s+[\"“'](?P<quoted>[^\"”]+?)[,.]?[\"”']\s*,?\s+(?:given\s+)?is\s+"
-    r"(?:actually\s+)?(?:(?P<no>not|incorrect|wrong|inaccurate)|(?:the\s+)?(?:most\s+)?(?:correct|right|accurate|best))\b",
+    r"\b(?:answer|option|choice)(?:\s+(?:given|provided))?,?\s+[\"“'](?P<quoted>[^\"”]+?)[,.]?[\"”']"
+    r"\s*,?\s+(?:given\s+)?is\s+(?:actually\s+)?(?:(?P<no>not|incorrect|wrong|inaccurate)"
+    r"|(?:the\s+)?(?:most\s+)?(?:correct|right|accurate|best))\b",
     re.I,
 )
 _IS_ANSWER = re.compile(
@@ -54,12 +59,14 @@ _IS_ANSWER = re.compile(
 # "B is correct", "option B is the right answer".
 _LETTER_IS_ANSWER = re.compile(
     rf"(?<![\w'’]){_LETTER}\s+(?:is|was|would\s+be)\s+(?:therefore\s+|thus\s+)?"
-    rf"(?:(?P<answer>the\s+(?:only\s+)?(?:{_RIGHT}\s+)?(?:answer|option|choice))|(?:correct|right)\b(?!\s+(?:that|to|in)\b))"
+    rf"(?:(?P<answer>the\s+(?:only\s+)?(?:{_RIGHT}\s+)?(?:answer|option|choice))"
+    r"|(?:correct|right)\b(?!\s+(?:that|to|in)\b))"
 )
 _JOINED_BEFORE = re.compile(
     r"(?:[A-Z](?:,|\s+and|\s+or|\s*&)|neither|nor|both|,)\s*(?:[Oo]ptions?\s+)?$"
 )
-# Phrases that speak of an option by its letter, the answer or not: "option B", "(B)", a sentence that is "B." or begins with "B:".
+# Phrases that mention an option by its letter, the answer or not: "option B", "(B)", a sentence
+# that is "B." or begins with "B:".
 _SPOKEN_OF = re.compile(
     rf"\b(?i:options?|choices?|answers?)\s*:?\s+{_LETTER}"
     r"|\((?P<bracketed>[A-Z])\)"
@@ -67,12 +74,13 @@ _SPOKEN_OF = re.compile(
     re.MULTILINE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:not|never|no|if|whether|why|unless|cannot|wrongly|mistakenly|incorrectly|instead\s+of|rather\s+than)\b|n['’]t\b",
+    r"\b(?:not|never|no|if|whether|why|unless|cannot|wrongly|mistakenly|incorrectly|instead\s+of"
+    r"|rather\s+than)\b|n['’]t\b",
     re.I,
 )
 _ASKS_FOR_WRONG = re.compile(
-    r"\b(?:not|except|incorrect|incorrectly|wrong|false|untrue|inaccurate|inappropriate|least|cannot|improper|unreasonable"
-    r"|inconsistent)\b",
+    r"\b(?:not|except|incorrect|incorrectly|wrong|false|untrue|inaccurate|inappropriate|least"
+    r"|cannot|improper|unreasonable|inconsistent)\b",
     re.I,
 )
 _LONGEST_OPTION = 600
@@ -80,36 +88,36 @@ _CLAUSE = re.compile(r"[.!?;\n]")
 
 
 def normalise(text: str) -> str:
-    """Lower-case words and numbers, a space before and behind each, so that `in` compares whole words."""
+    """Returns lower-case words and numbers with spaces around, so `in` compares whole words."""
     words = _WORD.findall(unicodedata.normalize("NFKC", _GLUED.sub(" ", text)).casefold())
     return f" {' '.join(words)} " if words else ""
 
 
 def names(text: str, question: Question, target: int) -> bool:
-    """Whether the text names option `target`: by its words, by its letter in a phrase about options, or as the answer."""
+    """True if the text names option `target`, by its words or letter or as the answer."""
     return _has_option(text, question.choices, target) or target in _letters_spoken_of(
         text, len(question.choices)
     ) | claimed(text, question)
 
 
 def contradicts(text: str, question: Question, target: int) -> bool:
-    """Whether the text calls another option the answer, or says that this one is not."""
+    """True if the text calls another option the answer, or denies that this one is."""
     return bool(claimed(text, question) - {target}) or target in denied(text, question)
 
 
 def claimed(text: str, question: Question) -> set[int]:
-    """The options that the text calls the answer, by letter or by words.
+    """Returns the options that the text calls the answer, by letter or by words.
 
-    A clause with a denial or a condition before the claim calls nothing the answer. Where the question asks for what is wrong,
-    "B is correct" speaks of B and does not call it the answer.
+    A clause with a denial or a condition before the claim does not count. If the question asks for
+    what is wrong, "B is correct" describes B and does not call it the answer.
     """
-    options, found = question.choices, set()
+    choices, options_claimed = question.choices, set()
     for match in _ANSWER_IS.finditer(text):
         if not _is_supposed(text, match.start()):
-            found |= _option_at(text[match.end() :], options)
+            options_claimed |= _option_at(text[match.end() :], choices)
     for match in _KEY.finditer(text):
-        found |= _indices(
-            [(match["letter"] or match["dotted"] or match["begun"]).upper()], len(options)
+        options_claimed |= _indices(
+            [(match["letter"] or match["dotted"] or match["begun"]).upper()], len(choices)
         )
     for match in _LETTER_IS_ANSWER.finditer(text):
         spoken_only = match["answer"] is None and _ASKS_FOR_WRONG.search(question.question)
@@ -119,54 +127,57 @@ def claimed(text: str, question: Question) -> set[int]:
             and not _is_supposed(text, match.start())
             and not _JOINED_BEFORE.search(before[-24:])
         ):
-            found |= _indices([match["letter"]], len(options))
+            options_claimed |= _indices([match["letter"]], len(choices))
     for match in _IS_ANSWER.finditer(text):
         if not _is_supposed(text, match.start()):
-            found |= _option_before(_CLAUSE.split(text[: match.start()])[-1], options)
-    return found | {
+            options_claimed |= _option_before(_CLAUSE.split(text[: match.start()])[-1], choices)
+    return options_claimed | {
         index
         for match in _QUOTED_ANSWER.finditer(text)
         if not match["no"]
-        for index in _quoted(match, options)
+        for index in _quoted(match, choices)
     }
 
 
 def denied(text: str, question: Question) -> set[int]:
-    """The options of which the text says that they are not the answer, in so many words: "the answer is not B"."""
-    found = {
+    """Returns the options explicitly called not the answer, as in "the answer is not B"."""
+    options_denied = {
         index
         for match in _QUOTED_ANSWER.finditer(text)
         if match["no"]
         for index in _quoted(match, question.choices)
     }
     for match in _ANSWER_IS_NOT.finditer(text):
-        found |= _option_at(text[match.end() :], question.choices)
-    return found
+        options_denied |= _option_at(text[match.end() :], question.choices)
+    return options_denied
 
 
 def _quoted(match: re.Match[str], options: list[str]) -> set[int]:
-    """The option that a quotation is, with or without its letter."""
-    said = normalise(match["quoted"])
+    """Returns the options that equal a quotation, with or without their letter."""
+    quoted = normalise(match["quoted"])
     return {
         i
         for i, option in enumerate(options)
-        if said and said in (normalise(option), normalise(f"{LETTERS[i]}. {option}"))
+        if quoted and quoted in (normalise(option), normalise(f"{LETTERS[i]}. {option}"))
     }
 
 
-def _is_supposed(text: str, place: int) -> bool:
-    """Whether the clause that leads to `place` denies or only supposes what follows."""
-    clause = _CLAUSE.split(text[max(0, place - 80) : place])[-1]
+def _is_supposed(text: str, position: int) -> bool:
+    """True if the clause before `position` denies or only supposes what follows."""
+    clause = _CLAUSE.split(text[max(0, position - 80) : position])[-1]
     return _SUPPOSED.search(clause) is not None
 
 
 def _option_at(text: str, options: list[str]) -> set[int]:
-    """The option that the text begins with: the longest whose words stand there (an option may begin with "A"), else its letter."""
-    said = normalise(text[:_LONGEST_OPTION])
+    """Returns the option that the text begins with.
+
+    That is the longest option whose words match (an option may begin with "A"), else its letter's.
+    """
+    beginning = normalise(text[:_LONGEST_OPTION])
     named = _longest(
         options,
         lambda words: any(
-            said.startswith(article + words) for article in ("", " the", " a", " an")
+            beginning.startswith(article + words) for article in ("", " the", " a", " an")
         ),
     )
     letter = None if named else _LETTER_HERE.match(text)
@@ -174,42 +185,44 @@ def _option_at(text: str, options: list[str]) -> set[int]:
 
 
 def _option_before(text: str, options: list[str]) -> set[int]:
-    """The longest option whose words the text ends with."""
-    said = normalise(text[-_LONGEST_OPTION:])
-    return _longest(options, said.endswith)
+    """Returns the longest option whose words end the text."""
+    ending = normalise(text[-_LONGEST_OPTION:])
+    return _longest(options, ending.endswith)
 
 
-def _longest(options: list[str], stands_there: Callable[[str], bool]) -> set[int]:
-    found = [
+def _longest(options: list[str], matches: Callable[[str], bool]) -> set[int]:
+    """Returns the longest matching option, or none if several are equally long."""
+    matching = [
         (len(words), i)
         for i, option in enumerate(options)
-        if (words := normalise(option)) and stands_there(words)
+        if (words := normalise(option)) and matches(words)
     ]
-    longest = max((length for length, _ in found), default=0)
-    first = {i for length, i in found if length == longest}
+    longest = max((length for length, _ in matching), default=0)
+    first = {i for length, i in matching if length == longest}
     return first if len(first) == 1 else set()
 
 
 def _has_option(text: str, options: list[str], target: int) -> bool:
-    """Whether the option's words stand in the text, and not only inside a longer option's."""
-    wanted = normalise(options[target])
-    if not wanted:
+    """True if the text contains the option's words, not only within a longer option's."""
+    option = normalise(options[target])
+    if not option:
         return options[target].strip() in text
-    if len(wanted) == 3 and wanted.strip().isalpha():
-        return False  # an article or a pronoun as likely
-    said = normalise(text)
+    if len(option) == 3 and option.strip().isalpha():
+        return False  # a single letter is as likely an article or a pronoun
+    words = normalise(text)
     for longer in sorted((normalise(option) for option in options), key=len, reverse=True):
-        if longer != wanted and wanted in longer:
-            said = said.replace(longer, " | ")
-    return wanted in said or f"{wanted[:-1]}s " in said
+        if longer != option and option in longer:
+            words = words.replace(longer, " | ")
+    return option in words or f"{option[:-1]}s " in words
 
 
 def _letters_spoken_of(text: str, num_options: int) -> set[int]:
-    found = [
+    """Returns the options that the text mentions by letter, as the answer or not."""
+    letters = [
         match["letter"] or match["bracketed"] or match["listed"]
         for match in _SPOKEN_OF.finditer(text)
     ]
-    return _indices(found, num_options)
+    return _indices(letters, num_options)
 
 
 def _indices(letters: Iterable[str], num_options: int) -> set[int]:

@@ -1,4 +1,4 @@
-"""The few-shot prefix of each topic and demonstration draw: written and tokenised once, shared by all questions behind it."""
+"""Few-shot prefixes per topic and demonstration draw, written and tokenised once."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,10 @@ from ift_scale.records import Question
 
 
 class Prefixes:
-    """`write(topic, demonstrations)` gives a prefix' text; one object serves one kind of question. `whole` as in ProbeConfig."""
+    """The prefixes for one kind of question.
+
+    `write(topic, demonstrations)` returns a prefix's text. `whole` is ProbeConfig.whole_prompts.
+    """
 
     def __init__(
         self,
@@ -26,7 +29,7 @@ class Prefixes:
         self._made: dict[tuple[str, str, int], Prefix] = {}
 
     def of(self, question: Question, draw: int) -> Prefix:
-        """The prefix of the question's topic."""
+        """Returns the prefix of the question's topic."""
         key = (question.collection, question.topic, draw)
         if key not in self._made:
             text = self.write(question.topic, self.demonstrations.of(question, draw))
@@ -36,9 +39,9 @@ class Prefixes:
     def encode(
         self, question: Question, draw: int, texts: Sequence[str]
     ) -> list[tuple[list[int], list[int]]]:
-        """(shared ids, ids after them) of each text after the prefix of the question's topic."""
-        return self.tokenizer.encode_behind(self.of(question, draw), texts, self.whole)
+        """Returns (shared ids, ids after them) per text after the prefix of its topic."""
+        return self.tokenizer.encode_after(self.of(question, draw), texts, self.whole)
 
     def whole_prompt(self, question: Question, draw: int, text: str) -> Callable[[str], list[int]]:
-        """Tokenises the prompt that ends with `text`, with an ending, as one text."""
+        """Returns a function that tokenises the prompt ending with `text` and an ending as one."""
         return self.tokenizer.whole_prompt(self.of(question, draw).text + text)

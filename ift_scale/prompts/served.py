@@ -1,26 +1,26 @@
-"""The chat template and the stops that are exported with a trained model: whoever is served it asks from the tokens of training."""
+"""The chat template and stop tokens exported with a trained model.
+
+Users of the exported model prompt it with the same tokens as in training.
+"""
 
 import json
-from typing import TYPE_CHECKING
 
 from ift_scale.errors import DataError, Place
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Message
 
-if TYPE_CHECKING:
-    from ift_scale.prompts.tokenizer import PromptTokenizer
 
+def template_source(tokenizer: PromptTokenizer, template: str) -> str:
+    """Returns a template for which `apply_chat_template` gives the tokens of training.
 
-def template_source(tokenizer: "PromptTokenizer", template: str) -> str:
-    """A template with which transformers' `apply_chat_template` gives the tokens of training.
-
-    It writes the start tokens, which `encode` puts, and in the generation prompt all that comes before an answer. DataError if no
-    form of the template gives these tokens.
+    It writes the start tokens that `encode` adds and, in the generation prompt, everything before
+    an answer. Raises DataError if no form of the template gives these tokens.
     """
     start = json.dumps("".join(tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.start)))
     if tokenizer.start == [tokenizer.tokenizer.bos_token_id]:
         start = "bos_token"
-    # After a start token, some tokenizers leave out the space that they put before a text's first word. The comment lets the
-    # template begin on a line of its own, as its white space may depend on that.
+    # After a start token, some tokenizers drop the space that they put before a text's first word.
+    # The comment starts the template on a new line, because its white space may depend on that.
     starts = [
         "",
         *(
@@ -34,13 +34,13 @@ def template_source(tokenizer: "PromptTokenizer", template: str) -> str:
                 return before + source
     raise DataError(
         Place(tokenizer.path, field="chat_template"),
-        f"no form of the template '{template}' gives the tokens of training to those who are served the trained model",
+        f"no form of the template '{template}' gives the exported model the tokens of training",
         "Set evaluate.template to another",
     )
 
 
-def _serves(tokenizer: "PromptTokenizer", source: str, template: str) -> bool:
-    """True if `source`, rendered and tokenised as by transformers, gives our tokens of prompts and conversations."""
+def _serves(tokenizer: PromptTokenizer, source: str, template: str) -> bool:
+    """True if `source`, rendered and tokenised by transformers, gives our tokens."""
     turns = [
         Message(role="user", content="Question"),
         Message(role="assistant", content="Answer"),
@@ -50,7 +50,7 @@ def _serves(tokenizer: "PromptTokenizer", source: str, template: str) -> bool:
         try:
             expected = tokenizer.encode([tokenizer.render(turns[:number], template, generation)])
         except (ValueError, DataError):
-            return number > 2  # the template takes one question and its answer only
+            return number > 2  # the template takes only one question and its answer
         if (
             tokenizer.control_ids(
                 [tokenizer.chat(template).text(turns[:number], generation, source)]
@@ -61,8 +61,8 @@ def _serves(tokenizer: "PromptTokenizer", source: str, template: str) -> bool:
     return True
 
 
-def turn_ends(tokenizer: "PromptTokenizer", template: str) -> list[int]:
-    """The ids that end what a trained model says: the end of the sequence, and the control token that closes a turn."""
+def turn_ends(tokenizer: PromptTokenizer, template: str) -> list[int]:
+    """Returns the ids that end an answer: EOS and the control token that closes a turn."""
     eos, closing = tokenizer.tokenizer.eos_token_id, tokenizer.chat(template).turn.closing.strip()
     first = [
         token

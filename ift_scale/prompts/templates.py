@@ -1,8 +1,8 @@
-"""Every prompt of the project, so that probing, training and evaluation cannot differ by a space.
+"""All prompts of the project, so probing, training and evaluation cannot differ by a space.
 
-The few-shot prompt is the paper's (as in its released code): a header, answered demonstrations, the question up to `Answer:`.
-The 0-shot prompt is the chat template's, with the same question text as the user's turn; training examples are rendered by
-the same template.
+The few-shot prompt is the paper's (as in its released code): a header, answered demonstrations, and
+the question up to `Answer:`. The 0-shot prompt renders the same question text as the user's turn of
+the chat template, which also renders training examples.
 """
 
 import random
@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Message, Question
 
-HEADER = "The following are multiple choice questions about {topic}. Please choose the correct answer. \n\n"
+HEADER = (
+    "The following are multiple choice questions about {topic}. Please choose the correct answer."
+    " \n\n"
+)
 
 VICUNA = (
-    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user\\'s questions.' }}"
+    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant"
+    " gives helpful, detailed, and polite answers to the user\\'s questions.' }}"
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ ' USER: ' + message['content'] }}"
     "{% elif message['role'] == 'assistant' %}{{ ' ASSISTANT: ' + message['content'] + eos_token }}"
@@ -33,9 +36,9 @@ TEMPLATES = {"vicuna": VICUNA, "chatml": CHATML}
 
 
 def question_text(question: Question, order: Sequence[int] | None = None) -> str:
-    """The question, its options a line each, and `Answer:`; `order` lists the options as they are shown.
+    """Returns the question, its options one per line, and `Answer:`.
 
-    A free question has no options: the question and `Answer:`.
+    `order` lists the options as shown. A free question has no options.
     """
     choices = question.choices if order is None else [question.choices[index] for index in order]
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
@@ -45,13 +48,16 @@ def question_text(question: Question, order: Sequence[int] | None = None) -> str
 def response_text(
     question: Question, target: int, style: str, order: Sequence[int] | None = None
 ) -> str:
-    """The assistant's answer that names option `target`; `style` as in ConstructConfig.response, the explanation aside."""
+    """Returns the answer that names option `target`, without explanation.
+
+    `style` is ConstructConfig.response.
+    """
     letter = LETTERS[target if order is None else order.index(target)]
     return letter if style == "letter" else f"{letter}. {question.choices[target]}"
 
 
 def few_shot_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
-    """What stands before the question in the paper's k-shot prompt: the same for all questions of a topic."""
+    """Returns the text before the question in the paper's k-shot prompt, equal within a topic."""
     blocks = [HEADER.format(topic=topic)]
     for shown in demonstrations:
         assert shown.answer is not None
@@ -62,38 +68,43 @@ def few_shot_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
 
 
 def few_shot_prompt(question: Question, demonstrations: Sequence[Question]) -> str:
-    """The paper's k-shot prompt."""
+    """Returns the paper's k-shot prompt."""
     return few_shot_prefix(question.topic, demonstrations) + question_text(question)
 
 
 def open_prefix(topic: str, demonstrations: Sequence[Question]) -> str:
-    """The few-shot prefix of prompts without options (it does not name the topic): for free questions and for option texts."""
+    """Returns the few-shot prefix of prompts without options, which does not name the topic.
+
+    It precedes free questions and option texts.
+    """
     shown = [f"{open_text(question)} {gold_text(question)}" for question in demonstrations]
     return "".join(f"{text}\n\n" for text in shown)
 
 
 def open_text(question: Question) -> str:
+    """Returns a question without options, up to `Answer:`."""
     return f"Question: {question.question}\nAnswer:"
 
 
 def gold_text(question: Question) -> str:
-    """The right answer in words: the right option, or a free question's first alias."""
+    """Returns the right answer in words: the right option, or a free question's first alias."""
     return question.aliases[0] if question.answer is None else question.choices[question.answer]
 
 
 def chat_messages(
     question: Question, order: Sequence[int] | None = None, context: str | None = None
 ) -> list[Message]:
-    """The user's turn: the question, behind the knowledge that it needs where that is given."""
+    """Returns the user's turn: the question, after its context if there is one."""
     before = f"Context: {context}\n" if context else ""
     return [Message(role="user", content=before + question_text(question, order))]
 
 
 class Demonstrations:
-    """The few-shot demonstrations of each topic: its dev questions, shuffled once, the first `num_shots`.
+    """The few-shot demonstrations of each topic: its dev questions, shuffled, first `num_shots`.
 
-    A pool and a benchmark may have a topic of the same name (MMLU has a subject jurisprudence) and do not share them. A free
-    question's are the topic's free dev questions, or where it has none, its choice questions without their options.
+    A pool and a benchmark may have topics of the same name (MMLU has jurisprudence); they do not
+    share demonstrations. A free question uses the topic's free dev questions or, if there are none,
+    its choice questions without options.
     """
 
     def __init__(self, questions: Sequence[Question], num_shots: int, seed: int):
@@ -106,9 +117,10 @@ class Demonstrations:
                 ).append(question)
 
     def of(self, question: Question, draw: int = 0) -> list[Question]:
-        """The demonstrations for `question`; DataError when its topic has too few dev questions.
+        """Returns the demonstrations for `question`.
 
-        Draw 0 is the paper's. Where a topic has just `num_shots` dev questions, another draw is another order of them.
+        Draw 0 is the paper's. If a topic has exactly `num_shots` dev questions, another draw is
+        another order of them. Raises DataError if the topic has fewer.
         """
         dev = self._by_topic.get((question.kind, question.collection, question.topic), [])
         if question.kind == "free" and not dev:
@@ -116,10 +128,10 @@ class Demonstrations:
         if len(dev) < self.num_shots:
             raise DataError(
                 Place(f"questions about '{question.topic}'", field="split"),
-                f"{self.num_shots} demonstrations are needed and {len(dev)} dev questions are there",
+                f"needs {self.num_shots} demonstrations and has {len(dev)} dev questions",
                 "Add dev questions to the source, or lower probe.num_shots",
             )
-        # The paper's code seeds the global generator once for each pool and shuffles indices.
+        # The paper's code seeds the global generator once per pool and shuffles indices.
         order = list(range(len(dev)))
         random.Random(self._seed if draw == 0 else f"{self._seed}/{draw}").shuffle(order)
         return [dev[index] for index in order[: self.num_shots]]

@@ -1,4 +1,4 @@
-"""The file of written texts: how the write stage hands explanations and contexts to others."""
+"""The file of written texts: explanations and contexts from the write stage for other stages."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,11 +8,11 @@ from ift_scale.records import Text
 
 TextKind = Literal["explanation", "context"]
 AuthorGroup = Literal["external", "base_model"]
-"""`external`: a question's own explanation, or whoever write.external says."""
+"""`external`: the question's own explanation, or one by the author that write.external names."""
 
 
 class TextKey(NamedTuple):
-    """What a text is asked for by. A context has no target, and its author group is always `external`."""
+    """Identifies a text. A context has no target, and its author group is always `external`."""
 
     question_id: str
     kind: TextKind
@@ -21,6 +21,7 @@ class TextKey(NamedTuple):
 
 
 def key_of(text: Text) -> TextKey:
+    """Returns the key by which other stages look a text up."""
     by_model = text.kind == "explanation" and text.author == "base_model"
     return TextKey(
         text.question_id, text.kind, text.target, "base_model" if by_model else "external"
@@ -28,5 +29,5 @@ def key_of(text: Text) -> TextKey:
 
 
 def read(path: Path) -> dict[TextKey, Text]:
-    """All texts of a finished write stage, those that fail their checks too (`Text.failed`)."""
+    """Returns all texts of a finished write stage, including failed ones (`Text.failed`)."""
     return {key_of(text): text for text in read_jsonl(path, Text)}

@@ -1,6 +1,6 @@
-"""Turning a source's row into a Question, with one clear error for anything wrong with it.
+"""Turns a source's row into a Question, with one clear error for any problem with it.
 
-Values keep their type: a number, NaN, null or a list where a text belongs is refused, not written out.
+Values are never converted: a number, NaN, null or a list in place of a text is refused.
 """
 
 import math
@@ -14,8 +14,8 @@ from ift_scale.questions import answers
 from ift_scale.records import LETTERS, Collection, Question, Split
 
 
-class About(TypedDict):
-    """The fields of a question that its row does not hold."""
+class QuestionContext(TypedDict):
+    """The fields of a question that do not come from its row."""
 
     id: str
     domain: str
@@ -24,18 +24,18 @@ class About(TypedDict):
     split: Split
 
 
-def choice_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
-    """A Question from the fields question, choices, answer (index or letter) and explanation of `row`."""
+def choice_question(place: Place, row: Row, **about: Unpack[QuestionContext]) -> Question:
+    """Returns a Question from `row`'s question, choices, answer (index or letter), explanation."""
     question, choices = text(place, row, "question"), options(place, row, "choices")
-    answer = answers.option(_at(place, "answer"), required(place, row, "answer"), choices)
+    answer = answers.option_index(_at(place, "answer"), required(place, row, "answer"), choices)
     explanation = optional_text(place, row, "explanation")
     return Question(
         **about, question=question, choices=choices, answer=answer, explanation=explanation
     )
 
 
-def free_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
-    """A free Question from the fields question, aliases (any of them is right) and explanation of `row`."""
+def free_question(place: Place, row: Row, **about: Unpack[QuestionContext]) -> Question:
+    """Returns a free Question from `row`'s question, aliases (all right) and explanation."""
     question, aliases = text(place, row, "question"), _aliases(place, row)
     return Question(
         **about,
@@ -47,13 +47,16 @@ def free_question(place: Place, row: Row, **about: Unpack[About]) -> Question:
 
 
 def required(place: Place, row: Row, field: str) -> Any:
-    """The value of a column; a column inside a column is written with a dot. DataError where there is none."""
+    """Returns a column's value; a nested column is written with a dot.
+
+    Raises DataError if it is missing.
+    """
     value: Any = row
     for part in field.split("."):
-        known = value if isinstance(value, dict) else row
+        columns_of = value if isinstance(value, dict) else row
         value = value.get(part) if isinstance(value, dict) else None
         if value is None:
-            columns = ", ".join(sorted(map(str, known)))
+            columns = ", ".join(sorted(map(str, columns_of)))
             raise DataError(
                 _at(place, field), "missing", f"Add it, or remove the row. The row has: {columns}"
             )
@@ -61,22 +64,22 @@ def required(place: Place, row: Row, field: str) -> Any:
 
 
 def text(place: Place, row: Row, field: str) -> str:
-    """The text of a column; DataError if it is missing, empty or of another type."""
+    """Returns a column's text; DataError if it is missing, empty or of another type."""
     return _as_text(place, field, required(place, row, field))
 
 
 def optional_text(place: Place, row: Row, field: str) -> str | None:
-    """The same for a column that may be missing, null or empty, which gives None."""
+    """As `text`, but returns None if the column is missing, null or empty."""
     value = row.get(field)
     return (
         None
         if value is None or value == ""
-        else _as_text(place, field, value, "must be a text, or be left out")
+        else _as_text(place, field, value, "must be a text or be omitted")
     )
 
 
 def options(place: Place, row: Row, field: str) -> list[str]:
-    """The options of a column that holds a list of 2 to 26 texts."""
+    """Returns the options of a column that contains a list of 2 to 26 texts."""
     value = required(place, row, field)
     if not isinstance(value, list | tuple):
         raise DataError(
@@ -86,13 +89,13 @@ def options(place: Place, row: Row, field: str) -> list[str]:
 
 
 def columns_of_options(place: Place, row: Row, columns: Sequence[str]) -> list[str]:
-    """The options that `row` has in a column each. Every column must hold one."""
-    found = [_as_text(place, column, required(place, row, column)) for column in columns]
-    return checked_options(place, ", ".join(columns), found)
+    """Returns the options of a row with one column per option; none may be empty."""
+    values = [_as_text(place, column, required(place, row, column)) for column in columns]
+    return checked_options(place, ", ".join(columns), values)
 
 
 def checked_options(place: Place, field: str, value: Sequence[Any]) -> list[str]:
-    """`value` as options; DataError unless it is 2 to 26 texts that are not empty."""
+    """Returns `value` as options; DataError unless it is 2 to 26 non-empty texts."""
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(
             _at(place, field),
@@ -106,7 +109,7 @@ def checked_options(place: Place, field: str, value: Sequence[Any]) -> list[str]
 
 
 def row_id(place: Place, row: Row) -> str | None:
-    """The field `id`, an integer or a text; None if the row has none."""
+    """Returns the field `id`, an integer or a text, or None if the row has none."""
     value = row.get("id")
     if value is None:
         return None
@@ -116,7 +119,7 @@ def row_id(place: Place, row: Row) -> str | None:
 
 
 def without_answer(place: Place, field: str, value: object, remedy: str) -> DataError:
-    """The error for a row whose right answer its authors have not published."""
+    """Returns the error for a row whose answer its authors have not published."""
     return DataError(_at(place, field), "the answers of this split are not public", remedy, value)
 
 
@@ -125,21 +128,21 @@ def _at(place: Place, field: str) -> Place:
 
 
 def _as_text(
-    place: Place, field: str, value: Any, problem: str = "must be a text that is not empty"
+    place: Place, field: str, value: Any, problem: str = "must be a non-empty string"
 ) -> str:
     if isinstance(value, str) and value.strip():
         if lone_surrogate(value):
-            remedy = "Remove the escape, or write the whole pair"
+            remedy = "Remove the escape, or write the complete pair"
             raise DataError(
                 _at(place, field),
-                "holds half of a surrogate pair, which is not a character",
+                "contains half of a surrogate pair, which is not a character",
                 remedy,
                 value,
             )
         return value
     remedy = "Give it a text, or remove the row"
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        remedy = f'If the number is meant, write it as a text: "{value}"'
+        remedy = f'If the number is intended, write it as a text: "{value}"'
     raise DataError(_at(place, field), problem, remedy, value)
 
 

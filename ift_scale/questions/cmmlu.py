@@ -1,16 +1,17 @@
-"""CMMLU (Li et al., 2024): 67 subjects of Chinese knowledge, each with five dev questions.
+"""CMMLU (Li et al., 2024): 67 subjects of Chinese knowledge, five dev questions each.
 
-Example row: `EXAMPLE`, one of subject agronomy. The hub's dataset is a loading script, which `datasets` runs no longer, so the
-files are those that the hub has converted it to. Locally: the unpacked archive, dev/agronomy.csv and test/agronomy.csv.
+Example row: `EXAMPLE`, from subject agronomy. The hub's dataset is a loading script, which
+`datasets` no longer runs, so the files are the hub's converted ones. Locally: the unpacked archive,
+dev/agronomy.csv and test/agronomy.csv.
 """
 
 from functools import partial
 
 from ift_scale.errors import Place
 from ift_scale.io.jsonl import Row
-from ift_scale.questions.answers import option
+from ift_scale.questions.answers import option_index
 from ift_scale.questions.checks import columns_of_options, required, text
-from ift_scale.questions.subjects import Parts, domains_file
+from ift_scale.questions.subjects import PerSubjectDataset, domains_file
 
 EXAMPLE = {
     "Question": "肉牛屠宰后，胴体的哪个部位肉质较好",
@@ -27,7 +28,7 @@ def fields(place: Place, row: Row) -> Row:
     return {
         "question": text(place, row, "Question"),
         "choices": choices,
-        "answer": option(
+        "answer": option_index(
             Place(place.file, place.line, "Answer"),
             required(place, row, "Answer"),
             choices,
@@ -36,7 +37,7 @@ def fields(place: Place, row: Row) -> Row:
     }
 
 
-PARTS = Parts(
+DATASET = PerSubjectDataset(
     path="haonan-li/cmmlu",
     hub_files="{subject}/{split}/*.parquet",
     revision="refs/convert/parquet",

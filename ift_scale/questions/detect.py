@@ -17,7 +17,7 @@ from ift_scale.io.jsonl import Row
 from ift_scale.questions import entity_questions, mmlu
 from ift_scale.questions.columns import fields_of
 from ift_scale.questions.reading import SPLITS, Opened, open_dataset
-from ift_scale.questions.sources import DATASETS, IN_PARTS
+from ift_scale.questions.sources import DATASETS, PER_SUBJECT
 
 Settings = dict[str, Any]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -81,7 +81,7 @@ def _by_name(spec: str) -> Settings | None:
     if spec in ("mmlu", _MMLU_ID):
         return {"kind": "mmlu", "path": _MMLU_ID}
     ids = {name: known.path for name, known in DATASETS.items()}
-    ids |= {name: parts.path for name, parts in IN_PARTS.items() if parts.path}
+    ids |= {name: parts.path for name, parts in PER_SUBJECT.items() if parts.path}
     return next(({"kind": name} for name, hub_id in ids.items() if spec in (name, hub_id)), None)
 
 
@@ -101,7 +101,7 @@ def _by_path(path: str) -> Settings:
 def _by_files(folder: Path) -> Settings | None:
     """What the names of a folder's files show: MMLU, C-Eval, CMMLU, EntityQuestions or a pool."""
     path = str(folder)
-    if any(folder.glob(f"test/P*{entity_questions.PARTS.file_suffix.format(split='test')}")):
+    if any(folder.glob(f"test/P*{entity_questions.DATASET.file_suffix.format(split='test')}")):
         return {"kind": "entity_questions", "path": path}
     shared = {kind: len(_subjects_in(folder, kind)) for kind in ("mmlu", "ceval", "cmmlu")}
     best = max(shared, key=lambda kind: shared[kind])  # some subjects have one name in several
@@ -121,7 +121,7 @@ def _subjects_in(folder: Path, kind: str) -> set[str]:
         known, split, suffix = set(mmlu.subcategories()["subjects"]), "test", "_test.csv"
         files = [*folder.glob(f"*{suffix}"), *(folder / split).glob(f"*{suffix}")]
     else:
-        parts = IN_PARTS[kind]
+        parts = PER_SUBJECT[kind]
         assert parts.domains is not None
         known, split = set(parts.domains()), parts.splits["test"]
         suffix = parts.file_suffix.format(split=split)

@@ -1,4 +1,7 @@
-"""Ids that stand twice, found without keeping the ids: eight bytes of hash for each, and a second reading only if two agree."""
+"""Finds repeated ids without storing them: eight bytes of hash per id.
+
+The questions are read a second time only if two hashes are equal.
+"""
 
 import hashlib
 from array import array
@@ -10,7 +13,7 @@ from ift_scale.errors import DataError, Place
 
 
 class SeenIds:
-    """Hashes of the ids seen, eight bytes each."""
+    """Hashes of all ids seen, eight bytes each."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
@@ -19,16 +22,16 @@ class SeenIds:
         self._hashes.append(_hash(id))
 
     def repeated(self) -> set[int]:
-        """The hashes that were added more than once; all are put in order, in place."""
+        """Returns the hashes that were added more than once; sorts all hashes in place."""
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         hashes.sort()
-        return {int(found) for found in hashes[1:][hashes[1:] == hashes[:-1]]}
+        return {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
 
 
 def refuse(questions: Iterable[tuple[int, Place, str]], repeated: set[int]) -> None:
-    """DataError for the first id that stood before in `questions` (source number, place, id), read again for both places.
+    """Raises DataError for the first repeated id in `questions` (source number, place, id).
 
-    Two different ids may share a hash; then nothing is wrong and nothing is raised.
+    Different ids may share a hash; then nothing is raised.
     """
     first: dict[str, tuple[int, Place]] = {}
     for number, place, id in questions:
@@ -39,9 +42,10 @@ def refuse(questions: Iterable[tuple[int, Place, str]], repeated: set[int]) -> N
             continue
         number_before, before = first[id]
         if number == number_before:
-            problem = f"stands already at {before}"
+            problem = f"already used at {before}"
             raise DataError(Place(place.file, place.line, "id"), problem, "Make the ids unique", id)
-        remedy = f"questions.sources.{number_before} and .{number} hold the same domain; remove one or rename it"
+        remedy = f"questions.sources.{number_before} and .{number} have the same domain; remove one"
+        remedy += " or rename it"
         raise DataError(
             Place("questions.sources", field="domain"), "two sources give the same id", remedy, id
         )

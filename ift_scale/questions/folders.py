@@ -1,9 +1,9 @@
-"""Finding the files of each split in a local dataset folder.
+"""Finds the files of each split in a local dataset folder.
 
-Read are folders as `hf download` and `git clone` leave them (a README.md that lists configurations
-and their files, or a folder for each configuration), copies without a README, and plain folders of
-files. A split's name comes from README.md, or from the file's or folder's name: `train.csv`,
-`data/train-00000-of-00002.parquet`, `law_dev.csv`, `test/0000.parquet`.
+Supported are folders as `hf download` and `git clone` create them (a README.md that lists
+configurations and their files, or one folder per configuration), copies without a README, and plain
+folders of files. A split's name comes from README.md, or from the name of the file or folder:
+`train.csv`, `data/train-00000-of-00002.parquet`, `law_dev.csv`, `test/0000.parquet`.
 """
 
 import re
@@ -15,7 +15,7 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import text_file
 from ift_scale.questions.tables import SUFFIXES, suffix
 
-# `datasets` gives files that name no split this one.
+# The split that `datasets` assigns to files that name none.
 ONLY_SPLIT = "train"
 _SPLITS = {
     "train",
@@ -30,7 +30,7 @@ _SPLITS = {
     "evaluation",
 }
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
-# Descriptions that lie beside the data.
+# Metadata files next to the data.
 _DESCRIPTIONS = {
     "dataset_infos.json",
     "dataset_info.json",
@@ -42,18 +42,18 @@ _DESCRIPTIONS = {
 Files = dict[str, list[Path]]
 
 
-class Found(NamedTuple):
-    """The files of each split, and the columns' types that README.md declares."""
+class DatasetFiles(NamedTuple):
+    """The files of each split, and the column types that README.md declares."""
 
     files: Files
     features: Mapping[str, Any]
 
 
-def find(folder: Path, name: str | None, required: bool = True) -> Found:
-    """The files of configuration `name`, or of the only or default one if it is None.
+def find(folder: Path, name: str | None, required: bool = True) -> DatasetFiles:
+    """Returns the files of configuration `name`, by default the only or default one.
 
-    With `required` false, a folder without that configuration is read as having none.
-    Raises DataError if there is no such configuration, or no data file.
+    If `required` is false, the whole folder is read if it has no such configuration. Raises
+    DataError if the configuration or any data file is missing.
     """
     card = _card(folder)
     listed = {
@@ -77,11 +77,11 @@ def find(folder: Path, name: str | None, required: bool = True) -> Found:
         )
     else:
         files = by_name(folder)
-    return Found(files, _features(folder, card, name))
+    return DatasetFiles(files, _features(folder, card, name))
 
 
 def by_name(folder: Path) -> Files:
-    """The files of a folder, of its sub-folder `data`, or of sub-folders that are named as splits; by split."""
+    """Returns a folder's files by split: directly, in `data`, or in folders named as splits."""
     for inside in (folder, folder / "data"):
         files = _by_stem(data_files(inside))
         if files:
@@ -91,7 +91,7 @@ def by_name(folder: Path) -> Files:
             for path in _visible(inside)
             if path.is_dir() and path.name.lower() in _SPLITS
         }
-        files = {split: found for split, found in parts.items() if found}
+        files = {split: listed for split, listed in parts.items() if listed}
         if files:
             return _checked(files)
     held = sorted(path.name for path in _visible(folder))
@@ -99,13 +99,13 @@ def by_name(folder: Path) -> Files:
     remedy = (
         f"Unpack {packed[0]} there first"
         if packed
-        else f"Known types: {', '.join(SUFFIXES)}, each with .gz too"
+        else f"Known types: {', '.join(SUFFIXES)}, also with .gz"
     )
-    raise DataError(Place(folder), "holds no data file", remedy, held)
+    raise DataError(Place(folder), "contains no data file", remedy, held)
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The data files of a folder by name, hidden files and descriptions aside."""
+    """Returns a folder's data files by name, without hidden files and metadata."""
     return [
         path
         for path in _visible(folder)
@@ -114,11 +114,12 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def is_hidden(path: Path, root: Path) -> bool:
-    """True for what tools keep inside a folder: .git, .cache of a download, a Mac's __MACOSX and ._NAME."""
+    """True for files that tools keep in a folder: .git, .cache, a Mac's __MACOSX and ._NAME."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
 
 
 def _visible(folder: Path) -> list[Path]:
+    """Returns a folder's entries in order of name, hidden ones excluded."""
     return (
         sorted(path for path in folder.iterdir() if not is_hidden(path, folder))
         if folder.is_dir()
@@ -127,17 +128,18 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _by_stem(files: Sequence[Path]) -> Files:
+    """Groups files by the split in their names; files without one count only if none has one."""
     named = [(split_of(file), file) for file in files]
     if any(split is not None for split, _ in named):
         named = [(split, file) for split, file in named if split is not None]
-    found: Files = {}
+    files_of: Files = {}
     for split, file in named:
-        found.setdefault(split or ONLY_SPLIT, []).append(file)
-    return found
+        files_of.setdefault(split or ONLY_SPLIT, []).append(file)
+    return files_of
 
 
 def split_of(file: Path) -> str | None:
-    """The split that a file's name gives, None if it gives none."""
+    """Returns the split that a file's name gives, or None."""
     stem = file.name.split(".")[0]
     shard = _SHARD.fullmatch(stem)
     if shard is not None:
@@ -147,18 +149,22 @@ def split_of(file: Path) -> str | None:
 
 
 def _checked(files: Files) -> Files:
-    for split, found in files.items():
-        kinds = {suffix(file) for file in found}
+    """Raises DataError if a split has files of several types."""
+    for split, listed in files.items():
+        kinds = {suffix(file) for file in listed}
         if len(kinds) > 1:
             problem = f"has files of several types for split {split}"
             raise DataError(
-                Place(found[0].parent), problem, "Remove the copies", [file.name for file in found]
+                Place(listed[0].parent),
+                problem,
+                "Remove the copies",
+                [file.name for file in listed],
             )
     return files
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """The YAML at the top of README.md; empty if there is none."""
+    """Returns the YAML header of README.md, empty if there is none."""
     path = folder / "README.md"
     if not path.is_file():
         return {}
@@ -173,17 +179,18 @@ def _card(folder: Path) -> dict[str, Any]:
             break
         head.append(line)
     try:
-        found = yaml.safe_load("".join(head))
+        header = yaml.safe_load("".join(head))
     except yaml.YAMLError as error:
         raise DataError(
             Place(path),
             f"its YAML header cannot be read: {error}",
             "Fix the header, or remove README.md",
         ) from error
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}
 
 
 def _default(folder: Path, listed: Mapping[str, dict[str, Any]]) -> str:
+    """Returns the configuration that README.md marks as default; DataError if there is none."""
     marked = [name for name, config in listed.items() if config.get("default") or name == "default"]
     if len(marked) != 1:
         raise DataError(
@@ -195,7 +202,7 @@ def _default(folder: Path, listed: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _listed_files(folder: Path, name: str, entries: Any) -> Files:
-    """The files that README.md lists for a configuration; splits that were not downloaded are left out."""
+    """Returns the files that README.md lists for a configuration, without missing splits."""
     if entries is None:
         return by_name(folder / name if (folder / name).is_dir() else folder)
     if isinstance(entries, str) or all(isinstance(entry, str) for entry in entries):
@@ -211,15 +218,15 @@ def _listed_files(folder: Path, name: str, entries: Any) -> Files:
                 entry,
             )
         patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
-        found = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
-        if found:
-            files[str(entry["split"])] = found
+        matching = sorted({path for pattern in patterns for path in _matching(folder, pattern)})
+        if matching:
+            files[str(entry["split"])] = matching
     if not files:
-        problem = f"lists files for configuration '{name}' that are not here"
+        problem = f"lists files for configuration '{name}', but none of them exists"
         raise DataError(
             Place(folder / "README.md", field="configs"),
             problem,
-            "Download the dataset again, whole",
+            "Download the whole dataset again",
             entries,
         )
     return _checked(files)
@@ -234,7 +241,7 @@ def _matching(folder: Path, pattern: str) -> Iterable[Path]:
 
 
 def _features(folder: Path, card: dict[str, Any], name: str | None) -> Mapping[str, Any]:
-    """The columns' types that README.md declares for the configuration."""
+    """Returns the column types that README.md declares for the configuration."""
     if "dataset_info" not in card:
         return {}
     from datasets.info import DatasetInfosDict

@@ -1,7 +1,8 @@
-"""Any Hugging Face dataset, by hub name or local path, through a mapping of its columns.
+"""Any Hugging Face dataset, by hub name or local path, with a mapping of its columns.
 
-Example of a source in a configuration; a column inside a column is written with a dot:
-    {kind: huggingface, path: allenai/openbookqa, domain: science, splits: {dev: validation, train: train, test: test},
+Example of a source in a configuration; a nested column is written with a dot:
+    {kind: huggingface, path: allenai/openbookqa, domain: science,
+     splits: {dev: validation, train: train, test: test},
      fields: {question: question_stem, choices: choices.text, answer: answerKey, id: id}}
 """
 
@@ -12,28 +13,35 @@ from typing import Any
 from ift_scale.config import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.jsonl import Row
-from ift_scale.questions import answers, checks, classes, known
-from ift_scale.questions.known import Placed, Target
+from ift_scale.questions import answers, checks, classes, published
+from ift_scale.questions.published import Placed, QuestionOrigin
 from ift_scale.questions.reading import open_dataset
 from ift_scale.records import LETTERS, Kind
 
 
 def load(source: HubSource, seed: int) -> Iterator[Placed]:
-    """The questions of the mapped splits; DataError when the dataset, a split or a column is not there."""
+    """Yields the questions of the mapped splits.
+
+    Raises DataError if the dataset, a split or a column does not exist.
+    """
     opened = open_dataset(source.path, source.name)
     fields = partial(_mapped, source.fields)
-    sections = known.sections_of(opened, fields, dict(source.splits), f"{seed}/{source.domain}")
+    selections = published.selections_of(
+        opened, fields, dict(source.splits), f"{seed}/{source.domain}"
+    )
     kind: Kind = "choice" if source.fields.aliases is None else "free"
-    target = Target(source.domain, source.domain, source.collection, kind)
+    target = QuestionOrigin(source.domain, source.domain, source.collection, kind)
     limits = {"train": source.max_train, "test": source.max_test}
     if kind == "choice" and source.fields.answer_form in ("auto", "index_from_0"):
-        for section in sections.values():
-            classes.refuse_from_1(source.path, section.table.features, source.fields.answer)
-    yield from known.questions(sections, fields, target, limits, seed)
+        for selection in selections.values():
+            classes.refuse_one_based_classes(
+                source.path, selection.table.features, source.fields.answer
+            )
+    yield from published.questions(selections, fields, target, limits, seed)
 
 
 def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
-    """The columns as our fields, checked under the names that the source gives them."""
+    """Returns the row with our field names; errors name the source's columns."""
     _column(place, row, fields.question)
     mapped: Row = {
         "id": _column(place, row, fields.id),
@@ -51,7 +59,7 @@ def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
     value = _column(place, row, fields.answer)
     labels = _labels(fields, row, len(choices))
     answer = (
-        answers.option(at, value, choices, fields.answer_form)
+        answers.option_index(at, value, choices, fields.answer_form)
         if labels is None
         else _labelled(at, value, labels)
     )
@@ -59,8 +67,11 @@ def _mapped(fields: HubFields, place: Place, row: Row) -> Row:
 
 
 def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
-    """The names that the source itself gives the options, in the column `label` next to theirs; None if they are A, B, C, ... or
-    `answer_form` says how an answer counts. Some of ARC's rows have 1, 2, 3, 4."""
+    """Returns the source's own names of the options, from the column `label` next to theirs.
+
+    None if they are A, B, C, ... or if `answer_form` is a number or a text. Some of ARC's rows have
+    1, 2, 3, 4.
+    """
     if (
         isinstance(fields.choices, list)
         or "." not in fields.choices
@@ -77,19 +88,20 @@ def _labels(fields: HubFields, row: Row, num: int) -> list[str] | None:
 
 
 def _labelled(place: Place, value: Any, labels: list[str]) -> int:
-    found = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
-    if len(found) != 1:
+    """Returns the position of the option whose label `value` is."""
+    positions = [index for index, label in enumerate(labels) if label == str(value).strip().upper()]
+    if len(positions) != 1:
         problem = (
-            f"names {'several' if found else 'none'} of the options' labels {', '.join(labels)}"
+            f"names {'several' if positions else 'none'} of the options' labels {', '.join(labels)}"
         )
         raise DataError(place, problem, "Fix or remove the row, or set fields.answer_form", value)
-    return found[0]
+    return positions[0]
 
 
 def _choices(names: str | list[str], place: Place, row: Row) -> list[str]:
-    """The options, from a column that holds a list or from a column each.
+    """Returns the options, from a column with a list or from one column per option.
 
-    Of columns, the last may be empty in a row that has fewer options.
+    Of several columns, the last ones may be empty in a row with fewer options.
     """
     if isinstance(names, str):
         _column(place, row, names)
@@ -102,6 +114,7 @@ def _choices(names: str | list[str], place: Place, row: Row) -> list[str]:
 
 
 def _column(place: Place, row: Row, name: str | None) -> Any:
+    """Returns a column's value, nested columns written with a dot; DataError if it is missing."""
     if name is None:
         return None
     value: Any = row

@@ -1,14 +1,15 @@
-"""MMLU as a benchmark: its subjects belong to the paper's domains by sub-category (data/mmlu_subcategories.json).
+"""MMLU as a benchmark. mmlu_subcategories.json maps its subjects to the paper's domains.
 
-Three layouts of a local folder are read, found by what it holds, and the hub's dataset (cais/mmlu), by its id:
-- Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv (or all files in one folder), rows of
-  question, A, B, C, D, letter;
-- JSON lines: dev.jsonl and test.jsonl (.gz too), for example
+Three layouts of a local folder are recognised by their files, and the hub's dataset (cais/mmlu) by
+its id:
+- Hendrycks' CSV: dev/abstract_algebra_dev.csv, test/abstract_algebra_test.csv (or all files in one
+  folder) with rows of question, A, B, C, D, letter;
+- JSON lines: dev.jsonl and test.jsonl (or .gz), for example
     {"id": "abstract_algebra/0", "subject": "abstract_algebra", "question": "Find the degree ...",
      "choices": ["0", "4", "2", "6"], "answer": 1}
-- a copy of the hub's dataset: all/test-00000-of-00001.parquet, or only folders of subjects, such as abstract_algebra/;
-  rows as above without an id.
-Rows without an id get one made of their content (questions.sampling).
+- a copy of the hub's dataset: all/test-00000-of-00001.parquet, or only one folder per subject, such
+  as abstract_algebra/, with rows as above without an id.
+Rows without an id get one derived from their content (questions.sampling).
 """
 
 import json
@@ -25,11 +26,11 @@ from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import jsonl
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import sampling
-from ift_scale.questions.answers import option
+from ift_scale.questions.answers import option_index
 from ift_scale.questions.checks import choice_question, columns_of_options
-from ift_scale.questions.classes import refuse_from_1
-from ift_scale.questions.known import Placed
-from ift_scale.questions.reading import Opened, named_section, open_dataset
+from ift_scale.questions.classes import refuse_one_based_classes
+from ift_scale.questions.published import Placed
+from ift_scale.questions.reading import Opened, open_dataset, select_split
 from ift_scale.questions.tables import csv_lines
 from ift_scale.records import Split
 
@@ -41,7 +42,7 @@ _COLUMNS = ("question", "A", "B", "C", "D", "answer")
 
 @lru_cache(maxsize=1)
 def subcategories() -> dict[str, Any]:
-    """`subjects`: MMLU subject -> sub-category; `domains`: the paper's domain -> its sub-categories."""
+    """Returns `subjects` (subject -> sub-category) and `domains` (domain -> sub-categories)."""
     return json.loads(
         (resources.files("ift_scale.questions") / "mmlu_subcategories.json").read_text(
             encoding="utf-8"
@@ -50,7 +51,7 @@ def subcategories() -> dict[str, Any]:
 
 
 def domain_of(subject: str) -> str:
-    """The paper's domain that an MMLU subject belongs to, or `other`. KeyError for a subject that MMLU lacks."""
+    """Returns the paper's domain of an MMLU subject, or `other`; KeyError if MMLU lacks it."""
     category = subcategories()["subjects"][subject]
     domains = subcategories()["domains"]
     return next(
@@ -59,7 +60,10 @@ def domain_of(subject: str) -> str:
 
 
 def load(source: MmluSource, seed: int) -> Iterator[Placed]:
-    """Row by row; at most `max_per_subject` test questions of each subject, for which test is read twice; all of dev."""
+    """Yields questions row by row: all of dev, and of test at most `max_per_subject` per subject.
+
+    With this limit, test is read twice.
+    """
     folder, opened = _open(source)
     for split in USED_SPLITS:
         chosen: dict[str, set[int]] | None = None
@@ -68,8 +72,8 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
             for _, row in _rows(folder, opened, split):
                 ids.setdefault(str(row.get("subject")), []).append(sampling.id_of(row))
             chosen = {
-                s: sampling.lowest(found, source.max_per_subject, f"{seed}/{s}")
-                for s, found in ids.items()
+                s: sampling.lowest(own_ids, source.max_per_subject, f"{seed}/{s}")
+                for s, own_ids in ids.items()
             }
         seen: Counter[str] = Counter()
         for place, question in _questions(_rows(folder, opened, split), split):
@@ -85,6 +89,7 @@ def load(source: MmluSource, seed: int) -> Iterator[Placed]:
 
 
 def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
+    """Returns a split's rows from whichever layout the folder has."""
     if opened is not None:
         return _opened_rows(opened, split)
     if (parts := _parts(folder, split)) is not None:
@@ -95,7 +100,7 @@ def _rows(folder: Path, opened: Opened | None, split: Split) -> Rows:
 
 
 def _parts(folder: Path, split: Split) -> Path | None:
-    """The folder with a split's CSV files: Hendrycks' sub-folder, or the folder itself if all splits are in one."""
+    """Returns the folder of a split's CSV files: a sub-folder, or the folder with all splits."""
     if any((folder / split).glob("*.csv")):
         return folder / split
     subjects = (path.name.removesuffix(f"_{split}.csv") for path in folder.glob(f"*_{split}.csv"))
@@ -103,7 +108,7 @@ def _parts(folder: Path, split: Split) -> Path | None:
 
 
 def _open(source: MmluSource) -> tuple[Path, Opened | None]:
-    """The folder of files to read, and the dataset if it is a hub id, a copy of the hub's or a file."""
+    """Returns the folder to read, and the opened dataset if it is on the hub, a copy or a file."""
     folder = Path(source.path)
     if not folder.is_dir():
         return folder, open_dataset(source.path, source.name)
@@ -120,7 +125,7 @@ def _open(source: MmluSource) -> tuple[Path, Opened | None]:
 
 
 def _subject_folders(folder: Path) -> list[Path]:
-    """The folders of single subjects, as a copy of the hub's dataset has them beside `all`."""
+    """Returns the folders of single subjects, which copies of the hub's dataset have."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -135,9 +140,9 @@ def _folder_rows(subjects: list[Path], split: Split) -> Rows:
 
 
 def _opened_rows(opened: Opened, split: Split) -> Rows:
-    section = named_section(opened, split, split)
-    refuse_from_1(opened.path, section.table.features, "answer")
-    return ((place, row) for _, place, row in section.rows())
+    selection = select_split(opened, split, split)
+    refuse_one_based_classes(opened.path, selection.table.features, "answer")
+    return ((place, row) for _, place, row in selection.rows())
 
 
 def _jsonl_rows(path: Path) -> Rows:
@@ -166,11 +171,14 @@ def _csv_row(place: Place, row: list[str]) -> Row:
         )
     named = dict(zip(_COLUMNS, row, strict=True))
     choices = columns_of_options(place, named, "ABCD")
-    answer = option(Place(place.file, place.line, "answer"), named["answer"], choices, "letter")
+    answer = option_index(
+        Place(place.file, place.line, "answer"), named["answer"], choices, "letter"
+    )
     return {"question": named["question"], "choices": choices, "answer": answer}
 
 
 def _questions(rows: Rows, split: Split) -> Iterator[Placed]:
+    """Turns rows into questions; DataError for a subject that MMLU does not have."""
     known, unique = subcategories()["subjects"], draws.Unique()
     for place, row in rows:
         subject = row.get("subject")

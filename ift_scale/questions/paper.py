@@ -1,7 +1,8 @@
 """The paper's pools: JSON lines {dev,train,test}.jsonl of one domain.
 
 Example row:
-    {"id": 49, "question": "The following foods undergo initial chemical digestion in the mouth is _____",
+    {"id": 49,
+     "question": "The following foods undergo initial chemical digestion in the mouth is _____",
      "choices": ["rice", "egg", "Pork", "Vegetable leaf"], "answer": 0, "explanation": ""}
 """
 
@@ -13,15 +14,15 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl
 from ift_scale.questions import sampling
 from ift_scale.questions.checks import choice_question, row_id
-from ift_scale.questions.known import Placed
+from ift_scale.questions.published import Placed
 from ift_scale.questions.reading import SPLITS
 from ift_scale.records import Split
 
 
 def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Placed]:
-    """Row by row; a limited split is read twice, once to draw from its ids.
+    """Yields questions row by row; reads a limited split twice, first to draw from its ids.
 
-    Without `with_train` the pool need not have a train file.
+    If `with_train` is false, the pool does not need a train file.
     """
     folder = Path(source.path)
     if not folder.is_dir():

@@ -1,8 +1,8 @@
 """PopQA (Mallen et al., 2023): free questions about entities of all popularities.
 
-Example row: `EXAMPLE` (the columns that are read). `possible_answers` is a list written as JSON text. There is one split,
-sorted by relation, so the ten dev questions are drawn from all of it and the rest is test; as few serve all relations, the
-relation is not made the subject.
+Example row: `EXAMPLE` (only columns that are read). `possible_answers` is a list as JSON text. The
+dataset has one split, sorted by relation. The ten dev questions are drawn from all of it and the
+rest is test. These few serve all relations, so the relation is not used as the subject.
 """
 
 import json
@@ -10,7 +10,7 @@ import json
 from ift_scale.errors import DataError, Place
 from ift_scale.io.jsonl import Row
 from ift_scale.questions.checks import required, text
-from ift_scale.questions.known import Drawn, Known
+from ift_scale.questions.published import PublishedDataset, RandomSplit
 
 EXAMPLE = {
     "id": 4222362,
@@ -36,10 +36,10 @@ def fields(place: Place, row: Row) -> Row:
     return {"id": row.get("id"), "question": text(place, row, "question"), "aliases": aliases}
 
 
-DATASET = Known(
+DATASET = PublishedDataset(
     path="akariasai/PopQA",
     domain="popqa",
-    splits=Drawn(split="test", counts={"dev": 10}, rest="test"),
+    splits=RandomSplit(split="test", counts={"dev": 10}, rest="test"),
     fields=fields,
     kind="free",
 )

@@ -1,7 +1,7 @@
-"""Opening a dataset: a hub id through the `datasets` library, a local folder or file by reading its files.
+"""Opens a dataset: a hub id through the `datasets` library, a local folder or file directly.
 
-From here on the three are the same: rows by split, handed on one by one, each with its place.
-Memory does not grow with the dataset.
+All three give the same: rows by split, one at a time, each with its place. Memory does not grow
+with the dataset.
 """
 
 from array import array
@@ -13,7 +13,7 @@ from typing import Any
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import classes, folders
-from ift_scale.questions.tables import SUFFIXES, DatasetTable, FileTable, Table, suffix
+from ift_scale.questions.tables import SUFFIXES, DatasetTable, FileTable, RowTable, suffix
 from ift_scale.records import Split
 
 SPLITS: tuple[Split, ...] = ("dev", "train", "test")
@@ -21,21 +21,21 @@ SPLITS: tuple[Split, ...] = ("dev", "train", "test")
 
 @dataclass(frozen=True)
 class Opened:
-    """A dataset's splits by name, and the dataset's name in messages."""
+    """A dataset's splits by name, and its name in messages."""
 
     path: str
-    splits: Mapping[str, Table]
+    splits: Mapping[str, RowTable]
 
 
 @dataclass(frozen=True)
-class Section:
+class RowSelection:
     """Some rows of one split, by number, in this order."""
 
-    table: Table
+    table: RowTable
     numbers: Sequence[int]
 
     def rows(self) -> Iterator[tuple[int, Place, Row]]:
-        """Each row's number from 0, its place and its columns; class labels by their names."""
+        """Yields each row's number from 0, its place and its columns; classes by name."""
         features = {
             column: feature
             for column, feature in self.table.features.items()
@@ -44,18 +44,20 @@ class Section:
         for number, (place, row) in zip(self.numbers, self.table.rows(self.numbers), strict=True):
             yield number, place, classes.named(place, row, features) if features else row
 
-    def at(self, positions: Sequence[int]) -> "Section":
-        """The rows at these positions of the section, in this order."""
-        return Section(self.table, array("q", (self.numbers[position] for position in positions)))
+    def at(self, positions: Sequence[int]) -> "RowSelection":
+        """Returns the rows at these positions of the selection, in this order."""
+        return RowSelection(
+            self.table, array("q", (self.numbers[position] for position in positions))
+        )
 
 
 def open_dataset(
     path: str, name: str | None = None, name_required: bool = True, **options: Any
 ) -> Opened:
-    """A hub id, a local folder, or one local file, which has the one split `train`.
+    """Opens a hub id, a local folder, or a local file, whose only split is `train`.
 
-    `name` is the dataset's configuration; with `name_required` false a local folder need not have it.
-    Raises DataError if the dataset is not there or cannot be read.
+    `name` is the dataset's configuration; if `name_required` is false, a local folder may lack it.
+    Raises DataError if the dataset does not exist or cannot be read.
     """
     local = Path(path)
     if local.is_file():
@@ -65,47 +67,50 @@ def open_dataset(
     if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
         return _saved_to_disk(path)
     files, features = folders.find(local, name, name_required)
-    return Opened(path, {split: FileTable(found, features) for split, found in files.items()})
+    return Opened(path, {split: FileTable(paths, features) for split, paths in files.items()})
 
 
 def open_files(path: str, files: Mapping[str, Path]) -> Opened:
-    """Local files, a split each, which may differ in their columns."""
+    """Opens local files, one per split; their columns may differ."""
     for file in files.values():
         if suffix(file) not in SUFFIXES:
             raise DataError(
                 Place(file),
-                "of an unknown type",
-                f"Known: {', '.join(SUFFIXES)}, each with .gz too",
+                "has an unknown type",
+                f"Known: {', '.join(SUFFIXES)}, also with .gz",
             )
     return Opened(path, {split: FileTable([file]) for split, file in files.items()})
 
 
-def named_section(opened: Opened, split: Split, spec: str) -> Section:
-    """The rows that `spec`, such as `validation` or `validation[10:]`, names; DataError names the setting to change."""
+def select_split(opened: Opened, split: Split, spec: str) -> RowSelection:
+    """Returns the rows that `spec` names, such as `validation` or `validation[10:]`.
+
+    DataError names the setting to change.
+    """
     import datasets
 
     name = spec.split("[")[0]
-    found = _split_name(opened, name)
-    if found is None:
+    known_name = _split_name(opened, name)
+    if known_name is None:
         raise DataError(
             Place(opened.path),
             f"has no split '{name}'",
             f"Set splits.{split}: {did_you_mean(name, map(str, opened.splits))}",
         )
-    table = opened.splits[found]
+    table = opened.splits[known_name]
     if not len(table):
         remedy = f"Fetch it again, or set splits.{split} to another split"
-        raise DataError(Place(opened.path), f"its split '{found}' has no row", remedy)
+        raise DataError(Place(opened.path), f"its split '{known_name}' has no rows", remedy)
     try:
         (part,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(table)})
     except (ValueError, AssertionError) as error:
         remedy = f"Set splits.{split} to a split or one slice of it, such as {name}[:10]"
         raise DataError(Place(opened.path), f"cannot take '{spec}': {error}", remedy) from error
-    return Section(table, range(part.from_, part.to))
+    return RowSelection(table, range(part.from_, part.to))
 
 
 def _split_name(opened: Opened, name: str) -> str | None:
-    """`name` if there is such a split; for `validation` also the one file dev, val or valid, as on the hub."""
+    """Returns `name` if it exists; for `validation` also a single dev, val or valid."""
     if name in opened.splits:
         return name
     same = (
@@ -117,31 +122,29 @@ def _split_name(opened: Opened, name: str) -> str | None:
 
 
 def _from_hub(path: str, name: str | None, **options: Any) -> Opened:
+    """Loads a dataset from the hub; any failure becomes a DataError."""
     import datasets
 
     try:
         return _tables(path, datasets.load_dataset(path, name, **options))
-    except (
-        Exception
-    ) as error:  # datasets raises many unrelated types for a dataset that cannot be had
-        remedy = "Check the name, or download it where there is a network and give the local path"
-        problem = (
-            f"no such file or folder here, and datasets cannot load it: {error.__cause__ or error}"
-        )
+    # `datasets` raises many unrelated types for a dataset that is unavailable.
+    except Exception as error:
+        remedy = "Check the name, or download it on a machine with network access and give its path"
+        problem = f"no such file or folder, and datasets cannot load it: {error.__cause__ or error}"
         raise DataError(Place(path), problem, remedy) from error
 
 
 def _saved_to_disk(path: str) -> Opened:
-    """A folder that `datasets` wrote with save_to_disk."""
+    """Loads a folder that `datasets` wrote with save_to_disk."""
     import datasets
 
     try:
-        found = datasets.load_from_disk(path)
+        loaded = datasets.load_from_disk(path)
     except Exception as error:
         raise DataError(
             Place(path), f"datasets cannot load it: {error}", "Save the dataset again"
         ) from error
-    return _tables(path, found if isinstance(found, dict) else {folders.ONLY_SPLIT: found})
+    return _tables(path, loaded if isinstance(loaded, dict) else {folders.ONLY_SPLIT: loaded})
 
 
 def _tables(path: str, splits: Mapping[Any, Any]) -> Opened:

@@ -1,7 +1,8 @@
-"""The questions stage: every source of the configuration into one questions.jsonl.
+"""The questions stage: writes all sources of the configuration into one questions.jsonl.
 
-Questions go from their source to the file one by one, and the audit reads them there. What stays in memory of a train question is
-18 bytes (its id and itself as hashes, and its domain), so a pool of millions is no problem here.
+Questions are streamed from their source to the file, and the audit reads them there. Memory grows
+by 18 bytes per train question (hashes of its id and content, and its domain), so pools of millions
+of questions fit.
 """
 
 import time
@@ -20,8 +21,8 @@ from ift_scale.stage import Context, Stage, Task
 _QUESTIONS_A_STEP = 1000
 
 
-class Tally:
-    """What is known of the questions that went by: counts, the pools' splits, hashes of the ids."""
+class QuestionCounts:
+    """Counts, the pools' splits and hashes of ids of all questions written so far."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -36,20 +37,23 @@ class Tally:
             self._pool_splits[question.domain, question.split] += 1
 
     def remove(self, question: Question, reason: str) -> None:
-        """A question that was added and is left out of the file after all."""
+        """Uncounts a question that the audit leaves out of the file."""
         self.counts[f"{question.collection}/{question.split}/{question.kind}"] -= 1
         self.left_out[reason] += 1
         if question.collection == "pool" and question.kind == "choice":
             self._pool_splits[question.domain, question.split] -= 1
 
     def check_pools(self, needed: Sequence[str]) -> None:
-        """DataError for a pool without questions of a needed split: no arm could be made of it, or none measured."""
+        """Raises DataError for a pool without questions of a needed split.
+
+        Without train questions no arm can be built, without test questions none can be measured.
+        """
         for domain in dict.fromkeys(domain for domain, _ in self._pool_splits):
             for split in needed:
                 if not self._pool_splits[domain, split]:
                     remedy = f"Give the domain's source {split} questions, or remove it"
                     if (domain, split) in self._pool_splits:
-                        remedy = "The audit has left out all of them: change questions.audit.remove"
+                        remedy = "The audit removed all of them: change questions.audit.remove"
                     raise DataError(
                         Place(f"domain '{domain}'", field="split"),
                         f"its pool has no {split} question",
@@ -58,8 +62,9 @@ class Tally:
 
 
 def counted(
-    questions: Iterable[tuple[int, Place, Question]], tally: Tally, bar: Bar
+    questions: Iterable[tuple[int, Place, Question]], tally: QuestionCounts, bar: Bar
 ) -> Iterator[Question]:
+    """Passes the questions through, counting them and advancing the bar."""
     for done, (_, _, question) in enumerate(questions, start=1):
         tally.add(question)
         if done % _QUESTIONS_A_STEP == 0:
@@ -82,9 +87,9 @@ class QuestionsStage(Stage):
 
 
 def gather(config: Config, task: Task, bar: Bar) -> None:
-    """Write questions.jsonl; DataError names the file, line and field of anything wrong."""
+    """Writes questions.jsonl; DataError names the file, line and field of any problem."""
     started = time.monotonic()
-    tally = Tally()
+    tally = QuestionCounts()
     needed = ("train", "test") if config.construct.official is None else ("test",)
     with atomic_folder(task.folder) as temporary:
         write_jsonl(
@@ -100,13 +105,13 @@ def gather(config: Config, task: Task, bar: Bar) -> None:
                 repeated,
             )
         tally.check_pools(needed)
-        found = audit.audit(temporary / QUESTIONS_FILE, config.questions.audit, temporary)
-        left_out = audit.rows_left_out(found, config.questions.audit)
+        result = audit.audit(temporary / QUESTIONS_FILE, config.questions.audit, temporary)
+        left_out = audit.rows_left_out(result, config.questions.audit)
         if left_out:
             audit.leave_out(temporary / QUESTIONS_FILE, left_out, tally.remove)
             tally.check_pools(needed)
         reasons = {f"left out: {reason}": count for reason, count in tally.left_out.items()}
-        counts = +tally.counts | Counter(reasons) | Counter(found.counts())
+        counts = +tally.counts | Counter(reasons) | Counter(result.counts())
         seconds = {"total": time.monotonic() - started}
         task.close(config.questions.model_dump(), dict(counts), seconds, temporary)
 

@@ -1,7 +1,8 @@
-"""Which rows a limit keeps, and which split a row of an unsplit dataset goes to: by the rows' ids and the seed alone.
+"""Draws the rows that a limit keeps, and assigns rows of an unsplit dataset to splits.
 
-A row without an id of its own gets one made of its content, so nothing depends on the order of a file. Only ranks and
-row positions are kept (16 bytes per row), so a pool of any size can be limited while it streams.
+Both depend only on the rows' ids and the seed. A row without an id gets one derived from its
+content, so nothing depends on the order of a file. Only ranks and row positions are kept (16 bytes
+per row), so a pool of any size can be limited while it streams.
 """
 
 from array import array
@@ -17,7 +18,7 @@ from ift_scale.records import Split
 
 
 def id_of(fields: Row) -> str:
-    """A row's own id, or else one made of everything that it holds."""
+    """Returns a row's own id, or one derived from all its content."""
     own = fields.get("id")
     if own is not None:
         return str(own)
@@ -25,20 +26,26 @@ def id_of(fields: Row) -> str:
 
 
 def unique_id(place: Place, fields: Row, unique: draws.Unique) -> str:
-    """The same, with equal rows without an id told apart. An id that rows have of their own stays, and is refused when repeated."""
+    """As `id_of`, but distinct for equal rows without an id.
+
+    Rows' own ids are kept; a repeated one is refused later.
+    """
     return row_id(place, fields) or unique(id_of(fields))
 
 
 def lowest(ids: Iterable[str], limit: int, key: str) -> set[int]:
-    """Positions of the `limit` ids that `key` draws (all if there are no more)."""
+    """Returns the positions of the `limit` ids that `key` draws, or all if there are fewer."""
     return set(_in_order(ids, key)[:limit].tolist())
 
 
-def dealt(
+def assign_to_splits(
     ids: Iterable[str], counts: dict[Split, int], rest: Split, key: str
 ) -> dict[Split, array]:
-    """Deals row positions to splits, `counts` to each that it names, in the order of the draw, and what remains to `rest`, in the
-    order of the file."""
+    """Assigns row positions to splits at random.
+
+    Each split in `counts` gets that many, in the order of the draw. The others go to `rest` in the
+    order of the file.
+    """
     order = _in_order(ids, key)
     splits: dict[Split, array] = {}
     start = 0
@@ -49,5 +56,6 @@ def dealt(
 
 
 def _in_order(ids: Iterable[str], key: str) -> np.ndarray:
+    """Returns the row positions in the random order that `key` and the ids define."""
     ranks = np.frombuffer(array("Q", (draws.rank(key, id) for id in ids)), dtype=np.uint64)
     return np.argsort(ranks, kind="stable")

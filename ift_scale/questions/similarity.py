@@ -1,7 +1,8 @@
-"""How alike two questions are: normalised words, digests of equal questions, and an index of similar ones.
+"""Compares questions: normalised words, digests of equal questions, and an index of similar ones.
 
-A question is compared by its text together with its options, since many that differ share a text ("Which of these is true?").
-Options are compared as a set: their order, and so the right letter, is what copies of a question differ in most often.
+A question is compared by its text together with its options, because many different questions share
+a text ("Which of these is true?"). Options are compared as a set: copies of a question differ most
+often in their order, and so in the right letter.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ import numpy as np
 
 SHINGLE_WORDS = 3
 _FOUND_AT_THRESHOLD = 0.99
-# A script without spaces counts each character as a word. Of signs only plain punctuation and blanks (___) are dropped: in "x - 1"
-# the minus is what the option says.
+# In scripts without spaces each character counts as a word. Only plain punctuation and blanks (___)
+# are dropped: in "x - 1" the minus carries the meaning.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _BETWEEN = "\x1f"
 _WORD = re.compile(
@@ -25,28 +26,32 @@ _WORD = re.compile(
 
 
 class Normal(NamedTuple):
-    """A question's words and signs, in lower case and with a space between them, and those of its options, each once, sorted."""
+    """A question's words and signs in lower case, and those of its distinct options, sorted."""
 
     text: str
     options: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str, options: Sequence[str]) -> "Normal":
-        # In one go: this is what the audit costs of a question that resembles no other.
+        # All parts in one pass: this dominates the audit's time for a question without duplicates.
         whole = _BETWEEN.join([text, *options])
         whole = whole if whole.isascii() else unicodedata.normalize("NFKC", whole)
         first, *others = " ".join(_WORD.findall(whole.casefold())).split(_BETWEEN)
         return cls(first.strip(), tuple(sorted({option.strip() for option in others})))
 
     def text_digest(self) -> bytes:
+        """Returns a digest of the question's text alone."""
         return _digest(self.text)
 
     def digest(self) -> bytes:
-        """The same for questions whose text and set of options are equal."""
+        """Returns a digest that is equal for equal texts with equal sets of options."""
         return _digest(_BETWEEN.join([self.text, *self.options]))
 
     def shingles(self) -> set[int]:
-        """Checksums of all runs of SHINGLE_WORDS words in the text and in each option; what is shorter is one run."""
+        """Returns checksums of all runs of SHINGLE_WORDS words in the text and in each option.
+
+        A shorter part is one run.
+        """
         return {
             zlib.crc32(run.encode())
             for part in (self.text, *self.options)
@@ -64,11 +69,12 @@ def _digest(text: str) -> bytes:
 
 
 class SimilarIndex:
-    """Questions by their shingles: MinHash signatures in a locality-sensitive index (Broder 1997; datasketch), whose candidates are
-    compared by their true Jaccard similarity.
+    """Finds similar questions by their shingles.
 
-    Signatures are cut into as many bands as find a pair right at the threshold with probability 0.99; a pair above it is found
-    more surely. Memory: about 8 kB a question.
+    MinHash signatures in a locality-sensitive index (Broder 1997; datasketch) give candidates,
+    which are compared by exact Jaccard similarity. The signature's bands are chosen so that a pair
+    at the threshold is found with probability 0.99, and a more similar one more reliably. Memory:
+    about 8 kB per question.
     """
 
     def __init__(self, threshold: float, num_permutations: int):
@@ -89,19 +95,19 @@ class SimilarIndex:
             self._known |= shingles
 
     def similar(self, shingles: set[int]) -> list[tuple[int, float]]:
-        """(number, Jaccard similarity) of the questions added whose similarity is at least the threshold, in order."""
-        # |A and B| >= t |A or B| >= t |A|: who shares fewer shingles with all together is like none of them. This spares nearly
-        # every question of another pool its signature.
+        """Returns (number, Jaccard similarity) of added questions at or above the threshold."""
+        # |A and B| >= t |A or B| >= t |A|: a question that shares fewer shingles with all others
+        # together is similar to none. This avoids nearly every signature for unrelated pools.
         if not shingles or len(shingles & self._known) < self.threshold * len(shingles):
             return []
-        found = []
+        matches = []
         for number in sorted(self._bands.query(self._signature(shingles))):
             other = self._shingles[number]
             common = len(shingles.intersection(other.tolist()))
             similarity = common / (len(shingles) + len(other) - common)
             if similarity >= self.threshold:
-                found.append((number, similarity))
-        return found
+                matches.append((number, similarity))
+        return matches
 
     def _signature(self, shingles: set[int]) -> Any:
         signature = self._empty.copy()
@@ -110,7 +116,10 @@ class SimilarIndex:
 
 
 def bands(threshold: float, num_permutations: int) -> tuple[int, int]:
-    """(bands, rows of each) with most rows, and so fewest candidates, of which a pair at the threshold is still found."""
+    """Returns (bands, rows per band) with the most rows that still find pairs at the threshold.
+
+    More rows per band give fewer candidates.
+    """
     for rows in range(num_permutations, 1, -1):
         count = num_permutations // rows
         if 1 - (1 - threshold**rows) ** count >= _FOUND_AT_THRESHOLD:

@@ -1,4 +1,4 @@
-"""All kinds of question sources: how each is read, and the digest of its files."""
+"""All kinds of question sources: the reader of each, and the digests of their files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,41 +25,42 @@ from ift_scale.questions import (
     entity_questions,
     folders,
     hub,
-    known,
     medmcqa,
     medqa,
     mmlu,
     paper,
     popqa,
+    published,
     subjects,
     truthfulqa,
     world,
     xiezhi,
 )
-from ift_scale.questions.known import Known, Placed
-from ift_scale.questions.subjects import Parts
+from ift_scale.questions.published import Placed, PublishedDataset
+from ift_scale.questions.subjects import PerSubjectDataset
 from ift_scale.records import Question
 
-DATASETS: dict[str, Known] = {
+DATASETS: dict[str, PublishedDataset] = {
     "arc": arc.DATASET,
     "medmcqa": medmcqa.DATASET,
     "medqa": medqa.DATASET,
     "popqa": popqa.DATASET,
     "truthfulqa": truthfulqa.DATASET,
 }
-IN_PARTS: dict[str, Parts] = {
-    "ceval": ceval.PARTS,
-    "cmmlu": cmmlu.PARTS,
-    "entity_questions": entity_questions.PARTS,
+PER_SUBJECT: dict[str, PerSubjectDataset] = {
+    "ceval": ceval.DATASET,
+    "cmmlu": cmmlu.DATASET,
+    "entity_questions": entity_questions.DATASET,
 }
 
 
 def load_source(
     source: Source, seed: int, left_out: Counter[str] | None = None, with_train: bool = True
 ) -> Iterator[Placed]:
-    """Each question of a source with its place; `left_out` counts rows that a source's own rule leaves out, by reason.
+    """Yields each question of a source with its place.
 
-    Without `with_train`, a pool of the paper need not have a train file.
+    `left_out` counts the rows that a source's own rule excludes, by reason. If `with_train` is
+    false, a pool of the paper does not need a train file.
     """
     match source:
         case PaperSource():
@@ -71,15 +72,15 @@ def load_source(
         case XiezhiSource():
             return xiezhi.load(source, seed, Counter() if left_out is None else left_out)
         case SubjectSource() | EntityQuestionsSource():
-            return subjects.load(source, IN_PARTS[source.kind], seed)
+            return subjects.load(source, PER_SUBJECT[source.kind], seed)
         case DatasetSource():
-            return known.load(source, DATASETS[source.kind], seed)
+            return published.load(source, DATASETS[source.kind], seed)
         case _:
             return ((Place("world"), question) for question in world.load())
 
 
 def input_digests(config: Config) -> dict[str, str]:
-    """Digest of each source's files, so that changed data is noticed; a hub dataset by name counts by its name."""
+    """Returns the digest of each local source's files; hub datasets count by name."""
     digests = {}
     for number, source in enumerate(config.questions.sources):
         path = getattr(source, "path", None)
@@ -95,10 +96,9 @@ def input_digests(config: Config) -> dict[str, str]:
 def placed(
     config: Config, left_out: Counter[str] | None = None
 ) -> Iterator[tuple[int, Place, Question]]:
-    """Every source's questions, each with the source's number and its place there."""
-    with_train = (
-        config.construct.official is None
-    )  # the authors' sets bring their own train questions
+    """Yields (source number, place, question) for all sources."""
+    # The authors' official sets bring their own train questions.
+    with_train = config.construct.official is None
     for number, source in enumerate(config.questions.sources):
         group = group_of_source(source)
         for place, question in load_source(source, config.questions.seed, left_out, with_train):

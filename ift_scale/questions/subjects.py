@@ -1,7 +1,7 @@
-"""Loading a benchmark that is published in parts, one for each subject: CMMLU, C-Eval and EntityQuestions.
+"""Loads a benchmark published per subject: CMMLU, C-Eval and EntityQuestions.
 
-A subject is a configuration of the hub's dataset, or a file of the unpacked archive, `dev/agronomy.csv` for example. Of a local
-folder that has no such files, a copy of the hub's, `datasets` finds the configurations.
+A subject is a configuration of the hub's dataset or a file of the unpacked archive, for example
+`dev/agronomy.csv`. In a local folder without such files, `datasets` looks for configurations.
 """
 
 import json
@@ -13,14 +13,17 @@ from pathlib import Path
 from ift_scale.config import EntityQuestionsSource, SubjectSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.jsonl import Row
-from ift_scale.questions.known import Fields, Placed, Target, questions
-from ift_scale.questions.reading import Opened, named_section, open_dataset, open_files
+from ift_scale.questions.published import Fields, Placed, QuestionOrigin, questions
+from ift_scale.questions.reading import Opened, open_dataset, open_files, select_split
 from ift_scale.records import Kind, Split
 
 
 @dataclass(frozen=True)
-class Parts:
-    """How a benchmark is published. `file_suffix` stands behind the subject in a file's name, below the split's folder."""
+class PerSubjectDataset:
+    """Describes how a benchmark is published.
+
+    `file_suffix` follows the subject in a file's name; files are in one folder per split.
+    """
 
     splits: dict[Split, str]
     file_suffix: str
@@ -33,16 +36,16 @@ class Parts:
 
 
 def domains_file(name: str) -> dict[str, str]:
-    """Subject -> the paper's domain, or `other`, of a data file beside this module."""
+    """Returns subject -> the paper's domain, or `other`, from a data file of this package."""
     return json.loads((resources.files("ift_scale.questions") / name).read_text(encoding="utf-8"))[
         "subjects"
     ]
 
 
 def load(
-    source: SubjectSource | EntityQuestionsSource, parts: Parts, seed: int
+    source: SubjectSource | EntityQuestionsSource, parts: PerSubjectDataset, seed: int
 ) -> Iterator[Placed]:
-    """Subject by subject and split by split; of each subject's test questions those that `seed` draws."""
+    """Yields questions by subject and split; test only those that `seed` draws."""
     path = source.path or parts.path
     assert path is not None
     splits = dict(source.splits or parts.splits)
@@ -50,20 +53,23 @@ def load(
     for subject in _subjects(source, parts, path, splits):
         opened = _open(path, subject, parts, splits)
         for split, spec in splits.items():
-            # The ids are of the content alone: the archives' own are row numbers.
+            # Ids are derived from the content: the archives' own are row numbers.
             def fields(place: Place, row: Row, subject: str = subject) -> Row:
                 return {**parts.fields(place, row), "subject": subject, "id": None}
 
-            target = Target(
+            target = QuestionOrigin(
                 source.kind, domain_of(subject), source.collection, parts.kind, f"{subject}/"
             )
             limits = {"test": source.max_per_subject}
             yield from questions(
-                {split: named_section(opened, split, spec)}, fields, target, limits, seed
+                {split: select_split(opened, split, spec)}, fields, target, limits, seed
             )
 
 
-def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Callable[[str], str]:
+def _domains(
+    source: SubjectSource | EntityQuestionsSource, parts: PerSubjectDataset
+) -> Callable[[str], str]:
+    """Returns the function from a subject to its domain."""
     if isinstance(source, EntityQuestionsSource):
         return lambda subject: source.domain
     assert parts.domains is not None
@@ -71,11 +77,11 @@ def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Cal
 
     def domain_of(subject: str) -> str:
         if subject not in known:
-            problem = f"is no subject of {source.kind} that we know"
+            problem = f"is not a known subject of {source.kind}"
             raise DataError(
                 Place("questions.sources", field="domains"),
                 problem,
-                "Give its domain there",
+                "Add its domain there",
                 subject,
             )
         return known[subject]
@@ -84,30 +90,36 @@ def _domains(source: SubjectSource | EntityQuestionsSource, parts: Parts) -> Cal
 
 
 def _subjects(
-    source: SubjectSource | EntityQuestionsSource, parts: Parts, path: str, splits: dict[Split, str]
+    source: SubjectSource | EntityQuestionsSource,
+    parts: PerSubjectDataset,
+    path: str,
+    splits: dict[Split, str],
 ) -> list[str]:
-    """The subjects asked for, or all: those of the local files, else those of our data file."""
+    """Returns the configured subjects, or all in the local files, else all in our data file."""
     name = _name(next(reversed(splits.values())))
     suffix = parts.file_suffix.format(split=name)
-    found = sorted(file.name.removesuffix(suffix) for file in Path(path, name).glob(f"*{suffix}"))
-    if not found and parts.domains is not None:
-        found = list(parts.domains())
-    if not found:
-        remedy = "Set questions.sources.*.path to the folder that holds the splits' folders"
+    available = sorted(
+        file.name.removesuffix(suffix) for file in Path(path, name).glob(f"*{suffix}")
+    )
+    if not available and parts.domains is not None:
+        available = list(parts.domains())
+    if not available:
+        remedy = "Set questions.sources.*.path to the folder with one folder per split"
         raise DataError(Place(Path(path, name)), f"no file *{suffix}", remedy)
     for field in ("subjects", "domains"):
         for subject in getattr(source, field, None) or []:
-            if subject not in found:
+            if subject not in available:
                 raise DataError(
                     Place(path, field=field),
                     "no such subject",
-                    did_you_mean(subject, found),
+                    did_you_mean(subject, available),
                     subject,
                 )
-    return source.subjects or found
+    return source.subjects or available
 
 
-def _open(path: str, subject: str, parts: Parts, splits: dict[Split, str]) -> Opened:
+def _open(path: str, subject: str, parts: PerSubjectDataset, splits: dict[Split, str]) -> Opened:
+    """Opens one subject: its local files, else its files or configuration on the hub."""
     names = dict.fromkeys(_name(spec) for spec in splits.values())
     files = {
         name: Path(path, name, f"{subject}{parts.file_suffix.format(split=name)}") for name in names
@@ -119,7 +131,7 @@ def _open(path: str, subject: str, parts: Parts, splits: dict[Split, str]) -> Op
         raise DataError(
             Place(missing[0]),
             "no such file",
-            "Unpack the archive again, or leave the subject out of `subjects`",
+            "Unpack the archive again, or remove the subject from `subjects`",
         )
     if path == parts.path and parts.hub_files is not None:
         data_files = {name: parts.hub_files.format(subject=subject, split=name) for name in names}
@@ -128,5 +140,5 @@ def _open(path: str, subject: str, parts: Parts, splits: dict[Split, str]) -> Op
 
 
 def _name(spec: str) -> str:
-    """The split's name in a spec such as `val[:10]`."""
+    """Returns the split's name in a spec such as `val[:10]`."""
     return spec.split("[")[0]

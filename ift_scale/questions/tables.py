@@ -1,7 +1,7 @@
-"""Rows of local files, one by one, each with its place: JSON, CSV, TSV and Parquet, gzipped or not.
+"""Streams rows of local files, each with its place: JSON, CSV, TSV and Parquet, also gzipped.
 
-Every value of a CSV file is a text, so an option `1.50`, `NA` or `None` stays one. Files are read
-again for each pass rather than kept: memory grows with neither the file nor the number of passes.
+Every value of a CSV file is a text, so an option `1.50`, `NA` or `None` is unchanged. Each pass
+reads the files again, so memory grows with neither the file nor the number of passes.
 """
 
 import csv
@@ -20,12 +20,12 @@ from ift_scale.io.jsonl import Row
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _PARQUET_ROWS = 1024
-# Options and explanations are long at times; a quotation mark that is not closed reaches further.
+# A text may be long, but an unclosed quotation mark reaches further.
 _MOST_CHARACTERS = 1 << 20
 
 
-class Table(Protocol):
-    """Rows that can be read several times. `features`: the columns' types in `datasets`, if known."""
+class RowTable(Protocol):
+    """Rows that can be read repeatedly. `features`: the columns' types in `datasets`, if known."""
 
     @property
     def features(self) -> Mapping[str, Any]: ...
@@ -33,7 +33,10 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[Place, Row]]:
-        """The rows of these numbers, from 0; ascending numbers are streamed, others (a draw) are kept until all are read."""
+        """Yields the rows of these numbers, from 0.
+
+        Ascending numbers are streamed; for any other order the rows are kept in memory.
+        """
 
 
 @dataclass
@@ -42,7 +45,7 @@ class FileTable:
 
     files: Sequence[Path]
     declared: Mapping[str, Any] = field(default_factory=dict)
-    """The columns' types as README.md declares them."""
+    """The column types that README.md declares."""
 
     @cached_property
     def features(self) -> Mapping[str, Any]:
@@ -67,8 +70,8 @@ class FileTable:
         return (kept[number] for number in numbers)
 
     def _ascending(self, numbers: Sequence[int]) -> Iterator[tuple[Place, Row]]:
-        wanted = iter(numbers)
-        following = next(wanted, None)
+        remaining = iter(numbers)
+        following = next(remaining, None)
         everything = (
             (Place(file, line), row) for file in self.files for line, row in records(file)
         )
@@ -77,12 +80,12 @@ class FileTable:
                 return
             if number == following:
                 yield place, row
-                following = next(wanted, None)
+                following = next(remaining, None)
 
 
 @dataclass(frozen=True)
 class DatasetTable:
-    """One split of a dataset that the `datasets` library has loaded; a row's line is its number from 1."""
+    """One split of a dataset loaded by `datasets`; a row's line is its number from 1."""
 
     name: str
     dataset: Any
@@ -100,12 +103,15 @@ class DatasetTable:
 
 
 def suffix(path: Path) -> str:
-    """The type of a file by its name, `.gz` aside."""
+    """Returns a file's type by its name, ignoring `.gz`."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
 def records(path: Path) -> Iterator[tuple[int, Row]]:
-    """(line, row) of a file, lines from 1; of Parquet the row's number. DataError for anything wrong with the file."""
+    """Yields (line, row) of a file, lines from 1; for Parquet the row's number.
+
+    Raises DataError for any problem with the file.
+    """
     kind = suffix(path)
     if kind in _DELIMITERS:
         return _csv_records(path)
@@ -113,13 +119,13 @@ def records(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line that it begins on, columns) of each row that is not empty. A line end inside quotation marks is "\\n"."""
+    """Yields (first line, columns) of each non-empty row; line ends inside quotes become "\\n"."""
     lines = _Lines(path)
     reader = csv.reader(lines, delimiter=_DELIMITERS[suffix(path)])
     begins, limit = 1, csv.field_size_limit(_MOST_CHARACTERS)
     try:
         for row in reader:
-            if lines.ended:  # the reader has asked for more and made do with what there was
+            if lines.ended:  # the reader asked for another line to close a quotation
                 raise DataError(
                     Place(path, begins),
                     "a quotation mark is not closed",
@@ -129,14 +135,14 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield begins, [value.replace("\r\n", "\n") for value in row]
             begins = reader.line_num + 1
     except csv.Error as error:
-        remedy = "Fix or remove the row; a quotation mark inside a quoted text is written twice"
+        remedy = "Fix or remove the row; double a quotation mark inside a quoted text"
         raise DataError(Place(path, begins), f"not valid CSV: {error}", remedy) from error
     finally:
         csv.field_size_limit(limit)
 
 
 class _Lines:
-    """A file's lines for csv.reader; `ended` once it has asked for one too many."""
+    """A file's lines for csv.reader; `ended` is true once it asked for a line after the last."""
 
     def __init__(self, path: Path):
         self._lines = text_file.lines(path, keep_line_ends=True)
@@ -154,16 +160,17 @@ class _Lines:
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yields (line, row) of a CSV file whose first row is the header."""
     lines = csv_lines(path)
     line, header = next(lines, (1, []))
-    # pandas writes its index as a column without a name, and reads such a column as this.
+    # pandas writes its index as a column without a name and reads such a column under this name.
     names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
     _refuse_repeated(Place(path, line), names)
     for number, row in lines:
         if len(row) != len(names):
             problem = f"has {len(row)} columns, the header has {len(names)} ({', '.join(names)})"
             remedy = (
-                "Fix or remove the row; a text that holds the separator must be in quotation marks"
+                "Fix or remove the row; put a text that contains the separator in quotation marks"
             )
             raise DataError(Place(path, number), problem, remedy, row)
         yield number, dict(zip(names, row, strict=True))
@@ -212,7 +219,7 @@ def _parquet(path: Path) -> Any:
 
 
 def _parquet_features(path: Path) -> Mapping[str, Any]:
-    """The types that `datasets` stored with the columns; without them a class's number has no name."""
+    """Returns the types that `datasets` stored with the columns; classes get names from them."""
     schema = _parquet(path).schema_arrow
     if b"huggingface" not in (schema.metadata or {}):
         return {}
@@ -223,11 +230,12 @@ def _parquet_features(path: Path) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         remedy = "Write the file again with a current version of datasets"
         raise DataError(
-            Place(path), f"the column types stored with it cannot be read: {error}", remedy
+            Place(path), f"cannot read the column types stored with it: {error}", remedy
         ) from error
 
 
 def _count(path: Path) -> int:
+    """Returns the number of a file's rows."""
     kind = suffix(path)
     if kind in _DELIMITERS:
         return max(0, sum(1 for _ in csv_lines(path)) - 1)

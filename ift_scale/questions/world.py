@@ -8,7 +8,7 @@ from ift_scale.world.facts import Fact, all_facts, options
 
 
 def load() -> list[Question]:
-    """Each fact's multiple-choice question, and for the test facts of the pools the free one beside it."""
+    """Returns each fact's choice question and, for the pools' test facts, a free question too."""
     return [_choice(fact) for fact in all_facts()] + [
         _free(fact) for fact in all_facts() if fact.split == "test"
     ]

@@ -1,24 +1,27 @@
-"""How far two models' option distributions agree, question by question. Q questions of one option count C; arrays of (Q, C).
+"""Measures how far two models' option distributions agree, question by question.
 
-Pure numpy: the training ranks import this too, and scipy.stats would be most of a second of every launch.
+Arrays are (Q, C): Q questions with C options. Pure numpy, because the training ranks import this
+and importing scipy.stats takes most of a second.
 """
 
 import numpy as np
 
 
 def dense_ranks(probs_QC: np.ndarray) -> np.ndarray:
-    """Rank of each option by falling probability, from 1, equal probabilities sharing a rank; shape (Q, C)."""
+    """Ranks options by falling probability, from 1; equal ones share a rank. Shape (Q, C)."""
     ordered = -np.sort(-probs_QC, axis=1)
     new = np.ones(ordered.shape, dtype=int)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    place_QC = (probs_QC[:, :, None] < ordered[:, None, :]).sum(
-        axis=2
-    )  # how many options are likelier
+    # How many options are likelier than each.
+    place_QC = (probs_QC[:, :, None] < ordered[:, None, :]).sum(axis=2)
     return np.take_along_axis(new.cumsum(axis=1), place_QC, axis=1)
 
 
 def rank_pearson(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the options' ranks, question by question, shape (Q,); 0 where it is undefined, as in the paper."""
+    """Pearson correlation of the options' ranks per question, shape (Q,).
+
+    0 if undefined, as in the paper.
+    """
     a, b = (
         ranks - ranks.mean(axis=1, keepdims=True)
         for ranks in (dense_ranks(before_QC), dense_ranks(after_QC))
@@ -28,9 +31,10 @@ def rank_pearson(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(before_QC: np.ndarray, after_QC: np.ndarray) -> np.ndarray:
-    """KL(before || after) of the option distributions, in nats, question by question, shape (Q,).
+    """KL(before || after) of the option distributions per question, in nats, shape (Q,).
 
-    An option of probability 0 before adds nothing; one that only `after` holds impossible makes it infinite.
+    An option of probability 0 in `before` contributes 0. An option of probability 0 in `after` only
+    makes the divergence infinite.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = before_QC * (np.log(before_QC) - np.log(after_QC))

@@ -1,6 +1,7 @@
-"""Asking choice questions by their letters: questions in, a table of raw log-probabilities out, a row a question.
+"""Scoring choice questions by their letters: questions in, a table of raw log-probabilities out.
 
-Probing and evaluation differ only in how a prompt is written (`FewShot`, `Chat`).
+The table has one row per question. Probing and evaluation differ only in how a prompt is written
+(`FewShot`, `Chat`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,17 +31,17 @@ from ift_scale.scoring.options import (
 )
 
 
-class Writer(Protocol):
-    """Writes questions of one topic as engine requests."""
+class PromptWriter(Protocol):
+    """Writes the questions of one topic as engine requests."""
 
     def requests(
         self, questions: Sequence[Question], views: Sequence[View]
     ) -> Sequence[OptionRequest]:
-        """A request for each question with the view of the same number; the views are of one draw."""
+        """Returns one request per (question, view) pair; all views are of one draw."""
 
 
 class FewShot:
-    """The paper's few-shot prompt."""
+    """Writes the paper's few-shot prompt."""
 
     def __init__(
         self,
@@ -74,7 +75,10 @@ def chat_prompt(
     question: Question,
     order: Sequence[int] | None = None,
 ) -> ChatText:
-    """The 0-shot prompt of a question. DataError names one that the template or the tokenizer cannot take."""
+    """Returns a question's 0-shot chat prompt.
+
+    Raises DataError naming the question if the template or the tokenizer cannot take it.
+    """
     try:
         return tokenizer.render(templates.chat_messages(question, order), template, generation=True)
     except ValueError as error:
@@ -85,7 +89,10 @@ def chat_prompt(
 
 
 class Chat:
-    """The 0-shot prompt in a chat template: the tokens that training showed. `response` as in ConstructConfig."""
+    """Writes the 0-shot prompt in a chat template, with the same tokens as in training.
+
+    `response` is ConstructConfig's: the form of the answers that training used.
+    """
 
     def __init__(self, tokenizer: PromptTokenizer, template: str, response: str = "letter_text"):
         self.tokenizer, self.template = tokenizer, template
@@ -104,8 +111,8 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A chunk of questions as requests in the engine's order; `source[r]` is (question, view) of request r."""
+class LetterRequests:
+    """A chunk's requests in engine order; `source[r]` is (question, view) of request r."""
 
     questions: list[Question]
     views: list[tuple[View, ...]]
@@ -125,7 +132,7 @@ class Written:
         return len(self.requests) + len(self.cloze)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
-        """(question, tokens that an engine reads) of every request."""
+        """Yields (question, tokens that the engine reads) for every request."""
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
             yield self.questions[number], num_tokens(request)
         owners = (
@@ -138,43 +145,53 @@ class Written:
 
 
 class LetterAsker:
-    """Questions -> `Written` (`write`, on the CPU, ahead of the engine) -> a table (`ask`)."""
+    """Turns questions into `LetterRequests` (`write`) and these, with an engine, into a table."""
 
-    def __init__(self, writer: Writer, views_of: ViewsOf, cloze: "Cloze | None" = None):
+    def __init__(self, writer: PromptWriter, views_of: ViewsOf, cloze: "Cloze | None" = None):
         self.writer, self.views_of, self.cloze = writer, views_of, cloze
 
-    def write(self, questions: list[Question]) -> Written:
-        """Requests topic by topic and draw by draw, so that those with one prefix stand together."""
+    def write(self, questions: list[Question]) -> LetterRequests:
+        """Writes requests topic by topic and draw by draw, so shared prefixes are adjacent."""
         views = [self.views_of(question) for question in questions]
         requests: list[OptionRequest] = []
         source: list[tuple[int, int]] = []
         for _, numbers in groupby(
             range(len(questions)), key=lambda i: (questions[i].collection, questions[i].topic)
         ):
+            # One draw after the other: all questions of a topic and a draw share a prefix.
             members = list(numbers)
             for draw in sorted({view.draw for i in members for view in views[i]}):
-                asked = [
+                pairs = [
                     (i, v) for i in members for v, view in enumerate(views[i]) if view.draw == draw
                 ]
                 requests += self.writer.requests(
-                    [questions[i] for i, _ in asked], [views[i][v] for i, v in asked]
+                    [questions[i] for i, _ in pairs], [views[i][v] for i, v in pairs]
                 )
-                source += asked
+                source += pairs
         cloze = self.cloze.requests(questions) if self.cloze else []
-        return Written(questions, views, requests, np.array(source), cloze)
+        return LetterRequests(questions, views, requests, np.array(source), cloze)
 
-    def ask(self, engine: Engine, written: Written) -> pa.Table:
+    def ask(self, engine: Engine, written: LetterRequests) -> pa.Table:
+        """Returns the table of raw log-probabilities, one row per question.
+
+        Raises DataError if the model returns NaN or only zero probabilities.
+        """
         logprobs = option_logprobs(engine, written.requests)
+        # From here on a flat array with the options of all requests, in the engine's order.
         counts = np.array([len(request.options) for request in written.requests])
-        _refuse_numberless(logprobs, counts, written)
+        _refuse_nan(logprobs, counts, written)
         if (written.source[:, 1] > 0).any():
-            logprobs = _by_question(logprobs, counts, written.source)
+            # With several views a question's requests are apart, because draws are asked in turn.
+            logprobs = _sorted_by_question(logprobs, counts, written.source)
         likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
         return _table(written, logprobs, likelihoods)
 
 
 class Cloze:
-    """The likelihood of each option's text behind the question without options, few-shot in the same manner."""
+    """Writes requests for the likelihood of each option's text after the question alone.
+
+    The prompts are few-shot, like those of `FewShot`, and list no options.
+    """
 
     def __init__(
         self,
@@ -186,19 +203,19 @@ class Cloze:
         self.prefixes = Prefixes(tokenizer, demonstrations, templates.open_prefix, whole_prompts)
 
     def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
-        found = []
+        requests = []
         for question in questions:
             text = templates.open_text(question)
             (pair,) = self.prefixes.encode(question, 0, [text])
             whole = self.prefixes.whole_prompt(question, 0, text)
-            found += self.continuations.requests(
+            requests += self.continuations.requests(
                 *pair, text, [f" {choice}" for choice in question.choices], whole
             )
-        return found
+        return requests
 
 
-def _refuse_numberless(logprobs: np.ndarray, counts: np.ndarray, written: Written) -> None:
-    """DataError for a question whose letters' log-probabilities hold NaN, or are all minus infinity."""
+def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: LetterRequests) -> None:
+    """Raises DataError for a question whose log-probabilities contain NaN or are all -inf."""
     starts = counts.cumsum() - counts
     wrong = np.isnan(np.add.reduceat(logprobs, starts)) | np.isneginf(
         np.maximum.reduceat(logprobs, starts)
@@ -212,14 +229,20 @@ def _refuse_numberless(logprobs: np.ndarray, counts: np.ndarray, written: Writte
         )
 
 
-def _by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The same values, question by question and view by view."""
+def _sorted_by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Reorders the values by question, then by view."""
     parts = np.split(logprobs, counts.cumsum()[:-1])
     return np.concatenate([parts[i] for i in np.lexsort((source[:, 1], source[:, 0]))])
 
 
-def _table(written: Written, logprobs: np.ndarray, likelihoods: np.ndarray | None) -> pa.Table:
-    """One row a question. `logprobs`: view by view, in the order shown; `cloze`: by content, beside the options' UTF-8 bytes."""
+def _table(
+    written: LetterRequests, logprobs: np.ndarray, likelihoods: np.ndarray | None
+) -> pa.Table:
+    """Returns one row per question.
+
+    `logprobs` are view by view in the order shown. `cloze` has one value per option, with `bytes`,
+    the options' lengths in UTF-8.
+    """
     questions = written.questions
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(question, name) for question in questions], pa.string())

@@ -1,6 +1,7 @@
-"""questions.jsonl read by position: a pool of any size costs 16 bytes of memory a question, not the question.
+"""Random access to questions.jsonl with 16 bytes of memory per question.
 
-One pass notes where each line begins and which group it belongs to; questions are parsed when they are asked.
+One pass records where each line begins and which group it belongs to. Questions are parsed on
+demand.
 """
 
 from array import array
@@ -15,7 +16,7 @@ from ift_scale.records import Question, topic_of
 
 
 class GroupKey(NamedTuple):
-    """What decides whether and in which order questions are asked."""
+    """The properties that decide whether and in which order a question is asked."""
 
     kind: str
     collection: str
@@ -31,7 +32,7 @@ class GroupKey(NamedTuple):
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> "GroupKey":
-        """The same of a line's fields: most rows are only counted and never become a Question."""
+        """Builds the key from a line's fields, because most rows never become a Question."""
         topic = topic_of(row["collection"], row["domain"], row["subject"])
         num_choices = len(row.get("choices", ()))
         return cls(
@@ -46,14 +47,14 @@ class GroupKey(NamedTuple):
 
 
 class QuestionFile:
-    """The questions of a finished questions stage. `dev` holds the demonstrations; all others stay on the disk."""
+    """The questions of a finished questions stage. Only `dev`, the demonstrations, is in memory."""
 
     def __init__(self, path: Path):
         self.path = path
         self.dev: list[Question] = []
         self.first_rows: list[int] = []
         number_of: dict[GroupKey, int] = {}
-        # Arrays rather than lists of numbers: these are what grows with the pool.
+        # Arrays instead of lists, because these grow with the pool.
         offsets, groups, lengths = array("q"), array("i"), array("i")
         with path.open("rb") as file:
             offset = 0
@@ -77,21 +78,22 @@ class QuestionFile:
         self.lengths = np.frombuffer(lengths, np.int32)
         self.sizes = np.bincount(self._groups, minlength=len(self.groups))
 
-    def select(self, wanted: Callable[[GroupKey], bool]) -> np.ndarray:
-        """Row numbers of the wanted groups, in the order of asking: by kind, collection and topic, then as in the file.
+    def select(self, selects: Callable[[GroupKey], bool]) -> np.ndarray:
+        """Returns the row numbers of the selected groups in the order of asking.
 
-        Questions of one topic share a few-shot prefix, so they stand together.
+        Rows are sorted by kind, collection and topic, then as in the file. Questions of one topic
+        share a few-shot prefix, so they must be adjacent.
         """
         rank_of = {
             topic: rank for rank, topic in enumerate(sorted({group[:3] for group in self.groups}))
         }
         topic_rank = np.array([rank_of[group[:3]] for group in self.groups])
-        chosen = np.array([wanted(group) for group in self.groups], dtype=bool)
+        chosen = np.array([selects(group) for group in self.groups], dtype=bool)
         rows = np.flatnonzero(chosen[self._groups])
         return rows[np.argsort(topic_rank[self._groups[rows]], kind="stable")]
 
     def read(self, rows: Sequence[int] | np.ndarray) -> list[Question]:
-        """The questions of these rows, in this order."""
+        """Returns the questions of these rows, in this order."""
         questions = []
         with self.path.open("rb") as file:
             position = 0
@@ -116,5 +118,5 @@ class QuestionFile:
 
 
 def _parse(line: bytes) -> Question:
-    # Unvalidated: the file's digest says that it is what the questions stage has checked and written.
+    # Not validated: the file's digest proves that the questions stage checked and wrote it.
     return Question.model_construct(**from_json(line))

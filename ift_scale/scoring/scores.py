@@ -1,13 +1,12 @@
-"""From raw log-probabilities to scores: shard tables in, score tables and a running summary out. Arrays all the way.
+"""From raw log-probabilities to scores: shard tables in, score tables and a running summary out.
 
-Sources of the formulas: PriDe, the letters' prior divided out (Zheng et al. 2024, arXiv 2309.03882); SliCK grades (Gekhman et al.
-2024, arXiv 2405.05904); expected calibration error (Guo et al. 2017, arXiv 1706.04599).
+The expected calibration error is Guo et al.'s (2017, arXiv 1706.04599). `blocks` has the letters'
+prior, `grades` the grades.
 
 Shapes: Q questions of one option count C, V views of each.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,209 +19,66 @@ from ift_scale.config import ReliabilityConfig
 from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
 from ift_scale.records import GRADES, Score
+from ift_scale.scoring.blocks import Block, LetterPrior, blocks, debiased, softmax
+from ift_scale.scoring.grades import GradeInputs, grade_beyond_chance, grade_inputs, grade_of
 
 NUM_BINS = 10
-# A letter that a float32 model holds impossible must not make the prior 0, by which probabilities are divided.
-_LEAST_PROBABILITY = 1e-12
-
 _WHO = [
     (name, pa.string())
     for name in ("kind", "question_id", "domain", "subject", "collection", "split", "group")
 ]
 _PLAIN = [
-    ("answer", pa.int16()), ("logprobs", pa.list_(pa.float64())), ("probs", pa.list_(pa.float64())), ("letter_mass", pa.float64()),
-    ("prediction", pa.int16()), ("confidence", pa.float64()), ("correct", pa.bool_()),
-]  # fmt: skip
+    ("answer", pa.int16()),
+    ("logprobs", pa.list_(pa.float64())),
+    ("probs", pa.list_(pa.float64())),
+    ("letter_mass", pa.float64()),
+    ("prediction", pa.int16()),
+    ("confidence", pa.float64()),
+    ("correct", pa.bool_()),
+]
 _RELIABILITY = [
-    ("average_probs", pa.list_(pa.float64())), ("debiased_probs", pa.list_(pa.float64())), ("view_agreement", pa.float64()),
-    ("cloze_logprobs", pa.list_(pa.float64())), ("cloze_prediction", pa.int16()),
-    ("grade", pa.string()), ("greedy_right", pa.float64()), ("sampled_right", pa.float64()),
-]  # fmt: skip
+    ("average_probs", pa.list_(pa.float64())),
+    ("debiased_probs", pa.list_(pa.float64())),
+    ("view_agreement", pa.float64()),
+    ("cloze_logprobs", pa.list_(pa.float64())),
+    ("cloze_prediction", pa.int16()),
+    ("grade", pa.string()),
+    ("greedy_right", pa.float64()),
+    ("sampled_right", pa.float64()),
+]
 _FREE = [("response", pa.string()), ("f1", pa.float64()), ("samples", pa.list_(pa.string()))]
 SCHEMA = pa.schema([*_WHO, *_PLAIN, *_RELIABILITY, *_FREE])
 PLAIN_SCHEMA = pa.schema([*_WHO, *_PLAIN])
-GENERATED_SCHEMA = pa.schema([
-    *PLAIN_SCHEMA, ("response", pa.string()), ("f1", pa.float64()), ("generated_prediction", pa.int16()), ("refused", pa.bool_()),
-])  # fmt: skip
-"""Of arms whose answers are generated too."""
-
-
-def softmax(logprobs: np.ndarray) -> np.ndarray:
-    weights = np.exp(logprobs - logprobs.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of a shard that have one shape: `rows` (Q,), `logprobs` (Q, V, C) as shown, `orders` (Q, V, C), `draws` (Q, V)."""
-
-    rows: np.ndarray
-    logprobs: np.ndarray
-    orders: np.ndarray
-    draws: np.ndarray
-    answer: np.ndarray
-
-    @property
-    def probs(self) -> np.ndarray:
-        """By content, (Q, V, C): the letters' softmax moved to the options that they stood for."""
-        by_content = np.empty_like(self.logprobs)
-        np.put_along_axis(by_content, self.orders, softmax(self.logprobs), -1)
-        return by_content
-
-    @property
-    def rotations(self) -> np.ndarray:
-        """(Q, V): whether a view is one of the rotations with the first demonstrations."""
-        turned = (self.orders[..., :1] + np.arange(self.orders.shape[-1])) % self.orders.shape[-1]
-        return (self.draws == 0) & (turned == self.orders).all(-1)
-
-
-def blocks(table: pa.Table) -> Iterator[Block]:
-    """The table's rows by shape."""
-    lists = {name: table[name].combine_chunks() for name in ("draws", "orders", "logprobs")}
-    views, shown = (np.asarray(lists[name].value_lengths()) for name in ("draws", "logprobs"))
-    flat = {name: np.asarray(column.flatten()) for name, column in lists.items()}
-    starts = {name: np.asarray(column.offsets)[:-1] for name, column in lists.items()}
-    starts = {name: begin - begin[0] if len(begin) else begin for name, begin in starts.items()}
-    answer = np.asarray(table["answer"])
-    for num_views, num_shown in sorted({*zip(views.tolist(), shown.tolist(), strict=True)}):
-        rows = np.flatnonzero((views == num_views) & (shown == num_shown))
-        at = {name: begin[rows][:, None] for name, begin in starts.items()}
-        shape = (len(rows), num_views, num_shown // num_views)
-        yield Block(
-            rows,
-            flat["logprobs"][at["logprobs"] + np.arange(num_shown)].reshape(shape),
-            flat["orders"][at["orders"] + np.arange(num_shown)].reshape(shape).astype(np.int64),
-            flat["draws"][at["draws"] + np.arange(num_views)],
-            answer[rows],
-        )
+GENERATED_SCHEMA = pa.schema(
+    [
+        *PLAIN_SCHEMA,
+        ("response", pa.string()),
+        ("f1", pa.float64()),
+        ("generated_prediction", pa.int16()),
+        ("refused", pa.bool_()),
+    ]
+)
+"""The schema of arms whose answers are also generated."""
 
 
 @dataclass
-class LetterPrior:
-    """PriDe's prior of each letter, for each option count: the mean over the sampled questions of the softmax of the letter's mean
-    log-probability over all rotations."""
-
-    sums: dict[int, np.ndarray] = field(default_factory=dict)
-    questions: dict[int, int] = field(default_factory=dict)
-
-    def add(self, block: Block) -> None:
-        num_choices = block.logprobs.shape[-1]
-        chosen = block.rotations.sum(1) == num_choices
-        if chosen.any():
-            observed = np.log(np.maximum(softmax(block.logprobs[chosen]), _LEAST_PROBABILITY))
-            kept = block.rotations[chosen][..., None]
-            prior_QC = softmax((observed * kept).sum(1) / num_choices)
-            self.sums[num_choices] = self.sums.get(num_choices, 0.0) + prior_QC.sum(0)
-            self.questions[num_choices] = self.questions.get(num_choices, 0) + len(prior_QC)
-
-    def of(self, num_choices: int) -> np.ndarray | None:
-        """(C,), None where no question with so many options was sampled."""
-        count = self.questions.get(num_choices, 0)
-        return self.sums[num_choices] / count if count else None
-
-
-def debiased(block: Block, prior_C: np.ndarray) -> np.ndarray:
-    """The plain view's probabilities with the letters' prior divided out, by content, (Q, C)."""
-    shown = softmax(block.logprobs[:, 0]) / prior_C
-    by_content = np.empty_like(shown)
-    np.put_along_axis(by_content, block.orders[:, 0], shown / shown.sum(-1, keepdims=True), -1)
-    return by_content
-
-
-def grade_of(greedy_right: Any, sampled_right: Any) -> np.ndarray:
-    """Indices into GRADES from the shares of right greedy and right sampled answers, by SliCK's rule."""
-    return np.where(
-        greedy_right == 1, 0, np.where(greedy_right > 0, 1, np.where(sampled_right > 0, 2, 3))
-    )
-
-
-def grade_beyond_chance(
-    greedy_right: np.ndarray,
-    sampled_right: np.ndarray,
-    num_draws: np.ndarray,
-    num_samples: np.ndarray,
-    chance: float,
-    level: float,
-) -> np.ndarray:
-    """The same for questions with options, where guessing is right with probability `chance`; all arrays (Q,).
-
-    MaybeKnown and WeaklyKnown need more right answers than guessing gives: so many or more have a probability of at most `level`
-    under the binomial distribution of `num_draws` greedy answers, or of `num_samples` samples (`effective_samples`).
-    HighlyKnown is SliCK's: always right.
-    """
-    from scipy.special import betainc
-
-    def beyond(share_Q: np.ndarray, asked_Q: np.ndarray) -> np.ndarray:
-        right_Q = share_Q * asked_Q
-        tail_Q = betainc(
-            np.maximum(right_Q, 1e-9), asked_Q - right_Q + 1, chance
-        )  # of the binomial distribution
-        return (right_Q > 0) & (tail_Q <= level)
-
-    maybe_Q, weakly_Q = beyond(greedy_right, num_draws), beyond(sampled_right, num_samples)
-    return np.where(greedy_right == 1, 0, np.where(maybe_Q, 1, np.where(weakly_Q, 2, 3)))
-
-
-def effective_samples(right_NV: np.ndarray) -> float:
-    """Independent samples that N samples of each of V demonstration draws are worth, between V and N V (Rao and Scott 1992).
-
-    A model that guesses prefers one letter in a draw and another in the next, so the samples of one draw are alike: their number
-    is divided by how much more the draws' shares vary than independent samples' would.
-    """
-    num_samples, num_draws = right_NV.shape
-    mean = right_NV.mean()
-    independent = mean * (1 - mean) / num_samples
-    if num_draws == 1 or independent == 0:
-        return float(right_NV.size)
-    effect = right_NV.mean(0).var(ddof=1) / independent
-    return float(right_NV.size / np.clip(effect, 1, num_samples))
-
-
-@dataclass(frozen=True)
-class Graded:
-    """Of Q questions, over the demonstration draws with the options in their own order, all (Q,): shares of greedy and of sampled
-    answers that are right, the number of draws, and how many independent samples the samples are worth."""
-
-    greedy_right: np.ndarray
-    sampled_right: np.ndarray
-    num_draws: np.ndarray
-    num_samples: np.ndarray
-
-
-def graded(block: Block, ids: list[str], config: ReliabilityConfig) -> Graded:
-    """Samples are drawn from the letters' distribution at the temperature, seeded by the question, so they cost no request."""
-    plain = (block.orders == np.arange(block.orders.shape[-1])).all(-1)
-    found = Graded(*(np.zeros(len(ids)) for _ in range(4)))
-    for i, id in enumerate(ids):
-        logprobs_VC = block.logprobs[i, plain[i]]
-        found.greedy_right[i] = (logprobs_VC.argmax(-1) == block.answer[i]).mean()
-        right_V = softmax(logprobs_VC / config.grade_temperature)[:, block.answer[i]]
-        draws = np.random.default_rng([zlib.crc32(id.encode()), config.seed]).random(
-            (config.grade_samples, len(right_V))
-        )
-        found.sampled_right[i] = (draws < right_V).mean()
-        found.num_draws[i], found.num_samples[i] = len(right_V), effective_samples(draws < right_V)
-    return found
-
-
-@dataclass
-class Summary:
-    """What a report tells of all scores, gathered chunk by chunk."""
+class ChoiceSummary:
+    """Statistics of all choice scores for the report, accumulated block by block."""
 
     questions: int = 0
     correct: float = 0
     letter_mass: float = 0
     brier: float = 0
-    asked_again: int = 0
-    """Questions with more than one view; `agreement` sums the shares of their views that say what is predicted."""
+    multi_view: int = 0
+    """Questions with several views; `agreement` sums their shares of views that agree."""
     agreement: float = 0
     cloze_questions: int = 0
     cloze_correct: float = 0
     cloze_agrees: float = 0
     bins: np.ndarray = field(default_factory=lambda: np.zeros((3, NUM_BINS)))
-    """Questions, confidence and correct answers by confidence."""
+    """Questions, summed confidence and correct answers, by confidence bin."""
     letters: dict[int, np.ndarray] = field(default_factory=dict)
-    """For each option count, shape (4, C): plain questions with this answer, of them right; all views' probability; views."""
+    """Per option count (4, C): answers, right predictions, probability over rotations, views."""
     grades: dict[str, int] = field(default_factory=dict)
 
     def add(self, block: Block, probs_QC: np.ndarray, correct_Q: np.ndarray) -> None:
@@ -236,16 +92,16 @@ class Summary:
         for row, weights in enumerate((np.ones(len(bin_Q)), confidence_Q, correct_Q)):
             self.bins[row] += np.bincount(bin_Q, weights, NUM_BINS)
         num_choices = probs_QC.shape[-1]
-        found = self.letters.setdefault(num_choices, np.zeros((4, num_choices)))
+        by_letter = self.letters.setdefault(num_choices, np.zeros((4, num_choices)))
         right = block.probs[:, 0].argmax(-1) == block.answer
-        found[0] += np.bincount(block.answer, minlength=num_choices)
-        found[1] += np.bincount(block.answer, right, num_choices)
-        # Over whole sets of rotations each content meets each letter, so what is left is the letters' own pull.
+        by_letter[0] += np.bincount(block.answer, minlength=num_choices)
+        by_letter[1] += np.bincount(block.answer, right, num_choices)
+        # Over complete rotations each content meets each letter, so what remains is letter bias.
         whole = block.rotations.sum(1) == num_choices
         if num_choices > 1 and whole.any():
             shown = softmax(block.logprobs[whole]) * block.rotations[whole][..., None]
-            found[2] += shown.sum((0, 1))
-            found[3] += whole.sum() * num_choices
+            by_letter[2] += shown.sum((0, 1))
+            by_letter[3] += whole.sum() * num_choices
 
     def as_json(self, prior: LetterPrior) -> dict[str, Any]:
         n = max(self.questions, 1)
@@ -265,31 +121,34 @@ class Summary:
                 for b in np.flatnonzero(count).tolist()
             ],
             "letters": {
-                str(num): _letters(found, prior.of(num))
-                for num, found in sorted(self.letters.items())
+                str(num): _letters(by_letter, prior.of(num))
+                for num, by_letter in sorted(self.letters.items())
             },
         }
-        if self.asked_again:
+        if self.multi_view:
             out["views"] = {
-                "questions": self.asked_again,
-                "agreement": self.agreement / self.asked_again,
+                "questions": self.multi_view,
+                "agreement": self.agreement / self.multi_view,
             }
         if self.cloze_questions:
-            asked = self.cloze_questions
+            questions = self.cloze_questions
             out["cloze"] = {
-                "accuracy": self.cloze_correct / asked,
-                "agreement": self.cloze_agrees / asked,
+                "accuracy": self.cloze_correct / questions,
+                "agreement": self.cloze_agrees / questions,
             }
         if self.grades:
             out["grades"] = {grade: self.grades.get(grade, 0) for grade in GRADES}
         return out
 
 
-def _letters(found: np.ndarray, prior_C: np.ndarray | None) -> dict[str, Any]:
-    """Recall by letter and its standard deviation (RStd of Zheng et al.); the letters' mean probability over all rotations, and its
-    total-variation distance from uniform, the letter-bias score: 0 for none."""
-    asked, right, mass, views = found
-    recall = np.divide(right, asked, out=np.full(len(asked), np.nan), where=asked > 0)
+def _letters(by_letter: np.ndarray, prior_C: np.ndarray | None) -> dict[str, Any]:
+    """Returns statistics by letter.
+
+    Recall and its standard deviation (RStd of Zheng et al.), the mean probability over all
+    rotations, and the letter-bias score: its total-variation distance from uniform, 0 for no bias.
+    """
+    answers, right, mass, views = by_letter
+    recall = np.divide(right, answers, out=np.full(len(answers), np.nan), where=answers > 0)
     out: dict[str, Any] = {
         "recall": [None if np.isnan(r) else float(r) for r in recall],
         "recall_std": float(np.nanstd(recall)),
@@ -306,14 +165,14 @@ def _letters(found: np.ndarray, prior_C: np.ndarray | None) -> dict[str, Any]:
 
 
 class ChoiceScores:
-    """Turns shards of choice questions into rows of SCHEMA (or PLAIN_SCHEMA) and keeps the summary."""
+    """Turns shards of choice questions into rows of SCHEMA and accumulates the summary."""
 
     def __init__(self, config: ReliabilityConfig):
         self.config = config
-        self.prior, self.summary = LetterPrior(), Summary()
+        self.prior, self.summary = LetterPrior(), ChoiceSummary()
 
     def estimate_prior(self, shards: list[Path]) -> None:
-        """The first of two passes; nothing to do unless a prior is asked for."""
+        """Estimates the letter prior in a first pass; does nothing unless `prior_share` is set."""
         if self.config.prior_share > 0:
             for path in shards:
                 for block in blocks(
@@ -322,6 +181,7 @@ class ChoiceScores:
                     self.prior.add(block)
 
     def rows(self, table: pa.Table) -> pa.Table:
+        """Returns the scores of a shard's questions, one row per question."""
         size = len(table)
         ids = table["id"].to_pylist()
         lists: dict[str, list[Any]] = {
@@ -331,10 +191,17 @@ class ChoiceScores:
         flat: dict[str, list[Any]] = {
             name: [None] * size
             for name in (
-                "letter_mass", "prediction", "confidence", "correct", "view_agreement", "cloze_prediction", "grade",
-                "greedy_right", "sampled_right",
+                "letter_mass",
+                "prediction",
+                "confidence",
+                "correct",
+                "view_agreement",
+                "cloze_prediction",
+                "grade",
+                "greedy_right",
+                "sampled_right",
             )
-        }  # fmt: skip
+        }
         for block in blocks(table):
             for name, values in self._block(block, [ids[i] for i in block.rows.tolist()]).items():
                 target = lists if name in lists else flat
@@ -348,12 +215,13 @@ class ChoiceScores:
             for name in ("domain", "subject", "collection", "split", "group", "answer")
         }
         columns |= {name: [None] * size for name in ("response", "f1", "samples")}
-        made = [
+        arrays = [
             pa.array(c, f.type) if isinstance(c := columns[f.name], list) else c for f in SCHEMA
         ]
-        return pa.table(made, schema=SCHEMA)
+        return pa.table(arrays, schema=SCHEMA)
 
     def _block(self, block: Block, ids: list[str]) -> dict[str, np.ndarray]:
+        """Returns the score columns of one block, each of length Q."""
         plain_QC = block.probs[:, 0]
         out: dict[str, np.ndarray] = {}
         prior_C = self.prior.of(block.logprobs.shape[-1])
@@ -366,18 +234,17 @@ class ChoiceScores:
         if self.config.decide_by == "average":
             probs_QC = out.get("average_probs", plain_QC)
         elif self.config.decide_by == "debiased":
-            probs_QC = out[
-                "debiased_probs"
-            ]  # every option count is in the prior's sample: the probe looks before it asks
+            # Every option count has a prior: the probe checks this before it asks.
+            probs_QC = out["debiased_probs"]
         prediction_Q = probs_QC.argmax(-1)
         if own_QVC.shape[1] > 1:
             out["view_agreement"] = (own_QVC.argmax(-1) == prediction_Q[:, None]).mean(1)
             self.summary.agreement += float(out["view_agreement"].sum())
-            self.summary.asked_again += len(prediction_Q)
+            self.summary.multi_view += len(prediction_Q)
         if self.config.grades:
-            found = graded(block, ids, self.config)
-            out |= {"greedy_right": found.greedy_right, "sampled_right": found.sampled_right}
-            out["grade"] = np.array(GRADES)[self._grades(found, block.logprobs.shape[-1])]
+            inputs = grade_inputs(block, ids, self.config)
+            out |= {"greedy_right": inputs.greedy_right, "sampled_right": inputs.sampled_right}
+            out["grade"] = np.array(GRADES)[self._grades(inputs, block.logprobs.shape[-1])]
             for name, count in zip(*np.unique(out["grade"], return_counts=True), strict=True):
                 self.summary.grades[str(name)] = self.summary.grades.get(str(name), 0) + int(count)
         self.summary.add(block, probs_QC, prediction_Q == block.answer)
@@ -390,13 +257,13 @@ class ChoiceScores:
             "correct": prediction_Q == block.answer,
         }
 
-    def _grades(self, found: Graded, num_choices: int) -> np.ndarray:
+    def _grades(self, inputs: GradeInputs, num_choices: int) -> np.ndarray:
         if self.config.grade_rule == "paper":
-            return grade_of(found.greedy_right, found.sampled_right)
-        counts = found.num_draws, found.num_samples
+            return grade_of(inputs.greedy_right, inputs.sampled_right)
+        counts = inputs.num_draws, inputs.num_samples
         return grade_beyond_chance(
-            found.greedy_right,
-            found.sampled_right,
+            inputs.greedy_right,
+            inputs.sampled_right,
             *counts,
             1 / num_choices,
             self.config.grade_level,
@@ -405,7 +272,7 @@ class ChoiceScores:
     def _cloze(
         self, table: pa.Table, lists: dict[str, list[Any]], flat: dict[str, list[Any]]
     ) -> None:
-        """The most likely option's text for its length in UTF-8 bytes."""
+        """Picks the option with the highest log-likelihood per UTF-8 byte."""
         for row, (likelihoods, sizes, answer) in enumerate(
             zip(
                 table["cloze"].to_pylist(),
@@ -425,13 +292,13 @@ class ChoiceScores:
 def write_rows(
     path: Path, schema: pa.Schema, shards: list[Path], rows_of: Callable[[pa.Table], pa.Table]
 ) -> None:
-    """Merge shards into one Parquet file, a row group a shard: memory holds one shard at a time."""
+    """Merges shards into one Parquet file with one row group per shard, one shard in memory."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in shards:
             writer.write_table(rows_of(pq.read_table(shard)).select(schema.names))
 
 
 def train_scores(path: Path) -> dict[str, Score]:
-    """The probe's scores of the questions that sets are drawn from, by id. `path`: probe.parquet."""
+    """Returns the probe's scores of the pool's train questions by id. `path`: probe.parquet."""
     trained = [("collection", "=", "pool"), ("split", "=", "train")]
     return {score.question_id: score for score in read_parquet(path, Score, trained)}

@@ -1,8 +1,8 @@
-"""Shards: a chunk's result in a file of its own, written by whoever claims the chunk first.
+"""Shards: one result file per chunk, written by the process that claims the chunk first.
 
-Any number of processes on any number of nodes may work in one folder. A claim is a file lock, which the system gives back when its
-holder ends, however it ends; so a dead process' chunks are taken up by the others or by the next run. Which chunks there are does
-not depend on how many work on them.
+Any number of processes on any number of nodes may work in one folder. A claim is a file lock, which
+the system releases when its owner ends for any reason. Other processes or the next run then take
+over a dead process's chunks. The set of chunks does not depend on the number of processes.
 """
 
 import fcntl
@@ -22,7 +22,10 @@ _SHARD = re.compile(r"\d+\.parquet")
 
 
 class Shards:
-    """The shards of one result: FOLDER/shards/KEY-CHUNKSIZE/NNNNNN.parquet (shards of another size hold other questions)."""
+    """The shards of one result: FOLDER/shards/KEY-CHUNKSIZE/NNNNNN.parquet.
+
+    The chunk size is in the path because shards of another size contain other questions.
+    """
 
     def __init__(self, folder: Path, key: str, chunk_size: int):
         self._all = folder / SHARDS
@@ -32,13 +35,14 @@ class Shards:
         return self.folder / f"{number:06d}.parquet"
 
     def present(self) -> set[int]:
+        """Returns the numbers of the finished shards."""
         try:
             return {int(path.stem) for path in self.folder.iterdir() if _SHARD.fullmatch(path.name)}
         except FileNotFoundError:
-            return set()  # nobody has begun, or all is merged
+            return set()  # not started, or already merged
 
-    def drop_others(self) -> int:
-        """Remove what was left for other questions or settings; returns how many shards that were."""
+    def remove_stale(self) -> int:
+        """Removes shards of other questions or settings; returns how many there were."""
         others = [path for path in self._all.glob("*") if path != self.folder]
         count = sum(len(list(path.glob("*.parquet"))) for path in others)
         for path in others:
@@ -46,13 +50,13 @@ class Shards:
         return count
 
     def claim(self, number: int) -> IO[str] | None:
-        """A held claim (closing it gives it back); None where somebody else holds the chunk or its shard is there."""
+        """Returns a claim, released by closing it, or None if the chunk is claimed or finished."""
         with translate_disk_errors(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file = self.path(number).with_suffix(".claim").open("w")
             except FileNotFoundError:
-                return None  # another rank has merged all and is removing the folder
+                return None  # another rank merged the shards and is removing the folder
         if not take_lock(file, fcntl.LOCK_EX) or self.path(number).is_file():
             file.close()
             return None
@@ -62,6 +66,6 @@ class Shards:
         with atomic_path(self.path(number)) as temporary:
             pq.write_table(table, temporary)
 
-    def drop(self) -> None:
-        """Remove all shards once the whole result stands."""
+    def remove(self) -> None:
+        """Removes all shards after the result has been merged."""
         shutil.rmtree(self._all, ignore_errors=True)

@@ -1,4 +1,8 @@
-"""Writing with an OpenAI-compatible server: bounded retries with a growing pause, then one clear error; what is written is kept."""
+"""Writes texts with an OpenAI-compatible server.
+
+Requests are retried with a growing pause, a limited number of times, before one clear error.
+Finished texts are kept.
+"""
 
 import os
 import random
@@ -17,7 +21,7 @@ _WORTH_A_RETRY = {408, 409, 425, 429}
 
 
 class Endpoint:
-    """A server as all threads that ask it share it."""
+    """A server, shared by all threads that send it requests."""
 
     def __init__(self, config: WriterConfig, section: str):
         import openai
@@ -29,18 +33,19 @@ class Endpoint:
         self._client: Any = openai.OpenAI(
             base_url=config.base_url,
             api_key=os.environ.get(config.api_key_variable) or _NO_KEY,
-            max_retries=0,  # ours tell what they wait for
+            max_retries=0,  # our own retries report what they wait for
             timeout=config.timeout,
         )
 
     def text(self, prompt: Prompt, seed: int) -> str:
-        """The server's text; EnvironmentProblem where it does not come within the retries."""
+        """Returns the server's text; EnvironmentProblem if all retries fail."""
         return cut(
-            _well_formed(self._within_retries(lambda: self._asked(prompt, seed), prompt)),
+            _well_formed(self._within_retries(lambda: self._request(prompt, seed), prompt)),
             prompt.stop,
         )
 
-    def _asked(self, prompt: Prompt, seed: int) -> str:
+    def _request(self, prompt: Prompt, seed: int) -> str:
+        """Sends one request, without the seed once the server has refused it."""
         config = self.config
         common: dict[str, Any] = {
             "model": config.model,
@@ -64,9 +69,10 @@ class Endpoint:
             if "seed" not in str(error).lower() or "seed" not in common:
                 raise
             self._takes_seeds = False
-            return self._asked(prompt, seed)
+            return self._request(prompt, seed)
 
     def _within_retries(self, ask: Callable[[], str], prompt: Prompt) -> str:
+        """Repeats a request that may succeed later; raises EnvironmentProblem otherwise."""
         for attempt in range(self.config.max_retries + 1):
             if self.stopping.is_set():
                 raise EnvironmentProblem("the run is being stopped")
@@ -83,7 +89,7 @@ class Endpoint:
             except self._errors.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in _WORTH_A_RETRY:
                     raise self._refused(error, prompt) from error
-                problem, pause = _told(error), _asked_to_wait(error)
+                problem, pause = _refusal(error), _retry_after(error)
             except (
                 self._errors.OpenAIError,
                 AttributeError,
@@ -91,46 +97,57 @@ class Endpoint:
                 TypeError,
                 ValueError,
             ) as error:
-                raise self._strange(error) from error
+                raise self._not_a_completion(error) from error
             if attempt < self.config.max_retries:
                 self.stopping.wait(
                     min(LONGEST_PAUSE, pause or FIRST_PAUSE * 2**attempt) * random.uniform(1, 1.25)
                 )
         sent = f"{self.config.max_retries + 1} times" if self.config.max_retries else "once"
         raise EnvironmentProblem(
-            f"{self.config.base_url}: the server of {self.section} {problem} (asked {sent}). Finished texts are kept: see that it "
-            f"runs and run the same command again, or raise {self.section}.timeout or {self.section}.max_retries, or lower "
-            f"{self.section}.concurrency."
+            f"{self.config.base_url}: the server of {self.section} {problem} (asked {sent})."
+            " Finished texts are kept: check that it runs and run the same command again, or raise"
+            f" {self.section}.timeout or {self.section}.max_retries, or lower"
+            f" {self.section}.concurrency."
         )
 
     def _refused(self, error: Any, prompt: Prompt) -> EnvironmentProblem:
+        """Returns the error for a request that the server refuses permanently."""
+        variable = self.config.api_key_variable
         remedy = {
-            401: f"Put the server's key into the environment variable {self.config.api_key_variable}",
-            403: f"Put the server's key into the environment variable {self.config.api_key_variable}",
-            404: f"Set {self.section}.model to a name that the server knows, and see that base_url ends as it should (often /v1)",
-        }.get(error.status_code, f"Mend {self.section}")
-        problem = f"{self.config.base_url}: the server of {self.section} {_told(error)}, asked about question {prompt.question_id}"
+            401: f"Put the server's key into the environment variable {variable}",
+            403: f"Put the server's key into the environment variable {variable}",
+            404: f"Set {self.section}.model to a name that the server knows, and check the end of"
+            " base_url (often /v1)",
+        }.get(error.status_code, f"Fix {self.section}")
+        problem = f"{self.config.base_url}: the server of {self.section} {_refusal(error)},"
+        problem += f" asked about question {prompt.question_id}"
         return EnvironmentProblem(f"{problem}. {remedy}; finished texts are kept.")
 
-    def _strange(self, error: Exception) -> EnvironmentProblem:
+    def _not_a_completion(self, error: Exception) -> EnvironmentProblem:
+        """Returns the error for a response that is not a completion."""
         return EnvironmentProblem(
-            f"{self.config.base_url}: what the server of {self.section} answers is no completion ({shorten(str(error))}). "
-            "See that base_url names an OpenAI-compatible server (often it ends in /v1); finished texts are kept."
+            f"{self.config.base_url}: the response of {self.section}'s server is not a completion"
+            f" ({shorten(str(error))}). Check that base_url names an OpenAI-compatible server"
+            " (it often ends in /v1); finished texts are kept."
         )
 
 
 def _well_formed(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs: a server cuts a character in two at its token limit."""
+    """Replaces halves of surrogate pairs by U+FFFD.
+
+    A server can cut a character in two at its token limit.
+    """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _told(error: Any) -> str:
+def _refusal(error: Any) -> str:
+    """Formats the server's refusal with its status and message."""
     body = error.body.get("message") if isinstance(error.body, dict) else None
     return f"refuses with status {error.status_code} ({shorten(str(body or error.message), 200)})"
 
 
-def _asked_to_wait(error: Any) -> float | None:
-    """Seconds of a Retry-After header; its other form, a date, is not read."""
+def _retry_after(error: Any) -> float | None:
+    """Returns the seconds of a Retry-After header; its other form, a date, is ignored."""
     try:
         return max(0.0, float(error.response.headers["retry-after"]))
     except (KeyError, ValueError):
@@ -138,7 +155,7 @@ def _asked_to_wait(error: Any) -> float | None:
 
 
 class EndpointWriter:
-    """One request at a time of those that a server has at once."""
+    """Sends one request at a time; several writers share one server."""
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint = endpoint
@@ -150,4 +167,4 @@ class EndpointWriter:
         self._endpoint.stopping.set()
 
     def close(self) -> None:
-        """The client is the others' too."""
+        """Does nothing: the client is shared with other writers."""

@@ -1,11 +1,11 @@
-"""Writing with a model on this machine, through the same engines as the probe."""
+"""Writes texts with a local model, through the same engines as the probe."""
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale.config import WriterConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied
 from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.errors import DataError, Place
@@ -16,11 +16,11 @@ from ift_scale.records import Message
 from ift_scale.scoring.embedding import Surplus
 from ift_scale.write.prompts import Prompt, cut
 
-_STARTS_AGAIN = 2
+_MAX_RESTARTS = 2
 
 
 class PromptIds:
-    """Prompts as token ids, and the ids that end what is written behind them. Threads share one."""
+    """Encodes prompts, and finds the stop tokens of their answers. Threads share one."""
 
     def __init__(self, model_path: Path, section: str):
         self._tokenizer, self._section = PromptTokenizer(model_path), section
@@ -29,6 +29,7 @@ class PromptIds:
         self._stops: dict[tuple[bool, str], list[int]] = {}
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Returns the prompts' token ids; DataError for an id beyond the model's embedding."""
         with self._lock:
             encoded = self._tokenizer.encode(
                 [self._rendered(prompt) if prompt.chat else prompt.text for prompt in prompts]
@@ -50,12 +51,13 @@ class PromptIds:
     def _check_template(self) -> None:
         if not self._tokenizer.tokenizer.chat_template:
             place = Place(self._tokenizer.path, field="chat_template")
-            problem = f"the tokenizer has none, and {self._section}.style = chat writes in the model's own"
+            problem = f"the tokenizer has none, but {self._section}.style = chat uses the model's"
             raise DataError(
                 place, problem, f"Set {self._section}.style to urial, which is for base models"
             )
 
     def stop(self, prompt: Prompt) -> list[int]:
+        """Returns the ids that end the answer to a prompt."""
         with self._lock:
             key = (prompt.chat, prompt.stop)
             if key not in self._stops:
@@ -64,18 +66,24 @@ class PromptIds:
             return self._stops[key]
 
     def decode(self, ids: list[int]) -> str:
+        """Returns the text of token ids."""
         with self._lock:
             return self._tokenizer.decode(ids)
 
 
 class LocalWriter:
-    """One engine's writer."""
+    """Writes texts with one engine and restarts it if it dies."""
 
     def __init__(
-        self, slot: Slot, model_path: Path, ids: PromptIds, config: WriterConfig, section: str
+        self,
+        worker: EngineWorker,
+        model_path: Path,
+        ids: PromptIds,
+        config: WriterConfig,
+        section: str,
     ):
-        self._slot, self._model_path, self._ids, self._config, self._section = (
-            slot,
+        self._worker, self._model_path, self._ids, self._config, self._section = (
+            worker,
             model_path,
             ids,
             config,
@@ -88,18 +96,18 @@ class LocalWriter:
         sampling = Sampling(
             self._config.max_tokens, stop, self._config.temperature, self._config.top_p, seed=seed
         )
-        for deaths in range(_STARTS_AGAIN + 1):
+        for deaths in range(_MAX_RESTARTS + 1):
             try:
-                engine = self._slot.serve(self._model_path)
+                engine = self._worker.load(self._model_path)
                 self._check_lengths(prompts, encoded, engine.context_length)
-                engine.reset_cache()
+                engine.reset_cache()  # a chunk's texts must not depend on earlier ones
                 written = engine.generate(requests, sampling)
                 break
             except EngineDied as error:
-                self._slot.close()
-                if deaths == _STARTS_AGAIN or self._slot.killed:
+                self._worker.close()
+                if deaths == _MAX_RESTARTS or self._worker.killed:
                     raise
-                say(f"{str(error).splitlines()[0]}; a new one is started and goes on")
+                say(f"{str(error).splitlines()[0]}; starting a new one")
         return [
             cut(self._ids.decode(samples[0]), prompt.stop)
             for samples, prompt in zip(written, prompts, strict=True)
@@ -108,21 +116,22 @@ class LocalWriter:
     def _check_lengths(
         self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], context_length: int
     ) -> None:
-        whole, new = (
-            context_length + 1,
-            self._config.max_tokens,
-        )  # the engine counts one token for an answer already
+        # The engine's limit already reserves one token for an answer.
+        whole, new = context_length + 1, self._config.max_tokens
         for prompt, ids in zip(prompts, encoded, strict=True):
             if len(ids) + new > whole:
                 raise DataError(
                     Place(f"question {prompt.question_id}"),
-                    f"its prompt has {len(ids)} tokens, and with {self._section}.max_tokens = {new} that is more than the model's "
-                    f"context takes ({whole})",
-                    f"Lower {self._section}.max_tokens, set its style to plain, or choose a model with a longer context",
+                    f"its prompt has {len(ids)} tokens, and with {self._section}.max_tokens = {new}"
+                    f" that exceeds the model's context of {whole}",
+                    f"Lower {self._section}.max_tokens, set its style to plain, or choose a model"
+                    " with a longer context",
                 )
 
     def stop(self) -> None:
-        self._slot.kill()
+        """Kills the engine."""
+        self._worker.kill()
 
     def close(self) -> None:
-        self._slot.close()
+        """Ends the engine."""
+        self._worker.close()

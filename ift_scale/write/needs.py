@@ -1,6 +1,7 @@
-"""Which texts the settings of the sets need. Pure functions.
+"""Determines the texts that the sets need. Pure functions.
 
-What is asked for follows from the settings alone (`wishes`), which questions that touches from what the model knows (`needs`).
+The settings alone determine the kinds of texts (`requirements`). The base model's knowledge
+determines the questions they are for (`needs`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,14 @@ from ift_scale.records import Score
 from ift_scale.treatments import Bucket, Treatment, buckets_of, treatment
 
 Role = Literal["external", "own", "contexts"]
-"""Which section of the write settings says who writes."""
+"""The section of the write settings that configures the writer."""
 
 
-class Wish(NamedTuple):
-    """One kind of text for the questions of some buckets. `of_known`: for those known right, the others, or all (None)."""
+class Requirement(NamedTuple):
+    """One kind of text for the questions of some buckets.
+
+    `of_known`: only for questions known right (True), only for the others (False), or all (None).
+    """
 
     kind: TextKind
     buckets: tuple[Bucket, ...]
@@ -36,35 +40,39 @@ class Need(NamedTuple):
 
     @property
     def role(self) -> Role:
+        """The section of the write settings that configures this text's writer."""
         if self.kind == "context":
             return "contexts"
         return "own" if self.author == "base_model" else "external"
 
 
-def wishes(construct: ConstructConfig) -> list[Wish]:
-    """What the settings ask for, each once; sets of the authors' release bring their texts with them."""
-    found: list[Wish] = []
+def requirements(construct: ConstructConfig) -> list[Requirement]:
+    """Returns the kinds of texts that the settings require, without repetition.
+
+    The authors' official sets need none, because they contain their texts.
+    """
+    required: list[Requirement] = []
     for setting in construct.all_settings() if construct.official is None else []:
-        found += _of_setting(construct, treatment(setting), buckets_of(setting))
-    return list(dict.fromkeys(found))
+        required += _of_setting(construct, treatment(setting), buckets_of(setting))
+    return list(dict.fromkeys(required))
 
 
 def _of_setting(
     construct: ConstructConfig, treated: Treatment, buckets: tuple[Bucket, ...]
-) -> Iterable[Wish]:
+) -> Iterable[Requirement]:
     if construct.response == "letter_text_explanation":
-        # What is left out or refused needs no explanation.
+        # Questions that are left out or refused need no explanation.
         of_known = True if treated.unknown in ("left out", "refused") else None
         for target in _targets(treated):
             by_model = treated.own_words or target == "predicted"
             author: AuthorGroup = "base_model" if by_model else "external"
             if construct.matching.author != "paper":
                 author = construct.matching.author
-            yield Wish("explanation", buckets, of_known, target, author)
+            yield Requirement("explanation", buckets, of_known, target, author)
     if treated.context:
-        yield Wish("context", buckets, None, None, "external")
+        yield Requirement("context", buckets, None, None, "external")
     if treated.unknown == "with context":
-        yield Wish("context", buckets, False, None, "external")
+        yield Requirement("context", buckets, False, None, "external")
 
 
 def _targets(treated: Treatment) -> list[Literal["gold", "predicted"]]:
@@ -73,15 +81,15 @@ def _targets(treated: Treatment) -> list[Literal["gold", "predicted"]]:
     return [*(["gold"] if treated.ratio < 1 else []), *(["predicted"] if treated.ratio > 0 else [])]  # type: ignore[list-item]
 
 
-def roles(asked: Iterable[Wish]) -> set[Role]:
-    """The writers that may be needed."""
-    return {Need("", wish.kind, None, wish.author).role for wish in asked}
+def roles(required: Iterable[Requirement]) -> set[Role]:
+    """Returns the roles of all writers that may be needed."""
+    return {Need("", requirement.kind, None, requirement.author).role for requirement in required}
 
 
 def needs(
-    construct: ConstructConfig, asked: Sequence[Wish], scores: Mapping[str, Score]
+    construct: ConstructConfig, required: Sequence[Requirement], scores: Mapping[str, Score]
 ) -> list[Need]:
-    """Each text once, domain by domain, in the order of the pool."""
+    """Returns each needed text once, domain by domain, in the order of the pool."""
     by_domain: dict[str, list[Score]] = {}
     for score in scores.values():
         in_pool = (score.collection, score.split, score.kind) == (
@@ -91,22 +99,22 @@ def needs(
         )
         if in_pool and (construct.domains is None or score.domain in construct.domains):
             by_domain.setdefault(score.domain, []).append(score)
-    found: list[Need] = []
+    needed: list[Need] = []
     for domain_scores in by_domain.values():
         knowledge = sort_by_knowledge(domain_scores, construct.confidence_threshold)
-        for wish in asked:
-            found += [_need(scores[id], wish) for id in _ids(knowledge, wish)]
-    return list(dict.fromkeys(found))
+        for requirement in required:
+            needed += [_need(scores[id], requirement) for id in _ids(knowledge, requirement)]
+    return list(dict.fromkeys(needed))
 
 
-def _ids(knowledge: Knowledge, wish: Wish) -> list[str]:
-    ids = [id for bucket in wish.buckets for id in knowledge.bucket(bucket)]
-    if wish.of_known is None:
+def _ids(knowledge: Knowledge, requirement: Requirement) -> list[str]:
+    ids = [id for bucket in requirement.buckets for id in knowledge.bucket(bucket)]
+    if requirement.of_known is None:
         return ids
     known = set(knowledge.right)
-    return [id for id in ids if (id in known) == wish.of_known]
+    return [id for id in ids if (id in known) == requirement.of_known]
 
 
-def _need(score: Score, wish: Wish) -> Need:
-    target = {"gold": score.answer, "predicted": score.prediction}.get(wish.target or "")
-    return Need(score.question_id, wish.kind, target, wish.author)
+def _need(score: Score, requirement: Requirement) -> Need:
+    target = {"gold": score.answer, "predicted": score.prediction}.get(requirement.target or "")
+    return Need(score.question_id, requirement.kind, target, requirement.author)

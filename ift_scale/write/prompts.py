@@ -1,8 +1,9 @@
-"""How a writer is asked: for the explanation of one option, or for the knowledge that a question needs.
+"""Prompts for writers: explain one option, or write the knowledge that a question needs.
 
-Three styles (WriterConfig.style). `urial`: an instruction and one demonstration in the markup of URIAL (Lin et al. 2023, arXiv
-2312.01552), the answer begun with the option, so that a base model explains it and does not choose another; it ends with the
-closing fence. `chat`: one user message. `plain`: the question, its answer and `Explanation:`, up to the end of the line.
+There are three styles (WriterConfig.style). `urial` is an instruction and one demonstration in the
+markup of URIAL (Lin et al. 2023, arXiv 2312.01552). It begins the answer with the option, so that a
+base model explains it instead of choosing another; the text ends with the closing fence. `chat` is
+one user message. `plain` is the question, its answer and `Explanation:`, up to the end of the line.
 """
 
 from collections.abc import Sequence
@@ -21,21 +22,22 @@ _INSTRUCTION = """# Instruction
 
 Below is a list of conversations between a human and an AI assistant (you).
 Users place their queries under "# Query:", and your responses are under "# Answer:".
-You are a helpful and knowledgeable assistant: you state facts plainly, in a few complete sentences, and stay with the question.
+You are a helpful and knowledgeable assistant: you state facts plainly, in a few complete \
+sentences, and stay with the question.
 
 """
 _BLOCK = f"# Query:\n{FENCE}\n{{query}}\n{FENCE}\n\n# Answer:\n{FENCE}\n{{answer}}"
 _EXPLAIN = "Answer the question and explain in a few sentences why this option is the answer."
 _TELL = (
-    "The answer is: {gold}\n\nWrite down, in a few sentences, the background knowledge from which this follows. Do not mention the "
-    "question, the options or their letters."
+    "The answer is: {gold}\n\nWrite down, in a few sentences, the background knowledge from which"
+    " this follows. Do not mention the question, the options or their letters."
 )
 _EXPLAIN_CHAT = (
-    "{question}\n\nThe answer is {answer}. Explain in a few sentences why. Name this answer in your explanation, and call no other "
-    "option the answer."
+    "{question}\n\nThe answer is {answer}. Explain in a few sentences why. Name this answer in your"
+    " explanation, and call no other option the answer."
 )
 
-# Where a topic has no dev question with a usable explanation.
+# The demonstration for topics without a dev question that has a usable explanation.
 FIXED = Question(
     id="fixed",
     domain="biology",
@@ -46,14 +48,14 @@ FIXED = Question(
     choices=["Oxygen", "Carbon dioxide", "Nitrogen", "Hydrogen"],
     answer=1,
     explanation=(
-        "Plants take up carbon dioxide through small pores in their leaves. With the energy of light they make sugar of it and of "
-        "water, and give off oxygen."
+        "Plants take up carbon dioxide through small pores in their leaves. With the energy of"
+        " light they make sugar of it and of water, and give off oxygen."
     ),
 )
 
 
 class Prompt(NamedTuple):
-    """What is sent: `text`, as a user's message where `chat`; the answer ends before `stop` where there is one."""
+    """A prompt for a writer, as a user's message if `chat`. The answer ends before `stop`."""
 
     question_id: str
     text: str
@@ -64,16 +66,20 @@ class Prompt(NamedTuple):
 def prompt(
     question: Question, kind: TextKind, target: int | None, style: Style, shown: Question
 ) -> Prompt:
-    """`shown` is the demonstration. A context's writer is told the right answer, without its letter."""
-    asked = question_text(question)
+    """Returns the prompt for an explanation of option `target` or for a context.
+
+    `shown` is the demonstration. The prompt for a context contains the right answer without its
+    letter.
+    """
+    query = question_text(question)
     if style == "plain":
         answer = f" {gold_text(question)}" if question.kind == "free" else _answer(question, target)
-        return Prompt(question.id, f"{asked}{answer}\nExplanation:", False, "\n")
-    asked = asked.removesuffix("\nAnswer:").replace(FENCE, "'''")
+        return Prompt(question.id, f"{query}{answer}\nExplanation:", False, "\n")
+    query = query.removesuffix("\nAnswer:").replace(FENCE, "'''")
     if style == "chat":
-        text = f"{asked}\n\n{_tell(question)}"
+        text = f"{query}\n\n{_tell(question)}"
         if kind == "explanation":
-            text = _EXPLAIN_CHAT.format(question=asked, answer=_answer(question, target))
+            text = _EXPLAIN_CHAT.format(question=query, answer=_answer(question, target))
         return Prompt(question.id, text, True, "")
     text = (
         _INSTRUCTION
@@ -84,13 +90,13 @@ def prompt(
 
 
 def _block(question: Question, kind: TextKind, target: int | None) -> str:
-    """A query and the beginning of its answer."""
-    asked = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
+    """Returns a query and the beginning of its answer."""
+    query = question_text(question).removesuffix("\nAnswer:").replace(FENCE, "'''")
     if kind == "explanation":
         return _BLOCK.format(
-            query=f"{asked}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:"
+            query=f"{query}\n\n{_EXPLAIN}", answer=f"{_answer(question, target)}\nExplanation:"
         )
-    return _BLOCK.format(query=f"{asked}\n\n{_tell(question)}", answer="Background:")
+    return _BLOCK.format(query=f"{query}\n\n{_tell(question)}", answer="Background:")
 
 
 def _answer(question: Question, target: int | None) -> str:
@@ -104,14 +110,18 @@ def _tell(question: Question) -> str:
 
 
 def cut(text: str, stop: str) -> str:
-    """A model's words up to where they end."""
+    """Returns the generated text up to its end, without surrounding white space."""
     for end in (stop, *(("# Query:",) if stop == FENCE else ())):
         text = text.lstrip().partition(end)[0] if end else text
     return text.strip()
 
 
-class Shown:
-    """The demonstration of each topic: its first dev question whose explanation is short, names the answer and no other one."""
+class TopicDemonstrations:
+    """The demonstration of each topic.
+
+    It is the topic's first dev question whose explanation is short, names the answer and claims no
+    other option.
+    """
 
     def __init__(self, dev: Sequence[Question]):
         self._by_topic: dict[tuple[str, str], Question] = {}

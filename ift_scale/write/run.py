@@ -1,6 +1,7 @@
-"""The write stage: the texts that the sets need, each written by whom the settings say, checked, and kept with what it fails.
+"""The write stage: the texts that the sets need, written as configured, and checked.
 
-Out: texts.jsonl, a Text each. What models have written also stays below shards/, for the next run to take up.
+Out: texts.jsonl, one Text per line, with the checks that it fails. Generated texts also stay in
+shards/, where the next run finds them.
 """
 
 import time
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ift_scale.config import Config, WriterConfig
-from ift_scale.engines.pool import Slot, slots_for
+from ift_scale.engines.pool import EngineWorker, engine_workers
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
@@ -20,12 +21,12 @@ from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, TEXTS_FILE, Score, Tex
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import train_scores
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.write.crew import Crew, Job, Writer, write_chunk
-from ift_scale.write.deal import deal, folder_of, model_digests, settings_of, writer_of
+from ift_scale.write.assignment import assign, folder_of, model_digests, settings_of, writer_of
 from ift_scale.write.endpoint import Endpoint, EndpointWriter
 from ift_scale.write.local import LocalWriter, PromptIds
-from ift_scale.write.needs import Need, Role, needs, wishes
-from ift_scale.write.prompts import Shown
+from ift_scale.write.needs import Need, Role, needs, requirements
+from ift_scale.write.pool import TextJob, TextWriter, WorkerPool, write_chunk
+from ift_scale.write.prompts import TopicDemonstrations
 from ift_scale.write.store import Store
 
 
@@ -35,7 +36,7 @@ class WriteStage(Stage):
 
     def tasks(self, context: Context) -> list[Task]:
         settings, inputs = settings_of(context.config), {}
-        if settings is not None:  # else the result is an empty file, whatever was probed
+        if settings is not None:  # otherwise the result is an empty file, whatever was probed
             inputs = {
                 "questions": context.digest("questions", QUESTIONS_FILE),
                 "probe": context.digest("probe", PROBE_FILE),
@@ -44,7 +45,7 @@ class WriteStage(Stage):
         return self.single(context, digest_of([self.version, settings, inputs]), inputs)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        sources = Sources(
+        sources = WriteInputs(
             context.model_path,
             context.question_file,
             lambda: train_scores(context.folder("probe") / PROBE_FILE),
@@ -53,151 +54,151 @@ class WriteStage(Stage):
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What the stage reads, if any text is needed."""
+class WriteInputs:
+    """The inputs of the stage, read only if any text is needed."""
 
     model_path: Path
     questions: Callable[[], QuestionFile]
     scores: Callable[[], Mapping[str, Score]]
 
 
-def write(config: Config, task: Task, sources: Sources, logs: Path, bar: Bar) -> None:
-    """Write texts.jsonl; it is empty if the settings need no text."""
+def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar) -> None:
+    """Writes texts.jsonl, which is empty if the settings need no text."""
     started = time.monotonic()
-    found: list[Text] = []
+    texts: list[Text] = []
     counts: dict[str, float] = {"texts": 0}
     seconds: dict[str, float] = {}
-    asked = wishes(config.construct)
-    if asked:
-        wanted = needs(config.construct, asked, sources.scores())
-        desk = _Desk(config, sources.model_path, Store(task.folder), logs, bar)
-        found = desk.texts(wanted, sources.questions(), task.inputs)
-        counts, seconds = _counts(found) | {"written_in_this_run": desk.store.added}, desk.seconds
-        _check_failures(config, found)
+    required = requirements(config.construct)
+    if required:
+        needed = needs(config.construct, required, sources.scores())
+        producer = _TextProducer(config, sources.model_path, Store(task.folder), logs, bar)
+        texts = producer.texts(needed, sources.questions(), task.inputs)
+        counts, seconds = (
+            _counts(texts) | {"written_in_this_run": producer.store.added},
+            producer.seconds,
+        )
+        _check_failures(config, texts)
     else:
         say("  write: no set needs a written text")
-    write_jsonl(task.folder / TEXTS_FILE, found)
+    write_jsonl(task.folder / TEXTS_FILE, texts)
     seconds = {"total": time.monotonic() - started} | seconds
     task.close(config.write.model_dump(), counts, seconds)
 
 
-class _Desk:
-    """Has texts written, one writer after the other."""
+class _TextProducer:
+    """Writes all texts, one writer after the other."""
 
     def __init__(self, config: Config, model_path: Path, store: Store, logs: Path, bar: Bar):
-        self.config, self.model_path, self.store, self.logs, self.bar = (
-            config,
-            model_path,
-            store,
-            logs,
-            bar,
-        )
+        self.config, self.model_path, self.store = config, model_path, store
+        self.logs, self.bar = logs, bar
         self.seconds = {"engine_start": 0.0, "writing": 0.0}
 
     def texts(
-        self, wanted: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]
+        self, needed: Sequence[Need], questions: QuestionFile, inputs: dict[str, str]
     ) -> list[Text]:
-        """The wanted texts in order."""
-        ids = {need.question_id for need in wanted}
+        """Returns the needed texts in order."""
+        ids = {need.question_id for need in needed}
         rows = questions.select(lambda group: group.collection == "pool" and group.split == "train")
         by_id = {question.id: question for question in questions.read(rows) if question.id in ids}
-        found, jobs = deal(self.config, inputs, wanted, by_id, Shown(questions.dev))
+        texts, jobs = assign(self.config, inputs, needed, by_id, TopicDemonstrations(questions.dev))
         self.bar.total = sum(map(len, jobs.values()))
         try:
             for role, own in jobs.items():
-                found |= self._written(role, own)
+                texts |= self._written(role, own)
         finally:
             self.store.close()
-        return [found[need] for need in wanted]
+        return [texts[need] for need in needed]
 
-    def _written(self, role: Role, jobs: Sequence[Job]) -> dict[Need, Text]:
+    def _written(self, role: Role, jobs: Sequence[TextJob]) -> dict[Need, Text]:
+        """Returns one role's texts; DataError if all of them are empty."""
         settings = writer_of(self.config, role)
         started = time.monotonic()
-        attempts = (
-            1 if settings.temperature == 0 else self.config.write.attempts
-        )  # greedily, another attempt says the same
+        # Greedy decoding gives the same text in every attempt.
+        attempts = 1 if settings.temperature == 0 else self.config.write.attempts
         work = partial(write_chunk, attempts=attempts, settings=self.config.write, store=self.store)
-        # An engine draws a chunk's texts from one random stream. Sorted, chunks do not follow the order of the pool.
+        # An engine samples a chunk's texts from one random stream, so chunks must not follow the
+        # order of the pool.
         jobs = sorted(jobs, key=lambda job: job.key(1))
         size = 1 if settings.kind == "endpoint" else settings.chunk_size
         chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        slots = self._slots(settings, role)
-        written = Crew(self._writers(settings, role, slots, len(jobs)), self.bar).run(chunks, work)
+        workers = self._engine_workers(settings, role)
+        written = WorkerPool(self._writers(settings, role, workers, len(jobs)), self.bar).run(
+            chunks, work
+        )
         if not any(text.text for text in written):
             raise _nothing(role, settings, len(written), attempts)
-        starts = sum(slot.seconds["engine_start"] for slot in slots)
+        starts = sum(worker.seconds["engine_start"] for worker in workers)
         self.seconds["engine_start"] += starts
-        self.seconds["writing"] += time.monotonic() - started - starts / max(1, len(slots))
+        self.seconds["writing"] += time.monotonic() - started - starts / max(1, len(workers))
         return dict(zip((job.need for job in jobs), written, strict=True))
 
-    def _slots(self, settings: WriterConfig, role: Role) -> list[Slot]:
+    def _engine_workers(self, settings: WriterConfig, role: Role) -> list[EngineWorker]:
         if settings.kind == "endpoint":
             return []
-        return slots_for(
+        return engine_workers(
             settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar
         )
 
     def _writers(
-        self, settings: WriterConfig, role: Role, slots: Sequence[Slot], num_jobs: int
-    ) -> list[Writer]:
+        self, settings: WriterConfig, role: Role, workers: Sequence[EngineWorker], num_jobs: int
+    ) -> list[TextWriter]:
         section = f"write.{role}"
         if settings.kind == "endpoint":
             endpoint = Endpoint(settings, section)
             return [EndpointWriter(endpoint) for _ in range(min(settings.concurrency, num_jobs))]
         path = self.model_path if settings.kind == "base_model" else folder_of(settings, role)
         ids = PromptIds(path, section)
-        return [LocalWriter(slot, path, ids, settings, section) for slot in slots]
+        return [LocalWriter(worker, path, ids, settings, section) for worker in workers]
 
 
 def _nothing(role: Role, settings: WriterConfig, count: int, attempts: int) -> DataError:
     return DataError(
         Place(f"write.{role}"),
         f"returned nothing at all: each of {count:,} texts is empty, after {attempts} attempts",
-        f"See whether write.{role}.style = {settings.style} suits the model (urial and plain are for base models, chat for models "
-        "with a chat template), and whether max_tokens leaves room for an answer",
+        f"Check that write.{role}.style = {settings.style} suits the model (urial and plain are for"
+        " base models, chat for models with a chat template) and that max_tokens leaves room for an"
+        " answer",
     )
 
 
-def _counts(found: Sequence[Text]) -> dict[str, float]:
-    written = [text for text in found if text.author != "dataset"]
+def _counts(texts: Sequence[Text]) -> dict[str, float]:
+    written = [text for text in texts if text.author != "dataset"]
     counts: dict[str, float] = {
-        "texts": len(found),
-        "from_dataset": len(found) - len(written),
+        "texts": len(texts),
+        "from_dataset": len(texts) - len(written),
         "written": len(written),
         "written_anew": sum(text.attempts > 1 for text in written),
-        "failed": sum(bool(text.failed) for text in found),
+        "failed": sum(bool(text.failed) for text in texts),
     }
-    kinds = Counter(f"{text.kind}/{text.author}" for text in found)
+    kinds = Counter(f"{text.kind}/{text.author}" for text in texts)
     reasons = Counter(
-        f"{text.kind}/{text.author}/{reason}" for text in found for reason in text.failed
+        f"{text.kind}/{text.author}/{reason}" for text in texts for reason in text.failed
     )
     return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
 
 
-def _check_failures(config: Config, found: Sequence[Text]) -> None:
-    """Tell what failed; an error where the settings want one."""
-    failed = [text for text in found if text.failed]
+def _check_failures(config: Config, texts: Sequence[Text]) -> None:
+    """Reports failed texts; raises DataError if the settings require all to pass."""
+    failed = [text for text in texts if text.failed]
     if not failed:
         return
     reasons = Counter(
         f"{text.kind} by {text.author}: {reason}" for text in failed for reason in text.failed
     )
-    told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common())
+    listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common())
     if config.write.on_failure == "error":
         raise DataError(
             Place("write"),
-            f"{len(failed):,} of {len(found):,} texts fail their checks: {told}",
-            "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep; finished texts are kept",
+            f"{len(failed):,} of {len(texts):,} texts fail their checks: {listed}",
+            "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep;"
+            " finished texts are kept",
             [text.question_id for text in failed[:3]],
         )
     fate = (
-        "dropped, and their questions go into no set"
-        if config.write.on_failure == "drop"
-        else "kept as they are"
+        "dropped, with their questions" if config.write.on_failure == "drop" else "kept unchanged"
     )
-    say(
-        f"  write: {len(failed):,} of {len(found):,} texts fail their checks ({told}); they are {fate}"
-    )
+    problem = f"{len(failed):,} of {len(texts):,} texts fail their checks ({listed})"
+    say(f"  write: {problem}; they are {fate}")
 
 
 STAGE = WriteStage()

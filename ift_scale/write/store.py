@@ -1,7 +1,8 @@
-"""What a model has written, kept line by line as it comes: a killed stage goes on, and unrelated settings write nothing anew.
+"""Stores generated texts as they arrive, one per line.
 
-A text is found by the digest of who wrote it, the prompt, the sampling, the seed and the attempt. Each run appends to a part of its
-own; a line that a kill cut off is left out when the parts are read.
+A killed stage resumes with them, and a change of unrelated settings rewrites nothing. The key of a
+text is the digest of its author, prompt, sampling, seed and attempt. Each run appends to a new
+part. Lines truncated by a kill are ignored when the parts are read.
 """
 
 import json
@@ -15,7 +16,7 @@ from ift_scale.scoring.shards import SHARDS
 
 
 class Store:
-    """FOLDER/shards/NNNN.jsonl; threads may add at the same time."""
+    """The texts in FOLDER/shards/NNNN.jsonl; `add` may be called from several threads."""
 
     def __init__(self, folder: Path):
         self._folder = folder / SHARDS
@@ -56,11 +57,11 @@ class Store:
 
 
 def _read(part: Path) -> dict[str, str]:
-    found = {}
+    texts = {}
     for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            found[row["key"]] = row["text"]
+            texts[row["key"]] = row["text"]
         except (ValueError, KeyError, TypeError):
-            continue  # cut off by a kill: it is written again
-    return found
+            continue  # truncated by a kill: it is written again
+    return texts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ift_scale.config import EngineConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest, ignore
 from ift_scale.io.files import write_jsonl
@@ -17,7 +17,8 @@ from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Share, Target, compute
+from ift_scale.scoring.runner import Share, compute
+from ift_scale.scoring.target import Target
 
 ENGINE = """
 import logging, time
@@ -28,7 +29,7 @@ class Engine:
 
     def __init__(self, spec):
         for _ in range(2):
-            logging.getLogger("ift_scale.engines.ways").warning("padded batches: not used")
+            logging.getLogger("ift_scale.engines.strategies").warning("padded batches: not used")
 
     def score(self, requests):
         for request in requests:
@@ -62,7 +63,7 @@ def test_a_child_reports_finished_requests_now_and_then(
 
 
 class Watched(Bar):
-    """A bar that remembers what it has shown."""
+    """A bar that records what it showed."""
 
     def __init__(self) -> None:
         super().__init__("t", None, None)
@@ -121,7 +122,7 @@ class Prompts:
 
 
 def _compute(
-    tmp_path: Path, bar: Watched, engines: Sequence[Reporting], num_slots: int = 1, chunk: int = 4
+    tmp_path: Path, bar: Watched, engines: Sequence[Reporting], num_workers: int = 1, chunk: int = 4
 ) -> None:
     """12 questions in chunks; the engines are started one after the other."""
     made = [
@@ -151,8 +152,8 @@ def _compute(
         chunk,
         done.is_file,
     )
-    slots = [Slot(lambda path: left.pop(0), bar) for _ in range(num_slots)]  # type: ignore[arg-type, return-value]
-    compute(questions, [target], slots, Share(), bar)
+    workers = [EngineWorker(lambda path: left.pop(0), bar) for _ in range(num_workers)]  # type: ignore[arg-type, return-value]
+    compute(questions, [target], workers, Share(), bar)
 
 
 def test_the_bar_moves_inside_a_chunk_and_counts_nothing_twice(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_several_engines_add_up(tmp_path: Path) -> None:
         tmp_path,
         bar,
         [Reporting(bar, [2], count=1), Reporting(bar, [2], count=1)],
-        num_slots=2,
+        num_workers=2,
         chunk=2,
     )
     assert bar.done == 12

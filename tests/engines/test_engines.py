@@ -1,4 +1,4 @@
-"""Real vLLM beside transformers: the same answers, new weights in place, clear failures."""
+"""Real vLLM next to transformers: the same answers, new weights in place, clear failures."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def requests(world_model: Path) -> list[ScoreRequest]:
 
 
 def _perturbed(model: Path, folder: Path) -> Path:
-    """All weights moved, the tied embedding too: whatever an engine has packed must be packed anew."""
+    """Changes all weights, including the tied embedding, so engines must repack everything."""
     shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_engines_agree(engines: dict[str, EngineProcess], requests: list[ScoreRe
 
 
 def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: Path) -> None:
-    """Likelihoods of continuations and greedy answers; sampled ones are as many as asked for, and the same for the same seed."""
+    """Likelihoods of continuations and greedy answers; samples by number and by seed."""
     questions = world.load()
     tokenizer = PromptTokenizer(world_model)
     demonstrations = Demonstrations(questions, 5, 42)
@@ -117,7 +117,7 @@ def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: 
 
 
 def test_engines_agree_on_real_mmlu_prompts(shared_data: Path, tmp_path: Path) -> None:
-    """A randomly initialised Llama on 5-shot prompts of all subjects, up to thousands of tokens long, two behind each prefix."""
+    """A random Llama on 5-shot prompts of all subjects, thousands of tokens long, in pairs."""
     files = [shared_data / "mmlu" / "dev.jsonl.gz"]
     train_tokenizer(files).save_pretrained(tmp_path / "model")
     random_llama(layers=2, hidden_size=128).save_pretrained(tmp_path / "model")
@@ -175,12 +175,12 @@ def test_new_weights_in_a_warm_engine(
 def test_weights_that_did_not_change_are_noticed(
     engines: dict[str, EngineProcess], world_model: Path, tmp_path: Path
 ) -> None:
-    """Loading the same weights again answers as before, which is what a reload that silently failed looks like.
+    """Loading the same weights again changes no answer, like a reload that failed silently.
 
-    Last of those that share the engines: vLLM's ends with its error.
+    The last test that uses the shared engines: the error ends vLLM's.
     """
     same = Path(shutil.copytree(world_model, tmp_path / "same"))
-    with pytest.raises(EnvironmentProblem, match="its weights did not change"):
+    with pytest.raises(EnvironmentProblem, match="output did not change"):
         engines["vllm"].load_weights(same)
 
 
@@ -192,7 +192,7 @@ def test_a_file_cut_short_is_the_users_to_fetch_again(
     data = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(
-        IFTScaleError, match=r"model.safetensors: is half written: .* fetch the file again"
+        IFTScaleError, match=r"model.safetensors: is incomplete: .* fetch the file again"
     ) as caught:
         _start(name, broken, tmp_path)
     assert caught.value.exit_code == 2
@@ -210,7 +210,7 @@ def test_an_engine_that_fails_shows_its_log(name: str, world_model: Path, tmp_pa
     assert caught.value.exit_code == 3
 
 
-def test_an_engine_that_is_killed_is_told(world_model: Path, tmp_path: Path) -> None:
+def test_a_killed_engine_is_reported(world_model: Path, tmp_path: Path) -> None:
     engine = _start("transformers", world_model, tmp_path)
     engine._child.kill()
     with pytest.raises(EnvironmentProblem, match=r"the inference engine died \(exit code -9\)"):

@@ -1,4 +1,7 @@
-"""Every architecture's rows against plain forward passes of batch 1: windows, chunks, rotary scaling, caches of all kinds."""
+"""Every architecture's rows against plain forward passes of batch 1.
+
+Windows, chunks, rotary scaling and caches of all kinds.
+"""
 
 import logging
 import random
@@ -16,19 +19,30 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.rope import LengthClass, RopeLimits
+from ift_scale.engines.selector import gap_in_tolerances
+from ift_scale.engines.strategies import ForwardPasses, PaddedBatches, SharedPrefix
 from ift_scale.engines.transformers import TransformersEngine
-from ift_scale.engines.ways import Batched, ForwardPasses, Packed, within
 
 LIMIT = 40
 _LLAMA = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _ROPE = {"rope_theta": 10000.0}
 _LONGROPE = _ROPE | {
-    "rope_type": "longrope", "long_factor": [4.0, 6, 9, 12, 15, 20, 25, 30], "short_factor": [1.0] * 8,
+    "rope_type": "longrope",
+    "long_factor": [4.0, 6, 9, 12, 15, 20, 25, 30],
+    "short_factor": [1.0] * 8,
     "original_max_position_embeddings": LIMIT,
-}  # fmt: skip
+}
 _DYNAMIC = _ROPE | {"rope_type": "dynamic", "factor": 4.0}
 _EVERY_SECOND = ["sliding_attention", "full_attention"] * 2
 
@@ -122,8 +136,8 @@ MODELS = {
         },
     ),
 }
-# The way that the longest rows must take. Where a fast way is exact, falling back would cost speed.
-EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches behind a cached prefix") | {
+# The strategy that the longest rows must use. If a fast one is exact, falling back costs speed.
+EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches with a cached prefix") | {
     "mamba": "padded batches",
     "recurrent-gemma": "padded batches",
     "bidirectional": None,
@@ -170,7 +184,7 @@ def _plain(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
-    """With and without a shared prefix, shorter and longer than windows and rotary limits, long before short and back."""
+    """With and without a prefix, shorter and longer than all limits, long before short and back."""
     _model(name).save_pretrained(tmp_path)
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
@@ -195,7 +209,8 @@ def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
             ScoreRequest(prefix, _tokens(rng, length), _tokens(rng, rng.choice((2, 4))))
             for length in lengths
         ]
-        # transformers 5.19 keeps dynamic frequencies, and fails past LongRoPE's limit the second time.
+        # transformers 5.19 keeps dynamic frequencies and fails past LongRoPE's limit the second
+        # time.
         plain = load if "dynamic" in name or "in-some-layers" in name else lambda: once
         expected = [value for r in requests for value in _plain(plain, r.prompt, [r.options])]
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
@@ -211,7 +226,7 @@ def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
 
 
 def _longest_way(engine: TransformersEngine) -> str | None:
-    verified = engine._ladder._verified
+    verified = engine._selector._verified
     return max(verified, key=lambda key: verified[key])[0] if verified else None
 
 
@@ -262,22 +277,24 @@ def test_padding_is_compared_that_the_first_batch_does_not_have(tmp_path: Path) 
 def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What no check at load has reached is found on the rows that are asked, and told; other lengths keep the fast way."""
+    """Rows longer than the check at load are checked on first use; others stay on the fast one."""
     _model("falcon-alibi").save_pretrained(tmp_path)
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
     )
-    exact = Batched._logits
+    exact = PaddedBatches._logits
 
     def wrong_when_long(
-        self: Batched, rows: list[list[int]], counts: list[int], cache: Any
+        self: PaddedBatches, rows: list[list[int]], counts: list[int], cache: Any
     ) -> Tensor:
         return exact(self, rows, counts, cache) * (2 if max(map(len, rows)) > 70 else 1)
 
-    monkeypatch.setattr(Batched, "_logits", wrong_when_long)
+    monkeypatch.setattr(PaddedBatches, "_logits", wrong_when_long)
     alone: list[int] = []
     monkeypatch.setattr(
-        engine._ladder.alone, "batches", _counting(engine._ladder.alone.batches, alone)
+        engine._selector.single_rows,
+        "batches",
+        _counting(engine._selector.single_rows.batches, alone),
     )
     rng = random.Random(2)
     requests = [
@@ -288,7 +305,10 @@ def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
     assert sum(alone) == 3  # 75, 80, and 64: longer than the check at load had reached
-    message = "padded batches behind a cached prefix: not used for rows of 61 tokens or more (differs from a plain forward pass by"
+    message = (
+        "padded batches with a cached prefix: not used for rows of 61 tokens or"
+        " more (differs from a plain forward pass by"
+    )
     assert message in caplog.text
 
 
@@ -322,7 +342,7 @@ def test_the_layers_masks_tell_how_far_they_are_causal(
     model = AutoModelForCausalLM.from_config(
         getattr(transformers, config)(vocab_size=101, **own | settings)
     )
-    assert Packed(ForwardPasses(model, 100), 100).reach == reach
+    assert SharedPrefix(ForwardPasses(model, 100), 100).reach == reach
 
 
 @pytest.mark.parametrize(
@@ -394,9 +414,9 @@ def test_a_model_keeps_nothing_of_a_longer_row() -> None:
 
 def test_differences_are_measured_in_tolerances() -> None:
     infinite, nan = -torch.inf, torch.nan
-    assert within(
+    assert gap_in_tolerances(
         torch.tensor([-1.0, infinite]), torch.tensor([-1.00005, infinite]), 1e-4
     ) == pytest.approx(0.5, rel=0.01)
-    assert within(torch.tensor([-1.0]), torch.tensor([infinite]), 1e-4) == torch.inf
-    assert within(torch.tensor([nan]), torch.tensor([-1.0]), 1e-4) == torch.inf
-    assert within(torch.tensor([nan]), torch.tensor([nan]), 1e-4) == 0
+    assert gap_in_tolerances(torch.tensor([-1.0]), torch.tensor([infinite]), 1e-4) == torch.inf
+    assert gap_in_tolerances(torch.tensor([nan]), torch.tensor([-1.0]), 1e-4) == torch.inf
+    assert gap_in_tolerances(torch.tensor([nan]), torch.tensor([nan]), 1e-4) == 0

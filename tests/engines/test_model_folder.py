@@ -18,7 +18,7 @@ def test_folder_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(
-        DataError, match=r"holds no safetensors weights.*pytorch_model.bin.*must be converted"
+        DataError, match=r"contains no safetensors weights.*pytorch_model.bin.*convert .bin"
     ):
         model_folder.resolve(str(tmp_path))
 
@@ -52,6 +52,6 @@ def test_half_written_weights(tmp_path: Path, part: float) -> None:
     path.write_bytes(whole[: int(part * len(whole)) if part < 1 else int(part)])
     with pytest.raises(
         DataError,
-        match=r"model.safetensors: is half written: it has .* bytes and its header .*Copy or fetch",
+        match=r"model.safetensors: is incomplete: it has .* bytes and its header .*Copy or fetch",
     ):
         model_folder.resolve(str(tmp_path))

@@ -22,10 +22,15 @@ from transformers import (
 
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
-from ift_scale.engines.transformers import TransformersEngine, num_shared
-from ift_scale.engines.ways import Alone, Packed
+from ift_scale.engines.strategies import SharedPrefix, SingleRows
+from ift_scale.engines.transformers import TransformersEngine, num_shared_tokens
 
-WAYS = (Packed.name, "padded batches behind a cached prefix", "padded batches", Alone.name)
+STRATEGIES = (
+    SharedPrefix.name,
+    "padded batches with a cached prefix",
+    "padded batches",
+    SingleRows.name,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +51,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _engine(folder: Path, way: str = "", batch_tokens: int = 150) -> TransformersEngine:
+def _engine(folder: Path, strategy: str = "", batch_tokens: int = 150) -> TransformersEngine:
     """An engine that uses one way only, by its name (every one, as it likes, if empty)."""
     engine = TransformersEngine(
         EngineSpec(
             str(folder), "float32", EngineConfig(engine="transformers", batch_tokens=batch_tokens)
         )
     )
-    engine._ladder.ways = [w for w in engine._ladder.ways if w.name == way or not way]
-    assert way == Alone.name or engine._ladder.ways
+    engine._selector.strategies = [
+        w for w in engine._selector.strategies if w.name == strategy or not strategy
+    ]
+    assert strategy == SingleRows.name or engine._selector.strategies
     return engine
 
 
@@ -67,9 +74,11 @@ def _expected(model: PreTrainedModel, prompt: list[int], targets: list[list[int]
     return np.concatenate([logprobs_TV[row, ids].numpy() for row, ids in enumerate(targets)])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("prefix", "stated"), [(0, 0), (1, 0), (17, 0), (17, 17), (17, 9)])
-def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, way: str) -> None:
+def test_batches_equal_single_prompts(
+    folder: Path, prefix: int, stated: int, strategy: str
+) -> None:
     """Whatever part of the common beginning is stated as prefix, with mixed numbers of options."""
     rng = random.Random(prefix)
     common = [rng.randrange(101) for _ in range(prefix)]
@@ -83,7 +92,7 @@ def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, wa
         )
         for p in prompts
     ]
-    scores = _engine(folder, way).score(requests)
+    scores = _engine(folder, strategy).score(requests)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = np.concatenate(
         [_expected(model, request.prompt, [request.options]) for request in requests]
@@ -91,8 +100,8 @@ def test_batches_equal_single_prompts(folder: Path, prefix: int, stated: int, wa
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_likelihoods_of_continuations(folder: Path, way: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_likelihoods_of_continuations(folder: Path, strategy: str) -> None:
     rng = random.Random(3)
     prefix = [rng.randrange(101) for _ in range(11)]
     texts = [[rng.randrange(101) for _ in range(rng.randrange(2, 9))] for _ in range(6)]
@@ -101,7 +110,7 @@ def test_likelihoods_of_continuations(folder: Path, way: str) -> None:
         for text in texts
         for n in (1, 2, 5)
     ]
-    found = _engine(folder, way).loglikelihood(requests)
+    found = _engine(folder, strategy).loglikelihood(requests)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = [
         _expected(
@@ -140,7 +149,7 @@ def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> Non
 def test_an_architecture_with_other_attention_takes_the_padded_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Gemma 2 caps its attention scores, which the shared way does not: loading notices, and the numbers are right all the same."""
+    """Gemma 2 caps attention scores, which the shared strategy lacks: loading rules it out."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 64,
@@ -166,7 +175,7 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(
     )
     assert not engine.shares_prefix
     assert (
-        "shared-prefix attention: not used (does not serve this model: its attention has softcap)"
+        "shared-prefix attention: not used (does not support this model: its attention has softcap)"
         in caplog.text
     )
     rng = random.Random(1)
@@ -198,10 +207,10 @@ def test_an_architecture_with_other_attention_takes_the_padded_way(
     ],
     ids=["xglm", "gpt2"],
 )
-def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(
+def test_models_without_the_shared_strategy_are_scored_correctly(
     config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    """XGLM's layers know no rotary embedding, GPT-2's stand elsewhere."""
+    """XGLM's layers have no rotary embedding, and GPT-2's layers are elsewhere."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     engine = TransformersEngine(
@@ -223,7 +232,7 @@ def test_what_the_shared_way_does_not_serve_is_scored_all_the_same(
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
 def test_num_shared(prompts: list[list[int]]) -> None:
-    length = num_shared(prompts)
+    length = num_shared_tokens(prompts)
     assert all(p[:length] == prompts[0][:length] for p in prompts)
     longer = length + 1
     assert longer > min(map(len, prompts)) - 1 or len({tuple(p[:longer]) for p in prompts}) > 1

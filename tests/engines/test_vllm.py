@@ -1,4 +1,4 @@
-"""What the vLLM engine asks vLLM for, without vLLM."""
+"""The arguments that the vLLM engine passes to vLLM, without vLLM."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rotary frequencies that go by a row's length: what vLLM, which has one set for all rows, is told."""
+"""Rotary frequencies that depend on a row's length: vLLM has one set, so lengths are limited."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from ift_scale.errors import ConfigError
 
 pytest.importorskip("torch")
-from ift_scale.engines.vllm import longest_prompt
+from ift_scale.engines.vllm import safe_max_model_len
 
 LONG = {"rope_type": "longrope", "long_factor": [2.0], "short_factor": [1.0]}
 
@@ -43,15 +43,15 @@ LONG = {"rope_type": "longrope", "long_factor": [2.0], "short_factor": [1.0]}
 def test_prompts_end_where_the_short_frequencies_do(
     settings: dict[str, Any], given: int | None, expected: int | None
 ) -> None:
-    assert longest_prompt(settings, given) == expected
+    assert safe_max_model_len(settings, given) == expected
 
 
 def test_lengths_with_other_frequencies_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"max_model_len: 4097 is beyond LongRoPE's limit of 4096 tokens.*engine: transformers",
+        match=r"max_model_len: 4097 exceeds LongRoPE's limit of 4096 tokens.*engine: transformers",
     ) as told:
-        longest_prompt({"rope_scaling": LONG, "original_max_position_embeddings": 4096}, 4097)
+        safe_max_model_len({"rope_scaling": LONG, "original_max_position_embeddings": 4096}, 4097)
     assert told.value.exit_code == 2
 
 
@@ -62,4 +62,4 @@ def test_dynamic_scaling_is_refused(rope: dict[str, Any]) -> None:
         {"rope_parameters": {"sliding": {"rope_type": "default"}, "full": rope}},
     ):
         with pytest.raises(ConfigError, match="vLLM scales the rotary frequencies of every row"):
-            longest_prompt(settings, None)
+            safe_max_model_len(settings, None)

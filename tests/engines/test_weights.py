@@ -1,4 +1,4 @@
-"""Weight files that are not those of config.json's model are refused, by name, before anything is loaded."""
+"""Weight files that do not match config.json's model are refused by name before loading."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         (_without("lm_head.weight"), r"lack tensors .*: lm_head\.weight\. .*tie_word_embeddings"),
         (
             _without(DOWN),
-            r"lack tensors that config\.json's model has: model\.layers\.1\.mlp\.down_proj\.weight",
+            r"lack tensors of config\.json's model: model\.layers\.1\.mlp\.down_proj\.weight",
         ),
         (_without("model.layers.0.self_attn.q_proj.bias"), r"lack .*q_proj\.bias"),
         (lambda t: t | {"score.weight": torch.ones(2, 2)}, r"does not have: score\.weight"),
@@ -72,7 +72,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
         ),
         (
             lambda t: t | {DOWN: t[DOWN].to(torch.int8)},
-            r"hold integers.*: model\.layers\.1\..* is I8\. .*quantization_config",
+            r"contain integers.*: model\.layers\.1\..* is I8\. .*quantization_config",
         ),
         (
             lambda t: t | {DOWN: torch.ones(32, 47)},
@@ -152,7 +152,7 @@ def test_every_family_as_transformers_saves_it_is_taken(
         ),
     ],
 )
-def test_what_can_be_explained_is_taken(config: Any, change: Any, tmp_path: Path) -> None:
+def test_usable_explanations_are_taken(config: Any, change: Any, tmp_path: Path) -> None:
     folder = _saved(config, tmp_path / "model")
     _change(folder, change)
     weights.check(folder)
@@ -182,7 +182,7 @@ def test_quantised_weights_are_left_to_the_engine(
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """Several shards with their index, beside left-over shards of an earlier save whose names sort behind them."""
+    """Shards with an index, next to shards of an earlier save whose names sort after them."""
     folder = _saved(CONFIGS["llama"], tmp_path / "model", max_shard_size="20KB")
     files = {file.name for file in weight_files(folder)}
     assert len(files) > 2
@@ -210,7 +210,8 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     weights.check(sharded)
     with pytest.raises(
         DataError,
-        match=r"vLLM reads model-00001.*transformers and the trainer read model\.safetensors\. Move .*index",
+        match=r"vLLM reads model-00001.*transformers and the trainer read"
+        r" model\.safetensors\. Move .*index",
     ):
         weights.check_for_vllm(sharded)
     index = json.loads((sharded / INDEX).read_text())
@@ -229,15 +230,15 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     [
         (
             lambda m: m | {"model.ghost.weight": m["lm_head.weight"]},
-            r"'model\.ghost\.weight' is in .* does not hold it",
+            r"'model\.ghost\.weight' to .* does not contain it",
         ),
         (
             lambda m: m | {"lm_head.weight": m["model.embed_tokens.weight"]},
-            r"'lm_head\.weight' is in .* does not hold it",
+            r"'lm_head\.weight' to .* does not contain it",
         ),
         (lambda m: m | {"lm_head.weight": "model-9.safetensors"}, r"1 shards are missing"),
-        (lambda m: [], "is not an index of weights"),
-        (lambda m: {}, "is not an index of weights"),
+        (lambda m: [], "is not a weight index"),
+        (lambda m: {}, "is not a weight index"),
     ],
 )
 def test_an_index_that_does_not_fit_its_shards_is_refused(
@@ -253,7 +254,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(
 def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     first, second = weight_files(sharded)[:2]
     save_file(load_file(first) | load_file(second), second)
-    with pytest.raises(DataError, match=rf"{second.name}: .* is in {first.name} too"):
+    with pytest.raises(DataError, match=rf"{second.name}: .* is also in {first.name}"):
         stored_tensors(sharded)
 
 

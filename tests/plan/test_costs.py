@@ -19,7 +19,7 @@ from ift_scale.plan import disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
-from ift_scale.plan.questions import Prompts, QuestionCounts
+from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.plan.rates import STAGES, Rate, RateSources, find, measured, read_rates
 from ift_scale.scoring.question_file import GroupKey
 
@@ -40,7 +40,7 @@ def _amounts(root: Path, name: str, **sections: object) -> Amounts:
         for split, count in (("train", size), ("test", 30)):
             groups[GroupKey("choice", "pool", domain, domain, split, 4)] = count
     return amounts_of(
-        name, _config(root, name, **sections), 1000, QuestionCounts(groups=groups), PROMPTS
+        name, _config(root, name, **sections), 1000, PlannedQuestions(groups=groups), PROMPTS
     )
 
 

@@ -1,4 +1,4 @@
-"""Free questions: how they are asked, and the scores made of the answers."""
+"""Free questions: their prompts, and the scores of their answers."""
 
 import random
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
 from ift_scale.probe import free
-from ift_scale.probe.asked import by_rank
+from ift_scale.probe.selection import shuffled_by_topic
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Question, Score
@@ -31,7 +31,7 @@ def _question(number: int, split: str, kind: str = "free") -> Question:
     return Question(id=f"q{number}", split=split, kind=kind, **settings, **free_parts)  # type: ignore[arg-type]
 
 
-def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: object) -> None:
+def test_a_question_is_asked_with_every_draw_and_scored(world_model: object) -> None:
     tokenizer = PromptTokenizer(world_model)  # type: ignore[arg-type]
     config = ProbeConfig(
         num_shots=2,
@@ -84,7 +84,7 @@ def test_a_question_is_asked_with_every_draw_and_told_as_a_score(world_model: ob
 
 
 def test_answers_are_sampled_in_an_order_that_no_file_gives(tmp_path: Path) -> None:
-    """One random stream serves a chunk, so a chunk holds the same questions whatever the order of the file."""
+    """One random stream serves a chunk, so its questions must not depend on the file's order."""
 
     def chunks(name: str, order: random.Random | None) -> tuple[list[str], list[str]]:
         asked = [
@@ -99,7 +99,9 @@ def test_answers_are_sampled_in_an_order_that_no_file_gives(tmp_path: Path) -> N
         write_jsonl(tmp_path / name, asked)
         file = QuestionFile(tmp_path / name)
         rows = file.select(lambda group: True)
-        return [q.id for q in file.read(rows)], [q.id for q in file.read(by_rank(file, rows, 0))]
+        return [q.id for q in file.read(rows)], [
+            q.id for q in file.read(shuffled_by_topic(file, rows, 0))
+        ]
 
     (as_found, ranked), (shuffled, again) = chunks("a", None), chunks("b", random.Random(2))
     assert ranked == again and as_found != shuffled and sorted(ranked) == sorted(as_found)

@@ -1,4 +1,4 @@
-"""The probe with real engines: one process or several ranks, killed engines and ranks, damaged weights; always the same file."""
+"""The probe with real engines: processes, ranks, kills and damaged weights give the same file."""
 
 import os
 import re
@@ -62,7 +62,7 @@ def _num_shards(folder: Path) -> int:
 
 
 def _engines_of(folder: Path) -> list[int]:
-    """Process numbers of the engines whose log lies in the folder."""
+    """Process numbers of the engines whose log is in the folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -101,12 +101,28 @@ def alone(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_folder: Path) -> None:
     commands = {
-        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", CLI],
-        "deepspeed": [
-            "-m", "deepspeed.launcher.runner", "--master_port", str(free_port()), "--num_accelerators", "2", "--num_gpus", "2",
-            "--no_local_rank", "--module", CLI,
+        "torchrun": [
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            f"--master-port={free_port()}",
+            "-m",
+            CLI,
         ],
-    }  # fmt: skip
+        "deepspeed": [
+            "-m",
+            "deepspeed.launcher.runner",
+            "--master_port",
+            str(free_port()),
+            "--num_accelerators",
+            "2",
+            "--num_gpus",
+            "2",
+            "--no_local_rank",
+            "--module",
+            CLI,
+        ],
+    }
     _end(
         _start(
             [sys.executable, *commands[launcher], *_arguments("probe", run_folder)],
@@ -169,7 +185,7 @@ def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_fo
     assert not _engines_of(run_folder)
 
 
-def test_a_stopped_command_ends_rays_actors_and_any_goes_on(alone: Path, run_folder: Path) -> None:
+def test_a_stopped_command_ends_rays_actors_and_any_resumes(alone: Path, run_folder: Path) -> None:
     run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
     _wait(lambda: _num_shards(run_folder) >= 2)
     run.terminate()
@@ -204,14 +220,14 @@ def test_a_killed_engine_is_replaced_and_the_file_is_the_same(
     output = _end(run)
     assert not _engines_of(run_folder) and not _engines_of(expected)
     assert (
-        "the inference engine died (exit code -9); a new one is started and goes on with shard"
+        "the inference engine died (exit code -9); starting a new one, which resumes with shard"
         in output
     )
     assert _result(run_folder) == _result(expected)
 
 
 def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -> None:
-    """Shards of the old pool are not mixed into the new one's result; a stage that would read stale questions says so."""
+    """Shards of the old pool do not enter the new result, and stale questions are refused."""
     config = tmp_path / "config.yaml"
     config.write_text(f"questions: {{sources: [{{kind: paper, domain: d, path: {pool}}}]}}\n")
 
@@ -227,9 +243,22 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
 
     stage("questions", tmp_path / "run")
     run = _start(
-        [sys.executable, "-m", CLI, "probe", str(config), "--set", f"output_dir={tmp_path / 'run'}", "--set", "probe.num_shots=1",
-         "--set", "probe.engine=transformers", "--set", "probe.chunk_size=1"]
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            CLI,
+            "probe",
+            str(config),
+            "--set",
+            f"output_dir={tmp_path / 'run'}",
+            "--set",
+            "probe.num_shots=1",
+            "--set",
+            "probe.engine=transformers",
+            "--set",
+            "probe.chunk_size=1",
+        ]
+    )
     _wait(lambda: _num_shards(tmp_path / "run") >= 1)
     run.kill()
     run.communicate()
@@ -239,7 +268,7 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
         "probe", tmp_path / "run", code=2
     )
     stage("questions", tmp_path / "run")
-    assert "shards of other questions or settings were dropped" in stage("probe", tmp_path / "run")
+    assert "shards of other questions or settings" in stage("probe", tmp_path / "run")
     stage("questions", tmp_path / "fresh")
     stage("probe", tmp_path / "fresh")
     assert _result(tmp_path / "run") == _result(tmp_path / "fresh")
@@ -265,8 +294,9 @@ def test_weights_that_are_not_numbers(
 
 
 def test_every_way_of_asking_at_once(run_folder: Path) -> None:
-    """Orders, draws, prior, grades, likelihood of the text, and free questions through one engine, each reported."""
-    settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true, cloze: true, decide_by: average}"
+    """Orders, draws, prior, grades, text likelihoods and free questions through one engine."""
+    settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true,"
+    settings += " cloze: true, decide_by: average}"
     overrides = (
         f"probe.reliability={settings}",
         "probe.free={ask: true, num_samples: 2, max_tokens: 6}",

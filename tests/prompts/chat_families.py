@@ -1,5 +1,8 @@
-"""Tokenizer folders of the kinds that model families are published with, and their chat templates, shortened only where no message
-of a training set reaches (tools, documents, images)."""
+"""Tokenizer folders and chat templates of the kinds that model families are published with.
+
+Templates are shortened only in branches that no message of a training set reaches (tools,
+documents, images).
+"""
 
 import json
 from functools import lru_cache
@@ -30,20 +33,25 @@ CORPUS = [
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
     "{% set system_message = messages[0]['content'] %}"
-    "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif"
+    " %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{"
+    " raise_exception('roles must alternate') }}{% endif %}"
     "{% if loop.index0 == 0 and system_message != false %}"
     "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
     "{% else %}{% set content = message['content'] %}{% endif %}"
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token"
+    " }}{% endif %}{% endfor %}"
 )
 LLAMA3 = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
     "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
     "+ message['content'] | trim + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content"
+    " }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n'"
+    " }}{% endif %}"
 )
 LLAMA32 = """{{- bos_token }}
 {%- if not date_string is defined %}
@@ -65,7 +73,8 @@ LLAMA32 = """{{- bos_token }}
 {{- system_message }}
 {{- "<|eot_id|>" }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] \
+| trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
@@ -74,7 +83,8 @@ LLAMA32 = """{{- bos_token }}
 QWEN2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' +"
+    " '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 QWEN3 = """{%- if messages[0].role == 'system' %}
@@ -95,11 +105,13 @@ QWEN3 = """{%- if messages[0].role == 'system' %}
         {%- set reasoning_content = '' %}
         {%- if '</think>' in message.content %}
             {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
-            {%- set reasoning_content = message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set reasoning_content = message.content.split('</think>')[0].rstrip('\\n')\
+.split('<think>')[-1].lstrip('\\n') %}
         {%- endif %}
         {%- if loop.index0 > ns.last_query_index %}
             {%- if loop.last or (not loop.last and reasoning_content) %}
-                {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' }}
+                {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content\
+.strip('\\n') + '\\n</think>\\n\\n' }}
                 {{- content.lstrip('\\n') }}
             {%- else %}
                 {{- '<|im_start|>' + message.role + '\\n' + content }}
@@ -118,9 +130,10 @@ QWEN3 = """{%- if messages[0].role == 'system' %}
 {%- endif %}"""
 # The prompt always opens a block of thoughts, which a turn without thoughts closes.
 QWEN3_THINKING = QWEN3.split("{%- if add_generation_prompt %}")[0] + (
-    "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}\n"
+    "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n<think>\\n' }}\n{%-"
+    " endif %}\n"
 )
-# The other way round: the prompt writes an empty block of thoughts unless thinking is on, and turns have none.
+# The opposite: the prompt writes an empty thinking block unless thinking is on; turns have none.
 SHUT = """{%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- endfor %}
@@ -146,7 +159,8 @@ SMOLLM3 = """{%- if enable_thinking is not defined -%}
         {%- if enable_thinking -%}
             {{ "<|im_start|>assistant\\n" + message.content.lstrip("\\n") + "<|im_end|>\\n" }}
         {%- else -%}
-            {{ "<|im_start|>assistant\\n" + "<think>\\n\\n</think>\\n" + message.content.lstrip("\\n") + "<|im_end|>\\n" }}
+            {{ "<|im_start|>assistant\\n" + "<think>\\n\\n</think>\\n" + message.content\
+.lstrip("\\n") + "<|im_end|>\\n" }}
         {%- endif -%}
         {% endgeneration %}
     {%- endif -%}
@@ -160,42 +174,54 @@ SMOLLM3 = """{%- if enable_thinking is not defined -%}
 {%- endif -%}
 """
 MISTRAL = (
-    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') !="
+    " (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate"
+    " user/assistant/user/assistant/...') }}{% endif %}"
     "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif"
+    " %}{% endfor %}"
 )
 MISTRAL_SPACED = MISTRAL.replace(
     "{{ message['content'] + eos_token}}", "{{ ' ' + message['content'] + eos_token }}"
 )
 TEKKEN = MISTRAL.replace("'[INST] '", "'[INST]'").replace("' [/INST]'", "'[/INST]'")
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System"
+    " role not supported') }}{% endif %}"
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{{ raise_exception('Conversation roles must alternate"
+    " user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set"
+    " role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n'"
+    " }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
 PHI3 = (
-    "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' +"
+    " message['content'] + '<|end|>\n'}}"
     "{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
-    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] +"
+    " '<|end|>\n'}}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 PHI4 = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' +"
+    " message['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
 )
 GLM4 = (
-    "[gMASK]<sop>{% for item in messages %}{{ '<|' + item.role + '|>\n' + item.content }}{% endfor %}"
+    "[gMASK]<sop>{% for item in messages %}{{ '<|' + item.role + '|>\n' + item.content"
+    " }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 GLM45 = """[gMASK]<sop>
 {%- for m in messages -%}
 {%- if m.role == 'user' -%}<|user|>
 {{ m.content }}
-{{- '/nothink' if (enable_thinking is defined and not enable_thinking and not m.content.endswith("/nothink")) else '' -}}
+{{- '/nothink' if (enable_thinking is defined and not enable_thinking and not \
+m.content.endswith("/nothink")) else '' -}}
 {%- elif m.role == 'assistant' -%}
 <|assistant|>
 {{ '\\n<think></think>' }}
@@ -205,21 +231,27 @@ GLM45 = """[gMASK]<sop>
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-    <|assistant|>{{- '\\n<think></think>' if (enable_thinking is defined and not enable_thinking) else '' -}}
+    <|assistant|>{{- '\\n<think></think>' if (enable_thinking is defined and not \
+enable_thinking) else '' -}}
 {%- endif -%}
 """
 DEEPSEEK = (
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}"
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false"
+    " %}{% endif %}{{ bos_token }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' +"
+    " message['content'] + '\n\n' }}"
     "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}"
     "{% elif message['role'] == 'system' %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 DEEPSEEK_V3 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{"
+    " '<｜User｜>' + message['content'] }}"
     "{% endif %}"
-    "{% if message['role'] == 'assistant' %}{% set content = message['content'] %}{% if '</think>' in content %}"
-    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<｜Assistant｜>' + content + eos_token }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{% set content = message['content'] %}{% if"
+    " '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<｜Assistant｜>' +"
+    " content + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
 )
 DEEPSEEK_R1 = DEEPSEEK_V3.replace("{{ '<｜Assistant｜>' }}", "{{ '<｜Assistant｜><think>\n' }}")
@@ -227,29 +259,39 @@ TULU = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ '<|system|>\n' + message['content'] + '\n' }}"
     "{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"
-    "{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n' +"
+    " message['content'] + eos_token + '\n' }}"
     "{% else %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
 GRANITE = (
-    "{%- if messages[0]['role'] != 'system' %}{{- '<|start_of_role|>system<|end_of_role|>Knowledge Cutoff Date: April 2024.\n"
+    "{%- if messages[0]['role'] != 'system' %}{{-"
+    " '<|start_of_role|>system<|end_of_role|>Knowledge Cutoff Date: April 2024.\n"
     "Today\\'s Date: ' + strftime_now('%B %d, %Y') + '.<|end_of_text|>\n' }}{%- endif %}"
-    "{%- for message in messages %}{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + "
+    "{%- for message in messages %}{{- '<|start_of_role|>' + message['role'] +"
+    " '<|end_of_role|>' + message['content'] + "
     "'<|end_of_text|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_of_role|>assistant<|end_of_role|>' }}{%- endif %}"
 )
 HARMONY = (
-    "{{- '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') + '<|end|>' }}{%- for message in messages -%}"
-    "{%- if message.role == 'assistant' -%}{{- '<|start|>assistant<|channel|>final<|message|>' + message.content }}"
+    "{{- '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') + '<|end|>'"
+    " }}{%- for message in messages -%}"
+    "{%- if message.role == 'assistant' -%}{{-"
+    " '<|start|>assistant<|channel|>final<|message|>' + message.content }}"
     "{{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
-    "{%- else -%}{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}{%- endif -%}{%- endfor -%}"
+    "{%- else -%}{{- '<|start|>' + message.role + '<|message|>' + message.content +"
+    " '<|end|>' }}{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}\n"
 )
 FALCON = (
-    "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}{% if message['role'] == 'system' %}"
-    "{{ message['content'] }}{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}"
-    "{% if loop.last and add_generation_prompt %}{{ '\n' + '<|assistant|>\n' }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}{% if"
+    " message['role'] == 'system' %}"
+    "{{ message['content'] }}{% elif message['role'] == 'user' %}{{ '<|user|>\n' +"
+    " message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] +"
+    " eos_token }}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ '\n' + '<|assistant|>\n' }}{% endif"
+    " %}{% endfor %}"
 )
 # Text before and after the tags, as in files with a licence: white space at both ends.
 INDENTED = (
@@ -258,7 +300,10 @@ INDENTED = (
     + "  {% endfor %}\n{% if add_generation_prompt %}[assistant]{% endif %}\n"
 )
 
-QWEN_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _folder(path: Path, model_type: str, settings: dict[str, Any], template: str | None) -> Path:
@@ -276,10 +321,17 @@ def _folder(path: Path, model_type: str, settings: dict[str, Any], template: str
 def _sentencepiece_model(extra: tuple[str, ...]) -> bytes:
     made = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=made, model_type="bpe", vocab_size=480, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=list(extra),
-        hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(CORPUS),
+        model_writer=made,
+        model_type="bpe",
+        vocab_size=480,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=list(extra),
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     return made.getvalue()
 
 
@@ -306,7 +358,7 @@ def sentencepiece_folder(
 def converted_folder(
     path: Path, template: str | None, prepend: str | None, tokenizer_class: str, **settings: Any
 ) -> Path:
-    """The same as tokenizer.json. `prepend`: a Metaspace pre-tokenizer's scheme; None for normalizers that prepend."""
+    """As tokenizer.json. `prepend`: a Metaspace scheme; None for normalizers that prepend."""
     from transformers import AutoTokenizer
 
     sentencepiece_folder(path / "spm", None, False)
@@ -360,8 +412,11 @@ def byte_level_folder(
     plain: tuple[str, ...] = (),
     **settings: Any,
 ) -> Path:
-    """Llama-3's and Qwen's: control tokens `special` after the vocabulary, `plain` ones not flagged special; `start` is put before
-    a text."""
+    """Llama-3's and Qwen's kind of tokenizer.
+
+    Control tokens `special` follow the vocabulary, `plain` ones are not flagged special, and
+    `start` precedes every text.
+    """
     tokenizer = Tokenizer.from_str(_byte_level(QWEN_PATTERN))
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in special]
@@ -412,18 +467,28 @@ FAMILIES: dict[str, Any] = {
     "llama-2 legacy": lambda p: sentencepiece_folder(p, LLAMA2, True),
     "llama-2": lambda p: sentencepiece_folder(p, LLAMA2, False),
     "llama-2 legacy, not said": lambda p: sentencepiece_folder(p, LLAMA2, None),
-    "llama-2 tokenizer.json": lambda p: converted_folder(p, LLAMA2, None, "LlamaTokenizer", legacy=True, add_bos_token=True),
+    "llama-2 tokenizer.json": lambda p: converted_folder(
+        p, LLAMA2, None, "LlamaTokenizer", legacy=True, add_bos_token=True
+    ),
     "llama-2 fast": lambda p: converted_folder(p, LLAMA2, None, "PreTrainedTokenizerFast"),
     "metaspace first": lambda p: converted_folder(p, MISTRAL, "first", "PreTrainedTokenizerFast"),
     "metaspace always": lambda p: converted_folder(p, MISTRAL, "always", "PreTrainedTokenizerFast"),
     "metaspace never": lambda p: converted_folder(p, GEMMA, "never", "PreTrainedTokenizerFast"),
-    "mistral legacy": lambda p: sentencepiece_folder(p, MISTRAL, True, "mistral", clean_up_tokenization_spaces=False),
-    "mistral spaced": lambda p: sentencepiece_folder(p, MISTRAL_SPACED, False, "mistral", pad_token="</s>"),
-    "mistral without a prefix space": lambda p: sentencepiece_folder(p, TEKKEN, False, "mistral", add_prefix_space=False),
+    "mistral legacy": lambda p: sentencepiece_folder(
+        p, MISTRAL, True, "mistral", clean_up_tokenization_spaces=False
+    ),
+    "mistral spaced": lambda p: sentencepiece_folder(
+        p, MISTRAL_SPACED, False, "mistral", pad_token="</s>"
+    ),
+    "mistral without a prefix space": lambda p: sentencepiece_folder(
+        p, TEKKEN, False, "mistral", add_prefix_space=False
+    ),
     "tekken": lambda p: byte_level_folder(
         p, TEKKEN, ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], "</s>", "<s>", bos_token="<s>"
     ),
-    "sentencepiece without BOS": lambda p: sentencepiece_folder(p, FALCON, False, add_bos_token=False),
+    "sentencepiece without BOS": lambda p: sentencepiece_folder(
+        p, FALCON, False, add_bos_token=False
+    ),
     "sentencepiece, template without BOS": lambda p: sentencepiece_folder(p, FALCON, False),
     "sentencepiece legacy, template without BOS": lambda p: sentencepiece_folder(p, FALCON, True),
     "llama-3": lambda p: _llama3(p, LLAMA3),
@@ -445,16 +510,29 @@ FAMILIES: dict[str, Any] = {
     "glm-4": lambda p: byte_level_folder(p, GLM4, _GLM, "<|endoftext|>", "[gMASK]<sop>"),
     "glm-4.5": lambda p: byte_level_folder(p, GLM45, _GLM, "<|endoftext|>", "", _THINK),
     "deepseek": lambda p: byte_level_folder(p, DEEPSEEK, *_DEEPSEEK_MARKS, bos_token=_DEEPSEEK[0]),
-    "deepseek-v3": lambda p: byte_level_folder(p, DEEPSEEK_V3, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]),
-    "deepseek-r1": lambda p: byte_level_folder(p, DEEPSEEK_R1, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]),
-    "olmo-2": lambda p: byte_level_folder(p, TULU, _ROLES, "<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"),
+    "deepseek-v3": lambda p: byte_level_folder(
+        p, DEEPSEEK_V3, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]
+    ),
+    "deepseek-r1": lambda p: byte_level_folder(
+        p, DEEPSEEK_R1, *_DEEPSEEK_MARKS, _THINK, bos_token=_DEEPSEEK[0]
+    ),
+    "olmo-2": lambda p: byte_level_folder(
+        p, TULU, _ROLES, "<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    ),
     "granite": lambda p: byte_level_folder(
-        p, GRANITE, ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"], "<|end_of_text|>", bos_token="<|end_of_text|>"
+        p,
+        GRANITE,
+        ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
+        "<|end_of_text|>",
+        bos_token="<|end_of_text|>",
     ),
     "gpt-oss": lambda p: byte_level_folder(
-        p, HARMONY, ["<|endoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"], "<|return|>"
+        p,
+        HARMONY,
+        ["<|endoftext|>", "<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"],
+        "<|return|>",
     ),
     "falcon": lambda p: byte_level_folder(p, FALCON, ["<|endoftext|>"], "<|endoftext|>"),
     "indented": lambda p: _llama3(p, INDENTED, "<|end_of_text|>"),
-}  # fmt: skip
+}
 """Name -> a function that writes the folder to a path."""

@@ -1,4 +1,4 @@
-"""Real vocabularies that PyPI packages ship, as tokenizers of `transformers`. None of the packages is a dependency.
+"""Vocabularies shipped in PyPI packages, as tokenizers of `transformers`; none is a dependency.
 
 pip install --no-deps llama-models dashscope mistral-common
 """

@@ -106,7 +106,7 @@ def test_an_option_that_says_so_is_no_refusal() -> None:
         (" ", ""),
     ],
 )
-def test_normalisation_is_squads_where_nothing_is_mixed_up(text: str, expected: str) -> None:
+def test_normalisation_is_squads_unless_it_merges_answers(text: str, expected: str) -> None:
     assert answer_parsing.normalise(text) == expected
 
 
@@ -122,13 +122,26 @@ def test_exact_match_and_f1_take_the_best_alias() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("the", "A"), ("", ""), ("", "the"), ("!!!", "?"), ("...", "the"), ("\u3002", "\uff1f"), ("1.5", "15"), ("-5", "5"),
-        ("1/2", "12"), ("1,5", "15"), ("10:30", "1030"), ("1990-95", "199095"), ("C#", "C++"), ("B-", "B+"), ("C", "C++"),
+        ("the", "A"),
+        ("", ""),
+        ("", "the"),
+        ("!!!", "?"),
+        ("...", "the"),
+        ("\u3002", "\uff1f"),
+        ("1.5", "15"),
+        ("-5", "5"),
+        ("1/2", "12"),
+        ("1,5", "15"),
+        ("10:30", "1030"),
+        ("1990-95", "199095"),
+        ("C#", "C++"),
+        ("B-", "B+"),
+        ("C", "C++"),
         ("\u5317\u4eac", "\u4e1c\u4eac"),
     ],
-)  # fmt: skip
+)
 def test_different_answers_are_never_equal(one: str, other: str) -> None:
-    """Also where nothing is left of both, or the sign that is all the difference is punctuation."""
+    """Also if normalisation leaves nothing of both, or they differ in punctuation only."""
     for first, second in ((one, other), (other, one)):
         assert (
             not answer_parsing.exact_match(first, [second])
@@ -141,12 +154,23 @@ def test_different_answers_are_never_equal(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("A", "a."), ("The the Beatles", "Beatles"), ("!!!", "!!!"), ("3,000", "3000"), ("1,234,567", "1234567"), ("\u22125", "-5"),
-        (".5", "0.5"), ("10%", "10"), ("5.", "5"), ("U.S.", "US"), ("1990\u201395", "1990-95"), ("\u201cParis\u201d", "Paris"),
-        ("\u5317\u4eac\u3002", "\u5317\u4eac"), ("\uff30\uff41\uff52\uff49\uff53\u3000\uff11\uff19", "paris 19"),
+        ("A", "a."),
+        ("The the Beatles", "Beatles"),
+        ("!!!", "!!!"),
+        ("3,000", "3000"),
+        ("1,234,567", "1234567"),
+        ("\u22125", "-5"),
+        (".5", "0.5"),
+        ("10%", "10"),
+        ("5.", "5"),
+        ("U.S.", "US"),
+        ("1990\u201395", "1990-95"),
+        ("\u201cParis\u201d", "Paris"),
+        ("\u5317\u4eac\u3002", "\u5317\u4eac"),
+        ("\uff30\uff41\uff52\uff49\uff53\u3000\uff11\uff19", "paris 19"),
         ("Cafe\u0301", "caf\u00e9"),
     ],
-)  # fmt: skip
+)
 def test_the_same_answer_written_otherwise_is_equal(one: str, other: str) -> None:
     for first, second in ((one, other), (other, one)):
         assert (

@@ -1,4 +1,4 @@
-"""Chat templates of the styles that models are published with: what is supervised, where the letters are, what is refused."""
+"""Published styles of chat templates: supervised tokens, letters, and refused conversations."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from ift_scale.errors import DataError
+from ift_scale.prompts.served import template_source
 from ift_scale.prompts.templates import chat_messages, response_text
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View
@@ -20,22 +21,26 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|start|>assistant<|stop|>\n\n' }}{% endif %}"
 )
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] +"
+    " '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 THINKING = (  # an empty block of thoughts in the last turn, as Qwen3's
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
+    " '<|im_start|>assistant\n' }}{% endif %}"
 )
 MISTRAL = (  # no system role, strict alternation, no generation prompt
     "{{ bos_token }}{% for m in messages %}"
-    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles"
+    " must alternate') }}{% endif %}"
     "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] =="
+    " 'assistant' else m['role'] %}"
     "{{ '<turn>' + role + '\n' + m['content'] | trim + '<turn_end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
 )
@@ -62,7 +67,7 @@ SPECIAL = [
     "</think>",
 ]
 
-# template, EOS, what is learnt of the answer "A. one".
+# template, EOS, the supervised part of the answer "A. one".
 STYLES: dict[str, tuple[str, str, str]] = {
     "llama-3": (LLAMA3, "<|eot|>", "A. one<|eot|>"),
     "llama-3 base": (LLAMA3, "</s>", "A. one<|eot|></s>"),
@@ -128,7 +133,7 @@ def test_a_turn_is_learnt_to_the_end_of_the_sequence(tmp_path: Path, style: str)
         == 1
         == ids[:1].count(tokenizer.tokenizer.bos_token_id)
     )
-    # Evaluation asks from the very tokens before the first learnt one, which is the letter that it scores.
+    # Evaluation's prompt is the tokens before the first supervised one, the letter it scores.
     text = tokenizer.render(chat_messages(QUESTION), "model", generation=True)
     (prompt,) = tokenizer.encode([text])
     assert (
@@ -175,13 +180,13 @@ def test_a_conversation_that_the_user_ends_gets_no_end(tmp_path: Path) -> None:
     )
 
 
-def test_the_end_is_learnt_where_the_pad_token_is_the_same(tmp_path: Path) -> None:
+def test_the_end_is_learnt_if_the_pad_token_is_the_same(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path, MISTRAL, pad_token="</s>")
     assert tokenizer.tokenizer.pad_token_id == tokenizer.tokenizer.eos_token_id
     assert _learnt(tokenizer, ANSWERED) == " A. one</s>" == _learnt(tokenizer, ANSWERED, "vicuna")
 
 
-def test_a_system_role_where_the_template_takes_one(tmp_path: Path) -> None:
+def test_a_system_role_if_the_template_has_one(tmp_path: Path) -> None:
     messages = [Message(role="system", content="Be brief."), *ANSWERED]
     assert _learnt(_tokenizer(tmp_path / "a", CHATML), messages) == "A. one<|im_end|></s>"
     with pytest.raises(
@@ -190,11 +195,12 @@ def test_a_system_role_where_the_template_takes_one(tmp_path: Path) -> None:
         _tokenizer(tmp_path / "b", MISTRAL).example(messages, "model")
 
 
-def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_template_or_end_is_reported_with_the_remedy(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path / "a", None)
     with pytest.raises(
         DataError,
-        match=r"a: field 'chat_template': the tokenizer has none.*Set evaluate.template to vicuna or chatml, or",
+        match=r"a: field 'chat_template': the tokenizer has none.*Set evaluate.template to"
+        r" vicuna or chatml, or",
     ):
         tokenizer.example(ANSWERED, "model")
     assert _learnt(tokenizer, ANSWERED, "vicuna") == " A. one</s>"
@@ -207,7 +213,7 @@ def test_no_template_and_no_end_are_told_with_the_remedy(tmp_path: Path) -> None
 def test_a_generation_prompt_that_no_turn_begins_with_is_refused(tmp_path: Path) -> None:
     opened = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
     with pytest.raises(
-        DataError, match="an assistant's turn does not begin as its generation prompt does"
+        DataError, match=r"an assistant's turn does not begin like the template.s generation prompt"
     ):
         _tokenizer(tmp_path, opened).render(chat_messages(QUESTION), "model", generation=True)
 
@@ -224,12 +230,12 @@ def test_whoever_is_given_the_template_gets_the_tokens_of_training(
 ) -> None:
     own = CHATML.replace("<|im_end|>", "</s>")
     tokenizer = _tokenizer(tmp_path, own, adds_bos=adds_bos)
-    source = tokenizer.chat_source(template)
+    source = template_source(tokenizer, template)
     tokenizer.tokenizer.chat_template = source
     rendered = tokenizer.tokenizer.apply_chat_template(
         [m.model_dump() for m in ANSWERED], tokenize=True, return_dict=False
     )
     assert rendered == tokenizer.example(ANSWERED, template)[0]
     assert (
-        _tokenizer(tmp_path, source, adds_bos=adds_bos).chat_source("model") == source
+        template_source(_tokenizer(tmp_path, source, adds_bos=adds_bos), "model") == source
     )  # not twice

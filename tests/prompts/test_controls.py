@@ -1,4 +1,4 @@
-"""Contents that spell control tokens: they are text, in every template and tokenizer; nothing else changes its tokens."""
+"""Contents that spell control tokens are text, in every template and tokenizer."""
 
 import json
 from itertools import pairwise
@@ -109,16 +109,23 @@ def test_other_contents_have_the_tokens_that_they_always_had(
             [],
             tokenizer.start,
         )
-        # The copy with private names, too, gives these ids: with it, a control token in a content changes nothing around it.
+        # The copy with private names gives these ids too: a spelled control token changes only
+        # itself.
         assert tokenizer.controls.encode([rendered]) == [direct]
     assert tokenizer.controls.encode(PLAIN) == tokenizer.control_ids(PLAIN)
 
 
 def _question(spelled: str, split: str = "test") -> Question:
     return Question(
-        id="q7", domain="d", subject="d", collection="pool", split=split, answer=1, question=f"What does {spelled} end?",
+        id="q7",
+        domain="d",
+        subject="d",
+        collection="pool",
+        split=split,
+        answer=1,
+        question=f"What does {spelled} end?",
         choices=[f"a {spelled}", "a text", f"{spelled}s", "nothing"],
-    )  # fmt: skip
+    )
 
 
 def test_few_shot_prompts_and_option_texts_hold_no_control_token(
@@ -138,7 +145,7 @@ def test_few_shot_prompts_and_option_texts_hold_no_control_token(
             assert _controls(tokenizer, option.continuation) == []
 
 
-def test_answers_asked_in_a_chat_template_are_those_of_training(tokenizer: PromptTokenizer) -> None:
+def test_chat_prompts_have_the_answers_tokens_of_training(tokenizer: PromptTokenizer) -> None:
     question = _question(next(iter(tokenizer.controls.ids)))
     (request,) = Chat(tokenizer, "model").requests([question], [View(0, (0, 1, 2, 3))])
     user = tokenizer.render(_asked(request_text(question), "B. a text"), "model")
@@ -255,10 +262,10 @@ def test_control_tokens_that_are_found_after_normalization(
         assert tokenizer.encode([prompt]) == [ids[: supervised.index(True)]]
 
 
-def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_told_apart(
+def test_a_few_shot_prompt_is_text_if_control_tokens_are_inseparable(
     tmp_path: Path,
 ) -> None:
-    """Normalized tokens behind a prepended mark: `a</s>b` is text to the tokenizer itself, so a template's tokens are in doubt."""
+    """Normalized tokens after a prepended mark: the tokenizer itself reads `a</s>b` as text."""
     folder = converted_folder(tmp_path, LLAMA3, None, "PreTrainedTokenizerFast")
     state = json.loads((folder / "tokenizer.json").read_text())
     state["added_tokens"] = [token | {"normalized": True} for token in state["added_tokens"]]
@@ -269,14 +276,14 @@ def test_a_few_shot_prompt_is_text_where_a_templates_control_tokens_cannot_be_to
         "Why </s> and <s>?"
     )
     with pytest.raises(
-        ValueError, match="which this tokenizer cannot tell from the token itself: 'a<unk>b'"
+        ValueError, match="which this tokenizer cannot distinguish from the token itself: 'a<unk>b'"
     ):
         tokenizer.example(_asked("Why </s>?", "one"), "vicuna")
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordlevel"])
 def test_control_tokens_within_the_models_vocabulary(tmp_path: Path, kind: str) -> None:
-    """The model itself would find them in a text: Unigram as pieces, BPE by merges, word-level as words."""
+    """The model itself would build them: Unigram as pieces, BPE by merges, word-level as words."""
     special = ["<unk>", "<s>", "</s>"]
     if kind == "unigram":
         pieces = [*special, *[f"<0x{b:02X}>" for b in range(256)], "<", ">", "/", "s", "a", "▁"]
@@ -316,7 +323,7 @@ def test_control_tokens_within_the_models_vocabulary(tmp_path: Path, kind: str) 
         )
 
 
-def test_added_tokens_that_are_text_stay_what_they_are(tmp_path: Path) -> None:
+def test_added_tokens_that_are_text_are_unchanged(tmp_path: Path) -> None:
     plain = ("\n\n", "    ", "COVID", "ø")
     folder = byte_level_folder(
         tmp_path,
@@ -403,7 +410,7 @@ def test_a_message_that_a_template_leaves_out_is_named(tmp_path: Path) -> None:
     tokenizer = PromptTokenizer(sentencepiece_folder(tmp_path, None, True))
     messages = [Message(role="system", content="Be </s> brief."), *_asked("What?", "one")]
     with pytest.raises(
-        ValueError, match="the chat template leaves out or changes message 1, of role system"
+        ValueError, match="the chat template drops or changes message 1, of role system"
     ):
         tokenizer.example(messages, "vicuna")
 

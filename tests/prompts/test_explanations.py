@@ -1,4 +1,4 @@
-"""Which option an explanation names and which it calls the answer: phrases, then the authors' released explanations."""
+"""Options that an explanation names or calls the answer: phrases, then the released sets."""
 
 import gzip
 import json
@@ -104,7 +104,7 @@ def test_contradiction(text: str, target: int, expected: bool) -> None:
     assert contradicts(text, METALS, target) is expected
 
 
-def test_where_a_wrong_statement_is_asked_for_a_correct_one_is_not_the_answer() -> None:
+def test_a_correct_statement_is_not_the_answer_to_a_question_for_a_wrong_one() -> None:
     asked = _question(
         ["iron", "copper"], "Which of these is NOT a precious metal, except by price?"
     )
@@ -137,7 +137,7 @@ def _rates(path: Path, explained: str, target: str) -> tuple[float, float]:
 def test_rates_of_the_released_explanations(
     shared_data: Path, file: str, named: float, against: float
 ) -> None:
-    """docs/writing.md tells all of them; what these rules find was read by eye when they were stored."""
+    """docs/writing.md lists all of them; these results were checked by hand when stored."""
     by_model = file.endswith("model-exp")
     columns = ("model_exp", "pred") if by_model else ("explanation", "answer")
     found = _rates(shared_data / "official_groups" / f"{file}.jsonl.gz", *columns)

@@ -1,4 +1,4 @@
-"""The tokens that a tokenizer puts before a text: BOS, others or several, once in front of every prompt, and nothing after it."""
+"""Tokens that a tokenizer puts before a text: BOS, others or several, once, and none after it."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ift_scale.errors import DataError
+from ift_scale.prompts.served import template_source
 from ift_scale.prompts.templates import (
     Demonstrations,
     chat_messages,
@@ -29,7 +30,7 @@ GLM = (  # writes its start tokens itself, as GLM-4's
     "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-# What comes before a text and after it.
+# The tokens before a text and after it.
 STARTS = {
     "BOS": ("<s>", ""),
     "GLM": ("[gMASK] <sop>", ""),
@@ -55,7 +56,7 @@ def tokenizer(request: pytest.FixtureRequest, bpe: Tokenizer, tmp_path: Path) ->
 
 
 def _own(tokenizer: PromptTokenizer, text: str) -> list[int]:
-    """What the tokenizer itself makes of a text, without what it puts after it."""
+    """The tokenizer's own ids of a text, without those after it."""
     ids = tokenizer.tokenizer(text).input_ids
     ends = len(ids)
     while ids[ends - 1] == tokenizer.tokenizer.eos_token_id:
@@ -98,12 +99,12 @@ def test_a_template_that_writes_the_start_itself_gets_it_once(
     )
     (request,) = Chat(tokenizer, "model").requests(QUESTIONS[:1], VIEWS[:1])
     assert ids[: len(request.prompt)] == request.prompt
-    assert tokenizer.chat_source("model") == GLM
+    assert template_source(tokenizer, "model") == GLM
 
 
 def test_whoever_is_given_the_template_gets_the_start_too(tokenizer: PromptTokenizer) -> None:
     expected = tokenizer.example(ANSWERED, "vicuna")[0]
-    tokenizer.tokenizer.chat_template = tokenizer.chat_source("vicuna")
+    tokenizer.tokenizer.chat_template = template_source(tokenizer, "vicuna")
     messages = [message.model_dump() for message in ANSWERED]
     assert (
         tokenizer.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
@@ -113,7 +114,8 @@ def test_whoever_is_given_the_template_gets_the_start_too(tokenizer: PromptToken
 
 def test_a_template_may_write_bos_before_each_turn(bpe: Tokenizer, tmp_path: Path) -> None:
     template = (  # Llama-2's
-        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' +"
+        " m['content'] + ' [/INST]' }}"
         "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
     )
     tokenizer = PromptTokenizer(vocabularies.save(bpe, tmp_path, "<s>", template=template))

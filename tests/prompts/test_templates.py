@@ -56,7 +56,8 @@ def test_few_shot_prompt_is_the_papers() -> None:
     shown = _question(1, "dev")
     prompt = few_shot_prompt(_question(2), [shown])
     assert prompt == (
-        "The following are multiple choice questions about engineering. Please choose the correct answer. \n\n"
+        "The following are multiple choice questions about engineering. Please choose the"
+        " correct answer. \n\n"
         "What is 1?\nA. one\nB. two\nC. three\nD. four\nAnswer:B. two\n\n"
         "What is 2?\nA. one\nB. two\nC. three\nD. four\nAnswer:"
     )
@@ -85,7 +86,7 @@ def test_a_pool_and_a_benchmark_subject_of_one_name_share_no_demonstrations() ->
 def test_too_few_demonstrations() -> None:
     with pytest.raises(
         DataError,
-        match=r"5 demonstrations are needed and 2 dev questions are there.*lower probe.num_shots",
+        match=r"needs 5 demonstrations and has 2 dev questions.*lower probe.num_shots",
     ):
         Demonstrations([_question(i, "dev") for i in range(2)], 5, 42).of(_question(3))
 
@@ -154,13 +155,13 @@ def _sentencepiece_style() -> PreTrainedTokenizerFast:
 
 
 def _llama2_style(add_bos: bool) -> PreTrainedTokenizerFast:
-    """As Llama-2's own: the whole text is one word to the BPE, spaces are marks, a line break is a byte."""
+    """As Llama-2's: the whole text is one word to the BPE, spaces are marks, line breaks bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.decoder = _sentencepiece_decoder()
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
-    # For training only, so that no merge crosses a word or a line: SentencePiece learns within words too.
+    # Only for training, so no merge crosses a word or a line: SentencePiece merges within words.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split("\n", "removed"),
@@ -184,7 +185,7 @@ def _llama2_style(add_bos: bool) -> PreTrainedTokenizerFast:
 
 
 def _merging() -> PreTrainedTokenizerFast:
-    """A vocabulary that no real family has: the end of a demonstration and the beginning of a question are one token."""
+    """A vocabulary unlike any real one: a demonstration's end and a question's start merge."""
     tokenizer = Tokenizer.from_str(_byte_level(add_bos=False).backend_tokenizer.to_str())
     tokenizer.add_tokens(["two\n\nWhat", "\n\nWhere"])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
@@ -208,7 +209,7 @@ def tokenizer(
     return PromptTokenizer(folder)
 
 
-def test_bos_comes_once_where_the_tokenizer_puts_it(tokenizer: PromptTokenizer) -> None:
+def test_bos_comes_once_at_the_tokenizers_position(tokenizer: PromptTokenizer) -> None:
     (ids,) = tokenizer.encode(["What is 1?"])
     assert ids == tokenizer.tokenizer("What is 1?").input_ids
     assert ids.count(tokenizer.tokenizer.bos_token_id) == len(tokenizer.start) <= 1
@@ -238,7 +239,7 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(
     assert supervised == [
         i >= len(prompt) and i < len(prompt) + sum(supervised) for i in range(len(ids))
     ]
-    # The first supervised token is the letter that evaluation scores, the last is the end of the sequence.
+    # The first supervised token is the letter that evaluation scores, the last is EOS.
     (request,) = Chat(tokenizer, template).requests([question], [View(0, (0, 1, 2, 3))])
     assert request.prompt == prompt and request.options[2] == ids[len(prompt)]
     assert ids[len(prompt) + sum(supervised) - 1] == tokenizer.tokenizer.eos_token_id
@@ -262,7 +263,7 @@ def test_a_prefix_tokenised_once_gives_the_tokens_of_the_whole_prompt(
     ]
     asked = [_question(i, question=start + f" {i}?") for i, start in enumerate(starts * 15)]
     prefix = tokenizer.prefix(few_shot_prefix("engineering", shown))
-    found = tokenizer.encode_behind(prefix, [question_text(question) for question in asked], whole)
+    found = tokenizer.encode_after(prefix, [question_text(question) for question in asked], whole)
     expected = tokenizer.encode([few_shot_prompt(question, shown) for question in asked])
     assert [before + behind for before, behind in found] == expected
     shared = sum(
@@ -301,10 +302,10 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
     prefix = tokenizer.prefix(few_shot_prefix("engineering", [_question(1, "dev")]))
     text = question_text(_question(2))
     with pytest.raises(
-        DataError, match=r"otherwise when a question follows: 'What is 2.*Set whole_prompts to true"
+        DataError, match=r"differently before a question: 'What is 2.*Set whole_prompts to true"
     ):
-        tokenizer.encode_behind(prefix, [text])
-    ((before, behind),) = tokenizer.encode_behind(prefix, [text], whole=True)
+        tokenizer.encode_after(prefix, [text])
+    ((before, behind),) = tokenizer.encode_after(prefix, [text], whole=True)
     assert before + behind == tokenizer.encode([prefix.text + text])[0]
     # The same for prompts without options, which have a prefix of their own.
     dev = [_question(1, "dev", question="What is this")]
@@ -316,8 +317,8 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
         [_question(2)]
     )
     assert first.prompt == tokenizer.encode([open_prefix("", dev) + open_text(_question(2))])[0]
-    # What joins the line breaks alone shows in the few characters that every text is tokenised behind.
-    ((before, behind),) = tokenizer.encode_behind(prefix, ["Where is it?"])
+    # Tokens that join line breaks appear in the few characters before every text.
+    ((before, behind),) = tokenizer.encode_after(prefix, ["Where is it?"])
     assert before + behind == tokenizer.encode([prefix.text + "Where is it?"])[0]
 
 
@@ -380,11 +381,11 @@ def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
     assert request.options == [8, 9, 0]  # C alone is a token of its own
     with pytest.raises(
         DataError,
-        match=r"field 'option letters': have no tokens by which they differ: .*choose a model or template",
+        match=r"field 'option letters': have no distinct tokens: .*choose a model or template",
     ):
         found.after(["What is 1?\nAnswer:"], [4])
 
 
-def test_missing_tokenizer_is_told(tmp_path: object) -> None:
-    with pytest.raises(DataError, match="no tokenizer can be loaded"):
+def test_a_missing_tokenizer_is_reported(tmp_path: object) -> None:
+    with pytest.raises(DataError, match="cannot load a tokenizer"):
         PromptTokenizer(str(tmp_path))

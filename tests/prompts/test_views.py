@@ -1,4 +1,4 @@
-"""The ways in which a question is asked."""
+"""The variants in which a question is asked."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def _question(id: str = "q0", num_choices: int = 4) -> Question:
     return Question(id=id, choices=[f"c{i}" for i in range(num_choices)], **settings)  # type: ignore[arg-type]
 
 
-def test_by_default_a_question_is_asked_once_as_it_stands() -> None:
+def test_by_default_a_question_is_asked_once_unchanged() -> None:
     assert views.views_of(ReliabilityConfig())(_question()) == (View(0, (0, 1, 2, 3)),)
 
 

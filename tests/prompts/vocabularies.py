@@ -1,4 +1,4 @@
-"""Small tokenizers with the pre-tokenizers, merges and start tokens of published families, and tiny random models for them."""
+"""Small tokenizers like those of published families, and tiny random models for them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,7 +25,10 @@ WORDS = "copper willow granite amber cobalt maple quartz cedar basalt iron birch
 SPECIAL = ["<unk>", "<s>", "</s>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K = (
@@ -34,15 +37,16 @@ O200K = (
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DEEPSEEK = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|"
-    r"\s+(?!\S)|\s+"
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DEEPSEEK_CODER = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"\p{N}"]
 """The first DeepSeek models split signs from letters, so nothing merges."""
 
 # No space between `Answer:` and the answer, so that the letter may merge with the colon.
 TIGHT = (
-    "{% for m in messages %}{{ ' USER: ' + m['content'] if m['role'] == 'user' else '\nAnswer:' + m['content'] + eos_token }}"
+    "{% for m in messages %}{{ ' USER: ' + m['content'] if m['role'] == 'user' else"
+    " '\nAnswer:' + m['content'] + eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
 )
 
@@ -85,7 +89,7 @@ def _split(*patterns: str) -> list[Any]:
 def byte_level(
     *patterns: str, letters: str = "ABCD", add_prefix_space: bool = False, more: Sequence[str] = ()
 ) -> Tokenizer:
-    """Byte-level BPE. `patterns`: the pre-tokenizer's; none for GPT-2's own. `more`: whole pieces in the vocabulary."""
+    """Byte-level BPE with the given pre-tokenizer patterns (default GPT-2's) and whole pieces."""
     tokenizer = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=not patterns)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_split(*patterns), level])
@@ -117,7 +121,7 @@ def without(pieces: Sequence[str], tokenizer: Tokenizer) -> Tokenizer:
 
 
 def metaspace_bpe(scheme: str) -> Tokenizer:
-    """Sentencepiece's BPE with byte fallback: spaces are marks, and before the text, or each part of it, comes one."""
+    """Sentencepiece's BPE with byte fallback; a mark precedes the text or each of its parts."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
@@ -133,7 +137,7 @@ def metaspace_bpe(scheme: str) -> Tokenizer:
 
 
 def unigram(scheme: str, lines: bool) -> Tokenizer:
-    """Sentencepiece's Unigram with byte fallback, where `Answer:A` may be any pieces. Without `lines` a line break is a space."""
+    """Sentencepiece's Unigram with byte fallback; without `lines` a line break is a space."""
     tokenizer = Tokenizer(models.Unigram())
     if not lines:
         tokenizer.normalizer = normalizers.Replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Everything here is offline, and what `datasets` makes of local files goes to a folder of the test."""
+"""All tests here are offline; `datasets` caches local files in a folder of the test."""
 
 from pathlib import Path
 

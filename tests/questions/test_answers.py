@@ -1,4 +1,4 @@
-"""The option that an answer names: letters, numbers from 0 or 1, texts, and class labels by their names."""
+"""The option that an answer names: letters, numbers from 0 or 1, texts, and class names."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ LETTER_TEXTS = ["B", "A", "O", "AB"]
     ],
 )
 def test_values_that_name_an_option(value: object, form: Any, expected: int) -> None:
-    assert answers.option(PLACE, value, TEXTS, form) == expected
+    assert answers.option_index(PLACE, value, TEXTS, form) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_values_that_name_an_option(value: object, form: Any, expected: int) -> 
 def test_options_that_look_like_answers(
     value: object, choices: list[str], form: Any, expected: int
 ) -> None:
-    assert answers.option(PLACE, value, choices, form) == expected
+    assert answers.option_index(PLACE, value, choices, form) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_options_that_look_like_answers(
             "A",
             LETTER_TEXTS,
             "auto",
-            r"may mean option A \(letter\) or B \(its text\) \(value: 'A'\). Set fields.answer_form",
+            r"may mean option A \(letter\) or B \(its text\) \(value: 'A'\). Set"
+            r" fields.answer_form",
         ),
         (
             "1",
@@ -84,7 +85,8 @@ def test_options_that_look_like_answers(
             "E",
             TEXTS,
             "auto",
-            r"is neither an option's index nor its letter nor its text \(value: 'E'\). Use an index from 0 to 3",
+            r"is neither an option's index nor its letter nor its text \(value: 'E'\). Use"
+            r" an index from 0 to 3",
         ),
         ("E", TEXTS, "letter", r"is not a letter from A to D \(value: 'E'\)"),
         ("(A", TEXTS, "auto", r"is neither .*\(value: '\(A'\)"),
@@ -126,7 +128,7 @@ def test_values_that_are_refused(
     value: object, choices: list[str], form: Any, problem: str
 ) -> None:
     with pytest.raises(DataError, match=rf"pool.csv:7: field 'key': {problem}") as caught:
-        answers.option(PLACE, value, choices, form)
+        answers.option_index(PLACE, value, choices, form)
     assert caught.value.exit_code == 2
 
 
@@ -189,7 +191,8 @@ def test_numbered_classes_that_do_not_begin_at_0_are_refused(
     path = _classes(tmp_path / "train.parquet", ["1", "2", "3", "4"], [0, 1])
     with pytest.raises(
         DataError,
-        match=r"field 'key': has the classes 1, 2, 3, 4, which do not count from 0. Set fields.answer_form",
+        match=r"field 'key': has the classes 1, 2, 3, 4, which do not count from 0. Set"
+        r" fields.answer_form",
     ):
         _load(path, form)
 
@@ -210,19 +213,22 @@ def test_classes_that_name_no_option_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keys", [[0, 2], ["0", "2"], ["D", "C"]])
 def test_classes_that_the_readme_declares(keys: list[object], tmp_path: Path) -> None:
-    """Files without types of their own, beside the types that the hub keeps in README.md."""
+    """Files without types of their own, next to the types that the hub keeps in README.md."""
     rows = [{"q": f"q{i}", "options": TEXTS, "key": key} for i, key in enumerate(keys)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "README.md").write_text(
-        "---\ndataset_info:\n  features:\n  - name: q\n    dtype: string\n  - name: options\n    list: string\n"
-        "  - name: key\n    dtype:\n      class_label:\n        names:\n          '0': D\n          '1': A\n          '2': C\n"
+        "---\ndataset_info:\n  features:\n  - name: q\n    dtype: string\n  - name:"
+        " options\n    list: string\n"
+        "  - name: key\n    dtype:\n      class_label:\n        names:\n          '0': D\n"
+        "          '1': A\n          '2': C\n"
         "          '3': B\n---\n# A dataset\n"
     )
     assert [question.answer for question in _load(tmp_path)] == [3, 2]
     (tmp_path / "train.jsonl").write_text(json.dumps({"q": "q", "options": TEXTS, "key": 9}) + "\n")
     with pytest.raises(
         DataError,
-        match=r"train.jsonl:1: field 'key': is none of the column's 4 classes D, A, C, B \(value: 9\)",
+        match=r"train.jsonl:1: field 'key': is not one of the column's 4 classes D, A, C, B"
+        r" \(value: 9\)",
     ):
         _load(tmp_path)
 
@@ -291,9 +297,10 @@ def test_rows_with_fewer_options_than_columns(tmp_path: Path) -> None:
     found = _load(tmp_path / "pool.csv", choices=["A", "B", "C", "D"])
     assert [(len(question.choices), question.answer) for question in found] == [(3, 2), (2, 1)]
     for row, problem in {
-        "one,two,three,,D": r"pool.csv:2: field 'key': is neither an option's index nor its letter .*\(value: 'D'\)",
-        "one,,three,four,A": r"pool.csv:2: field 'B': must be a text that is not empty \(value: ''\)",
-        "one,,,,A": r"pool.csv:2: field 'B': must be a text that is not empty",
+        "one,two,three,,D": r"pool.csv:2: field 'key': is neither an option's index nor its"
+        r" letter .*\(value: 'D'\)",
+        "one,,three,four,A": r"pool.csv:2: field 'B': must be a non-empty string \(value: ''\)",
+        "one,,,,A": r"pool.csv:2: field 'B': must be a non-empty string",
     }.items():
         (tmp_path / "pool.csv").write_text(f"q,A,B,C,D,key\nq1,{row}\n")
         with pytest.raises(DataError, match=problem):

@@ -1,4 +1,4 @@
-"""Questions that stand twice: what counts as equal or near, between which sets it is looked for, and what is left out."""
+"""Duplicate questions: equal and near ones, the sets compared, and the rows removed."""
 
 import json
 from collections import Counter
@@ -12,12 +12,15 @@ from ift_scale.errors import ConfigError, DataError
 from ift_scale.io.files import read_jsonl, write_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
-from ift_scale.questions import audit, run
+from ift_scale.questions import audit, audit_result, run
 from ift_scale.questions.similarity import Normal, SimilarIndex, bands
 from ift_scale.records import QUESTIONS_FILE, Question
 from ift_scale.stage import Task
 
-TEXT = "Which treaty ended the long war between the two northern kingdoms in the year of the great flood?"
+TEXT = (
+    "Which treaty ended the long war between the two northern kingdoms in the year of"
+    " the great flood?"
+)
 OPTIONS = ["The treaty of Ore", "The treaty of Elm", "The peace of Ash", "The truce of Oak"]
 
 
@@ -30,10 +33,10 @@ def _question(
 
 def _audit(
     folder: Path, questions: list[Question], **settings: object
-) -> tuple[audit.Found, list[tuple[str, str, str]]]:
+) -> tuple[audit_result.AuditResult, list[tuple[str, str, str]]]:
     write_jsonl(folder / "questions.jsonl", questions)
     found = audit.audit(folder / "questions.jsonl", AuditConfig(**settings), folder)  # type: ignore[arg-type]
-    pairs = read_jsonl(folder / audit.PAIRS, audit.Pair)
+    pairs = read_jsonl(folder / audit.PAIRS, audit_result.Pair)
     return found, [(pair.id, pair.other_id, pair.kind) for pair in pairs]
 
 
@@ -180,7 +183,7 @@ def test_a_pool_of_nothing_but_duplicates(pool: Path, tmp_path: Path) -> None:
     config = _leaking_pool(pool)
     config.questions.audit.remove = "held_out"
     (pool / "test.jsonl").write_text((pool / "test.jsonl").read_text().splitlines()[1] + "\n")
-    with pytest.raises(DataError, match=r"has no test question\. The audit has left out all"):
+    with pytest.raises(DataError, match=r"has no test question\. The audit removed all"):
         run.gather(
             config, Task("questions", tmp_path / "out", "key", {}), Bar("questions", None, None)
         )
@@ -210,7 +213,7 @@ def test_options_equal_to_the_right_one(
     choices: list[str], answer: int, expected: object, tmp_path: Path
 ) -> None:
     found, _ = _audit(tmp_path, [_question("t", "a", "train", choices=choices, answer=answer)])  # type: ignore[arg-type]
-    listed = read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit.EqualOptions)
+    listed = read_jsonl(tmp_path / audit.EQUAL_OPTIONS, audit_result.EqualOptions)
     assert [(row.answer, row.equal, row.exact) for row in listed] == (
         [] if expected is None else [expected]
     )
@@ -241,7 +244,7 @@ def test_equal_options_are_counted_by_cell_and_printed(tmp_path: Path) -> None:
     assert set(found.ambiguous) == {1, 4}  # never the demonstration
     printed = audit.table(json.loads((tmp_path / "audit.json").read_text()))
     assert (
-        "1 of 3 pool/train/law have an option equal to the right one (2 without regard to case"
+        "1 of 3 pool/train/law have an option equal to the right one (2 when ignoring case"
         in printed
     )
 
@@ -257,11 +260,18 @@ def _add(pool: Path, split: str, row: dict[str, object]) -> None:
         ("none", (8, 5), {}),
         ("equal_options", (7, 4), {"left out: equal options": 2}),
         ("demonstrated", (8, 4), {"left out: demonstrations": 1}),
-        (["equal_options", "demonstrated", "train"], (6, 3), {
-            "left out: equal options": 2, "left out: demonstrations": 1, "left out: duplicates": 1}),
+        (
+            ["equal_options", "demonstrated", "train"],
+            (6, 3),
+            {
+                "left out: equal options": 2,
+                "left out: demonstrations": 1,
+                "left out: duplicates": 1,
+            },
+        ),
     ],
-)  # fmt: skip
-def test_what_is_removed_by_setting(
+)
+def test_removal_by_setting(
     pool: Path, tmp_path: Path, remove: object, left: tuple[int, int], reasons: dict[str, int]
 ) -> None:
     config = _leaking_pool(pool).model_dump(mode="json")

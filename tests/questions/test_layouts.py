@@ -1,4 +1,4 @@
-"""Dataset folders as people have them: archives, hub downloads, clones, plain folders, CSV from anywhere."""
+"""Dataset folders in practice: archives, hub downloads, clones, plain folders, any CSV."""
 
 import csv
 import gzip
@@ -224,9 +224,9 @@ def test_mmlu_as_hendrycks_csv(
     [
         ("q,a,b,c,d,E", r"field 'answer': is not a letter from A to D \(value: 'E'\)"),
         ("q,a,b,c,d,2", r"field 'answer': is not a letter from A to D \(value: '2'\)"),
-        ("q,a,,c,d,A", r"field 'B': must be a text that is not empty \(value: ''\)"),
+        ("q,a,,c,d,A", r"field 'B': must be a non-empty string \(value: ''\)"),
         ("q,a,b,c,d", r"must have the 6 columns"),
-        (",a,b,c,d,A", r"field 'question': must be a text that is not empty"),
+        (",a,b,c,d,A", r"field 'question': must be a non-empty string"),
     ],
 )
 def test_mmlu_csv_rows_that_are_refused(row: str, problem: str, tmp_path: Path) -> None:
@@ -242,8 +242,13 @@ def test_mmlu_answers_as_classes(tmp_path: Path) -> None:
     import datasets
 
     def load(name: str, names: str) -> list[int | None]:
-        features = datasets.Features({"question": datasets.Value("string"), "choices": datasets.List(datasets.Value("string")),
-                                      "answer": datasets.ClassLabel(names=list(names))})  # fmt: skip
+        features = datasets.Features(
+            {
+                "question": datasets.Value("string"),
+                "choices": datasets.List(datasets.Value("string")),
+                "answer": datasets.ClassLabel(names=list(names)),
+            }
+        )
         rows = [
             {"question": f"q {label}", "choices": list("wxyz"), "answer": label}
             for label in range(4)
@@ -270,8 +275,12 @@ def test_mmlu_csv_files_in_one_folder(num_rows: int, tmp_path: Path) -> None:
     for subject, split in product(("anatomy", "virology"), ("dev", "val", "test")):
         rows = "".join(f"{subject} {split} {number},a,b,c,d,C\n" for number in range(num_rows))
         (tmp_path / f"{subject}_{split}.csv").write_text(rows)
-    expected = [(split, f"{subject} {split} {number}", list("abcd"), 2)
-                for split, subject, number in product(("dev", "test"), ("anatomy", "virology"), range(num_rows))]  # fmt: skip
+    expected = [
+        (split, f"{subject} {split} {number}", list("abcd"), 2)
+        for split, subject, number in product(
+            ("dev", "test"), ("anatomy", "virology"), range(num_rows)
+        )
+    ]
     assert _contents(_load("mmlu", tmp_path)) == expected
 
 
@@ -286,7 +295,7 @@ def test_splits_without_a_row_are_refused(tmp_path: Path) -> None:
         (tmp_path / name / "test.csv").write_text(content)
         with pytest.raises(
             DataError,
-            match=rf"{name}: its split 'test' has no row. Fetch it again, or set splits.test",
+            match=rf"{name}: its split 'test' has no rows. Fetch it again, or set splits.test",
         ):
             _load("huggingface", tmp_path / name, fields=fields, **settings)
     row = {"question": "q", "choices": ["a", "b"], "answer": 0, "subject": "anatomy"}
@@ -382,12 +391,12 @@ def test_an_archive_that_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "cmmlu_v1_0_1.zip").write_bytes(b"PK\x03\x04")
     (tmp_path / "cmmlu.py").write_text("")
     with pytest.raises(
-        DataError, match=r"holds no data file .*Unpack cmmlu_v1_0_1.zip there first"
+        DataError, match=r"contains no data file .*Unpack cmmlu_v1_0_1.zip there first"
     ):
         _load("medmcqa", tmp_path)
 
 
-# The other published datasets, each with the files that its hub repository holds
+# The other published datasets, each with the files in its hub repository
 
 
 def _medmcqa(folder: Path) -> None:
@@ -481,7 +490,7 @@ def test_downloaded_hub_folders(
         assert {q.question[0] for q in questions} == {"e" if settings else "c"}
 
 
-def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_configuration(tmp_path: Path) -> None:
     _arc(tmp_path)
     with pytest.raises(
         DataError, match=r"has no configuration 'ARC-Eazy'. Set `name`: did you mean 'ARC-Easy'"
@@ -628,10 +637,10 @@ def test_csv_texts_keep_their_line_ends_and_quotation_marks(name: str, tmp_path:
         ),
         (
             HEADER + "q,x,,A\nq,x,y,A\n",
-            r":2: field 'B': must be a text that is not empty \(value: ''\)",
+            r":2: field 'B': must be a non-empty string \(value: ''\)",
         ),
         (HEADER + "q,x,y,\n", r":2: field 'answer': is neither"),
-        (HEADER + ",x,y,A\n", r":2: field 'question': must be a text that is not empty"),
+        (HEADER + ",x,y,A\n", r":2: field 'question': must be a non-empty string"),
     ],
 )
 def test_csv_files_that_are_refused(content: str, problem: str, tmp_path: Path) -> None:
@@ -652,7 +661,8 @@ def test_csv_in_another_encoding_names_the_line(tmp_path: Path) -> None:
     [
         (
             {"choices": [1, 2]},
-            r"field 'choices': an option is empty or not a text \(option A\) \(value: 1\).*as a text: \"1\"",
+            r"field 'choices': an option is empty or not a text \(option A\) \(value:"
+            r" 1\).*as a text: \"1\"",
         ),
         (
             {"choices": ["x", None]},
@@ -667,13 +677,13 @@ def test_csv_in_another_encoding_names_the_line(tmp_path: Path) -> None:
         ({"choices": ["x"]}, r"field 'choices': must be a list of 2 to 26 options"),
         (
             {"question": float("nan")},
-            r"field 'question': must be a text that is not empty \(value: nan\)",
+            r"field 'question': must be a non-empty string \(value: nan\)",
         ),
-        ({"question": ["q"]}, r"field 'question': must be a text"),
-        ({"question": {"stem": "q"}}, r"field 'question': must be a text"),
-        ({"question": 12}, r"field 'question': must be a text .*as a text: \"12\""),
+        ({"question": ["q"]}, r"field 'question': must be a non-empty string"),
+        ({"question": {"stem": "q"}}, r"field 'question': must be a non-empty string"),
+        ({"question": 12}, r"field 'question': must be a non-empty string .*as a text: \"12\""),
         ({"question": None}, r"field 'question': missing"),
-        ({"topic": float("nan")}, r"field 'topic': must be a text, or be left out \(value: nan\)"),
+        ({"topic": float("nan")}, r"field 'topic': must be a text or be omitted \(value: nan\)"),
         ({"topic": 3}, r"field 'topic': must be a text"),
         ({"answer": float("nan")}, r"field 'answer': is neither .*\(value: nan\)"),
         ({"answer": None}, r"field 'answer': is neither"),
@@ -695,7 +705,9 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet"):
         _one_file(path)
     _parquet(path, [{"question": "q", "A": 1.0, "B": "y", "answer": "A"}])
-    with pytest.raises(DataError, match=r"a.parquet:1: field 'A': must be a text .*\(value: 1.0\)"):
+    with pytest.raises(
+        DataError, match=r"a.parquet:1: field 'A': must be a non-empty string .*\(value: 1.0\)"
+    ):
         _one_file(path)
 
 
@@ -721,7 +733,7 @@ def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
         ),
         (
             "configs:\n- config_name: a\n  data_files: '*.csv'",
-            r"field 'configs': lists files for configuration 'a' that are not",
+            r"field 'configs': lists files for configuration 'a', but none",
         ),
         (
             "dataset_info:\n  features:\n  - name: q\n    dtype: nosuchtype",

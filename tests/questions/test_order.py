@@ -1,4 +1,4 @@
-"""Which questions are drawn, and what they are called, does not depend on the order of the rows in a file."""
+"""Drawn questions and their ids do not depend on the order of the rows in a file."""
 
 import csv
 import json
@@ -136,9 +136,9 @@ def test_a_draw_is_a_uniform_sample() -> None:
     ids = [f"q{number}" for number in range(20)]
     hits = dict.fromkeys(ids, 0)
     for seed in range(2000):
-        drawn = draws.sample(ids, 5, f"key/{seed}")
-        assert len(set(drawn)) == 5
-        for id in drawn:
+        random_split = draws.sample(ids, 5, f"key/{seed}")
+        assert len(set(random_split)) == 5
+        for id in random_split:
             hits[id] += 1
     # Binomial(2000, 1/4): five standard deviations are 97.
     assert all(abs(count - 500) < 97 for count in hits.values())

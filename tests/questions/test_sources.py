@@ -10,7 +10,7 @@ import pytest
 from ift_scale.config import HubFields, HubSource, MmluSource, PaperSource, Source
 from ift_scale.errors import DataError
 from ift_scale.questions import world
-from ift_scale.questions.run import Tally
+from ift_scale.questions.run import QuestionCounts
 from ift_scale.questions.sources import load_source
 from ift_scale.records import Question
 
@@ -50,7 +50,8 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ({"answer": 4}, r"train.jsonl:2: field 'answer': is out of range \(value: 4\)"),
         (
             {"answer": "E"},
-            r"train.jsonl:2: field 'answer': is neither an option's index nor its letter \(value: 'E'\)",
+            r"train.jsonl:2: field 'answer': is neither an option's index nor its letter"
+            r" \(value: 'E'\)",
         ),
         ({"answer": True}, r"field 'answer': is neither"),
         ({"id": ...}, r"train.jsonl:2: field 'id': missing"),
@@ -60,7 +61,7 @@ def test_paper_pool_limited_the_same_for_the_same_seed(pool: Path) -> None:
         ),
         ({"choices": ["a", " ", "c", "d"]}, r"train.jsonl:2: field 'choices': an option is empty"),
         ({"explanation": 7}, r"train.jsonl:2: field 'explanation': must be a text"),
-        ({"question": ""}, r"train.jsonl:2: field 'question': must be a text"),
+        ({"question": ""}, r"train.jsonl:2: field 'question': must be a non-empty string"),
     ],
 )
 def test_bad_rows(pool: Path, changes: dict[str, object], problem: str) -> None:
@@ -190,9 +191,9 @@ def test_a_corrupt_gzip_body(pool: Path) -> None:
         _load(_paper(pool))
 
 
-def test_a_pool_without_a_split_is_told(pool: Path) -> None:
+def test_a_pool_without_a_split_is_refused(pool: Path) -> None:
     (pool / "test.jsonl").write_text("")
-    tally = Tally()
+    tally = QuestionCounts()
     for question in _load(_paper(pool)):
         tally.add(question)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The stage as a whole: one pass, counts, and ids that stand twice."""
+"""The stage as a whole: one pass, counts, and repeated ids."""
 
 import json
 from pathlib import Path
@@ -65,20 +65,24 @@ def test_a_row_is_written_before_the_next_is_read(
         assert len(read) == expected
 
 
-def test_an_id_that_stands_twice_in_a_file(pool: Path, tmp_path: Path) -> None:
+def test_a_repeated_id_in_a_file(pool: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (pool / "train.jsonl").read_text().splitlines()]
     rows[4]["id"] = rows[1]["id"]
     (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
         DataError,
-        match=r"train.jsonl:5: field 'id': stands already at .*train.jsonl:2 \(value: 'engineering/train/1'",
+        match=r"train.jsonl:5: field 'id': already used at .*train.jsonl:2 \(value:"
+        r" 'engineering/train/1'",
     ):
         _run(tmp_path / "out", _pool(pool))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_id_that_two_sources_give(pool: Path, tmp_path: Path) -> None:
-    problem = r"two sources give the same id \(value: 'engineering/dev/0'\). questions.sources.0 and .1 hold the same domain"
+    problem = (
+        r"two sources give the same id \(value: 'engineering/dev/0'\)."
+        r" questions.sources.0 and .1 have the same domain"
+    )
     with pytest.raises(DataError, match=problem):
         _run(tmp_path / "out", _pool(pool), _pool(pool))
 

@@ -8,7 +8,7 @@ import pytest
 
 from ift_scale.config import EngineConfig
 from ift_scale.engines import pool
-from ift_scale.engines.pool import slots_for
+from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import resolved_identity
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.io.progress import Bar
@@ -125,8 +125,10 @@ def test_an_actors_engine_gets_the_devices_that_ray_has_set(
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("RANK", "1")
     config = EngineConfig(tensor_parallel_size=2)
-    (slot,) = slots_for(config, "auto", tmp_path / "probe.log", Ranks(5, 0, 9), Bar("t", 0, None))
-    slot.serve(tmp_path)
+    (worker,) = engine_workers(
+        config, "auto", tmp_path / "probe.log", Ranks(5, 0, 9), Bar("t", 0, None)
+    )
+    worker.load(tmp_path)
     assert started == [(("6", "3"), "probe-rank5.log")]
 
 
@@ -143,7 +145,9 @@ def test_a_coordinator_has_no_engine_and_uses_the_shards_of_its_ranks(
     )  # such as a cluster's head without GPUs
     coordinator = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
     assert (
-        slots_for(EngineConfig(), "auto", tmp_path / "probe.log", coordinator, Bar("t", 0, None))
+        engine_workers(
+            EngineConfig(), "auto", tmp_path / "probe.log", coordinator, Bar("t", 0, None)
+        )
         == []
     )
     assert (

@@ -1,4 +1,4 @@
-"""Tokens that the embedding has no row for are refused before anything is launched, and only where a text uses them."""
+"""Tokens beyond the embedding are refused before any launch, but only if a text uses them."""
 
 import json
 import shutil
@@ -20,13 +20,16 @@ from ift_scale.records import Arm, Question
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Asker, Target
+from ift_scale.scoring.target import Asker, Target
 from ift_scale.stage import Task
 from ift_scale.train import prepare as training
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
 
-MESSAGE = r"the token 'zork' has the id {}, and the model's embedding has {} rows. Use the tokenizer that belongs"
+MESSAGE = (
+    r"the token 'zork' has the id {}, but the model's embedding has only {} rows. Use"
+    r" the tokenizer that belongs"
+)
 
 
 @pytest.fixture(scope="module")

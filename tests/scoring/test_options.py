@@ -1,4 +1,4 @@
-"""Option letters in every kind of vocabulary, against plain forward passes over the whole tokenised prompt with the letter."""
+"""Option letters in every kind of vocabulary, against plain forward passes over whole prompts."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,6 +28,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain, views_of
 from ift_scale.questions import mmlu, paper
 from ift_scale.records import LETTERS, Message, Question
+from ift_scale.scoring.blocks import blocks
 from ift_scale.scoring.letters import Chat, Cloze, FewShot, LetterAsker
 from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
@@ -36,7 +37,7 @@ from ift_scale.scoring.options import (
     are_distinct,
     option_logprobs,
 )
-from ift_scale.scoring.scores import ChoiceScores, blocks
+from ift_scale.scoring.scores import ChoiceScores
 from tests.prompts import published, vocabularies
 
 QUESTIONS = [vocabularies.question(number, 3 if number == 1 else 4) for number in range(4)]
@@ -56,7 +57,7 @@ WITH_PERIOD = {"metaspace bpe", "metaspace bpe, each part"}
 
 
 class Model:
-    """A folder's tokenizer with a random model: the engine, and what plain forward passes say."""
+    """A folder's tokenizer with a random model: the engine, and plain forward passes."""
 
     def __init__(self, folder: Path, family: str):
         self.folder, self.family = folder, family
@@ -72,7 +73,7 @@ class Model:
     def expected(
         self, prompt: str, endings: Sequence[str], from_prompt: bool = False
     ) -> list[float]:
-        """The log-probability of each ending's tokens after the longest token prefix that all of the whole texts share."""
+        """Returns each ending's log-probability after the token prefix that all texts share."""
         ids = [self.tokenizer.tokenizer(prompt + ending).input_ids for ending in endings]
         compared = [*ids, self.tokenizer.tokenizer(prompt).input_ids] if from_prompt else ids
         start = next(n for n in range(10_000) if len({tuple(row[: n + 1]) for row in compared}) > 1)
@@ -102,7 +103,7 @@ def _few_shot(model: Model, question: Question, order: Sequence[int], draw: int)
 
 
 def test_letters_of_all_orders_and_draws(model: Model) -> None:
-    """Every view's log-probabilities are those of plain forward passes; what is made of them is too."""
+    """Every view's log-probabilities equal plain forward passes, and so do the scores."""
     asker = LetterAsker(FewShot(model.tokenizer, Demonstrations(DEV, 2, 42)), views_of(ORDERS))
     written = asker.write(QUESTIONS)
     table = asker.ask(model.engine, written)
@@ -159,8 +160,10 @@ def test_letters_in_a_chat_template(model: Model, template: str, response: str) 
 def test_evaluation_asks_from_the_tokens_that_training_shows(
     model: Model, template: str, response: str
 ) -> None:
-    """The context and each option's tokens are the beginning of the training example with that answer, and its supervised part
-    begins no later than where the options differ."""
+    """The context and an option's tokens begin the training example with that answer.
+
+    Its supervised part begins no later than the tokens in which the options differ.
+    """
     for question, request in zip(
         QUESTIONS,
         Chat(model.tokenizer, template, response).requests(
@@ -179,7 +182,7 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(
 
 
 def test_option_texts(model: Model) -> None:
-    """The likelihoods of option texts, from the longest prefix that the prompt and all of them share."""
+    """The likelihoods of option texts, after the longest prefix that prompt and texts share."""
     requests = Cloze(model.tokenizer, Demonstrations(DEV, 2, 42)).requests(QUESTIONS)
     found = iter(model.engine.loglikelihood(requests).tolist())
     prefix = open_prefix("engineering", Demonstrations(DEV, 2, 42).of(QUESTIONS[0]))
@@ -194,7 +197,7 @@ def test_option_texts(model: Model) -> None:
 def test_published_vocabularies_on_real_questions(
     tmp_path: Path, shared_data: Path, name: str
 ) -> None:
-    """5-shot MMLU prompts and the engineering pool's, with the vocabularies that Llama-3, Qwen and Mistral are published with."""
+    """5-shot prompts with the published vocabularies of Llama-3, Qwen and Mistral."""
     published.FAMILIES[name](tmp_path)
     model = Model(tmp_path, name)
     questions = [
@@ -290,7 +293,7 @@ def test_letters_are_found_once_for_prompts_that_end_alike(model: Model) -> None
 
 
 class _Characters:
-    """Each character is a token, but `:A`, `:B` and `x\\n:` are one; in a text with a `z`, `:A` is two."""
+    """Each character is a token, but `:A`, `:B` and `x\\n:` are one; after a `z`, `:A` is two."""
 
     tokenizer, path = None, Path("t")
 
@@ -305,7 +308,7 @@ class _Characters:
 
 
 def test_a_prompt_whose_tokens_end_differently_is_tokenised_whole() -> None:
-    """Its last line is the same, but not the tokens that were seen to merge: the letters are found again for this prompt."""
+    """Same last line, but other merged tokens: the boundary is computed again for this prompt."""
     tokenizer: Any = _Characters()
     requests = LetterTokens(tokenizer, WHOLE_PROMPTS).after(["q\n:", "x\n:", "y\n:"], [2, 2, 2])
     assert [(r.prompt, r.options) for r in requests] == [

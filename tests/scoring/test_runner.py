@@ -1,4 +1,4 @@
-"""The scoring core with an engine that is not a model: order, chunks, ranks, resumption, deaths, lengths."""
+"""The scoring core with a fake engine: order, chunks, ranks, resumption, deaths, lengths."""
 
 import threading
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ift_scale.config import ReliabilityConfig
-from ift_scale.engines.pool import Slot
+from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied
 from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.errors import DataError, EnvironmentProblem
@@ -19,12 +19,13 @@ from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question, Score
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.runner import Share, Target, compute, work_of
+from ift_scale.scoring.runner import Share, compute
 from ift_scale.scoring.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.target import Target, work_of
 
 
 class Echo:
-    """Prefers the option whose number the prompt ends with; counts what it was asked."""
+    """Prefers the option whose number ends the prompt; records its requests."""
 
     context_length = 50
 
@@ -105,9 +106,9 @@ def _target(
     )
 
 
-def _slots(*engines: Echo) -> list[Slot]:
+def _engine_workers(*engines: Echo) -> list[EngineWorker]:
     bar = Bar("t", 0, None)
-    return [Slot(lambda path, engine=engine: engine, bar) for engine in engines]
+    return [EngineWorker(lambda path, engine=engine: engine, bar) for engine in engines]
 
 
 ALONE = Share()
@@ -117,7 +118,7 @@ def _score(
     questions: QuestionFile, folder: Path, *engines: Echo, share: Share = ALONE, **settings: object
 ) -> Target:
     target = _target(questions, folder, **settings)  # type: ignore[arg-type]
-    compute(questions, [target], _slots(*engines), share, Bar("t", 0, None))
+    compute(questions, [target], _engine_workers(*engines), share, Bar("t", 0, None))
     return target
 
 
@@ -176,7 +177,7 @@ def test_ranks_share_the_chunks_and_merge_to_the_same_bytes(
     )  # nothing was computed twice
 
 
-def test_a_leader_without_engines_merges_what_the_ranks_compute_and_watches_them(
+def test_rank_zero_without_engines_merges_and_watches_the_ranks(
     tmp_path: Path,
 ) -> None:
     questions = _questions(tmp_path, 40)
@@ -221,7 +222,7 @@ def test_a_dead_ranks_share_is_taken_up(tmp_path: Path) -> None:
     ).read_bytes()
 
 
-def test_an_engine_that_dies_is_replaced_and_the_run_goes_on(
+def test_a_dead_engine_is_replaced_and_the_run_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = _questions(tmp_path, 10)
@@ -230,20 +231,20 @@ def test_an_engine_that_dies_is_replaced_and_the_run_goes_on(
     compute(
         questions,
         [target],
-        [Slot(lambda path: engines.pop(0), Bar("t", 0, None))],
+        [EngineWorker(lambda path: engines.pop(0), Bar("t", 0, None))],
         Share(),
         Bar("t", 0, None),
     )
     assert _ids(tmp_path / "out") == BY_TOPIC
-    assert "a new one is started and goes on with shard 2" in capsys.readouterr().out
+    assert "starting a new one, which resumes with shard 2" in capsys.readouterr().out
 
 
 def test_an_engine_that_keeps_dying_is_an_error(tmp_path: Path) -> None:
     questions = _questions(tmp_path, 10)
     target = _target(questions, tmp_path / "out")
-    slot = Slot(lambda path: Echo(fail_after=0, error=EngineDied), Bar("t", 0, None))
+    worker = EngineWorker(lambda path: Echo(fail_after=0, error=EngineDied), Bar("t", 0, None))
     with pytest.raises(EngineDied):
-        compute(questions, [target], [slot], Share(), Bar("t", 0, None))
+        compute(questions, [target], [worker], Share(), Bar("t", 0, None))
 
 
 def test_a_changed_chunk_size_or_key_does_not_mix_up_shards(
@@ -256,7 +257,7 @@ def test_a_changed_chunk_size_or_key_does_not_mix_up_shards(
         engine = Echo()
         _score(questions, tmp_path / "out", engine, **settings)
         assert len(engine.asked) == 10
-        assert "2 shards of other questions or settings were dropped" in capsys.readouterr().out
+        assert "removed 2 shards of other questions or settings" in capsys.readouterr().out
         (tmp_path / "out" / "scores.parquet").unlink()
 
 
@@ -270,30 +271,30 @@ def test_one_engine_serves_several_weights_or_is_replaced(
     questions = _questions(tmp_path, 6)
     targets = [_target(questions, tmp_path / name, model=name) for name in ("a", "b", "c")]
     warm = Echo()
-    compute(questions, targets, _slots(warm), Share(), Bar("t", 0, None))
+    compute(questions, targets, _engine_workers(warm), Share(), Bar("t", 0, None))
     assert warm.loaded == [Path("b"), Path("c")]
     started: list[Path] = []
-    slot = Slot(lambda path: (started.append(path), Fixed())[1], Bar("t", 0, None))
+    worker = EngineWorker(lambda path: (started.append(path), Fixed())[1], Bar("t", 0, None))
     targets = [_target(questions, tmp_path / f"{name}2", model=name) for name in ("a", "b")]
-    compute(questions, targets, [slot], Share(), Bar("t", 0, None))
+    compute(questions, targets, [worker], Share(), Bar("t", 0, None))
     assert started == [Path("a"), Path("b")]
     assert (
-        "could not take new weights, so a new one is started: its weights did not change"
+        "failed to load new weights; starting a new one: its weights did not change"
         in capsys.readouterr().out
     )
 
 
-def test_prompt_over_the_context_is_told(tmp_path: Path) -> None:
+def test_prompt_over_the_context_is_refused(tmp_path: Path) -> None:
     engine = Echo()
     engine.context_length = 1
     with pytest.raises(
         DataError,
-        match=r"question q\d: its prompt has 2 tokens, more than the model's context takes \(1\)",
+        match=r"question q\d: its prompt has 2 tokens, but the model's context has 1",
     ):
         _score(_questions(tmp_path, 2), tmp_path / "out", engine)
 
 
-def test_probabilities_that_are_not_numbers_are_told(tmp_path: Path) -> None:
+def test_nan_probabilities_are_reported(tmp_path: Path) -> None:
     class Broken(Echo):
         def score(self, requests: Sequence[ScoreRequest]) -> np.ndarray:
             return np.where(np.arange(4 * len(requests)) == 6, np.nan, -1.0)

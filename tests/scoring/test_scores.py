@@ -1,4 +1,4 @@
-"""From raw log-probabilities to what the model knows, on models whose knowledge and habits are given."""
+"""From raw log-probabilities to knowledge, on models with known beliefs and habits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,10 @@ from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.io.files import read_parquet
 from ift_scale.prompts.views import View, views_of
 from ift_scale.records import GRADES, Question, Score
-from ift_scale.scoring import scores
+from ift_scale.scoring import grades
+from ift_scale.scoring.blocks import Block, LetterPrior, blocks
 from ift_scale.scoring.letters import LetterAsker
-from ift_scale.scoring.scores import SCHEMA, ChoiceScores, LetterPrior, blocks, write_rows
+from ift_scale.scoring.scores import SCHEMA, ChoiceScores, ChoiceSummary, write_rows
 
 PRIOR = np.array([0.55, 0.25, 0.15, 0.05])
 
@@ -37,7 +38,7 @@ def _questions(count: int, num_choices: int = 4) -> list[Question]:
 
 
 class Spelled:
-    """The prompt says all: the question's number, the draw, and the order in which its options are shown."""
+    """The prompt encodes the question's number, the draw, and the order of its options."""
 
     def requests(self, questions: Sequence[Question], views: Sequence[View]) -> list[ScoreRequest]:
         pairs = zip(questions, views, strict=True)
@@ -48,7 +49,7 @@ class Spelled:
 
 
 class Habitual:
-    """Knows each content's probability (of question n) and leans to letters by PRIOR: P(letter) is their product, normalised."""
+    """P(letter) is the product of the content's probability and PRIOR, normalised."""
 
     def __init__(self, prior: np.ndarray = PRIOR, letter_mass: float = 0.9):
         self.prior, self.letter_mass = prior, letter_mass
@@ -98,7 +99,7 @@ def test_a_plain_score(tmp_path: Path) -> None:
     assert "letter_bias" not in summary["letters"]["4"]  # type: ignore[index]
 
 
-def test_the_average_is_by_content_and_letter_bias_is_what_rotation_leaves(tmp_path: Path) -> None:
+def test_the_average_is_by_content_and_rotations_leave_the_letter_bias(tmp_path: Path) -> None:
     config = ReliabilityConfig(permutations="circular", decide_by="average")
     for name, prior in {"leaning": PRIOR, "even": np.full(4, 0.25)}.items():
         (tmp_path / name).mkdir()
@@ -131,7 +132,7 @@ def test_the_average_is_by_content_and_letter_bias_is_what_rotation_leaves(tmp_p
 
 
 def test_pride_finds_the_prior_and_gives_the_content_back(tmp_path: Path) -> None:
-    """The prior and the content multiply here, as PriDe assumes, so both come back exactly, from a part of the questions."""
+    """Prior and content multiply here, as PriDe assumes, so both are recovered exactly."""
     found, summary = _scored(
         ReliabilityConfig(prior_share=0.3, decide_by="debiased"), Habitual(), tmp_path
     )
@@ -149,14 +150,14 @@ def test_the_prior_is_each_option_counts_own() -> None:
     assert prior.of(4) is None
     orders = np.array([[[0, 1], [1, 0]]])
     logprobs = np.log(np.array([[[0.8, 0.2], [0.8, 0.2]]]))
-    prior.add(scores.Block(np.arange(1), logprobs, orders, np.zeros((1, 2), int), np.array([0])))
+    prior.add(Block(np.arange(1), logprobs, orders, np.zeros((1, 2), int), np.array([0])))
     assert prior.of(2) == pytest.approx([0.8, 0.2]) and prior.of(4) is None
 
 
 def test_grades_are_sliCKs() -> None:  # noqa: N802
     greedy = np.array([1.0, 0.5, 0.0, 0.0])
     sampled = np.array([0.9, 0.0, 0.1, 0.0])
-    assert scores.grade_of(greedy, sampled).tolist() == [0, 1, 2, 3]
+    assert grades.grade_of(greedy, sampled).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_knowledge_is_more_than_guessing(
     greedy: int, sampled: int, draws: int, num_choices: int, grade: str
 ) -> None:
     shares = np.array([greedy / draws]), np.array([sampled / (16 * draws)])
-    found = scores.grade_beyond_chance(
+    found = grades.grade_beyond_chance(
         *shares, np.array([draws]), np.array([16 * draws]), 1 / num_choices, 0.05
     )
     assert GRADES[int(found[0])] == grade
@@ -199,14 +200,14 @@ def test_knowledge_is_more_than_guessing(
     assert grade == ("HighlyKnown" if greedy == draws else by_scipy)
 
 
-def test_samples_of_one_draw_are_alike_where_draws_differ() -> None:
+def test_samples_of_one_draw_are_alike_if_draws_differ() -> None:
     rng = np.random.default_rng(0)
-    steady = [scores.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
+    steady = [grades.effective_samples(rng.random((16, 10)) < 0.35) for _ in range(200)]
     assert 110 < np.mean(steady) <= 160
     fickle = np.tile(np.arange(10) < 4, (16, 1))
     assert (
-        scores.effective_samples(fickle) == 10
-        and scores.effective_samples(np.ones((16, 10))) == 160
+        grades.effective_samples(fickle) == 10
+        and grades.effective_samples(np.ones((16, 10))) == 160
     )
 
 
@@ -228,7 +229,7 @@ class Guesses:
 
 @pytest.mark.parametrize("sure", [0.3, 0.5, 0.9])
 def test_guessed_questions_are_unknown(sure: float, tmp_path: Path) -> None:
-    """By the paper's rule next to none is: one of ten draws or of 160 samples is right by chance."""
+    """The paper's rule grades nearly none: one of ten draws or 160 samples is right by chance."""
     config = ReliabilityConfig(demonstration_draws=10, grades=True)
     known, _ = _scored(config, Guesses(sure), tmp_path, count=200)  # type: ignore[arg-type]
     unknown = sum(score.grade == "Unknown" for score in known) / 200
@@ -240,7 +241,7 @@ def test_guessed_questions_are_unknown(sure: float, tmp_path: Path) -> None:
     assert sum(score.grade == "Unknown" for score in paper) / 200 < 0.05
 
 
-def test_what_the_model_is_wrong_about_is_unknown(tmp_path: Path) -> None:
+def test_wrong_answers_are_unknown(tmp_path: Path) -> None:
     """Sure of another option in every draw."""
 
     class Wrong:
@@ -279,9 +280,9 @@ def test_graded_samples_follow_the_letters_at_the_temperature(tmp_path: Path) ->
 
 def test_calibration_by_hand() -> None:
     """Four questions: confidences 0.7, 0.7, 0.9, 0.9; right, wrong, right, right."""
-    summary = scores.Summary()
+    summary = ChoiceSummary()
     probs = np.array([[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.1, 0.9]])
-    block = scores.Block(
+    block = Block(
         np.arange(4),
         np.log(probs)[:, None],
         np.tile(np.arange(2), (4, 1, 1)),

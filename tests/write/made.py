@@ -1,4 +1,4 @@
-"""What the tests of the write stage share: a small pool with scores, and writers that are scripts."""
+"""Shared by the tests of the write stage: a small pool with scores, and scripted writers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import TEXTS_FILE, Question, Score, Text
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.stage import Task
-from ift_scale.write import deal, run
-from ift_scale.write.run import Sources
+from ift_scale.write import assignment, run
+from ift_scale.write.run import WriteInputs
 
 CHOICES = ["copper", "oak", "glass", "steel"]
-# (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, uncertain and right, uncertain and wrong
+# (answer, prediction, confidence, grade) of q0, q1, ...: right, wrong, then both but uncertain
 KNOWN = [
     (0, 0, 0.9, "HighlyKnown"),
     (1, 2, 0.8, "Unknown"),
@@ -71,14 +71,14 @@ def stage(
     model: Path,
     scores: Mapping[str, Score] | None = None,
 ) -> tuple[list[Text], Manifest]:
-    """The write stage on these questions, each of q0, q1, ... known as KNOWN says where no scores are given."""
+    """The write stage on these questions, with KNOWN's knowledge unless scores are given."""
     folder = Path(settings.output_dir)
     write_jsonl(folder / "questions.jsonl", questions)
     known = scores or {
         q.id: score(int(q.id[1:]), q.domain, q.kind) for q in questions if q.split == "train"
     }
-    sources = Sources(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
-    inputs = deal.model_digests(settings, "base")
+    sources = WriteInputs(model, lambda: QuestionFile(folder / "questions.jsonl"), lambda: known)
+    inputs = assignment.model_digests(settings, "base")
     run.write(
         settings,
         Task("write", folder / "write", "key", inputs),
@@ -91,8 +91,8 @@ def stage(
     return read_jsonl(folder / "write" / TEXTS_FILE, Text), manifest
 
 
-class ScriptedSlot:
-    """An engine place whose engine answers by `say(prompt, seed)`; it raises `death` when asked after `dies_after` prompts."""
+class ScriptedWorker:
+    """A worker whose engine answers by `say(prompt, seed)`; raises `death` after some prompts."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ScriptedSlot:
         self.samplings: list[Sampling] = []
         self.context_length, self.killed, self.closed = 1000, False, False
 
-    def serve(self, model_path: Path) -> "ScriptedSlot":
+    def load(self, model_path: Path) -> "ScriptedWorker":
         return self
 
     def reset_cache(self) -> None:

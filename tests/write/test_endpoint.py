@@ -1,4 +1,4 @@
-"""The stage with a server: what it is asked, and what happens when it is down, slow, busy, wrong or silent."""
+"""The stage with a server: requests, and a server that is down, slow, busy, wrong or silent."""
 
 import json
 import threading
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Server:
-    """An OpenAI-compatible server that answers by `script(number of the request, what was asked)`."""
+    """An OpenAI-compatible server that answers by `script(number of the request, request)`."""
 
     def __init__(self, script: Callable[[int, Asked], Answer]):
         self.asked: list[Asked] = []
@@ -115,7 +115,7 @@ def _write(folder: Path, url: str, count: int = 5, on_failure: str = "drop", **p
     return stage(settings, [question(4 * n) for n in range(count)], Path("unused"))
 
 
-def test_what_the_server_is_asked(
+def test_requests_to_the_server(
     tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
@@ -136,7 +136,7 @@ def test_what_the_server_is_asked(
     assert "secret" not in (tmp_path / "write" / "manifest.json").read_text()
 
 
-def test_the_same_seeds_each_time_and_others_when_written_anew(
+def test_equal_seeds_each_time_and_others_for_retries(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     server = serve(lambda number, asked: Answer("It is old."))
@@ -160,7 +160,7 @@ def test_chat_goes_to_the_chat_endpoint(tmp_path: Path, serve: Callable[..., Ser
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_or_failing_server_is_asked_again(
+def test_requests_to_a_busy_or_failing_server_are_retried(
     tmp_path: Path, serve: Callable[..., Server], status: int
 ) -> None:
     server = serve(
@@ -172,7 +172,7 @@ def test_a_busy_or_failing_server_is_asked_again(
     assert written[0].text == "It is made of copper." and len(server.asked) == 3
 
 
-def test_a_server_that_goes_down_is_told_and_the_rest_written_later(
+def test_a_server_that_goes_down_is_reported_and_the_rest_written_later(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     server = serve(lambda number, asked: Answer() if number <= 4 else Answer("out of memory", 500))
@@ -190,9 +190,7 @@ def test_a_server_that_goes_down_is_told_and_the_rest_written_later(
     assert not (tmp_path / "write" / "texts.jsonl").exists()
 
 
-def test_going_on_asks_only_for_what_is_missing(
-    tmp_path: Path, serve: Callable[..., Server]
-) -> None:
+def test_resuming_requests_only_missing_texts(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(lambda number, asked: Answer("", 500) if number in (7, 8, 9) else Answer())
     with pytest.raises(EnvironmentProblem):
         _write(tmp_path, server.url, count=12, concurrency=1)
@@ -240,12 +238,12 @@ def test_a_slow_server_is_given_up(tmp_path: Path, serve: Callable[..., Server])
         ),
         (
             Answer(body=b"<html>hello</html>", headers={"content-type": "text/html"}),
-            "is no completion.*OpenAI-compatible",
+            "is not a completion.*OpenAI-compatible",
         ),
-        (Answer(body=b"{}"), "is no completion"),
+        (Answer(body=b"{}"), "is not a completion"),
     ],
 )
-def test_a_refusal_is_told_at_once(
+def test_a_refusal_is_reported_at_once(
     tmp_path: Path, serve: Callable[..., Server], answer: Answer, told: str
 ) -> None:
     server = serve(lambda number, asked: answer)
@@ -254,9 +252,7 @@ def test_a_refusal_is_told_at_once(
     assert len(server.asked) == 1
 
 
-def test_a_server_that_takes_no_seed_is_asked_without(
-    tmp_path: Path, serve: Callable[..., Server]
-) -> None:
+def test_a_server_without_seeds_gets_none(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(
         lambda number, asked: (
             Answer("unknown field: seed", 400) if "seed" in asked.body else Answer()
@@ -281,7 +277,7 @@ def test_a_server_that_returns_nothing(
         _write(tmp_path, server.url, style="chat" if text is None else "plain")
 
 
-def test_some_empty_texts_are_written_anew_or_dropped(
+def test_some_empty_texts_are_rewritten_or_dropped(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     def script(number: int, asked: Asked) -> Answer:

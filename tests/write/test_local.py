@@ -1,4 +1,4 @@
-"""The stage with scripted engines: who writes what, checks, attempts, failures, and going on after an end."""
+"""The stage with scripted engines: writers, checks, attempts, failures, and resuming."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ from ift_scale.io.manifests import is_done
 from ift_scale.prompts import texts
 from ift_scale.records import TEXTS_FILE, Text
 from ift_scale.stage import Task
-from ift_scale.write import deal, run
-from tests.write.made import CHOICES, ScriptedSlot, config, question, stage
+from ift_scale.write import assignment, run
+from tests.write.made import CHOICES, ScriptedWorker, config, question, stage
 
 PLAIN = {"own": {"kind": "base_model", "style": "plain", "max_tokens": 30}}
 
@@ -30,15 +30,15 @@ def _good(prompt: str, seed: int) -> str:
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, world_model: Path) -> Callable[..., ScriptedSlot]:
+def scripted(monkeypatch: pytest.MonkeyPatch, world_model: Path) -> Callable[..., ScriptedWorker]:
     """Put a scripted engine in the place of real ones."""
 
     def place(
-        say: Callable[[str, int], str] = _good, *parts: Any, num_slots: int = 1
-    ) -> ScriptedSlot:
-        slots = [ScriptedSlot(world_model, say, *parts) for _ in range(num_slots)]
-        monkeypatch.setattr(run, "slots_for", lambda *_: slots)
-        return slots[0]
+        say: Callable[[str, int], str] = _good, *parts: Any, num_workers: int = 1
+    ) -> ScriptedWorker:
+        workers = [ScriptedWorker(world_model, say, *parts) for _ in range(num_workers)]
+        monkeypatch.setattr(run, "engine_workers", lambda *_: workers)
+        return workers[0]
 
     return place
 
@@ -52,14 +52,18 @@ def _pool(count: int, explained: bool = True) -> list[Any]:
 
 
 def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
-    slot = scripted()
+    worker = scripted()
     written, manifest = stage(config(tmp_path, PLAIN), _pool(8), world_model)
     assert [(t.question_id, t.target, t.author) for t in written] == [
-        ("q0", 0, "dataset"), ("q4", 0, "dataset"), ("q1", 1, "dataset"), ("q5", 1, "dataset"),
-        ("q1", 2, "base_model"), ("q5", 2, "base_model"),
-    ]  # fmt: skip
+        ("q0", 0, "dataset"),
+        ("q4", 0, "dataset"),
+        ("q1", 1, "dataset"),
+        ("q5", 1, "dataset"),
+        ("q1", 2, "base_model"),
+        ("q5", 2, "base_model"),
+    ]
     assert (
         written[4].text == "It is made of glass."
         and written[4].attempts == 1
@@ -72,20 +76,20 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
     )
     assert manifest.counts["failed"] == 0 and manifest.counts["written_in_this_run"] == 2
     assert (
-        slot.closed
-        and slot.samplings[0][:1] == (30,)
-        and slot.samplings[0].temperature == 0.7
-        and slot.samplings[0].top_p == 0.8
+        worker.closed
+        and worker.samplings[0][:1] == (30,)
+        and worker.samplings[0].temperature == 0.7
+        and worker.samplings[0].top_p == 0.8
     )
     found = texts.read(tmp_path / "write" / TEXTS_FILE)
     assert found[texts.TextKey("q1", "explanation", 2, "base_model")] == written[4]
     assert found[texts.TextKey("q1", "explanation", 1, "external")].author == "dataset"
 
 
-def test_texts_that_fail_are_written_anew_with_another_seed(
+def test_failed_texts_are_rewritten_with_another_seed(
     tmp_path: Path,
     world_model: Path,
-    scripted: Callable[..., ScriptedSlot],
+    scripted: Callable[..., ScriptedWorker],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tries: dict[str, int] = {}
@@ -100,7 +104,7 @@ def test_texts_that_fail_are_written_anew_with_another_seed(
         }
         return scripts[machine][tries[machine] - 1]
 
-    slot = scripted(say)
+    worker = scripted(say)
     written, manifest = stage(
         config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model
     )
@@ -109,7 +113,7 @@ def test_texts_that_fail_are_written_anew_with_another_seed(
         (3, ["contradicts the target"]),
         (3, ["empty"]),
     ]
-    assert len({sampling.seed for sampling in slot.samplings}) == 3 == len(slot.samplings)
+    assert len({sampling.seed for sampling in worker.samplings}) == 3 == len(worker.samplings)
     assert manifest.counts["written_anew"] == 3 and manifest.counts["failed"] == 2
     assert manifest.counts["explanation/base_model/contradicts the target"] == 1
     assert "2 of 3 texts fail their checks" in capsys.readouterr().out
@@ -130,7 +134,7 @@ def test_texts_that_fail_are_written_anew_with_another_seed(
 def test_checks_and_attempts_are_settings(
     tmp_path: Path,
     world_model: Path,
-    scripted: Callable[..., ScriptedSlot],
+    scripted: Callable[..., ScriptedWorker],
     write: dict[str, Any],
     expected: Any,
 ) -> None:
@@ -141,7 +145,7 @@ def test_checks_and_attempts_are_settings(
 
 
 def test_a_failing_text_may_end_the_run(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted(lambda prompt, seed: "It is old.")
     settings = config(tmp_path, PLAIN | {"on_failure": "error"}, settings=["self_aligning"])
@@ -152,8 +156,8 @@ def test_a_failing_text_may_end_the_run(
         stage(settings, _pool(4), world_model)
 
 
-def test_a_writer_that_says_nothing_at_all_is_told(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+def test_a_writer_of_empty_texts_is_reported(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted(lambda prompt, seed: "")
     with pytest.raises(
@@ -163,8 +167,8 @@ def test_a_writer_that_says_nothing_at_all_is_told(
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(8), world_model)
 
 
-def test_killed_between_chunks_it_goes_on_and_writes_the_same(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+def test_killed_between_chunks_it_resumes_with_the_same_texts(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     def say(prompt: str, seed: int) -> str:  # depends on the seed, and fails now and then
         return f"It is made of {CHOICES[seed % 4]} (seed {seed})."
@@ -193,66 +197,65 @@ def test_killed_between_chunks_it_goes_on_and_writes_the_same(
 def test_an_engine_that_dies_is_replaced(
     tmp_path: Path,
     world_model: Path,
-    scripted: Callable[..., ScriptedSlot],
+    scripted: Callable[..., ScriptedWorker],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scripted(_good, 1, EngineDied)
     written, _ = stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(12), world_model)
     assert [t.text for t in written] == ["It is made of glass."] * 3
-    assert "a new one is started and goes on" in capsys.readouterr().out
+    assert "starting a new one" in capsys.readouterr().out
 
 
 def test_several_engines_share_the_chunks(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     own = {"own": PLAIN["own"] | {"chunk_size": 2}}
-    first = scripted(lambda prompt, seed: time.sleep(0.02) or _good(prompt, seed), num_slots=3)
+    first = scripted(lambda prompt, seed: time.sleep(0.02) or _good(prompt, seed), num_workers=3)
     written, _ = stage(config(tmp_path, own, settings=["self_aligning"]), _pool(80), world_model)
     assert [t.question_id for t in written] == [f"q{n}" for n in range(1, 80, 4)]
     assert first.closed and len(first.prompts) < 20
 
 
 def test_other_settings_write_only_what_is_new(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     pool = _pool(8)
     scripted()
     stage(config(tmp_path, PLAIN), pool, world_model)
-    slot = scripted()
+    worker = scripted()
     stage(
         config(tmp_path, PLAIN | {"on_failure": "keep"}, consistency_ratios=[0.2]),
         pool,
         world_model,
     )
-    assert slot.prompts == []
+    assert worker.prompts == []
     stage(config(tmp_path, PLAIN, settings=["self_aligning", "self_distilled"]), pool, world_model)
-    assert len(slot.prompts) == 8  # the right options' explanations
+    assert len(worker.prompts) == 8  # the right options' explanations
     stage(config(tmp_path, PLAIN | {"seed": 1}, settings=["self_aligning"]), pool, world_model)
-    assert len(slot.prompts) == 10
+    assert len(worker.prompts) == 10
 
 
-def test_nothing_is_read_or_started_where_no_text_is_needed(
-    tmp_path: Path, world_model: Path
-) -> None:
+def test_nothing_is_read_or_started_if_no_text_is_needed(tmp_path: Path, world_model: Path) -> None:
     def never() -> Any:
         raise AssertionError("not needed")
 
     settings = config(tmp_path, response="letter_text")
-    assert deal.settings_of(settings) is None
+    assert assignment.settings_of(settings) is None
     run.write(
         settings,
         Task("write", tmp_path / "write", "key", {}),
-        run.Sources(world_model, never, never),
+        run.WriteInputs(world_model, never, never),
         tmp_path,
         None,
     )  # type: ignore[arg-type]
     assert texts.read(tmp_path / "write" / TEXTS_FILE) == {} and is_done(tmp_path / "write", "key")
 
 
-def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model: Path) -> None:
+def test_a_dataset_without_the_explanations_is_refused(tmp_path: Path, world_model: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"write.external.kind: is dataset, and 4 of 4 needed texts are not there.*matching.author",
+        match=r"write.external.kind: is dataset, but 4 of 4 needed texts are"
+        r" missing.*matching.author",
     ):
         stage(config(tmp_path), _pool(8, explained=False), world_model)
     settings = config(
@@ -260,7 +263,7 @@ def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model
     )  # another option's explanation
     with pytest.raises(DataError, match="2 of 2 needed texts"):
         stage(settings, _pool(8), world_model)
-    with pytest.raises(DataError, match=r"write.contexts.kind: is dataset, and 2 of 2"):
+    with pytest.raises(DataError, match=r"write.contexts.kind: is dataset, but 2 of 2"):
         stage(
             config(tmp_path, settings=["contextualized"], response="letter"),
             _pool(8, explained=False),
@@ -268,8 +271,8 @@ def test_the_dataset_cannot_explain_what_it_does_not(tmp_path: Path, world_model
         )
 
 
-def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+def test_an_external_model_replaces_missing_or_failed_explanations(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted()
     pool = [
@@ -280,24 +283,29 @@ def test_an_external_model_writes_what_the_dataset_lacks_or_has_wrong(
     write = {"external": {"kind": "model", "path": str(world_model), "style": "plain"}}
     written, _ = stage(config(tmp_path, write, settings=["harmonious"]), pool, world_model)
     assert [(t.author, t.text) for t in written] == [
-        ("dataset", "It is of copper."), ("external", "It is made of copper."), ("external", "It is made of copper."),
-    ]  # fmt: skip
+        ("dataset", "It is of copper."),
+        ("external", "It is made of copper."),
+        ("external", "It is made of copper."),
+    ]
     alone, manifest = stage(
         config(tmp_path / "alone", settings=["harmonious"]), pool[:2], world_model
     )
     assert [(t.author, t.failed) for t in alone] == [
-        ("dataset", []), ("dataset", ["does not name the target", "contradicts the target"]),
-    ]  # fmt: skip
+        ("dataset", []),
+        ("dataset", ["does not name the target", "contradicts the target"]),
+    ]
     assert manifest.counts["failed"] == 1 and manifest.counts["written"] == 0
 
 
-def test_contexts(tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]) -> None:
+def test_contexts(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
+) -> None:
     pool = _pool(4)
     from_dataset, _ = stage(
         config(tmp_path / "a", settings=["contextualized"], response="letter"), pool, world_model
     )
     assert [(t.kind, t.target, t.author) for t in from_dataset] == [("context", None, "dataset")]
-    slot = scripted(lambda prompt, seed: "Wood burns.")  # it need not name the answer
+    worker = scripted(lambda prompt, seed: "Wood burns.")  # it need not name the answer
     write = {"contexts": {"kind": "base_model", "style": "urial", "max_tokens": 20}}
     written, _ = stage(
         config(tmp_path / "b", write, settings=["contextualized"], response="letter"),
@@ -305,7 +313,7 @@ def test_contexts(tmp_path: Path, world_model: Path, scripted: Callable[..., Scr
         world_model,
     )
     assert [(t.text, t.author, t.failed) for t in written] == [("Wood burns.", "base_model", [])]
-    assert "The answer is: oak" in slot.prompts[0]
+    assert "The answer is: oak" in worker.prompts[0]
     assert list(texts.read(tmp_path / "b" / "write" / TEXTS_FILE)) == [
         texts.TextKey("q1", "context", None, "external")
     ]
@@ -325,20 +333,21 @@ def test_a_free_questions_context_comes_from_the_dataset(tmp_path: Path, world_m
     assert [(t.kind, t.text) for t in written] == [("context", "Q1 is of oak.")]
 
 
-def test_a_prompt_that_is_too_long_is_told(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+def test_a_prompt_that_is_too_long_is_refused(
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
-    slot = scripted()
-    slot.context_length = 40
+    worker = scripted()
+    worker.context_length = 40
     with pytest.raises(
         DataError,
-        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30 that is more",
+        match=r"question q1: its prompt has \d+ tokens, and with write.own.max_tokens = 30"
+        r" that exceeds",
     ):
         stage(config(tmp_path, PLAIN, settings=["self_aligning"]), _pool(4), world_model)
 
 
 def test_chat_needs_a_chat_template(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     scripted()
     with pytest.raises(
@@ -356,7 +365,7 @@ def test_chat_needs_a_chat_template(
 
 
 def test_chat_is_written_in_the_models_own_template(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     model = tmp_path / "chatty"
     shutil.copytree(world_model, model)
@@ -366,7 +375,7 @@ def test_chat_is_written_in_the_models_own_template(
     )
     template += "{% if add_generation_prompt %}<assistant>{% endif %}"
     (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
-    slot = scripted(lambda prompt, seed: "It is of glass.")
+    worker = scripted(lambda prompt, seed: "It is of glass.")
     stage(
         config(
             tmp_path, {"own": {"kind": "base_model", "style": "chat"}}, settings=["self_aligning"]
@@ -374,15 +383,19 @@ def test_chat_is_written_in_the_models_own_template(
         _pool(4),
         model,
     )
-    assert slot.prompts[0].startswith("<user>What is the machine Q1") and slot.prompts[0].endswith(
-        "<assistant>"
-    )
+    assert worker.prompts[0].startswith("<user>What is the machine Q1") and worker.prompts[
+        0
+    ].endswith("<assistant>")
 
 
 @pytest.mark.parametrize(
     ("write", "construct", "problem"),
     [
-        ({"external": {"kind": "model"}}, {}, "write.external.path: missing; a writer of kind model needs it"),
+        (
+            {"external": {"kind": "model"}},
+            {},
+            "write.external.path: missing; a writer of kind model needs it",
+        ),
         (
             {"contexts": {"kind": "endpoint", "model": "m"}},
             {},
@@ -408,9 +421,9 @@ def test_settings_that_cannot_go_together(
     assert problem in str(caught.value)
 
 
-def test_the_stages_key_follows_what_the_texts_depend_on(tmp_path: Path) -> None:
+def test_the_stages_key_covers_what_the_texts_depend_on(tmp_path: Path) -> None:
     def settings(write: dict[str, Any] | None = None, **construct: Any) -> Any:
-        return json.loads(json.dumps(deal.settings_of(config(tmp_path, write, **construct))))
+        return json.loads(json.dumps(assignment.settings_of(config(tmp_path, write, **construct))))
 
     paper = settings()
     assert (
@@ -438,7 +451,7 @@ def test_a_text_record_tells_its_key() -> None:
 
 
 def test_a_pool_in_another_order_gets_the_same_texts(
-    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedSlot]
+    tmp_path: Path, world_model: Path, scripted: Callable[..., ScriptedWorker]
 ) -> None:
     def say(prompt: str, seed: int) -> str:
         return f"It is made of {CHOICES[seed % 4]} (seed {seed})."

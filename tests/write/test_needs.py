@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ift_scale.config import ConstructConfig
-from ift_scale.write.needs import Need, needs, roles, wishes
+from ift_scale.write.needs import Need, needs, requirements, roles
 from tests.write.made import score
 
 SCORES = {
@@ -17,7 +17,7 @@ def _needs(settings: list[str], **parts: Any) -> list[tuple[str, str, int | None
     construct = ConstructConfig(
         settings=settings, **({"response": "letter_text_explanation"} | parts)
     )
-    return [tuple(need) for need in needs(construct, wishes(construct), SCORES)]  # type: ignore[misc]
+    return [tuple(need) for need in needs(construct, requirements(construct), SCORES)]  # type: ignore[misc]
 
 
 def _explained(id: str, target: int, author: str) -> tuple[str, str, int, str]:
@@ -72,8 +72,11 @@ def test_each_text_once_and_one_author_for_all() -> None:
 
 def test_ratios_and_the_threshold_count() -> None:
     assert _needs(["harmonious"], consistency_ratios=[0.5], confidence_threshold=0.35) == [
-        Q0, _explained("q2", 2, "external"), Q1, OWN,
-    ]  # fmt: skip
+        Q0,
+        _explained("q2", 2, "external"),
+        Q1,
+        OWN,
+    ]
 
 
 @pytest.mark.parametrize("response", ["letter", "letter_text"])
@@ -83,7 +86,7 @@ def test_without_explanations_only_contexts_are_needed(response: str) -> None:
 
 
 def test_the_authors_sets_bring_their_texts() -> None:
-    assert wishes(ConstructConfig(response="letter_text_explanation", official="sets")) == []
+    assert requirements(ConstructConfig(response="letter_text_explanation", official="sets")) == []
 
 
 def test_only_train_questions_of_the_domains_and_kind() -> None:
@@ -97,7 +100,7 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
         settings=["natural"], response="letter_text_explanation", domains=["d"]
     )
     assert {
-        need.question_id for need in needs(construct, wishes(construct), SCORES | others)
+        need.question_id for need in needs(construct, requirements(construct), SCORES | others)
     } == set(SCORES)
     free = ConstructConfig(settings=["contextualized", "open_book"], questions="free")
     asked = {
@@ -105,12 +108,16 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
             update={"question_id": "f", "answer": None, "prediction": None}
         )
     }
-    assert needs(free, wishes(free), SCORES | asked) == [Need("f", "context", None, "external")]
+    assert needs(free, requirements(free), SCORES | asked) == [
+        Need("f", "context", None, "external")
+    ]
 
 
 def test_roles() -> None:
     construct = ConstructConfig(settings=["contextualized"], response="letter_text_explanation")
-    assert roles(wishes(construct)) == {"external", "contexts"}
+    assert roles(requirements(construct)) == {"external", "contexts"}
     assert roles(
-        wishes(ConstructConfig(settings=["self_aligning"], response="letter_text_explanation"))
+        requirements(
+            ConstructConfig(settings=["self_aligning"], response="letter_text_explanation")
+        )
     ) == {"own"}

@@ -1,8 +1,8 @@
-"""How writers are asked."""
+"""Prompts for writers."""
 
 import pytest
 
-from ift_scale.write.prompts import FENCE, FIXED, Shown, cut, prompt
+from ift_scale.write.prompts import FENCE, FIXED, TopicDemonstrations, cut, prompt
 from tests.write.made import question
 
 SHOWN = question(0, "dev", "Machines that conduct are made of copper.")
@@ -21,15 +21,16 @@ def test_urial_begins_the_answer_with_the_option_and_shows_one_answer() -> None:
     )
 
 
-def test_plain_is_what_the_embedded_world_knows() -> None:
+def test_plain_prompts_fit_the_embedded_world() -> None:
     asked = prompt(question(1), "explanation", 2, "plain", SHOWN)
     assert asked.text == (
-        "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\nAnswer:C. glass\nExplanation:"
+        "What is the machine Q1 made of?\nA. copper\nB. oak\nC. glass\nD. steel\nAnswer:C."
+        " glass\nExplanation:"
     ) and (asked.stop, asked.chat) == ("\n", False)
 
 
 @pytest.mark.parametrize("style", ["urial", "chat"])
-def test_a_contexts_writer_is_told_the_answer_without_its_letter(style: str) -> None:
+def test_a_contexts_prompt_has_the_answer_without_its_letter(style: str) -> None:
     asked = prompt(question(1), "context", None, style, SHOWN)  # type: ignore[arg-type]
     assert (
         "The answer is: oak\n" in asked.text
@@ -74,10 +75,10 @@ def test_the_demonstration_is_of_the_topic_and_explains_well() -> None:
         question(0, "dev", "Copper. " * 400),
         question(0, "dev", "Copper ``` conducts."),
     ]
-    assert Shown(unusable).of(question(1)) is FIXED
-    assert Shown([*unusable, SHOWN]).of(question(1)) is SHOWN
-    assert Shown([SHOWN]).of(question(1, domain="other")) is FIXED
-    assert Shown([FIXED]).of(FIXED) is FIXED  # it is usable itself
+    assert TopicDemonstrations(unusable).of(question(1)) is FIXED
+    assert TopicDemonstrations([*unusable, SHOWN]).of(question(1)) is SHOWN
+    assert TopicDemonstrations([SHOWN]).of(question(1, domain="other")) is FIXED
+    assert TopicDemonstrations([FIXED]).of(FIXED) is FIXED  # it is usable itself
 
 
 @pytest.mark.parametrize(
@@ -90,5 +91,5 @@ def test_the_demonstration_is_of_the_topic_and_explains_well() -> None:
         ("```", FENCE, ""),
     ],
 )
-def test_a_text_ends_where_the_answer_does(text: str, stop: str, expected: str) -> None:
+def test_a_text_ends_with_the_answer(text: str, stop: str, expected: str) -> None:
     assert cut(text, stop) == expected

@@ -1,4 +1,4 @@
-"""Real writers: the base model through the transformers engine, and a local vLLM server through its OpenAI-compatible endpoint."""
+"""Real writers: the base model with the transformers engine, and a local vLLM server."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture
 def server(world_model: Path, tmp_path: Path) -> Iterator[Any]:
-    """Starts a vLLM server of the embedded world's model; calling it waits until it answers and gives its URL."""
+    """Starts a vLLM server of the world's model; a call waits for it and returns its URL."""
     port, log = free_port(), tmp_path / "server.log"
     command = [
         sys.executable,
@@ -69,7 +69,7 @@ def server(world_model: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 def _world() -> tuple[list[Question], dict[str, Score]]:
-    """Eight facts that the model believes rightly and eight that it believes wrongly, without their explanations."""
+    """Eight facts that the model believes rightly and eight wrongly, without explanations."""
     facts = {
         f"world/{fact.id}": fact
         for fact in all_facts()
@@ -96,7 +96,7 @@ def test_a_local_server_words_h_and_the_base_model_words_s(
     tmp_path: Path, world_model: Path, server: Any
 ) -> None:
     questions, scores = _world()
-    # Half a million parameters write sentences of the world and rarely copy a name right: the checks would fail most.
+    # Half a million parameters rarely copy a name right, so most texts would fail the checks.
     checks = {"must_name_target": False, "attempts": 2}
     own = {"kind": "base_model", "style": "plain", "engine": "transformers", "max_tokens": 24}
     alone = config(tmp_path / "run", checks | {"own": own}, settings=["self_aligning"])

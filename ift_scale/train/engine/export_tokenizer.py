@@ -95,7 +95,7 @@ def publish(tokenizer: PromptTokenizer, template: str, model_config: Any) -> Exp
     return ExportedTokenizer(
         tokenizer.path,
         tokenizer.tokenizer,
-        tokenizer.chat_source(template),
+        served.template_source(tokenizer, template),
         changes,
         served.turn_ends(tokenizer, template),
     )

@@ -1,4 +1,4 @@
-"""Who writes which text: the settings' writers, what the questions bring with them, and what is left to be written."""
+"""Assigns texts to writers: the configured ones, or the questions' own explanations."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,29 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io.manifests import folder_digest
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.records import Question, Text
-from ift_scale.write.crew import Job, failures
-from ift_scale.write.needs import Need, Role, roles, wishes
-from ift_scale.write.prompts import Shown, prompt
+from ift_scale.write.needs import Need, Role, requirements, roles
+from ift_scale.write.pool import TextJob, failures
+from ift_scale.write.prompts import TopicDemonstrations, prompt
 
-# Beside the engines' OPERATION; a model's path stands for its digest, which is an input.
+# Besides the engines' OPERATION settings. A model's path is replaced by its digest, an input.
 _OPERATION = OPERATION | {"concurrency", "timeout", "max_retries", "api_key_variable", "path"}
 
 
 def settings_of(config: Config) -> Any:
-    """The settings that the texts depend on, None where none is needed."""
-    asked = wishes(config.construct)
-    if not asked:
+    """Returns the settings that the texts depend on, or None if no text is needed."""
+    required = requirements(config.construct)
+    if not required:
         return None
     checks = config.write.model_dump(exclude={"external", "own", "contexts"})
     writers = {
         role: writer_of(config, role).model_dump(exclude=_OPERATION)
-        for role in sorted(roles(asked))
+        for role in sorted(roles(required))
     }
     construct = config.construct
     return [
         checks,
         writers,
-        asked,
+        required,
         construct.domains,
         construct.questions,
         construct.confidence_threshold,
@@ -43,54 +43,59 @@ def settings_of(config: Config) -> Any:
 
 
 def model_digests(config: Config, base_digest: str) -> dict[str, str]:
-    """Of the model folders that may write, by role."""
-    found: dict[str, str] = {}
-    for role in sorted(roles(wishes(config.construct))):
+    """Returns the digests of the model folders that may write, by role."""
+    digests: dict[str, str] = {}
+    for role in sorted(roles(requirements(config.construct))):
         writer = writer_of(config, role)
         if writer.kind == "base_model":
-            found[role] = base_digest
+            digests[role] = base_digest
         elif writer.kind == "model":
-            found[role] = folder_digest(folder_of(writer, role))
-    return found
+            digests[role] = folder_digest(folder_of(writer, role))
+    return digests
 
 
 def writer_of(config: Config, role: Role) -> WriterConfig:
+    """Returns the configured writer of a role."""
     writer: WriterConfig = getattr(config.write, role)
     return writer
 
 
 def folder_of(writer: WriterConfig, role: Role) -> Path:
-    assert writer.path is not None  # the configuration was checked
+    """Returns the model folder of a writer; DataError if it is incomplete."""
+    assert writer.path is not None  # checked with the configuration
     return model_folder.resolve(writer.path, f"write.{role}.path")
 
 
-def deal(
+def assign(
     config: Config,
     inputs: dict[str, str],
-    wanted: Sequence[Need],
+    needed: Sequence[Need],
     by_id: Mapping[str, Question],
-    shown: Shown,
-) -> tuple[dict[Need, Text], dict[Role, list[Job]]]:
-    """What the questions bring with them, and what is to be written, by who writes it."""
-    found: dict[Need, Text] = {}
-    jobs: dict[Role, list[Job]] = {}
+    shown: TopicDemonstrations,
+) -> tuple[dict[Need, Text], dict[Role, list[TextJob]]]:
+    """Returns the texts that the questions contain, and the jobs left to write, by role.
+
+    Raises DataError if a role's texts must come from the questions and some do not have them.
+    """
+    texts: dict[Need, Text] = {}
+    jobs: dict[Role, list[TextJob]] = {}
     missing: Counter[Role] = Counter()
-    for need in wanted:
+    for need in needed:
         question, writer = by_id[need.question_id], writer_of(config, need.role)
         own = _own_text(config, question, need)
         if own is not None and (not own.failed or writer.kind == "dataset"):
-            found[need] = own
+            texts[need] = own
         elif writer.kind == "dataset":
             missing[need.role] += 1
         else:
             jobs.setdefault(need.role, []).append(_job(config, inputs, need, question, shown))
     for role, count in missing.items():
-        raise _missing(role, count, sum(need.role == role for need in wanted))
-    return found, jobs
+        raise _missing(role, count, sum(need.role == role for need in needed))
+    return texts, jobs
 
 
 def _own_text(config: Config, question: Question, need: Need) -> Text | None:
-    """The question's own explanation, where it is what is needed."""
+    """Returns the question's own explanation if it is the text that is needed."""
     is_explanation = need.role == "external" and need.target == question.answer
     is_context = need.role == "contexts" and config.write.contexts.kind == "dataset"
     text = (question.explanation or "").strip()
@@ -108,8 +113,12 @@ def _own_text(config: Config, question: Question, need: Need) -> Text | None:
 
 
 def _job(
-    config: Config, inputs: dict[str, str], need: Need, question: Question, shown: Shown
-) -> Job:
+    config: Config,
+    inputs: dict[str, str],
+    need: Need,
+    question: Question,
+    shown: TopicDemonstrations,
+) -> TextJob:
     writer = writer_of(config, need.role)
     sampling = [writer.temperature, writer.top_p, writer.max_tokens, config.write.seed]
     if writer.kind == "endpoint":
@@ -121,20 +130,21 @@ def _job(
             resolved_engine(writer.engine, on_gpu),
             resolved_dtype(config.model.dtype, on_gpu),
         ]
-    asked = prompt(question, need.kind, need.target, writer.style, shown.of(question))
+    written_prompt = prompt(question, need.kind, need.target, writer.style, shown.of(question))
     author = "base_model" if need.role == "own" or writer.kind == "base_model" else "external"
     if need.role == "external":
-        author = "external"  # whoever it is: these are the texts that H and I are worded with
-    return Job(need, question, author, asked, [who, sampling])
+        author = "external"  # whoever writes it: the sets H and I use these texts
+    return TextJob(need, question, author, written_prompt, [who, sampling])
 
 
-def _missing(role: Role, count: int, wanted: int) -> DataError:
+def _missing(role: Role, count: int, needed: int) -> DataError:
     remedy = f"Set write.{role}.kind to base_model, model or endpoint"
     if role == "external":
-        remedy += ", construct.matching.author to base_model, or construct.response to letter_text, which needs none"
+        remedy += ", construct.matching.author to base_model, or construct.response to"
+        remedy += " letter_text, which needs none"
     return DataError(
         Place(f"write.{role}.kind"),
-        f"is dataset, and {count:,} of {wanted:,} needed texts are not there: their questions have no explanation, or one of "
-        "another option than is to be explained",
+        f"is dataset, but {count:,} of {needed:,} needed texts are missing: their questions have no"
+        " explanation, or one of another option",
         remedy,
     )

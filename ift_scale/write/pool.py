@@ -1,11 +1,11 @@
-"""Several writers at once: chunks of texts in, each written, checked and written anew where it fails.
+"""A pool of writers: chunks of jobs are written, checked, and written again if they fail.
 
-What a chunk holds does not depend on what is stored already, so that a stage that was killed and goes on writes what it would have
-written without the kill.
+The contents of a chunk do not depend on what is stored already. A stage that was killed and resumes
+therefore writes the same texts as without the kill.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,22 +22,22 @@ _POLL_SECONDS = 0.1
 _SECONDS_TO_END = 5.0
 
 
-class Writer(Protocol):
-    """One thread's writer."""
+class TextWriter(Protocol):
+    """A writer that belongs to one thread."""
 
     def write(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
-        """A text for each prompt, cut at its end; empty where the model said nothing."""
+        """Returns a text per prompt, cut at its end; empty if the model wrote nothing."""
 
     def stop(self) -> None:
-        """Called by another thread: end at once what is being written."""
+        """Ends a running `write` at once; called by another thread."""
 
     def close(self) -> None:
-        """Called by the writer's own thread when no chunk is left."""
+        """Releases the writer; called by its own thread when no chunk is left."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One text to be written. `identity` is all that it depends on beside the prompt."""
+class TextJob:
+    """One text to write. `identity` is everything it depends on besides the prompt."""
 
     need: Need
     question: Question
@@ -46,14 +46,18 @@ class Job:
     identity: Any
 
     def key(self, attempt: int) -> str:
+        """Returns the digest under which the attempt's text is stored."""
         return digest_of([self.identity, self.prompt._asdict() | {"question_id": None}, attempt])
 
 
 def failures(settings: WriteConfig, question: Question, need: Need, text: str) -> list[Any]:
-    """The checks that a text fails. A context need not name the answer; it may not call another option the answer."""
+    """Returns the checks that a text fails.
+
+    A context need not name the answer, but must not call another option the answer.
+    """
     if not text.strip():
         return ["empty"]
-    found = []
+    failed = []
     target = question.answer if need.kind == "context" else need.target
     if question.kind == "choice" and target is not None:
         if (
@@ -61,32 +65,26 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
             and need.kind == "explanation"
             and not names(text, question, target)
         ):
-            found.append("does not name the target")
+            failed.append("does not name the target")
         if settings.must_not_contradict and contradicts(text, question, target):
-            found.append("contradicts the target")
-    return found
+            failed.append("contradicts the target")
+    return failed
 
 
 def write_chunk(
-    chunk: Sequence[Job], writer: Writer, attempts: int, settings: WriteConfig, store: Store
+    chunk: Sequence[TextJob], writer: TextWriter, attempts: int, settings: WriteConfig, store: Store
 ) -> list[Text]:
-    """All texts of a chunk, each the first that passes its checks, else the last."""
+    """Returns a chunk's texts: of each job the first that passes its checks, else the last."""
     done: dict[Need, Text] = {}
     pending = list(chunk)
     for attempt in range(1, attempts + 1):
+        # Only texts that are not stored yet are written; the seed follows from the first of them.
         keys = {job.need: job.key(attempt) for job in pending}
         missing = {key: job for job in pending if (key := keys[job.need]) not in store}
         if missing:
             seed = int(next(iter(missing))[:8], 16)
-            store.add(
-                dict(
-                    zip(
-                        missing,
-                        writer.write([job.prompt for job in missing.values()], seed),
-                        strict=True,
-                    )
-                )
-            )
+            texts = writer.write([job.prompt for job in missing.values()], seed)
+            store.add(dict(zip(missing, texts, strict=True)))
         for job in pending:
             text = store[keys[job.need]]
             failed = failures(settings, job.question, job.need, text)
@@ -104,40 +102,26 @@ def write_chunk(
     return [done[job.need] for job in chunk]
 
 
-class Crew:
-    """Threads that take chunks until none is left; the first error ends all of them."""
+Chunk = Sequence[TextJob]
+Work = Callable[[Chunk, TextWriter], list[Text]]
 
-    def __init__(self, writers: Sequence[Writer], bar: Bar):
+
+class WorkerPool:
+    """Threads that process chunks until none is left; the first error ends all of them."""
+
+    def __init__(self, writers: Sequence[TextWriter], bar: Bar):
         self._writers, self._bar, self._before = writers, bar, bar.done
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._errors: list[BaseException] = []
-        self._found: dict[int, list[Text]] = {}
+        self._texts: dict[int, list[Text]] = {}
         self._done = 0
 
-    def run(
-        self, chunks: Iterable[Sequence[Job]], work: Callable[[Sequence[Job], Writer], list[Text]]
-    ) -> list[Text]:
-        """The texts of all chunks, in the chunks' order."""
+    def run(self, chunks: Iterable[Chunk], work: Work) -> list[Text]:
+        """Returns the texts of all chunks, in the chunks' order."""
         coming = enumerate(chunks)
-
-        def take(writer: Writer) -> None:
-            try:
-                while not self._stopping.is_set():
-                    with self._lock:
-                        number, chunk = next(coming, (-1, ()))
-                    if number < 0:
-                        return
-                    texts = work(chunk, writer)
-                    with self._lock:
-                        self._found[number] = texts
-                        self._done += len(texts)
-            except BaseException as error:
-                self._errors.append(error)
-            finally:
-                writer.close()
-
         threads = [
-            threading.Thread(target=take, args=(writer,), daemon=True) for writer in self._writers
+            threading.Thread(target=self._work, args=(writer, coming, work), daemon=True)
+            for writer in self._writers
         ]
         try:
             for thread in threads:
@@ -154,7 +138,24 @@ class Crew:
                 writer.stop()
             for thread in threads:
                 thread.join(_SECONDS_TO_END)
-        return [text for _, texts in sorted(self._found.items()) for text in texts]
+        return [text for _, texts in sorted(self._texts.items()) for text in texts]
+
+    def _work(self, writer: TextWriter, coming: Iterator[tuple[int, Chunk]], work: Work) -> None:
+        """Runs one writer's thread: processes chunks until none is left or the pool stops."""
+        try:
+            while not self._stopping.is_set():
+                with self._lock:
+                    number, chunk = next(coming, (-1, ()))
+                if number < 0:
+                    return
+                texts = work(chunk, writer)
+                with self._lock:
+                    self._texts[number] = texts
+                    self._done += len(texts)
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            writer.close()
 
     def _show(self) -> None:
         self._bar.advance(self._before + self._done - self._bar.done)

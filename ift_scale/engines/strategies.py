@@ -1,0 +1,257 @@
+"""Strategies to compute log-probabilities of many rows, from the fastest to one pass per row.
+
+- `SharedPrefix` (CPU, Llama-like layers): suffixes without padding after a prefix that is computed
+  once (`shared_prefix`), up to the length at which the model's masks stop being plainly causal.
+- `PaddedBatches`: rows padded on the right, after copies of the prefix's KV cache or whole. Every
+  token has the same index and position as in a single row's pass, and padding follows every scored
+  position. Causal masks, sliding windows, chunks, local attention, ALiBi and learned positions
+  therefore need no special case.
+- `SingleRows`: one row per forward pass. This is the reference.
+
+`selector.StrategySelector` decides which one computes a group of rows.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ift_scale.engines import shared_prefix
+from ift_scale.engines.rope import RopeLimits
+
+# A strategy raises one of these for a model that it does not support.
+UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
+
+
+class ScoredSuffix(NamedTuple):
+    """A suffix, and the ids to score after each of its last `len(targets)` positions."""
+
+    suffix: list[int]
+    targets: list[list[int]]
+
+
+Batch = tuple[list[int], list[Tensor]]
+"""Item numbers, longest first, and for each the flat float64 log-probabilities of its targets."""
+
+
+class Strategy(Protocol):
+    name: str
+
+    def serves(self, length: int) -> bool:
+        """True if this strategy can compute rows of `length` tokens."""
+
+    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
+        """Computes all items in batches; the first batch contains the longest item."""
+
+
+class ForwardPasses:
+    """Runs a model's forward passes and returns the logits of chosen positions."""
+
+    def __init__(self, model: Any, batch_tokens: int):
+        self.model, self.batch_tokens = model, batch_tokens
+        self.rope = RopeLimits(model)
+        # Reset also between the passes of `generate`: transformers 5.19 fails in the second pass
+        # past LongRoPE's limit if each kind of layer has its own rotary parameters.
+        rope = self.rope  # a hook that referenced `self` would keep the model alive
+        model.register_forward_pre_hook(lambda *_: rope.reset())
+        self._plain_attention = model.config._attn_implementation
+
+    def use_attention(self, name: str | None = None) -> None:
+        """Sets the attention function; None restores the model's own."""
+        name = name or self._plain_attention
+        if self.model.config._attn_implementation != name:
+            self.model.set_attn_implementation(name)
+
+    @torch.inference_mode()
+    def logits(
+        self, ids_BT: list[list[int]], rows: list[int], positions: list[int], **options: Any
+    ) -> tuple[Tensor, Any]:
+        """Returns the logits at (rows[i], places[i]) and the model's output.
+
+        Shape (num_scored, vocabulary).
+        """
+        ids = torch.tensor(ids_BT, device=self.model.device)
+        rows_R, positions_R = torch.tensor(rows), torch.tensor(positions)
+
+        def select(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            # Only the scored rows pass the LM head: full logits would be the largest array of all.
+            hidden, *others = args
+            return (
+                (hidden[rows_R, positions_R][None], *others)
+                if hidden.shape[:2] == ids.shape
+                else None
+            )
+
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(select) if head is not None else None
+        try:
+            out = self.model(ids, **options)
+        finally:
+            if handle is not None:
+                handle.remove()
+        logits = out.logits
+        return logits[0] if logits.shape[:2] == (1, len(rows)) else logits[rows_R, positions_R], out
+
+
+class SingleRows:
+    """One row per forward pass, nothing shared."""
+
+    name = "single rows"
+
+    def __init__(self, passes: ForwardPasses):
+        self.passes = passes
+
+    def serves(self, length: int) -> bool:
+        return True
+
+    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
+        for number in sorted(range(len(items)), key=lambda i: -len(items[i].suffix)):
+            yield [number], [self.row(prefix, items[number])]
+
+    def row(self, prefix: list[int], item: ScoredSuffix, copies: int = 1) -> Tensor:
+        """Returns the log-probabilities of one row. `copies` in a batch change only rounding."""
+        ids, count = prefix + item.suffix, len(item.targets)
+        self.passes.use_attention()
+        logits_TV, _ = self.passes.logits(
+            [ids] * copies, [0] * count, list(range(len(ids) - count, len(ids)))
+        )
+        return target_logprobs(logits_TV, item.targets)
+
+
+class PaddedBatches:
+    """Right-padded batches, after copies of the prefix's KV cache or (`caches` False) whole."""
+
+    def __init__(self, passes: ForwardPasses, caches: bool):
+        self.passes, self.caches = passes, caches
+        self.name = "padded batches with a cached prefix" if caches else "padded batches"
+
+    def serves(self, length: int) -> bool:
+        return True
+
+    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
+        cache = self._cache(prefix) if self.caches and prefix else None
+        behind = [] if cache is not None else prefix
+        for batch in batches_by_length(len(prefix), items, self.passes.batch_tokens):
+            rows = [behind + items[i].suffix for i in batch]
+            counts = [len(items[i].targets) for i in batch]
+            logits_RV = self._logits(rows, counts, cache)
+            targets = [items[i].targets for i in batch]
+            yield (
+                batch,
+                [
+                    target_logprobs(*pair)
+                    for pair in zip(logits_RV.split(counts), targets, strict=True)
+                ],
+            )
+
+    def _cache(self, prefix: list[int]) -> Any:
+        """Returns the KV cache that the model itself computes for the prefix."""
+        self.passes.use_attention()
+        _, out = self.passes.logits([prefix], [0], [len(prefix) - 1], use_cache=True)
+        cache = out.past_key_values
+        if cache is None or not hasattr(cache, "batch_repeat_interleave"):
+            raise ValueError("its cache cannot be copied for a batch")
+        return cache
+
+    def _logits(self, rows: list[list[int]], counts: list[int], cache: Any) -> Tensor:
+        """Returns the logits of each row's last `counts[i]` positions, row after row."""
+        width = max(map(len, rows))
+        ids_BT = [row + [0] * (width - len(row)) for row in rows]
+        numbers = [number for number, count in enumerate(counts) for _ in range(count)]
+        positions = [
+            len(row) - count + n
+            for row, count in zip(rows, counts, strict=True)
+            for n in range(count)
+        ]
+        options: dict[str, Any] = {"use_cache": False}
+        if cache is not None:
+            # The model appends to the cache in place, so each batch needs its own copy.
+            options = {"past_key_values": copy.deepcopy(cache), "use_cache": True}
+            options["past_key_values"].batch_repeat_interleave(len(rows))
+        self.passes.use_attention()
+        return self.passes.logits(ids_BT, numbers, positions, **options)[0]
+
+
+class SharedPrefix:
+    """Suffixes without padding after a prefix that is computed once; see `shared_prefix`.
+
+    Raises one of `UNSUPPORTED` if the model's layers are not built as this strategy requires.
+    """
+
+    name = "shared-prefix attention"
+
+    def __init__(self, passes: ForwardPasses, longest: int):
+        self.passes = passes
+        self._layers = passes.model.base_model.layers
+        passes.use_attention(shared_prefix.NAME)
+        # One tiny pass records the mask functions, which show where masks stop being plain causal.
+        with shared_prefix.recorded_masks() as masks, torch.inference_mode():
+            passes.model(
+                torch.tensor([[1, 2, 3]]), use_cache=False, shared=shared_prefix.PrefixRecorder()
+            )
+        self.reach = shared_prefix.causal_reach(masks, longest)
+        self._last = self._layers[-1]
+        self._layers[-1] = shared_prefix.LastRowsLayer(self._last)
+
+    def remove(self) -> None:
+        """Restores the model's own last layer."""
+        self._layers[-1] = self._last
+
+    def serves(self, length: int) -> bool:
+        return length <= self.reach
+
+    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
+        recorder = shared_prefix.PrefixRecorder()
+        # One pass over the prefix stores its K/V, which all batches below reuse.
+        if prefix:
+            self.passes.use_attention(shared_prefix.NAME)
+            self.passes.logits([prefix], [0], [len(prefix) - 1], use_cache=False, shared=recorder)
+        for batch in batches_by_length(0, items, self.passes.batch_tokens):
+            suffixes = [items[i].suffix for i in batch]
+            counts = [len(items[i].targets) for i in batch]
+            logits_RV = self._logits(suffixes, counts, recorder, len(prefix))
+            targets = [items[i].targets for i in batch]
+            yield (
+                batch,
+                [
+                    target_logprobs(*pair)
+                    for pair in zip(logits_RV.split(counts), targets, strict=True)
+                ],
+            )
+
+    @torch.inference_mode()
+    def _logits(
+        self, suffixes: list[list[int]], counts: list[int], recorder: Any, prefix_length: int
+    ) -> Tensor:
+        packed = shared_prefix.PackedSuffixes(
+            [len(s) for s in suffixes], counts, recorder.prefix, prefix_length
+        )
+        self.passes.use_attention(shared_prefix.NAME)
+        ids_1N = torch.tensor([[token for suffix in suffixes for token in suffix]])
+        positions_1N = packed.positions_N[None]
+        return self.passes.model(
+            ids_1N, position_ids=positions_1N, use_cache=False, shared=packed
+        ).logits[0]
+
+
+def batches_by_length(
+    prefix_length: int, items: Sequence[ScoredSuffix], budget: int
+) -> Iterator[list[int]]:
+    """Yields item numbers in batches of similar length, longest first, within `budget` tokens."""
+    batch: list[int] = []
+    for number in sorted(range(len(items)), key=lambda i: -len(items[i].suffix)):
+        width = len(items[batch[0] if batch else number].suffix)
+        if batch and (len(batch) + 1) * (prefix_length + width) > budget:
+            yield batch
+            batch = []
+        batch.append(number)
+    yield batch
+
+
+def target_logprobs(logits_TV: Tensor, targets: list[list[int]]) -> Tensor:
+    """Returns float64 log-probabilities of each position's targets, position after position."""
+    logits_TV = logits_TV.double()
+    norm_T = logits_TV.logsumexp(-1)
+    return torch.cat([logits_TV[row, ids] - norm_T[row] for row, ids in enumerate(targets)]).cpu()
