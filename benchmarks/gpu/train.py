@@ -157,7 +157,7 @@ def chosen_kernels(config: TrainConfig, device: torch.device) -> str:
     )
 
 
-def profile(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> str:
+def profile(engine: engines.TrainEngine, step: packing.Step, tokens: TokenizedSet) -> str:
     """Where the device's time of one step goes: the operations that take most of it."""
     with torch.profiler.profile() as found:
         engines.run_step(engine, step, tokens, 1e-5)

@@ -127,7 +127,7 @@ def steps(stage: int, folder: Path, weights: dict[str, torch.Tensor]) -> dict[st
     return found
 
 
-def _work(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> dict[str, Any]:
+def _work(engine: engines.TrainEngine, step: packing.Step, tokens: TokenizedSet) -> dict[str, Any]:
     """FLOPs of rank 0's products, tokens, and the most bytes that the step's tensors held beside what was there before it."""
     with FlopCounterMode(display=False) as flops:
         engines.run_step(engine, step, tokens, 0.0)

@@ -12,7 +12,7 @@ from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.config.file import from_dict
 from ift_scale.engines.protocol import Sampling, ScoreRequest, TextRequest
 from ift_scale.evaluate import run
-from ift_scale.evaluate.generated import GeneratedAsker, Rows
+from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
 from ift_scale.io.files import read_parquet, write_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
@@ -53,12 +53,12 @@ class Scripted:
 
 def _asked(
     world_model: Path, questions: list[Question], said: list[str]
-) -> tuple[list[Score], Rows, Scripted, GeneratedAsker]:
+) -> tuple[list[Score], GeneratedRows, Scripted, GeneratedAsker]:
     tokenizer = PromptTokenizer(world_model)
     asker = GeneratedAsker(
         tokenizer, "vicuna", LetterAsker(Chat(tokenizer, "vicuna"), plain), 9, "Who knows?"
     )
-    engine, rows = Scripted(tokenizer, said), Rows(ChoiceScores(ReliabilityConfig()))
+    engine, rows = Scripted(tokenizer, said), GeneratedRows(ChoiceScores(ReliabilityConfig()))
     table = rows(asker.ask(engine, asker.write(questions)))  # type: ignore[arg-type]
     return [Score.model_validate(row) for row in table.to_pylist()], rows, engine, asker
 
@@ -133,7 +133,9 @@ def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, fami
         def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
             return np.full(len(requests), -1.0)
 
-    found = Rows(ChoiceScores(ReliabilityConfig()))(asker.ask(Repeating(tokenizer, []), written))
+    found = GeneratedRows(ChoiceScores(ReliabilityConfig()))(
+        asker.ask(Repeating(tokenizer, []), written)
+    )
     assert found["response"].to_pylist() == answers
     assert found["generated_prediction"].to_pylist() == [0, 1, 2, 3]
 

@@ -23,7 +23,7 @@ from ift_scale.ranks.rendezvous import meet
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed, zero_config
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.worker import join
+from ift_scale.train.rank import join
 
 STAGES = (0, 1, 2, 3)
 # Name: (packing, most micro-batches a rank).
@@ -71,7 +71,7 @@ def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
     return next(
         cap
         for cap in caps
-        if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro
+        if len(packing.assign_to_ranks(examples, lengths, world_size, cap, 96)) <= num_micro
     )
 
 
@@ -100,7 +100,7 @@ def run(
     copies: list[int] = []
     update = deepspeed._update
 
-    def looked_at(one: deepspeed.Engine) -> tuple[Any, bool]:
+    def looked_at(one: deepspeed.TrainEngine) -> tuple[Any, bool]:
         if not gradient:
             named = one.packed.model.named_parameters()
             gradient.update(

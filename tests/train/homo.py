@@ -11,12 +11,12 @@ from ift_scale.questions import world
 from ift_scale.records import GRADES, Question
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import SCHEMA
-from ift_scale.train.live.questions import Source
+from ift_scale.train.live.questions import LiveSource
 
 DOMAIN = "medicine"
 
 
-def source(folder: Path, count: int = 24) -> Source:
+def source(folder: Path, count: int = 24) -> LiveSource:
     """`count` held-out questions, every third with one option less, among those of other splits and domains."""
     found = [question for question in world.load() if question.kind == "choice"]
     held_out = [
@@ -35,7 +35,7 @@ def source(folder: Path, count: int = 24) -> Source:
         pa.Table.from_pylist([_score(question, i) for i, question in enumerate(kept)], SCHEMA),
         probe,
     )
-    return Source(QuestionFile(path), probe)
+    return LiveSource(QuestionFile(path), probe)
 
 
 def _shorter(question: Question) -> Question:

@@ -1,4 +1,4 @@
-"""From a set's file to token ids: each example in the chat template, supervised on its responses."""
+"""Tokenises a set: each example in the chat template, supervised on its responses."""
 
 from array import array
 from pathlib import Path
@@ -17,8 +17,12 @@ from ift_scale.train.data.dataset import TokenizedSet
 def tokenize(
     path: Path, tokenizer: PromptTokenizer, template: str, config: TrainConfig
 ) -> TokenizedSet:
-    """The examples of a set; DataError names the line of one that is too long or has nothing to supervise."""
-    # Arrays rather than lists, whose objects would take ten times the memory of a large set.
+    """Returns the tokenised examples of the set in `path`.
+
+    Raises DataError, naming the line, for an example that is too long, that the template does not
+    support, or that has no supervised token.
+    """
+    # Arrays rather than lists, whose objects would take ten times the memory for a large set.
     ids, supervised, offsets, weights = array("i"), bytearray(), [0], []
     num_truncated = 0
     for number, example in enumerate(read_jsonl(path, Example), start=1):
@@ -27,7 +31,7 @@ def tokenize(
             if config.supervise == "all":
                 mask = [True] * len(tokens)
         except ValueError as error:
-            remedy = "Mend the example, or set evaluate.template to another that goes with this tokenizer"
+            remedy = "Fix the example, or set evaluate.template to one that suits this tokenizer"
             raise DataError(Place(path, number, "messages"), str(error), remedy) from error
         if len(tokens) > config.max_length:
             if config.too_long == "error":
@@ -46,11 +50,11 @@ def tokenize(
             remedy = (
                 "Raise train.max_length or remove the example"
                 if cut
-                else "Give it an assistant's turn, or remove it"
+                else "Add an assistant turn, or remove the example"
             )
             raise DataError(
                 Place(path, number, "messages"),
-                "no token of an answer is there to learn from",
+                "has no answer token to learn from",
                 remedy,
             )
         ids.extend(tokens)

@@ -48,12 +48,16 @@ def test_rows_predict_the_supervised_tokens() -> None:
     # The last layer's queries go from the first wanted row on; of the first example's three the middle one is not wanted.
     last = batch.packed.last
     assert (
-        last.query_lengths == [3, 1]
+        last.seqlens_q == [3, 1]
         and last.cu_seqlens_q.tolist() == [0, 3, 4]
         and last.cu_seqlens_k.tolist() == [0, 3, 5]
     )
-    assert batch.packed.row_places_R is not None and batch.packed.row_places_R.tolist() == [0, 2, 3]
-    assert collate([1], tokens, np.ones(3), CPU).packed.row_places_R is None
+    assert batch.packed.row_positions_R is not None and batch.packed.row_positions_R.tolist() == [
+        0,
+        2,
+        3,
+    ]
+    assert collate([1], tokens, np.ones(3), CPU).packed.row_positions_R is None
 
 
 def test_a_rank_without_examples_takes_part_with_weight_0() -> None:
@@ -86,16 +90,16 @@ def test_what_all_examples_begin_with_stands_once() -> None:
         16,
     ]
     assert batch.positions_1T[0].tolist() == [*range(10), 10, 11, 10, 11, 12, 13, 10]
-    assert batch.packed.whole.query_lengths == [10, 2, 4, 1] and batch.packed.whole.key_lengths == [
+    assert batch.packed.whole.seqlens_q == [10, 2, 4, 1] and batch.packed.whole.seqlens_k == [
         10,
         12,
         14,
         11,
     ]
     # Keys: the prefix three times, then the examples' own 2, 4 and 1.
-    assert batch.packed.last.keys is not None and batch.packed.last.times == 3
-    assert batch.packed.last.keys.tolist()[12:26] == [*range(10, 20), 32, 33, 34, 35]
-    assert sorted(batch.packed.whole.keys.tolist()) == list(range(4 * 10 + 7))  # type: ignore[union-attr]
+    assert batch.packed.last.key_order is not None and batch.packed.last.num_copies == 3
+    assert batch.packed.last.key_order.tolist()[12:26] == [*range(10, 20), 32, 33, 34, 35]
+    assert sorted(batch.packed.whole.key_order.tolist()) == list(range(4 * 10 + 7))  # type: ignore[union-attr]
     assert batch.labels_R.tolist() == [ids[12], ids[27], ids[39]]
     assert num_shared([1], tokens) == 0
     tokens.supervised[20] = (

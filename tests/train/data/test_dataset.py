@@ -39,7 +39,7 @@ def test_a_long_example_is_an_error_or_truncated_and_counted(
     cut = tokenize(path, tokenizer, "vicuna", strict.model_copy(update={"too_long": "truncate"}))
     assert cut.num_truncated == 1 and cut.lengths.tolist()[1] == 64
     with pytest.raises(
-        DataError, match=r"set.jsonl:1: .*no token of an answer .*Raise train.max_length"
+        DataError, match=r"set.jsonl:1: .*has no answer token .*Raise train.max_length"
     ):
         tokenize(
             path,
@@ -59,7 +59,7 @@ def test_a_set_without_one_supervised_token(tmp_path: Path, world_model: Path, r
     path.write_text((json.dumps(row) + "\n") * 3)
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:1: .*no token of an answer is there .*Give it an assistant's turn",
+        match=r"set.jsonl:1: .*has no answer token .*Add an assistant turn",
     ):
         tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
 

@@ -18,7 +18,7 @@ def test_every_example_once_and_no_place_over_the_cap(
 ) -> None:
     array = np.array(lengths)
     cap = int(array.max()) + spare
-    step = packing.deal(range(len(lengths)), array, world_size, cap, hidden_size=64)
+    step = packing.assign_to_ranks(range(len(lengths)), array, world_size, cap, hidden_size=64)
     assert sorted(i for micro in step for place in micro for i in place) == list(
         range(len(lengths))
     )
@@ -47,13 +47,13 @@ def test_most_tokens_are_the_caps_or_a_ranks_share_of_the_longest_step() -> None
         )
         steps = packing.planned_steps(lengths, config, world_size, 64, 0)
         most = max(int(lengths[place].sum()) for step in steps for micro in step for place in micro)
-        assert most <= packing.most_tokens(lengths, config, world_size) <= cap
-    assert packing.most_tokens(lengths, TrainConfig(packing=False), 1) == 109
+        assert most <= packing.max_micro_batch_tokens(lengths, config, world_size) <= cap
+    assert packing.max_micro_batch_tokens(lengths, TrainConfig(packing=False), 1) == 109
 
 
 def test_balance_on_lengths_like_those_of_instruction_sets() -> None:
     lengths = np.random.default_rng(0).lognormal(4.5, 0.8, 256).astype(int).clip(8, 2048)
-    step = packing.deal(range(256), lengths, 8, 8192, hidden_size=4096)
+    step = packing.assign_to_ranks(range(256), lengths, 8, 8192, hidden_size=4096)
     assert packing.imbalance(step, lengths, 4096) < 1.02
 
 
@@ -104,5 +104,5 @@ def test_a_weight_of_two_counts_as_the_example_twice() -> None:
 
 
 def test_fewer_examples_than_ranks_leave_places_empty() -> None:
-    step = packing.deal([0], np.array([5]), world_size=3, token_cap=10, hidden_size=8)
+    step = packing.assign_to_ranks([0], np.array([5]), world_size=3, token_cap=10, hidden_size=8)
     assert [sorted(map(len, micro)) for micro in step] == [[0, 0, 1]]

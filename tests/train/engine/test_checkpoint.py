@@ -35,7 +35,7 @@ def _save(arm: job.ArmJob, step: int) -> Path:
     folder = checkpoint_manifest.folder_of(Path(arm.folder)) / f"step-{step}"
     (folder / "state").mkdir(parents=True)
     (folder / "state" / "a.pt").write_bytes(b"x" * 100)
-    manifest = checkpoint_manifest.Saved(
+    manifest = checkpoint_manifest.CheckpointManifest(
         progress=checkpoint_manifest.Progress(step=step),
         key=arm.key,
         inputs=arm.inputs,

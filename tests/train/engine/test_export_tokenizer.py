@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Message
-from ift_scale.train.engine.export_tokenizer import part_pad_from_eos, publish
+from ift_scale.train.engine.export_tokenizer import exported_tokenizer, separate_pad_from_eos
 
 
 def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
@@ -35,7 +35,7 @@ def test_a_pad_token_that_is_the_end_is_parted_from_it(
 ) -> None:
     tokenizer = _tokenizer(**special)
     config = SimpleNamespace(pad_token_id=tokenizer.pad_token_id)
-    part_pad_from_eos(tokenizer, config)
+    separate_pad_from_eos(tokenizer, config)
     tokenizer.save_pretrained(tmp_path)
     read = AutoTokenizer.from_pretrained(tmp_path)
     assert read.pad_token == pad and read.eos_token == "</s>" and config.pad_token_id == config_pad
@@ -46,7 +46,9 @@ def test_the_template_of_training_goes_with_the_weights(tmp_path: Path, world_mo
     tokenizer = PromptTokenizer(world_model)
     messages = [Message(role="user", content="Say one."), Message(role="assistant", content="one")]
     for _ in range(2):
-        publish(tokenizer, "vicuna", SimpleNamespace(pad_token_id=None)).save_pretrained(tmp_path)
+        exported_tokenizer(tokenizer, "vicuna", SimpleNamespace(pad_token_id=None)).save_pretrained(
+            tmp_path
+        )
     read = AutoTokenizer.from_pretrained(tmp_path)
     rendered = read.apply_chat_template(
         [m.model_dump() for m in messages], tokenize=True, return_dict=False

@@ -54,7 +54,9 @@ def _exported(tokenizer: PromptTokenizer, template: str, folder: Path) -> Path:
     for name in ("config.json", "generation_config.json"):
         if (tokenizer.path / name).is_file():
             shutil.copyfile(tokenizer.path / name, folder / name)
-    export_tokenizer.publish(tokenizer, template, SimpleNamespace()).save_pretrained(folder)
+    export_tokenizer.exported_tokenizer(tokenizer, template, SimpleNamespace()).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -226,7 +228,7 @@ def test_an_export_with_other_tokens_is_refused_with_the_line(tmp_path: Path, da
         (folder / "chat_template.jinja").write_text(QWEN3)
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:1: field 'messages': the tokenizer that is exported .* other tokens than training",
+        match=r"set.jsonl:1: field 'messages': the exported tokenizer would give other tokens than training",
     ):
         export_tokenizer.check(folder, tokenizer, "model", [sets])
 

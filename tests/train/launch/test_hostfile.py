@@ -20,10 +20,13 @@ def _file(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("n1 slots=8\nn2 slot=8\n", "hosts:2: is no host (value: 'n2 slot=8'). Write HOST slots=N"),
-        ("n1 slots=0\n", "hosts:1: is no host"),
-        ("n1 slots=8\n\nn1 slots=8\n", "hosts:3: names a host that stands above (value: 'n1')"),
-        ("# nothing\n", "hosts: names no host"),
+        (
+            "n1 slots=8\nn2 slot=8\n",
+            "hosts:2: is not a host (value: 'n2 slot=8'). Write HOST slots=N",
+        ),
+        ("n1 slots=0\n", "hosts:1: is not a host"),
+        ("n1 slots=8\n\nn1 slots=8\n", "hosts:3: duplicate host (value: 'n1')"),
+        ("# nothing\n", "hosts: has no hosts"),
     ],
 )
 def test_a_hostfile_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> None:
@@ -38,7 +41,7 @@ def test_a_hostfile_that_disagrees_with_this_hosts_gpus(
     monkeypatch.setattr(environment, "visible_devices", lambda: ("0", "1", "2", "3"))
     assert hostfile.check(_file(tmp_path, "localhost slots=4\n")) == {"localhost": 4}
     with pytest.raises(
-        DataError, match="gives localhost, which is this host, 8 ranks, and 4 GPUs are visible here"
+        DataError, match=r"gives this host \(localhost\) 8 slots, but 4 GPUs are visible"
     ):
         hostfile.check(_file(tmp_path, "localhost slots=8\n"))
 
@@ -56,7 +59,7 @@ def test_the_hostfile_says_how_many_ranks_there_are(tmp_path: Path) -> None:
         hostfile.with_ranks(from_dict({"output_dir": "x", "train": train}), None).train.num_ranks
         == 3
     )
-    with pytest.raises(ConfigError, match=r"train.num_ranks: 2, and .*hosts gives 3 ranks"):
+    with pytest.raises(ConfigError, match=r"train.num_ranks: 2, but .*hosts has 3 slots"):
         hostfile.with_ranks(from_dict({"output_dir": "x", "train": train | {"num_ranks": 2}}), None)
 
 

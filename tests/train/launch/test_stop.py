@@ -119,7 +119,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         return [
             found.progress.step
-            for _, found in checkpoint_manifest.whole(
+            for _, found in checkpoint_manifest.complete(
                 checkpoint_manifest.folder_of(self.train / ARM.name)
             )
         ]
@@ -163,8 +163,8 @@ def test_killed_stopped_and_stopped_again_it_trains_the_same(
     step = run.checkpoints()[-1]
     assert 20 <= step < NUM_STEPS
     assert (
-        str(caught.value)
-        == f"stopped in training {ARM.name} after step {step}, which is saved. The same command goes on from there."
+        str(caught.value) == f"stopped training {ARM.name} after step {step}, which is saved."
+        " The same command resumes from there."
     )
     assert caught.value.exit_code == 75
     with (
@@ -176,7 +176,7 @@ def test_killed_stopped_and_stopped_again_it_trains_the_same(
     assert run.steps()[0] == step + 1
     with pytest.raises(
         ArtifactError,
-        match=r"another base model, .*cannot go on from it.*remove .*\.checkpoints/d-harm",
+        match=r"another base model, .*cannot resume from it.*remove .*\.checkpoints/d-harm",
     ):
         run("another key", model="another")
     folder = run()

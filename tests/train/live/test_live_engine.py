@@ -39,7 +39,9 @@ def _config(tmp_path: Path, zero_stage: int, **live: Any) -> Config:
     return from_dict({"output_dir": str(tmp_path), "train": settings})
 
 
-def _train(config: Config, folder: Path, source: questions.Source, model: Path, *arms: Arm) -> None:
+def _train(
+    config: Config, folder: Path, source: questions.LiveSource, model: Path, *arms: Arm
+) -> None:
     words = "willow ginger clover honey mint garlic sage nettle".split()
     rows = []
     for i in range(20):

@@ -20,7 +20,7 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
-from ift_scale.train.model.last_layer import how_attended
+from ift_scale.train.model.last_layer import attention_arguments
 from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations
 from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
@@ -168,7 +168,7 @@ def test_a_window_counts_in_the_last_layer_where_the_architecture_reads_it(case:
                 torch.randn_like(parameter) * (0.5 if "q_proj" in name or "k_proj" in name else 0.1)
             )
     expected = _plain_loss(model, _tokens()).item()
-    assert how_attended(model.model.layers[-1].self_attn)["sliding_window"] == window
+    assert attention_arguments(model.model.layers[-1].self_attn)["sliding_window"] == window
     assert _packed(model, activation_checkpointing="none")(_batch(_tokens()))[
         0
     ].item() == pytest.approx(expected, rel=1e-6)

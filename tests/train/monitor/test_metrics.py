@@ -102,20 +102,20 @@ def test_peaks_of_known_devices(
 ) -> None:
     assert throughput.known_peak(name) == peak
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    flops, reason = throughput.peak_of(TrainConfig(), torch.device("cuda"), torch.bfloat16)
+    flops, reason = throughput.peak_flops(TrainConfig(), torch.device("cuda"), torch.bfloat16)
     assert flops == (peak and peak * 1e12)
     assert (reason is None) == (peak is not None)
 
 
 def test_the_peak_that_is_set_counts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert throughput.peak_of(TrainConfig(peak_tflops=0.5), CPU, torch.float32) == (5e11, None)
-    assert throughput.peak_of(TrainConfig(), CPU, torch.float32) == (None, None)
+    assert throughput.peak_flops(TrainConfig(peak_tflops=0.5), CPU, torch.float32) == (5e11, None)
+    assert throughput.peak_flops(TrainConfig(), CPU, torch.float32) == (None, None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    flops, reason = throughput.peak_of(TrainConfig(), torch.device("cuda"), torch.float32)
+    flops, reason = throughput.peak_flops(TrainConfig(), torch.device("cuda"), torch.float32)
     assert (
         flops is None
         and reason is not None
-        and "that of bfloat16, and this is torch.float32; set train.peak_tflops" in reason
+        and "is for bfloat16, and this is torch.float32; set train.peak_tflops" in reason
     )
 
 

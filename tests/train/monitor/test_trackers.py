@@ -128,6 +128,6 @@ def test_one_that_fails_is_told_of_once_and_left_out(
         running.log(row["step"], row)
     running.close()
     assert told == [
-        "wandb has failed and gets nothing more of this arm: ConnectionError: no route to the server"
+        "wandb failed and is disabled for the rest of this arm: ConnectionError: no route to the server"
     ]
     assert failing.calls == calls and sound.calls == 4
