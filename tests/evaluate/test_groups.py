@@ -1,4 +1,4 @@
-"""Which questions are HOMO, ID, OOD or a group of their own, for arms of one domain and across domains."""
+"""Assigns questions to HOMO, ID, OOD or a group of their own, for arms of any number of domains."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A questions file and a probe of the world's medicine pool, as the stages before training leave them."""
+"""A questions file and a probe of the world's medicine pool, as written by the earlier stages."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ DOMAIN = "medicine"
 
 
 def source(folder: Path, count: int = 24) -> LiveSource:
-    """`count` held-out questions, every third with one option less, among those of other splits and domains."""
+    """Returns `count` held-out questions among others; every third has one option less."""
     found = [question for question in world.load() if question.kind == "choice"]
     held_out = [
         question
@@ -39,7 +39,7 @@ def source(folder: Path, count: int = 24) -> LiveSource:
 
 
 def _shorter(question: Question) -> Question:
-    """Without an option that is not the answer."""
+    """Returns the question without one of its wrong options."""
     assert question.answer is not None
     if question.answer == len(question.choices) - 1:
         return question.model_copy(

@@ -1,4 +1,4 @@
-"""One rank of test_resume.py: trains many arms in one launch, some of them interrupted after a step.
+"""One rank of test_resume.py: trains many arms in one launch, some interrupted after a step.
 
 Run as `resume_ranks.py PLAN`, with the rank in the environment. PLAN is a JSON list of
 {"job": path, "stop_after": step or null, "error": text or null}. A job with a step must stop after
@@ -38,9 +38,9 @@ def main(plan: Path) -> None:
     ranks = environment.from_environment()
     assert ranks is not None
     device = rank.join(meet(ranks))
-    torch.set_num_threads(1)  # a rank alone would take all cores
+    torch.set_num_threads(1)  # a single rank would use all cores
     control = StopsAfter(None, rank.COLLECTIVE_TIMEOUT)
-    weights: dict[str, dict[str, Any]] = {}  # read once for all parts, as by one launch
+    weights: dict[str, dict[str, Any]] = {}  # read once, as in one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))
         if work.model_path not in weights:

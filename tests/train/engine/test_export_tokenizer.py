@@ -1,4 +1,4 @@
-"""What is exported beside an arm's weights: the template of its training, a pad token that is not the end of the sequence."""
+"""The exported tokenizer: the template of training, and a pad token other than the end."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,14 +23,14 @@ def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("special", "pad", "config_pad"),
     [
-        ({"pad_token": "<pad>", "unk_token": "<unk>"}, "<pad>", 2),  # as it was
+        ({"pad_token": "<pad>", "unk_token": "<unk>"}, "<pad>", 2),  # unchanged
         ({"pad_token": "</s>", "unk_token": "<unk>"}, "<unk>", 0),
         ({"pad_token": "</s>"}, None, None),
-        ({"pad_token": "</s>", "unk_token": "</s>"}, None, None),  # as GPT-2's
+        ({"pad_token": "</s>", "unk_token": "</s>"}, None, None),  # as in GPT-2
         ({}, None, None),
     ],
 )
-def test_a_pad_token_that_is_the_end_is_parted_from_it(
+def test_a_pad_token_that_is_the_end_is_replaced(
     tmp_path: Path, special: dict[str, str], pad: str | None, config_pad: int | None
 ) -> None:
     tokenizer = _tokenizer(**special)
@@ -42,7 +42,7 @@ def test_a_pad_token_that_is_the_end_is_parted_from_it(
 
 
 def test_the_template_of_training_goes_with_the_weights(tmp_path: Path, world_model: Path) -> None:
-    """Twice, as two arms of one launch do; the prompts that others make from it are ours, BOS included."""
+    """Exported twice, as by two arms of a launch; its prompts are ours, including BOS."""
     tokenizer = PromptTokenizer(world_model)
     messages = [Message(role="user", content="Say one."), Message(role="assistant", content="one")]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""How many ranks there will be, and hostfiles that cannot be used."""
+"""The number of ranks, and hostfiles that cannot be used."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_several_hosts_need_pdsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         hostfile.check(_file(tmp_path, "n1 slots=1\nn2 slots=1\n"))
 
 
-def test_the_hostfile_says_how_many_ranks_there_are(tmp_path: Path) -> None:
+def test_the_hostfile_sets_the_number_of_ranks(tmp_path: Path) -> None:
     path = _file(tmp_path, "localhost slots=3\n")
     train = {"hostfile": str(path), "global_batch_size": 4}
     assert (
@@ -63,7 +63,7 @@ def test_the_hostfile_says_how_many_ranks_there_are(tmp_path: Path) -> None:
         hostfile.with_ranks(from_dict({"output_dir": "x", "train": train | {"num_ranks": 2}}), None)
 
 
-def test_a_batch_that_cannot_be_dealt_to_the_launchers_ranks() -> None:
+def test_a_batch_too_small_for_the_launchers_ranks() -> None:
     config = from_dict({"output_dir": "x", "train": {"global_batch_size": 4}})
     assert hostfile.with_ranks(config, Ranks(0, 0, 4, 4)).train.num_ranks == 4
     with pytest.raises(ConfigError, match=r"4 examples cannot be dealt to train.num_ranks = 8"):

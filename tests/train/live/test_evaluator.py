@@ -1,4 +1,4 @@
-"""Live knowledge without ranks: its schedule, its questions, its answers and what is computed from them."""
+"""Live knowledge without ranks: schedule, questions, answers and measures."""
 
 import json
 from pathlib import Path
@@ -159,7 +159,7 @@ def _arm(tmp_path: Path, num_tokens: int, domain: str = homo.DOMAIN) -> ArmJob:
     return ArmJob(arm=arm, source="set", tokens=str(path), folder="folder", key="key", inputs={})
 
 
-def test_what_is_asked_is_told(
+def test_the_schedule_is_reported(
     tmp_path: Path, world_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
@@ -197,7 +197,7 @@ def test_early_stopping_needs_measurements() -> None:
 
 
 class _Alone:
-    """The ranks' agreement where there is one of them; `others`: what the others answer."""
+    """Control of a single rank; `others`: values of further ranks."""
 
     def __init__(self, *others: Any):
         self.others = others
@@ -264,7 +264,7 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
 def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
     tmp_path: Path, family: str
 ) -> None:
-    """One token each, several tokens (a prompt for each option), and with the period that the examples show."""
+    """Letters of one token, of several (one prompt per option), and with the examples' period."""
     folder = vocabularies.save(
         vocabularies.FAMILIES[family](), tmp_path / "model", template=vocabularies.TIGHT
     )
@@ -292,7 +292,7 @@ def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
             row[: len(expected)] == pytest.approx(expected, abs=1e-4)
             and np.isneginf(row[len(expected) :]).all()
         )
-    # A question's prompts are paid for together.
+    # The cost of a question is that of all its prompts.
     found = live_questions.schedule_of(
         whole, dataset.load(_tokens(tmp_path)), _config(tmp_path, every=1, max_questions=5), 64
     )
@@ -380,7 +380,7 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
         homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path
     )
     assert path is not None
-    for patience, over in (
+    for patience, stopped in (
         (1, [False, True]),
         (2, [False, False, True]),
         (3, [False, False, False, False]),
@@ -396,11 +396,11 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
                 told.append(live.should_stop)
             if live.should_stop:
                 break
-        assert told == over
-        assert live.counts()["stopped_early"] == int(over[-1])
+        assert told == stopped
+        assert live.counts()["stopped_early"] == int(stopped[-1])
 
 
-def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: Path) -> None:
+def test_an_interrupted_arm_resumes_from_its_files(tmp_path: Path, world_model: Path) -> None:
     path = live_questions.cached(
         homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path
     )
@@ -411,14 +411,13 @@ def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: 
         before.after(step)
     after = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
     assert after.rows == before.rows and after.seconds == before.seconds and not after.should_stop
-    assert after.after(2) == 0.0  # measured already
+    assert after.after(2) == 0.0  # already measured
     assert after.after(4) > 0.0 and after.should_stop
     assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).should_stop
     with np.load(tmp_path / "live.npz") as answers:
         assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)
-    assert not _live(
-        path, world_model, _Alone(), ALONE, 5, tmp_path, **settings
-    ).rows  # other questions: begun again
+    # With other questions, the measurements restart.
+    assert not _live(path, world_model, _Alone(), ALONE, 5, tmp_path, **settings).rows
     assert not (tmp_path / "live.jsonl").exists()
 
 
