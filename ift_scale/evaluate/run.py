@@ -56,7 +56,7 @@ class EvaluateStage(Stage):
         settings = identity(config.evaluate, config.model.dtype)
         if config.evaluate.generate:
             settings["refusal"] = config.construct.refusal
-        asked = context.digest("questions", QUESTIONS_FILE)
+        questions = context.digest("questions", QUESTIONS_FILE)
         tasks = []
         for arm in _arms(context):
             trained = read_manifest(context.folder("train", arm))
@@ -66,7 +66,7 @@ class EvaluateStage(Stage):
                     " run `ift-scale train` or `ift-scale run`"
                 )
             weights = {name: d for name, d in trained.files.items() if name.startswith("model/")}
-            inputs = {"model": digest_of(weights), "questions": asked}
+            inputs = {"model": digest_of(weights), "questions": questions}
             key = digest_of([self.version, settings, inputs, arm.own_domains])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks

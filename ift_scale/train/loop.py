@@ -21,6 +21,7 @@ from ift_scale.train.data.collate import num_saved, shared_prefixes
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
 from ift_scale.train.engine.checkpoint import Checkpoints
+from ift_scale.train.engine.checkpoint_manifest import Progress
 from ift_scale.train.engine.deepspeed import StepResult, TrainEngine
 from ift_scale.train.job import ArmJob, Job
 from ift_scale.train.launch.control import Control, Interrupted
@@ -67,32 +68,14 @@ def train(
     """
     started = time.monotonic()
     config = job.train
-    steps = packing.planned_steps(
-        tokens.computed_lengths, config, context.ranks.world_size, job.hidden_size, arm.arm.seed
-    )
-    max_micro_batches = max(map(len, steps))
-    engine = engines.build(
-        Path(job.model_path),
-        context.weights,
-        config,
-        context.device,
-        context.ranks,
-        max_micro_batches,
-    )
+    steps, engine = _plan_and_build(job, arm, tokens, context)
     restored = checkpoints.load(engine)
     built = time.monotonic()
     steplog, live = monitors(engine, len(steps))
-    restored_live_seconds = live.seconds
+    timer = StepTimer(restored.seconds, built, live)
     live.after(restored.step)
-    bad = NonFiniteSteps(
-        arm, tokens, context, config.max_bad_steps, restored.bad_lines, restored.bad_steps
-    )
+    bad = NonFiniteSteps(arm, tokens, context, config.max_bad_steps, restored)
     first_step, num_done = 0.0, restored.step
-
-    def step_seconds() -> float:
-        """Seconds of all steps so far, including those before an interruption, without live."""
-        live_seconds = live.seconds - restored_live_seconds
-        return restored.seconds + time.monotonic() - built - live_seconds
 
     for number, step in enumerate(steps[restored.step :], restored.step):
         if live.should_stop:
@@ -110,7 +93,7 @@ def train(
                 steplog.close()
                 raise EnvironmentProblem(bad.too_many())
         if number == restored.step:
-            first_step = step_seconds() - restored.seconds
+            first_step = timer.seconds() - restored.seconds
         num_done = number + 1
         live.after(num_done)
         # All ranks agree, so that they save after the same step.
@@ -118,13 +101,14 @@ def train(
         if should_stop or checkpoints.due(num_done, len(steps)):
             # The checkpoint contains the metrics so far: write them first.
             steplog.flush()
-            progress = {
-                "step": num_done,
-                "seconds": step_seconds(),
-                "bad_steps": bad.count,
-                "bad_lines": sorted(bad.lines),
-            }
-            checkpoints.save(engine, restored.model_copy(update=progress))
+            progress = Progress(
+                step=num_done,
+                seconds=timer.seconds(),
+                resumed=restored.resumed,
+                bad_steps=bad.count,
+                bad_lines=sorted(bad.lines),
+            )
+            checkpoints.save(engine, progress)
         if should_stop:
             steplog.close()
             raise Interrupted(num_done)
@@ -132,12 +116,47 @@ def train(
     seconds = {
         "build": built - started,
         "first_step": first_step,
-        "steps": step_seconds(),
+        "steps": timer.seconds(),
         "live": live.seconds,
     }
     counts = counts_of(tokens, steps[:num_done], job) | live.counts()
     counts |= {"bad_steps": bad.count, "resumed": restored.resumed}
     return engine, TrainingCosts(seconds, counts)
+
+
+def _plan_and_build(
+    job: Job, arm: ArmJob, tokens: TokenizedSet, context: TrainContext
+) -> tuple[list[packing.Step], TrainEngine]:
+    """Returns all steps of the arm, and an engine for them with the base model's weights."""
+    config, ranks = job.train, context.ranks
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, ranks.world_size, job.hidden_size, arm.arm.seed
+    )
+    max_micro_batches = max(map(len, steps))
+    model_path = Path(job.model_path)
+    engine = engines.build(
+        model_path, context.weights, config, context.device, ranks, max_micro_batches
+    )
+    return steps, engine
+
+
+@dataclass
+class StepTimer:
+    """Times an arm's steps, without live measurements.
+
+    `restored`: seconds before an interruption. `started`: clock at the start of this run.
+    """
+
+    restored: float
+    started: float
+    live: LiveEvaluator
+
+    def __post_init__(self) -> None:
+        self._restored_live = self.live.seconds
+
+    def seconds(self) -> float:
+        live_seconds = self.live.seconds - self._restored_live
+        return self.restored + time.monotonic() - self.started - live_seconds
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -171,7 +190,7 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
 class NonFiniteSteps:
     """Counts the steps that were skipped because of a non-finite gradient, with their examples.
 
-    `limit`: `train.max_bad_steps`. `lines` and `count`: of the steps before an interruption.
+    `limit`: `train.max_bad_steps`. `restored`: progress before an interruption.
     """
 
     def __init__(
@@ -180,12 +199,11 @@ class NonFiniteSteps:
         tokens: TokenizedSet,
         context: TrainContext,
         limit: int,
-        lines: list[int],
-        count: int,
+        restored: Progress,
     ):
         self._arm, self._tokens, self._context, self._limit = arm, tokens, context, limit
-        self.count = count
-        self.lines = set(lines)
+        self.count = restored.bad_steps
+        self.lines = set(restored.bad_lines)
         self._newest = ""
 
     def add(self, step: int, result: StepResult) -> None:

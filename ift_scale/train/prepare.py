@@ -48,14 +48,7 @@ def prepare(
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
     arms = [
-        job.ArmJob(
-            arm=arm,
-            source=str(path),
-            tokens=str(tokenized(path, folder / TOKENS, tokenizer, config)),
-            folder=str(task.folder),
-            key=task.key,
-            inputs=task.inputs,
-        )
+        _arm_job(task, arm, path, tokenized(path, folder / TOKENS, tokenizer, config))
         for task, arm, path in pending
     ]
     export_tokenizer.check_before_training(
@@ -78,6 +71,17 @@ def prepare(
         train=config.train,
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
+    )
+
+
+def _arm_job(task: Task, arm: Arm, source: Path, tokens: Path) -> job.ArmJob:
+    return job.ArmJob(
+        arm=arm,
+        source=str(source),
+        tokens=str(tokens),
+        folder=str(task.folder),
+        key=task.key,
+        inputs=task.inputs,
     )
 
 

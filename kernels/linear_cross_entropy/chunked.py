@@ -146,7 +146,7 @@ def _pass(
     grad_hidden = torch.empty_like(hidden_RD) if needed[0] else None
     grad_weight = grad_bias = None
     if needed[1]:
-        # Accumulated over several chunks in the exact dtype.
+        # Several chunks are accumulated in the exact dtype.
         grad_weight = torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact)
     if needed[2] and bias_V is not None:
         grad_bias = torch.zeros_like(bias_V, dtype=exact)

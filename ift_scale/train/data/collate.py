@@ -8,6 +8,7 @@ there and send their gradients there.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,39 +84,7 @@ def collate(
     supervised = [np.flatnonzero(tokens.supervised[part + 1]) for part in own]
     rows_R = np.concatenate([s + start for s, start in zip(supervised, starts, strict=False)])
 
-    # The last layer's queries: each example from its first supervised row to its end.
-    last_lengths = [len(part) - int(s[0]) for part, s in zip(own, supervised, strict=True)]
-    last_starts = _cumulative(last_lengths)
-    row_positions_R = np.concatenate(
-        [s - s[0] + start for s, start in zip(supervised, last_starts, strict=False)]
-    )
-
-    def put(array: np.ndarray, dtype: type = np.int64) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
-        # Pinned, so that the copy does not wait for the device's queue.
-        return (
-            tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-        )
-
-    def varlen(seqlens_q: list[int], seqlens_k: list[int]) -> VarlenMetadata:
-        cu_seqlens_q = put(_cumulative(seqlens_q), np.int32)
-        cu_seqlens_k = put(_cumulative(seqlens_k), np.int32)
-        if not shared:
-            return VarlenMetadata(seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k)
-        order = put(_key_order(shared, seqlens_k))
-        return VarlenMetadata(
-            seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k, order, shared, len(seqlens_k)
-        )
-
-    # The prefix attends to itself, as a sequence of its own; each example attends to it and itself.
-    prefix = [shared] if shared else []
-    seqlens_k = lengths.tolist()
-    packed = PackedRows(
-        rows_R=put(rows_R),
-        whole=varlen(prefix + own_lengths, prefix + seqlens_k),
-        last=varlen(last_lengths, seqlens_k),
-        row_positions_R=None if len(rows_R) == sum(last_lengths) else put(row_positions_R),
-    )
+    put = partial(_put, device=device)
     positions_T = np.concatenate(
         [np.arange(shared), *(np.arange(shared, length) for length in lengths)]
     )
@@ -126,10 +95,56 @@ def collate(
         positions_1T=put(positions_T)[None],
         labels_R=put(tokens.ids[source_T[rows_R] + 1]),
         weights_R=put(weights_R, np.float32),
-        packed=packed,
+        packed=_boundaries(shared, own_lengths, lengths.tolist(), supervised, put(rows_R)),
         starts=starts[:-1].tolist(),
         num_shared=shared,
     )
+
+
+def _boundaries(
+    shared: int,
+    seqlens_own: list[int],
+    seqlens_k: list[int],
+    supervised: list[np.ndarray],
+    rows_R: Tensor,
+) -> PackedRows:
+    """Returns the boundaries of a packed row.
+
+    `seqlens_own`, `seqlens_k`: tokens of each example without and with the shared prefix.
+    `supervised`: supervised rows within each example's own tokens.
+    """
+    # The prefix attends to itself, as a sequence of its own; each example attends to it and itself.
+    prefix = [shared] if shared else []
+    whole = _varlen(shared, prefix + seqlens_own, prefix + seqlens_k, rows_R.device)
+    # The last layer's queries: each example from its first supervised row to its end.
+    seqlens_last = [num - int(s[0]) for num, s in zip(seqlens_own, supervised, strict=True)]
+    last = _varlen(shared, seqlens_last, seqlens_k, rows_R.device)
+    if len(rows_R) == sum(seqlens_last):
+        return PackedRows(rows_R, whole, last, row_positions_R=None)
+    starts = _cumulative(seqlens_last)
+    row_positions_R = np.concatenate(
+        [s - s[0] + start for s, start in zip(supervised, starts, strict=False)]
+    )
+    return PackedRows(rows_R, whole, last, _put(row_positions_R, device=rows_R.device))
+
+
+def _varlen(
+    shared: int, seqlens_q: list[int], seqlens_k: list[int], device: torch.device
+) -> VarlenMetadata:
+    cu_seqlens_q = _put(_cumulative(seqlens_q), np.int32, device=device)
+    cu_seqlens_k = _put(_cumulative(seqlens_k), np.int32, device=device)
+    if not shared:
+        return VarlenMetadata(seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k)
+    order = _put(_key_order(shared, seqlens_k), device=device)
+    return VarlenMetadata(
+        seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k, order, shared, len(seqlens_k)
+    )
+
+
+def _put(array: np.ndarray, dtype: type = np.int64, *, device: torch.device) -> Tensor:
+    """Returns a tensor on the device; pinned memory lets the copy run without a wait."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _cumulative(lengths: Sequence[int]) -> np.ndarray:

@@ -26,37 +26,9 @@ def tokenize(
     ids, supervised, offsets, weights = array("i"), bytearray(), [0], []
     num_truncated = 0
     for number, example in enumerate(read_jsonl(path, Example), start=1):
-        try:
-            tokens, mask = tokenizer.example(example.messages, template)
-            if config.supervise == "all":
-                mask = [True] * len(tokens)
-        except ValueError as error:
-            remedy = "Fix the example, or set evaluate.template to one that suits this tokenizer"
-            raise DataError(Place(path, number, "messages"), str(error), remedy) from error
-        if len(tokens) > config.max_length:
-            if config.too_long == "error":
-                remedy = (
-                    "Raise train.max_length, remove the example, or set train.too_long to truncate"
-                )
-                raise DataError(
-                    Place(path, number, "messages"),
-                    f"{len(tokens)} tokens, over {config.max_length}",
-                    remedy,
-                )
-            tokens, mask = tokens[: config.max_length], mask[: config.max_length]
-            num_truncated += 1
-        if not any(mask[1:]):
-            cut = len(tokens) == config.max_length
-            remedy = (
-                "Raise train.max_length or remove the example"
-                if cut
-                else "Add an assistant turn, or remove the example"
-            )
-            raise DataError(
-                Place(path, number, "messages"),
-                "has no answer token to learn from",
-                remedy,
-            )
+        place = Place(path, number, "messages")
+        tokens, mask, was_truncated = _tokenize_example(example, place, tokenizer, template, config)
+        num_truncated += was_truncated
         ids.extend(tokens)
         supervised.extend(mask)
         offsets.append(len(ids))
@@ -65,6 +37,36 @@ def tokenize(
     return TokenizedSet(
         *flat, np.array(offsets, dtype=np.int64), np.array(weights, dtype=np.float64), num_truncated
     )
+
+
+def _tokenize_example(
+    example: Example,
+    place: Place,
+    tokenizer: PromptTokenizer,
+    template: str,
+    config: TrainConfig,
+) -> tuple[list[int], list[bool], bool]:
+    """Returns (ids, supervised, True if truncated)."""
+    try:
+        tokens, mask = tokenizer.example(example.messages, template)
+    except ValueError as error:
+        remedy = "Fix the example, or set evaluate.template to one that suits this tokenizer"
+        raise DataError(place, str(error), remedy) from error
+    if config.supervise == "all":
+        mask = [True] * len(tokens)
+    is_too_long = len(tokens) > config.max_length
+    if is_too_long and config.too_long == "error":
+        remedy = "Raise train.max_length, remove the example, or set train.too_long to truncate"
+        raise DataError(place, f"{len(tokens)} tokens, over {config.max_length}", remedy)
+    tokens, mask = tokens[: config.max_length], mask[: config.max_length]
+    if not any(mask[1:]):
+        remedy = (
+            "Raise train.max_length or remove the example"
+            if len(tokens) == config.max_length
+            else "Add an assistant turn, or remove the example"
+        )
+        raise DataError(place, "has no answer token to learn from", remedy)
+    return tokens, mask, is_too_long
 
 
 def tokenizer_digest(tokenizer: PromptTokenizer) -> str:

@@ -59,14 +59,14 @@ def folder_of(artifact: Path) -> Path:
 
 def complete(folder: Path) -> list[tuple[Path, CheckpointManifest]]:
     """Returns the checkpoints of which no file is missing or truncated, oldest first."""
-    found = []
+    checkpoints = []
     for path in folder.glob(f"{PREFIX}*"):
         saved = _read(path)
         if saved is not None and all((path / name).is_file() for name in saved.files):
             sizes = {name: (path / name).stat().st_size for name in saved.files}
             if sizes == saved.files:
-                found.append((path, saved))
-    return sorted(found, key=lambda pair: pair[1].progress.step)
+                checkpoints.append((path, saved))
+    return sorted(checkpoints, key=lambda pair: pair[1].progress.step)
 
 
 def _read(path: Path) -> CheckpointManifest | None:

@@ -205,11 +205,11 @@ def non_finite_examples(result: StepResult, counts: np.ndarray) -> list[int]:
 
     `counts`: number of supervised tokens of each example of the set.
     """
-    found = []
+    non_finite = []
     for examples, losses_R in result.row_losses:
         if examples:
             parts = losses_R.cpu().split([int(counts[i]) for i in examples])
-            found += [
+            non_finite += [
                 i for i, part in zip(examples, parts, strict=True) if not torch.isfinite(part).all()
             ]
-    return found
+    return non_finite

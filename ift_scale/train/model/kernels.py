@@ -73,10 +73,10 @@ def stored_figures() -> list[dict[str, Any]]:
 
 def available(device_type: str) -> set[Implementation]:
     """Returns the implementations that can run here: Triton and Liger need a GPU and a package."""
-    found: set[Implementation] = {"pytorch"}
+    names: set[Implementation] = {"pytorch"}
     if device_type == "cuda":
-        found |= {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
-    return found
+        names |= {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
+    return names
 
 
 def choose(

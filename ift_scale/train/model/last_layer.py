@@ -10,6 +10,7 @@ Shapes: T tokens of the packed row, R supervised rows, Q queries of the last lay
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +21,10 @@ from transformers import AttentionInterface
 from ift_scale.train.data.micro_batch import PackedRows
 from ift_scale.train.model.attention import attend
 from ift_scale.train.model.rows import select_rows
+
+Forward = Callable[..., Any]
+Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""transformers' apply_rotary_pos_emb: (q, k, cos, sin) -> rotated q and k."""
 
 
 def _heads(attention: Any, x_1ND: Tensor, name: str) -> Tensor:
@@ -88,11 +93,16 @@ def prune(layer: Any) -> None:
     Replaces the forwards of the instances, so that parameters and hooks keep their names.
     """
     attention = layer.self_attn
-    plain_layer, plain_attention = layer.forward, attention.forward
     rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     how = attention_arguments(attention)
+    layer.forward = _layer_forward(layer, layer.forward, rotary)
+    attention.forward = _attention_forward(attention, attention.forward, rotary, how)
 
-    def layer_forward(
+
+def _layer_forward(layer: Any, plain: Forward, rotary: Rotary) -> Forward:
+    attention = layer.self_attn
+
+    def forward(
         hidden_states: Tensor, *, packed: PackedRows, position_embeddings: Any, **kwargs: Any
     ) -> Tensor:
         # Keys and values of all rows, because the supervised rows attend to all rows before them.
@@ -108,18 +118,24 @@ def prune(layer: Any) -> None:
         # Everything else, including the residual stream, on the supervised rows.
         rows_R = packed.rows_R
         inputs: Any = _PrunedInputs(packed, k_1KTD, v_1KTD)
-        return plain_layer(
+        return plain(
             select_rows(hidden_states, rows_R, 1),
             packed=inputs,
             position_embeddings=(cos[:, rows_R], sin[:, rows_R]),
             **kwargs,
         )
 
-    def attention_forward(
+    return forward
+
+
+def _attention_forward(
+    attention: Any, plain: Forward, rotary: Rotary, how: dict[str, Any]
+) -> Forward:
+    def forward(
         hidden_states: Tensor, *, packed: Any, position_embeddings: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         if not isinstance(packed, _PrunedInputs):
-            return plain_attention(
+            return plain(
                 hidden_states, packed=packed, position_embeddings=position_embeddings, **kwargs
             )
         q_1HRD = _heads(attention, hidden_states, "q")
@@ -145,4 +161,4 @@ def prune(layer: Any) -> None:
             out_1QHD = select_rows(out_1QHD, positions_R, 1)
         return attention.o_proj(out_1QHD.reshape(*hidden_states.shape[:-1], -1)), None
 
-    layer.forward, attention.forward = layer_forward, attention_forward
+    return forward
