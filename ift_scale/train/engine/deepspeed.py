@@ -163,7 +163,7 @@ def run_step(
     total = torch.zeros((), device=engine.device)
     row_losses = []
     for number, micro in enumerate(step):
-        # ZeRO reduces gradients at the boundary. The number of micro-batches varies by step.
+        # The update follows the last micro-batch. Their number varies from step to step.
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
         batch = collate(
             micro[engine.ranks.rank], tokens, scales, engine.device, engine.config.share_prefix

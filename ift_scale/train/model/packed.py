@@ -71,6 +71,7 @@ class PackedCausalLM(nn.Module):
         """
         if logits:
             return self.logits(batch)
+        # The head sees supervised rows only: their logits are the largest tensor of a step.
         return self.model.lm_head(
             self.hidden(batch), labels_R=batch.labels_R, weights_R=batch.weights_R
         )
