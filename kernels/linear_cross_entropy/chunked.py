@@ -30,8 +30,8 @@ overwritten in any case.
 
 def default_chunk_rows(num_rows: int, vocabulary: int, device: torch.device) -> int:
     """Returns the rows per chunk: as many as the byte limit allows, about equal for all chunks."""
-    most = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // (4 * vocabulary))
-    return max(1, -(-num_rows // -(-num_rows // most))) if num_rows else 1
+    limit = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // (4 * vocabulary))
+    return max(1, -(-num_rows // -(-num_rows // limit))) if num_rows else 1
 
 
 def linear_cross_entropy(

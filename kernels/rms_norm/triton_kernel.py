@@ -121,8 +121,8 @@ def backward(
     num_rows, size = x_TD.shape
     grad_x_TD = torch.empty_like(x_TD)
     is_gpu = x_TD.device.type == "cuda"
-    most = 2 * torch.cuda.get_device_properties(x_TD.device).multi_processor_count if is_gpu else 4
-    num_programs = min(most, num_rows)
+    limit = 2 * torch.cuda.get_device_properties(x_TD.device).multi_processor_count if is_gpu else 4
+    num_programs = min(limit, num_rows)
     partial_PD = torch.empty(num_programs, size, dtype=torch.float32, device=x_TD.device)
     if num_rows:
         _backward[(num_programs,)](

@@ -21,9 +21,7 @@ def test_the_entry_point_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_rank_needs_its_place_in_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_needs_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tmp_path / "job.json"
     job.write_text("{}")
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
@@ -37,12 +35,12 @@ def test_the_rank_gets_job_events_and_import_time(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(rank, "run_job_file", lambda *arguments: calls.append(arguments))
-    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     job, events = tmp_path / "job.json", tmp_path / "events.jsonl"
     job.write_text("{}")
     result = CliRunner().invoke(
-        worker.main, [str(job), "--events", str(events)], env=place | address
+        worker.main, [str(job), "--events", str(events)], env=variables | address
     )
     assert result.exit_code == 0, result.output
     ((job_path, events_path, ranks, imports),) = calls
