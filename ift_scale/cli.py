@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from ift_scale import __version__
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
 from ift_scale.stages import STAGES, Entry
 
@@ -55,9 +54,57 @@ def _config_options(command: Any) -> Any:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ift-scale")
+@click.version_option(package_name="ift-scale", prog_name="ift-scale")
 def main() -> None:
     """What instruction fine-tuning does to a model's knowledge: probe, construct, train, evaluate, report."""
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False), required=False)
+@click.option(
+    "--model",
+    metavar="PATH",
+    help="Base model: a folder, or the id of a downloaded model of the Hugging Face Hub.",
+)
+@click.option(
+    "--questions",
+    multiple=True,
+    metavar="[DOMAIN=]SOURCE",
+    help="Folder, table, hub id or dataset's name; may be repeated.",
+)
+@click.option("--output", metavar="FOLDER", help="Folder for the run.")
+@click.option(
+    "--general",
+    default="world",
+    show_default=True,
+    metavar="PATH",
+    help="General instructions: JSON lines.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def init(file: str | None, force: bool, questions: tuple[str, ...], **given: Any) -> None:
+    """Write a commented configuration file.
+
+    FILE is the folder's name with .yaml if left out. On a terminal, what is not given is asked for.
+    The model and all questions are checked before the file is written.
+    """
+    from ift_scale.commands.init import Asked
+    from ift_scale.commands.init import init as write_config
+
+    write_config(Asked(file=file, force=force, questions=questions, **given))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script for shell completion.
+
+    In bash: eval "$(ift-scale completion bash)", in ~/.bashrc to keep it.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(main, {}, "ift-scale", "_IFT_SCALE_COMPLETE").source())
 
 
 _variant_option = click.option(
@@ -145,7 +192,7 @@ def stage_command(stage: Entry) -> click.Command:
             with open_pipeline as pipeline:
                 _run_stage(pipeline, stage.name, ray, ray_workers)
 
-    if stage.in_parts:
+    if stage.per_arm:
         command = _part_option(command)
     if stage.on_ray:
         command = _ray_options(command)
@@ -424,6 +471,26 @@ def official(folder: str, pools: str | None) -> None:
     if pools is not None:
         click.echo("\n" + official_leaks.table(official_leaks.leaks(found, Path(pools))))
     official_rules.check(sets)
+
+
+@main.command()
+@click.argument("run", type=click.Path(), metavar="RUN")
+@click.option(
+    "--variant",
+    "only",
+    multiple=True,
+    metavar="NAME",
+    help="Only this variant of a study; may be repeated.",
+)
+def show(run: str, only: tuple[str, ...]) -> None:
+    """Print a run's findings and accuracy.
+
+    RUN is the folder of a run or study, or its configuration file. If it is not finished, the
+    stages that are done and the command that continues it are printed.
+    """
+    from ift_scale.commands.show import show as show_run
+
+    show_run(run, only)
 
 
 @main.command()

@@ -14,8 +14,8 @@ class Entry(NamedTuple):
     help: str
     on_ranks: bool = False
     """Ranks that deepspeed, torchrun or srun started may work on it together."""
-    in_parts: bool = False
-    """Several commands may each make some of its arms at the same time (`--part`)."""
+    per_arm: bool = False
+    """It makes an artifact for each arm, so several commands may each make some (`--part`)."""
     on_ray: bool = False
     """Actors of a Ray cluster may compute it (`--ray`)."""
 
@@ -29,9 +29,9 @@ STAGES = (
     Entry("probe", "Ask the base model every question, few-shot.", on_ranks=True, on_ray=True),
     Entry("write", "Have the explanations and contexts written that the sets need."),
     Entry("construct", "Build the instruction sets of all arms."),
-    Entry("train", "Fine-tune every arm.", on_ranks=True, in_parts=True),
+    Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True),
     Entry(
-        "evaluate", "Ask every fine-tuned arm, 0-shot.", on_ranks=True, in_parts=True, on_ray=True
+        "evaluate", "Ask every fine-tuned arm, 0-shot.", on_ranks=True, per_arm=True, on_ray=True
     ),
     Entry("analyse", "Compute accuracy, consistency and differences."),
     Entry("report", "Write the report page."),

@@ -9,7 +9,9 @@
 # IFT_SCALE_HOME          the project's folder, if jobs are not submitted from it
 # IFT_SCALE_SETUP         a file to source first (modules, a virtual environment); the default is
 #                         .venv in the project's folder, if it exists
-# IFT_SCALE_SRUN          additional options for srun, such as --container-image=ift-scale.sqsh
+# IFT_SCALE_SRUN          additional options for srun, such as --container-image=ift-scale.sqsh; a
+#                         command that starts a container may follow them, such as
+#                         apptainer exec --nv ift-scale.sif
 # IFT_SCALE_MAX_RESTARTS  how often a job may requeue itself (100)
 
 stop_requested=
@@ -61,7 +63,7 @@ step() {
   [ -z "$stop_requested" ] || requeue
   # The first task that fails ends the step. The others, which would wait for it, get a minute.
   # shellcheck disable=SC2086
-  srun --kill-on-bad-exit=1 --wait=60 ${IFT_SCALE_SRUN:-} "$@" &
+  srun ${step_options:---kill-on-bad-exit=1 --wait=60} ${IFT_SCALE_SRUN:-} "$@" &
   srun_pid=$!
   trap 'signalled=1; forward_stop "$srun_pid"' USR1
   while :; do # a trap interrupts wait
@@ -79,10 +81,10 @@ step() {
 # current work: the others do its share, and a second call finishes what is missing. Errors in the
 # input (2) and the environment (3) would only recur, so they end the job.
 share() {
-  local code=0
-  step --kill-on-bad-exit=0 --wait=0 "$@" || code=$?
+  local code=0 step_options='--kill-on-bad-exit=0 --wait=0'
+  step "$@" || code=$?
   case $code in
     0 | 2 | 3) return "$code" ;;
-    *) step "$@" ;;
+    *) step_options= step "$@" ;;
   esac
 }

@@ -45,6 +45,9 @@ def test_every_stage_has_a_command_with_help() -> None:
         "batch",
         "audit",
         "official",
+        "init",
+        "show",
+        "completion",
     ):
         assert f"\n  {stage} " in result.output
 

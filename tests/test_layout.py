@@ -1,44 +1,101 @@
-"""The house rules: what may import what, and whose name `kernels` is."""
+"""The rules of the house: which room may import which, how deep imports go, and whose name `kernels` is."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from benchmarks import package_map
+from ift_scale.stages import STAGES
+
 ROOT = Path(__file__).parent.parent
-STAGES = ("questions", "probe", "write", "construct", "train", "evaluate", "analyse", "report")
-SHARED = {
-    "config", "draws", "engines", "errors", "estimate", "io", "knowledge", "prompts", "ranks", "records", "scoring", "stage",
-    "treatments", "world",
-}  # fmt: skip
+NAMES = frozenset(stage.name for stage in STAGES)
+LEVELS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "records", "treatments", "draws", "world"}),
+    frozenset({"io", "knowledge"}),
+    frozenset({"ranks"}),
+    frozenset({"config"}),
+    frozenset({"estimate", "prompts"}),
+    frozenset({"engines"}),
+    frozenset({"scoring"}),
+    frozenset({"stage"}),
+    NAMES,
+    frozenset({"stages", "plan"}),
+    frozenset({"pipeline", "run_folder"}),
+    frozenset({"__init__", "commands", "ray_backend"}),
+    frozenset({"cli"}),
+)
+"""From the bottom: a room imports rooms of lower levels only."""
+MOST_TOP_MODULES, LONGEST_CHAIN, MOST_FILES_OF_A_STEP = 10, 16, 12
 
 
-def _imports(path: Path) -> set[str]:
-    """Second parts of the ift_scale modules that a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = (
-                [node.module]
-                if node.module != "ift_scale"
-                else [f"ift_scale.{a.name}" for a in node.names]
-            )
-        found.update(name.split(".")[1] for name in names if name.startswith("ift_scale."))
-    return found
+def test_rooms_import_downwards_only() -> None:
+    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+    imported = package_map.rooms(package_map.imports())
+    assert imported.keys() == level.keys()
+    upward = [(a, b) for a, others in imported.items() for b in others if level[b] >= level[a]]
+    assert not upward
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_another(stage: str) -> None:
-    for path in (ROOT / "ift_scale" / stage).rglob("*.py"):
-        assert _imports(path) <= SHARED | {stage}, path
+def test_the_way_through_the_package_is_short() -> None:
+    chain = package_map.longest_chain(package_map.imports())  # ValueError names a circle
+    assert len(chain) <= LONGEST_CHAIN, chain
+    assert len({file for file, _ in package_map.STEP}) <= MOST_FILES_OF_A_STEP
+    top = [path for path in (ROOT / "ift_scale").glob("*.py") if path.name != "__init__.py"]
+    assert len(top) <= MOST_TOP_MODULES, top
+
+
+def _functions(path: Path) -> set[str]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds)}
+
+
+def test_the_paths_that_the_design_page_shows_exist() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| `(ift_scale/[\w/]+\.py)` \| `(\w+)` \|", text, re.MULTILINE)
+    assert len(steps) > 20 and set(package_map.STEP) <= set(steps)
+    for file, function in steps:
+        assert function in _functions(ROOT / file), (file, function)
+
+
+def test_the_drawing_shows_every_room() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    drawing = text[text.index("```text") : text.index("```\n", text.index("```text"))]
+    shown = {word for line in drawing.splitlines() for word in line.split("   ")[0].split()}
+    shown |= {word for line in drawing.splitlines() for word in line.split()}
+    assert {room for rooms in LEVELS for room in rooms} - {"__init__"} <= shown
+
+
+def test_no_class_name_exists_twice() -> None:
+    counts: Counter[str] = Counter()
+    for path in package_map.modules().values():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        counts.update(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert not [name for name, count in counts.items() if count > 1]
+
+
+def test_tests_mirror_the_package() -> None:
+    """A folder of tests is named after a room, or after a folder next to the package."""
+    rooms = {path.name for path in (ROOT / "ift_scale").iterdir() if path.is_dir()}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("**/*.py"))}
+    assert folders <= rooms | {"benchmarks", "kernels", "launch", "golden"}
+
+
+def test_run_py_is_a_stages_entry() -> None:
+    """`run_folder/run.py` is the class that `ift_scale.Run` is."""
+    found = {path.parent.name for path in (ROOT / "ift_scale").rglob("run.py")}
+    assert found == NAMES | {"run_folder"}
+    for stage in STAGES:
+        assert stage.load().name == stage.name and stage.load().per_arm == stage.per_arm
 
 
 def test_kernels_import_nothing_of_ours() -> None:
     for path in (ROOT / "kernels").rglob("*.py"):
-        assert not _imports(path), path
+        assert "ift_scale." not in path.read_text(encoding="utf-8").replace("ift_scale_", ""), path
 
 
 def test_nothing_of_ours_answers_to_kernels() -> None:
@@ -51,16 +108,11 @@ def test_nothing_of_ours_answers_to_kernels() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_the_command_line_starts_without_heavy_imports() -> None:
-    code = "import sys, ift_scale.cli\n"
-    code += "heavy = {'torch', 'transformers', 'vllm', 'deepspeed', 'pandas', 'ray'} & set(sys.modules)\nassert not heavy, heavy"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_estimates_are_pure() -> None:
-    for path in (ROOT / "ift_scale" / "estimate").rglob("*.py"):
-        assert _imports(path) <= {"config", "errors", "estimate", "io"}, path
-    code = "import sys, ift_scale.estimate.scaling\nassert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+@pytest.mark.parametrize("module", ["ift_scale", "ift_scale.cli", "ift_scale.estimate.scaling"])
+def test_it_starts_without_heavy_imports(module: str) -> None:
+    heavy = {"torch", "transformers", "vllm", "deepspeed", "ray"}
+    heavy |= {"pandas", "scipy"} if module != "ift_scale.estimate.scaling" else set()
+    code = f"import sys, {module}\nassert not {heavy!r} & set(sys.modules), set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -71,5 +123,6 @@ def test_top_level_is_as_agreed() -> None:
     top = {name.split("/")[0] for name in listed.stdout.split()}
     assert top == {
         "setup.py", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", ".ci", ".gitignore",
+        "CONTRIBUTING.md", ".pre-commit-config.yaml",
         "ift_scale", "launch", "kernels", "configs", "tests", "benchmarks", "docs",
     }  # fmt: skip

@@ -22,7 +22,7 @@ echo "install: making $venv (some minutes, once)"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install -qq --no-deps "$@"; }
 
 pip $(grep -E '^(setuptools|wheel)==' "$lock")
-torch=$(grep '^torch==' "$lock")
+torch=$(grep '^torch==' "$lock")+cpu
 echo "install: $torch"
 pip "$torch" 2>/dev/null || pip --index-url "$torch_index" "$torch"
 

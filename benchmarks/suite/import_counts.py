@@ -10,10 +10,12 @@ import os
 import sys
 
 NO_CONFIG = "no-such-configuration.yaml"
+# torch's build for CUDA imports cuda-bindings ("cuda"); its build for CPUs does not.
 _NOT_ASKED_FOR = (
     "_",
     "benchmarks",
     "ift_scale",
+    "cuda",
     "encodings",
     "cython_runtime",
     "sitecustomize",

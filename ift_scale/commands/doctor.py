@@ -42,12 +42,8 @@ def _package(package: str, remedy: str, needed: bool = True) -> Check:
 
 
 def check_python() -> Check:
-    return Check(
-        "python",
-        sys.version_info >= (3, 11),
-        sys.version.split()[0],
-        "install Python 3.11 or newer",
-    )
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check("python", supported, sys.version.split()[0], "install Python 3.11, 3.12 or 3.13")
 
 
 def check_torch_imports() -> Check:

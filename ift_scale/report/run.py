@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ift_scale.config import Config, resolved_yaml
 from ift_scale.io.files import atomic_folder, read_json
 from ift_scale.io.manifests import Manifest, digest_of
@@ -56,20 +54,13 @@ def _manifests(context: Context) -> dict[str, list[Manifest]]:
 
 
 def _sources(context: Context) -> Sources:
-    questions = context.question_file()
-    tests = [
-        (group.num_choices, size)
-        for group, size in zip(questions.groups, questions.sizes, strict=True)
-        if group.split == "test" and group.num_choices
-    ]
-    chance = np.average([1 / choices for choices, _ in tests], weights=[size for _, size in tests])
     return Sources(
         tables=context.folder("analyse"),
         train=context.folder("train"),
         arms=context.arms(),
         manifests=_manifests(context),
         run_seconds={"train": read_json(context.logs / "train-seconds.json")},
-        chance=float(chance),
+        chance=context.question_file().chance_accuracy(),
         knowledge=read_json(context.folder("probe") / KNOWLEDGE_FILE),
         balance=context.folder("construct") / BALANCE_FILE,
         questions=context.folder("questions") / QUESTIONS_FILE,

@@ -104,6 +104,16 @@ class QuestionFile:
                 position = offset + length
         return questions
 
+    def chance_accuracy(self) -> float:
+        """The mean accuracy of guessing among the options of the test questions."""
+        tests = [
+            (group.num_choices, size)
+            for group, size in zip(self.groups, self.sizes, strict=True)
+            if group.split == "test" and group.num_choices
+        ]
+        sizes = [size for _, size in tests]
+        return float(np.average([1 / choices for choices, _ in tests], weights=sizes))
+
 
 def _parse(line: bytes) -> Question:
     # Unvalidated: the file's digest says that it is what the questions stage has checked and written.

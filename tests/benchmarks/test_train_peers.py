@@ -75,12 +75,9 @@ def test_in_order_keeps_every_example_under_the_cap(tokens: TokenizedSet) -> Non
 
 def test_trl_stands_on_our_versions() -> None:
     def pins(path: Path) -> dict[str, str]:
-        lines = [
-            line
-            for line in path.read_text().splitlines()
-            if "==" in line and not line.startswith("#")
-        ]
-        return dict(line.split("==") for line in lines)
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        pairs = (line.split(";")[0].strip().removesuffix("+cpu").split("==") for line in lines)
+        return {name.lower().replace("_", "-"): version for name, version in pairs}
 
     ours, theirs = (
         pins(ROOT / "configs" / "locks" / "cpu.txt"),
