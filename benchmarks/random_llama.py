@@ -13,7 +13,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
-from ift_scale.train import rank
+from ift_scale.train import process_group
 from ift_scale.train.data import packing
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
@@ -118,4 +118,4 @@ def joined() -> tuple[Ranks, torch.device]:
     """Join the group that the environment names."""
     found = environment.from_environment()
     assert found is not None
-    return found, rank.join(Rendezvous(found))
+    return found, process_group.join(Rendezvous(found))

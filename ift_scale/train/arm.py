@@ -17,7 +17,6 @@ from ift_scale.train.engine import export_tokenizer, zero_config
 from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.engine.export import export
-from ift_scale.train.launch.control import Interrupted
 from ift_scale.train.live.evaluator import LiveEvaluator
 from ift_scale.train.monitor import throughput
 from ift_scale.train.monitor.metrics import StepLog
@@ -31,11 +30,11 @@ def train_arms(
     for arm in work.arms:
         try:
             if context.control.should_stop():
-                raise Interrupted(0)
+                raise job.Interrupted(0)
             train_arm(work, arm, context, tokenizer, events)
-        except Interrupted as stopped:
+        except job.Interrupted as stopped:
             events.emit("stopped", name=arm.arm.name, step=stopped.step)
-            raise Interrupted(stopped.step, arm.arm.name) from None
+            raise job.Interrupted(stopped.step, arm.arm.name) from None
 
 
 def train_arm(

@@ -8,9 +8,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.errors import Stopped
 from ift_scale.io.files import write_text
 from ift_scale.records import Arm
 from ift_scale.train.data import dataset, packing
+
+
+class Interrupted(Stopped):
+    """The ranks have agreed to stop after `step` steps of `arm`, which are saved."""
+
+    def __init__(self, step: int, arm: str = ""):
+        self.step, self.arm = step, arm
+        super().__init__(f"stopped after step {step}")
 
 
 class LiveJob(BaseModel):

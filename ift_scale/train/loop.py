@@ -23,8 +23,8 @@ from ift_scale.train.engine import deepspeed as engines
 from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.checkpoint_manifest import Progress
 from ift_scale.train.engine.deepspeed import StepResult, TrainEngine
-from ift_scale.train.job import ArmJob, Job
-from ift_scale.train.launch.control import Control, Interrupted
+from ift_scale.train.job import ArmJob, Interrupted, Job
+from ift_scale.train.launch.control import Control
 from ift_scale.train.live.evaluator import LiveEvaluator
 from ift_scale.train.monitor.metrics import StepLog
 

@@ -18,7 +18,7 @@ from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.train import job
+from ift_scale.train import job, worker
 from ift_scale.train.data.cache import share_tokens
 from ift_scale.train.engine import checkpoint_manifest
 from ift_scale.train.launch import hostfile, launcher, stop
@@ -185,13 +185,9 @@ def _run_rank(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None
     If they stop, rank 0 leaves last (`Rendezvous.leading`), so that the launcher exits with its
     code 75.
     """
-    started = time.monotonic()
-    from ift_scale.train import rank  # imports torch and DeepSpeed
-    from ift_scale.train.launch.control import Interrupted
-
     try:
-        rank.run(work, rendezvous, events, time.monotonic() - started)
-    except Interrupted as stopped:
+        worker.run(work, rendezvous, events, worker.import_trainer())
+    except job.Interrupted as stopped:
         if not rendezvous.ranks.is_rank_zero:
             raise PeerFailed(0) from None
         raise stop.stopped_error({"name": stopped.arm, "step": stopped.step}) from None

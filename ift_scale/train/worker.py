@@ -1,16 +1,38 @@
-"""Entry point of one rank: `python -m ift_scale.train.worker JOB`, run by a launcher.
+"""One rank of a launch: joins the process group once, then trains all arms of the job with it.
 
-Imports nothing heavy itself, so that it can time the imports of torch, transformers and DeepSpeed,
-which take most of a rank's start-up. The settings are arguments rather than environment variables
-because the deepspeed launcher does not forward unknown variables to other nodes.
+A rank is either a process of its own (`python -m ift_scale.train.worker JOB`, started by a launcher
+that `ift-scale train` supervises), or `ift-scale train` itself if srun, torchrun or deepspeed
+started it once per rank. The settings are arguments rather than environment variables because the
+deepspeed launcher does not forward unknown variables to other nodes.
+
+torch, transformers and DeepSpeed are imported within functions: their imports take most of a rank's
+start-up and are timed.
 """
 
+import os
+import socket
+import sys
 import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
+from ift_scale.io.manifests import file_digest
 from ift_scale.ranks import environment
+from ift_scale.ranks.environment import Ranks
+from ift_scale.ranks.rendezvous import Heartbeat, Rendezvous, meet
+from ift_scale.train import job
+
+
+def import_trainer() -> float:
+    """Import everything heavy that a rank needs; returns the seconds."""
+    started = time.monotonic()
+    from ift_scale.train import arm, process_group  # noqa: F401
+
+    return time.monotonic() - started
 
 
 @click.command()
@@ -32,10 +54,82 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
         )
     if supervisor:
         environment.end_with_supervisor(supervisor)
-    started = time.monotonic()
-    from ift_scale.train import rank  # imports torch and DeepSpeed
+    imports = import_trainer()
+    events = job.Events(events_path, writes=ranks.is_rank_zero)
+    try:
+        rendezvous = meet(ranks)
+        rendezvous.check(file_digest(job_path), job_path.parent)
+        run(job.read(job_path), rendezvous, events, imports)
+    except job.Interrupted:
+        sys.stdout.flush()
+        os._exit(EXIT_STOPPED)
+    except Exception as error:
+        fail(error, ranks, events)
+    from ift_scale.train import process_group
 
-    rank.run_job_file(job_path, events_path, ranks, time.monotonic() - started)
+    process_group.leave()
+
+
+def run(work: job.Job, rendezvous: Rendezvous, events: job.Events, imports: float) -> None:
+    """Train the arms of `work` as one of the ranks of `rendezvous`.
+
+    `imports`: seconds that the imports took, for the events. Raises Interrupted, on all ranks and
+    after saving, if the ranks were asked to stop. A rank that fails ends its process, because an
+    exception would make it wait for the others in the teardown of NCCL or gloo; the others follow
+    within seconds.
+    """
+    from ift_scale.prompts.tokenizer import PromptTokenizer
+    from ift_scale.train import process_group
+    from ift_scale.train.arm import train_arms
+    from ift_scale.train.launch.control import Control
+    from ift_scale.train.loop import TrainContext
+    from ift_scale.train.model.packed import read_weights
+
+    ranks, heartbeat, stopped = rendezvous.ranks, None, None
+    try:
+        joining = time.monotonic()
+        heartbeat = Heartbeat(rendezvous, events.failed)
+        device = process_group.join(rendezvous)
+        seconds = time.monotonic() - joining
+        events.emit("joined", imports=imports, join=seconds, world_size=ranks.world_size)
+        tokenizer = PromptTokenizer(work.model_path)
+        stop_file = Path(work.stop_file) if work.stop_file else None
+        control = Control(stop_file, process_group.COLLECTIVE_TIMEOUT)
+        # All ranks resolve `auto` to the same values, whatever devices they have.
+        config = process_group.resolve_auto(work, ranks, device, control, events)
+        work = work.model_copy(update={"train": config})
+        context = TrainContext(ranks, device, read_weights(Path(work.model_path)), control)
+        try:
+            train_arms(work, context, tokenizer, events)
+        except job.Interrupted as error:
+            stopped = error
+        # No rank leaves while another may still check that it is alive.
+        control.barrier()
+        heartbeat.close()
+        control.close()
+    except BaseException as error:
+        fail(error, ranks, events, heartbeat)
+    if stopped is not None:
+        raise stopped
+
+
+def fail(
+    error: BaseException, ranks: Ranks, events: job.Events, heartbeat: Heartbeat | None = None
+) -> NoReturn:
+    """Report the error in the log, in the events and to the other ranks, then end the process."""
+    message = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+    print(
+        f"Error: rank {ranks.rank} on {socket.gethostname()}: {message}",
+        file=sys.stderr,
+        flush=True,
+    )
+    if not isinstance(error, IFTScaleError | Stopped):
+        traceback.print_exception(error)
+    events.failed(ranks.rank, message)
+    if heartbeat is not None:
+        heartbeat.fail(message)
+    sys.stdout.flush()
+    os._exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

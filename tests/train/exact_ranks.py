@@ -23,7 +23,7 @@ from ift_scale.ranks.rendezvous import meet
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed, zero_config
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.rank import join
+from ift_scale.train.process_group import join
 
 STAGES = (0, 1, 2, 3)
 # Name: (packing, maximum number of micro-batches per rank).

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ift_scale.ranks.environment import Ranks
-from ift_scale.train import rank, worker
+from ift_scale.train import worker
 
 
 def test_the_entry_point_imports_nothing_heavy() -> None:
@@ -30,19 +30,20 @@ def test_a_rank_needs_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 2 and "RANK and WORLD_SIZE are not set" in result.output
 
 
-def test_the_rank_gets_job_events_and_import_time(
+def test_a_rank_runs_its_job_and_reports_the_import_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(rank, "run_job_file", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(worker, "meet", lambda ranks: SimpleNamespace(ranks=ranks, check=print))
+    monkeypatch.setattr(worker, "run", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(worker.job, "read", lambda path: path)
+    monkeypatch.setattr("ift_scale.train.process_group.leave", lambda: calls.append(()))
     variables = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    job, events = tmp_path / "job.json", tmp_path / "events.jsonl"
+    job = tmp_path / "job.json"
     job.write_text("{}")
-    result = CliRunner().invoke(
-        worker.main, [str(job), "--events", str(events)], env=variables | address
-    )
+    result = CliRunner().invoke(worker.main, [str(job)], env=variables | address)
     assert result.exit_code == 0, result.output
-    ((job_path, events_path, ranks, imports),) = calls
-    assert (job_path, events_path) == (job, events) and imports >= 0
-    assert isinstance(ranks, Ranks) and (ranks.rank, ranks.world_size) == (1, 2)
+    (path, rendezvous, _, imports), left = calls
+    assert path == job and imports >= 0 and left == ()
+    assert (rendezvous.ranks.rank, rendezvous.ranks.world_size) == (1, 2)

@@ -13,16 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ift_scale.errors import Stopped
-
-
-class Interrupted(Stopped):
-    """The ranks have agreed to stop after `step` steps of `arm`, which are saved."""
-
-    def __init__(self, step: int, arm: str = ""):
-        self.step, self.arm = step, arm
-        super().__init__(f"stopped after step {step}")
-
 
 @dataclass
 class Control:

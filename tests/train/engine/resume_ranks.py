@@ -17,9 +17,9 @@ from ift_scale.errors import EnvironmentProblem
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks import environment
 from ift_scale.ranks.rendezvous import meet
-from ift_scale.train import job, loop, rank
+from ift_scale.train import job, loop, process_group
 from ift_scale.train.arm import train_arm
-from ift_scale.train.launch.control import Control, Interrupted
+from ift_scale.train.launch.control import Control
 from ift_scale.train.model import packed as models
 
 
@@ -37,9 +37,9 @@ class StopsAfter(Control):
 def main(plan: Path) -> None:
     ranks = environment.from_environment()
     assert ranks is not None
-    device = rank.join(meet(ranks))
+    device = process_group.join(meet(ranks))
     torch.set_num_threads(1)  # a single rank would use all cores
-    control = StopsAfter(None, rank.COLLECTIVE_TIMEOUT)
+    control = StopsAfter(None, process_group.COLLECTIVE_TIMEOUT)
     weights: dict[str, dict[str, Any]] = {}  # read once, as in one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))
@@ -52,7 +52,7 @@ def main(plan: Path) -> None:
             for arm in work.arms:
                 train_arm(work, arm, context, tokenizer, job.Events(None))
             assert part["stop_after"] is None and part["error"] is None, part
-        except Interrupted as stopped:
+        except job.Interrupted as stopped:
             assert stopped.step == part["stop_after"], (stopped.step, part)
         except EnvironmentProblem as error:
             assert part["error"] and re.search(part["error"], str(error)), (str(error), part)

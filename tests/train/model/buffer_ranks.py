@@ -22,7 +22,7 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.model import buffers
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.rank import join
+from ift_scale.train.process_group import join
 from tests.train.exact_ranks import gather_everything, settings
 
 STAGES = (1, 2, 3)
