@@ -56,7 +56,7 @@ def llama(hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def state(engine: engines.Engine) -> list[torch.Tensor]:
+def state(engine: engines.TrainEngine) -> list[torch.Tensor]:
     """Returns copies of the parameters and of the optimizer's moments."""
     moments = [
         value

@@ -45,7 +45,7 @@ from ift_scale.scoring.letters import Chat, FewShot, LetterAsker, PromptWriter
 from ift_scale.train.data import dataset
 from ift_scale.train.data.tokenize import tokenize
 from ift_scale.train.engine.export import export
-from ift_scale.train.engine.export_tokenizer import publish
+from ift_scale.train.engine.export_tokenizer import exported_tokenizer
 
 MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 SUBJECTS = ("high_school_geography", "abstract_algebra", "international_law")
@@ -189,7 +189,7 @@ def exported_folder(base: Path, folder: Path) -> Path:
         False,
         folder,
         base,
-        publish(PromptTokenizer(base), "model", model.config),
+        exported_tokenizer(PromptTokenizer(base), "model", model.config),
         torch.float32,
     )
     return folder

@@ -146,7 +146,7 @@ def _measure(
 
     from ift_scale.ranks import environment
     from ift_scale.ranks.rendezvous import Rendezvous
-    from ift_scale.train.worker import join
+    from ift_scale.train.process_group import join
 
     ranks = environment.from_environment()
     assert ranks is not None

@@ -87,13 +87,14 @@ STEP = (
     ("ift_scale/pipeline.py", "make"),
     ("ift_scale/train/run.py", "train"),
     ("ift_scale/train/launch/launcher.py", "__init__"),
-    ("ift_scale/train/worker.py", "serve"),
-    ("ift_scale/train/loop.py", "run"),
+    ("ift_scale/train/worker.py", "run"),
+    ("ift_scale/train/arm.py", "train_arm"),
+    ("ift_scale/train/loop.py", "train"),
     ("ift_scale/train/data/collate.py", "collate"),
-    ("ift_scale/train/engine/deepspeed.py", "step"),
+    ("ift_scale/train/engine/deepspeed.py", "run_step"),
     ("ift_scale/train/model/packed.py", "forward"),
     ("ift_scale/train/model/attention.py", "attend"),
-    ("ift_scale/train/model/last_layer.py", "forward"),
+    ("ift_scale/train/model/last_layer.py", "prune"),
 )
 """Files and functions from `ift-scale train` to the optimizer step, in order of execution."""
 

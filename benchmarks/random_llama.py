@@ -13,7 +13,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
-from ift_scale.train import worker
+from ift_scale.train import process_group
 from ift_scale.train.data import packing
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
@@ -84,7 +84,7 @@ def build(
     device: torch.device,
     tokens: TokenizedSet,
     std: float = 0.02,
-) -> tuple[engines.Engine, list[packing.Step]]:
+) -> tuple[engines.TrainEngine, list[packing.Step]]:
     """Returns (an engine of this process' group with random weights, the packed steps)."""
     group = environment.from_environment()
     assert group is not None
@@ -121,4 +121,4 @@ def joined() -> tuple[Ranks, torch.device]:
     """Joins the process group of the environment."""
     found = environment.from_environment()
     assert found is not None
-    return found, worker.join(Rendezvous(found))
+    return found, process_group.join(Rendezvous(found))

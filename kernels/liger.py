@@ -1,6 +1,7 @@
-"""Liger-Kernel's ops (Hsu et al. 2024, arXiv 2410.10989) behind our signatures, so that either can be chosen and timed.
+"""Liger-Kernel's ops (Hsu et al. 2024, arXiv 2410.10989) with our signatures.
 
-Written after liger-kernel 0.8.5, whose `none` loss carries the rows' weights into the head's gradient; earlier ones were not read.
+Written for liger-kernel 0.8.5, whose loss with reduction `none` propagates the rows' weights to the
+head's gradient. Earlier versions were not checked.
 """
 
 from typing import Any
@@ -23,21 +24,22 @@ def linear_cross_entropy(
     logit_scale: float = 1.0,
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As ours. Rows' own losses are Liger's `none`, which computes the logits again in the backward pass; it chunks as it likes."""
-    if len(hidden_RD) == 0:  # Liger divides by the number of chunks
+    """See `chunked.linear_cross_entropy`.
+
+    Losses of single rows need Liger's reduction `none`, which recomputes the logits in the backward
+    pass. `chunk_rows` is ignored.
+    """
+    if len(hidden_RD) == 0:  # Liger would divide by zero chunks
         return reference.linear_cross_entropy(hidden_RD, weight_VD, labels_R, bias_V=bias_V)
     if logit_scale != 1.0:
-        hidden_RD, bias_V = (
-            hidden_RD * logit_scale,
-            None if bias_V is None else bias_V * logit_scale,
-        )
+        hidden_RD = hidden_RD * logit_scale
+        bias_V = None if bias_V is None else bias_V * logit_scale
     options: dict[str, Any] = {"softcap": softcap, "accum_dtype": torch.float32}
     losses_R = liger.liger_fused_linear_cross_entropy(
         hidden_RD, weight_VD, labels_R, bias=bias_V, reduction="none", **options
     )
-    return losses_R.sum() if weights_R is None else torch.dot(
-        losses_R, weights_R.float()
-    ), losses_R.detach()
+    loss = losses_R.sum() if weights_R is None else torch.dot(losses_R, weights_R.float())
+    return loss, losses_R.detach()
 
 
 def rms_norm(
@@ -48,7 +50,7 @@ def rms_norm(
     residual_TD: Tensor | None = None,
     offset: float = 0.0,
 ) -> Any:
-    """As ours; not in place, since what stands beside a norm may need its gradient too."""
+    """See `autograd.rms_norm`. Not in place: the residual branch may need the gradient too."""
     mode = "gemma" if offset else "llama"
     if residual_TD is None:
         return liger.liger_rms_norm(x_TD, weight_D, eps, offset, mode, False)
@@ -56,14 +58,17 @@ def rms_norm(
 
 
 def swiglu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
-    """As ours."""
+    """See `autograd.swiglu`."""
     return liger.liger_swiglu(gate, up) if activation == "silu" else liger.liger_geglu(gate, up)
 
 
 def rotary(
     q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As ours. Liger writes over q and k, which selective checkpointing may have kept, so it gets copies; none of no heads."""
+    """See `autograd.rotary`.
+
+    Liger overwrites q and k, which selective checkpointing may have kept, so it gets copies.
+    """
     if 0 in (q_BHTD.shape[1], k_BKTD.shape[1]):
         return plain_rotary(q_BHTD, k_BKTD, cos_BTD, sin_BTD)
     return liger.liger_rope(q_BHTD.clone(), k_BKTD.clone(), cos_BTD, sin_BTD)

@@ -77,7 +77,7 @@ def difference(
     gradient: dict[str, torch.Tensor] = {}
     update = engines._update
 
-    def looked_at(one: engines.Engine) -> tuple[Any, bool]:
+    def looked_at(one: engines.TrainEngine) -> tuple[Any, bool]:
         named = one.packed.model.named_parameters()
         gradient.update(
             {name: safe_get_full_grad(parameter).float().clone() for name, parameter in named}

@@ -161,7 +161,7 @@ def chosen_kernels(config: TrainConfig, device: torch.device) -> str:
     )
 
 
-def profile(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> str:
+def profile(engine: engines.TrainEngine, step: packing.Step, tokens: TokenizedSet) -> str:
     """Returns the device's operations that take most time in one step, as text."""
     with torch.profiler.profile() as found:
         engines.run_step(engine, step, tokens, 1e-5)

@@ -44,13 +44,13 @@ def with_padding(collate: Collate) -> Collate:
     return padded
 
 
-def in_order(deal: Callable[..., Any]) -> Callable[..., Any]:
+def in_order(assign: Callable[..., Any]) -> Callable[..., Any]:
     """Assigns examples to ranks and micro-batches in order, equally many each."""
 
     def plain(
         examples: Sequence[int], lengths: np.ndarray, world_size: int, token_cap: int, *rest: Any
     ) -> Any:
-        num_places = world_size * len(deal(examples, lengths, world_size, token_cap, *rest))
+        num_places = world_size * len(assign(examples, lengths, world_size, token_cap, *rest))
         while True:
             places = [part.tolist() for part in np.array_split(np.asarray(examples), num_places)]
             if all(lengths[place].sum() <= token_cap for place in places):
@@ -89,7 +89,7 @@ def take_away(measure: str) -> None:
     if measure == "padding-removal":
         deepspeed.collate = with_padding(deepspeed.collate)
     elif measure == "balance":
-        packing.deal = in_order(packing.deal)
+        packing.assign_to_ranks = in_order(packing.assign_to_ranks)
     else:
         assert measure == "supervised-rows", measure
         deepspeed.collate = on_all_rows(deepspeed.collate)

@@ -85,7 +85,7 @@ def run(
         os.environ[ablated_ranks.VARIABLE] = without
         here = str(Path(__file__).resolve().parent)
         os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    group = launcher.Group(
+    group = launcher.RankProcesses(
         config, folder / "job.json", folder / "events.jsonl", folder / "ranks.log"
     )
     try:

@@ -128,7 +128,7 @@ def steps(stage: int, folder: Path, weights: dict[str, torch.Tensor]) -> dict[st
     return found
 
 
-def _work(engine: engines.Engine, step: packing.Step, tokens: TokenizedSet) -> dict[str, Any]:
+def _work(engine: engines.TrainEngine, step: packing.Step, tokens: TokenizedSet) -> dict[str, Any]:
     """Returns FLOPs of matrix products, tokens, and the peak of allocated bytes over the start."""
     with FlopCounterMode(display=False) as flops:
         engines.run_step(engine, step, tokens, 0.0)

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ift_scale.config import BUILTIN_MODEL
+from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
 
 

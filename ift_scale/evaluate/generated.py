@@ -1,6 +1,7 @@
-"""Answers in an arm's own words, beside its letters: greedy, 0-shot in the training template. Free questions have no others.
+"""Generated answers of an arm, in addition to its letters: greedy, 0-shot in the training template.
 
-An answer ends with its line: where responses have explanations, the first line is what names the option.
+Free questions have generated answers only. An answer ends with its line: if responses have
+explanations, the option is named in the first line.
 """
 
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ from ift_scale.scoring import letters
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.scores import GENERATED_SCHEMA, ChoiceScores
 
-_WHO = ("domain", "subject", "collection", "split", "group")
+_IDENTITY = ("domain", "subject", "collection", "split", "group")
 
 
 @dataclass(frozen=True)
-class Written:
-    """A chunk of one kind of questions as requests; of choice questions there are `lettered` ones too, with the same prompts.
+class GeneratedRequests:
+    """Requests for a chunk of questions of one kind.
 
-    `again`: the end of each prompt's text that its answer begins with, since it merges with the answer's first letter.
+    `lettered`: for choice questions, the letters' requests with the same prompts. `again`: the end
+    of each prompt's text that its answer repeats, because it merges with the answer's first letter.
     """
 
     questions: list[Question]
@@ -50,8 +52,12 @@ class Written:
 
 
 class GeneratedAsker:
-    """Questions -> a shard's table: for choice questions that of the letters with `response`, `generated_prediction` and `refused`
-    beside, for free ones who they are, `response`, `f1`, `correct` and `refused`."""
+    """Turns questions into a shard's table.
+
+    For choice questions, the columns are those of the letters plus `response`,
+    `generated_prediction` and `refused`. For free questions, they are the question's id and groups,
+    `response`, `f1`, `correct` and `refused`.
+    """
 
     def __init__(
         self,
@@ -64,23 +70,22 @@ class GeneratedAsker:
         self.tokenizer, self.template, self.lettered = tokenizer, template, lettered
         self.max_tokens, self.refusal = max_tokens, refusal
 
-    def write(self, questions: list[Question]) -> Written:
+    def write(self, questions: list[Question]) -> GeneratedRequests:
         lettered = self.lettered.write(questions) if questions[0].kind == "choice" else None
         whole = self.tokenizer.encode(
             [letters.chat_prompt(self.tokenizer, self.template, q) for q in questions]
         )
         prompted = whole
         if lettered is not None:
-            assert lettered.source[:, 0].tolist() == list(
-                range(len(questions))
-            )  # one view each, in their order
+            # One view per question, in order.
+            assert lettered.source[:, 0].tolist() == list(range(len(questions)))
             prompted = [request.prompt for request in lettered.requests]
         dropped = [
-            ids[len(common_prefix([ids, asked])) :]
-            for ids, asked in zip(whole, prompted, strict=True)
+            ids[len(common_prefix([ids, prompt])) :]
+            for ids, prompt in zip(whole, prompted, strict=True)
         ]
         again = [self.tokenizer.decode(ids) for ids in dropped]
-        return Written(
+        return GeneratedRequests(
             questions,
             lettered,
             [TextRequest([], ids, []) for ids in prompted],
@@ -88,27 +93,27 @@ class GeneratedAsker:
             self.max_tokens,
         )
 
-    def ask(self, engine: Engine, written: Written) -> pa.Table:
+    def ask(self, engine: Engine, written: GeneratedRequests) -> pa.Table:
         lettered = self.lettered.ask(engine, written.lettered) if written.lettered else None
         tokens = engine.generate(
             written.requests, Sampling(self.max_tokens, self.tokenizer.line_end_tokens)
         )
-        said = [
+        responses = [
             self.tokenizer.decode(first).removeprefix(again).strip()
             for (first,), again in zip(tokens, written.again, strict=True)
         ]
         return (
-            self._free(written.questions, said)
+            self._free(written.questions, responses)
             if lettered is None
-            else self._choice(lettered, written.questions, said)
+            else self._choice(lettered, written.questions, responses)
         )
 
-    def _choice(self, table: pa.Table, questions: list[Question], said: list[str]) -> pa.Table:
-        pairs = list(zip(said, questions, strict=True))
+    def _choice(self, table: pa.Table, questions: list[Question], responses: list[str]) -> pa.Table:
+        pairs = list(zip(responses, questions, strict=True))
         named = [named_option(text, question.choices) for text, question in pairs]
         refused = [refuses(text, question.choices, self.refusal) for text, question in pairs]
         columns = {
-            "response": pa.array(said, pa.string()),
+            "response": pa.array(responses, pa.string()),
             "generated_prediction": pa.array(named, pa.int16()),
             "refused": pa.array(refused, pa.bool_()),
         }
@@ -116,15 +121,15 @@ class GeneratedAsker:
             table = table.append_column(name, column)
         return table
 
-    def _free(self, questions: list[Question], said: list[str]) -> pa.Table:
-        pairs = list(zip(said, questions, strict=True))
+    def _free(self, questions: list[Question], responses: list[str]) -> pa.Table:
+        pairs = list(zip(responses, questions, strict=True))
         columns: dict[str, Any] = {
-            name: [getattr(question, name) for question in questions] for name in ("id", *_WHO)
+            name: [getattr(question, name) for question in questions] for name in ("id", *_IDENTITY)
         }
-        columns["response"] = said
+        columns["response"] = responses
         columns["correct"] = [exact_match(text, question.aliases) for text, question in pairs]
         columns["f1"] = [f1(text, question.aliases) for text, question in pairs]
-        columns["refused"] = [is_refusal(text, self.refusal) for text in said]
+        columns["refused"] = [is_refusal(text, self.refusal) for text in responses]
         types = {"correct": pa.bool_(), "f1": pa.float64(), "refused": pa.bool_()}
         return pa.table(
             {
@@ -135,8 +140,8 @@ class GeneratedAsker:
 
 
 @dataclass
-class Rows:
-    """Shards' tables as rows of GENERATED_SCHEMA; what is told of them all is counted."""
+class GeneratedRows:
+    """Converts shards' tables to rows of GENERATED_SCHEMA, and counts over all of them."""
 
     scores: ChoiceScores
     choice: int = 0
@@ -147,19 +152,19 @@ class Rows:
     generated_correct: int = 0
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        found = self._choice(table) if "logprobs" in table.column_names else self._free(table)
-        return found.select(GENERATED_SCHEMA.names).cast(GENERATED_SCHEMA)
+        rows = self._choice(table) if "logprobs" in table.column_names else self._free(table)
+        return rows.select(GENERATED_SCHEMA.names).cast(GENERATED_SCHEMA)
 
     def _choice(self, table: pa.Table) -> pa.Table:
-        found = self.scores.rows(table)
+        rows = self.scores.rows(table)
         for name in ("response", "generated_prediction", "refused"):
-            found = _put(found, name, table[name])
+            rows = _put(rows, name, table[name])
         names_none = pc.and_(pc.is_null(table["generated_prediction"]), pc.invert(table["refused"]))
         self.choice += len(table)
         self.unparsed += _count(names_none)
         self.refused += _count(table["refused"])
         self.generated_correct += _count(pc.equal(table["generated_prediction"], table["answer"]))
-        return found
+        return rows
 
     def _free(self, table: pa.Table) -> pa.Table:
         self.free += len(table)
@@ -175,7 +180,7 @@ class Rows:
         return pa.table(columns, schema=GENERATED_SCHEMA)
 
     def counts(self) -> dict[str, float]:
-        """For the manifest."""
+        """Returns the counts for the manifest."""
         counts: dict[str, float] = {
             "free_questions": self.free,
             "refused": self.refused,
@@ -189,9 +194,9 @@ class Rows:
 
 
 def _put(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
-    place = table.schema.get_field_index(name)
+    index = table.schema.get_field_index(name)
     return (
-        table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
+        table.set_column(index, name, column) if index >= 0 else table.append_column(name, column)
     )
 
 

@@ -1,7 +1,7 @@
-"""The evaluate stage: what each fine-tuned arm answers, 0-shot in the training template, by letter and, where asked for, in its own
-words. Out: ARM/scores.parquet.
+"""The evaluate stage: the answers of each fine-tuned arm, 0-shot in the training template.
 
-Every engine serves many arms: it is started with the first and takes the weights of the others in place.
+Answers are letters and, with `evaluate.generate`, generated text. Out: ARM/scores.parquet. An
+engine evaluates many arms: it starts with the first and loads the weights of the others in place.
 """
 
 import time
@@ -14,8 +14,8 @@ from ift_scale.engines import model_folder
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
 from ift_scale.errors import ArtifactError, DataError, Place
-from ift_scale.evaluate.generated import GeneratedAsker, Rows
-from ift_scale.evaluate.groups import asked_of, asked_of_kind
+from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
+from ift_scale.evaluate.groups import is_asked, is_asked_by_kind
 from ift_scale.io.manifests import digest_of, has_key, read_manifest
 from ift_scale.io.progress import Bar, say
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -57,16 +57,17 @@ class EvaluateStage(Stage):
         settings = identity(config.evaluate, config.model.dtype)
         if config.evaluate.generate:
             settings["refusal"] = config.construct.refusal
-        asked = context.digest("questions", QUESTIONS_FILE)
+        questions = context.digest("questions", QUESTIONS_FILE)
         tasks = []
         for arm in _arms(context):
             trained = read_manifest(context.folder("train", arm))
             if trained is None:
                 raise ArtifactError(
-                    f"{context.folder('train', arm)}: not trained yet; run `ift-scale train` or `ift-scale run`"
+                    f"{context.folder('train', arm)}: not trained yet;"
+                    " run `ift-scale train` or `ift-scale run`"
                 )
             weights = {name: d for name, d in trained.files.items() if name.startswith("model/")}
-            inputs = {"model": digest_of(weights), "questions": asked}
+            inputs = {"model": digest_of(weights), "questions": questions}
             key = digest_of([self.version, settings, inputs, arm.own_domains])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks
@@ -74,7 +75,7 @@ class EvaluateStage(Stage):
     def total(self, context: Context, pending: Sequence[Task]) -> int:
         questions, generate = context.question_file(), context.config.evaluate.generate
         arms = [task.arm for task in pending if task.arm]
-        return sum(len(questions.select(partial(asked_of, arm, generate))) for arm in arms)
+        return sum(len(questions.select(partial(is_asked, arm, generate))) for arm in arms)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         work = [
@@ -86,14 +87,14 @@ class EvaluateStage(Stage):
 
 
 def _arms(context: Context) -> list[Arm]:
-    """The arms of the part that are trained: another command may still be training the others."""
+    """Returns the arms of this part that are trained; other commands may be training the rest."""
     arms = context.arms_of_part()
     if context.part is None:
         return arms
     trained = [arm for arm in arms if read_manifest(context.folder("train", arm)) is not None]
     if len(trained) < len(arms):
-        left = len(arms) - len(trained)
-        say(f"evaluate: {left} arms of this part are not trained yet, and are left out")
+        missing = len(arms) - len(trained)
+        say(f"evaluate: {missing} arms of this part are not trained yet and are skipped")
     return trained
 
 
@@ -105,7 +106,10 @@ def ask(
     ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Evaluate the pending arms (task, arm, model folder), on as many ranks as call this; rank 0 merges."""
+    """Evaluate the pending arms (task, arm, model folder).
+
+    All ranks call this and share the work; rank 0 merges the results.
+    """
     for _, _, model_path in pending:
         model_folder.check(model_path)
     tokenizer = PromptTokenizer(pending[0][2])
@@ -117,7 +121,7 @@ def ask(
             task.folder,
             digest_of([task.key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
             [
-                questions.select(partial(asked_of_kind, arm, generate, kind))
+                questions.select(partial(is_asked_by_kind, arm, generate, kind))
                 for kind in ("choice", "free")
             ],
             asker,
@@ -130,14 +134,10 @@ def ask(
     ]
     for target in targets:
         if not target.num_questions:
-            problem = (
-                f"has no {'' if generate else 'choice '}question in a test split to be evaluated on"
-            )
-            raise DataError(
-                Place(f"arm {target.name}"),
-                problem,
-                "Add a benchmark, or test questions to the domain's pool",
-            )
+            kind = "" if generate else "choice "
+            problem = f"has no {kind}question in a test split to be evaluated on"
+            remedy = "Add a benchmark, or test questions to the domain's pool"
+            raise DataError(Place(f"arm {target.name}"), problem, remedy)
     embedding.check(targets, questions, tokenizer, pending[0][2])
     workers = engine_workers(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, workers, share_of(ranks), bar)
@@ -146,7 +146,7 @@ def ask(
 def _finish(config: Config, task: Task, target: Target, shards: list[Path]) -> None:
     started = time.monotonic()
     scores = ChoiceScores(ReliabilityConfig())
-    generated = Rows(scores) if config.evaluate.generate else None
+    generated = GeneratedRows(scores) if config.evaluate.generate else None
     write_rows(
         target.folder / SCORES_FILE,
         GENERATED_SCHEMA if generated else PLAIN_SCHEMA,

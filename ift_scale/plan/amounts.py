@@ -17,7 +17,7 @@ from ift_scale.config.train import settings_of_result
 from ift_scale.construct import general, official
 from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
-from ift_scale.evaluate.groups import asked_of
+from ift_scale.evaluate.groups import is_asked
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
@@ -225,7 +225,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
 
 
 def _asked(arm: Arm, generate: bool, group: GroupKey) -> bool:
-    return asked_of(arm, generate, group)
+    return is_asked(arm, generate, group)
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:

@@ -26,7 +26,7 @@ class PlannedQuestions:
     sample: list[Question] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: Config, questions: Iterable[Question]) -> "QuestionCounts":
+    def of(cls, config: Config, questions: Iterable[Question]) -> "PlannedQuestions":
         tally = cls()
         rng = random.Random(0)
         asked = 0

@@ -1,4 +1,4 @@
-"""What one warm group of ranks shall train: the arms of a base model, with their token files and output folders."""
+"""The job of one group of ranks: the arms of a base model, with token files and output folders."""
 
 import json
 from collections.abc import Callable
@@ -8,13 +8,25 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.errors import Stopped
 from ift_scale.io.files import write_text
 from ift_scale.records import Arm
 from ift_scale.train.data import dataset, packing
 
 
+class Interrupted(Stopped):
+    """The ranks have agreed to stop after `step` steps of `arm`, which are saved."""
+
+    def __init__(self, step: int, arm: str = ""):
+        self.step, self.arm = step, arm
+        super().__init__(f"stopped after step {step}")
+
+
 class LiveJob(BaseModel):
-    """Ask the first `num_questions` of a file of questions before the first step, after each `every` and after the last."""
+    """Measure live knowledge on the first `num_questions` questions of a file.
+
+    Measured before the first step, after every `every` steps and after the last.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,7 +36,8 @@ class LiveJob(BaseModel):
 
 
 class ArmJob(BaseModel):
-    """One arm: its set (`source`) and that tokenised, where its artifact goes, and the manifest's key and inputs."""
+    """One arm: its set (`source`), the set's token file, the output folder, and the manifest's
+    key and inputs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,26 +51,33 @@ class ArmJob(BaseModel):
 
 
 class Job(BaseModel):
+    """All arms that one group of ranks trains, and the settings that they share."""
+
     model_config = ConfigDict(extra="forbid")
 
     model_path: str
     hidden_size: int
     template: str
     logs: str
-    """Folder of the run's logs, where the trackers' local files go."""
+    """Folder of the run's logs, to which trackers write their local files."""
     train: TrainConfig
     stop_file: str | None = None
-    """Made by the supervisor when the ranks shall save and end."""
+    """Created by the supervisor to make the ranks save and end."""
     arms: list[ArmJob]
 
 
-def most_tokens(job: Job, world_size: int) -> int:
-    """Most tokens that a micro-batch of the job's arms has, about: the cap, or a rank's share of the longest step."""
-    found = [
-        packing.most_tokens(dataset.load(Path(arm.tokens)).computed_lengths, job.train, world_size)
+def max_micro_batch_tokens(job: Job, world_size: int) -> int:
+    """Returns about the largest number of tokens in a micro-batch of any arm.
+
+    This is the cap, or a rank's share of the longest step if that is smaller.
+    """
+    longest = [
+        packing.max_micro_batch_tokens(
+            dataset.load(Path(arm.tokens)).computed_lengths, job.train, world_size
+        )
         for arm in job.arms
     ]
-    return max(found, default=job.train.tokens_per_micro_batch)
+    return max(longest, default=job.train.tokens_per_micro_batch)
 
 
 def read(path: Path) -> Job:
@@ -69,9 +89,9 @@ def write(job: Job, path: Path) -> None:
 
 
 class Events:
-    """A file of JSON lines that the leading rank appends to and the command line follows: {"event": "step", ...}.
+    """A file of JSON lines, {"event": "step", ...}, that rank 0 appends to and the CLI follows.
 
-    `show` gets each event, too. A rank that does not write tells its failure alone.
+    `show` is called with each event as well. A rank with `writes` False reports failures only.
     """
 
     def __init__(
@@ -85,20 +105,21 @@ class Events:
         self._noted: set[str] = set()
 
     def emit(self, event: str, **fields: Any) -> None:
-        told = {"event": event, **fields}
+        record = {"event": event, **fields}
         if self._file is not None:
-            self._file.write(json.dumps(told) + "\n")
+            self._file.write(json.dumps(record) + "\n")
         if self._show is not None:
-            self._show(told)
+            self._show(record)
 
     def note(self, message: str) -> None:
-        """Something that a person should know; told once, however often it is noted."""
+        """Emit a message for the user, once, however often it is noted."""
         if message not in self._noted:
             self._noted.add(message)
             self.emit("note", message=message)
 
     def failed(self, rank: int, message: str) -> None:
-        """A rank's failure: the one event that every rank may write."""
+        """Append a rank's failure: the only event that every rank may write."""
         if self._path is not None:
+            record = {"event": "error", "rank": rank, "message": message}
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"event": "error", "rank": rank, "message": message}) + "\n")
+                file.write(json.dumps(record) + "\n")

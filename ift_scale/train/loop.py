@@ -1,4 +1,9 @@
-"""Train one arm: steps of fixed examples, no Trainer between."""
+"""The training loop of one arm.
+
+The steps are planned before the loop starts: each is a fixed set of examples with a fixed
+assignment to ranks and micro-batches (`data.packing`). The loop runs them one by one, and between
+two steps measures live knowledge, checks whether to stop, and writes checkpoints.
+"""
 
 import time
 from collections.abc import Callable
@@ -16,28 +21,32 @@ from ift_scale.train.data.collate import num_saved, shared_prefixes
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
 from ift_scale.train.engine.checkpoint import Checkpoints
-from ift_scale.train.engine.deepspeed import Engine, StepResult
-from ift_scale.train.job import ArmJob, Job
-from ift_scale.train.launch.control import Control, Interrupted
-from ift_scale.train.live.evaluator import Live
+from ift_scale.train.engine.checkpoint_manifest import Progress
+from ift_scale.train.engine.deepspeed import StepResult, TrainEngine
+from ift_scale.train.job import ArmJob, Interrupted, Job
+from ift_scale.train.launch.control import Control
+from ift_scale.train.live.evaluator import LiveEvaluator
 from ift_scale.train.monitor.metrics import StepLog
+
+Monitors = Callable[[TrainEngine, int], tuple[StepLog, LiveEvaluator]]
+"""(engine, number of steps) -> the log of the steps and the live evaluator of an arm."""
 
 
 @dataclass
-class Group:
-    """What all arms of a launch share: this rank, its device, the base model's weights in host memory, the way to stop."""
+class TrainContext:
+    """State that all arms of a launch share. `weights`: the base model's, in host memory."""
 
     ranks: Ranks
     device: torch.device
     weights: dict[str, Tensor]
     control: Control
     base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-    """What the base model answers live, which every arm begins with, by questions."""
+    """Live answers of the base model, with which every arm starts, by (file, questions)."""
 
 
 @dataclass
-class Trained:
-    """What an arm cost: seconds by part, tokens, steps."""
+class TrainingCosts:
+    """The manifest's figures of one arm: seconds by phase, and counts of steps and tokens."""
 
     seconds: dict[str, float]
     counts: dict[str, float]
@@ -47,44 +56,36 @@ def train(
     job: Job,
     arm: ArmJob,
     tokens: TokenizedSet,
-    group: Group,
-    log: Callable[[Engine, int], tuple[StepLog, Live]],
+    context: TrainContext,
+    monitors: Monitors,
     checkpoints: Checkpoints,
-) -> tuple[Engine, Trained]:
-    """Train one arm from the base model, or on from its newest checkpoint; returns (engine, costs).
+) -> tuple[TrainEngine, TrainingCosts]:
+    """Train one arm, from the base model or from its newest checkpoint.
 
-    `log` makes what tells of the steps, given their number. Where live knowledge has stopped improving and the settings want it,
-    the arm ends early, with the weights of its last step. Interrupted, after saving, where the ranks shall stop.
+    Early stopping ends the arm with the weights of its last step. Raises Interrupted, after
+    saving, if the ranks were asked to stop, and EnvironmentProblem after more than
+    `train.max_bad_steps` steps with a non-finite gradient.
     """
     started = time.monotonic()
     config = job.train
-    steps = packing.planned_steps(
-        tokens.computed_lengths, config, group.ranks.world_size, job.hidden_size, arm.arm.seed
-    )
-    engine = engines.build(
-        Path(job.model_path), group.weights, config, group.device, group.ranks, max(map(len, steps))
-    )
+    steps, engine = _plan_and_build(job, arm, tokens, context)
     restored = checkpoints.load(engine)
     built = time.monotonic()
-    steplog, live = log(engine, len(steps))
-    asked_before = live.seconds
+    steplog, live = monitors(engine, len(steps))
+    timer = StepTimer(restored.seconds, built, live)
     live.after(restored.step)
-    bad = NonFiniteSteps(
-        arm, tokens, group, config.max_bad_steps, restored.bad_lines, restored.bad_steps
-    )
-    first_step, made = 0.0, restored.step
-
-    def spent() -> float:
-        return restored.seconds + time.monotonic() - built - (live.seconds - asked_before)
+    bad = NonFiniteSteps(arm, tokens, context, config.max_bad_steps, restored)
+    first_step, num_done = 0.0, restored.step
 
     for number, step in enumerate(steps[restored.step :], restored.step):
-        if live.over:
+        if live.should_stop:
             break
-        torch.manual_seed(seed_of(arm.arm.seed, number))
+        # Seeded by the step, so that a resumed arm draws the same dropout.
+        torch.manual_seed(step_seed(arm.arm.seed, number))
         steplog.start()
-        result = engines.run_step(
-            engine, step, tokens, engines.learning_rate(config, number, len(steps))
-        )
+        rate = engines.learning_rate(config, number, len(steps))
+        result = engines.run_step(engine, step, tokens, rate)
+        # Results stay on the device here; the log reads them every `train.log_every` steps.
         steplog.add(number, step, result)
         if not result.applied:
             bad.add(number, result)
@@ -92,49 +93,89 @@ def train(
                 steplog.close()
                 raise EnvironmentProblem(bad.too_many())
         if number == restored.step:
-            first_step = spent() - restored.seconds
-        made = number + 1
-        live.after(made)
-        stops = group.control.stops()
-        if stops or checkpoints.due(made, len(steps)):
+            first_step = timer.seconds() - restored.seconds
+        num_done = number + 1
+        live.after(num_done)
+        # All ranks agree, so that they save after the same step.
+        should_stop = context.control.should_stop()
+        if should_stop or checkpoints.due(num_done, len(steps)):
+            # The checkpoint contains the metrics so far: write them first.
             steplog.flush()
-            so_far = {
-                "step": made,
-                "seconds": spent(),
-                "bad_steps": bad.count,
-                "bad_lines": sorted(bad.lines),
-            }
-            checkpoints.save(engine, restored.model_copy(update=so_far))
-        if stops:
+            progress = Progress(
+                step=num_done,
+                seconds=timer.seconds(),
+                resumed=restored.resumed,
+                bad_steps=bad.count,
+                bad_lines=sorted(bad.lines),
+            )
+            checkpoints.save(engine, progress)
+        if should_stop:
             steplog.close()
-            raise Interrupted(made)
+            raise Interrupted(num_done)
     steplog.close()
     seconds = {
         "build": built - started,
         "first_step": first_step,
-        "steps": spent(),
+        "steps": timer.seconds(),
         "live": live.seconds,
     }
-    more = {"bad_steps": bad.count, "resumed": restored.resumed}
-    return engine, Trained(seconds, counts_of(tokens, steps[:made], job) | more | live.counts())
+    counts = counts_of(tokens, steps[:num_done], job) | live.counts()
+    counts |= {"bad_steps": bad.count, "resumed": restored.resumed}
+    return engine, TrainingCosts(seconds, counts)
 
 
-def seed_of(seed: int, step: int) -> int:
-    """Seed of a step's random numbers (dropout, where a model has it), so that a resumed arm draws the same."""
+def _plan_and_build(
+    job: Job, arm: ArmJob, tokens: TokenizedSet, context: TrainContext
+) -> tuple[list[packing.Step], TrainEngine]:
+    """Returns all steps of the arm, and an engine for them with the base model's weights."""
+    config, ranks = job.train, context.ranks
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, ranks.world_size, job.hidden_size, arm.arm.seed
+    )
+    max_micro_batches = max(map(len, steps))
+    model_path = Path(job.model_path)
+    engine = engines.build(
+        model_path, context.weights, config, context.device, ranks, max_micro_batches
+    )
+    return steps, engine
+
+
+@dataclass
+class StepTimer:
+    """Times an arm's steps, without live measurements.
+
+    `restored`: seconds before an interruption. `started`: clock at the start of this run.
+    """
+
+    restored: float
+    started: float
+    live: LiveEvaluator
+
+    def __post_init__(self) -> None:
+        self._restored_live = self.live.seconds
+
+    def seconds(self) -> float:
+        live_seconds = self.live.seconds - self._restored_live
+        return self.restored + time.monotonic() - self.started - live_seconds
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Returns the seed of a step's random numbers, such as dropout."""
     return (seed << 32) + step
 
 
 def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict[str, float]:
-    """Of the steps that were made; an example counts as often as it was seen, but for `examples` and `truncated`."""
-    seen = [i for step in steps for micro in step for place in micro for i in place]
+    """Returns the counts of the given steps for the manifest.
+
+    `examples` and `truncated` count the set; in all others, an example counts once per epoch.
+    """
+    seen = [i for step in steps for micro in step for examples in micro for i in examples]
     imbalances = [
         packing.imbalance(step, tokens.computed_lengths, job.hidden_size) for step in steps
     ]
-    saved = (
-        sum(num_saved(shared_prefixes(step, tokens)) for step in steps)
-        if job.train.share_prefix
-        else 0
-    )
+    saved = 0
+    if job.train.share_prefix:
+        saved = sum(num_saved(shared_prefixes(step, tokens)) for step in steps)
     return {
         "steps": len(steps),
         "examples": len(tokens.lengths),
@@ -147,45 +188,48 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
 
 
 class NonFiniteSteps:
-    """Steps that were not applied since their gradient was no number: counted, their examples named, too many end the arm."""
+    """Counts the steps that were skipped because of a non-finite gradient, with their examples.
+
+    `limit`: `train.max_bad_steps`. `restored`: progress before an interruption.
+    """
 
     def __init__(
         self,
         arm: ArmJob,
         tokens: TokenizedSet,
-        group: Group,
-        most: int,
-        lines: list[int],
-        count: int,
+        context: TrainContext,
+        limit: int,
+        restored: Progress,
     ):
-        self._arm, self._tokens, self._group, self._most = arm, tokens, group, most
-        self.count = count
-        self.lines = set(lines)
+        self._arm, self._tokens, self._context, self._limit = arm, tokens, context, limit
+        self.count = restored.bad_steps
+        self.lines = set(restored.bad_lines)
         self._newest = ""
 
     def add(self, step: int, result: StepResult) -> None:
-        """Called by every rank after the same step."""
+        """Record skipped step `step` (from 0). Every rank must call this after the same step."""
         self.count += 1
-        mine = engines.bad_examples(result, self._tokens.supervised_counts)
-        found = sorted(line + 1 for lines in self._group.control.gather(mine) for line in lines)
-        self.lines.update(found)
-        told = (
-            f"lines {', '.join(map(str, found))}"
-            if found
-            else "no single example (each loss is a number, the gradient is not)"
+        mine = engines.non_finite_examples(result, self._tokens.supervised_counts)
+        gathered = self._context.control.gather(mine)
+        lines = sorted(example + 1 for examples in gathered for example in examples)
+        self.lines.update(lines)
+        examples = (
+            f"lines {', '.join(map(str, lines))}"
+            if lines
+            else "no single example (every loss is finite, the gradient is not)"
         )
-        self._newest = f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is no number: {told}"
-        if self._group.ranks.rank == 0:
+        self._newest = (
+            f"{self._arm.source}: step {step + 1} was skipped, its loss or gradient is non-finite:"
+            f" {examples}"
+        )
+        if self._context.ranks.is_rank_zero:
             print(self._newest, flush=True)
 
     def too_many(self) -> str:
-        """What to say when there were more than `train.max_bad_steps`."""
-        named = (
-            f"the examples are lines {', '.join(map(str, sorted(self.lines)[:20]))}; look at them, "
-            if self.lines
-            else ""
-        )
+        """Returns the error message for more than `train.max_bad_steps` steps."""
+        lines = ", ".join(map(str, sorted(self.lines)[:20]))
+        check = f"check the examples in lines {lines}, " if lines else ""
         return (
-            f"{self._newest}. {self.count} such steps are more than train.max_bad_steps = {self._most}: {named}"
-            "or lower train.learning_rate, or check the base model's weights"
+            f"{self._newest}. {self.count} such steps are more than train.max_bad_steps ="
+            f" {self._limit}: {check}lower train.learning_rate, or check the base model's weights"
         )

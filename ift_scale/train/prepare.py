@@ -1,4 +1,4 @@
-"""All that can be done, and found wrong, before there are ranks: token files, checks, and the job that the ranks get."""
+"""Everything that happens before ranks are started: checks, token files, and the ranks' job."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +32,13 @@ def prepare(
     pending: Sequence[tuple[Task, Arm, Path]],
     logs: Path,
     bar: Bar,
-    live: live_questions.Source | None,
+    live: live_questions.LiveSource | None,
     part: str,
 ) -> job.Job:
-    """All that can be done, and found wrong, before there are ranks: the job that they are given."""
+    """Returns the job of the ranks. Raises any error that can be found without starting them.
+
+    `part` distinguishes the files of several commands that work in one folder.
+    """
     from ift_scale.engines import weights  # imports torch
 
     require_proven(model_config(model_path), model_path / "config.json")
@@ -45,28 +48,20 @@ def prepare(
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
     arms = [
-        job.ArmJob(
-            arm=arm,
-            source=str(path),
-            tokens=str(tokenized(path, folder / TOKENS, tokenizer, config)),
-            folder=str(task.folder),
-            key=task.key,
-            inputs=task.inputs,
-        )
+        _arm_job(task, arm, path, tokenized(path, folder / TOKENS, tokenizer, config))
         for task, arm, path in pending
     ]
     export_tokenizer.check_before_training(
         tokenizer, config.evaluate.template, [path for _, _, path in pending]
     )
     for arm in arms:
-        checkpoint_manifest.latest(
-            arm
-        )  # one of another model or set is told before the ranks are started
+        # Refuses a checkpoint of another model or set before the ranks are started.
+        checkpoint_manifest.latest(arm)
     if live is not None and config.train.live.every != 0:
-        asked = live_questions.jobs(
+        live_jobs = live_questions.build_jobs(
             live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path)
         )
-        arms = [arm.model_copy(update={"live": asked.get(arm.arm.name)}) for arm in arms]
+        arms = [arm.model_copy(update={"live": live_jobs.get(arm.arm.name)}) for arm in arms]
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
@@ -79,16 +74,27 @@ def prepare(
     )
 
 
+def _arm_job(task: Task, arm: Arm, source: Path, tokens: Path) -> job.ArmJob:
+    return job.ArmJob(
+        arm=arm,
+        source=str(source),
+        tokens=str(tokens),
+        folder=str(task.folder),
+        key=task.key,
+        inputs=task.inputs,
+    )
+
+
 def check_memory(work: job.Job) -> None:
-    """EnvironmentProblem where the ranks would be started on this node's CPUs and no setting fits into its memory."""
+    """Raises EnvironmentProblem if the ranks will use this node's CPUs and no setting fits."""
     if not has_gpu() and not work.train.hostfile:
         shape = ModelShape.from_config(model_config(Path(work.model_path)))
         room = auto.Room(None, work.train.num_ranks, work.train.num_ranks, host.available())
-        auto.resolve(work.train, shape, room, job.most_tokens(work, room.world_size))
+        auto.resolve(work.train, shape, room, job.max_micro_batch_tokens(work, room.world_size))
 
 
 def check_kernels(config: Config, model_path: Path) -> None:
-    """ConfigError for kernels that were asked for by name and cannot compute the model, or cannot run on this node's devices."""
+    """Raises ConfigError if kernels set by name do not support the model or this node's devices."""
     if config.train.kernels not in ("auto", "pytorch"):
         from ift_scale.train.model import kernels, packed  # imports torch
 
@@ -99,14 +105,16 @@ def check_kernels(config: Config, model_path: Path) -> None:
 
 
 def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
-    """DataError for a token that an arm trains on, or is asked about live, and that the embedding has no row for."""
+    """Raises DataError for a token without an embedding row, in the sets or the live questions."""
     for arm in arms if surplus else ():
         tokens = dataset.load(Path(arm.tokens))
         for number, ids in enumerate(tokens.examples(), start=1):
             surplus.refuse(ids.tolist(), Place(arm.source, number, "messages"))
         if arm.live is not None:
-            asked = live_tokens.load(Path(arm.live.questions))
-            names = asked.ids_Q[asked.questions_N]
-            letters = np.split(asked.letters_PC, asked.tokens.supervised_counts.cumsum()[:-1])
-            for name, ids, found in zip(names, asked.tokens.examples(), letters, strict=True):
-                surplus.refuse([*ids.tolist(), *found.ravel().tolist()], Place(f"question {name}"))
+            live = live_tokens.load(Path(arm.live.questions))
+            names = live.ids_Q[live.questions_N]
+            ends_N = live.tokens.supervised_counts.cumsum()
+            letters_N = np.split(live.letters_PC, ends_N[:-1])
+            for name, ids, letters in zip(names, live.tokens.examples(), letters_N, strict=True):
+                scored = [*ids.tolist(), *letters.ravel().tolist()]
+                surplus.refuse(scored, Place(f"question {name}"))

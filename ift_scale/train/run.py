@@ -1,6 +1,7 @@
-"""The train stage: tokenise the arms that are missing, then train all of them with one warm group of ranks.
+"""The train stage: tokenises the pending arms, then trains all of them with one group of ranks.
 
-The ranks are started and followed here; or this command itself is one of them, if srun, torchrun or deepspeed started it.
+This command starts the ranks and follows them, or is itself one of them if srun, torchrun or
+deepspeed started it.
 """
 
 import json
@@ -17,7 +18,7 @@ from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.train import job
+from ift_scale.train import job, worker
 from ift_scale.train.data.cache import share_tokens
 from ift_scale.train.engine import checkpoint_manifest
 from ift_scale.train.launch import hostfile, launcher, stop
@@ -41,16 +42,16 @@ class TrainStage(Stage):
         in_force = {"precision": precision_in_force(config.train)}
         settings = [settings_of_result(config.train) | in_force, config.evaluate.template]
         sets = context.finished(context.task("construct")).files
-        # Live knowledge changes what is learnt only if it may end an arm.
-        asked: dict[str, str] = {}
+        # Live knowledge affects the weights only through early stopping.
+        live_inputs: dict[str, str] = {}
         if config.train.live.early_stopping is not None:
-            asked = {
+            live_inputs = {
                 "questions": context.digest("questions", QUESTIONS_FILE),
                 "probe": context.digest("probe", PROBE_FILE),
             }
         tasks = []
         for arm in context.arms_of_part():
-            inputs = {"model": context.base_digest, "set": sets[f"{arm.name}.jsonl"]} | asked
+            inputs = {"model": context.base_digest, "set": sets[f"{arm.name}.jsonl"]} | live_inputs
             key = digest_of([self.version, settings, arm.model_dump(), inputs])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks
@@ -80,13 +81,16 @@ class TrainStage(Stage):
             follow(context.rendezvous)
 
 
-def live_source(context: Context) -> live_questions.Source | None:
-    """What live knowledge is asked from; None if the base model was not probed, which the authors' sets do not need."""
+def live_source(context: Context) -> live_questions.LiveSource | None:
+    """Returns the questions and answers for live knowledge; None if the base model was not probed.
+
+    The authors' published sets need no probe.
+    """
     path = context.folder("probe") / PROBE_FILE
     if not path.is_file():
-        say("train: no live knowledge, since the base model was not probed")
+        say("train: no live knowledge, because the base model was not probed")
         return None
-    return live_questions.Source(context.question_file(), path)
+    return live_questions.LiveSource(context.question_file(), path)
 
 
 def train(
@@ -96,23 +100,21 @@ def train(
     pending: Sequence[tuple[Task, Arm, Path]],
     logs: Path,
     bar: Bar,
-    live: live_questions.Source | None = None,
+    live: live_questions.LiveSource | None = None,
     rendezvous: Rendezvous | None = None,
     part: str = "",
 ) -> dict[str, float]:
-    """Train the pending arms (task, arm, set file) into FOLDER/ARM; returns seconds to the first step by part.
+    """Train the pending arms (task, arm, set file) into FOLDER/ARM.
 
-    `live`: what live knowledge is asked from; there is none without it. `rendezvous`: of the ranks that a launcher has started this
-    command as, rank 0 of which calls this and the others `follow`; without it, ranks are started here. `part` distinguishes the
-    files of several calls that work in one folder.
+    Returns the seconds from the start to the first step, by phase. `live`: source of the live
+    questions; None for no live knowledge. `rendezvous`: the ranks as which a launcher started this
+    command; rank 0 calls this function and the others call `follow`. None starts ranks here. `part`
+    distinguishes the files of several commands that work in one folder.
     """
     started = time.monotonic()
     work = prepare(config, folder, model_path, pending, logs, bar, live, part)
-    job_path, events, log = (
-        folder / f".job{part}.json",
-        logs / f"train{part}-events.jsonl",
-        logs / f"train{part}.log",
-    )
+    job_path = folder / f".job{part}.json"
+    events, log = logs / f"train{part}-events.jsonl", logs / f"train{part}.log"
     stop_file = Path(work.stop_file or "")
     if rendezvous is None:
         check_memory(work)
@@ -126,17 +128,17 @@ def train(
             _launch(config, job_path, events, stop_file, log, reporter)
         else:
             rendezvous.broadcast(json.dumps([work.model_dump_json(), str(events.resolve())]))
-            _serve(work, rendezvous, job.Events(events, show=reporter.show))
+            _run_rank(work, rendezvous, job.Events(events, show=reporter.show))
     finally:
         stop_file.unlink(missing_ok=True)
-        for made in (Path(arm.folder) for arm in work.arms):
-            remove_incomplete(made.parent, made.name)
-            remove_incomplete(checkpoint_manifest.folder_of(made))
+        for artifact in (Path(arm.folder) for arm in work.arms):
+            remove_incomplete(artifact.parent, artifact.name)
+            remove_incomplete(checkpoint_manifest.folder_of(artifact))
     missing = [work.arm.name for work in work.arms if not is_done(Path(work.folder), work.key)]
     if missing:
         last = f"\n{log_tail(log)}" if rendezvous is None else ""
         raise EnvironmentProblem(
-            f"the ranks ended and left arms undone: {', '.join(missing)}{last}"
+            f"training ended before these arms finished: {', '.join(missing)}{last}"
         )
     return reporter.seconds
 
@@ -151,43 +153,44 @@ def _launch(
 ) -> None:
     """Start the ranks and follow them to the end."""
     reporter.bar.note(f"starting {config.train.num_ranks} ranks")
-    group = launcher.Group(config.train, job_path, events, log)
-    halted: dict[str, object] | None = None
+    processes = launcher.RankProcesses(config.train, job_path, events, log)
+    stopped: dict[str, object] | None = None
     try:
-        for event in launcher.follow(group, events):
+        for event in launcher.follow(processes, events):
             reporter.show(event)
             if event["event"] == "stopped":
-                halted = event
+                stopped = event
     except (Stopped, KeyboardInterrupt):
-        say("train: the ranks save after the step they are in (a second signal ends them at once)")
-        raise stop.stop(group, stop_file, events) from None
+        say("train: saving after the current step (a second signal ends the ranks immediately)")
+        raise stop.request_stop(processes, stop_file, events) from None
     finally:
-        group.end()
-    if halted is not None:
-        raise stop.stopped(halted)
+        processes.end()
+    if stopped is not None:
+        raise stop.stopped_error(stopped)
 
 
 def follow(rendezvous: Rendezvous) -> None:
-    """On all ranks but the first: wait until it has made the job, and work on it together."""
-    word = rendezvous.receive()
-    if word:
-        work, events = json.loads(word)
-        _serve(
+    """Wait, on all ranks but rank 0, for the job that rank 0 prepares, and train it together."""
+    message = rendezvous.receive()
+    if message:
+        work, events = json.loads(message)
+        _run_rank(
             job.Job.model_validate_json(work), rendezvous, job.Events(Path(events), writes=False)
         )
 
 
-def _serve(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None:
-    """Be one of the ranks. Where they stop, the first leaves last (`Meeting.leading`): the launcher's exit code is its 75."""
-    from ift_scale.train import worker  # imports deepspeed
-    from ift_scale.train.launch.control import Interrupted
+def _run_rank(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None:
+    """Train as one of the ranks.
 
+    If they stop, rank 0 leaves last (`Rendezvous.leading`), so that the launcher exits with its
+    code 75.
+    """
     try:
-        worker.serve(work, rendezvous, events)
-    except Interrupted as stopped:
+        worker.run(work, rendezvous, events, worker.import_trainer())
+    except job.Interrupted as stopped:
         if not rendezvous.ranks.is_rank_zero:
             raise PeerFailed(0) from None
-        raise stop.stopped({"name": stopped.arm, "step": stopped.step}) from None
+        raise stop.stopped_error({"name": stopped.arm, "step": stopped.step}) from None
 
 
 STAGE = TrainStage()

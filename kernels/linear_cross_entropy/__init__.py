@@ -1,1 +1,1 @@
-"""Cross-entropy of a language-model head over the rows that predict something, the logits never whole in memory."""
+"""Cross-entropy of a language-model head over the supervised rows, in chunks of logits."""

@@ -1,10 +1,11 @@
-"""The head's matrix products, a chunk of rows at a time, and the gradient of head and hidden states in that same pass.
+"""Head and cross-entropy for one chunk of rows at a time, with all gradients in the same pass.
 
-What happens to a chunk's logits is a `RowStep`; the reference's and the Triton kernel's differ in nothing else. The gradient of a
-cross-entropy is known as soon as its logits are, up to the scalar that comes from above, so the forward pass computes it and drops
-the logits; the backward pass multiplies (Liger-Kernel, Hsu et al. 2024, arXiv 2410.10989).
+The gradient of a cross-entropy is known as soon as its logits are, up to the upstream scalar. So
+the forward pass computes it and drops the logits, and the backward pass multiplies by the scalar
+(Liger-Kernel, Hsu et al. 2024, arXiv 2410.10989). A `RowStep` turns a chunk's logits into losses
+and gradients; the reference and the Triton kernel differ only in it.
 
-Shapes: R rows, C rows of a chunk, V tokens of the vocabulary, D hidden size.
+Shapes: R rows, C rows of a chunk, V vocabulary, D hidden size.
 """
 
 from collections.abc import Callable
@@ -14,21 +15,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Bytes of a chunk's float32 logits. On a CPU matrix products slow down in smaller chunks and softmax in larger ones (README.md).
+# Bytes of a chunk's float32 logits. On a CPU, matrix products are slower in smaller chunks and
+# softmax is slower in larger ones (README.md).
 GPU_BYTES, CPU_BYTES = 256 * 2**20, 64 * 2**20
 
 RowStep = Callable[[Tensor, Tensor, Tensor, float | None, Tensor | None], Tensor]
 """(logits_CV, labels_C, scales_C, softcap, gradient_CV) -> losses_C in nats.
 
-Caps the logits, and where `gradient_CV` is not None writes into it scales_C times the derivative of each row's loss to its logits
-as given. `gradient_CV` may be `logits_CV`; the logits are lost either way.
+Caps the logits. If `gradient_CV` is not None, writes into it scales_C times the derivative of each
+row's loss with respect to the logits before the cap. `gradient_CV` may be `logits_CV`, which is
+overwritten in any case.
 """
 
 
 def default_chunk_rows(num_rows: int, vocabulary: int, device: torch.device) -> int:
-    """Rows of a chunk: as many as the byte bound allows, all chunks alike."""
-    most = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // (4 * vocabulary))
-    return max(1, -(-num_rows // -(-num_rows // most))) if num_rows else 1
+    """Returns the rows per chunk: as many as the byte limit allows, about equal for all chunks."""
+    limit = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // (4 * vocabulary))
+    return max(1, -(-num_rows // -(-num_rows // limit))) if num_rows else 1
 
 
 def linear_cross_entropy(
@@ -43,11 +46,12 @@ def linear_cross_entropy(
     logit_scale: float = 1.0,
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(sum over rows of weights_R * losses_R, losses_R): a differentiable scalar, and the rows' own losses in nats, detached.
+    """Returns (sum(weights_R * losses_R), losses_R): a differentiable scalar and detached losses.
 
-    The logits are z = logit_scale * (hidden_RD @ weight_VD.T + bias_V), or softcap * tanh(z / softcap) under a cap (Gemma 2).
-    Losses are float32, or float64 where the hidden states are. Labels lie in [0, V); none of them means "ignore": leave such rows
-    out. With no row the loss is 0 and its gradients are zeros. `weights_R` is a constant: no gradient goes to it.
+    Logits are z = logit_scale * (hidden_RD @ weight_VD.T + bias_V), or softcap * tanh(z / softcap)
+    with a cap (Gemma 2). Losses are in nats, float32, or float64 for float64 hidden states. Labels
+    are in [0, V); there is no ignore index, so pass supervised rows only. Without rows, the loss
+    and its gradients are 0. `weights_R` gets no gradient.
     """
     assert weights_R is None or not weights_R.requires_grad
     num_rows = len(hidden_RD)
@@ -85,7 +89,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows: int,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        wanted = [with_gradient and needed for needed in ctx.needs_input_grad[:3]]
+        needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         losses_R, gradients = _pass(
             step,
             hidden_RD,
@@ -96,7 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             softcap,
             logit_scale,
             rows,
-            wanted,
+            needed,
         )
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(losses_R)
@@ -108,7 +112,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return (None,) * 10
-        # Not in place: a graph may be walked twice. The forward pass, with its float32 sum, needed more memory than this.
+        # Not in place, because a graph may be traversed twice. The forward pass, with its float32
+        # sum, needed more memory than this.
         scaled = [None if g is None else g * upstream.to(g.dtype) for g in ctx.saved_tensors]
         return (*scaled, *(None,) * 7)
 
@@ -123,12 +128,14 @@ def _pass(
     softcap: float | None,
     logit_scale: float,
     rows: int,
-    wanted: list[bool],
+    needed: list[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """losses_R and the gradients of hidden_RD, weight_VD and bias_V of their weighted sum, None where not wanted."""
+    """Returns losses_R and the gradients of hidden_RD, weight_VD and bias_V, None if not needed."""
+    # `exact`: dtype of logits and losses; `matrix`: dtype of the inputs of matrix products.
     exact, matrix = scales_R.dtype, hidden_RD.dtype
     if hidden_RD.device.type == "cpu":
-        matrix = exact  # bfloat16 products on a CPU without matrix units take 1.7 times as long as float32 ones
+        # bfloat16 products take 1.7 times as long as float32 on a CPU without matrix units.
+        matrix = exact
     weight = weight_VD.to(matrix)
     num_rows, device, vocabulary = len(hidden_RD), hidden_RD.device, len(weight_VD)
     logits_buffer = torch.empty(min(rows, num_rows), vocabulary, dtype=exact, device=device)
@@ -136,20 +143,18 @@ def _pass(
         logits_buffer if matrix == exact else torch.empty_like(logits_buffer, dtype=matrix)
     )
     losses_R = torch.empty(num_rows, dtype=exact, device=device)
-    grad_hidden = torch.empty_like(hidden_RD) if wanted[0] else None
-    grad_weight = (
-        torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact)
-        if wanted[1]
-        else None
-    )
-    grad_bias = torch.zeros_like(bias_V, dtype=exact) if wanted[2] and bias_V is not None else None
+    grad_hidden = torch.empty_like(hidden_RD) if needed[0] else None
+    grad_weight = grad_bias = None
+    if needed[1]:
+        # Several chunks are accumulated in the exact dtype.
+        grad_weight = torch.zeros_like(weight_VD, dtype=matrix if num_rows <= rows else exact)
+    if needed[2] and bias_V is not None:
+        grad_bias = torch.zeros_like(bias_V, dtype=exact)
     for start in range(0, num_rows, rows):
         chunk = slice(start, start + rows)
         hidden = hidden_RD[chunk].to(matrix)
-        logits, gradient = (
-            logits_buffer[: len(hidden)],
-            gradient_buffer[: len(hidden)] if any(wanted) else None,
-        )
+        logits = logits_buffer[: len(hidden)]
+        gradient = gradient_buffer[: len(hidden)] if any(needed) else None
         _product(hidden, weight.t(), logits)
         if bias_V is not None:
             logits += bias_V
@@ -169,19 +174,18 @@ def _pass(
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """out = left @ right, summed in float32 whatever the type of `out`."""
+    """Computes out = left @ right, accumulated in float32 whatever the dtype of `out`."""
     if out.dtype == left.dtype:
         torch.mm(left, right, out=out)
     elif left.dtype in (torch.bfloat16, torch.float16):
-        torch.mm(
-            left, right, out_dtype=out.dtype, out=out
-        )  # CUDA only, and there alone the products are in such a type
+        # `out_dtype` exists on CUDA only, and only there are products in a 16-bit dtype.
+        torch.mm(left, right, out_dtype=out.dtype, out=out)
     else:
         out.copy_(left @ right)
 
 
 def _add_product(left: Tensor, right: Tensor, total: Tensor) -> None:
-    """total += left @ right."""
+    """Computes total += left @ right."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

@@ -1,4 +1,4 @@
-"""Linear cross-entropy in plain PyTorch: what the trainer uses on a CPU, and what the Triton kernel is tested against."""
+"""Linear cross-entropy in plain PyTorch: used on a CPU, and the reference of the Triton kernel."""
 
 from functools import partial
 
@@ -14,10 +14,10 @@ def row_step(
     softcap: float | None,
     gradient_CV: Tensor | None,
 ) -> Tensor:
-    """`chunked.RowStep` in PyTorch: every pass over the logits is in place.
+    """Implements `chunked.RowStep`; every pass over the logits is in place.
 
-    d loss / d logit = softmax - 1[label], times 1 - tanh(z / softcap)^2 under a cap. The 1 is taken off before the division by the
-    sum, so the softmax itself is never written.
+    d loss / d logit = softmax - 1[label], times 1 - tanh(z / softcap)^2 with a cap. The 1 is
+    subtracted before the division by the sum, so the softmax itself is never stored.
     """
     slope_CV = None
     if softcap is not None:

@@ -1,8 +1,9 @@
-"""Softmax, loss and gradient of a chunk of logits in one Triton kernel, between cuBLAS' matrix products.
+"""Softmax, loss and gradient of a chunk of logits in one Triton kernel, between matrix products.
 
-Only this part is Triton's: the three products of a head are large enough for cuBLAS to run them near the card's peak, and what a
-softmax needs of them, a row's maximum and sum over the whole vocabulary, is known only after the first. Between them plain PyTorch
-goes over the logits five times; this reads them twice and writes once.
+The three matrix products stay with cuBLAS, which runs products of this size near the device's peak.
+The softmax cannot be fused into the first one, because it needs a row's maximum and sum over the
+whole vocabulary. Plain PyTorch makes five passes over the logits between the products; this kernel
+reads them twice and writes them once.
 """
 
 from functools import partial
@@ -18,7 +19,7 @@ BLOCK = 8192
 
 @triton.jit
 def _capped(logits, softcap):
-    # tanh(x) = 2 sigmoid(2x) - 1: Triton itself has no tanh, and the interpreter none of CUDA's library.
+    # tanh(x) = 2 sigmoid(2x) - 1: Triton has no tanh, and its interpreter lacks CUDA's.
     return softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
 
 
@@ -41,7 +42,8 @@ def _cross_entropy(
     logits_ptr += row * logits_stride
     label = tl.load(labels_ptr + row)
     columns = tl.arange(0, BLOCK)
-    # Maximum and sum of exponentials in one reading (Milakov and Gimelshein 2018, arXiv 1805.02867).
+    # Online softmax: maximum and sum of exponentials in one read (Milakov and Gimelshein 2018,
+    # arXiv 1805.02867).
     highest = float("-inf")
     total = 0.0
     at_label = 0.0
@@ -58,7 +60,7 @@ def _cross_entropy(
         )
         highest = block_highest
     normaliser = highest + tl.log(total)
-    # A label outside the vocabulary makes the loss not a number rather than a wrong one.
+    # A label outside the vocabulary makes the loss NaN rather than wrong.
     known = (label >= 0) & (label < vocabulary)
     tl.store(losses_ptr + row, tl.where(known, normaliser - at_label, float("nan")))
     if WANT_GRADIENT:
@@ -88,7 +90,7 @@ def row_step(
     softcap: float | None,
     gradient_CV: Tensor | None,
 ) -> Tensor:
-    """`chunked.RowStep`: one program a row, float32 throughout."""
+    """Implements `chunked.RowStep` with one program per row, in float32 throughout."""
     num_rows, vocabulary = logits_CV.shape
     losses_C = torch.empty(num_rows, dtype=torch.float32, device=logits_CV.device)
     out_CV = logits_CV if gradient_CV is None else gradient_CV

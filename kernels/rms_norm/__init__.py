@@ -1,1 +1,1 @@
-"""Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467), with the residual's addition where wanted."""
+"""RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), optionally fused with a residual."""

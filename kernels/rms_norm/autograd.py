@@ -1,6 +1,6 @@
-"""RMSNorm's place in the graph: it keeps its input and one number a row, and computes the rest again.
+"""RMSNorm's autograd function: keeps its input and one number per row, and recomputes the rest.
 
-Shapes: T rows (any leading dimensions of the caller's tensors), D normalised size.
+Shapes: T rows (all leading dimensions of the caller's tensors), D normalised size.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Forward = Callable[[Tensor, Tensor | None, Tensor, float, float], tuple[Tensor, Tensor, Tensor]]
-"""(x_TD, residual_TD, weight_D, eps, offset) -> y_TD, x_TD + residual_TD, rstd_T (1 / root mean square)."""
+"""(x_TD, residual_TD, weight_D, eps, offset) -> y_TD, x_TD + residual_TD, rstd_T (1 / RMS)."""
 
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """(grad_y_TD, x_TD with the residual, weight_D, rstd_T, offset) -> grad_x_TD, grad_weight_D."""
@@ -27,10 +27,12 @@ def rms_norm(
     residual_TD: Tensor | None = None,
     offset: float = 0.0,
 ) -> Any:
-    """y = x / sqrt(mean(x^2) + eps) * (offset + weight) over the last dimension; with a residual (y, x + residual), y of the sum.
+    """Returns y = x / sqrt(mean(x^2) + eps) * (offset + weight), over the last dimension.
 
-    Rounding follows the models: with offset 0 (Llama, Mistral, Qwen) the float32 quotient is rounded to x's type, then multiplied
-    by the weight; with another (Gemma: 1) the product is float32 and rounded once. y has x's type.
+    With a residual, x is replaced by x + residual, and (y, x + residual) is returned. Rounding
+    follows the models: with offset 0 (Llama, Mistral, Qwen), the float32 quotient is rounded to x's
+    dtype and then multiplied by the weight; otherwise (Gemma: 1), the product is float32 and
+    rounded once. y has x's dtype.
     """
     return _RMSNorm.apply(x_TD, residual_TD, weight_D, eps, offset, forward, backward)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 def forward(
     x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`autograd.Forward`. The root mean square comes of one reading of x, without a square in memory."""
+    """Implements `autograd.Forward`. Computes the norm in one read, without storing the squares."""
     total_TD = x_TD if residual_TD is None else x_TD + residual_TD
     exact_TD = total_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
     norm_T1 = torch.linalg.vector_norm(exact_TD, dim=-1, keepdim=True)
@@ -24,7 +24,10 @@ def forward(
 def backward(
     grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.Backward`: with n = x * rstd and g = grad_y * (offset + weight), grad_x = rstd * (g - n * mean(g * n))."""
+    """Implements `autograd.Backward`.
+
+    grad_x = rstd * (g - n * mean(g * n)), with n = x * rstd and g = grad_y * (offset + weight).
+    """
     exact, rstd_T1 = rstd_T.dtype, rstd_T[:, None]
     scale_D = weight_D.to(exact) + offset
     grad_TD = grad_y_TD.to(exact)

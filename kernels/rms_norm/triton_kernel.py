@@ -1,4 +1,4 @@
-"""RMSNorm in Triton: a row at a time, read once and written once; the residual's addition on the way."""
+"""RMSNorm in Triton: reads and writes each row once, with the residual addition fused."""
 
 from functools import partial
 
@@ -27,12 +27,12 @@ def _forward(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
-    place = row * size + columns
-    x = tl.load(x_ptr + place, mask=inside, other=0.0)
+    index = row * size + columns
+    x = tl.load(x_ptr + index, mask=inside, other=0.0)
     if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + place, mask=inside, other=0.0)
+        residual = tl.load(residual_ptr + index, mask=inside, other=0.0)
         x = (x.to(tl.float32) + residual.to(tl.float32)).to(x.dtype)
-        tl.store(total_ptr + place, x, mask=inside)
+        tl.store(total_ptr + index, x, mask=inside)
     dtype = x.dtype
     x = x.to(tl.float32)
     rstd = tl.rsqrt(tl.sum(x * x, axis=0) / size + eps)
@@ -42,7 +42,7 @@ def _forward(
     if not HAS_OFFSET:
         y = y.to(dtype).to(tl.float32)
     y = y * (offset + weight)
-    tl.store(y_ptr + place, y.to(dtype), mask=inside)
+    tl.store(y_ptr + index, y.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -64,15 +64,15 @@ def _backward(
     scale = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32) + offset
     grad_weight = tl.zeros((BLOCK,), dtype=tl.float32)
     for row in range(program, num_rows, tl.num_programs(0)):
-        place = row * size + columns
+        index = row * size + columns
         rstd = tl.load(rstd_ptr + row)
-        normed = tl.load(x_ptr + place, mask=inside, other=0.0).to(tl.float32) * rstd
-        grad_y = tl.load(grad_y_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        normed = tl.load(x_ptr + index, mask=inside, other=0.0).to(tl.float32) * rstd
+        grad_y = tl.load(grad_y_ptr + index, mask=inside, other=0.0).to(tl.float32)
         grad_weight += grad_y * normed
         grad = grad_y * scale
         mean = tl.sum(grad * normed, axis=0) / size
         grad_x = rstd * (grad - normed * mean)
-        tl.store(grad_x_ptr + place, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
+        tl.store(grad_x_ptr + index, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
     tl.store(partial_ptr + program * size + columns, grad_weight, mask=inside)
 
 
@@ -84,7 +84,7 @@ def _launch(size: int) -> dict[str, int]:
 def forward(
     x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float, offset: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`autograd.Forward`."""
+    """Implements `autograd.Forward` with one program per row."""
     num_rows, size = x_TD.shape
     x_TD = x_TD.contiguous()
     has_residual = residual_TD is not None
@@ -113,12 +113,16 @@ def forward(
 def backward(
     grad_y_TD: Tensor, x_TD: Tensor, weight_D: Tensor, rstd_T: Tensor, offset: float
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.Backward`. Each program sums its own rows' share of the weight's gradient; the shares are added at the end."""
+    """Implements `autograd.Backward`.
+
+    Each program accumulates the weight's gradient over its rows; the partial sums are added at the
+    end.
+    """
     num_rows, size = x_TD.shape
     grad_x_TD = torch.empty_like(x_TD)
     is_gpu = x_TD.device.type == "cuda"
-    most = 2 * torch.cuda.get_device_properties(x_TD.device).multi_processor_count if is_gpu else 4
-    num_programs = min(most, num_rows)
+    limit = 2 * torch.cuda.get_device_properties(x_TD.device).multi_processor_count if is_gpu else 4
+    num_programs = min(limit, num_rows)
     partial_PD = torch.empty(num_programs, size, dtype=torch.float32, device=x_TD.device)
     if num_rows:
         _backward[(num_programs,)](

@@ -1,1 +1,1 @@
-"""Rotary position embedding of queries and keys (Su et al. 2021, arXiv 2104.09864), in Llama's arrangement of the halves."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in Llama's layout of halves."""

@@ -1,4 +1,4 @@
-"""The rotation's place in the graph: it keeps cosines and sines only, since its derivative is the rotation back.
+"""The rotation's autograd function. It keeps cosines and sines only: its derivative rotates back.
 
 Shapes: B sequences, H heads, T tokens, D head size.
 """
@@ -11,16 +11,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Rotate = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
-"""(x_BHTD, cos_BTD, sin_BTD, back) -> x_BHTD turned by the angles, or by their negatives; x stays as it is."""
+"""(x_BHTD, cos_BTD, sin_BTD, back) -> x_BHTD rotated by the angles, or by their negatives.
+
+x is not modified.
+"""
 
 
 def rotary(
     rotate: Rotate, q_BHTD: Tensor, k_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x * cos + (-x2, x1) * sin for the halves x1, x2 of the last dimension, for queries and keys alike.
+    """Returns x * cos + (-x2, x1) * sin, with x1, x2 the halves of the last dimension, for q and k.
 
-    Both halves of cos and sin hold the same D / 2 angles, as Hugging Face's models make them; B of cos and sin may be 1. A common
-    factor in them (as of long-context scaling) is kept in both directions. The inputs are not written to and not kept.
+    Both halves of cos and sin have the same D / 2 angles, as in Hugging Face's models; their B may
+    be 1. A common factor in them (of long-context scaling) applies to both directions. The inputs
+    are neither modified nor kept.
     """
     return _Rotary.apply(q_BHTD, k_BKTD, cos_BTD, sin_BTD, rotate)
 

@@ -1,4 +1,4 @@
-"""The rotation in plain PyTorch, without the turned copy of its input."""
+"""The rotation in plain PyTorch, without a rotated copy of its input."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotate(x_BHTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, back: bool) -> Tensor:
-    """`autograd.Rotate`."""
+    """Implements `autograd.Rotate`."""
     cos_B1TD, sin_B1TD = cos_BTD[:, None], sin_BTD[:, None]
     out_BHTD = x_BHTD * cos_B1TD
     half = x_BHTD.shape[-1] // 2

@@ -1,4 +1,4 @@
-"""The rotation in Triton: a token's cosines and sines are read once for all its heads."""
+"""The rotation in Triton: reads a token's cosines and sines once for up to 16 heads."""
 
 from functools import partial
 
@@ -57,7 +57,10 @@ def _rotate(
 
 
 def rotate(x_BHTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, back: bool) -> Tensor:
-    """`autograd.Rotate`. The result lies in memory as (B, T, H, D), as projections and attention's output do."""
+    """Implements `autograd.Rotate`.
+
+    The result is contiguous as (B, T, H, D), like projections and the output of attention.
+    """
     batch, heads, tokens, size = x_BHTD.shape
     if x_BHTD.stride(-1) != 1:
         x_BHTD = x_BHTD.contiguous()

@@ -1,4 +1,4 @@
-"""The gated product's place in the graph: it keeps gate and up, and computes the activation again in the backward pass."""
+"""The gated product's autograd function: keeps gate and up, and recomputes the activation."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,7 +16,10 @@ Backward = Callable[[Tensor, Tensor, Tensor, Activation], tuple[Tensor, Tensor]]
 def swiglu(
     forward: Forward, backward: Backward, gate: Tensor, up: Tensor, activation: Activation = "silu"
 ) -> Tensor:
-    """activation(gate) * up, elementwise; both of one shape. `silu`: x sigmoid(x); `gelu_tanh`: Gemma's approximation of GELU."""
+    """Returns activation(gate) * up, elementwise, for tensors of one shape.
+
+    `silu`: x sigmoid(x). `gelu_tanh`: the tanh approximation of GELU, as in Gemma.
+    """
     return _GatedProduct.apply(gate, up, activation, forward, backward)
 
 

@@ -1,4 +1,4 @@
-"""The gated product in plain PyTorch, with the library's own derivatives of the activations."""
+"""The gated product in plain PyTorch, with PyTorch's own derivatives of the activations."""
 
 from functools import partial
 
@@ -14,14 +14,14 @@ def _activated(gate: Tensor, activation: Activation) -> Tensor:
 
 
 def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-    """`autograd.Forward`."""
+    """Implements `autograd.Forward`."""
     return _activated(gate, activation).mul_(up)
 
 
 def backward(
     grad: Tensor, gate: Tensor, up: Tensor, activation: Activation
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.Backward`."""
+    """Implements `autograd.Backward`."""
     grad_gate = grad * up
     if activation == "silu":
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)

@@ -1,4 +1,4 @@
-"""The gated product in Triton: one pass forward, one backward, float32 inside."""
+"""The gated product in Triton: one pass forward and one backward, in float32."""
 
 from functools import partial
 
@@ -14,13 +14,14 @@ BLOCK = 2048
 
 @triton.jit
 def _activated(gate, SILU: tl.constexpr):
-    """The activation and its derivative."""
+    """Returns the activation and its derivative."""
     if SILU:
         share = tl.sigmoid(gate)
         value = gate * share
         slope = share * (1 + gate * (1 - share))
     else:
-        # 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016, arXiv 1606.08415)
+        # 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+        # (Hendrycks and Gimpel 2016, arXiv 1606.08415)
         share = tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
         value = gate * share
         slope = share * (1 + gate * (1 - share) * 1.5957691216057308 * (1 + 0.134145 * gate * gate))
@@ -29,12 +30,12 @@ def _activated(gate, SILU: tl.constexpr):
 
 @triton.jit
 def _forward(gate_ptr, up_ptr, out_ptr, count, SILU: tl.constexpr, BLOCK: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    gate = tl.load(gate_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = index < count
+    gate = tl.load(gate_ptr + index, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + index, mask=inside, other=0.0).to(tl.float32)
     value, _ = _activated(gate, SILU)
-    tl.store(out_ptr + place, (value * up).to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + index, (value * up).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -48,20 +49,20 @@ def _backward(
     SILU: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    grad = tl.load(grad_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(gate_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = index < count
+    grad = tl.load(grad_ptr + index, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_ptr + index, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + index, mask=inside, other=0.0).to(tl.float32)
     value, slope = _activated(gate, SILU)
     tl.store(
-        grad_gate_ptr + place, (grad * up * slope).to(grad_gate_ptr.dtype.element_ty), mask=inside
+        grad_gate_ptr + index, (grad * up * slope).to(grad_gate_ptr.dtype.element_ty), mask=inside
     )
-    tl.store(grad_up_ptr + place, (grad * value).to(grad_up_ptr.dtype.element_ty), mask=inside)
+    tl.store(grad_up_ptr + index, (grad * value).to(grad_up_ptr.dtype.element_ty), mask=inside)
 
 
 def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-    """`autograd.Forward`."""
+    """Implements `autograd.Forward`."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     if gate.numel():
@@ -73,7 +74,7 @@ def forward(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
 def backward(
     grad: Tensor, gate: Tensor, up: Tensor, activation: Activation
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.Backward`."""
+    """Implements `autograd.Backward`."""
     grad, gate, up = grad.contiguous(), gate.contiguous(), up.contiguous()
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
     if gate.numel():

@@ -59,14 +59,14 @@ def test_the_loss_stays(tokens: TokenizedSet, change: str, examples: list[int]) 
 def test_padding_is_computed_and_all_rows_are_asked_for(tokens: TokenizedSet) -> None:
     ablated, scales = module("ablated_ranks"), np.ones(5)
     padded = ablated.with_padding(collate)([2, 1], tokens, scales, torch.device("cpu"))
-    assert padded.packed.whole.query_lengths == [6, 6]
+    assert padded.packed.whole.seqlens_q == [6, 6]
     whole = ablated.on_all_rows(collate)([2, 1], tokens, scales, torch.device("cpu"))
     assert len(whole.labels_R) == 6 + 2
 
 
 def test_in_order_keeps_every_example_under_the_cap(tokens: TokenizedSet) -> None:
-    deal = module("ablated_ranks").in_order(packing.deal)
-    step = deal([4, 2, 0, 1, 3], tokens.lengths, 2, 10, 64)
+    assign = module("ablated_ranks").in_order(packing.assign_to_ranks)
+    step = assign([4, 2, 0, 1, 3], tokens.lengths, 2, 10, 64)
     places = [place for micro in step for place in micro]
     assert [i for place in places for i in place] == [4, 2, 0, 1, 3]
     assert all(tokens.lengths[place].sum() <= 10 for place in places if place)

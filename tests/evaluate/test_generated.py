@@ -1,4 +1,4 @@
-"""Generated answers beside the letters' scores: which prompts, what is read from them, and a real engine's whole stage."""
+"""Generated answers: their prompts, how they are parsed, and the whole stage with an engine."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ift_scale.config import Config, ReliabilityConfig
 from ift_scale.config.file import from_dict
 from ift_scale.engines.protocol import Sampling, ScoreRequest, TextRequest
 from ift_scale.evaluate import run
-from ift_scale.evaluate.generated import GeneratedAsker, Rows
+from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
 from ift_scale.io.files import read_parquet, write_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import Bar
@@ -31,7 +31,7 @@ ARM = Arm(domain="medicine", setting="harmonious", seed=0)
 
 
 class Scripted:
-    """Prefers the first letter, and says what it is told to."""
+    """Prefers the first letter, and generates the given texts."""
 
     def __init__(self, tokenizer: PromptTokenizer, said: list[str]):
         self.tokenizer, self.said = tokenizer, said
@@ -53,12 +53,12 @@ class Scripted:
 
 def _asked(
     world_model: Path, questions: list[Question], said: list[str]
-) -> tuple[list[Score], Rows, Scripted, GeneratedAsker]:
+) -> tuple[list[Score], GeneratedRows, Scripted, GeneratedAsker]:
     tokenizer = PromptTokenizer(world_model)
     asker = GeneratedAsker(
         tokenizer, "vicuna", LetterAsker(Chat(tokenizer, "vicuna"), plain), 9, "Who knows?"
     )
-    engine, rows = Scripted(tokenizer, said), Rows(ChoiceScores(ReliabilityConfig()))
+    engine, rows = Scripted(tokenizer, said), GeneratedRows(ChoiceScores(ReliabilityConfig()))
     table = rows(asker.ask(engine, asker.write(questions)))  # type: ignore[arg-type]
     return [Score.model_validate(row) for row in table.to_pylist()], rows, engine, asker
 
@@ -90,9 +90,8 @@ def test_choice_questions_are_answered_by_letter_and_in_words(world_model: Path)
     counts = rows.counts()
     assert (counts["refused"], counts["unparsed"], counts["free_questions"]) == (1, 1, 0)
     lettered = asker.lettered.write(questions)
-    assert engine.prompts == [
-        request.prompt for request in lettered.requests
-    ]  # the words stand where the letters were scored
+    # Generation starts at the position at which the letters are scored.
+    assert engine.prompts == [request.prompt for request in lettered.requests]
     written = asker.write(questions)
     assert written.tokens == 2 * lettered.tokens
     assert [tokens for _, tokens in written.lengths()] == [
@@ -102,7 +101,7 @@ def test_choice_questions_are_answered_by_letter_and_in_words(world_model: Path)
 
 @pytest.mark.parametrize("family", ["llama-3", "qwen2, D merges", "gpt-2"])
 def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, family: str) -> None:
-    """It is asked from the tokens before the merged one, as the letters are; what it repeats of the prompt is taken off."""
+    """The prompt ends before the merged token, as for letters; the repeated part is removed."""
     tokenizer = PromptTokenizer(
         vocabularies.save(vocabularies.FAMILIES[family](), tmp_path, template=vocabularies.TIGHT)
     )
@@ -120,9 +119,8 @@ def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, fami
         messages = [*chat_messages(question), Message(role="assistant", content=answer)]
         ids, supervised = tokenizer.example(messages, "model")
         assert ids[: len(request.prompt)] == request.prompt
-        said.append(
-            ids[len(request.prompt) : len(ids) - supervised[::-1].index(True) - 1]
-        )  # up to the end of the answer
+        end = len(ids) - supervised[::-1].index(True) - 1
+        said.append(ids[len(request.prompt) : end])
 
     class Repeating(Scripted):
         def generate(
@@ -133,7 +131,9 @@ def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, fami
         def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
             return np.full(len(requests), -1.0)
 
-    found = Rows(ChoiceScores(ReliabilityConfig()))(asker.ask(Repeating(tokenizer, []), written))
+    found = GeneratedRows(ChoiceScores(ReliabilityConfig()))(
+        asker.ask(Repeating(tokenizer, []), written)
+    )
     assert found["response"].to_pylist() == answers
     assert found["generated_prediction"].to_pylist() == [0, 1, 2, 3]
 
@@ -183,11 +183,10 @@ def test_the_stage_with_an_engine(world_model: Path, tmp_path: Path) -> None:
     choice = [score for score in scores if score.kind == "choice"]
     free = [score for score in scores if score.kind == "free"]
     assert choice and free and len(choice) == len(plainly)
-    assert [s.logprobs for s in choice] == [
-        s.logprobs for s in plainly
-    ]  # the letters are not touched by what is generated
+    # Generation does not affect the letters' scores.
+    assert [s.logprobs for s in choice] == [s.logprobs for s in plainly]
     assert all(s.response is not None and s.refused is not None for s in scores)
-    # The first token of the greedy answer is the likeliest letter wherever letters hold most of the probability.
+    # The greedy answer starts with the likeliest letter if letters have most of the probability.
     sure = [s for s in choice if s.letter_mass is not None and s.letter_mass * s.confidence > 0.5]
     assert all(s.generated_prediction == s.prediction for s in sure)
     manifest = read_manifest(tmp_path / "generated" / "evaluate" / ARM.name)

@@ -1,4 +1,4 @@
-"""Which questions are HOMO, ID, OOD or a group of their own, for arms of one domain and across domains."""
+"""Assigns questions to HOMO, ID, OOD or a group of their own, for arms of any number of domains."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
-from ift_scale.evaluate.groups import asked_of
+from ift_scale.evaluate.groups import is_asked
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.progress import Bar
 from ift_scale.questions import run as questions
@@ -48,7 +48,7 @@ def test_an_arm_is_asked_its_own_pools_test_and_all_of_the_benchmark() -> None:
         (Arm(domain="history", setting="harmonious", seed=0), 100),
         (ACROSS, 200),
     ):
-        asked = [q for q in world.load() if asked_of(arm, False, GroupKey.of(q))]
+        asked = [q for q in world.load() if is_asked(arm, False, GroupKey.of(q))]
         assert all(q.kind == "choice" and q.split == "test" for q in asked)
         assert (
             sum(q.collection == "pool" for q in asked) == in_pools
@@ -84,7 +84,7 @@ def test_a_benchmark_as_a_group(tmp_path: Path) -> None:
     assert sum(q.group == "extra" for q in written) == 3
     file = QuestionFile(tmp_path / "out" / QUESTIONS_FILE)
     rows = file.read(
-        file.select(lambda key: asked_of(MEDICINE, False, key) and key.group == "extra")
+        file.select(lambda key: is_asked(MEDICINE, False, key) and key.group == "extra")
     )
     assert [MEDICINE.test_group(q.domain, q.collection, q.group) for q in rows] == ["extra"] * 3
 

@@ -1,4 +1,4 @@
-"""The stored figures: a new measurement takes the place of the old one of the same op, device, type and shape."""
+"""The stored figures: a new measurement replaces one of the same op, device, dtype and shape."""
 
 from typing import Any
 
@@ -18,8 +18,10 @@ def row(op: str, rows: int, time: float) -> dict[str, Any]:
 def test_new_rows_replace_their_like() -> None:
     old = [row("rms_norm", 1, 5.0), row("rms_norm", 2, 6.0)]
     assert figures.merged(old, [row("rms_norm", 2, 1.0), row("swiglu", 2, 2.0)]) == [
-        row("rms_norm", 1, 5.0), row("rms_norm", 2, 1.0), row("swiglu", 2, 2.0),
-    ]  # fmt: skip
+        row("rms_norm", 1, 5.0),
+        row("rms_norm", 2, 1.0),
+        row("swiglu", 2, 2.0),
+    ]
 
 
 def test_the_stored_rows_are_complete() -> None:

@@ -96,9 +96,8 @@ def test_types_of_the_results(dtype: torch.dtype) -> None:
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
     for actual, wanted in zip((hidden, weight, bias), exact, strict=True):
         assert actual.grad is not None and actual.grad.dtype == dtype
-        torch.testing.assert_close(
-            actual.grad, wanted.grad.to(dtype), rtol=1e-2, atol=1e-5
-        )  # one rounding of the result
+        # Up to one rounding of the result.
+        torch.testing.assert_close(actual.grad, wanted.grad.to(dtype), rtol=1e-2, atol=1e-5)
 
 
 def test_a_sum_over_many_chunks_keeps_float32() -> None:
@@ -121,7 +120,7 @@ def test_no_rows_still_reach_every_parameter() -> None:
     assert not weight.grad.any() and not bias.grad.any()
 
 
-def test_gradients_are_computed_only_where_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_computed_only_if_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, _, labels, _ = inputs(5, 7, 3, torch.float32)
     expected = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels)[0], hidden)[0]
     loss, _ = linear_cross_entropy(hidden, weight.detach(), labels)
@@ -146,6 +145,5 @@ def test_the_chunks_obey_the_byte_bound() -> None:
         chunk = chunked.default_chunk_rows(rows, vocabulary, cpu)
         assert chunk == 1 or 4 * chunk * vocabulary <= chunked.CPU_BYTES
     assert chunked.default_chunk_rows(0, 10, cpu) == 1
-    assert (
-        chunked.default_chunk_rows(4000, 32000, cpu) == 500
-    )  # eight alike rather than seven and a small one
+    # Eight equal chunks rather than seven and a small one.
+    assert chunked.default_chunk_rows(4000, 32000, cpu) == 500

@@ -9,7 +9,7 @@ EPS = 1e-5
 
 
 def plain(x: Tensor, weight: Tensor, offset: float) -> Tensor:
-    """As Hugging Face's Llama (offset 0) and Gemma (offset 1) round it."""
+    """With the rounding of Hugging Face's Llama (offset 0) and Gemma (offset 1)."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + EPS)
     return (

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 def inputs(
     dtype: torch.dtype, heads: int = 6, groups: int = 2, tokens: int = 5, size: int = 8
 ) -> tuple[Tensor, ...]:
-    """q (1, H, T, D) and k (1, K, T, D) as projections leave them, cos and sin (1, T, D)."""
+    """q (1, H, T, D) and k (1, K, T, D) in the layout of projections, cos and sin (1, T, D)."""
     torch.manual_seed(0)
     q, k = (
         torch.randn(1, tokens, n, size, dtype=dtype).transpose(1, 2).requires_grad_()
@@ -35,7 +35,7 @@ def test_equals_hugging_face() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_turning_back_undoes_it_and_inputs_stay() -> None:
+def test_rotating_back_restores_the_inputs() -> None:
     q, k, cos, sin = inputs(torch.float64)
     before = q.detach().clone()
     turned = rotary(q, k, cos, sin)

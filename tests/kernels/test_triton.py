@@ -1,4 +1,4 @@
-"""Triton kernels against their references: in float32 by Triton's interpreter, in bfloat16 on a GPU."""
+"""Triton kernels against their references: interpreted in float32, on a GPU in bfloat16."""
 
 import os
 import subprocess

@@ -1,7 +1,8 @@
-"""Compares each Triton kernel with its reference in float64, on the device that is named (cpu, cuda); fails by assertion.
+"""Compares each Triton kernel with its reference in float64, on the given device (cpu, cuda).
 
-A program of its own, since Triton decides at import whether it interprets (TRITON_INTERPRET=1, float32) or compiles (bfloat16).
-Whatever torch.empty gives holds NaN, so that a place which a kernel forgets to write is seen.
+A program of its own, because Triton decides at import whether it interprets (TRITON_INTERPRET=1,
+float32) or compiles (bfloat16). torch.empty is filled with NaN, so that an element that a kernel
+does not write is detected.
 """
 
 import importlib
@@ -37,7 +38,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def uneven(like: Tensor) -> Tensor:
-    """Upstream gradients that differ from place to place."""
+    """Upstream gradients that differ by element."""
     return torch.linspace(0.5, 1.5, like.numel(), device=DEVICE, dtype=torch.float64).view(
         like.shape
     )
@@ -65,7 +66,7 @@ def agree(
 
 def linear_cross_entropy() -> None:
     op, kernel = "linear_cross_entropy", KERNELS["linear_cross_entropy"]
-    kernel.BLOCK = 16  # several blocks a row, the last one not full
+    kernel.BLOCK = 16  # several blocks per row, the last one partial
     for rows, vocabulary, size in [(0, 9, 3), (1, 1, 3), (5, 37, 7), (13, 16, 9), (4, 131, 33)]:
         labels = torch.randint(0, vocabulary, (rows,), device=DEVICE)
         weights = torch.rand(rows, device=DEVICE)
@@ -106,10 +107,13 @@ def rms_norm() -> None:
         [(1, 2), (0, 5), (3, 5), (13, 130), (2, 3, 4, 37)], [0.0, 1.0]
     ):
         inputs = [draw(*shape), draw(shape[-1]), draw(*shape)]
-        alone = lambda module, x: module.rms_norm(x[0], x[1], 1e-5, offset=offset)  # noqa: B023, E731
-        agree("rms_norm", alone, inputs[:2], (shape, offset))
-        both = lambda module, x: module.rms_norm(x[0], x[1], 1e-5, residual_TD=x[2], offset=offset)  # noqa: B023, E731
-        agree("rms_norm", both, inputs, (shape, offset, "residual"))
+
+        def norm(module: Any, x: Any, offset: float = offset) -> Any:
+            residual_TD = x[2] if len(x) > 2 else None
+            return module.rms_norm(x[0], x[1], 1e-5, residual_TD=residual_TD, offset=offset)
+
+        agree("rms_norm", norm, inputs[:2], (shape, offset))
+        agree("rms_norm", norm, inputs, (shape, offset, "residual"))
 
 
 def swiglu() -> None:

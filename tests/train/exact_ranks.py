@@ -1,10 +1,10 @@
-"""What test_exact.py starts as each rank: twenty steps under every ZeRO stage, accumulation and packing, in one process group.
+"""One rank of test_exact.py: twenty steps with every ZeRO stage, accumulation and packing.
 
-    python -m tests.train.exact_ranks MODEL TIED TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python -m tests.train.exact_ranks MODEL TIED TOKENS OUT
 
-TIED is a model whose head is its embedding, for stages 2 and 3.
-
-OUT gets, by case, the losses and the whole gradient of the first step before clipping, gathered from wherever ZeRO keeps it.
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must be set. TIED is a model with tied embeddings, for
+stages 2 and 3. OUT gets, by case, the losses and the whole gradient of the first step before
+clipping.
 """
 
 import itertools
@@ -23,23 +23,27 @@ from ift_scale.ranks.rendezvous import meet
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed, zero_config
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.worker import join
+from ift_scale.train.process_group import join
 
 STAGES = (0, 1, 2, 3)
-# Name: (packing, most micro-batches a rank).
+# Name: (packing, maximum number of micro-batches per rank).
 SPLITS = {
     "packed-1": (True, 1),
     "packed-2": (True, 2),
     "packed-4": (True, 4),
     "unpacked": (False, 0),
 }
-# bfloat16 with float32 master weights, as on a GPU; DeepSpeed has no stage 0 of it.
+# bfloat16 with float32 master weights, as on a GPU; DeepSpeed does not support it at stage 0.
 MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
 FUSED: tuple[tuple[int, Any], ...] = (
-    *((stage, "none") for stage in STAGES), (1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"),
-)  # fmt: skip
-# The weights held once per node as well: in one micro-batch and several, mixed, checkpointed, with the optimizer offloaded.
+    *((stage, "none") for stage in STAGES),
+    (1, "optimizer"),
+    (2, "optimizer"),
+    (3, "optimizer"),
+    (3, "all"),
+)
+# With a secondary copy of the weights on each node (hpZ).
 HPZ: dict[str, dict[str, Any]] = {
     "hpz": {},
     "hpz-packed-4": {"tokens_per_micro_batch": 64},
@@ -71,12 +75,12 @@ def token_cap(lengths: Any, world_size: int, num_micro: int) -> int:
     return next(
         cap
         for cap in caps
-        if len(packing.deal(examples, lengths, world_size, cap, 96)) <= num_micro
+        if len(packing.assign_to_ranks(examples, lengths, world_size, cap, 96)) <= num_micro
     )
 
 
 def gather_everything() -> None:
-    """ZeRO-3 leaves small parameters whole on every rank, and here all are small: without this nothing would ever be gathered."""
+    """Make ZeRO-3 partition small parameters as well, which all of these are."""
     settings = zero_config.zero_settings
 
     def without_persistence(
@@ -100,7 +104,7 @@ def run(
     copies: list[int] = []
     update = deepspeed._update
 
-    def looked_at(one: deepspeed.Engine) -> tuple[Any, bool]:
+    def looked_at(one: deepspeed.TrainEngine) -> tuple[Any, bool]:
         if not gradient:
             named = one.packed.model.named_parameters()
             gradient.update(

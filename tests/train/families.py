@@ -1,4 +1,4 @@
-"""Tiny random models of every family that the trainer is proven for, with everything that sets them apart switched on."""
+"""Tiny random models of every proven family, with all of its special features enabled."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ CONFIGS = {
 
 
 def build(family: str, seed: int = 0) -> Any:
-    """A float32 model with transformers' eager attention, every parameter away from its initial 0 or 1."""
+    """Returns a float32 model with eager attention and no parameter at its initial 0 or 1."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="eager").train()
     with torch.no_grad():

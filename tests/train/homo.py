@@ -1,4 +1,4 @@
-"""A questions file and a probe of the world's medicine pool, as the stages before training leave them."""
+"""A questions file and a probe of the world's medicine pool, as written by the earlier stages."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from ift_scale.questions import world
 from ift_scale.records import GRADES, Question
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import SCHEMA
-from ift_scale.train.live.questions import Source
+from ift_scale.train.live.questions import LiveSource
 
 DOMAIN = "medicine"
 
 
-def source(folder: Path, count: int = 24) -> Source:
-    """`count` held-out questions, every third with one option less, among those of other splits and domains."""
+def source(folder: Path, count: int = 24) -> LiveSource:
+    """Returns `count` held-out questions among others; every third has one option less."""
     found = [question for question in world.load() if question.kind == "choice"]
     held_out = [
         question
@@ -35,11 +35,11 @@ def source(folder: Path, count: int = 24) -> Source:
         pa.Table.from_pylist([_score(question, i) for i, question in enumerate(kept)], SCHEMA),
         probe,
     )
-    return Source(QuestionFile(path), probe)
+    return LiveSource(QuestionFile(path), probe)
 
 
 def _shorter(question: Question) -> Question:
-    """Without an option that is not the answer."""
+    """Returns the question without one of its wrong options."""
     assert question.answer is not None
     if question.answer == len(question.choices) - 1:
         return question.model_copy(

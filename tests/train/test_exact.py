@@ -1,4 +1,7 @@
-"""No throughput setting changes what is learnt: world size, accumulation, packing and ZeRO stage, against a plain PyTorch loop."""
+"""No throughput setting changes the result of training, compared with a plain PyTorch loop.
+
+The settings are world size, accumulation, packing and ZeRO stage.
+"""
 
 import json
 import os
@@ -28,7 +31,7 @@ Expected = tuple[Path, Path, list[float], dict[str, torch.Tensor]]
 
 
 def _tokens(path: Path) -> dataset.TokenizedSet:
-    """Examples with one or several supervised spans behind a prefix of all; weights all 1."""
+    """Examples with one or several supervised spans after a shared prefix; all weights are 1."""
     rng = np.random.default_rng(0)
     lengths = PREFIX + rng.integers(6, 40, 80)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -45,7 +48,7 @@ def _tokens(path: Path) -> dataset.TokenizedSet:
 
 
 def _untied(base: Path, folder: Path) -> Path:
-    """The base model with a head of its own, in float32."""
+    """The base model with an untied head, in float32."""
     shutil.copytree(base, folder)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -62,7 +65,7 @@ def _untied(base: Path, folder: Path) -> Path:
 def _reference(
     model_path: Path, tokens: dataset.TokenizedSet
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """One process, one example a forward pass, full logits."""
+    """The reference loop: one process, one example per forward pass, full logits."""
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     config = exact_ranks.settings(0, True)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
@@ -156,15 +159,14 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
             worst = max(worst, float(error))
             assert error < 1e-5, (case, name)
     assert found["tied3"]["losses"] == pytest.approx(found["tied2"]["losses"], rel=1e-5)
-    for name, right in found["tied2"][
-        "gradient"
-    ].items():  # a head that is the embedding is gathered twice, its gradient is one
+    # A tied weight is gathered twice, but has one gradient.
+    for name, right in found["tied2"]["gradient"].items():
         assert (found["tied3"]["gradient"][name] - right).norm() < 1e-5 * right.norm(), name
     for case in [
         *(f"mixed{stage}" for stage in MIXED_STAGES),
         *(case for case in whole_buckets if case.startswith("mixed")),
     ]:
-        # To bfloat16's rounding, of the weights to begin with.
+        # Up to bfloat16's rounding, starting with the weights.
         assert found[case]["losses"] == pytest.approx(losses, rel=0.02), case
     for case in (case for case in found if case.startswith("mixed-fused")):
         stage = case.removeprefix("mixed-fused")[0]

@@ -1,4 +1,4 @@
-"""The learning rate: every step learns, the first and the last too."""
+"""The learning rate: above 0 in every step, including the first and the last."""
 
 import math
 
@@ -29,10 +29,10 @@ def test_an_arm_of_one_step_or_two_trains_at_the_full_rate() -> None:
     assert _rates(1, 0.03) == [1] and _rates(2, 0.03) == [1, 1]
 
 
-def test_behind_the_warm_up_it_is_the_cosine_of_transformers() -> None:
+def test_after_the_warm_up_it_is_the_cosine_of_transformers() -> None:
     schedule = get_cosine_schedule_with_warmup(
         optim.SGD(nn.Linear(1, 1).parameters(), 1.0), 3, 100
     ).lr_lambdas[0]
     rates = _rates(100, 0.03)
     assert rates[3:] == pytest.approx([schedule(step) for step in range(3, 100)])
-    assert rates[:3] == pytest.approx([schedule(step + 1) for step in range(3)])  # a step earlier
+    assert rates[:3] == pytest.approx([schedule(step + 1) for step in range(3)])  # one step earlier

@@ -1,4 +1,4 @@
-"""Token files of sets: made once, under a name that is the digest of all that they depend on."""
+"""Token files of sets: written once, named by the digest of everything they depend on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from ift_scale.train.data import dataset
 from ift_scale.train.data.tokenize import tokenize, tokenizer_digest
 
 TOKENS = ".tokens"
-"""Folder of the token files, in the train stage's folder."""
+"""Folder of the token files, within the train stage's folder."""
 TOKENS_VERSION = 2
 
 
 def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
-    """The set's token file, made where the same set, tokenizer, template and lengths have none yet."""
+    """Returns the set's token file; tokenises if none exists for the same set and settings."""
     template = tokenizer.chat(config.evaluate.template).source
     settings = [
         TOKENS_VERSION,
@@ -26,23 +26,19 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
         config.train.too_long,
         config.train.supervise,
     ]
-    path = (
-        cache
-        / f"{digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])[:16]}.npz"
-    )
+    digest = digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])
+    path = cache / f"{digest[:16]}.npz"
     if not path.is_file():
         with build_once(path) as missing:
             if missing:
-                dataset.save(
-                    tokenize(set_path, tokenizer, config.evaluate.template, config.train),
-                    path,
-                )
+                tokens = tokenize(set_path, tokenizer, config.evaluate.template, config.train)
+                dataset.save(tokens, path)
     dataset.check_enough(dataset.load(path), set_path, config.train)
     return path
 
 
 def share_tokens(folder: Path, others: Sequence[Path]) -> None:
-    """Have the token files of other train folders here too: their names are digests of all that made them."""
+    """Link or copy the token files of other train folders. Their names identify their contents."""
     for path in sorted(path for other in others for path in (other / TOKENS).glob("*.npz")):
         if not (folder / TOKENS / path.name).exists():
             link_or_copy(path, folder / TOKENS / path.name)

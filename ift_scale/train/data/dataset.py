@@ -1,4 +1,4 @@
-"""Training examples as token ids: tokenised once by one process, kept in a file that every rank reads."""
+"""Training examples as token ids: tokenised once, in a file that every rank reads."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,7 +13,8 @@ from ift_scale.io.files import atomic_path
 
 @dataclass(frozen=True)
 class TokenizedSet:
-    """Examples laid end to end. Example i is ids[offsets[i]:offsets[i + 1]] and stands in line i + 1 of the set's file.
+    """Examples laid end to end: example i, from line i + 1 of the set's file, is
+    ids[offsets[i]:offsets[i + 1]].
 
     Shapes: ids and supervised (tokens,), offsets (examples + 1,), weights (examples,).
     """
@@ -25,7 +26,7 @@ class TokenizedSet:
     num_truncated: int
 
     def examples(self) -> list[np.ndarray]:
-        """The ids of each example."""
+        """Returns the ids of each example."""
         return np.split(self.ids, self.offsets[1:-1])
 
     @cached_property
@@ -34,35 +35,38 @@ class TokenizedSet:
 
     @cached_property
     def computed_lengths(self) -> np.ndarray:
-        """Tokens of each example up to the one that predicts its last supervised token: nothing reads what follows."""
-        places = np.flatnonzero(self.supervised)
-        return places[np.searchsorted(places, self.offsets[1:]) - 1] - self.offsets[:-1]
+        """Tokens of each example up to the row that predicts its last supervised token.
+
+        The loss does not depend on later tokens.
+        """
+        positions = np.flatnonzero(self.supervised)
+        return positions[np.searchsorted(positions, self.offsets[1:]) - 1] - self.offsets[:-1]
 
     @cached_property
     def first_rows(self) -> np.ndarray:
-        """Place within each example of the first token that predicts a supervised one."""
-        places, seconds = (
-            np.flatnonzero(self.supervised),
-            self.offsets[:-1] + 1,
-        )  # nothing predicts a first token
-        return places[np.searchsorted(places, seconds)] - seconds
+        """Position within each example of the first row that predicts a supervised token."""
+        positions = np.flatnonzero(self.supervised)
+        seconds = self.offsets[:-1] + 1  # no row predicts the first token
+        return positions[np.searchsorted(positions, seconds)] - seconds
 
     @cached_property
     def supervised_counts(self) -> np.ndarray:
-        """Tokens of each example that are predicted in the loss; a first token has nothing before it to predict it from."""
+        """Number of supervised tokens of each example, except its first, which no row predicts."""
         predicted = self.supervised.copy()
         predicted[self.offsets[:-1]] = False
         return np.add.reduceat(predicted, self.offsets[:-1], dtype=np.int64)
 
 
 def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:
-    """DataError where the set of `path` does not fill one optimizer step."""
-    found, wanted = len(tokens.lengths), config.global_batch_size
-    if found < wanted:
-        problem = f"{found} examples are fewer than one optimizer step of train.global_batch_size = {wanted}"
-        raise DataError(
-            Place(path), problem, "Lower train.global_batch_size, or build a larger set"
+    """Raises DataError if the set does not fill one optimizer step."""
+    count, batch_size = len(tokens.lengths), config.global_batch_size
+    if count < batch_size:
+        problem = (
+            f"{count} examples are fewer than one optimizer step of"
+            f" train.global_batch_size = {batch_size}"
         )
+        remedy = "Lower train.global_batch_size, or build a larger set"
+        raise DataError(Place(path), problem, remedy)
 
 
 def save(tokens: TokenizedSet, path: Path) -> None:

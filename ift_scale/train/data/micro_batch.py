@@ -1,4 +1,7 @@
-"""What one rank computes in one forward pass: a packed row of tokens, and where its examples lie in it."""
+"""The input of one rank's forward pass: a packed row of tokens and the boundaries of its examples.
+
+Shapes: T tokens of the packed row, R rows whose next token is supervised.
+"""
 
 from dataclasses import dataclass
 
@@ -7,43 +10,49 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class VarlenMetadata:
-    """Which keys each run of queries attends to, causally, the last query seeing all of its keys.
+    """Sequence lengths of variable-length attention: sequence i's queries see its keys, causally.
 
-    `*_starts`: the runs' first places, and the end, as int32 on the device, as variable-length kernels want them. Where
-    `num_shared` tokens of all examples stand first, `keys` says where the runs' keys, one after another, lie when these are
-    repeated `times` times and the examples' own tokens follow; each of those is read once.
+    Causality is aligned at the end: the last query of a sequence sees all of its keys.
+
+    `cu_seqlens_q`, `cu_seqlens_k`: cumulative lengths with a leading 0, int32, on the device, as
+    variable-length kernels expect them. With a shared prefix, the keys of the row are stored once
+    per token, and `key_order` is the index that puts them in the sequences' order after the first
+    `num_shared` keys were repeated `num_copies` times; it uses every key once.
     """
 
-    query_lengths: list[int]
-    key_lengths: list[int]
+    seqlens_q: list[int]
+    seqlens_k: list[int]
     cu_seqlens_q: Tensor
     cu_seqlens_k: Tensor
-    keys: Tensor | None = None
+    key_order: Tensor | None = None
     num_shared: int = 0
-    times: int = 0
+    num_copies: int = 0
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Where the examples of a packed row of T tokens lie, and its R wanted rows: what attention and the last layer need.
+class PackedRows:
+    """Boundaries of the packed row's examples, for attention and for the pruned last layer.
 
-    `whole`: of a layer that computes every row. `last`: of one that computes the wanted rows only; its queries are each example's
-    rows from its first wanted one to its end. `row_places_R`: where the wanted rows lie among these; None where they are all of
-    them (always so in a single turn).
+    `rows_R`: positions of the supervised rows in the packed row. `whole`: lengths for a layer that
+    computes every row. `last`: lengths for the last layer, which computes the supervised rows only;
+    its queries are each example's rows from the first supervised one to the end. `row_positions_R`:
+    positions of the supervised rows among these queries; None if they are all of them, as in every
+    single-turn example.
     """
 
     rows_R: Tensor
     whole: VarlenMetadata
     last: VarlenMetadata
-    row_places_R: Tensor | None
+    row_positions_R: Tensor | None
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """T tokens of which R predict a supervised token; `packed.rows_R` are the places whose next token is supervised.
+    """A packed row of T tokens with the labels and loss weights of its R supervised rows.
 
-    `weights_R`: the factor of each row's cross-entropy in the loss of the whole optimizer step, float32. `starts`: where each
-    example's own tokens begin, behind `num_shared` tokens of all.
+    `weights_R`: factor of each row's cross-entropy in the loss of the whole optimizer step,
+    float32. `starts`: position of each example's own tokens, after the `num_shared` tokens that all
+    examples share.
     """
 
     examples: list[int]
@@ -51,6 +60,6 @@ class MicroBatch:
     positions_1T: Tensor
     labels_R: Tensor
     weights_R: Tensor
-    packed: Packed
+    packed: PackedRows
     starts: list[int]
     num_shared: int

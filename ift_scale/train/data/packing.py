@@ -1,7 +1,8 @@
-"""Step-parity packing: which examples make an optimizer step, and where each of them is computed.
+"""Assigns examples to optimizer steps, and within a step to ranks and micro-batches.
 
-A step is a fixed set of examples, drawn by seed, epoch and step alone. Only inside the step are they dealt to ranks and
-micro-batches, so world size, token cap and packing cannot change what is learnt. Pure functions over lengths.
+A step is a fixed set of examples, drawn by seed, epoch and step alone. Ranks and micro-batches are
+assigned only within the step, so neither world size, token cap nor packing changes the result of
+training. Pure functions of the examples' lengths.
 """
 
 import math
@@ -11,8 +12,8 @@ import numpy as np
 
 from ift_scale.config.train import TrainConfig
 
-# One step: micro-batches, in each the example numbers of every rank.
 Step = list[list[list[int]]]
+"""One step: for each micro-batch, the example numbers of every rank."""
 
 
 def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
@@ -22,15 +23,21 @@ def steps_per_epoch(num_examples: int, global_batch_size: int) -> int:
 def step_examples(
     num_examples: int, global_batch_size: int, num_epochs: int, seed: int
 ) -> Iterator[list[int]]:
-    """The example numbers of each optimizer step. Every example comes once an epoch; an epoch's last step may be smaller."""
+    """Yields the example numbers of each optimizer step.
+
+    Every example occurs once per epoch; an epoch's last step may be smaller.
+    """
     for epoch in range(num_epochs):
         order = np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_examples)
         for start in range(0, num_examples, global_batch_size):
             yield order[start : start + global_batch_size].tolist()
 
 
-def most_tokens(lengths: np.ndarray, config: TrainConfig, world_size: int) -> int:
-    """Most tokens of one rank's micro-batch, about: the cap, or a share of the step that has the longest examples, dealt evenly."""
+def max_micro_batch_tokens(lengths: np.ndarray, config: TrainConfig, world_size: int) -> int:
+    """Returns about the largest number of tokens in one rank's micro-batch.
+
+    This is the cap, or one rank's share of the longest possible step if that is smaller.
+    """
     longest = np.sort(lengths)[-config.global_batch_size :]
     if not config.packing:
         return int(longest[-1])
@@ -38,15 +45,16 @@ def most_tokens(lengths: np.ndarray, config: TrainConfig, world_size: int) -> in
 
 
 def cost(lengths: np.ndarray, hidden_size: int) -> np.ndarray:
-    """Work of each example, up to a factor: L + L^2 / (6 * hidden), linear layers and attention.
+    """Returns the relative work of each example: L + L^2 / (6 * hidden), linear and attention.
 
-    A Llama-shaped layer takes about 24 * hidden^2 FLOPs a token in its matrices and 4 * hidden * L in attention.
+    A Llama-like layer takes about 24 * hidden^2 FLOPs per token in its matrices and 4 * hidden * L
+    in attention.
     """
     lengths = lengths.astype(np.float64)
     return lengths + lengths**2 / (6 * hidden_size)
 
 
-def deal(
+def assign_to_ranks(
     examples: Sequence[int],
     lengths: np.ndarray,
     world_size: int,
@@ -54,13 +62,16 @@ def deal(
     hidden_size: int,
     packed: bool = True,
 ) -> Step:
-    """Examples dealt to (micro-batch, rank) places, each at most `token_cap` tokens, the costs balanced.
+    """Assigns the examples to (micro-batch, rank) bins of at most `token_cap` tokens each.
 
-    Greedy, dearest first, to the cheapest place that has room; one more micro-batch is tried until all fit. No example is
-    split or dropped. A place may stay empty when there are fewer examples than ranks. Not `packed`: one example a place.
+    Balances the bins' costs by greedy bin packing, with as few micro-batches as it finds. No
+    example is split or dropped. A bin may be empty if there are fewer examples than ranks. Without
+    `packed`, each bin gets one example.
     """
     assert all(lengths[i] <= token_cap for i in examples)
     costs = cost(lengths, hidden_size)
+    # Largest first: small examples then even out the differences. Ties by number, so that all
+    # ranks compute the same assignment.
     ordered = sorted(examples, key=lambda i: (-costs[i], i))
     tokens = int(sum(lengths[i] for i in examples))
     num_micro = (
@@ -68,45 +79,55 @@ def deal(
         if packed
         else math.ceil(len(ordered) / world_size)
     )
-    while (places := _fill(ordered, lengths, costs, num_micro * world_size, token_cap)) is None:
+    # The lower bound may not be reachable: add micro-batches until everything fits.
+    while (bins := _fill(ordered, lengths, costs, num_micro * world_size, token_cap)) is None:
         num_micro += 1
-    # Dearest places first, so that the ranks of one micro-batch have like work.
-    places.sort(key=lambda place: -sum(costs[i] for i in place))
-    return [places[m * world_size : (m + 1) * world_size] for m in range(num_micro)]
+    # The ranks wait for each other in every micro-batch, so bins of similar cost go together.
+    bins.sort(key=lambda examples: -sum(costs[i] for i in examples))
+    return [bins[m * world_size : (m + 1) * world_size] for m in range(num_micro)]
 
 
 def _fill(
-    ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_places: int, token_cap: int
+    ordered: list[int], lengths: np.ndarray, costs: np.ndarray, num_bins: int, token_cap: int
 ) -> list[list[int]] | None:
-    places: list[list[int]] = [[] for _ in range(num_places)]
-    load, room = np.zeros(num_places), np.full(num_places, token_cap)
+    """Puts each example into the cheapest bin with room for it; None if one does not fit."""
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    load, room = np.zeros(num_bins), np.full(num_bins, token_cap)
     for example in ordered:
         open_load = np.where(room >= lengths[example], load, np.inf)
-        place = int(open_load.argmin())
-        if not np.isfinite(open_load[place]):
+        cheapest = int(open_load.argmin())
+        if not np.isfinite(open_load[cheapest]):
             return None
-        places[place].append(example)
-        load[place] += costs[example]
-        room[place] -= lengths[example]
-    return places
+        bins[cheapest].append(example)
+        load[cheapest] += costs[example]
+        room[cheapest] -= lengths[example]
+    return bins
 
 
 def planned_steps(
     lengths: np.ndarray, config: TrainConfig, world_size: int, hidden_size: int, seed: int
 ) -> list[Step]:
-    """Every optimizer step of an arm, dealt to ranks and micro-batches. `lengths`: the computed tokens of each example."""
-    examples = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
+    """Returns every optimizer step of an arm, assigned to ranks and micro-batches.
+
+    `lengths`: number of computed tokens of each example.
+    """
+    steps = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
     cap, packed = config.tokens_per_micro_batch, config.packing
-    return [deal(e, lengths, world_size, cap, hidden_size, packed) for e in examples]
+    return [
+        assign_to_ranks(examples, lengths, world_size, cap, hidden_size, packed)
+        for examples in steps
+    ]
 
 
 def loss_scales(
     examples: Sequence[int], counts: np.ndarray, weights: np.ndarray, average: str
 ) -> np.ndarray:
-    """Factor of each example's summed cross-entropy in the step's loss, shape (all examples,), 0 outside of the step.
+    """Returns the factor of each example's summed cross-entropy in the step's loss.
 
-    With n the supervised tokens of an example and w its weight: w / sum(w * n) for the mean over tokens, w / (n * sum(w)) for the
-    mean over examples.
+    With n supervised tokens and weight w of an example, the factor is w / sum(w * n) for the mean
+    over tokens and w / (n * sum(w)) for the mean over examples. The sums are over the whole step,
+    not over a rank or micro-batch, which makes the loss independent of the assignment. Shape (all
+    examples,); 0 for examples outside the step.
     """
     chosen = np.asarray(examples)
     n, w = counts[chosen].astype(np.float64), weights[chosen].astype(np.float64)
@@ -116,8 +137,8 @@ def loss_scales(
 
 
 def imbalance(step: Step, lengths: np.ndarray, hidden_size: int) -> float:
-    """Cost of the slowest rank over the mean, summed over micro-batches: 1.0 is perfect."""
-    table = np.array(
-        [[cost(lengths[place], hidden_size).sum() for place in micro] for micro in step]
+    """Returns the slowest rank's cost relative to the mean, over all micro-batches (1 is best)."""
+    costs = np.array(
+        [[cost(lengths[examples], hidden_size).sum() for examples in micro] for micro in step]
     )
-    return float(table.max(axis=1).sum() / table.mean(axis=1).sum())
+    return float(costs.max(axis=1).sum() / costs.mean(axis=1).sum())

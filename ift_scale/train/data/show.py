@@ -1,6 +1,6 @@
-"""A packed micro-batch as a person can read it: what the model sees, what it learns, what is not computed.
+"""Renders a packed micro-batch as text: what the model sees, what it learns, what is not computed.
 
-Made of the micro-batch itself (`batch.collate`), so that what is shown is what is trained.
+Reads the micro-batch itself (`collate.collate`), so that what is shown is what is trained.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 
 Kind = Literal["seen", "learnt", "dropped"]
+"""Of a token: computed, supervised, or not computed."""
 Decode = Callable[[list[int]], str]
 _STYLES: dict[Kind, str] = {"seen": "", "learnt": "bold green", "dropped": "dim"}
 _MARKS: dict[Kind, tuple[str, str]] = {
@@ -25,9 +26,12 @@ _MARKS: dict[Kind, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One example of a micro-batch. `number`: in the set, from 0. `kinds`: of each token: predicted in the loss; else computed, or
-    not. `factor`: of each learnt token's cross-entropy in the step's loss."""
+class ShownExample:
+    """One example of a micro-batch.
+
+    `number`: index in the set, from 0. `kinds`: kind of each token. `factor`: factor of each
+    supervised token's cross-entropy in the step's loss.
+    """
 
     number: int
     ids: list[int]
@@ -44,51 +48,47 @@ class Shown:
         counts = (
             f"{len(self.ids)} tokens, {self.num_computed} computed, {self.num_learnt} supervised"
         )
-        return f"line {self.number + 1}: {counts}, weight {self.weight:g}, {self.factor:.3g} a token in the loss"
+        loss = f"{self.factor:.3g} per token in the loss"
+        return f"line {self.number + 1}: {counts}, weight {self.weight:g}, {loss}"
 
 
-def examples(batch: MicroBatch, tokens: TokenizedSet) -> Iterator[Shown]:
+def examples(batch: MicroBatch, tokens: TokenizedSet) -> Iterator[ShownExample]:
+    """Yields the examples of a micro-batch on the CPU; asserts that they match the set."""
     starts, shared = [*batch.starts, batch.ids_1T.shape[1]], batch.num_shared
-    rows, labels, factors = (
-        batch.packed.rows_R.numpy(),
-        batch.labels_R.numpy(),
-        batch.weights_R.tolist(),
-    )
+    rows_R, labels_R = batch.packed.rows_R.numpy(), batch.labels_R.numpy()
+    factors = batch.weights_R.tolist()
     for number, start, end in zip(batch.examples, starts, starts[1:], strict=False):
         ids = tokens.ids[tokens.offsets[number] : tokens.offsets[number + 1]]
-        (own,) = np.nonzero((rows >= start) & (rows < end))
-        learnt = rows[own] - start + shared + 1  # a row predicts the token behind it
+        (own,) = np.nonzero((rows_R >= start) & (rows_R < end))
+        learnt = rows_R[own] - start + shared + 1  # a row predicts the token after it
         num_computed = shared + end - start
-        assert (batch.ids_1T[0, start:end].numpy() == ids[shared:num_computed]).all() and (
-            labels[own] == ids[learnt]
-        ).all()
+        assert (batch.ids_1T[0, start:end].numpy() == ids[shared:num_computed]).all()
+        assert (labels_R[own] == ids[learnt]).all()
         kinds: list[Kind] = [
-            "seen" if place < num_computed else "dropped" for place in range(len(ids))
+            "seen" if position < num_computed else "dropped" for position in range(len(ids))
         ]
-        for place in learnt.tolist():
-            kinds[place] = "learnt"
-        yield Shown(
-            number,
-            ids.tolist(),
-            kinds,
-            num_computed,
-            float(tokens.weights[number]),
-            factors[own[0]],
-        )
+        for position in learnt.tolist():
+            kinds[position] = "learnt"
+        weight, factor = float(tokens.weights[number]), factors[own[0]]
+        yield ShownExample(number, ids.tolist(), kinds, num_computed, weight, factor)
 
 
 def pieces(ids: Sequence[int], kinds: Sequence[Kind], decode: Decode) -> Iterator[tuple[Kind, str]]:
-    """Runs of tokens of one kind, as text. Each is what it adds to the text before it: by itself it may lose its first space."""
-    before, place = "", 0
+    """Yields runs of tokens of one kind as text.
+
+    Each piece is what its tokens add to the text before them: decoded by themselves, they could
+    lose their first space.
+    """
+    before, end = "", 0
     for kind, run in groupby(kinds):
-        place += len(list(run))
-        text = decode(list(ids[:place]))
+        end += len(list(run))
+        text = decode(list(ids[:end]))
         yield kind, text[len(before) :]
         before = text
 
 
-def text_of(shown: Shown, decode: Decode, colour: bool) -> Text:
-    """In colours, or with [[ ]] around what is learnt and (( )) around what is not computed."""
+def text_of(shown: ShownExample, decode: Decode, colour: bool) -> Text:
+    """Returns the text in colours, or with [[ ]] around learnt and (( )) around dropped tokens."""
     text = Text()
     for kind, piece in pieces(shown.ids, shown.kinds, decode):
         left, right = ("", "") if colour else _MARKS[kind]

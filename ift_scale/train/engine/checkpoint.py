@@ -1,4 +1,7 @@
-"""Saving and loading an arm's checkpoint, all ranks together: a folder that appears whole or not at all, the newest few kept."""
+"""Saves and loads an arm's checkpoints, all ranks together.
+
+A checkpoint's folder appears as a whole or not at all, and only the newest few are kept.
+"""
 
 import shutil
 from dataclasses import dataclass
@@ -11,13 +14,13 @@ from ift_scale.io.manifests import MANIFEST
 from ift_scale.train.engine import reshard, zero_config
 from ift_scale.train.engine.checkpoint_manifest import (
     PREFIX,
+    CheckpointManifest,
     Progress,
-    Saved,
+    complete,
     folder_of,
     latest,
-    whole,
 )
-from ift_scale.train.engine.deepspeed import Engine
+from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.job import ArmJob
 from ift_scale.train.launch.control import Control
 
@@ -26,35 +29,32 @@ STATE = "state"
 
 @dataclass
 class Checkpoints:
-    """One arm's checkpoints, as its ranks use them together. `rows`: rank 0's metrics file; it and what lies beside it (what was
-    told of the arm so far) is kept in each checkpoint.
+    """One arm's checkpoints. `metrics`: rank 0's metrics file, None on other ranks.
+
+    Each checkpoint contains the metrics file and the other files of its folder.
     """
 
     arm: ArmJob
     config: TrainConfig
     control: Control
-    rows: Path | None
+    metrics: Path | None
 
     @property
     def folder(self) -> Path:
         return folder_of(Path(self.arm.folder))
 
-    def load(self, engine: Engine) -> Progress:
-        """Bring a fresh engine to the newest checkpoint, where there is one; what was told up to it is there again."""
-        # Rank 0 chooses, so that all ranks take the same one.
-        found = self.control.gather(latest(self.arm) if self.rows else None)[0]
-        if found is None:
+    def load(self, engine: TrainEngine) -> Progress:
+        """Load the newest checkpoint, if any, into a fresh engine and restore the metrics files."""
+        # Rank 0 chooses, so that all ranks load the same one.
+        newest = self.control.gather(latest(self.arm) if self.metrics else None)[0]
+        if newest is None:
             return Progress()
-        path, saved = found
-        same_ranks = (
-            saved.world_size == engine.ranks.world_size or saved.zero_stage == 0
-        )  # stage 0 saves everything once
-        now = (
-            self.config.zero_stage,
-            self.config.offload,
-            zero_config.optimizer_name(engine.deepspeed.optimizer),
-        )
-        if same_ranks and (saved.zero_stage, saved.offload, saved.optimizer) == now:
+        path, saved = newest
+        # Stage 0 saves the whole state, whatever the number of ranks.
+        same_ranks = saved.world_size == engine.ranks.world_size or saved.zero_stage == 0
+        optimizer = zero_config.optimizer_name(engine.deepspeed.optimizer)
+        current = (self.config.zero_stage, self.config.offload, optimizer)
+        if same_ranks and (saved.zero_stage, saved.offload, saved.optimizer) == current:
             loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
             assert loaded is not None, path
         else:
@@ -65,36 +65,41 @@ class Checkpoints:
                 saved.zero_stage,
                 saved.world_size,
             )
-        if self.rows:
-            _copy_files(path, self.rows.parent)
+        if self.metrics:
+            _copy_files(path, self.metrics.parent)
         return saved.progress.model_copy(update={"resumed": saved.progress.resumed + 1})
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Whether the settings want a checkpoint after `step` steps."""
+        """True if a checkpoint is due after `step` steps; the end of the arm needs none."""
         every = self.config.checkpoint.every
         return every > 0 and step % every == 0 and step < num_steps
 
-    def save(self, engine: Engine, progress: Progress) -> None:
-        """Every rank must call. EnvironmentProblem where the disk is full: older ones stay."""
+    def save(self, engine: TrainEngine, progress: Progress) -> None:
+        """Save a checkpoint; every rank must call this.
+
+        Raises EnvironmentProblem if the disk is full; older checkpoints are kept.
+        """
         path = self.folder / f"{PREFIX}{progress.step}"
         temporary = path.with_name(f".{path.name}{INCOMPLETE}")
         with translate_disk_errors(path):
-            if self.rows:
+            if self.metrics:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
             self.control.barrier()
             engine.deepspeed.save_checkpoint(str(temporary), tag=STATE, save_latest=False)
             flush(temporary)
             self.control.barrier()
-            if self.rows:
-                self._close(engine, temporary, path, progress)
+            if self.metrics:
+                self._publish(engine, temporary, path, progress)
         self.control.barrier()
 
-    def _close(self, engine: Engine, temporary: Path, path: Path, progress: Progress) -> None:
-        assert self.rows is not None
-        _copy_files(self.rows.parent, temporary)
+    def _publish(
+        self, engine: TrainEngine, temporary: Path, path: Path, progress: Progress
+    ) -> None:
+        assert self.metrics is not None
+        _copy_files(self.metrics.parent, temporary)
         files = [file for file in temporary.rglob("*") if file.is_file()]
-        saved = Saved(
+        saved = CheckpointManifest(
             progress=progress,
             key=self.arm.key,
             inputs=self.arm.inputs,
@@ -110,19 +115,19 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
         flush(path.parent)
-        kept = [newest for newest, _ in whole(self.folder)[-self.config.checkpoint.keep_last :]]
+        kept = [newest for newest, _ in complete(self.folder)[-self.config.checkpoint.keep_last :]]
         for other in self.folder.glob(f"{PREFIX}*"):
             if other not in kept:
                 shutil.rmtree(other)
 
     def remove(self) -> None:
-        """The arm stands; rank 0 removes its checkpoints."""
-        if self.rows:
+        """Remove all checkpoints of the arm, which is finished."""
+        if self.metrics:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """The plain files of a folder, but for a manifest."""
+    """Copy the files of a folder, except a manifest and subfolders."""
     for file in source.iterdir():
         if file.is_file() and file.name != MANIFEST:
             shutil.copyfile(file, target / file.name)

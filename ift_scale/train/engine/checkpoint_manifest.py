@@ -1,9 +1,11 @@
-"""What lies in an arm's checkpoint folder, and which checkpoint to go on from.
+"""The manifest of an arm's checkpoint, and the choice of the checkpoint to resume from.
 
-    train/.checkpoints/ARM/step-12/   manifest.json, metrics.jsonl (the steps so far), state/ (DeepSpeed's)
+    train/.checkpoints/ARM/step-12/
+        manifest.json, metrics.jsonl (the steps so far), state/ (DeepSpeed's files)
 
-The manifest is written last, names every file with its size, and says what the checkpoint is of: the arm's key, which holds the
-base model, the set and every setting that changes what is learnt. What only says how fast or where may change: ranks, ZeRO stage.
+The manifest is written last and lists every file with its size. It contains the arm's key, which
+depends on the base model, the set and every setting that changes the result of training. Settings
+that do not (number of ranks, ZeRO stage) may differ when an arm resumes.
 """
 
 from pathlib import Path
@@ -19,7 +21,10 @@ PREFIX = "step-"
 
 
 class Progress(BaseModel):
-    """How far an arm is: `step` optimizer steps done in `seconds`, gone on `resumed` times; its bad steps, their lines."""
+    """Progress of an arm: `step` optimizer steps in `seconds`, resumed `resumed` times.
+
+    `bad_steps`: steps skipped because of a non-finite gradient; `bad_lines`: their examples' lines.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,8 +35,8 @@ class Progress(BaseModel):
     bad_lines: list[int] = []
 
 
-class Saved(BaseModel):
-    """A checkpoint's manifest. `files`: sizes in bytes."""
+class CheckpointManifest(BaseModel):
+    """Contents of manifest.json. `files`: sizes in bytes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,48 +47,52 @@ class Saved(BaseModel):
     offload: str
     world_size: int
     optimizer: str = ""
-    """Whose AdamW made the states (`zero.optimizer_name`); empty in checkpoints of earlier versions."""
+    """The AdamW class of the states (`zero_config.optimizer_name`); empty in old checkpoints."""
     versions: dict[str, str]
     files: dict[str, int]
 
 
 def folder_of(artifact: Path) -> Path:
-    """Where the checkpoints of the arm that becomes `artifact` are."""
+    """Returns the folder of the checkpoints of the arm that will become `artifact`."""
     return artifact.parent / FOLDER / artifact.name
 
 
-def whole(folder: Path) -> list[tuple[Path, Saved]]:
-    """An arm's checkpoints with all their files in full length, oldest first."""
-    found = []
+def complete(folder: Path) -> list[tuple[Path, CheckpointManifest]]:
+    """Returns the checkpoints of which no file is missing or truncated, oldest first."""
+    checkpoints = []
     for path in folder.glob(f"{PREFIX}*"):
         saved = _read(path)
         if saved is not None and all((path / name).is_file() for name in saved.files):
             sizes = {name: (path / name).stat().st_size for name in saved.files}
             if sizes == saved.files:
-                found.append((path, saved))
-    return sorted(found, key=lambda pair: pair[1].progress.step)
+                checkpoints.append((path, saved))
+    return sorted(checkpoints, key=lambda pair: pair[1].progress.step)
 
 
-def _read(path: Path) -> Saved | None:
+def _read(path: Path) -> CheckpointManifest | None:
     try:
-        return Saved.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
+        return CheckpointManifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
 
 
-def latest(arm: ArmJob) -> tuple[Path, Saved] | None:
-    """The newest whole checkpoint of the arm; ArtifactError where it is of another model, set or settings."""
-    found = whole(folder_of(Path(arm.folder)))
-    if not found:
+def latest(arm: ArmJob) -> tuple[Path, CheckpointManifest] | None:
+    """Returns the newest complete checkpoint of the arm, or None.
+
+    Raises ArtifactError if it was made with another model, set or settings.
+    """
+    checkpoints = complete(folder_of(Path(arm.folder)))
+    if not checkpoints:
         return None
-    path, saved = found[-1]
+    path, saved = checkpoints[-1]
     if saved.key == arm.key:
         return path, saved
     names = {"model": "base model", "set": "training set"}
     changed = [
         text for name, text in names.items() if saved.inputs.get(name) != arm.inputs.get(name)
     ]
+    difference = " and ".join(f"another {text}" for text in changed) or "other settings"
     raise ArtifactError(
-        f"{path}: a checkpoint with {' and '.join(['another ' + text for text in changed]) or 'other settings'}, so "
-        f"{arm.arm.name} cannot go on from it. Put back what was changed to go on, or remove {path.parent} to start the arm again."
+        f"{path}: a checkpoint with {difference}, so {arm.arm.name} cannot resume from it."
+        f" Undo the change to resume, or remove {path.parent} to restart the arm."
     )

@@ -1,7 +1,9 @@
-"""A DeepSpeed engine around the packed model, the schedule of its learning rate, and one optimizer step of it.
+"""A DeepSpeed engine around the packed model, its learning-rate schedule, and its optimizer step.
 
-With W ranks, DeepSpeed's average over ranks of `loss * W` is the gradient of the sum of the ranks' losses, whatever the split; the
-rows' weights make that sum the mean over the whole step (`packing.loss_scales`).
+The loss of a step is exact: the mean over all N supervised tokens of the step, independent of how
+they are split into ranks and micro-batches. Each row's weight contains the 1 / N of the whole step
+(`packing.loss_scales`), so the step's loss is the plain sum of all partial losses. DeepSpeed
+averages gradients over the W ranks; multiplying the loss by W makes that average a sum.
 """
 
 import gc
@@ -27,8 +29,8 @@ from ift_scale.train.model import packed as models
 
 
 @dataclass
-class Engine:
-    """What trains one arm. `deepspeed` holds the optimizer and the sharded states, `packed` is the model in it."""
+class TrainEngine:
+    """Trains one arm. `deepspeed`: optimizer and sharded states; `packed`: the model in it."""
 
     deepspeed: Any
     packed: models.PackedCausalLM
@@ -36,10 +38,11 @@ class Engine:
     device: torch.device
     ranks: Ranks
     held_for_zero3: Any
-    """transformers looks at this object, by a weak reference, for as long as the model lives."""
+    """transformers has only a weak reference to this object, which must live as long as the model.
+    """
 
     def release(self) -> None:
-        """Give back everything, before the next arm's engine is built."""
+        """Free all memory before the next arm's engine is built."""
         self.deepspeed.destroy()
         for name in ("optimizer", "module", "lr_scheduler"):
             setattr(self.deepspeed, name, None)
@@ -51,14 +54,18 @@ class Engine:
 
 @dataclass
 class StepResult:
-    """One optimizer step of one rank: its part of the loss, on the device, and of each micro-batch the rows' losses."""
+    """Result of one optimizer step on one rank, on the device.
+
+    `loss`: this rank's part of the step's loss. `row_losses`: examples and losses of the supervised
+    rows of each micro-batch.
+    """
 
     loss: Tensor
     row_losses: list[tuple[list[int], Tensor]]
     grad_norm: Any
     learning_rate: float
     applied: bool
-    """False where the gradient was no number: the weights and the optimizer's state are as before."""
+    """False if the gradient was non-finite; weights and optimizer state are then unchanged."""
 
 
 def build(
@@ -68,39 +75,28 @@ def build(
     device: torch.device,
     ranks: Ranks,
     num_micro: int,
-) -> Engine:
-    """The engine with the base model's weights and a fresh optimizer. `num_micro`: most micro-batches that a step has."""
+) -> TrainEngine:
+    """Returns an engine with the base model's weights and a fresh optimizer.
+
+    `weights`: in host memory, left unchanged. `num_micro`: largest number of micro-batches in a
+    step.
+    """
     figures = kernels.stored_figures()
     settings = zero_config.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
     dtype = zero_config.precision_of(config, device)
-    described = models.described(folder)
-    exact = buffers.computed(*described, dtype)
+    kind, model_config = models.class_and_config(folder)
+    # Before HfDeepSpeedConfig exists, under which ZeRO-3 would round these buffers.
+    exact = buffers.computed(kind, model_config, dtype)
     zero_config.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    bare = models.build(*described, weights, config, dtype)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
-    if ranks.rank == 0:
-        shown = (
-            {"linear_cross_entropy": chosen["linear_cross_entropy"]} if config.compile else chosen
-        )
-        print(
-            *(f"{op}: {choice.implementation}, {choice.reason}" for op, choice in shown.items()),
-            sep="\n",
-            flush=True,
-        )
-    if (
-        not config.compile
-    ):  # the compiler fuses the model's own code, and cannot trace our operations in a pruned layer
-        kernels.check(config.kernels, bare)
-        own = kernels.apply(bare, chosen)
-        if own and ranks.rank == 0:
-            print(f"left to the model's own code: {', '.join(own)}", flush=True)
+    bare = models.build(kind, model_config, weights, config, dtype)
+    loss = _apply_kernels(bare, config, device, figures, ranks)
     if config.zero_stage == 0:
-        # transformers takes weights of the right type as they are, and stage 0 updates them in place: host memory keeps its own.
+        # transformers uses weights of the right dtype without a copy, and stage 0 updates them in
+        # place. The next arm needs the base model's.
         for parameter in bare.parameters():
             parameter.data = parameter.data.clone()
-    packed = models.PackedCausalLM(bare, config, device, kernels.loss_function(chosen))
+    packed = models.PackedCausalLM(bare, config, device, loss)
     client = None
     if "optimizer" not in settings:
         betas = (config.beta1, config.beta2)
@@ -111,13 +107,41 @@ def build(
         model=packed, config=settings, optimizer=client, model_parameters=list(packed.parameters())
     )
     buffers.restore(bare, exact, device)
-    return Engine(engine, packed, config, device, ranks, held)
+    return TrainEngine(engine, packed, config, device, ranks, held)
+
+
+def _apply_kernels(
+    bare: Any,
+    config: TrainConfig,
+    device: torch.device,
+    figures: list[dict[str, Any]],
+    ranks: Ranks,
+) -> models.LossFunction:
+    """Put the chosen kernels into the model and return the loss function; rank 0 logs the choice.
+
+    A compiled model gets the loss only: the compiler fuses the model's own code, and it cannot
+    trace our operations in a pruned layer.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    chosen = kernels.choose(config.kernels, name, figures, kernels.available(device.type))
+    own: list[str] = []
+    if not config.compile:
+        kernels.check(config.kernels, bare)
+        own = kernels.apply(bare, chosen)
+    if ranks.is_rank_zero:
+        ops = ["linear_cross_entropy"] if config.compile else list(chosen)
+        lines = [f"{op}: {chosen[op].implementation}, {chosen[op].reason}" for op in ops]
+        if own:
+            lines.append(f"left to the model's own code: {', '.join(own)}")
+        print(*lines, sep="\n", flush=True)
+    return kernels.loss_function(chosen)
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    """Of optimizer step `step` (from 0): linear warm-up, then half a cosine towards 0; above 0 in every step.
+    """Returns the rate of optimizer step `step` (from 0): linear warm-up, then half a cosine.
 
-    The warm-up's step counts from 1, so the first step learns too. transformers' schedule, otherwise the same, counts from 0.
+    Never 0: the warm-up counts steps from 1, so that the first step learns. transformers' schedule
+    is the same except that it counts from 0.
     """
     warmup = math.ceil(config.warmup_ratio * num_steps)
     if step < warmup:
@@ -126,9 +150,12 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def run_step(engine: Engine, step: packing.Step, tokens: TokenizedSet, rate: float) -> StepResult:
-    """One optimizer step over the dealt examples, all micro-batches."""
-    examples = [i for micro in step for place in micro for i in place]
+def run_step(
+    engine: TrainEngine, step: packing.Step, tokens: TokenizedSet, rate: float
+) -> StepResult:
+    """Run one optimizer step over all micro-batches of `step`, with the learning rate `rate`."""
+    # The loss weights of all ranks' examples, so that they add up to the mean over the step.
+    examples = [i for micro in step for assigned in micro for i in assigned]
     scales = packing.loss_scales(
         examples, tokens.supervised_counts, tokens.weights, engine.config.loss_average
     )
@@ -136,12 +163,15 @@ def run_step(engine: Engine, step: packing.Step, tokens: TokenizedSet, rate: flo
     total = torch.zeros((), device=engine.device)
     row_losses = []
     for number, micro in enumerate(step):
+        # The update follows the last micro-batch. Their number varies from step to step.
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
         batch = collate(
             micro[engine.ranks.rank], tokens, scales, engine.device, engine.config.share_prefix
         )
         loss, losses_R = inner(batch)
+        # W undoes the average over ranks; without scale_wrt_gas, micro-batches are summed as well.
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
+        # No `.item()` here: it would wait for the device in every micro-batch.
         total += loss.detach()
         row_losses.append((batch.examples, losses_R))
     for group in inner.optimizer.param_groups:
@@ -150,8 +180,11 @@ def run_step(engine: Engine, step: packing.Step, tokens: TokenizedSet, rate: flo
     return StepResult(total, row_losses, norm, rate, applied)
 
 
-def _update(engine: Engine) -> tuple[Any, bool]:
-    """(norm of the gradient, whether the update was made). DeepSpeed's ZeRO skips one whose norm is no number; stage 0 does not."""
+def _update(engine: TrainEngine) -> tuple[Any, bool]:
+    """Returns (norm of the gradient, True if the update was applied).
+
+    DeepSpeed's ZeRO skips an update with a non-finite norm by itself; stage 0 does not.
+    """
     inner = engine.deepspeed
     if engine.config.zero_stage > 0:  # type: ignore[operator]
         inner.step()
@@ -167,13 +200,16 @@ def _update(engine: Engine) -> tuple[Any, bool]:
     return norm, applied
 
 
-def bad_examples(result: StepResult, counts: np.ndarray) -> list[int]:
-    """Of this rank, the examples of a step that was not applied whose own loss is no number."""
-    found = []
+def non_finite_examples(result: StepResult, counts: np.ndarray) -> list[int]:
+    """Returns this rank's examples with a non-finite loss, for a step that was not applied.
+
+    `counts`: number of supervised tokens of each example of the set.
+    """
+    non_finite = []
     for examples, losses_R in result.row_losses:
         if examples:
             parts = losses_R.cpu().split([int(counts[i]) for i in examples])
-            found += [
+            non_finite += [
                 i for i, part in zip(examples, parts, strict=True) if not torch.isfinite(part).all()
             ]
-    return found
+    return non_finite

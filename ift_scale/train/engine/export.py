@@ -1,7 +1,8 @@
-"""Export of the trained weights as a Hugging Face folder: written a parameter at a time, so that no rank ever holds the model.
+"""Exports the trained weights as a Hugging Face folder, one parameter at a time.
 
-Under ZeRO-3 each parameter is gathered for itself. The sizes are known beforehand, so every safetensors file's header is written
-first and the values follow as they come: rank 0 needs one parameter's memory beyond its training, whatever the shards' size.
+Under ZeRO-3 each parameter is gathered by itself. All sizes are known beforehand, so the header of
+each safetensors file is written first and the values follow. Rank 0 needs the memory of one
+parameter in addition to its training state, whatever the size of a file.
 """
 
 import json
@@ -28,7 +29,7 @@ _BUFFER_BYTES = 32 << 20
 
 
 def stored_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """(name, tensor) of each parameter and stored buffer, tied ones once."""
+    """Returns (name, tensor) of each parameter and persistent buffer, tied ones once."""
     kept = model.state_dict().keys()
     return [
         *model.named_parameters(),
@@ -37,14 +38,13 @@ def stored_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def gathered(tensors: list[tuple[str, Tensor]], gather: bool) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of each, valid until the next is asked for. Every rank must iterate.
+    """Yields (name, whole tensor), valid until the next iteration. Every rank must iterate.
 
-    `gather`: from the parts that ZeRO-3 leaves each rank.
+    `gather`: the parameters are partitioned by ZeRO-3.
     """
     for name, tensor in tensors:
-        with deepspeed.zero.GatheredParameters(
-            [tensor], enabled=gather and isinstance(tensor, nn.Parameter)
-        ):
+        partitioned = gather and isinstance(tensor, nn.Parameter)
+        with deepspeed.zero.GatheredParameters([tensor], enabled=partitioned):
             yield name, tensor.detach()
 
 
@@ -57,9 +57,11 @@ def export(
     dtype: torch.dtype,
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
-    """Write `folder` on the rank that names one, and return the memory it took, in bytes; all others take part in gathering only.
+    """Write the model to `folder` and return the memory used, in bytes.
 
-    Weights in `dtype`, in files of `shard_bytes` at most (a larger tensor has one for itself); generation settings as in `base`.
+    All ranks must call this; those with `folder` None only take part in gathering. Weights are
+    stored in `dtype`, in files of at most `shard_bytes` (a larger tensor gets a file of its own).
+    The generation config is copied from `base`.
     """
     tensors = stored_tensors(model)
     if folder is None:
@@ -84,25 +86,19 @@ def write_weights(
     dtype: torch.dtype,
     shard_bytes: int,
 ) -> int:
-    """The tensors as safetensors files in the Hugging Face layout, with an index where there are several.
+    """Write safetensors files in the Hugging Face layout, with an index if there are several.
 
-    Returns the memory that it took, in bytes.
+    Returns the memory used, in bytes.
     """
     memory = PeakMemory()
     shapes = {
         name: (tuple(getattr(tensor, "ds_shape", tensor.shape)), _stored_dtype(tensor, dtype))
         for name, tensor in tensors
     }
-    buffer = torch.empty(
-        min(_BUFFER_BYTES, max(_num_bytes(*shape) for shape in shapes.values()) + 7 & ~7),
-        dtype=torch.uint8,
-    )
+    largest = max(_num_bytes(*shape) for shape in shapes.values())
+    buffer = torch.empty(min(_BUFFER_BYTES, largest + 7 & ~7), dtype=torch.uint8)
     shards = _shards({name: _num_bytes(*shape) for name, shape in shapes.items()}, shard_bytes)
-    files = [
-        f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))
-    ]
-    if len(shards) == 1:
-        files = ["model.safetensors"]
+    files = _file_names(len(shards))
     values = gathered(tensors, gather)
     for file, names in zip(files, shards, strict=True):
         with (folder / file).open("wb") as out:
@@ -111,19 +107,24 @@ def write_weights(
                 name, tensor = next(values)
                 assert name == expected
                 for chunk in _bytes_of(tensor, shapes[name][1], buffer):
-                    memory.look()
+                    memory.update()
                     out.write(chunk)
-    assert next(values, None) is None  # also lets the last parameter go
+    assert next(values, None) is None  # also releases the last gathered parameter
     if len(shards) > 1:
         weight_map = {
             name: file for file, names in zip(files, shards, strict=True) for name in names
         }
         total = sum(_num_bytes(*shape) for shape in shapes.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=1), encoding="utf-8"
-        )
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=1), encoding="utf-8")
     return memory.bytes
+
+
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _stored_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -134,12 +135,12 @@ def _num_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return torch.Size(shape).numel() * dtype.itemsize
 
 
-def _shards(sizes: dict[str, int], most: int) -> list[list[str]]:
-    """Names in their order, a new shard where the next would not fit into `most` bytes."""
+def _shards(sizes: dict[str, int], max_bytes: int) -> list[list[str]]:
+    """Returns the names in order, in a new shard whenever one would exceed `max_bytes`."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
-        if shards[-1] and filled + size > most:
+        if shards[-1] and filled + size > max_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(name)
@@ -148,37 +149,40 @@ def _shards(sizes: dict[str, int], most: int) -> list[list[str]]:
 
 
 def _header(shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
-    """A safetensors file's beginning: length as 8 bytes, then JSON with each tensor's place, padded to 8 bytes."""
+    """Returns a safetensors header: its length in 8 bytes, then JSON, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
+    start = 0
     for name, (shape, dtype) in shapes.items():
-        end = place + _num_bytes(shape, dtype)
+        end = start + _num_bytes(shape, dtype)
         entries[name] = {
             "dtype": _DTYPES[dtype],
             "shape": list(shape),
-            "data_offsets": [place, end],
+            "data_offsets": [start, end],
         }
-        place = end
+        start = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def _bytes_of(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Any]:
-    """The values' bytes in pieces, each valid until the next: all copied to the host and converted in the same few MiB."""
+    """Yields the bytes of a tensor in pieces, converted to `dtype` in `buffer` on the host.
+
+    Each piece is valid until the next iteration.
+    """
     host = buffer.view(dtype)
     for piece in tensor.reshape(-1).split(len(host)):
         yield host[: len(piece)].copy_(piece).view(torch.uint8).numpy().data
 
 
 class PeakMemory:
-    """`bytes`: most memory that this process was seen to have beyond what it began with; 0 where Linux's counter is missing.
+    """The largest increase of this process's memory, in `bytes`; 0 without Linux's counter.
 
-    Its own memory, without files that are mapped: those come and go with the system's cache.
+    Does not count memory-mapped files, which the system caches and drops as it likes.
     """
 
     def __init__(self) -> None:
-        self._began, self.bytes = host.own(), 0
+        self._initial, self.bytes = host.own(), 0
 
-    def look(self) -> None:
-        self.bytes = max(self.bytes, int(host.own() - self._began))
+    def update(self) -> None:
+        self.bytes = max(self.bytes, int(host.own() - self._initial))

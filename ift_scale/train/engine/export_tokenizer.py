@@ -1,8 +1,9 @@
-"""The tokenizer that is exported beside an arm's weights: whoever chats with the arm or trains it further gets what we trained.
+"""Exports the tokenizer with an arm's weights, so that chat and further training use our tokens.
 
-In: the base model's folder and the template of training. Out: the base model's tokenizer files, byte for byte except for the
-chat template and a pad token that is the end of the sequence, and a generation config that stops where answers end.
-`check` loads what was written and compares its tokens with those of training.
+In: the base model's folder and the template of training. Out: the base model's tokenizer files,
+byte for byte except for the chat template and a pad token that equals the end of the sequence, and
+a generation config that stops where answers end. `check` loads the exported files and compares
+their tokens with those of training.
 """
 
 import json
@@ -20,18 +21,26 @@ from ift_scale.prompts import served
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Example, Message
 
-# transformers' save_pretrained writes the tokenizer as it understands it, and loses settings (sentencepiece's `legacy`).
+# Copied, because transformers' save_pretrained loses settings (such as sentencepiece's `legacy`).
 _FILES = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
     "*.tiktoken",
-)  # fmt: skip
+)
 _NUM_COMPARED = 64
 
 
 @dataclass(frozen=True)
 class ExportedTokenizer:
-    """`own`: the base model's tokenizer as transformers reads it. `changes`: its settings with new values. `stops`: the ids that
-    end an answer."""
+    """The tokenizer of an exported model.
+
+    `own`: the base model's tokenizer as loaded by transformers. `changes`: settings with new
+    values. `stops`: ids that end an answer.
+    """
 
     base: Path
     own: Any
@@ -40,44 +49,35 @@ class ExportedTokenizer:
     stops: list[int]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the tokenizer to an exported model's folder, and have its generation config stop at `stops`."""
+        """Write the tokenizer to a model's folder and add `stops` to its generation config."""
         if (self.base / "tekken.json").is_file() and not (self.base / "tokenizer.json").is_file():
-            # transformers reads tekken.json with a class of Mistral's that ignores chat templates.
+            # transformers loads tekken.json with a Mistral class that ignores chat templates.
             self.own.save_pretrained(folder)
         for file in sorted({file for pattern in _FILES for file in self.base.glob(pattern)}):
             shutil.copyfile(file, folder / file.name)
         (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
         settings, special = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
         before = _read(settings)
-        _write(
-            settings,
-            before,
-            {key: value for key, value in before.items() if key != "chat_template"} | self.changes,
-        )
+        kept = {key: value for key, value in before.items() if key != "chat_template"}
+        _write(settings, before, kept | self.changes)
         before = _read(special)
         if before:
-            _write(
-                special,
-                before,
-                {key: value for key, value in (before | self.changes).items() if value is not None},
-            )
+            changed = before | self.changes
+            _write(special, before, {k: v for k, v in changed.items() if v is not None})
         self._stop_generation(folder)
 
     def _stop_generation(self, folder: Path) -> None:
         path = folder / "generation_config.json"
         settings = _read(path)
-        found = (settings if path.is_file() else _read(folder / "config.json")).get("eos_token_id")
-        stops = [found] if isinstance(found, int) else list(found or [])
+        eos = (settings if path.is_file() else _read(folder / "config.json")).get("eos_token_id")
+        stops = [eos] if isinstance(eos, int) else list(eos or [])
         if not set(self.stops) <= set(stops):
-            _write(
-                path,
-                settings,
-                settings | {"eos_token_id": list(dict.fromkeys([*stops, *self.stops]))},
-            )
+            merged = list(dict.fromkeys([*stops, *self.stops]))
+            _write(path, settings, settings | {"eos_token_id": merged})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The values of a JSON file; none where the file does not exist."""
+    """Returns the values of a JSON file; empty if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -86,10 +86,15 @@ def _write(path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
         path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def publish(tokenizer: PromptTokenizer, template: str, model_config: Any) -> ExportedTokenizer:
-    """The tokenizer to export, with the arm's chat template, and with a pad token of its own in it and in the model's config."""
+def exported_tokenizer(
+    tokenizer: PromptTokenizer, template: str, model_config: Any
+) -> ExportedTokenizer:
+    """Returns the tokenizer to export, with the arm's chat template and a pad token of its own.
+
+    Also sets the pad token in `model_config`.
+    """
     own = tokenizer.tokenizer.pad_token
-    part_pad_from_eos(tokenizer.tokenizer, model_config)
+    separate_pad_from_eos(tokenizer.tokenizer, model_config)
     pad, tokenizer.tokenizer.pad_token = tokenizer.tokenizer.pad_token, own
     changes = {} if pad == own else {"pad_token": pad}
     return ExportedTokenizer(
@@ -101,11 +106,11 @@ def publish(tokenizer: PromptTokenizer, template: str, model_config: Any) -> Exp
     )
 
 
-def part_pad_from_eos(tokenizer: Any, model_config: Any) -> None:
-    """Where the pad token is the end of the sequence, take the tokenizer's unknown token instead, or none.
+def separate_pad_from_eos(tokenizer: Any, model_config: Any) -> None:
+    """Replace a pad token that equals the end of the sequence with the unknown token, or None.
 
-    Many trainers mask every pad token in their labels: with such a tokenizer the next fine-tuning would never learn to end an
-    answer. Where there is none they say so. We pad nothing.
+    Many trainers mask all pad tokens in the labels, so a further fine-tuning would never learn to
+    end an answer. Without a pad token they report an error. Our training does not pad.
     """
     eos = tokenizer.eos_token
     if tokenizer.pad_token == eos:
@@ -115,23 +120,23 @@ def part_pad_from_eos(tokenizer: Any, model_config: Any) -> None:
 
 
 def check_before_training(tokenizer: PromptTokenizer, template: str, sets: Sequence[Path]) -> None:
-    """Raise before the training what `check` would raise after it."""
-    with TemporaryDirectory() as made:
-        folder = Path(made)
+    """Raises before training what `check` would raise after it."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for file in (tokenizer.path / "config.json", tokenizer.path / "generation_config.json"):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
-        publish(tokenizer, template, SimpleNamespace()).save_pretrained(folder)
+        exported_tokenizer(tokenizer, template, SimpleNamespace()).save_pretrained(folder)
         check(folder, tokenizer, template, sets)
 
 
 def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequence[Path]) -> None:
     """Compare an exported folder's tokens with those of training, on examples of each set.
 
-    The folder's own `apply_chat_template` must give the prompt's tokens up to where the answer begins, and the whole
-    conversation's; so must our evaluation, which reads the folder. Conversations whose contents spell control tokens are left
-    to the second comparison: `apply_chat_template` takes such text for control tokens. DataError names the first example that
-    differs.
+    Both the folder's own `apply_chat_template` and our evaluation must give the same tokens for
+    the prompt and for the whole conversation. Conversations whose contents spell control tokens
+    are compared with our evaluation only, because `apply_chat_template` would parse them as such.
+    Raises DataError for the first example that differs.
     """
     exported = PromptTokenizer(folder)
     for path in sets:
@@ -143,7 +148,8 @@ def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequenc
             if difference is not None:
                 raise DataError(
                     Place(path, number + 1, "messages"),
-                    f"the tokenizer that is exported with the model would give other tokens than training: {difference}",
+                    "the exported tokenizer would give other tokens than training used:"
+                    f" {difference}",
                     "Set evaluate.template to another, or report the base model's tokenizer files",
                 )
 
@@ -154,7 +160,7 @@ def _difference(
     exported: PromptTokenizer,
     template: str,
 ) -> str | None:
-    """How the exported tokenizer's tokens of a conversation differ from training's; None where they do not."""
+    """Describes how the exported tokenizer's tokens differ from training's; None if they agree."""
     ids, supervised = tokenizer.example(messages, template)
     try:
         again, _ = exported.example(messages, template)
@@ -165,19 +171,18 @@ def _difference(
     if any(tokenizer.controls.mask(message.content) != message.content for message in messages):
         return None
     if messages[-1].role == "assistant":
-        found = _prompt_difference(messages, tokenizer, exported, template, ids, supervised)
-        if found is not None:
-            return found
-    whole = _applied(exported, messages, False)
-    # Where the template does not write the end of the sequence, `example` puts it in place of the white space at the end.
+        difference = _prompt_difference(messages, tokenizer, exported, template, ids, supervised)
+        if difference is not None:
+            return difference
+    whole = _apply_template(exported, messages, False)
+    # If the template does not write the end of the sequence, `example` puts it in place of the
+    # trailing white space.
     end = len(ids) - 1
     rest = tokenizer.tokenizer.decode(whole[end:]).strip() if whole[:end] == ids[:end] else None
-    puts_end = supervised[end] and ids[end] == tokenizer.tokenizer.eos_token_id
-    return (
-        None
-        if whole == ids or (puts_end and rest == "")
-        else _shown("the conversation", tokenizer, ids, whole)
-    )
+    adds_eos = supervised[end] and ids[end] == tokenizer.tokenizer.eos_token_id
+    if whole == ids or (adds_eos and rest == ""):
+        return None
+    return _shown("the conversation", tokenizer, ids, whole)
 
 
 def _prompt_difference(
@@ -188,33 +193,34 @@ def _prompt_difference(
     ids: list[int],
     supervised: list[bool],
 ) -> str | None:
-    """How the prompt of the last answer differs, from the prompt that we evaluate with or from the beginning of `ids`."""
-    (asked,) = tokenizer.encode([tokenizer.render(messages[:-1], template, generation=True)])
-    prompt = _applied(exported, messages[:-1], True)
-    # Where the answer's first token holds the end of the prompt, the prompt by itself ends in other tokens.
+    """Describes how the prompt of the last answer differs; None if it does not."""
+    (evaluated,) = tokenizer.encode([tokenizer.render(messages[:-1], template, generation=True)])
+    prompt = _apply_template(exported, messages[:-1], True)
+    # If the answer's first token contains the end of the prompt, the prompt by itself ends in
+    # other tokens.
     end = max(number for number, learnt in enumerate(supervised) if learnt)
     start = max(number for number, learnt in enumerate(supervised[:end]) if not learnt) + 1
-    expected = asked if prompt != asked else ids[:start]
-    return (
-        None
-        if prompt[: len(expected)] == expected and prompt == asked
-        else _shown("the prompt", tokenizer, expected, prompt)
-    )
+    expected = evaluated if prompt != evaluated else ids[:start]
+    if prompt[: len(expected)] == expected and prompt == evaluated:
+        return None
+    return _shown("the prompt", tokenizer, expected, prompt)
 
 
-def _applied(exported: PromptTokenizer, messages: Sequence[Message], generation: bool) -> list[int]:
-    """Token ids as transformers and vLLM make them."""
+def _apply_template(
+    exported: PromptTokenizer, messages: Sequence[Message], generation: bool
+) -> list[int]:
+    """Returns the token ids that transformers and vLLM compute."""
     turns = [message.model_dump() for message in messages]
-    applied = exported.tokenizer.apply_chat_template
-    return list(applied(turns, tokenize=True, add_generation_prompt=generation, return_dict=False))
+    apply = exported.tokenizer.apply_chat_template
+    return list(apply(turns, tokenize=True, add_generation_prompt=generation, return_dict=False))
 
 
-def _shown(what: str, tokenizer: PromptTokenizer, ids: list[int], found: list[int]) -> str:
-    """The tokens around the first place where two sequences differ."""
-    place = next(
-        (n for n, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b),
-        min(len(ids), len(found)),
+def _shown(what: str, tokenizer: PromptTokenizer, trained: list[int], exported: list[int]) -> str:
+    """Describes two token sequences around the first position at which they differ."""
+    position = next(
+        (n for n, (a, b) in enumerate(zip(trained, exported, strict=False)) if a != b),
+        min(len(trained), len(exported)),
     )
-    around = slice(max(0, place - 2), place + 3)
-    pieces = [tokenizer.tokenizer.convert_ids_to_tokens(row[around]) for row in (ids, found)]
-    return f"{what} has {pieces[1]} at token {place + 1} where training has {pieces[0]}"
+    around = slice(max(0, position - 2), position + 3)
+    pieces = [tokenizer.tokenizer.convert_ids_to_tokens(ids[around]) for ids in (trained, exported)]
+    return f"{what} has {pieces[1]} at token {position + 1} where training has {pieces[0]}"

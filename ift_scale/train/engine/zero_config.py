@@ -1,7 +1,7 @@
-"""DeepSpeed's configuration and optimizer for our settings, whose stage and offload are values, no longer `auto`.
+"""DeepSpeed's configuration and optimizer for settings in which every `auto` is resolved.
 
-Defaults that DeepSpeed would choose against the intent (clipping, accumulation dtype, overflow checks) are set by hand, and so are
-the sizes that decide about memory: `memory` holds them.
+Sets explicitly what DeepSpeed's defaults would get wrong (clipping, accumulation dtype, overflow
+checks) and the buffer sizes that determine memory use (from `estimate.memory`).
 """
 
 from collections.abc import Sequence
@@ -26,37 +26,38 @@ def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
 def optimizer_of(
     setting: str, device: torch.device, device_name: str, figures: Sequence[dict[str, Any]]
 ) -> Literal["client", "torch_fused", "fused_adam"]:
-    """Whose AdamW computes the update; `client` is the plain one of torch that we build ourselves, which `auto` takes on a CPU.
+    """Returns the AdamW implementation to use.
 
-    `figures`: rows of kernels/figures.json, of which those of the op `adamw` count. Raises ConfigError or EnvironmentProblem if
-    the set one cannot run here.
+    `client` is torch's plain AdamW, which we create ourselves; `auto` takes it on a CPU. `figures`:
+    rows of kernels/figures.json. Raises ConfigError or EnvironmentProblem if the implementation set
+    by name cannot run here.
     """
     on_gpu = device.type == "cuda"
     if setting == "auto":
-        times = [
-            row["milliseconds"]
-            for row in figures
-            if row["op"] == "adamw" and row["device"] == device_name
-        ]
-        both = [t for t in times if {"torch_fused", "fused_adam"} <= set(t)]
-        quicker = (
-            bool(both) and sum(t["fused_adam"]["p50"] - t["torch_fused"]["p50"] for t in both) < 0
-        )
-        # A stored figure may come from another machine with such a card: without a compiler here it decides nothing.
-        return "client" if not on_gpu else "fused_adam" if quicker and CUDA_HOME else "torch_fused"
+        if not on_gpu:
+            return "client"
+        # A figure may come from another machine with the same card, which had a CUDA compiler.
+        faster = _fused_adam_is_faster(device_name, figures)
+        return "fused_adam" if faster and CUDA_HOME else "torch_fused"
     if setting == "fused_adam" and not on_gpu:
-        raise ConfigError(
-            "training",
-            [
-                f"train.optimizer: fused_adam needs a CUDA device (device: {device.type}); set it to auto"
-            ],
-        )
+        problem = f"train.optimizer: fused_adam needs a CUDA device (device: {device.type})"
+        raise ConfigError("training", [f"{problem}; set it to auto"])
     if setting == "fused_adam" and CUDA_HOME is None:
-        problem = "train.optimizer: fused_adam is compiled at its first use, and no CUDA toolkit (nvcc) was found"
         raise EnvironmentProblem(
-            f"{problem}. Install the one that matches torch, or set train.optimizer to auto."
+            "train.optimizer: fused_adam is compiled at its first use, and no CUDA toolkit (nvcc)"
+            " was found. Install the one that matches torch, or set train.optimizer to auto."
         )
     return setting  # type: ignore[return-value]
+
+
+def _fused_adam_is_faster(device_name: str, figures: Sequence[dict[str, Any]]) -> bool:
+    times = [
+        row["milliseconds"]
+        for row in figures
+        if row["op"] == "adamw" and row["device"] == device_name
+    ]
+    both = [t for t in times if {"torch_fused", "fused_adam"} <= set(t)]
+    return bool(both) and sum(t["fused_adam"]["p50"] - t["torch_fused"]["p50"] for t in both) < 0
 
 
 def deepspeed_config(
@@ -66,9 +67,10 @@ def deepspeed_config(
     num_micro_batches: int,
     figures: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The dict for `deepspeed.initialize`. `num_micro_batches`: most that a step of this arm has; `figures`: see `optimizer_of`.
+    """Returns the config for `deepspeed.initialize`.
 
-    Without a section `optimizer` the caller gives a torch.optim.AdamW of its own.
+    `num_micro_batches`: the largest number in a step of this arm. `figures`: see `optimizer_of`.
+    If the result has no section `optimizer`, the caller must pass a torch.optim.AdamW.
     """
     name = (
         torch.cuda.get_device_name(device)
@@ -83,11 +85,12 @@ def deepspeed_config(
         "gradient_clipping": config.gradient_clipping,
         "steps_per_print": 1 << 30,
         "zero_allow_untested_optimizer": True,
-        # One reduction and one read a step: without it ZeRO-1 and 2 would put a gradient that is no number into bfloat16 weights.
+        # Costs one reduction and one read per step. Without it, ZeRO-1 and 2 would apply a
+        # non-finite gradient to bfloat16 weights.
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero_settings(config, device, world_size),
-        # A torch optimizer works on offloaded states too, on the host.
+        # torch's optimizers also work on offloaded states, on the host.
         "zero_force_ds_cpu_optimizer": optimizer == "fused_adam",
     }
     if optimizer != "client":
@@ -103,7 +106,7 @@ def deepspeed_config(
 
 
 def zero_settings(config: TrainConfig, device: torch.device, world_size: int) -> dict[str, Any]:
-    """The section `zero_optimization`. Host memory is page-locked where a GPU copies from it."""
+    """Returns the section `zero_optimization`. Host memory is pinned if a GPU copies from it."""
     on_gpu = device.type == "cuda"
     result: dict[str, Any] = {
         "stage": config.zero_stage,
@@ -129,9 +132,9 @@ def zero_settings(config: TrainConfig, device: torch.device, world_size: int) ->
 
 
 def release_hpz_group() -> None:
-    """Drop the last engine's group of ranks that holds a copy of the weights. All ranks must call.
+    """Destroy the last engine's secondary partition group (hpZ). All ranks must call this.
 
-    DeepSpeed 0.19.8 keeps it in a global, and cannot make a second for the next arm's engine.
+    DeepSpeed 0.19.8 keeps it in a global and cannot create another for the next arm's engine.
     """
     group = groups._get_zero_param_intra_parallel_group()
     if group is not None:
@@ -139,6 +142,9 @@ def release_hpz_group() -> None:
 
 
 def optimizer_name(optimizer: Any) -> str:
-    """The AdamW inside DeepSpeed's optimizer by class, with `fused` for torch's fused one: states pass as they are among equals."""
+    """Returns the class of the AdamW in DeepSpeed's optimizer, with `fused` for torch's fused one.
+
+    Checkpoints can be loaded directly only into an optimizer of the same name.
+    """
     base = getattr(optimizer, "optimizer", optimizer)
     return f"{type(base).__name__}{', fused' if base.defaults.get('fused') else ''}"

@@ -1,6 +1,6 @@
-"""Stopping between steps: any rank's signal, or the supervisor's stop file, ends all ranks after the same step.
+"""Stops all ranks after the same step, on a signal to any rank or on the supervisor's stop file.
 
-The ranks agree through a group of their own on the host (gloo), so that no device is waited for.
+The ranks agree through a gloo group on the host, so that they do not wait for a device.
 """
 
 import signal
@@ -13,20 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ift_scale.errors import Stopped
-
-
-class Interrupted(Stopped):
-    """The ranks have agreed to end after `step` steps of `arm`, which are saved."""
-
-    def __init__(self, step: int, arm: str = ""):
-        self.step, self.arm = step, arm
-        super().__init__(f"stopped after step {step}")
-
 
 @dataclass
 class Control:
-    """`stop_file`: made by whoever supervises the ranks when they shall save and end. `timeout` of waiting for each other."""
+    """Collectives on the host. `stop_file`: created by the supervisor to make the ranks stop.
+
+    `timeout`: limit for waiting for other ranks.
+    """
 
     stop_file: Path | None
     timeout: timedelta
@@ -41,27 +34,27 @@ class Control:
         }
 
     def close(self) -> None:
-        """Leave signals to who had them before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
-    def stops(self) -> bool:
-        """Whether all ranks shall stop now; every rank must ask, and all get the same answer."""
-        asked = self._signalled or (
+    def should_stop(self) -> bool:
+        """True on all ranks if any of them was asked to stop; every rank must call this."""
+        requested = self._signalled or (
             dist.get_rank() == 0 and self.stop_file is not None and self.stop_file.exists()
         )
-        flag = torch.tensor([float(asked)])
+        flag = torch.tensor([float(requested)])
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flag.item())
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank."""
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, value, group=self.group)
-        return found
+        """Returns the values of all ranks, in rank order, on every rank."""
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def barrier(self) -> None:
         dist.barrier(group=self.group)

@@ -1,6 +1,6 @@
-"""Where DeepSpeed's operators are compiled, and locks that killed compilations have left there.
+"""The folder of DeepSpeed's compiled operators, and the removal of stale locks in it.
 
-torch waits for ever for the file `lock` in an extension's folder, which a killed process does not remove.
+A killed compilation leaves a file `lock` in an extension's folder, for which torch waits forever.
 """
 
 import os
@@ -9,18 +9,21 @@ import time
 from pathlib import Path
 
 STALE_SECONDS = 1200.0
-"""No operator of DeepSpeed's takes so long to compile."""
+"""Longer than any DeepSpeed operator takes to compile."""
 
 
 def folder() -> Path:
-    """TORCH_EXTENSIONS_DIR; where it is not set, a folder of this environment: two that share one undo each other's work."""
+    """Returns TORCH_EXTENSIONS_DIR, after setting it to a folder of this environment if unset.
+
+    Environments that share a folder would overwrite each other's operators.
+    """
     return Path(
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     )
 
 
 def drop_stale_locks(extensions: Path, now: float) -> list[Path]:
-    """Remove the locks that are older than any compilation; returns them. `now` in seconds since the epoch."""
+    """Remove locks older than any compilation and return them. `now`: seconds since the epoch."""
     stale = [
         lock for lock in extensions.glob("**/lock") if now - lock.stat().st_mtime > STALE_SECONDS
     ]
@@ -29,9 +32,9 @@ def drop_stale_locks(extensions: Path, now: float) -> list[Path]:
     return stale
 
 
-def prepare(local_rank: int) -> None:
-    """Before a rank uses an operator: one rank a node removes what would hang it."""
+def remove_stale_locks(local_rank: int) -> None:
+    """Remove stale locks, on one rank per node, before an operator is used."""
     extensions = folder()
     if local_rank == 0:
         for lock in drop_stale_locks(extensions, time.time()):
-            print(f"removed {lock}, which a killed compilation has left", flush=True)
+            print(f"removed {lock}, left by a killed compilation", flush=True)

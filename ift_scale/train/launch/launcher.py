@@ -1,7 +1,7 @@
-"""Start a group of ranks, follow it, and end all of it whatever happens.
+"""Starts a group of ranks, follows its events, and ends all of it whatever happens.
 
-The deepspeed launcher's exit code is not believed (it is 0 when its child launcher was killed): the group has succeeded when every
-arm's artifact stands. Rank 0's event file tells how far it is.
+The deepspeed launcher's exit code is not used: it is 0 even if its child launcher was killed. The
+group has succeeded if every arm's artifact exists. Progress comes from rank 0's event file.
 """
 
 import json
@@ -27,9 +27,12 @@ _POLL_SECONDS = 0.1
 def commands(
     config: TrainConfig, port: int, arguments: list[str]
 ) -> list[tuple[list[str], dict[str, str | None]]]:
-    """(command, changes of the environment, None to unset) of each process to start: the launcher, or the ranks themselves."""
+    """Returns (command, changes to the environment, None to unset) of each process to start.
+
+    The processes are the launcher, or the ranks themselves if `train.launcher` is direct.
+    """
     if config.launcher == "direct":
-        place: dict[str, str | None] = {
+        changes: dict[str, str | None] = {
             "WORLD_SIZE": str(config.num_ranks),
             "LOCAL_WORLD_SIZE": str(config.num_ranks),
             "MASTER_ADDR": "127.0.0.1",
@@ -37,47 +40,39 @@ def commands(
         }
         command = [sys.executable, "-m", RANK_MODULE, *arguments]
         return [
-            (command, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            (command, changes | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(config.num_ranks)
         ]
-    command = [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--master_port",
-        str(port),
-        "--no_local_rank",
-    ]
-    changes: dict[str, str | None] = {}
-    if config.hostfile:
-        command += ["--hostfile", config.hostfile]
-        if not all(map(hostfile.is_here, hostfile.read(Path(config.hostfile)))):
-            command += [
-                "--force_multi"
-            ]  # else a single host, wherever it is, would be taken for this one
-        if "MASTER_ADDR" in os.environ:  # else DeepSpeed asks the first host over ssh
-            command += ["--master_addr", os.environ["MASTER_ADDR"]]
-    else:
-        # Without this DeepSpeed reads /job/hostfile where there is one; this run is for this node only.
-        command += ["--hostfile", os.devnull]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible:
-            # With --num_gpus DeepSpeed drops the variable and takes the first devices; it must be told them by name.
-            chosen = ",".join(visible.split(",")[: config.num_ranks])
-            command += ["--include", f"localhost:{chosen}"]
-            changes["CUDA_VISIBLE_DEVICES"] = None
-        else:
-            command += [
-                "--num_accelerators",
-                str(config.num_ranks),
-                "--num_gpus",
-                str(config.num_ranks),
-            ]
-    return [([*command, "--module", RANK_MODULE, *arguments], changes)]
+    options, changes = _host_options(config) if config.hostfile else _local_options(config)
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port)]
+    command = [*launcher, "--no_local_rank", *options, "--module", RANK_MODULE, *arguments]
+    return [(command, changes)]
 
 
-class Group:
-    """The started processes, in one session of their own so that all of them can be ended together."""
+def _host_options(config: TrainConfig) -> tuple[list[str], dict[str, str | None]]:
+    assert config.hostfile is not None
+    options = ["--hostfile", config.hostfile]
+    if not all(map(hostfile.is_local, hostfile.read(Path(config.hostfile)))):
+        options += ["--force_multi"]  # else DeepSpeed takes a single host for this one
+    if "MASTER_ADDR" in os.environ:  # else DeepSpeed asks the first host over ssh
+        options += ["--master_addr", os.environ["MASTER_ADDR"]]
+    return options, {}
+
+
+def _local_options(config: TrainConfig) -> tuple[list[str], dict[str, str | None]]:
+    # This run is for this node only. DeepSpeed would otherwise read /job/hostfile if it exists.
+    options = ["--hostfile", os.devnull]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        # With --num_gpus DeepSpeed drops the variable and takes the first devices of the node.
+        chosen = ",".join(visible.split(",")[: config.num_ranks])
+        return [*options, "--include", f"localhost:{chosen}"], {"CUDA_VISIBLE_DEVICES": None}
+    count = str(config.num_ranks)
+    return [*options, "--num_accelerators", count, "--num_gpus", count], {}
+
+
+class RankProcesses:
+    """The started processes, each in a session of its own, so that children end with them."""
 
     def __init__(self, config: TrainConfig, job_path: Path, events: Path, log: Path):
         self.log = log
@@ -102,18 +97,14 @@ class Group:
             self._processes = []
             for command, changes in commands(config, environment.free_port(), arguments):
                 merged: dict[str, str | None] = {**os.environ, **shared, **changes}
-                variables_of_child = {
-                    name: value for name, value in merged.items() if value is not None
-                }
-                self._processes.append(
-                    subprocess.Popen(
-                        command,
-                        env=variables_of_child,
-                        stdout=out,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
+                child = subprocess.Popen(
+                    command,
+                    env={name: value for name, value in merged.items() if value is not None},
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
+                self._processes.append(child)
 
     def running(self) -> bool:
         return any(process.poll() is None for process in self._processes)
@@ -122,7 +113,7 @@ class Group:
         return any(process.poll() not in (None, 0) for process in self._processes)
 
     def end(self, grace: float = 5.0) -> None:
-        """End every process of the group: SIGTERM, then SIGKILL after `grace` seconds."""
+        """End every process and its children: SIGTERM, then SIGKILL after `grace` seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes:
                 try:
@@ -135,12 +126,12 @@ class Group:
 
 
 def _accelerator() -> str:
-    """Told to DeepSpeed, so that it does not have to guess (and warn)."""
+    """Returns the accelerator for DeepSpeed, which would otherwise guess and warn."""
     return "cuda" if environment.has_gpu() else "cpu"
 
 
 def read(events: Path, position: int = 0) -> Iterator[dict[str, Any]]:
-    """The whole lines of an event file from `position` on, each with the position behind it."""
+    """Yields the complete events of a file from `position`, each with the position after it."""
     if not events.exists():
         return
     with events.open(encoding="utf-8") as file:
@@ -151,26 +142,27 @@ def read(events: Path, position: int = 0) -> Iterator[dict[str, Any]]:
             yield json.loads(line) | {"position": file.tell()}
 
 
-def follow(group: Group, events: Path) -> Iterator[dict[str, Any]]:
-    """Events as they come, until the group has ended. EnvironmentProblem as soon as a rank reports an error or dies.
+def follow(processes: RankProcesses, events: Path) -> Iterator[dict[str, Any]]:
+    """Yields events as they come, until all processes have ended.
 
-    Ranks that say that they have stopped may end with any code: theirs is 75, a launcher makes it another.
+    Raises EnvironmentProblem as soon as a rank reports an error or dies. The exit code does not
+    matter after a `stopped` event: ranks then exit with 75, which launchers change.
     """
     position, stopped = 0, False
     while True:
-        # Before the events are read: what a process wrote before it ended is then seen.
-        running, failed = group.running(), group.failed()
+        # Checked before reading, so that events written just before a process ended are read.
+        running, failed = processes.running(), processes.failed()
         for event in read(events, position):
             position = event["position"]
             if event["event"] == "error":
                 raise EnvironmentProblem(
-                    f"rank {event['rank']} failed: {event['message']}\n{log_tail(group.log)}"
+                    f"rank {event['rank']} failed: {event['message']}\n{log_tail(processes.log)}"
                 )
             stopped = stopped or event["event"] == "stopped"
             yield event
         if failed and not stopped:
             raise EnvironmentProblem(
-                f"a training process ended with an error\n{log_tail(group.log)}"
+                f"a training process ended with an error\n{log_tail(processes.log)}"
             )
         if not running:
             return

@@ -1,6 +1,7 @@
-"""Ending the ranks of a launch so that the same command goes on: they save after the step they are in and leave by themselves.
+"""Stops the ranks of a launch such that the same command resumes: they save and end by themselves.
 
-A launcher kills its children when it gets a signal, so none is sent: a file that rank 0 looks for after each step asks them.
+A launcher kills its children when it gets a signal, so no signal is sent. Instead, rank 0 checks
+for a stop file after each step.
 """
 
 import time
@@ -10,43 +11,40 @@ from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.train.launch import launcher
 
 GRACE_SECONDS = 600.0
-"""What the ranks get for the step they are in and for saving. A second signal ends them at once."""
+"""Limit for the current step and for saving. A second signal ends the ranks immediately."""
 _POLL_SECONDS = 0.1
 
 
-def stop(
-    group: launcher.Group, stop_file: Path, events: Path, grace: float = GRACE_SECONDS
+def request_stop(
+    processes: launcher.RankProcesses, stop_file: Path, events: Path, grace: float = GRACE_SECONDS
 ) -> Stopped:
-    """Ask the ranks to save and end, wait for them, and say where the same command goes on.
+    """Ask the ranks to save and stop, wait for them, and return the error to raise.
 
-    EnvironmentProblem where a rank has failed instead.
+    Raises EnvironmentProblem if a rank failed instead.
     """
     stop_file.touch()
     deadline = time.monotonic() + grace
-    while group.running() and time.monotonic() < deadline:
+    while processes.running() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    told = list(launcher.read(events))
-    found = [event for event in told if event["event"] == "stopped"]
-    if found:
-        return stopped(found[-1])
-    failed = [event for event in told if event["event"] == "error"]
+    records = list(launcher.read(events))
+    stopped = [event for event in records if event["event"] == "stopped"]
+    if stopped:
+        return stopped_error(stopped[-1])
+    failed = [event for event in records if event["event"] == "error"]
     if failed:
         raise EnvironmentProblem(
-            f"rank {failed[0]['rank']} failed while it was to save: {failed[0]['message']}"
+            f"rank {failed[0]['rank']} failed while saving: {failed[0]['message']}"
         )
-    if group.running():
-        return Stopped(
-            f"the ranks had not saved within {grace:.0f} s and were ended. The same command goes on from what was saved."
-        )
-    return Stopped(
-        "the ranks ended before they could save. The same command goes on from what was saved."
-    )
+    resumes = "The same command resumes from the last checkpoint."
+    if processes.running():
+        return Stopped(f"the ranks did not save within {grace:.0f} s and were ended. {resumes}")
+    return Stopped(f"the ranks ended before they could save. {resumes}")
 
 
-def stopped(event: dict[str, object]) -> Stopped:
-    where = (
-        f"{event['name']} after step {event['step']}, which is saved"
-        if event["step"]
-        else f"before {event['name']}"
-    )
-    return Stopped(f"stopped in training {where}. The same command goes on from there.")
+def stopped_error(event: dict[str, object]) -> Stopped:
+    """Returns the error for a `stopped` event of the ranks."""
+    if event["step"]:
+        where = f"training {event['name']} after step {event['step']}, which is saved"
+    else:
+        where = f"before training {event['name']}"
+    return Stopped(f"stopped {where}. The same command resumes from there.")

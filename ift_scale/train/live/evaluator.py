@@ -1,8 +1,11 @@
-"""Live knowledge: what an arm answers to its own held-out questions while it trains, asked on the training ranks.
+"""Live knowledge: an arm's answers to its own held-out questions, measured on the training ranks.
 
-Every rank takes its share of the packed prompts through the model's own forward, without gradient, and reads the letters'
-log-probabilities; from all of them each rank computes the same measures. Nothing of the training is touched: no gradient, no random
-number, no optimizer state, so an arm's weights are bit for bit those of one that is never asked.
+Every rank computes its share of the packed prompts with the model's own forward pass, without
+gradients, and reads the log-probabilities of the letters. From all of them each rank computes the
+same measures. Training is not affected: no gradient, random number or optimizer state changes, so
+an arm's weights are bit-identical with and without live knowledge.
+
+Shapes: Q questions of up to C options, P scored positions, M measurements, R rows of a micro-batch.
 """
 
 import json
@@ -20,7 +23,7 @@ from ift_scale.scoring.agreement import kl_divergence, rank_pearson
 from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.micro_batch import MicroBatch
-from ift_scale.train.engine.deepspeed import Engine
+from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.job import Events, LiveJob
 from ift_scale.train.launch.control import Control
 from ift_scale.train.live import schedule
@@ -28,23 +31,26 @@ from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.live.tokens import LiveSet
 
 FILE = "live.jsonl"
-"""A row a measurement; `seconds` is what it took, `share` the part of the arm's time that all so far took."""
+"""One row per measurement. `seconds`: its duration; `share`: all measurements' part of the arm's
+time so far."""
 ANSWERS = "live.npz"
-"""`steps` (M,), `ids` (Q,) and `logprobs` (M, Q, C): the letters' log-probabilities of each measurement, -inf behind the last."""
+"""`steps` (M,), `ids` (Q,) and `logprobs` (M, Q, C): the letters' log-probabilities of each
+measurement, -inf after the last letter."""
 
 
-class Live:
-    """The measurements of one arm. `job` None: there are none. `folder`: rank 0 names it, which writes.
+class LiveEvaluator:
+    """The measurements of one arm; none if `job` is None.
 
-    FILE and ANSWERS there are all of its state: a resumed arm that finds them goes on from them. `base` holds what the base model
-    answers, by questions, for all arms of a launch: every arm begins there.
+    `folder`: the arm's folder on rank 0, which writes FILE and ANSWERS; None on other ranks. A
+    resumed arm continues from these files. `base`: answers of the base model, shared by all arms of
+    a launch, because every arm starts from it.
     """
 
     def __init__(
         self,
         job: LiveJob | None,
         config: LiveConfig,
-        engine: Engine,
+        engine: TrainEngine,
         control: Control,
         num_steps: int,
         hidden_size: int,
@@ -52,68 +58,69 @@ class Live:
         events: Events,
         base: dict[tuple[str, int], np.ndarray],
     ):
-        self._job, self._config, self._engine, self._control, self._num_steps = (
-            job,
-            config,
-            engine,
-            control,
-            num_steps,
-        )
+        self._job, self._config, self._num_steps = job, config, num_steps
+        self._engine, self._control = engine, control
         self._folder, self._events, self._base = folder, events, base
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self.over = False
-        """Whether early stopping has ended the arm."""
+        self.should_stop = False
+        """True once early stopping has ended the arm."""
         self._started = time.monotonic()
         self._answers: list[np.ndarray] = []
         if job is None:
             return
         self._set = live_tokens.first(live_tokens.load(Path(job.questions)), job.num_questions)
-        tokens = self._set.tokens
-        # A prompt over the cap is computed all the same: without gradients it takes a fraction of an example's memory.
+        self._batches = self._collate(hidden_size)
+        counts_N = self._set.tokens.supervised_counts
+        self._positions = [
+            np.arange(end - count, end)
+            for end, count in zip(counts_N.cumsum(), counts_N, strict=True)
+        ]
+        self._letters_PC = torch.from_numpy(self._set.letters_PC.clip(min=0)).to(engine.device)
+        self._restore()
+
+    def _collate(self, hidden_size: int) -> list[MicroBatch]:
+        """Returns this rank's micro-batches of the prompts."""
+        engine, tokens = self._engine, self._set.tokens
+        # A prompt over the cap is computed nevertheless: without gradients it needs much less
+        # memory than an example of the same length.
         cap = max(engine.config.tokens_per_micro_batch, int(tokens.computed_lengths.max()))
         num_prompts = len(tokens.lengths)
-        dealt = packing.deal(
+        assigned = packing.assign_to_ranks(
             range(num_prompts), tokens.computed_lengths, engine.ranks.world_size, cap, hidden_size
         )
         unweighted = np.ones(num_prompts)
-        self._batches = [
-            collate(micro[engine.ranks.rank], tokens, unweighted, engine.device) for micro in dealt
+        return [
+            collate(micro[engine.ranks.rank], tokens, unweighted, engine.device)
+            for micro in assigned
         ]
-        ends_N = tokens.supervised_counts.cumsum()
-        self._positions = [
-            np.arange(end - count, end)
-            for end, count in zip(ends_N, tokens.supervised_counts, strict=True)
-        ]
-        self._letters_PC = torch.from_numpy(self._set.letters_PC.clip(min=0)).to(engine.device)
-        self._go_on()
 
-    def _go_on(self) -> None:
-        """Take up what was measured before the arm was interrupted, where it was of the same questions."""
-        self.rows, self._answers = self._control.gather(
-            _read(self._folder, self._set.ids_Q) if self._folder else None
-        )[0]
+    def _restore(self) -> None:
+        """Restore the measurements made before an interruption, if of the same questions."""
+        # Rank 0 has the files; all ranks need the rows to agree on early stopping.
+        mine = _read(self._folder, self._set.ids_Q) if self._folder else None
+        self.rows, self._answers = self._control.gather(mine)[0]
         if self.rows:
             self.seconds = sum(row["seconds"] for row in self.rows)
             self._started -= self.seconds / self.rows[-1]["share"]
-            self.over = self._ends()
+            self.should_stop = self._stops_early()
 
     def after(self, step: int) -> float:
-        """Measure where it is due after `step` steps; the seconds that took. Every rank calls it, and `over` is the same on all.
+        """Measure if due after `step` steps and return the seconds it took.
 
-        What was measured already, before an interruption, is not measured again.
+        Every rank must call this; `should_stop` is the same on all. A measurement made before an
+        interruption is not repeated.
         """
         if self._job is None or not schedule.due(step, self._job.every, self._num_steps):
             return 0.0
         if any(row["step"] == step for row in self.rows):
             return 0.0
         if self._engine.device.type == "cuda":
-            torch.cuda.synchronize(
-                self._engine.device
-            )  # what is still queued is the last step's time
-        restored = time.monotonic()
-        logprobs_QC = self._base_answers() if step == 0 else self._ask()
-        seconds = time.monotonic() - restored
+            # What is still queued belongs to the last step's time.
+            torch.cuda.synchronize(self._engine.device)
+        started = time.monotonic()
+        logprobs_QC = self._base_answers() if step == 0 else self._compute()
+        seconds = time.monotonic() - started
         self.seconds += seconds
         row = {"step": step} | measures(logprobs_QC, self._set)
         row |= {"seconds": seconds, "share": self.seconds / (time.monotonic() - self._started)}
@@ -123,7 +130,7 @@ class Live:
     def _add(self, row: dict[str, Any], logprobs_QC: np.ndarray) -> None:
         self.rows.append(row)
         self._answers.append(logprobs_QC)
-        self.over = self._ends()
+        self.should_stop = self._stops_early()
         if self._folder is not None:
             with (self._folder / FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -135,10 +142,10 @@ class Live:
                 logprobs=np.stack(self._answers),
             )
         shown = {name: row[name] for name in ("step", "accuracy", "rank_correlation", "divergence")}
-        self._events.emit("live", of=self._num_steps, over=self.over, **shown)
+        self._events.emit("live", of=self._num_steps, over=self.should_stop, **shown)
 
-    def _ends(self) -> bool:
-        """Whether the newest measurement ends the arm; there is nothing left to end after its last step."""
+    def _stops_early(self) -> bool:
+        """True if the newest measurement ends the arm; False after its last step."""
         stopping = self._config.early_stopping
         if stopping is None:
             return False
@@ -146,21 +153,19 @@ class Live:
         since = schedule.since_best(
             values, stopping.metric != "divergence", stopping.least_improvement
         )
-        # Rank 0's word counts: machines of two kinds may round differently.
-        return (
-            self._control.gather(since >= stopping.patience)[0]
-            and self.rows[-1]["step"] < self._num_steps
-        )
+        # Rank 0 decides, because different machines may round differently.
+        stops = self._control.gather(since >= stopping.patience)[0]
+        return stops and self.rows[-1]["step"] < self._num_steps
 
     def _base_answers(self) -> np.ndarray:
         assert self._job is not None
         key = self._job.questions, self._job.num_questions
         if key not in self._base:
-            self._base[key] = self._ask()
+            self._base[key] = self._compute()
         return self._base[key]
 
-    def _ask(self) -> np.ndarray:
-        """The letters' log-probabilities, (Q, C) float64, minus infinity behind the last; on every rank."""
+    def _compute(self) -> np.ndarray:
+        """Returns the letters' log-probabilities on every rank, (Q, C), float64."""
         packed = self._engine.packed
         packed.eval()
         try:
@@ -168,7 +173,7 @@ class Live:
         finally:
             packed.train()
         if self._engine.config.zero_stage == 3:
-            # A forward pass without a backward one leaves weights gathered and prefetched.
+            # A forward pass without a backward pass leaves weights gathered and prefetched.
             self._engine.deepspeed.optimizer.empty_partition_cache()
         mine = (
             torch.cat(parts).double().cpu().numpy()
@@ -177,29 +182,31 @@ class Live:
         )
         positions = np.concatenate([self._positions_of(batch) for batch in self._batches])
         logprobs_PC = np.zeros(self._letters_PC.shape)
-        for places, logprobs in self._control.gather((positions, mine)):
-            logprobs_PC[places] = logprobs
+        for rank_positions, logprobs in self._control.gather((positions, mine)):
+            logprobs_PC[rank_positions] = logprobs
         return self._set.option_logprobs(logprobs_PC)
 
     def _positions_of(self, batch: MicroBatch) -> np.ndarray:
-        """Which of the P positions the batch's rows are, in their order."""
+        """Returns the indices into the P positions of the batch's rows, in order."""
         return np.concatenate(
             [np.empty(0, dtype=np.int64), *(self._positions[number] for number in batch.examples)]
         )
 
     @torch.no_grad()
     def _logprobs(self, batch: MicroBatch) -> Tensor:
-        """(R, C) for the batch's prompts; a rank without one computes, for the collectives in it, and has no row."""
+        """Returns the letters' log-probabilities of the batch's rows, (R, C).
+
+        A rank without prompts computes one for the sake of the collectives and returns no rows.
+        """
         logits_RV = self._engine.packed(batch, logits=True)
         if not batch.examples:
             return logits_RV.new_empty(0, self._letters_PC.shape[1])
-        letters_RC = self._letters_PC[
-            torch.from_numpy(self._positions_of(batch)).to(self._letters_PC.device)
-        ]
+        positions_R = torch.from_numpy(self._positions_of(batch)).to(self._letters_PC.device)
+        letters_RC = self._letters_PC[positions_R]
         return logits_RV.gather(1, letters_RC) - logits_RV.logsumexp(1, keepdim=True)
 
     def counts(self) -> dict[str, float]:
-        """For the arm's manifest."""
+        """Returns the counts for the arm's manifest."""
         if self._job is None:
             return {}
         counts: dict[str, float] = {
@@ -207,13 +214,13 @@ class Live:
             "live_questions": self._job.num_questions,
             "live_every": self._job.every,
         }
-        return counts | (
-            {} if self._config.early_stopping is None else {"stopped_early": int(self.over)}
-        )
+        if self._config.early_stopping is not None:
+            counts["stopped_early"] = int(self.should_stop)
+        return counts
 
 
 def _read(folder: Path, ids_Q: np.ndarray) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """(rows, answers) of the measurements so far; they are removed where they are of other questions than `ids_Q`."""
+    """Returns (rows, answers) of earlier measurements; removes those of other questions."""
     if not (folder / ANSWERS).is_file():
         return [], []
     rows = [json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines()]
@@ -225,11 +232,12 @@ def _read(folder: Path, ids_Q: np.ndarray) -> tuple[list[dict[str, Any]], list[n
 
 
 def measures(logprobs_QC: np.ndarray, questions: LiveSet) -> dict[str, Any]:
-    """What the letters' log-probabilities say, as the analyse stage would of the same answers.
+    """Returns the measures of live.jsonl, as the analyse stage would compute them.
 
-    accuracy; rank_correlation, the mean over questions of the Pearson correlation of the options' dense ranks, base model few-shot
-    and arm; divergence, the mean of KL(base few-shot || arm) in nats; letter_mass, the probability that the letters hold together;
-    and of each grade that the probe has given, its questions and their accuracy.
+    accuracy; rank_correlation: mean over questions of the Pearson correlation of the options' dense
+    ranks between base model (few-shot) and arm; divergence: mean of KL(base few-shot || arm) in
+    nats; letter_mass: mean total probability of the letters; and for each grade of the probe, the
+    number of its questions and their accuracy.
     """
     probs_QC = np.exp(logprobs_QC - logprobs_QC.max(axis=1, keepdims=True))
     probs_QC /= probs_QC.sum(axis=1, keepdims=True)
@@ -240,7 +248,7 @@ def measures(logprobs_QC: np.ndarray, questions: LiveSet) -> dict[str, Any]:
         before, after = questions.base_QC[chosen, :num_choices], probs_QC[chosen, :num_choices]
         correlation_Q[chosen] = rank_pearson(before, after)
         divergence_Q[chosen] = kl_divergence(before, after)
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "accuracy": float(right_Q.mean()),
         "rank_correlation": float(correlation_Q.mean()),
         "divergence": float(divergence_Q.mean()),
@@ -253,4 +261,4 @@ def measures(logprobs_QC: np.ndarray, questions: LiveSet) -> dict[str, Any]:
         for name, right in graded
         if len(right)
     }
-    return found | ({"grades": grades} if grades else {})
+    return row | ({"grades": grades} if grades else {})

@@ -1,4 +1,4 @@
-"""The held-out questions that an arm is asked while it trains, as arrays in a file that every rank reads."""
+"""The questions of live knowledge as arrays, in a file that every rank reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,19 @@ from ift_scale.train.data.dataset import TokenizedSet
 
 @dataclass(frozen=True)
 class LiveSet:
-    """Q questions with up to C options each, in the order in which they are taken where not all are asked.
+    """Q questions of up to C options, in the order in which a subset is taken.
 
-    `tokens`: N prompts, those of each question after those of the one before. A question whose letters are one token each has one
-    prompt, followed by its right letter; one whose letters take several tokens has a prompt for each option, followed by that
-    option's tokens. What follows a prompt is supervised, so the packed model's wanted rows are the P positions that predict it.
-    `questions_N`: the question of each prompt. `letters_PC`: at each of the P positions, the token whose log-probability counts in
-    each option's score, -1 for none. `num_choices_Q`: the options of each question. `answers_Q`: the right options. `base_QC`: the
-    base model's few-shot option probabilities, 0 after the last. `grades_Q`: index into GRADES, -1 if the probe has not graded.
-    `ids_Q`: the questions' ids.
+    `tokens`: N prompts, grouped by question. A question whose letters are one token each has one
+    prompt, followed by the correct letter. Otherwise it has one prompt per option, followed by that
+    option's tokens. The tokens after a prompt are supervised, so the supervised rows of the packed
+    model are the P positions that predict them.
+    `questions_N`: question of each prompt.
+    `letters_PC`: token whose log-probability counts for each option at each position, or -1.
+    `num_choices_Q`: number of options.
+    `answers_Q`: index of the correct option.
+    `base_QC`: the base model's few-shot option probabilities, 0 after the last option.
+    `grades_Q`: index into GRADES, -1 if the probe did not grade the question.
+    `ids_Q`: ids of the questions.
     """
 
     tokens: TokenizedSet
@@ -36,19 +40,19 @@ class LiveSet:
         return np.arange(self.letters_PC.shape[1]) < self.num_choices_Q[:, None]
 
     def option_logprobs(self, logprobs_PC: np.ndarray) -> np.ndarray:
-        """Each option's score from what the P positions give its tokens: the sum over its tokens, minus infinity after the last."""
+        """Returns the options' scores (Q, C), sums of log-probabilities; -inf after the last."""
         questions_P = np.repeat(self.questions_N, self.tokens.supervised_counts)
-        found_QC = np.zeros((len(self.ids_Q), logprobs_PC.shape[1]))
-        np.add.at(found_QC, questions_P, np.where(self.letters_PC >= 0, logprobs_PC, 0.0))
-        return np.where(self.has_option, found_QC, -np.inf)
+        scores_QC = np.zeros((len(self.ids_Q), logprobs_PC.shape[1]))
+        np.add.at(scores_QC, questions_P, np.where(self.letters_PC >= 0, logprobs_PC, 0.0))
+        return np.where(self.has_option, scores_QC, -np.inf)
 
     def costs(self, costs_N: np.ndarray) -> np.ndarray:
-        """What each question's prompts cost together."""
+        """Returns the cost of each question: the sum over its prompts."""
         return np.bincount(self.questions_N, costs_N, len(self.ids_Q))
 
 
 FORMAT = 2
-"""Of the file; another number where its arrays change."""
+"""Version of the file's arrays."""
 _BY_QUESTION = ("num_choices_Q", "answers_Q", "base_QC", "grades_Q", "ids_Q")
 ARRAYS = ("questions_N", "letters_PC", *_BY_QUESTION)
 _TOKENS = ("ids", "supervised", "offsets", "weights")
@@ -69,7 +73,7 @@ def load(path: Path) -> LiveSet:
 
 
 def first(questions: LiveSet, count: int) -> LiveSet:
-    """The first `count` questions."""
+    """Returns the first `count` questions."""
     tokens = questions.tokens
     num_prompts = int(np.searchsorted(questions.questions_N, count))
     end = tokens.offsets[num_prompts]

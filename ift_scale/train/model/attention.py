@@ -1,10 +1,12 @@
-"""Attention among packed examples without cross-talk, for any model that takes transformers' attention interface.
+"""Attention within packed examples, for any model that uses transformers' attention interface.
 
-Each example attends to itself only, causally: flash-attn's or torch's variable-length kernels on a GPU, elsewhere SDPA example by
-example. The model's call carries `packed`; a layer that computes the wanted rows only carries `last=True`, and its queries are
-each example's last ones (keys and values are all of them).
+Each example attends to itself only, causally: by flash-attn's or torch's variable-length kernels on
+a GPU, and by SDPA, one example at a time, elsewhere. The model's forward passes `packed` on to
+`attend`; a layer that computes only the supervised rows passes `last=True`, and its queries are
+then each example's last rows (keys and values are still all of them).
 
-Shapes: T keys, Q queries (T but in the last layer), H heads, K key-value heads, D head size.
+Shapes: T keys, Q queries (T except in the last layer), H heads, K key-value heads, D head size,
+L keys of one example.
 """
 
 import importlib.util
@@ -18,7 +20,7 @@ from transformers import AttentionInterface
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError
-from ift_scale.train.data.micro_batch import Packed, VarlenMetadata
+from ift_scale.train.data.micro_batch import PackedRows, VarlenMetadata
 from ift_scale.train.model.rows import select_rows
 
 NAMES = {
@@ -31,7 +33,10 @@ NAMES = {
 def implementation(
     config: TrainConfig, device: torch.device, dtype: torch.dtype, softcap: bool
 ) -> str:
-    """Which of NAMES' keys serves; `softcap`: the model caps its attention scores. ConfigError where the set one cannot."""
+    """Returns the key of NAMES to use. `softcap`: the model caps its attention scores.
+
+    Raises ConfigError if the implementation set by name is not available.
+    """
     reasons = {name: _refusal(name, device, dtype, softcap) for name in NAMES}
     if config.attention == "auto":
         return next(name for name, reason in reasons.items() if reason is None)
@@ -59,26 +64,24 @@ def _flash_attn(
     q_QHD: Tensor,
     k_TKD: Tensor,
     v_TKD: Tensor,
-    places: Any,
+    varlen: VarlenMetadata,
     scale: float,
     window: int | None,
     softcap: float,
 ) -> Any:
     from flash_attn import flash_attn_varlen_func
 
-    q_starts, k_starts, max_seqlen_q, max_seqlen_k = places
-    reach = (-1, -1) if window is None else (window - 1, 0)
     return flash_attn_varlen_func(
         q_QHD,
         k_TKD,
         v_TKD,
-        q_starts,
-        k_starts,
-        max_seqlen_q,
-        max_seqlen_k,
+        varlen.cu_seqlens_q,
+        varlen.cu_seqlens_k,
+        max(varlen.seqlens_q),
+        max(varlen.seqlens_k),
         softmax_scale=scale,
-        causal=True,  # aligned at the end, where there are fewer queries than keys
-        window_size=reach,
+        causal=True,  # aligned at the end if there are fewer queries than keys
+        window_size=(-1, -1) if window is None else (window - 1, 0),
         softcap=softcap,
     )
 
@@ -87,69 +90,71 @@ def _varlen(
     q_QHD: Tensor,
     k_TKD: Tensor,
     v_TKD: Tensor,
-    places: Any,
+    varlen: VarlenMetadata,
     scale: float,
     window: int | None,
     softcap: float,
 ) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
-    q_starts, k_starts, max_seqlen_q, max_seqlen_k = places
     groups = q_QHD.shape[1] // k_TKD.shape[1]
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
-        more["enable_gqa"] = True
+        options["enable_gqa"] = True
     elif groups > 1:
         k_TKD, v_TKD = (x.repeat_interleave(groups, 1) for x in (k_TKD, v_TKD))
-    reach = (-1 if window is None else window - 1, 0)
     return varlen_attn(
         q_QHD,
         k_TKD,
         v_TKD,
-        q_starts,
-        k_starts,
-        max_seqlen_q,
-        max_seqlen_k,
+        varlen.cu_seqlens_q,
+        varlen.cu_seqlens_k,
+        max(varlen.seqlens_q),
+        max(varlen.seqlens_k),
         scale=scale,
-        window_size=reach,
-        **more,
+        window_size=(-1 if window is None else window - 1, 0),
+        **options,
     )
 
 
-def _behind_prefix(x_1KTD: Tensor, at: VarlenMetadata) -> Tensor:
-    """Keys or values of all runs one after another, the shared prefix' before each example's own.
+def _prepend_prefix(x_1KTD: Tensor, varlen: VarlenMetadata) -> Tensor:
+    """Returns the keys or values of all sequences, each with the shared prefix before its own.
 
-    Repeated by `expand`, whose gradient is one sum, and put in order by a permutation, whose gradient is one.
+    The prefix is repeated by `expand`, whose gradient is one sum over the examples. The reordering
+    uses every element once, so its gradient is a copy.
     """
-    assert at.keys is not None
-    prefix_1KPD, own_1KND = x_1KTD.split([at.num_shared, x_1KTD.shape[2] - at.num_shared], 2)
-    copies_1KMD = prefix_1KPD[:, :, None].expand(-1, -1, at.times, -1, -1).flatten(2, 3)
-    return select_rows(torch.cat([copies_1KMD, own_1KND], 2), at.keys, 2)
+    assert varlen.key_order is not None
+    num_own = x_1KTD.shape[2] - varlen.num_shared
+    prefix_1KPD, own_1KND = x_1KTD.split([varlen.num_shared, num_own], 2)
+    copies_1KMD = prefix_1KPD[:, :, None].expand(-1, -1, varlen.num_copies, -1, -1).flatten(2, 3)
+    return select_rows(torch.cat([copies_1KMD, own_1KND], 2), varlen.key_order, 2)
 
 
 def _attend_flat(
-    kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: VarlenMetadata, **how: Any
+    kernel: Any, q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, varlen: VarlenMetadata, **how: Any
 ) -> Tensor:
-    """Variable-length kernels take (tokens, heads, size) and the starts of the runs."""
-    places = at.cu_seqlens_q, at.cu_seqlens_k, max(at.query_lengths), max(at.key_lengths)
+    """Attends with a variable-length kernel, which takes (tokens, heads, size)."""
     q, k, v = (x[0].transpose(0, 1) for x in (q_1HQD, k_1KTD, v_1KTD))
-    return kernel(q, k, v, places, **how)[None]
+    return kernel(q, k, v, varlen, **how)[None]
 
 
 def _attend_each(
-    q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, at: VarlenMetadata, **how: Any
+    q_1HQD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, varlen: VarlenMetadata, **how: Any
 ) -> Tensor:
-    """Run by run. One split, whose gradient is one concatenation, rather than a slice for each."""
+    """Attends sequence by sequence.
+
+    One `split`, whose gradient is one concatenation, instead of a slice per sequence.
+    """
     groups = q_1HQD.shape[1] // k_1KTD.shape[1]
     if groups > 1:
         k_1KTD, v_1KTD = (x.repeat_interleave(groups, 1) for x in (k_1KTD, v_1KTD))
-    parts = zip(
-        q_1HQD.split(at.query_lengths, 2),
-        k_1KTD.split(at.key_lengths, 2),
-        v_1KTD.split(at.key_lengths, 2),
+    sequences = zip(
+        q_1HQD.split(varlen.seqlens_q, 2),
+        k_1KTD.split(varlen.seqlens_k, 2),
+        v_1KTD.split(varlen.seqlens_k, 2),
         strict=True,
     )
-    return torch.cat([_attend_one(q, k, v, **how) for q, k, v in parts], 2).transpose(1, 2)
+    return torch.cat([_attend_one(q, k, v, **how) for q, k, v in sequences], 2).transpose(1, 2)
 
 
 def _attend_one(
@@ -158,21 +163,23 @@ def _attend_one(
     num_q, num_k = q_1HQD.shape[2], k_1HLD.shape[2]
     limited = window is not None and num_k > window
     if 2 * num_q > num_k and not limited and not softcap:
-        # Causal SDPA aligns queries and keys at the beginning, so missing queries are put there: quicker than a mask.
-        whole_1HLD = F.pad(q_1HQD, (0, 0, num_k - num_q, 0)) if num_q < num_k else q_1HQD
+        # Causal SDPA aligns queries and keys at the beginning. Padding the queries in front aligns
+        # them at the end, and is faster than a mask unless most queries are padding.
+        padded_1HLD = F.pad(q_1HQD, (0, 0, num_k - num_q, 0)) if num_q < num_k else q_1HQD
         return F.scaled_dot_product_attention(
-            whole_1HLD, k_1HLD, v_1HLD, is_causal=True, scale=scale
+            padded_1HLD, k_1HLD, v_1HLD, is_causal=True, scale=scale
         )[:, :, num_k - num_q :]
-    seen_QL = torch.ones(num_q, num_k, dtype=torch.bool, device=q_1HQD.device).tril(num_k - num_q)
+    mask_QL = torch.ones(num_q, num_k, dtype=torch.bool, device=q_1HQD.device).tril(num_k - num_q)
     if limited:
         assert window is not None
-        seen_QL = seen_QL.triu(num_k - num_q - window + 1)
+        mask_QL = mask_QL.triu(num_k - num_q - window + 1)
     if not softcap:
         return F.scaled_dot_product_attention(
-            q_1HQD, k_1HLD, v_1HLD, attn_mask=seen_QL, scale=scale
+            q_1HQD, k_1HLD, v_1HLD, attn_mask=mask_QL, scale=scale
         )
+    # SDPA has no cap on the scores (Gemma 2), so this is written out.
     scores = torch.tanh(q_1HQD @ k_1HLD.transpose(2, 3) * (scale / softcap)) * softcap
-    weights = scores.masked_fill(~seen_QL, -torch.inf).float().softmax(-1).to(q_1HQD.dtype)
+    weights = scores.masked_fill(~mask_QL, -torch.inf).float().softmax(-1).to(q_1HQD.dtype)
     return weights @ v_1HLD
 
 
@@ -184,25 +191,29 @@ def attend(
     value: Tensor,
     attention_mask: Any,
     *,
-    packed: Packed,
+    packed: PackedRows,
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
     last: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: query (1, H, Q, D), key and value (1, K, T, D) to (1, Q, H, D)."""
+    """transformers' attention function.
+
+    Takes query (1, H, Q, D), key and value (1, K, T, D); returns (1, Q, H, D).
+    """
     how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0}
-    at = packed.last if last else packed.whole
-    if at.keys is not None:
-        key, value = _behind_prefix(key, at), _behind_prefix(value, at)
+    varlen = packed.last if last else packed.whole
+    if varlen.key_order is not None:
+        key, value = _prepend_prefix(key, varlen), _prepend_prefix(value, varlen)
     name = module.config._attn_implementation  # type: ignore[union-attr]
     if name == NAMES["sdpa"]:
-        return _attend_each(query, key, value, at, **how), None
+        return _attend_each(query, key, value, varlen, **how), None
     kernel = _flash_attn if name == NAMES["flash_attn"] else _varlen
-    return _attend_flat(kernel, query, key, value, at, **how), None
+    return _attend_flat(kernel, query, key, value, varlen, **how), None
 
 
-# No mask function goes with them: transformers then makes no mask, and does not read positions back from the device to make one.
+# Registered without a mask function: transformers then builds no mask, and does not read positions
+# back from the device to build one.
 for _name in NAMES.values():
     AttentionInterface.register(_name, attend)

@@ -1,8 +1,9 @@
-"""Tensors that a model computes from its config, such as rotary frequencies, kept exactly as transformers has them.
+"""Keeps tensors that a model computes from its config, such as rotary frequencies, exact.
 
-Under ZeRO-3 a model is built inside `deepspeed.zero.Init`, which rounds every floating-point tensor that a constructor makes to the
-training type. With frequencies in bfloat16, the angle of position 2,000 is off by up to 3.6 rad. So these tensors are computed a
-second time outside of it, and put into the model once DeepSpeed has taken it, whatever the ZeRO stage.
+Under ZeRO-3, a model is built inside `deepspeed.zero.Init`, which rounds every floating-point
+tensor created by a constructor to the training dtype. With frequencies in bfloat16, the angle of
+position 2,000 is off by up to 3.6 rad. So these tensors are computed a second time outside of it
+and put into the model after DeepSpeed has wrapped it, at every ZeRO stage.
 """
 
 import copy
@@ -16,9 +17,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 def computed(kind: Any, settings: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a `kind` model that its config alone decides, by name, on the CPU; its parameters are never allocated.
+    """Returns the tensors that depend only on the config of a `kind` model, by name, on the CPU.
 
-    Must be called while no HfDeepSpeedConfig of ZeRO-3 is alive.
+    Allocates no parameters. Must be called while no HfDeepSpeedConfig of ZeRO-3 is alive.
     """
     assert not is_deepspeed_zero3_enabled()
     with init_empty_weights(include_buffers=False):
@@ -27,14 +28,14 @@ def computed(kind: Any, settings: Any, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, exact: dict[str, Tensor], device: torch.device) -> None:
-    """Put the tensors of `computed` into a model of the same config, on `device`, with their own type and value."""
+    """Put the tensors from `computed` into a model of the same config, on `device`, unrounded."""
     for path, tensor in exact.items():
         module, _, name = path.rpartition(".")
         setattr(model.get_submodule(module), name, tensor.to(device))
 
 
 def _computed_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the buffers that weight files do not hold, and of the tensors that are plain attributes."""
+    """Yields (name, tensor) of non-persistent buffers and of tensors that are plain attributes."""
     for prefix, module in model.named_modules():
         buffers = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
         plain = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}

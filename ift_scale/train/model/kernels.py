@@ -1,9 +1,10 @@
-"""Who computes norms, gated products, rotary embedding and the loss: chosen by stored figures, put into a model's own modules.
+"""Chooses the implementations of norms, gated MLPs, rotary embedding and loss, and applies them.
 
-`auto` takes what was measured to be fastest on the device (`kernels/figures.json`). Without a figure it is Liger-Kernel on a GPU,
-if installed, whose ops are published to beat plain PyTorch, and else the PyTorch reference. `apply` changes the given model's
-modules one by one and no class, so another model in the process keeps its own; only the rotary embedding is a function that all
-models of a family share.
+`auto` takes the fastest implementation on the device according to `kernels/figures.json`. Without
+a figure it takes Liger-Kernel on a GPU if it is installed, because its ops are published to be
+faster than plain PyTorch, and the PyTorch reference otherwise. `apply` changes the modules of the
+given model but no class, so other models in the process are unaffected. Only the rotary embedding
+is a function shared by all models of a family.
 """
 
 import importlib
@@ -32,15 +33,15 @@ _PACKAGES: dict[Implementation, str] = {"triton": "triton", "liger": "liger_kern
 
 @dataclass(frozen=True)
 class Choice:
-    """Who computes an op, and why: the reason belongs in the log."""
+    """The implementation of an op, and the reason for the log."""
 
     implementation: Implementation
     reason: str
 
 
 @dataclass(frozen=True)
-class _Family:
-    """A model type's classes, and what its norm adds to the weight."""
+class _KernelFamily:
+    """A model type's class prefix, and its norms' offset of the weight and name of epsilon."""
 
     prefix: str
     offset: float = 0.0
@@ -48,31 +49,34 @@ class _Family:
 
 
 _FAMILIES = {
-    "llama": _Family("Llama"),
-    "mistral": _Family("Mistral"),
-    "qwen2": _Family("Qwen2"),
-    "qwen3": _Family("Qwen3"),
-    "gemma": _Family("Gemma", 1.0, "eps"),
-    "gemma2": _Family("Gemma2", 1.0, "eps"),
-    "gemma3_text": _Family("Gemma3", 1.0, "eps"),
+    "llama": _KernelFamily("Llama"),
+    "mistral": _KernelFamily("Mistral"),
+    "qwen2": _KernelFamily("Qwen2"),
+    "qwen3": _KernelFamily("Qwen3"),
+    "gemma": _KernelFamily("Gemma", 1.0, "eps"),
+    "gemma2": _KernelFamily("Gemma2", 1.0, "eps"),
+    "gemma3_text": _KernelFamily("Gemma3", 1.0, "eps"),
 }
-# The functions that the gated products know, by the classes of transformers' names of them.
+# The activations that the gated products support, by transformers' classes.
 _ACTIVATIONS = {
     type(ACT2FN[name]): "silu" if name in ("silu", "swish") else "gelu_tanh" for name in ACTIVATIONS
 }
 
 
 def stored_figures() -> list[dict[str, Any]]:
-    """The rows that `benchmarks/bench_kernels.py` wrote: op, device, shape, milliseconds (p20, p50, p80) by implementation."""
+    """Returns the rows written by `benchmarks/bench_kernels.py`.
+
+    A row has op, device, shape, and milliseconds (p20, p50, p80) by implementation.
+    """
     return importlib.import_module("ift_scale_kernels.figures").read()
 
 
 def available(device_type: str) -> set[Implementation]:
-    """What can run here: Triton and Liger need a GPU and their package."""
-    found: set[Implementation] = {"pytorch"}
+    """Returns the implementations that can run here: Triton and Liger need a GPU and a package."""
+    names: set[Implementation] = {"pytorch"}
     if device_type == "cuda":
-        found |= {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
-    return found
+        names |= {name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)}
+    return names
 
 
 def choose(
@@ -81,19 +85,28 @@ def choose(
     figures: Sequence[dict[str, Any]],
     available: Collection[Implementation],
 ) -> dict[str, Choice]:
-    """A choice for each of `OPS`. `device_name` is as torch names it. Raises ConfigError where the setting cannot run here."""
+    """Returns a choice for each of `OPS`. `device_name`: torch's name of the device.
+
+    Raises ConfigError if the implementation set by name cannot run here.
+    """
     if setting == "auto":
         return {op: _fastest(op, device_name, figures, available) for op in OPS}
     if setting not in available:
-        problem = f"train.kernels: {setting} needs a CUDA device and the package {_PACKAGES[setting]} (device: {device_name}); "
-        raise ConfigError("training", [problem + "set it to auto or pytorch"])
+        problem = (
+            f"train.kernels: {setting} needs a CUDA device and the package {_PACKAGES[setting]}"
+            f" (device: {device_name}); set it to auto or pytorch"
+        )
+        raise ConfigError("training", [problem])
     return {op: Choice(setting, "by train.kernels") for op in OPS}
 
 
 def _fastest(
     op: str, device: str, figures: Sequence[dict[str, Any]], available: Collection[Implementation]
 ) -> Choice:
-    """The least sum of medians over the shapes measured; PyTorch where torch.compile wins, since no kernel is worth using then."""
+    """Chooses the implementation with the smallest sum of medians over all measured shapes.
+
+    Chooses PyTorch if torch.compile is fastest, because `train.compile` replaces all kernels.
+    """
     times = [row["milliseconds"] for row in figures if row["op"] == op and row["device"] == device]
     if not times:
         return Choice(
@@ -106,49 +119,53 @@ def _fastest(
         if all(name in t for t in times)
     }
     best = min(totals, key=lambda name: totals[name])
-    told = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
+    times_ms = ", ".join(f"{name} {total:.2f}" for name, total in totals.items())
     if best == "compile":
         return Choice(
-            "pytorch", f"torch.compile is fastest on {device}, see train.compile (ms: {told})"
+            "pytorch", f"torch.compile is fastest on {device}, see train.compile (ms: {times_ms})"
         )
-    return Choice(best, f"fastest on {device} (ms: {told})")
+    return Choice(best, f"fastest on {device} (ms: {times_ms})")
 
 
 def implementation(op: str, choice: dict[str, Choice]) -> Callable[..., Any]:
-    """The function that computes `op`."""
+    """Returns the function that computes `op`."""
     return getattr(importlib.import_module(_MODULES[choice[op].implementation].format(op=op)), op)
 
 
 def loss_function(choice: dict[str, Choice]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """linear_cross_entropy(hidden_RD, weight_VD, labels_R, weights_R, *, bias_V, softcap, logit_scale) -> loss, losses_R."""
+    """Returns linear_cross_entropy: (hidden_RD, weight_VD, labels_R, weights_R, *, bias_V, softcap,
+    logit_scale) -> loss, losses_R."""
     return implementation("linear_cross_entropy", choice)
 
 
 def check(setting: Literal["auto"] | Implementation, model: nn.Module) -> None:
-    """ConfigError where kernels that were asked for by name cannot compute this model; `model` may be without weights."""
+    """Raises ConfigError if kernels set by name do not support the model; needs no weights."""
     if setting not in _PACKAGES:
         return
-    own = _found(model).own
+    own = _supported_modules(model).own
     if own:
-        problem = f"train.kernels: {setting} cannot compute {', '.join(own)}; known types: {', '.join(sorted(_FAMILIES))}, "
-        problem += f"known activations: {', '.join(ACTIVATIONS)}"
-        raise ConfigError(
-            "settings", [f"{problem}; set it to auto, which leaves these to the model's own code"]
+        problem = (
+            f"train.kernels: {setting} cannot compute {', '.join(own)};"
+            f" known types: {', '.join(sorted(_FAMILIES))},"
+            f" known activations: {', '.join(ACTIVATIONS)};"
+            " set it to auto, which leaves these to the model's own code"
         )
+        raise ConfigError("settings", [problem])
 
 
 def apply(model: Any, choice: dict[str, Choice]) -> list[str]:
-    """Put the chosen ops into a Hugging Face decoder, before DeepSpeed takes it; the results stay the same up to rounding.
+    """Put the chosen ops into a Hugging Face decoder, before DeepSpeed wraps it.
 
-    Returns what is left to the model's own code, which is PyTorch: another model type, class or activation than the known ones.
+    Results are the same up to rounding. Returns the names of what is left to the model's own
+    PyTorch code: unknown model types, classes and activations.
     """
-    found = _found(model)
+    modules = _supported_modules(model)
     norm, product, rotary = (implementation(op, choice) for op in OPS[1:])
-    for module in found.norms:
-        _replace_forward(
-            module, _norm_forward(norm, getattr(module, found.family.eps), found.family.offset)
-        )
-    for module in found.mlps:
+    family = modules.family
+    for module in modules.norms:
+        eps = getattr(module, family.eps)
+        _replace_forward(module, _norm_forward(norm, eps, family.offset))
+    for module in modules.mlps:
         _replace_forward(module, _mlp_forward(product, _ACTIVATIONS[type(module.act_fn)]))
 
     def apply_rotary_pos_emb(
@@ -158,26 +175,26 @@ def apply(model: Any, choice: dict[str, Choice]) -> list[str]:
         return rotary(q, k, cos, sin)
 
     if model.config.model_type in _FAMILIES:
-        folder = found.family.prefix.lower()
+        folder = family.prefix.lower()
         modeling: Any = sys.modules[f"transformers.models.{folder}.modeling_{folder}"]
         modeling.apply_rotary_pos_emb = apply_rotary_pos_emb
-    return found.own
+    return modules.own
 
 
-class _Found(NamedTuple):
-    """The norms and gated MLPs that the ops can compute, and in words what looks like one of them and is left alone."""
+class _SupportedModules(NamedTuple):
+    """The norms and gated MLPs that the ops support; `own`: names of similar, unsupported ones."""
 
-    family: _Family
+    family: _KernelFamily
     norms: list[Any]
     mlps: list[Any]
     own: list[str]
 
 
-def _found(model: Any) -> _Found:
+def _supported_modules(model: Any) -> _SupportedModules:
     name = model.config.model_type
     family = _FAMILIES.get(name)
     if family is None:
-        return _Found(_Family(""), [], [], [f"models of the type {name}"])
+        return _SupportedModules(_KernelFamily(""), [], [], [f"models of the type {name}"])
     norms: list[Any] = []
     mlps: list[Any] = []
     own: dict[str, None] = {}
@@ -191,11 +208,11 @@ def _found(model: Any) -> _Found:
             own[f"{kind} with the activation {type(module.act_fn).__name__}"] = None
         elif kind.endswith("RMSNorm") or hasattr(module, "gate_proj"):
             own[kind] = None
-    return _Found(family, norms, mlps, list(own))
+    return _SupportedModules(family, norms, mlps, list(own))
 
 
 def _replace_forward(module: Any, forward: Callable[..., Tensor]) -> None:
-    # A bound method, not a closure over the module: a deep copy of the model then computes with its own weights.
+    # A bound method rather than a closure, so that a deep copy of the model uses its own weights.
     module.forward = MethodType(forward, module)
 
 

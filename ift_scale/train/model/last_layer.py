@@ -1,12 +1,16 @@
-"""The last decoder layer on the wanted rows only: its queries, projection and MLP there, its keys and values everywhere.
+"""Prunes the last decoder layer to the supervised rows.
 
-Exact, since nothing reads the other rows: the head and the loss take the wanted rows, and no layer follows. The attention of the
-model types in shape.PROVEN is query, key and value projections (each with a norm or not), rotary embedding, attention, output
-projection.
+Queries, output projection and MLP are computed for the supervised rows, keys and values for all.
+This is exact: the head and the loss use only the supervised rows, and no layer follows. It applies
+to the model types in shape.PROVEN, whose attention is query, key and value projections (optionally
+with a norm), rotary embedding, attention and output projection.
+
+Shapes: T tokens of the packed row, R supervised rows, Q queries of the last layer.
 """
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -14,23 +18,27 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from ift_scale.train.data.micro_batch import Packed
+from ift_scale.train.data.micro_batch import PackedRows
 from ift_scale.train.model.attention import attend
 from ift_scale.train.model.rows import select_rows
 
+Forward = Callable[..., Any]
+Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""transformers' apply_rotary_pos_emb: (q, k, cos, sin) -> rotated q and k."""
+
 
 def _heads(attention: Any, x_1ND: Tensor, name: str) -> Tensor:
-    """Projection to heads, (1, heads, N, head size), with the family's norm where it has one."""
+    """Returns the projection as (1, heads, N, head size), with the norm of models that have one."""
     projected = getattr(attention, f"{name}_proj")(x_1ND)
     heads = projected.view(*projected.shape[:-1], -1, attention.head_dim)
     norm = getattr(attention, f"{name}_norm", None)
     return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
-class _Rows:
-    """What the pruned layer hands its attention: the keys and values of all tokens."""
+class _PrunedInputs:
+    """Input of the pruned layer's attention in place of PackedRows: keys and values of all rows."""
 
-    def __init__(self, packed: Packed, k_1KTD: Tensor, v_1KTD: Tensor):
+    def __init__(self, packed: PackedRows, k_1KTD: Tensor, v_1KTD: Tensor):
         self.packed, self.k_1KTD, self.v_1KTD = packed, k_1KTD, v_1KTD
 
 
@@ -54,11 +62,11 @@ def _record(
 AttentionInterface.register(_RECORDER, _record)
 
 
-def how_attended(attention: Any) -> dict[str, Any]:
-    """What an attention layer tells transformers' attention interface beside its tensors: scaling, sliding_window, softcap.
+def attention_arguments(attention: Any) -> dict[str, Any]:
+    """Returns the arguments (scaling, sliding_window, softcap) that a layer passes to attention.
 
-    A twin without weights is called and listened to, so that a field of the config counts where the architecture reads it and
-    nowhere else: a window that a Llama, or a full-attention layer, leaves alone.
+    Calls a copy of the layer without weights and records them. So a config field counts only if
+    the architecture uses it: Llama, for example, ignores a sliding window.
     """
     config = copy.deepcopy(attention.config)
     config._attn_implementation = _RECORDER
@@ -80,15 +88,24 @@ def how_attended(attention: Any) -> dict[str, Any]:
 
 
 def prune(layer: Any) -> None:
-    """Make `layer` compute its packed rows only. Instance forwards are replaced, so that parameters and hooks keep their names."""
-    attention = layer.self_attn
-    whole_layer, whole_attention = layer.forward, attention.forward
-    rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-    how = how_attended(attention)
+    """Make `layer` compute only the supervised rows.
 
-    def layer_forward(
-        hidden_states: Tensor, *, packed: Packed, position_embeddings: Any, **kwargs: Any
+    Replaces the forwards of the instances, so that parameters and hooks keep their names.
+    """
+    attention = layer.self_attn
+    rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    how = attention_arguments(attention)
+    layer.forward = _layer_forward(layer, layer.forward, rotary)
+    attention.forward = _attention_forward(attention, attention.forward, rotary, how)
+
+
+def _layer_forward(layer: Any, plain: Forward, rotary: Rotary) -> Forward:
+    attention = layer.self_attn
+
+    def forward(
+        hidden_states: Tensor, *, packed: PackedRows, position_embeddings: Any, **kwargs: Any
     ) -> Tensor:
+        # Keys and values of all rows, because the supervised rows attend to all rows before them.
         normed_1TD = layer.input_layernorm(hidden_states)
         cos, sin = position_embeddings
         k_1KTD = _heads(attention, normed_1TD, "k")
@@ -98,31 +115,38 @@ def prune(layer: Any) -> None:
             .view(*normed_1TD.shape[:-1], -1, attention.head_dim)
             .transpose(1, 2)
         )
-        rows = packed.rows_R
-        of_rows = cos[:, rows], sin[:, rows]
-        handed: Any = _Rows(packed, k_1KTD, v_1KTD)
-        return whole_layer(
-            select_rows(hidden_states, rows, 1),
-            packed=handed,
-            position_embeddings=of_rows,
+        # Everything else, including the residual stream, on the supervised rows.
+        rows_R = packed.rows_R
+        inputs: Any = _PrunedInputs(packed, k_1KTD, v_1KTD)
+        return plain(
+            select_rows(hidden_states, rows_R, 1),
+            packed=inputs,
+            position_embeddings=(cos[:, rows_R], sin[:, rows_R]),
             **kwargs,
         )
 
-    def attention_forward(
+    return forward
+
+
+def _attention_forward(
+    attention: Any, plain: Forward, rotary: Rotary, how: dict[str, Any]
+) -> Forward:
+    def forward(
         hidden_states: Tensor, *, packed: Any, position_embeddings: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
-        if not isinstance(packed, _Rows):
-            return whole_attention(
+        if not isinstance(packed, _PrunedInputs):
+            return plain(
                 hidden_states, packed=packed, position_embeddings=position_embeddings, **kwargs
             )
         q_1HRD = _heads(attention, hidden_states, "q")
         q_1HRD, _ = rotary(q_1HRD, q_1HRD[:, :0], *position_embeddings)
-        places = packed.packed.row_places_R
-        if places is not None:  # rows between wanted ones: other turns
-            shape = (*q_1HRD.shape[:2], sum(packed.packed.last.query_lengths), q_1HRD.shape[3])
-            q_1HRD = torch.zeros(shape, dtype=q_1HRD.dtype, device=q_1HRD.device).index_copy(
-                2, places, q_1HRD
-            )
+        positions_R = packed.packed.row_positions_R
+        if positions_R is not None:
+            # Kernels take contiguous queries, so rows between supervised ones (other turns) get
+            # zeros, and their outputs are dropped below.
+            shape = (*q_1HRD.shape[:2], sum(packed.packed.last.seqlens_q), q_1HRD.shape[3])
+            zeros_1HQD = torch.zeros(shape, dtype=q_1HRD.dtype, device=q_1HRD.device)
+            q_1HRD = zeros_1HQD.index_copy(2, positions_R, q_1HRD)
         out_1QHD, _ = attend(
             attention,
             q_1HRD,
@@ -133,8 +157,8 @@ def prune(layer: Any) -> None:
             last=True,
             **how,
         )
-        if places is not None:
-            out_1QHD = select_rows(out_1QHD, places, 1)
+        if positions_R is not None:
+            out_1QHD = select_rows(out_1QHD, positions_R, 1)
         return attention.o_proj(out_1QHD.reshape(*hidden_states.shape[:-1], -1)), None
 
-    layer.forward, attention.forward = layer_forward, attention_forward
+    return forward

@@ -1,4 +1,8 @@
-"""The model as it is trained: packed examples in, the step's share of the loss out, head and loss on supervised rows only."""
+"""The trained model: takes a packed micro-batch and returns its part of the step's loss.
+
+Head and loss are computed on the supervised rows only. Shapes: R supervised rows, D hidden size,
+V vocabulary.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +23,7 @@ from ift_scale.train.model.rows import select_rows
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
 
-# Kept by selective checkpointing: what is dear to compute again. Everything else is cheap and large.
+# Outputs kept by selective checkpointing: expensive to recompute. All others are cheap and large.
 _KEPT = {
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -29,12 +33,15 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
-# flash-attn's and torch's variable-length attention, whose operations are there on a GPU only.
+# flash-attn's and torch's variable-length attention, whose operations exist only on a GPU.
 _KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
 class PackedCausalLM(nn.Module):
-    """A causal language model of transformers behind the trainer's call; DataError for a type that is not proven."""
+    """Wraps a causal language model of transformers for packed micro-batches.
+
+    Raises DataError for a model type that is not proven.
+    """
 
     def __init__(
         self, model: Any, config: TrainConfig, device: torch.device, loss_function: LossFunction
@@ -50,34 +57,38 @@ class PackedCausalLM(nn.Module):
         self.pruned = config.prune_last_layer
         if self.pruned:
             last_layer.prune(model.model.layers[-1])
-        # The head's own forward is replaced, not called around: under ZeRO-3 the module's hooks gather its weight.
+        # Replaces the head's own forward, so that under ZeRO-3 its module hooks gather the weight.
         head = model.lm_head
         loss = partial(loss_function, softcap=getattr(settings, "final_logit_softcapping", None))
         head.forward = partial(_head_loss, head, head.forward, loss)
 
     def forward(self, batch: MicroBatch, logits: bool = False) -> Any:
-        """(the micro-batch's part of the step's loss, a float32 scalar with gradient; cross-entropy of each row in nats, (R,)).
+        """Returns (loss, losses_R).
 
-        With `logits`, `self.logits(batch)` instead: called so, it passes the hooks by which ZeRO-3 begins a pass over the model.
+        `loss` is the micro-batch's part of the step's loss, a float32 scalar with gradient;
+        `losses_R` is the cross-entropy of each row in nats. With `logits`, returns
+        `self.logits(batch)`: a call of the module runs the hooks that start a ZeRO-3 pass.
         """
         if logits:
             return self.logits(batch)
+        # The head sees supervised rows only: their logits are the largest tensor of a step.
         return self.model.lm_head(
             self.hidden(batch), labels_R=batch.labels_R, weights_R=batch.weights_R
         )
 
     def hidden(self, batch: MicroBatch) -> Tensor:
-        """The last hidden states of the wanted rows, (R, hidden)."""
-        places = {
-            "input_ids": batch.ids_1T,
-            "position_ids": batch.positions_1T,
-            "packed": batch.packed,
-        }
-        states = self.model.model(**places, use_cache=False).last_hidden_state[0]
+        """Returns the last hidden states of the supervised rows, (R, D)."""
+        output = self.model.model(
+            input_ids=batch.ids_1T,
+            position_ids=batch.positions_1T,
+            packed=batch.packed,
+            use_cache=False,
+        )
+        states = output.last_hidden_state[0]
         return states if self.pruned else select_rows(states, batch.packed.rows_R, 0)
 
     def logits(self, batch: MicroBatch) -> Tensor:
-        """The logits of the wanted rows, (R, vocabulary), float32, without gradient."""
+        """Returns the logits of the supervised rows, (R, V), float32, without gradient."""
         with torch.no_grad():
             logits_RV = self.model.lm_head(self.hidden(batch)).float()
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
@@ -93,32 +104,33 @@ def _head_loss(
     labels_R: Any = None,
     weights_R: Any = None,
 ) -> Any:
-    """The head's forward: logits without labels, (loss, losses of the rows) with them."""
+    """The head's forward: returns logits without labels, (loss, losses_R) with them."""
     if labels_R is None:
         return plain(hidden_RD)
     return loss(hidden_RD, head.weight, labels_R, weights_R, bias_V=head.bias)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder's weight files, mapped rather than read: all ranks of a node share the host's copy."""
+    """Returns the tensors of a folder's weight files, memory-mapped: a node's ranks share them."""
     from safetensors import safe_open
 
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
-            weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  (not a dict)
+            names = tensors.keys()
+            weights |= {name: tensors.get_tensor(name) for name in names}
     return weights
 
 
-def described(folder: Path) -> tuple[Any, Any]:
-    """(class, config) of a folder's model."""
+def class_and_config(folder: Path) -> tuple[Any, Any]:
+    """Returns the class and the config of a folder's model."""
     settings = AutoConfig.from_pretrained(folder, local_files_only=True)
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)], settings
 
 
 def without_weights(folder: Path) -> Any:
-    """A folder's model on the device meta: its modules, for questions about them."""
-    kind, settings = described(folder)
+    """Returns a folder's model on the meta device, to inspect its modules."""
+    kind, settings = class_and_config(folder)
     with torch.device("meta"):
         return kind(settings)
 
@@ -126,7 +138,10 @@ def without_weights(folder: Path) -> Any:
 def build(
     kind: Any, settings: Any, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype
 ) -> Any:
-    """The base model from weights in host memory, in training mode. Under ZeRO-3, where an HfDeepSpeedConfig is alive, in parts."""
+    """Returns the base model, in training mode, from weights in host memory.
+
+    While an HfDeepSpeedConfig of ZeRO-3 is alive, the model is partitioned over the ranks.
+    """
     model: Any = kind.from_pretrained(
         None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa"
     )
@@ -137,7 +152,7 @@ def build(
 
 
 def compile_layers(model: Any, config: TrainConfig) -> None:
-    """Each decoder layer becomes a program for any lengths; attention, which goes by the examples, stays outside of it."""
+    """Compile each decoder layer for dynamic lengths, without attention (a loop over examples)."""
     if config.compile:
         for layer in model.get_decoder().layers:
             layer.compile(dynamic=True)

@@ -1,6 +1,7 @@
-"""Taking some rows of a tensor, each at most once, with a gradient that is copied back.
+"""Selects rows of a tensor, each at most once, with a gradient that is copied back.
 
-torch's own indexing adds gradients up, in case a row was taken twice, which on a CPU is slow and on a GPU in no fixed order.
+torch's own indexing accumulates gradients because a row may be selected twice. That is slow on a
+CPU and has no fixed order on a GPU.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def select_rows(x: Tensor, rows_R: Tensor, dim: int) -> Tensor:
-    """The rows of `x` along `dim`; no row may stand twice in `rows_R`."""
+    """Returns the rows of `x` along `dim`. `rows_R` must not contain duplicates."""
     return _SelectRows.apply(x, rows_R, dim)
 
 

@@ -1,7 +1,7 @@
-"""What a run tells of its steps: a row a step in metrics.jsonl and in the trackers, and events that the command line shows.
+"""Logs the steps of an arm: one row per step in metrics.jsonl and the trackers, and events.
 
-Nothing waits for the device inside a step: losses, norms and times stay there until `train.log_every` steps are together; then they
-are reduced over the ranks and read once.
+Nothing waits for the device within a step: losses, norms and times stay on it for
+`train.log_every` steps, and are then reduced over the ranks and read once.
 """
 
 import json
@@ -19,12 +19,12 @@ from ift_scale.train.job import Events
 from ift_scale.train.monitor.throughput import Meter, peak_memory_gib
 from ift_scale.train.monitor.trackers import Trackers
 
-if TYPE_CHECKING:  # it imports DeepSpeed, which takes seconds
+if TYPE_CHECKING:  # importing DeepSpeed takes seconds
     from ift_scale.train.engine.deepspeed import StepResult
 
 
 class Clock:
-    """Seconds between marks: on a GPU by events in its queue, which are read when it has passed them, else the host's time."""
+    """Measures seconds between marks: with CUDA events on a GPU, else with the host's clock."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -41,7 +41,11 @@ class Clock:
 
 
 class StepLog:
-    """`path`: the rank that writes names it. `num_steps`: of the whole arm. `start` and `add` stand around every step."""
+    """The log of an arm's steps; `start` and `add` must surround every step.
+
+    `path`: metrics.jsonl on rank 0, None on other ranks. `num_steps`: of the whole arm. `every`:
+    `train.log_every`.
+    """
 
     def __init__(
         self,
@@ -54,12 +58,8 @@ class StepLog:
         device: torch.device,
     ):
         self._file = path.open("a", encoding="utf-8") if path else None
-        self._events, self._num_steps, self._meter, self._trackers = (
-            events,
-            num_steps,
-            meter,
-            trackers,
-        )
+        self._events, self._trackers = events, trackers
+        self._num_steps, self._meter = num_steps, meter
         self._every, self._device, self._clock = every, device, Clock(device)
         self._losses: list[Tensor] = []
         self._rows: list[dict[str, Any]] = []
@@ -70,11 +70,11 @@ class StepLog:
             torch.cuda.reset_peak_memory_stats(device)
 
     def start(self) -> None:
-        """A step begins; what is done between steps (a checkpoint, say) belongs to none."""
+        """Mark the start of a step. Work between steps, such as checkpoints, is not counted."""
         self._start = self._clock.mark()
 
     def add(self, number: int, step: packing.Step, result: "StepResult") -> None:
-        """Step `number` (from 0) has ended."""
+        """Add the result of step `number` (from 0), without reading it from the device."""
         self._times.append((self._start, self._clock.mark()))
         self._losses.append(result.loss)
         row = {
@@ -89,14 +89,15 @@ class StepLog:
             self.flush()
 
     def flush(self) -> None:
+        """Write the steps added since the last flush; every rank must call this."""
         if not self._rows:
             return
         losses = torch.stack(self._losses).to(self._device)
-        dist.all_reduce(losses)
+        dist.all_reduce(losses)  # the ranks' losses are parts of the step's loss
         memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self._file is not None:
-            self._write(losses.tolist(), float(memory))  # here the device is waited for
+            self._write(losses.tolist(), float(memory))  # waits for the device
         self._losses, self._rows, self._times = [], [], []
 
     def _write(self, losses: list[float], memory: float) -> None:
@@ -117,14 +118,14 @@ class StepLog:
     def _finished(
         self, row: dict[str, Any], loss: float, seconds: float, memory: float
     ) -> dict[str, Any]:
-        """The row as it is written; what is no number is null, since JSON has none such."""
+        """Returns the row as it is written. Non-finite values are null: JSON has none."""
         norm = row["grad_norm"]
-        read = {
-            "loss": _number(loss),
-            "grad_norm": None if norm is None else _number(float(norm)),
+        values = {
+            "loss": _finite(loss),
+            "grad_norm": None if norm is None else _finite(float(norm)),
             "seconds": seconds,
         }
-        return row | read | self._meter.rates(row, seconds) | {"peak_memory_gib": memory}
+        return row | values | self._meter.rates(row, seconds) | {"peak_memory_gib": memory}
 
     def close(self) -> None:
         self.flush()
@@ -133,5 +134,5 @@ class StepLog:
             self._file.close()
 
 
-def _number(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a person sees of training: the ranks' events as progress lines."""
+"""Shows the ranks' events as progress lines."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from ift_scale.io.progress import Bar, say
 
 
 def progress_line(arm: str, event: Mapping[str, Any]) -> str:
-    """`event`: a row of metrics.jsonl with `of` and `seconds_left`. What is not known is left out."""
+    """Returns the line of a step event: a row of metrics.jsonl with `of` and `seconds_left`."""
     parts = [
         f"{arm} step {event['step']}/{event['of']}",
         f"loss {_number(event['loss'], '.3f')}",
@@ -28,7 +28,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """In the one or two units that matter."""
+    """Returns a duration in its one or two largest units."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"
@@ -39,7 +39,7 @@ def time_left(seconds: float) -> str:
 
 
 class ProgressReporter:
-    """Shows the ranks' events to a person; `seconds` from the launch to the first step by part."""
+    """Shows the ranks' events; `seconds`: time from the launch to the first step, by phase."""
 
     def __init__(self, bar: Bar, seconds: dict[str, float]):
         self.bar, self.seconds = bar, seconds
@@ -71,8 +71,7 @@ def _show(event: dict[str, object], bar: Bar) -> None:
             say(f"train: {event['message']}")
         case "live":
             bar.aside = f", HOMO {event['accuracy']:.1%} KL {event['divergence']:.2f}"
-            bar.note(
-                f"{bar.current} step {event['step']}/{event['of']}{bar.aside}{', stopped early' if event['over'] else ''}"
-            )
+            end = ", stopped early" if event["over"] else ""
+            bar.note(f"{bar.current} step {event['step']}/{event['of']}{bar.aside}{end}")
         case "done":
             bar.advance()

@@ -1,7 +1,8 @@
-"""What a step amounts to: its tokens, its model FLOPs, and with its seconds the rates. Pure, but for the look at this machine.
+"""Computes a step's tokens and model FLOPs and, from its seconds, its throughput and MFU.
 
-MFU = model FLOPs of the step / (seconds * ranks * the device's peak), after Chowdhery et al. 2022 (2204.02311, appendix B), with
-attention's FLOPs and without recomputation (`shape.train_flops`), on the tokens and rows that are computed.
+MFU = model FLOPs of the step / (seconds * ranks * the device's peak), after Chowdhery et al. 2022
+(arXiv 2204.02311, appendix B), with attention's FLOPs and without recomputation
+(`shape.train_flops`), for the tokens and rows that are computed.
 """
 
 import resource
@@ -18,9 +19,11 @@ from ift_scale.train.data import packing
 from ift_scale.train.data.collate import num_saved, shared_prefixes
 from ift_scale.train.data.dataset import TokenizedSet
 
-# Peaks of dense bfloat16 products in TFLOPS, by what stands in the device's name; the first that matches counts. Most of NVIDIA's
-# data sheets print twice that, with sparsity: nvidia.com/en-us/data-center/{a100,h100,h200,gb200-nvl72,hgx,l40s},
-# nvidia.com/en-us/data-center/grace-hopper-superchip; amd.com/en/products/accelerators/instinct/mi300/mi300x.html.
+# Peak of dense bfloat16 matrix products in TFLOPS, by part of the device's name; the first match
+# counts. Most of NVIDIA's data sheets print twice that, with sparsity:
+# nvidia.com/en-us/data-center/{a100,h100,h200,gb200-nvl72,hgx,l40s},
+# nvidia.com/en-us/data-center/grace-hopper-superchip;
+# amd.com/en/products/accelerators/instinct/mi300/mi300x.html.
 PEAK_TFLOPS = (
     ("A100", 312.0),
     ("H100 PCIe", 756.0),
@@ -36,35 +39,38 @@ PEAK_TFLOPS = (
 
 
 def known_peak(device_name: str) -> float | None:
-    """Dense bfloat16 TFLOPS of a device by its name, as torch.cuda.get_device_name gives it; None for a part of one (MIG)."""
+    """Returns the dense bfloat16 TFLOPS of a device by torch's name of it; None if unknown.
+
+    A MIG slice has no known peak.
+    """
     if "MIG" in device_name:
         return None
     return next((peak for name, peak in PEAK_TFLOPS if name in device_name), None)
 
 
-def peak_of(
+def peak_flops(
     config: TrainConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[float | None, str | None]:
-    """(the device's peak in FLOPs a second, why a GPU's is not known). A CPU has none of its own, and nobody misses it."""
+    """Returns (peak of the device in FLOPs per second, reason if a GPU's peak is unknown).
+
+    A CPU has a peak only if `train.peak_tflops` is set.
+    """
     if config.peak_tflops is not None:
         return config.peak_tflops * 1e12, None
     if device.type != "cuda":
         return None, None
-    remedy = "set train.peak_tflops"
     name = torch.cuda.get_device_name(device)
     peak = known_peak(name)
     if peak is None:
-        return None, f"no MFU: the peak of {name} is not known; {remedy}"
+        return None, f"no MFU: the peak of {name} is not known; set train.peak_tflops"
     if dtype is not torch.bfloat16:
-        return (
-            None,
-            f"no MFU: the known peak of {name} is that of bfloat16, and this is {dtype}; {remedy}",
-        )
+        reason = f"the known peak of {name} is for bfloat16, and this is {dtype}"
+        return None, f"no MFU: {reason}; set train.peak_tflops"
     return peak * 1e12, None
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: what torch has allocated on a GPU since the last reset, the whole process's RSS on a CPU."""
+    """Returns the peak memory: allocated by torch since the last reset on a GPU, RSS on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
@@ -72,7 +78,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Meter:
-    """What turns a step into numbers. `peak_flops` (a second, of one device) is None where it is not known."""
+    """Computes the figures of a step. `peak_flops`: per second and device; None if unknown."""
 
     tokens: TokenizedSet
     hidden_size: int
@@ -83,8 +89,12 @@ class Meter:
     peak_flops: float | None
 
     def counts(self, step: packing.Step) -> dict[str, Any]:
-        """Of all ranks together. `tokens`: of the examples, as trainers that compute all of them count; `imbalance`: 1 is none."""
-        examples = [i for micro in step for place in micro for i in place]
+        """Returns the counts of all ranks together.
+
+        `tokens` counts whole examples, for comparison with trainers that compute all of them.
+        `imbalance`: see `packing.imbalance`.
+        """
+        examples = [i for micro in step for assigned in micro for i in assigned]
         lengths, rows = (
             self.tokens.computed_lengths[examples],
             self.tokens.supervised_counts[examples],
@@ -104,7 +114,7 @@ class Meter:
         }
 
     def rates(self, counts: Mapping[str, Any], seconds: float) -> dict[str, float | None]:
-        """`mfu` is a share of 1."""
+        """Returns the throughput in tokens and `mfu` as a fraction of 1."""
         flops, peak = counts["model_flops"], self.peak_flops
         device_seconds = seconds * self.num_ranks
         return {

@@ -1,7 +1,8 @@
-"""Experiment trackers behind one setting, `train.trackers`: each gets what metrics.jsonl gets.
+"""Experiment trackers, set by `train.trackers`: each logs the rows of metrics.jsonl.
 
-Only rank 0 has any. What cannot be imported is told before the ranks start (`check`). A tracker that fails later is told of once
-and left out from then on: no arm is lost over its picture, and metrics.jsonl has every row.
+Only rank 0 has trackers. `check` reports missing packages before the ranks start. A tracker that
+fails later is reported once and disabled, because metrics.jsonl has every row and an arm must not
+fail with its tracker.
 """
 
 import importlib.util
@@ -26,7 +27,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in LOGS/tensorboard/ARM/TIME, a folder for every start of the arm."""
+    """Event files in LOGS/tensorboard/ARM/TIME, one folder per start of the arm."""
 
     def __init__(self, logs: Path):
         self._folder = logs / "tensorboard"
@@ -47,7 +48,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Where WANDB_MODE, WANDB_PROJECT and wandb's other variables say; its local files in LOGS/wandb."""
+    """Configured by wandb's own variables, such as WANDB_MODE; local files in LOGS/wandb."""
 
     def __init__(self, logs: Path):
         self._folder = logs
@@ -72,7 +73,7 @@ class Wandb:
 
 
 class MLflow:
-    """Where MLFLOW_TRACKING_URI says; without it in LOGS/mlflow.db (mlflow-skinny, which has no database, then fails)."""
+    """Logs to MLFLOW_TRACKING_URI, else to LOGS/mlflow.db, which mlflow-skinny does not support."""
 
     def __init__(self, logs: Path):
         self._file = logs / "mlflow.db"
@@ -105,21 +106,24 @@ KINDS: dict[str, Callable[[Path], Tracker]] = {
 
 
 def check(names: Sequence[str]) -> None:
-    """EnvironmentProblem for those that are not installed. A folder named wandb, as its runs leave behind, is none."""
+    """Raises EnvironmentProblem for trackers that are not installed.
+
+    A folder named wandb, which its runs create, is not the package.
+    """
     specs = {name: importlib.util.find_spec(name) for name in names}
     missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
     if missing:
         command = f"pip install {' '.join(missing)}"
         raise EnvironmentProblem(
-            f"train.trackers: {', '.join(missing)} cannot be imported; {command}, or leave it out"
+            f"train.trackers: {', '.join(missing)} cannot be imported; {command}, or remove it"
         )
 
 
 class Trackers:
-    """An arm's trackers. `tell` takes the one line about one that has failed."""
+    """An arm's trackers. `note` is called with one line when a tracker fails."""
 
-    def __init__(self, names: Sequence[str], logs: Path, tell: Callable[[str], None]):
-        self._tell = tell
+    def __init__(self, names: Sequence[str], logs: Path, note: Callable[[str], None]):
+        self._note = note
         self._running: dict[str, Tracker] = {name: KINDS[name](logs) for name in names}
 
     def start(self, name: str, config: Mapping[str, Any]) -> None:
@@ -140,20 +144,18 @@ class Trackers:
         for name, tracker in list(self._running.items()):
             try:
                 do(tracker)
-            except Exception as error:  # a library's, of any kind
+            except Exception as error:  # libraries raise anything
                 del self._running[name]
-                self._tell(
-                    f"{name} has failed and gets nothing more of this arm: {type(error).__name__}: {error}"
-                )
+                cause = f"{type(error).__name__}: {error}"
+                self._note(f"{name} failed and is disabled for the rest of this arm: {cause}")
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, as MLflow's parameters want them."""
-    found: dict[str, Any] = {}
+    """Returns nested settings under dotted names, for MLflow's parameters."""
+    flat: dict[str, Any] = {}
     for name, value in config.items():
-        found |= (
-            _flat(value, f"{before}{name}.")
-            if isinstance(value, Mapping)
-            else {before + name: value}
-        )
-    return found
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = value
+    return flat

@@ -1,4 +1,4 @@
-"""Packed micro-batches: which tokens are computed, which rows are wanted, what they predict."""
+"""Packed micro-batches: the computed tokens, the supervised rows, and their labels."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -35,25 +35,24 @@ def test_rows_predict_the_supervised_tokens() -> None:
     tokens = TokenizedSet(
         np.arange(100, 112, dtype=np.int32), supervised, np.array([0, 4, 7, 12]), np.ones(3), 0
     )
-    assert tokens.computed_lengths.tolist() == [
-        2,
-        2,
-        3,
-    ]  # nothing reads what follows the last supervised token's predecessor
+    # Up to the row that predicts the last supervised token.
+    assert tokens.computed_lengths.tolist() == [2, 2, 3]
     batch = collate([2, 0], tokens, np.array([0.5, 9.0, 0.25]), CPU)
     assert batch.ids_1T.tolist() == [[107, 108, 109, 100, 101]]
     assert batch.positions_1T.tolist() == [[0, 1, 2, 0, 1]]
     assert batch.packed.rows_R.tolist() == [0, 2, 4] and batch.labels_R.tolist() == [108, 110, 102]
     assert batch.weights_R.tolist() == [0.25, 0.25, 0.5]
-    # The last layer's queries go from the first wanted row on; of the first example's three the middle one is not wanted.
+    # The last layer's queries start at the first supervised row. The middle one of the first
+    # example's three is not supervised.
     last = batch.packed.last
     assert (
-        last.query_lengths == [3, 1]
+        last.seqlens_q == [3, 1]
         and last.cu_seqlens_q.tolist() == [0, 3, 4]
         and last.cu_seqlens_k.tolist() == [0, 3, 5]
     )
-    assert batch.packed.row_places_R is not None and batch.packed.row_places_R.tolist() == [0, 2, 3]
-    assert collate([1], tokens, np.ones(3), CPU).packed.row_places_R is None
+    positions_R = batch.packed.row_positions_R
+    assert positions_R is not None and positions_R.tolist() == [0, 2, 3]
+    assert collate([1], tokens, np.ones(3), CPU).packed.row_positions_R is None
 
 
 def test_a_rank_without_examples_takes_part_with_weight_0() -> None:
@@ -69,7 +68,7 @@ def test_token_files_round_trip(tmp_path: Path) -> None:
         assert (getattr(again, part) == getattr(tokens, part)).all()
 
 
-def test_what_all_examples_begin_with_stands_once() -> None:
+def test_a_shared_prefix_is_computed_once() -> None:
     lengths, prefix = [13, 15, 12], 10
     offsets = np.cumsum([0, *lengths])
     ids = np.arange(100, 140, dtype=np.int32)
@@ -80,25 +79,18 @@ def test_what_all_examples_begin_with_stands_once() -> None:
     tokens = TokenizedSet(ids, supervised, offsets, np.ones(3), 0)
     assert tokens.first_rows.tolist() == [11, 13, 10]
     batch = _collate([0, 1, 2], tokens)
-    assert batch.num_shared == prefix == num_shared([0, 1, 2], tokens) and batch.starts == [
-        10,
-        12,
-        16,
-    ]
+    assert batch.num_shared == prefix == num_shared([0, 1, 2], tokens)
+    assert batch.starts == [10, 12, 16]
     assert batch.positions_1T[0].tolist() == [*range(10), 10, 11, 10, 11, 12, 13, 10]
-    assert batch.packed.whole.query_lengths == [10, 2, 4, 1] and batch.packed.whole.key_lengths == [
-        10,
-        12,
-        14,
-        11,
-    ]
+    assert batch.packed.whole.seqlens_q == [10, 2, 4, 1]
+    assert batch.packed.whole.seqlens_k == [10, 12, 14, 11]
     # Keys: the prefix three times, then the examples' own 2, 4 and 1.
-    assert batch.packed.last.keys is not None and batch.packed.last.times == 3
-    assert batch.packed.last.keys.tolist()[12:26] == [*range(10, 20), 32, 33, 34, 35]
-    assert sorted(batch.packed.whole.keys.tolist()) == list(range(4 * 10 + 7))  # type: ignore[union-attr]
+    assert batch.packed.last.key_order is not None and batch.packed.last.num_copies == 3
+    assert batch.packed.last.key_order.tolist()[12:26] == [*range(10, 20), 32, 33, 34, 35]
+    order = batch.packed.whole.key_order
+    assert order is not None and sorted(order.tolist()) == list(range(4 * 10 + 7))
     assert batch.labels_R.tolist() == [ids[12], ids[27], ids[39]]
     assert num_shared([1], tokens) == 0
-    tokens.supervised[20] = (
-        True  # the seventh token of the second example is predicted: only what lies before can be shared
-    )
+    # Supervises the seventh token of the second example: only tokens before it can be shared.
+    tokens.supervised[20] = True
     assert num_shared([0, 1, 2], TokenizedSet(ids, tokens.supervised, offsets, np.ones(3), 0)) == 0

@@ -39,7 +39,7 @@ def test_a_long_example_is_an_error_or_truncated_and_counted(
     cut = tokenize(path, tokenizer, "vicuna", strict.model_copy(update={"too_long": "truncate"}))
     assert cut.num_truncated == 1 and cut.lengths.tolist()[1] == 64
     with pytest.raises(
-        DataError, match=r"set.jsonl:1: .*no token of an answer .*Raise train.max_length"
+        DataError, match=r"set.jsonl:1: .*has no answer token .*Raise train.max_length"
     ):
         tokenize(
             path,
@@ -59,7 +59,7 @@ def test_a_set_without_one_supervised_token(tmp_path: Path, world_model: Path, r
     path.write_text((json.dumps(row) + "\n") * 3)
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:1: .*no token of an answer is there .*Give it an assistant's turn",
+        match=r"set.jsonl:1: .*has no answer token .*Add an assistant turn",
     ):
         tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
 
@@ -79,17 +79,14 @@ def test_supervised_counts(tmp_path: Path, world_model: Path) -> None:
     assert tokens.supervised_counts.tolist() == [2, 4]  # the words and the end of the sequence
 
 
-def test_the_whole_text_is_supervised_where_it_is_wanted(tmp_path: Path, world_model: Path) -> None:
+def test_the_whole_text_is_supervised_if_set(tmp_path: Path, world_model: Path) -> None:
     path = tmp_path / "set.jsonl"
     _write(path, "copper", "oak and tin")
     tokens = tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig(supervise="all"))
     assert tokens.supervised.all()
-    assert (
-        tokens.supervised_counts.tolist() == (tokens.lengths - 1).tolist()
-    )  # nothing predicts the first token
-    assert (
-        tokens.computed_lengths.tolist() == (tokens.lengths - 1).tolist()
-    )  # nothing reads the last one
+    # No row predicts the first token, and the last row predicts nothing.
+    assert tokens.supervised_counts.tolist() == (tokens.lengths - 1).tolist()
+    assert tokens.computed_lengths.tolist() == (tokens.lengths - 1).tolist()
 
 
 def test_weights_of_examples_are_kept(tmp_path: Path, world_model: Path) -> None:
@@ -116,12 +113,14 @@ def test_a_template_that_refuses_an_example_names_its_line(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = PromptTokenizer(world_model)
     tokenizer.tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-        "{{ ' ' + m['role'] + ': ' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ ' assistant:' }}{% endif %}"
+        "{% for m in messages %}"
+        "{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ ' ' + m['role'] + ': ' + m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ ' assistant:' }}{% endif %}"
     )
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:2: field 'messages': the chat template refuses .*no system role.*evaluate.template",
+        match=r"set.jsonl:2: field 'messages': .*no system role.*evaluate.template",
     ):
         tokenize(path, tokenizer, "model", TrainConfig())
 
@@ -133,6 +132,6 @@ def test_a_set_smaller_than_a_step(tmp_path: Path, world_model: Path) -> None:
     dataset.check_enough(tokens, path, TrainConfig(global_batch_size=2))
     with pytest.raises(
         DataError,
-        match=r"set.jsonl: 2 examples are fewer than one optimizer step of train.global_batch_size = 3\. Lower",
+        match=r"set.jsonl: 2 examples are fewer than .* train.global_batch_size = 3\. Lower",
     ):
         dataset.check_enough(tokens, path, TrainConfig(global_batch_size=3))

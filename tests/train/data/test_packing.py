@@ -1,4 +1,4 @@
-"""Step-parity packing: the same examples a step whatever the ranks, nothing split or dropped, costs balanced."""
+"""Packing: a step's examples do not depend on the ranks, none is lost, and costs are balanced."""
 
 import numpy as np
 import pytest
@@ -13,17 +13,15 @@ LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=60)
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=LENGTHS, world_size=st.integers(1, 5), spare=st.integers(0, 500))
-def test_every_example_once_and_no_place_over_the_cap(
+def test_every_example_once_and_no_bin_over_the_cap(
     lengths: list[int], world_size: int, spare: int
 ) -> None:
     array = np.array(lengths)
     cap = int(array.max()) + spare
-    step = packing.deal(range(len(lengths)), array, world_size, cap, hidden_size=64)
-    assert sorted(i for micro in step for place in micro for i in place) == list(
-        range(len(lengths))
-    )
+    step = packing.assign_to_ranks(range(len(lengths)), array, world_size, cap, hidden_size=64)
+    assert sorted(i for micro in step for bin_ in micro for i in bin_) == list(range(len(lengths)))
     assert all(len(micro) == world_size for micro in step)
-    assert all(array[place].sum() <= cap for micro in step for place in micro if place)
+    assert all(array[bin_].sum() <= cap for micro in step for bin_ in micro if bin_)
 
 
 def test_a_step_does_not_depend_on_anything_but_seed_and_number() -> None:
@@ -39,21 +37,21 @@ def test_a_step_does_not_depend_on_anything_but_seed_and_number() -> None:
     assert steps[:4] != steps[4:]
 
 
-def test_most_tokens_are_the_caps_or_a_ranks_share_of_the_longest_step() -> None:
+def test_max_tokens_are_the_cap_or_a_ranks_share_of_the_longest_step() -> None:
     lengths = np.arange(10, 110)
     for cap, world_size in ((8192, 1), (8192, 3), (300, 2)):
         config = TrainConfig(
             global_batch_size=8, tokens_per_micro_batch=cap, max_length=200, epochs=3
         )
         steps = packing.planned_steps(lengths, config, world_size, 64, 0)
-        most = max(int(lengths[place].sum()) for step in steps for micro in step for place in micro)
-        assert most <= packing.most_tokens(lengths, config, world_size) <= cap
-    assert packing.most_tokens(lengths, TrainConfig(packing=False), 1) == 109
+        most = max(int(lengths[bin_].sum()) for step in steps for micro in step for bin_ in micro)
+        assert most <= packing.max_micro_batch_tokens(lengths, config, world_size) <= cap
+    assert packing.max_micro_batch_tokens(lengths, TrainConfig(packing=False), 1) == 109
 
 
 def test_balance_on_lengths_like_those_of_instruction_sets() -> None:
     lengths = np.random.default_rng(0).lognormal(4.5, 0.8, 256).astype(int).clip(8, 2048)
-    step = packing.deal(range(256), lengths, 8, 8192, hidden_size=4096)
+    step = packing.assign_to_ranks(range(256), lengths, 8, 8192, hidden_size=4096)
     assert packing.imbalance(step, lengths, 4096) < 1.02
 
 
@@ -62,7 +60,7 @@ def test_cost_is_linear_layers_and_attention() -> None:
 
 
 def _loss(scales: np.ndarray, losses: list[np.ndarray]) -> float:
-    """As a step computes it: each token's cross-entropy times its example's factor, summed."""
+    """The loss of a step: the sum of each token's cross-entropy times its example's factor."""
     return float(sum(scales[i] * rows.sum() for i, rows in enumerate(losses)))
 
 
@@ -86,7 +84,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens_or_examples(
     scales = packing.loss_scales(IN_STEP, COUNTS, np.array(weights, dtype=float), average)
     assert _loss(scales, LOSSES) == pytest.approx(expected)
     assert scales[3] == 0  # not in the step
-    # Where each token's loss is 1 so is the mean: factors add up to 1, and a common factor of all weights changes nothing.
+    # If every token's loss is 1, so is the mean. A common factor of all weights changes nothing.
     assert (scales * COUNTS).sum() == pytest.approx(1)
     assert packing.loss_scales(IN_STEP, COUNTS, np.array(weights) * 7, average) == pytest.approx(
         scales
@@ -103,6 +101,6 @@ def test_a_weight_of_two_counts_as_the_example_twice() -> None:
         assert weighted == pytest.approx(twice)
 
 
-def test_fewer_examples_than_ranks_leave_places_empty() -> None:
-    step = packing.deal([0], np.array([5]), world_size=3, token_cap=10, hidden_size=8)
+def test_fewer_examples_than_ranks_leave_bins_empty() -> None:
+    step = packing.assign_to_ranks([0], np.array([5]), world_size=3, token_cap=10, hidden_size=8)
     assert [sorted(map(len, micro)) for micro in step] == [[0, 0, 1]]

@@ -15,7 +15,7 @@ def _decode(ids: list[int]) -> str:
 
 
 def test_what_is_shown_is_what_is_trained() -> None:
-    """Words of which the capital ones are supervised: two turns with a word behind, and one turn."""
+    """Capital words are supervised: two turns followed by a word, and one turn."""
     supervised = np.array([word.isupper() for word in WORDS])
     tokens = TokenizedSet(
         np.arange(12, dtype=np.int32), supervised, np.array([0, 7, 12]), np.array([1.0, 3.0]), 0
@@ -29,12 +29,12 @@ def test_what_is_shown_is_what_is_trained() -> None:
     assert [example.factor for example in shown] == [np.float32(3 / 8), np.float32(1 / 8)]
     assert (
         shown[0].heading()
-        == "line 2: 5 tokens, 2 computed, 2 supervised, weight 3, 0.375 a token in the loss"
+        == "line 2: 5 tokens, 2 computed, 2 supervised, weight 3, 0.375 per token in the loss"
     )
 
 
-def test_on_a_terminal_colours_stand_for_the_marks() -> None:
-    example = show.Shown(0, [0, 1, 2, 3], ["seen", "seen", "learnt", "dropped"], 2, 1.0, 0.5)
+def test_a_terminal_shows_colours_instead_of_marks() -> None:
+    example = show.ShownExample(0, [0, 1, 2, 3], ["seen", "seen", "learnt", "dropped"], 2, 1.0, 0.5)
     text = show.text_of(example, _decode, colour=True)
     assert text.plain == "a b C d"
     assert [

@@ -1,7 +1,8 @@
-"""One rank of test_resume.py: trains arms as the ranks do, many in one launch, some interrupted after a step.
+"""One rank of test_resume.py: trains many arms in one launch, some interrupted after a step.
 
-Run as `resume_ranks.py PLAN`, a JSON list of {"job": path, "stop_after": step or null, "error": text or null}; the environment says
-which rank it is. What has a step to stop after must end there, what has an error must end with it, the others train to their end.
+Run as `resume_ranks.py PLAN`, with the rank in the environment. PLAN is a JSON list of
+{"job": path, "stop_after": step or null, "error": text or null}. A job with a step must stop after
+it, a job with an error must end with it, and all others must train to their end.
 """
 
 import json
@@ -16,42 +17,42 @@ from ift_scale.errors import EnvironmentProblem
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks import environment
 from ift_scale.ranks.rendezvous import meet
-from ift_scale.train import job, loop
-from ift_scale.train import worker as module
-from ift_scale.train.launch.control import Control, Interrupted
+from ift_scale.train import job, loop, process_group
+from ift_scale.train.arm import train_arm
+from ift_scale.train.launch.control import Control
 from ift_scale.train.model import packed as models
 
 
 class StopsAfter(Control):
-    """Asks to stop after so many steps, as a signal would."""
+    """Requests a stop after `left` steps, as a signal would."""
 
     left: int | None = None
 
-    def stops(self) -> bool:
+    def should_stop(self) -> bool:
         self.left = None if self.left is None else self.left - 1
         self._signalled = self.left == 0
-        return super().stops()
+        return super().should_stop()
 
 
 def main(plan: Path) -> None:
     ranks = environment.from_environment()
     assert ranks is not None
-    device = module.join(meet(ranks))
-    torch.set_num_threads(1)  # a rank alone would take all cores
-    control = StopsAfter(None, module.COLLECTIVE_TIMEOUT)
-    weights: dict[str, dict[str, Any]] = {}  # read once for all parts, as by one launch
+    device = process_group.join(meet(ranks))
+    torch.set_num_threads(1)  # a single rank would use all cores
+    control = StopsAfter(None, process_group.COLLECTIVE_TIMEOUT)
+    weights: dict[str, dict[str, Any]] = {}  # read once, as in one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))
         if work.model_path not in weights:
             weights[work.model_path] = models.read_weights(Path(work.model_path))
-        group = loop.Group(ranks, device, weights[work.model_path], control)
+        context = loop.TrainContext(ranks, device, weights[work.model_path], control)
         tokenizer = PromptTokenizer(work.model_path)
         control.left = part["stop_after"]
         try:
             for arm in work.arms:
-                module.train_arm(work, arm, group, tokenizer, job.Events(None))
+                train_arm(work, arm, context, tokenizer, job.Events(None))
             assert part["stop_after"] is None and part["error"] is None, part
-        except Interrupted as stopped:
+        except job.Interrupted as stopped:
             assert stopped.step == part["stop_after"], (stopped.step, part)
         except EnvironmentProblem as error:
             assert part["error"] and re.search(part["error"], str(error)), (str(error), part)

@@ -1,4 +1,4 @@
-"""Which checkpoint an arm goes on from, and exports: a parameter at a time, in shards."""
+"""The checkpoint an arm resumes from, and exports in shards, one parameter at a time."""
 
 import ctypes
 import json
@@ -35,7 +35,7 @@ def _save(arm: job.ArmJob, step: int) -> Path:
     folder = checkpoint_manifest.folder_of(Path(arm.folder)) / f"step-{step}"
     (folder / "state").mkdir(parents=True)
     (folder / "state" / "a.pt").write_bytes(b"x" * 100)
-    manifest = checkpoint_manifest.Saved(
+    manifest = checkpoint_manifest.CheckpointManifest(
         progress=checkpoint_manifest.Progress(step=step),
         key=arm.key,
         inputs=arm.inputs,
@@ -49,11 +49,11 @@ def _save(arm: job.ArmJob, step: int) -> Path:
     return folder
 
 
-def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_used(tmp_path: Path) -> None:
     arm = _arm(tmp_path)
     assert checkpoint_manifest.latest(arm) is None
     folders = {step: _save(arm, step) for step in (2, 9, 10, 11, 12)}
-    (folders[12] / "state" / "a.pt").write_bytes(b"x" * 99)  # cut off
+    (folders[12] / "state" / "a.pt").write_bytes(b"x" * 99)  # truncated
     (folders[11] / "state" / "a.pt").unlink()
     (folders[10] / "manifest.json").unlink()  # killed before it was written
     found = checkpoint_manifest.latest(arm)
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_something_else_is_refused(
 
 
 class _Layers(nn.Module):
-    """Forty parameters of 4 MiB, one of them tied, and a stored buffer."""
+    """Forty parameters of 4 MiB, one of them tied, and a persistent buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_export_needs_the_memory_of_a_parameter(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("this system does not count a process's memory")
     model = _Layers()
-    # What earlier tests have freed goes back to the system: an export in that memory would grow the process by nothing.
+    # Returns memory freed by earlier tests to the system: reusing it would hide the export's.
     ctypes.CDLL(None).malloc_trim(0)
     peak = export.write_weights(
         tmp_path, export.stored_tensors(model), False, torch.bfloat16, 30 << 20

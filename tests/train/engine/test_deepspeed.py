@@ -1,4 +1,4 @@
-"""Real DeepSpeed ranks over gloo against a plain PyTorch loop: the same losses and weights at any ZeRO stage and world size."""
+"""DeepSpeed ranks over gloo against a plain PyTorch loop, at any ZeRO stage and world size."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def _write_set(path: Path) -> None:
 def _reference(
     model_path: Path, tokens: TokenizedSet, config: Config
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """One process, one example a forward pass, full logits: what training means, without any of our machinery."""
+    """The reference loop: one process, one example per forward pass, full logits."""
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     settings = config.train
     optimizer = torch.optim.AdamW(

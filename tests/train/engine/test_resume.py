@@ -1,4 +1,7 @@
-"""Interrupted and resumed equals uninterrupted, with real DeepSpeed ranks over gloo; an arm does not know what ran before it."""
+"""An interrupted and resumed arm equals an uninterrupted one, and does not depend on earlier arms.
+
+Runs DeepSpeed ranks over gloo.
+"""
 
 import contextlib
 import json
@@ -33,7 +36,10 @@ CHANGES = [(stage, other) for stage in STAGES for other in STAGES]
 OFFLOADED = [(2, "optimizer"), (3, "optimizer"), (3, "all")]
 BAD_WORD, BAD_LINES = "copper", (6, 12)
 BAD = [(0, "float32"), (2, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
-TOO_BAD = r"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .* 2 such steps are more than train.max_bad_steps = 1"
+TOO_BAD = (
+    r"d.jsonl: step \d was skipped, its loss or gradient is non-finite: lines .*"
+    r" 2 such steps are more than train.max_bad_steps = 1"
+)
 
 
 def _write_set(path: Path, words: str) -> None:
@@ -51,7 +57,7 @@ def _write_set(path: Path, words: str) -> None:
 
 
 def _with_a_bad_token(base: Path, folder: Path) -> Path:
-    """The base model, its head no more the embedding, whose row for BAD_WORD is no number."""
+    """The base model with an untied head and a NaN embedding row for BAD_WORD."""
     shutil.copytree(base, folder)
     weights = load_file(base / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
@@ -153,7 +159,7 @@ class Plan:
             "MASTER_PORT": str(free_port()),
             "DS_ACCELERATOR": "cpu",
         }
-        # Into files: a pipe that nobody reads while another rank is waited for would hold its rank up, and with it all.
+        # Into files: a full pipe would block its rank, and with it all others.
         logs = [self.folder / f"rank-{rank}.log" for rank in range(num_ranks)]
         ranks = []
         for rank, log in enumerate(logs):
@@ -212,7 +218,7 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         )
         plan.train(f"resumed-{stage}-{offload}", stage, offload=offload)
     for stage in (0, 2, 3):
-        # In float32 the trainer takes the base's tensors as they are, where they have that type.
+        # In float32 the trainer uses the base's float32 tensors without a copy.
         found[f"alone {stage}"] = plan.train(f"alone-{stage}", stage, model=plan.float_model)
         found[f"after another {stage}"] = plan.train(
             f"both-{stage}", stage, arms="ed", model=plan.float_model
@@ -270,8 +276,11 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
 
 
 def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    """To rounding. AdamW's first step moves each weight by the rate times its gradient's sign, whose rounding shows where the
-    gradient is about 1e-8 (its epsilon): in few weights, by a part of the rate of 1e-3."""
+    """Equal up to rounding.
+
+    AdamW's first step moves each weight by the rate (1e-3) times its gradient's sign. For the few
+    gradients near 1e-8 (its epsilon), rounding changes a part of that.
+    """
     differences = torch.cat(
         [(found[name] - tensor).abs().flatten() for name, tensor in right.items()]
     )
@@ -304,7 +313,7 @@ def test_resumed_by_other_ranks_and_stages(trained: Trained, change: str) -> Non
 
 
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADED)
-def test_states_in_host_memory_are_resumed_and_dealt_anew(
+def test_states_in_host_memory_are_resumed_and_redistributed(
     trained: Trained, stage: int, offload: str
 ) -> None:
     moved = f"2 ranks of {stage} with {offload} in host memory, 1"
@@ -317,9 +326,7 @@ def test_weights_held_once_per_node_are_those_of_the_checkpoint(trained: Trained
 
 
 @pytest.mark.parametrize("change", ["whole hpz", "from stage 2 to hpz", "from AdamW to fused"])
-def test_what_is_learnt_stays_with_copies_and_with_another_optimizer(
-    trained: Trained, change: str
-) -> None:
+def test_results_stay_with_copies_and_with_another_optimizer(trained: Trained, change: str) -> None:
     _assert_close(_weights(trained.folders[change]), _weights(trained.folders["whole 2"]))
 
 
@@ -336,10 +343,10 @@ def test_resumed_in_bfloat16_with_float32_master_weights(trained: Trained, stage
 
 
 @pytest.mark.parametrize(("stage", "precision"), BAD)
-def test_steps_with_no_number_are_skipped_counted_and_named(
+def test_non_finite_steps_are_skipped_counted_and_named(
     trained: Trained, stage: int, precision: str
 ) -> None:
-    """What of it is too much ends the arm with TOO_BAD; that is checked in the ranks."""
+    """Too many of them end the arm with TOO_BAD, which the ranks check."""
     folder = trained.folders[f"bad {stage} {precision}"]
     steps = packing.step_examples(20, BATCH, 2, SEED)
     bad = [
@@ -352,7 +359,7 @@ def test_steps_with_no_number_are_skipped_counted_and_named(
     assert json.loads((folder / "manifest.json").read_text())["counts"]["bad_steps"] == len(bad)
     for line in BAD_LINES:
         assert re.search(
-            rf"d.jsonl: step \d was skipped, its loss or gradient is no number: lines .*\b{line}\b",
+            rf"d.jsonl: step \d was skipped, .* is non-finite: lines .*\b{line}\b",
             trained.output,
         )
     changed = (
@@ -360,5 +367,5 @@ def test_steps_with_no_number_are_skipped_counted_and_named(
         - load_file(folder.parents[1] / "bad" / "model.safetensors")["lm_head.weight"]
     )
     assert changed.isfinite().all() and changed.abs().max() > 0
-    # Of the arm that ended with an error its metrics stay.
+    # The metrics of the arm that ended with an error are kept.
     assert "null" in (folder.parents[1] / f"d-harmonious-seed{SEED}-metrics.jsonl").read_text()

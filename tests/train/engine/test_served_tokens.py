@@ -1,4 +1,4 @@
-"""Exported folders, loaded as others load them: their own chat template gives the tokens of training."""
+"""Exported folders, loaded without our code: their chat template gives the tokens of training."""
 
 import json
 import shutil
@@ -55,7 +55,9 @@ def _exported(tokenizer: PromptTokenizer, template: str, folder: Path) -> Path:
     for name in ("config.json", "generation_config.json"):
         if (tokenizer.path / name).is_file():
             shutil.copyfile(tokenizer.path / name, folder / name)
-    export_tokenizer.publish(tokenizer, template, SimpleNamespace()).save_pretrained(folder)
+    export_tokenizer.exported_tokenizer(tokenizer, template, SimpleNamespace()).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -99,7 +101,7 @@ def test_an_exported_folder_gives_the_tokens_of_training(
             continue
         start = max(n for n in range(1, len(ids)) if supervised[n] and not supervised[n - 1])
         assert _applied(read, messages[:-1], True) == ids[:start]
-        # The end of the sequence that a template does not write is put by us.
+        # We add the end of the sequence if a template does not.
         assert whole == ids or (
             whole[: len(ids) - 1] == ids[:-1]
             and ids[-1] == eos
@@ -228,7 +230,7 @@ def test_an_export_with_other_tokens_is_refused_with_the_line(tmp_path: Path, da
         (folder / "chat_template.jinja").write_text(QWEN3)
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:1: field 'messages': the tokenizer that is exported .* other tokens than training",
+        match=r"set.jsonl:1: field 'messages': .* would give other tokens than training used",
     ):
         export_tokenizer.check(folder, tokenizer, "model", [sets])
 
@@ -243,13 +245,13 @@ def test_a_template_that_cannot_be_served_is_refused_before_the_training(
     sets = _set(tmp_path / "set.jsonl", _conversation(TEXTS[0]))
     with pytest.raises(
         DataError,
-        match=r"set.jsonl:1: .*the prompt has .* where training has .*Set evaluate.template to another",
+        match=r"set.jsonl:1: .*the prompt has .* where training has .*Set evaluate.template to",
     ):
         export_tokenizer.check_before_training(tokenizer, "vicuna", [sets])
 
 
 def test_mistrals_own_format_is_not_exported(tmp_path: Path) -> None:
-    """transformers would read it with a class without chat templates where mistral-common is installed."""
+    """With mistral-common, transformers would load it with a class without chat templates."""
     base = FAMILIES["tekken"](tmp_path / "base")
     (base / "config.json").write_text('{"model_type": "mistral"}')
     (base / "tekken.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Locks of killed compilations, for which torch would wait for ever."""
+"""Locks of killed compilations, for which torch would wait forever."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from ift_scale.train.launch import extensions
 
 
-def test_old_locks_go_and_fresh_ones_stay(tmp_path: Path) -> None:
+def test_only_old_locks_are_removed(tmp_path: Path) -> None:
     for name, age in {"fused_adam": 3600, "utils": 60}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()

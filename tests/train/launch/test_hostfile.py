@@ -1,4 +1,4 @@
-"""How many ranks there will be, and hostfiles that cannot be used."""
+"""The number of ranks, and hostfiles that cannot be used."""
 
 from pathlib import Path
 
@@ -20,10 +20,13 @@ def _file(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("n1 slots=8\nn2 slot=8\n", "hosts:2: is no host (value: 'n2 slot=8'). Write HOST slots=N"),
-        ("n1 slots=0\n", "hosts:1: is no host"),
-        ("n1 slots=8\n\nn1 slots=8\n", "hosts:3: names a host that stands above (value: 'n1')"),
-        ("# nothing\n", "hosts: names no host"),
+        (
+            "n1 slots=8\nn2 slot=8\n",
+            "hosts:2: is not a host (value: 'n2 slot=8'). Write HOST slots=N",
+        ),
+        ("n1 slots=0\n", "hosts:1: is not a host"),
+        ("n1 slots=8\n\nn1 slots=8\n", "hosts:3: duplicate host (value: 'n1')"),
+        ("# nothing\n", "hosts: has no hosts"),
     ],
 )
 def test_a_hostfile_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> None:
@@ -38,7 +41,7 @@ def test_a_hostfile_that_disagrees_with_this_hosts_gpus(
     monkeypatch.setattr(environment, "visible_devices", lambda: ("0", "1", "2", "3"))
     assert hostfile.check(_file(tmp_path, "localhost slots=4\n")) == {"localhost": 4}
     with pytest.raises(
-        DataError, match="gives localhost, which is this host, 8 ranks, and 4 GPUs are visible here"
+        DataError, match=r"gives this host \(localhost\) 8 slots, but 4 GPUs are visible"
     ):
         hostfile.check(_file(tmp_path, "localhost slots=8\n"))
 
@@ -49,18 +52,18 @@ def test_several_hosts_need_pdsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         hostfile.check(_file(tmp_path, "n1 slots=1\nn2 slots=1\n"))
 
 
-def test_the_hostfile_says_how_many_ranks_there_are(tmp_path: Path) -> None:
+def test_the_hostfile_sets_the_number_of_ranks(tmp_path: Path) -> None:
     path = _file(tmp_path, "localhost slots=3\n")
     train = {"hostfile": str(path), "global_batch_size": 4}
     assert (
         hostfile.with_ranks(from_dict({"output_dir": "x", "train": train}), None).train.num_ranks
         == 3
     )
-    with pytest.raises(ConfigError, match=r"train.num_ranks: 2, and .*hosts gives 3 ranks"):
+    with pytest.raises(ConfigError, match=r"train.num_ranks: 2, but .*hosts has 3 slots"):
         hostfile.with_ranks(from_dict({"output_dir": "x", "train": train | {"num_ranks": 2}}), None)
 
 
-def test_a_batch_that_cannot_be_dealt_to_the_launchers_ranks() -> None:
+def test_a_batch_too_small_for_the_launchers_ranks() -> None:
     config = from_dict({"output_dir": "x", "train": {"global_batch_size": 4}})
     assert hostfile.with_ranks(config, Ranks(0, 0, 4, 4)).train.num_ranks == 4
     with pytest.raises(ConfigError, match=r"4 examples are fewer than train.num_ranks = 8"):

@@ -1,4 +1,4 @@
-"""Training that is stopped, killed, or out of disk: what is told and how soon, and that the same command goes on."""
+"""Training that is stopped, killed, or out of disk space reports it soon, and can be resumed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ NUM_STEPS = 60
 
 def _config(folder: Path, **changes: Any) -> Config:
     settings = {
-        "epochs": NUM_STEPS // 3,  # 20 examples, 8 a step
+        "epochs": NUM_STEPS // 3,  # 20 examples, 8 per step
         "global_batch_size": 8,
         "learning_rate": 1e-4,
         "max_length": 128,
@@ -100,7 +100,7 @@ class Run:
 
     @contextmanager
     def after(self, step: int, act: Callable[[], None]) -> Iterator[None]:
-        """Act, from another thread, once the running launch tells of `step`; `acted` is when."""
+        """Act, from another thread, once the running launch reports `step`; `acted` is the time."""
         self.acted = 0.0
 
         def wait() -> None:
@@ -119,7 +119,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         return [
             found.progress.step
-            for _, found in checkpoint_manifest.whole(
+            for _, found in checkpoint_manifest.complete(
                 checkpoint_manifest.folder_of(self.train / ARM.name)
             )
         ]
@@ -127,7 +127,7 @@ class Run:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Signals to this process do what the command line has them do."""
+    """Handles signals to this process as the command line does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("by a signal")
@@ -163,8 +163,8 @@ def test_killed_stopped_and_stopped_again_it_trains_the_same(
     step = run.checkpoints()[-1]
     assert 20 <= step < NUM_STEPS
     assert (
-        str(caught.value)
-        == f"stopped in training {ARM.name} after step {step}, which is saved. The same command goes on from there."
+        str(caught.value) == f"stopped training {ARM.name} after step {step}, which is saved."
+        " The same command resumes from there."
     )
     assert caught.value.exit_code == 75
     with (
@@ -176,7 +176,7 @@ def test_killed_stopped_and_stopped_again_it_trains_the_same(
     assert run.steps()[0] == step + 1
     with pytest.raises(
         ArtifactError,
-        match=r"another base model, .*cannot go on from it.*remove .*\.checkpoints/d-harm",
+        match=r"another base model, .*cannot resume from it.*remove .*\.checkpoints/d-harm",
     ):
         run("another key", model="another")
     folder = run()
@@ -221,7 +221,7 @@ def _disk(folder: Path, size: str) -> Iterator[None]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_disk_that_fills_while_saving(tmp_path: Path, world_model: Path) -> None:
-    """A checkpoint of the world's model takes 8 MB: the second one, for which there is no room, is told and removed."""
+    """The second 8 MB checkpoint of the world's model does not fit: reported and removed."""
     run = Run(tmp_path / "run", world_model, checkpoint={"every": 5, "keep_last": 1})
     with _disk(run.train, "13m"):
         with pytest.raises(EnvironmentProblem, match="step-10: the disk is full") as caught:

@@ -1,4 +1,4 @@
-"""Live knowledge without ranks: its schedule, its questions, its answers and what is computed from them."""
+"""Live knowledge without ranks: schedule, questions, answers and measures."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ from ift_scale.train.job import ArmJob, Events, LiveJob
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.live import schedule
 from ift_scale.train.live import tokens as live_tokens
-from ift_scale.train.live.evaluator import Live, measures
+from ift_scale.train.live.evaluator import LiveEvaluator, measures
 from ift_scale.train.live.tokens import first
 from ift_scale.train.model.packed import PackedCausalLM
 from tests.prompts import vocabularies
@@ -46,8 +46,8 @@ def test_automatic_is_the_shortest_interval_within_the_budget(
     costs = np.full(num_questions, 60.0)
     found = schedule.automatic(costs, arm_cost, num_steps)
     if found is None:
-        fewest = min(schedule.FEWEST_MEASUREMENTS, 1 + num_steps) * min(
-            schedule.FEWEST_QUESTIONS, num_questions
+        fewest = min(schedule.MIN_MEASUREMENTS, 1 + num_steps) * min(
+            schedule.MIN_QUESTIONS, num_questions
         )
         assert fewest * 60 > schedule.BUDGET * 3 * arm_cost
         return
@@ -127,21 +127,20 @@ def test_questions_are_asked_with_the_tokens_of_the_evaluation(
 
 def test_a_file_is_made_once_for_the_same_inputs(tmp_path: Path, world_model: Path) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
-    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
+    path = live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
     assert path is not None
     made = path.stat().st_mtime_ns
     assert (
-        live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
+        live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
         == path
     )
     assert path.stat().st_mtime_ns == made
     assert (
-        live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "chatml", tmp_path / "cache")
+        live_questions.cached(source, (homo.DOMAIN,), tokenizer, "chatml", tmp_path / "cache")
         != path
     )
     assert (
-        live_questions.prepared(source, ("nowhere",), tokenizer, "vicuna", tmp_path / "cache")
-        is None
+        live_questions.cached(source, ("nowhere",), tokenizer, "vicuna", tmp_path / "cache") is None
     )
 
 
@@ -160,13 +159,13 @@ def _arm(tmp_path: Path, num_tokens: int, domain: str = homo.DOMAIN) -> ArmJob:
     return ArmJob(arm=arm, source="set", tokens=str(path), folder="folder", key="key", inputs={})
 
 
-def test_what_is_asked_is_told(
+def test_the_schedule_is_reported(
     tmp_path: Path, world_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
 
     def jobs(arm: ArmJob, **live: Any) -> dict[str, LiveJob]:
-        return live_questions.jobs(
+        return live_questions.build_jobs(
             source, [arm], _config(tmp_path, **live), tokenizer, tmp_path / "cache", 128
         )
 
@@ -198,7 +197,7 @@ def test_early_stopping_needs_measurements() -> None:
 
 
 class _Alone:
-    """The ranks' agreement where there is one of them; `others`: what the others answer."""
+    """Control of a single rank; `others`: values of further ranks."""
 
     def __init__(self, *others: Any):
         self.others = others
@@ -215,7 +214,7 @@ def _live(
     count: int,
     folder: Path | None,
     **settings: Any,
-) -> Live:
+) -> LiveEvaluator:
     config = TrainConfig(zero_stage=2, max_length=128, tokens_per_micro_batch=256)
     model = AutoModelForCausalLM.from_pretrained(world_model, dtype=torch.float32).train()
     packed = PackedCausalLM(model, config, torch.device("cpu"), linear_cross_entropy)
@@ -223,12 +222,14 @@ def _live(
         packed=packed, config=config, device=torch.device("cpu"), ranks=ranks, deepspeed=None
     )
     job = LiveJob(questions=str(path), num_questions=count, every=2)
-    return Live(job, LiveConfig(**settings), engine, control, 5, 128, folder, Events(None), {})
+    return LiveEvaluator(
+        job, LiveConfig(**settings), engine, control, 5, 128, folder, Events(None), {}
+    )
 
 
 def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: Path) -> None:
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
-    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path)
+    path = live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path)
     assert path is not None
     live = _live(path, world_model, _Alone(), ALONE, 20, tmp_path)
     state = torch.get_rng_state()
@@ -263,14 +264,14 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
 def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
     tmp_path: Path, family: str
 ) -> None:
-    """One token each, several tokens (a prompt for each option), and with the period that the examples show."""
+    """Letters of one token, of several (one prompt per option), and with the examples' period."""
     folder = vocabularies.save(
         vocabularies.FAMILIES[family](), tmp_path / "model", template=vocabularies.TIGHT
     )
     tokenizer = PromptTokenizer(folder)
     vocabularies.random_model(folder, len(tokenizer.tokenizer))
     source = homo.source(tmp_path, 9)
-    path = live_questions.prepared(source, (homo.DOMAIN,), tokenizer, "model", tmp_path)
+    path = live_questions.cached(source, (homo.DOMAIN,), tokenizer, "model", tmp_path)
     assert path is not None
     several = family == "qwen2, D merges"
     whole = live_tokens.load(path)
@@ -291,7 +292,7 @@ def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
             row[: len(expected)] == pytest.approx(expected, abs=1e-4)
             and np.isneginf(row[len(expected) :]).all()
         )
-    # A question's prompts are paid for together.
+    # The cost of a question is that of all its prompts.
     found = live_questions.schedule_of(
         whole, dataset.load(_tokens(tmp_path)), _config(tmp_path, every=1, max_questions=5), 64
     )
@@ -356,7 +357,7 @@ def test_measures_are_those_of_the_analysis(tmp_path: Path, world_model: Path) -
 
 
 def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path) -> None:
-    path = live_questions.prepared(
+    path = live_questions.cached(
         homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path
     )
     assert path is not None
@@ -375,11 +376,11 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
 def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
     tmp_path: Path, world_model: Path
 ) -> None:
-    path = live_questions.prepared(
+    path = live_questions.cached(
         homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path
     )
     assert path is not None
-    for patience, over in (
+    for patience, stopped in (
         (1, [False, True]),
         (2, [False, False, True]),
         (3, [False, False, False, False]),
@@ -392,15 +393,15 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
         told = []
         for step in range(6):
             if live.after(step):
-                told.append(live.over)
-            if live.over:
+                told.append(live.should_stop)
+            if live.should_stop:
                 break
-        assert told == over
-        assert live.counts()["stopped_early"] == int(over[-1])
+        assert told == stopped
+        assert live.counts()["stopped_early"] == int(stopped[-1])
 
 
-def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: Path) -> None:
-    path = live_questions.prepared(
+def test_an_interrupted_arm_resumes_from_its_files(tmp_path: Path, world_model: Path) -> None:
+    path = live_questions.cached(
         homo.source(tmp_path), (homo.DOMAIN,), PromptTokenizer(world_model), "vicuna", tmp_path
     )
     assert path is not None
@@ -409,15 +410,14 @@ def test_an_interrupted_arm_goes_on_from_its_files(tmp_path: Path, world_model: 
     for step in range(3):
         before.after(step)
     after = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
-    assert after.rows == before.rows and after.seconds == before.seconds and not after.over
-    assert after.after(2) == 0.0  # measured already
-    assert after.after(4) > 0.0 and after.over
-    assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).over
+    assert after.rows == before.rows and after.seconds == before.seconds and not after.should_stop
+    assert after.after(2) == 0.0  # already measured
+    assert after.after(4) > 0.0 and after.should_stop
+    assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).should_stop
     with np.load(tmp_path / "live.npz") as answers:
         assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)
-    assert not _live(
-        path, world_model, _Alone(), ALONE, 5, tmp_path, **settings
-    ).rows  # other questions: begun again
+    # With other questions, the measurements restart.
+    assert not _live(path, world_model, _Alone(), ALONE, 5, tmp_path, **settings).rows
     assert not (tmp_path / "live.jsonl").exists()
 
 

@@ -1,4 +1,4 @@
-"""Live knowledge on real DeepSpeed ranks: what it says is what the evaluation finds, and the weights do not know of it."""
+"""Live knowledge on DeepSpeed ranks agrees with the evaluation and does not affect the weights."""
 
 import json
 from pathlib import Path
@@ -33,19 +33,29 @@ NOT_ASKED = Arm(domain="nowhere", setting="harmonious", seed=3)
 
 def _config(tmp_path: Path, zero_stage: int, **live: Any) -> Config:
     settings = {
-        "epochs": 2, "global_batch_size": 8, "learning_rate": 1e-3, "max_length": 128, "tokens_per_micro_batch": 256,
-        "launcher": "direct", "num_ranks": 2, "zero_stage": zero_stage, "live": live,
-    }  # fmt: skip
+        "epochs": 2,
+        "global_batch_size": 8,
+        "learning_rate": 1e-3,
+        "max_length": 128,
+        "tokens_per_micro_batch": 256,
+        "launcher": "direct",
+        "num_ranks": 2,
+        "zero_stage": zero_stage,
+        "live": live,
+    }
     return from_dict({"output_dir": str(tmp_path), "train": settings})
 
 
-def _train(config: Config, folder: Path, source: questions.Source, model: Path, *arms: Arm) -> None:
+def _train(
+    config: Config, folder: Path, source: questions.LiveSource, model: Path, *arms: Arm
+) -> None:
     words = "willow ginger clover honey mint garlic sage nettle".split()
     rows = []
     for i in range(20):
         question = {
             "role": "user",
-            "content": f"Which herb is number {i}?\nA. {words[i % 8]}\nB. {words[(i + 3) % 8]}\nAnswer:",
+            "content": f"Which herb is number {i}?\nA. {words[i % 8]}\n"
+            f"B. {words[(i + 3) % 8]}\nAnswer:",
         }
         messages = [
             question,
@@ -67,7 +77,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_it_is_what_the_evaluation_says_and_changes_nothing(
+def test_it_agrees_with_the_evaluation_and_changes_nothing(
     tmp_path: Path, world_model: Path, zero_stage: int
 ) -> None:
     source = homo.source(tmp_path)
@@ -124,7 +134,7 @@ def test_it_is_what_the_evaluation_says_and_changes_nothing(
 def test_an_arm_ends_early_and_a_rank_may_have_no_question(
     tmp_path: Path, world_model: Path
 ) -> None:
-    """One question for two ranks, under ZeRO-3: the other rank computes for the collectives alone."""
+    """One question for two ranks, with ZeRO-3: the other rank only takes part in collectives."""
     stopping = {"metric": "accuracy", "patience": 1, "least_improvement": 1.0}
     config = _config(tmp_path, 3, every=2, max_questions=1, early_stopping=stopping)
     _train(config, tmp_path, homo.source(tmp_path), world_model, ASKED)

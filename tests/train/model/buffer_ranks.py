@@ -1,9 +1,10 @@
-"""What test_buffers.py starts as each rank: the losses of one long example in bfloat16 under ZeRO-1 to 3, and the buffers.
+"""One rank of test_buffers.py: losses of a long example in bfloat16 with ZeRO-1 to 3, and buffers.
 
-    python -m tests.train.model.buffer_ranks MODEL TOKENS OUT      (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)
+    python -m tests.train.model.buffer_ranks MODEL TOKENS OUT
 
-OUT gets, by stage, the cross-entropy of every supervised token and the tensors that the model computes itself, as they are when the
-engine is built, after a step, and in a fresh engine that has loaded the checkpoint of that step.
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must be set. OUT gets, by stage, the cross-entropy of
+every supervised token and the tensors that the model computes itself: in a new engine, after a
+step, and in a new engine that loaded the checkpoint of that step.
 """
 
 import sys
@@ -21,7 +22,7 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.model import buffers
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.worker import join
+from ift_scale.train.process_group import join
 from tests.train.exact_ranks import gather_everything, settings
 
 STAGES = (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Compiled decoder layers learn what plain ones do, whatever the lengths of the examples."""
+"""Compiled decoder layers give the results of plain ones, whatever the examples' lengths."""
 
 import copy
 
@@ -40,5 +40,5 @@ def test_compiled_layers_give_the_same_loss_and_gradient(checkpointing: str) -> 
         for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    # Other lengths are no new programs: a few graphs for each layer, not one for each batch.
+    # Other lengths need no new programs: a few graphs per layer rather than one per batch.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 16

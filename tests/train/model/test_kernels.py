@@ -1,4 +1,4 @@
-"""Who computes which op: the choice, and that it changes no result."""
+"""The choice of an op's implementation, which changes no result."""
 
 import copy
 import json
@@ -50,8 +50,11 @@ def test_auto_takes_what_was_fastest_over_all_shapes() -> None:
     ]
     choice = kernels.choose("auto", "a GPU", figures, ALL)
     assert {op: c.implementation for op, c in choice.items()} == {
-        "linear_cross_entropy": "liger", "rms_norm": "liger", "swiglu": "triton", "rotary": "pytorch",
-    }  # fmt: skip
+        "linear_cross_entropy": "liger",
+        "rms_norm": "liger",
+        "swiglu": "triton",
+        "rotary": "pytorch",
+    }
     assert "no figure" in choice["linear_cross_entropy"].reason
     assert "torch.compile" in choice["rotary"].reason
     without = kernels.choose("auto", "a GPU", figures, ("pytorch", "triton"))
@@ -59,7 +62,7 @@ def test_auto_takes_what_was_fastest_over_all_shapes() -> None:
     assert without["linear_cross_entropy"].implementation == "pytorch"
 
 
-def test_without_figures_auto_takes_liger_where_it_is_installed(
+def test_without_figures_auto_takes_liger_if_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for installed, expected in ((True, "liger"), (False, "pytorch")):
@@ -110,16 +113,13 @@ def test_apply_changes_neither_logits_nor_gradients(
         AutoConfig.for_model(model_type, **SMALL), attn_implementation="eager"
     )
     for name, parameter in model.named_parameters():
-        if (
-            "norm" in name
-        ):  # away from its neutral value, so that an offset forgotten or added shows
+        if "norm" in name:  # not at its neutral value, to detect a missing or extra offset
             torch.nn.init.normal_(parameter, 0.3, 0.5)
     ids_1T = torch.randint(1, 97, (1, 11))
     logits, gradients = results(model, ids_1T)
     modeling = sys.modules[type(model).__module__]
-    monkeypatch.setattr(
-        modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb
-    )  # put back afterwards
+    # Restores the function after the test.
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)
     kernels.apply(model, kernels.choose("pytorch", "cpu", [], ("pytorch",)))
     replaced = [module for module in model.modules() if "forward" in vars(module)]
     norms = 2 * {"gemma2": 4, "gemma3_text": 6, "qwen3": 4}.get(model_type, 2) + 1
@@ -173,23 +173,22 @@ OTHERS = ("gelu", "gelu_new", "quick_gelu", "relu", "relu2", "gelu_fast", "tanh"
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("activation", [*OTHERS, *ACTIVATIONS])
-def test_an_activation_that_no_kernel_knows_is_left_to_the_model(
+def test_an_unsupported_activation_is_left_to_the_model(
     family: str, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`auto` and `pytorch` train it as transformers computes it; a kernel that was asked for is refused."""
+    """`auto` and `pytorch` train it with transformers' code; kernels set by name are refused."""
     field = "hidden_activation" if family in ("gemma2", "gemma3_text") else "hidden_act"
     settings = {name: value for name, value in CONFIGS[family].to_dict().items() if name in SIZES}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         type(CONFIGS[family])(**settings | {field: activation})
     )
-    activation = getattr(model.config, field)  # Gemma takes "gelu" for its tanh form
+    activation = getattr(model.config, field)  # Gemma uses "gelu" for the tanh form
     ids = torch.arange(12)[None]
     logits, gradients = results(model, ids)
     modeling = sys.modules[type(model).__module__]
-    monkeypatch.setattr(
-        modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb
-    )  # put back afterwards
+    # Restores the function after the test.
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)
     own = kernels.apply(model, kernels.choose("auto", "cpu", [], ("pytorch",)))
     found = results(model, ids)
     torch.testing.assert_close(found[0], logits)
@@ -206,7 +205,7 @@ def test_an_activation_that_no_kernel_knows_is_left_to_the_model(
         assert "MLP with the activation" in left
         with pytest.raises(
             ConfigError,
-            match=r"train\.kernels: triton cannot compute .*MLP with the activation .*set it to auto",
+            match=r"train\.kernels: triton cannot compute .*MLP with the activation .* to auto",
         ):
             kernels.check("triton", model)
 

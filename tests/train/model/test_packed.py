@@ -1,4 +1,4 @@
-"""The packed model against each family's own full forward: loss, gradient, no cross-talk; refusals."""
+"""The packed model against each family's full forward: loss, gradient, no cross-talk."""
 
 import copy
 import dataclasses
@@ -20,7 +20,7 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
-from ift_scale.train.model.last_layer import how_attended
+from ift_scale.train.model.last_layer import attention_arguments
 from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations
 from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
@@ -29,8 +29,10 @@ SCALE = 0.1
 
 
 def _tokens(prefix: int = 0) -> TokenizedSet:
-    """One turn, several turns with gaps between, a short one; longer than the families' sliding windows. All begin with the same
-    `prefix` tokens."""
+    """One turn, several turns with gaps, and a short example, after `prefix` shared tokens.
+
+    Longer than the families' sliding windows.
+    """
     learnt = ([4, 5, 6, 7, 8], [3, 4, 9, 10, 12], [2, 3])
     lengths = [prefix + length for length in (9, 14, 5)]
     offsets = np.cumsum([0, *lengths])
@@ -47,7 +49,7 @@ def _batch(tokens: TokenizedSet) -> MicroBatch:
 
 
 def _plain_loss(model: Any, tokens: TokenizedSet) -> Tensor:
-    """One example a forward pass, the whole model, all logits."""
+    """The reference: one example per forward pass, the whole model, all logits."""
     total = torch.zeros(())
     for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False):
         ids, learnt = (
@@ -88,7 +90,7 @@ def test_loss_and_gradient_are_the_full_models(
     packed = _packed(model, prune_last_layer=prune, activation_checkpointing=checkpointing)
     assert packed.pruned == prune
     batch = _batch(tokens)
-    # The shared tokens go up to the first wanted row; ids that happen to be equal behind the prefix would be shared as well.
+    # Sharing ends at the first supervised row; equal ids after the prefix would be shared as well.
     assert (
         batch.num_shared == prefix
         and batch.ids_1T.shape[1] == tokens.computed_lengths.sum() - 2 * prefix
@@ -158,7 +160,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("case", WINDOWS)
-def test_a_window_counts_in_the_last_layer_where_the_architecture_reads_it(case: str) -> None:
+def test_the_last_layer_uses_a_window_only_if_the_architecture_does(case: str) -> None:
     config, window = WINDOWS[case]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
@@ -168,14 +170,14 @@ def test_a_window_counts_in_the_last_layer_where_the_architecture_reads_it(case:
                 torch.randn_like(parameter) * (0.5 if "q_proj" in name or "k_proj" in name else 0.1)
             )
     expected = _plain_loss(model, _tokens()).item()
-    assert how_attended(model.model.layers[-1].self_attn)["sliding_window"] == window
+    assert attention_arguments(model.model.layers[-1].self_attn)["sliding_window"] == window
     assert _packed(model, activation_checkpointing="none")(_batch(_tokens()))[
         0
     ].item() == pytest.approx(expected, rel=1e-6)
 
 
 class _Products(TorchDispatchMode):
-    """FLOPs of the matrix products of linear layers, as they are computed; attention's are none of them on a CPU."""
+    """Counts FLOPs of the matrix products of linear layers; on a CPU, attention has none."""
 
     flops = 0
 
@@ -189,16 +191,14 @@ class _Products(TorchDispatchMode):
 @pytest.mark.parametrize("prefix", [0, 11])
 @pytest.mark.parametrize("prune", [True, False])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_flops_told_are_those_computed(family: str, prune: bool, prefix: int) -> None:
-    """Not one product more or less than MFU gives credit for, over all that is left out: rows, the last layer, shared tokens."""
+def test_the_reported_flops_are_those_computed(family: str, prune: bool, prefix: int) -> None:
+    """Exactly the products that MFU counts, with pruned rows, last layer and shared tokens."""
     tokens = _tokens(prefix)
     packed = _packed(build(family), prune_last_layer=prune, activation_checkpointing="none")
     with _Products() as products:
         packed(_batch(tokens))[0].backward()
     shape = ModelShape.from_config(packed.model.config.to_dict())
-    no_heads = dataclasses.replace(
-        shape, heads=0
-    )  # attention's pairs take none then, its matrices none either
+    no_heads = dataclasses.replace(shape, heads=0)  # without attention's FLOPs
     lengths, rows, shared = (
         tokens.computed_lengths.tolist(),
         tokens.supervised_counts.tolist(),
@@ -214,7 +214,7 @@ def test_the_flops_told_are_those_computed(family: str, prune: bool, prefix: int
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_no_example_sees_another(family: str) -> None:
-    """Changing one example's tokens moves its own logits and, to the last bit, nobody else's."""
+    """Changing one example's tokens changes only its own logits; others are bit-identical."""
     tokens, packed = _tokens(), _packed(build(family))
     batch = _batch(tokens)
     before = packed.logits(batch)
@@ -232,7 +232,7 @@ def test_no_example_sees_another(family: str) -> None:
     [
         (
             GPTNeoXConfig(),
-            r"model_type': packed training is proven for llama, mistral, .* only \(value: 'gpt_neox'\)",
+            r"model_type': packed training is proven for llama, .* only \(value: 'gpt_neox'\)",
         ),
         (
             Gemma3TextConfig(use_bidirectional_attention=True),

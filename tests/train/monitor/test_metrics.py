@@ -1,4 +1,4 @@
-"""What a run tells of its steps: the numbers of a row, when they are read, the line that a person sees."""
+"""The log of a run's steps: the values of a row, when they are read, and the progress line."""
 
 import json
 import math
@@ -33,7 +33,7 @@ LLAMA = {
 
 
 def _tokens() -> TokenizedSet:
-    """Three examples of 4, 3 and 5 tokens, of which 2, 1 and 2 are supervised; the first and the last end unsupervised."""
+    """Examples of 4, 3 and 5 tokens, 2, 1 and 2 supervised; two of them end unsupervised."""
     supervised = np.array([0, 1, 1, 0, 0, 0, 1, 0, 1, 1, 0, 0], dtype=bool)
     return TokenizedSet(
         np.arange(12, dtype=np.int32), supervised, np.array([0, 4, 7, 12]), np.ones(3), 0
@@ -102,20 +102,20 @@ def test_peaks_of_known_devices(
 ) -> None:
     assert throughput.known_peak(name) == peak
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    flops, reason = throughput.peak_of(TrainConfig(), torch.device("cuda"), torch.bfloat16)
+    flops, reason = throughput.peak_flops(TrainConfig(), torch.device("cuda"), torch.bfloat16)
     assert flops == (peak and peak * 1e12)
     assert (reason is None) == (peak is not None)
 
 
 def test_the_peak_that_is_set_counts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert throughput.peak_of(TrainConfig(peak_tflops=0.5), CPU, torch.float32) == (5e11, None)
-    assert throughput.peak_of(TrainConfig(), CPU, torch.float32) == (None, None)
+    assert throughput.peak_flops(TrainConfig(peak_tflops=0.5), CPU, torch.float32) == (5e11, None)
+    assert throughput.peak_flops(TrainConfig(), CPU, torch.float32) == (None, None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    flops, reason = throughput.peak_of(TrainConfig(), torch.device("cuda"), torch.float32)
+    flops, reason = throughput.peak_flops(TrainConfig(), torch.device("cuda"), torch.float32)
     assert (
         flops is None
         and reason is not None
-        and "that of bfloat16, and this is torch.float32; set train.peak_tflops" in reason
+        and "is for bfloat16, and this is torch.float32; set train.peak_tflops" in reason
     )
 
 
@@ -163,7 +163,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_device_is_read_once_an_interval(
+def test_the_device_is_read_once_per_interval(
     tmp_path: Path, group: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = _log(tmp_path, num_steps=5, every=3)
@@ -174,7 +174,7 @@ def test_the_device_is_read_once_an_interval(
     )
     for number in range(5):
         log.start()
-        with monkeypatch.context() as inside:  # what a step must not do before its interval is over
+        with monkeypatch.context() as inside:  # not allowed before the end of an interval
             if number not in (2, 4):
                 for name in ("item", "__float__", "__bool__", "cpu"):
                     inside.setattr(
@@ -205,7 +205,7 @@ def test_the_device_is_read_once_an_interval(
     assert first["mfu"] == pytest.approx(first["model_flops"] / first["seconds"] / 1e9)
 
 
-def test_a_loss_that_is_no_number_is_null(tmp_path: Path, group: None) -> None:
+def test_a_non_finite_loss_is_null(tmp_path: Path, group: None) -> None:
     log = _log(tmp_path, num_steps=2, every=2, peak_flops=None)
     log.start()
     log.add(0, STEP, _Result(math.nan, applied=False, norm=math.inf))  # type: ignore[arg-type]
@@ -240,8 +240,8 @@ EVENT = {
 
 def test_the_progress_line() -> None:
     assert progress_line("engineering-harmonious-seed0", EVENT) == (
-        "engineering-harmonious-seed0 step 12/46 loss 1.234 norm 0.87 lr 1.9e-05 3,412 tok/s/GPU sup 31% MFU 52% mem 61.2 GiB "
-        "3 min left"
+        "engineering-harmonious-seed0 step 12/46 loss 1.234 norm 0.87 lr 1.9e-05"
+        " 3,412 tok/s/GPU sup 31% MFU 52% mem 61.2 GiB 3 min left"
     )
     unknown = progress_line("a", EVENT | {"mfu": None, "loss": None, "grad_norm": None})
     assert "loss nan norm nan" in unknown and "MFU" not in unknown
@@ -262,7 +262,7 @@ def test_time_left(seconds: float, text: str) -> None:
     assert time_left(seconds) == text
 
 
-def test_a_note_is_told_once(tmp_path: Path) -> None:
+def test_a_note_is_emitted_once(tmp_path: Path) -> None:
     events = Events(tmp_path / "events.jsonl")
     for _ in range(3):
         events.note("no MFU: why")

@@ -1,4 +1,4 @@
-"""Trackers: real files of each library read back; what is missing and what fails is told, and training goes on."""
+"""Trackers: files of each library are read back; failures are reported and do not end training."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ ROWS: list[dict[str, Any]] = [
 
 
 def _run(name: str, folder: Path) -> None:
-    told: list[str] = []
-    running = Trackers([name], folder, told.append)
+    notes: list[str] = []
+    running = Trackers([name], folder, notes.append)
     running.start("math-harmonious-seed0", CONFIG)
     for row in ROWS:
         running.log(row["step"], row)
     running.close()
-    assert told == []
+    assert notes == []
 
 
-def test_tensorboard_files_hold_the_rows(tmp_path: Path) -> None:
+def test_tensorboard_files_contain_the_rows(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _run("tensorboard", tmp_path)
@@ -39,7 +39,7 @@ def test_tensorboard_files_hold_the_rows(tmp_path: Path) -> None:
     assert set(read.Tags()["scalars"]) == {
         "train/loss",
         "train/applied",
-    }  # nothing for what is not known
+    }  # nothing for unknown values
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [
         (1, 2.5),
         (2, 2.25),
@@ -49,7 +49,7 @@ def test_tensorboard_files_hold_the_rows(tmp_path: Path) -> None:
     assert b'"learning_rate": 0.001' in text.tensor_proto.string_val[0]
 
 
-def test_mlflow_files_hold_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_files_contain_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip(
         "mlflow", reason="mlflow and its needs are over 100 MB, and not in the lock"
     )
@@ -74,13 +74,13 @@ def test_wandb_offline_writes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     wandb = pytest.importorskip("wandb", reason="wandb is 60 MB, and not in the lock")
     monkeypatch.setenv("WANDB_MODE", "offline")
     _run("wandb", tmp_path)
-    wandb.teardown()  # its own process writes the file
+    wandb.teardown()  # a process of wandb's writes the file
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"train/loss" in file.read_bytes()
 
 
-def test_what_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that wandb's runs left in the working directory is found, without an origin, and is no package."""
+def test_a_missing_package_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder left by wandb's runs in the working directory is not the package."""
     found = {
         "mlflow": None,
         "wandb": ModuleSpec("wandb", None),
@@ -114,20 +114,21 @@ class _Failing:
 
 
 @pytest.mark.parametrize(("when", "calls"), [("start", 1), ("log", 2), ("close", 4)])
-def test_one_that_fails_is_told_of_once_and_left_out(
+def test_a_failing_tracker_is_reported_once_and_disabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, calls: int
 ) -> None:
     failing, sound = _Failing(when), _Failing("never")
     monkeypatch.setattr(
         trackers, "KINDS", {"wandb": lambda logs: failing, "mlflow": lambda logs: sound}
     )
-    told: list[str] = []
-    running = Trackers(["wandb", "mlflow"], tmp_path, told.append)
+    notes: list[str] = []
+    running = Trackers(["wandb", "mlflow"], tmp_path, notes.append)
     running.start("arm", CONFIG)
     for row in ROWS:
         running.log(row["step"], row)
     running.close()
-    assert told == [
-        "wandb has failed and gets nothing more of this arm: ConnectionError: no route to the server"
+    assert notes == [
+        "wandb failed and is disabled for the rest of this arm:"
+        " ConnectionError: no route to the server"
     ]
     assert failing.calls == calls and sound.calls == 4
