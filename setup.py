@@ -1,6 +1,7 @@
 """Metadata, extras and the mapping of `kernels/` to the import name `ift_scale_kernels`.
 
-The folder may not be a top-level package of its own name: transformers imports a package called `kernels` from PyPI.
+The folder cannot be a top-level package of its own name: transformers imports a package called
+`kernels` from PyPI.
 """
 
 from pathlib import Path
@@ -13,7 +14,8 @@ KERNELS = [f"ift_scale_kernels.{name}" for name in find_packages("kernels")]
 setup(
     name="ift-scale",
     version="0.1.0",
-    description="What instruction fine-tuning does to a model's knowledge: probing, set construction and ZeRO training at scale",
+    description="Measures what instruction fine-tuning does to a model's knowledge: probing, set "
+    "construction and ZeRO training at scale",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -36,7 +38,7 @@ setup(
     },
     entry_points={"console_scripts": ["ift-scale = ift_scale.cli:main"]},
     install_requires=[
-        "accelerate>=1.10",  # models without allocated weights; transformers needs it to load one under ZeRO-3
+        "accelerate>=1.10",  # transformers needs it for models without allocated weights
         "blake3>=1.0",
         "click>=8.1",
         "datasets>=4.0",

@@ -36,7 +36,7 @@ def imports(root: Path = ROOT) -> Graph:
     """Returns the package's modules that each module imports; `stages` imports stages by name."""
     known = modules(root)
     graph = {name: _imported(path, known) - {name} for name, path in known.items()}
-    graph[f"{PACKAGE}.stages"] |= {f"{PACKAGE}.{stage.name}.run" for stage in STAGES}
+    graph[f"{PACKAGE}.pipeline"] |= {f"{PACKAGE}.{stage.name}.run" for stage in STAGES}
     return {name: frozenset(found) for name, found in graph.items()}
 
 

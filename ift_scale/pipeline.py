@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from ift_scale import stages
@@ -13,6 +14,12 @@ from ift_scale.io.progress import progress, say
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.stage import Context, Part, Stage, Task
+
+
+def load_stage(name: str) -> Stage:
+    """Imports `STAGE` from the stage's folder."""
+    stage: Stage = import_module(f"ift_scale.{name}.run").STAGE
+    return stage
 
 
 class Pipeline:
@@ -26,7 +33,7 @@ class Pipeline:
         part: Part | None = None,
         rendezvous: Rendezvous | None = None,
     ):
-        loaded = [entry.load() for entry in stages.STAGES]
+        loaded = [load_stage(entry.name) for entry in stages.STAGES]
         self.context = Context(config, loaded, ranks, siblings, part, rendezvous)
 
     def run(self) -> None:

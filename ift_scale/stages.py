@@ -1,11 +1,6 @@
-"""The stages in order. A new stage needs a folder with `run.py` that defines `STAGE`, and an entry
-here."""
+"""The stages in order. A new one is a folder whose `run.py` defines `STAGE`, and one line here."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from ift_scale.stage import Stage
+from typing import NamedTuple
 
 
 class Entry(NamedTuple):
@@ -20,11 +15,6 @@ class Entry(NamedTuple):
     (`--part`)."""
     on_ray: bool = False
     """True if actors of a Ray cluster may compute it (`--ray`)."""
-
-    def load(self) -> "Stage":
-        """Imports the stage."""
-        stage: Stage = import_module(f"ift_scale.{self.name}.run").STAGE
-        return stage
 
 
 STAGES = (

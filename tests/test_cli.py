@@ -156,8 +156,8 @@ def test_unknown_domain(tmp_path: Path, pool: Path) -> None:
     result = _run("plan", _config(tmp_path, pool), "--set", "construct.domains=[enginering]")
     assert result.exit_code == 2
     assert (
-        "no source has train questions of this domain (value: 'enginering'). did you mean 'engineering'?"
-        in result.output
+        "no source has train questions of this domain (value: 'enginering'). "
+        "did you mean 'engineering'?" in result.output
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import package_map
+from ift_scale.pipeline import load_stage
 from ift_scale.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,14 @@ def test_the_way_through_the_package_is_short() -> None:
     assert len({file for file, _ in package_map.STEP}) <= MOST_FILES_OF_A_STEP
     top = [path for path in (ROOT / "ift_scale").glob("*.py") if path.name != "__init__.py"]
     assert len(top) <= MOST_TOP_MODULES, top
+
+
+def test_the_way_to_the_optimizer_step_is_connected() -> None:
+    """Each file on the way is imported by one before it."""
+    graph = package_map.imports()
+    way = [file.removesuffix(".py").replace("/", ".") for file, _ in package_map.STEP]
+    for number, module in enumerate(way[1:], start=1):
+        assert any(module in graph[before] for before in way[:number]), module
 
 
 def _functions(path: Path) -> set[str]:
@@ -90,7 +99,8 @@ def test_run_py_is_a_stages_entry() -> None:
     found = {path.parent.name for path in (ROOT / "ift_scale").rglob("run.py")}
     assert found == NAMES | {"run_folder"}
     for stage in STAGES:
-        assert stage.load().name == stage.name and stage.load().per_arm == stage.per_arm
+        loaded = load_stage(stage.name)
+        assert (loaded.name, loaded.per_arm) == (stage.name, stage.per_arm)
 
 
 def test_kernels_import_nothing_of_ours() -> None:

@@ -1,4 +1,4 @@
-"""Adding a stage takes one folder and one line: a stage that the package does not have, added here."""
+"""A new stage takes one folder and one line: one that the package does not have is added here."""
 
 import sys
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ift_scale.config import AuditConfig, PaperSource
+from ift_scale.config.questions import AuditConfig, PaperSource
 from ift_scale.construct import official
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import read_jsonl, write_jsonl

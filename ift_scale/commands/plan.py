@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ift_scale.config import TrainConfig
 from ift_scale.config.file import load_study
+from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import host
 from ift_scale.estimate.machine import Machine, read_machine
 from ift_scale.estimate.scaling import Examples

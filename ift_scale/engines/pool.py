@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ift_scale.config import EngineConfig
+from ift_scale.config.engines import EngineConfig
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.errors import ConfigError, EnvironmentProblem

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ift_scale.config import EngineConfig
+from ift_scale.config.engines import EngineConfig
 
 VLLM = "ift_scale.engines.vllm:VllmEngine"
 TRANSFORMERS = "ift_scale.engines.transformers:TransformersEngine"

@@ -26,7 +26,7 @@ single rank stage 3 saves nothing unless the weights are offloaded, and is left 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.estimate.activations import Checkpointing
 from ift_scale.estimate.memory import GIB, Memory, Offload, Setting, Workload, estimate

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import activations
 from ift_scale.estimate.activations import Checkpointing, Precision
 from ift_scale.estimate.shape import ModelShape

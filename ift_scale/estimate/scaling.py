@@ -6,7 +6,7 @@ One row per size.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import auto
 from ift_scale.estimate.flops import BatchShape
 from ift_scale.estimate.machine import Machine

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, summary, weigh
 from ift_scale.estimate.memory import GIB, Memory

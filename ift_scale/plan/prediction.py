@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import scaling
 from ift_scale.estimate.machine import Machine
 from ift_scale.estimate.shape import ModelShape

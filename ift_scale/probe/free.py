@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ift_scale.config import ProbeConfig
+from ift_scale.config.engines import ProbeConfig
 from ift_scale.engines.protocol import Engine, Sampling, TextRequest
 from ift_scale.prompts import templates
 from ift_scale.prompts.answer_parsing import exact_match, f1, normalise

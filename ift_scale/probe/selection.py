@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from ift_scale import draws
-from ift_scale.config import ProbeConfig
+from ift_scale.config.engines import ProbeConfig
 from ift_scale.errors import DataError, Place
 from ift_scale.prompts import views
 from ift_scale.prompts.templates import Demonstrations

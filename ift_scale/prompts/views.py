@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ift_scale.config import ReliabilityConfig
+from ift_scale.config.engines import ReliabilityConfig
 from ift_scale.records import Question
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json
 
-from ift_scale.config import AuditConfig
+from ift_scale.config.questions import AuditConfig
 from ift_scale.io.files import atomic_path, write_json, write_jsonl
 from ift_scale.questions.audit_result import AuditedQuestion, AuditResult, Cell, EqualOptions, Pair
 from ift_scale.questions.similarity import Normal, SimilarIndex

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from ift_scale.config import HubFields, HubSource
+from ift_scale.config.questions import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import answers, checks, classes, published

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ift_scale import draws
-from ift_scale.config import MmluSource
+from ift_scale.config.questions import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import jsonl
 from ift_scale.io.jsonl import Row

@@ -9,7 +9,7 @@ Example row:
 from collections.abc import Iterator
 from pathlib import Path
 
-from ift_scale.config import PaperSource
+from ift_scale.config.questions import PaperSource
 from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl
 from ift_scale.questions import sampling

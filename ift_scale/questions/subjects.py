@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from ift_scale.config import EntityQuestionsSource, SubjectSource
+from ift_scale.config.questions import EntityQuestionsSource, SubjectSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.jsonl import Row
 from ift_scale.questions.published import Fields, Placed, QuestionOrigin, questions

@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 
-from ift_scale.config import XiezhiSource
+from ift_scale.config.questions import XiezhiSource
 from ift_scale.errors import DataError, Place
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import published

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ift_scale.config import ReliabilityConfig
+from ift_scale.config.engines import ReliabilityConfig
 from ift_scale.scoring.blocks import Block, softmax
 
 

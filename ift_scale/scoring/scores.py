@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ift_scale.config import ReliabilityConfig
+from ift_scale.config.engines import ReliabilityConfig
 from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
 from ift_scale.records import GRADES, Score

@@ -10,7 +10,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.engines.model_folder import model_config
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape

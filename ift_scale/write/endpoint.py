@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ift_scale.config import WriterConfig
+from ift_scale.config.write import WriterConfig
 from ift_scale.errors import EnvironmentProblem, shorten
 from ift_scale.write.prompts import Prompt, cut
 

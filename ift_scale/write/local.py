@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ift_scale.config import WriterConfig
+from ift_scale.config.write import WriterConfig
 from ift_scale.engines.pool import EngineWorker
 from ift_scale.engines.process import EngineDied
 from ift_scale.engines.protocol import Sampling, TextRequest

@@ -7,7 +7,7 @@ determines the questions they are for (`needs`).
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from ift_scale.config import ConstructConfig
+from ift_scale.config.construct import ConstructConfig
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.prompts.texts import AuthorGroup, TextKind
 from ift_scale.records import Score

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ift_scale.config import WriteConfig
+from ift_scale.config.write import WriteConfig
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.explanations import contradicts, names

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.ranks.environment import Ranks
 from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate

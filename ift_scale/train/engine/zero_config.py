@@ -12,7 +12,7 @@ from deepspeed import comm
 from deepspeed.utils import groups
 from torch.utils.cpp_extension import CUDA_HOME
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError, EnvironmentProblem
 from ift_scale.estimate import memory
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ift_scale.config import TrainConfig
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.io.files import log_tail
 from ift_scale.ranks import environment
