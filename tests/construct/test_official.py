@@ -121,7 +121,7 @@ def test_an_example_without_an_explanation(tmp_path: Path) -> None:
         ({"choices": ["a", " ", "c"]}, r"golden-exp.jsonl:2: field 'choices': an option is empty"),
         (
             {"question": "\u3000"},
-            r"golden-exp.jsonl:2: field 'question': must be a non-empty text",
+            r"golden-exp.jsonl:2: field 'question': must be a text that is not empty",
         ),
         ({"explanation": None}, r"golden-exp.jsonl:2: field 'explanation': missing"),
         ({"correct": ...}, r"field 'correct': Field required"),
