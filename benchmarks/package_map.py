@@ -84,9 +84,9 @@ def longest_chain(graph: Graph) -> list[str]:
 
 STEP = (
     ("ift_scale/cli.py", "stage_command"),
+    ("ift_scale/commands/open_run.py", "open_runs"),
     ("ift_scale/pipeline.py", "make"),
     ("ift_scale/train/run.py", "train"),
-    ("ift_scale/train/launch/launcher.py", "__init__"),
     ("ift_scale/train/worker.py", "run"),
     ("ift_scale/train/arm.py", "train_arm"),
     ("ift_scale/train/loop.py", "train"),
