@@ -130,11 +130,7 @@ def test_an_example_without_an_explanation(tmp_path: Path) -> None:
         ({"choices": ["a", " ", "c"]}, r"golden-exp.jsonl:2: field 'choices': an option is empty"),
         (
             {"question": "\u3000"},
-<<<<<<< HEAD
             r"golden-exp.jsonl:2: field 'question': must be a non-empty string",
-=======
-            r"golden-exp.jsonl:2: field 'question': must be a text that is not empty",
->>>>>>> wt-r2
         ),
         ({"explanation": None}, r"golden-exp.jsonl:2: field 'explanation': missing"),
         ({"correct": ...}, r"field 'correct': Field required"),
