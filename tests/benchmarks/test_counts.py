@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.suite import counts
 
+pytestmark = pytest.mark.engine  # it measures DeepSpeed ranks
+
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:

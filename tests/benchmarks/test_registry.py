@@ -50,6 +50,7 @@ def test_an_installation_without_the_folder_says_so(
         registry.results_folder()
 
 
+@pytest.mark.engine
 def test_a_quick_benchmark_runs_from_the_command_line_to_the_page(tmp_path: Path) -> None:
     """The kernels' references: measured, compared with themselves, drawn."""
     command = [sys.executable, "-m", "benchmarks"]

@@ -324,8 +324,8 @@ def _line(row: Row) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("files", "problem"),
     [
-        ({}, "holds no data file"),
-        ({"notes.txt": "x"}, "holds no data file"),
+        ({}, "contains no data file"),
+        ({"notes.txt": "x"}, "contains no data file"),
         (_line({"text": "hello", "n": 1}), "to hold the question; the columns are text, n"),
         (_line({"question": "?", "answer": 1}), "no column is known to hold the options"),
         (_line({"question": "?", "A": "a", "B": "b"}), "no column is known to hold the answer"),
