@@ -108,6 +108,7 @@ def test_kernels_import_nothing_of_ours() -> None:
         assert "ift_scale." not in path.read_text(encoding="utf-8").replace("ift_scale_", ""), path
 
 
+@pytest.mark.engine
 def test_nothing_of_ours_answers_to_kernels() -> None:
     code = (
         "import transformers, deepspeed, importlib.util\n"

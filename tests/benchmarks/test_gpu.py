@@ -220,6 +220,7 @@ def test_a_command_runs_its_parts_and_packs_what_comes_back(
     assert "parts failed" in run.stdout.splitlines()[-1]
 
 
+@pytest.mark.engine
 def test_nothing_starts_when_no_time_is_left(tmp_path: Path) -> None:
     """Not even unpacking: the first command stays within its four minutes."""
     (tmp_path / "mmlu").mkdir()
@@ -228,6 +229,7 @@ def test_nothing_starts_when_no_time_is_left(tmp_path: Path) -> None:
     assert "site-vllm" not in run.stdout
 
 
+@pytest.mark.engine
 def test_without_a_gpu_a_command_says_so(tmp_path: Path) -> None:
     run = command("first", tmp_path)
     assert run.returncode == 3 and "no GPU that torch sees; TINY=1 shows" in run.stderr

@@ -267,6 +267,7 @@ class Terminal:
         return self._process.wait(10)
 
 
+@pytest.mark.engine
 def test_what_is_missing_is_asked_on_a_terminal(tmp_path: Path, pool: Path) -> None:
     """A wrong answer is asked again; the file is that of the flags."""
     terminal = Terminal(sys.executable, "-m", "ift_scale.cli", "init", folder=tmp_path)

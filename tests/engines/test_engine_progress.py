@@ -39,6 +39,7 @@ class Engine:
 """
 
 
+@pytest.mark.engine
 def test_a_child_reports_finished_requests_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ def check(device: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.engine
 def test_interpreted() -> None:
     pytest.importorskip("triton")
     check("cpu", TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
