@@ -175,6 +175,7 @@ else:
     assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
 
 
+@pytest.mark.engine
 def test_a_second_check_waits_for_late_ranks(tmp_path: Path) -> None:
     """A study's second variant checks again."""
     body = """
@@ -229,6 +230,7 @@ def test_a_failing_rank_ends_the_others_with_its_message(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("victim", "message"), [(1, "rank 1 has not responded"), (0, "rank 0 or its node is gone")]
 )

@@ -177,6 +177,7 @@ def test_ranks_share_the_chunks_and_merge_to_the_same_bytes(
     )  # nothing was computed twice
 
 
+@pytest.mark.engine
 def test_rank_zero_without_engines_merges_and_watches_the_ranks(
     tmp_path: Path,
 ) -> None:
