@@ -49,13 +49,23 @@ def _config_options(command: Any) -> Any:
     return click.argument("config", type=click.Path(dir_okay=False))(command)
 
 
-@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+class MainGroup(ErrorReportingGroup):
+    """Lists the commands by what they are for, the stages in their order."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        stages = [stage.name for stage in STAGES]
+        first = ["init", "plan", "run", "show"]
+        others = sorted(self.commands.keys() - {*first, *stages})
+        for title, names in (("Runs", first), ("Stages", stages), ("Other commands", others)):
+            with formatter.section(title):
+                helps = [(name, self.commands[name].get_short_help_str(70)) for name in names]
+                formatter.write_dl(helps, col_max=12)
+
+
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="ift-scale", prog_name="ift-scale")
 def main() -> None:
-    """Measure how instruction fine-tuning changes a model's knowledge.
-
-    Stages: questions, probe, write, construct, train, evaluate, analyse, report.
-    """
+    """Measure how instruction fine-tuning changes a model's knowledge."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before anything imports the hub
 
 
