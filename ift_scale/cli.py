@@ -85,10 +85,8 @@ def main() -> None:
 @click.option("--output", metavar="FOLDER", help="Folder for the run.")
 @click.option(
     "--general",
-    default="world",
-    show_default=True,
-    metavar="PATH",
-    help="General instructions: JSON lines.",
+    metavar="FILE",
+    help="General instructions to blend in, such as alpaca-gpt4; none if left out.",
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def init(file: str | None, force: bool, questions: tuple[str, ...], **given: Any) -> None:

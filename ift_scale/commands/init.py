@@ -27,6 +27,7 @@ from ift_scale.commands.init_checks import (
 from ift_scale.commands.init_yaml import Described, yaml_value
 from ift_scale.config import Config, collection_of, is_pool
 from ift_scale.config.file import from_dict, load
+from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, IFTScaleError, Place
 from ift_scale.io.files import atomic_path
 from ift_scale.io.progress import console, say
@@ -47,7 +48,7 @@ class Asked:
     model: str | None
     questions: Sequence[str]
     output: str | None
-    general: str
+    general: str | None
     force: bool
 
 
@@ -66,15 +67,16 @@ def init(asked: Asked) -> None:
     _print("model", asked.model, about_model)
     found = [detect(spec) for spec in asked.questions]
     require_pool(found)
+    instructions = asked.general or (BUILTIN_MODEL if model == BUILTIN_MODEL else None)
     described = Described(
         file=str(file),
         output_dir=asked.output,
         model=model,
         sources=[one.settings for one in found],
-        general=asked.general,
+        general=instructions,
+        about_general=check_general(instructions),
         num_ranks=max(1, len(visible_devices())),
         about_model=about_model,
-        about_general=check_general(asked.general),
     )
     config = from_dict(described.settings(), str(file))
     counts = read_questions(config)

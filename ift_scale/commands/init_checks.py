@@ -63,8 +63,10 @@ def _downloaded(hub_id: str) -> str:
         raise DataError(Place(hub_id), problem, remedy) from error
 
 
-def check_general(path: str) -> str:
+def check_general(path: str | None) -> str:
     """A description of the general instructions, which are read; DataError if they cannot be."""
+    if path is None:
+        return "General instructions, half of every set: none. The paper uses alpaca-gpt4."
     file = general.path_of(GeneralConfig(path=path))
     assert file is not None
     if not file.is_file():

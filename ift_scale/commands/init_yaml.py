@@ -20,7 +20,7 @@ class Described:
     output_dir: str
     model: str
     sources: Sequence[Settings]
-    general: str
+    general: str | None
     num_ranks: int
     batch: int = 256
     about_model: str = ""
@@ -48,7 +48,7 @@ class Described:
                 "settings": ["harmonious", "incompatible", "self_aligning"],
                 "seeds": [0, 1, 2],
                 "confidence_threshold": 0.5,
-                "general": {"path": self.general},
+                "general": {"path": self.general} | ({} if self.general else {"share": 0.0}),
             },
             "train": {
                 "num_ranks": self.num_ranks,
@@ -69,7 +69,7 @@ class Described:
             sources="\n".join(line for source, about in pairs for line in _source(source, about)),
             free=_FREE if self.has_free else "",
             about_general=self.about_general,
-            general=yaml_value(self.general),
+            general=yaml_value(self.general) if self.general else "null\n    share: 0.0",
             num_ranks=self.num_ranks,
             batch=self.batch,
         )

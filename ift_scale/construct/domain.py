@@ -5,21 +5,16 @@ from dataclasses import dataclass
 
 from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct import balance, select
+from ift_scale.construct.balanced_choice import Matched, Program, describe_margins
+from ift_scale.construct.even_letters import common_profile, even_letters
 from ift_scale.construct.examples import Builder
 from ift_scale.construct.items import Item, items
-from ift_scale.construct.matching import (
-    Matched,
-    Program,
-    Traits,
-    describe_margins,
-    quantile_levels,
-)
-from ift_scale.construct.reorder import common_profile, even_letters
+from ift_scale.construct.matching import traits_of
 from ift_scale.errors import DataError, Place
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.prompts.texts import TextKey
 from ift_scale.records import Example, Question, Score, Text
-from ift_scale.treatments import author_of, treatment
+from ift_scale.treatments import author_of
 
 
 @dataclass
@@ -117,49 +112,6 @@ class Domain:
         )
 
 
-def traits_of(
-    builder: Builder, knowledge: Knowledge, scores: Mapping[str, Score], config: ConstructConfig
-) -> tuple[dict[str, Traits], dict[str, Traits]]:
-    """Returns the traits to match on, of the known right and of the known wrong questions, by id.
-
-    Each question has two forms: the item of H or I, and the item of S.
-    """
-    matching, settings = config.matching, config.all_settings()
-    harmonious = [
-        (Item(id, author=author_of("harmonious", True, matching.author)),) * 2
-        for id in knowledge.right
-    ]
-    wrong = []
-    for id in knowledge.wrong:
-        gold = Item(id, author=author_of("incompatible", False, matching.author))
-        own = Item(id, "predicted", author=author_of("self_aligning", True, matching.author))
-        # If no setting teaches one of the two, its text was never written.
-        taught = [treatment(s).target == "predicted" or s.startswith("mixture-") for s in settings]
-        wrong.append((gold, own if any(taught) else gold))
-    forms = [*harmonious, *wrong]
-    levels: list[list[tuple[int, int]]] = [[] for _ in forms]
-    if matching.letters == "selection":
-        for traits_levels, (first, second) in zip(levels, forms, strict=True):
-            as_first, as_second = builder.target(first), builder.target(second)
-            assert as_first is not None and as_second is not None
-            traits_levels.append((as_first, as_second))
-    if matching.confidence == "selection":
-        confidences = [scores[first.question_id].confidence for first, _ in forms]
-        level = quantile_levels(confidences, matching.bins)
-        for traits_levels, confidence in zip(levels, confidences, strict=True):
-            traits_levels.append((level(confidence),) * 2)
-    if matching.length == "selection":
-        lengths = [(builder.length(first), builder.length(second)) for first, second in forms]
-        level = quantile_levels([length for pair in lengths for length in pair], matching.bins)
-        for traits_levels, pair in zip(levels, lengths, strict=True):
-            traits_levels.append((level(pair[0]), level(pair[1])))
-    traits = {
-        first.question_id: Traits(tuple(traits_levels))
-        for (first, _), traits_levels in zip(forms, levels, strict=True)
-    }
-    return {id: traits[id] for id in knowledge.right}, {id: traits[id] for id in knowledge.wrong}
-
-
 def load(
     name: str,
     config: ConstructConfig,
@@ -167,17 +119,20 @@ def load(
     by_score: Mapping[str, Score],
     texts: Mapping[TextKey, Text],
     num_failed: int = 0,
+    limit: int | None = None,
 ) -> Domain:
     """Sorts a domain's questions by knowledge and finds the size of its sets.
 
     `num_failed` counts the domain's questions that are not in `pool` because their text fails its
-    checks. Raises DataError if the requested size is not available or the sets cannot be matched.
+    checks, `limit` is the maximum size. Raises DataError if the requested size is not available or
+    the sets cannot be matched.
     """
     questions = {question.id: question for question in pool if question.domain == name}
     scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
     size = select.set_size(name, knowledge, config.all_settings(), config.size, num_failed)
+    size = size if limit is None else min(size, limit)
     program = None
     if config.matching.by_selection:
         right, wrong = traits_of(builder, knowledge, by_score, config)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from ift_scale.config.construct import ConstructConfig
+from ift_scale.construct.even_letters import swapped
 from ift_scale.construct.items import Item
-from ift_scale.construct.reorder import swapped
 from ift_scale.prompts.templates import chat_messages, gold_text, response_text
 from ift_scale.prompts.texts import AuthorGroup, TextKey, TextKind
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording

@@ -56,12 +56,25 @@ def shuffled(examples: Mapping[str, Example], domain: str, seed: int) -> list[st
     return draws.shuffled(examples, f"general/{domain}/{seed}")
 
 
+def num_needed(set_size: int, share: float) -> int:
+    """Returns the general instructions that make up `share` of a set with `set_size` questions."""
+    return round(set_size * share / (1 - share))
+
+
+def max_set_size(num_instructions: int, share: float) -> int:
+    """Returns the questions of the largest set for which the general instructions suffice."""
+    size = int((num_instructions + 1) * (1 - share) / share) + 1 if share else 0
+    while size and num_needed(size, share) > num_instructions:
+        size -= 1
+    return size
+
+
 def draw(shuffled: Sequence[str], set_size: int, share: float, path: Path) -> Sequence[str]:
     """Returns the first ids, so many that they make up `share` of the finished set.
 
     They are the same for all settings of a domain and seed.
     """
-    count = round(set_size * share / (1 - share))
+    count = num_needed(set_size, share)
     if count > len(shuffled):
         remedy = "Lower construct.general.share or construct.size, or use a larger file"
         raise DataError(

@@ -69,7 +69,9 @@ class ConstructStage(Stage):
         settings = context.config.construct
         path = general.path_of(settings.general)
         if finished is None and path is not None:
-            general.load(path)
+            instructions = general.load(path)
+            if settings.size is not None:
+                general.draw(list(instructions), settings.size, settings.general.share, path)
         if finished == "questions" and settings.official is not None:
             released(settings, context.arms())
 
@@ -122,7 +124,8 @@ def build(
     settings = config.construct
     general_path = general.path_of(settings.general)
     instructions = general.load(general_path) if general_path else {}
-    make, counts = _maker(config, arms, pool, by_score, texts)
+    limit = _general_limit(config, len(instructions)) if general_path else None
+    make, counts = _maker(config, arms, pool, by_score, texts, limit)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
     with atomic_folder(task.folder) as temporary:
@@ -170,8 +173,12 @@ def _maker(
     pool: list[Question],
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
+    limit: int | None,
 ) -> tuple[Make, dict[str, float]]:
-    """Returns the function that builds an arm's set, and the manifest's counts by domain."""
+    """Returns the function that builds an arm's set, and the manifest's counts by domain.
+
+    `limit`: at most so many questions in a set.
+    """
     settings = config.construct
     if settings.official:
         sets = released(settings, arms)
@@ -185,13 +192,26 @@ def _maker(
     num_failed = Counter(q.domain for q in of_kind)
     num_failed.subtract(q.domain for q in kept)
     domains = {
-        name: domain_of(name, settings, kept, by_score, texts, num_failed[name])
+        name: domain_of(name, settings, kept, by_score, texts, num_failed[name], limit)
         for name in dict.fromkeys(arm.domain for arm in arms if not arm.domains)
     }
     counts = {}
     for domain in domains.values():
         counts |= _domain_counts(domain)
+        if domain.size == limit:
+            say(
+                f"construct: {domain.name}: {limit} questions per set, as many as the general "
+                f"instructions suffice for; set construct.general to a larger file or to null"
+            )
     return partial(_built, domains, settings), counts
+
+
+def _general_limit(config: Config, num_instructions: int) -> int | None:
+    """The largest set that the general instructions suffice for, if no size is set."""
+    settings = config.construct
+    if settings.size is not None or settings.official or not settings.general.share:
+        return None
+    return general.max_set_size(num_instructions, settings.general.share)
 
 
 def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> Made:

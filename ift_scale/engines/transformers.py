@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from ift_scale.engines import weights
+from ift_scale.engines import weight_checks
 from ift_scale.engines.generation import Generator
 from ift_scale.engines.protocol import (
     EngineSpec,
@@ -80,7 +80,7 @@ class TransformersEngine:
         self._load(spec.model_path)
 
     def _load(self, path: str | Path) -> None:
-        weights.check(path)
+        weight_checks.check(path)
         # Drop all references to the previous model first: two models may not fit in memory.
         self.model: Any = None
         self._passes: Any = None

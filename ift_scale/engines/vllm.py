@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ift_scale.engines import weights
+from ift_scale.engines import weight_checks
 from ift_scale.engines.model_folder import model_config
 from ift_scale.engines.protocol import (
     EngineSpec,
@@ -103,7 +103,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm import LLM
 
-        weights.check_for_vllm(spec.model_path)
+        weight_checks.check_for_vllm(spec.model_path)
         has_gpu = torch.cuda.is_available()
         eager = spec.config.enforce_eager
         arguments: dict[str, Any] = {
@@ -233,7 +233,7 @@ class VllmEngine:
 
         # vLLM replaces some transformers classes, which cannot be built outside this context.
         with set_current_vllm_config(self.llm.llm_engine.vllm_config):
-            weights.check_for_vllm(path)
+            weight_checks.check_for_vllm(path)
         on_cpu = not torch.cuda.is_available()
         if on_cpu and self.llm.llm_engine.model_config.is_moe:
             problem = "vLLM's CPU build keeps the previous model's experts after a weight reload"

@@ -19,8 +19,9 @@ from ift_scale.config.engines import ReliabilityConfig
 from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
 from ift_scale.records import GRADES, Score
-from ift_scale.scoring.blocks import Block, LetterPrior, blocks, debiased, softmax
+from ift_scale.scoring.blocks import Block, blocks, softmax
 from ift_scale.scoring.grades import GradeInputs, grade_beyond_chance, grade_inputs, grade_of
+from ift_scale.scoring.letter_prior import LetterPrior, debiased
 
 NUM_BINS = 10
 _WHO = [

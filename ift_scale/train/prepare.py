@@ -39,10 +39,10 @@ def prepare(
 
     `part` distinguishes the files of several commands that work in one folder.
     """
-    from ift_scale.engines import weights  # imports torch
+    from ift_scale.engines import weight_checks  # imports torch
 
     require_proven(model_config(model_path), model_path / "config.json")
-    weights.check(model_path)
+    weight_checks.check(model_path)
     check_kernels(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")

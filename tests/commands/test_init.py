@@ -128,6 +128,20 @@ def test_another_file_and_general_instructions(pool: Path) -> None:
     assert "half of every set: 1." in Path("own.yaml").read_text()
 
 
+def test_general_instructions_come_with_the_built_in_model_only(pool: Path, copied: Path) -> None:
+    """The 96 built-in ones are about its world; another model's sets may have thousands."""
+    for model, expected in (("world", "world"), (str(copied), None)):
+        given = ("--model", model, "--questions", pool, "--output", "first", "--force")
+        assert _init("own.yaml", *given).exit_code == 0
+        assert load("own.yaml").construct.general.path == expected
+
+
+@pytest.fixture
+def copied(tmp_path: Path, world_model: Path) -> Path:
+    """A model in a folder of its own."""
+    return Path(shutil.copytree(world_model, tmp_path / "copied"))
+
+
 # What is wrong is one error, and no file is made.
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from ift_scale.config import ConstructConfig, MatchingConfig
 from ift_scale.construct import balance, domain
-from ift_scale.construct.matching import Program, Traits
-from ift_scale.construct.reorder import common_profile, even_letters, swapped
+from ift_scale.construct.balanced_choice import Program, Traits
+from ift_scale.construct.even_letters import common_profile, even_letters, swapped
 from ift_scale.errors import DataError
 from ift_scale.records import Question, Score
 

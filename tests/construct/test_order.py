@@ -12,7 +12,7 @@ from ift_scale.config import Config, ConstructConfig
 from ift_scale.construct import domain as domains
 from ift_scale.construct import general, run
 from ift_scale.construct.arms import arms_of
-from ift_scale.construct.reorder import common_profile, even_letters
+from ift_scale.construct.even_letters import common_profile, even_letters
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.prompts.texts import TextKey

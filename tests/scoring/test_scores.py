@@ -15,7 +15,8 @@ from ift_scale.io.files import read_parquet
 from ift_scale.prompts.views import View, views_of
 from ift_scale.records import GRADES, Question, Score
 from ift_scale.scoring import grades
-from ift_scale.scoring.blocks import Block, LetterPrior, blocks
+from ift_scale.scoring.blocks import Block, blocks
+from ift_scale.scoring.letter_prior import LetterPrior
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, ChoiceSummary, write_rows
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, MixtralConfig
 
 from ift_scale.config import EngineConfig
-from ift_scale.engines import weights
+from ift_scale.engines import weight_checks
 from ift_scale.engines.model_folder import INDEX, SINGLE, stored_tensors, weight_files
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec
@@ -95,7 +95,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 def test_refused_by_name(llama: Path, change: Any, message: str) -> None:
     _change(llama, change)
     with pytest.raises(DataError, match=message) as told:
-        weights.check(llama)
+        weight_checks.check(llama)
     assert str(llama) in str(told.value)
 
 
@@ -105,8 +105,8 @@ def test_every_family_as_transformers_saves_it_is_taken(
 ) -> None:
     folder = _saved(CONFIGS[family], tmp_path / family)
     capsys.readouterr()
-    weights.check(folder)
-    weights.check_for_vllm(folder)
+    weight_checks.check(folder)
+    weight_checks.check_for_vllm(folder)
     assert capsys.readouterr() == ("", "")
 
 
@@ -155,7 +155,7 @@ def test_every_family_as_transformers_saves_it_is_taken(
 def test_usable_explanations_are_taken(config: Any, change: Any, tmp_path: Path) -> None:
     folder = _saved(config, tmp_path / "model")
     _change(folder, change)
-    weights.check(folder)
+    weight_checks.check(folder)
 
 
 def test_a_tied_pair_of_two_values_is_refused(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_a_tied_pair_of_two_values_is_refused(tmp_path: Path) -> None:
         DataError,
         match=r"'tie_word_embeddings': ties lm_head\.weight to model\.embed_tokens\.weight",
     ):
-        weights.check(folder)
+        weight_checks.check(folder)
     _configure(folder, tie_word_embeddings=False)
-    weights.check(folder)
+    weight_checks.check(folder)
 
 
 def test_quantised_weights_are_left_to_the_engine(
@@ -176,7 +176,7 @@ def test_quantised_weights_are_left_to_the_engine(
 ) -> None:
     _change(llama, _without(DOWN))
     _configure(llama, quantization_config={"quant_method": "gptq", "bits": 4})
-    weights.check(llama)
+    weight_checks.check(llama)
     assert "not checked: they are quantised" in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_the_index_says_which_shards_count(sharded: Path) -> None:
         torch.equal(found[name], right[name]) for name in right
     )
     assert not any((tensor == 9.0).all() for tensor in found.values())
-    weights.check_for_vllm(sharded)  # it goes by the index too
+    weight_checks.check_for_vllm(sharded)  # it goes by the index too
 
 
 def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) -> None:
@@ -207,22 +207,22 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
     save_file(whole, sharded / SINGLE, metadata={"format": "pt"})
     assert all((tensor == 3.0).all() for tensor in read_weights(sharded).values())
     assert (AutoModelForCausalLM.from_pretrained(sharded).lm_head.weight == 3.0).all()
-    weights.check(sharded)
+    weight_checks.check(sharded)
     with pytest.raises(
         DataError,
         match=r"vLLM reads model-00001.*transformers and the trainer read"
         r" model\.safetensors\. Move .*index",
     ):
-        weights.check_for_vllm(sharded)
+        weight_checks.check_for_vllm(sharded)
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], SINGLE)
     (sharded / INDEX).write_text(json.dumps(index))
-    weights.check_for_vllm(sharded)  # both read the single file
+    weight_checks.check_for_vllm(sharded)  # both read the single file
     (sharded / INDEX).unlink()  # vLLM would then read every file
     with pytest.raises(
         DataError, match=r"vLLM reads model-00001.*, model\.safetensors, and transformers"
     ):
-        weights.check_for_vllm(sharded)
+        weight_checks.check_for_vllm(sharded)
 
 
 @pytest.mark.parametrize(
