@@ -68,7 +68,7 @@ class ForwardPasses:
     def logits(
         self, ids_BT: list[list[int]], rows: list[int], positions: list[int], **options: Any
     ) -> tuple[Tensor, Any]:
-        """Returns the logits at (rows[i], places[i]) and the model's output.
+        """Returns the logits at (rows[i], positions[i]) and the model's output.
 
         Shape (num_scored, vocabulary).
         """

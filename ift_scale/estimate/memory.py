@@ -224,7 +224,7 @@ def host_bytes(parameters: int, world_size: int, element: int, setting: Setting)
     """Returns one rank's host memory for offloaded state, page-locked and other.
 
     Optimizer: master weights, moments and float32 gradients of the rank's own part, and for stage 2
-    its weights on their way back, for stage 3 the accumulated gradients. All: the weights too.
+    the staging buffer of its updated weights, for stage 3 the accumulated gradients. All: the weights too.
     """
     own = parameters / world_size
     if setting.offload == "none":
@@ -271,11 +271,11 @@ def _always(work: Workload, setting: Setting) -> float:
 
 def _buckets(work: Workload, setting: Setting) -> float:
     """Returns the bytes that ZeRO holds only in the backward pass, apart from gathered weights, and
-    one matrix's gradient on its way into the bucket.
+    one matrix's gradient that is not yet copied into the bucket.
 
     Stage 2: a bucket, two on a GPU (for overlap); their flattened copy; the largest slice cast to
     float32; without mixed precision also the own part of this micro-batch's gradients before they
-    are added to the sums. (Parameters that belong to two parts are held by both ranks, which is not
+    are added to the sums. (Parameters that straddle two partitions are held by both ranks, which is not
     counted.) Stage 3: the bucket's rearranged copy, and the own part of it cast.
     """
     shape, element, own, bucket = (

@@ -41,7 +41,7 @@ class TrainContext:
     weights: dict[str, Tensor]
     control: Control
     base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-    """Live answers of the base model, with which every arm starts, by (file, questions)."""
+    """The base model's live answers, where every arm starts, by (file, number of questions)."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ def train(
     for number, step in enumerate(steps[restored.step :], restored.step):
         if live.should_stop:
             break
-        # Seeded by the step, so that a resumed arm draws the same dropout.
+        # Seeded per step, so that a resumed arm draws the same random numbers.
         torch.manual_seed(step_seed(arm.arm.seed, number))
         steplog.start()
         rate = engines.learning_rate(config, number, len(steps))
