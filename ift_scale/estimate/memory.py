@@ -224,7 +224,8 @@ def host_bytes(parameters: int, world_size: int, element: int, setting: Setting)
     """Returns one rank's host memory for offloaded state, page-locked and other.
 
     Optimizer: master weights, moments and float32 gradients of the rank's own part, and for stage 2
-    the staging buffer of its updated weights, for stage 3 the accumulated gradients. All: the weights too.
+    the staging buffer of its updated weights, for stage 3 the accumulated gradients. All: the
+    weights too.
     """
     own = parameters / world_size
     if setting.offload == "none":
@@ -275,8 +276,9 @@ def _buckets(work: Workload, setting: Setting) -> float:
 
     Stage 2: a bucket, two on a GPU (for overlap); their flattened copy; the largest slice cast to
     float32; without mixed precision also the own part of this micro-batch's gradients before they
-    are added to the sums. (Parameters that straddle two partitions are held by both ranks, which is not
-    counted.) Stage 3: the bucket's rearranged copy, and the own part of it cast.
+    are added to the sums. (Parameters that straddle two partitions are held by both
+    ranks, which is not counted.) Stage 3: the bucket's rearranged copy, and the own part of it
+    cast.
     """
     shape, element, own, bucket = (
         work.shape,

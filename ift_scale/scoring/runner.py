@@ -2,9 +2,9 @@
 
 A *target* is one result (the probe, or one arm's evaluation). Its chunks depend only on its
 questions and the chunk size. Every engine of every rank first takes its own share of the chunks,
-then takes what is left of the others'. A shard is a pure function of its chunk and the weights, because an
-engine drops its cache before each chunk. The merged result is therefore the same for any number of
-engines. While an engine works on one chunk, the next one is read, rendered and tokenised.
+then what is left of the others'. A shard is a pure function of its chunk and the weights, because
+an engine drops its cache before each chunk. The merged result is therefore the same for any number
+of engines. While an engine works on one chunk, the next one is read, rendered and tokenised.
 """
 
 import gc
