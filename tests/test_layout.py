@@ -95,9 +95,8 @@ def test_tests_mirror_the_package() -> None:
 
 
 def test_run_py_is_a_stages_entry() -> None:
-    """`run_folder/run.py` is the class that `ift_scale.Run` is."""
     found = {path.parent.name for path in (ROOT / "ift_scale").rglob("run.py")}
-    assert found == NAMES | {"run_folder"}
+    assert found == NAMES
     for stage in STAGES:
         loaded = load_stage(stage.name)
         assert (loaded.name, loaded.per_arm) == (stage.name, stage.per_arm)

@@ -4,6 +4,6 @@ Only stored files are read. Nothing is computed again, and neither the model nor
 questions need to exist any more.
 """
 
-from ift_scale.run_folder.run import Run
+from ift_scale.run_folder.reader import Run
 
 __all__ = ["Run"]
