@@ -1,4 +1,7 @@
-"""All kinds of question sources: the reader of each, and the digests of their files."""
+"""All kinds of question sources: the reader of each, and the digests of their files.
+
+The settings of each kind are in `config/questions.py`.
+"""
 
 from collections import Counter
 from collections.abc import Iterator

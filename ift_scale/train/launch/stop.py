@@ -1,7 +1,8 @@
-"""Stops the ranks of a launch such that the same command resumes: they save and end by themselves.
+"""Stops the ranks that this command launched: they save and end by themselves.
 
-A launcher kills its children when it gets a signal, so no signal is sent. Instead, rank 0 checks
-for a stop file after each step.
+A launcher kills its children when it gets a signal, so no signal is sent to them. Instead, rank 0
+checks for a stop file after each step (`control`), and `train/loop.py` saves and exits. Ranks that
+SLURM or another launcher started handle the signal themselves, in `control`.
 """
 
 import time
