@@ -73,7 +73,8 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     before = time.monotonic(), time.process_time()
     questions = QuestionFile(pool)
     bar = Bar("probe", 0, None)
-    probe.engine_workers = lambda *_: [EngineWorker(lambda path: engine, bar)]  # type: ignore[assignment]
+    worker = EngineWorker(lambda path: engine, bar)
+    probe.engine_workers = lambda *_: [worker]  # type: ignore[assignment]
     probe.ask(
         config, Task("probe", folder / "probe", "key", {}), model, questions, folder, None, bar
     )

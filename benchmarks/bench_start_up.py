@@ -47,7 +47,8 @@ def first_question(engine: str, log: Path) -> None:
 
     imported = time.perf_counter()
     path = resolve("world")
-    running = EngineProcess(EngineSpec(str(path), "float32", ProbeConfig(engine=engine)), log)  # type: ignore[arg-type]
+    config = ProbeConfig(engine=engine)  # type: ignore[arg-type]
+    running = EngineProcess(EngineSpec(str(path), "float32", config), log)
     questions = world.load()
     asker = LetterAsker(FewShot(PromptTokenizer(path), Demonstrations(questions, 5, 42)), plain)
     written = asker.write([next(q for q in questions if q.kind == "choice" and q.split != "dev")])

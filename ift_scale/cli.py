@@ -272,31 +272,11 @@ for _stage in STAGES:
     type=click.FloatRange(min=1),
     help="Mean tokens of a training example, for predictions.",
 )
-def plan(
-    config: str | None,
-    overrides: tuple[str, ...],
-    model: str | None,
-    gpu_memory: float | None,
-    gpus: int | None,
-    gpus_per_node: int | None,
-    machine: str | None,
-    rate_file: str | None,
-    example_tokens: float | None,
-) -> None:
+def plan(**options: Any) -> None:
     """Print the work, time, memory and disk that CONFIG needs, without loading a model."""
     from ift_scale.commands.plan import run_plan
 
-    run_plan(
-        config,
-        overrides,
-        model,
-        gpu_memory,
-        gpus,
-        gpus_per_node,
-        machine,
-        rate_file,
-        example_tokens,
-    )
+    run_plan(**options)
 
 
 @main.command()

@@ -6,6 +6,7 @@ stage's version, the settings that its result depends on, and the digests of its
 Settings that only affect speed or location are not part of keys.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -193,7 +194,7 @@ def _question_file(path: Path, digest: str) -> QuestionFile:
     return QuestionFile(path)
 
 
-class Stage:
+class Stage(ABC):
     """A stage of the pipeline. `STAGE` in a stage's `run.py` is an instance.
 
     Subclasses set `name` and `version` and implement `tasks` and `run`. Increment `version` if the
@@ -209,16 +210,16 @@ class Stage:
     led = False
     """True if only rank 0 determines what is missing, and the other ranks call `follow`."""
 
+    @abstractmethod
     def tasks(self, context: Context) -> list[Task]:
         """Returns all tasks of this stage. Raises ArtifactError if an earlier result is missing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         """Produces the missing artifacts and closes each with its manifest.
 
         `check` has been called before.
         """
-        raise NotImplementedError
 
     def total(self, context: Context, pending: Sequence[Task]) -> int | None:
         """Returns the length of the progress bar; None if it is not known in advance."""
@@ -233,9 +234,11 @@ class Stage:
 
         Called before the first stage (`finished` is None) and after each finished stage.
         """
+        return
 
     def follow(self, context: Context) -> None:
         """Works on what rank 0 has found missing. Only called if `led`."""
+        return
 
     def single(self, context: Context, key: str, inputs: Inputs) -> list[Task]:
         """Returns the tasks of a stage with a single artifact."""

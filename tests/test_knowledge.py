@@ -11,8 +11,8 @@ def test_sets_smaller_than_a_batch_are_reported_once_per_domain() -> None:
         for seed in (0, 1)
     }
     sizes |= {Arm(domain="history", setting="unknown", seed=0): 256}
-    told = smaller_than_batch(sizes, 256)
-    assert len(told) == 1 and told[0].startswith(
+    reported = smaller_than_batch(sizes, 256)
+    assert len(reported) == 1 and reported[0].startswith(
         "law: the sets of unknown, weakly_known have 12 examples, fewer than "
     )
-    assert "train.global_batch_size = 256" in told[0] and smaller_than_batch(sizes, 12) == []
+    assert "train.global_batch_size = 256" in reported[0] and smaller_than_batch(sizes, 12) == []

@@ -46,7 +46,8 @@ _INTRODUCTION = (
     r"(?:answer|option|choice)(?:\s+is)?\s*:?\s*(?:option\s+)?"
 )
 _LEADING = re.compile(
-    rf"[\s\"'*]*(?:{_INTRODUCTION})?[\"'*]*(?:(?P<open>[(\[])\s*)?(?P<letter>[A-Z])(?!['’\w])(?P<rest>.*)",
+    rf"[\s\"'*]*(?:{_INTRODUCTION})?[\"'*]*(?:(?P<open>[(\[])\s*)?"
+    r"(?P<letter>[A-Z])(?!['’\w])(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 # "A" before a word is an article, except before words that cannot begin a noun phrase.

@@ -78,7 +78,8 @@ def _of_setting(
 def _targets(treated: Treatment) -> list[Literal["gold", "predicted"]]:
     if not treated.name.startswith("mixture-") or treated.ratio is None:
         return [treated.target]
-    return [*(["gold"] if treated.ratio < 1 else []), *(["predicted"] if treated.ratio > 0 else [])]  # type: ignore[list-item]
+    gold: list[Literal["gold", "predicted"]] = ["gold"] if treated.ratio < 1 else []
+    return [*gold, "predicted"] if treated.ratio > 0 else gold
 
 
 def roles(required: Iterable[Requirement]) -> set[Role]:

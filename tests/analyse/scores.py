@@ -18,13 +18,13 @@ def choice(id: str, is_right: bool, num_choices: int = 4, sure: float = 0.6, **m
     probs = np.full(num_choices, (1 - sure) / (num_choices - 1))
     probs[1 if is_right else 0] = sure
     known = {"logprobs": np.log(probs).tolist(), "probs": probs.tolist(), "letter_mass": 1.0}
-    told = {
+    reported = {
         "answer": 1,
         "correct": is_right,
         "prediction": int(probs.argmax()),
         "confidence": float(probs.max()),
     }
-    return Score(question_id=id, **WHO, **known, **told, **more)
+    return Score(question_id=id, **WHO, **known, **reported, **more)
 
 
 def free(id: str, is_right: bool, **more: Any) -> Score:

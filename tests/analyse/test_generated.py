@@ -16,10 +16,10 @@ from tests.analyse.scores import arm, choice, choices, panels, two_settings
 
 def _generated(refused: list[bool], named: list[int | None]) -> list[Score]:
     scores = choices([True] * len(refused))
-    told = zip(scores, refused, named, strict=True)
+    reported = zip(scores, refused, named, strict=True)
     return [
         s.model_copy(update={"response": "x", "refused": r, "generated_prediction": n})
-        for s, r, n in told
+        for s, r, n in reported
     ]
 
 

@@ -17,10 +17,10 @@ def found() -> dict[str, Any]:
 
 def test_nothing_costs_more_or_less_than_is_stored(found: dict[str, Any]) -> None:
     changed = counts.differences(counts.stored(), found)
-    told = "\n".join(changed)
+    reported = "\n".join(changed)
     assert not changed, (
         "counts have changed; if this is intended, store them with "
-        f"`python -m benchmarks counts --write`:\n{told}"
+        f"`python -m benchmarks counts --write`:\n{reported}"
     )
 
 

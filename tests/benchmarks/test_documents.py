@@ -108,7 +108,7 @@ def test_the_speed_table_names_what_was_not_run() -> None:
         "the same arms, end to end",
         "all of it, on a GPU",
     ]
-    assert all(told.strip() == "not run yet" for _, told in tasks)
+    assert all(reported.strip() == "not run yet" for _, reported in tasks)
 
 
 def test_the_speed_table_says_how_many_predictions_are_the_same() -> None:
@@ -148,13 +148,13 @@ def test_the_speed_table_compares_what_the_arms_learnt(accuracy: float, same: st
             "harmonious", "consistency", "rho", [0.6], Gate(checked="answers"), who, "neither"
         )
     more = speeds("end-to-end", 36.0, 12.0, "ours", "TRL", "incompatible")
-    ((task, ours, peer, ratio, told, _),) = lines([*sheet.rows, *more.rows], "the same")
+    ((task, ours, peer, ratio, reported, _),) = lines([*sheet.rows, *more.rows], "the same")
     assert (task, ours, peer) == (
         "the same 2 arms, end to end",
         "20 to 36 tokens/s",
         "TRL: 10 to 12 tokens/s",
     )
-    assert ratio == "2 to 3" and told.startswith(same)
+    assert ratio == "2 to 3" and reported.startswith(same)
 
 
 def test_the_speed_table_leaves_out_what_is_no_peer() -> None:
@@ -260,13 +260,13 @@ def test_the_page_shows_ratios_growth_and_throughput_against_accuracy() -> None:
     none = Sheet("scaling", True)  # a size of 0 has no place on a logarithmic axis
     none.add("questions", "seconds", "s", [3.0], Gate(checked="equal"), at={"questions": 0})
     text = page.page([*sheet.rows, *growing(1.0), *none.rows])
-    for told in (
+    for reported in (
         "accuracy against throughput",
         "times better than each peer",
         "slope 1.00 [1.00, 1.00]",
         "3.33 (3 to 3.67)",
     ):
-        assert told in text
+        assert reported in text
 
 
 def test_the_page_draws_what_the_simulator_foretells(tmp_path: Path) -> None:

@@ -118,13 +118,13 @@ def test_training_steps_are_measured_on_a_bare_machine() -> None:
     run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     start = "tiny float32: "
-    (told,) = (
+    (reported,) = (
         json.loads(line.removeprefix(start))
         for line in run.stdout.splitlines()
         if line.startswith(start)
     )
-    assert len(told["about"]["losses"]) == 4 and all(
-        0 < share < 1 for share in told["share of the matrix rate"]
+    assert len(reported["about"]["losses"]) == 4 and all(
+        0 < share < 1 for share in reported["share of the matrix rate"]
     )
 
 

@@ -75,8 +75,10 @@ def test_a_quick_benchmark_runs_from_the_command_line_to_the_page(tmp_path: Path
 
 
 def test_the_command_line_tells_every_benchmark_and_checks_the_documents() -> None:
-    told = CliRunner().invoke(main, ["list"])
-    assert told.exit_code == 0 and all(f"{name}\n  measures" in told.output for name in BENCHMARKS)
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 0 and all(
+        f"{name}\n  measures" in result.output for name in BENCHMARKS
+    )
     assert CliRunner().invoke(main, ["readme", "--check"]).exit_code == 0
 
 
@@ -84,8 +86,8 @@ def test_without_the_peers_a_benchmark_says_how_to_make_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(registry, "environment", lambda peer: tmp_path / peer)
-    told = CliRunner().invoke(main, ["run", "probe"])
+    result = CliRunner().invoke(main, ["run", "probe"])
     assert (
-        told.exit_code == 3
-        and "not installed: lm-eval. Run `python -m benchmarks peers install`" in told.output
+        result.exit_code == 3
+        and "not installed: lm-eval. Run `python -m benchmarks peers install`" in result.output
     )

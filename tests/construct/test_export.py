@@ -64,12 +64,12 @@ def test_sets_smaller_than_a_batch_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _made(domain, tmp_path)
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     assert (
         "construct: d: the sets of harmonious, incompatible, self_aligning have 40 examples, "
-        "fewer than" in told
+        "fewer than" in reported
     )
-    assert "train.global_batch_size = 256" in told and told.count("construct: ") == 2
+    assert "train.global_batch_size = 256" in reported and reported.count("construct: ") == 2
 
 
 def test_arms_across_domains_take_from_each(

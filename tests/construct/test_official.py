@@ -281,14 +281,15 @@ def test_explanations_of_the_predicted_option(found: Found) -> None:
 
 
 def test_the_command_prints_the_table(found: Found, shared_data: Path) -> None:
-    told = (
+    reported = (
         CliRunner()
         .invoke(main, ["official", str(shared_data / "official_groups" / "llama-2-7b")])
         .output
     )
-    assert "llama-2-7b engineering: H right and above 0.5: yes" in told
+    assert "llama-2-7b engineering: H right and above 0.5: yes" in reported
     assert (
-        "self_aligning: no file; according to I's predictions, its targets are 86%/3%/3%/7%" in told
+        "self_aligning: no file; according to I's predictions, its targets are 86%/3%/3%/7%"
+        in reported
     )
 
 

@@ -70,10 +70,10 @@ def _breaches(folder: Path) -> list[str]:
 
 def test_sets_that_keep_the_rules(tmp_path: Path, shared_data: Path) -> None:
     assert _breaches(_write(tmp_path / "llama", _sets())) == []
-    told = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
+    result = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
     assert (
-        told.exit_code == 0
-        and "  harmonious     3      100%                  0.70000          0.700" in told.output
+        result.exit_code == 0
+        and "  harmonious     3      100%                  0.70000          0.700" in result.output
     )
     # So do the authors' own of LLaMA-2-7B and 13B, as far as we have them.
     folders = official.models(shared_data / "official_groups")
@@ -203,15 +203,15 @@ def test_the_command_lists_all_and_exits_with_2(tmp_path: Path) -> None:
     sets = _sets()
     sets["harmonious"] = [_row(1), _row(2), _row(3), _row(8), _row(9)]
     _write(tmp_path / "llama", sets)
-    told = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
-    assert told.exit_code == 2 and "llama engineering: H right and above 0.5: NO" in told.output
+    result = CliRunner().invoke(main, ["official", str(tmp_path / "llama")])
+    assert result.exit_code == 2 and "llama engineering: H right and above 0.5: NO" in result.output
     assert (
         f"5 rows of harmonious are predicted wrongly ({FILE_H}.jsonl:1, {FILE_H}.jsonl:2, "
-        f"{FILE_H}.jsonl:3 and 2 more)" in told.output
+        f"{FILE_H}.jsonl:3 and 2 more)" in result.output
     )
     assert (
         f"{tmp_path / 'llama' / 'engineering'}: the sets differ in size: harmonious 5"
-        in told.output
+        in result.output
     )
 
 

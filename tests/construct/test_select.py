@@ -251,9 +251,9 @@ def test_explanations_come_from_who_the_rule_says(
             e.messages[-1].content.split("\n")[1].startswith(author) and e.meta.wording == author
             for e in made
         )
-        for stage, told in (("before", "paper"), ("after", rule)):
+        for stage, reported in (("before", "paper"), ("after", rule)):
             covariates[stage, setting] = loaded.covariates(
-                setting, loaded.set_of(setting, 0, 20), made, told
+                setting, loaded.set_of(setting, 0, 20), made, reported
             )
     for stage, expected in (("before", 1.0), ("after", distance)):
         assert (

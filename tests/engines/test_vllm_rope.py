@@ -50,9 +50,9 @@ def test_lengths_with_other_frequencies_are_refused() -> None:
     with pytest.raises(
         ConfigError,
         match=r"max_model_len: 4097 exceeds LongRoPE's limit of 4096 tokens.*engine: transformers",
-    ) as told:
+    ) as caught:
         safe_max_model_len({"rope_scaling": LONG, "original_max_position_embeddings": 4096}, 4097)
-    assert told.value.exit_code == 2
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("rope", [{"type": "dynamic", "factor": 2.0}, {"rope_type": "dynamic"}])

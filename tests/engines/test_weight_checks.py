@@ -94,9 +94,9 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 )
 def test_refused_by_name(llama: Path, change: Any, message: str) -> None:
     _change(llama, change)
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as caught:
         weight_checks.check(llama)
-    assert str(llama) in str(told.value)
+    assert str(llama) in str(caught.value)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -269,6 +269,6 @@ def test_an_engine_refuses_as_the_users_input(
         EngineSpec(str(tmp_path / "model"), "float32", EngineConfig(engine=engine)),
         tmp_path / "log",
     )
-    with pytest.raises(IFTScaleError, match=r"lack .*down_proj") as told:
+    with pytest.raises(IFTScaleError, match=r"lack .*down_proj") as caught:
         process.ready()
-    assert told.value.exit_code == 2
+    assert caught.value.exit_code == 2

@@ -154,9 +154,9 @@ def test_the_table_in_the_documentation(row: list[str]) -> None:
     config = TrainConfig(attention="flash_attn")  # `auto` depends on the installed torch
     option = choose(read_shape(row[0]), Room(int(gigabytes) * 1e9, int(num_gpus), 8), config).chosen
     assert row[2:5] == [option.setting.stage, option.setting.checkpointing, option.setting.offload]
-    told = ["0" if part == 0 else f"{part / GIB:.1f}" for part in parts(option.memory)]
-    assert row[5:14] == told[:-1] and row[14] == (
-        told[-1] if option.memory.host == 0 else f"{8 * option.memory.host / GIB:.1f}"
+    reported = ["0" if part == 0 else f"{part / GIB:.1f}" for part in parts(option.memory)]
+    assert row[5:14] == reported[:-1] and row[14] == (
+        reported[-1] if option.memory.host == 0 else f"{8 * option.memory.host / GIB:.1f}"
     )
 
 

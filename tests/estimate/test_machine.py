@@ -30,12 +30,12 @@ def test_all_errors_of_a_machine_file_are_reported_together(tmp_path: Path) -> N
     (tmp_path / "bad.yaml").write_text(
         text.replace("op_seconds: 6.0e-6", "op_second: 6.0e-6\nlinks: 2"), encoding="utf-8"
     )
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         read_machine(str(tmp_path / "bad.yaml"))
-    assert len(told.value.problems) == 3
+    assert len(caught.value.problems) == 3
     assert any(
         "op_second: unknown key; did you mean 'op_seconds'?" in problem
-        for problem in told.value.problems
+        for problem in caught.value.problems
     )
     with pytest.raises(DataError, match="did you mean 'h100-sxm'"):
         read_machine("h100-sx")

@@ -61,18 +61,18 @@ def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
     """Waits until the running launch has reported this step of the arm."""
     events, deadline = folder / "logs" / f"train{part}-events.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline:
-        told = (
+        reported = (
             [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
             if events.exists()
             else []
         )
         begun = [
             number
-            for number, event in enumerate(told)
+            for number, event in enumerate(reported)
             if event["event"] == "arm" and event["name"] == arm
         ]
         if begun and any(
-            event["event"] == "step" and event["step"] >= step for event in told[begun[-1] :]
+            event["event"] == "step" and event["step"] >= step for event in reported[begun[-1] :]
         ):
             return
         time.sleep(0.02)

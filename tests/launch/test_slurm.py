@@ -138,9 +138,9 @@ def test_submitted_stages_run_in_order_and_a_sweep_divides_the_arms(
     assert list(ids) == ["questions", "probe", "sets", "sweep", "report"]
     wait_for_step(folder, ARMS[1], 15, part="-part1of2")
     slurm("scancel", "--batch", "--signal=USR1", f"{ids['sweep']}_1")
-    told = slurm.wait(ids["report"], 400)
+    reported = slurm.wait(ids["report"], 400)
     logs = {path.name: path.read_text() for path in (folder / "logs").glob("ift-*.log")}
-    assert told["JobState"] == "COMPLETED", logs
+    assert reported["JobState"] == "COMPLETED", logs
     assert (folder / "report" / "index.html").is_file()
     for task, arm in enumerate(ARMS):
         assert len(losses(folder, arm)) == 60

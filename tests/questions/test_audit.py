@@ -131,8 +131,8 @@ def test_pairs_between_train_tests_and_benchmarks(tmp_path: Path) -> None:
     }
     summary = json.loads((tmp_path / "audit.json").read_text())
     assert summary["cells"]["pool/test/history"] == 3 and summary["settings"]["threshold"] == 0.8
-    told = audit.table(summary)
-    assert "1 of 3 pool/test/history in pool/train/law (1 exact, 0 near, 2 same text)" in told
+    reported = audit.table(summary)
+    assert "1 of 3 pool/test/history in pool/train/law (1 exact, 0 near, 2 same text)" in reported
 
 
 def test_equal_only(tmp_path: Path) -> None:

@@ -224,13 +224,13 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             *((g, 0.2 - i / 8) for i, g in enumerate(GRADES)),
         ]:
             count = 0 if grade == "WeaklyKnown" and row["domain"] == "history" else 30
-            told = _with_ends(
+            reported = _with_ends(
                 "accuracy", float(np.clip(row["accuracy"] + push, 0, 1)) if count else np.nan, 0.08
             )
             grades.append(
                 where
                 | {"grade": grade, "questions": count}
-                | told
+                | reported
                 | {"consistency": 0.5 if count else np.nan}
             )
         written = {
@@ -241,15 +241,15 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         }
         generated.append(where | written)
         refused = 0.3 if row["setting"] == "refuse_unknown" else 0.01
-        told = {
+        reported = {
             "refused": refused,
             "refused_known": refused / 3,
             "refused_unknown": refused * 2,
             "answered": 1 - refused,
         }
-        told |= {"f1": refused, "average_precision": row["accuracy"]}
+        reported |= {"f1": refused, "average_precision": row["accuracy"]}
         abstention.append(
-            where | told | _with_ends("accuracy_answered", row["accuracy"] + refused / 3, 0.07)
+            where | reported | _with_ends("accuracy_answered", row["accuracy"] + refused / 3, 0.07)
         )
     mixed = settings[settings.ratio.notna()]
     for (domain, group), part in mixed.groupby(["domain", "group"], sort=False):

@@ -38,8 +38,8 @@ def _comparison(difference: float, low: float, high: float, **more: Any) -> pd.D
 
 
 def _first(found: pd.DataFrame) -> tuple[str, str]:
-    told = differences(found, paper_figures()["differences"], 0.95)[0]
-    return told.verdict, told.text
+    reported = differences(found, paper_figures()["differences"], 0.95)[0]
+    return reported.verdict, reported.text
 
 
 def _base(accuracy: float, low: float, high: float) -> pd.DataFrame:
@@ -84,15 +84,15 @@ def test_an_effect_that_is_not_significant_after_correction() -> None:
 
 
 def test_what_was_not_compared_was_not_asked() -> None:
-    told = differences(_comparison(0.2, 0.1, 0.3), paper_figures()["differences"], 0.95)
-    assert [finding.verdict for finding in told] == ["holds", "not asked", "not asked"]
+    reported = differences(_comparison(0.2, 0.1, 0.3), paper_figures()["differences"], 0.95)
+    assert [finding.verdict for finding in reported] == ["holds", "not asked", "not asked"]
 
 
 def test_a_base_model_at_chance_is_reported_first() -> None:
-    told = cautions(_base(0.26, 0.2, 0.32), 0.25, 1)
+    reported = cautions(_base(0.26, 0.2, 0.32), 0.25, 1)
     text = "The base model is indistinguishable from chance (25%) in every group"
-    assert told[0].startswith(text)
-    assert told[1].startswith("This run has one seed.")
+    assert reported[0].startswith(text)
+    assert reported[1].startswith("This run has one seed.")
     assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3) == []
 
 
@@ -115,21 +115,21 @@ def test_the_best_ratio() -> None:
         last | {"low": -0.06, "high": 0.01},
         nothing,
     ]
-    told = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
-    assert [finding.verdict for finding in told] == [
+    reported = best_ratio(pd.DataFrame([*rows, row | {"domain": "medicine"}]))
+    assert [finding.verdict for finding in reported] == [
         "holds",
         "cannot tell",
         "does not hold",
         "cannot tell",
         "cannot tell",
     ]
-    assert told[0].text == "best at 0.6, +3.0 points compared with ratio 1 (+1.0 to +5.0)."
+    assert reported[0].text == "best at 0.6, +3.0 points compared with ratio 1 (+1.0 to +5.0)."
     assert (
-        told[2].text
+        reported[2].text
         == "best at 1; the best of the others, 0.8, is −3.0 points compared with ratio 1 "
         "(−6.0 to −1.0)."
     )
-    assert told[4].text == "no arm of ratio 1."
+    assert reported[4].text == "no arm of ratio 1."
     assert best_ratio(pd.DataFrame())[0].verdict == "not asked"
 
 
@@ -148,15 +148,17 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
     }
     none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
     rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
-    told = correlation(pd.DataFrame(rows), paper_figures()["correlation"])
-    assert [finding.verdict for finding in told] == [
+    reported = correlation(pd.DataFrame(rows), paper_figures()["correlation"])
+    assert [finding.verdict for finding in reported] == [
         "holds",
         "cannot tell",
         "does not hold",
         "cannot tell",
     ]
-    assert told[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
-    assert told[3].text == "no correlation: accuracy is the same everywhere."
+    assert (
+        reported[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
+    )
+    assert reported[3].text == "no correlation: accuracy is the same everywhere."
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Facts:
 def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
     write_page(full.config, Task("report", tmp_path / "report", "k", {}), full.inputs)
     text = (tmp_path / "report" / "index.html").read_text()
-    told = " ".join(_check(text).text)
+    reported = " ".join(_check(text).text)
     titles = (
         "Comparison with the paper",
         "Mixtures",
@@ -95,15 +95,17 @@ def test_the_page_of_a_run_with_everything(full: Facts, tmp_path: Path) -> None:
         "Generated answers",
         "Live knowledge",
     )
-    assert all(title in told for title in titles)
+    assert all(title in reported for title in titles)
     assert len(text) < 1_500_000 and text.count("<svg") > 80
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"balance.csv", "live.csv", "tables.tex", "transitions.csv", "examples.jsonl"} <= files
     assert all(f'href="{name}"' in text for name in files - {"index.html", "manifest.json"})
-    assert "3 of 160" in told  # duplicate questions
-    assert "7 were written more than once" in told and "their questions are in no set" in told
+    assert "3 of 160" in reported  # duplicate questions
     assert (
-        "kl is the same for every point" in told and "∞" in told
+        "7 were written more than once" in reported and "their questions are in no set" in reported
+    )
+    assert (
+        "kl is the same for every point" in reported and "∞" in reported
     )  # reasons where there is no number
 
 
@@ -132,12 +134,16 @@ def test_the_page_of_a_minimal_run(tmp_path: Path) -> None:
     facts = synthetic.facts(
         tmp_path / "files", ("law",), ("harmonious", "incompatible"), (0,), ("HOMO",), full=False
     )
-    told = " ".join(_check(page(facts, ["arms.csv"])).text)
-    assert "This run has one seed" in told and "fine-tuned 2 times" in told and "law" in told
+    reported = " ".join(_check(page(facts, ["arms.csv"])).text)
     assert (
-        "Mixtures:" not in told
-        and "Example questions" not in told
-        and "Generated answers" not in told
+        "This run has one seed" in reported
+        and "fine-tuned 2 times" in reported
+        and "law" in reported
+    )
+    assert (
+        "Mixtures:" not in reported
+        and "Example questions" not in reported
+        and "Generated answers" not in reported
     )
 
 
@@ -155,8 +161,10 @@ def test_any_settings_and_domains_have_a_page(
     tmp_path: Path, domains: tuple[str, ...], settings: tuple[str, ...]
 ) -> None:
     facts = synthetic.facts(tmp_path / "files", domains, settings, (0,), ("HOMO", "reading"))
-    told = " ".join(_check(page(facts, [])).text)
-    assert "reading" in told and ("share of unknown questions" in told) == (len(settings) > 1)
+    reported = " ".join(_check(page(facts, [])).text)
+    assert "reading" in reported and ("share of unknown questions" in reported) == (
+        len(settings) > 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,8 +203,8 @@ def test_free_questions_have_no_chance(tmp_path: Path) -> None:
     )
     rows = "domain,group,accuracy,accuracy_low,accuracy_high\nlaw,HOMO free,0.25,0.2,0.3\n"
     (facts.inputs.tables / "base.csv").write_text(rows)
-    told = " ".join(_check(page(facts, [])).text)
-    assert "indistinguishable from chance" not in told and "that matches an alias" in told
+    reported = " ".join(_check(page(facts, [])).text)
+    assert "indistinguishable from chance" not in reported and "that matches an alias" in reported
 
 
 def test_refusals_are_drawn_where_it_is_known_what_the_base_model_knew(tmp_path: Path) -> None:
@@ -214,9 +222,9 @@ def test_tables_without_rows_are_missing_tables(tmp_path: Path) -> None:
     facts = synthetic.facts(tmp_path / "files", ("law",), full=False)
     for name in ("comparisons", "correlation", "grades"):
         (facts.inputs.tables / f"{name}.csv").write_text("\n")
-    told = " ".join(_check(page(facts, [])).text)
-    assert "no two settings to compare" in told
-    assert "No correlation: it requires three ratios" in told
+    reported = " ".join(_check(page(facts, [])).text)
+    assert "no two settings to compare" in reported
+    assert "No correlation: it requires three ratios" in reported
 
 
 def test_a_domain_may_be_called_na(tmp_path: Path) -> None:
@@ -299,10 +307,14 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
         "grades": grades,
         "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
     }
-    told = {row["measure"]: row["value"] for row in reliability(plain | more)}
-    assert told["letter bias, 4 options"] == "0.200" and told["agreement between views"] == "0.750"
+    reported = {row["measure"]: row["value"] for row in reliability(plain | more)}
     assert (
-        told["Unknown, choice questions"] == "2" and told["exact match, free questions"] == "0.200"
+        reported["letter bias, 4 options"] == "0.200"
+        and reported["agreement between views"] == "0.750"
+    )
+    assert (
+        reported["Unknown, choice questions"] == "2"
+        and reported["exact match, free questions"] == "0.200"
     )
     assert letters(4, more["letters"]["4"]).count("<circle") == 12  # type: ignore[index]
     assert calibration(plain["calibration"]).startswith("<svg")  # type: ignore[arg-type]

@@ -32,15 +32,18 @@ def _study(folder: Path) -> tuple[Config, dict[str, Config]]:
 def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     page = study.run(*_study(tmp_path))
     reader = _read(page.read_text())
-    told = " ".join(reader.text)
-    assert "construct.matching.letters: selection" in told and "the study's own settings" in told
+    reported = " ".join(reader.text)
+    assert (
+        "construct.matching.letters: selection" in reported
+        and "the study's own settings" in reported
+    )
     assert {"../paper/report/index.html", "../matched/report/index.html"} <= set(reader.addresses)
     assert all(
-        title in told
+        title in reported
         for title in ("Accuracy in percent", "H − I", "Best ratio", "Partial rank correlation")
     )
     assert page.read_text().count("<svg") == 3  # differences on three groups
-    assert "this variant has no such settings" in told and "nan" not in told
+    assert "this variant has no such settings" in reported and "nan" not in reported
     table = pd.read_csv(tmp_path / "report" / "comparisons.csv")
     assert set(table.variant) == {"paper", "matched"} and "difference" in table
 

@@ -148,9 +148,9 @@ def test_a_training_set_before_the_launch(larger: Path, tmp_path: Path, word: st
         return
     with pytest.raises(
         DataError, match=rf"set\.jsonl:2: field 'messages': {_message(larger)}"
-    ) as told:
+    ) as caught:
         prepare()
-    assert told.value.exit_code == 2
+    assert caught.value.exit_code == 2
 
 
 def test_a_prompt_of_a_writer(larger: Path) -> None:

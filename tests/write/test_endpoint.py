@@ -178,13 +178,13 @@ def test_a_server_that_goes_down_is_reported_and_the_rest_written_later(
     server = serve(lambda number, asked: Answer() if number <= 4 else Answer("out of memory", 500))
     with pytest.raises(EnvironmentProblem) as caught:
         _write(tmp_path, server.url, count=12)
-    told = str(caught.value)
+    reported = str(caught.value)
     assert (
-        server.url in told
-        and "refuses with status 500 ('out of memory')" in told
-        and "(asked 3 times)" in told
+        server.url in reported
+        and "refuses with status 500 ('out of memory')" in reported
+        and "(asked 3 times)" in reported
     )
-    assert "Finished texts are kept" in told and caught.value.exit_code == 3
+    assert "Finished texts are kept" in reported and caught.value.exit_code == 3
     (part,) = (tmp_path / "write" / "shards").glob("*.jsonl")
     assert len(part.read_text().splitlines()) == 4
     assert not (tmp_path / "write" / "texts.jsonl").exists()

@@ -102,7 +102,8 @@ def prepare(
     flat = [prompt for of_question in prompts for prompt in of_question]
     by_id = base_answers(source.probe, domains)
     base = [by_id[question.id] for question in questions]
-    grades = [-1 if grade is None else GRADES.index(grade) for _, grade in base]  # type: ignore[arg-type]
+    order: tuple[str, ...] = GRADES
+    grades = [-1 if grade is None else order.index(grade) for _, grade in base]
     return LiveSet(
         _tokens(flat),
         questions_N=np.repeat(np.arange(len(questions)), list(map(len, prompts))),

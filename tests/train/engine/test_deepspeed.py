@@ -146,7 +146,7 @@ def test_training_is_exact(
     )
     losses, weights = _reference(world_model, tokens, config)
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=2e-5)
-    told = (
+    reported = (
         "computed_tokens",
         "supervised_share",
         "micro_batches",
@@ -154,7 +154,7 @@ def test_training_is_exact(
         "tokens_per_second_per_gpu",
         "peak_memory_gib",
     )
-    assert all(row[name] > 0 for row in rows for name in told) and all(
+    assert all(row[name] > 0 for row in rows for name in reported) and all(
         row["mfu"] is None for row in rows
     )
     assert len(list(tmp_path.glob(f"logs/tensorboard/{ARM.name}/*/events.out.*"))) == len(

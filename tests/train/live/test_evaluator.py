@@ -390,13 +390,13 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
         live = _live(
             path, world_model, _Alone(), ALONE, 4, tmp_path / str(patience), early_stopping=stopping
         )
-        told = []
+        reported = []
         for step in range(6):
             if live.after(step):
-                told.append(live.should_stop)
+                reported.append(live.should_stop)
             if live.should_stop:
                 break
-        assert told == stopped
+        assert reported == stopped
         assert live.counts()["stopped_early"] == int(stopped[-1])
 
 
