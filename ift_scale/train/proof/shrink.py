@@ -1,0 +1,225 @@
+"""A causal language model's config, made small without changing what the model is.
+
+In: the config of a real model. Out: a config of the same class with a hidden size of 64, a few
+heads and experts, and just enough layers that every kind of layer occurs and the last layer is of
+the real last layer's kind. Every flag, factor and pattern is kept. Windows, chunks and rotary
+limits are 8 or 16 tokens, so that rows of 40 tokens pass all of them. Dropout and routing noise are
+set to 0, because results of random passes cannot be compared; weights are in float32.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+
+from ift_scale.train.proof.layer_choice import chosen, rebuilt, with_layers
+from ift_scale.train.proof.small_fields import (
+    HEADS,
+    HIDDEN,
+    LIMITS,
+    POSITIONS,
+    RANDOM,
+    ROTARY_LIMIT,
+    CannotShrink,
+    Scale,
+    small_value,
+    special_ids,
+)
+from ift_scale.train.proof.tiny import tiny_model
+
+__all__ = [
+    "CannotShrink",
+    "has_dropout",
+    "limits",
+    "shrink",
+    "text_class",
+    "tiny_model",
+    "two_layers",
+]
+
+_QUERY_HEADS = ("num_attention_heads", "decoder_attention_heads", "num_decoder_attention_heads")
+_WIDER = {"xlstm": 128}
+"""Hidden sizes of classes that need more than `HIDDEN`: xLSTM's keys are multiples of 64."""
+_ROPES = ("rope_parameters", "rope_scaling")
+_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len")
+_LENGTH_DEPENDENT = ("dynamic", "longrope", "su", "yarn", "llama3")
+
+
+def text_class(settings: PretrainedConfig) -> tuple[Any, PretrainedConfig]:
+    """Returns (class, config) of the causal language model, the one in a multimodal model if any.
+
+    Raises CannotShrink if transformers has no causal language model for the config.
+    """
+    text = settings.get_text_config()
+    for config in (text, settings):
+        if (kind := MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)) is not None:
+            return kind, text if kind.config_class is type(text) else config
+    raise CannotShrink(f"{type(settings).__name__}: transformers has no causal language model")
+
+
+def shrink(settings: PretrainedConfig) -> PretrainedConfig:
+    """Returns a small config of the same class; CannotShrink if its fields do not allow one."""
+    try:
+        fields = with_layers(settings, chosen(settings))
+        return rebuilt(settings, _small(fields, _scale(settings, fields)))
+    except Exception as error:
+        name = type(settings).__name__
+        raise CannotShrink(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def two_layers(settings: PretrainedConfig) -> PretrainedConfig:
+    """Returns the config with as few of its layers as show every kind, at their real size.
+
+    Raises CannotShrink if its fields do not state its layers.
+    """
+    try:
+        return rebuilt(settings, with_layers(settings, chosen(settings)))
+    except Exception as error:
+        name = type(settings).__name__
+        raise CannotShrink(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def limits(settings: PretrainedConfig) -> list[int]:
+    """Returns the config's lengths in tokens beyond which something changes, ascending."""
+    fields = settings.to_dict()
+    found = {*_limits(fields), *_rotary_limits(fields)}
+    return sorted(length for length in found if length > 0)
+
+
+def has_dropout(settings: PretrainedConfig) -> bool:
+    """True if a forward pass in training mode is random, by the config's own fields."""
+    fields = settings.to_dict()
+    return any(RANDOM.fullmatch(name) and fields[name] for name in fields)
+
+
+def _limits(fields: dict[str, Any]) -> Iterator[int]:
+    for name, value in fields.items():
+        if not LIMITS.fullmatch(name):
+            continue
+        for length in value.values() if isinstance(value, dict) else [value]:
+            if type(length) is int:
+                yield length
+
+
+def _rotary_limits(fields: dict[str, Any]) -> Iterator[int]:
+    longest = next((fields[name] for name in _LONGEST if fields.get(name)), 0)
+    for rope in _ropes(fields):
+        if rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT:
+            yield rope.get("original_max_position_embeddings") or longest
+
+
+def _ropes(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the rotary settings: one set for each kind of layer, or one for all."""
+    for name in _ROPES:
+        table = fields.get(name) or {}
+        yield from [value for value in table.values() if isinstance(value, dict)] or [table]
+
+
+def _scale(settings: PretrainedConfig, fields: dict[str, Any]) -> Scale:
+    hidden = settings.hidden_size
+    heads = next((found for name in _QUERY_HEADS if (found := getattr(settings, name, None))), 1)
+    expand = next((fields[n] for n in ("mamba_expand", "expand") if fields.get(n)), 1)
+    inner = fields.get("mamba_d_ssm") or 0
+    small_hidden = min(hidden, _WIDER.get(settings.model_type, HIDDEN))
+    return Scale(
+        hidden=hidden,
+        small_hidden=small_hidden,
+        heads=heads,
+        mamba_inner=min(128, max(32, inner * small_hidden // hidden // 32 * 32))
+        if inner
+        else int(expand * small_hidden),
+        grouped_experts=any((fields.get(n) or 1) > 1 for n in ("n_group", "num_expert_group")),
+        ids=special_ids(fields),
+    )
+
+
+def _small(fields: dict[str, Any], scale: Scale) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _ROPES:
+            made[name] = copy.deepcopy(value)
+        elif isinstance(value, PretrainedConfig):
+            made[name] = _small_part(value, scale)
+        elif name == "per_layer_config":
+            made[name] = {
+                layer: {field: small_value(field, own, scale) for field, own in entry.items()}
+                for layer, entry in value.items()
+            }
+        else:
+            made[name] = small_value(name, value, scale)
+    made.pop("quantization_config", None)
+    if "dtype" in made:
+        made["dtype"] = "float32"
+    _restore_products(fields, made, scale)
+    _shrink_positions(fields, made)
+    return made
+
+
+def _small_part(part: PretrainedConfig, scale: Scale) -> PretrainedConfig:
+    """Returns a nested config made small: as a model of its own, or as a part of this one."""
+    if hasattr(part, "hidden_size") and hasattr(part, "num_hidden_layers"):
+        return shrink(part)
+    for name, value in part.to_dict().items():
+        if hasattr(part, name) and (small := small_value(name, value, scale)) != value:
+            setattr(part, name, small)
+    return part
+
+
+def _restore_products(fields: dict[str, Any], made: dict[str, Any], scale: Scale) -> None:
+    """Sets the fields that equal a product or a sum of others."""
+    if made.get("qk_head_dim"):
+        made["qk_head_dim"] = made["qk_nope_head_dim"] + made["qk_rope_head_dim"]
+    if "qk_rope_head_dim" in made and fields.get("head_dim") == fields["qk_rope_head_dim"]:
+        made["head_dim"] = made["qk_rope_head_dim"]
+    heads = next(
+        (n for n in ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads") if made.get(n)), None
+    )
+    if heads is None and "state_size" in made and "num_heads" in made:
+        heads = "num_heads"
+    for name in ("mamba_d_head", "mamba_headdim", "mamba_head_dim"):
+        if heads and isinstance(made.get(name), int):
+            made[name] = scale.mamba_inner // made[heads]
+    if heads == "num_heads":
+        made["head_dim"] = scale.mamba_inner // made[heads]
+    if isinstance(pre := fields.get("query_pre_attn_scalar"), (int, float)) and "head_dim" in made:
+        made["query_pre_attn_scalar"] = type(pre)(pre * made["head_dim"] / fields["head_dim"])
+    if (keys := made.get("linear_num_key_heads")) and "linear_num_value_heads" in made:
+        several = fields["linear_num_value_heads"] > fields["linear_num_key_heads"]
+        made["linear_num_value_heads"] = keys * (2 if several else 1)
+    if dims := made.get("axial_pos_embds_dim"):  # Reformer's position tables, by row and column
+        made["axial_pos_embds_dim"] = _sections(dims, made["hidden_size"])
+        made["axial_pos_shape"] = [POSITIONS // 8, 8]
+
+
+def _shrink_positions(fields: dict[str, Any], made: dict[str, Any]) -> None:
+    """Sets rotary limits and the lengths of rotary lists."""
+    longest = next((name for name in _LONGEST if made.get(name)), None)
+    width = made.get("qk_rope_head_dim") or made.get("head_dim") or HIDDEN // HEADS
+    for rope in _ropes(made):
+        if longest and rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT:
+            original = rope.get("original_max_position_embeddings") or fields[longest]
+            made[longest] = math.ceil(ROTARY_LIMIT * max(1.0, fields[longest] / original))
+        rotated = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
+        for name, value in rope.items():
+            if name == "original_max_position_embeddings":
+                rope[name] = ROTARY_LIMIT
+            elif name in ("short_factor", "long_factor"):
+                rope[name] = _spread(value, rotated)
+            elif name == "mrope_section":
+                rope[name] = _sections(value, rotated)
+    if fields.get("original_max_position_embeddings"):
+        made["original_max_position_embeddings"] = ROTARY_LIMIT
+
+
+def _spread(values: list[float], count: int) -> list[float]:
+    """Returns `count` of the values, evenly from the first to the last."""
+    step = (len(values) - 1) / max(1, count - 1)
+    return [values[round(step * index)] for index in range(count)]
+
+
+def _sections(sections: list[int], total: int) -> list[int]:
+    """Returns sections of about the same shares that sum to `total`."""
+    ends = [round(sum(sections[: n + 1]) / sum(sections) * total) for n in range(len(sections))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
