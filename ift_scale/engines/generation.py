@@ -2,8 +2,8 @@
 
 Batches are padded on the left and masked, as transformers' `generate` expects. This is exact for
 most models and for sliding windows, but not if positions or rotary frequencies depend on the batch.
-Prompts are therefore grouped by rotary class. Before a method is used for longer prompts or more
-padding than before, a few greedy tokens are compared with plain forward passes. A row whose rotary
+Prompts are therefore grouped by rotary class. Before a method is used for a kind of prompt that is
+new (`row_kinds`), a few greedy tokens are compared with plain forward passes. A row whose rotary
 frequencies change as it grows is generated without a KV cache, because cached keys would keep the
 old frequencies.
 """
@@ -18,6 +18,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from ift_scale.engines.protocol import Sampling
 from ift_scale.engines.rope import LengthClass
+from ift_scale.engines.row_kinds import LengthBuckets, RowKind
 from ift_scale.engines.selector import gap_in_tolerances
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
@@ -43,10 +44,20 @@ _PLAIN = _Method("single rows without a KV cache", False)
 class Generator:
     """Generates text with one model and remembers the lengths verified for each method."""
 
-    def __init__(self, passes: ForwardPasses, alone: SingleRows, tolerance: float):
-        self.passes, self.single_rows, self.tolerance = passes, alone, tolerance
-        self._verified: dict[tuple[_Method, LengthClass], tuple[int, int]] = {}
-        self._closed: set[tuple[_Method, LengthClass]] = set()
+    def __init__(
+        self,
+        passes: ForwardPasses,
+        alone: SingleRows,
+        buckets: LengthBuckets,
+        tolerance: float,
+        may_batch: bool,
+    ):
+        self.passes, self.single_rows, self.buckets = passes, alone, buckets
+        self.tolerance = tolerance
+        self.methods = list(_METHODS) if may_batch else []
+        self.verified: dict[tuple[_Method, RowKind], int] = {}
+        """The most tokens of a verified text, by method and kind."""
+        self._wrong: set[tuple[_Method, RowKind]] = set()
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]
@@ -55,71 +66,75 @@ class Generator:
         torch.manual_seed(sampling.seed)
         self.passes.use_attention()
         results: list[list[list[int]]] = [[] for _ in prompts]
-        for numbers, strategy in self._plan(prompts, sampling):
-            for batch in self._batches([prompts[n] for n in numbers], sampling, strategy):
-                chosen = [numbers[i] for i in batch]
-                new_tokens = self._without_cache if strategy is _PLAIN else self._new_tokens
-                tokens = new_tokens([prompts[n] for n in chosen], sampling)
-                for number, samples in zip(chosen, tokens, strict=True):
-                    results[number] = samples
-                finished(len(batch))
+        for lengths, numbers in self._groups(prompts, sampling):
+            left = numbers
+            # A text whose rotary frequencies change as it grows cannot use a KV cache.
+            for method in [*(self.methods if lengths is not None else []), _PLAIN]:
+                refused: list[int] = []
+                for batch in self._batches([prompts[n] for n in left], sampling, method):
+                    chosen = [left[i] for i in batch]
+                    rows = [prompts[n] for n in chosen]
+                    if lengths is not None and not self._is_right(method, lengths, rows, sampling):
+                        refused += chosen
+                        continue
+                    new_tokens = self._without_cache if method is _PLAIN else self._new_tokens
+                    for number, samples in zip(chosen, new_tokens(rows, sampling), strict=True):
+                        results[number] = samples
+                    finished(len(batch))
+                left = refused
         return results
 
-    def _plan(
+    def _groups(
         self, prompts: Sequence[list[int]], sampling: Sampling
-    ) -> Iterator[tuple[list[int], _Method]]:
-        """Yields (prompt numbers, method to use), one pair per rotary class."""
+    ) -> Iterator[tuple[LengthClass | None, list[int]]]:
+        """Yields (rotary class, prompt numbers); the class is None if it changes in a text."""
         class_of = self.passes.rope.class_of
-        groups: dict[tuple[LengthClass, LengthClass], list[int]] = {}
+        groups: dict[LengthClass | None, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            longest = len(prompt) + sampling.max_tokens - 1  # the last new token is never read
-            groups.setdefault((class_of(len(prompt)), class_of(longest)), []).append(number)
-        for (first, last), numbers in groups.items():
-            changes = first != last or first.own > 0
-            if changes:
-                yield numbers, _PLAIN
-            else:
-                yield (
-                    numbers,
-                    self._verified_method(first, [prompts[n] for n in numbers], sampling),
-                )
+            first = class_of(len(prompt))
+            # The last new token is never read.
+            last = class_of(len(prompt) + sampling.max_tokens - 1)
+            groups.setdefault(first if first == last and not first.own else None, []).append(number)
+        yield from groups.items()
 
-    def _verified_method(
-        self, kind: LengthClass, prompts: list[list[int]], sampling: Sampling
-    ) -> _Method:
-        longest = max(map(len, prompts))
-        length = longest + sampling.max_tokens
-        for strategy in _METHODS:
-            key, padding = (
-                (strategy, kind),
-                longest - min(map(len, prompts)) if strategy.is_batched else 0,
-            )
-            right_length, right_padding = self._verified.get(key, (0, 0))
-            if length <= right_length and padding <= right_padding:
-                return strategy
-            if key not in self._closed:
-                problem = self._problem(strategy, prompts, sampling)
-                if problem is None:
-                    self._verified[key] = max(length, right_length), max(padding, right_padding)
-                    return strategy
-                self._closed.add(key)
-                beyond = f"beyond {right_length} tokens or {right_padding} of padding"
-                logger.warning(
-                    "%s: not used to generate texts %s (%s)", strategy.name, beyond, problem
-                )
-        return _PLAIN
+    def _is_right(
+        self,
+        method: _Method,
+        lengths: LengthClass,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+    ) -> bool:
+        """Checks one prompt of every kind that is new, or longer than before, in one batch."""
+        if method is _PLAIN:
+            return True
+        copies = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
+        kinds = self.buckets.kinds(lengths, 0, list(map(len, copies)), [1] * len(copies))
+        keys = [(method, kind) for kind in kinds]
+        if method not in self.methods or self._wrong.intersection(keys):
+            return False
+        totals = {
+            key: len(row) + sampling.max_tokens
+            for key, row in reversed(list(zip(keys, copies, strict=True)))
+        }
+        new = {key: total for key, total in totals.items() if total > self.verified.get(key, 0)}
+        if not new:
+            return True
+        # The longest row keeps the padding, and a second one the path of several rows.
+        chosen = sorted({0, *range(min(2, len(keys))), *(keys.index(key) for key in new)})
+        problem = self._problem([copies[n] for n in chosen], sampling)
+        if problem is None:
+            self.verified |= new
+            return True
+        self._wrong |= new.keys()
+        was_right = any(verified is method for verified, _ in self.verified)
+        if not was_right:
+            self.methods.remove(method)
+        where = "" if not was_right else f" like those of {max(new.values())} tokens"
+        logger.warning("%s: not used to generate texts%s (%s)", method.name, where, problem)
+        return False
 
-    def _problem(
-        self, strategy: _Method, prompts: list[list[int]], sampling: Sampling
-    ) -> str | None:
-        """Returns why a method is unusable for these prompts, or None if it is usable.
-
-        Compares the longest prompt and, in the same batch, the shortest and most padded one.
-        """
-        ordered = sorted(prompts, key=len)
-        rows = (
-            [ordered[-1], ordered[0]] if strategy.is_batched and len(prompts) > 1 else ordered[-1:]
-        )
+    def _problem(self, rows: list[list[int]], sampling: Sampling) -> str | None:
+        """Returns why a batch of these prompts goes wrong, or None if it does not."""
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
             out = self._generate(
@@ -132,7 +147,7 @@ class Generator:
         except torch.OutOfMemoryError:
             raise
         except UNSUPPORTED as error:
-            return f"does not support this model: {error}"
+            return f"does not support this model: {(str(error) or repr(error)).splitlines()[0]}"
         logprobs_BSV = torch.stack(out.logits, 1).double().log_softmax(-1).cpu()
         gaps = [
             self._gap(row, new, logprobs_SV)

@@ -1,8 +1,8 @@
 """Selects the fastest strategy that computes a group of rows correctly.
 
-The first strategy that applies is compared with `SingleRows` on the rows of the request itself. If
-it does not suit a model, the engine logs it and falls back to the next one; the result is never
-wrong.
+For every kind of row (`row_kinds`), a strategy is compared with `SingleRows` on the first row of
+this kind, and again on one that is longer than all before. Where it differs or fails, the engine
+logs it and the next strategy computes the batch; the result is never wrong.
 """
 
 import logging
@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from ift_scale.engines.rope import LengthClass
-from ift_scale.engines.strategies import UNSUPPORTED, Batch, ScoredSuffix, SingleRows, Strategy
+from ift_scale.engines.row_kinds import LengthBuckets, RowKind
+from ift_scale.engines.strategies import (
+    UNSUPPORTED,
+    ScoredSuffix,
+    SingleRows,
+    Strategy,
+    batches_by_length,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,80 +28,116 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 _LARGE_LOGPROB, _MAY_BE_ROUNDING = 16.0, 10.0
 
+Batch = tuple[list[int], list[Tensor]]
+"""Item numbers, longest first, and for each the flat float64 log-probabilities of its targets."""
+
 
 class StrategySelector:
-    """Strategies in order of speed, each used up to the length at which it was verified."""
+    """Strategies in order of speed, each used for the kinds of rows on which it was right."""
 
-    def __init__(self, strategies: Sequence[Strategy], single_rows: SingleRows, dtype: torch.dtype):
-        self.strategies, self.single_rows, self.tolerance = (
-            list(strategies),
-            single_rows,
-            _TOLERANCE[dtype],
-        )
-        self._verified: dict[tuple[str, LengthClass], int] = {}
-        self._closed: set[tuple[str, LengthClass]] = set()
+    def __init__(
+        self,
+        strategies: Sequence[Strategy],
+        single_rows: SingleRows,
+        buckets: LengthBuckets,
+        dtype: torch.dtype,
+    ):
+        self.strategies, self.single_rows = list(strategies), single_rows
+        self.buckets, self.tolerance = buckets, _TOLERANCE[dtype]
+        self.verified: dict[tuple[str, RowKind], int] = {}
+        """The most tokens of a verified row, by strategy and kind."""
+        self._wrong: set[tuple[str, RowKind]] = set()
 
     def batches(
-        self, kind: LengthClass, prefix: list[int], items: Sequence[ScoredSuffix]
+        self, lengths: LengthClass, prefix: list[int], items: Sequence[ScoredSuffix]
     ) -> Iterator[Batch]:
         """Computes items of one length class after a prefix of the same class.
 
         Tries the strategies from the fastest on. The last resort is one pass per row.
         """
-        length = len(prefix) + max(len(item.suffix) for item in items)
+        left = list(range(len(items)))
         # A row whose rotary frequencies apply to its own length only can share nothing.
-        for strategy in [] if kind.own else self.strategies:
-            key = (strategy.name, kind)
-            verified = self._verified.get(key, 0)
-            # A closed strategy failed beyond its verified length; shorter rows may still use it.
-            if not strategy.serves(length) or (key in self._closed and length > verified):
-                continue
-            batches = strategy.batches(prefix, items)
-            if length > verified:
-                # Longer than ever before: compare the first batch with plain passes before use.
-                first = self._first_batch(batches, key, prefix, items)
-                if first is None:
-                    self._closed.add(key)
-                    continue
-                self._verified[key] = length
-                yield first
-            yield from batches
-            return
-        yield from self.single_rows.batches(prefix, items)
+        for strategy in [] if lengths.own else list(self.strategies):
+            refused: list[int] = []
+            yield from self._computed(strategy, lengths, prefix, items, left, refused)
+            left = refused
+        for number in sorted(left, key=lambda i: -len(items[i].suffix)):
+            yield [number], [self.single_rows.row(prefix, items[number])]
 
-    def is_open(self, strategy: Strategy, kind: LengthClass) -> bool:
-        """False if the strategy was wrong for this class at every length tried."""
-        key = (strategy.name, kind)
-        return key not in self._closed or self._verified.get(key, 0) > 0
-
-    def _first_batch(
+    def _computed(
         self,
-        batches: Iterator[Batch],
-        key: tuple[str, LengthClass],
+        strategy: Strategy,
+        lengths: LengthClass,
         prefix: list[int],
         items: Sequence[ScoredSuffix],
-    ) -> Batch | None:
-        """Returns the first batch if it equals plain passes, else None and logs the reason.
+        numbers: Sequence[int],
+        refused: list[int],
+    ) -> Iterator[Batch]:
+        """Yields the batches that the strategy computes; adds all other numbers to `refused`."""
+        served = [n for n in numbers if strategy.serves(len(prefix) + len(items[n].suffix))]
+        refused += sorted({*numbers} - {*served})
+        prepared = None
+        budget, repeated = strategy.passes.batch_tokens, strategy.repeated(prefix)
+        for batch in batches_by_length(repeated, [items[n] for n in served], budget):
+            chosen = [served[n] for n in batch]
+            rows = [items[n] for n in chosen]
+            kinds = self.buckets.kinds(
+                lengths,
+                len(prefix),
+                [len(row.suffix) for row in rows],
+                [len(row.targets) for row in rows],
+            )
+            if strategy not in self.strategies or any(
+                (strategy.name, kind) in self._wrong for kind in kinds
+            ):
+                refused += chosen
+                continue
+            try:
+                prepared = strategy.prepare(prefix) if prepared is None else prepared
+                values = strategy.logprobs(prefix, prepared, rows)
+            except torch.OutOfMemoryError:
+                raise
+            except UNSUPPORTED as error:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                self._close(strategy, kinds, f"does not support this model: {reason}")
+                refused += chosen
+                continue
+            if self._are_right(strategy, prefix, rows, kinds, values):
+                yield chosen, values
+            else:
+                refused += chosen
 
-        Compares the longest row and, in a strategy's first check, the most padded one.
-        """
-        verified = self._verified.get(key, 0)
-        try:
-            numbers, actual = next(batches)
-            checked = {0} if verified else {0, len(numbers) - 1}
-            gaps = [self._gap(prefix, items[numbers[row]], actual[row]) for row in checked]
-            if max(gaps) <= 1:
-                return numbers, actual
-            problem = f"differs from a plain forward pass by {max(gaps) * self.tolerance:.3g} nats"
-        except torch.OutOfMemoryError:
-            raise
-        except UNSUPPORTED as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            problem = f"does not support this model: {reason}"
-        logger.warning(
-            "%s: not used for rows of %d tokens or more (%s)", key[0], verified + 1, problem
-        )
-        return None
+    def _are_right(
+        self,
+        strategy: Strategy,
+        prefix: list[int],
+        rows: Sequence[ScoredSuffix],
+        kinds: Sequence[RowKind],
+        values: Sequence[Tensor],
+    ) -> bool:
+        """Compares one row of every kind that is new, or longer than before, with a plain pass."""
+        # The first row of a kind is its longest.
+        first = {kind: number for number, kind in reversed(list(enumerate(kinds)))}
+        for kind, number in first.items():
+            key, length = (strategy.name, kind), len(prefix) + len(rows[number].suffix)
+            if length <= self.verified.get(key, 0):
+                continue
+            gap = self._gap(prefix, rows[number], values[number])
+            if gap > 1:
+                problem = f"differs from a plain forward pass by {gap * self.tolerance:.3g} nats"
+                self._close(strategy, [kind], f"{problem} in a row of {length} tokens")
+                return False
+            self.verified[key] = length
+        return True
+
+    def _close(self, strategy: Strategy, kinds: Sequence[RowKind], problem: str) -> None:
+        """Does not use the strategy again for these kinds, or at all if it has never been right."""
+        self._wrong |= {(strategy.name, kind) for kind in kinds}
+        was_right = any(name == strategy.name for name, _ in self.verified)
+        if not was_right and strategy in self.strategies:
+            self.strategies.remove(strategy)
+        where = " for rows like these" if was_right else ""
+        logger.warning("%s: not used%s (%s)", strategy.name, where, problem)
 
     def _gap(self, prefix: list[int], item: ScoredSuffix, actual: Tensor) -> float:
         """Returns the distance of a row from a plain pass, in tolerances.

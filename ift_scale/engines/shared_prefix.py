@@ -147,13 +147,7 @@ class LastRowsLayer(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)  # attributes the model reads
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        shared = kwargs.get("shared")
-        if not isinstance(shared, PackedSuffixes):
-            return self.layer(*args, **kwargs)
-        return self._scored_rows(*args, **kwargs)
-
-    def _scored_rows(
+    def forward(
         self,
         hidden_states: Tensor,
         *,
@@ -176,6 +170,17 @@ class LastRowsLayer(nn.Module):
             shared=_ScoredRows(shared, keys.keys),
             **kwargs,
         )
+
+
+@contextmanager
+def last_layer_on_scored_rows(layers: nn.ModuleList) -> Iterator[None]:
+    """Reduces the last layer to the scored rows; other passes run the model's own layer."""
+    last = layers[-1]
+    layers[-1] = LastRowsLayer(last)
+    try:
+        yield
+    finally:
+        layers[-1] = last
 
 
 class PrefixRecorder:

@@ -32,18 +32,26 @@ class ScoredSuffix(NamedTuple):
     targets: list[list[int]]
 
 
-Batch = tuple[list[int], list[Tensor]]
-"""Item numbers, longest first, and for each the flat float64 log-probabilities of its targets."""
-
-
 class Strategy(Protocol):
     name: str
+    passes: "ForwardPasses"
 
     def serves(self, length: int) -> bool:
         """True if this strategy can compute rows of `length` tokens."""
 
-    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
-        """Computes all items in batches; the first batch contains the longest item."""
+    def repeated(self, prefix: list[int]) -> int:
+        """Returns how many of the prefix's tokens every row of a batch has in memory."""
+
+    def prepare(self, prefix: list[int]) -> Any:
+        """Computes what all batches after this prefix share, once."""
+
+    def logprobs(
+        self, prefix: list[int], prepared: Any, items: Sequence[ScoredSuffix]
+    ) -> list[Tensor]:
+        """Computes one batch, longest item first.
+
+        Returns the flat float64 log-probabilities of each item's targets.
+        """
 
 
 class ForwardPasses:
@@ -103,13 +111,6 @@ class SingleRows:
     def __init__(self, passes: ForwardPasses):
         self.passes = passes
 
-    def serves(self, length: int) -> bool:
-        return True
-
-    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
-        for number in sorted(range(len(items)), key=lambda i: -len(items[i].suffix)):
-            yield [number], [self.row(prefix, items[number])]
-
     def row(self, prefix: list[int], item: ScoredSuffix, copies: int = 1) -> Tensor:
         """Returns the log-probabilities of one row. `copies` in a batch change only rounding."""
         ids, count = prefix + item.suffix, len(item.targets)
@@ -130,30 +131,27 @@ class PaddedBatches:
     def serves(self, length: int) -> bool:
         return True
 
-    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
-        cache = self._cache(prefix) if self.caches and prefix else None
-        behind = [] if cache is not None else prefix
-        for batch in batches_by_length(len(prefix), items, self.passes.batch_tokens):
-            rows = [behind + items[i].suffix for i in batch]
-            counts = [len(items[i].targets) for i in batch]
-            logits_RV = self._logits(rows, counts, cache)
-            targets = [items[i].targets for i in batch]
-            yield (
-                batch,
-                [
-                    target_logprobs(*pair)
-                    for pair in zip(logits_RV.split(counts), targets, strict=True)
-                ],
-            )
+    def repeated(self, prefix: list[int]) -> int:
+        return len(prefix)
 
-    def _cache(self, prefix: list[int]) -> Any:
-        """Returns the KV cache that the model itself computes for the prefix."""
+    def prepare(self, prefix: list[int]) -> Any:
+        """Returns the KV cache that the model itself computes for the prefix, or None."""
+        if not self.caches or not prefix:
+            return None
         self.passes.use_attention()
         _, out = self.passes.logits([prefix], [0], [len(prefix) - 1], use_cache=True)
         cache = out.past_key_values
         if cache is None or not hasattr(cache, "batch_repeat_interleave"):
             raise ValueError("its cache cannot be copied for a batch")
         return cache
+
+    def logprobs(
+        self, prefix: list[int], prepared: Any, items: Sequence[ScoredSuffix]
+    ) -> list[Tensor]:
+        before = [] if prepared is not None else prefix
+        counts = [len(item.targets) for item in items]
+        logits_RV = self._logits([before + item.suffix for item in items], counts, prepared)
+        return split_logprobs(logits_RV, items)
 
     def _logits(self, rows: list[list[int]], counts: list[int], cache: Any) -> Tensor:
         """Returns the logits of each row's last `counts[i]` positions, row after row."""
@@ -192,48 +190,39 @@ class SharedPrefix:
                 torch.tensor([[1, 2, 3]]), use_cache=False, shared=shared_prefix.PrefixRecorder()
             )
         self.reach = shared_prefix.causal_reach(masks, longest)
-        self._last = self._layers[-1]
-        self._layers[-1] = shared_prefix.LastRowsLayer(self._last)
-
-    def remove(self) -> None:
-        """Restores the model's own last layer."""
-        self._layers[-1] = self._last
 
     def serves(self, length: int) -> bool:
         return length <= self.reach
 
-    def batches(self, prefix: list[int], items: Sequence[ScoredSuffix]) -> Iterator[Batch]:
+    def repeated(self, prefix: list[int]) -> int:
+        return 0
+
+    def prepare(self, prefix: list[int]) -> shared_prefix.PrefixRecorder:
+        """Runs one pass over the prefix that stores its keys and values."""
         recorder = shared_prefix.PrefixRecorder()
-        # One pass over the prefix stores its K/V, which all batches below reuse.
         if prefix:
             self.passes.use_attention(shared_prefix.NAME)
             self.passes.logits([prefix], [0], [len(prefix) - 1], use_cache=False, shared=recorder)
-        for batch in batches_by_length(0, items, self.passes.batch_tokens):
-            suffixes = [items[i].suffix for i in batch]
-            counts = [len(items[i].targets) for i in batch]
-            logits_RV = self._logits(suffixes, counts, recorder, len(prefix))
-            targets = [items[i].targets for i in batch]
-            yield (
-                batch,
-                [
-                    target_logprobs(*pair)
-                    for pair in zip(logits_RV.split(counts), targets, strict=True)
-                ],
-            )
+        return recorder
 
     @torch.inference_mode()
-    def _logits(
-        self, suffixes: list[list[int]], counts: list[int], recorder: Any, prefix_length: int
-    ) -> Tensor:
+    def logprobs(
+        self, prefix: list[int], prepared: Any, items: Sequence[ScoredSuffix]
+    ) -> list[Tensor]:
         packed = shared_prefix.PackedSuffixes(
-            [len(s) for s in suffixes], counts, recorder.prefix, prefix_length
+            [len(item.suffix) for item in items],
+            [len(item.targets) for item in items],
+            prepared.prefix,
+            len(prefix),
         )
         self.passes.use_attention(shared_prefix.NAME)
-        ids_1N = torch.tensor([[token for suffix in suffixes for token in suffix]])
+        ids_1N = torch.tensor([[token for item in items for token in item.suffix]])
         positions_1N = packed.positions_N[None]
-        return self.passes.model(
-            ids_1N, position_ids=positions_1N, use_cache=False, shared=packed
-        ).logits[0]
+        with shared_prefix.last_layer_on_scored_rows(self._layers):
+            out = self.passes.model(
+                ids_1N, position_ids=positions_1N, use_cache=False, shared=packed
+            )
+        return split_logprobs(out.logits[0], items)
 
 
 def batches_by_length(
@@ -247,7 +236,14 @@ def batches_by_length(
             yield batch
             batch = []
         batch.append(number)
-    yield batch
+    if batch:
+        yield batch
+
+
+def split_logprobs(logits_RV: Tensor, items: Sequence[ScoredSuffix]) -> list[Tensor]:
+    """Returns the log-probabilities of each item's targets from the logits of all scored rows."""
+    parts = logits_RV.split([len(item.targets) for item in items])
+    return [target_logprobs(part, item.targets) for part, item in zip(parts, items, strict=True)]
 
 
 def target_logprobs(logits_TV: Tensor, targets: list[list[int]]) -> Tensor:

@@ -2,8 +2,8 @@
 
 A prefix that prompts share is computed once. Every row equals a plain forward pass of this row
 alone to within 1e-4 nats in float32, for every architecture. Rows are grouped by shared prefix and
-by the class of their rotary frequencies (`rope`). Each group uses the fastest strategy verified for
-it (`strategies`).
+by the class of their rotary frequencies (`rope`). Each batch uses the fastest strategy verified for
+its kinds of rows (`strategies`, `selector`).
 """
 
 import logging
@@ -27,6 +27,7 @@ from ift_scale.engines.protocol import (
     resolved_dtype,
 )
 from ift_scale.engines.rope import LengthClass
+from ift_scale.engines.row_kinds import LengthBuckets, selects_tokens
 from ift_scale.engines.selector import StrategySelector
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
@@ -43,12 +44,14 @@ logger = logging.getLogger(__name__)
 # Prompts without an explicit prefix are grouped if they agree up to here, as chat prompts do.
 _GROUPED_BY = 32
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-# The check at load covers a window if a forward pass of that length takes at most this many
-# floating-point operations (2 per parameter and token): a few seconds. Longer rows are checked on
-# first use.
-_CHECKED_TOKENS, _TOKENS_PAST = 60, 24
-_CHECK_OPERATIONS = {"cpu": 1e11, "cuda": 1e14}
-_LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_LENGTH_FIELDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+    "context_length",
+)
 _UNLIMITED = 1 << 20
 
 
@@ -98,19 +101,24 @@ class TransformersEngine:
             self.model.set_attn_implementation("eager")
         self._passes = ForwardPasses(self.model, self.batch_tokens)
         alone = SingleRows(self._passes)
-        packed = self._shared_prefix_strategy()
-        padded: list[Strategy] = [
-            PaddedBatches(self._passes, caches=True),
-            PaddedBatches(self._passes, caches=False),
-        ]
-        self._selector = StrategySelector(
-            [packed, *padded] if packed else padded, alone, self.dtype
+        strategies = self._strategies()
+        buckets = LengthBuckets(self.model.config.to_dict())
+        self._selector = StrategySelector(strategies, alone, buckets, self.dtype)
+        self._generator = Generator(
+            self._passes, alone, buckets, self._selector.tolerance, may_batch=bool(strategies)
         )
-        self._generator = Generator(self._passes, alone, self._selector.tolerance)
-        self._check_at_load()
-        if packed and not self._selector.is_open(packed, self._passes.rope.class_of(1)):
-            packed.remove()
-            self._selector.strategies.remove(packed)
+
+    def _strategies(self) -> list[Strategy]:
+        """Returns the strategies that the model may use, fastest first."""
+        if selects_tokens(self.model):
+            logger.warning(
+                "every row takes a forward pass of its own: this model attends to selected tokens,"
+                " and batches change the selection"
+            )
+            return []
+        packed = self._shared_prefix_strategy()
+        padded = [PaddedBatches(self._passes, caches) for caches in (True, False)]
+        return [packed, *padded] if packed else [*padded]
 
     def _shared_prefix_strategy(self) -> SharedPrefix | None:
         """Returns the shared-prefix strategy, or None if the device or the layers rule it out."""
@@ -126,27 +134,6 @@ class TransformersEngine:
             )
             return None
 
-    def _check_at_load(self) -> None:
-        """Compares strategies with plain passes on a fixed prompt and past affordable windows."""
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        affordable = _CHECK_OPERATIONS[self.device.type] / (2 * self.model.num_parameters())
-        limits = {
-            n
-            for n in {*windows_of(self._config), *self._passes.rope.lengths}
-            if n < self.context_length
-        }
-        windows = [n for n in limits if n + _TOKENS_PAST <= affordable]
-        shortest = min([_CHECKED_TOKENS, self.context_length, *windows])
-        for length in sorted(
-            {shortest, *(min(n + _TOKENS_PAST, self.context_length) for n in windows)}
-        ):
-            tokens = [(7 * n + 3) % vocabulary for n in range(length)]
-            half = length // 2
-            rows = [tokens[half:], tokens[: half - 1], tokens[: half // 3 + 1]]
-            self._logprobs(
-                [tokens[:half]] * 3, [ScoredSuffix(row, [tokens[:20]]) for row in rows], ignore
-            )
-
     @property
     def shares_prefix(self) -> bool:
         """True if rows use shared-prefix attention, as far as the model's masks allow."""
@@ -155,10 +142,18 @@ class TransformersEngine:
     @property
     def context_length(self) -> int:
         """The maximum number of prompt tokens: the model's limit or `max_model_len`, less one."""
-        stated = next(
-            (n for name in _LENGTH_FIELDS if (n := getattr(self._config, name, None))), _UNLIMITED
-        )
+        values = (getattr(self._config, name, None) for name in _LENGTH_FIELDS)
+        # XLNet's -1 stands for no limit.
+        stated = next((n for n in values if n and n > 0), _UNLIMITED)
+        # RoBERTa and its kin number positions from the padding id on.
+        stated -= max((n + 1 for n in self._padding_positions()), default=0)
         return min(self._max_model_len or stated, stated) - 1
+
+    def _padding_positions(self) -> Iterator[int]:
+        """Yields the padding index of each table of learned positions that has one."""
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+                yield from () if module.padding_idx is None else (module.padding_idx,)
 
     def load_weights(self, path: Path) -> None:
         self._load(path)
@@ -197,7 +192,7 @@ class TransformersEngine:
     ) -> list[Tensor]:
         """Returns, for each suffix, the log-probabilities of its targets, flat, float64."""
         results: list[Tensor] = [torch.empty(0)] * len(suffixes)
-        # Longest rows first: a strategy verified for them is not checked again for shorter ones.
+        # Longest rows first: a strategy is checked again for rows longer than all before.
         for group in sorted(self._groups(prefixes, suffixes), key=lambda group: -group.longest):
             for batch, logprobs in self._selector.batches(group.kind, group.prefix, group.items):
                 for item, values in zip(batch, logprobs, strict=True):
@@ -254,18 +249,3 @@ def longest_prefix(
     return prefix + items[0].suffix[:more], [
         ScoredSuffix(item.suffix[more:], item.targets) for item in items
     ]
-
-
-def windows_of(config: Any) -> set[int]:
-    """Returns every length in the config that may be an attention window or chunk, in tokens.
-
-    Only the check at load uses them: a field that the architecture ignores costs a longer check.
-    """
-    names = [
-        n
-        for n in config.to_dict()
-        if ("window" in n or "chunk" in n) and "layer" not in n and "pattern" not in n
-    ]
-    values = [getattr(config, name) for name in names]
-    flat = [n for value in values for n in (value if isinstance(value, list | tuple) else [value])]
-    return {n for n in flat if isinstance(n, int) and not isinstance(n, bool) and n > 1}

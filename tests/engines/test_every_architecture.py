@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.rope import LengthClass, RopeLimits
+from ift_scale.engines.row_kinds import selects_tokens
 from ift_scale.engines.selector import gap_in_tolerances
 from ift_scale.engines.strategies import ForwardPasses, PaddedBatches, SharedPrefix
 from ift_scale.engines.transformers import TransformersEngine
@@ -103,6 +104,38 @@ MODELS = {
             "lru_width": 64,
         },
     ),
+    "rwkv": ("RwkvConfig", {"hidden_size": 64, "num_hidden_layers": 8, "context_length": 128}),
+    "deepseek-v4": (
+        "DeepseekV4Config",
+        {
+            "hidden_size": 64,
+            "moe_intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "head_dim": 16,
+            "q_lora_rank": 16,
+            "o_lora_rank": 16,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "num_hash_layers": 1,
+            "sliding_window": 8,
+            "index_topk": 8,
+            "index_head_dim": 16,
+            "index_n_heads": 2,
+            "layer_types": ["sliding_attention", "compressed_sparse_attention"] * 2,
+        },
+    ),
+    "moshi": (  # its embedding has one row more than its head
+        "MoshiConfig",
+        {
+            "hidden_size": 64,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "head_dim": 16,
+            "max_position_embeddings": 128,
+        },
+    ),
     "bidirectional": (
         "BertConfig",
         {
@@ -141,6 +174,8 @@ EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches with a cached prefix") | {
     "mamba": "padded batches",
     "recurrent-gemma": "padded batches",
     "bidirectional": None,
+    "rwkv": "padded batches",
+    "deepseek-v4": None,
     "longrope": "shared-prefix attention",
 }
 
@@ -226,7 +261,7 @@ def test_rows_equal_plain_passes_of_one_row(name: str, tmp_path: Path) -> None:
 
 
 def _longest_way(engine: TransformersEngine) -> str | None:
-    verified = engine._selector._verified
+    verified = engine._selector.verified
     return max(verified, key=lambda key: verified[key])[0] if verified else None
 
 
@@ -250,6 +285,26 @@ def test_greedy_texts_follow_plain_passes(name: str, tmp_path: Path) -> None:
                 assert (
                     int(model(torch.tensor([prompt + tokens[:n]])).logits[0, -1].argmax()) == token
                 )
+
+
+def test_generation_is_compared_for_batches_after_single_prompts(tmp_path: Path) -> None:
+    """RWKV mixes the rows of a batch when it reads one token with a state (transformers 5.19)."""
+    _model("rwkv").save_pretrained(tmp_path)
+    engine = TransformersEngine(
+        EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers"))
+    )
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    rng = random.Random(5)
+    for count in (1, 3):
+        prompts = [_tokens(rng, 9) for _ in range(count)]
+        found = engine.generate(
+            [TextRequest([], prompt, []) for prompt in prompts], Sampling(5, [2])
+        )
+        for prompt, (tokens,) in zip(prompts, found, strict=True):
+            for n, token in enumerate(tokens):
+                with torch.no_grad():
+                    logits_V = plain(torch.tensor([prompt + tokens[:n]])).logits[0, -1]
+                assert int(logits_V.argmax()) == token
 
 
 def test_padding_is_compared_that_the_first_batch_does_not_have(tmp_path: Path) -> None:
@@ -290,34 +345,79 @@ def test_a_way_that_turns_wrong_beyond_a_length_is_used_below_it(
         return exact(self, rows, counts, cache) * (2 if max(map(len, rows)) > 70 else 1)
 
     monkeypatch.setattr(PaddedBatches, "_logits", wrong_when_long)
+    rng = random.Random(2)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+
+    def score(*lengths: int) -> None:
+        requests = [ScoreRequest([], _tokens(rng, length), [5, 6, 7]) for length in lengths]
+        expected = [v for r in requests for v in _plain(lambda: model, r.prompt, [r.options])]
+        np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
+
+    score(30, 50, 31, 52)
+    with caplog.at_level(logging.WARNING):
+        score(75, 30, 50, 80, 31)
+    assert (
+        "padded batches with a cached prefix: not used for rows like these"
+        " (differs from a plain forward pass by"
+    ) in caplog.text
     alone: list[int] = []
+    row = engine._selector.single_rows.row
     monkeypatch.setattr(
         engine._selector.single_rows,
-        "batches",
-        _counting(engine._selector.single_rows.batches, alone),
+        "row",
+        lambda prefix, item, copies=1: alone.append(1) or row(prefix, item, copies),  # type: ignore[func-returns-value]
     )
-    rng = random.Random(2)
-    requests = [
-        ScoreRequest([], _tokens(rng, length), [5, 6, 7]) for length in (75, 30, 50, 80, 31, 64)
-    ]
+    score(31, 50, 30, 49)
+    assert not alone  # verified before, and still used
+    score(77)
+    assert alone
+
+
+class _WrongForSomeRows(PaddedBatches):
+    """Wrong for one kind of row, as strategies are for some models."""
+
+    name = "wrong for some rows"
+
+    def __init__(self, passes: ForwardPasses, is_wrong: Callable[[list[list[int]], int], bool]):
+        super().__init__(passes, caches=False)
+        self.name, self.is_wrong = _WrongForSomeRows.name, is_wrong
+
+    def logprobs(self, prefix: list[int], prepared: Any, items: Any) -> list[Tensor]:
+        rows = [item.suffix for item in items]
+        exact = super().logprobs(prefix, prepared, items)
+        return [
+            values + (1.0 if self.is_wrong(rows, number) else 0.0)
+            for number, values in enumerate(exact)
+        ]
+
+
+@pytest.mark.parametrize(
+    "is_wrong",
+    [
+        lambda rows, number: len(rows[number]) < 3,
+        lambda rows, number: len(rows[number]) < len(rows[0]),
+        lambda rows, number: len(rows) > 1,
+        lambda rows, number: number > 0,
+        lambda rows, number: 8 <= len(rows[number]) < 11,
+    ],
+    ids=["short", "padded", "with others", "not first", "between limits"],
+)
+def test_a_strategy_is_checked_on_every_kind_of_row(
+    is_wrong: Callable[[list[list[int]], int], bool], tmp_path: Path
+) -> None:
+    """Rows on which a strategy is right come first; those on which it is wrong come later."""
+    _model("mistral").save_pretrained(tmp_path)
+    engine = TransformersEngine(
+        EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", batch_tokens=300))
+    )
+    engine._selector.strategies = [_WrongForSomeRows(engine._passes, is_wrong)]
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    expected = [value for r in requests for value in _plain(lambda: model, r.prompt, [r.options])]
-    with caplog.at_level(logging.WARNING):
+    rng = random.Random(4)
+    for lengths in ((40,), (40, 40), (40, 36), (40, 5, 4), (9, 9), (2,), (10, 1, 2), (3, 3)):
+        requests = [ScoreRequest([], _tokens(rng, length), [5, 6, 7]) for length in lengths]
+        expected = [v for r in requests for v in _plain(lambda: model, r.prompt, [r.options])]
         np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
-    assert sum(alone) == 3  # 75, 80, and 64: longer than the check at load had reached
-    message = (
-        "padded batches with a cached prefix: not used for rows of 61 tokens or"
-        " more (differs from a plain forward pass by"
-    )
-    assert message in caplog.text
-
-
-def _counting(batches: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
-    def counted(prefix: list[int], items: list[Any]) -> Any:
-        counts.append(len(items))
-        return batches(prefix, items)
-
-    return counted
+    assert engine._selector.verified
 
 
 @pytest.mark.parametrize(
@@ -349,6 +449,18 @@ def test_the_layers_masks_tell_how_far_they_are_causal(
     ("config", "settings", "length"),
     [
         ("BloomConfig", {"hidden_size": 32, "n_layer": 1, "n_head": 2, "seq_length": 77}, 76),
+        (
+            "RobertaConfig",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                "max_position_embeddings": 40,
+                "is_decoder": True,
+            },
+            37,
+        ),
         ("MptConfig", {"d_model": 32, "n_layers": 1, "n_heads": 2, "max_seq_len": 78}, 77),
         (
             "MambaConfig",
@@ -387,6 +499,14 @@ def test_penalties_of_the_folders_generation_config_are_not_applied(tmp_path: Pa
         0, len(prompt) :
     ]
     assert repeated[: len(found)].tolist() != found
+
+
+@pytest.mark.parametrize(
+    ("name", "selects"), [("deepseek-v4", True), ("gpt-oss", False), ("mistral", False)]
+)
+def test_selection_among_tokens_is_recognised(name: str, selects: bool) -> None:
+    """A router's selection among experts is none."""
+    assert selects_tokens(_model(name).eval()) == selects
 
 
 def test_rows_are_divided_at_rotary_limits() -> None:

@@ -216,7 +216,6 @@ def test_models_without_the_shared_strategy_are_scored_correctly(
     engine = TransformersEngine(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers", max_model_len=128))
     )
-    assert not engine.shares_prefix
     rng = random.Random(2)
     prefix = [rng.randrange(3, 101) for _ in range(12)]
     requests = [
@@ -228,6 +227,7 @@ def test_models_without_the_shared_strategy_are_scored_correctly(
         [_expected(model, request.prompt, [request.options]) for request in requests]
     )
     np.testing.assert_allclose(engine.score(requests), expected, atol=1e-4)
+    assert not engine.shares_prefix
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
