@@ -12,7 +12,7 @@ from ift_scale.config import BUILTIN_MODEL, Config, GeneralConfig, Source, is_po
 from ift_scale.construct import general
 from ift_scale.engines import model_folder
 from ift_scale.errors import DataError, Place
-from ift_scale.estimate.shape import ModelShape, require_proven
+from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import progress
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import duplicates
@@ -20,6 +20,7 @@ from ift_scale.questions.detect import Detected
 from ift_scale.questions.run import QuestionCounts, counted
 from ift_scale.questions.sources import placed
 from ift_scale.records import Question
+from ift_scale.train.proof import stored
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Counts = Counter[tuple[str, str]]
@@ -42,8 +43,8 @@ def check_model(given: str) -> tuple[str, str]:
     folder = model_folder.resolve(path, "--model")
     source = folder / "config.json"
     settings = model_folder.model_config(folder)
-    require_proven(settings, source)
     PromptTokenizer(folder)
+    stored.proof_of(folder)
     described = ModelShape.from_config(settings, source)
     about = f"{described.family}, {described.parameters:,} parameters"
     return path, about if path == given else f"{given}, {about}"

@@ -97,7 +97,8 @@ class TrainConfig(Section):
     global_batch_size: PositiveInt = 256
     """Examples per optimizer step, summed over all ranks."""
     tokens_per_micro_batch: PositiveInt = 8192
-    """Maximum number of tokens per rank and forward pass. Batches are never padded."""
+    """Maximum number of tokens per rank and forward pass, including padding where the model's
+    training path has any."""
     packing: bool = True
     """Pack several examples into a forward pass. False: one forward pass per example, which is
     slower; for comparisons."""
@@ -113,6 +114,11 @@ class TrainConfig(Section):
     loss_average: Literal["token", "example"] = "token"
     """Loss of a step: the mean over its supervised tokens, or the mean over its examples of each
     example's own mean. Example weights apply to both."""
+    router_aux_loss: bool = False
+    """Add the load-balancing loss of a mixture-of-experts model, times the model's
+    `router_aux_loss_coef`. It is computed for each example alone, as the model defines it, and
+    averaged over the examples of the step, so that packing does not change it. Off by default, as
+    in transformers: it pulls the router towards equal use of all experts, whatever the set."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -171,13 +177,21 @@ OPERATIONAL = {
 """Settings that do not change what is learnt."""
 
 
+_ADDED = {"router_aux_loss"}
+"""Settings that were added after results existed."""
+
+
 def settings_of_result(train: TrainConfig) -> dict[str, Any]:
     """Returns the settings on which the trained weights depend.
 
-    Settings of live evaluation are included only if early stopping may end an arm.
+    Settings of live evaluation are included only if early stopping may end an arm. Settings that
+    were added after results existed are included only if they are not at their default, so that
+    those results keep their keys.
     """
-    stops_early = train.live.early_stopping is not None
-    return train.model_dump(exclude=OPERATIONAL if stops_early else OPERATIONAL | {"live"})
+    excluded = OPERATIONAL | (set() if train.live.early_stopping is not None else {"live"})
+    defaults = type(train).model_fields
+    unchanged = {name for name in _ADDED if getattr(train, name) == defaults[name].default}
+    return train.model_dump(exclude=excluded | unchanged)
 
 
 def train_problems(train: TrainConfig) -> list[str]:

@@ -5,7 +5,7 @@ All supported families are decoders with RMS norms, rotary positions and a gated
 matrices. Their differences are in `_FAMILIES`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,62 +57,6 @@ _FAMILIES = {
 
 # Activations of a gated MLP that fused kernels support, by transformers' names.
 ACTIVATIONS = ("silu", "swish", "gelu_pytorch_tanh")
-
-PROVEN = tuple(_FAMILIES)
-"""Model types whose packed training a test compares with separate full forward passes."""
-
-# These depend on the longest row computed (transformers 5.19, modeling_rope_utils.
-# dynamic_rope_update). "su" is an older name of longrope.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su")
-
-
-def require_proven(config: Mapping[str, Any], source: str | Path = "config.json") -> None:
-    """Raises DataError for a model whose packed training is not verified.
-
-    Such a model may have state along the whole row (state-space and linear-attention layers),
-    attention sinks or its own masks. Packed examples would then silently see each other.
-    """
-    name = config.get("model_type")
-    if name not in PROVEN:
-        raise DataError(
-            Place(source, field="model_type"),
-            f"packed training is proven for {', '.join(PROVEN)} only",
-            "Use a model of one of these types",
-            name,
-        )
-    if config.get("use_bidirectional_attention"):
-        raise DataError(
-            Place(source, field="use_bidirectional_attention"),
-            "is set, but the trainer's attention is causal",
-            "Use a causal model",
-        )
-    if config.get("attention_dropout"):
-        raise DataError(
-            Place(source, field="attention_dropout"),
-            "is not 0, but packed attention has no dropout",
-            "Set it to 0 in config.json",
-            config["attention_dropout"],
-        )
-    for field, kind in _rope_types(config):
-        if kind in _LENGTH_DEPENDENT_ROPE:
-            raise DataError(
-                Place(source, field=field),
-                "rotates positions depending on the longest example of a micro-batch, so examples "
-                "would affect each other",
-                "Use a model with another rope type: yarn, llama3, linear",
-                kind,
-            )
-
-
-def _rope_types(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields (field, rope type).
-
-    transformers 5 has one for the model or one per layer type; older files have `rope_scaling`.
-    """
-    for field in ("rope_parameters", "rope_scaling"):
-        value = config.get(field) or {}
-        for rope in (value, *(inner for inner in value.values() if isinstance(inner, Mapping))):
-            yield field, rope.get("rope_type", rope.get("type"))
 
 
 @dataclass(frozen=True)

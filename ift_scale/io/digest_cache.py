@@ -56,8 +56,8 @@ def digest(path: Path) -> str:
     return computed
 
 
-def folder() -> Path | None:
-    """Returns the cache's folder, `ift-scale/digests` in $XDG_CACHE_HOME or ~/.cache.
+def folder(name: str = "digests") -> Path | None:
+    """Returns a cache's folder, `ift-scale/NAME` in $XDG_CACHE_HOME or ~/.cache.
 
     None for users without a home folder.
     """
@@ -67,7 +67,7 @@ def folder() -> Path | None:
             base = Path("~/.cache").expanduser()
         except RuntimeError:
             return None
-    return base / "ift-scale" / "digests"
+    return base / "ift-scale" / name
 
 
 def _blake3(descriptor: int) -> str:

@@ -18,6 +18,7 @@ from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.engine.export import export
 from ift_scale.train.live.evaluator import LiveEvaluator
+from ift_scale.train.model.packed import PackedCausalLM
 from ift_scale.train.monitor import throughput
 from ift_scale.train.monitor.metrics import StepLog
 from ift_scale.train.monitor.trackers import Trackers
@@ -119,7 +120,7 @@ def _step_log(
     events: job.Events,
 ) -> StepLog:
     """Returns the log of the arm's steps, with the trackers started on rank 0."""
-    meter = build_meter(work, tokens, context, engine.packed.pruned, events)
+    meter = build_meter(work, tokens, context, engine.packed, events)
     names = work.train.trackers if context.ranks.is_rank_zero else []
     trackers = Trackers(names, Path(work.logs), events.note)
     settings = {
@@ -136,7 +137,7 @@ def build_meter(
     work: job.Job,
     tokens: dataset.TokenizedSet,
     context: loop.TrainContext,
-    pruned: bool,
+    packed: PackedCausalLM,
     events: job.Events,
 ) -> throughput.Meter:
     """Returns the meter of an arm's steps. Notes the reason if MFU cannot be computed."""
@@ -150,8 +151,8 @@ def build_meter(
         work.hidden_size,
         context.ranks.world_size,
         shape,
-        pruned,
-        work.train.share_prefix,
+        packed.pruned,
+        packed.shares_prefix,
         peak,
     )
 

@@ -12,6 +12,7 @@ from ift_scale.errors import Stopped
 from ift_scale.io.files import write_text
 from ift_scale.records import Arm
 from ift_scale.train.data import dataset, packing
+from ift_scale.train.model.path import PRUNED, TrainingPath
 
 
 class Interrupted(Stopped):
@@ -61,6 +62,8 @@ class Job(BaseModel):
     logs: str
     """Folder of the run's logs, to which trackers write their local files."""
     train: TrainConfig
+    path: TrainingPath = PRUNED
+    """The training path, exact for the base model."""
     stop_file: str | None = None
     """Created by the supervisor to make the ranks save and end."""
     arms: list[ArmJob]
@@ -73,7 +76,10 @@ def max_micro_batch_tokens(job: Job, world_size: int) -> int:
     """
     longest = [
         packing.max_micro_batch_tokens(
-            dataset.load(Path(arm.tokens)).computed_lengths, job.train, world_size
+            dataset.load(Path(arm.tokens)).computed_lengths,
+            job.train,
+            world_size,
+            job.path.layout,
         )
         for arm in job.arms
     ]

@@ -130,12 +130,17 @@ def _plan_and_build(
     """Returns all steps of the arm, and an engine for them with the base model's weights."""
     config, ranks = job.train, context.ranks
     steps = packing.planned_steps(
-        tokens.computed_lengths, config, ranks.world_size, job.hidden_size, arm.arm.seed
+        tokens.computed_lengths,
+        config,
+        ranks.world_size,
+        job.hidden_size,
+        arm.arm.seed,
+        job.path.layout,
     )
     max_micro_batches = max(map(len, steps))
     model_path = Path(job.model_path)
     engine = engines.build(
-        model_path, context.weights, config, context.device, ranks, max_micro_batches
+        model_path, context.weights, config, context.device, ranks, max_micro_batches, job.path
     )
     return steps, engine
 
@@ -174,7 +179,7 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
         packing.imbalance(step, tokens.computed_lengths, job.hidden_size) for step in steps
     ]
     saved = 0
-    if job.train.share_prefix:
+    if job.path.shares_prefix(job.train):
         saved = sum(num_saved(shared_prefixes(step, tokens)) for step in steps)
     return {
         "steps": len(steps),

@@ -9,8 +9,8 @@ from ift_scale.config import Config
 from ift_scale.engines.model_folder import hidden_size, model_config
 from ift_scale.errors import Place
 from ift_scale.estimate import auto, host
-from ift_scale.estimate.shape import ModelShape, require_proven
-from ift_scale.io.progress import Bar
+from ift_scale.estimate.shape import ModelShape
+from ift_scale.io.progress import Bar, say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.records import Arm
@@ -23,6 +23,7 @@ from ift_scale.train.engine import checkpoint_manifest, export_tokenizer
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.monitor import trackers
+from ift_scale.train.proof import stored
 
 
 def prepare(
@@ -41,8 +42,11 @@ def prepare(
     """
     from ift_scale.engines import weight_checks  # imports torch
 
-    require_proven(model_config(model_path), model_path / "config.json")
     weight_checks.check(model_path)
+    bar.note("proving the training path")
+    proof = stored.proof_of(model_path)
+    for line in stored.describe(proof, config.train):
+        say(f"train: {line}")
     check_kernels(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -69,6 +73,7 @@ def prepare(
         template=config.evaluate.template,
         logs=str(logs),
         train=config.train,
+        path=proof.fastest(config.train),
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )

@@ -57,12 +57,13 @@ def collate(
     scales: np.ndarray,
     device: torch.device,
     share: bool = True,
+    whole: bool = False,
 ) -> MicroBatch:
     """Returns the examples as one packed row.
 
     `scales`: factor of each example's tokens in the loss, shape (all examples,). `share`: compute
-    a common prefix once. Without examples, one of weight 0 is computed, because every rank must
-    take part in every collective.
+    a common prefix once. `whole`: keep the tokens after an example's last supervised row. Without
+    examples, one of weight 0 is computed, because every rank must take part in every collective.
     """
     chosen, factors = list(examples), scales
     if not chosen:
@@ -70,8 +71,9 @@ def collate(
     shared = num_shared(chosen, tokens) if share else 0
 
     # Each example's own tokens, as positions in the set: from the end of the shared prefix to the
-    # row that predicts the last supervised token.
-    firsts, lengths = tokens.offsets[chosen], tokens.computed_lengths[chosen]
+    # row that predicts the last supervised token, or to the example's end.
+    firsts, computed = tokens.offsets[chosen], tokens.computed_lengths[chosen]
+    lengths = tokens.lengths[chosen] if whole else computed
     own = [
         np.arange(first + shared, first + length)
         for first, length in zip(firsts, lengths, strict=True)
@@ -81,7 +83,10 @@ def collate(
     starts = shared + _cumulative(own_lengths)
 
     # A row is supervised if the token after it is: it predicts that token.
-    supervised = [np.flatnonzero(tokens.supervised[part + 1]) for part in own]
+    supervised = [
+        np.flatnonzero(tokens.supervised[part[: length - shared] + 1])
+        for part, length in zip(own, computed, strict=True)
+    ]
     rows_R = np.concatenate([s + start for s, start in zip(supervised, starts, strict=False)])
 
     put = partial(_put, device=device)

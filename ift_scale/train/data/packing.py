@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.train.model.path import Layout
 
 Step = list[list[list[int]]]
 """One step: for each micro-batch, the example numbers of every rank."""
@@ -33,14 +34,18 @@ def step_examples(
             yield order[start : start + global_batch_size].tolist()
 
 
-def max_micro_batch_tokens(lengths: np.ndarray, config: TrainConfig, world_size: int) -> int:
+def max_micro_batch_tokens(
+    lengths: np.ndarray, config: TrainConfig, world_size: int, layout: Layout = "packed"
+) -> int:
     """Returns about the largest number of tokens in one rank's micro-batch.
 
     This is the cap, or one rank's share of the longest possible step if that is smaller.
     """
     longest = np.sort(lengths)[-config.global_batch_size :]
-    if not config.packing:
+    if layout == "single" or not config.packing:
         return int(longest[-1])
+    if layout == "padded":
+        return min(config.tokens_per_micro_batch, int(longest[-1]) * len(longest))
     return min(config.tokens_per_micro_batch, int(longest.sum() / world_size + longest[-1]))
 
 
@@ -60,31 +65,63 @@ def assign_to_ranks(
     world_size: int,
     token_cap: int,
     hidden_size: int,
-    packed: bool = True,
+    layout: Layout = "packed",
 ) -> Step:
     """Assigns the examples to (micro-batch, rank) bins of at most `token_cap` tokens each.
 
     Balances the bins' costs by greedy bin packing, with as few micro-batches as it finds. No
-    example is split or dropped. A bin may be empty if there are fewer examples than ranks. Without
-    `packed`, each bin gets one example.
+    example is split or dropped. A bin may be empty if there are fewer examples than ranks. With the
+    layout `single`, each bin gets one example; with `padded`, examples of similar length, whose
+    padding counts as tokens.
     """
     assert all(lengths[i] <= token_cap for i in examples)
     costs = cost(lengths, hidden_size)
     # Largest first: small examples then even out the differences. Ties by number, so that all
     # ranks compute the same assignment.
     ordered = sorted(examples, key=lambda i: (-costs[i], i))
+    if layout == "padded":
+        return _by_rank(_similar(ordered, lengths, world_size, token_cap), costs, world_size)
     tokens = int(sum(lengths[i] for i in examples))
     num_micro = (
         max(1, math.ceil(tokens / (token_cap * world_size)))
-        if packed
+        if layout == "packed"
         else math.ceil(len(ordered) / world_size)
     )
     # The lower bound may not be reachable: add micro-batches until everything fits.
     while (bins := _fill(ordered, lengths, costs, num_micro * world_size, token_cap)) is None:
         num_micro += 1
-    # The ranks wait for each other in every micro-batch, so bins of similar cost go together.
-    bins.sort(key=lambda examples: -sum(costs[i] for i in examples))
-    return [bins[m * world_size : (m + 1) * world_size] for m in range(num_micro)]
+    return _by_rank(bins, costs, world_size)
+
+
+def _by_rank(bins: list[list[int]], costs: np.ndarray, world_size: int) -> Step:
+    """Returns a whole number of bins per rank as micro-batches.
+
+    The ranks wait for each other in every micro-batch, so bins of similar cost go together.
+    """
+    bins = sorted(bins, key=lambda examples: -sum(costs[i] for i in examples))
+    return [bins[start : start + world_size] for start in range(0, len(bins), world_size)]
+
+
+def _similar(
+    ordered: list[int], lengths: np.ndarray, world_size: int, token_cap: int
+) -> list[list[int]]:
+    """Returns bins of consecutive examples, longest first, a whole number per rank.
+
+    A bin's size is the number of its examples times its longest. The largest bins are halved, and
+    empty ones added, until there are enough.
+    """
+    bins: list[list[int]] = []
+    for example in ordered:
+        if not bins or (len(bins[-1]) + 1) * lengths[bins[-1][0]] > token_cap:
+            bins.append([])
+        bins[-1].append(example)
+    num_bins = math.ceil(len(bins) / world_size) * world_size
+    while len(bins) < min(num_bins, len(ordered)):
+        largest = max(bins, key=len)
+        half = len(largest) // 2
+        bins.append(largest[half:])
+        del largest[half:]
+    return bins + [[] for _ in range(num_bins - len(bins))]
 
 
 def _fill(
@@ -105,16 +142,23 @@ def _fill(
 
 
 def planned_steps(
-    lengths: np.ndarray, config: TrainConfig, world_size: int, hidden_size: int, seed: int
+    lengths: np.ndarray,
+    config: TrainConfig,
+    world_size: int,
+    hidden_size: int,
+    seed: int,
+    layout: Layout = "packed",
 ) -> list[Step]:
     """Returns every optimizer step of an arm, assigned to ranks and micro-batches.
 
-    `lengths`: number of computed tokens of each example.
+    `lengths`: number of computed tokens of each example. Without `train.packing`, the layout is
+    `single`.
     """
+    layout = layout if config.packing else "single"
     steps = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
-    cap, packed = config.tokens_per_micro_batch, config.packing
+    cap = config.tokens_per_micro_batch
     return [
-        assign_to_ranks(examples, lengths, world_size, cap, hidden_size, packed)
+        assign_to_ranks(examples, lengths, world_size, cap, hidden_size, layout)
         for examples in steps
     ]
 

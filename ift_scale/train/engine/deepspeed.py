@@ -26,6 +26,7 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import zero_config
 from ift_scale.train.model import buffers, kernels
 from ift_scale.train.model import packed as models
+from ift_scale.train.model.path import PRUNED, TrainingPath
 
 
 @dataclass
@@ -75,11 +76,12 @@ def build(
     device: torch.device,
     ranks: Ranks,
     num_micro: int,
+    path: TrainingPath = PRUNED,
 ) -> TrainEngine:
     """Returns an engine with the base model's weights and a fresh optimizer.
 
     `weights`: in host memory, left unchanged. `num_micro`: largest number of micro-batches in a
-    step.
+    step. `path`: exact for this model, as `train.proof` finds it.
     """
     figures = kernels.stored_figures()
     settings = zero_config.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
@@ -89,14 +91,14 @@ def build(
     exact = buffers.computed(kind, model_config, dtype)
     zero_config.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    bare = models.build(kind, model_config, weights, config, dtype)
+    bare = models.build(kind, model_config, weights, config, dtype, path.attention)
     loss = _apply_kernels(bare, config, device, figures, ranks)
     if config.zero_stage == 0:
         # transformers uses weights of the right dtype without a copy, and stage 0 updates them in
         # place. The next arm needs the base model's.
         for parameter in bare.parameters():
             parameter.data = parameter.data.clone()
-    packed = models.PackedCausalLM(bare, config, device, loss)
+    packed = models.PackedCausalLM(bare, config, device, loss, path)
     client = None
     if "optimizer" not in settings:
         betas = (config.beta1, config.beta2)
@@ -166,9 +168,14 @@ def run_step(
         # The update follows the last micro-batch. Their number varies from step to step.
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
         batch = collate(
-            micro[engine.ranks.rank], tokens, scales, engine.device, engine.config.share_prefix
+            micro[engine.ranks.rank],
+            tokens,
+            scales,
+            engine.device,
+            engine.packed.shares_prefix,
+            engine.packed.whole,
         )
-        loss, losses_R = inner(batch)
+        loss, losses_R = inner(batch, example_weight=1 / len(examples))
         # W undoes the average over ranks; without scale_wrt_gas, micro-batches are summed as well.
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
         # No `.item()` here: it would wait for the device in every micro-batch.

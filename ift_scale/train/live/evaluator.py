@@ -87,11 +87,22 @@ class LiveEvaluator:
         cap = max(engine.config.tokens_per_micro_batch, int(tokens.computed_lengths.max()))
         num_prompts = len(tokens.lengths)
         assigned = packing.assign_to_ranks(
-            range(num_prompts), tokens.computed_lengths, engine.ranks.world_size, cap, hidden_size
+            range(num_prompts),
+            tokens.computed_lengths,
+            engine.ranks.world_size,
+            cap,
+            hidden_size,
+            engine.packed.path.layout,
         )
         unweighted = np.ones(num_prompts)
         return [
-            collate(micro[engine.ranks.rank], tokens, unweighted, engine.device)
+            collate(
+                micro[engine.ranks.rank],
+                tokens,
+                unweighted,
+                engine.device,
+                engine.packed.shares_prefix,
+            )
             for micro in assigned
         ]
 

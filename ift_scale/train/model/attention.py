@@ -11,6 +11,8 @@ L keys of one example.
 
 import importlib.util
 import inspect
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,21 +25,27 @@ from ift_scale.errors import ConfigError
 from ift_scale.train.data.micro_batch import PackedRows, VarlenMetadata
 from ift_scale.train.model.rows import select_rows
 
+# transformers takes a name that contains "flash" or "sdpa" for its own implementation, and refuses
+# it for classes without that.
 NAMES = {
-    "flash_attn": "ift_scale_flash_attn",
-    "varlen": "ift_scale_varlen",
-    "sdpa": "ift_scale_sdpa",
+    "flash_attn": "ift_scale_packed_fa",
+    "varlen": "ift_scale_packed_varlen",
+    "sdpa": "ift_scale_packed_each",
 }
+# The terms (`TrainingPath.terms`) that a kernel does not compute. "sdpa" computes all of them.
+_LACKS = {"flash_attn": {"sinks"}, "varlen": {"softcap", "sinks", "dropout"}, "sdpa": set[str]()}
+# Arguments of a layer's attention that change its result and that `attend` does not compute.
+_NOT_COMPUTED = ("position_bias", "attn_bias", "alibi", "head_mask", "indices", "block_mask")
 
 
 def implementation(
-    config: TrainConfig, device: torch.device, dtype: torch.dtype, softcap: bool
+    config: TrainConfig, device: torch.device, dtype: torch.dtype, terms: Collection[str] = ()
 ) -> str:
-    """Returns the key of NAMES to use. `softcap`: the model caps its attention scores.
+    """Returns the key of NAMES to use. `terms`: as in `TrainingPath`.
 
     Raises ConfigError if the implementation set by name is not available.
     """
-    reasons = {name: _refusal(name, device, dtype, softcap) for name in NAMES}
+    reasons = {name: _refusal(name, device, dtype, terms) for name in NAMES}
     if config.attention == "auto":
         return next(name for name, reason in reasons.items() if reason is None)
     reason = reasons[config.attention]
@@ -48,16 +56,19 @@ def implementation(
     return config.attention
 
 
-def _refusal(name: str, device: torch.device, dtype: torch.dtype, softcap: bool) -> str | None:
+def _refusal(
+    name: str, device: torch.device, dtype: torch.dtype, terms: Collection[str]
+) -> str | None:
     if name == "sdpa":
         return None
     if device.type != "cuda":
         return "needs a CUDA device"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"computes in bfloat16, and train.precision makes it {dtype}"
-    if name == "flash_attn":
-        return None if importlib.util.find_spec("flash_attn") else "is not installed"
-    return "does not cap attention scores, which this model does" if softcap else None
+    if name == "flash_attn" and not importlib.util.find_spec("flash_attn"):
+        return "is not installed"
+    lacking = sorted(_LACKS[name] & set(terms))
+    return f"does not compute this model's {', '.join(lacking)}" if lacking else None
 
 
 def _flash_attn(
@@ -68,6 +79,8 @@ def _flash_attn(
     scale: float,
     window: int | None,
     softcap: float,
+    dropout: float,
+    sinks_H: Tensor | None,
 ) -> Any:
     from flash_attn import flash_attn_varlen_func
 
@@ -79,6 +92,7 @@ def _flash_attn(
         varlen.cu_seqlens_k,
         max(varlen.seqlens_q),
         max(varlen.seqlens_k),
+        dropout_p=dropout,
         softmax_scale=scale,
         causal=True,  # aligned at the end if there are fewer queries than keys
         window_size=(-1, -1) if window is None else (window - 1, 0),
@@ -94,6 +108,8 @@ def _varlen(
     scale: float,
     window: int | None,
     softcap: float,
+    dropout: float,
+    sinks_H: Tensor | None,
 ) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -154,33 +170,75 @@ def _attend_each(
         v_1KTD.split(varlen.seqlens_k, 2),
         strict=True,
     )
-    return torch.cat([_attend_one(q, k, v, **how) for q, k, v in sequences], 2).transpose(1, 2)
+    attended_1HQD = torch.cat([_attend_one(q, k, v, **how) for q, k, v in sequences], 2)
+    return attended_1HQD.transpose(1, 2).contiguous()  # as layers may expect that take a view
 
 
 def _attend_one(
-    q_1HQD: Tensor, k_1HLD: Tensor, v_1HLD: Tensor, scale: float, window: int | None, softcap: float
+    q_1HQD: Tensor,
+    k_1HLD: Tensor,
+    v_1HLD: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float,
+    dropout: float,
+    sinks_H: Tensor | None,
 ) -> Tensor:
     num_q, num_k = q_1HQD.shape[2], k_1HLD.shape[2]
     limited = window is not None and num_k > window
-    if 2 * num_q > num_k and not limited and not softcap:
+    is_plain = not softcap and sinks_H is None
+    if 2 * num_q > num_k and not limited and is_plain:
         # Causal SDPA aligns queries and keys at the beginning. Padding the queries in front aligns
         # them at the end, and is faster than a mask unless most queries are padding.
         padded_1HLD = F.pad(q_1HQD, (0, 0, num_k - num_q, 0)) if num_q < num_k else q_1HQD
         return F.scaled_dot_product_attention(
-            padded_1HLD, k_1HLD, v_1HLD, is_causal=True, scale=scale
+            padded_1HLD, k_1HLD, v_1HLD, dropout_p=dropout, is_causal=True, scale=scale
         )[:, :, num_k - num_q :]
     mask_QL = torch.ones(num_q, num_k, dtype=torch.bool, device=q_1HQD.device).tril(num_k - num_q)
     if limited:
         assert window is not None
         mask_QL = mask_QL.triu(num_k - num_q - window + 1)
-    if not softcap:
+    if is_plain:
         return F.scaled_dot_product_attention(
-            q_1HQD, k_1HLD, v_1HLD, attn_mask=mask_QL, scale=scale
+            q_1HQD, k_1HLD, v_1HLD, attn_mask=mask_QL, dropout_p=dropout, scale=scale
         )
-    # SDPA has no cap on the scores (Gemma 2), so this is written out.
-    scores = torch.tanh(q_1HQD @ k_1HLD.transpose(2, 3) * (scale / softcap)) * softcap
-    weights = scores.masked_fill(~mask_QL, -torch.inf).float().softmax(-1).to(q_1HQD.dtype)
-    return weights @ v_1HLD
+    # SDPA has neither a cap on the scores (Gemma 2) nor sinks (gpt-oss), so this is written out.
+    scores = q_1HQD @ k_1HLD.transpose(2, 3) * scale
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask_QL, -torch.inf)
+    if sinks_H is not None:
+        # A sink is a score of each head that takes part in the softmax and has no value.
+        sinks = sinks_H.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+        weights = torch.cat([scores, sinks], -1).float().softmax(-1)[..., :-1].to(q_1HQD.dtype)
+    else:
+        weights = scores.float().softmax(-1).to(q_1HQD.dtype)
+    return F.dropout(weights, dropout) @ v_1HLD
+
+
+_recorded: list[set[str]] = []
+
+
+@contextmanager
+def recorded_terms() -> Iterator[set[str]]:
+    """Collects the terms (`TrainingPath.terms`) that the model's layers pass to `attend`."""
+    terms: set[str] = set()
+    _recorded.append(terms)
+    try:
+        yield terms
+    finally:
+        _recorded.pop()
+
+
+_packed: list[PackedRows] = []
+
+
+def set_packed(packed: PackedRows) -> None:
+    """Set the boundaries for layers that do not pass the model's arguments on (StableLM, Nemotron).
+
+    Valid until the next call, and so for recomputation in the backward pass.
+    """
+    _packed[:] = [packed]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -191,18 +249,39 @@ def attend(
     value: Tensor,
     attention_mask: Any,
     *,
-    packed: PackedRows,
-    scaling: float,
+    packed: PackedRows | None = None,
+    scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
+    s_aux: Tensor | None = None,
     last: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function.
 
-    Takes query (1, H, Q, D), key and value (1, K, T, D); returns (1, Q, H, D).
+    Takes query (1, H, Q, D), key and value (1, K, T, D); returns (1, Q, H, D). `packed`: by default
+    the micro-batch that was set last (`set_packed`). `s_aux`: sinks (H,).
+    Raises TypeError for a layer whose attention has a term that is not computed here.
     """
-    how: dict[str, Any] = {"scale": scaling, "window": sliding_window, "softcap": softcap or 0.0}
+    others = [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]
+    if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        others.append("non-causal attention")
+    if attention_mask is not None:
+        others.append("a mask of its own")
+    if others:
+        raise TypeError(f"its attention has {', '.join(others)}")
+    how: dict[str, Any] = {
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "window": sliding_window,
+        "softcap": softcap or 0.0,
+        "dropout": dropout,
+        "sinks_H": s_aux,
+    }
+    if _recorded:
+        present = {"softcap": softcap, "sinks": s_aux is not None, "dropout": dropout}
+        _recorded[-1].update(name for name, value in present.items() if value)
+    packed = packed or _packed[0]
     varlen = packed.last if last else packed.whole
     if varlen.key_order is not None:
         key, value = _prepend_prefix(key, varlen), _prepend_prefix(value, varlen)

@@ -2,8 +2,9 @@
 
 Queries, output projection and MLP are computed for the supervised rows, keys and values for all.
 This is exact: the head and the loss use only the supervised rows, and no layer follows. It applies
-to the model types in shape.PROVEN, whose attention is query, key and value projections (optionally
-with a norm), rotary embedding, attention and output projection.
+to layers whose attention is query, key and value projections (optionally with a norm per head),
+rotary embedding, attention and output projection. Others raise an error here or, where only the
+result differs, are found by `train.proof`.
 
 Shapes: T tokens of the packed row, R supervised rows, Q queries of the last layer.
 """
@@ -63,10 +64,11 @@ AttentionInterface.register(_RECORDER, _record)
 
 
 def attention_arguments(attention: Any) -> dict[str, Any]:
-    """Returns the arguments (scaling, sliding_window, softcap) that a layer passes to attention.
+    """Returns the arguments (such as scaling, sliding_window) that a layer passes to attention.
 
     Calls a copy of the layer without weights and records them. So a config field counts only if
-    the architecture uses it: Llama, for example, ignores a sliding window.
+    the architecture uses it: Llama, for example, ignores a sliding window. Raises TypeError if one
+    of them is a tensor, such as attention sinks.
     """
     config = copy.deepcopy(attention.config)
     config._attn_implementation = _RECORDER
@@ -76,7 +78,7 @@ def attention_arguments(attention: Any) -> dict[str, Any]:
         torch.device("meta"),
         patch.object(modeling, "apply_rotary_pos_emb", lambda q, k, *_: (q, k)),
     ):
-        twin = type(attention)(config, attention.layer_idx)
+        twin = type(attention)(config, attention.layer_idx).train()
         hidden_11D = torch.empty(1, 1, twin.q_proj.in_features, dtype=twin.q_proj.weight.dtype)
         twin(
             hidden_states=hidden_11D,
@@ -84,7 +86,12 @@ def attention_arguments(attention: Any) -> dict[str, Any]:
             attention_mask=None,
             recorded=recorded,
         )
-    return {name: recorded.get(name) for name in ("scaling", "sliding_window", "softcap")}
+    if tensors := [name for name, value in recorded.items() if isinstance(value, Tensor)]:
+        raise TypeError(f"its last layer's attention has {', '.join(tensors)}")
+    return {name: recorded.get(name) for name in _ARGUMENTS}
+
+
+_ARGUMENTS = ("scaling", "sliding_window", "softcap", "dropout")
 
 
 def prune(layer: Any) -> None:
@@ -155,7 +162,7 @@ def _attention_forward(
             None,
             packed=packed.packed,
             last=True,
-            **how,
+            **(how | ({} if attention.training else {"dropout": 0.0})),
         )
         if positions_R is not None:
             out_1QHD = select_rows(out_1QHD, positions_R, 1)

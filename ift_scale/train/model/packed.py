@@ -1,24 +1,28 @@
-"""The trained model: takes a packed micro-batch and returns its part of the step's loss.
+"""The trained model: takes a micro-batch and returns its part of the step's loss.
 
 Head and loss are computed on the supervised rows only. Shapes: R supervised rows, D hidden size,
 V vocabulary.
 """
 
+import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.engines.model_folder import weight_files
-from ift_scale.estimate.shape import require_proven
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
+from ift_scale.train.model.path import PRUNED, TrainingPath
 from ift_scale.train.model.rows import select_rows
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
@@ -38,61 +42,192 @@ _KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
 class PackedCausalLM(nn.Module):
-    """Wraps a causal language model of transformers for packed micro-batches.
+    """Wraps a causal language model of transformers; computes micro-batches by one training path.
 
-    Raises DataError for a model type that is not proven.
+    Raises one of `UNSUPPORTED` for a model whose modules are not built as the path requires.
     """
 
     def __init__(
-        self, model: Any, config: TrainConfig, device: torch.device, loss_function: LossFunction
+        self,
+        model: Any,
+        config: TrainConfig,
+        device: torch.device,
+        loss_function: LossFunction,
+        path: TrainingPath = PRUNED,
     ):
         super().__init__()
-        require_proven(model.config.to_dict())
-        self.model = model
-        settings = model.config
-        softcap = getattr(settings, "attn_logit_softcapping", None)
-        chosen = attention.implementation(config, device, model.dtype, bool(softcap))
-        settings._attn_implementation = attention.NAMES[chosen]
-        self.attention = chosen
-        self.pruned = config.prune_last_layer
+        path = path.within(config)
+        self.model, self.path = model, path
+        self.pruned = path.name == "pruned"
+        self.shares_prefix = path.shares_prefix(config)
+        self.whole = path.name == "single"
+        self._balance = RouterBalance(model) if config.router_aux_loss else None
+        if path.is_packed:
+            chosen = attention.implementation(config, device, model.dtype, path.terms)
+            model.set_attn_implementation(attention.NAMES[chosen])
+            if model.config._attn_implementation != attention.NAMES[chosen]:
+                raise TypeError(f"{type(model).__name__} does not use transformers' attention")
         if self.pruned:
-            last_layer.prune(model.model.layers[-1])
+            last_layer.prune(decoder_layers(model)[-1])
+        if path.head is None:
+            self._rows_R: Tensor | None = None
+            model.get_output_embeddings().register_forward_pre_hook(self._select)
+            return
+        head = model.get_output_embeddings()
         # Replaces the head's own forward, so that under ZeRO-3 its module hooks gather the weight.
-        head = model.lm_head
-        loss = partial(loss_function, softcap=getattr(settings, "final_logit_softcapping", None))
+        loss = partial(loss_function, softcap=path.head.softcap, logit_scale=path.head.scale)
         head.forward = partial(_head_loss, head, head.forward, loss)
 
-    def forward(self, batch: MicroBatch, logits: bool = False) -> Any:
+    def forward(self, batch: MicroBatch, logits: bool = False, example_weight: float = 0.0) -> Any:
         """Returns (loss, losses_R).
 
         `loss` is the micro-batch's part of the step's loss, a float32 scalar with gradient;
-        `losses_R` is the cross-entropy of each row in nats. With `logits`, returns
+        `losses_R` is the cross-entropy of each row in nats. `example_weight`: weight of each
+        example's load-balancing loss, if it is enabled. With `logits`, returns
         `self.logits(batch)`: a call of the module runs the hooks that start a ZeRO-3 pass.
         """
         if logits:
             return self.logits(batch)
-        # The head sees supervised rows only: their logits are the largest tensor of a step.
-        return self.model.lm_head(
-            self.hidden(batch), labels_R=batch.labels_R, weights_R=batch.weights_R
-        )
+        output, rows_R = self._output(batch)
+        if self.path.head is None:
+            logits_RV = self._own_logits(output, batch)
+            losses_R = F.cross_entropy(logits_RV.float(), batch.labels_R, reduction="none")
+            loss, losses_R = (losses_R * batch.weights_R).sum(), losses_R.detach()
+        else:
+            # The head sees supervised rows only: their logits are the largest tensor of a step.
+            head = self.model.get_output_embeddings()
+            loss, losses_R = head(
+                self._hidden(output, rows_R), labels_R=batch.labels_R, weights_R=batch.weights_R
+            )
+        if self._balance is not None:
+            loss = loss + example_weight * self._balance(output, batch, self.path.is_packed)
+        return loss, losses_R
 
-    def hidden(self, batch: MicroBatch) -> Tensor:
-        """Returns the last hidden states of the supervised rows, (R, D)."""
-        output = self.model.model(
-            input_ids=batch.ids_1T,
-            position_ids=batch.positions_1T,
-            packed=batch.packed,
-            use_cache=False,
-        )
-        states = output.last_hidden_state[0]
-        return states if self.pruned else select_rows(states, batch.packed.rows_R, 0)
-
+    @torch.no_grad()
     def logits(self, batch: MicroBatch) -> Tensor:
         """Returns the logits of the supervised rows, (R, V), float32, without gradient."""
-        with torch.no_grad():
-            logits_RV = self.model.lm_head(self.hidden(batch)).float()
-        softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        return logits_RV if not softcap else torch.tanh(logits_RV / softcap) * softcap
+        output, rows_R = self._output(batch)
+        rule = self.path.head
+        if rule is None:
+            return self._own_logits(output, batch).float()
+        head = self.model.get_output_embeddings()
+        return rule.logits(head(self._hidden(output, rows_R)).float())
+
+    def _output(self, batch: MicroBatch) -> tuple[Any, Tensor]:
+        """Returns the output of the decoder, or of the whole model if the path has no head, and the
+        supervised rows of the decoder's hidden states."""
+        rows_R, inputs = batch.packed.rows_R, without_cache(self.model)
+        if self.path.is_packed:
+            inputs |= {"input_ids": batch.ids_1T, "position_ids": batch.positions_1T}
+            inputs["packed"] = batch.packed
+            attention.set_packed(batch.packed)
+        else:
+            inputs["input_ids"], rows_R = padded_on_the_right(batch)
+        if self._balance is not None:
+            inputs["output_router_logits"] = True
+        if self.path.head is not None:
+            return decoder_of(self.model)(**inputs), rows_R
+        self._rows_R = rows_R
+        return self.model(**inputs), rows_R
+
+    def _hidden(self, output: Any, rows_R: Tensor) -> Tensor:
+        """Returns the last hidden states of the supervised rows, (R, D)."""
+        states = output.last_hidden_state.flatten(0, 1)
+        return states if self.pruned else select_rows(states, rows_R, 0)
+
+    def _own_logits(self, output: Any, batch: MicroBatch) -> Tensor:
+        """Returns the supervised rows' logits from the model's own forward, (R, V)."""
+        logits_RV = output.logits.flatten(0, 1)
+        if len(logits_RV) != len(batch.labels_R):
+            raise ValueError("its head does not compute the selected rows only")
+        return logits_RV
+
+    def _select(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The head's pre-hook: passes the supervised rows on, as one row of a batch."""
+        assert self._rows_R is not None
+        return select_rows(args[0].flatten(0, 1), self._rows_R, 0)[None], *args[1:]
+
+
+class RouterBalance:
+    """The load-balancing loss of a mixture-of-experts model, times its coefficient.
+
+    Computed by the class' own function (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6) for
+    each example alone: as a product of means it would otherwise depend on how examples are packed.
+    Raises ValueError for a model without one.
+    """
+
+    def __init__(self, model: Any):
+        function = getattr(sys.modules[type(model).__module__], "load_balancing_loss_func", None)
+        names = ("router_aux_loss_coef", "num_experts", "num_experts_per_tok")
+        if function is None or not all(hasattr(model, name) for name in names):
+            raise ValueError(f"{type(model).__name__} has no load-balancing loss")
+        self._function = function
+        self._coefficient, self._num_experts, self._top_k = (getattr(model, n) for n in names)
+
+    def __call__(self, output: Any, batch: MicroBatch, is_packed: bool) -> Tensor:
+        """Returns the sum over the micro-batch's examples, a scalar; 0 for a stand-in example."""
+        lengths = batch.packed.whole.seqlens_q
+        width = 0 if is_packed else max(lengths)
+        starts = np.arange(len(lengths)) * width if width else np.cumsum([0, *lengths[:-1]])
+        losses = [
+            self._function(
+                tuple(
+                    layer.flatten(0, -2)[start : start + length] for layer in output.router_logits
+                ),
+                self._num_experts,
+                self._top_k,
+            )
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+        return self._coefficient * torch.stack(losses).sum() * bool(batch.examples)
+
+
+# A path raises one of these for a model that it does not support.
+UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
+
+
+def without_cache(model: Any) -> dict[str, Any]:
+    """Returns the argument that keeps a forward pass from storing keys and values, if any."""
+    takes_it = "use_cache" in inspect.signature(type(model).forward).parameters
+    return {"use_cache": False} if takes_it else {}
+
+
+def padded_on_the_right(batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Returns a micro-batch as (ids_BL, rows_R): an example per row, without a mask.
+
+    Padding follows every token of a row, so a causal model never reads it. `rows_R`: the
+    supervised rows, in the flattened batch.
+    """
+    assert not batch.num_shared
+    lengths = batch.packed.whole.seqlens_q
+    ids_BL = torch.nn.utils.rnn.pad_sequence(batch.ids_1T[0].split(lengths), batch_first=True)
+    moved_T = torch.arange(ids_BL.numel(), device=ids_BL.device).view(ids_BL.shape)
+    indices_T = torch.cat([moved_T[row, :length] for row, length in enumerate(lengths)])
+    return ids_BL, indices_T[batch.packed.rows_R]
+
+
+def decoder_of(model: Any) -> Any:
+    """Returns the part of a causal language model before its head."""
+    found = model.get_decoder()
+    if found is not model:
+        return found
+    return next(part for part in model.children() if isinstance(part, PreTrainedModel))
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """Returns the model's stack of decoder layers: its decoder's outermost list of modules.
+
+    Raises ValueError if it has none.
+    """
+    decoder = decoder_of(model)
+    lists = [
+        (name.count("."), -len(part), part)
+        for name, part in decoder.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part)
+    ]
+    if not lists:
+        raise ValueError(f"{type(decoder).__name__} has no list of layers")
+    return min(lists, key=lambda found: found[:2])[2]
 
 
 def _head_loss(
@@ -136,14 +271,24 @@ def without_weights(folder: Path) -> Any:
 
 
 def build(
-    kind: Any, settings: Any, weights: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype
+    kind: Any,
+    settings: Any,
+    weights: dict[str, Tensor],
+    config: TrainConfig,
+    dtype: torch.dtype,
+    attention: str | None,
 ) -> Any:
     """Returns the base model, in training mode, from weights in host memory.
 
-    While an HfDeepSpeedConfig of ZeRO-3 is alive, the model is partitioned over the ranks.
+    `attention`: transformers' name of the attention implementation; None for its default. While an
+    HfDeepSpeedConfig of ZeRO-3 is alive, the model is partitioned over the ranks.
     """
     model: Any = kind.from_pretrained(
-        None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="sdpa"
+        None,
+        config=settings,
+        state_dict=dict(weights),
+        dtype=dtype,
+        attn_implementation=attention,
     )
     model.train()
     checkpoint_activations(model, config)
@@ -154,7 +299,7 @@ def build(
 def compile_layers(model: Any, config: TrainConfig) -> None:
     """Compile each decoder layer for dynamic lengths, without attention (a loop over examples)."""
     if config.compile:
-        for layer in model.get_decoder().layers:
+        for layer in decoder_layers(model):
             layer.compile(dynamic=True)
 
 

@@ -23,14 +23,19 @@ _SLOWER = 2.0
 _QUERIES_AND_KEYS = ("q_", "k_", "query", "key", "qkv", "wq", "wk", "c_attn", "q_proj", "in_proj")
 
 
-def tiny_model(kind: Any, settings: PretrainedConfig, seed: int) -> Any:
+def tiny_model(
+    kind: Any,
+    settings: PretrainedConfig,
+    seed: int,
+    most_parameters: int | None = MOST_PARAMETERS,
+) -> Any:
     """Returns `kind(settings)` in float32, in evaluation mode, with weights drawn by the seed.
 
-    Raises CannotShrink if it has more than a million parameters, or if its logits are not finite.
+    Raises CannotShrink if it has more parameters than allowed, or if its logits are not finite.
     """
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(settings).parameters())
-    if size > MOST_PARAMETERS:
+    if most_parameters is not None and size > most_parameters:
         raise CannotShrink(f"{kind.__name__}: {size:,} parameters at its small size")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig
+from transformers import AutoModelForCausalLM
 
 from ift_scale.config import TrainConfig
-from ift_scale.errors import ConfigError, DataError
-from ift_scale.estimate.shape import ModelShape, require_proven, train_flops
+from ift_scale.errors import ConfigError
+from ift_scale.estimate.shape import ModelShape, train_flops
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
 from ift_scale.train.model.last_layer import attention_arguments
 from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations
+from ift_scale.train.model.path import PRUNED, Head
 from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
 CPU = torch.device("cpu")
@@ -64,7 +65,9 @@ def _plain_loss(model: Any, tokens: TokenizedSet) -> Tensor:
 def _packed(model: Any, **settings: Any) -> PackedCausalLM:
     config = TrainConfig(**settings)
     checkpoint_activations(model, config)
-    return PackedCausalLM(model, config, CPU, linear_cross_entropy)
+    caps = getattr(model.config, "final_logit_softcapping", None)
+    path = PRUNED.model_copy(update={"head": Head(softcap=caps)})
+    return PackedCausalLM(model, config, CPU, linear_cross_entropy, path)
 
 
 @pytest.mark.parametrize(
@@ -227,56 +230,16 @@ def test_no_example_sees_another(family: str) -> None:
     assert (before[own] - after[own]).abs().amax(1).min() > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            GPTNeoXConfig(),
-            r"model_type': packed training is proven for llama, .* only \(value: 'gpt_neox'\)",
-        ),
-        (
-            Gemma3TextConfig(use_bidirectional_attention=True),
-            "use_bidirectional_attention': is set",
-        ),
-        (
-            {"model_type": "llama", "attention_dropout": 0.1},
-            r"attention_dropout': is not 0, .* \(value: 0.1\)",
-        ),
-        (
-            {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            r"rope_scaling': rotates .*value: 'dynamic'",
-        ),
-        (
-            {
-                "model_type": "gemma3_text",
-                "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
-            },
-            "rope_parameters': rotates positions depending on the longest example",
-        ),
-    ],
-)
-def test_an_unproven_architecture_is_refused(settings: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        require_proven(settings if isinstance(settings, dict) else settings.to_dict())
-
-
-@pytest.mark.parametrize("family", CONFIGS)
-def test_the_proven_ones_are_not(family: str) -> None:
-    require_proven(CONFIGS[family].to_dict())
-    require_proven({"model_type": family, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}})
-    require_proven({"model_type": family, "rope_scaling": None})
-
-
 def test_attention_is_chosen_by_device_and_precision() -> None:
     cuda, bf16 = torch.device("cuda"), torch.bfloat16
     auto = TrainConfig()
-    assert attention.implementation(auto, CPU, bf16, softcap=False) == "sdpa"
-    assert attention.implementation(auto, cuda, torch.float32, softcap=False) == "sdpa"
-    assert attention.implementation(auto, cuda, bf16, softcap=False) in ("varlen", "flash_attn")
-    assert attention.implementation(auto, cuda, bf16, softcap=True) in ("sdpa", "flash_attn")
+    assert attention.implementation(auto, CPU, bf16) == "sdpa"
+    assert attention.implementation(auto, cuda, torch.float32) == "sdpa"
+    assert attention.implementation(auto, cuda, bf16) in ("varlen", "flash_attn")
+    assert attention.implementation(auto, cuda, bf16, {"softcap"}) in ("sdpa", "flash_attn")
     with pytest.raises(
         ConfigError, match=r"train.attention: varlen needs a CUDA device; set it to auto"
     ):
-        attention.implementation(TrainConfig(attention="varlen"), CPU, bf16, softcap=False)
-    with pytest.raises(ConfigError, match="does not cap attention scores"):
-        attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, softcap=True)
+        attention.implementation(TrainConfig(attention="varlen"), CPU, bf16)
+    with pytest.raises(ConfigError, match="does not compute this model's softcap"):
+        attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, {"softcap"})

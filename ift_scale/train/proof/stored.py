@@ -1,0 +1,151 @@
+"""The proof of a model folder, stored in the user's cache folder.
+
+A proof is valid for the digest of the class' source, of config.json, of the packages' versions and
+of the trainer's own code. Looking it up imports neither torch nor transformers.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ift_scale.config.train import TrainConfig
+from ift_scale.engines.model_folder import model_config
+from ift_scale.errors import DataError, Place
+from ift_scale.io import digest_cache
+from ift_scale.io.files import write_text
+from ift_scale.train.proof.verdict import Proof
+
+_PACKAGES = ("torch", "transformers")
+_OWN_CODE = ("train/model", "train/proof", "train/data/collate.py")
+# Fields of config.json that no model depends on.
+_IRRELEVANT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
+
+
+def proof_of(folder: Path, trust_remote_code: bool = False) -> Proof:
+    """Returns the proof of a folder's class and config, from the cache if nothing has changed.
+
+    The folder's own code runs in a child process, and only with `trust_remote_code`. Raises
+    DataError for a model that cannot be trained, with the reason.
+    """
+    settings = model_config(folder)
+    runs_own_code = trust_remote_code and "auto_map" in settings
+    entry = _entry(folder, settings, runs_own_code)
+    known = _recall(entry)
+    if known is not None:
+        return known
+    proof = _in_child(folder) if runs_own_code else compute(folder)
+    if entry is not None:
+        with suppress(OSError):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            write_text(entry, proof.model_dump_json(indent=1))
+    return proof
+
+
+def compute(folder: Path, trust_remote_code: bool = False) -> Proof:
+    """Returns the proof of a folder's class and config, computed now; imports torch."""
+    from ift_scale.train.model.packed import UNSUPPORTED, class_and_config
+    from ift_scale.train.proof.prove import NotCausal, prove
+    from ift_scale.train.proof.shrink import CannotShrink
+
+    kind, settings = class_and_config(folder)
+    place = Place(folder / "config.json", field="architectures")
+    try:
+        return prove(kind, settings)
+    except NotCausal as error:
+        remedy = "Give a causal language model: each token's logits depend on earlier tokens only"
+        raise DataError(place, f"cannot be trained: {error}", remedy, kind.__name__) from error
+    except (*UNSUPPORTED, CannotShrink) as error:
+        problem = (
+            "cannot be trained: a small model of this class fails in its own forward or backward"
+            f" pass: {type(error).__name__}: {error}"
+        )
+        remedy = "Check that transformers can train it, or use another version of transformers"
+        raise DataError(place, problem, remedy, kind.__name__) from error
+
+
+def _in_child(folder: Path) -> Proof:
+    with tempfile.TemporaryDirectory() as temporary:
+        result = Path(temporary) / "proof.json"
+        command = [sys.executable, "-m", "ift_scale.train.proof", str(folder), str(result)]
+        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.is_file():
+            return Proof.model_validate_json(result.read_text(encoding="utf-8"))
+    last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+    raise DataError(
+        Place(folder / "config.json", field="auto_map"),
+        f"the folder's own code could not be proven: {last}",
+        f"Run `{' '.join(command[:4])}` for the whole message",
+    )
+
+
+def describe(proof: Proof, config: TrainConfig) -> list[str]:
+    """Returns the path that training takes and why faster ones are not taken, a line each."""
+    path = proof.fastest(config)
+    how = f", {path.attention} attention" if path.attention else ""
+    lines = [f"{proof.kind}: training path {path.name}{how} ({_MEANING[path.name]})"]
+    lines += [f"  not {v.path.name}: {v.reason}" for v in proof.faster_than(path)]
+    if path.terms:
+        lines.append(f"  attention computes {', '.join(sorted(path.terms))}")
+    return lines
+
+
+_MEANING = {
+    "pruned": "packed examples, last layer on supervised rows",
+    "packed": "packed examples, the model's own layers",
+    "padded": "padded batches, the model's own attention",
+    "single": "one example at a time, the model's own code",
+}
+
+
+def _entry(folder: Path, settings: dict[str, Any], runs_own_code: bool) -> Path | None:
+    """Returns the cache's file for a folder, or None for users without a cache folder."""
+    cache = digest_cache.folder("proofs")
+    if cache is None:
+        return None
+    hasher = hashlib.sha256()
+    relevant = {name: value for name, value in settings.items() if name not in _IRRELEVANT}
+    hasher.update(json.dumps(relevant, sort_keys=True).encode())
+    for package in _PACKAGES:
+        hasher.update(f"{package} {metadata.version(package)}".encode())
+    for path in _sources(folder, str(settings.get("model_type")), runs_own_code):
+        hasher.update(path.read_bytes())
+    return cache / f"{hasher.hexdigest()[:32]}.json"
+
+
+def _sources(folder: Path, model_type: str, runs_own_code: bool) -> Iterator[Path]:
+    """Yields the files on which a proof depends: the class' and the trainer's own."""
+    package = Path(__file__).parents[2]
+    for part in _OWN_CODE:
+        path = package / part
+        yield from sorted(path.glob("*.py")) if path.is_dir() else [path]
+    if runs_own_code:
+        yield from sorted(folder.glob("*.py"))
+        return
+    spec = util.find_spec("transformers")
+    assert spec is not None and spec.origin is not None
+    models = Path(spec.origin).parent / "models"
+    yield models.parent / "modeling_utils.py"
+    # A model type is its folder's name, or begins with it: gemma3_text is in gemma3.
+    name = model_type.replace("-", "_")
+    while name and not (models / name).is_dir():
+        name = name.rpartition("_")[0]
+    yield from sorted((models / name).glob("*.py")) if name else []
+
+
+def _recall(entry: Path | None) -> Proof | None:
+    if entry is None or not os.access(entry, os.R_OK):
+        return None
+    try:
+        return Proof.model_validate_json(entry.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None

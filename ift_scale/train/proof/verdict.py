@@ -1,0 +1,46 @@
+"""What a proof says about each training path."""
+
+from pydantic import BaseModel, ConfigDict
+
+from ift_scale.config.train import TrainConfig
+from ift_scale.train.model.path import PathName, TrainingPath
+
+
+class Verdict(BaseModel):
+    """Result for one path. `difference`: largest relative one; None if the path did not run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: TrainingPath
+    is_exact: bool
+    difference: float | None = None
+    reason: str = ""
+    """Why the path is not exact."""
+
+
+class Proof(BaseModel):
+    """The verdicts on all paths, fastest first; the last one is exact by definition."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    """The class."""
+    parameters: int
+    """Size of the tiny model."""
+    tolerance: float
+    verdicts: list[Verdict]
+    seconds: float
+
+    def fastest(self, config: TrainConfig) -> TrainingPath:
+        """Returns the fastest exact path, within the settings."""
+        return next(v.path for v in self.verdicts if v.is_exact).within(config)
+
+    def faster_than(self, path: TrainingPath) -> list[Verdict]:
+        """Returns the first verdict on each faster path that is not exact."""
+        rejected: dict[PathName, Verdict] = {}
+        for verdict in self.verdicts:
+            if verdict.path.name == path.name:
+                break
+            if not verdict.is_exact:
+                rejected.setdefault(verdict.path.name, verdict)
+        return list(rejected.values())

@@ -1,0 +1,188 @@
+"""The proof: which path each class gets, and classes made wrong on purpose are caught."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from ift_scale.config import TrainConfig
+from ift_scale.train.proof.prove import TOLERANCE, NotCausal, prove
+from ift_scale.train.proof.verdict import Proof
+
+AUTO = TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "path"),
+    [
+        (LlamaForCausalLM, LlamaConfig(), "pruned"),
+        (MixtralForCausalLM, MixtralConfig(), "pruned"),
+        (OPTForCausalLM, OPTConfig(), "packed"),
+        (GptOssForCausalLM, GptOssConfig(), "packed"),
+        (FalconForCausalLM, FalconConfig(alibi=True), "padded"),
+        (Mamba2ForCausalLM, Mamba2Config(), "padded"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_fastest_exact_path(kind: Any, settings: Any, path: str) -> None:
+    proof = prove(kind, settings)
+    assert proof.fastest(AUTO).name == path
+    taken = next(v for v in proof.verdicts if v.is_exact)
+    assert taken.difference is not None and taken.difference <= proof.tolerance < 10 * TOLERANCE
+    for verdict in proof.faster_than(proof.fastest(AUTO)):
+        assert verdict.reason and verdict.path.name != path
+
+
+def test_settings_can_ask_for_a_slower_path() -> None:
+    proof = prove(MixtralForCausalLM, MixtralConfig())
+    assert proof.fastest(TrainConfig(prune_last_layer=False)).name == "packed"
+    assert proof.fastest(TrainConfig(router_aux_loss=True)).name == "packed"
+
+
+def test_caps_and_scales_of_the_logits_are_found() -> None:
+    head = (
+        prove(Gemma2ForCausalLM, Gemma2Config(final_logit_softcapping=17.0)).verdicts[0].path.head
+    )
+    assert head is not None and (head.scale, head.softcap) == (1.0, 17.0)
+
+
+def test_what_sdpa_ignores_is_left_to_eager_attention() -> None:
+    """transformers' SDPA computes Gemma 2 without the cap of its attention scores."""
+    verdicts = prove(Gemma2ForCausalLM, Gemma2Config()).verdicts
+    exact = {(v.path.name, v.path.attention): v.is_exact for v in verdicts}
+    assert exact["padded", "eager"] and exact["single", "eager"]
+    assert not exact["padded", "sdpa"] and not exact["single", "sdpa"]
+
+
+def test_rotary_frequencies_by_length_leave_one_example_at_a_time() -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    proof = prove(LlamaForCausalLM, LlamaConfig(rope_parameters=rope))
+    assert proof.fastest(AUTO).name == "single"
+
+
+class _Layer(LlamaDecoderLayer):
+    """A Llama layer whose output `mix` changes."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        return self.mix(super().forward(hidden_states, *args, **kwargs))
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _RunningMean(_Layer):
+    """Adds the mean over all tokens before: causal, but a packed example sees the one before."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        counts = torch.arange(1, x_BTD.shape[1] + 1)[:, None]
+        return x_BTD + 0.1 * x_BTD.cumsum(1) / counts
+
+
+class _BatchMean(_Layer):
+    """Adds the mean over the batch, as batch normalisation does."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD + 0.1 * x_BTD.mean(0, keepdim=True)
+
+
+class _NextToken(_Layer):
+    """Adds the next token's state: not causal."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD + 0.1 * torch.cat([x_BTD[:, 1:], x_BTD[:, :1]], 1)
+
+
+class _Memory(_Layer):
+    """Adds a state that the passes before have left."""
+
+    state: Any = 0.0
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        out = x_BTD + 0.1 * self.state
+        self.state = x_BTD.detach().mean()
+        return out
+
+
+class _LongRows(_Layer):
+    """Scales by the length of the row, so that padding and packing change it."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD * (1 + 0.01 * x_BTD.shape[1])
+
+
+class _WrongGradient(_Layer):
+    """Right logits; the gradient is cut where a row holds more than one example's tokens."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD if x_BTD.shape[1] < 60 else x_BTD.detach()
+
+
+def _with(layer: type[_Layer]) -> Any:
+    class Wrong(LlamaForCausalLM):
+        def __init__(self, config: LlamaConfig):
+            super().__init__(config)
+            for number in range(len(self.model.layers)):
+                self.model.layers[number] = layer(config, number)
+
+    return Wrong
+
+
+@pytest.mark.parametrize(
+    ("layer", "path"),
+    [(_RunningMean, "padded"), (_LongRows, "single")],
+)
+def test_a_class_that_leaks_gets_a_path_on_which_it_does_not(layer: Any, path: str) -> None:
+    proof = prove(_with(layer), LlamaConfig())
+    assert proof.fastest(AUTO).name == path
+    rejected = proof.faster_than(proof.fastest(AUTO))
+    assert {"pruned", "packed"} <= {verdict.path.name for verdict in rejected}
+    assert all(verdict.difference is not None for verdict in rejected)
+
+
+def test_a_class_that_leaks_across_a_batch_is_not_padded() -> None:
+    """A packed row is a batch of one, so packing is exact for it."""
+    exact = {v.path.name: v.is_exact for v in prove(_with(_BatchMean), LlamaConfig()).verdicts}
+    assert exact == {"pruned": True, "packed": True, "padded": False, "single": True}
+
+
+def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
+    rejected = prove(_with(_WrongGradient), LlamaConfig()).verdicts[0]
+    assert not rejected.is_exact and rejected.reason.startswith("the gradient of ")
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"), [(_NextToken, "later tokens"), (_Memory, "passes before")]
+)
+def test_a_class_that_no_path_makes_right_is_refused(layer: Any, reason: str) -> None:
+    with pytest.raises(NotCausal, match=reason):
+        prove(_with(layer), LlamaConfig())
+
+
+def test_an_encoder_is_refused() -> None:
+    with pytest.raises(NotCausal, match="later tokens"):
+        prove(BertLMHeadModel, BertConfig(is_decoder=False))
+
+
+def test_a_proof_survives_its_file() -> None:
+    proof = prove(LlamaForCausalLM, LlamaConfig())
+    assert Proof.model_validate_json(proof.model_dump_json()) == proof
