@@ -218,7 +218,9 @@ class Generator:
         new: list[int] = []
         while len(new) < sampling.max_tokens:
             ids = prompt + new
-            logits_1V, _ = self.passes.logits([ids], [0], [len(ids) - 1])
+            logits_1V, _ = self.passes.logits(
+                [ids], [0], [len(ids) - 1], **self.passes.without_cache
+            )
             token = int(_chosen(logits_1V.float(), sampling))
             if token in sampling.stop:
                 break

@@ -107,15 +107,16 @@ class _Selections(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def selects_tokens(model: Any) -> bool:
+def selects_tokens(model: Any, **options: Any) -> bool:
     """True if a `topk` in the model's forward pass selects among tokens.
 
     A router's `topk` selects among experts, whose number does not depend on the row's length.
+    `options` are those of the model's plain forward pass.
     """
     sizes = []
     for length in _COMPARED_LENGTHS:
         ids = torch.arange(length, device=model.device)[None] % 7 + 1
         with torch.no_grad(), _Selections() as selections:
-            model(ids, use_cache=False)
+            model(ids, **options)
         sizes.append(selections.sizes)
     return sizes[0] != sizes[1]

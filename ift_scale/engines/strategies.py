@@ -12,6 +12,7 @@
 """
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -65,6 +66,10 @@ class ForwardPasses:
         rope = self.rope  # a hook that referenced `self` would keep the model alive
         model.register_forward_pre_hook(lambda *_: rope.reset())
         self._plain_attention = model.config._attn_implementation
+        parameters = inspect.signature(model.forward).parameters.values()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        uses_cache = takes_any or any(p.name == "use_cache" for p in parameters)
+        self.without_cache: dict[str, Any] = {"use_cache": False} if uses_cache else {}
 
     def use_attention(self, name: str | None = None) -> None:
         """Sets the attention function; None restores the model's own."""
@@ -116,7 +121,10 @@ class SingleRows:
         ids, count = prefix + item.suffix, len(item.targets)
         self.passes.use_attention()
         logits_TV, _ = self.passes.logits(
-            [ids] * copies, [0] * count, list(range(len(ids) - count, len(ids)))
+            [ids] * copies,
+            [0] * count,
+            list(range(len(ids) - count, len(ids))),
+            **self.passes.without_cache,
         )
         return target_logprobs(logits_TV, item.targets)
 
@@ -163,7 +171,7 @@ class PaddedBatches:
             for row, count in zip(rows, counts, strict=True)
             for n in range(count)
         ]
-        options: dict[str, Any] = {"use_cache": False}
+        options = self.passes.without_cache
         if cache is not None:
             # The model appends to the cache in place, so each batch needs its own copy.
             options = {"past_key_values": copy.deepcopy(cache), "use_cache": True}

@@ -110,7 +110,7 @@ class TransformersEngine:
 
     def _strategies(self) -> list[Strategy]:
         """Returns the strategies that the model may use, fastest first."""
-        if selects_tokens(self.model):
+        if selects_tokens(self.model, **self._passes.without_cache):
             logger.warning(
                 "every row takes a forward pass of its own: this model attends to selected tokens,"
                 " and batches change the selection"
