@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Largest difference between a strategy and a single row's pass, in nats. bfloat16 rounds at 2^-8 in
 # every layer; rounding in float32 grows with the size of the numbers.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 _LARGE_LOGPROB, _MAY_BE_ROUNDING = 16.0, 10.0
 
 Batch = tuple[list[int], list[Tensor]]
@@ -43,7 +43,7 @@ class StrategySelector:
         dtype: torch.dtype,
     ):
         self.strategies, self.single_rows = list(strategies), single_rows
-        self.buckets, self.tolerance = buckets, _TOLERANCE[dtype]
+        self.buckets, self.tolerance = buckets, TOLERANCE[dtype]
         self.verified: dict[tuple[str, RowKind], int] = {}
         """The most tokens of a verified row, by strategy and kind."""
         self._wrong: set[tuple[str, RowKind]] = set()

@@ -93,7 +93,7 @@ class ForwardPasses:
             hidden, *others = args
             return (
                 (hidden[rows_R, positions_R][None], *others)
-                if hidden.shape[:2] == ids.shape
+                if hidden.dim() == 3 and hidden.shape[:2] == ids.shape
                 else None
             )
 

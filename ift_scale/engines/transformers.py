@@ -28,7 +28,7 @@ from ift_scale.engines.protocol import (
 )
 from ift_scale.engines.rope import LengthClass
 from ift_scale.engines.row_kinds import LengthBuckets, selects_tokens
-from ift_scale.engines.selector import StrategySelector
+from ift_scale.engines.selector import TOLERANCE, StrategySelector
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
     ForwardPasses,
@@ -38,6 +38,7 @@ from ift_scale.engines.strategies import (
     SingleRows,
     Strategy,
 )
+from ift_scale.errors import DataError, Place
 from ift_scale.prompts.tokenizer import common_prefix
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ _LENGTH_FIELDS = (
     "context_length",
 )
 _UNLIMITED = 1 << 20
+_REPEATED_TOKENS = 40
 
 
 class RowGroup(NamedTuple):
@@ -101,12 +103,25 @@ class TransformersEngine:
             self.model.set_attn_implementation("eager")
         self._passes = ForwardPasses(self.model, self.batch_tokens)
         alone = SingleRows(self._passes)
+        self._check_determinism(alone, path)
         strategies = self._strategies()
         buckets = LengthBuckets(self.model.config.to_dict())
         self._selector = StrategySelector(strategies, alone, buckets, self.dtype)
         self._generator = Generator(
             self._passes, alone, buckets, self._selector.tolerance, may_batch=bool(strategies)
         )
+
+    def _check_determinism(self, alone: SingleRows, path: str | Path) -> None:
+        """Raises DataError if two passes of one prompt differ, as with Reformer's random hashes."""
+        row = ScoredSuffix(
+            [n % 7 + 1 for n in range(min(_REPEATED_TOKENS, self.context_length))], [[1]]
+        )
+        first, second = (float(alone.row([], row)) for _ in range(2))
+        if abs(first - second) > TOLERANCE[self.dtype]:
+            name = type(self.model).__name__
+            problem = f"{name} is random: two passes of one prompt differ by"
+            problem += f" {abs(first - second):.3g} nats"
+            raise DataError(Place(Path(path)), problem, "Use a model whose forward pass is exact")
 
     def _strategies(self) -> list[Strategy]:
         """Returns the strategies that the model may use, fastest first."""

@@ -1,13 +1,14 @@
 """Exports the trained weights as a Hugging Face folder, one parameter at a time.
 
-Under ZeRO-3 each parameter is gathered by itself. All sizes are known beforehand, so the header of
-each safetensors file is written first and the values follow. Rank 0 needs the memory of one
-parameter in addition to its training state, whatever the size of a file.
+Under ZeRO-3 each parameter is gathered by itself, or with those that are stored as one tensor
+(`stored_names`). All sizes are known beforehand, so the header of each safetensors file is written
+first and the values follow. Rank 0 needs the memory of one such group in addition to its training
+state, whatever the size of a file.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from ift_scale.engines import model_folder
 from ift_scale.estimate import host
+from ift_scale.train.engine.stored_names import StoredGroup, as_stored, stored_groups
 
 SHARD_BYTES = 5 << 30
 _DTYPES = {
@@ -28,24 +31,18 @@ _DTYPES = {
 _BUFFER_BYTES = 32 << 20
 
 
-def stored_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Returns (name, tensor) of each parameter and persistent buffer, tied ones once."""
-    kept = model.state_dict().keys()
-    return [
-        *model.named_parameters(),
-        *((name, buffer) for name, buffer in model.named_buffers() if name in kept),
-    ]
-
-
-def gathered(tensors: list[tuple[str, Tensor]], gather: bool) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, whole tensor), valid until the next iteration. Every rank must iterate.
+def gathered(
+    model: nn.Module, groups: list[StoredGroup], gather: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields (stored name, whole tensor), valid until the next iteration. Every rank must iterate.
 
     `gather`: the parameters are partitioned by ZeRO-3.
     """
-    for name, tensor in tensors:
-        partitioned = gather and isinstance(tensor, nn.Parameter)
-        with deepspeed.zero.GatheredParameters([tensor], enabled=partitioned):
-            yield name, tensor.detach()
+    for tensors, _ in groups:
+        parameters = [t for t in tensors.values() if isinstance(t, nn.Parameter)]
+        with deepspeed.zero.GatheredParameters(parameters, enabled=gather and bool(parameters)):
+            values = {name: tensor.detach() for name, tensor in tensors.items()}
+            yield from as_stored(model, values).items()
 
 
 def export(
@@ -60,16 +57,18 @@ def export(
     """Write the model to `folder` and return the memory used, in bytes.
 
     All ranks must call this; those with `folder` None only take part in gathering. Weights are
-    stored in `dtype`, in files of at most `shard_bytes` (a larger tensor gets a file of its own).
+    stored under the family's names, in files of at most `shard_bytes` (a larger tensor gets a file
+    of its own), in `dtype` except those that `base` stores in float32 among smaller numbers.
     The generation config is copied from `base`.
     """
-    tensors = stored_tensors(model)
+    groups = stored_groups(model)
     if folder is None:
-        for _ in gathered(tensors, gather):
+        for _ in gathered(model, groups, gather):
             pass
         return 0
     folder.mkdir(parents=True, exist_ok=True)
-    peak = write_weights(folder, tensors, gather, dtype, shard_bytes)
+    precise = kept_in_float32(base)
+    peak = write_weights(folder, model, groups, gather, dtype, shard_bytes, precise)
     model.config.dtype = dtype
     model.config.save_pretrained(folder)
     generation = base / "generation_config.json"
@@ -79,27 +78,44 @@ def export(
     return peak
 
 
+def kept_in_float32(base: Path) -> frozenset[str]:
+    """Returns the tensors that a folder stores in float32 among others of fewer bits.
+
+    For example, routers. With all tensors in float32 there are none.
+    """
+    dtypes = {name: tensor.dtype for name, tensor in model_folder.stored_tensors(base).items()}
+    if not {"BF16", "F16"} & set(dtypes.values()):
+        return frozenset()
+    return frozenset(name for name, dtype in dtypes.items() if dtype == "F32")
+
+
 def write_weights(
     folder: Path,
-    tensors: list[tuple[str, Tensor]],
+    model: nn.Module,
+    groups: list[StoredGroup],
     gather: bool,
     dtype: torch.dtype,
     shard_bytes: int,
+    precise: Collection[str] = (),
 ) -> int:
     """Write safetensors files in the Hugging Face layout, with an index if there are several.
 
-    Returns the memory used, in bytes.
+    `precise` names the tensors stored in float32. Returns the memory used, in bytes.
     """
     memory = PeakMemory()
     shapes = {
-        name: (tuple(getattr(tensor, "ds_shape", tensor.shape)), _stored_dtype(tensor, dtype))
-        for name, tensor in tensors
+        name: (
+            tuple(tensor.shape),
+            _stored_dtype(tensor, torch.float32 if name in precise else dtype),
+        )
+        for group in groups
+        for name, tensor in group.stored.items()
     }
     largest = max(_num_bytes(*shape) for shape in shapes.values())
     buffer = torch.empty(min(_BUFFER_BYTES, largest + 7 & ~7), dtype=torch.uint8)
     shards = _shards({name: _num_bytes(*shape) for name, shape in shapes.items()}, shard_bytes)
     files = _file_names(len(shards))
-    values = gathered(tensors, gather)
+    values = gathered(model, groups, gather)
     for file, names in zip(files, shards, strict=True):
         with (folder / file).open("wb") as out:
             out.write(_header({name: shapes[name] for name in names}))
