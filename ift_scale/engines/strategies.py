@@ -66,10 +66,8 @@ class ForwardPasses:
         rope = self.rope  # a hook that referenced `self` would keep the model alive
         model.register_forward_pre_hook(lambda *_: rope.reset())
         self._plain_attention = model.config._attn_implementation
-        parameters = inspect.signature(model.forward).parameters.values()
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        uses_cache = takes_any or any(p.name == "use_cache" for p in parameters)
-        self.without_cache: dict[str, Any] = {"use_cache": False} if uses_cache else {}
+        takes_it = "use_cache" in inspect.signature(model.forward).parameters
+        self.without_cache: dict[str, Any] = {"use_cache": False} if takes_it else {}
 
     def use_attention(self, name: str | None = None) -> None:
         """Sets the attention function; None restores the model's own."""

@@ -291,6 +291,10 @@ def build(
         attn_implementation=attention,
     )
     model.train()
+    if hasattr(model.base_model, "_rescale_layers"):
+        # RWKV divides weights in place when it is evaluated and multiplies them again when it is
+        # trained (transformers 5.19). An export in between, and ZeRO-3, would keep them divided.
+        model.base_model._rescale_layers = lambda: None
     checkpoint_activations(model, config)
     compile_layers(model, config)
     return model

@@ -17,6 +17,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
 from ift_scale.train import job
 from ift_scale.train.engine import checkpoint_manifest, export
+from ift_scale.train.engine.stored_names import stored_groups
 
 
 def _arm(folder: Path, key: str = "key", **inputs: str) -> job.ArmJob:
@@ -108,7 +109,7 @@ def test_export_needs_the_memory_of_a_parameter(tmp_path: Path) -> None:
     # Returns memory freed by earlier tests to the system: reusing it would hide the export's.
     ctypes.CDLL(None).malloc_trim(0)
     peak = export.write_weights(
-        tmp_path, export.stored_tensors(model), False, torch.bfloat16, 30 << 20
+        tmp_path, model, stored_groups(model), False, torch.bfloat16, 30 << 20
     )
     assert 0 < peak < 6 << 20  # of 80 MiB in shards of 30 MiB
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -131,13 +132,10 @@ def test_export_needs_the_memory_of_a_parameter(tmp_path: Path) -> None:
 
 
 def test_one_shard_has_no_index(tmp_path: Path) -> None:
-    export.write_weights(
-        tmp_path,
-        [("a", torch.ones(2, 3)), ("scalar", torch.tensor(4.0))],
-        False,
-        torch.float32,
-        1 << 20,
-    )
+    model = nn.Module()
+    model.a = nn.Parameter(torch.ones(2, 3))
+    model.register_buffer("scalar", torch.tensor(4.0))
+    export.write_weights(tmp_path, model, stored_groups(model), False, torch.float32, 1 << 20)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     found = load_file(tmp_path / "model.safetensors")
     assert (
