@@ -8,7 +8,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ift_scale.config import BUILTIN_MODEL, Config, GeneralConfig, Source, is_pool
+from ift_scale.config import (
+    BUILTIN_MODEL,
+    Config,
+    GeneralConfig,
+    Source,
+    TrainConfig,
+    is_pool,
+)
 from ift_scale.construct import general
 from ift_scale.engines import model_folder
 from ift_scale.errors import DataError, Place
@@ -44,7 +51,7 @@ def check_model(given: str) -> tuple[str, str]:
     source = folder / "config.json"
     settings = model_folder.model_config(folder)
     PromptTokenizer(folder)
-    stored.proof_of(folder)
+    stored.proof_of(folder, TrainConfig().max_length)
     described = ModelShape.from_config(settings, source)
     about = f"{described.family}, {described.parameters:,} parameters"
     return path, about if path == given else f"{given}, {about}"

@@ -84,7 +84,7 @@ def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor
         name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
         for name, tensor in stored.items()
     }
-    with _quiet():
+    with quiet():
         return kind.from_pretrained(
             None,
             config=AutoConfig.from_pretrained(folder, local_files_only=True),
@@ -130,8 +130,8 @@ def _class_of(folder: Path) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences transformers' own report and progress bar."""
+def quiet() -> Iterator[None]:
+    """Silences transformers' own messages and progress bar."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

@@ -44,7 +44,7 @@ def prepare(
 
     weight_checks.check(model_path)
     bar.note("proving the training path")
-    proof = stored.proof_of(model_path)
+    proof = stored.proof_of(model_path, config.train.max_length)
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
     check_kernels(config, model_path)

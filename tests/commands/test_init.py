@@ -169,7 +169,7 @@ def test_without_a_terminal_missing_flags_are_one_usage_error(tmp_path: Path) ->
         ({"--model": "some-org/some-model"}, "Run `hf download some-org/some-model --local-dir"),
         ({"--model": "empty"}, "config.json: is missing"),
         ({"--model": "no_tokenizer"}, "cannot load a tokenizer"),
-        ({"--model": "unproven"}, "packed training is proven for llama"),
+        ({"--model": "encoder"}, "a token's logits depend on later tokens"),
         ({"--questions": "nowhere"}, "nowhere: no such file or folder"),
         ({"--questions": "mmlu"}, "only benchmarks are given (MMLU)"),
         ({"--questions": "broken"}, "test.jsonl:3: field 'answer': is out of range (value: 9)"),
@@ -189,8 +189,8 @@ def test_what_is_wrong_is_one_error(
     no_tokenizer = Path(shutil.copytree(world_model, "no_tokenizer"))
     for file in no_tokenizer.glob("tokenizer*"):
         file.unlink()
-    unproven = Path(shutil.copytree(world_model, "unproven")) / "config.json"
-    unproven.write_text(unproven.read_text().replace('"llama"', '"mamba"'))
+    encoder = Path(shutil.copytree(world_model, "encoder")) / "config.json"
+    encoder.write_text(encoder.read_text().replace('"llama"', '"bert"'))
     before = _files(tmp_path)
     given = {"--model": "world", "--questions": str(pool), "--output": "first"} | changes
     result = _init(*(part for pair in given.items() for part in pair))

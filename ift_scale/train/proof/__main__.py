@@ -1,4 +1,4 @@
-"""Proves a folder with its own code: `python -m ift_scale.train.proof FOLDER RESULT.json`."""
+"""Proves a folder with its own code: `python -m ift_scale.train.proof FOLDER MAX_LENGTH [RESULT]`."""
 
 import sys
 from pathlib import Path
@@ -7,9 +7,9 @@ from ift_scale.errors import IFTScaleError
 from ift_scale.train.proof.stored import compute
 
 
-def main(folder: str, result: str = "") -> None:
+def main(folder: str, max_length: str, result: str = "") -> None:
     try:
-        proof = compute(Path(folder), trust_remote_code=True)
+        proof = compute(Path(folder), int(max_length), trust_remote_code=True)
     except IFTScaleError as error:
         sys.exit(str(error))
     text = proof.model_dump_json(indent=1)

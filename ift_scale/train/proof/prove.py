@@ -57,14 +57,15 @@ class _Pass(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-def prove(kind: Any, settings: Any, seed: int = 0) -> Proof:
+def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0) -> Proof:
     """Returns the proof of a class and its config; takes seconds.
 
-    Raises NotCausal for a model that cannot be trained to predict the next token, and
-    shrink.CannotShrink if no small model of it can be built.
+    `max_length`: length in tokens that no example exceeds; rotary frequencies that change at
+    greater lengths then stay the same. Raises NotCausal for a model that cannot be trained to
+    predict the next token, and shrink.CannotShrink if no small model of it can be built.
     """
     started = time.monotonic()
-    model = _small_model(kind, settings, seed)
+    model = _small_model(kind, settings, max_length, seed)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = examples.build(vocabulary, shrink.limits(model.config))
     _check_causal(model, tokens, vocabulary)
@@ -85,16 +86,16 @@ def prove(kind: Any, settings: Any, seed: int = 0) -> Proof:
     )
 
 
-def _small_model(kind: Any, settings: Any, seed: int) -> Any:
+def _small_model(kind: Any, settings: Any, max_length: int | None, seed: int) -> Any:
     """Returns a small model of the class in training mode, with eager attention.
 
     If the class cannot be made small, it has as few of its real layers as show every kind.
     """
     try:
-        small = shrink.shrink(settings)
+        small = shrink.shrink(settings, max_length)
         small._attn_implementation = "eager"
         return shrink.tiny_model(kind, small, seed).train()
-    except shrink.CannotShrink:
+    except (shrink.CannotShrink, *UNSUPPORTED):
         small = shrink.two_layers(settings)
         small._attn_implementation = "eager"
         # Held at once: weights and gradients of the reference and of a path.

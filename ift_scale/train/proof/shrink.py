@@ -19,6 +19,7 @@ from ift_scale.train.proof.small_fields import (
     HEADS,
     HIDDEN,
     LIMITS,
+    NEVER,
     POSITIONS,
     RANDOM,
     ROTARY_LIMIT,
@@ -44,6 +45,8 @@ _WIDER = {"xlstm": 128}
 """Hidden sizes of classes that need more than `HIDDEN`: xLSTM's keys are multiples of 64."""
 _ROPES = ("rope_parameters", "rope_scaling")
 _LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len")
+_SWITCHING = ("dynamic", "longrope", "su")
+"""Rotary types whose frequencies depend on the longest row of a pass."""
 _LENGTH_DEPENDENT = ("dynamic", "longrope", "su", "yarn", "llama3")
 
 
@@ -59,11 +62,17 @@ def text_class(settings: PretrainedConfig) -> tuple[Any, PretrainedConfig]:
     raise CannotShrink(f"{type(settings).__name__}: transformers has no causal language model")
 
 
-def shrink(settings: PretrainedConfig) -> PretrainedConfig:
-    """Returns a small config of the same class; CannotShrink if its fields do not allow one."""
+def shrink(settings: PretrainedConfig, max_length: int | None = None) -> PretrainedConfig:
+    """Returns a small config of the same class; CannotShrink if its fields do not allow one.
+
+    `max_length`: length in tokens that no row exceeds. Rotary frequencies that change at a length
+    beyond it are left as they are up to there.
+    """
     try:
         fields = with_layers(settings, chosen(settings))
-        return rebuilt(settings, _small(fields, _scale(settings, fields)))
+        small = _small(fields, _scale(settings, fields))
+        _shrink_positions(fields, small, max_length)
+        return rebuilt(settings, small)
     except Exception as error:
         name = type(settings).__name__
         raise CannotShrink(f"{name}: {type(error).__name__}: {error}") from error
@@ -72,10 +81,12 @@ def shrink(settings: PretrainedConfig) -> PretrainedConfig:
 def two_layers(settings: PretrainedConfig) -> PretrainedConfig:
     """Returns the config with as few of its layers as show every kind, at their real size.
 
-    Raises CannotShrink if its fields do not state its layers.
+    Without dropout, too. Raises CannotShrink if its fields do not state its layers.
     """
     try:
-        return rebuilt(settings, with_layers(settings, chosen(settings)))
+        fields = with_layers(settings, chosen(settings))
+        off = {name: 0.0 for name, value in fields.items() if RANDOM.fullmatch(name) and value}
+        return rebuilt(settings, fields | off)
     except Exception as error:
         name = type(settings).__name__
         raise CannotShrink(f"{name}: {type(error).__name__}: {error}") from error
@@ -85,7 +96,7 @@ def limits(settings: PretrainedConfig) -> list[int]:
     """Returns the config's lengths in tokens beyond which something changes, ascending."""
     fields = settings.to_dict()
     found = {*_limits(fields), *_rotary_limits(fields)}
-    return sorted(length for length in found if length > 0)
+    return sorted(length for length in found if 0 < length < NEVER)
 
 
 def has_dropout(settings: PretrainedConfig) -> bool:
@@ -153,7 +164,6 @@ def _small(fields: dict[str, Any], scale: Scale) -> dict[str, Any]:
     if "dtype" in made:
         made["dtype"] = "float32"
     _restore_products(fields, made, scale)
-    _shrink_positions(fields, made)
     return made
 
 
@@ -193,24 +203,30 @@ def _restore_products(fields: dict[str, Any], made: dict[str, Any], scale: Scale
         made["axial_pos_shape"] = [POSITIONS // 8, 8]
 
 
-def _shrink_positions(fields: dict[str, Any], made: dict[str, Any]) -> None:
+def _shrink_positions(fields: dict[str, Any], made: dict[str, Any], max_length: int | None) -> None:
     """Sets rotary limits and the lengths of rotary lists."""
     longest = next((name for name in _LONGEST if made.get(name)), None)
     width = made.get("qk_rope_head_dim") or made.get("head_dim") or HIDDEN // HEADS
+    whole = fields.get("original_max_position_embeddings")
     for rope in _ropes(made):
-        if longest and rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT:
-            original = rope.get("original_max_position_embeddings") or fields[longest]
-            made[longest] = math.ceil(ROTARY_LIMIT * max(1.0, fields[longest] / original))
+        kind = rope.get("rope_type", rope.get("type"))
+        original = rope.get("original_max_position_embeddings") or whole
+        original = original or (fields[longest] if longest else 0)
+        limit = ROTARY_LIMIT
+        if kind in _SWITCHING and max_length is not None and max_length <= original:
+            limit = NEVER
+        if longest and kind in _LENGTH_DEPENDENT:
+            made[longest] = math.ceil(limit * max(1.0, fields[longest] / original))
         rotated = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
         for name, value in rope.items():
             if name == "original_max_position_embeddings":
-                rope[name] = ROTARY_LIMIT
+                rope[name] = limit
             elif name in ("short_factor", "long_factor"):
                 rope[name] = _spread(value, rotated)
             elif name == "mrope_section":
                 rope[name] = _sections(value, rotated)
-    if fields.get("original_max_position_embeddings"):
-        made["original_max_position_embeddings"] = ROTARY_LIMIT
+        if whole and kind:
+            made["original_max_position_embeddings"] = limit
 
 
 def _spread(values: list[float], count: int) -> list[float]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HIDDEN, HEADS, VOCABULARY, WINDOW, ROTARY_LIMIT, POSITIONS = 64, 4, 128, 8, 16, 128
+NEVER = 4096
+"""A rotary limit that no row of a proof reaches."""
 SPECIAL_TOKENS = 16
 """Ids below this may be special tokens of the small model; ids from here on are ordinary."""
 _EXPERT_WIDTH, _RANK, _STATE, _INDEX_HEADS = 32, 16, 8, 2
@@ -54,7 +56,7 @@ class Scale:
 
     def few_heads(self, real: int) -> int:
         """Query heads; a hidden size that is kept keeps them, so that they still divide it."""
-        return real if self.hidden <= HIDDEN else min(real, HEADS)
+        return real if self.hidden <= HIDDEN else 2 ** min(HEADS, real).bit_length() // 2
 
     def kv(self, real: int) -> int:
         """Key heads: as many as query heads, one, or two, as in the real model."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,20 @@ _OWN_CODE = ("train/model", "train/proof", "train/data/collate.py")
 _IRRELEVANT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
 
-def proof_of(folder: Path, trust_remote_code: bool = False) -> Proof:
+def proof_of(folder: Path, max_length: int, trust_remote_code: bool = False) -> Proof:
     """Returns the proof of a folder's class and config, from the cache if nothing has changed.
 
-    The folder's own code runs in a child process, and only with `trust_remote_code`. Raises
-    DataError for a model that cannot be trained, with the reason.
+    `max_length`: length in tokens that no example exceeds. The folder's own code runs in a child
+    process, and only with `trust_remote_code`. Raises DataError for a model that cannot be trained,
+    with the reason.
     """
     settings = model_config(folder)
     runs_own_code = trust_remote_code and "auto_map" in settings
-    entry = _entry(folder, settings, runs_own_code)
+    entry = _entry(folder, settings, max_length, runs_own_code)
     known = _recall(entry)
     if known is not None:
         return known
-    proof = _in_child(folder) if runs_own_code else compute(folder)
+    proof = (_in_child if runs_own_code else compute)(folder, max_length)
     if entry is not None:
         with suppress(OSError):
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +52,9 @@ def proof_of(folder: Path, trust_remote_code: bool = False) -> Proof:
     return proof
 
 
-def compute(folder: Path, trust_remote_code: bool = False) -> Proof:
+def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> Proof:
     """Returns the proof of a folder's class and config, computed now; imports torch."""
+    from ift_scale.engines.weight_checks import quiet
     from ift_scale.train.model.packed import UNSUPPORTED, class_and_config
     from ift_scale.train.proof.prove import NotCausal, prove
     from ift_scale.train.proof.shrink import CannotShrink
@@ -60,7 +62,8 @@ def compute(folder: Path, trust_remote_code: bool = False) -> Proof:
     kind, settings = class_and_config(folder)
     place = Place(folder / "config.json", field="architectures")
     try:
-        return prove(kind, settings)
+        with quiet():
+            return prove(kind, settings, max_length)
     except NotCausal as error:
         remedy = "Give a causal language model: each token's logits depend on earlier tokens only"
         raise DataError(place, f"cannot be trained: {error}", remedy, kind.__name__) from error
@@ -73,18 +76,18 @@ def compute(folder: Path, trust_remote_code: bool = False) -> Proof:
         raise DataError(place, problem, remedy, kind.__name__) from error
 
 
-def _in_child(folder: Path) -> Proof:
+def _in_child(folder: Path, max_length: int) -> Proof:
+    command = [sys.executable, "-m", "ift_scale.train.proof", str(folder), str(max_length)]
     with tempfile.TemporaryDirectory() as temporary:
         result = Path(temporary) / "proof.json"
-        command = [sys.executable, "-m", "ift_scale.train.proof", str(folder), str(result)]
-        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        child = subprocess.run([*command, str(result)], capture_output=True, text=True, check=False)
         if result.is_file():
             return Proof.model_validate_json(result.read_text(encoding="utf-8"))
     last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
     raise DataError(
         Place(folder / "config.json", field="auto_map"),
         f"the folder's own code could not be proven: {last}",
-        f"Run `{' '.join(command[:4])}` for the whole message",
+        f"Run `{' '.join(command)}` for the whole message",
     )
 
 
@@ -107,12 +110,14 @@ _MEANING = {
 }
 
 
-def _entry(folder: Path, settings: dict[str, Any], runs_own_code: bool) -> Path | None:
+def _entry(
+    folder: Path, settings: dict[str, Any], max_length: int, runs_own_code: bool
+) -> Path | None:
     """Returns the cache's file for a folder, or None for users without a cache folder."""
     cache = digest_cache.folder("proofs")
     if cache is None:
         return None
-    hasher = hashlib.sha256()
+    hasher = hashlib.sha256(str(max_length).encode())
     relevant = {name: value for name, value in settings.items() if name not in _IRRELEVANT}
     hasher.update(json.dumps(relevant, sort_keys=True).encode())
     for package in _PACKAGES:
@@ -131,9 +136,7 @@ def _sources(folder: Path, model_type: str, runs_own_code: bool) -> Iterator[Pat
     if runs_own_code:
         yield from sorted(folder.glob("*.py"))
         return
-    spec = util.find_spec("transformers")
-    assert spec is not None and spec.origin is not None
-    models = Path(spec.origin).parent / "models"
+    models = Path(str(metadata.distribution("transformers").locate_file("transformers/models")))
     yield models.parent / "modeling_utils.py"
     # A model type is its folder's name, or begins with it: gemma3_text is in gemma3.
     name = model_type.replace("-", "_")

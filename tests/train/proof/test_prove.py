@@ -22,6 +22,8 @@ from transformers import (
     MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -186,3 +188,13 @@ def test_an_encoder_is_refused() -> None:
 def test_a_proof_survives_its_file() -> None:
     proof = prove(LlamaForCausalLM, LlamaConfig())
     assert Proof.model_validate_json(proof.model_dump_json()) == proof
+
+
+@pytest.mark.parametrize(("max_length", "path"), [(4096, "packed"), (4097, "single")])
+def test_rotary_limits_that_no_example_reaches_do_not_count(max_length: int, path: str) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    settings = Phi3Config(
+        rope_parameters=rope | {"rope_theta": 10_000.0, "original_max_position_embeddings": 4096},
+        max_position_embeddings=131_072,
+    )
+    assert prove(Phi3ForCausalLM, settings, max_length).fastest(AUTO).name == path
