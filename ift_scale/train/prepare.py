@@ -7,7 +7,7 @@ import numpy as np
 
 from ift_scale.config import Config
 from ift_scale.engines.model_folder import hidden_size, model_config
-from ift_scale.errors import Place
+from ift_scale.errors import ConfigError, Place
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import Bar, say
@@ -47,7 +47,7 @@ def prepare(
     proof = stored.proof_of(model_path, config.train.max_length)
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
-    check_kernels(config, model_path)
+    check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path)
@@ -98,8 +98,17 @@ def check_memory(work: job.Job) -> None:
         auto.resolve(work.train, shape, room, job.max_micro_batch_tokens(work, room.world_size))
 
 
-def check_kernels(config: Config, model_path: Path) -> None:
-    """Raises ConfigError if kernels set by name do not support the model or this node's devices."""
+def check_model_settings(config: Config, model_path: Path) -> None:
+    """Raises ConfigError if kernels set by name do not support the model or this node's devices,
+    or if the model lacks the load-balancing loss that is set."""
+    if config.train.router_aux_loss:
+        from ift_scale.train.model import packed
+
+        try:
+            packed.RouterBalance(packed.without_weights(model_path))
+        except ValueError as error:
+            problem = f"train.router_aux_loss: {error}; set it to false"
+            raise ConfigError("settings", [problem]) from error
     if config.train.kernels not in ("auto", "pytorch"):
         from ift_scale.train.model import kernels, packed  # imports torch
 

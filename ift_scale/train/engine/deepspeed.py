@@ -15,6 +15,7 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
+from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -98,6 +99,9 @@ def build(
         # place. The next arm needs the base model's.
         for parameter in bare.parameters():
             parameter.data = parameter.data.clone()
+    if experts := models.expert_modules(bare):
+        # ZeRO-3 then gathers a layer's experts together, whichever of them a rank's tokens need.
+        set_z3_leaf_modules(bare, list({type(module) for module in experts}))
     packed = models.PackedCausalLM(bare, config, device, loss, path)
     client = None
     if "optimizer" not in settings:

@@ -20,6 +20,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedMode
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.engines.model_folder import weight_files
+from ift_scale.engines.rope import RopeLimits
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.path import PRUNED, TrainingPath
@@ -62,6 +63,7 @@ class PackedCausalLM(nn.Module):
         self.shares_prefix = path.shares_prefix(config)
         self.whole = path.name == "single"
         self._balance = RouterBalance(model) if config.router_aux_loss else None
+        self._rope: RopeLimits | None = None
         if path.is_packed:
             chosen = attention.implementation(config, device, model.dtype, path.terms)
             model.set_attn_implementation(attention.NAMES[chosen])
@@ -116,6 +118,9 @@ class PackedCausalLM(nn.Module):
     def _output(self, batch: MicroBatch) -> tuple[Any, Tensor]:
         """Returns the output of the decoder, or of the whole model if the path has no head, and the
         supervised rows of the decoder's hidden states."""
+        # At the first pass, when the model is in its place and its buffers are exact.
+        self._rope = self._rope or RopeLimits(self.model)
+        self._rope.reset()
         rows_R, inputs = batch.packed.rows_R, without_cache(self.model)
         if self.path.is_packed:
             inputs |= {"input_ids": batch.ids_1T, "position_ids": batch.positions_1T}
@@ -305,6 +310,23 @@ def compile_layers(model: Any, config: TrainConfig) -> None:
     if config.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
+
+
+def expert_modules(model: nn.Module) -> list[nn.Module]:
+    """Returns the modules whose parameters are all experts of a layer.
+
+    transformers 5 holds them as tensors over all experts; a folder's own code may have a list of
+    modules, whose owner is returned.
+    """
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "experts", None), nn.ModuleList)
+        or (
+            name.rpartition(".")[2] == "experts"
+            and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+        )
+    ]
 
 
 def checkpoint_activations(model: Any, config: TrainConfig) -> None:

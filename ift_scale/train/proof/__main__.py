@@ -1,4 +1,7 @@
-"""Proves a folder with its own code: `python -m ift_scale.train.proof FOLDER MAX_LENGTH [RESULT]`."""
+"""Proves a folder with its own code: `python -m ift_scale.train.proof FOLDER MAX_LENGTH`.
+
+Prints the proof as JSON, or writes it to a third argument.
+"""
 
 import sys
 from pathlib import Path

@@ -19,6 +19,7 @@ from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entrop
 from torch import Tensor
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.engines.rope import RopeLimits
 from ift_scale.estimate import host
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
@@ -66,6 +67,7 @@ def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0
     """
     started = time.monotonic()
     model = _small_model(kind, settings, max_length, seed)
+    model.fresh_rope = RopeLimits(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = examples.build(vocabulary, shrink.limits(model.config))
     _check_causal(model, tokens, vocabulary)
@@ -188,7 +190,11 @@ def _twin(model: Any, attention: str | None) -> Any:
 
 
 def _plain(model: Any, ids_L: np.ndarray, copies: int = 1) -> Tensor:
-    """Returns all logits of a row by the model's own forward pass, (copies, L, V)."""
+    """Returns all logits of a row by the model's own forward pass, (copies, L, V).
+
+    With the rotary frequencies of a new model: some types keep those of earlier, longer rows.
+    """
+    model.fresh_rope.reset()
     return model(_ids(ids_L).expand(copies, -1), **without_cache(model)).logits
 
 

@@ -1,0 +1,82 @@
+"""One rank of test_paths.py: trains several steps of each model by its proven path.
+
+    python -m tests.train.path_ranks FOLDER OUT
+
+FOLDER has a folder per model with `tokens.npz`; OUT gets the losses of each step and the whole
+gradient of the first, by model and ZeRO stage.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ift_scale.config import TrainConfig
+from ift_scale.ranks import environment
+from ift_scale.ranks.rendezvous import meet
+from ift_scale.train.data import dataset, packing
+from ift_scale.train.engine import deepspeed
+from ift_scale.train.model.packed import read_weights
+from ift_scale.train.process_group import join
+from ift_scale.train.proof import stored
+from tests.train.exact_ranks import gather_everything
+
+STEPS, BATCH = 3, 8
+STAGES = (2, 3)
+
+
+def settings(stage: int, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "zero_stage": stage,
+        "offload": "none",
+        "activation_checkpointing": "none",
+        "epochs": 1,
+        "global_batch_size": BATCH,
+        "tokens_per_micro_batch": 96,
+        "max_length": 64,
+        "learning_rate": 1e-3,
+    }
+    return TrainConfig(**values | changes)
+
+
+def run(folder: Path, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
+    tokens = dataset.load(folder / "tokens.npz")
+    path = stored.compute(folder, config.max_length).fastest(config)
+    steps = packing.planned_steps(
+        tokens.computed_lengths, config, ranks.world_size, 64, 0, path.layout
+    )
+    built = deepspeed.build(
+        folder, read_weights(folder), config, device, ranks, max(map(len, steps)), path
+    )
+    losses = []
+    for number, step in enumerate(steps[:STEPS]):
+        rate = deepspeed.learning_rate(config, number, len(steps))
+        result = deepspeed.run_step(built, step, tokens, rate)
+        dist.all_reduce(result.loss)
+        losses.append(result.loss.item())
+    built.release()
+    return {"path": path.name, "losses": losses, "micro_batches": max(map(len, steps))}
+
+
+def main(folder: Path, out: Path) -> None:
+    ranks = environment.from_environment()
+    assert ranks is not None
+    device = join(meet(ranks))
+    torch.set_num_threads(1)
+    gather_everything()
+    found = {}
+    for model in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for stage in STAGES:
+            config = settings(stage, router_aux_loss=model.name.endswith("balanced"))
+            found[model.name, stage] = run(model, config, ranks, device)
+            if ranks.is_rank_zero:
+                print(model.name, stage, found[model.name, stage], flush=True)
+    if ranks.is_rank_zero:
+        torch.save(found, out)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""Each training path, by two ranks of DeepSpeed, against the class' own passes in a plain loop."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GptOssConfig,
+    JambaConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
+
+from ift_scale.engines.rope import RopeLimits
+from ift_scale.ranks.environment import free_port
+from ift_scale.train.data import dataset, packing
+from ift_scale.train.engine import deepspeed
+from ift_scale.train.proof import shrink
+from tests.train import path_ranks
+from tests.train.path_ranks import BATCH, STAGES, STEPS
+
+pytestmark = pytest.mark.engine
+EXAMPLES = BATCH * STEPS
+_DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+MODELS: dict[str, tuple[PretrainedConfig, str]] = {
+    "gemma2": (Gemma2Config(), "pruned"),
+    "gpt2": (GPT2Config(**_NO_DROPOUT), "packed"),
+    "gpt_oss": (GptOssConfig(), "packed"),
+    "bloom": (BloomConfig(), "padded"),
+    "jamba": (JambaConfig(), "padded"),
+    "llama_dynamic": (LlamaConfig(rope_parameters=_DYNAMIC, max_position_embeddings=32), "single"),
+    "mixtral": (MixtralConfig(), "pruned"),
+    "mixtral_balanced": (MixtralConfig(router_aux_loss_coef=0.5), "packed"),
+    "qwen3_moe_balanced": (Qwen3MoeConfig(router_aux_loss_coef=0.5), "packed"),
+}
+
+
+def _tokens() -> dataset.TokenizedSet:
+    """Examples of very different lengths, with one or two supervised spans after a prefix."""
+    rng = np.random.default_rng(0)
+    lengths = 10 + rng.integers(6, 40, EXAMPLES)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(16, 120, offsets[-1]).astype(np.int32)
+    supervised = np.zeros(offsets[-1], dtype=bool)
+    for start, end in pairwise(offsets):
+        ids[start : start + 10] = np.arange(10) + 20
+        supervised[end - rng.integers(3, 5) : end - rng.integers(0, 2)] = True
+        supervised[start + 12 : start + 12 + rng.integers(0, 3)] = True
+    return dataset.TokenizedSet(ids, supervised, offsets, np.ones(EXAMPLES), 0)
+
+
+def _plain_losses(folder: Path, tokens: dataset.TokenizedSet, balanced: bool) -> list[float]:
+    """One process, one example per forward pass, all logits; the model's own auxiliary loss."""
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).train()
+    config, rope = path_ranks.settings(2), RopeLimits(model)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    losses = []
+    steps = packing.step_examples(EXAMPLES, BATCH, 1, 0)
+    for number, step in enumerate(steps):
+        total, balance, count = torch.zeros(()), torch.zeros(()), 0
+        for i in step:
+            ids = torch.tensor(tokens.examples()[i].astype("int64"))[None]
+            learnt = torch.tensor(tokens.supervised[tokens.offsets[i] : tokens.offsets[i + 1]])[1:]
+            computed = ids[:, : int(tokens.computed_lengths[i])] if balanced else ids
+            more = {"output_router_logits": True} if balanced else {}
+            rope.reset()
+            output = model(computed, use_cache=False, **more)
+            logits = output.logits[0, : ids.shape[1] - 1]
+            rows = learnt[: len(logits)]
+            total = total + F.cross_entropy(
+                logits[: len(rows)][rows], ids[0, 1:][learnt], reduction="sum"
+            )
+            if balanced:
+                balance = balance + model.router_aux_loss_coef * output.aux_loss
+            count += int(learnt.sum())
+        loss = total / count + balance / len(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
+        optimizer.param_groups[0]["lr"] = deepspeed.learning_rate(config, number, STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_every_path_learns_what_the_plain_loop_learns(tmp_path: Path) -> None:
+    folder, tokens = tmp_path / "models", _tokens()
+    expected = {}
+    for name, (settings, _) in MODELS.items():
+        kind, settings = shrink.text_class(settings)
+        small = shrink.shrink(settings)
+        shrink.tiny_model(kind, small, 0).save_pretrained(folder / name)
+        dataset.save(tokens, folder / name / "tokens.npz")
+        expected[name] = _plain_losses(folder / name, tokens, name.endswith("balanced"))
+    place = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "DS_ACCELERATOR": "cpu",
+    }
+    out = tmp_path / "found.pt"
+    command = [sys.executable, "-m", "tests.train.path_ranks", str(folder), str(out)]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]
+    assert [process.wait(timeout=600) for process in ranks] == [0, 0]
+    found = torch.load(out)
+    for name, (_, path) in MODELS.items():
+        for stage in STAGES:
+            case = found[name, stage]
+            assert case["path"] == path, name
+            assert case["micro_batches"] > 1
+            assert case["losses"] == pytest.approx(expected[name], rel=2e-5), (name, stage)
