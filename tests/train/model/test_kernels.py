@@ -221,14 +221,14 @@ def test_a_kernel_that_cannot_compute_the_model_is_refused_before_the_launch(
             "train": {"kernels": "triton", "hostfile": str(tmp_path / "hosts")},
         }
     )
-    prepare.check_kernels(config, tmp_path / "model")
+    prepare.check_model_settings(config, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
     with pytest.raises(
         ConfigError, match="triton cannot compute LlamaMLP with the activation ReLU"
     ):
-        prepare.check_kernels(config, tmp_path / "model")
+        prepare.check_model_settings(config, tmp_path / "model")
     local = from_dict({"output_dir": str(tmp_path), "train": {"kernels": "liger"}})
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="liger needs a CUDA device"):
-            prepare.check_kernels(local, world_model)
+            prepare.check_model_settings(local, world_model)
