@@ -47,7 +47,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     path = set_of(Path(config.output_dir), arm)
     name = config.model.path
     folder = model_folder.resolve(name) if name == BUILTIN_MODEL else Path(name)
-    tokenizer = PromptTokenizer(folder)
+    tokenizer = PromptTokenizer(folder, config.model.trust_remote_code)
     tokens = dataset.load(
         tokenized(path, Path(config.output_dir) / "train" / TOKENS, tokenizer, config)
     )

@@ -105,6 +105,9 @@ class ModelConfig(Section):
     """Hugging Face model folder with safetensors weights, or `world` for the built-in model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of inference. `auto`: bfloat16 on a GPU, float32 on a CPU."""
+    trust_remote_code: bool = False
+    """Run the Python files of the model's folder (`auto_map` in its config.json). They can do
+    anything that your account can do, so read them first."""
 
 
 class AnalyseConfig(Section):

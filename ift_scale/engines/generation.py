@@ -219,7 +219,7 @@ class Generator:
         while len(new) < sampling.max_tokens:
             ids = prompt + new
             logits_1V, _ = self.passes.logits(
-                [ids], [0], [len(ids) - 1], **self.passes.without_cache
+                [ids], [0], [len(ids) - 1], **self.passes.plain_options
             )
             token = int(_chosen(logits_1V.float(), sampling))
             if token in sampling.stop:

@@ -3,16 +3,17 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
 
 
-def resolve(path: str, setting: str = "model.path") -> Path:
+def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Path:
     """Returns the folder of a model: the embedded one for `world`, else the checked path.
 
-    `setting` is the setting that errors name.
+    `setting` is the setting that errors name. `trained`: the model is a base model, whose weights
+    must be plain numbers.
     """
     if path == BUILTIN_MODEL:
         return Path(str(resources.files("ift_scale.world") / "base_model"))
@@ -24,6 +25,8 @@ def resolve(path: str, setting: str = "model.path") -> Path:
             f"Set {setting} to a Hugging Face model folder on this machine",
         )
     check(folder)
+    if trained:
+        refuse_quantised(folder)
     return folder
 
 
@@ -172,10 +175,57 @@ def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return tensors
 
 
+DEQUANTISED = ("fp8", "mxfp8", "mxfp4")
+"""Quantisations that transformers undoes when it loads the weights (5.19, measured on a CPU)."""
+
+
 def check(folder: Path) -> None:
-    """Raises DataError if the config or any weight file is missing or incomplete."""
-    model_config(folder)
+    """Raises DataError if the config or any weight file is missing, incomplete or unusable.
+
+    Unusable are a config.json that names no class, and an encoder-decoder.
+    """
+    fields = model_config(folder)
     stored_tensors(folder)
+    if fields.get("model_type") is None and not fields.get("auto_map"):
+        raise DataError(
+            Place(folder / "config.json", field="model_type"),
+            "is missing, so the model's class is unknown",
+            "Fetch config.json again: it must name the class, as save_pretrained writes it",
+        )
+    if fields.get("is_encoder_decoder") is True:
+        refuse_encoder_decoder(folder, fields.get("model_type"))
+
+
+def refuse_quantised(folder: Path) -> None:
+    """Raises DataError for a quantisation that cannot be undone."""
+    method = quantisation(model_config(folder))
+    if method is not None and method not in DEQUANTISED:
+        problem = (
+            f"the weights are quantised, which can be undone for {', '.join(DEQUANTISED)} only"
+        )
+        remedy = "Give the model in bfloat16, float16 or float32, from which it was quantised"
+        place = Place(folder / "config.json", field="quantization_config")
+        raise DataError(place, problem, remedy, method)
+
+
+def refuse_encoder_decoder(folder: Path, model_type: Any) -> NoReturn:
+    """Raises DataError: an encoder-decoder has no next-token probabilities of a prompt."""
+    raise DataError(
+        Place(folder / "config.json", field="is_encoder_decoder"),
+        "an encoder-decoder answers from a separate input and does not continue a prompt",
+        "Give a causal language model's folder",
+        model_type,
+    )
+
+
+def quantisation(fields: dict[str, Any]) -> str | None:
+    """Returns the quantisation method that a config.json names; None if it names none."""
+    for part in (fields, fields.get("text_config") or {}):
+        settings = part.get("quantization_config") or part.get("compression_config")
+        if settings:
+            by_bits = any(settings.get(name) for name in ("load_in_4bit", "load_in_8bit"))
+            return str(settings.get("quant_method") or ("bitsandbytes" if by_bits else "unnamed"))
+    return None
 
 
 def embedding_rows(folder: Path) -> int:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ift_scale.config import ModelConfig
 from ift_scale.config.engines import EngineConfig
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import EngineSpec
@@ -77,9 +78,9 @@ class EngineWorker:
 
 
 def engine_workers(
-    config: EngineConfig, dtype: str, log: Path, ranks: Ranks | None, bar: Bar
+    config: EngineConfig, model: ModelConfig, log: Path, ranks: Ranks | None, bar: Bar
 ) -> list[EngineWorker]:
-    """Returns this process's workers.
+    """Returns this process's workers for models that are loaded as `model` says.
 
     On GPUs there is one per group of `tensor_parallel_size` of this process's GPUs; on CPUs there
     are `num_engines`, by default one. The list is empty if the engines run on other ranks. Raises
@@ -106,7 +107,14 @@ def engine_workers(
         own = groups[number] if groups else ()
 
         def start(model_path: Path) -> EngineProcess:
-            return EngineProcess(EngineSpec(str(model_path), dtype, config, devices=own), path)
+            spec = EngineSpec(
+                str(model_path),
+                model.dtype,
+                config,
+                devices=own,
+                trust_remote_code=model.trust_remote_code,
+            )
+            return EngineProcess(spec, path)
 
         return EngineWorker(start, bar)
 

@@ -104,7 +104,8 @@ class Engine(Protocol):
 class EngineSpec:
     """Everything a child process needs to build an engine.
 
-    `factory` is MODULE:CLASS; `devices` are the GPUs that the engine may see.
+    `factory` is MODULE:CLASS; `devices` are the GPUs that the engine may see. `trust_remote_code`:
+    run the model folder's own code.
     """
 
     model_path: str
@@ -112,6 +113,7 @@ class EngineSpec:
     config: EngineConfig
     factory: str = ""
     devices: tuple[str, ...] = ()
+    trust_remote_code: bool = False
 
 
 # Settings that affect only speed or placement. They are part of no key.

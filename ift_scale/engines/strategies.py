@@ -12,7 +12,6 @@
 """
 
 import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -66,8 +65,18 @@ class ForwardPasses:
         rope = self.rope  # a hook that referenced `self` would keep the model alive
         model.register_forward_pre_hook(lambda *_: rope.reset())
         self._plain_attention = model.config._attn_implementation
-        takes_it = "use_cache" in inspect.signature(model.forward).parameters
-        self.without_cache: dict[str, Any] = {"use_cache": False} if takes_it else {}
+        self.plain_options = self._plain_options()
+
+    def _plain_options(self) -> dict[str, Any]:
+        """Returns the arguments of the model's plain forward pass: none, where that works.
+
+        Hybrid models without an attention layer fail with a cache, which is their default (5.19).
+        """
+        try:
+            self.logits([[1, 2, 3]], [0], [2])
+        except UNSUPPORTED:
+            return {"use_cache": False}
+        return {}
 
     def use_attention(self, name: str | None = None) -> None:
         """Sets the attention function; None restores the model's own."""
@@ -122,7 +131,7 @@ class SingleRows:
             [ids] * copies,
             [0] * count,
             list(range(len(ids) - count, len(ids))),
-            **self.passes.without_cache,
+            **self.passes.plain_options,
         )
         return target_logprobs(logits_TV, item.targets)
 
@@ -169,7 +178,7 @@ class PaddedBatches:
             for row, count in zip(rows, counts, strict=True)
             for n in range(count)
         ]
-        options = self.passes.without_cache
+        options: dict[str, Any] = {"use_cache": False}
         if cache is not None:
             # The model appends to the cache in place, so each batch needs its own copy.
             options = {"past_key_values": copy.deepcopy(cache), "use_cache": True}

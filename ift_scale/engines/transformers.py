@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
-from ift_scale.engines import weight_checks
+from ift_scale.engines import model_class, weight_checks
 from ift_scale.engines.generation import Generator
 from ift_scale.engines.protocol import (
     EngineSpec,
@@ -28,7 +28,7 @@ from ift_scale.engines.protocol import (
 )
 from ift_scale.engines.rope import LengthClass
 from ift_scale.engines.row_kinds import LengthBuckets, selects_tokens
-from ift_scale.engines.selector import TOLERANCE, StrategySelector
+from ift_scale.engines.selector import TOLERANCE, StrategySelector, gap_in_tolerances
 from ift_scale.engines.strategies import (
     UNSUPPORTED,
     ForwardPasses,
@@ -55,6 +55,8 @@ _LENGTH_FIELDS = (
 )
 _UNLIMITED = 1 << 20
 _REPEATED_TOKENS = 40
+# A later token may change rounding, which is far below this many tolerances.
+_CAUSAL = 10
 
 
 class RowGroup(NamedTuple):
@@ -82,18 +84,19 @@ class TransformersEngine:
         self.batch_tokens = spec.config.batch_tokens or _BATCH_TOKENS[self.device.type]
         self.finished: Callable[[float], None] = ignore
         self._max_model_len = spec.config.max_model_len
+        self._trusted = spec.trust_remote_code
         self._load(spec.model_path)
 
     def _load(self, path: str | Path) -> None:
-        weight_checks.check(path)
+        weight_checks.check(path, self._trusted)
         # Drop all references to the previous model first: two models may not fit in memory.
         self.model: Any = None
         self._passes: Any = None
         self._selector: Any = None
         self._generator: Any = None
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=self.dtype, local_files_only=True
-        )
+        settings = model_class.read_config(Path(path), self._trusted)
+        kind = model_class.class_of(Path(path), settings, self._trusted)
+        model = model_class.load(kind, Path(path), settings, self.dtype)
         self.model = model.to(self.device).eval()
         # The folder's generation config may set a repetition penalty.
         self.model.generation_config = GenerationConfig()
@@ -103,7 +106,7 @@ class TransformersEngine:
             self.model.set_attn_implementation("eager")
         self._passes = ForwardPasses(self.model, self.batch_tokens)
         alone = SingleRows(self._passes)
-        self._check_determinism(alone, path)
+        self._check_reference(alone, path)
         strategies = self._strategies()
         buckets = LengthBuckets(self.model.config.to_dict())
         self._selector = StrategySelector(strategies, alone, buckets, self.dtype)
@@ -111,21 +114,29 @@ class TransformersEngine:
             self._passes, alone, buckets, self._selector.tolerance, may_batch=bool(strategies)
         )
 
-    def _check_determinism(self, alone: SingleRows, path: str | Path) -> None:
-        """Raises DataError if two passes of one prompt differ, as with Reformer's random hashes."""
-        row = ScoredSuffix(
-            [n % 7 + 1 for n in range(min(_REPEATED_TOKENS, self.context_length))], [[1]]
-        )
-        first, second = (float(alone.row([], row)) for _ in range(2))
-        if abs(first - second) > TOLERANCE[self.dtype]:
-            name = type(self.model).__name__
+    def _check_reference(self, alone: SingleRows, path: str | Path) -> None:
+        """Raises DataError if plain passes are random, or if tokens attend to later ones.
+
+        Reformer hashes at random. BERT without `is_decoder` and XLNet are bidirectional.
+        """
+        name, place = type(self.model).__name__, Place(Path(path))
+        ids = [n % 7 + 1 for n in range(min(_REPEATED_TOKENS, self.context_length))]
+        scored: list[list[int]] = [[1]] * len(ids)
+        first, second = (alone.row([], ScoredSuffix(ids, scored)) for _ in range(2))
+        if gap_in_tolerances(second, first, TOLERANCE[self.dtype]) > 1:
             problem = f"{name} is random: two passes of one prompt differ by"
-            problem += f" {abs(first - second):.3g} nats"
-            raise DataError(Place(Path(path)), problem, "Use a model whose forward pass is exact")
+            problem += f" {float((second - first).abs().max()):.3g} nats"
+            raise DataError(place, problem, "Use a model whose forward pass is exact")
+        other = alone.row([], ScoredSuffix([*ids[:-1], ids[-1] + 1], scored))
+        if gap_in_tolerances(other[:-1], first[:-1], _CAUSAL * TOLERANCE[self.dtype]) > 1:
+            problem = f"{name} is no causal language model: its tokens attend to later ones"
+            remedy = "Give a causal language model, or set is_decoder to true in config.json if the"
+            remedy += " model was trained as one"
+            raise DataError(place, problem, remedy)
 
     def _strategies(self) -> list[Strategy]:
         """Returns the strategies that the model may use, fastest first."""
-        if selects_tokens(self.model, **self._passes.without_cache):
+        if selects_tokens(self.model, **self._passes.plain_options):
             logger.warning(
                 "every row takes a forward pass of its own: this model attends to selected tokens,"
                 " and batches change the selection"

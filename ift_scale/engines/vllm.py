@@ -103,7 +103,8 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm import LLM
 
-        weight_checks.check_for_vllm(spec.model_path)
+        weight_checks.check_for_vllm(spec.model_path, spec.trust_remote_code)
+        self._trusted = spec.trust_remote_code
         has_gpu = torch.cuda.is_available()
         eager = spec.config.enforce_eager
         arguments: dict[str, Any] = {
@@ -113,6 +114,7 @@ class VllmEngine:
             "tensor_parallel_size": spec.config.tensor_parallel_size,
             "enable_prefix_caching": True,
             "skip_tokenizer_init": True,
+            "trust_remote_code": spec.trust_remote_code,
             "disable_log_stats": True,
             "seed": 0,
         }
@@ -233,7 +235,7 @@ class VllmEngine:
 
         # vLLM replaces some transformers classes, which cannot be built outside this context.
         with set_current_vllm_config(self.llm.llm_engine.vllm_config):
-            weight_checks.check_for_vllm(path)
+            weight_checks.check_for_vllm(path, self._trusted)
         on_cpu = not torch.cuda.is_available()
         if on_cpu and self.llm.llm_engine.model_config.is_moe:
             problem = "vLLM's CPU build keeps the previous model's experts after a weight reload"

@@ -15,18 +15,15 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-)
 from transformers.utils import logging
 
+from ift_scale.engines import model_class
 from ift_scale.engines.model_folder import (
     INDEX,
     SINGLE,
     StoredTensor,
     model_config,
+    quantisation,
     stored_tensors,
     weight_files,
     weight_map,
@@ -43,24 +40,20 @@ _INTEGERS = ("I", "U", "BOOL")
 _NAMES_SHOWN = 5
 
 
-def check(folder: str | Path) -> None:
+def check(folder: str | Path, trust_remote_code: bool = False) -> None:
     """Raises DataError if tensors are missing, unexpected or of another shape than config.json's.
 
-    Quantised weights, whose tensors depend on the method, and models without a transformers class
-    are left to the engine.
+    Also raises DataError for a model without a class (`model_class`). Names of quantised weights
+    depend on the method and are left to transformers.
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
-    config, kind = model_config(folder), _class_of(folder)
-    if kind is None or config.get("quantization_config"):
-        reason = (
-            f"transformers has no class for {config.get('model_type')}"
-            if kind is None
-            else "they are quantised"
-        )
-        print(f"{folder}: weight names and shapes are not checked: {reason}", flush=True)
+    settings = model_class.read_config(folder, trust_remote_code)
+    kind = model_class.class_of(folder, settings, trust_remote_code)
+    if quantisation(model_config(folder)):
+        print(f"{folder}: weight names and shapes are not checked: quantised", flush=True)
         return
-    model, report = _loaded_without_data(kind, folder, stored)
+    model, report = _loaded_without_data(kind, settings, stored)
     expected = model.state_dict()
     _refuse_integers(
         folder,
@@ -78,7 +71,7 @@ def check(folder: str | Path) -> None:
     _refuse_torn_ties(folder, stored, model.all_tied_weights_keys)
 
 
-def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor]) -> Any:
+def _loaded_without_data(kind: Any, settings: Any, stored: dict[str, StoredTensor]) -> Any:
     """Returns (model on the meta device, transformers' loading report)."""
     tensors = {
         name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
@@ -87,7 +80,7 @@ def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor
     with quiet():
         return kind.from_pretrained(
             None,
-            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            config=settings,
             state_dict=tensors,
             dtype=torch.bfloat16,
             device_map={"": "meta"},
@@ -96,13 +89,13 @@ def _loaded_without_data(kind: Any, folder: Path, stored: dict[str, StoredTensor
         )
 
 
-def check_for_vllm(folder: str | Path) -> None:
+def check_for_vllm(folder: str | Path, trust_remote_code: bool = False) -> None:
     """As `check`; also raises DataError if vLLM would read other weight files than transformers.
 
     vLLM follows the index if there is one, and otherwise reads every *.safetensors file.
     """
     folder = Path(folder)
-    check(folder)
+    check(folder, trust_remote_code)
     counted = {file.name for file in weight_files(folder)}
     by_index = (folder / INDEX).is_file()
     read = (
@@ -115,18 +108,6 @@ def check_for_vllm(folder: str | Path) -> None:
         remedy = "Move the files that do not belong to the model elsewhere"
         remedy += f", including {INDEX}" if by_index else ""
         raise DataError(Place(folder), f"{problem} {SINGLE}", remedy)
-
-
-def _class_of(folder: Path) -> Any:
-    """Returns transformers' class for a folder's model, or None if it has none."""
-    try:
-        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError):  # an unknown model type
-        return None
-    mappings = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return next(
-        (mapping[type(settings)] for mapping in mappings if type(settings) in mapping), None
-    )
 
 
 @contextmanager

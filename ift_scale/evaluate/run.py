@@ -112,7 +112,7 @@ def ask(
     """
     for _, _, model_path in pending:
         model_folder.check(model_path)
-    tokenizer = PromptTokenizer(pending[0][2])
+    tokenizer = PromptTokenizer(pending[0][2], config.model.trust_remote_code)
     asker = _asker(config, tokenizer)
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
@@ -139,7 +139,7 @@ def ask(
             remedy = "Add a benchmark, or test questions to the domain's pool"
             raise DataError(Place(f"arm {target.name}"), problem, remedy)
     embedding.check(targets, questions, tokenizer, pending[0][2])
-    workers = engine_workers(config.evaluate, config.model.dtype, logs / "evaluate.log", ranks, bar)
+    workers = engine_workers(config.evaluate, config.model, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, workers, share_of(ranks), bar)
 
 

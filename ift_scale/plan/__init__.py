@@ -55,7 +55,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
             say(f"variant    {name}")
         folder = model_folder.resolve(config.model.path)
         tally = PlannedQuestions.of(config, (question for _, _, question in placed(config)))
-        prompts = prompts_of(config, tally, PromptTokenizer(folder))
+        prompts = prompts_of(config, tally, PromptTokenizer(folder, config.model.trust_remote_code))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         amounts_of_variants.append(amounts)
         shapes[name] = _shape(folder)

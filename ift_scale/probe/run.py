@@ -110,7 +110,7 @@ def ask(
     bar: Bar,
 ) -> None:
     """Asks all questions on all ranks that call this; rank 0 merges."""
-    tokenizer = PromptTokenizer(model_path)
+    tokenizer = PromptTokenizer(model_path, config.model.trust_remote_code)
     demonstrations = Demonstrations(
         questions.dev, config.probe.num_shots, config.probe.demonstration_seed
     )
@@ -134,7 +134,7 @@ def ask(
         partial(has_key, task.folder, task.key),
     )
     embedding.check([target], questions, tokenizer, model_path)
-    workers = engine_workers(config.probe, config.model.dtype, logs / "probe.log", ranks, bar)
+    workers = engine_workers(config.probe, config.model, logs / "probe.log", ranks, bar)
     compute(questions, [target], workers, share_of(ranks), bar)
 
 

@@ -50,7 +50,7 @@ class PromptTokenizer:
     Raises DataError if the folder's tokenizer cannot be loaded.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, trust_remote_code: bool = False):
         from transformers import AutoTokenizer
 
         self.path = Path(path)
@@ -60,6 +60,7 @@ class PromptTokenizer:
                 local_files_only=True,
                 # Its class, used if mistral-common is installed, has no chat template.
                 mistral_format=False,
+                trust_remote_code=trust_remote_code,
             )
         except (OSError, ValueError) as error:
             remedy = "Put the model's tokenizer.json (or tokenizer.model) and tokenizer_config.json"

@@ -57,6 +57,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model_path: str
+    trust_remote_code: bool = False
     hidden_size: int
     template: str
     logs: str

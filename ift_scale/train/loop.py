@@ -138,9 +138,15 @@ def _plan_and_build(
         job.path.layout,
     )
     max_micro_batches = max(map(len, steps))
-    model_path = Path(job.model_path)
     engine = engines.build(
-        model_path, context.weights, config, context.device, ranks, max_micro_batches, job.path
+        Path(job.model_path),
+        context.weights,
+        config,
+        context.device,
+        ranks,
+        max_micro_batches,
+        job.path,
+        job.trust_remote_code,
     )
     return steps, engine
 

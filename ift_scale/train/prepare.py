@@ -42,15 +42,16 @@ def prepare(
     """
     from ift_scale.engines import weight_checks  # imports torch
 
-    weight_checks.check(model_path)
+    trusted = config.model.trust_remote_code
+    weight_checks.check(model_path, trusted)
     bar.note("proving the training path")
-    proof = stored.proof_of(model_path, config.train.max_length)
+    proof = stored.proof_of(model_path, config.train.max_length, trusted)
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
     check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
-    tokenizer = PromptTokenizer(model_path)
+    tokenizer = PromptTokenizer(model_path, trusted)
     arms = [
         _arm_job(task, arm, path, tokenized(path, folder / TOKENS, tokenizer, config))
         for task, arm, path in pending
@@ -69,6 +70,7 @@ def prepare(
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
+        trust_remote_code=trusted,
         hidden_size=hidden_size(model_path),
         template=config.evaluate.template,
         logs=str(logs),
@@ -112,7 +114,9 @@ def check_model_settings(config: Config, model_path: Path) -> None:
     if config.train.kernels not in ("auto", "pytorch"):
         from ift_scale.train.model import kernels, packed  # imports torch
 
-        kernels.check(config.train.kernels, packed.without_weights(model_path))
+        kernels.check(
+            config.train.kernels, packed.without_weights(model_path, config.model.trust_remote_code)
+        )
         if not config.train.hostfile:
             device = "cuda" if has_gpu() else "cpu"
             kernels.choose(config.train.kernels, device, [], kernels.available(device))

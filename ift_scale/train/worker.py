@@ -93,7 +93,7 @@ def run(work: job.Job, rendezvous: Rendezvous, events: job.Events, imports: floa
         device = process_group.join(rendezvous)
         seconds = time.monotonic() - joining
         events.emit("joined", imports=imports, join=seconds, world_size=ranks.world_size)
-        tokenizer = PromptTokenizer(work.model_path)
+        tokenizer = PromptTokenizer(work.model_path, work.trust_remote_code)
         stop_file = Path(work.stop_file) if work.stop_file else None
         control = Control(stop_file, process_group.COLLECTIVE_TIMEOUT)
         # All ranks resolve `auto` to the same values, whatever devices they have.

@@ -63,7 +63,7 @@ def writer_of(config: Config, role: Role) -> WriterConfig:
 def folder_of(writer: WriterConfig, role: Role) -> Path:
     """Returns the model folder of a writer; DataError if it is incomplete."""
     assert writer.path is not None  # checked with the configuration
-    return model_folder.resolve(writer.path, f"write.{role}.path")
+    return model_folder.resolve(writer.path, f"write.{role}.path", trained=False)
 
 
 def assign(

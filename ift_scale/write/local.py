@@ -22,8 +22,9 @@ _MAX_RESTARTS = 2
 class PromptIds:
     """Encodes prompts, and finds the stop tokens of their answers. Threads share one."""
 
-    def __init__(self, model_path: Path, section: str):
-        self._tokenizer, self._section = PromptTokenizer(model_path), section
+    def __init__(self, model_path: Path, section: str, trust_remote_code: bool = False):
+        self._tokenizer = PromptTokenizer(model_path, trust_remote_code)
+        self._section = section
         self._surplus = Surplus(self._tokenizer, model_path)
         self._lock = threading.Lock()
         self._stops: dict[tuple[bool, str], list[int]] = {}

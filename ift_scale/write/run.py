@@ -135,9 +135,11 @@ class _TextProducer:
     def _engine_workers(self, settings: WriterConfig, role: Role) -> list[EngineWorker]:
         if settings.kind == "endpoint":
             return []
-        return engine_workers(
-            settings, self.config.model.dtype, self.logs / f"write-{role}.log", None, self.bar
-        )
+        model = self.config.model
+        if settings.kind != "base_model":
+            # The setting is about the base model's folder. Another writer's code is never run.
+            model = model.model_copy(update={"trust_remote_code": False})
+        return engine_workers(settings, model, self.logs / f"write-{role}.log", None, self.bar)
 
     def _writers(
         self, settings: WriterConfig, role: Role, workers: Sequence[EngineWorker], num_jobs: int
@@ -147,7 +149,8 @@ class _TextProducer:
             endpoint = Endpoint(settings, section)
             return [EndpointWriter(endpoint) for _ in range(min(settings.concurrency, num_jobs))]
         path = self.model_path if settings.kind == "base_model" else folder_of(settings, role)
-        ids = PromptIds(path, section)
+        trusted = settings.kind == "base_model" and self.config.model.trust_remote_code
+        ids = PromptIds(path, section, trusted)
         return [LocalWriter(worker, path, ids, settings, section) for worker in workers]
 
 

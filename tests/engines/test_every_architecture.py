@@ -23,6 +23,7 @@ from ift_scale.engines.row_kinds import selects_tokens
 from ift_scale.engines.selector import gap_in_tolerances
 from ift_scale.engines.strategies import ForwardPasses, PaddedBatches, SharedPrefix
 from ift_scale.engines.transformers import TransformersEngine
+from ift_scale.errors import DataError
 
 LIMIT = 40
 _LLAMA = {
@@ -136,15 +137,6 @@ MODELS = {
             "max_position_embeddings": 128,
         },
     ),
-    "bidirectional": (
-        "BertConfig",
-        {
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-        },
-    ),
     "longrope": _llama_like(
         "Phi3", original_max_position_embeddings=LIMIT, rope_parameters=_LONGROPE
     ),
@@ -173,7 +165,6 @@ MODELS = {
 EXPECTED_WAY = dict.fromkeys(MODELS, "padded batches with a cached prefix") | {
     "mamba": "padded batches",
     "recurrent-gemma": "padded batches",
-    "bidirectional": None,
     "rwkv": "padded batches",
     "deepseek-v4": None,
     "longrope": "shared-prefix attention",
@@ -266,7 +257,7 @@ def _longest_way(engine: TransformersEngine) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gemma3", "llama4", "longrope", "longrope-in-some-layers", "dynamic", "bidirectional"]
+    "name", ["gemma3", "llama4", "longrope", "longrope-in-some-layers", "dynamic"]
 )
 def test_greedy_texts_follow_plain_passes(name: str, tmp_path: Path) -> None:
     """Prompts before, at and past a rotary limit; windows shorter than every prompt."""
@@ -479,6 +470,44 @@ def test_context_lengths_under_other_names(
         EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers"))
     )
     assert engine.context_length == length
+
+
+_ENCODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        ("ElectraConfig", _ENCODER, "no causal language model.*is_decoder"),
+        ("XLNetConfig", {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 96}, "no causal"),
+        (
+            "ReformerConfig",
+            {"hidden_size": 64, "attn_layers": ["lsh"], "axial_pos_embds": False}
+            | {"is_decoder": True, "num_buckets": 4, "lsh_attn_chunk_length": 8},
+            "is random: two passes",
+        ),
+    ],
+)
+def test_models_without_a_next_token_are_refused(
+    config: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        getattr(transformers, config)(vocab_size=101, **settings)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=message):
+        TransformersEngine(
+            EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers"))
+        )
 
 
 def test_penalties_of_the_folders_generation_config_are_not_applied(tmp_path: Path) -> None:

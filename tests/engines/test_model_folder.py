@@ -44,7 +44,7 @@ def test_missing_shard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [0, 5, 0.1, 0.99])
 def test_half_written_weights(tmp_path: Path, part: float) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     path = tmp_path / "model.safetensors"
     save_file({"a": np.zeros((64, 64), np.float32), "b": np.ones(7, np.float32)}, path)
     model_folder.resolve(str(tmp_path))

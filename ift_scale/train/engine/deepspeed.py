@@ -78,6 +78,7 @@ def build(
     ranks: Ranks,
     num_micro: int,
     path: TrainingPath = PRUNED,
+    trust_remote_code: bool = False,
 ) -> TrainEngine:
     """Returns an engine with the base model's weights and a fresh optimizer.
 
@@ -87,7 +88,7 @@ def build(
     figures = kernels.stored_figures()
     settings = zero_config.deepspeed_config(config, device, ranks.world_size, num_micro, figures)
     dtype = zero_config.precision_of(config, device)
-    kind, model_config = models.class_and_config(folder)
+    kind, model_config = models.class_and_config(folder, trust_remote_code)
     # Before HfDeepSpeedConfig exists, under which ZeRO-3 would round these buffers.
     exact = buffers.computed(kind, model_config, dtype)
     zero_config.release_hpz_group()

@@ -71,11 +71,21 @@ def export(
     peak = write_weights(folder, model, groups, gather, dtype, shard_bytes, precise)
     model.config.dtype = dtype
     model.config.save_pretrained(folder)
+    copy_code(base, folder)
     generation = base / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
     tokenizer.save_pretrained(folder)
     return peak
+
+
+def copy_code(base: Path, folder: Path) -> None:
+    """Copies the Python files of a base model whose class they define."""
+    if "auto_map" in model_folder.model_config(base):
+        for file in sorted(base.rglob("*.py")):
+            copy = folder / file.relative_to(base)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def kept_in_float32(base: Path) -> frozenset[str]:

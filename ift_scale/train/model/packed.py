@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.engines import model_class
 from ift_scale.engines.model_folder import weight_files
 from ift_scale.engines.rope import RopeLimits
 from ift_scale.train.data.micro_batch import MicroBatch
@@ -262,15 +263,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def class_and_config(folder: Path) -> tuple[Any, Any]:
-    """Returns the class and the config of a folder's model."""
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)], settings
+def class_and_config(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Returns the class and the config of a folder's model; DataError if it has none."""
+    settings = model_class.read_config(folder, trust_remote_code)
+    return model_class.class_of(folder, settings, trust_remote_code), settings
 
 
-def without_weights(folder: Path) -> Any:
+def without_weights(folder: Path, trust_remote_code: bool = False) -> Any:
     """Returns a folder's model on the meta device, to inspect its modules."""
-    kind, settings = class_and_config(folder)
+    kind, settings = class_and_config(folder, trust_remote_code)
     with torch.device("meta"):
         return kind(settings)
 
@@ -288,12 +289,8 @@ def build(
     `attention`: transformers' name of the attention implementation; None for its default. While an
     HfDeepSpeedConfig of ZeRO-3 is alive, the model is partitioned over the ranks.
     """
-    model: Any = kind.from_pretrained(
-        None,
-        config=settings,
-        state_dict=dict(weights),
-        dtype=dtype,
-        attn_implementation=attention,
+    model: Any = model_class.load(
+        kind, None, settings, dtype, state_dict=dict(weights), attn_implementation=attention
     )
     model.train()
     if hasattr(model.base_model, "_rescale_layers"):

@@ -59,7 +59,7 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     from ift_scale.train.proof.prove import NotCausal, prove
     from ift_scale.train.proof.shrink import CannotShrink
 
-    kind, settings = class_and_config(folder)
+    kind, settings = class_and_config(folder, trust_remote_code)
     place = Place(folder / "config.json", field="architectures")
     try:
         with quiet():
