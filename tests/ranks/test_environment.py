@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ift_scale.config import EngineConfig
+from ift_scale.config import EngineConfig, ModelConfig
 from ift_scale.engines import pool
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import resolved_identity
@@ -126,7 +126,7 @@ def test_an_actors_engine_gets_the_devices_that_ray_has_set(
     monkeypatch.setenv("RANK", "1")
     config = EngineConfig(tensor_parallel_size=2)
     (worker,) = engine_workers(
-        config, "auto", tmp_path / "probe.log", Ranks(5, 0, 9), Bar("t", 0, None)
+        config, ModelConfig(), tmp_path / "probe.log", Ranks(5, 0, 9), Bar("t", 0, None)
     )
     worker.load(tmp_path)
     assert started == [(("6", "3"), "probe-rank5.log")]
@@ -146,7 +146,7 @@ def test_a_coordinator_has_no_engine_and_uses_the_shards_of_its_ranks(
     coordinator = Ranks(0, 0, 9, engines_elsewhere=elsewhere)
     assert (
         engine_workers(
-            EngineConfig(), "auto", tmp_path / "probe.log", coordinator, Bar("t", 0, None)
+            EngineConfig(), ModelConfig(), tmp_path / "probe.log", coordinator, Bar("t", 0, None)
         )
         == []
     )
