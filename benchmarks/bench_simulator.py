@@ -184,8 +184,8 @@ def write_models(folder: Path) -> None:
 
 def shape_of(model: str) -> ModelShape:
     hidden, intermediate, layers, heads, kv_heads, vocab = MODELS[model]
-    return ModelShape(
-        "llama", hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=False
+    return ModelShape.dense(
+        hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=False
     )
 
 

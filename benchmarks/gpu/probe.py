@@ -243,9 +243,7 @@ def main(
     if not gap <= TOLERANCE[dtype]:
         raise SystemExit("one request an option gets other answers: nothing is measured")
     computed = computed_tokens(requests)
-    flops = 2.0 * (
-        computed * sizes.layers * sizes.layer_matrices + len(requests) * sizes.embedding_parameters
-    )
+    flops = 2.0 * (computed * sizes.matrices + len(requests) * sizes.embedding_parameters)
     device_name = "cpu" if tiny else torch.cuda.get_device_name(device)
     sheet, case = (
         Sheet("probe", tiny, device_name),

@@ -19,6 +19,7 @@ counted.
 from dataclasses import dataclass
 from typing import Literal
 
+from ift_scale.estimate.layers import LayerShape
 from ift_scale.estimate.shape import ModelShape
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -39,6 +40,10 @@ class Precision:
     fused: bool
     on_gpu: bool = True
     repeated: bool = False
+    longest: int = 0
+    """Tokens of the longest example, for attention that saves its whole matrix."""
+    own_head: bool = False
+    """True if the model's own head and loss compute the logits of all rows at once."""
 
 
 def _norm(shape: ModelShape, precision: Precision) -> int:
@@ -51,59 +56,88 @@ def _norm(shape: ModelShape, precision: Precision) -> int:
     return 4 + (4 if shape.family.startswith("gemma") else precision.element)
 
 
-def whole_layer(shape: ModelShape, precision: Precision) -> int:
+def whole_layer(shape: ModelShape, layer: LayerShape, precision: Precision) -> float:
     """Returns bytes per token that one layer saves without recomputation.
 
-    Norms: n_norms * norm(h) [+ norm(q + k)]. Inputs of the linear layers: a (2 h + i). Attention:
-    a (2 q + 2 k) + 4 heads; with repeated keys and values 4 a q + 4 heads. SwiGLU: gate, up and, if
-    not fused, the activated gate: 2 or 3 times a i.
+    Measured ones if the shape has them, and the repeated keys and values. Otherwise, norms: n_norms
+    * norm(h) [+ norm(q + k)]. Inputs of the linear layers: a (2 h + i). Attention: a (2 q + 2 k) +
+    4 heads; with repeated keys and values 4 a q + 4 heads. SwiGLU: gate, up and, if not fused, the
+    activated gate: 2 or 3 times a i.
     """
-    a, h, i = precision.element, shape.hidden, shape.intermediate
-    normed = shape.norms_per_layer * h + shape.head_norms * (shape.q_size + shape.kv_size)
-    attention = 2 * shape.q_size + 2 * (shape.q_size if precision.repeated else shape.kv_size)
+    a, h, i = precision.element, shape.hidden, layer.activated
+    repeated = precision.repeated * layer.repeated
+    if layer.saved is not None:
+        return layer.saved.whole.of(a, precision.longest) + a * repeated
+    assert layer.attention is not None
+    normed = layer.normed + layer.head_norms * (layer.q_size + layer.kv_size)
+    attention = 2 * layer.q_size + 2 * layer.kv_size + repeated
     swiglu = 2 * i if precision.fused else 3 * i
-    return normed * _norm(shape, precision) + a * (2 * h + i + attention + swiglu) + 4 * shape.heads
+    linear = 2 * h + i + attention + swiglu
+    return normed * _norm(shape, precision) + a * linear + 4 * layer.attention.heads
 
 
-def kept_of_layer(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+def kept_of_layer(
+    shape: ModelShape, layer: LayerShape, precision: Precision, checkpointing: Checkpointing
+) -> float:
     """Returns bytes per token that one layer holds from its forward to its backward pass.
 
-    full: its input, a h. selective: also the outputs of its seven matrix products and of attention,
-    which are not recomputed: a (3 h + 2 q + 2 k + 2 i) + 4 heads in total.
+    full: its input, a h. selective: also the outputs of its matrix products and of attention, which
+    are not recomputed: a (3 h + 2 q + 2 k + 2 i) + 4 heads in total for a layer as in
+    `layers.dense`.
     """
     a = precision.element
     if checkpointing == "none":
-        return whole_layer(shape, precision)
+        return whole_layer(shape, layer, precision)
+    if layer.saved is not None:
+        entering = layer.saved.entering.of(a, precision.longest)
+        outputs = layer.saved.outputs.of(a, precision.longest)
+        return entering + (outputs if checkpointing == "selective" else 0)
     if checkpointing == "full":
         return a * shape.hidden
-    products = 2 * shape.hidden + 2 * shape.q_size + 2 * shape.kv_size + 2 * shape.intermediate
-    return a * (shape.hidden + products) + 4 * shape.heads
+    assert layer.attention is not None
+    products = 2 * (shape.hidden + layer.q_size + layer.kv_size + layer.activated)
+    return a * (shape.hidden + products) + 4 * layer.attention.heads
 
 
-def working(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
+def working(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> float:
     """Returns bytes per token that the backward pass temporarily adds to what is kept.
 
-    The peak is in the last layer or in the final norm. A layer: what is recomputed, and the
-    gradients in its MLP, a (2 h + i). A norm's gradient in plain PyTorch needs five float32 copies
-    of its input.
+    The peak is in a layer or in the final norm. A layer: what is recomputed, and the gradients in
+    its MLP, a (2 h + i), or what was measured. A norm's gradient in plain PyTorch needs five
+    float32 copies of its input.
     """
     a, h = precision.element, shape.hidden
-    recomputed = (
-        whole_layer(shape, precision)
-        - kept_of_layer(shape, precision, checkpointing)
-        + a * h * (checkpointing != "none")
+    before_layers: float = 3 * a * h if precision.fused else 20 * h
+    if shape.working is not None:
+        before_layers = shape.working[1].of(a, precision.longest)
+
+    def of_layer(layer: LayerShape) -> float:
+        again = 0.0
+        if checkpointing != "none":
+            again = whole_layer(shape, layer, precision) + a * h
+            again -= kept_of_layer(shape, layer, precision, checkpointing)
+        if shape.working is None:
+            return again + a * (2 * h + layer.activated)
+        return again + shape.working[0].of(a, precision.longest)
+
+    return max(before_layers, *(of_layer(layer) for layer, _ in shape.stack))
+
+
+def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> float:
+    """Returns bytes per token at the end of the forward pass: all layers, and what is outside of
+    them: measured, or the final norm and its output, and the rotary tables."""
+    a = precision.element
+    if shape.ends.saved is not None:
+        ends = shape.ends.saved.whole.of(a, precision.longest)
+    else:
+        attention = shape.last.attention
+        assert attention is not None
+        ends = (_norm(shape, precision) + a) * shape.hidden + 2 * a * attention.head_dim
+    layers = sum(
+        count * kept_of_layer(shape, layer, precision, checkpointing)
+        for layer, count in shape.stack
     )
-    norm = 3 * a * h if precision.fused else 20 * h
-    return max(norm, recomputed + a * (2 * h + shape.intermediate))
-
-
-def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) -> int:
-    """Returns bytes per token at the end of the forward pass: all layers, the final norm and its
-    output, and the rotary tables."""
-    ends = (
-        _norm(shape, precision) + precision.element
-    ) * shape.hidden + 2 * precision.element * shape.head_dim
-    return shape.layers * kept_of_layer(shape, precision, checkpointing) + ends
+    return layers + ends
 
 
 def head(shape: ModelShape, precision: Precision, rows: int) -> float:
@@ -113,8 +147,14 @@ def head(shape: ModelShape, precision: Precision, rows: int) -> float:
     GPU with a < 4, their gradient (otherwise it replaces them). The head's gradient is summed in
     float32 over chunks and then cast. A CPU multiplies in float32 for any a and holds a copy of the
     head.
+
+    The model's own head has logits in a and in float32, their log-softmax, and its gradient in
+    float32 and in a (transformers, loss/loss_utils.py), for all rows.
     """
     a, size = precision.element, shape.embedding_parameters
+    if precision.own_head:
+        wide = 12 if a == 4 else 12 + 2 * a
+        return rows * (wide * shape.vocab + 2 * a * shape.hidden) + a * size
     matrix = a if precision.on_gpu else 4
     max_rows = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
     chunks = -(-rows // max_rows)

@@ -15,7 +15,7 @@ bytes each on N ranks in M micro-batches, with buckets of `memory.BUCKET` elemen
    pass. Weights that are reused within `memory.LIVE` elements stay gathered: the last LIVE / 2
    (with full checkpointing LIVE / 3, because their forward pass is repeated). Gradients are
    reduce-scattered in buckets in every micro-batch. A call gathers what a module needs together
-   with what is prefetched; a decoder layer's matrices need at most seven calls. Parameters of up
+   with what is prefetched; each matrix of a decoder layer needs at most one call. Parameters of up
    to 1e5 elements stay whole and are gathered after the step.
 
    With `Setting.hpz`, the ranks of a node keep what the first forward pass of a step has gathered,
@@ -34,7 +34,6 @@ from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import ModelShape
 
 _ALLREDUCE_BUCKET = 500_000_000
-_MATRICES = 7
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def traffic(
         reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole else sliced
         where = {"backward" if stage == 2 else "boundary": (reduced,)}
         return Traffic(update=(scalars, weights), **where)
-    modules = _MATRICES * shape.layers + 2
+    modules = sum(count * len(layer.products) for layer, count in shape.stack) + 2
     again = gathered_again(shape, setting)
     within = setting.hpz if setting.hpz > 1 else 0
     forward = _calls("all_gather", parameters, parameters, element, modules - 1)
@@ -103,9 +102,9 @@ def traffic(
                 within=within,
             )
         )
-    small = Collective(
-        "all_gather", element * (shape.norms_per_layer * shape.layers + 1) * shape.hidden, 1
-    )
+    norms = sum(count * layer.weights.small for layer, count in shape.stack)
+    norms += shape.ends.weights.small
+    small = Collective("all_gather", element * norms, 1)
     later = replace(forward, within=within)
     return Traffic(
         forward=(forward,),

@@ -9,18 +9,16 @@ Not counted: copying batches to the device, Python between operations except for
 `Machine.op_seconds`, and allocation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ift_scale.errors import DataError, Place
 from ift_scale.estimate.activations import Checkpointing
+from ift_scale.estimate.layers import LayerShape
 from ift_scale.estimate.machine import Machine, rate
 from ift_scale.estimate.memory import SUB_GROUP, Setting
 from ift_scale.estimate.shape import ModelShape
-
-# Weights of a layer with seven matrices and two norms.
-_LAYER_TENSORS = 9
 
 Part = Literal["matrices", "attention", "head", "passes", "gradients", "update"]
 
@@ -131,107 +129,102 @@ class OpCounter:
             )
         ]
 
-    def _matrices(self, tokens: float, rows: float) -> list[tuple[float, int, int]]:
-        """Returns (m, n, k) of a layer's seven products: keys and values for all tokens, the others
-        for `rows`."""
-        h, q, kv, i = (
-            self.shape.hidden,
-            self.shape.q_size,
-            self.shape.kv_size,
-            self.shape.intermediate,
-        )
-        return [
-            (tokens, kv, h),
-            (tokens, kv, h),
-            (rows, q, h),
-            (rows, h, q),
-            (rows, i, h),
-            (rows, i, h),
-            (rows, h, i),
-        ]
-
-    def _layer_forward(self, batch: BatchShape, last: bool) -> list[Op]:
-        shape, fused = self.shape, self.fused
-        tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
-        ops = [
-            op
-            for m, n, k in self._matrices(tokens, rows)
-            for op in self._product("matrices", m, n, k)
-        ]
-        ops += self._attention(batch, last, 1)
-        normed = shape.norms_per_layer / 2 * (tokens + rows) * shape.hidden
-        ops += self._passes(normed, 2 if fused else 5, 2 if fused else 12)
-        if shape.head_norms:
-            ops += self._passes(
-                rows * shape.q_size + tokens * shape.kv_size, 2 if fused else 5, 2 if fused else 12
-            )
-        ops += self._passes(
-            rows * shape.q_size + tokens * shape.kv_size, 2 if fused else 5, 1 if fused else 6
-        )
-        ops += self._passes(rows * shape.intermediate, 3 if fused else 5, 1 if fused else 2)
-        return ops + self._passes(2 * rows * shape.hidden, 3, 2)
-
-    def _layer_backward(self, batch: BatchShape, last: bool) -> list[Op]:
-        shape, fused = self.shape, self.fused
-        tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
+    def _products(self, layer: LayerShape, tokens: float, rows: float, back: bool) -> list[Op]:
+        """Returns a layer's products of one pass: those of keys and values for all tokens, the
+        others for `rows`. Rows that choose among several matrices are spread evenly."""
         ops = []
-        for m, n, k in self._matrices(tokens, rows):
-            ops += self._product("matrices", m, k, n) + self._product("matrices", n, k, m)
-        ops += self._attention(batch, last, 2)
-        normed = shape.norms_per_layer / 2 * (tokens + rows) * shape.hidden
-        ops += self._passes(normed, 3 if fused else 14, 2 if fused else 18)
-        if shape.head_norms:
-            ops += self._passes(
-                rows * shape.q_size + tokens * shape.kv_size, 3 if fused else 14, 2 if fused else 18
-            )
-        ops += self._passes(
-            rows * shape.q_size + tokens * shape.kv_size, 2 if fused else 5, 1 if fused else 6
-        )
-        ops += self._passes(rows * shape.intermediate, 5 if fused else 11, 1 if fused else 4)
-        # Residuals, and where the gradients of three and of two products meet.
-        return ops + self._passes(4 * rows * shape.hidden, 3, 4)
+        for product in layer.products:
+            chosen = (tokens if product.keys else rows) * product.rows
+            count = min(float(product.matrices), chosen)
+            m, n, k = chosen / max(1.0, count), product.outputs, product.inputs
+            if back:
+                ops += self._product("matrices", m, k, n, count)
+                ops += self._product("matrices", n, k, m, count)
+            else:
+                ops += self._product("matrices", m, n, k, count)
+        return ops
 
-    def _attention(self, batch: BatchShape, last: bool, times: int) -> list[Op]:
+    def _mixing(self, layer: LayerShape, tokens: float, times: int) -> list[Op]:
+        """Returns convolutions and recurrences, at the rate of attention."""
+        flops = times * layer.mixing_flops * tokens
+        return [Op("attention", flops, 0, 1, tokens)] if flops else []
+
+    def _layer_forward(self, layer: LayerShape, batch: BatchShape, last: bool) -> list[Op]:
+        fused = self.fused
+        tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
+        ops = self._products(layer, tokens, rows, back=False)
+        ops += self._attention(layer, batch, last, 1) + self._mixing(layer, tokens, 1)
+        ops += self._passes(
+            layer.normed / 2 * (tokens + rows), 2 if fused else 5, 2 if fused else 12
+        )
+        queries_and_keys = rows * layer.q_size + tokens * layer.kv_size
+        if layer.head_norms:
+            ops += self._passes(queries_and_keys, 2 if fused else 5, 2 if fused else 12)
+        ops += self._passes(queries_and_keys, 2 if fused else 5, 1 if fused else 6)
+        ops += self._passes(rows * layer.activated, 3 if fused else 5, 1 if fused else 2)
+        return ops + self._passes(2 * rows * self.shape.hidden, 3, 2)
+
+    def _layer_backward(self, layer: LayerShape, batch: BatchShape, last: bool) -> list[Op]:
+        fused = self.fused
+        tokens, rows = batch.tokens, batch.num_rows if last else batch.tokens
+        ops = self._products(layer, tokens, rows, back=True)
+        ops += self._attention(layer, batch, last, 2) + self._mixing(layer, tokens, 2)
+        ops += self._passes(
+            layer.normed / 2 * (tokens + rows), 3 if fused else 14, 2 if fused else 18
+        )
+        queries_and_keys = rows * layer.q_size + tokens * layer.kv_size
+        if layer.head_norms:
+            ops += self._passes(queries_and_keys, 3 if fused else 14, 2 if fused else 18)
+        ops += self._passes(queries_and_keys, 2 if fused else 5, 1 if fused else 6)
+        ops += self._passes(rows * layer.activated, 5 if fused else 11, 1 if fused else 4)
+        # Residuals, and where the gradients of three and of two products meet.
+        return ops + self._passes(4 * rows * self.shape.hidden, 3, 4)
+
+    def _attention(self, layer: LayerShape, batch: BatchShape, last: bool, times: int) -> list[Op]:
         """Returns the forward (`times` 1) or backward (2) operations of attention.
 
         A CPU splits the row into examples and computes one after another. Heads smaller than 64
         take as long as those of 64: the exponential of a score costs the same, and kernels pad.
         """
         examples, pairs = len(batch.lengths), batch.pairs(last)
-        if pairs <= 0:
+        if pairs <= 0 or not layer.pair_flops:
             return []
         launches = 1.0 if self.on_gpu else float(examples)
-        flops = 4 * self.shape.q_size * pairs * times
+        flops = layer.pair_flops * pairs * times
         length = sum(n * n for n in batch.lengths) / sum(batch.lengths)
-        effort = max(1.0, 64 / self.shape.head_dim)
+        effort = max(1.0, 64 / layer.attention.head_dim) if layer.attention else 1.0
         ops = [Op("attention", flops, 0, 1, length, launches, effort=effort)]
         if not self.on_gpu:  # joining the examples into one row, and transposing the heads
-            ops += self._passes(
-                batch.tokens * (2 * self.shape.q_size + 2 * self.shape.kv_size * (times - 1)), 2, 3
-            )
+            moved = 2 * layer.q_size + 2 * layer.kv_size * (times - 1)
+            ops += self._passes(batch.tokens * moved, 2, 3)
+        return ops
+
+    def _layers(
+        self, one: Callable[[LayerShape, BatchShape, bool], list[Op]], batch: BatchShape
+    ) -> list[Op]:
+        """Returns the operations of all layers, of which `one` gives those of a layer."""
+        ops: list[Op] = []
+        for layer, count in self.shape.stack:
+            pruned = self.pruned and layer is self.shape.last
+            ops += [_times(op, count - pruned) for op in one(layer, batch, False)]
+            ops += one(layer, batch, True) if pruned else []
         return ops
 
     def forward(self, batch: BatchShape) -> list[Op]:
-        """Returns the operations of embedding and layers."""
-        whole = self.shape.layers - self.pruned
-        ops = [_times(op, whole) for op in self._layer_forward(batch, last=False)]
-        if self.pruned:
-            ops += self._layer_forward(batch, last=True)
+        """Returns the operations of embedding, layers, and other modules outside of them."""
         return (
-            ops
+            self._layers(self._layer_forward, batch)
+            + self._products(self.shape.ends, batch.tokens, batch.tokens, back=False)
             + self._passes(batch.tokens * self.shape.hidden, 2)
             + self._passes(batch.num_rows * self.shape.hidden, 2)
         )
 
     def backward(self, batch: BatchShape) -> list[Op]:
         """Returns the operations of layers and embedding, whose gradient is a whole matrix."""
-        whole = self.shape.layers - self.pruned
-        ops = [_times(op, whole) for op in self._layer_backward(batch, last=False)]
-        if self.pruned:
-            ops += self._layer_backward(batch, last=True)
-        ops += self._passes(batch.num_rows * self.shape.hidden, 3)
         return (
-            ops
+            self._layers(self._layer_backward, batch)
+            + self._products(self.shape.ends, batch.tokens, batch.tokens, back=True)
+            + self._passes(batch.num_rows * self.shape.hidden, 3)
             + self._passes(self.shape.embedding_parameters, 1)
             + self._passes(batch.tokens * self.shape.hidden, 3)
         )
@@ -241,11 +234,7 @@ class OpCounter:
         attention, or the layers' whole forward pass."""
         if checkpointing == "none":
             return []
-        whole = [
-            _times(op, self.shape.layers - self.pruned)
-            for op in self._layer_forward(batch, last=False)
-        ]
-        whole += self._layer_forward(batch, last=True) if self.pruned else []
+        whole = self._layers(self._layer_forward, batch)
         return whole if checkpointing == "full" else [op for op in whole if op.part == "passes"]
 
     def head(self, batch: BatchShape) -> list[Op]:
@@ -277,12 +266,13 @@ class OpCounter:
 
     def _tensors(self) -> list[tuple[float, int]]:
         """Returns (elements, number) of the weights: embedding and head, and the mean of layers."""
-        shape = self.shape
-        ends = 1 if shape.tied else 2
-        return [
-            (shape.embedding_parameters, ends),
-            (shape.layer_parameters / _LAYER_TENSORS, _LAYER_TENSORS * shape.layers),
+        ends = (self.shape.embedding_parameters, 1 if self.shape.tied else 2)
+        layers = [
+            (layer.weights.parameters / layer.weights.tensors, layer.weights.tensors * count)
+            for layer, count in self.shape.stack
+            if layer.weights.tensors
         ]
+        return [ends, *layers]
 
     def _each(
         self, part: Part, bytes_each: float, times: float, own: float = 1.0, in_place: bool = True

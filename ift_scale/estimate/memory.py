@@ -93,6 +93,10 @@ class Workload:
     on_gpu: bool = True
     repeated: bool = False
     """True if keys and values are repeated for grouped attention."""
+    longest: int = 0
+    """Tokens of the longest example, for attention that saves its whole matrix."""
+    own_head: bool = False
+    """True if the model's own head and loss compute the logits of all rows at once."""
 
     @classmethod
     def of(
@@ -104,8 +108,11 @@ class Workload:
         """
         mixed = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
         tokens = config.tokens_per_micro_batch
-        repeated = shape.kv_heads < shape.heads and repeats_keys(config.attention, mixed and on_gpu)
-        return cls(shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu, repeated)
+        repeated = shape.grouped and repeats_keys(config.attention, mixed and on_gpu)
+        longest = min(tokens, config.max_length)
+        return cls(
+            shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu, repeated, longest
+        )
 
     @property
     def element(self) -> int:
@@ -247,12 +254,7 @@ def _gathered(work: Workload, setting: Setting) -> float:
     """
     if setting.zero_stage < 3 or (work.world_size == 1 and setting.offload != "all"):
         return 0
-    return work.element * min(LIVE + 2 * _matrix(work.shape) + PREFETCH, work.shape.parameters)
-
-
-def _matrix(shape: ModelShape) -> int:
-    """Returns the elements of a layer's largest weight."""
-    return shape.hidden * max(shape.intermediate, shape.q_size)
+    return work.element * min(LIVE + 2 * work.shape.largest + PREFETCH, work.shape.parameters)
 
 
 def _bucket(work: Workload) -> float:
@@ -267,7 +269,7 @@ def _always(work: Workload, setting: Setting) -> float:
     """
     if setting.zero_stage == 3:
         return work.element * _bucket(work)
-    return work.element * work.shape.embedding_parameters if setting.offload != "none" else 0
+    return work.element * work.shape.largest_of_all if setting.offload != "none" else 0
 
 
 def _buckets(work: Workload, setting: Setting) -> float:
@@ -286,14 +288,14 @@ def _buckets(work: Workload, setting: Setting) -> float:
         work.shape.parameters / work.world_size,
         _bucket(work),
     )
-    gradient = element * _matrix(shape)
+    gradient = element * shape.largest
     if setting.zero_stage == 0 or (
         setting.zero_stage == 1 and work.mixed and setting.offload == "none"
     ):
         return gradient + 4 * min(_ALLREDUCE_BUCKET, shape.parameters) * (work.world_size > 1)
     if setting.zero_stage == 3:
         return gradient + element * bucket + 4 * bucket / work.world_size * work.mixed
-    cast = 4 * min(shape.embedding_parameters, own) if work.mixed else 0
+    cast = 4 * min(shape.largest_of_all, own) if work.mixed else 0
     parts = element * own if not work.mixed and setting.offload == "none" else 0
     return gradient + (3 if work.on_gpu else 2) * element * bucket + cast + parts
 
@@ -308,11 +310,8 @@ def _step(work: Workload, setting: Setting) -> float:
     if setting.offload != "none":
         return 0
     stage, own = setting.zero_stage, work.shape.parameters / work.world_size
-    largest = (
-        min(work.shape.embedding_parameters, own)
-        if stage < 3
-        else work.shape.embedding_parameters / work.world_size
-    )
+    whole = work.shape.largest_of_all
+    largest = min(whole, own) if stage < 3 else whole / work.world_size
     together = {0: largest, 3: min(SUB_GROUP + largest, own)}.get(stage, own)
     flattened = 4 * together if stage == 3 or (stage > 0 and not work.mixed) else 0
     update = 0 if work.on_gpu else 8 * together + (flattened if stage == 3 else 0)
@@ -323,7 +322,9 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     """Returns the bytes of one rank, by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
-    precision = Precision(work.element, work.fused, work.on_gpu, work.repeated)
+    precision = Precision(
+        work.element, work.fused, work.on_gpu, work.repeated, work.longest, work.own_head
+    )
     copy = 1 / setting.hpz if setting.hpz > 1 else 0
     always, gathered = _always(work, setting), _gathered(work, setting)
     matrix = work.element * shape.embedding_parameters

@@ -57,9 +57,7 @@ def test_shapes_fit_the_card(kit: Any, card: float) -> None:
     cases = [*shapes.first(card), *(case for case in shapes.rest(card) if not case.changes)]
     for case in cases:
         shape = ModelShape.from_config({"model_type": "llama", **case.sizes})
-        work = Workload(
-            shape, 1, True, True, case.tokens, case.tokens, repeated=shape.kv_heads < shape.heads
-        )
+        work = Workload(shape, 1, True, True, case.tokens, case.tokens, repeated=shape.grouped)
         assert estimate(work, Setting(2, "none", case.checkpointing)).total <= card, case
     whole = {case.shape for case in cases if case.layers is None}
     assert whole == ({"1b", "3b", "7b"} if card > 100 * GIB else {"1b", "3b"})

@@ -1,6 +1,5 @@
 """The activation formulas, compared with the bytes that transformers' models hold on a CPU."""
 
-import weakref
 from functools import partial
 from typing import Any
 
@@ -9,8 +8,6 @@ import pytest
 import torch
 from ift_scale_kernels.linear_cross_entropy import chunked
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -24,6 +21,7 @@ from ift_scale.estimate.shape import ModelShape
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.model import attention
+from tests.estimate.live_bytes import LiveBytes
 
 SMALL = {
     "vocab_size": 64,
@@ -39,42 +37,6 @@ KEPT = {
     torch.ops.aten.addmm.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all live storages that operations created, without parameters.
-
-    `peak` is the maximum after any operation.
-    """
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self._parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self._held: dict[int, Any] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if (
-                isinstance(tensor, torch.Tensor)
-                and tensor.untyped_storage().data_ptr() not in self._parameters
-            ):
-                self._hold(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage.data_ptr(), storage.nbytes()
-        if key in self._held:
-            return
-
-        def freed(_: Any) -> None:
-            del self._held[key]
-            self.now -= size
-
-        self._held[key] = weakref.ref(storage, freed)
-        self.now += size
 
 
 def _model(config: dict[str, Any], checkpointing: Checkpointing, dtype: torch.dtype) -> Any:

@@ -81,7 +81,7 @@ def test_a_cpu_with_unknown_memory_uses_plain_stage_2() -> None:
     ) and said is None
 
 
-SMOL = ModelShape("llama", 576, 1536, 30, 9, 3, 64, 49152, tied=True)  # 134.5e6 parameters
+SMOL = ModelShape.dense(576, 1536, 30, 9, 3, 64, 49152, tied=True)  # 134.5e6 parameters
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_repeated_keys_and_values_are_counted(monkeypatch: pytest.MonkeyPatch) -
         ).activations
     assert (
         kept[False] - kept[True]
-        == 2 * 2 * 16_384 * shape.layers * (shape.q_size - shape.kv_size)
+        == 2 * 2 * 16_384 * shape.layers * (shape.last.q_size - shape.last.kv_size)
         == 1.5 * GIB
     )
     assert not Workload.of(

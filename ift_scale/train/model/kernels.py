@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ift_scale.errors import ConfigError
-from ift_scale.estimate.shape import ACTIVATIONS
+from ift_scale.estimate.layers import ACTIVATIONS
 
 OPS = ("linear_cross_entropy", "rms_norm", "swiglu", "rotary")
 Implementation = Literal["pytorch", "triton", "liger"]

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
-from ift_scale.estimate.shape import ACTIVATIONS, ModelShape
+from ift_scale.estimate.layers import ACTIVATIONS
+from ift_scale.estimate.shape import ModelShape
 from ift_scale.train import prepare
 from ift_scale.train.model import kernels
 from tests.train.families import CONFIGS, SIZES

@@ -201,18 +201,14 @@ def test_the_reported_flops_are_those_computed(family: str, prune: bool, prefix:
     with _Products() as products:
         packed(_batch(tokens))[0].backward()
     shape = ModelShape.from_config(packed.model.config.to_dict())
-    no_heads = dataclasses.replace(shape, heads=0)  # without attention's FLOPs
+    layer = dataclasses.replace(shape.last, pair_flops=0)
+    no_attention = dataclasses.replace(shape, stack=((layer, shape.layers),))
     lengths, rows, shared = (
         tokens.computed_lengths.tolist(),
         tokens.supervised_counts.tolist(),
         [(prefix, 3)],
     )
-    matrices = train_flops(no_heads, lengths, rows, prune, shared)
-    all_but_last, last = (
-        (shape.layers - 1) * (sum(lengths) - 2 * prefix),
-        sum(rows) if prune else sum(lengths) - 2 * prefix,
-    )
-    assert products.flops == matrices + 6 * 2 * shape.hidden * shape.q_size * (all_but_last + last)
+    assert products.flops == train_flops(no_attention, lengths, rows, prune, shared)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
