@@ -96,7 +96,7 @@ class Trace(TorchDispatchMode):
         self._shapes = {p.shape for p in parameters}
         self._shapes |= {p.mT.shape for p in parameters if p.dim() > 1}
         self._held: dict[int, Any] = {}
-        self._saved: set[int] = set()
+        self._saved: dict[int, tuple[Any, Scope]] = {}
         self._stack: list[Scope] = [Scope()]
         self.backward = False
         self.now = self.peak = 0
@@ -108,12 +108,19 @@ class Trace(TorchDispatchMode):
         return self._stack[-1]
 
     def save(self, tensor: Tensor) -> Tensor:
-        """Counts a tensor that autograd saves for the backward pass, and returns it."""
-        key = tensor.untyped_storage()._cdata
-        if key not in self._saved and key not in self._weights:
-            self._saved.add(key)
-            self.scope.kept += tensor.untyped_storage().nbytes()
+        """Notes a tensor that autograd saves for the backward pass, and returns it."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._weights:
+            known = self._saved.get(storage._cdata)
+            if known is None or known[0]() is not storage:  # freed, and its address used again
+                self._saved[storage._cdata] = weakref.ref(storage), self.scope
         return tensor.detach()
+
+    def settle(self) -> None:
+        """Adds what is still saved after the forward pass to the scopes that saved it."""
+        for reference, scope in self._saved.values():
+            storage = reference()
+            scope.kept += 0 if storage is None else storage.nbytes()
 
     def reach_layers(self, gradient: Tensor) -> None:
         """Ends the part of the backward pass that comes before all layers."""
@@ -316,6 +323,7 @@ def run(model: Any, layers: list[nn.Module], tokens: int) -> Recorded:
             with torch.device("meta"), saved_tensors_hooks(trace.save, lambda saved: saved):
                 hidden = base(input_ids=ids, use_cache=False)[0]
             kept = trace.now
+            trace.settle()
             ends.kept = kept - sum(scope.kept for scope in scopes.values())
             trace.backward, trace.peak = True, kept
             hidden.backward(torch.ones_like(hidden))

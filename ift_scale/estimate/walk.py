@@ -150,33 +150,41 @@ class _Measured:
     working: tuple[Bytes, Bytes] | None
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """A layer that runs for `count` equal ones, `last` of them the last in the model."""
+
+    number: int
+    count: int
+    last: int
+
+
 def _measure(model: Any) -> _Measured:
     """Traces two layers of each kind: the first layer of all may get its input in another
     precision. If these do not run without the others, all layers run."""
     place, name, layers = _decoder_layers(model)
-    kinds: dict[str, list[nn.Module]] = {}
-    for layer in layers:
-        kinds.setdefault(_signature(layer), []).append(layer)
-    # Ordered by the last layer of each kind, so that the model's last layer is of the last kind.
-    order = sorted(kinds.values(), key=lambda equal: layers.index(equal[-1]))
-    firsts = [(equal[0], 1) for equal in order]
-    others = [(equal[1], len(equal) - 1) if len(equal) > 1 else None for equal in order]
-    chosen = [one for pair in zip(firsts, others, strict=True) for one in pair if one is not None]
+    kinds: dict[str, list[int]] = {}
+    for number, layer in enumerate(layers):
+        kinds.setdefault(_signature(layer), []).append(number)
+    chosen = [_Chosen(equal[0], 1, equal[0]) for equal in kinds.values()]
+    chosen += [_Chosen(e[1], len(e) - 1, e[-1]) for e in kinds.values() if len(e) > 1]
+    chosen.sort(key=lambda one: one.number)
     outside = _outside(model, layers)
     try:
-        with _only(place, name, [layer for layer, _ in chosen]):
-            return _measured(model, chosen, outside)
+        with _only(model, place, name, [one.number for one in chosen]):
+            return _measured(model, layers, chosen, outside)
     except Exception:
         if len(chosen) == len(layers):
             raise
-        return _measured(model, [(layer, 1) for layer in layers], outside)
+        every = [_Chosen(number, 1, number) for number in range(len(layers))]
+        return _measured(model, layers, every, outside)
 
 
 def _measured(
-    model: Any, chosen: list[tuple[nn.Module, int]], outside: list[nn.Parameter]
+    model: Any, every: list[nn.Module], chosen: list[_Chosen], outside: list[nn.Parameter]
 ) -> _Measured:
-    """Returns the sizes from runs of some layers, each with the number of layers it stands for."""
-    layers = [layer for layer, _ in chosen]
+    """Returns the sizes from runs of the chosen layers."""
+    layers = [every[one.number] for one in chosen]
     names = {id(p): name for name, p in model.named_parameters()}
     lengths = short, long = _lengths(model)
     first = trace.run(model, layers, short)
@@ -198,13 +206,13 @@ def _measured(
 
 
 def _stack(
-    shapes: Sequence[LayerShape | None], chosen: list[tuple[nn.Module, int]]
+    shapes: Sequence[LayerShape | None], chosen: list[_Chosen]
 ) -> tuple[tuple[LayerShape, int], ...]:
     """Returns distinct shapes with their number of layers, ordered by the last of each."""
     counts: dict[LayerShape, int] = {}
-    for shape, (_, count) in zip(shapes, chosen, strict=True):
+    for shape, one in sorted(zip(shapes, chosen, strict=True), key=lambda pair: pair[1].last):
         assert shape is not None
-        counts[shape] = counts.pop(shape, 0) + count
+        counts[shape] = counts.pop(shape, 0) + one.count
     return tuple(counts.items())
 
 
@@ -244,16 +252,23 @@ def _signature(layer: nn.Module) -> str:
 
 
 @contextmanager
-def _only(place: nn.Module, name: str, layers: list[nn.Module]) -> Iterator[None]:
-    """Leaves only these layers in a model."""
-    if not layers:
+def _only(model: Any, place: nn.Module, name: str, chosen: list[int]) -> Iterator[None]:
+    """Leaves only the chosen layers in a model, and their entries in its config's lists."""
+    if not chosen:
         yield
         return
-    whole = getattr(place, name)
-    setattr(place, name, nn.ModuleList(layers))
+    whole, settings = getattr(place, name), vars(model.config)
+    lists = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, list | tuple) and len(value) == len(whole)
+    }
+    setattr(place, name, nn.ModuleList(whole[n] for n in chosen))
+    settings |= {key: [value[n] for n in chosen] for key, value in lists.items()}
     try:
         yield
     finally:
+        settings |= lists
         setattr(place, name, whole)
 
 
