@@ -398,10 +398,17 @@ def show(run: str, only: tuple[str, ...]) -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Check this machine's setup, with a remedy for each problem."""
-    from ift_scale.commands.doctor import print_checks
+@click.argument("model", required=False)
+def doctor(model: str | None) -> None:
+    """Check this machine's setup, with a remedy for each problem.
 
+    With MODEL, a model's folder or `world`, print the engine that serves it instead.
+    """
+    from ift_scale.commands.doctor import print_checks, print_model
+
+    if model is not None:
+        print_model(model)
+        return
     sys.exit(print_checks())
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from ift_scale.engines import coverage, model_folder
 from ift_scale.errors import EXIT_ENVIRONMENT
 from ift_scale.io.progress import console
+from ift_scale.ranks.environment import has_gpu
 
 _MIN_FREE_GIB = 5
 
@@ -178,6 +180,12 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_disk,
     check_kernels_name,
 )
+
+
+def print_model(model: str) -> None:
+    """Prints which engine serves a model on this machine; DataError if none can."""
+    folder = model_folder.resolve(model, "MODEL")
+    console.print(escape(coverage.describe(folder, has_gpu())))
 
 
 def print_checks() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ift_scale.config import ModelConfig
 from ift_scale.config.engines import EngineConfig
+from ift_scale.engines import coverage
 from ift_scale.engines.process import EngineDied, EngineProcess
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.errors import ConfigError, EnvironmentProblem
@@ -107,6 +108,8 @@ def engine_workers(
         own = groups[number] if groups else ()
 
         def start(model_path: Path) -> EngineProcess:
+            if config.engine == "auto" and devices and not coverage.has_vllm(model_path):
+                say(coverage.describe(model_path, on_gpu=True))
             spec = EngineSpec(
                 str(model_path),
                 model.dtype,

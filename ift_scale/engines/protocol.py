@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ift_scale.config.engines import EngineConfig
+from ift_scale.engines import coverage
 
 VLLM = "ift_scale.engines.vllm:VllmEngine"
 TRANSFORMERS = "ift_scale.engines.transformers:TransformersEngine"
@@ -136,26 +137,34 @@ def identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
     return config.model_dump(exclude=OPERATION) | {"dtype": dtype}
 
 
-def resolved_identity(config: EngineConfig, dtype: str, on_gpu: bool) -> dict[str, Any]:
+def resolved_identity(
+    config: EngineConfig, dtype: str, on_gpu: bool, model: str | Path
+) -> dict[str, Any]:
     """As `identity` with `auto` resolved, so that shards of different engines are never mixed."""
     resolved = {
-        "engine": resolved_engine(config.engine, on_gpu),
+        "engine": resolved_engine(config.engine, on_gpu, model),
         "dtype": resolved_dtype(dtype, on_gpu),
     }
     return identity(config, dtype) | resolved
 
 
-def resolved_engine(engine: str, on_gpu: bool) -> str:
+def resolved_engine(engine: str, on_gpu: bool, model: str | Path) -> str:
     """Resolves `auto` to the engine measured fastest (docs/measurements.md).
 
-    That is vLLM on GPUs and transformers on CPUs.
+    That is transformers on CPUs, and vLLM on GPUs if it has the class of the model.
     """
-    return engine if engine != "auto" else ("vllm" if on_gpu else "transformers")
+    if engine != "auto":
+        return engine
+    return "vllm" if on_gpu and coverage.has_vllm(model) else "transformers"
 
 
 def build(spec: EngineSpec, on_gpu: bool) -> Engine:
     """Builds the engine that the spec names."""
-    default = VLLM if resolved_engine(spec.config.engine, on_gpu) == "vllm" else TRANSFORMERS
+    default = (
+        VLLM
+        if resolved_engine(spec.config.engine, on_gpu, spec.model_path) == "vllm"
+        else TRANSFORMERS
+    )
     module, _, name = (spec.factory or default).partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(spec)
     return engine

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ift_scale.engines import weight_checks
+from ift_scale.engines import coverage, weight_checks
+from ift_scale.engines.coverage import OTHER_ENGINE
 from ift_scale.engines.model_folder import model_config
 from ift_scale.engines.protocol import (
     EngineSpec,
@@ -74,7 +75,7 @@ def safe_max_model_len(settings: dict[str, Any], max_model_len: int | None) -> i
         kind = rope.get("rope_type") or rope.get("type")
         if kind == "dynamic":
             problem = f"vLLM scales the rotary frequencies of every row (rope_type {kind})"
-            raise ConfigError("engine", [f"{problem}; {_OTHER_ENGINE}"])
+            raise ConfigError("engine", [f"{problem}; {OTHER_ENGINE}"])
         if "long_factor" in rope:
             limit = int(
                 rope.get("original_max_position_embeddings")
@@ -84,12 +85,9 @@ def safe_max_model_len(settings: dict[str, Any], max_model_len: int | None) -> i
                 problem = f"max_model_len: {max_model_len} exceeds LongRoPE's limit of {limit}"
                 problem += " tokens, so vLLM would compute short prompts with the long prompts'"
                 problem += " frequencies; remove it (longer prompts are refused), or"
-                raise ConfigError("engine", [f"{problem} {_OTHER_ENGINE}"])
+                raise ConfigError("engine", [f"{problem} {OTHER_ENGINE}"])
             max_model_len = min(max_model_len or limit, limit)
     return max_model_len
-
-
-_OTHER_ENGINE = "set engine: transformers"
 
 
 class VllmEngine:
@@ -101,6 +99,7 @@ class VllmEngine:
         )
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.config.cpu_kv_cache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        coverage.require_vllm(spec.model_path)
         from vllm import LLM
 
         weight_checks.check_for_vllm(spec.model_path, spec.trust_remote_code)
@@ -239,7 +238,7 @@ class VllmEngine:
         on_cpu = not torch.cuda.is_available()
         if on_cpu and self.llm.llm_engine.model_config.is_moe:
             problem = "vLLM's CPU build keeps the previous model's experts after a weight reload"
-            raise EnvironmentProblem(f"{problem} (0.32, gpt-oss); {_OTHER_ENGINE}")
+            raise EnvironmentProblem(f"{problem} (0.32, gpt-oss); {OTHER_ENGINE}")
         fingerprint = ScoreRequest([], _FINGERPRINT_TOKENS, _FINGERPRINT_TOKENS)
         before = self._score([fingerprint], ignore)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})

@@ -119,7 +119,12 @@ def ask(
         Target(
             arm.name,
             task.folder,
-            digest_of([task.key, resolved_identity(config.evaluate, config.model.dtype, on_gpu)]),
+            digest_of(
+                [
+                    task.key,
+                    resolved_identity(config.evaluate, config.model.dtype, on_gpu, model_path),
+                ]
+            ),
             [
                 questions.select(partial(is_asked_by_kind, arm, generate, kind))
                 for kind in ("choice", "free")

@@ -125,7 +125,7 @@ def ask(
     target = Target(
         "probe",
         task.folder,
-        shard_key(config, task.inputs, engines_on_gpu(ranks)),
+        shard_key(config, task.inputs, engines_on_gpu(ranks), model_path),
         [choice, selection.shuffled_by_topic(questions, generated, config.probe.reliability.seed)],
         asker,
         model_path,
@@ -171,9 +171,9 @@ def _finish(
     task.close(config.model_dump(), counts, seconds)
 
 
-def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool) -> str:
+def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool, model_path: Path) -> str:
     """Returns the digest of what raw log-probabilities depend on, without later processing."""
-    settings = resolved_identity(config.probe, config.model.dtype, on_gpu)
+    settings = resolved_identity(config.probe, config.model.dtype, on_gpu, model_path)
     settings["reliability"] = config.probe.reliability.model_dump(exclude=POSTPROCESSING)
     return digest_of([STAGE.version, settings, inputs])
 

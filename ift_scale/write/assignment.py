@@ -127,7 +127,11 @@ def _job(
         on_gpu = has_gpu()
         who = [
             inputs[need.role],
-            resolved_engine(writer.engine, on_gpu),
+            resolved_engine(
+                writer.engine,
+                on_gpu,
+                config.model.path if writer.kind == "base_model" else writer.path or "",
+            ),
             resolved_dtype(config.model.dtype, on_gpu),
         ]
     written_prompt = prompt(question, need.kind, need.target, writer.style, shown.of(question))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ift_scale.config import EngineConfig, ModelConfig
+from ift_scale.config import BUILTIN_MODEL, EngineConfig, ModelConfig
 from ift_scale.engines import pool
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import resolved_identity
@@ -124,7 +124,7 @@ def test_an_actors_engine_gets_the_devices_that_ray_has_set(
     # The environment may also have the variables with which the node's Ray was started.
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("RANK", "1")
-    config = EngineConfig(tensor_parallel_size=2)
+    config = EngineConfig(engine="vllm", tensor_parallel_size=2)
     (worker,) = engine_workers(
         config, ModelConfig(), tmp_path / "probe.log", Ranks(5, 0, 9), Bar("t", 0, None)
     )
@@ -151,7 +151,9 @@ def test_a_coordinator_has_no_engine_and_uses_the_shards_of_its_ranks(
         == []
     )
     assert (
-        resolved_identity(EngineConfig(), "auto", environment.engines_on_gpu(coordinator))["engine"]
+        resolved_identity(
+            EngineConfig(), "auto", environment.engines_on_gpu(coordinator), BUILTIN_MODEL
+        )["engine"]
         == engine
     )
 
