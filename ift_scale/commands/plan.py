@@ -10,7 +10,8 @@ from ift_scale.estimate import host
 from ift_scale.estimate.machine import Machine, read_machine
 from ift_scale.estimate.scaling import Examples
 from ift_scale.plan import print_plan
-from ift_scale.plan.memory import GB, Cluster, gpu_bytes_here, print_memory, read_shape
+from ift_scale.plan.memory import GB, Cluster, config_path, gpu_bytes_here, print_memory, read_shape
+from ift_scale.plan.path import print_path
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.rates import RateSources, read_rates
 
@@ -47,6 +48,7 @@ def run_plan(
     examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
         shape = read_shape(model)
+        print_path(config_path(model), train)
         print_memory(shape, train, cluster)
         if described is not None:
             print_prediction(shape, train, described, cluster.num_gpus, examples)

@@ -22,6 +22,7 @@ from ift_scale.io.progress import say
 from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
+from ift_scale.plan.path import print_path
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.questions import PlannedQuestions, prompts_of
 from ift_scale.plan.text import show
@@ -63,6 +64,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
         setup = (str(folder), config.train.model_dump_json())
         if setup not in printed:  # variants with the same training need the same devices
             printed.add(setup)
+            print_path(folder / "config.json", config.train, config.model.trust_remote_code)
             _print_devices(shapes[name], config, cluster, sources)
     _print_costs(amounts_of_variants, shapes, cluster, sources)
 

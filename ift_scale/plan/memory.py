@@ -57,8 +57,8 @@ def gpu_bytes_here() -> float | None:
     return float(torch.cuda.get_device_properties(0).total_memory)
 
 
-def read_shape(model: str) -> ModelShape:
-    """Returns the shape of a model folder, a config.json or a preset's bare name.
+def config_path(model: str) -> Path:
+    """Returns the config.json of a model folder, a config.json itself or a preset's bare name.
 
     Raises DataError if there is none of them.
     """
@@ -74,6 +74,12 @@ def read_shape(model: str) -> ModelShape:
                 "not a model folder, config.json or preset",
                 did_you_mean(model, presets),
             )
+    return path
+
+
+def read_shape(model: str) -> ModelShape:
+    """Returns the shape of a model named as for `config_path`."""
+    path = config_path(model)
     return ModelShape.from_config(_read(path), path)
 
 

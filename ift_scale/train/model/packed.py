@@ -22,6 +22,7 @@ from ift_scale.config.train import TrainConfig
 from ift_scale.engines import model_class
 from ift_scale.engines.model_folder import weight_files
 from ift_scale.engines.rope import RopeLimits
+from ift_scale.errors import DataError, Place
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.path import PRUNED, TrainingPath
@@ -264,9 +265,20 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def class_and_config(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """Returns the class and the config of a folder's model; DataError if it has none."""
+    """Returns the class and the config of a folder's model.
+
+    Raises DataError if it has none, or contains more than a language model.
+    """
     settings = model_class.read_config(folder, trust_remote_code)
-    return model_class.class_of(folder, settings, trust_remote_code), settings
+    kind = model_class.class_of(folder, settings, trust_remote_code)
+    text = settings.get_text_config()
+    if text is not settings and kind.config_class is not type(text):
+        problem = "is a multimodal model; only a language model alone can be trained"
+        remedy = f"Save its language model ({text.model_type}) to a folder of its own and give that"
+        raise DataError(
+            Place(folder / "config.json", field="model_type"), problem, remedy, settings.model_type
+        )
+    return kind, text
 
 
 def without_weights(folder: Path, trust_remote_code: bool = False) -> Any:

@@ -96,9 +96,9 @@ def describe(proof: Proof, config: TrainConfig) -> list[str]:
     path = proof.fastest(config)
     how = f", {path.attention} attention" if path.attention else ""
     lines = [f"{proof.kind}: training path {path.name}{how} ({_MEANING[path.name]})"]
-    lines += [f"  not {v.path.name}: {v.reason}" for v in proof.faster_than(path)]
+    lines += [f"not {v.path.name}: {v.reason}" for v in proof.faster_than(path)]
     if path.terms:
-        lines.append(f"  attention computes {', '.join(sorted(path.terms))}")
+        lines.append(f"attention computes {', '.join(sorted(path.terms))}")
     return lines
 
 
