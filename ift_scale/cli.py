@@ -399,15 +399,19 @@ def show(run: str, only: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("model", required=False)
-def doctor(model: str | None) -> None:
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run MODEL's own Python files, in a child process."
+)
+def doctor(model: str | None, trust_remote_code: bool) -> None:
     """Check this machine's setup, with a remedy for each problem.
 
-    With MODEL, a model's folder or `world`, print the engine that serves it instead.
+    With MODEL, a model's folder or `world`, print the engine that serves it and its training path
+    instead, with the reasons why faster paths are not taken.
     """
     from ift_scale.commands.doctor import print_checks, print_model
 
     if model is not None:
-        print_model(model)
+        print_model(model, trust_remote_code)
         return
     sys.exit(print_checks())
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from ift_scale.config import TrainConfig
 from ift_scale.engines import coverage, model_folder
 from ift_scale.errors import EXIT_ENVIRONMENT
-from ift_scale.io.progress import console
+from ift_scale.io.progress import console, say
 from ift_scale.ranks.environment import has_gpu
+from ift_scale.train.proof import stored
 
 _MIN_FREE_GIB = 5
 
@@ -182,10 +184,17 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 )
 
 
-def print_model(model: str) -> None:
-    """Prints which engine serves a model on this machine; DataError if none can."""
-    folder = model_folder.resolve(model, "MODEL")
-    console.print(escape(coverage.describe(folder, has_gpu())))
+def print_model(model: str, trust_remote_code: bool) -> None:
+    """Prints the engine that serves a model on this machine, and how it is trained.
+
+    Raises DataError for a model that cannot be used.
+    """
+    folder, train = model_folder.resolve(model, "MODEL"), TrainConfig()
+    say(coverage.describe(folder, has_gpu()))
+    proof = stored.proof_of(folder, train.max_length, trust_remote_code)
+    for line in stored.describe(proof, train):
+        say(line)
+    say(f"proven in {proof.seconds:.1f} s on a model of {proof.parameters:,} parameters")
 
 
 def print_checks() -> int:
