@@ -18,6 +18,7 @@ from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
+from ift_scale.train.proof import stored
 
 
 def set_of(root: Path, arm: str | None) -> Path:
@@ -52,8 +53,15 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
         tokenized(path, Path(config.output_dir) / "train" / TOKENS, tokenizer, config)
     )
     seed = int(path.stem.rpartition("-seed")[2])
+    proof = stored.proof_of(folder, train.max_length, config.model.trust_remote_code)
+    training_path = proof.fastest(train)
     steps = packing.planned_steps(
-        tokens.computed_lengths, train, train.num_ranks, model_folder.hidden_size(folder), seed
+        tokens.computed_lengths,
+        train,
+        train.num_ranks,
+        model_folder.hidden_size(folder),
+        seed,
+        training_path.layout,
     )
     micro_batches = steps[_within("--step", step, 1, len(steps)) - 1]
     by_rank = micro_batches[_within("--micro-batch", micro_batch, 1, len(micro_batches)) - 1]
@@ -64,7 +72,8 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     )
     say(
         f"{path.stem}: step {step} of {len(steps)}, rank {rank} of {train.num_ranks}, micro-batch "
-        f"{micro_batch} of {len(micro_batches)}, template {config.evaluate.template}"
+        f"{micro_batch} of {len(micro_batches)}, template {config.evaluate.template}, path "
+        f"{training_path.name}"
     )
     num_supervised = int(tokens.supervised_counts[step_indices].sum())
     say(
@@ -77,7 +86,9 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
             "part in every collective."
         )
         return
-    batch = collate(indices, tokens, scales, torch.device("cpu"), train.share_prefix)
+    shares = training_path.shares_prefix(train)
+    whole = training_path.name == "single"
+    batch = collate(indices, tokens, scales, torch.device("cpu"), shares, whole)
     _print_examples(batch, tokens, tokenizer)
 
 
