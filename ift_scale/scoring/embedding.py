@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ift_scale.engines.model_folder import embedding_rows
+from ift_scale.engines.model_folder import embedding_rows, model_config
 from ift_scale.engines.null import NullEngine
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.errors import DataError, Place
@@ -19,9 +19,13 @@ from ift_scale.scoring.target import Target
 
 
 class Surplus:
-    """The tokens whose ids exceed the embedding of `folder`'s model; False if there are none."""
+    """The tokens whose ids exceed the embedding of `folder`'s model; False if there are none.
+
+    Raises DataError if config.json shows that the tokenizer belongs to another model.
+    """
 
     def __init__(self, tokenizer: PromptTokenizer, folder: Path):
+        check_end_of_text(tokenizer, folder)
         self.num_rows = embedding_rows(folder)
         vocabulary: dict[str, int] = tokenizer.tokenizer.get_vocab()
         self._tokens = {
@@ -43,6 +47,27 @@ class Surplus:
             )
             remedy += " first"
             raise DataError(place, problem, remedy)
+
+
+def check_end_of_text(tokenizer: PromptTokenizer, folder: Path) -> None:
+    """Raises DataError if the ids that end a text, by config.json, are ordinary words.
+
+    A model's tokenizer may end texts with another special token than config.json, as chat models
+    do. An ordinary token shows that the tokenizer is another model's.
+    """
+    fields = model_config(folder)
+    stated = fields.get("eos_token_id", (fields.get("text_config") or {}).get("eos_token_id"))
+    ids = [stated] if isinstance(stated, int) else list(stated or [])
+    own = tokenizer.tokenizer
+    special = {*own.all_special_ids, *own.added_tokens_decoder}
+    vocabulary: dict[str, int] = own.get_vocab()
+    ordinary = {number: token for token, number in vocabulary.items() if number not in special}
+    if ids and own.eos_token_id is not None and all(number in ordinary for number in ids):
+        problem = f"the tokenizer has the ordinary token '{ordinary[ids[0]]}' there, and ends texts"
+        problem += f" with '{own.eos_token}' (id {own.eos_token_id})"
+        remedy = "Use the tokenizer that belongs to the model, or correct eos_token_id"
+        place = Place(folder / "config.json", field="eos_token_id")
+        raise DataError(place, problem, remedy, stated)
 
 
 class _IdChecker(NullEngine):

@@ -158,3 +158,21 @@ def test_a_prompt_of_a_writer(larger: Path) -> None:
         PromptIds(larger, "write.writer").encode(
             [Prompt(question_id="q7", text="Write zork .", stop="\n", chat=False)]
         )
+
+
+@pytest.mark.parametrize("stated", [40, [41, 40]])
+def test_a_tokenizer_of_another_model_is_refused(
+    stated: object, world_model: Path, tmp_path: Path
+) -> None:
+    """The ids that end a text by config.json are words of this tokenizer."""
+    folder = tmp_path / "model"
+    shutil.copytree(world_model, folder)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"eos_token_id": stated}))
+    tokenizer = PromptTokenizer(folder)
+    message = r"field 'eos_token_id': the tokenizer has the ordinary token '.*' there, and ends"
+    with pytest.raises(DataError, match=message):
+        embedding.Surplus(tokenizer, folder)
+    for usable in ([40, 2], 3, None):  # its own end among others, another special token, none
+        (folder / "config.json").write_text(json.dumps(fields | {"eos_token_id": usable}))
+        assert not embedding.Surplus(tokenizer, folder)
