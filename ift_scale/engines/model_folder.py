@@ -44,14 +44,17 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def hidden_size(folder: Path) -> int:
-    """Returns the width of the model's hidden states (of the text model if multimodal)."""
-    settings = model_config(folder)
-    size = settings.get("hidden_size", settings.get("text_config", {}).get("hidden_size"))
-    if size is None:
+    """Returns the width of the model's hidden states (of the text model if multimodal).
+
+    The config's class knows which field has it: n_embd, d_model and others.
+    """
+    from ift_scale.estimate import walk  # imports torch
+
+    source = folder / "config.json"
+    size = getattr(walk.settings_of(model_config(folder), source), "hidden_size", None)
+    if not isinstance(size, int):
         raise DataError(
-            Place(folder / "config.json", field="hidden_size"),
-            "missing",
-            "Give a causal language model's folder",
+            Place(source, field="hidden_size"), "missing", "Give a causal language model's folder"
         )
     return size
 

@@ -40,11 +40,11 @@ _DENSE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 _NUMBERS = ("idx", "index", "id", "number", "nb")
 
 
-def build(config: Mapping[str, Any], source: str | Path) -> Any:
-    """Returns the model that a config.json describes, on the meta device, in training mode; for
-    multimodal models, the text model.
+def settings_of(config: Mapping[str, Any], source: str | Path) -> Any:
+    """Returns the config of the causal language model that a config.json describes; for multimodal
+    models, the text model's.
 
-    Raises DataError, located at `source`, if transformers has no class for it or cannot build it.
+    Raises DataError, located at `source`, if transformers has no class for it.
     """
     name = config.get("model_type")
     if name is None:
@@ -75,11 +75,20 @@ def build(config: Mapping[str, Any], source: str | Path) -> Any:
             "Give a model that generates text",
             name,
         )
+    return chosen
+
+
+def build(config: Mapping[str, Any], source: str | Path) -> Any:
+    """Returns the model that a config.json describes, on the meta device, in training mode.
+
+    Raises DataError like `settings_of`, and if transformers cannot build it.
+    """
+    settings = settings_of(config, source)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(chosen)
+            model = AutoModelForCausalLM.from_config(settings)
     except Exception as error:
-        raise _cannot_build(source, name, error) from error
+        raise _cannot_build(source, config["model_type"], error) from error
     return model.to("meta").train()
 
 

@@ -55,3 +55,19 @@ def test_half_written_weights(tmp_path: Path, part: float) -> None:
         match=r"model.safetensors: is incomplete: it has .* bytes and its header .*Copy or fetch",
     ):
         model_folder.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "n_embd": 96},
+        {"model_type": "opt", "hidden_size": 96},
+        {"model_type": "mpt", "d_model": 96},
+        {"model_type": "gemma3", "text_config": {"hidden_size": 96}},
+    ],
+)
+def test_the_hidden_size_by_the_name_that_the_class_gives_it(
+    config: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert model_folder.hidden_size(tmp_path) == 96
