@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 _ATEN = torch.ops.aten
 _PRODUCTS = {_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm}
@@ -135,7 +135,8 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is _ATEN._local_scalar_dense.default:  # meta tensors have no values
+        if func is _ATEN._local_scalar_dense.default:
+            # Meta tensors have no values. False for conditions: no layer is dropped.
             return 1.0 if args[0].is_floating_point() else args[0].dtype is not torch.bool
         result = func(*args, **kwargs)
         tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
@@ -252,7 +253,8 @@ def _replaced(model: Any) -> Iterator[None]:
         for place, name, replaced in (
             (moe, "_grouped_mm", _recorded_grouped),
             (nn.functional, "scaled_dot_product_attention", _recorded_sdpa),
-            # Checks of values, which there are none of.
+            # These read values, which meta tensors do not have. The example is not packed.
+            (masking_utils, "find_packed_sequence_indices", lambda *_: None),
             (torch.distributions.Distribution, "_validate_args", False),
         ):
             stack.enter_context(patch.object(place, name, replaced))

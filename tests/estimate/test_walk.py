@@ -128,7 +128,6 @@ def test_flops_are_those_that_torch_counts(name: str) -> None:
     masked = 3 * shape.pair_flops * length * (length - 1) / 2
     found = train_flops(shape, [length], [length], pruned=False) + masked
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    print("FLOPS", name, f"{found / counter.get_total_flops() - 1:+.2%}")
     assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
@@ -156,6 +155,5 @@ def test_bytes_are_those_that_a_model_holds(
     precision = Precision(dtype.itemsize, fused=False, longest=tokens)
     expected = tokens * activations.kept(shape, precision, checkpointing)
     peak = expected + tokens * activations.working(shape, precision, checkpointing)
-    print("BYTES", name, dtype, f"{expected / kept - 1:+.1%} {peak / live.peak - 1:+.1%}")
     assert expected == pytest.approx(kept, rel=0.1)
     assert peak == pytest.approx(live.peak, rel=0.1)
