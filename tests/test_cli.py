@@ -202,6 +202,41 @@ def test_plan_lists_offload_only_if_nothing_else_fits(tmp_path: Path, pool: Path
     assert not any(line.split()[2:3] == ["optimizer"] for line in without.output.splitlines())
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ({"model_type": "gpt2"}, "124,439,808"),
+        ({"model_type": "mixtral", "rope_theta": 1e6}, "46,702,792,704"),
+        (
+            {"model_type": "deepseek_v3"},
+            "671,026,404,352",
+        ),  # without its biases of experts, buffers
+        ({"model_type": "falcon"}, "6,921,720,704"),
+        (  # state-spaces/mamba-2.8b-hf
+            {
+                "model_type": "mamba",
+                "hidden_size": 2560,
+                "intermediate_size": 5120,
+                "num_hidden_layers": 64,
+                "vocab_size": 50280,
+            },
+            "2,768,345,600",
+        ),
+    ],
+)
+def test_plan_of_published_sizes(
+    config: dict[str, object], parameters: str, tmp_path: Path
+) -> None:
+    """Of classes without formulas, by their defaults, which are those of published models."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    cluster = ("--gpu-memory", "80", "--gpus", "64", "--machine", "h100-sxm")
+    result = _run("plan", "--model", str(tmp_path), *cluster)
+    assert result.exit_code == 0, result.output
+    assert f"{parameters} parameters on 64 x 80 GB" in result.output
+    assert "predicted  on H100 SXM" in result.output
+
+
 def test_plan_of_a_folder_and_of_invalid_models(world_model: Path, tmp_path: Path) -> None:
     cluster = ("--gpu-memory", "80", "--gpus", "4")
     assert (
