@@ -310,7 +310,7 @@ def _dense(layer: nn.Module, scope: Scope, tokens: int) -> LayerShape | None:
     norms = {
         name.rpartition(".")[2]: module.weight.numel()
         for name, module in layer.named_modules()
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
+        if type(module).__name__.endswith("RMSNorm") and getattr(module, "weight", None) is not None
     }
     once = all(len(used) == 1 and used[0][0] == tokens for used in scope.weights.values())
     known = 7 + len(norms) + sum(module.bias is not None for module in linears.values())
