@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ift_scale.config import BUILTIN_MODEL, Config
-from ift_scale.engines import model_folder
+from ift_scale.engines import model_class, model_folder
 from ift_scale.errors import ArtifactError, DataError, Place
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import console, say
@@ -59,7 +59,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
         tokens.computed_lengths,
         train,
         train.num_ranks,
-        model_folder.hidden_size(folder),
+        model_class.hidden_size(folder, config.model.trust_remote_code),
         seed,
         training_path.layout,
     )

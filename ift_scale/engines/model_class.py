@@ -61,6 +61,20 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> Any:
     return settings
 
 
+def hidden_size(folder: Path, trust_remote_code: bool = False) -> int:
+    """Returns the width of the model's hidden states (of the text model if multimodal).
+
+    The config's class knows which field has it: n_embd, d_model and others.
+    """
+    settings = read_config(folder, trust_remote_code).get_text_config()
+    size = getattr(settings, "hidden_size", None)
+    if not isinstance(size, int):
+        raise DataError(
+            _place(folder, "hidden_size"), "missing", "Give a causal language model's folder"
+        )
+    return size
+
+
 def class_of(folder: Path, settings: Any, trust_remote_code: bool = False) -> Any:
     """Returns the class of the causal language model, or the multimodal one that contains it.
 

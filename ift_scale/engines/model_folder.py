@@ -32,31 +32,27 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
 
 def model_config(folder: Path) -> dict[str, Any]:
     """Returns the folder's config.json."""
-    path = folder / "config.json"
+    return read_config_file(folder / "config.json")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Returns the fields of a config.json, which may have another name."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
     except FileNotFoundError:
         raise DataError(
             Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
         ) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
+    if not isinstance(config, dict):
+        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
+    return config
 
 
-def hidden_size(folder: Path) -> int:
-    """Returns the width of the model's hidden states (of the text model if multimodal).
-
-    The config's class knows which field has it: n_embd, d_model and others.
-    """
-    from ift_scale.estimate import walk  # imports torch
-
-    source = folder / "config.json"
-    size = getattr(walk.settings_of(model_config(folder), source), "hidden_size", None)
-    if not isinstance(size, int):
-        raise DataError(
-            Place(source, field="hidden_size"), "missing", "Give a causal language model's folder"
-        )
-    return size
+def _special_float(value: dict[str, Any]) -> Any:
+    """Returns the number that transformers writes as {"__float__": "Infinity"}."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
 SINGLE = "model.safetensors"

@@ -256,15 +256,20 @@ def summary(plan: Plan, room: Room) -> str:
 
 
 def resolve(
-    config: TrainConfig, shape: ModelShape, room: Room, tokens: int | None = None
+    config: TrainConfig, shape: ModelShape | None, room: Room, tokens: int | None = None
 ) -> tuple[TrainConfig, str | None]:
     """Returns the configuration with every `auto` of stage, offload, hpZ and activation
     checkpointing resolved, and a log line about the choice or None.
 
+    Without a shape, which some classes do not have, the memory is unknown: each `auto` then becomes
+    what needs least without offload.
     `tokens`: maximum tokens of a micro-batch of the arms' sets, if that is below the limit. Raises
     errors like `choose`. A setting that is entirely set by hand is not checked against the memory
     model, which may be wrong.
     """
+    if shape is None:
+        setting = _least(config)
+        return _with(config, setting), f"{setting}: the memory that the model needs is unknown"
     if "auto" not in (config.zero_stage, config.offload, config.activation_checkpointing):
         return _with(config, weigh(shape, room, config).chosen.setting), None
     weighed = (
@@ -273,6 +278,18 @@ def resolve(
     plan = choose(shape, room, weighed)
     line = None if room.on_gpu or room.host_bytes is None else summary(plan, room)
     return _with(config, plan.chosen.setting), line
+
+
+def _least(config: TrainConfig) -> Setting:
+    """Returns the setting with each `auto` replaced by what needs least without offload."""
+    return Setting(
+        zero_stage=3 if config.zero_stage == "auto" else config.zero_stage,
+        offload="none" if config.offload == "auto" else config.offload,
+        checkpointing="full"
+        if config.activation_checkpointing == "auto"
+        else config.activation_checkpointing,
+        hpz=config.hpz if isinstance(config.hpz, int) else 1,
+    )
 
 
 def _with(config: TrainConfig, setting: Setting) -> TrainConfig:

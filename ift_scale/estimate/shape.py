@@ -65,16 +65,23 @@ class ModelShape:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], source: str | Path = "config.json"
+        cls,
+        config: Mapping[str, Any],
+        source: str | Path = "config.json",
+        trust_remote_code: bool = False,
     ) -> "ModelShape":
         """Returns the shape of the model that transformers builds from a config.json; for
         multimodal models, the text model's.
 
         Measured once for each config and version of transformers, torch and this package, and then
-        kept in the user's cache folder (a read-only one only costs time). Raises DataError,
-        located at `source`, for a config that no causal language model can be built from.
+        kept in the user's cache folder (a read-only one only costs time). With
+        `trust_remote_code`, a class in the Python files next to `source` is measured. Raises
+        DataError, located at `source`, for a config that no causal language model can be built
+        from.
         """
-        return _from_config(json.dumps(dict(config), sort_keys=True), str(source))
+        runs_own_code = trust_remote_code and "auto_map" in config
+        text = json.dumps(dict(config), sort_keys=True)
+        return _from_config(text, str(source), runs_own_code)
 
     @property
     def layers(self) -> int:
@@ -123,15 +130,16 @@ class ModelShape:
 
 
 @lru_cache(maxsize=64)
-def _from_config(config: str, source: str) -> ModelShape:
+def _from_config(config: str, source: str, runs_own_code: bool) -> ModelShape:
     sizes = TypeAdapter(ModelShape)
-    entry = _cache_entry(config)
+    own_code = sorted(Path(source).parent.glob("*.py")) if runs_own_code else []
+    entry = _cache_entry(config, [path.read_bytes() for path in own_code])
     with suppress(OSError, ValueError):
         if entry is not None:
             return sizes.validate_json(entry.read_bytes())
     from ift_scale.estimate.walk import walk  # imports torch
 
-    found = ModelShape(**walk(json.loads(config), source))
+    found = ModelShape(**walk(json.loads(config), source, runs_own_code))
     with suppress(OSError):
         if entry is not None:
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -140,13 +148,13 @@ def _from_config(config: str, source: str) -> ModelShape:
     return found
 
 
-def _cache_entry(config: str) -> Path | None:
+def _cache_entry(config: str, own_code: list[bytes]) -> Path | None:
     """Returns the file for a config's shape, under the digest of all that it depends on."""
     folder = digest_cache.folder()
     here = Path(__file__).parent
     sources = [(here / f"{name}.py").read_bytes() for name in ("layers", "shape", "trace", "walk")]
     versions = [version(name) for name in ("transformers", "torch")]
-    digest = sha256(repr([config, versions, sources]).encode()).hexdigest()
+    digest = sha256(repr([config, versions, sources, own_code]).encode()).hexdigest()
     return None if folder is None else folder.parent / "shapes" / f"{digest[:32]}.json"
 
 

@@ -14,7 +14,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+)
 from transformers.activations import ACT2FN
 
 from ift_scale.errors import DataError, Place, did_you_mean
@@ -40,12 +45,16 @@ _DENSE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 _NUMBERS = ("idx", "index", "id", "number", "nb")
 
 
-def settings_of(config: Mapping[str, Any], source: str | Path) -> Any:
+def settings_of(config: Mapping[str, Any], source: str | Path, runs_own_code: bool = False) -> Any:
     """Returns the config of the causal language model that a config.json describes; for multimodal
     models, the text model's.
 
-    Raises DataError, located at `source`, if transformers has no class for it.
+    With `runs_own_code`, the class is in the Python files next to `source`. Raises DataError,
+    located at `source`, if transformers has no class for it.
     """
+    if runs_own_code:
+        folder = Path(source).parent
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
     name = config.get("model_type")
     if name is None:
         raise DataError(
@@ -78,15 +87,15 @@ def settings_of(config: Mapping[str, Any], source: str | Path) -> Any:
     return chosen
 
 
-def build(config: Mapping[str, Any], source: str | Path) -> Any:
+def build(config: Mapping[str, Any], source: str | Path, runs_own_code: bool = False) -> Any:
     """Returns the model that a config.json describes, on the meta device, in training mode.
 
     Raises DataError like `settings_of`, and if transformers cannot build it.
     """
-    settings = settings_of(config, source)
+    settings = settings_of(config, source, runs_own_code)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
+            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=runs_own_code)
     except Exception as error:
         raise _cannot_build(source, config["model_type"], error) from error
     return model.to("meta").train()
@@ -113,10 +122,12 @@ def _cannot_build(source: str | Path, name: Any, error: Exception) -> DataError:
     )
 
 
-def walk(config: Mapping[str, Any], source: str | Path = "config.json") -> dict[str, Any]:
+def walk(
+    config: Mapping[str, Any], source: str | Path = "config.json", runs_own_code: bool = False
+) -> dict[str, Any]:
     """Returns the arguments of `ModelShape`. Raises DataError like `build`, and if the forward pass
     depends on values, which tensors on the meta device do not have."""
-    model = build(config, source)
+    model = build(config, source, runs_own_code)
     head = model.get_output_embeddings()
     if head is None:
         raise DataError(Place(source), "its model has no head over the vocabulary", "Give another")

@@ -59,7 +59,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
         prompts = prompts_of(config, tally, PromptTokenizer(folder, config.model.trust_remote_code))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         amounts_of_variants.append(amounts)
-        shapes[name] = _shape(folder)
+        shapes[name] = _shape(folder, config.model.trust_remote_code)
         _print_work(amounts, tally, folder, cluster)
         setup = (str(folder), config.train.model_dump_json())
         if setup not in printed:  # variants with the same training need the same devices
@@ -69,9 +69,11 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
     _print_costs(amounts_of_variants, shapes, cluster, sources)
 
 
-def _shape(folder: Path) -> ModelShape | DataError:
+def _shape(folder: Path, trust_remote_code: bool) -> ModelShape | DataError:
     try:
-        return ModelShape.from_config(model_folder.model_config(folder), folder / "config.json")
+        return ModelShape.from_config(
+            model_folder.model_config(folder), folder / "config.json", trust_remote_code
+        )
     except DataError as error:
         return error
 

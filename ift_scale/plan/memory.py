@@ -3,14 +3,13 @@
 For any model config and cluster.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.engines.model_folder import read_config_file
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, summary, weigh
 from ift_scale.estimate.memory import GIB, Memory
@@ -80,25 +79,7 @@ def config_path(model: str) -> Path:
 def read_shape(model: str) -> ModelShape:
     """Returns the shape of a model named as for `config_path`."""
     path = config_path(model)
-    return ModelShape.from_config(_read(path), path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            Place(path),
-            "missing",
-            "Give a folder as written by transformers' save_pretrained",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            Place(path), f"not valid JSON: {error}", "Give a Hugging Face config.json"
-        ) from error
-    if not isinstance(config, dict):
-        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
-    return config
+    return ModelShape.from_config(read_config_file(path), path)
 
 
 def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from ift_scale.engines.model_folder import model_config
-from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import write_manifest
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -141,7 +139,6 @@ def build_meter(
     events: job.Events,
 ) -> throughput.Meter:
     """Returns the meter of an arm's steps. Notes the reason if MFU cannot be computed."""
-    shape = ModelShape.from_config(model_config(Path(work.model_path)))
     dtype = zero_config.precision_of(work.train, context.device)
     peak, no_peak = throughput.peak_flops(work.train, context.device, dtype)
     if no_peak:
@@ -150,7 +147,7 @@ def build_meter(
         tokens,
         work.hidden_size,
         context.ranks.world_size,
-        shape,
+        work.shape,
         packed.pruned,
         packed.shares_prefix,
         peak,

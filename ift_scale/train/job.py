@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import Stopped
+from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.files import write_text
 from ift_scale.records import Arm
 from ift_scale.train.data import dataset, packing
@@ -59,6 +60,8 @@ class Job(BaseModel):
     model_path: str
     trust_remote_code: bool = False
     hidden_size: int
+    shape: ModelShape | None = None
+    """Sizes of the model, for the memory model and MFU; None if they are unknown."""
     template: str
     logs: str
     """Folder of the run's logs, to which trackers write their local files."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ift_scale.config import Config
-from ift_scale.engines.model_folder import hidden_size, model_config
-from ift_scale.errors import ConfigError, Place
+from ift_scale.config import Config, TrainConfig
+from ift_scale.engines.model_folder import model_config
+from ift_scale.errors import ConfigError, DataError, Place
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.progress import Bar, say
@@ -22,6 +22,7 @@ from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.engine import checkpoint_manifest, export_tokenizer
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.live import tokens as live_tokens
+from ift_scale.train.model.path import TrainingPath
 from ift_scale.train.monitor import trackers
 from ift_scale.train.proof import stored
 
@@ -40,7 +41,7 @@ def prepare(
 
     `part` distinguishes the files of several commands that work in one folder.
     """
-    from ift_scale.engines import weight_checks  # imports torch
+    from ift_scale.engines import model_class, weight_checks  # imports torch
 
     trusted = config.model.trust_remote_code
     weight_checks.check(model_path, trusted)
@@ -48,6 +49,9 @@ def prepare(
     proof = stored.proof_of(model_path, config.train.max_length, trusted)
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
+    shape = _shape(model_path, trusted)
+    path = proof.fastest(config.train)
+    train = with_checkpointing(config.train, path)
     check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -62,20 +66,22 @@ def prepare(
     for arm in arms:
         # Refuses a checkpoint of another model or set before the ranks are started.
         checkpoint_manifest.latest(arm)
+    hidden_size = model_class.hidden_size(model_path, trusted)
     if live is not None and config.train.live.every != 0:
         live_jobs = live_questions.build_jobs(
-            live, arms, config, tokenizer, folder / TOKENS, hidden_size(model_path)
+            live, arms, config, tokenizer, folder / TOKENS, hidden_size
         )
         arms = [arm.model_copy(update={"live": live_jobs.get(arm.arm.name)}) for arm in arms]
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
         trust_remote_code=trusted,
-        hidden_size=hidden_size(model_path),
+        hidden_size=hidden_size,
+        shape=shape,
         template=config.evaluate.template,
         logs=str(logs),
-        train=config.train,
-        path=proof.fastest(config.train),
+        train=train,
+        path=path,
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
@@ -92,12 +98,40 @@ def _arm_job(task: Task, arm: Arm, source: Path, tokens: Path) -> job.ArmJob:
     )
 
 
+def _shape(model_path: Path, trust_remote_code: bool) -> ModelShape | None:
+    """Returns the model's shape, or None for a class that cannot be measured, and says so."""
+    try:
+        return ModelShape.from_config(
+            model_config(model_path), model_path / "config.json", trust_remote_code
+        )
+    except DataError as error:
+        say(f"train: no MFU and no estimate of memory, because the sizes are unknown: {error}")
+        return None
+
+
+def with_checkpointing(train: TrainConfig, path: TrainingPath) -> TrainConfig:
+    """Returns the settings with the kinds of activation checkpointing that the path allows.
+
+    Raises ConfigError if the one that is set is not among them.
+    """
+    wanted = train.activation_checkpointing
+    if wanted == "none" or wanted in path.recomputes or len(path.recomputes) == 2:
+        return train
+    if wanted != "auto":
+        problem = f"train.activation_checkpointing: this model does not support {wanted}"
+        raise ConfigError("settings", [f"{problem}; set it to auto or none"])
+    only = next(iter(path.recomputes), "none")
+    say(f"train: activation checkpointing: {only}, because the model supports no other")
+    return train.model_copy(update={"activation_checkpointing": only})
+
+
 def check_memory(work: job.Job) -> None:
     """Raises EnvironmentProblem if the ranks will use this node's CPUs and no setting fits."""
     if not has_gpu() and not work.train.hostfile:
-        shape = ModelShape.from_config(model_config(Path(work.model_path)))
         room = auto.Room(None, work.train.num_ranks, work.train.num_ranks, host.available())
-        auto.resolve(work.train, shape, room, job.max_micro_batch_tokens(work, room.world_size))
+        auto.resolve(
+            work.train, work.shape, room, job.max_micro_batch_tokens(work, room.world_size)
+        )
 
 
 def check_model_settings(config: Config, model_path: Path) -> None:
@@ -107,7 +141,8 @@ def check_model_settings(config: Config, model_path: Path) -> None:
         from ift_scale.train.model import packed
 
         try:
-            packed.RouterBalance(packed.without_weights(model_path))
+            trusted = config.model.trust_remote_code
+            packed.RouterBalance(packed.without_weights(model_path, trusted))
         except ValueError as error:
             problem = f"train.router_aux_loss: {error}; set it to false"
             raise ConfigError("settings", [problem]) from error

@@ -4,16 +4,13 @@ import os
 import socket
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.engines.model_folder import model_config
 from ift_scale.estimate import auto, host
-from ift_scale.estimate.shape import ModelShape
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.train import job
@@ -85,8 +82,7 @@ def resolve_auto(
         train = train.model_copy(update={"hpz": "off"})
     room = auto.Room(smallest, ranks.world_size, max(per_node.values()), available)
     tokens = None if on_gpu else job.max_micro_batch_tokens(work, ranks.world_size)
-    shape = ModelShape.from_config(model_config(Path(work.model_path)))
-    config, note = auto.resolve(train, shape, room, tokens)
+    config, note = auto.resolve(train, work.shape, room, tokens)
     if note:
         events.note(note)
     return config

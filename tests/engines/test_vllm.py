@@ -1,6 +1,7 @@
 """The arguments that the vLLM engine passes to vLLM, without vLLM."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,9 +34,10 @@ def test_graphs_are_captured_only_for_an_engine_that_generates(
     graphs: bool,
 ) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setitem(
-        sys.modules, "vllm", SimpleNamespace(LLM=lambda **arguments: asked.update(arguments))
+    vllm = SimpleNamespace(
+        LLM=lambda **arguments: asked.update(arguments), __spec__=ModuleSpec("vllm", None)
     )
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     VllmEngine(EngineSpec(str(world_model), "bfloat16", config))
     assert ("compilation_config" not in asked) == graphs

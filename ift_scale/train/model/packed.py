@@ -195,7 +195,8 @@ UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError,
 
 def without_cache(model: Any) -> dict[str, Any]:
     """Returns the argument that keeps a forward pass from storing keys and values, if any."""
-    takes_it = "use_cache" in inspect.signature(type(model).forward).parameters
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    takes_it = any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
     return {"use_cache": False} if takes_it else {}
 
 

@@ -19,6 +19,7 @@ from ift_scale.config.train import TrainConfig
 
 PathName = Literal["pruned", "packed", "padded", "single"]
 PATHS: tuple[PathName, ...] = ("pruned", "packed", "padded", "single")
+Recomputed = Literal["selective", "full"]
 Layout = Literal["packed", "padded", "single"]
 """How examples are laid into a forward pass: in one row, in a padded batch, or one at a time."""
 
@@ -54,6 +55,8 @@ class TrainingPath(BaseModel):
     terms: frozenset[str] = frozenset()
     """What the model adds to plain attention, which not every kernel computes: `softcap`, `sinks`,
     `dropout`."""
+    recomputes: frozenset[Recomputed] = frozenset({"selective", "full"})
+    """Kinds of activation checkpointing that the model supports."""
 
     @property
     def is_packed(self) -> bool:

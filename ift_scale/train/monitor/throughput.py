@@ -83,7 +83,7 @@ class Meter:
     tokens: TokenizedSet
     hidden_size: int
     num_ranks: int
-    shape: ModelShape
+    shape: ModelShape | None
     pruned: bool
     share_prefix: bool
     peak_flops: float | None
@@ -101,7 +101,11 @@ class Meter:
         )
         shared = shared_prefixes(step, self.tokens) if self.share_prefix else []
         tokens, supervised = int(self.tokens.lengths[examples].sum()), int(rows.sum())
-        flops = train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
+        flops = (
+            None
+            if self.shape is None
+            else train_flops(self.shape, lengths.tolist(), rows.tolist(), self.pruned, shared)
+        )
         return {
             "examples": len(examples),
             "tokens": tokens,
@@ -119,5 +123,5 @@ class Meter:
         device_seconds = seconds * self.num_ranks
         return {
             "tokens_per_second_per_gpu": counts["tokens"] / device_seconds,
-            "mfu": None if peak is None else flops / (device_seconds * peak),
+            "mfu": None if peak is None or flops is None else flops / (device_seconds * peak),
         }

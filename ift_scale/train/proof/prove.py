@@ -10,7 +10,7 @@ changing one example leaves all others as they were. The paths run the trainer's
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,10 +27,11 @@ from ift_scale.train.model.attention import recorded_terms
 from ift_scale.train.model.packed import (
     UNSUPPORTED,
     PackedCausalLM,
+    checkpoint_activations,
     decoder_of,
     without_cache,
 )
-from ift_scale.train.model.path import PATHS, Head, TrainingPath
+from ift_scale.train.model.path import PATHS, Head, Recomputed, TrainingPath
 from ift_scale.train.proof import examples, shrink
 from ift_scale.train.proof.verdict import Proof, Verdict
 
@@ -153,7 +154,23 @@ def _verdict(
     largest = differences[worst]
     is_exact = largest <= tolerance or is_reference
     reason = "" if is_exact else f"{worst} by {largest:.1e}"
+    if is_exact:
+        kept = _recomputed(model, path, tokens, reference, tolerance)
+        path = path.model_copy(update={"recomputes": frozenset(kept)})
     return Verdict(path=path, is_exact=is_exact, difference=largest, reason=reason)
+
+
+def _recomputed(
+    model: Any, path: TrainingPath, tokens: TokenizedSet, reference: _Pass, tolerance: float
+) -> Iterator[Recomputed]:
+    """Yields the kinds of activation checkpointing under which the gradients are the same."""
+    for kind in get_args(Recomputed):
+        try:
+            found = _run(model, path, tokens, range(len(tokens.lengths)), checkpointing=kind)
+        except UNSUPPORTED:
+            continue
+        if _gradients_differ(found.gradients, reference.gradients)[1] <= tolerance:
+            yield kind
 
 
 def _run(
@@ -162,10 +179,13 @@ def _run(
     tokens: TokenizedSet,
     order: Sequence[int],
     with_gradients: bool = True,
+    checkpointing: str = "none",
 ) -> _Pass:
     """Computes the examples by a path. Returns the logits in the set's order."""
+    config = TrainConfig(attention="sdpa", activation_checkpointing=checkpointing)  # type: ignore[arg-type]
     twin = _twin(model, path.attention)
-    packed = PackedCausalLM(twin, _CONFIG, _CPU, linear_cross_entropy, path)
+    checkpoint_activations(twin, config)
+    packed = PackedCausalLM(twin, config, _CPU, linear_cross_entropy, path)
     factors, logits = examples.scales(tokens), dict[int, Tensor]()
     micro_batches = [[number] for number in order] if path.layout == "single" else [list(order)]
     for numbers in micro_batches:
@@ -175,9 +195,6 @@ def _run(
         if with_gradients:
             packed(batch)[0].backward()
     return _Pass([logits[number] for number in sorted(logits)], _gradients(packed.model))
-
-
-_CONFIG = TrainConfig(attention="sdpa")
 
 
 def _twin(model: Any, attention: str | None) -> Any:
