@@ -42,8 +42,6 @@ class Precision:
     repeated: bool = False
     longest: int = 0
     """Tokens of the longest example, for attention that saves its whole matrix."""
-    own_head: bool = False
-    """True if the model's own head and loss compute the logits of all rows at once."""
 
 
 def _norm(shape: ModelShape, precision: Precision) -> int:
@@ -147,14 +145,8 @@ def head(shape: ModelShape, precision: Precision, rows: int) -> float:
     GPU with a < 4, their gradient (otherwise it replaces them). The head's gradient is summed in
     float32 over chunks and then cast. A CPU multiplies in float32 for any a and holds a copy of the
     head.
-
-    The model's own head has logits in a and in float32, their log-softmax, and its gradient in
-    float32 and in a (transformers, loss/loss_utils.py), for all rows.
     """
     a, size = precision.element, shape.embedding_parameters
-    if precision.own_head:
-        wide = 12 if a == 4 else 12 + 2 * a
-        return rows * (wide * shape.vocab + 2 * a * shape.hidden) + a * size
     matrix = a if precision.on_gpu else 4
     max_rows = max(1, (GPU_LOGITS if precision.on_gpu else CPU_LOGITS) // (4 * shape.vocab))
     chunks = -(-rows // max_rows)

@@ -95,8 +95,6 @@ class Workload:
     """True if keys and values are repeated for grouped attention."""
     longest: int = 0
     """Tokens of the longest example, for attention that saves its whole matrix."""
-    own_head: bool = False
-    """True if the model's own head and loss compute the logits of all rows at once."""
 
     @classmethod
     def of(
@@ -322,9 +320,7 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     """Returns the bytes of one rank, by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
-    precision = Precision(
-        work.element, work.fused, work.on_gpu, work.repeated, work.longest, work.own_head
-    )
+    precision = Precision(work.element, work.fused, work.on_gpu, work.repeated, work.longest)
     copy = 1 / setting.hpz if setting.hpz > 1 else 0
     always, gathered = _always(work, setting), _gathered(work, setting)
     matrix = work.element * shape.embedding_parameters
