@@ -12,7 +12,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks", "layers")
+_COUNTS = (
+    *("num_layers_per_stack", "num_hidden_layers", "num_layers", "n_layer", "n_layers"),
+    *("num_blocks", "layers"),
+)
 _SIDE_COUNTS = (
     *("encoder_layers", "decoder_layers"),
     *("num_encoder_layers", "num_decoder_layers"),
@@ -156,8 +159,11 @@ def with_layers(settings: PretrainedConfig, layers: Sequence[int]) -> dict[str, 
     fields |= copy.deepcopy(parts)
     per_layer = _lists(settings)
     for name, value in list(fields.items()):
-        if name in _COUNTS or name in _SIDE_COUNTS:
+        if name in _SIDE_COUNTS:
             fields[name] = len(layers)
+        elif name in _COUNTS:
+            # HRM runs a stack of layers several times, and counts each time.
+            fields[name] = max(1, value * len(layers) // num)
         elif value is None:
             continue
         elif name in per_layer:

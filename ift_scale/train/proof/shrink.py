@@ -16,7 +16,6 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from ift_scale.train.proof.layer_choice import chosen, rebuilt, with_layers
 from ift_scale.train.proof.small_fields import (
-    HEADS,
     HIDDEN,
     LIMITS,
     NEVER,
@@ -62,16 +61,19 @@ def text_class(settings: PretrainedConfig) -> tuple[Any, PretrainedConfig]:
     raise CannotShrink(f"{type(settings).__name__}: transformers has no causal language model")
 
 
-def shrink(settings: PretrainedConfig, max_length: int | None = None) -> PretrainedConfig:
+def shrink(
+    settings: PretrainedConfig, max_length: int | None = None, hidden: int = HIDDEN
+) -> PretrainedConfig:
     """Returns a small config of the same class; CannotShrink if its fields do not allow one.
 
     `max_length`: length in tokens that no row exceeds. Rotary frequencies that change at a length
-    beyond it are left as they are up to there.
+    beyond it are left as they are up to there. `hidden`: about the small model's hidden size.
     """
     try:
         fields = with_layers(settings, chosen(settings))
-        small = _small(fields, _scale(settings, fields))
-        _shrink_positions(fields, small, max_length)
+        scale = _scale(settings, fields, hidden)
+        small = _small(fields, scale)
+        _shrink_positions(fields, small, max_length, scale.small_hidden // scale.small_heads)
         return rebuilt(settings, small)
     except Exception as error:
         name = type(settings).__name__
@@ -95,7 +97,7 @@ def two_layers(settings: PretrainedConfig) -> PretrainedConfig:
 def limits(settings: PretrainedConfig) -> list[int]:
     """Returns the config's lengths in tokens beyond which something changes, ascending."""
     fields = settings.to_dict()
-    found = {*_limits(fields), *_rotary_limits(fields)}
+    found = {*_limits(fields), *_products(fields), *_rotary_limits(fields)}
     return sorted(length for length in found if 0 < length < NEVER)
 
 
@@ -114,6 +116,14 @@ def _limits(fields: dict[str, Any]) -> Iterator[int]:
                 yield length
 
 
+def _products(fields: dict[str, Any]) -> Iterator[int]:
+    """Yields the limits that are a product of fields."""
+    if rates := fields.get("compress_rates"):  # DeepSeek V4 selects among compressed tokens
+        yield fields["index_topk"] * max(rates.values())
+    if blocks := fields.get("num_random_blocks"):  # BigBird attends fully to shorter rows
+        yield (5 + 2 * blocks) * fields["block_size"]
+
+
 def _rotary_limits(fields: dict[str, Any]) -> Iterator[int]:
     longest = next((fields[name] for name in _LONGEST if fields.get(name)), 0)
     for rope in _ropes(fields):
@@ -128,12 +138,12 @@ def _ropes(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from [value for value in table.values() if isinstance(value, dict)] or [table]
 
 
-def _scale(settings: PretrainedConfig, fields: dict[str, Any]) -> Scale:
+def _scale(settings: PretrainedConfig, fields: dict[str, Any], small: int) -> Scale:
     hidden = settings.hidden_size
     heads = next((found for name in _QUERY_HEADS if (found := getattr(settings, name, None))), 1)
     expand = next((fields[n] for n in ("mamba_expand", "expand") if fields.get(n)), 1)
     inner = fields.get("mamba_d_ssm") or 0
-    small_hidden = min(hidden, _WIDER.get(settings.model_type, HIDDEN))
+    small_hidden = min(hidden, max(small, _WIDER.get(settings.model_type, 0)))
     return Scale(
         hidden=hidden,
         small_hidden=small_hidden,
@@ -170,7 +180,7 @@ def _small(fields: dict[str, Any], scale: Scale) -> dict[str, Any]:
 def _small_part(part: PretrainedConfig, scale: Scale) -> PretrainedConfig:
     """Returns a nested config made small: as a model of its own, or as a part of this one."""
     if hasattr(part, "hidden_size") and hasattr(part, "num_hidden_layers"):
-        return shrink(part)
+        return shrink(part, hidden=scale.small_hidden)
     for name, value in part.to_dict().items():
         if hasattr(part, name) and (small := small_value(name, value, scale)) != value:
             setattr(part, name, small)
@@ -203,10 +213,12 @@ def _restore_products(fields: dict[str, Any], made: dict[str, Any], scale: Scale
         made["axial_pos_shape"] = [POSITIONS // 8, 8]
 
 
-def _shrink_positions(fields: dict[str, Any], made: dict[str, Any], max_length: int | None) -> None:
+def _shrink_positions(
+    fields: dict[str, Any], made: dict[str, Any], max_length: int | None, head_dim: int
+) -> None:
     """Sets rotary limits and the lengths of rotary lists."""
     longest = next((name for name in _LONGEST if made.get(name)), None)
-    width = made.get("qk_rope_head_dim") or made.get("head_dim") or HIDDEN // HEADS
+    width = made.get("qk_rope_head_dim") or made.get("head_dim") or head_dim
     whole = fields.get("original_max_position_embeddings")
     for rope in _ropes(made):
         kind = rope.get("rope_type", rope.get("type"))

@@ -56,7 +56,7 @@ class Scale:
 
     def few_heads(self, real: int) -> int:
         """Query heads; a hidden size that is kept keeps them, so that they still divide it."""
-        return real if self.hidden <= HIDDEN else 2 ** min(HEADS, real).bit_length() // 2
+        return real if self.hidden == self.small_hidden else 2 ** min(HEADS, real).bit_length() // 2
 
     def kv(self, real: int) -> int:
         """Key heads: as many as query heads, one, or two, as in the real model."""
@@ -132,8 +132,8 @@ _RULES: tuple[tuple[str, Callable[[int, Scale], int]], ...] = (
     # N-gram tables
     (r"ngram_vocab_size_base", _few(VOCABULARY)),
     (r"(make_ngram_vocab_size_divisible_by|split_ngram_parts)", _few(2)),
-    # Layers that are run or stacked again
-    (r"(rescale_every|num_layers_per_stack)", _few(1)),
+    # RWKV halves its states after this many layers
+    (r"rescale_every", _few(1)),
     # Windows and chunks
     (
         r"(sliding_window(_size)?|attention_chunk_size|attention_window_size|window_size"

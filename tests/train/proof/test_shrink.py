@@ -148,11 +148,76 @@ CASES: dict[str, _Case] = {
     ),
     "qwen3-next": ("Qwen3Next", {}, {"layer_types": ["linear_attention", "full_attention"]}, []),
     "rwkv": ("Rwkv", {}, {"rescale_every": 1, "attention_hidden_size": 64}, []),
+    "hrm": ("HrmText", {}, {"num_layers_per_stack": 2, "num_hidden_layers": 16}, []),
+    "deepseek-v4": (
+        "DeepseekV4",
+        {},
+        {"mlp_layer_types": ["hash_moe", "moe", "moe"], "index_topk": 8},
+        [4, 8, 64],
+    ),
     "moe-from-a-step": (
         "Qwen2Moe",
         {"decoder_sparse_step": 2, "mlp_only_layers": [5]},
         {"decoder_sparse_step": 2},
         [],
+    ),
+}
+
+
+# Sizes of published models whose heads are not a power of two, or not hidden size / heads wide.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "SmolLM2-135M": (
+        "Llama",
+        {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3},
+    ),
+    "Qwen2-0.5B": ("Qwen2", {"hidden_size": 896, "num_attention_heads": 14}),
+    "Phi-4-mini": (
+        "Phi3",
+        {
+            "hidden_size": 3072,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 8,
+            "rope_parameters": _LONGROPE | {"partial_rotary_factor": 0.75},
+            "pad_token_id": 199999,
+        },
+    ),
+    "Gemma-3-270m": (
+        "Gemma3Text",
+        {"hidden_size": 640, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256},
+    ),
+    "Falcon-7B": ("Falcon", {"hidden_size": 4544, "num_attention_heads": 71}),
+    "Falcon-40B": (
+        "Falcon",
+        {
+            "hidden_size": 8192,
+            "num_attention_heads": 128,
+            "num_kv_heads": 8,
+            "new_decoder_architecture": True,
+        },
+    ),
+    "Pythia-160M": ("GPTNeoX", {"hidden_size": 768, "num_attention_heads": 12}),
+    "Phi-2": (
+        "Phi",
+        {
+            "hidden_size": 2560,
+            "num_attention_heads": 32,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.4,
+            },
+        },
+    ),
+    "GPT-J": ("GPTJ", {"n_embd": 4096, "n_head": 16, "rotary_dim": 64}),
+    "DeepSeek-V2-Lite": (
+        "DeepseekV2",
+        {
+            "hidden_size": 2048,
+            "num_attention_heads": 16,
+            "q_lora_rank": None,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+        },
     ),
 }
 
@@ -210,6 +275,14 @@ def test_a_small_model_looks_at_its_row(name: str) -> None:
     last = ids.clone()
     last[0, -1] = 16 + (last[0, -1] - 15) % 112
     torch.testing.assert_close(_logits(model, last)[:-1], logits_TV[:-1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_can_be_made_small(name: str) -> None:
+    kind, settings = PUBLISHED[name]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = tiny_model(text_class(config)[0], shrink(config), 0)
+    assert _logits(model, _ids()).isfinite().all()
 
 
 def test_a_window_ends_what_a_model_sees() -> None:
