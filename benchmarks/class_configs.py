@@ -7,6 +7,7 @@ empty without which the class cannot be built; `_FILLED` has those, from publish
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 _QWEN4 = {
     "indexer_n_heads": 16,
@@ -50,6 +51,11 @@ _FILLED: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": _QWEN4,
     "xmod": {"default_language": "en_XX"},
     "dbrx": {"attn_config": {"kv_n_heads": 8, "clip_qkv": 8, "rope_theta": 500000.0}},
+    "granitemoehybrid": {
+        "layer_types": (["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 2)
+        * 4
+    },
+    "bloom": {"hidden_size": 1024, "n_layer": 24, "n_head": 16},
     "bamba": {"attn_layer_indices": [9, 18, 27]},
 }
 
@@ -60,3 +66,10 @@ def example(model_type: str) -> PretrainedConfig:
     if getattr(made, "is_decoder", True) is False and not made.is_encoder_decoder:
         made.is_decoder = True
     return made
+
+
+def model_types() -> list[str]:
+    """Returns the types with a causal language model, except where a type's text part is another
+    one of them."""
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return [name for name in known if f"{name}_text" not in known]

@@ -158,6 +158,9 @@ class Clock(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         dist.barrier()
+        self.start()
+
+    def start(self) -> None:
         self._last, self._last_cpu = time.perf_counter(), time.process_time()
 
     def on_step_begin(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.suite import goals, gpu, growth
+from benchmarks.suite.classes import classes_table
 from benchmarks.suite.markdown import commits, markdown_table, measured
 from benchmarks.suite.page import slope
 from benchmarks.suite.registry import BENCHMARKS, CHECKOUT, results_folder
@@ -252,10 +253,11 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "demo-time": table("demo", "seconds"),
     "goals": goals_table,
     "models": models_table,
+    "classes": classes_table,
     **gpu.BLOCKS,
     **{
         f"{name}-table": table(name)
         for name in BENCHMARKS
-        if name not in ("demo", "simulator", "models")
+        if name not in ("demo", "simulator", "models", "classes")
     },
 }

@@ -103,6 +103,18 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "classes",
+            "every causal language model class: training path, proof, scoring strategy, tokens per "
+            "second",
+            "the model's own code, one example or row at a time; TRL",
+            "none: a difference is the result; the losses of all trainers are compared",
+            "bench_classes.py",
+            Size("small random models of all classes of transformers, one core", 25.0, 0.0, 1, 1),
+            "not yet",
+            ("trl",),
+            in_all=False,
+        ),
+        Benchmark(
             "train",
             "tokens per second and seconds per optimizer step; the effect of each of our "
             "optimizations",
