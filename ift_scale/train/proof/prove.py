@@ -42,7 +42,7 @@ TOLERANCE = 1e-5
 _ROUNDINGS, _LARGEST_ROUNDING = 3.0, 1e-4
 # Gradients below this share of the largest gradient of all parameters are compared to it: they are
 # rounding themselves.
-_SMALL_GRADIENT = 1e-2
+_SMALL_GRADIENT = 5e-2
 _MEMORY_SHARE = 0.5
 """Share of the free memory that layers of real size may take."""
 _CPU = torch.device("cpu")
@@ -248,8 +248,9 @@ def _gradients(model: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _check_causal(model: Any, tokens: TokenizedSet, vocabulary: int) -> None:
-    ids = tokens.examples()[0]
+    ids, shortest = tokens.examples()[0], tokens.examples()[int(tokens.lengths.argmin())]
     before = _plain(model, ids)[0, :-1]
+    _plain(model, shortest)  # BigBird changes its attention for good after a short row
     if _difference(_plain(model, ids)[0, :-1], before) > _LARGEST_ROUNDING:
         raise NotCausal("the logits of a row depend on the forward passes before")
     later = ids.copy()

@@ -38,9 +38,11 @@ class Scale:
     """Small ids of the special tokens by their real ones."""
 
     def width(self, real: int) -> int:
-        """A width in its ratio to the hidden size, a multiple of 16 up to twice as wide."""
+        """A width in its ratio to the hidden size: 4 times, or a multiple of 16 up to twice."""
         if real in (0, self.hidden):
             return self.small_hidden if real else 0
+        if real == 4 * self.hidden:  # some code computes it, whatever the config has
+            return 4 * self.small_hidden
         near = round(real / self.hidden * self.small_hidden / 16) * 16
         return min(real, 2 * self.small_hidden, max(16, near))
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import (
     BertConfig,
     BertLMHeadModel,
+    BigBirdConfig,
+    BigBirdForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Gemma2Config,
@@ -178,6 +180,12 @@ def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
 def test_a_class_that_no_path_makes_right_is_refused(layer: Any, reason: str) -> None:
     with pytest.raises(NotCausal, match=reason):
         prove(_with(layer), LlamaConfig())
+
+
+def test_a_class_that_changes_after_a_short_row_is_refused() -> None:
+    """BigBird attends to everything in rows of up to 704 tokens, and in all rows after one."""
+    with pytest.raises(NotCausal, match="passes before"):
+        prove(BigBirdForCausalLM, BigBirdConfig(is_decoder=True))
 
 
 def test_an_encoder_is_refused() -> None:
