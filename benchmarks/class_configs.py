@@ -44,6 +44,10 @@ _FILLED: dict[str, dict[str, Any]] = {
     },
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 64, "moe_topk": 8},
+    "lfm2": {
+        "num_hidden_layers": 16,
+        "layer_types": (["conv", "conv", "full_attention"] * 5 + ["conv"]),
+    },
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},

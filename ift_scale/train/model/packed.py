@@ -44,6 +44,10 @@ _KEPT = {
 _KEPT_NAMES = ("flash_attn", "varlen_attn")
 
 
+# A path raises one of these for a model that it does not support.
+UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
+
+
 class PackedCausalLM(nn.Module):
     """Wraps a causal language model of transformers; computes micro-batches by one training path.
 
@@ -72,7 +76,10 @@ class PackedCausalLM(nn.Module):
             if model.config._attn_implementation != attention.NAMES[chosen]:
                 raise TypeError(f"{type(model).__name__} does not use transformers' attention")
         if self.pruned:
-            last_layer.prune(decoder_layers(model)[-1])
+            try:
+                last_layer.prune(decoder_layers(model)[-1])
+            except UNSUPPORTED as error:
+                raise TypeError(f"its last layer is not built like Llama's ({error})") from error
         if path.head is None:
             self._rows_R: Tensor | None = None
             model.get_output_embeddings().register_forward_pre_hook(self._select)
@@ -187,10 +194,6 @@ class RouterBalance:
             for start, length in zip(starts, lengths, strict=True)
         ]
         return self._coefficient * torch.stack(losses).sum() * bool(batch.examples)
-
-
-# A path raises one of these for a model that it does not support.
-UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
 
 
 def without_cache(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ changing one example leaves all others as they were. The paths run the trainer's
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -50,6 +51,17 @@ _CPU = torch.device("cpu")
 
 class NotCausal(Exception):
     """The model's logits depend on later tokens, or on the passes before."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread: the model is so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Pass(NamedTuple):
@@ -136,7 +148,7 @@ def _verdict(
         if is_reference:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return Verdict(path=path, is_exact=False, reason=f"not supported: {reason}")
+        return Verdict(path=path, is_exact=False, reason=f"not possible: {reason}")
     path = path.model_copy(update={"terms": path.terms | terms})
     others = [i for i in range(count) if i != examples.CHANGED]
     differences = {

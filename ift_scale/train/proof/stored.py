@@ -56,13 +56,13 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     """Returns the proof of a folder's class and config, computed now; imports torch."""
     from ift_scale.engines.weight_checks import quiet
     from ift_scale.train.model.packed import UNSUPPORTED, class_and_config
-    from ift_scale.train.proof.prove import NotCausal, prove
+    from ift_scale.train.proof.prove import NotCausal, one_thread, prove
     from ift_scale.train.proof.shrink import CannotShrink
 
     kind, settings = class_and_config(folder, trust_remote_code)
     place = Place(folder / "config.json", field="architectures")
     try:
-        with quiet():
+        with quiet(), one_thread():
             return prove(kind, settings, max_length)
     except NotCausal as error:
         remedy = "Give a causal language model: each token's logits depend on earlier tokens only"

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ift_scale.train.proof.small_fields import SPECIAL_TOKENS, CannotShrink
 
-MOST_PARAMETERS = 1_000_000
+MOST_PARAMETERS = 10_000_000
 _LOGITS_STD, _SCORES_STD = 2.0, 2.5
 _NOISE = 0.2
 _PROBE = 40

@@ -112,5 +112,5 @@ def test_the_description_names_the_path_and_why_faster_ones_are_not_taken(tmp_pa
     proof = stored.proof_of(_folder(tmp_path / "model", GPT2Config()), LENGTH)
     lines = stored.describe(proof, TrainConfig())
     assert lines[0].startswith("GPT2LMHeadModel: training path packed (")
-    assert lines[1].startswith("not pruned: not supported: ")
+    assert lines[1].startswith("not pruned: not possible: ")
     assert lines[2] == "attention computes dropout"
