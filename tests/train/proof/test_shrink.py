@@ -379,6 +379,6 @@ def test_a_width_under_an_unknown_name_is_found() -> None:
     """A class whose sizes no group knows stays large; it is refused before it takes memory."""
     kind, settings = text_class(transformers.LlamaConfig())
     small = shrink(settings)
-    small.intermediate_size = 11008
+    small.intermediate_size = 110_080
     with pytest.raises(CannotShrink, match="parameters at its small size"):
         tiny_model(kind, small, 0)
