@@ -198,9 +198,14 @@ def _supported_modules(model: Any) -> _SupportedModules:
     norms: list[Any] = []
     mlps: list[Any] = []
     own: dict[str, None] = {}
+    folder = family.prefix.lower()
     for module in model.modules():
         kind = type(module).__name__
-        if kind == f"{family.prefix}RMSNorm":
+        if type(module).__module__ != f"transformers.models.{folder}.modeling_{folder}":
+            # A folder's own code may give another class the same name.
+            if kind.endswith("RMSNorm") or hasattr(module, "gate_proj"):
+                own[kind] = None
+        elif kind == f"{family.prefix}RMSNorm":
             norms.append(module)
         elif kind == f"{family.prefix}MLP" and type(module.act_fn) in _ACTIVATIONS:
             mlps.append(module)
