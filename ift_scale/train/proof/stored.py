@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.engines.model_folder import model_config
+from ift_scale.engines.model_folder import model_config, refuse_quantised
 from ift_scale.errors import DataError, Place
 from ift_scale.io import digest_cache
 from ift_scale.io.files import write_text
@@ -38,6 +38,7 @@ def proof_of(folder: Path, max_length: int, trust_remote_code: bool = False) -> 
     process, and only with `trust_remote_code`. Raises DataError for a model that cannot be trained,
     with the reason.
     """
+    refuse_quantised(folder)
     settings = model_config(folder)
     runs_own_code = trust_remote_code and "auto_map" in settings
     entry = _entry(folder, settings, max_length, runs_own_code)
