@@ -1,4 +1,4 @@
-"""Scores of one tiny random model of every text-generation class that can be built small.
+"""Scores of a tiny random model of every kind of text-generation class.
 
 Every row, alone or beside others, after a prefix or whole, equals the model's own plain pass.
 """
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM
 
+from benchmarks.class_configs import example
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest, TextRequest
 from ift_scale.engines.transformers import TransformersEngine
-from ift_scale.train.proof.shrink import CannotShrink, shrink, text_class, tiny_model
+from ift_scale.train.proof.shrink import shrink, text_class, tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -31,22 +31,20 @@ _GROUPS = (
 )
 # transformers' SDPA silently ignores the capping of these models' scores (5.19).
 _CAPPED = ("gemma2", "vaultgemma")
-# Not text alone, or not causal without an encoder.
-_OTHERS = """
-    blt git whisper trocr musicgen musicgen_melody prophetnet cpmant xlnet reformer emu3 mllama
+# One or several for each mechanism; `python -m benchmarks run classes` has all classes.
+TYPES = """
+    bamba big_bird bloom cohere2 ctrl deepseek_v3 deepseek_v32 deepseek_v4 diffllama doge
+    falcon falcon_h1 falcon_mamba gemma2 gemma3_text gemma3n_text gpt2 gpt_neox gpt_oss gptj
+    granitemoehybrid hrm_text inkling_text jamba kimi_linear lfm2 lfm2_moe llama llama4_text
+    longcat_flash mamba mamba2 minimax mixtral moshi mpt nemotron_h olmo_hybrid opt phi phi3
+    qwen3_5_text qwen3_moe qwen3_next recurrent_gemma roberta rwkv stablelm xglm xlstm zamba2
 """.split()
-TYPES = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*_OTHERS})
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_rows_equal_plain_passes(model_type: str, tmp_path: Path) -> None:
-    try:
-        kind, settings = text_class(CONFIG_MAPPING[model_type]())
-        if hasattr(settings, "is_decoder"):
-            settings.is_decoder = True
-        tiny_model(kind, shrink(settings), 0).save_pretrained(tmp_path)
-    except (CannotShrink, TypeError, AttributeError, KeyError, ValueError) as error:
-        pytest.skip(f"its default config cannot be built small: {error}")
+    kind, settings = text_class(example(model_type))
+    tiny_model(kind, shrink(settings), 0).save_pretrained(tmp_path)
     config = EngineConfig(engine="transformers", batch_tokens=300)
     engine = TransformersEngine(EngineSpec(str(tmp_path), "float32", config))
     attention = "eager" if model_type in _CAPPED else None
