@@ -70,11 +70,14 @@ class PackedCausalLM(nn.Module):
         self.whole = path.name == "single"
         self._balance = RouterBalance(model) if config.router_aux_loss else None
         self._rope: RopeLimits | None = None
+        self.attention = path.attention
+        """Implementation: one of `attention.NAMES` if packed, else transformers' name or None."""
         if path.is_packed:
             chosen = attention.implementation(config, device, model.dtype, path.terms)
             model.set_attn_implementation(attention.NAMES[chosen])
             if model.config._attn_implementation != attention.NAMES[chosen]:
                 raise TypeError(f"{type(model).__name__} does not use transformers' attention")
+            self.attention = chosen
         if self.pruned:
             try:
                 last_layer.prune(decoder_layers(model)[-1])
