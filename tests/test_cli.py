@@ -249,7 +249,7 @@ def test_plan_of_a_folder_and_of_invalid_models(world_model: Path, tmp_path: Pat
         ("llama-2-7", "did you mean 'llama-2-7b'?"),
         (str(tmp_path / "config.json"), "not a JSON object"),
         (str(tmp_path), "not a JSON object"),
-        (str(tmp_path / "empty"), "config.json: missing"),
+        (str(tmp_path / "empty"), "config.json: is missing"),
     ]:
         result = _run("plan", "--model", model)
         assert result.exit_code == 2 and message in result.output, result.output

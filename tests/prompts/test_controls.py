@@ -371,6 +371,9 @@ def test_prompts_of_the_write_stage(tmp_path: Path) -> None:
         "<|eot_id|>",
         bos_token="<|eot_id|>",
     )
+    config = json.loads((folder / "config.json").read_text())
+    end = PromptTokenizer(folder).tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": end}))
     ids = PromptIds(folder, "write.explanations")
     for chat, expected in ((False, 0), (True, 3)):
         (found,) = ids.encode([Prompt(question_id="q", text="Why <|eot_id|>?", stop="", chat=chat)])
