@@ -100,6 +100,8 @@ def prune(layer: Any) -> None:
     Replaces the forwards of the instances, so that parameters and hooks keep their names.
     """
     attention = layer.self_attn
+    if getattr(attention.config, "clip_qkv", None) is not None:
+        raise TypeError("its attention clips queries, keys and values")
     rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     how = attention_arguments(attention)
     layer.forward = _layer_forward(layer, layer.forward, rotary)
