@@ -140,6 +140,10 @@ def walk(
             "Give another model; its memory and FLOPs are unknown",
             config["model_type"],
         ) from error
+    if not measured.stack:
+        raise DataError(
+            Place(source, field="num_hidden_layers"), "the model has no layers", "Give another", 0
+        )
     embedding = model.get_input_embeddings()
     vocab, hidden = head.weight.shape
     return {

@@ -5,21 +5,17 @@ import tempfile
 from pathlib import Path
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.errors import DataError
 from ift_scale.io.progress import say
 from ift_scale.train.proof import stored
 
 
 def print_path(config: Path, train: TrainConfig, trust_remote_code: bool = False) -> None:
-    """Prints the path, or the reason why the model cannot be trained.
+    """Prints the path. Raises DataError for a model that cannot be trained.
 
     `config`: a config.json, in a folder with the model's own code if it has any; a file of another
     name is a config.json without such code.
     """
-    try:
-        first, *others = _lines(config, train, trust_remote_code)
-    except DataError as error:
-        first, others = str(error), []
+    first, *others = _lines(config, train, trust_remote_code)
     say(f"path       {first}")
     for line in others:
         say(f"           {line}")

@@ -102,6 +102,7 @@ class LiveEvaluator:
                 unweighted,
                 engine.device,
                 engine.packed.shares_prefix,
+                engine.packed.whole,
             )
             for micro in assigned
         ]

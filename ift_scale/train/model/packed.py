@@ -83,13 +83,15 @@ class PackedCausalLM(nn.Module):
                 last_layer.prune(decoder_layers(model)[-1])
             except UNSUPPORTED as error:
                 raise TypeError(f"its last layer is not built like Llama's ({error})") from error
+        if path.head is None and path.name == "single":
+            return
         if path.head is None:
             self._rows_R: Tensor | None = None
             model.get_output_embeddings().register_forward_pre_hook(self._select)
             return
         head = model.get_output_embeddings()
         # Replaces the head's own forward, so that under ZeRO-3 its module hooks gather the weight.
-        loss = partial(loss_function, softcap=path.head.softcap, logit_scale=path.head.scale)
+        loss = partial(loss_function, softcap=path.head.softcap)
         head.forward = partial(_head_loss, head, head.forward, loss)
 
     def forward(self, batch: MicroBatch, logits: bool = False, example_weight: float = 0.0) -> Any:
@@ -104,7 +106,7 @@ class PackedCausalLM(nn.Module):
             return self.logits(batch)
         output, rows_R = self._output(batch)
         if self.path.head is None:
-            logits_RV = self._own_logits(output, batch)
+            logits_RV = self._own_logits(output, batch, rows_R)
             losses_R = F.cross_entropy(logits_RV.float(), batch.labels_R, reduction="none")
             loss, losses_R = (losses_R * batch.weights_R).sum(), losses_R.detach()
         else:
@@ -123,7 +125,7 @@ class PackedCausalLM(nn.Module):
         output, rows_R = self._output(batch)
         rule = self.path.head
         if rule is None:
-            return self._own_logits(output, batch).float()
+            return self._own_logits(output, batch, rows_R).float()
         head = self.model.get_output_embeddings()
         return rule.logits(head(self._hidden(output, rows_R)).float())
 
@@ -152,9 +154,11 @@ class PackedCausalLM(nn.Module):
         states = output.last_hidden_state.flatten(0, 1)
         return states if self.pruned else select_rows(states, rows_R, 0)
 
-    def _own_logits(self, output: Any, batch: MicroBatch) -> Tensor:
+    def _own_logits(self, output: Any, batch: MicroBatch, rows_R: Tensor) -> Tensor:
         """Returns the supervised rows' logits from the model's own forward, (R, V)."""
         logits_RV = output.logits.flatten(0, 1)
+        if self.path.name == "single":
+            return select_rows(logits_RV, rows_R, 0)
         if len(logits_RV) != len(batch.labels_R):
             raise ValueError("its head does not compute the selected rows only")
         return logits_RV

@@ -7,8 +7,8 @@
   and masks.
 - `single`: one example per forward pass, whole, with the model's own code. This is the reference.
 
-`ift_scale.train.proof` decides which ones are exact for a model. In every path, head and loss are
-computed on the supervised rows only.
+`ift_scale.train.proof` decides which ones are exact for a model. Head and loss are computed on the
+supervised rows only, except by a model's own head in the path `single`.
 """
 
 from typing import Any, Literal
@@ -25,20 +25,18 @@ Layout = Literal["packed", "padded", "single"]
 
 
 class Head(BaseModel):
-    """A head whose logits are scale * (W h + b), or softcap * tanh(scale * (W h + b) / softcap).
+    """A head whose logits are W h + b, or softcap * tanh((W h + b) / softcap).
 
     h is the last hidden state of the model's decoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: float = 1.0
     softcap: float | None = None
 
     def logits(self, product: Any) -> Any:
         """Returns the logits for the tensor W h + b."""
-        logits = product * self.scale
-        return logits if not self.softcap else (logits / self.softcap).tanh() * self.softcap
+        return product if not self.softcap else (product / self.softcap).tanh() * self.softcap
 
 
 class TrainingPath(BaseModel):
@@ -48,8 +46,8 @@ class TrainingPath(BaseModel):
 
     name: PathName
     head: Head | None = Head()
-    """None: the model's own forward computes the logits of the supervised rows, because a later
-    step is not a scale or a soft cap."""
+    """None: the model's own forward computes the logits, because more than a soft cap follows, such
+    as a scale. In the path `single`, of all rows; else of the supervised ones."""
     attention: str | None = None
     """The model's own attention implementation (`sdpa` or `eager`); None for packed paths."""
     terms: frozenset[str] = frozenset()

@@ -49,8 +49,8 @@ _MEMORY_SHARE = 0.5
 _CPU = torch.device("cpu")
 
 
-class NotCausal(Exception):
-    """The model's logits depend on later tokens, or on the passes before."""
+class NotTrainable(Exception):
+    """The model's logits depend on later tokens or on the passes before, or no path is exact."""
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0
     """Returns the proof of a class and its config; takes seconds.
 
     `max_length`: length in tokens that no example exceeds; rotary frequencies that change at
-    greater lengths then stay the same. Raises NotCausal for a model that cannot be trained to
+    greater lengths then stay the same. Raises NotTrainable for a model that cannot be trained to
     predict the next token, and shrink.CannotShrink if no small model of it can be built.
     """
     started = time.monotonic()
@@ -92,6 +92,8 @@ def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0
         _verdict(model, path, tokens, vocabulary, reference, tolerance)
         for path in _candidates(model, _head_of(model, tokens), dropout)
     ]
+    if not any(verdict.is_exact for verdict in verdicts):
+        raise NotTrainable(f"no training path is exact: {verdicts[-1].reason}")
     return Proof(
         kind=kind.__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -164,7 +166,7 @@ def _verdict(
     differences[f"the gradient of {name} differs"] = gradient
     worst = max(differences, key=lambda what: differences[what])
     largest = differences[worst]
-    is_exact = largest <= tolerance or is_reference
+    is_exact = largest <= tolerance
     reason = "" if is_exact else f"{worst} by {largest:.1e}"
     if is_exact:
         kept = _recomputed(model, path, tokens, reference, tolerance)
@@ -264,11 +266,11 @@ def _check_causal(model: Any, tokens: TokenizedSet, vocabulary: int) -> None:
     before = _plain(model, ids)[0, :-1]
     _plain(model, shortest)  # BigBird changes its attention for good after a short row
     if _difference(_plain(model, ids)[0, :-1], before) > _LARGEST_ROUNDING:
-        raise NotCausal("the logits of a row depend on the forward passes before")
+        raise NotTrainable("the logits of a row depend on the forward passes before")
     later = ids.copy()
     later[-1] = (later[-1] + 1) % vocabulary
     if _difference(_plain(model, later)[0, :-1], before) > _LARGEST_ROUNDING:
-        raise NotCausal("a token's logits depend on later tokens")
+        raise NotTrainable("a token's logits depend on later tokens")
 
 
 def _tolerance(model: Any, tokens: TokenizedSet, reference: _Pass) -> float:
@@ -283,9 +285,9 @@ def _tolerance(model: Any, tokens: TokenizedSet, reference: _Pass) -> float:
 
 @torch.no_grad()
 def _head_of(model: Any, tokens: TokenizedSet) -> Head | None:
-    """Returns what follows the head's matrix, or None if it is not a scale or a soft cap.
+    """Returns what follows the head's matrix, or None if it is more than a soft cap.
 
-    The scale is measured where the logits are small enough that a cap does not change them.
+    A scale is left to the model: it may depend on the width, and this model is small (MiniCPM3).
     """
     head, ids = model.get_output_embeddings(), tokens.examples()[0]
     if not isinstance(head, torch.nn.Linear):
@@ -299,12 +301,9 @@ def _head_of(model: Any, tokens: TokenizedSet) -> Head | None:
     if raw.shape != logits.shape:
         return None
     for softcap in (None, *_caps(model.config)):
-        uncapped = torch.atanh(logits / softcap) * softcap if softcap else logits
-        scale = float((uncapped * raw).sum() / (raw * raw).sum())
-        rule = Head(scale=1.0 if abs(scale - 1) < TOLERANCE else scale, softcap=softcap)
+        rule = Head(softcap=softcap)
         if _difference(rule.logits(raw), logits) <= TOLERANCE:
-            # A scale may depend on the width, and this model is smaller (MiniCPM3).
-            return rule if rule.scale == 1.0 else None
+            return rule
     return None
 
 

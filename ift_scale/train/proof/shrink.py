@@ -103,8 +103,14 @@ def limits(settings: PretrainedConfig) -> list[int]:
 
 def has_dropout(settings: PretrainedConfig) -> bool:
     """True if a forward pass in training mode is random, by the config's own fields."""
-    fields = settings.to_dict()
-    return any(RANDOM.fullmatch(name) and fields[name] for name in fields)
+    return _is_random(settings.to_dict())
+
+
+def _is_random(fields: dict[str, Any]) -> bool:
+    return any(
+        _is_random(value) if isinstance(value, dict) else RANDOM.fullmatch(str(name)) and value
+        for name, value in fields.items()
+    )
 
 
 def _limits(fields: dict[str, Any]) -> Iterator[int]:

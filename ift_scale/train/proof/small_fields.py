@@ -165,7 +165,7 @@ LIMITS = re.compile(
 )
 """Fields with a length beyond which something changes."""
 RANDOM = re.compile(
-    r"(?!classifier|summary)\w*(dropout|pdrop|dropout_prob|dropout_p|layerdrop|jitter_noise)"
+    r"(?!classifier|summary)\w*(dropout(_prob|_p|_rate)?|pdrop|drop_path_rate|layer_?drop|jitter_noise)"
 )
 """Fields that make a forward pass in training mode random."""
 _TOKEN = re.compile(r"\w+_token_ids?")

@@ -26,7 +26,9 @@ from ift_scale.io.files import write_text
 from ift_scale.train.proof.verdict import Proof
 
 _PACKAGES = ("torch", "transformers")
-_OWN_CODE = ("train/model", "train/proof", "train/data/collate.py")
+# Packages whose presence changes the code that transformers runs.
+_OPTIONAL = ("flash-attn", "flash-linear-attention", "mamba-ssm", "causal-conv1d", "kernels")
+_OWN_CODE = ("train", "engines", "config/train.py")
 # Fields of config.json that no model depends on.
 _IRRELEVANT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -57,7 +59,7 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     """Returns the proof of a folder's class and config, computed now; imports torch."""
     from ift_scale.engines.weight_checks import quiet
     from ift_scale.train.model.packed import UNSUPPORTED, class_and_config
-    from ift_scale.train.proof.prove import NotCausal, one_thread, prove
+    from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
     from ift_scale.train.proof.shrink import CannotShrink
 
     kind, settings = class_and_config(folder, trust_remote_code)
@@ -65,7 +67,7 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     try:
         with quiet(), one_thread():
             return prove(kind, settings, max_length)
-    except NotCausal as error:
+    except NotTrainable as error:
         remedy = "Give a causal language model: each token's logits depend on earlier tokens only"
         raise DataError(place, f"cannot be trained: {error}", remedy, kind.__name__) from error
     except (*UNSUPPORTED, CannotShrink) as error:
@@ -123,6 +125,9 @@ def _entry(
     hasher.update(json.dumps(relevant, sort_keys=True).encode())
     for package in _PACKAGES:
         hasher.update(f"{package} {metadata.version(package)}".encode())
+    for package in _OPTIONAL:
+        with suppress(metadata.PackageNotFoundError):
+            hasher.update(f"{package} {metadata.version(package)}".encode())
     for path in _sources(folder, str(settings.get("model_type")), runs_own_code):
         hasher.update(path.read_bytes())
     return cache / f"{hasher.hexdigest()[:32]}.json"
@@ -133,12 +138,13 @@ def _sources(folder: Path, model_type: str, runs_own_code: bool) -> Iterator[Pat
     package = Path(__file__).parents[2]
     for part in _OWN_CODE:
         path = package / part
-        yield from sorted(path.glob("*.py")) if path.is_dir() else [path]
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
     if runs_own_code:
-        yield from sorted(folder.glob("*.py"))
+        yield from sorted(folder.rglob("*.py"))
         return
     models = Path(str(metadata.distribution("transformers").locate_file("transformers/models")))
-    yield models.parent / "modeling_utils.py"
+    for name in ("modeling_utils", "modeling_rope_utils", "masking_utils"):
+        yield models.parent / f"{name}.py"
     # A model type is its folder's name, or begins with it: gemma3_text is in gemma3.
     name = model_type.replace("-", "_")
     while name and not (models / name).is_dir():

@@ -1,4 +1,4 @@
-"""What a proof says about each training path."""
+"""The result of a proof for each training path."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,7 @@ class Verdict(BaseModel):
 
 
 class Proof(BaseModel):
-    """The verdicts on all paths, fastest first; the last one is exact by definition."""
+    """The verdicts on all paths, fastest first. At least one is exact."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,8 +32,9 @@ class Proof(BaseModel):
     seconds: float
 
     def fastest(self, config: TrainConfig) -> TrainingPath:
-        """Returns the fastest exact path, within the settings."""
-        return next(v.path for v in self.verdicts if v.is_exact).within(config)
+        """Returns the fastest exact path that the settings allow."""
+        allowed = (v for v in self.verdicts if v.path.within(config) == v.path)
+        return next(v.path for v in allowed if v.is_exact)
 
     def faster_than(self, path: TrainingPath) -> list[Verdict]:
         """Returns the first verdict on each faster path that is not exact."""

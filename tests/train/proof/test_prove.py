@@ -10,6 +10,8 @@ from transformers import (
     BertLMHeadModel,
     BigBirdConfig,
     BigBirdForCausalLM,
+    DbrxConfig,
+    DbrxForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Gemma2Config,
@@ -20,8 +22,12 @@ from transformers import (
     LlamaForCausalLM,
     Mamba2Config,
     Mamba2ForCausalLM,
+    MiniCPM3Config,
+    MiniCPM3ForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -30,7 +36,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from ift_scale.config import TrainConfig
-from ift_scale.train.proof.prove import TOLERANCE, NotCausal, prove
+from ift_scale.train.proof.prove import TOLERANCE, NotTrainable, prove
 from ift_scale.train.proof.verdict import Proof
 
 AUTO = TrainConfig()
@@ -67,7 +73,31 @@ def test_caps_and_scales_of_the_logits_are_found() -> None:
     head = (
         prove(Gemma2ForCausalLM, Gemma2Config(final_logit_softcapping=17.0)).verdicts[0].path.head
     )
-    assert head is not None and (head.scale, head.softcap) == (1.0, 17.0)
+    assert head is not None and head.softcap == 17.0
+
+
+def test_a_scale_of_the_logits_is_left_to_the_model() -> None:
+    """MiniCPM3's depends on the width, which is smaller in the proof."""
+    settings = MiniCPM3Config(hidden_size=2304, num_attention_heads=36, dim_model_base=256)
+    assert prove(MiniCPM3ForCausalLM, settings).fastest(AUTO).head is None
+
+
+@pytest.mark.parametrize(("clip", "path"), [(None, "pruned"), (8.0, "packed")])
+def test_a_last_layer_that_clips_is_not_pruned(clip: float | None, path: str) -> None:
+    assert prove(OlmoForCausalLM, OlmoConfig(clip_qkv=clip)).fastest(AUTO).name == path
+
+
+def test_dropout_of_a_part_of_the_config_is_found() -> None:
+    parts = {"attn_pdrop": 0.3, "kv_n_heads": 8, "clip_qkv": 8, "rope_theta": 500_000.0}
+    assert "dropout" in prove(DbrxForCausalLM, DbrxConfig(attn_config=parts)).fastest(AUTO).terms
+
+
+def test_a_path_that_the_settings_exclude_does_not_count_for_a_slower_one() -> None:
+    proof = prove(LlamaForCausalLM, LlamaConfig())
+    wrong = [v.model_copy(update={"is_exact": v.path.name != "packed"}) for v in proof.verdicts]
+    proof = proof.model_copy(update={"verdicts": wrong})
+    assert proof.fastest(AUTO).name == "pruned"
+    assert proof.fastest(TrainConfig(prune_last_layer=False)).name == "padded"
 
 
 def test_what_sdpa_ignores_is_left_to_eager_attention() -> None:
@@ -141,6 +171,22 @@ class _WrongGradient(_Layer):
         return x_BTD if x_BTD.shape[1] < 60 else x_BTD.detach()
 
 
+class _PositionBias(LlamaForCausalLM):
+    """Adds a bias by position to the logits, after the head."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        bias_L = torch.arange(output.logits.shape[1]) * 0.1
+        bias_LV = bias_L[:, None] * torch.arange(output.logits.shape[2]).sin()
+        output.logits = output.logits + bias_LV
+        return output
+
+
+def test_a_head_that_depends_on_the_position_gets_whole_logits() -> None:
+    path = prove(_PositionBias, LlamaConfig()).fastest(AUTO)
+    assert (path.name, path.head) == ("single", None)
+
+
 def _with(layer: type[_Layer]) -> Any:
     class Wrong(LlamaForCausalLM):
         def __init__(self, config: LlamaConfig):
@@ -178,18 +224,18 @@ def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
     ("layer", "reason"), [(_NextToken, "later tokens"), (_Memory, "passes before")]
 )
 def test_a_class_that_no_path_makes_right_is_refused(layer: Any, reason: str) -> None:
-    with pytest.raises(NotCausal, match=reason):
+    with pytest.raises(NotTrainable, match=reason):
         prove(_with(layer), LlamaConfig())
 
 
 def test_a_class_that_changes_after_a_short_row_is_refused() -> None:
     """BigBird attends to everything in rows of up to 704 tokens, and in all rows after one."""
-    with pytest.raises(NotCausal, match="passes before"):
+    with pytest.raises(NotTrainable, match="passes before"):
         prove(BigBirdForCausalLM, BigBirdConfig(is_decoder=True))
 
 
 def test_an_encoder_is_refused() -> None:
-    with pytest.raises(NotCausal, match="later tokens"):
+    with pytest.raises(NotTrainable, match="later tokens"):
         prove(BertLMHeadModel, BertConfig(is_decoder=False))
 
 
