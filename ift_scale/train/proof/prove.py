@@ -82,7 +82,8 @@ def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0
     model = _small_model(kind, settings, max_length, seed)
     model.fresh_rope = RopeLimits(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    tokens = examples.build(vocabulary, shrink.limits(model.config))
+    lengths = shrink.unknown_lengths(settings, model.config, max_length)
+    tokens = examples.build(vocabulary, [*shrink.limits(model.config), *lengths])
     _check_causal(model, tokens, vocabulary)
     reference = _reference(model, tokens)
     tolerance = _tolerance(model, tokens, reference)

@@ -9,6 +9,7 @@ set to 0, because results of random passes cannot be compared; weights are in fl
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "text_class",
     "tiny_model",
     "two_layers",
+    "unknown_lengths",
 ]
 
 _QUERY_HEADS = ("num_attention_heads", "decoder_attention_heads", "num_decoder_attention_heads")
@@ -99,6 +101,25 @@ def limits(settings: PretrainedConfig) -> list[int]:
     fields = settings.to_dict()
     found = {*_limits(fields), *_products(fields), *_rotary_limits(fields)}
     return sorted(length for length in found if 0 < length < NEVER)
+
+
+def unknown_lengths(
+    settings: PretrainedConfig, small: PretrainedConfig, max_length: int | None
+) -> list[int]:
+    """Returns the numbers of a small config that may be lengths that no rule knows, such as a
+    window under a name of a folder's own code: kept as they are, and reached by `max_length`."""
+    real = settings.to_dict()
+    return [
+        value
+        for name, value in small.to_dict().items()
+        if type(value) is int
+        and value == real.get(name)
+        and HIDDEN < value <= (max_length or 0)
+        and not _NO_LENGTH.search(name)
+    ]
+
+
+_NO_LENGTH = re.compile(r"_dim|_size|_ids?$|bins|buckets|seed|multiple|position_embeddings")
 
 
 def has_dropout(settings: PretrainedConfig) -> bool:

@@ -215,6 +215,19 @@ def test_a_class_that_leaks_across_a_batch_is_not_padded() -> None:
     assert exact == {"pruned": True, "packed": True, "padded": False, "single": True}
 
 
+class _OwnWindow(_Layer):
+    """Forgets the row's first tokens past a window whose field no rule knows."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD if x_BTD.shape[1] <= 300 else x_BTD * 1.5
+
+
+@pytest.mark.parametrize(("max_length", "path"), [(256, "pruned"), (2048, "single")])
+def test_a_length_of_an_unknown_name_is_passed_if_training_can(max_length: int, path: str) -> None:
+    settings = LlamaConfig(local_window=300)
+    assert prove(_with(_OwnWindow), settings, max_length).fastest(AUTO).name == path
+
+
 def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
     rejected = prove(_with(_WrongGradient), LlamaConfig()).verdicts[0]
     assert not rejected.is_exact and rejected.reason.startswith("the gradient of ")
