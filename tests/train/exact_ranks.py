@@ -2,7 +2,7 @@
 
     python -m tests.train.exact_ranks MODEL TIED TOKENS OUT
 
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must be set. TIED is a model with tied embeddings, for
+TIED is a model with tied embeddings, for
 stages 2 and 3. OUT gets, by case, the losses and the whole gradient of the first step before
 clipping.
 """
@@ -18,12 +18,11 @@ from deepspeed.utils import safe_get_full_grad
 
 from ift_scale.config import TrainConfig
 from ift_scale.estimate import memory
-from ift_scale.ranks import environment
-from ift_scale.ranks.rendezvous import meet
+from ift_scale.ranks.environment import Ranks
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed, zero_config
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.process_group import join
+from tests.train.group import joined
 
 STAGES = (0, 1, 2, 3)
 # Name: (packing, maximum number of micro-batches per rank).
@@ -144,11 +143,9 @@ def run(
     return {"losses": losses, "gradient": gradient, **more}
 
 
-def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
-    ranks = environment.from_environment()
-    assert ranks is not None
-    device = join(meet(ranks))
-    torch.set_num_threads(1)
+def train(
+    ranks: Ranks, device: torch.device, model: Path, tied: Path, token_file: Path
+) -> dict[str, Any]:
     tokens = dataset.load(token_file)
     gather_everything()
     found = {}
@@ -183,9 +180,14 @@ def main(model: Path, tied: Path, token_file: Path, out: Path) -> None:
         found["mixed2-whole-buckets"] = run(
             model, tokens, settings(2, True, precision="bfloat16", **whole), ranks, device
         )
-    if ranks.rank == 0:
-        torch.save(found, out)
-    dist.barrier()
+    return found
+
+
+def main(*arguments: Path) -> None:
+    with joined() as (ranks, device):
+        found = train(ranks, device, *arguments[:-1])
+        if ranks.is_rank_zero:
+            torch.save(found, arguments[-1])
 
 
 if __name__ == "__main__":

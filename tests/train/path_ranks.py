@@ -14,14 +14,12 @@ import torch
 import torch.distributed as dist
 
 from ift_scale.config import TrainConfig
-from ift_scale.ranks import environment
-from ift_scale.ranks.rendezvous import meet
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.process_group import join
 from ift_scale.train.proof import stored
 from tests.train.exact_ranks import gather_everything
+from tests.train.group import joined
 
 STEPS, BATCH = 3, 8
 STAGES = (2, 3)
@@ -61,21 +59,16 @@ def run(folder: Path, config: TrainConfig, ranks: Any, device: torch.device) -> 
 
 
 def main(folder: Path, out: Path) -> None:
-    ranks = environment.from_environment()
-    assert ranks is not None
-    device = join(meet(ranks))
-    torch.set_num_threads(1)
     gather_everything()
     found = {}
-    for model in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for stage in STAGES:
-            config = settings(stage, router_aux_loss=model.name.endswith("balanced"))
-            found[model.name, stage] = run(model, config, ranks, device)
-            if ranks.is_rank_zero:
+    with joined() as (ranks, device):
+        for model in sorted(path for path in folder.iterdir() if path.is_dir()):
+            for stage in STAGES:
+                config = settings(stage, router_aux_loss=model.name.endswith("balanced"))
+                found[model.name, stage] = run(model, config, ranks, device)
                 print(model.name, stage, found[model.name, stage], flush=True)
-    if ranks.is_rank_zero:
-        torch.save(found, out)
-    dist.barrier()
+        if ranks.is_rank_zero:
+            torch.save(found, out)
 
 
 if __name__ == "__main__":

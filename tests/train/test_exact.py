@@ -4,10 +4,7 @@ The settings are world size, accumulation, packing and ZeRO stage.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from ift_scale.ranks.environment import free_port
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed
-from tests.train import exact_ranks
+from tests.train import exact_ranks, group
 from tests.train.exact_ranks import BATCH, FUSED, HPZ, MIXED_STAGES, SEED, SPLITS, STAGES, STEPS
 
 pytestmark = pytest.mark.engine
@@ -108,31 +104,9 @@ def test_gradient_and_loss_curve_are_those_of_a_plain_loop(
     tmp_path: Path, expected: Expected, world_model: Path, world_size: int
 ) -> None:
     model, token_file, losses, gradient = expected
-    place = {
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "DS_ACCELERATOR": "cpu",
-    }
     out = tmp_path / "found.pt"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.train.exact_ranks",
-        str(model),
-        str(world_model),
-        str(token_file),
-        str(out),
-    ]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path.cwd(),
-        )
-        for rank in range(world_size)
-    ]
-    assert [process.wait(timeout=600) for process in ranks] == [0] * world_size
+    files = (model, world_model, token_file, out)
+    group.run("tests.train.exact_ranks", *files, world_size=world_size, logs=tmp_path)
     found = torch.load(out)
     assert len(losses) == STEPS
     worst = 0.0

@@ -1,8 +1,5 @@
 """Each training path, by two ranks of DeepSpeed, against the class' own passes in a plain loop."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,10 @@ from transformers import (
 )
 
 from ift_scale.engines.rope import RopeLimits
-from ift_scale.ranks.environment import free_port
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.proof import shrink
-from tests.train import path_ranks
+from tests.train import group, path_ranks
 from tests.train.path_ranks import BATCH, STAGES, STEPS
 
 pytestmark = pytest.mark.engine
@@ -108,19 +104,8 @@ def test_every_path_learns_what_the_plain_loop_learns(tmp_path: Path) -> None:
         shrink.tiny_model(kind, small, 0).save_pretrained(folder / name)
         dataset.save(tokens, folder / name / "tokens.npz")
         expected[name] = _plain_losses(folder / name, tokens, name.endswith("balanced"))
-    place = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "DS_ACCELERATOR": "cpu",
-    }
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "tests.train.path_ranks", str(folder), str(out)]
-    ranks = [
-        subprocess.Popen(command, env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(2)
-    ]
-    assert [process.wait(timeout=600) for process in ranks] == [0, 0]
+    group.run("tests.train.path_ranks", folder, out, world_size=2, logs=tmp_path)
     found = torch.load(out)
     for name, (_, path) in MODELS.items():
         for stage in STAGES:

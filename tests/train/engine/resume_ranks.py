@@ -1,6 +1,8 @@
 """One rank of test_resume.py: trains many arms in one launch, some interrupted after a step.
 
-Run as `resume_ranks.py PLAN`, with the rank in the environment. PLAN is a JSON list of
+    python -m tests.train.engine.resume_ranks PLAN
+
+PLAN is a JSON list of
 {"job": path, "stop_after": step or null, "error": text or null}. A job with a step must stop after
 it, a job with an error must end with it, and all others must train to their end.
 """
@@ -15,12 +17,12 @@ import torch
 
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.ranks import environment
-from ift_scale.ranks.rendezvous import meet
+from ift_scale.ranks.environment import Ranks
 from ift_scale.train import job, loop, process_group
 from ift_scale.train.arm import train_arm
 from ift_scale.train.launch.control import Control
 from ift_scale.train.model import packed as models
+from tests.train.group import joined
 
 
 class StopsAfter(Control):
@@ -35,10 +37,11 @@ class StopsAfter(Control):
 
 
 def main(plan: Path) -> None:
-    ranks = environment.from_environment()
-    assert ranks is not None
-    device = process_group.join(meet(ranks))
-    torch.set_num_threads(1)  # a single rank would use all cores
+    with joined() as (ranks, device):
+        train(plan, ranks, device)
+
+
+def train(plan: Path, ranks: Ranks, device: torch.device) -> None:
     control = StopsAfter(None, process_group.COLLECTIVE_TIMEOUT)
     weights: dict[str, dict[str, Any]] = {}  # read once, as in one launch
     for part in json.loads(plan.read_text()):

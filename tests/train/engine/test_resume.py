@@ -3,14 +3,10 @@
 Runs DeepSpeed ranks over gloo.
 """
 
-import contextlib
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from ift_scale.config import TrainConfig
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.ranks.environment import free_port
 from ift_scale.records import Arm
 from ift_scale.train import job
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.tokenize import tokenize
+from tests.train import group
 
 pytestmark = pytest.mark.engine
 
-RANKS = Path(__file__).with_name("resume_ranks.py")
 SEED, BATCH, NUM_STEPS = 3, 8, 6  # 20 examples, 2 epochs
 STAGES = (0, 1, 2, 3)
 CHANGES = [(stage, other) for stage in STAGES for other in STAGES]
@@ -153,31 +148,8 @@ class Plan:
         path = self.folder / "plan.json"
         path.write_text(json.dumps(self.parts))
         self.parts = []
-        place = {
-            "WORLD_SIZE": str(num_ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-            "DS_ACCELERATOR": "cpu",
-        }
-        # Into files: a full pipe would block its rank, and with it all others.
-        logs = [self.folder / f"rank-{rank}.log" for rank in range(num_ranks)]
-        ranks = []
-        for rank, log in enumerate(logs):
-            with log.open("w") as stdout:
-                command = [sys.executable, str(RANKS), str(path)]
-                env = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                ranks.append(
-                    subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.STDOUT)
-                )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            for rank in ranks:
-                rank.wait(timeout=600)
-        for rank in ranks:
-            rank.kill()
-        codes = [rank.wait() for rank in ranks]
-        outputs = [log.read_text() for log in logs]
-        assert codes == [0] * num_ranks, "\n".join(text[-3000:] for text in outputs)
-        self.output += outputs[0]
+        ranks = "tests.train.engine.resume_ranks"
+        self.output += group.run(ranks, path, world_size=num_ranks, logs=self.folder)[0]
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

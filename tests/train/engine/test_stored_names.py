@@ -1,9 +1,5 @@
 """Exports of many classes: their families' names, shapes, dtypes and values."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +16,7 @@ from ift_scale.train.engine.export import export
 from ift_scale.train.engine.stored_names import stored_groups
 from ift_scale.train.model import packed
 from ift_scale.train.proof.shrink import shrink, text_class, tiny_model
+from tests.train import group
 
 pytestmark = pytest.mark.engine
 
@@ -114,14 +111,5 @@ def test_experts_are_stored_one_by_one(tmp_path: Path) -> None:
 def test_a_partitioned_model_is_exported(model_type: str, tmp_path: Path) -> None:
     base, out = tmp_path / "base", tmp_path / "out"
     _base(base, model_type)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, "-m", "tests.train.engine.zero3_export_rank", str(base), str(out)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    group.run("tests.train.engine.zero3_export_rank", base, out, world_size=1, logs=tmp_path)
     _assert_equal(_read(out), _read(base))

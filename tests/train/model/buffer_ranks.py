@@ -2,7 +2,7 @@
 
     python -m tests.train.model.buffer_ranks MODEL TOKENS OUT
 
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must be set. OUT gets, by stage, the cross-entropy of
+OUT gets, by stage, the cross-entropy of
 every supervised token and the tensors that the model computes itself: in a new engine, after a
 step, and in a new engine that loaded the checkpoint of that step.
 """
@@ -13,17 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from ift_scale.ranks import environment
-from ift_scale.ranks.rendezvous import meet
 from ift_scale.train.data import dataset
 from ift_scale.train.data.collate import collate
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.model import buffers
 from ift_scale.train.model.packed import read_weights
-from ift_scale.train.process_group import join
 from tests.train.exact_ranks import gather_everything, settings
+from tests.train.group import joined
 
 STAGES = (1, 2, 3)
 
@@ -53,19 +50,15 @@ def run(
 
 
 def main(model: Path, token_file: Path, out: Path) -> None:
-    ranks = environment.from_environment()
-    assert ranks is not None
-    device = join(meet(ranks))
-    torch.set_num_threads(1)
     gather_everything()
     tokens = dataset.load(token_file)
-    found = {
-        stage: run(model, tokens, stage, out.parent / f"zero{stage}", ranks, device)
-        for stage in STAGES
-    }
-    if ranks.rank == 0:
-        torch.save(found, out)
-    dist.barrier()
+    with joined() as (ranks, device):
+        found = {
+            stage: run(model, tokens, stage, out.parent / f"zero{stage}", ranks, device)
+            for stage in STAGES
+        }
+        if ranks.is_rank_zero:
+            torch.save(found, out)
 
 
 if __name__ == "__main__":

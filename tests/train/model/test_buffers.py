@@ -1,8 +1,5 @@
 """Tensors computed from the config, such as rotary frequencies, stay exact at every ZeRO stage."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ift_scale.ranks.environment import free_port
 from ift_scale.train.data import dataset
 from ift_scale.train.model import buffers
+from tests.train import group
 from tests.train.families import CONFIGS
 from tests.train.model.buffer_ranks import STAGES
 
@@ -124,19 +121,8 @@ def _long_example(path: Path) -> torch.Tensor:
 def test_losses_at_position_4096_and_beyond_are_those_of_transformers(tmp_path: Path) -> None:
     _sharpened(tmp_path / "model")
     ids = _long_example(tmp_path / "tokens.npz")
-    place = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "DS_ACCELERATOR": "cpu",
-    }
-    paths = [str(tmp_path / name) for name in ("model", "tokens.npz", "found.pt")]
-    command = [sys.executable, "-m", "tests.train.model.buffer_ranks", *paths]
-    ranks = [
-        subprocess.Popen(command, env=os.environ | place | {"RANK": str(n), "LOCAL_RANK": str(n)})
-        for n in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    files = [tmp_path / name for name in ("model", "tokens.npz", "found.pt")]
+    group.run("tests.train.model.buffer_ranks", *files, world_size=2, logs=tmp_path)
     found = torch.load(tmp_path / "found.pt")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     with torch.no_grad():
