@@ -23,6 +23,7 @@ from benchmarks.suite.rows import MEASURED, PREDICTED, Gate, Sheet
 from ift_scale.engines.model_folder import resolve
 from ift_scale.estimate import memory
 from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import packing
@@ -65,7 +66,7 @@ def measure(
     The second value is the export's bytes.
     """
     tokens = random_set(16, shape["vocab_size"])
-    memory.BUCKET = ModelShape.from_config({"model_type": "llama", **shape}).parameters // 8
+    memory.BUCKET = shape_of({"model_type": "llama", **shape}).parameters // 8
     cap = int(tokens.computed_lengths.sum() * 0.55)
     config = settings(
         "float32",
@@ -83,7 +84,7 @@ def measure(
         mark(engine.deepspeed, method, moment)
     with torch.profiler.profile(profile_memory=True) as profile:
         engines.run_step(engine, steps[0], tokens, 1e-5)
-    sizes = ModelShape.from_config(engine.packed.model.config.to_dict())
+    sizes = shape_of(engine.packed.model.config.to_dict())
     with tempfile.TemporaryDirectory() as folder:
         base = resolve("world")
         out = Path(folder) / "model"

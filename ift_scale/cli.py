@@ -271,6 +271,9 @@ for _stage in STAGES:
     "(configs/models).",
 )
 @click.option(
+    "--trust-remote-code", is_flag=True, help="Run the Python files in the folder of --model."
+)
+@click.option(
     "--gpu-memory",
     type=click.FloatRange(min=0, min_open=True),
     help="Memory of one GPU in GB (10^9 bytes). Default: that of --machine or this machine.",

@@ -79,5 +79,14 @@ def shorten(value: object, width: int = 80) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns "did you mean 'x'?" for the nearest known name, or else the list of known names."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(sorted(known))
+    close = nearest(name, known)
+    return f"did you mean '{close}'?" if close else "known: " + ", ".join(sorted(known))
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Returns the known name that is most similar, None if none is.
+
+    `cutoff`: least similarity (`difflib.SequenceMatcher.ratio`).
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return close[0] if close else None

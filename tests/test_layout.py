@@ -20,6 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"io", "knowledge"}),
     frozenset({"ranks"}),
     frozenset({"config"}),
+    frozenset({"models"}),
     frozenset({"estimate", "prompts"}),
     frozenset({"engines"}),
     frozenset({"scoring"}),

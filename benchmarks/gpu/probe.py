@@ -40,7 +40,7 @@ from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest
 from ift_scale.engines.vllm import VllmEngine
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -230,7 +230,7 @@ def main(
         raise SystemExit("the answers differ from transformers': nothing is measured")
     rate = matrix_rate(device, getattr(torch, dtype), size)
     shape = (TINY if tiny else SHAPES[name]) | {"vocab_size": len(PromptTokenizer(small).tokenizer)}
-    sizes = ModelShape.from_config({"model_type": "llama", **shape})
+    sizes = shape_of({"model_type": "llama", **shape})
     with tempfile.TemporaryDirectory(
         dir=room(getattr(torch, dtype).itemsize * sizes.parameters)
     ) as folder:

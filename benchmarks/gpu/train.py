@@ -30,6 +30,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.errors import IFTScaleError
 from ift_scale.estimate import auto, memory
 from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
 from ift_scale.train.data import packing
 from ift_scale.train.data.collate import num_shared
@@ -62,8 +63,8 @@ def waited(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def shape_of(case: Case) -> ModelShape:
-    return ModelShape.from_config(LlamaConfig(**case.sizes).to_dict())
+def _case_shape(case: Case) -> ModelShape:
+    return shape_of(LlamaConfig(**case.sizes).to_dict())
 
 
 def config_of(case: Case, batch: int, precision: str, total: float | None) -> TrainConfig:
@@ -75,7 +76,7 @@ def config_of(case: Case, batch: int, precision: str, total: float | None) -> Tr
     names = {"activation_checkpointing": "checkpointing", "zero_stage": "stage"}
     values = {names.get(name, name): value for name, value in changes.items()}
     config = settings(precision, batch, case.tokens, **values)
-    return auto.resolve(config, shape_of(case), auto.Room(total, 1, 1))[0]
+    return auto.resolve(config, _case_shape(case), auto.Room(total, 1, 1))[0]
 
 
 def measure(
@@ -110,7 +111,7 @@ def measure(
     optimizer = zero_config.optimizer_name(engine.deepspeed.optimizer)
     pruned, attention = engine.packed.pruned, engine.packed.attention
     engine.release()
-    sizes = shape_of(case)
+    sizes = _case_shape(case)
     examples = [[i for micro in step for place in micro for i in place] for step in steps[WARM_UP:]]
     shared = [prefixes(step, tokens) for step in steps[WARM_UP:]]
     flops = [

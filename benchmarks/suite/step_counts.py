@@ -24,7 +24,8 @@ from ift_scale.config import ProbeConfig, TrainConfig
 from ift_scale.engines.model_folder import resolve
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.engines.transformers import TransformersEngine
-from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.estimate.shape import train_flops
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
@@ -144,7 +145,7 @@ def _work(engine: engines.TrainEngine, step: packing.Step, tokens: TokenizedSet)
     flat = [i for micro in step for place in micro for i in place]
     lengths, supervised = tokens.computed_lengths[flat], tokens.supervised_counts[flat]
     shared = shared_prefixes(step, tokens)
-    shape = ModelShape.from_config(LLAMA.to_dict())
+    shape = shape_of(LLAMA.to_dict())
     return {
         "flops_of_products": flops.get_total_flops(),
         "flops_of_the_loss": round(

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from ift_scale.config import BUILTIN_MODEL, Config
-from ift_scale.engines import model_class, model_folder
+from ift_scale.engines import model_folder
 from ift_scale.errors import ArtifactError, DataError, Place
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import console, say
+from ift_scale.models import config_class
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset, packing, show
 from ift_scale.train.data.cache import TOKENS, tokenized
@@ -59,7 +60,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
         tokens.computed_lengths,
         train,
         train.num_ranks,
-        model_class.hidden_size(folder, config.model.trust_remote_code),
+        config_class.hidden_size(folder, config.model.trust_remote_code),
         seed,
         training_path.layout,
     )

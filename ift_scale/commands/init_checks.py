@@ -19,8 +19,9 @@ from ift_scale.config import (
 from ift_scale.construct import general
 from ift_scale.engines import model_folder
 from ift_scale.errors import DataError, Place
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import progress
+from ift_scale.models.config_file import model_config
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions import duplicates
 from ift_scale.questions.detect import Detected
@@ -49,10 +50,10 @@ def check_model(given: str) -> tuple[str, str]:
         path = _downloaded(given)
     folder = model_folder.resolve(path, "--model")
     source = folder / "config.json"
-    settings = model_folder.model_config(folder)
+    settings = model_config(folder)
     PromptTokenizer(folder)
     stored.proof_of(folder, TrainConfig().max_length)
-    described = ModelShape.from_config(settings, source)
+    described = shape_of(settings, source)
     about = f"{described.family}, {described.parameters:,} parameters"
     return path, about if path == given else f"{given}, {about}"
 

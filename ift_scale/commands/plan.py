@@ -20,6 +20,7 @@ def run_plan(
     config: str | None,
     overrides: tuple[str, ...],
     model: str | None,
+    trust_remote_code: bool,
     gpu_memory: float | None,
     gpus: int | None,
     gpus_per_node: int | None,
@@ -37,6 +38,10 @@ def run_plan(
             if overrides
             else "give CONFIG, or --model for its memory alone"
         )
+    if trust_remote_code and model is None:
+        raise click.UsageError(
+            "--trust-remote-code: only with --model; for CONFIG, set model.trust_remote_code"
+        )
     study = None if config is None else load_study(config, overrides)
     train = TrainConfig() if study is None else study.config.train
     described = None if machine is None else read_machine(machine)
@@ -47,8 +52,8 @@ def run_plan(
         )
     examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
-        shape = read_shape(model)
-        print_path(config_path(model), train)
+        shape = read_shape(model, trust_remote_code)
+        print_path(config_path(model), train, trust_remote_code)
         print_memory(shape, train, cluster)
         if described is not None:
             print_prediction(shape, train, described, cluster.num_gpus, examples)

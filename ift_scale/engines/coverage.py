@@ -14,8 +14,8 @@ from importlib import metadata, util
 from pathlib import Path
 
 from ift_scale.config.section import BUILTIN_MODEL
-from ift_scale.engines.model_folder import model_config
 from ift_scale.errors import ConfigError
+from ift_scale.models.config_file import model_config
 
 _REGISTRY = "model_executor/models/registry.py"
 _LISTS = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")

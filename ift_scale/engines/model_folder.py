@@ -3,10 +3,11 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
+from ift_scale.models.config_file import model_config, quantisation, refuse_encoder_decoder
 
 
 def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Path:
@@ -28,31 +29,6 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
     if trained:
         refuse_quantised(folder)
     return folder
-
-
-def model_config(folder: Path) -> dict[str, Any]:
-    """Returns the folder's config.json."""
-    return read_config_file(folder / "config.json")
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Returns the fields of a config.json, which may have another name."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
-    except FileNotFoundError:
-        raise DataError(
-            Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
-    if not isinstance(config, dict):
-        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
-    return config
-
-
-def _special_float(value: dict[str, Any]) -> Any:
-    """Returns the number that transformers writes as {"__float__": "Infinity"}."""
-    return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
 SINGLE = "model.safetensors"
@@ -192,7 +168,7 @@ def check(folder: Path) -> None:
             "Fetch config.json again: it must name the class, as save_pretrained writes it",
         )
     if fields.get("is_encoder_decoder") is True:
-        refuse_encoder_decoder(folder, fields.get("model_type"))
+        refuse_encoder_decoder(folder / "config.json", fields.get("model_type"))
 
 
 def refuse_quantised(folder: Path) -> None:
@@ -207,33 +183,13 @@ def refuse_quantised(folder: Path) -> None:
         raise DataError(place, problem, remedy, method)
 
 
-def refuse_encoder_decoder(folder: Path, model_type: Any) -> NoReturn:
-    """Raises DataError: an encoder-decoder has no next-token probabilities of a prompt."""
-    raise DataError(
-        Place(folder / "config.json", field="is_encoder_decoder"),
-        "an encoder-decoder answers from a separate input and does not continue a prompt",
-        "Give a causal language model's folder",
-        model_type,
-    )
-
-
-def quantisation(fields: dict[str, Any]) -> str | None:
-    """Returns the quantisation method that a config.json names; None if it names none."""
-    for part in (fields, fields.get("text_config") or {}):
-        settings = part.get("quantization_config") or part.get("compression_config")
-        if settings:
-            by_bits = any(settings.get(name) for name in ("load_in_4bit", "load_in_8bit"))
-            return str(settings.get("quant_method") or ("bitsandbytes" if by_bits else "unnamed"))
-    return None
-
-
 def embedding_rows(folder: Path) -> int:
     """Returns the number of rows of the embedding; token ids must be below it.
 
     Raises DataError if config.json lacks vocab_size.
     """
     settings = model_config(folder)
-    rows = settings.get("vocab_size", settings.get("text_config", {}).get("vocab_size"))
+    rows = settings.get("vocab_size", (settings.get("text_config") or {}).get("vocab_size"))
     if not isinstance(rows, int):
         raise DataError(
             Place(folder / "config.json", field="vocab_size"),

@@ -39,6 +39,7 @@ from ift_scale.engines.strategies import (
     Strategy,
 )
 from ift_scale.errors import DataError, Place
+from ift_scale.models import config_class
 from ift_scale.prompts.tokenizer import common_prefix
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,7 @@ class TransformersEngine:
         self._passes: Any = None
         self._selector: Any = None
         self._generator: Any = None
-        settings = model_class.read_config(Path(path), self._trusted)
-        kind = model_class.class_of(Path(path), settings, self._trusted)
+        kind, settings = config_class.class_and_config(Path(path), self._trusted)
         model = model_class.load(kind, Path(path), settings, self.dtype)
         self.model = model.to(self.device).eval()
         # The folder's generation config may set a repetition penalty.

@@ -11,7 +11,6 @@ import torch
 
 from ift_scale.engines import coverage, weight_checks
 from ift_scale.engines.coverage import OTHER_ENGINE
-from ift_scale.engines.model_folder import model_config
 from ift_scale.engines.protocol import (
     EngineSpec,
     Sampling,
@@ -21,6 +20,7 @@ from ift_scale.engines.protocol import (
     resolved_dtype,
 )
 from ift_scale.errors import ConfigError, EnvironmentProblem
+from ift_scale.models.config_file import model_config
 
 # A fixed prompt whose log-probabilities must change when new weights are loaded.
 _FINGERPRINT_TOKENS = [3, 5, 7, 11]

@@ -17,18 +17,18 @@ import torch
 from safetensors import safe_open
 from transformers.utils import logging
 
-from ift_scale.engines import model_class
 from ift_scale.engines.model_folder import (
     INDEX,
     SINGLE,
     StoredTensor,
-    model_config,
-    quantisation,
     stored_tensors,
     weight_files,
     weight_map,
 )
 from ift_scale.errors import DataError, Place
+from ift_scale.models import config_class
+from ift_scale.models.config_errors import refusing
+from ift_scale.models.config_file import model_config, quantisation
 
 # Buffers that older versions of transformers stored and models compute themselves. A tensor named
 # `bias` is one only if it is a causal mask (`_is_computed`).
@@ -43,17 +43,23 @@ _NAMES_SHOWN = 5
 def check(folder: str | Path, trust_remote_code: bool = False) -> None:
     """Raises DataError if tensors are missing, unexpected or of another shape than config.json's.
 
-    Also raises DataError for a model without a class (`model_class`). Names of quantised weights
+    Also raises DataError for a model without a class (`config_class`). Names of quantised weights
     depend on the method and are left to transformers.
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
-    settings = model_class.read_config(folder, trust_remote_code)
-    kind = model_class.class_of(folder, settings, trust_remote_code)
+    kind, settings = config_class.class_and_config(folder, trust_remote_code)
     if quantisation(model_config(folder)):
         print(f"{folder}: weight names and shapes are not checked: quantised", flush=True)
         return
-    model, report = _loaded_without_data(kind, settings, stored)
+    fields, source = model_config(folder), folder / "config.json"
+
+    def build(fields: dict[str, Any]) -> Any:
+        with torch.device("meta"):
+            return kind._from_config(config_class.raw_settings(fields, source, trust_remote_code))
+
+    with refusing(source, fields, "build the model", build):
+        model, report = _loaded_without_data(kind, settings, stored)
     expected = model.state_dict()
     _refuse_integers(
         folder,

@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-)
 from transformers.activations import ACT2FN
 
-from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.errors import DataError, Place
 from ift_scale.estimate import trace
 from ift_scale.estimate.layers import (
     ACTIVATIONS,
@@ -37,6 +30,8 @@ from ift_scale.estimate.layers import (
     pair_flops,
 )
 from ift_scale.estimate.trace import Scope
+from ift_scale.models import config_class
+from ift_scale.models.config_errors import refusing
 
 # Traced examples are multiples of this and of the chunks that recurrent layers pad them to.
 _CHUNK = 64
@@ -45,101 +40,23 @@ _DENSE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 _NUMBERS = ("idx", "index", "id", "number", "nb")
 
 
-def settings_of(config: Mapping[str, Any], source: str | Path, runs_own_code: bool = False) -> Any:
-    """Returns the config of the causal language model that a config.json describes; for multimodal
-    models, the text model's.
-
-    With `runs_own_code`, the class is in the Python files next to `source`. Raises DataError,
-    located at `source`, if transformers has no class for it.
-    """
-    if runs_own_code:
-        folder = Path(source).parent
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
-    name = config.get("model_type")
-    if name is None:
-        raise DataError(
-            Place(source, field="model_type"),
-            "missing",
-            "Give the config.json that the model was published with",
-        )
-    if name not in CONFIG_MAPPING:
-        raise DataError(Place(source, field="model_type"), *_unknown(config), name)
-    try:
-        settings = CONFIG_MAPPING[name].from_dict(dict(config))
-        text = settings.get_text_config(decoder=True)
-    except Exception as error:
-        raise _cannot_build(source, name, error) from error
-    if getattr(settings, "is_encoder_decoder", False):
-        raise DataError(
-            Place(source, field="model_type"),
-            "is an encoder-decoder",
-            "Give a causal language model (decoder only)",
-            name,
-        )
-    chosen = text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else settings
-    if type(chosen) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise DataError(
-            Place(source, field="model_type"),
-            f"has no causal language model in transformers {transformers.__version__}",
-            "Give a model that generates text",
-            name,
-        )
-    return chosen
-
-
-def build(config: Mapping[str, Any], source: str | Path, runs_own_code: bool = False) -> Any:
-    """Returns the model that a config.json describes, on the meta device, in training mode.
-
-    Raises DataError like `settings_of`, and if transformers cannot build it.
-    """
-    settings = settings_of(config, source, runs_own_code)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=runs_own_code)
-    except Exception as error:
-        raise _cannot_build(source, config["model_type"], error) from error
-    return model.to("meta").train()
-
-
-def _unknown(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns (problem, remedy) for a model type that transformers lacks."""
-    here = f"not in transformers {transformers.__version__}"
-    written = config.get("transformers_version")
-    if config.get("auto_map"):
-        return f"{here}: its code is in the model's folder", "Give a model that transformers has"
-    if written:
-        return here, f"The file was written by transformers {written}: install that version"
-    return here, did_you_mean(str(config["model_type"]), CONFIG_MAPPING)
-
-
-def _cannot_build(source: str | Path, name: Any, error: Exception) -> DataError:
-    problem = f"transformers {transformers.__version__} cannot build a {name} model from it"
-    why = " ".join(str(error).split())[:300]
-    return DataError(
-        Place(source),
-        f"{problem}: {type(error).__name__}: {why}",
-        "Give the complete config.json that the model was published with",
-    )
-
-
 def walk(
     config: Mapping[str, Any], source: str | Path = "config.json", runs_own_code: bool = False
 ) -> dict[str, Any]:
-    """Returns the arguments of `ModelShape`. Raises DataError like `build`, and if the forward pass
-    depends on values, which tensors on the meta device do not have."""
-    model = build(config, source, runs_own_code)
+    """Returns the arguments of `ModelShape`. Raises DataError like `config_class.build`, and if
+    the forward pass fails, as when it depends on values, which meta tensors do not have."""
+    fields = dict(config)
+
+    def measure(fields: dict[str, Any]) -> _Measured:
+        settings = config_class.raw_settings(fields, source, runs_own_code)
+        return _measure(config_class.empty_model(settings, source, runs_own_code).train())
+
+    model = config_class.build(fields, source, runs_own_code).to("meta").train()
     head = model.get_output_embeddings()
     if head is None:
         raise DataError(Place(source), "its model has no head over the vocabulary", "Give another")
-    try:
+    with refusing(source, fields, "run the model without weights to trace its sizes", measure):
         measured = _measure(model)
-    except Exception as error:
-        raise DataError(
-            Place(source, field="model_type"),
-            f"its sizes cannot be traced without weights: {type(error).__name__}: {error}",
-            "Give another model; its memory and FLOPs are unknown",
-            config["model_type"],
-        ) from error
     if not measured.stack:
         raise DataError(
             Place(source, field="num_hidden_layers"), "the model has no layers", "Give another", 0

@@ -18,7 +18,9 @@ from ift_scale.config.file import Study
 from ift_scale.engines import model_folder
 from ift_scale.errors import DataError
 from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
+from ift_scale.models.config_file import model_config
 from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
@@ -71,9 +73,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
 
 def _shape(folder: Path, trust_remote_code: bool) -> ModelShape | DataError:
     try:
-        return ModelShape.from_config(
-            model_folder.model_config(folder), folder / "config.json", trust_remote_code
-        )
+        return shape_of(model_config(folder), folder / "config.json", trust_remote_code)
     except DataError as error:
         return error
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.table import Table
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.engines.model_folder import read_config_file
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.estimate.auto import Option, Plan, Room, nothing_fits, summary, weigh
 from ift_scale.estimate.memory import GIB, Memory
 from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
+from ift_scale.models.config_file import read_config_file
 from ift_scale.plan.text import show
 from ift_scale.ranks.environment import has_gpu
 
@@ -76,10 +77,10 @@ def config_path(model: str) -> Path:
     return path
 
 
-def read_shape(model: str) -> ModelShape:
-    """Returns the shape of a model named as for `config_path`."""
+def read_shape(model: str, trust_remote_code: bool = False) -> ModelShape:
+    """Returns the shape of a model named as for `config_path`; see `shape_of`."""
     path = config_path(model)
-    return ModelShape.from_config(read_config_file(path), path)
+    return shape_of(read_config_file(path), path, trust_remote_code)
 
 
 def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> None:

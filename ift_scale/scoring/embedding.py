@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ift_scale.engines.model_folder import embedding_rows, model_config
+from ift_scale.engines.model_folder import embedding_rows
 from ift_scale.engines.null import NullEngine
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.errors import DataError, Place
+from ift_scale.models.config_file import model_config
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.target import Target

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from ift_scale.config import Config, TrainConfig
-from ift_scale.engines.model_folder import model_config
 from ift_scale.errors import ConfigError, DataError, Place
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import Bar, say
+from ift_scale.models.config_file import model_config
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.records import Arm
@@ -41,7 +42,8 @@ def prepare(
 
     `part` distinguishes the files of several commands that work in one folder.
     """
-    from ift_scale.engines import model_class, weight_checks  # imports torch
+    from ift_scale.engines import weight_checks  # imports torch
+    from ift_scale.models import config_class
 
     trusted = config.model.trust_remote_code
     weight_checks.check(model_path, trusted)
@@ -66,7 +68,7 @@ def prepare(
     for arm in arms:
         # Refuses a checkpoint of another model or set before the ranks are started.
         checkpoint_manifest.latest(arm)
-    hidden_size = model_class.hidden_size(model_path, trusted)
+    hidden_size = config_class.hidden_size(model_path, trusted)
     if live is not None and config.train.live.every != 0:
         live_jobs = live_questions.build_jobs(
             live, arms, config, tokenizer, folder / TOKENS, hidden_size
@@ -101,9 +103,7 @@ def _arm_job(task: Task, arm: Arm, source: Path, tokens: Path) -> job.ArmJob:
 def _shape(model_path: Path, trust_remote_code: bool) -> ModelShape | None:
     """Returns the model's shape, or None for a class that cannot be measured, and says so."""
     try:
-        return ModelShape.from_config(
-            model_config(model_path), model_path / "config.json", trust_remote_code
-        )
+        return shape_of(model_config(model_path), model_path / "config.json", trust_remote_code)
     except DataError as error:
         say(f"train: no MFU and no estimate of memory, because the sizes are unknown: {error}")
         return None

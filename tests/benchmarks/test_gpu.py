@@ -14,7 +14,7 @@ import pytest
 from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
 from ift_scale.estimate.memory import GIB, Setting, Workload, estimate
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KIT = BENCHMARKS / "gpu"
@@ -56,14 +56,14 @@ def test_shapes_fit_the_card(kit: Any, card: float) -> None:
     shapes = kit("shapes")
     cases = [*shapes.first(card), *(case for case in shapes.rest(card) if not case.changes)]
     for case in cases:
-        shape = ModelShape.from_config({"model_type": "llama", **case.sizes})
+        shape = shape_of({"model_type": "llama", **case.sizes})
         work = Workload(shape, 1, True, True, case.tokens, case.tokens, repeated=shape.grouped)
         assert estimate(work, Setting(2, "none", case.checkpointing)).total <= card, case
     whole = {case.shape for case in cases if case.layers is None}
     assert whole == ({"1b", "3b", "7b"} if card > 100 * GIB else {"1b", "3b"})
     assert all(case.layers == 12 for case in cases if case.shape == "7b" and card < 100 * GIB)
     parameters = {
-        name: ModelShape.from_config({"model_type": "llama", **sizes}).parameters
+        name: shape_of({"model_type": "llama", **sizes}).parameters
         for name, sizes in shapes.SHAPES.items()
     }
     assert parameters["3b"] == 3_212_749_824 and parameters["7b"] == 6_738_415_616

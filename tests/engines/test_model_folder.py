@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ift_scale.engines import model_class, model_folder
+from ift_scale.engines import model_folder
 from ift_scale.errors import DataError
+from ift_scale.models import config_class
 
 
 def test_no_such_folder() -> None:
@@ -70,4 +71,4 @@ def test_the_hidden_size_by_the_name_that_the_class_gives_it(
     config: dict[str, object], tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert model_class.hidden_size(tmp_path) == 96
+    assert config_class.hidden_size(tmp_path) == 96

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ift_scale.estimate import activations
 from ift_scale.estimate.activations import Checkpointing, Precision
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.model import attention
@@ -82,7 +82,7 @@ def test_activations_are_what_a_model_holds(
         ).last_hidden_state
         kept = live.now
         hidden.backward(torch.ones_like(hidden))
-    shape, precision = ModelShape.from_config(config), Precision(dtype.itemsize, fused=False)
+    shape, precision = shape_of(config), Precision(dtype.itemsize, fused=False)
     expected = tokens * activations.kept(shape, precision, checkpointing)
     assert expected == pytest.approx(kept, rel=0.02)
     assert expected + tokens * activations.working(
@@ -112,7 +112,7 @@ def test_repeated_keys_and_values_are_what_packed_attention_holds(
         ).last_hidden_state
         kept = live.now
         hidden.backward(torch.ones_like(hidden))
-    shape = ModelShape.from_config(config)
+    shape = shape_of(config)
     counted, without = (
         tokens
         * activations.kept(shape, Precision(4, fused=False, repeated=repeated), checkpointing)
@@ -125,7 +125,7 @@ def test_repeated_keys_and_values_are_what_packed_attention_holds(
 
 def test_the_head_is_bounded_by_its_chunk() -> None:
     """More rows than a chunk need only more hidden states and their gradients."""
-    shape = ModelShape.from_config(
+    shape = shape_of(
         {"model_type": "llama", **SMALL, "vocab_size": 128_256, "num_hidden_layers": 1}
     )
     precision = Precision(2, fused=True)
@@ -156,9 +156,7 @@ def test_the_head_is_what_the_loss_holds(
         peak = live.peak
         live.peak = 0
         loss.backward()
-    shape = ModelShape.from_config(
-        {"model_type": "llama", **SMALL, "vocab_size": vocab, "num_hidden_layers": 1}
-    )
+    shape = shape_of({"model_type": "llama", **SMALL, "vocab_size": vocab, "num_hidden_layers": 1})
     precision = Precision(dtype.itemsize, fused=True, on_gpu=False)
     assert activations.head(shape, precision, rows) == pytest.approx(peak, rel=0.05)
     own = rows * size * dtype.itemsize  # the rows themselves, which count as activations

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from ift_scale.estimate import activations
 from ift_scale.estimate.activations import Checkpointing, Precision
 from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.estimate.shape_of import shape_of
 from tests.estimate.live_bytes import LiveBytes
 
 SIZES = {
@@ -110,7 +111,7 @@ def _conv_backward(
 def _model(name: str, **how: Any) -> tuple[Any, ModelShape]:
     config = CONFIG_MAPPING[name](**MODELS[name])
     model: Any = AutoModelForCausalLM.from_config(config, **how)
-    return model, ModelShape.from_config({"model_type": name, **MODELS[name]})
+    return model, shape_of({"model_type": name, **MODELS[name]})
 
 
 @pytest.mark.engine

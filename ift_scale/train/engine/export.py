@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ift_scale.engines import model_folder
 from ift_scale.estimate import host
+from ift_scale.models.config_file import model_config
 from ift_scale.train.engine.stored_names import StoredGroup, as_stored, stored_groups
 
 SHARD_BYTES = 5 << 30
@@ -81,7 +82,7 @@ def export(
 
 def copy_code(base: Path, folder: Path) -> None:
     """Copies the Python files of a base model whose class they define."""
-    if "auto_map" in model_folder.model_config(base):
+    if "auto_map" in model_config(base):
         for file in sorted(base.rglob("*.py")):
             copy = folder / file.relative_to(base)
             copy.parent.mkdir(parents=True, exist_ok=True)

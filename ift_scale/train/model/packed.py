@@ -23,6 +23,7 @@ from ift_scale.engines import model_class
 from ift_scale.engines.model_folder import weight_files
 from ift_scale.engines.rope import RopeLimits
 from ift_scale.errors import DataError, Place
+from ift_scale.models import config_class
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.path import PRUNED, TrainingPath
@@ -280,8 +281,7 @@ def class_and_config(folder: Path, trust_remote_code: bool = False) -> tuple[Any
 
     Raises DataError if it has none, or contains more than a language model.
     """
-    settings = model_class.read_config(folder, trust_remote_code)
-    kind = model_class.class_of(folder, settings, trust_remote_code)
+    kind, settings = config_class.class_and_config(folder, trust_remote_code)
     text = settings.get_text_config()
     if text is not settings and kind.config_class is not type(text):
         problem = "is a multimodal model; only a language model alone can be trained"

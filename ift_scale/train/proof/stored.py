@@ -19,16 +19,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.engines.model_folder import model_config, refuse_quantised
+from ift_scale.engines.model_folder import refuse_quantised
 from ift_scale.errors import DataError, Place
 from ift_scale.io import digest_cache
 from ift_scale.io.files import write_text
+from ift_scale.models.config_file import model_config
 from ift_scale.train.proof.verdict import Proof
 
 _PACKAGES = ("torch", "transformers")
 # Packages whose presence changes the code that transformers runs.
 _OPTIONAL = ("flash-attn", "flash-linear-attention", "mamba-ssm", "causal-conv1d", "kernels")
-_OWN_CODE = ("train", "engines", "config/train.py")
+_OWN_CODE = ("train", "engines", "models", "config/train.py")
 # Fields of config.json that no model depends on.
 _IRRELEVANT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -57,26 +58,33 @@ def proof_of(folder: Path, max_length: int, trust_remote_code: bool = False) -> 
 
 def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> Proof:
     """Returns the proof of a folder's class and config, computed now; imports torch."""
-    from ift_scale.engines.weight_checks import quiet
-    from ift_scale.train.model.packed import UNSUPPORTED, class_and_config
-    from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
-    from ift_scale.train.proof.shrink import CannotShrink
+    import torch
 
+    from ift_scale.engines.weight_checks import quiet
+    from ift_scale.models import config_class
+    from ift_scale.models.config_errors import refusing
+    from ift_scale.train.model.packed import class_and_config, without_cache
+    from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
+    from ift_scale.train.proof.shrink import shrink, tiny_model
+
+    fields, source = model_config(folder), folder / "config.json"
     kind, settings = class_and_config(folder, trust_remote_code)
-    place = Place(folder / "config.json", field="architectures")
-    try:
-        with quiet(), one_thread():
-            return prove(kind, settings, max_length)
-    except NotTrainable as error:
-        remedy = "Give a causal language model: each token's logits depend on earlier tokens only"
-        raise DataError(place, f"cannot be trained: {error}", remedy, kind.__name__) from error
-    except (*UNSUPPORTED, CannotShrink) as error:
-        problem = (
-            "cannot be trained: a small model of this class fails in its own forward or backward"
-            f" pass: {type(error).__name__}: {error}"
-        )
-        remedy = "Check that transformers can train it, or use another version of transformers"
-        raise DataError(place, problem, remedy, kind.__name__) from error
+
+    def run_small_model(fields: dict[str, Any]) -> None:
+        text = config_class.raw_settings(fields, source, trust_remote_code).get_text_config()
+        small = tiny_model(kind, shrink(text, max_length), 0)
+        small(input_ids=torch.arange(5, 13)[None], **without_cache(small))
+
+    with quiet(), one_thread():
+        config_class.build(fields, source, trust_remote_code)
+        with refusing(source, fields, "train a small model of it", run_small_model):
+            try:
+                return prove(kind, settings, max_length)
+            except NotTrainable as error:
+                remedy = "Give a causal language model: each token's logits depend on earlier ones"
+                place = Place(source, field="architectures")
+                problem = f"cannot be trained: {error}"
+                raise DataError(place, problem, remedy, kind.__name__) from error
 
 
 def _in_child(folder: Path, max_length: int) -> Proof:

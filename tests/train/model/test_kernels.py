@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
 from ift_scale.estimate.layers import ACTIVATIONS
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.train import prepare
 from ift_scale.train.model import kernels
 from tests.train.families import CONFIGS, SIZES
@@ -197,7 +197,7 @@ def test_an_unsupported_activation_is_left_to_the_model(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-6)
     kernels.check("auto", model)
     kernels.check("pytorch", model)
-    assert ModelShape.from_config(model.config.to_dict()).fused_mlp == (activation in ACTIVATIONS)
+    assert shape_of(model.config.to_dict()).fused_mlp == (activation in ACTIVATIONS)
     if activation in ACTIVATIONS:
         assert own == []
         kernels.check("triton", model)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError
-from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.estimate.shape import train_flops
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
@@ -200,7 +201,7 @@ def test_the_reported_flops_are_those_computed(family: str, prune: bool, prefix:
     packed = _packed(build(family), prune_last_layer=prune, activation_checkpointing="none")
     with _Products() as products:
         packed(_batch(tokens))[0].backward()
-    shape = ModelShape.from_config(packed.model.config.to_dict())
+    shape = shape_of(packed.model.config.to_dict())
     layer = dataclasses.replace(shape.last, pair_flops=0)
     no_attention = dataclasses.replace(shape, stack=((layer, shape.layers),))
     lengths, rows, shared = (

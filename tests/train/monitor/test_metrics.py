@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from ift_scale.config import TrainConfig
-from ift_scale.estimate.shape import ModelShape, train_flops
+from ift_scale.estimate.shape import train_flops
+from ift_scale.estimate.shape_of import shape_of
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.job import Events
 from ift_scale.train.monitor import throughput
@@ -45,7 +46,7 @@ def _meter(**changes: Any) -> Meter:
         "tokens": _tokens(),
         "hidden_size": 64,
         "num_ranks": 2,
-        "shape": ModelShape.from_config(LLAMA),
+        "shape": shape_of(LLAMA),
         "pruned": True,
         "share_prefix": True,
         "peak_flops": 1e9,
@@ -69,9 +70,7 @@ def test_counts_are_of_the_whole_step() -> None:
         and found["micro_batches"] == 2
         and found["imbalance"] > 1
     )
-    assert found["model_flops"] == train_flops(
-        ModelShape.from_config(LLAMA), [2, 2, 2], [2, 2, 1], pruned=True
-    )
+    assert found["model_flops"] == train_flops(shape_of(LLAMA), [2, 2, 2], [2, 2, 1], pruned=True)
     assert _meter(pruned=False).counts(STEP)["model_flops"] > found["model_flops"]
 
 

@@ -1,0 +1,1 @@
+"""config.json of a model: read, checked, and built by transformers."""

@@ -1,0 +1,114 @@
+"""Reads a model's config.json and checks what this package itself reads from it.
+
+Imports neither torch nor transformers; `config_class` checks the rest.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ift_scale.errors import DataError, Place
+
+_TYPES: dict[str, tuple[type, str]] = {
+    "architectures": (list, "a list of class names"),
+    "auto_map": (dict, "an object"),
+    "compression_config": (dict, "an object"),
+    "dtype": (str, "a string"),
+    "is_encoder_decoder": (bool, "true or false"),
+    "model_type": (str, "a string"),
+    "quantization_config": (dict, "an object"),
+    "text_config": (dict, "an object"),
+    "torch_dtype": (str, "a string"),
+    "transformers_version": (str, "a string"),
+}
+"""Fields that are read before transformers checks them; null is the same as a missing one."""
+_COUNT = re.compile(r"n_layers?|num_\w*layers|\w*num_\w*experts|n_\w*experts")
+_MOST = 10_000
+"""Largest number of layers or experts: each is a Python object, and a few bytes of config.json must
+not fill the memory."""
+REMEDY = "Correct it, or fetch config.json again"
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """Returns the fields of the folder's config.json; raises like `read_config_file`."""
+    return read_config_file(folder / "config.json")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Returns the fields of a config.json, which may have another name.
+
+    Raises DataError for a file that is missing or not a JSON object, and for the field if one of
+    `_TYPES` has another type, a value is NaN, or there are more than 10,000 layers or experts.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
+    except FileNotFoundError:
+        raise DataError(
+            Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
+        ) from None
+    except RecursionError:
+        raise DataError(Place(path), "is nested too deeply", "Fetch the model again") from None
+    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
+        raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
+    if not isinstance(fields, dict):
+        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
+    check_fields(fields, path)
+    return fields
+
+
+def check_fields(fields: dict[str, Any], source: str | Path) -> None:
+    """Raises DataError as `read_config_file` does for fields."""
+    parts = [("", fields), ("text_config.", fields.get("text_config"))]
+    for prefix, part in parts:
+        for name, (kind, described) in _TYPES.items():
+            value = part.get(name) if isinstance(part, dict) else None
+            if value is not None and not isinstance(value, kind):
+                place = Place(source, field=f"{prefix}{name}")
+                raise DataError(place, f"must be {described}", REMEDY, value)
+    for path, value in _values(fields, ""):
+        place = Place(source, field=path)
+        if isinstance(value, float) and math.isnan(value):
+            raise DataError(place, "must not be NaN", REMEDY, value)
+        is_count = isinstance(value, int) and _COUNT.fullmatch(path.rpartition(".")[2])
+        if is_count and value > _MOST:
+            raise DataError(place, f"must be at most {_MOST:,}", REMEDY, value)
+
+
+def _values(part: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields (path, value) of all that is neither an object nor a list."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from _values(value, f"{path}.{name}" if path else name)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _values(value, path)
+    else:
+        yield path, part
+
+
+def _special_float(value: dict[str, Any]) -> Any:
+    """Returns the number that transformers writes as {"__float__": "Infinity"}."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+
+def quantisation(fields: dict[str, Any]) -> str | None:
+    """Returns the quantisation method that a config.json names; None if it names none."""
+    for part in (fields, fields.get("text_config") or {}):
+        settings = part.get("quantization_config") or part.get("compression_config")
+        if settings:
+            by_bits = any(settings.get(name) for name in ("load_in_4bit", "load_in_8bit"))
+            return str(settings.get("quant_method") or ("bitsandbytes" if by_bits else "unnamed"))
+    return None
+
+
+def refuse_encoder_decoder(source: str | Path, model_type: Any) -> NoReturn:
+    """Raises DataError: an encoder-decoder has no next-token probabilities of a prompt."""
+    raise DataError(
+        Place(source, field="is_encoder_decoder"),
+        "an encoder-decoder answers from a separate input and does not continue a prompt",
+        "Give a causal language model's folder",
+        model_type,
+    )
