@@ -119,7 +119,9 @@ def unknown_lengths(
     ]
 
 
-_NO_LENGTH = re.compile(r"_dim|_size|_ids?$|bins|buckets|seed|multiple|position_embeddings")
+_NO_LENGTH = re.compile(
+    r"_dim|_size|_ids?$|bins|buckets|seed|multiple|position_embeddings|n_positions|seq_len"
+)
 
 
 def has_dropout(settings: PretrainedConfig) -> bool:

@@ -17,6 +17,7 @@ from ift_scale.train.proof.shrink import (
     text_class,
     tiny_model,
     two_layers,
+    unknown_lengths,
 )
 from ift_scale.train.proof.small_fields import SPECIAL_TOKENS
 
@@ -382,3 +383,9 @@ def test_a_width_under_an_unknown_name_is_found() -> None:
     small.intermediate_size = 110_080
     with pytest.raises(CannotShrink, match="parameters at its small size"):
         tiny_model(kind, small, 0)
+
+
+def test_the_number_of_learnt_positions_is_no_unknown_length() -> None:
+    """Rows beyond it have no embedding, however long examples may be."""
+    settings = transformers.GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=4)
+    assert unknown_lengths(settings, shrink(settings, 2048), 2048) == []
