@@ -106,9 +106,10 @@ class ConstructConfig(Section):
     """A prediction counts as the model's knowledge if its probability exceeds this value."""
     size: PositiveInt | None = None
     """Questions per set, equal for all settings of a domain. Default: the largest possible size."""
-    response: Literal["letter", "letter_text", "letter_text_explanation"] = "letter_text"
+    response: Literal["letter", "letter_text", "letter_text_explanation", "text"] = "letter_text"
     """Form of the response. `letter`: "B". `letter_text`: "B. copper". `letter_text_explanation`:
-    the same followed by an explanation on the next line."""
+    the same followed by an explanation on the next line. `text`: "copper", to the question without
+    its options, as `probe.reliability.decide_by: cloze` asks it."""
     refusal: Text = "I do not know."
     """Response to questions that the model does not know, in the setting refuse_unknown."""
     conflict_weights: ConflictWeights = ConflictWeights()
@@ -183,6 +184,10 @@ def _matching_problems(construct: ConstructConfig) -> list[str]:
             "construct.matching.author: needs explanations; set construct.response to "
             "letter_text_explanation"
         )
+    if matching.letters != "none" and construct.response == "text":
+        problems.append(
+            "construct.matching.letters: response text shows no letters; set it to none"
+        )
     if matching.letters == "reorder" and _is_explained(construct):
         problems.append(
             "construct.matching.letters: reorder changes the letters of options, which "
@@ -203,7 +208,7 @@ def _free_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
         problems.append(
             "construct.questions: free questions must be probed; set probe.free.ask to true"
         )
-    if construct.response != "letter_text":
+    if construct.response not in ("letter_text", "text"):
         problems.append(
             f"construct.response: {construct.response} needs options, which free questions lack; "
             "remove it"
@@ -223,6 +228,7 @@ def _free_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
 def _official_problems(construct: ConstructConfig) -> list[str]:
     others = [setting for setting in construct.all_settings() if setting not in PAPER]
     changes = {
+        "response: text": construct.response == "text",
         "size": construct.size is not None,
         "matching": construct.matching != MatchingConfig(),
         "across_domains": construct.across_domains,

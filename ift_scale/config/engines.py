@@ -46,6 +46,9 @@ class EngineConfig(Section):
         return True
 
 
+ClozeScore = Literal["sum", "byte", "pmi"]
+
+
 class ReliabilityConfig(Section):
     """Additional measurements of how reliably the model knows an answer. Each costs requests and
     has its own columns in the results."""
@@ -76,12 +79,15 @@ class ReliabilityConfig(Section):
     """Number of answers sampled per prompt, at `grade_temperature`."""
     grade_temperature: Annotated[float, Field(gt=0)] = 0.5
     """Temperature of the sampled answers that are graded."""
-    cloze: bool = False
-    """Also measure the likelihood of each option's text, without letters."""
-    decide_by: Literal["plain", "average", "debiased"] = "plain"
+    cloze: Literal[False] | ClozeScore = False
+    """Also measure the likelihood of each option's text, without letters. `sum`: its
+    log-likelihood. `byte`: per UTF-8 byte. `pmi`: less the log-likelihood after an empty question,
+    which costs a request per distinct text. See docs/probing.md for how to choose."""
+    decide_by: Literal["plain", "average", "debiased", "cloze"] = "plain"
     """Source of the model's prediction and confidence. `plain`: the plain prompt. `average`: the
     mean probability of each option over all draws and orders. `debiased`: the plain prompt with the
-    prior over letters divided out."""
+    prior over letters divided out. `cloze`: the softmax over the options' `cloze` scores. Arms are
+    then evaluated by the same measure."""
     seed: Seed = 42
     """Seed of the option orders, the sample for the prior and the graded samples."""
 
@@ -120,6 +126,13 @@ class ProbeConfig(EngineConfig):
     def generates(self) -> bool:
         return self.free.ask or self.reliability.grades
 
+    @property
+    def of_arms(self) -> ReliabilityConfig:
+        """How arms are scored: by the measure that decides what the base model knows."""
+        if self.reliability.decide_by == "cloze":
+            return ReliabilityConfig(cloze=self.reliability.cloze, decide_by="cloze")
+        return ReliabilityConfig()
+
 
 class EvaluateConfig(EngineConfig):
     """Evaluation of the trained arms."""
@@ -150,6 +163,10 @@ def reliability_problems(probe: ProbeConfig) -> list[str]:
         )
     if reliability.decide_by == "debiased" and reliability.prior_share == 0:
         problems.append("probe.reliability.decide_by: debiased needs prior_share above 0")
+    if reliability.decide_by == "cloze" and not reliability.cloze:
+        problems.append(
+            "probe.reliability.decide_by: cloze needs probe.reliability.cloze: sum, byte or pmi"
+        )
     if reliability.grades and one_draw:
         problems.append(
             "probe.reliability.grades: needs demonstration_draws above 1 (SliCK uses 10)"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct.even_letters import swapped
 from ift_scale.construct.items import Item
-from ift_scale.prompts.templates import chat_messages, gold_text, response_text
+from ift_scale.prompts.templates import chat_messages, gold_text, response_text, without_options
 from ift_scale.prompts.texts import AuthorGroup, TextKey, TextKind
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
 from ift_scale.treatments import treatment
@@ -72,9 +72,10 @@ class Builder:
             wording=wording,
             weight=item.weight,
         )
+        by_text = self._config.response == "text"
         return Example(
             messages=[
-                *chat_messages(question, order, context),
+                *chat_messages(without_options(question) if by_text else question, order, context),
                 Message(role="assistant", content=response),
             ],
             meta=meta,

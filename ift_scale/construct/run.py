@@ -246,6 +246,7 @@ def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
     # Sorted by id: with the file's order, sums of lengths and confidences would differ in the last
     # digit.
     rows = sorted(sets[arm.domain][arm.setting], key=lambda row: row.question.id)
+    assert config.response != "text"  # refused with the configuration
     examples = official.examples(rows, arm.setting, config.response)
     covariates = balance.Covariates(
         [str(example.meta.target) for example in examples],

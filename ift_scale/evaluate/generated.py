@@ -17,7 +17,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.records import Question
 from ift_scale.scoring import letters
 from ift_scale.scoring.letters import LetterAsker
-from ift_scale.scoring.scores import GENERATED_SCHEMA, ChoiceScores
+from ift_scale.scoring.scores import ChoiceScores
 
 _IDENTITY = ("domain", "subject", "collection", "split", "group")
 
@@ -141,9 +141,10 @@ class GeneratedAsker:
 
 @dataclass
 class GeneratedRows:
-    """Converts shards' tables to rows of GENERATED_SCHEMA, and counts over all of them."""
+    """Converts shards' tables to rows of `schema`, and counts over all of them."""
 
     scores: ChoiceScores
+    schema: pa.Schema
     choice: int = 0
     unparsed: int = 0
     refused: int = 0
@@ -153,7 +154,7 @@ class GeneratedRows:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = self._choice(table) if "logprobs" in table.column_names else self._free(table)
-        return rows.select(GENERATED_SCHEMA.names).cast(GENERATED_SCHEMA)
+        return rows.select(self.schema.names).cast(self.schema)
 
     def _choice(self, table: pa.Table) -> pa.Table:
         rows = self.scores.rows(table)
@@ -175,9 +176,9 @@ class GeneratedRows:
             table["id" if f.name == "question_id" else f.name].cast(f.type)
             if f.name in table.column_names or f.name == "question_id"
             else pa.array(known.get(f.name, [None] * len(table)), f.type)
-            for f in GENERATED_SCHEMA
+            for f in self.schema
         ]
-        return pa.table(columns, schema=GENERATED_SCHEMA)
+        return pa.table(columns, schema=self.schema)
 
     def counts(self) -> dict[str, float]:
         """Returns the counts for the manifest."""

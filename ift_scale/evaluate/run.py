@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ift_scale.config import Config, ReliabilityConfig
+from ift_scale.config import Config
 from ift_scale.engines import model_folder
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
@@ -23,23 +23,24 @@ from ift_scale.prompts.views import plain
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
 from ift_scale.records import QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.scoring import embedding
+from ift_scale.scoring.cloze import ChatTexts, Cloze
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import compute, share_of
-from ift_scale.scoring.scores import GENERATED_SCHEMA, PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.scores import ChoiceScores, arm_schema, write_rows
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
-    lettered = LetterAsker(
-        Chat(tokenizer, config.evaluate.template, config.construct.response), plain
-    )
+    template, cloze = config.evaluate.template, config.probe.of_arms.cloze
+    texts = Cloze(ChatTexts(tokenizer, template), cloze) if cloze else None
+    lettered = LetterAsker(Chat(tokenizer, template, config.construct.response), plain, texts)
     if not config.evaluate.generate:
         return lettered
     return GeneratedAsker(
         tokenizer,
-        config.evaluate.template,
+        template,
         lettered,
         config.evaluate.max_tokens,
         config.construct.refusal,
@@ -57,6 +58,8 @@ class EvaluateStage(Stage):
         settings = identity(config.evaluate, config.model.dtype)
         if config.evaluate.generate:
             settings["refusal"] = config.construct.refusal
+        if config.probe.of_arms.cloze:
+            settings["cloze"] = config.probe.of_arms.cloze
         questions = context.digest("questions", QUESTIONS_FILE)
         tasks = []
         for arm in _arms(context):
@@ -150,11 +153,13 @@ def ask(
 
 def _finish(config: Config, task: Task, target: Target, shards: list[Path]) -> None:
     started = time.monotonic()
-    scores = ChoiceScores(ReliabilityConfig())
-    generated = GeneratedRows(scores) if config.evaluate.generate else None
+    measured = config.probe.of_arms
+    scores = ChoiceScores(measured)
+    schema = arm_schema(bool(measured.cloze), config.evaluate.generate)
+    generated = GeneratedRows(scores, schema) if config.evaluate.generate else None
     write_rows(
         target.folder / SCORES_FILE,
-        GENERATED_SCHEMA if generated else PLAIN_SCHEMA,
+        schema,
         shards,
         generated or scores.rows,
     )

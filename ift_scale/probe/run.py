@@ -27,7 +27,8 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
 from ift_scale.records import KNOWLEDGE_FILE, PROBE_FILE, QUESTIONS_FILE, Question
 from ift_scale.scoring import embedding
-from ift_scale.scoring.letters import Cloze, FewShot, LetterAsker
+from ift_scale.scoring.cloze import Cloze, FewShotTexts
+from ift_scale.scoring.letters import FewShot, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
@@ -174,7 +175,10 @@ def _finish(
 def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool, model_path: Path) -> str:
     """Returns the digest of what raw log-probabilities depend on, without later processing."""
     settings = resolved_identity(config.probe, config.model.dtype, on_gpu, model_path)
-    settings["reliability"] = config.probe.reliability.model_dump(exclude=POSTPROCESSING)
+    reliability = config.probe.reliability
+    settings["reliability"] = reliability.model_dump(exclude=POSTPROCESSING)
+    if reliability.cloze:
+        settings["reliability"]["cloze"] = "pmi" if reliability.cloze == "pmi" else "texts"
     return digest_of([STAGE.version, settings, inputs])
 
 
@@ -182,9 +186,10 @@ def asker_of(
     config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations
 ) -> "_Asker":
     """Returns the probe's asker for choice and free questions."""
-    cloze = (
-        Cloze(tokenizer, demonstrations, config.whole_prompts) if config.reliability.cloze else None
-    )
+    cloze = None
+    if config.reliability.cloze:
+        texts = FewShotTexts(tokenizer, demonstrations, config.whole_prompts)
+        cloze = Cloze(texts, config.reliability.cloze)
     few_shot = FewShot(tokenizer, demonstrations, config.whole_prompts)
     letters = LetterAsker(few_shot, views.views_of(config.reliability), cloze)
     return _Asker(letters, free.FreeAsker(tokenizer, demonstrations, config))

@@ -53,6 +53,8 @@ def response_text(
     `style` is ConstructConfig.response.
     """
     letter = LETTERS[target if order is None else order.index(target)]
+    if style == "text":
+        return question.choices[target]
     return letter if style == "letter" else f"{letter}. {question.choices[target]}"
 
 
@@ -89,6 +91,11 @@ def open_text(question: Question) -> str:
 def gold_text(question: Question) -> str:
     """Returns the right answer in words: the right option, or a free question's first alias."""
     return question.aliases[0] if question.answer is None else question.choices[question.answer]
+
+
+def without_options(question: Question) -> Question:
+    """Returns a choice question as it is asked without its options."""
+    return question.model_copy(update={"choices": []})
 
 
 def chat_messages(

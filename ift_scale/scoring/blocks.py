@@ -21,7 +21,7 @@ class Block:
     """Rows of a shard with equal shapes.
 
     `rows` (Q,), `logprobs` (Q, V, C) in the order shown, `orders` (Q, V, C), `draws` (Q, V),
-    `answer` (Q,).
+    `answer` (Q,). With cloze: `cloze` and `bytes`, and with pmi `empty`, (Q, C) by content.
     """
 
     rows: np.ndarray
@@ -29,6 +29,9 @@ class Block:
     orders: np.ndarray
     draws: np.ndarray
     answer: np.ndarray
+    cloze: np.ndarray | None = None
+    bytes: np.ndarray | None = None
+    empty: np.ndarray | None = None
 
     @property
     def probs(self) -> np.ndarray:
@@ -52,6 +55,11 @@ def blocks(table: pa.Table) -> Iterator[Block]:
     starts = {name: np.asarray(column.offsets)[:-1] for name, column in lists.items()}
     starts = {name: begin - begin[0] if len(begin) else begin for name, begin in starts.items()}
     answer = np.asarray(table["answer"])
+    by_content = {
+        name: table[name].to_pylist()
+        for name in ("cloze", "bytes", "empty")
+        if name in table.column_names
+    }
     for num_views, num_shown in sorted({*zip(views.tolist(), shown.tolist(), strict=True)}):
         rows = np.flatnonzero((views == num_views) & (shown == num_shown))
         at = {name: begin[rows][:, None] for name, begin in starts.items()}
@@ -62,4 +70,5 @@ def blocks(table: pa.Table) -> Iterator[Block]:
             flat["orders"][at["orders"] + np.arange(num_shown)].reshape(shape).astype(np.int64),
             flat["draws"][at["draws"] + np.arange(num_views)],
             answer[rows],
+            **{name: np.array([column[i] for i in rows]) for name, column in by_content.items()},
         )

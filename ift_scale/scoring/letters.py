@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from ift_scale.engines.protocol import Engine, TextRequest
+from ift_scale.engines.protocol import Engine
 from ift_scale.errors import DataError, Place
 from ift_scale.prompts import templates
 from ift_scale.prompts.controls import ChatText
@@ -21,9 +21,9 @@ from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View, ViewsOf
 from ift_scale.records import Question
+from ift_scale.scoring.cloze import Cloze, ClozeRequests
 from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
-    Continuations,
     LetterTokens,
     OptionRequest,
     num_tokens,
@@ -118,36 +118,31 @@ class LetterRequests:
     views: list[tuple[View, ...]]
     requests: list[OptionRequest]
     source: np.ndarray
-    cloze: list[TextRequest]
+    cloze: ClozeRequests | None
 
     @property
     def tokens(self) -> int:
-        counted = sum(map(num_tokens, self.requests))
-        return counted + sum(
-            len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.cloze
-        )
+        return sum(map(num_tokens, self.requests)) + (self.cloze.tokens if self.cloze else 0)
 
     @property
     def num_requests(self) -> int:
-        return len(self.requests) + len(self.cloze)
+        return len(self.requests) + (len(self.cloze.requests) if self.cloze else 0)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """Yields (question, tokens that the engine reads) for every request."""
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
             yield self.questions[number], num_tokens(request)
-        owners = (
-            [question for question in self.questions for _ in question.choices]
-            if self.cloze
-            else []
-        )
-        for question, text in zip(owners, self.cloze, strict=True):
-            yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
+        if self.cloze:
+            owners = [question for question in self.questions for _ in question.choices]
+            # The texts after the empty question are shorter.
+            for question, text in zip(owners, self.cloze.requests, strict=False):
+                yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
 
 
 class LetterAsker:
     """Turns questions into `LetterRequests` (`write`) and these, with an engine, into a table."""
 
-    def __init__(self, writer: PromptWriter, views_of: ViewsOf, cloze: "Cloze | None" = None):
+    def __init__(self, writer: PromptWriter, views_of: ViewsOf, cloze: Cloze | None = None):
         self.writer, self.views_of, self.cloze = writer, views_of, cloze
 
     def write(self, questions: list[Question]) -> LetterRequests:
@@ -168,7 +163,7 @@ class LetterAsker:
                     [questions[i] for i, _ in pairs], [views[i][v] for i, v in pairs]
                 )
                 source += pairs
-        cloze = self.cloze.requests(questions) if self.cloze else []
+        cloze = self.cloze.write(questions) if self.cloze else None
         return LetterRequests(questions, views, requests, np.array(source), cloze)
 
     def ask(self, engine: Engine, written: LetterRequests) -> pa.Table:
@@ -183,35 +178,13 @@ class LetterAsker:
         if (written.source[:, 1] > 0).any():
             # With several views a question's requests are apart, because draws are asked in turn.
             logprobs = _sorted_by_question(logprobs, counts, written.source)
-        likelihoods = engine.loglikelihood(written.cloze) if written.cloze else None
-        return _table(written, logprobs, likelihoods)
-
-
-class Cloze:
-    """Writes requests for the likelihood of each option's text after the question alone.
-
-    The prompts are few-shot, like those of `FewShot`, and list no options.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PromptTokenizer,
-        demonstrations: Demonstrations,
-        whole_prompts: bool = False,
-    ):
-        self.continuations = Continuations(tokenizer, whole_prompts)
-        self.prefixes = Prefixes(tokenizer, demonstrations, templates.open_prefix, whole_prompts)
-
-    def requests(self, questions: Sequence[Question]) -> list[TextRequest]:
-        requests = []
-        for question in questions:
-            text = templates.open_text(question)
-            (pair,) = self.prefixes.encode(question, 0, [text])
-            whole = self.prefixes.whole_prompt(question, 0, text)
-            requests += self.continuations.requests(
-                *pair, text, [f" {choice}" for choice in question.choices], whole
-            )
-        return requests
+        table = _table(written, logprobs)
+        if self.cloze and written.cloze:
+            by_text = self.cloze.ask(engine, written.cloze, written.questions)
+            _refuse_nan_texts(by_text, written.questions)
+            for name in by_text.column_names:
+                table = table.append_column(name, by_text[name])
+        return table
 
 
 def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: LetterRequests) -> None:
@@ -221,12 +194,23 @@ def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: LetterRequest
         np.maximum.reduceat(logprobs, starts)
     )
     if wrong.any():
-        question = written.questions[written.source[wrong.argmax(), 0]]
-        raise DataError(
-            Place(f"question {question.id}"),
-            "the model's probabilities are not numbers (NaN)",
-            "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
-        )
+        raise _not_a_number(written.questions[written.source[wrong.argmax(), 0]])
+
+
+def _refuse_nan_texts(table: pa.Table, questions: Sequence[Question]) -> None:
+    """Raises DataError for a question whose options' texts have NaN or -inf log-likelihoods."""
+    for name in {"cloze", "empty"} & set(table.column_names):
+        for question, values in zip(questions, table[name].to_pylist(), strict=True):
+            if not np.isfinite(values).all():
+                raise _not_a_number(question)
+
+
+def _not_a_number(question: Question) -> DataError:
+    return DataError(
+        Place(f"question {question.id}"),
+        "the model's probabilities are not numbers (NaN)",
+        "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
+    )
 
 
 def _sorted_by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -235,14 +219,8 @@ def _sorted_by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.nda
     return np.concatenate([parts[i] for i in np.lexsort((source[:, 1], source[:, 0]))])
 
 
-def _table(
-    written: LetterRequests, logprobs: np.ndarray, likelihoods: np.ndarray | None
-) -> pa.Table:
-    """Returns one row per question.
-
-    `logprobs` are view by view in the order shown. `cloze` has one value per option, with `bytes`,
-    the options' lengths in UTF-8.
-    """
+def _table(written: LetterRequests, logprobs: np.ndarray) -> pa.Table:
+    """Returns one row per question. `logprobs` are view by view in the order shown."""
     questions = written.questions
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(question, name) for question in questions], pa.string())
@@ -256,10 +234,6 @@ def _table(
     columns["draws"] = _lists(num_views, pa.array(flat_draws, pa.int16()))
     columns["orders"] = _lists(num_views * num_choices, pa.array(flat_orders, pa.int8()))
     columns["logprobs"] = _lists(num_views * num_choices, pa.array(logprobs))
-    if likelihoods is not None:
-        sizes = [len(choice.encode()) for question in questions for choice in question.choices]
-        columns["cloze"] = _lists(num_choices, pa.array(likelihoods))
-        columns["bytes"] = _lists(num_choices, pa.array(sizes, pa.int32()))
     return pa.table(columns)
 
 

@@ -229,7 +229,7 @@ class LetterTokens:
 
 
 class Continuations:
-    """Texts after prompts, as engine requests.
+    """Texts after prompts, each with the blank line that ends it, as engine requests.
 
     The context is the longest token prefix that the prompt shares with all texts. A text's tokens
     are computed after the prompt's last line alone. The first prompts and every 512th are compared
@@ -254,14 +254,14 @@ class Continuations:
         """
         # Tokenise after the last line only, which is much shorter than the prompt.
         line = last_line(text)
-        before, *wholes = self.tokenizer.after_blank_line(
-            [line, *(line + continuation for continuation in continuations)]
-        )
+        (before,) = self.tokenizer.after_blank_line([line])
+        wholes = self._ended(self.tokenizer.after_blank_line, line, continuations)
         result = boundary(before, common_prefix([before, *wholes]), wholes)
         self._seen += 1
         applies = result.ends(suffix) and not self._always
         if not applies or is_compared(self._seen):
-            prompt, exact = prefix + suffix, [whole(continuation) for continuation in continuations]
+            prompt = prefix + suffix
+            exact = self._ended(lambda texts: [whole(text) for text in texts], "", continuations)
             of_whole = boundary(prompt, common_prefix([prompt, *exact]), exact)
             if applies and of_whole != result:
                 problem = f"tokenises {continuations[0]!r} after {line!r} alone differently than"
@@ -280,6 +280,17 @@ class Continuations:
             prefix, suffix = [], prefix + suffix
         context = result.context(suffix)
         return [TextRequest(prefix, context, option) for option in result.options]
+
+    @staticmethod
+    def _ended(
+        encode: Callable[[Sequence[str]], list[list[int]]], before: str, texts: Sequence[str]
+    ) -> list[list[int]]:
+        """Returns the ids of `before`, each text and a blank line.
+
+        Final line breaks may tokenise differently, so these are the ids before another paragraph.
+        """
+        rows = encode([f"{before}{text}\n\n{word}" for text in texts for word in "AB"])
+        return [common_prefix(rows[i : i + 2]) for i in range(0, len(rows), 2)]
 
 
 def is_compared(number: int) -> bool:

@@ -20,10 +20,10 @@ from ift_scale.io.files import atomic_path, read_parquet
 from ift_scale.prompts.views import num_configured
 from ift_scale.records import GRADES, Score
 from ift_scale.scoring.blocks import Block, blocks, softmax
+from ift_scale.scoring.cloze import NUM_BINS, ClozeSummary, calibration_bins
 from ift_scale.scoring.grades import GradeInputs, grade_beyond_chance, grade_inputs, grade_of
 from ift_scale.scoring.letter_prior import LetterPrior, debiased
 
-NUM_BINS = 10
 _WHO = [
     (name, pa.string())
     for name in ("kind", "question_id", "domain", "subject", "collection", "split", "group")
@@ -37,29 +37,30 @@ _PLAIN = [
     ("confidence", pa.float64()),
     ("correct", pa.bool_()),
 ]
+_CLOZE = [("cloze_logprobs", pa.list_(pa.float64())), ("cloze_prediction", pa.int16())]
 _RELIABILITY = [
     ("average_probs", pa.list_(pa.float64())),
     ("debiased_probs", pa.list_(pa.float64())),
     ("view_agreement", pa.float64()),
-    ("cloze_logprobs", pa.list_(pa.float64())),
-    ("cloze_prediction", pa.int16()),
+    *_CLOZE,
     ("grade", pa.string()),
     ("greedy_right", pa.float64()),
     ("sampled_right", pa.float64()),
 ]
 _FREE = [("response", pa.string()), ("f1", pa.float64()), ("samples", pa.list_(pa.string()))]
 SCHEMA = pa.schema([*_WHO, *_PLAIN, *_RELIABILITY, *_FREE])
-PLAIN_SCHEMA = pa.schema([*_WHO, *_PLAIN])
-GENERATED_SCHEMA = pa.schema(
-    [
-        *PLAIN_SCHEMA,
-        ("response", pa.string()),
-        ("f1", pa.float64()),
-        ("generated_prediction", pa.int16()),
-        ("refused", pa.bool_()),
-    ]
-)
-"""The schema of arms whose answers are also generated."""
+_GENERATED = [
+    ("response", pa.string()),
+    ("f1", pa.float64()),
+    ("generated_prediction", pa.int16()),
+    ("refused", pa.bool_()),
+]
+
+
+def arm_schema(cloze: bool, generated: bool) -> pa.Schema:
+    """Returns the schema of an arm's scores, whose columns depend on what it was asked."""
+    more = [*(_CLOZE if cloze else ()), *(_GENERATED if generated else ())]
+    return pa.schema([*_WHO, *_PLAIN, *more])
 
 
 @dataclass
@@ -73,9 +74,7 @@ class ChoiceSummary:
     multi_view: int = 0
     """Questions with several views; `agreement` sums their shares of views that agree."""
     agreement: float = 0
-    cloze_questions: int = 0
-    cloze_correct: float = 0
-    cloze_agrees: float = 0
+    cloze: ClozeSummary = field(default_factory=ClozeSummary)
     bins: np.ndarray = field(default_factory=lambda: np.zeros((3, NUM_BINS)))
     """Questions, summed confidence and correct answers, by confidence bin."""
     letters: dict[int, np.ndarray] = field(default_factory=dict)
@@ -89,9 +88,7 @@ class ChoiceSummary:
         confidence_Q = probs_QC.max(-1)
         truth_QC = np.eye(probs_QC.shape[-1])[block.answer]
         self.brier += float(((probs_QC - truth_QC) ** 2).sum())
-        bin_Q = np.minimum((confidence_Q * NUM_BINS).astype(int), NUM_BINS - 1)
-        for row, weights in enumerate((np.ones(len(bin_Q)), confidence_Q, correct_Q)):
-            self.bins[row] += np.bincount(bin_Q, weights, NUM_BINS)
+        self.bins += calibration_bins(confidence_Q, correct_Q)
         num_choices = probs_QC.shape[-1]
         by_letter = self.letters.setdefault(num_choices, np.zeros((4, num_choices)))
         right = block.probs[:, 0].argmax(-1) == block.answer
@@ -131,12 +128,8 @@ class ChoiceSummary:
                 "questions": self.multi_view,
                 "agreement": self.agreement / self.multi_view,
             }
-        if self.cloze_questions:
-            questions = self.cloze_questions
-            out["cloze"] = {
-                "accuracy": self.cloze_correct / questions,
-                "agreement": self.cloze_agrees / questions,
-            }
+        if self.cloze.questions:
+            out["cloze"] = self.cloze.as_json()
         if self.grades:
             out["grades"] = {grade: self.grades.get(grade, 0) for grade in GRADES}
         return out
@@ -208,8 +201,6 @@ class ChoiceScores:
                 target = lists if name in lists else flat
                 for row, value in zip(block.rows.tolist(), values.tolist(), strict=True):
                     target[name][row] = value
-        if "cloze" in table.column_names:
-            self._cloze(table, lists, flat)
         columns = {"kind": ["choice"] * size, "question_id": ids, **lists, **flat}
         columns |= {
             name: table[name]
@@ -232,7 +223,12 @@ class ChoiceScores:
         if prior_C is not None:
             out["debiased_probs"] = debiased(block, prior_C)
         probs_QC = plain_QC
-        if self.config.decide_by == "average":
+        if self.config.cloze and block.cloze is not None:
+            cloze_QC = self.summary.cloze.probabilities(self.config.cloze, block)
+            out |= {"cloze_logprobs": block.cloze, "cloze_prediction": cloze_QC.argmax(-1)}
+        if self.config.decide_by == "cloze":
+            probs_QC = cloze_QC
+        elif self.config.decide_by == "average":
             probs_QC = out.get("average_probs", plain_QC)
         elif self.config.decide_by == "debiased":
             # Every option count has a prior: the probe checks this before it asks.
@@ -269,25 +265,6 @@ class ChoiceScores:
             1 / num_choices,
             self.config.grade_level,
         )
-
-    def _cloze(
-        self, table: pa.Table, lists: dict[str, list[Any]], flat: dict[str, list[Any]]
-    ) -> None:
-        """Picks the option with the highest log-likelihood per UTF-8 byte."""
-        for row, (likelihoods, sizes, answer) in enumerate(
-            zip(
-                table["cloze"].to_pylist(),
-                table["bytes"].to_pylist(),
-                table["answer"].to_pylist(),
-                strict=True,
-            )
-        ):
-            lists["cloze_logprobs"][row] = likelihoods
-            chosen = int(np.argmax(np.array(likelihoods) / np.array(sizes)))
-            flat["cloze_prediction"][row] = chosen
-            self.summary.cloze_questions += 1
-            self.summary.cloze_correct += chosen == answer
-            self.summary.cloze_agrees += chosen == flat["prediction"][row]
 
 
 def write_rows(

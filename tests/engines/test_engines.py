@@ -21,7 +21,8 @@ from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.questions import mmlu, world
-from ift_scale.scoring.letters import Cloze, FewShot, LetterAsker
+from ift_scale.scoring.cloze import Cloze, FewShotTexts
+from ift_scale.scoring.letters import FewShot, LetterAsker
 
 pytestmark = pytest.mark.engine
 
@@ -96,7 +97,7 @@ def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: 
     tokenizer = PromptTokenizer(world_model)
     demonstrations = Demonstrations(questions, 5, 42)
     choice = [q for q in questions if q.kind == "choice" and q.split == "test"][::40]
-    cloze = Cloze(tokenizer, demonstrations).requests(choice)
+    cloze = Cloze(FewShotTexts(tokenizer, demonstrations), "sum").write(choice).requests
     ours, reference = (engines[name].loglikelihood(cloze) for name in ENGINES)
     assert np.abs(ours - reference).max() < 1e-3 and len(ours) == 4 * len(choice)
     config = ProbeConfig(free=FreeConfig(ask=True))

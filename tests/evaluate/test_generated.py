@@ -23,7 +23,7 @@ from ift_scale.questions import world
 from ift_scale.records import SCORES_FILE, Arm, Message, Question, Score
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.scoring.scores import ChoiceScores
+from ift_scale.scoring.scores import ChoiceScores, arm_schema
 from ift_scale.stage import Task
 from tests.prompts import vocabularies
 
@@ -58,7 +58,10 @@ def _asked(
     asker = GeneratedAsker(
         tokenizer, "vicuna", LetterAsker(Chat(tokenizer, "vicuna"), plain), 9, "Who knows?"
     )
-    engine, rows = Scripted(tokenizer, said), GeneratedRows(ChoiceScores(ReliabilityConfig()))
+    engine, rows = (
+        Scripted(tokenizer, said),
+        GeneratedRows(ChoiceScores(ReliabilityConfig()), arm_schema(False, True)),
+    )
     table = rows(asker.ask(engine, asker.write(questions)))  # type: ignore[arg-type]
     return [Score.model_validate(row) for row in table.to_pylist()], rows, engine, asker
 
@@ -131,7 +134,7 @@ def test_an_answer_whose_first_token_merges_with_the_prompt(tmp_path: Path, fami
         def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
             return np.full(len(requests), -1.0)
 
-    found = GeneratedRows(ChoiceScores(ReliabilityConfig()))(
+    found = GeneratedRows(ChoiceScores(ReliabilityConfig()), arm_schema(False, True))(
         asker.ask(Repeating(tokenizer, []), written)
     )
     assert found["response"].to_pylist() == answers

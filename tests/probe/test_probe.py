@@ -296,7 +296,7 @@ def test_weights_that_are_not_numbers(
 def test_every_way_of_asking_at_once(run_folder: Path) -> None:
     """Orders, draws, prior, grades, text likelihoods and free questions through one engine."""
     settings = "{demonstration_draws: 2, permutations: circular, prior_share: 0.5, grades: true,"
-    settings += " cloze: true, decide_by: average}"
+    settings += " cloze: byte, decide_by: average}"
     overrides = (
         f"probe.reliability={settings}",
         "probe.free={ask: true, num_samples: 2, max_tokens: 6}",

@@ -11,7 +11,7 @@ from ift_scale.config.file import from_dict
 from ift_scale.io.files import write_json, write_jsonl, write_text
 from ift_scale.io.manifests import digest_of, file_digest, read_manifest, write_manifest
 from ift_scale.records import Arm, Example, ExampleMeta, Message, Question, Score
-from ift_scale.scoring.scores import PLAIN_SCHEMA
+from ift_scale.scoring.scores import arm_schema
 from tests.report import synthetic
 
 DOMAINS, SETTINGS, SEEDS = ("medicine", "history"), ("harmonious", "incompatible"), (0, 1)
@@ -159,7 +159,6 @@ def scores(path: Path, asked: list[Question], prediction: int) -> None:
         for q in asked
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = set(PLAIN_SCHEMA.names)
-    pq.write_table(
-        pa.Table.from_pylist([row.model_dump(include=names) for row in rows], PLAIN_SCHEMA), path
-    )
+    schema = arm_schema(cloze=False, generated=False)
+    dumped = [row.model_dump(include=set(schema.names)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(dumped, schema), path)

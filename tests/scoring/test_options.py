@@ -24,12 +24,13 @@ from ift_scale.prompts.templates import (
     question_text,
     response_text,
 )
-from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.prompts.views import plain, views_of
 from ift_scale.questions import mmlu, paper
 from ift_scale.records import LETTERS, Message, Question
 from ift_scale.scoring.blocks import blocks
-from ift_scale.scoring.letters import Chat, Cloze, FewShot, LetterAsker
+from ift_scale.scoring.cloze import ChatTexts, Cloze, FewShotTexts
+from ift_scale.scoring.letters import Chat, FewShot, LetterAsker
 from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
     LetterTokens,
@@ -181,15 +182,47 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(
             assert first < len(asked) and all(supervised[first : len(asked)])
 
 
-def test_option_texts(model: Model) -> None:
-    """The likelihoods of option texts, after the longest prefix that prompt and texts share."""
-    requests = Cloze(model.tokenizer, Demonstrations(DEV, 2, 42)).requests(QUESTIONS)
-    found = iter(model.engine.loglikelihood(requests).tolist())
+def test_texts_with_the_blank_line_that_ends_them(model: Model) -> None:
+    """After the longest prefix that prompt and texts share; also after the empty question."""
+    texts = FewShotTexts(model.tokenizer, Demonstrations(DEV, 2, 42))
+    asker = Cloze(texts, "pmi")
+    table = asker.ask(model.engine, asker.write(QUESTIONS), QUESTIONS)
     prefix = open_prefix("engineering", Demonstrations(DEV, 2, 42).of(QUESTIONS[0]))
+    for question, row in zip(QUESTIONS, table.to_pylist(), strict=True):
+        endings = [f" {choice}" for choice in question.choices]
+        asked = prefix + open_text(question)
+        assert row["cloze"] == pytest.approx(_ended(model, asked, endings), abs=2e-4)
+        asked = prefix + open_text(question.model_copy(update={"question": ""}))
+        alone = [_ended(model, asked, [ending])[0] for ending in endings]
+        assert row["empty"] == pytest.approx(alone, abs=2e-4)
+        assert row["bytes"] == [len(choice.encode()) for choice in question.choices]
+
+
+def _ended(model: Model, prompt: str, endings: Sequence[str]) -> list[float]:
+    encode = model.tokenizer.tokenizer
+    rows = [
+        common_prefix([encode(f"{prompt}{ending}\n\n{word}").input_ids for word in "AB"])
+        for ending in endings
+    ]
+    start = len(common_prefix([*rows, encode(prompt).input_ids]))
+    return [model._logprob(row, start) for row in rows]
+
+
+@pytest.mark.parametrize("template", ["vicuna", "model"])
+def test_texts_in_a_template_are_a_training_examples_supervised_tokens(
+    model: Model, template: str
+) -> None:
+    texts = ChatTexts(model.tokenizer, template)
     for question in QUESTIONS:
-        texts = [f" {choice}" for choice in question.choices]
-        expected = model.expected(prefix + open_text(question), texts, from_prompt=True)
-        assert [next(found) for _ in texts] == pytest.approx(expected, abs=1e-4)
+        asked = chat_messages(question.model_copy(update={"choices": []}))
+        for text, request in zip(
+            question.choices, texts.requests(question, question.choices), strict=True
+        ):
+            answer = Message(role="assistant", content=text)
+            ids, supervised = model.tokenizer.example([*asked, answer], template)
+            whole = request.suffix + request.continuation
+            assert whole == ids[: len(whole)] and not any(supervised[len(whole) :])
+            assert len(request.suffix) <= supervised.index(True) and supervised[len(whole) - 1]
 
 
 @pytest.mark.engine  # for its half minute
@@ -248,12 +281,12 @@ def test_vllm_scores_merged_letters(tmp_path: Path, family: str) -> None:
         asker = LetterAsker(
             FewShot(model.tokenizer, Demonstrations(DEV, 2, 42)),
             views_of(ORDERS),
-            Cloze(model.tokenizer, Demonstrations(DEV, 2, 42)),
+            Cloze(FewShotTexts(model.tokenizer, Demonstrations(DEV, 2, 42)), "pmi"),
         )
         ours, reference = (asker.ask(e, asker.write(QUESTIONS)) for e in (engine, model.engine))
     finally:
         engine.close()
-    for name in ("logprobs", "cloze"):
+    for name in ("logprobs", "cloze", "empty"):
         found, expected = (
             np.asarray(table[name].combine_chunks().flatten()) for table in (ours, reference)
         )

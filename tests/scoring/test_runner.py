@@ -20,7 +20,7 @@ from ift_scale.records import Question, Score
 from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import Share, compute
-from ift_scale.scoring.scores import PLAIN_SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.scores import ChoiceScores, arm_schema, write_rows
 from ift_scale.scoring.target import Target, work_of
 
 
@@ -87,7 +87,10 @@ def _target(
 ) -> Target:
     def finish(target: Target, shards: list[Path]) -> None:
         write_rows(
-            folder / "scores.parquet", PLAIN_SCHEMA, shards, ChoiceScores(ReliabilityConfig()).rows
+            folder / "scores.parquet",
+            arm_schema(cloze=False, generated=False),
+            shards,
+            ChoiceScores(ReliabilityConfig()).rows,
         )
         target.work = work_of(target)  # type: ignore[attr-defined]
 

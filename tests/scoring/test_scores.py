@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
@@ -314,13 +313,3 @@ def test_rows_keep_their_order_whatever_their_shapes() -> None:
     found = ChoiceScores(ReliabilityConfig()).rows(table)
     assert found["question_id"].to_pylist() == [q.id for q in questions]
     assert [len(p) for p in found["probs"].to_pylist()] == [len(q.choices) for q in questions]
-
-
-def test_the_likeliest_text_counts_for_its_length() -> None:
-    """0: the higher sum; 1: the higher mean over bytes."""
-    made = ChoiceScores(ReliabilityConfig(cloze=True))
-    lists: dict[str, list[object]] = {"cloze_logprobs": [None]}
-    flat: dict[str, list[object]] = {"cloze_prediction": [None], "prediction": [1]}
-    made._cloze(pa.table({"cloze": [[-4.0, -6.0]], "bytes": [[2, 12]], "answer": [1]}), lists, flat)
-    assert flat["cloze_prediction"] == [1] and lists["cloze_logprobs"] == [[-4.0, -6.0]]
-    assert made.summary.cloze_correct == 1
