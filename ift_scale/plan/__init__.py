@@ -91,9 +91,11 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
             for (collection, split), count in sorted(counts.items())
         )
     )
+    cloze = amounts.prompts.cloze
+    texts = f" and the options' texts, {cloze:.0f} tokens with prompts" if cloze else ""
     say(
         f"probe      {amounts.num_probed:,} questions, {amounts.prompts.views:.3g} prompts each of "
-        f"about {amounts.prompts.tokens:.0f} tokens ({config.probe.engine})"
+        f"about {amounts.prompts.tokens:.0f} tokens{texts} ({config.probe.engine})"
     )
     say(f"write      {_writers(config)}")
     names = ", ".join(work.arm.name for work in arms[:3])

@@ -71,7 +71,7 @@ class Amounts:
     @property
     def prompt_tokens(self) -> float:
         """Tokens of all prompts of the probe."""
-        return self.num_probed * self.prompts.views * self.prompts.tokens
+        return self.num_probed * (self.prompts.views * self.prompts.tokens + self.prompts.cloze)
 
 
 def amounts_of(
@@ -197,6 +197,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         identity(config.evaluate, config.model.dtype),
         config.questions.model_dump(),
         config.construct.refusal,
+        config.probe.of_arms.cloze,
     ]
     work = []
     for arm in arms:

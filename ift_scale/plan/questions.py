@@ -11,6 +11,7 @@ from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import views_of
 from ift_scale.records import Question
+from ift_scale.scoring.cloze import Cloze, FewShotTexts
 from ift_scale.scoring.question_file import GroupKey
 
 _SAMPLED_PROMPTS = 64
@@ -53,12 +54,14 @@ class Prompts:
     """Means over the sample, 0 if no choice question is probed.
 
     `tokens`: of a prompt. `own`: of a prompt without its few-shot prefix, which is computed once
-    per domain. `views`: prompts per question.
+    per domain. `views`: prompts per question. `cloze`: tokens per question of the options' texts,
+    with their prompts.
     """
 
     tokens: float
     own: float
     views: float
+    cloze: float = 0
 
 
 def prompts_of(config: Config, tally: PlannedQuestions, tokenizer: PromptTokenizer) -> Prompts:
@@ -70,10 +73,14 @@ def prompts_of(config: Config, tally: PlannedQuestions, tokenizer: PromptTokeniz
     )
     whole = tokenizer.encode([few_shot_prompt(q, demonstrations.of(q)) for q in tally.sample])
     own = tokenizer.encode([few_shot_prompt(q, []) for q in tally.sample])
-    views = views_of(config.probe.reliability)
+    views, score = views_of(config.probe.reliability), config.probe.reliability.cloze
     count = len(tally.sample)
+    cloze = (
+        Cloze(FewShotTexts(tokenizer, demonstrations), score).write(tally.sample) if score else None
+    )
     return Prompts(
         sum(map(len, whole)) / count,
         sum(map(len, own)) / count,
         sum(len(views(question)) for question in tally.sample) / count,
+        cloze.tokens / count if cloze else 0,
     )

@@ -291,6 +291,7 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
     plain = synthetic.KNOWLEDGE
     measures = ["expected calibration error", "Brier score", "spread of recall, 4 options"]
     assert [row["measure"] for row in reliability(plain)] == measures
+    by_text = {"accuracy": 0.5, "nll": 1.25, "ece": 0.125}
     grades = {"HighlyKnown": 5, "MaybeKnown": 1, "WeaklyKnown": 0, "Unknown": 2}
     more = {
         "letters": {
@@ -303,7 +304,7 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
             }
         },
         "views": {"questions": 8, "agreement": 0.75},
-        "cloze": {"accuracy": 0.5, "agreement": 0.6},
+        "cloze": {"score": "sum", "agreement": 0.6, "scores": {"sum": by_text, "byte": by_text}},
         "grades": grades,
         "free": {"questions": 7, "exact_match": 0.2, "f1": 0.3, "grades": grades},
     }
@@ -311,6 +312,8 @@ def test_only_what_was_asked_for_is_told_of_the_knowledge() -> None:
     assert (
         reported["letter bias, 4 options"] == "0.200"
         and reported["agreement between views"] == "0.750"
+        and reported["accuracy by the options' texts, sum, used"] == "0.500"
+        and reported["agreement between text and letter"] == "0.600"
     )
     assert (
         reported["Unknown, choice questions"] == "2"

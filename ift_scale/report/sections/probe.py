@@ -92,13 +92,16 @@ def reliability(measures: dict[str, Any]) -> list[dict[str, str]]:
             )
         )
     if "cloze" in measures:
-        rows.append(
-            (
-                "accuracy by the options' text",
-                f"{measures['cloze']['accuracy']:.3f}",
-                "most likely text, normalized by length",
+        for name, found in measures["cloze"]["scores"].items():
+            used = ", used" if name == measures["cloze"]["score"] else ""
+            rows.append(
+                (
+                    f"accuracy by the options' texts, {name}{used}",
+                    f"{found['accuracy']:.3f}",
+                    f"negative log-likelihood {found['nll']:.3f} nats, calibration error "
+                    f"{found['ece']:.3f}",
+                )
             )
-        )
         rows.append(
             (
                 "agreement between text and letter",
