@@ -32,6 +32,13 @@ SPLITS = {
     "packed-4": (True, 4),
     "unpacked": (False, 0),
 }
+
+
+def splits_of(world_size: int) -> dict[str, tuple[bool, int]]:
+    """All splits on two ranks. One rank and four differ from two by the world size alone."""
+    return SPLITS if world_size == 2 else {name: SPLITS[name] for name in ("packed-1", "packed-2")}
+
+
 # bfloat16 with float32 master weights, as on a GPU; DeepSpeed does not support it at stage 0.
 MIXED_STAGES = (1, 2, 3)
 STEPS, BATCH, SEED = 20, 16, 0
@@ -149,7 +156,8 @@ def train(
     tokens = dataset.load(token_file)
     gather_everything()
     found = {}
-    for stage, (name, (packed, num_micro)) in itertools.product(STAGES, SPLITS.items()):
+    splits = splits_of(ranks.world_size)
+    for stage, (name, (packed, num_micro)) in itertools.product(STAGES, splits.items()):
         cap = token_cap(tokens.computed_lengths, ranks.world_size, num_micro) if packed else 64
         config = settings(stage, packed, tokens_per_micro_batch=cap)
         found[f"zero{stage}-{name}"] = run(model, tokens, config, ranks, device)
