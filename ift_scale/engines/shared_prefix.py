@@ -1,6 +1,8 @@
 """Exact attention of many suffixes to one shared prefix on a CPU, storing the prefix K/V once.
 
 Suffixes are packed without padding into one row of N tokens, so linear layers compute no padding.
+Suffixes that begin alike, such as the options of a question, share the packed tokens of their
+common beginning: the tokens form a tree, and the state of one depends on the path to it only.
 Each query's softmax is split into two parts: one over the prefix (a single large product for all
 queries) and one over its own suffix (causal, padded for this step only). The two are merged by
 their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
@@ -25,31 +27,37 @@ class PackedSuffixes:
     """The layout of B suffixes among N packed tokens, and the prefix that all of them follow.
 
     `counts` gives how many of each suffix's last positions are scored. The last layer computes only
-    these R rows (`LastRowsLayer`).
+    these R rows (`LastRowsLayer`). `ids_N` are the packed tokens, `positions_N` their positions.
     """
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        suffixes: Sequence[list[int]],
         counts: Sequence[int],
         prefix: dict[int, tuple[Tensor, Tensor]],
         prefix_length: int,
     ):
         self.prefix, self.prefix_length = prefix, prefix_length
-        lengths_B, counts_B = torch.tensor(lengths), torch.tensor(counts)
-        starts_B = lengths_B.cumsum(0) - lengths_B
-        steps_T, steps_C = torch.arange(max(lengths)), torch.arange(max(counts))
-        self.inside_BT = steps_T < lengths_B[:, None]
+        lengths_B, counts_B = torch.tensor([*map(len, suffixes)]), torch.tensor(counts)
+        steps_T, steps_C = torch.arange(int(lengths_B.max())), torch.arange(max(counts))
+        inside_BT = steps_T < lengths_B[:, None]
+        nodes, self.ids_N = _tree(suffixes)
         # Padding reads token 0. Causality hides it from every real query, and its outputs are
         # dropped.
-        self.source_BT = torch.where(self.inside_BT, starts_B[:, None] + steps_T, 0)
-        self.positions_N = prefix_length + steps_T.expand(len(lengths), -1)[self.inside_BT]
+        self.source_BT = torch.zeros(inside_BT.shape, dtype=torch.long)
+        self.source_BT[inside_BT] = nodes
+        # A token's place in the first suffix that has it. Numbers increase row by row, so these
+        # places are in the order of the packed tokens.
+        highest = torch.cat([nodes.new_tensor([-1]), nodes.cummax(0).values])[:-1]
+        self.first_BT = inside_BT.clone()
+        self.first_BT[inside_BT] = nodes > highest
+        self.positions_N = prefix_length + steps_T.expand(len(suffixes), -1)[self.first_BT]
         # The scored rows, left-padded to C per suffix, and the keys each of them may attend to.
         self.scored_BC = steps_C >= max(counts) - counts_B[:, None]
         position_BC = lengths_B[:, None] - max(counts) + steps_C
-        self.row_source_BC = torch.where(self.scored_BC, starts_B[:, None] + position_BC, 0)
+        self.row_source_BC = self.source_BT.gather(1, position_BC.clamp(min=0))
         self.rows_R = self.row_source_BC[self.scored_BC]
-        self.seen_BCT = (steps_T <= position_BC[..., None]) & self.inside_BT[:, None]
+        self.seen_BCT = (steps_T <= position_BC[..., None]) & inside_BT[:, None]
         # A padded row attends to every key, because a softmax over nothing would be NaN. It is
         # dropped later.
         self.seen_BCT |= ~self.scored_BC[..., None]
@@ -63,7 +71,7 @@ class PackedSuffixes:
         out_BHTD, lse_BHT = _flash(
             q_BHTD, *self._keys(k_1KND, v_1KND, q_1HND.shape[1]), 0.0, True, scale=scale
         )
-        own_HND, own_lse_HN = (x.transpose(0, 1)[:, self.inside_BT] for x in (out_BHTD, lse_BHT))
+        own_HND, own_lse_HN = (x.transpose(0, 1)[:, self.first_BT] for x in (out_BHTD, lse_BHT))
         return self._with_prefix(layer, q_1HND, own_HND, own_lse_HN, scale)
 
     def attend_rows(
@@ -107,6 +115,25 @@ class PackedSuffixes:
         # Softmax over both parts: the prefix has weight e^lse_p / (e^lse_p + e^lse_own).
         share_HN1 = torch.sigmoid(shared_lse_HN - own_lse_HN)[..., None].to(own_HND.dtype)
         return torch.lerp(own_HND, shared_HND, share_HN1).transpose(0, 1)[None]
+
+
+def _tree(suffixes: Sequence[list[int]]) -> tuple[Tensor, list[int]]:
+    """Numbers the distinct beginnings of the suffixes, each of which is a packed token.
+
+    Returns the numbers of all tokens, suffix after suffix, and the N packed tokens' ids.
+    """
+    children: dict[tuple[int, int], int] = {}
+    numbers: list[int] = []
+    ids: list[int] = []
+    for suffix in suffixes:
+        node = -1
+        for token in suffix:
+            known = children.setdefault((node, token), len(ids))
+            if known == len(ids):
+                ids.append(token)
+            node = known
+            numbers.append(node)
+    return torch.tensor(numbers), ids
 
 
 class _KeysOnly:

@@ -225,14 +225,13 @@ class SharedPrefix:
         self, prefix: list[int], prepared: Any, items: Sequence[ScoredSuffix]
     ) -> list[Tensor]:
         packed = shared_prefix.PackedSuffixes(
-            [len(item.suffix) for item in items],
+            [item.suffix for item in items],
             [len(item.targets) for item in items],
             prepared.prefix,
             len(prefix),
         )
         self.passes.use_attention(shared_prefix.NAME)
-        ids_1N = torch.tensor([[token for item in items for token in item.suffix]])
-        positions_1N = packed.positions_N[None]
+        ids_1N, positions_1N = torch.tensor([packed.ids_N]), packed.positions_N[None]
         with shared_prefix.last_layer_on_scored_rows(self._layers):
             out = self.passes.model(
                 ids_1N, position_ids=positions_1N, use_cache=False, shared=packed

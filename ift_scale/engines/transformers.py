@@ -43,8 +43,6 @@ from ift_scale.models import config_class
 from ift_scale.prompts.tokenizer import common_prefix
 
 logger = logging.getLogger(__name__)
-# Prompts without an explicit prefix are grouped if they agree up to here, as chat prompts do.
-_GROUPED_BY = 32
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 _LENGTH_FIELDS = (
     "max_position_embeddings",
@@ -235,10 +233,8 @@ class TransformersEngine:
         class_of = self._passes.rope.class_of
         for number, (prefix, item) in enumerate(zip(prefixes, suffixes, strict=True)):
             kind = class_of(len(prefix) + len(item.suffix))
-            if prefix:
-                key = keys.setdefault(id(prefix), (len(prefix), *prefix))
-            else:
-                key = (0, *item.suffix[: min(_GROUPED_BY, len(item.suffix) - len(item.targets))])
+            # Prompts without a prefix are one group: chat prompts share the template's beginning.
+            key = keys.setdefault(id(prefix), tuple(prefix)) if prefix else ()
             groups.setdefault((kind, key), []).append(number)
         unshared: dict[LengthClass, list[int]] = {}
         for (kind, _), numbers in groups.items():

@@ -22,6 +22,7 @@ from transformers import (
 
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
+from ift_scale.engines.shared_prefix import PackedSuffixes
 from ift_scale.engines.strategies import SharedPrefix, SingleRows
 from ift_scale.engines.transformers import TransformersEngine, num_shared_tokens
 
@@ -119,6 +120,35 @@ def test_likelihoods_of_continuations(folder: Path, strategy: str) -> None:
         for r in requests
     ]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("stated", [0, 5])
+def test_texts_that_begin_alike(folder: Path, stated: int, strategy: str) -> None:
+    """Random trees of options: siblings, one the beginning of another, the same one twice."""
+    rng = random.Random(1)
+    common = [rng.randrange(101) for _ in range(stated)]
+    requests = []
+    for _ in range(12):
+        prompt = [rng.randrange(101) for _ in range(rng.randrange(1, 9))]
+        options = [[rng.randrange(101) for _ in range(rng.randrange(1, 5))] for _ in range(4)]
+        options += [options[0][:1], [*options[1], 3], options[2]]
+        requests += [TextRequest(common, prompt, option) for option in options]
+    rng.shuffle(requests)
+    engine = _engine(folder, strategy)
+    found = engine.loglikelihood(requests)
+    for request, value in zip(requests, found, strict=True):
+        ids = common + request.suffix + request.continuation
+        targets = [[token] for token in request.continuation]
+        assert value == pytest.approx(_expected(engine.model, ids[:-1], targets).sum(), abs=1e-4)
+
+
+def test_a_common_beginning_is_computed_once() -> None:
+    suffixes = [[5, 6, 7, 8], [5, 6, 9], [5, 6], [4, 6, 7]]
+    packed = PackedSuffixes(suffixes, [2, 1, 1, 3], {}, 10)
+    assert packed.ids_N == [5, 6, 7, 8, 9, 4, 6, 7]
+    assert packed.positions_N.tolist() == [10, 11, 12, 13, 12, 10, 11, 12]
+    assert packed.rows_R.tolist() == [2, 3, 4, 1, 5, 6, 7]
 
 
 def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> None:
