@@ -32,9 +32,10 @@ _SMALLEST = np.finfo(float).tiny
 def read_scores(path: Path) -> pa.Table:
     """Reads the columns to analyse of a score file's test questions."""
     there = set(pq.read_schema(path).names)
-    return pq.read_table(
-        path, columns=[name for name in _COLUMNS if name in there], filters=[("split", "=", "test")]
-    )
+    columns = [name for name in _COLUMNS if name in there]
+    # The letters' own answer, where the texts decide the prediction.
+    columns += ["cloze_prediction", "logprobs"] if "cloze_prediction" in there else []
+    return pq.read_table(path, columns=columns, filters=[("split", "=", "test")])
 
 
 def table_of(scores: Iterable[Score]) -> pa.Table:

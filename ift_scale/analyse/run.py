@@ -5,6 +5,7 @@
 - transitions, grades: right and wrong before and after; accuracy by prior knowledge.
 - correlation, correlation_points, best_ratio: mixtures of self-aligning and incompatible.
 - abstention, generated: generated answers, if requested.
+- measures: letters, option texts and free answers on the same questions, with cloze.
 - examples.jsonl: the questions whose answers changed most.
 
 A table without content has its columns and no row. Undefined values are empty, and the row's
@@ -12,7 +13,7 @@ A table without content has its columns and no row. Undefined values are empty, 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from ift_scale.analyse.examples import as_lines, examples
 from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.means import arm_table, base_table, setting_table
+from ift_scale.analyse.measures import MeasureTally, same_questions
 from ift_scale.analyse.panel import panels_of
 from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_table
 from ift_scale.analyse.transitions import transition_table
@@ -34,7 +36,7 @@ from ift_scale.stage import Context, Stage, Task
 
 TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
-    "abstention generated".split()
+    "abstention generated measures".split()
 )
 EXAMPLES = "examples.jsonl"
 
@@ -57,7 +59,11 @@ class AnalyseStage(Stage):
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         arms = (_arm_scores(context, arm) for arm in context.arms())
         base = read_scores(context.folder("probe") / PROBE_FILE)
-        compute(context.config, pending[0], arms, base, bar)
+        same = {}
+        if context.config.probe.of_arms.cloze:
+            questions = context.question_file()
+            same = same_questions(questions.read(questions.select(lambda g: g.split == "test")))
+        compute(context.config, pending[0], arms, base, bar, same)
 
 
 def _arm_scores(context: Context, arm: Arm) -> ArmScores:
@@ -66,14 +72,24 @@ def _arm_scores(context: Context, arm: Arm) -> ArmScores:
 
 
 def compute(
-    config: Config, task: Task, arms: Iterable[ArmScores], base: pa.Table, bar: Bar
+    config: Config,
+    task: Task,
+    arms: Iterable[ArmScores],
+    base: pa.Table,
+    bar: Bar,
+    same: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the tables; `arms` is iterated once and may be lazy, `base` are the probe's rows."""
+    """Writes the tables.
+
+    `arms` is iterated once and may be lazy. `base` are the probe's rows. `same`: free questions and
+    the choice questions with the same text, for `measures`.
+    """
     started = time.monotonic()
     bar.note("reading scores")
     settings, threshold = config.analyse, config.construct.confidence_threshold
     level = settings.confidence_level
-    panels = panels_of(arms, answers_of(base))
+    tally = MeasureTally(base, same or {})
+    panels = panels_of(tally.watching(arms), answers_of(base))
     points = point_table(panels)
     steps = {
         "arms": lambda: arm_table(panels, level),
@@ -87,6 +103,7 @@ def compute(
         "best_ratio": lambda: best_ratio_table(panels, level),
         "abstention": lambda: abstention_table(panels, threshold, level),
         "generated": lambda: generated_table(panels),
+        "measures": tally.table,
     }
     with atomic_folder(task.folder) as temporary:
         for name in TABLES:

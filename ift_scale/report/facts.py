@@ -40,6 +40,7 @@ COLUMNS = {
     "answered accuracy_answered accuracy_answered_low accuracy_answered_high f1 average_precision",
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
+    "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
     "balance": "domain seed stage setting covariate level value distance",
 }
 """The columns of each table that the report reads, besides `reason`; missing ones are NaN."""

@@ -35,6 +35,7 @@ ORDER: tuple[tuple[str, str, Callable[[Facts], Markup | None]], ...] = (
     ("generated", "Generated answers and refusals", changes.generated),
     ("sets", "The sets and their balance", sets.body),
     ("probe", "Reliability of the base model's knowledge", probe.body),
+    ("measures", "Letters, option texts and free answers", probe.measures),
     ("live", "Live knowledge", training.live_knowledge),
     ("losses", "Training loss", training.losses),
     ("domains", "Accuracy by domain", accuracy.by_domain),

@@ -3,12 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
+from ift_scale.analyse.measures import BASE
 from ift_scale.records import LETTERS
 from ift_scale.report.facts import Facts
-from ift_scale.report.html import figure, joined, legend, paragraph, table
+from ift_scale.report.html import figure, folded, joined, legend, paragraph, table
 from ift_scale.report.svg import Axis, Chart, across, limits
+from ift_scale.report.text import points, setting_name
 
 NAMES = {
     "recall": ("recall", "#2a78c8"),
@@ -50,6 +53,31 @@ def body(facts: Facts) -> Markup | None:
     )
     parts.append(figure(panels, caption, legend(NAMES[name][::-1] for name in shown)))
     return joined(parts)
+
+
+def measures(facts: Facts) -> Markup | None:
+    """Two measures of one model on the same questions, if option texts decide what it knows."""
+    frame = facts["measures"]
+    if not len(frame):
+        return None
+    rows = [
+        {
+            "model": "base, few-shot" if row["model"] == BASE else setting_name(row["model"]),
+            "group": row["group"],
+            "measures": f"{row['first']}, {row['second']}",
+            "questions": f"{row['questions']:,.0f}",
+            "first": points(row["first_accuracy"]),
+            "second": points(row["second_accuracy"]),
+            "kappa": "" if pd.isna(row["kappa"]) else f"{row['kappa']:.2f}",
+        }
+        for row in frame.to_dict("records")
+    ]
+    caption = (
+        "Accuracy by two measures on the same questions, percent, and Cohen's kappa of being right:"
+        " 0 as often as by chance, 1 always. cloze: the likelihood of the options' texts; free: the"
+        " generated answer to the question without options. A setting's arms are pooled."
+    )
+    return folded(rows, caption, "cloze is off.", heads=3)
 
 
 def reliability(measures: dict[str, Any]) -> list[dict[str, str]]:
