@@ -31,7 +31,7 @@ setup(
     package_data={
         "ift_scale": ["py.typed"],
         "ift_scale.world": ["general.jsonl", "base_model/*"],
-        "ift_scale.questions": ["*.json"],
+        "ift_scale.questions": ["*.json", "facts.jsonl", "facts_sources.md"],
         "ift_scale.report": ["page.html.j2", "page.css", "paper.json"],
         "ift_scale_kernels": ["README.md", "figures.json"],
         **{name: ["README.md"] for name in KERNELS},

@@ -188,7 +188,8 @@ def _print_arms(config: Config, counts: Sequence[Counts]) -> None:
         domain
         for source, found in zip(config.questions.sources, counts, strict=True)
         for domain, split in found
-        if split == "test" and (collection_of(source) == "benchmark" or source.kind == "world")
+        if split == "test"
+        and (collection_of(source) == "benchmark" or source.kind in ("world", "facts"))
     }
     lacking = [domain for domain in domains if asked and domain not in asked]
     if lacking:

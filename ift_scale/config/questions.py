@@ -30,6 +30,21 @@ class SubjectLimit(Section):
     """Number of test questions to use per subject, drawn with `questions.seed`. Default: all."""
 
 
+class FactsSource(PoolLimits, SubjectLimit):
+    """Built-in facts from open data: pools and benchmarks in geography, society (currencies,
+    languages, calling codes) and chemistry, and a benchmark in aviation. `max_train` and `max_test`
+    apply to each pool, `max_per_subject` to each benchmark."""
+
+    kind: Literal["facts"]
+    domains: (
+        Annotated[
+            list[Literal["geography", "society", "chemistry", "aviation"]], Field(min_length=1)
+        ]
+        | None
+    ) = None
+    """Domains to use. Default: all."""
+
+
 class TestGroup(Section):
     """Assignment of a source to a test group."""
 
@@ -178,6 +193,7 @@ class HubSource(PoolLimits, TestGroup):
 
 Source = Annotated[
     WorldSource
+    | FactsSource
     | PaperSource
     | MmluSource
     | XiezhiSource
@@ -258,7 +274,8 @@ def is_pool(source: Source) -> bool:
     is_free = source.kind in ("popqa", "entity_questions") or (
         isinstance(source, HubSource) and source.fields.aliases is not None
     )
-    return collection_of(source) == "pool" and not is_free
+    no_pool = isinstance(source, FactsSource) and source.domains == ["aviation"]
+    return collection_of(source) == "pool" and not is_free and not no_pool
 
 
 def source_problems(questions: QuestionsConfig) -> list[str]:

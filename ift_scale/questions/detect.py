@@ -25,7 +25,7 @@ _MMLU_ID = "cais/mmlu"
 _NAMES = {"world": "the embedded world", "mmlu": "MMLU", "medmcqa": "MedMCQA", "medqa": "MedQA"}
 _NAMES |= {"arc": "ARC", "truthfulqa": "TruthfulQA", "popqa": "PopQA", "ceval": "C-Eval"}
 _NAMES |= {"cmmlu": "CMMLU", "entity_questions": "EntityQuestions", "xiezhi": "Xiezhi"}
-_NAMES |= {"paper": "JSON lines in the paper's format"}
+_NAMES |= {"paper": "JSON lines in the paper's format", "facts": "the built-in facts"}
 _OF_COLUMNS = {
     "medmcqa": {"opa", "opb", "opc", "opd", "cop"},
     "medqa": {"question", "options", "answer_idx"},
@@ -60,7 +60,7 @@ def detect(spec: str) -> Detected:
     settings = _by_name(path) or _by_path(path)
     kind = str(settings["kind"])
     if domain:
-        if kind in ("world", "mmlu", "ceval", "cmmlu"):
+        if kind in ("world", "facts", "mmlu", "ceval", "cmmlu"):
             remedy = f"Leave out `{domain}=`"
             problem = f"{_NAMES[kind]} has the domains of its subjects"
             raise DataError(Place(path), problem, remedy, domain)
@@ -76,8 +76,8 @@ def _by_name(spec: str) -> Settings | None:
     """A published dataset by the name of its kind or its hub id, unless a file has that name."""
     if Path(spec).exists():
         return None
-    if spec == "world":
-        return {"kind": "world"}
+    if spec in ("world", "facts"):
+        return {"kind": spec}
     if spec in ("mmlu", _MMLU_ID):
         return {"kind": "mmlu", "path": _MMLU_ID}
     ids = {name: known.path for name, known in DATASETS.items()}

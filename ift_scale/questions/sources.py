@@ -11,6 +11,7 @@ from ift_scale.config import (
     Config,
     DatasetSource,
     EntityQuestionsSource,
+    FactsSource,
     HubSource,
     MmluSource,
     PaperSource,
@@ -26,6 +27,7 @@ from ift_scale.questions import (
     ceval,
     cmmlu,
     entity_questions,
+    facts,
     folders,
     hub,
     medmcqa,
@@ -66,6 +68,8 @@ def load_source(
     false, a pool of the paper does not need a train file.
     """
     match source:
+        case FactsSource():
+            return ((Place("facts"), question) for question in facts.load(source, seed))
         case PaperSource():
             return paper.load(source, seed, with_train)
         case MmluSource():
