@@ -15,6 +15,8 @@ Bucket = Literal[
 ]
 Author = Literal["dataset", "external", "base_model"]
 
+BASE = "base"
+"""Name of the base model, few-shot, in a column of settings."""
 POOLED = "pooled"
 """Domain name of arms that are trained across domains."""
 

@@ -17,12 +17,10 @@ import pyarrow as pa
 from ift_scale.analyse.answers import ArmScores
 from ift_scale.analyse.panel import groups_in_order
 from ift_scale.records import Question
-from ift_scale.treatments import in_order
+from ift_scale.treatments import BASE, in_order
 
 MEASURES = ("letters", "cloze", "free")
 COLUMNS = "model group first second questions answers first_accuracy second_accuracy kappa".split()
-BASE = "base"
-"""Name of the base model, few-shot, in the column `model`."""
 _FREE = " free"
 
 
@@ -112,14 +110,12 @@ def _right(table: pa.Table, same: Mapping[str, str]) -> dict[str, pd.Series]:
     choice, free = frame[frame.kind == "choice"], frame[frame.kind == "free"]
     choice = choice[choice.cloze_prediction.notna()]
     letters = [int(np.argmax(values)) for values in choice.logprobs]
-    ids = free.question_id.map(same)
+    free = free.assign(same=free.question_id.map(same)).dropna(subset="same")
     found = {
         "letters": pd.Series(letters == choice.answer.to_numpy(), choice.question_id.to_numpy()),
         "cloze": pd.Series(
             (choice.cloze_prediction == choice.answer).to_numpy(), choice.question_id.to_numpy()
         ),
-        "free": pd.Series(free.correct.to_numpy(dtype=bool), ids.to_numpy())[
-            ids.notna().to_numpy()
-        ],
+        "free": pd.Series(free.correct.to_numpy(dtype=bool), free.same.to_numpy()),
     }
     return {name: right for name, right in found.items() if len(right)}

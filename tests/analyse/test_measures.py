@@ -1,7 +1,6 @@
 """Letters, option texts and free answers compared on the same questions."""
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -89,6 +88,4 @@ def test_nothing_is_compared_without_cloze() -> None:
 def test_kappa(first: str, second: str, expected: float) -> None:
     columns = np.array([[*map(int, first)], [*map(int, second)]], dtype=float).T
     assert kappa(columns) == pytest.approx(expected, nan_ok=True)
-    pd.testing.assert_index_equal(
-        pd.Index(COLUMNS), pd.Index(MeasureTally(pa.table({}), {}).table().columns)
-    )
+    assert list(MeasureTally(pa.table({}), {}).table().columns) == COLUMNS

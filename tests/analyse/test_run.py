@@ -56,6 +56,7 @@ def test_every_table_is_written_with_its_columns(tmp_path: Path) -> None:
         "best_ratio",
         "abstention",
         "generated",
+        "measures",
     }
     lines = (tmp_path / "analyse" / analyse.EXAMPLES).read_text().splitlines()
     assert len(lines) == 12 and all(json.loads(line)["predictions"] for line in lines)

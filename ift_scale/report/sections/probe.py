@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from ift_scale.analyse.measures import BASE
 from ift_scale.records import LETTERS
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import figure, folded, joined, legend, paragraph, table
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.report.text import points, setting_name
+from ift_scale.treatments import BASE
 
 NAMES = {
     "recall": ("recall", "#2a78c8"),
