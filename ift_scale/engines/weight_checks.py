@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors import safe_open
+from transformers import core_model_loading
 from transformers.utils import logging
 
 from ift_scale.engines.model_folder import (
@@ -83,7 +85,8 @@ def _loaded_without_data(kind: Any, settings: Any, stored: dict[str, StoredTenso
         name: torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
         for name, tensor in stored.items()
     }
-    with quiet():
+    # transformers joins some tensors on the CPU (Qwen4's embeddings of each layer).
+    with quiet(), patch.object(core_model_loading, "_materialize_copy", _without_data):
         return kind.from_pretrained(
             None,
             config=settings,
@@ -93,6 +96,13 @@ def _loaded_without_data(kind: Any, settings: Any, stored: dict[str, StoredTenso
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+
+
+def _without_data(
+    tensor: torch.Tensor, device: Any = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """As transformers' function that reads a tensor, but on the meta device whatever `device`."""
+    return tensor[...] if dtype is None else tensor[...].to(dtype)
 
 
 def check_for_vllm(folder: str | Path, trust_remote_code: bool = False) -> None:

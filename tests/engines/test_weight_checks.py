@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, MixtralConfig
 
+from benchmarks.class_configs import example
 from ift_scale.config import EngineConfig
 from ift_scale.engines import weight_checks
 from ift_scale.engines.model_folder import INDEX, SINGLE, stored_tensors, weight_files
@@ -18,6 +19,7 @@ from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.errors import DataError, IFTScaleError
 from ift_scale.train.model.packed import read_weights
+from ift_scale.train.proof.shrink import shrink, text_class, tiny_model
 from tests.train.families import CONFIGS
 
 Tensors = dict[str, torch.Tensor]
@@ -156,6 +158,22 @@ def test_usable_explanations_are_taken(config: Any, change: Any, tmp_path: Path)
     folder = _saved(config, tmp_path / "model")
     _change(folder, change)
     weight_checks.check(folder)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_tensors_that_transformers_joins_on_the_cpu_are_checked(
+    tmp_path: Path, complete: bool
+) -> None:
+    """Qwen4 stores its embeddings of each layer in parts."""
+    kind, settings = text_class(example("qwen4_exp_text"))
+    tiny_model(kind, shrink(settings), 0).save_pretrained(tmp_path)
+    part = next(name for name in load_file(tmp_path / SINGLE) if "ple_embedding" in name)
+    if complete:
+        weight_checks.check(tmp_path)
+        return
+    _change(tmp_path, lambda t: {name: t[name] for name in t if name != part})
+    with pytest.raises(DataError, match=r"lack tensors of config.json's model: .*ple_embedding"):
+        weight_checks.check(tmp_path)
 
 
 def test_a_tied_pair_of_two_values_is_refused(tmp_path: Path) -> None:
