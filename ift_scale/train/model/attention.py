@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError
 from ift_scale.train.data.micro_batch import PackedRows, VarlenMetadata
+from ift_scale.train.model.path import PathNotSupported
 from ift_scale.train.model.rows import select_rows
 
 # transformers takes a name that contains "flash" or "sdpa" for its own implementation, and refuses
@@ -32,20 +33,33 @@ NAMES = {
     "varlen": "ift_scale_packed_varlen",
     "sdpa": "ift_scale_packed_each",
 }
+_KEYS = {registered: name for name, registered in NAMES.items()}
+VALUE_WIDTH = "values of another width than queries"
 # The terms (`TrainingPath.terms`) that a kernel does not compute. "sdpa" computes all of them.
-_LACKS = {"flash_attn": {"sinks"}, "varlen": {"softcap", "sinks", "dropout"}, "sdpa": set[str]()}
+_LACKS = {
+    "flash_attn": {"sinks", VALUE_WIDTH},
+    "varlen": {"softcap", "sinks", "dropout", VALUE_WIDTH},
+    "sdpa": set[str](),
+}
+# flash-attn's and torch's kernels have heads of up to this width. torch's, unlike flash-attn's, do
+# not pad a width to a multiple of 8.
+_WIDEST, _MULTIPLE = 256, {"flash_attn": 1, "varlen": 8}
 # Arguments of a layer's attention that change its result and that `attend` does not compute.
 _NOT_COMPUTED = ("position_bias", "attn_bias", "alibi", "head_mask", "indices", "block_mask")
 
 
 def implementation(
-    config: TrainConfig, device: torch.device, dtype: torch.dtype, terms: Collection[str] = ()
+    config: TrainConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    terms: Collection[str] = (),
+    widths: Collection[int] = (),
 ) -> str:
-    """Returns the key of NAMES to use. `terms`: as in `TrainingPath`.
+    """Returns the key of NAMES to use. `terms`: as in `TrainingPath`; `widths`: `head_widths`.
 
     Raises ConfigError if the implementation set by name is not available.
     """
-    reasons = {name: _refusal(name, device, dtype, terms) for name in NAMES}
+    reasons = {name: _refusal(name, device, dtype, terms, widths) for name in NAMES}
     if config.attention == "auto":
         return next(name for name, reason in reasons.items() if reason is None)
     reason = reasons[config.attention]
@@ -56,8 +70,19 @@ def implementation(
     return config.attention
 
 
+def head_widths(model: nn.Module) -> set[int]:
+    """Returns the widths of the heads' queries and values, by the names that transformers uses."""
+    names = ("head_dim", "qk_head_dim", "v_head_dim", "head_size", "attention_head_size")
+    found = {getattr(module, name, None) for module in model.modules() for name in names}
+    return {width for width in found if type(width) is int}
+
+
 def _refusal(
-    name: str, device: torch.device, dtype: torch.dtype, terms: Collection[str]
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    terms: Collection[str],
+    widths: Collection[int],
 ) -> str | None:
     if name == "sdpa":
         return None
@@ -68,6 +93,8 @@ def _refusal(
     if name == "flash_attn" and not importlib.util.find_spec("flash_attn"):
         return "is not installed"
     lacking = sorted(_LACKS[name] & set(terms))
+    wrong = [width for width in sorted(widths) if width > _WIDEST or width % _MULTIPLE[name]]
+    lacking += [f"heads of width {width}" for width in wrong]
     return f"does not compute this model's {', '.join(lacking)}" if lacking else None
 
 
@@ -216,6 +243,25 @@ def _attend_one(
     return F.dropout(weights, dropout) @ v_1HLD
 
 
+def _terms(
+    query: Tensor,
+    value: Tensor,
+    *,
+    softcap: float,
+    dropout: float,
+    sinks_H: Tensor | None,
+    **_: Any,
+) -> set[str]:
+    """Returns the terms (`TrainingPath.terms`) of one call."""
+    computed = {
+        "softcap": softcap,
+        "dropout": dropout,
+        "sinks": sinks_H is not None,
+        VALUE_WIDTH: query.shape[-1] != value.shape[-1],
+    }
+    return {name for name, present in computed.items() if present}
+
+
 _recorded: list[set[str]] = []
 
 
@@ -262,7 +308,7 @@ def attend(
 
     Takes query (1, H, Q, D), key and value (1, K, T, D); returns (1, Q, H, D). `packed`: by default
     the micro-batch that was set last (`set_packed`). `s_aux`: sinks (H,).
-    Raises TypeError for a layer whose attention has a term that is not computed here.
+    Raises PathNotSupported for a layer whose attention has a term that is not computed here.
     """
     others = [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
@@ -270,7 +316,7 @@ def attend(
     if attention_mask is not None:
         others.append("a mask of its own")
     if others:
-        raise TypeError(f"its attention has {', '.join(others)}")
+        raise PathNotSupported(f"its attention has {', '.join(others)}")
     how: dict[str, Any] = {
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
         "window": sliding_window,
@@ -278,17 +324,19 @@ def attend(
         "dropout": dropout,
         "sinks_H": s_aux,
     }
+    present = _terms(query, value, **how)
     if _recorded:
-        present = {"softcap": softcap, "sinks": s_aux is not None, "dropout": dropout}
-        _recorded[-1].update(name for name, value in present.items() if value)
+        _recorded[-1].update(present)
     packed = packed or _packed[0]
     varlen = packed.last if last else packed.whole
     if varlen.key_order is not None:
         key, value = _prepend_prefix(key, varlen), _prepend_prefix(value, varlen)
-    name = module.config._attn_implementation  # type: ignore[union-attr]
-    if name == NAMES["sdpa"]:
+    name = _KEYS[module.config._attn_implementation]  # type: ignore[union-attr,index]
+    if lacking := sorted(_LACKS[name] & present):
+        raise PathNotSupported(f"{name} does not compute this layer's {', '.join(lacking)}")
+    if name == "sdpa":
         return _attend_each(query, key, value, varlen, **how), None
-    kernel = _flash_attn if name == NAMES["flash_attn"] else _varlen
+    kernel = _flash_attn if name == "flash_attn" else _varlen
     return _attend_flat(kernel, query, key, value, varlen, **how), None
 
 

@@ -10,7 +10,8 @@ is a function shared by all models of a family.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, Literal, NamedTuple
@@ -174,11 +175,29 @@ def apply(model: Any, choice: dict[str, Choice]) -> list[str]:
         assert unsqueeze_dim == 1
         return rotary(q, k, cos, sin)
 
-    if model.config.model_type in _FAMILIES:
-        folder = family.prefix.lower()
-        modeling: Any = sys.modules[f"transformers.models.{folder}.modeling_{folder}"]
+    modeling = _modeling(model)
+    if modeling is not None:
         modeling.apply_rotary_pos_emb = apply_rotary_pos_emb
     return modules.own
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Gives the model's family its own rotary embedding again at the end."""
+    modeling = _modeling(model)
+    own = getattr(modeling, "apply_rotary_pos_emb", None)
+    try:
+        yield
+    finally:
+        if modeling is not None:
+            modeling.apply_rotary_pos_emb = own
+
+
+def _modeling(model: Any) -> Any:
+    """Returns the module with the functions of the model's family; None for an unknown one."""
+    family = _FAMILIES.get(model.config.model_type)
+    folder = family.prefix.lower() if family else ""
+    return sys.modules.get(f"transformers.models.{folder}.modeling_{folder}")
 
 
 class _SupportedModules(NamedTuple):

@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 
 from ift_scale.train.data.micro_batch import PackedRows
 from ift_scale.train.model.attention import attend
+from ift_scale.train.model.path import PathNotSupported
 from ift_scale.train.model.rows import select_rows
 
 Forward = Callable[..., Any]
@@ -67,8 +68,8 @@ def attention_arguments(attention: Any) -> dict[str, Any]:
     """Returns the arguments (such as scaling, sliding_window) that a layer passes to attention.
 
     Calls a copy of the layer without weights and records them. So a config field counts only if
-    the architecture uses it: Llama, for example, ignores a sliding window. Raises TypeError if one
-    of them is a tensor, such as attention sinks.
+    the architecture uses it: Llama, for example, ignores a sliding window. Raises PathNotSupported
+    if one of them is a tensor, such as attention sinks.
     """
     config = copy.deepcopy(attention.config)
     config._attn_implementation = _RECORDER
@@ -87,7 +88,7 @@ def attention_arguments(attention: Any) -> dict[str, Any]:
             recorded=recorded,
         )
     if tensors := [name for name, value in recorded.items() if isinstance(value, Tensor)]:
-        raise TypeError(f"its last layer's attention has {', '.join(tensors)}")
+        raise PathNotSupported(f"its last layer's attention has {', '.join(tensors)}")
     return {name: recorded.get(name) for name in _ARGUMENTS}
 
 
@@ -101,7 +102,7 @@ def prune(layer: Any) -> None:
     """
     attention = layer.self_attn
     if getattr(attention.config, "clip_qkv", None) is not None:
-        raise TypeError("its attention clips queries, keys and values")
+        raise PathNotSupported("its attention clips queries, keys and values")
     rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     how = attention_arguments(attention)
     layer.forward = _layer_forward(layer, layer.forward, rotary)

@@ -26,7 +26,7 @@ from ift_scale.errors import DataError, Place
 from ift_scale.models import config_class
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
-from ift_scale.train.model.path import PRUNED, TrainingPath
+from ift_scale.train.model.path import PRUNED, PathNotSupported, TrainingPath
 from ift_scale.train.model.rows import select_rows
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
@@ -74,16 +74,19 @@ class PackedCausalLM(nn.Module):
         self.attention = path.attention
         """Implementation: one of `attention.NAMES` if packed, else transformers' name or None."""
         if path.is_packed:
-            chosen = attention.implementation(config, device, model.dtype, path.terms)
+            widths = attention.head_widths(model)
+            chosen = attention.implementation(config, device, model.dtype, path.terms, widths)
             model.set_attn_implementation(attention.NAMES[chosen])
             if model.config._attn_implementation != attention.NAMES[chosen]:
-                raise TypeError(f"{type(model).__name__} does not use transformers' attention")
+                raise PathNotSupported(
+                    f"{type(model).__name__} does not use transformers' attention"
+                )
             self.attention = chosen
         if self.pruned:
             try:
                 last_layer.prune(decoder_layers(model)[-1])
             except UNSUPPORTED as error:
-                raise TypeError(f"its last layer is not built like Llama's ({error})") from error
+                raise PathNotSupported("its last layer is not built like Llama's") from error
         if path.head is None and path.name == "single":
             return
         if path.head is None:
@@ -161,7 +164,7 @@ class PackedCausalLM(nn.Module):
         if self.path.name == "single":
             return select_rows(logits_RV, rows_R, 0)
         if len(logits_RV) != len(batch.labels_R):
-            raise ValueError("its head does not compute the selected rows only")
+            raise PathNotSupported("its head does not compute the selected rows only")
         return logits_RV
 
     def _select(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -236,7 +239,7 @@ def decoder_of(model: Any) -> Any:
 def decoder_layers(model: Any) -> nn.ModuleList:
     """Returns the model's stack of decoder layers: its decoder's outermost list of modules.
 
-    Raises ValueError if it has none.
+    Raises PathNotSupported if it has none.
     """
     decoder = decoder_of(model)
     lists = [
@@ -245,7 +248,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         if isinstance(part, nn.ModuleList) and len(part)
     ]
     if not lists:
-        raise ValueError(f"{type(decoder).__name__} has no list of layers")
+        raise PathNotSupported(f"{type(decoder).__name__} has no list of layers")
     return min(lists, key=lambda found: found[:2])[2]
 
 
@@ -315,14 +318,20 @@ def build(
     model: Any = model_class.load(
         kind, None, settings, dtype, state_dict=dict(weights), attn_implementation=attention
     )
-    model.train()
-    if hasattr(model.base_model, "_rescale_layers"):
-        # RWKV divides weights in place when it is evaluated and multiplies them again when it is
-        # trained (transformers 5.19). An export in between, and ZeRO-3, would keep them divided.
-        model.base_model._rescale_layers = lambda: None
+    keep_scale(model.train())
     checkpoint_activations(model, config)
     compile_layers(model, config)
     return model
+
+
+def keep_scale(model: Any) -> None:
+    """Keeps RWKV from dividing its weights in place when it is evaluated.
+
+    It multiplies them again when it is trained (transformers 5.19). An export in between, and
+    ZeRO-3, would keep them divided.
+    """
+    if hasattr(model.base_model, "_rescale_layers"):
+        model.base_model._rescale_layers = lambda: None
 
 
 def compile_layers(model: Any, config: TrainConfig) -> None:

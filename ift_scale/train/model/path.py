@@ -24,6 +24,10 @@ Layout = Literal["packed", "padded", "single"]
 """How examples are laid into a forward pass: in one row, in a padded batch, or one at a time."""
 
 
+class PathNotSupported(TypeError):
+    """A model that a path cannot compute. The text is the reason in words."""
+
+
 class Head(BaseModel):
     """A head whose logits are W h + b, or softcap * tanh((W h + b) / softcap).
 
@@ -52,9 +56,11 @@ class TrainingPath(BaseModel):
     """The model's own attention implementation (`sdpa` or `eager`); None for packed paths."""
     terms: frozenset[str] = frozenset()
     """What the model adds to plain attention, which not every kernel computes: `softcap`, `sinks`,
-    `dropout`."""
+    `dropout`, and values that are not as wide as queries (`attention.VALUE_WIDTH`)."""
     recomputes: frozenset[Recomputed] = frozenset({"selective", "full"})
     """Kinds of activation checkpointing that the model supports."""
+    evaluates: bool = True
+    """True if evaluation mode gives the same logits and leaves the weights as they are."""
 
     @property
     def is_packed(self) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ConfigError
@@ -240,3 +241,33 @@ def test_attention_is_chosen_by_device_and_precision() -> None:
         attention.implementation(TrainConfig(attention="varlen"), CPU, bf16)
     with pytest.raises(ConfigError, match="does not compute this model's softcap"):
         attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, {"softcap"})
+    assert attention.implementation(auto, cuda, bf16, {attention.VALUE_WIDTH}) == "sdpa"
+    assert attention.implementation(auto, cuda, bf16, (), {64, 512}) == "sdpa"
+    with pytest.raises(ConfigError, match="does not compute this model's heads of width 20"):
+        attention.implementation(TrainConfig(attention="varlen"), cuda, bf16, (), {20})
+
+
+def test_the_widths_of_heads_are_found_by_their_names() -> None:
+    settings = DeepseekV3Config(num_hidden_layers=1, first_k_dense_replace=1)
+    with torch.device("meta"):
+        assert attention.head_widths(DeepseekV3ForCausalLM(settings)) >= {192, 128}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "term"),
+    [
+        ("varlen", {"softcap": 50.0}, "softcap"),
+        ("varlen", {"dropout": 0.1}, "dropout"),
+        ("flash_attn", {"s_aux": torch.zeros(2)}, "sinks"),
+        ("varlen", {"value": torch.zeros(1, 2, 4, 16)}, attention.VALUE_WIDTH),
+    ],
+)
+def test_a_kernel_raises_for_a_term_that_it_does_not_compute(
+    name: str, given: dict[str, Any], term: str
+) -> None:
+    layer = torch.nn.Module()
+    layer.config = SimpleNamespace(_attn_implementation=attention.NAMES[name])  # type: ignore[assignment]
+    heads = torch.zeros(1, 2, 4, 8)
+    inputs = {"query": heads, "key": heads, "value": heads, "attention_mask": None} | given
+    with pytest.raises(TypeError, match=f"{name} does not compute this layer's {term}"):
+        attention.attend(layer, **inputs, packed=_batch(_tokens()).packed)
