@@ -2,21 +2,21 @@
 
 The reference is the class itself, untouched, with its eager attention: one whole example per
 forward pass, all logits, and the gradient of every parameter. A path is exact if the logits of
-every supervised row and all gradients agree, also with the examples in another order, and if
-changing one example leaves all others as they were. The paths run the trainer's own code
-(`collate`, `PackedCausalLM`), in training mode and float32 on a CPU.
+every supervised row and all gradients agree (`compare`), also with the examples in another order
+without a shared prefix and with each example alone, and if changing one example leaves all others
+as they were. The paths run the trainer's own code (`kernels.apply` with PyTorch's ops, `collate`,
+`PackedCausalLM`), in training mode and float32 on a CPU.
 """
 
 import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
 from torch import Tensor
 
 from ift_scale.config.train import TrainConfig
@@ -24,29 +24,34 @@ from ift_scale.engines.rope import RopeLimits
 from ift_scale.estimate import host
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.model import kernels
 from ift_scale.train.model.attention import recorded_terms
 from ift_scale.train.model.packed import (
     UNSUPPORTED,
     PackedCausalLM,
     checkpoint_activations,
     decoder_of,
+    keep_scale,
     without_cache,
 )
 from ift_scale.train.model.path import PATHS, Head, Recomputed, TrainingPath
 from ift_scale.train.proof import examples, shrink
+from ift_scale.train.proof.compare import (
+    LARGEST_ROUNDING,
+    TOLERANCE,
+    Expected,
+    Results,
+    difference,
+    logits_differ,
+)
+from ift_scale.train.proof.failure import in_words
 from ift_scale.train.proof.verdict import Proof, Verdict
 
-TOLERANCE = 1e-5
-"""Largest difference, relative to the largest number of the row of logits or of the gradient."""
-# A class whose own pass changes by more than the tolerance when the batch is doubled is compared
-# to this many times that change, up to the limit.
-_ROUNDINGS, _LARGEST_ROUNDING = 3.0, 1e-4
-# Gradients below this share of the largest gradient of all parameters are compared to it: they are
-# rounding themselves.
-_SMALL_GRADIENT = 5e-2
+_PERTURBATIONS = 2
 _MEMORY_SHARE = 0.5
 """Share of the free memory that layers of real size may take."""
 _CPU = torch.device("cpu")
+_KERNELS = {op: kernels.Choice("pytorch", "for comparison") for op in kernels.OPS}
 
 
 class NotTrainable(Exception):
@@ -64,13 +69,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Pass(NamedTuple):
-    """The logits of each example's supervised rows, and all gradients by parameter name."""
-
-    logits: list[Tensor]
-    gradients: dict[str, Tensor]
-
-
 def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0) -> Proof:
     """Returns the proof of a class and its config; takes seconds.
 
@@ -85,20 +83,21 @@ def prove(kind: Any, settings: Any, max_length: int | None = None, seed: int = 0
     lengths = shrink.unknown_lengths(settings, model.config, max_length)
     tokens = examples.build(vocabulary, [*shrink.limits(model.config), *lengths])
     _check_causal(model, tokens, vocabulary)
-    reference = _reference(model, tokens)
-    tolerance = _tolerance(model, tokens, reference)
+    expected = _expected(model, tokens)
     # The small model has no dropout, because random results cannot be compared.
     dropout = frozenset({"dropout"} if shrink.has_dropout(settings) else ())
-    verdicts = [
-        _verdict(model, path, tokens, vocabulary, reference, tolerance)
-        for path in _candidates(model, _head_of(model, tokens), dropout)
-    ]
-    if not any(verdict.is_exact for verdict in verdicts):
+    verdicts = []
+    for path in _candidates(model, _head_of(model, tokens), dropout):
+        verdicts.append(_verdict(model, path, tokens, vocabulary, expected))
+        # The settings may exclude pruning, and then the next one is taken, but no other path.
+        if verdicts[-1].is_exact and path.name != "pruned":
+            break
+    if not verdicts[-1].is_exact:
         raise NotTrainable(f"no training path is exact: {verdicts[-1].reason}")
     return Proof(
         kind=kind.__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tolerance=tolerance,
+        tolerance=expected.tolerance,
         verdicts=verdicts,
         seconds=time.monotonic() - started,
     )
@@ -132,84 +131,145 @@ def _candidates(model: Any, head: Head | None, dropout: frozenset[str]) -> Itera
 
 
 def _verdict(
-    model: Any,
-    path: TrainingPath,
-    tokens: TokenizedSet,
-    vocabulary: int,
-    reference: _Pass,
-    tolerance: float,
+    model: Any, path: TrainingPath, tokens: TokenizedSet, vocabulary: int, expected: Expected
 ) -> Verdict:
     is_reference = path.name == "single" and path.attention == "eager" and path.head is None
-    count = len(tokens.lengths)
     try:
         with recorded_terms() as terms:
-            found = _run(model, path, tokens, range(count))
-            again = _run(model, path, tokens, range(count)[::-1], with_gradients=False)
-            other = examples.changed(tokens, vocabulary)
-            leaking = _run(model, path, other, range(count), with_gradients=False)
+            differences = _differences(model, path, tokens, vocabulary, expected)
     except UNSUPPORTED as error:
         if is_reference:
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return Verdict(path=path, is_exact=False, reason=f"not possible: {reason}")
+        return Verdict(path=path, is_exact=False, reason=f"not possible: {in_words(error)}")
     path = path.model_copy(update={"terms": path.terms | terms})
-    others = [i for i in range(count) if i != examples.CHANGED]
-    differences = {
-        "the logits differ": _logits_differ(found.logits, reference.logits, range(count)),
-        "the logits differ with the examples in another order": _logits_differ(
-            again.logits, reference.logits, range(count)
-        ),
-        "changing one example changes another": _logits_differ(
-            leaking.logits, reference.logits, others
-        ),
+    worst, largest = max(differences.items(), key=lambda item: item[1])
+    if largest > expected.tolerance:
+        reason = f"{worst} by {largest:.1e}"
+        return Verdict(path=path, is_exact=False, difference=largest, reason=reason)
+    kept = frozenset(_recomputed(model, path, tokens, expected))
+    path = path.model_copy(
+        update={"recomputes": kept, "evaluates": _evaluates(model, path, tokens, expected)}
+    )
+    return Verdict(path=path, is_exact=True, difference=largest)
+
+
+def _differences(
+    model: Any, path: TrainingPath, tokens: TokenizedSet, vocabulary: int, expected: Expected
+) -> dict[str, float]:
+    """Returns the largest differences of the ways to lay out the examples, by description.
+
+    Ends with the first way that differs by more than the tolerance.
+    """
+    differences: dict[str, float] = {}
+    for found in _ways(model, path, tokens, vocabulary, expected):
+        differences |= found
+        if max(found.values()) > expected.tolerance:
+            break
+    return differences
+
+
+def _ways(
+    model: Any, path: TrainingPath, tokens: TokenizedSet, vocabulary: int, expected: Expected
+) -> Iterator[dict[str, float]]:
+    numbers = list(range(len(tokens.lengths)))
+    yield expected.differences(_run(model, path, tokens, [numbers]), "")
+    other = examples.changed(tokens, vocabulary)
+    leaking = _run(model, path, other, [numbers], with_gradients=False)
+    others = [number for number in numbers if number != examples.CHANGED]
+    yield {
+        "changing one example changes another": logits_differ(
+            leaking.logits, expected.logits, others
+        )
     }
-    name, gradient = _gradients_differ(found.gradients, reference.gradients)
-    differences[f"the gradient of {name} differs"] = gradient
-    worst = max(differences, key=lambda what: differences[what])
-    largest = differences[worst]
-    is_exact = largest <= tolerance
-    reason = "" if is_exact else f"{worst} by {largest:.1e}"
-    if is_exact:
-        kept = _recomputed(model, path, tokens, reference, tolerance)
-        path = path.model_copy(update={"recomputes": frozenset(kept)})
-    return Verdict(path=path, is_exact=is_exact, difference=largest, reason=reason)
+    # As without `share_prefix`, with the load-balancing loss, and for examples without a common
+    # beginning; by the model's own norms and products, as with `compile`.
+    backwards = _run(model, path, tokens, [numbers[::-1]], share_prefix=False, with_kernels=False)
+    yield expected.differences(
+        backwards, " with the examples in another order and no shared prefix"
+    )
+    if path.layout != "single":
+        alone = _run(model, path, tokens, [[number] for number in numbers])
+        yield expected.differences(alone, " with one example per micro-batch")
 
 
 def _recomputed(
-    model: Any, path: TrainingPath, tokens: TokenizedSet, reference: _Pass, tolerance: float
+    model: Any, path: TrainingPath, tokens: TokenizedSet, expected: Expected
 ) -> Iterator[Recomputed]:
     """Yields the kinds of activation checkpointing under which the gradients are the same."""
+    everything = [list(range(len(tokens.lengths)))]
     for kind in get_args(Recomputed):
         try:
-            found = _run(model, path, tokens, range(len(tokens.lengths)), checkpointing=kind)
+            found = _run(model, path, tokens, everything, checkpointing=kind)
         except UNSUPPORTED:
             continue
-        if _gradients_differ(found.gradients, reference.gradients)[1] <= tolerance:
+        if max(expected.differences(found, "").values()) <= expected.tolerance:
             yield kind
+
+
+def _evaluates(model: Any, path: TrainingPath, tokens: TokenizedSet, expected: Expected) -> bool:
+    """True if evaluation mode gives the same logits and leaves the weights as they are."""
+    if expected.evaluated is None:
+        return False
+    numbers = range(len(tokens.lengths))
+    try:
+        found = _run(model, path, tokens, [list(numbers)], with_gradients=False, training=False)
+    except UNSUPPORTED:
+        return False
+    return logits_differ(found.logits, expected.evaluated, numbers) <= expected.tolerance
+
+
+@torch.no_grad()
+def _evaluated(model: Any, tokens: TokenizedSet) -> list[Tensor] | None:
+    """Returns the plain passes' logits in evaluation mode; None if that changes the weights."""
+    twin = _twin(model, "eager").eval()
+    twin.fresh_rope = RopeLimits(twin)
+    logits = [
+        _plain(twin, ids)[0, np.flatnonzero(learnt) - 1].float()
+        for ids, learnt in zip(tokens.examples(), _supervised(tokens), strict=True)
+    ]
+    weights = model.state_dict()
+    same = all(torch.equal(weights[name], value) for name, value in twin.state_dict().items())
+    return logits if same else None
 
 
 def _run(
     model: Any,
     path: TrainingPath,
     tokens: TokenizedSet,
-    order: Sequence[int],
+    micro_batches: Sequence[Sequence[int]],
+    *,
     with_gradients: bool = True,
     checkpointing: str = "none",
-) -> _Pass:
-    """Computes the examples by a path. Returns the logits in the set's order."""
-    config = TrainConfig(attention="sdpa", activation_checkpointing=checkpointing)  # type: ignore[arg-type]
+    share_prefix: bool = True,
+    with_kernels: bool = True,
+    training: bool = True,
+) -> Results:
+    """Computes micro-batches of examples by a path. Returns the logits in the set's order.
+
+    In the layout `single`, an example is a micro-batch of its own.
+    """
+    config = TrainConfig(
+        attention="sdpa",
+        activation_checkpointing=checkpointing,  # type: ignore[arg-type]
+        share_prefix=share_prefix,
+    )
     twin = _twin(model, path.attention)
     checkpoint_activations(twin, config)
-    packed = PackedCausalLM(twin, config, _CPU, linear_cross_entropy, path)
-    factors, logits = examples.scales(tokens), dict[int, Tensor]()
-    micro_batches = [[number] for number in order] if path.layout == "single" else [list(order)]
-    for numbers in micro_batches:
-        batch = collate(numbers, tokens, factors, _CPU, packed.shares_prefix, packed.whole)
-        counts = tokens.supervised_counts[numbers].tolist()
-        logits |= dict(zip(numbers, packed(batch, logits=True).split(counts), strict=True))
-        if with_gradients:
-            packed(batch)[0].backward()
-    return _Pass([logits[number] for number in sorted(logits)], _gradients(packed.model))
+    with kernels.restored(twin):
+        if with_kernels:
+            kernels.apply(twin, _KERNELS)
+        packed = PackedCausalLM(twin, config, _CPU, kernels.loss_function(_KERNELS), path)
+        packed.train(training)
+        factors, logits = examples.scales(tokens), dict[int, Tensor]()
+        if packed.whole:
+            micro_batches = [[number] for numbers in micro_batches for number in numbers]
+        for numbers in micro_batches:
+            batch = collate(numbers, tokens, factors, _CPU, packed.shares_prefix, packed.whole)
+            counts = tokens.supervised_counts[list(numbers)].tolist()
+            logits |= dict(zip(numbers, packed(batch, logits=True).split(counts), strict=True))
+            if with_gradients:
+                packed(batch)[0].backward()
+    return Results([logits[number] for number in sorted(logits)], _gradients(packed.model))
 
 
 def _twin(model: Any, attention: str | None) -> Any:
@@ -218,6 +278,7 @@ def _twin(model: Any, attention: str | None) -> Any:
     settings._attn_implementation = attention
     twin = type(model)._from_config(settings, dtype=torch.float32).train()
     twin.load_state_dict(model.state_dict())
+    keep_scale(twin)
     return twin
 
 
@@ -234,7 +295,7 @@ def _ids(ids_L: np.ndarray) -> Tensor:
     return torch.tensor(ids_L.astype(np.int64))[None]
 
 
-def _reference(model: Any, tokens: TokenizedSet, copies: int = 1) -> _Pass:
+def _reference(model: Any, tokens: TokenizedSet, copies: int = 1) -> Results:
     """Returns the plain passes' results. `copies` of an example in a batch change only rounding."""
     logits = []
     for ids, learnt, scale in zip(
@@ -247,7 +308,7 @@ def _reference(model: Any, tokens: TokenizedSet, copies: int = 1) -> _Pass:
         logits.append(rows_BRV[0].detach())
     gradients = _gradients(model)
     model.zero_grad()
-    return _Pass(logits, gradients)
+    return Results(logits, gradients)
 
 
 def _supervised(tokens: TokenizedSet) -> list[np.ndarray]:
@@ -266,22 +327,34 @@ def _check_causal(model: Any, tokens: TokenizedSet, vocabulary: int) -> None:
     ids, shortest = tokens.examples()[0], tokens.examples()[int(tokens.lengths.argmin())]
     before = _plain(model, ids)[0, :-1]
     _plain(model, shortest)  # BigBird changes its attention for good after a short row
-    if _difference(_plain(model, ids)[0, :-1], before) > _LARGEST_ROUNDING:
+    if difference(_plain(model, ids)[0, :-1], before) > LARGEST_ROUNDING:
         raise NotTrainable("the logits of a row depend on the forward passes before")
     later = ids.copy()
     later[-1] = (later[-1] + 1) % vocabulary
-    if _difference(_plain(model, later)[0, :-1], before) > _LARGEST_ROUNDING:
+    if difference(_plain(model, later)[0, :-1], before) > LARGEST_ROUNDING:
         raise NotTrainable("a token's logits depend on later tokens")
 
 
-def _tolerance(model: Any, tokens: TokenizedSet, reference: _Pass) -> float:
-    """Returns the tolerance, raised for a class that rounds more than it by itself."""
-    again = _reference(model, tokens, copies=2)
-    rounding = max(
-        _logits_differ(again.logits, reference.logits, range(len(tokens.lengths))),
-        _gradients_differ(again.gradients, reference.gradients)[1],
-    )
-    return max(TOLERANCE, min(_ROUNDINGS * rounding, _LARGEST_ROUNDING))
+def _expected(model: Any, tokens: TokenizedSet) -> Expected:
+    """Returns the plain passes' results and their rounding.
+
+    Rounding is measured with the batch doubled, and with every weight changed by up to its last
+    bit, which changes the rounding of all that is computed from it.
+    """
+    reference = _reference(model, tokens)
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    again = [_reference(model, tokens, copies=2)]
+    for seed in range(_PERTURBATIONS):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                sign = torch.rand(weight.shape, generator=generator) * 2 - 1
+                weight.copy_(weights[name] * (1 + torch.finfo(torch.float32).eps * sign))
+        again.append(_reference(model, tokens))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weights[name])
+    return Expected.of(reference, again, _evaluated(model, tokens))
 
 
 @torch.no_grad()
@@ -303,7 +376,7 @@ def _head_of(model: Any, tokens: TokenizedSet) -> Head | None:
         return None
     for softcap in (None, *_caps(model.config)):
         rule = Head(softcap=softcap)
-        if _difference(rule.logits(raw), logits) <= TOLERANCE:
+        if difference(rule.logits(raw), logits) <= TOLERANCE:
             return rule
     return None
 
@@ -316,31 +389,3 @@ def _caps(settings: Any) -> list[float]:
         for name, value in fields
         if isinstance(value, float) and "cap" in name and "logit" in name and value > 0
     ]
-
-
-def _difference(actual: Tensor, expected: Tensor) -> float:
-    """Returns the largest difference of a row, relative to the row's largest number."""
-    size = expected.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny)
-    gap = ((actual - expected).abs().amax(-1) / size).max()
-    return float(gap.nan_to_num(torch.inf, torch.inf))
-
-
-def _logits_differ(
-    actual: Sequence[Tensor], expected: Sequence[Tensor], numbers: Sequence[int]
-) -> float:
-    return max(_difference(actual[number], expected[number]) for number in numbers)
-
-
-def _gradients_differ(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[str, float]:
-    """Returns (parameter, difference) where gradients differ most, relative to their largest."""
-    floor = _SMALL_GRADIENT * max(float(g.abs().max()) for g in expected.values())
-    gaps = {
-        name: float(
-            (
-                (actual[name] - gradient).abs().max() / max(floor, float(gradient.abs().max()))
-            ).nan_to_num(torch.inf, torch.inf)
-        )
-        for name, gradient in expected.items()
-    }
-    worst = max(gaps, key=lambda name: gaps[name])
-    return worst, gaps[worst]

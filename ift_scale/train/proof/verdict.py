@@ -19,7 +19,10 @@ class Verdict(BaseModel):
 
 
 class Proof(BaseModel):
-    """The verdicts on all paths, fastest first. At least one is exact."""
+    """The verdicts on the paths, fastest first, up to the one that every setting allows.
+
+    The last one is exact.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

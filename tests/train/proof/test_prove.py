@@ -12,6 +12,8 @@ from transformers import (
     BigBirdForCausalLM,
     DbrxConfig,
     DbrxForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Gemma2Config,
@@ -32,11 +34,16 @@ from transformers import (
     OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from ift_scale.config import TrainConfig
-from ift_scale.train.proof.prove import TOLERANCE, NotTrainable, prove
+from ift_scale.train.model.attention import VALUE_WIDTH
+from ift_scale.train.model.path import TrainingPath
+from ift_scale.train.proof.compare import TOLERANCE
+from ift_scale.train.proof.prove import NotTrainable, prove
 from ift_scale.train.proof.verdict import Proof
 
 AUTO = TrainConfig()
@@ -94,18 +101,27 @@ def test_dropout_of_a_part_of_the_config_is_found() -> None:
 
 def test_a_path_that_the_settings_exclude_does_not_count_for_a_slower_one() -> None:
     proof = prove(LlamaForCausalLM, LlamaConfig())
-    wrong = [v.model_copy(update={"is_exact": v.path.name != "packed"}) for v in proof.verdicts]
-    proof = proof.model_copy(update={"verdicts": wrong})
+    pruned, packed = proof.verdicts
+    padded = packed.model_copy(update={"path": TrainingPath(name="padded")})
+    wrong = packed.model_copy(update={"is_exact": False})
+    proof = proof.model_copy(update={"verdicts": [pruned, wrong, padded]})
     assert proof.fastest(AUTO).name == "pruned"
     assert proof.fastest(TrainConfig(prune_last_layer=False)).name == "padded"
 
 
+class _LeakingGemma2(Gemma2ForCausalLM):
+    """Adds the mean over all tokens before, so that it cannot be packed."""
+
+    def __init__(self, config: Gemma2Config):
+        super().__init__(config)
+        self.model.norm.register_forward_hook(lambda _, args, out: out + _running_mean(out))
+
+
 def test_what_sdpa_ignores_is_left_to_eager_attention() -> None:
     """transformers' SDPA computes Gemma 2 without the cap of its attention scores."""
-    verdicts = prove(Gemma2ForCausalLM, Gemma2Config()).verdicts
-    exact = {(v.path.name, v.path.attention): v.is_exact for v in verdicts}
-    assert exact["padded", "eager"] and exact["single", "eager"]
-    assert not exact["padded", "sdpa"] and not exact["single", "sdpa"]
+    verdicts = prove(_LeakingGemma2, Gemma2Config()).verdicts
+    exact = {(v.path.name, v.path.attention): v.is_exact for v in verdicts[2:]}
+    assert exact == {("padded", "sdpa"): False, ("padded", "eager"): True}
 
 
 def test_rotary_frequencies_by_length_leave_one_example_at_a_time() -> None:
@@ -128,15 +144,18 @@ class _RunningMean(_Layer):
     """Adds the mean over all tokens before: causal, but a packed example sees the one before."""
 
     def mix(self, x_BTD: Tensor) -> Tensor:
-        counts = torch.arange(1, x_BTD.shape[1] + 1)[:, None]
-        return x_BTD + 0.1 * x_BTD.cumsum(1) / counts
+        return x_BTD + _running_mean(x_BTD)
+
+
+def _running_mean(x_BTD: Tensor) -> Tensor:
+    return 0.1 * x_BTD.cumsum(1) / torch.arange(1, x_BTD.shape[1] + 1)[:, None]
 
 
 class _BatchMean(_Layer):
-    """Adds the mean over the batch, as batch normalisation does."""
+    """Adds the mean over the batch, as batch normalisation does, and over all tokens before."""
 
     def mix(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD + 0.1 * x_BTD.mean(0, keepdim=True)
+        return x_BTD + 0.1 * x_BTD.mean(0, keepdim=True) + _running_mean(x_BTD)
 
 
 class _NextToken(_Layer):
@@ -169,6 +188,38 @@ class _WrongGradient(_Layer):
 
     def mix(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if x_BTD.shape[1] < 60 else x_BTD.detach()
+
+
+class _SmallWrongGradient(_Layer):
+    """The gradient of one number, a millionth of the others', is wrong by a tenth in long rows."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.tiny = torch.nn.Parameter(torch.ones(()))
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        wrong = 0.0 if x_BTD.shape[1] < 60 else 0.1 * (self.tiny - self.tiny.detach())
+        return x_BTD * (1 + 1e-6 * (self.tiny + wrong))
+
+
+class _UnsharedOnly(_Layer):
+    """Cuts the gradient in a row of several examples without a common prefix."""
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        out = LlamaDecoderLayer.forward(self, hidden_states, **kwargs)
+        rows = kwargs.get("packed")
+        whole = getattr(rows, "packed", rows).whole if rows is not None else None
+        unshared = whole is not None and not whole.num_shared and len(whole.seqlens_q) > 1
+        return out.detach() if unshared else out
+
+
+class _ChangedByEvaluation(_Layer):
+    """Halves a weight in evaluation mode, for which an export after it would contain the half."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        if not self.training:
+            self.mlp.down_proj.weight.data.mul_(0.5)
+        return x_BTD
 
 
 class _PositionBias(LlamaForCausalLM):
@@ -210,9 +261,9 @@ def test_a_class_that_leaks_gets_a_path_on_which_it_does_not(layer: Any, path: s
 
 
 def test_a_class_that_leaks_across_a_batch_is_not_padded() -> None:
-    """A packed row is a batch of one, so packing is exact for it."""
-    exact = {v.path.name: v.is_exact for v in prove(_with(_BatchMean), LlamaConfig()).verdicts}
-    assert exact == {"pruned": True, "packed": True, "padded": False, "single": True}
+    proof = prove(_with(_BatchMean), LlamaConfig())
+    assert proof.fastest(AUTO).name == "single"
+    assert {"packed", "padded"} <= {v.path.name for v in proof.faster_than(proof.fastest(AUTO))}
 
 
 class _OwnWindow(_Layer):
@@ -231,6 +282,41 @@ def test_a_length_of_an_unknown_name_is_passed_if_training_can(max_length: int, 
 def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
     rejected = prove(_with(_WrongGradient), LlamaConfig()).verdicts[0]
     assert not rejected.is_exact and rejected.reason.startswith("the gradient of ")
+
+
+def test_a_wrong_gradient_is_caught_however_small_it_is() -> None:
+    proof = prove(_with(_SmallWrongGradient), LlamaConfig())
+    assert proof.fastest(AUTO).name == "padded"
+    assert all(".tiny differs" in verdict.reason for verdict in proof.verdicts[:2])
+
+
+def test_a_prefix_that_is_not_shared_is_compared_too() -> None:
+    proof = prove(_with(_UnsharedOnly), LlamaConfig())
+    assert proof.fastest(AUTO).name == "padded"
+    assert all("no shared prefix" in verdict.reason for verdict in proof.verdicts[:2])
+
+
+def test_a_class_that_a_norm_of_ours_would_change_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trainer replaces Llama's norms, and so must compute what they compute."""
+    plain = LlamaRMSNorm.forward
+    monkeypatch.setattr(LlamaRMSNorm, "forward", lambda self, x: plain(self, x + 0.1))
+    with pytest.raises(NotTrainable, match="no training path is exact"):
+        prove(LlamaForCausalLM, LlamaConfig())
+
+
+def test_a_class_that_evaluation_changes_is_found() -> None:
+    assert not prove(_with(_ChangedByEvaluation), LlamaConfig()).fastest(AUTO).evaluates
+    assert prove(LlamaForCausalLM, LlamaConfig()).fastest(AUTO).evaluates
+
+
+def test_rwkv_is_kept_from_dividing_its_weights() -> None:
+    assert prove(RwkvForCausalLM, RwkvConfig()).fastest(AUTO).evaluates
+
+
+def test_values_of_another_width_are_a_term() -> None:
+    assert VALUE_WIDTH in prove(DeepseekV3ForCausalLM, DeepseekV3Config()).fastest(AUTO).terms
 
 
 @pytest.mark.parametrize(
