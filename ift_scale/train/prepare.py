@@ -53,7 +53,6 @@ def prepare(
         say(f"train: {line}")
     shape = _shape(model_path, trusted)
     path = proof.fastest(config.train)
-    train = with_checkpointing(config.train, path)
     check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -69,11 +68,14 @@ def prepare(
         # Refuses a checkpoint of another model or set before the ranks are started.
         checkpoint_manifest.latest(arm)
     hidden_size = config_class.hidden_size(model_path, trusted)
-    if live is not None and config.train.live.every != 0:
+    if live is not None and config.train.live.every != 0 and evaluates(path, config.train):
         live_jobs = live_questions.build_jobs(
             live, arms, config, tokenizer, folder / TOKENS, hidden_size
         )
         arms = [arm.model_copy(update={"live": live_jobs.get(arm.arm.name)}) for arm in arms]
+        path = path_with_live(config, model_path, arms, path)
+        if not evaluates(path, config.train):
+            arms = [arm.model_copy(update={"live": None}) for arm in arms]
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
@@ -82,11 +84,50 @@ def prepare(
         shape=shape,
         template=config.evaluate.template,
         logs=str(logs),
-        train=train,
+        train=with_checkpointing(config.train, path),
         path=path,
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
     )
+
+
+def evaluates(path: TrainingPath, train: TrainConfig) -> bool:
+    """Returns if live knowledge can be measured by this path; prints why not.
+
+    Raises ConfigError if early stopping needs it.
+    """
+    if path.evaluates:
+        return True
+    reason = "the model's evaluation mode changes its weights, or its logits on the training path"
+    if train.live.early_stopping is not None:
+        raise ConfigError("settings", [f"train.live.early_stopping: no live knowledge: {reason}"])
+    say(f"train: no live knowledge: {reason}")
+    return False
+
+
+def path_with_live(
+    config: Config, model_path: Path, arms: Sequence[job.ArmJob], path: TrainingPath
+) -> TrainingPath:
+    """Returns a path that is exact for the live prompts, too, which may exceed `max_length`."""
+    longest = max((_longest_prompt(arm.live) for arm in arms if arm.live), default=0)
+    if longest <= config.train.max_length:
+        return path
+    proof = stored.proof_of(model_path, longest, config.model.trust_remote_code)
+    found = proof.fastest(config.train)
+    if found != path:
+        say(
+            f"train: live prompts have up to {longest} tokens, more than train.max_length"
+            f" ({config.train.max_length}); without live knowledge (train.live.every: 0) the"
+            f" training path is {path.name}, and with it:"
+        )
+        for line in stored.describe(proof, config.train):
+            say(f"train: {line}")
+    return found
+
+
+def _longest_prompt(live: job.LiveJob) -> int:
+    questions = live_tokens.load(Path(live.questions))
+    return int(live_tokens.first(questions, live.num_questions).tokens.lengths.max())
 
 
 def _arm_job(task: Task, arm: Arm, source: Path, tokens: Path) -> job.ArmJob:
