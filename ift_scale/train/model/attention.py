@@ -23,8 +23,12 @@ from transformers import AttentionInterface
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError
 from ift_scale.train.data.micro_batch import PackedRows, VarlenMetadata
-from ift_scale.train.model.path import PathNotSupported
 from ift_scale.train.model.rows import select_rows
+
+
+class PathNotSupported(TypeError):
+    """A model that a path cannot compute. The text is the reason in words."""
+
 
 # transformers takes a name that contains "flash" or "sdpa" for its own implementation, and refuses
 # it for classes without that.

@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from ift_scale.train.data.micro_batch import PackedRows
-from ift_scale.train.model.attention import attend
-from ift_scale.train.model.path import PathNotSupported
+from ift_scale.train.model.attention import PathNotSupported, attend
 from ift_scale.train.model.rows import select_rows
 
 Forward = Callable[..., Any]

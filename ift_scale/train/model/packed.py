@@ -26,7 +26,8 @@ from ift_scale.errors import DataError, Place
 from ift_scale.models import config_class
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
-from ift_scale.train.model.path import PRUNED, PathNotSupported, TrainingPath
+from ift_scale.train.model.attention import PathNotSupported
+from ift_scale.train.model.path import PRUNED, TrainingPath
 from ift_scale.train.model.rows import select_rows
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]

@@ -24,10 +24,6 @@ Layout = Literal["packed", "padded", "single"]
 """How examples are laid into a forward pass: in one row, in a padded batch, or one at a time."""
 
 
-class PathNotSupported(TypeError):
-    """A model that a path cannot compute. The text is the reason in words."""
-
-
 class Head(BaseModel):
     """A head whose logits are W h + b, or softcap * tanh((W h + b) / softcap).
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ift_scale.train.model.path import PathNotSupported
+from ift_scale.train.model.attention import PathNotSupported
 
 _CAUSES = (
     (

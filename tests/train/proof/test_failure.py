@@ -17,7 +17,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from ift_scale.train.model.path import PathNotSupported
+from ift_scale.train.model.attention import PathNotSupported
 from ift_scale.train.proof.failure import in_words
 from ift_scale.train.proof.prove import prove
 
