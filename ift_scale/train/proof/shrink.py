@@ -23,6 +23,7 @@ from ift_scale.train.proof.small_fields import (
     POSITIONS,
     RANDOM,
     ROTARY_LIMIT,
+    TABLES,
     CannotShrink,
     Scale,
     small_value,
@@ -75,6 +76,7 @@ def shrink(
         fields = with_layers(settings, chosen(settings))
         scale = _scale(settings, fields, hidden)
         small = _small(fields, scale)
+        _lengthen_tables(fields, small, max_length)
         _shrink_positions(fields, small, max_length, scale.small_hidden // scale.small_heads)
         return rebuilt(settings, small)
     except Exception as error:
@@ -108,19 +110,47 @@ def unknown_lengths(
 ) -> list[int]:
     """Returns the numbers of a small config that may be lengths that no rule knows, such as a
     window under a name of a folder's own code: kept as they are, and reached by `max_length`."""
-    real = settings.to_dict()
-    return [
-        value
-        for name, value in small.to_dict().items()
-        if type(value) is int
-        and value == real.get(name)
-        and HIDDEN < value <= (max_length or 0)
-        and not _NO_LENGTH.search(name)
-    ]
+    return _unknown(settings.to_dict(), small.to_dict(), max_length)
 
 
+def _unknown(real: dict[str, Any], small: dict[str, Any], max_length: int | None) -> list[int]:
+    longest = min([max_length or 0, *(positions - POSITIONS // 4 for positions in _tables(real))])
+    kept = set(_numbers(real)) & set(_numbers(small))
+    return sorted(
+        {
+            value
+            for name, value in kept
+            if HIDDEN < value <= longest and (_LENGTH.search(name) or not _NO_LENGTH.search(name))
+        }
+    )
+
+
+def _tables(fields: dict[str, Any]) -> list[int]:
+    return [value for name, value in fields.items() if TABLES.fullmatch(name) and value]
+
+
+def _lengthen_tables(fields: dict[str, Any], made: dict[str, Any], max_length: int | None) -> None:
+    """Gives tables of learned positions a row for each token of the examples (`examples.build`)."""
+    longest = max(_unknown(fields, made, max_length), default=0)
+    for name, value in made.items():
+        if longest and TABLES.fullmatch(name) and value:
+            made[name] = max(value, min(fields[name], longest + POSITIONS // 4))
+
+
+def _numbers(fields: dict[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
+    """Yields (path, number) of all whole numbers, also in tables and lists."""
+    for name, value in fields.items():
+        inner = f"{path}.{name}"
+        if isinstance(value, dict):
+            yield from _numbers(value, inner)
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if type(item) is int:
+                yield inner, item
+
+
+_LENGTH = re.compile(r"window|chunk|block|span|context|segment")
 _NO_LENGTH = re.compile(
-    r"_dim|_size|_ids?$|bins|buckets|seed|multiple|position_embeddings|n_positions|seq_len"
+    r"_dim|_size|_ids?$|_tokens$|bins|buckets|seed|multiple|position_embeddings|n_positions|seq_len"
 )
 
 

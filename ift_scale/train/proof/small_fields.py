@@ -75,6 +75,10 @@ def _experts(real: int, scale: Scale) -> int:
     return min(real, 8 if scale.grouped_experts else 4)
 
 
+_POSITIONS = (
+    r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|max_target_positions"
+    r"|context_length|model_max_length|max_source_positions)"
+)
 _RULES: tuple[tuple[str, Callable[[int, Scale], int]], ...] = (
     # Vocabularies
     (r"unpadded_vocab_size", _few(VOCABULARY - 8)),
@@ -149,13 +153,11 @@ _RULES: tuple[tuple[str, Callable[[int, Scale], int]], ...] = (
     (r"(index_topk_blocks|indexer_compress_ratio)", _few(2)),
     (r"(max_inference_chunksize)", _few(2 * WINDOW)),
     # Learned positions, and those that rotary frequencies do not depend on
-    (
-        r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|max_target_positions"
-        r"|context_length|model_max_length|max_source_positions)",
-        _few(POSITIONS),
-    ),
+    (_POSITIONS, _few(POSITIONS)),
 )
 _COMPILED = tuple((re.compile(pattern), rule) for pattern, rule in _RULES)
+TABLES = re.compile(_POSITIONS)
+"""Fields with the number of learned positions, if there are any."""
 LIMITS = re.compile(
     r"(sliding_window(_size)?|attention_chunk_size|attention_window_size|window_size"
     r"|keep_window_size|(mamba_)?chunk_size|block_size|\w+_attn_chunk_length|floor_scale|index_topk"

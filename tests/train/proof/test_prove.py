@@ -34,6 +34,8 @@ from transformers import (
     OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    ProphetNetConfig,
+    ProphetNetForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
@@ -277,6 +279,24 @@ class _OwnWindow(_Layer):
 def test_a_length_of_an_unknown_name_is_passed_if_training_can(max_length: int, path: str) -> None:
     settings = LlamaConfig(local_window=300)
     assert prove(_with(_OwnWindow), settings, max_length).fastest(AUTO).name == path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"local_window_size": 300},
+        {"attn_config": {"reach": 300}},
+        {"layer_windows": [300, 300]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_length_is_found_in_tables_and_lists(fields: dict[str, Any]) -> None:
+    assert prove(_with(_OwnWindow), LlamaConfig(**fields), 2048).fastest(AUTO).name == "single"
+
+
+def test_learned_positions_reach_as_far_as_an_unknown_length() -> None:
+    """ProphetNet's `relative_max_distance` of 128 is passed by rows that its small table lacked."""
+    assert prove(ProphetNetForCausalLM, ProphetNetConfig(), 512).fastest(AUTO).name == "single"
 
 
 def test_a_wrong_gradient_is_caught_where_the_logits_are_right() -> None:
