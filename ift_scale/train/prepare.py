@@ -53,6 +53,7 @@ def prepare(
         say(f"train: {line}")
     shape = _shape(model_path, trusted)
     path = proof.fastest(config.train)
+    train = with_zero_stage(config.train, model_path, trusted)
     check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -84,7 +85,7 @@ def prepare(
         shape=shape,
         template=config.evaluate.template,
         logs=str(logs),
-        train=with_checkpointing(config.train, path),
+        train=with_checkpointing(train, path),
         path=path,
         stop_file=str((folder / f".stop{part}").resolve()),
         arms=arms,
@@ -164,6 +165,31 @@ def with_checkpointing(train: TrainConfig, path: TrainingPath) -> TrainConfig:
     only = next(iter(path.recomputes), "none")
     say(f"train: activation checkpointing: {only}, because the model supports no other")
     return train.model_copy(update={"activation_checkpointing": only})
+
+
+def with_zero_stage(
+    train: TrainConfig, model_path: Path, trust_remote_code: bool = False
+) -> TrainConfig:
+    """Returns the settings with a ZeRO stage that adds up the gradients of experts in lists.
+
+    ZeRO-1 and 2 add up the ranks' gradients in the order in which a backward pass computes them.
+    If experts are modules of a list, that order depends on the rank's tokens. ZeRO-3 takes all
+    experts of a layer together (a leaf module), stage 0 all gradients after the pass. Raises
+    ConfigError for ZeRO-1 and 2 on several ranks.
+    """
+    from ift_scale.train.model import packed  # imports torch
+
+    listed = packed.has_listed_experts(packed.without_weights(model_path, trust_remote_code))
+    if train.num_ranks == 1 or train.zero_stage in (0, 3) or not listed:
+        return train
+    if train.zero_stage != "auto":
+        problem = (
+            f"train.zero_stage: the model's experts are a list of modules, whose gradients ZeRO-"
+            f"{train.zero_stage} adds up wrongly on several ranks"
+        )
+        raise ConfigError("settings", [f"{problem}; set it to auto, 3 or 0"])
+    say("train: ZeRO-3, because the model's experts are a list of modules")
+    return train.model_copy(update={"zero_stage": 3})
 
 
 def check_memory(work: job.Job) -> None:

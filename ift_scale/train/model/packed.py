@@ -351,12 +351,21 @@ def expert_modules(model: nn.Module) -> list[nn.Module]:
     return [
         module
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "experts", None), nn.ModuleList)
+        if _lists_experts(module)
         or (
             name.rpartition(".")[2] == "experts"
             and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
         )
     ]
+
+
+def has_listed_experts(model: nn.Module) -> bool:
+    """True if experts are modules of a list, of which a pass may run some only."""
+    return any(_lists_experts(module) for module in model.modules())
+
+
+def _lists_experts(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "experts", None), nn.ModuleList)
 
 
 def checkpoint_activations(model: Any, config: TrainConfig) -> None:
