@@ -27,6 +27,7 @@ from ift_scale.errors import DataError
 from ift_scale.models import config_class
 from ift_scale.train.engine.export import export
 from ift_scale.train.model import packed
+from tests.engines.quantised import quantised_to_fp8, set_quantisation
 
 _TOKENIZER = SimpleNamespace(save_pretrained=lambda folder: None)
 _TINY: dict[str, Any] = {
@@ -241,36 +242,13 @@ def test_quantised_base_models_are_refused(
     assert model_folder.resolve(str(folder), "write.own.path", trained=False) == folder
 
 
-def _quantised_to_fp8(folder: Path) -> dict[str, torch.Tensor]:
-    """Stores the matrices as fp8 in blocks of 32 x 32; returns the values that they stand for."""
-    size, plain, stored = 32, {}, {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        plain[name] = stored[name] = tensor
-        if tensor.dim() == 2 and not any(part in name for part in ("embed", "lm_head", ".gate.")):
-            rows, columns = (n // size for n in tensor.shape)
-            blocks = tensor.view(rows, size, columns, size)
-            scales = blocks.abs().amax((1, 3)) / 448
-            values = (blocks / scales[:, None, :, None]).to(torch.float8_e4m3fn)
-            stored[name], stored[f"{name}_scale_inv"] = values.view(tensor.shape), scales
-            plain[name] = (values.float() * scales[:, None, :, None]).view(tensor.shape)
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    _quantisation(folder, quant_method="fp8", weight_block_size=[size, size], fmt="e4m3")
-    return plain
-
-
-def _quantisation(folder: Path, **settings: Any) -> None:
-    fields = json.loads((folder / "config.json").read_text())
-    fields["quantization_config"] = settings
-    (folder / "config.json").write_text(json.dumps(fields))
-
-
 @pytest.mark.engine
 def test_fp8_is_undone_for_scores_training_and_export(tmp_path: Path) -> None:
     torch.manual_seed(0)
     base, plain, out = tmp_path / "base", tmp_path / "plain", tmp_path / "out"
     AutoModelForCausalLM.from_config(MixtralConfig(**_TINY)).save_pretrained(base)
     shutil.copytree(base, plain)
-    values = _quantised_to_fp8(base)
+    values = quantised_to_fp8(base)
     save_file(values, plain / "model.safetensors", {"format": "pt"})
     model_folder.resolve(str(base))
     requests = [ScoreRequest([], [5, 6, 7, 8], [3, 4]), ScoreRequest([], [9, 10], [5, 6, 7])]
@@ -305,7 +283,7 @@ def test_mxfp4_experts_are_undone(tmp_path: Path) -> None:
         stored[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8)
         stored[f"{name}_scales"] = torch.full(shape, 120, dtype=torch.uint8)
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
-    _quantisation(tmp_path, quant_method="mxfp4")
+    set_quantisation(tmp_path, quant_method="mxfp4")
     kind, settings = packed.class_and_config(tmp_path)
     options = TrainConfig(activation_checkpointing="none")
     weights = packed.read_weights(tmp_path)

@@ -2,8 +2,9 @@
 
     python -m tests.train.path_ranks FOLDER OUT
 
-FOLDER has a folder per model with `tokens.npz`; OUT gets the losses of each step and the whole
-gradient of the first, by model and ZeRO stage.
+FOLDER has a folder per model with `tokens.npz`; OUT gets the losses of each step and the stored
+buffers after the last one, by model and ZeRO stage. The name of a folder ends with its precision
+if it is not float32.
 """
 
 import sys
@@ -18,11 +19,18 @@ from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import deepspeed
 from ift_scale.train.model.packed import read_weights
 from ift_scale.train.proof import stored
+from ift_scale.train.proof.verdict import Proof
 from tests.train.exact_ranks import gather_everything
 from tests.train.group import joined
 
 STEPS, BATCH = 3, 8
-STAGES = (2, 3)
+
+
+def stages(model: str) -> tuple[int, ...]:
+    """Returns the ZeRO stages under which a model is trained."""
+    if model.endswith("bfloat16"):
+        return (3,)
+    return (0, 3) if model == "own_experts" else (2, 3)
 
 
 def settings(stage: int, **changes: Any) -> TrainConfig:
@@ -39,14 +47,16 @@ def settings(stage: int, **changes: Any) -> TrainConfig:
     return TrainConfig(**values | changes)
 
 
-def run(folder: Path, config: TrainConfig, ranks: Any, device: torch.device) -> dict[str, Any]:
+def run(
+    folder: Path, proof: Proof, config: TrainConfig, ranks: Any, device: torch.device
+) -> dict[str, Any]:
     tokens = dataset.load(folder / "tokens.npz")
-    path = stored.compute(folder, config.max_length).fastest(config)
+    path = proof.fastest(config)
     steps = packing.planned_steps(
         tokens.computed_lengths, config, ranks.world_size, 64, 0, path.layout
     )
     built = deepspeed.build(
-        folder, read_weights(folder), config, device, ranks, max(map(len, steps)), path
+        folder, read_weights(folder), config, device, ranks, max(map(len, steps)), path, True
     )
     losses = []
     for number, step in enumerate(steps[:STEPS]):
@@ -54,8 +64,16 @@ def run(folder: Path, config: TrainConfig, ranks: Any, device: torch.device) -> 
         result = deepspeed.run_step(built, step, tokens, rate)
         dist.all_reduce(result.loss)
         losses.append(result.loss.item())
+    model = built.packed.model
+    stored_names = model.state_dict().keys()
+    kept = {name: b.clone() for name, b in model.named_buffers() if name in stored_names}
     built.release()
-    return {"path": path.name, "losses": losses, "micro_batches": max(map(len, steps))}
+    return {
+        "path": path.name,
+        "losses": losses,
+        "micro_batches": max(map(len, steps)),
+        "buffers": kept,
+    }
 
 
 def main(folder: Path, out: Path) -> None:
@@ -63,9 +81,14 @@ def main(folder: Path, out: Path) -> None:
     found = {}
     with joined() as (ranks, device):
         for model in sorted(path for path in folder.iterdir() if path.is_dir()):
-            for stage in STAGES:
-                config = settings(stage, router_aux_loss=model.name.endswith("balanced"))
-                found[model.name, stage] = run(model, config, ranks, device)
+            proof = stored.compute(model, settings(0).max_length, trust_remote_code=True)
+            for stage in stages(model.name):
+                config = settings(
+                    stage,
+                    router_aux_loss=model.name.endswith("balanced"),
+                    precision="bfloat16" if model.name.endswith("bfloat16") else "float32",
+                )
+                found[model.name, stage] = run(model, proof, config, ranks, device)
                 print(model.name, stage, found[model.name, stage], flush=True)
         if ranks.is_rank_zero:
             torch.save(found, out)
