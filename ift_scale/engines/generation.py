@@ -2,12 +2,15 @@
 
 Batches are padded on the left and masked, as transformers' `generate` expects. This is exact for
 most models and for sliding windows, but not if positions or rotary frequencies depend on the batch.
-Prompts are therefore grouped by rotary class. Before a method is used for a kind of prompt that is
-new (`row_kinds`), a few greedy tokens are compared with plain forward passes. A row whose rotary
-frequencies change as it grows is generated without a KV cache, because cached keys would keep the
-old frequencies.
+Prompts are therefore grouped by rotary class. What the prompts of a batch begin with alike, such as
+a few-shot prefix, is computed once, and its KV cache is copied for every row.
+
+Before a method is used for a kind of prompt that is new (`row_kinds`), a few greedy tokens are
+compared with plain forward passes. A row whose rotary frequencies change as it grows is generated
+without a KV cache, because cached keys would keep the old frequencies.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from ift_scale.engines.protocol import Sampling
+from ift_scale.engines.protocol import Sampling, TextRequest
 from ift_scale.engines.rope import LengthClass
 from ift_scale.engines.row_kinds import LengthBuckets, RowKind
 from ift_scale.engines.selector import gap_in_tolerances
@@ -26,6 +29,7 @@ from ift_scale.engines.strategies import (
     ScoredSuffix,
     SingleRows,
     batches_by_length,
+    num_shared_tokens,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,9 +39,14 @@ _TOKENS_COMPARED, _CHOICES_COMPARED = 4, 5
 class _Method(NamedTuple):
     name: str
     is_batched: bool
+    shares_prefix: bool = False
 
 
-_METHODS = (_Method("left-padded batches", True), _Method("single rows with a KV cache", False))
+_METHODS = (
+    _Method("left-padded batches after a shared prefix", True, shares_prefix=True),
+    _Method("left-padded batches", True),
+    _Method("single rows with a KV cache", False),
+)
 _PLAIN = _Method("single rows without a KV cache", False)
 
 
@@ -58,15 +67,18 @@ class Generator:
         self.verified: dict[tuple[_Method, RowKind], int] = {}
         """The most tokens of a verified text, by method and kind."""
         self._wrong: set[tuple[_Method, RowKind]] = set()
+        self._prefix: tuple[list[int], Any] = ([], None)
+        """The latest shared prefix and its KV cache."""
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, finished: Callable[[int], None]
+        self, requests: Sequence[TextRequest], sampling: Sampling, finished: Callable[[int], None]
     ) -> list[list[list[int]]]:
         """Returns `sampling.num_samples` lists of new token ids for each prompt."""
         torch.manual_seed(sampling.seed)
         self.passes.use_attention()
-        results: list[list[list[int]]] = [[] for _ in prompts]
-        for lengths, numbers in self._groups(prompts, sampling):
+        results: list[list[list[int]]] = [[] for _ in requests]
+        prompts = [request.prompt for request in requests]
+        for lengths, numbers in self._groups(requests, sampling):
             left = numbers
             # A text whose rotary frequencies change as it grows cannot use a KV cache.
             for method in [*(self.methods if lengths is not None else []), _PLAIN]:
@@ -77,25 +89,36 @@ class Generator:
                     if lengths is not None and not self._is_right(method, lengths, rows, sampling):
                         refused += chosen
                         continue
-                    new_tokens = self._without_cache if method is _PLAIN else self._new_tokens
-                    for number, samples in zip(chosen, new_tokens(rows, sampling), strict=True):
+                    if method is _PLAIN:
+                        new = self._without_cache(rows, sampling)
+                    else:
+                        new = self._new_tokens(rows, sampling, method)
+                    for number, samples in zip(chosen, new, strict=True):
                         results[number] = samples
                     finished(len(batch))
                 left = refused
+        self._prefix = ([], None)
         return results
 
     def _groups(
-        self, prompts: Sequence[list[int]], sampling: Sampling
+        self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> Iterator[tuple[LengthClass | None, list[int]]]:
-        """Yields (rotary class, prompt numbers); the class is None if it changes in a text."""
+        """Yields (rotary class, prompt numbers), one prefix after the other.
+
+        The class is None if it changes in a text.
+        """
         class_of = self.passes.rope.class_of
-        groups: dict[LengthClass | None, list[int]] = {}
-        for number, prompt in enumerate(prompts):
-            first = class_of(len(prompt))
+        groups: dict[tuple[LengthClass | None, int], list[int]] = {}
+        for number, request in enumerate(requests):
+            length = len(request.prefix) + len(request.suffix)
+            first = class_of(length)
             # The last new token is never read.
-            last = class_of(len(prompt) + sampling.max_tokens - 1)
-            groups.setdefault(first if first == last and not first.own else None, []).append(number)
-        yield from groups.items()
+            last = class_of(length + sampling.max_tokens - 1)
+            lengths = first if first == last and not first.own else None
+            prefix = id(request.prefix) if request.prefix else 0
+            groups.setdefault((lengths, prefix), []).append(number)
+        for (lengths, _), numbers in groups.items():
+            yield lengths, numbers
 
     def _is_right(
         self,
@@ -108,7 +131,9 @@ class Generator:
         if method is _PLAIN:
             return True
         copies = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
-        kinds = self.buckets.kinds(lengths, 0, list(map(len, copies)), [1] * len(copies))
+        shared = self._num_shared(copies, method)
+        own = [len(row) - shared for row in copies]
+        kinds = self.buckets.kinds(lengths, shared, own, [1] * len(copies))
         keys = [(method, kind) for kind in kinds]
         if method not in self.methods or self._wrong.intersection(keys):
             return False
@@ -121,7 +146,7 @@ class Generator:
             return True
         # The longest row keeps the padding, and a second one the path of several rows.
         chosen = sorted({0, *range(min(2, len(keys))), *(keys.index(key) for key in new)})
-        problem = self._problem([copies[n] for n in chosen], sampling)
+        problem = self._problem([copies[n] for n in chosen], sampling, method)
         if problem is None:
             self.verified |= new
             return True
@@ -133,12 +158,13 @@ class Generator:
         logger.warning("%s: not used to generate texts%s (%s)", method.name, where, problem)
         return False
 
-    def _problem(self, rows: list[list[int]], sampling: Sampling) -> str | None:
+    def _problem(self, rows: list[list[int]], sampling: Sampling, method: _Method) -> str | None:
         """Returns why a batch of these prompts goes wrong, or None if it does not."""
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
             out = self._generate(
                 rows,
+                method,
                 max_new_tokens=steps,
                 do_sample=False,
                 output_logits=True,
@@ -175,7 +201,9 @@ class Generator:
             sampling.max_tokens, [ScoredSuffix(prompt, []) for prompt in prompts], budget
         )
 
-    def _new_tokens(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+    def _new_tokens(
+        self, prompts: list[list[int]], sampling: Sampling, method: _Method
+    ) -> list[list[list[int]]]:
         choice: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             choice = {
@@ -186,9 +214,9 @@ class Generator:
             }
         count = sampling.num_samples
         out_MT = self._generate(
-            prompts,
+            [prompt for prompt in prompts for _ in range(count)],
+            method,
             max_new_tokens=sampling.max_tokens,
-            num_return_sequences=count,
             eos_token_id=sampling.stop,
             pad_token_id=sampling.stop[0],
             **choice,
@@ -197,15 +225,39 @@ class Generator:
         return [new[n * count : (n + 1) * count] for n in range(len(prompts))]
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]], **options: Any) -> Any:
+    def _generate(self, prompts: list[list[int]], method: _Method, **options: Any) -> Any:
         width, device = max(map(len, prompts)), self.passes.model.device
+        shared = self._num_shared(prompts, method)
+        if shared:
+            cache = copy.deepcopy(self._cache(prompts[0][:shared]))  # appended to in place
+            cache.batch_repeat_interleave(len(prompts))
+            options["past_key_values"] = cache
+        # Padding follows the shared prefix, so that every row's cache begins with it.
+        pads = [width - len(prompt) for prompt in prompts]
+        ids_BT = [p[:shared] + [0] * n + p[shared:] for p, n in zip(prompts, pads, strict=True)]
+        mask_BT = [[1] * shared + [0] * n + [1] * (width - shared - n) for n in pads]
         return self.passes.model.generate(
-            torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device),
-            attention_mask=torch.tensor(
-                [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
-            ),
+            torch.tensor(ids_BT, device=device),
+            attention_mask=torch.tensor(mask_BT, device=device),
             **options,
         )
+
+    def _num_shared(self, prompts: Sequence[list[int]], method: _Method) -> int:
+        """Returns how many tokens of these prompts come from one cache."""
+        if not method.shares_prefix:
+            return 0
+        shared, class_of = num_shared_tokens(prompts), self.passes.rope.class_of
+        # A prefix of another class would be cached with other rotary frequencies.
+        return shared if class_of(shared) == class_of(len(prompts[0])) else 0
+
+    def _cache(self, prefix: list[int]) -> Any:
+        """Returns the KV cache of a prefix, computed once as long as it is the same."""
+        if self._prefix[0] != prefix:
+            _, out = self.passes.logits([prefix], [0], [len(prefix) - 1], use_cache=True)
+            if not hasattr(out.past_key_values, "batch_repeat_interleave"):
+                raise ValueError("its cache cannot be copied for a batch")
+            self._prefix = prefix, out.past_key_values
+        return self._prefix[1]
 
     def _without_cache(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         """Generates with one full forward pass per new token."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ift_scale.engines import shared_prefix
 from ift_scale.engines.rope import RopeLimits
+from ift_scale.prompts.tokenizer import common_prefix
 
 # A strategy raises one of these for a model that it does not support.
 UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
@@ -237,6 +238,11 @@ class SharedPrefix:
                 ids_1N, position_ids=positions_1N, use_cache=False, shared=packed
             )
         return split_logprobs(out.logits[0], items)
+
+
+def num_shared_tokens(prompts: Sequence[list[int]]) -> int:
+    """Returns how many leading tokens all prompts share, leaving each at least one token."""
+    return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
 
 
 def batches_by_length(

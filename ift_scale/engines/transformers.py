@@ -37,10 +37,10 @@ from ift_scale.engines.strategies import (
     SharedPrefix,
     SingleRows,
     Strategy,
+    num_shared_tokens,
 )
 from ift_scale.errors import DataError, Place
 from ift_scale.models import config_class
-from ift_scale.prompts.tokenizer import common_prefix
 
 logger = logging.getLogger(__name__)
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
@@ -69,11 +69,6 @@ class RowGroup(NamedTuple):
     @property
     def longest(self) -> int:
         return len(self.prefix) + max(len(item.suffix) for item in self.items)
-
-
-def num_shared_tokens(prompts: Sequence[list[int]]) -> int:
-    """Returns how many leading tokens all prompts share, leaving each at least one token."""
-    return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
 
 
 class TransformersEngine:
@@ -204,9 +199,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:
-        return self._generator.generate(
-            [request.prompt for request in requests], sampling, self.finished
-        )
+        return self._generator.generate(requests, sampling, self.finished)
 
     def _logprobs(
         self,

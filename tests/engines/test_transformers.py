@@ -1,6 +1,7 @@
 """The reference engine against one plain forward pass a prompt."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from transformers import (
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.shared_prefix import PackedSuffixes
-from ift_scale.engines.strategies import SharedPrefix, SingleRows
-from ift_scale.engines.transformers import TransformersEngine, num_shared_tokens
+from ift_scale.engines.strategies import SharedPrefix, SingleRows, num_shared_tokens
+from ift_scale.engines.transformers import TransformersEngine
 
 STRATEGIES = (
     SharedPrefix.name,
@@ -174,6 +175,42 @@ def test_greedy_generation_follows_the_arg_max_up_to_a_stop(folder: Path) -> Non
     )
     assert [len(s) for s in samples] == [5, 5, 5]
     assert len({tuple(t) for s in samples for t in s}) > 5
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_texts_after_a_prefix_that_is_computed_once(folder: Path, samples: int) -> None:
+    """Two prefixes in one call. Every method draws the same samples, a batch being a stream."""
+    rng = random.Random(6)
+    prefixes = [[rng.randrange(101) for _ in range(length)] for length in (20, 33)]
+    requests = [
+        TextRequest(prefixes[n % 2], [rng.randrange(101) for _ in range(1 + n % 5)], [])
+        for n in range(14)
+    ]
+    found = {}
+    for method in range(2):
+        engine = _engine(folder, batch_tokens=2000)
+        engine._generator.methods = engine._generator.methods[method : method + 1]
+        name = engine._generator.methods[0].name
+        computed = _tokens_computed(engine)
+        greedy = engine.generate(requests, Sampling(5, [100]))
+        found[name] = greedy, engine.generate(requests, Sampling(5, [100], 0.8, 1.0, samples, 3))
+        tokens, verified = computed.total(), engine._generator.verified
+        assert verified and {m.name for m, _ in verified} == {name}, "no other method was used"
+        found[name] += (tokens,)
+    shared, padded = (
+        found["left-padded batches after a shared prefix"],
+        found["left-padded batches"],
+    )
+    assert shared[:2] == padded[:2]
+    assert shared[2] < 0.8 * padded[2]
+
+
+def _tokens_computed(engine: TransformersEngine) -> Counter[str]:
+    """Counts the tokens of all forward passes from now on."""
+    counted: Counter[str] = Counter()
+    embedding = engine.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda _, args, __: counted.update(tokens=args[0].numel()))
+    return counted
 
 
 def test_an_architecture_with_other_attention_takes_the_padded_way(
