@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ift_scale.cli import ErrorReportingGroup
+from ift_scale.commands.options import ErrorReportingGroup
 
 PAGE = Path("runs/bench/index.html")
 

@@ -4,49 +4,20 @@ Exit codes: 0 success, 2 the user's input, 3 the environment, 75 stopped and res
 """
 
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Any
 
 import click
 
-from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
+from ift_scale.commands.options import (
+    ErrorReportingGroup,
+    config_options,
+    part_option,
+    ray_options,
+    set_option,
+    variant_option,
+)
 from ift_scale.stages import STAGES, Entry
-
-_RESUMABLE = "Finished work is kept; run the same command to resume."
-
-
-class ErrorReportingGroup(click.Group):
-    """Reports users' errors as one message with its exit code instead of a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _stop)
-        try:
-            return super().invoke(ctx)
-        except (IFTScaleError, Stopped) as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo(f"Stopped. {_RESUMABLE}", err=True)
-            ctx.exit(EXIT_STOPPED)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}. {_RESUMABLE}")
-
-
-def _config_options(command: Any) -> Any:
-    """Adds CONFIG and --set, the same for every command."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="a.b=value",
-        help="Override a setting; may be repeated.",
-    )(command)
-    return click.argument("config", type=click.Path(dir_okay=False))(command)
 
 
 class MainGroup(ErrorReportingGroup):
@@ -140,18 +111,9 @@ def completion(shell: str) -> None:
     click.echo(script(main, {}, "ift-scale", "_IFT_SCALE_COMPLETE").source())
 
 
-_variant_option = click.option(
-    "--variant",
-    "only",
-    multiple=True,
-    metavar="NAME",
-    help="Only this variant of a study; may be repeated.",
-)
-
-
 @main.command()
-@_config_options
-@_variant_option
+@config_options
+@variant_option
 def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Run all stages of CONFIG and skip finished ones.
 
@@ -175,48 +137,11 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         say(f"all variants: {compare_variants(study.config, study.variants).resolve()}")
 
 
-def _ray_options(command: Any) -> Any:
-    """Adds --ray and --ray-workers, for stages that Ray may compute."""
-    help = (
-        "Run on a Ray cluster: at ADDRESS (HOST:PORT), the one found on this node (auto), or one "
-        "started for this command (local)."
-    )
-    workers_help = (
-        "Number of engines. Default: one per GPU or tensor-parallel group of the cluster."
-    )
-    command = click.option(
-        "--ray-workers", type=click.IntRange(min=1), metavar="N", help=workers_help
-    )(command)
-    return click.option(
-        "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS|auto|local]", help=help
-    )(command)
-
-
-class _PartType(click.ParamType):
-    name = "K/N"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        number, _, of = str(value).partition("/")
-        if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-            self.fail(
-                f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx
-            )
-        return int(number), int(of)
-
-
-_part_option = click.option(
-    "--part",
-    type=_PartType(),
-    help="Only the arms K, K + N, ... (from 0), for N commands at the same time, such as the tasks "
-    "of a job array.",
-)
-
-
 def stage_command(stage: Entry) -> click.Command:
     """Returns the command that runs one stage."""
 
-    @_config_options
-    @_variant_option
+    @config_options
+    @variant_option
     def command(
         config: str,
         overrides: tuple[str, ...],
@@ -237,9 +162,9 @@ def stage_command(stage: Entry) -> click.Command:
                 _run_stage(pipeline, stage.name, ray, ray_workers)
 
     if stage.per_arm:
-        command = _part_option(command)
+        command = part_option(command)
     if stage.on_ray:
-        command = _ray_options(command)
+        command = ray_options(command)
     return click.command(stage.name, help=stage.help)(command)
 
 
@@ -258,13 +183,7 @@ for _stage in STAGES:
 
 @main.command()
 @click.argument("config", type=click.Path(dir_okay=False), required=False)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="a.b=value",
-    help="Override a setting of CONFIG; may be repeated.",
-)
+@set_option
 @click.option(
     "--model",
     help="Print only the memory of this model: a folder, a config.json, or a preset "
@@ -308,7 +227,7 @@ def plan(**options: Any) -> None:
 
 
 @main.command()
-@_config_options
+@config_options
 @click.argument("arm", required=False)
 @click.option("--step", default=1, show_default=True, help="Optimizer step, from 1.")
 @click.option("--rank", default=0, show_default=True, help="Rank, from 0.")
@@ -326,8 +245,8 @@ def batch(
 
 
 @main.command()
-@_config_options
-@_variant_option
+@config_options
+@variant_option
 def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Report duplicate questions of CONFIG.
 
@@ -346,7 +265,7 @@ def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> Non
 
 
 @main.command()
-@_config_options
+@config_options
 @click.option("--variant", metavar="NAME", help="The variant of a study to submit.")
 @click.option("--dry-run", is_flag=True, help="Print the scripts and commands; submit nothing.")
 def submit(config: str, overrides: tuple[str, ...], variant: str | None, dry_run: bool) -> None:
@@ -407,13 +326,7 @@ def official(folder: str, pools: str | None) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(), metavar="RUN")
-@click.option(
-    "--variant",
-    "only",
-    multiple=True,
-    metavar="NAME",
-    help="Only this variant of a study; may be repeated.",
-)
+@variant_option
 def show(run: str, only: tuple[str, ...]) -> None:
     """Print a run's findings and accuracy.
 
