@@ -81,7 +81,7 @@ class EngineWorker:
 def engine_workers(
     config: EngineConfig, model: ModelConfig, log: Path, ranks: Ranks | None, bar: Bar
 ) -> list[EngineWorker]:
-    """Returns this process's workers for models that are loaded as `model` says.
+    """Returns this process's workers for models that are loaded with the settings `model`.
 
     On GPUs there is one per group of `tensor_parallel_size` of this process's GPUs; on CPUs there
     are `num_engines`, by default one. The list is empty if the engines run on other ranks. Raises

@@ -1,7 +1,7 @@
-"""Kinds of rows: what a model's forward pass may depend on besides the row's own tokens.
+"""Kinds of rows: properties other than its tokens that a forward pass may depend on.
 
 A strategy that is right for one row may be wrong for another: beyond a window, for a suffix shorter
-than a convolution, beside a longer row, or in a batch of one. Rows of one kind agree in all of
+than a convolution, next to a longer row, or in a batch of one. Rows of one kind agree in all of
 these, so a strategy is compared with a plain forward pass once per kind (`selector`).
 
 Some models choose tokens of the row by their scores (`torch.topk` over positions), for example

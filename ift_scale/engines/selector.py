@@ -1,7 +1,7 @@
 """Selects the fastest strategy that computes a group of rows correctly.
 
 For every kind of row (`row_kinds`), a strategy is compared with `SingleRows` on the first row of
-this kind, and again on one that is longer than all before. Where it differs or fails, the engine
+this kind, and again on one that is longer than all before. If it differs or fails, the engine
 logs it and the next strategy computes the batch; the result is never wrong.
 """
 

@@ -162,7 +162,7 @@ class TransformersEngine:
     def context_length(self) -> int:
         """The maximum number of prompt tokens: the model's limit or `max_model_len`, less one."""
         values = (getattr(self._config, name, None) for name in _LENGTH_FIELDS)
-        # XLNet's -1 stands for no limit.
+        # XLNet has -1 for no limit.
         stated = next((n for n in values if n and n > 0), _UNLIMITED)
         # RoBERTa and its kin number positions from the padding id on.
         stated -= max((n + 1 for n in self._padding_positions()), default=0)

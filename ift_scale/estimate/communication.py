@@ -1,4 +1,4 @@
-"""What DeepSpeed 0.19.8 sends in one optimizer step, by ZeRO stage.
+"""Bytes that DeepSpeed 0.19.8 sends in one optimizer step, by ZeRO stage.
 
 Derived from its source, with the settings of `train/engine/zero_config.py`. Of P parameters with a
 bytes each on N ranks in M micro-batches, with buckets of `memory.BUCKET` elements:

@@ -1,4 +1,4 @@
-"""What one rank computes in an optimizer step, per operation: FLOPs, bytes, and what limits it.
+"""FLOPs and bytes of each operation of a rank in an optimizer step, and which of them limits it.
 
 The FLOPs equal those of `shape.train_flops`, product by product (a test compares the sums). A
 product of (m, k) and (k, n) also reads or writes its three matrices. Operations that only move data

@@ -60,7 +60,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class StepSetup:
-    """What is trained, and how. `pruned`: the last layer computes supervised rows only."""
+    """The model and its settings. `pruned`: the last layer computes supervised rows only."""
 
     shape: ModelShape
     setting: Setting

@@ -31,7 +31,7 @@ _ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 
 @dataclass
 class Scope:
-    """What happened inside one decoder layer, or outside of all (bytes and FLOPs in total)."""
+    """Operations inside one decoder layer, or outside of all (bytes and FLOPs in total)."""
 
     weights: dict[int, list[tuple[int, int, int, int]]] = field(
         default_factory=lambda: defaultdict(list)

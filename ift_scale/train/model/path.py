@@ -51,7 +51,7 @@ class TrainingPath(BaseModel):
     attention: str | None = None
     """The model's own attention implementation (`sdpa` or `eager`); None for packed paths."""
     terms: frozenset[str] = frozenset()
-    """What the model adds to plain attention, which not every kernel computes: `softcap`, `sinks`,
+    """Additions to plain attention, which not every kernel computes: `softcap`, `sinks`,
     `dropout`, and values that are not as wide as queries (`attention.VALUE_WIDTH`)."""
     recomputes: frozenset[Recomputed] = frozenset({"selective", "full"})
     """Kinds of activation checkpointing that the model supports."""
@@ -74,7 +74,8 @@ class TrainingPath(BaseModel):
     def shares_prefix(self, config: TrainConfig) -> bool:
         """True if a common prefix is computed once.
 
-        Dropout draws anew for every example, and so does the load-balancing loss count.
+        Dropout draws other numbers for each example, and the load-balancing loss counts each
+        example alone.
         """
         allowed = config.share_prefix and not config.router_aux_loss
         return allowed and self.is_packed and "dropout" not in self.terms

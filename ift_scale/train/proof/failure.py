@@ -34,7 +34,7 @@ _CAUSES = (
     (r"index out of range in self", r"it selects rows that do not exist"),
     (r"split_with_sizes expects .*", r"its row is not as long as its examples together"),
 )
-"""What Python and torch raise, and the same in words."""
+"""Messages of Python and torch, and the same in words."""
 
 
 def in_words(error: BaseException) -> str:
