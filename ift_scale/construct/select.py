@@ -24,11 +24,13 @@ def set_size(
     settings: Sequence[str],
     requested: int | None,
     num_failed: int = 0,
+    by_letters: bool = False,
 ) -> int:
     """Returns the common size of a domain's sets: as requested, or the largest for all settings.
 
-    `num_failed` counts questions that are excluded because their text fails its checks. Raises
-    DataError if a setting cannot fill its set.
+    `num_failed` counts questions that are excluded because their text fails its checks.
+    `by_letters`: what the model knows was decided by option letters. Raises DataError if a setting
+    cannot fill its set.
     """
     available = {setting: capacity(knowledge, setting) for setting in settings}
     scarcest = min(available, key=lambda setting: available[setting])
@@ -44,6 +46,11 @@ def set_size(
             f"the {scarcest} set ({describe_buckets(knowledge)})"
         )
         advice = remedy(knowledge)
+        if by_letters:
+            advice += (
+                ". A model that cannot answer by letter may know the options' texts: set "
+                "probe.reliability.cloze to sum and decide_by to cloze"
+            )
         if num_failed:
             problem += f"; {num_failed} more have a text that fails its checks"
             advice = (

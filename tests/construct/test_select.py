@@ -302,6 +302,14 @@ def test_too_few_questions(right: int, wrong: int, told: str) -> None:
     assert f"{right} known right, {wrong} known wrong" in str(error.value)
 
 
+@pytest.mark.parametrize("by_letters", [True, False])
+def test_a_model_that_cannot_answer_by_letter(by_letters: bool) -> None:
+    knowledge = Knowledge(["r0"], [], ["u"], [], {}, 0)
+    with pytest.raises(DataError) as error:
+        select.set_size("d", knowledge, ["harmonious"], 5, by_letters=by_letters)
+    assert ("probe.reliability.cloze to sum" in str(error.value)) == by_letters
+
+
 def test_questions_lost_to_failed_texts_are_told() -> None:
     knowledge = Knowledge(["r0"], ["w0"], [], [], {}, 0)
     with pytest.raises(
