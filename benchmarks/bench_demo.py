@@ -38,15 +38,15 @@ def _manifests(folder: Path) -> list[Manifest]:
     return [manifest for manifest in found if manifest is not None]
 
 
-def one_run(folder: Path, changes: list[str]) -> dict[str, float]:
-    """Returns the seconds of each part of one run."""
+def one_run(folder: Path, changes: list[str], config: Path = CONFIG) -> dict[str, float]:
+    """Runs a configuration into `folder`. Returns the seconds of each part."""
     started = time.perf_counter()
     command = [
         sys.executable,
         "-m",
         "ift_scale.cli",
         "run",
-        str(CONFIG),
+        str(config),
         "--set",
         f"output_dir={folder}",
         *changes,

@@ -7,6 +7,7 @@ text around it is written by hand; it explains and concludes, and dates the figu
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.suite import goals, gpu, growth
@@ -72,18 +73,55 @@ def _nothing(benchmark: str) -> str:
     return f"No rows are stored yet: `python -m benchmarks run {benchmark}`."
 
 
-def demo_table(rows: Sequence[Row]) -> str:
-    """Accuracy by setting and group, and the paired differences."""
-    found = [row for row in _on_cpu(rows, "demo") if row.unit == "%"]
+def experiment_table(name: str, rows: Sequence[Row]) -> str:
+    """Accuracy by setting and group, and the paired differences, of the benchmark `name`."""
+    found = [row for row in _on_cpu(rows, name) if row.unit == "%"]
     if not found:
-        return _nothing("demo")
+        return _nothing(name)
     groups = list(dict.fromkeys(row.case for row in found))
     lines = []
     for who in dict.fromkeys(row.who for row in found):
         cells = [only(found, who=who, case=group) for group in groups]
         lines.append([_setting(who), *(_statistic(*cell) if cell else "" for cell in cells)])
-    caption = f"{measured(*found)}: `python -m benchmarks run demo`."
+    caption = f"{measured(*found)}: `python -m benchmarks run {name}`."
     return f"{caption}\n\n{markdown_table(['', *groups], lines)}"
+
+
+def consistency_table(rows: Sequence[Row]) -> str:
+    """Consistency with the base model by setting and group, of the benchmark real."""
+    found = only(rows, benchmark="real", quantity="KL(base || arm)")
+    found += only(rows, benchmark="real", quantity="rank correlation")
+    if not found:
+        return _nothing("real")
+    columns = list(dict.fromkeys((row.quantity, row.case) for row in found))
+    lines = [
+        [
+            _setting(who),
+            *(_statistic(*only(found, who=who, quantity=q, case=c)) for q, c in columns),
+        ]
+        for who in dict.fromkeys(row.who for row in found)
+    ]
+    return markdown_table(["", *(f"{name}, {case}" for name, case in columns)], lines)
+
+
+def measures_table(rows: Sequence[Row]) -> str:
+    """Accuracies by two measures of the same questions, of the benchmark real."""
+    found = only(rows, benchmark="real", quantity="kappa")
+    if not found:
+        return _nothing("real")
+    lines = [
+        [
+            _setting(row.who),
+            row.case,
+            f"{row.about['answers']:,}",
+            f"{100 * row.about['first_accuracy']:.1f}",
+            f"{100 * row.about['second_accuracy']:.1f}",
+            f"{row.value:.2f}",
+        ]
+        for row in found
+    ]
+    heads = ["", "measures", "answers", "first, %", "second, %", "kappa"]
+    return markdown_table(heads, lines)
 
 
 def _setting(who: str) -> str:
@@ -249,8 +287,10 @@ def goals_table(rows: Sequence[Row]) -> str:
 
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "speed": speed_table,
-    "demo": demo_table,
-    "demo-time": table("demo", "seconds"),
+    **{name: partial(experiment_table, name) for name in ("demo", "real")},
+    **{f"{name}-time": table(name, "seconds") for name in ("demo", "real")},
+    "real-consistency": consistency_table,
+    "real-measures": measures_table,
     "goals": goals_table,
     "models": models_table,
     "classes": classes_table,
@@ -258,6 +298,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     **{
         f"{name}-table": table(name)
         for name in BENCHMARKS
-        if name not in ("demo", "simulator", "models", "classes")
+        if name not in ("demo", "real", "simulator", "models", "classes")
     },
 }

@@ -244,6 +244,26 @@ BENCHMARKS = {
             ),
             "not yet",
         ),
+        Benchmark(
+            "cloze",
+            "accuracy and calibration of letters and option texts on dev questions of real facts",
+            "none",
+            "log-probabilities of vllm and transformers within 1e-3 nats",
+            "bench_cloze.py",
+            Size("181 dev questions of three domains, SmolLM2-135M-Instruct", 2.3, 0.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
+            "real",
+            "seconds by part of a whole experiment with a real model, and its results",
+            "none",
+            "every arm of the run is evaluated",
+            "bench_real.py",
+            Size("configs/real.yaml from scratch: two domains, 30 arms", 0.0, 60.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
     )
 }
 

@@ -12,7 +12,9 @@ from ift_scale.treatments import BY_NAME
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(
-    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "machines"
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name not in ("machines", "rates")
 )
 
 

@@ -200,6 +200,12 @@ def test_given_rates_precede_predictions_which_precede_measurements(
     assert source(given) == "measured here"
 
 
+def test_the_shipped_rates_are_read() -> None:
+    for path in (Path(__file__).parents[2] / "configs" / "rates").glob("*.yaml"):
+        found = read_rates(path)
+        assert found.probe and found.train and found.evaluate, path
+
+
 def test_a_bad_file_of_rates(tmp_path: Path) -> None:
     (tmp_path / "rates.yaml").write_text(
         json.dumps({"source": "x", "trian": {"per_second": 1.0}}), encoding="utf-8"
