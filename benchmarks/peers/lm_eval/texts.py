@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 benchmarks/peers/.venv/bin/python benchmarks/peers/lm_eval/texts.py
         REQUESTS.jsonl MODEL OUTPUT.json [--repeats 3]
 
-Each line of REQUESTS has `context` and `continuation`, token ids. Output: the log-likelihood of each
-request in nats, and the CPU seconds of each repeat of `_loglikelihood_tokens` on one thread, which
+Each line of REQUESTS has `context` and `continuation`, token ids. Output: each request's
+log-likelihood in nats, and the CPU seconds of each repeat of `_loglikelihood_tokens` on one thread, which
 do not depend on other load.
 """
 
