@@ -3,7 +3,9 @@
 Batches are padded on the left and masked, as transformers' `generate` expects. This is exact for
 most models and for sliding windows, but not if positions or rotary frequencies depend on the batch.
 Prompts are therefore grouped by rotary class. What the prompts of a batch begin with alike, such as
-a few-shot prefix, is computed once, and its KV cache is copied for every row.
+a few-shot prefix, is computed once, and its KV cache is copied for every row. Padding then follows
+the prefix, where it would use up a sliding window, so this is done only for models whose masks are
+known to be plainly causal at the texts' full length (`causal_reach`).
 
 Before a method is used for a kind of prompt that is new (`row_kinds`), a few greedy tokens are
 compared with plain forward passes. A row whose rotary frequencies change as it grows is generated
@@ -60,7 +62,10 @@ class Generator:
         buckets: LengthBuckets,
         tolerance: float,
         may_batch: bool,
+        reach: int,
     ):
+        """`reach`: the greatest length at which all masks of the model are plainly causal."""
+        self.reach = reach
         self.passes, self.single_rows, self.buckets = passes, alone, buckets
         self.tolerance = tolerance
         self.methods = list(_METHODS) if may_batch else []
@@ -86,13 +91,16 @@ class Generator:
                 for batch in self._batches([prompts[n] for n in left], sampling, method):
                     chosen = [left[i] for i in batch]
                     rows = [prompts[n] for n in chosen]
-                    if lengths is not None and not self._is_right(method, lengths, rows, sampling):
+                    shared = self._num_shared(rows, sampling) if method.shares_prefix else 0
+                    if lengths is not None and not self._is_right(
+                        method, lengths, rows, sampling, shared
+                    ):
                         refused += chosen
                         continue
                     if method is _PLAIN:
                         new = self._without_cache(rows, sampling)
                     else:
-                        new = self._new_tokens(rows, sampling, method)
+                        new = self._new_tokens(rows, sampling, shared)
                     for number, samples in zip(chosen, new, strict=True):
                         results[number] = samples
                     finished(len(batch))
@@ -126,12 +134,15 @@ class Generator:
         lengths: LengthClass,
         prompts: Sequence[list[int]],
         sampling: Sampling,
+        shared: int,
     ) -> bool:
-        """Checks one prompt of every kind that is new, or longer than before, in one batch."""
+        """Checks one prompt of every kind that is new, or longer than before, in one batch.
+
+        `shared`: first tokens that come from a copied cache.
+        """
         if method is _PLAIN:
             return True
         copies = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
-        shared = self._num_shared(copies, method)
         own = [len(row) - shared for row in copies]
         kinds = self.buckets.kinds(lengths, shared, own, [1] * len(copies))
         keys = [(method, kind) for kind in kinds]
@@ -144,9 +155,9 @@ class Generator:
         new = {key: total for key, total in totals.items() if total > self.verified.get(key, 0)}
         if not new:
             return True
-        # The longest row keeps the padding, and a second one the path of several rows.
-        chosen = sorted({0, *range(min(2, len(keys))), *(keys.index(key) for key in new)})
-        problem = self._problem([copies[n] for n in chosen], sampling, method)
+        # The longest and the shortest row keep the padding.
+        chosen = sorted({0, len(keys) - 1, *(keys.index(key) for key in new)})
+        problem = self._problem([copies[n] for n in chosen], sampling, shared)
         if problem is None:
             self.verified |= new
             return True
@@ -158,13 +169,13 @@ class Generator:
         logger.warning("%s: not used to generate texts%s (%s)", method.name, where, problem)
         return False
 
-    def _problem(self, rows: list[list[int]], sampling: Sampling, method: _Method) -> str | None:
+    def _problem(self, rows: list[list[int]], sampling: Sampling, shared: int) -> str | None:
         """Returns why a batch of these prompts goes wrong, or None if it does not."""
         steps = min(sampling.max_tokens, _TOKENS_COMPARED)
         try:
             out = self._generate(
                 rows,
-                method,
+                shared,
                 max_new_tokens=steps,
                 do_sample=False,
                 output_logits=True,
@@ -202,7 +213,7 @@ class Generator:
         )
 
     def _new_tokens(
-        self, prompts: list[list[int]], sampling: Sampling, method: _Method
+        self, prompts: list[list[int]], sampling: Sampling, shared: int
     ) -> list[list[list[int]]]:
         choice: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
@@ -215,7 +226,7 @@ class Generator:
         count = sampling.num_samples
         out_MT = self._generate(
             [prompt for prompt in prompts for _ in range(count)],
-            method,
+            shared,
             max_new_tokens=sampling.max_tokens,
             eos_token_id=sampling.stop,
             pad_token_id=sampling.stop[0],
@@ -225,9 +236,8 @@ class Generator:
         return [new[n * count : (n + 1) * count] for n in range(len(prompts))]
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]], method: _Method, **options: Any) -> Any:
+    def _generate(self, prompts: list[list[int]], shared: int, **options: Any) -> Any:
         width, device = max(map(len, prompts)), self.passes.model.device
-        shared = self._num_shared(prompts, method)
         if shared:
             cache = copy.deepcopy(self._cache(prompts[0][:shared]))  # appended to in place
             cache.batch_repeat_interleave(len(prompts))
@@ -242,13 +252,14 @@ class Generator:
             **options,
         )
 
-    def _num_shared(self, prompts: Sequence[list[int]], method: _Method) -> int:
-        """Returns how many tokens of these prompts come from one cache."""
-        if not method.shares_prefix:
+    def _num_shared(self, prompts: Sequence[list[int]], sampling: Sampling) -> int:
+        """Returns how many first tokens of these prompts come from one cache."""
+        longest = max(map(len, prompts))
+        if longest + sampling.max_tokens > self.reach:
             return 0
         shared, class_of = num_shared_tokens(prompts), self.passes.rope.class_of
         # A prefix of another class would be cached with other rotary frequencies.
-        return shared if class_of(shared) == class_of(len(prompts[0])) else 0
+        return shared if class_of(shared) == class_of(longest) else 0
 
     def _cache(self, prefix: list[int]) -> Any:
         """Returns the KV cache of a prefix, computed once as long as it is the same."""

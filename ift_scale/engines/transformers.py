@@ -104,7 +104,12 @@ class TransformersEngine:
         buckets = LengthBuckets(self.model.config.to_dict())
         self._selector = StrategySelector(strategies, alone, buckets, self.dtype)
         self._generator = Generator(
-            self._passes, alone, buckets, self._selector.tolerance, may_batch=bool(strategies)
+            self._passes,
+            alone,
+            buckets,
+            self._selector.tolerance,
+            may_batch=bool(strategies),
+            reach=max((s.reach for s in strategies if isinstance(s, SharedPrefix)), default=0),
         )
 
     def _check_reference(self, alone: SingleRows, path: str | Path) -> None:

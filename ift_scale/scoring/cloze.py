@@ -1,7 +1,8 @@
 """Cloze: choice questions scored by the likelihood of each option's text, without letters.
 
-An option's log-likelihood includes the end of the answer (the blank line after a demonstration, the
-end of the assistant's turn), so "Guinea" does not win over "Guinea-Bissau" by being its beginning.
+An option's tokens are those of its text. If one option is the beginning of another ("Guinea",
+"Guinea-Bissau"), all options of the question include the end of the answer: the blank line after a
+demonstration, the mark that ends the assistant's turn.
 
 Three scores make options of different lengths comparable; their softmax over a question's options
 are the probabilities:
@@ -30,7 +31,7 @@ from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.records import Message, Question
 from ift_scale.scoring.blocks import Block, softmax
-from ift_scale.scoring.options import Continuations
+from ift_scale.scoring.options import Continuations, are_distinct
 
 NUM_BINS = 10
 """Bins of confidence for calibration."""
@@ -65,22 +66,37 @@ class FewShotTexts:
 
 
 class ChatTexts:
-    """As the assistant's answer in a chat template: the supervised tokens of a training example."""
+    """As the assistant's answer in a chat template, with the tokens of a training example."""
 
     def __init__(self, tokenizer: PromptTokenizer, template: str):
         self.tokenizer, self.template = tokenizer, template
+        one, other = (
+            self._answered([Message(role="user", content="Which?")], text)[1] for text in "AB"
+        )
+        self._end = common_prefix([one[::-1], other[::-1]])[::-1]
+        """The tokens that end the assistant's turn."""
 
     def requests(self, question: Question, texts: Sequence[str]) -> list[TextRequest]:
         asked = templates.chat_messages(templates.without_options(question))
-        rows = []
-        for text in texts:
-            answer = Message(role="assistant", content=text)
-            ids, supervised = self.tokenizer.example([*asked, answer], self.template)
-            end = len(ids) - supervised[::-1].index(True)
-            rows.append((ids[:end], supervised.index(True)))
+        rows = [self._answered(asked, text) for text in texts]
+        bare = [self._without_end(answer) for _, answer in rows]
+        if are_distinct(bare) or len(texts) == 1:
+            rows = [(before, answer) for (before, _), answer in zip(rows, bare, strict=True)]
         # An answer's first token may contain the end of the prompt: score from where they differ.
-        shared = len(common_prefix([ids[:start] for ids, start in rows]))
-        return [TextRequest([], ids[:shared], ids[shared:]) for ids, _ in rows]
+        shared = len(common_prefix([before for before, _ in rows]))
+        ids = [before + answer for before, answer in rows]
+        return [TextRequest([], row[:shared], row[shared:]) for row in ids]
+
+    def _answered(self, asked: Sequence[Message], text: str) -> tuple[list[int], list[int]]:
+        """Returns the ids before the answer, and its own with the end of the turn."""
+        answer = Message(role="assistant", content=text)
+        ids, supervised = self.tokenizer.example([*asked, answer], self.template)
+        start, end = supervised.index(True), len(ids) - supervised[::-1].index(True)
+        return ids[:start], ids[start:end]
+
+    def _without_end(self, answer: list[int]) -> list[int]:
+        kept = len(answer) - len(self._end)
+        return answer[:kept] if kept > 0 and answer[kept:] == self._end else answer
 
 
 class ClozeRequests(NamedTuple):
@@ -110,15 +126,15 @@ class Cloze:
         if self.score != "pmi":
             return ClozeRequests(requests, None)
         # Options recur in a pool: each text is asked once per topic.
-        place: dict[tuple[str, str, str], int] = {}
+        place: dict[tuple[str, str, tuple[int, ...]], int] = {}
         empty = []
         for question in questions:
-            for text in question.choices:
-                key = (question.collection, question.topic, text)
+            without = question.model_copy(update={"question": EMPTY})
+            for request in self.writer.requests(without, question.choices):
+                key = (question.collection, question.topic, tuple(request.continuation))
                 if key not in place:
                     place[key] = len(place)
-                    without = question.model_copy(update={"question": EMPTY})
-                    requests += self.writer.requests(without, [text])
+                    requests.append(request)
                 empty.append(place[key])
         return ClozeRequests(requests, np.array(empty))
 

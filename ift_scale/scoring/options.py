@@ -229,7 +229,10 @@ class LetterTokens:
 
 
 class Continuations:
-    """Texts after prompts, each with the blank line that ends it, as engine requests.
+    """Texts after prompts, as engine requests.
+
+    If one text's tokens are the beginning of another's, such as "Guinea" and "Guinea-Bissau", the
+    shorter would always be likelier: each text is then followed by the blank line that ends it.
 
     The context is the longest token prefix that the prompt shares with all texts. A text's tokens
     are computed after the prompt's last line alone. The first prompts and every 512th are compared
@@ -255,14 +258,12 @@ class Continuations:
         # Tokenise after the last line only, which is much shorter than the prompt.
         line = last_line(text)
         (before,) = self.tokenizer.after_blank_line([line])
-        wholes = self._ended(self.tokenizer.after_blank_line, line, continuations)
-        result = boundary(before, common_prefix([before, *wholes]), wholes)
+        result = _texts_after(before, self.tokenizer.after_blank_line, line, continuations)
         self._seen += 1
         applies = result.ends(suffix) and not self._always
         if not applies or is_compared(self._seen):
             prompt = prefix + suffix
-            exact = self._ended(lambda texts: [whole(text) for text in texts], "", continuations)
-            of_whole = boundary(prompt, common_prefix([prompt, *exact]), exact)
+            of_whole = _texts_after(prompt, lambda texts: [*map(whole, texts)], "", continuations)
             if applies and of_whole != result:
                 problem = f"tokenises {continuations[0]!r} after {line!r} alone differently than"
                 problem += " after the whole prompt"
@@ -281,16 +282,22 @@ class Continuations:
         context = result.context(suffix)
         return [TextRequest(prefix, context, option) for option in result.options]
 
-    @staticmethod
-    def _ended(
-        encode: Callable[[Sequence[str]], list[list[int]]], before: str, texts: Sequence[str]
-    ) -> list[list[int]]:
-        """Returns the ids of `before`, each text and a blank line.
 
-        Final line breaks may tokenise differently, so these are the ids before another paragraph.
-        """
-        rows = encode([f"{before}{text}\n\n{word}" for text in texts for word in "AB"])
-        return [common_prefix(rows[i : i + 2]) for i in range(0, len(rows), 2)]
+def _texts_after(
+    prompt: list[int],
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    before: str,
+    texts: Sequence[str],
+) -> Boundary:
+    """Returns the boundary between a prompt and texts; `encode` takes `before` and a text."""
+    wholes = encode([before + text for text in texts])
+    found = boundary(prompt, common_prefix([prompt, *wholes]), wholes)
+    if are_distinct(found.options) or len(texts) == 1:
+        return found
+    # Final line breaks may tokenise differently, so these are the ids before another paragraph.
+    rows = encode([f"{before}{text}\n\n{word}" for text in texts for word in "AB"])
+    wholes = [common_prefix(rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    return boundary(prompt, common_prefix([prompt, *wholes]), wholes)
 
 
 def is_compared(number: int) -> bool:

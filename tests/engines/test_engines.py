@@ -203,7 +203,8 @@ def test_a_file_cut_short_is_the_users_to_fetch_again(
 def test_an_engine_that_fails_shows_its_log(name: str, world_model: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(world_model, tmp_path / "broken"))
     settings = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(settings | {"hidden_act": "none such"}))
+    # The weights are checked before; this fails in the first forward pass.
+    (broken / "config.json").write_text(json.dumps(settings | {"pad_token_id": 10**9}))
     with pytest.raises(
         EnvironmentProblem, match=r"the inference engine failed: .*\nthe last lines of .*log:"
     ) as caught:

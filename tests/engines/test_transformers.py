@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     XGLMConfig,
@@ -203,6 +206,56 @@ def test_texts_after_a_prefix_that_is_computed_once(folder: Path, samples: int) 
     )
     assert shared[:2] == padded[:2]
     assert shared[2] < 0.8 * padded[2]
+
+
+@pytest.mark.parametrize("kind", [MistralConfig, Gemma3TextConfig])
+def test_texts_that_cross_a_sliding_window_after_a_shared_prefix(
+    tmp_path: Path, kind: type[PreTrainedConfig]
+) -> None:
+    """Padding after a cached prefix would use up the window of the shorter rows."""
+    torch.manual_seed(0)
+    config = kind(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, vocab_size=101, max_position_embeddings=256,
+        sliding_window=40, initializer_range=0.5, pad_token_id=0, eos_token_id=100,
+        bos_token_id=1,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    rng = random.Random(7)
+    prefix = [rng.randrange(2, 99) for _ in range(22)]
+    prompts = [prefix + [rng.randrange(2, 99) for _ in range(length)] for length in (1, 5, 14, 2)]
+    engine = _engine(tmp_path, batch_tokens=2000)
+    requests = [TextRequest(prefix, prompt[22:], []) for prompt in prompts]
+    found = engine.generate(requests, Sampling(24, [100]))
+    with torch.no_grad():
+        for prompt, (tokens,) in zip(prompts, found, strict=True):
+            text = list(prompt)
+            while len(text) < len(prompt) + 24:
+                token = int(engine.model(torch.tensor([text])).logits[0, -1].argmax())
+                if token == 100:
+                    break
+                text.append(token)
+            assert tokens == text[len(prompt) :]
+
+
+def test_the_check_of_a_method_computes_what_its_use_computes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(folder, batch_tokens=2000)
+    computed: list[tuple[int, int, int]] = []
+    generate = engine._generator._generate
+
+    def recorded(prompts: list[list[int]], shared: int, **options: Any) -> Any:
+        lengths = [*map(len, prompts)]
+        computed.append((shared, min(lengths), max(lengths)))
+        return generate(prompts, shared, **options)
+
+    monkeypatch.setattr(engine._generator, "_generate", recorded)
+    common = list(range(20))
+    requests = [TextRequest(common, [5, *range(30, 30 + n)], []) for n in (9, 9, 3, 1)]
+    engine.generate(requests, Sampling(3, [100], 1.0, num_samples=2))
+    check, use = computed
+    assert check == use == (23, 22, 30) or check == use == (21, 22, 30), computed
 
 
 def _tokens_computed(engine: TransformersEngine) -> Counter[str]:

@@ -182,28 +182,37 @@ def test_evaluation_asks_from_the_tokens_that_training_shows(
             assert first < len(asked) and all(supervised[first : len(asked)])
 
 
-def test_texts_with_the_blank_line_that_ends_them(model: Model) -> None:
-    """After the longest prefix that prompt and texts share; also after the empty question."""
+@pytest.mark.parametrize("ended", [False, True])
+def test_option_texts(model: Model, ended: bool) -> None:
+    """After the longest prefix that prompt and texts share; also after the empty question.
+
+    Where an option is the beginning of another, each has the blank line that ends it.
+    """
+    questions = list(QUESTIONS)
+    if ended:
+        longer = questions[0].choices[0] + " of the north"
+        choices = [*questions[0].choices[:3], longer]
+        questions = [questions[0].model_copy(update={"choices": choices})]
     texts = FewShotTexts(model.tokenizer, Demonstrations(DEV, 2, 42))
     asker = Cloze(texts, "pmi")
-    table = asker.ask(model.engine, asker.write(QUESTIONS), QUESTIONS)
-    prefix = open_prefix("engineering", Demonstrations(DEV, 2, 42).of(QUESTIONS[0]))
-    for question, row in zip(QUESTIONS, table.to_pylist(), strict=True):
+    table = asker.ask(model.engine, asker.write(questions), questions)
+    prefix = open_prefix("engineering", Demonstrations(DEV, 2, 42).of(questions[0]))
+    for question, row in zip(questions, table.to_pylist(), strict=True):
         endings = [f" {choice}" for choice in question.choices]
-        asked = prefix + open_text(question)
-        assert row["cloze"] == pytest.approx(_ended(model, asked, endings), abs=2e-4)
-        asked = prefix + open_text(question.model_copy(update={"question": ""}))
-        alone = [_ended(model, asked, [ending])[0] for ending in endings]
-        assert row["empty"] == pytest.approx(alone, abs=2e-4)
+        for name, text in (("cloze", question.question), ("empty", "")):
+            asked = prefix + open_text(question.model_copy(update={"question": text}))
+            assert row[name] == pytest.approx(_texts(model, asked, endings, ended), abs=2e-4)
         assert row["bytes"] == [len(choice.encode()) for choice in question.choices]
 
 
-def _ended(model: Model, prompt: str, endings: Sequence[str]) -> list[float]:
+def _texts(model: Model, prompt: str, endings: Sequence[str], ended: bool) -> list[float]:
     encode = model.tokenizer.tokenizer
-    rows = [
-        common_prefix([encode(f"{prompt}{ending}\n\n{word}").input_ids for word in "AB"])
-        for ending in endings
-    ]
+    rows = [encode(prompt + ending).input_ids for ending in endings]
+    if ended:
+        rows = [
+            common_prefix([encode(f"{prompt}{ending}\n\n{word}").input_ids for word in "AB"])
+            for ending in endings
+        ]
     start = len(common_prefix([*rows, encode(prompt).input_ids]))
     return [model._logprob(row, start) for row in rows]
 
@@ -221,8 +230,16 @@ def test_texts_in_a_template_are_a_training_examples_supervised_tokens(
             answer = Message(role="assistant", content=text)
             ids, supervised = model.tokenizer.example([*asked, answer], template)
             whole = request.suffix + request.continuation
-            assert whole == ids[: len(whole)] and not any(supervised[len(whole) :])
+            assert whole == ids[: len(whole)]
             assert len(request.suffix) <= supervised.index(True) and supervised[len(whole) - 1]
+            rest = ids[len(whole) : len(ids) - supervised[::-1].index(True)]
+            assert rest and model.tokenizer.decode(rest).strip() == "", "only the end of the turn"
+        longer = [question.choices[0], question.choices[0] + " of the north"]
+        for text, request in zip(longer, texts.requests(question, longer), strict=True):
+            answer = Message(role="assistant", content=text)
+            ids, supervised = model.tokenizer.example([*asked, answer], template)
+            end = len(ids) - supervised[::-1].index(True)
+            assert request.suffix + request.continuation == ids[:end]
 
 
 @pytest.mark.engine  # for its half minute

@@ -4,8 +4,8 @@
         REQUESTS.jsonl MODEL OUTPUT.json [--repeats 3]
 
 Each line of REQUESTS has `context` and `continuation`, token ids. Output: each request's
-log-likelihood in nats, and the CPU seconds of each repeat of `_loglikelihood_tokens` on one thread, which
-do not depend on other load.
+log-likelihood in nats, and the CPU seconds of each repeat of `_loglikelihood_tokens` on one
+thread, which do not depend on other load.
 """
 
 import json
