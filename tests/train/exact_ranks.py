@@ -36,7 +36,8 @@ SPLITS = {
 
 def splits_of(world_size: int) -> dict[str, tuple[bool, int]]:
     """All splits on two ranks. One rank and four differ from two by the world size alone."""
-    return SPLITS if world_size == 2 else {name: SPLITS[name] for name in ("packed-1", "packed-2")}
+    few = {1: ("packed-1",), 4: ("packed-2",)}
+    return {name: SPLITS[name] for name in few.get(world_size, tuple(SPLITS))}
 
 
 # bfloat16 with float32 master weights, as on a GPU; DeepSpeed does not support it at stage 0.
