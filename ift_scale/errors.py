@@ -47,6 +47,7 @@ class DataError(IFTScaleError):
     """Invalid input data. The message has the place, the problem, the value and the remedy."""
 
     def __init__(self, place: Place, problem: str, remedy: str, value: object = None):
+        self.place, self.problem, self.remedy, self.value = place, problem, remedy, value
         shown = "" if value is None else f" (value: {shorten(value)})"
         super().__init__(f"{place}: {problem}{shown}. {remedy}")
 

@@ -5,8 +5,10 @@ its module cache, under the digest of their content, and imports them from there
 """
 
 import json
+import re
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,16 +19,23 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils.hub import HF_MODULES_CACHE
 
 from ift_scale.errors import DataError, Place, nearest
 from ift_scale.io.locks import build_once
-from ift_scale.models.config_errors import refusing, wanted
-from ift_scale.models.config_file import check_fields, model_config, refuse_encoder_decoder
+from ift_scale.models.config_errors import reason, refusing, wanted, where
+from ift_scale.models.config_file import (
+    REMEDY,
+    check_fields,
+    model_config,
+    refuse_encoder_decoder,
+)
 
 _OWN_CODE = "auto_map"
+_FETCH = "Correct the folder's code, or fetch its Python files again"
 _TRUST = (
     "If you trust their authors, set model.trust_remote_code to true (--trust-remote-code for"
     " `plan --model` and `doctor`). It runs the folder's Python files, which can do anything that"
@@ -73,7 +82,7 @@ def raw_settings(
     """As `settings_of`, with transformers' own exceptions."""
     reference = (fields.get(_OWN_CODE) or {}).get("AutoConfig")
     if trust_remote_code and reference:
-        kind = _own_class(reference, Path(source).parent)
+        kind = _own_class(reference, Place(source, field=f"{_OWN_CODE}.AutoConfig"))
         kind.register_for_auto_class()
         settings = kind.from_dict(dict(fields))
     else:
@@ -105,11 +114,12 @@ def hidden_size(folder: Path, trust_remote_code: bool = False) -> int:
 def class_of(settings: Any, source: str | Path, trust_remote_code: bool = False) -> Any:
     """Returns the class of the causal language model, or the multimodal one that contains it.
 
-    Raises DataError if there is none.
+    Raises DataError if there is none, or if the folder's own code cannot be imported.
     """
     reference = (getattr(settings, _OWN_CODE, None) or {}).get("AutoModelForCausalLM")
     if trust_remote_code and reference:
-        return _own_class(reference, Path(source).parent)
+        place = Place(source, field=f"{_OWN_CODE}.AutoModelForCausalLM")
+        return _own_class(reference, place, PreTrainedModel)
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if type(settings) in mapping:
             return mapping[type(settings)]
@@ -189,7 +199,37 @@ def _refuse_unknown(fields: dict[str, Any], source: Path, trust_remote_code: boo
     raise DataError(place, problem, remedy, name)
 
 
-def _own_class(reference: Any, folder: Path) -> Any:
-    """Returns a class of the folder's own code, one process at a time: all share the cache."""
-    with build_once(Path(HF_MODULES_CACHE) / "ift_scale"):
-        return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+def _own_class(reference: Any, place: Place, base: type = PreTrainedConfig) -> Any:
+    """Returns a class of the folder's own code, one process at a time: all share the cache.
+
+    Raises DataError at `place` if there is no such class, or if its file cannot be imported.
+    """
+    folder = Path(place.file).parent
+    if isinstance(reference, str) and "--" in reference:
+        problem = "names code of another repository, and only code in the model's folder is run"
+        remedy = "Copy that repository's Python files into the folder, and write 'FILE.CLASS' here"
+        raise DataError(place, problem, remedy, reference)
+    if not isinstance(reference, str) or not re.fullmatch(r"[^.]+\.\w+", reference):
+        raise DataError(place, "must be 'FILE.CLASS', a class of the folder", REMEDY, reference)
+    file, _, name = reference.partition(".")
+    if not (folder / f"{file}.py").is_file():
+        raise DataError(place, f"the folder has no {file}.py", _FETCH, reference)
+    try:
+        with build_once(Path(HF_MODULES_CACHE) / "ift_scale"):
+            kind = get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+    except (Exception, SystemExit) as error:  # a module can raise anything while it is imported
+        if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+            problem = f"{Path(str(error.obj.__file__)).name} has no {error.name}"
+        elif isinstance(error, FileNotFoundError) and error.filename:
+            problem = f"the folder has no {Path(error.filename).name}, which {file}.py imports"
+        elif isinstance(error, SyntaxError):
+            problem = (
+                f"{file}.py, or a file that it imports, is not valid Python (line {error.lineno})"
+            )
+        else:
+            why = reason(error) or f"it fails in {where(error)}"
+            problem = f"{file}.py cannot be imported: {why}"
+        raise DataError(place, problem, _FETCH, reference) from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise DataError(place, f"{name} is no {base.__name__}", _FETCH, reference)
+    return kind

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from transformers.dynamic_module_utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
 from ift_scale.errors import DataError, IFTScaleError, Place, did_you_mean
 from ift_scale.models.config_file import REMEDY
 
@@ -139,7 +141,7 @@ def _refusal(
     if why := reason(error):
         problem += f": {why}"
     else:
-        problem += f"{' with this value' if path else ''}; it fails in {_where(error)}"
+        problem += f"{' with this value' if path else ''}; it fails in {where(error)}"
     if not path:
         return DataError(Place(source), problem, _fetch(fields), fields.get("model_type"))
     known = _known(path)
@@ -148,12 +150,17 @@ def _refusal(
     return DataError(Place(source, field=".".join(path)), problem, REMEDY + hint, value)
 
 
-def _where(error: Exception) -> str:
+def where(error: BaseException) -> str:
     """Returns the file and line of the model's class in which an exception was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    of_class = [f for f in frames if Path(f.filename).name.startswith(("configuration", "model"))]
+    of_class = [frame for frame in frames if _is_of_class(Path(frame.filename))]
     last = (of_class or frames)[-1]
     return f"{Path(last.filename).name}, line {last.lineno}"
+
+
+def _is_of_class(file: Path) -> bool:
+    is_own = TRANSFORMERS_DYNAMIC_MODULE_NAME in file.parts
+    return is_own or file.name.startswith(("configuration", "model"))
 
 
 def _known(path: Sequence[str]) -> list[str]:

@@ -46,11 +46,12 @@ def prepare(
     from ift_scale.models import config_class
 
     trusted = config.model.trust_remote_code
-    weight_checks.check(model_path, trusted)
     bar.note("proving the training path")
+    # First of all: a folder's own code runs in a child process until it is proven.
     proof = stored.proof_of(model_path, config.train.max_length, trusted)
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
+    weight_checks.check(model_path, trusted)
     shape = _shape(model_path, trusted)
     path = proof.fastest(config.train)
     train = with_zero_stage(config.train, model_path, trusted)

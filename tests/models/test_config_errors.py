@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from ift_scale.cli import main
+from ift_scale.engines import weight_checks
 from ift_scale.errors import DataError
 from ift_scale.models import config_class
 from ift_scale.models.config_errors import reason
@@ -137,6 +138,39 @@ def test_a_config_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     path = _written(tmp_path, model_type="mistral", **fields)
     found = config_class.read_config(tmp_path)
     assert type(found) is type(AutoConfig.from_pretrained(path)) is CONFIG_MAPPING["ministral"]
+
+
+_OWN = "from transformers import LlamaForCausalLM\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reference", "problem"),
+    [
+        (_OWN, "own.OwnForCausalLM", "own.py has no OwnForCausalLM"),
+        (_OWN, "other.Own", "the folder has no other.py"),
+        ("from .other import Own", "own.Own", "the folder has no other.py, which own.py imports"),
+        ("def Own(:", "own.Own", "is not valid Python (line 1)"),
+        ("import no_such_package", "own.Own", "packages that were not found"),
+        ("from torch import no_such_name", "own.Own", "it fails in own.py, line 1"),
+        ("\n1 + 'a'", "own.Own", "it fails in own.py, line 2"),
+        ("raise SystemExit(3)", "own.Own", "it fails in own.py, line 1"),
+        ("Own = dict", "own.Own", "Own is no PreTrainedModel"),
+        (_OWN, 5, "must be 'FILE.CLASS'"),
+        (_OWN, "LlamaForCausalLM", "must be 'FILE.CLASS'"),
+        (_OWN, "repo--own.LlamaForCausalLM", "names code of another repository"),
+    ],
+)
+def test_own_code_that_cannot_be_imported(
+    code: str, reference: Any, problem: str, tmp_path: Path
+) -> None:
+    save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "own.py").write_text(code)
+    _written(tmp_path, model_type="llama", auto_map={"AutoModelForCausalLM": reference})
+    with pytest.raises(DataError) as caught:
+        weight_checks.check(tmp_path, trust_remote_code=True)
+    message = str(caught.value)
+    assert problem in message and "field 'auto_map.AutoModelForCausalLM'" in message, message
+    assert not _RAW.search(message.replace(str(tmp_path), "")), message
 
 
 @pytest.mark.engine

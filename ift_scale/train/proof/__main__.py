@@ -1,19 +1,22 @@
 """Proves a folder with its own code: `python -m ift_scale.train.proof FOLDER MAX_LENGTH`.
 
-Prints the proof as JSON, or writes it to a third argument.
+Prints the proof as JSON, or writes it to a third argument; there, also the reason why the model
+cannot be trained (`stored.refusal`).
 """
 
 import sys
 from pathlib import Path
 
-from ift_scale.errors import IFTScaleError
-from ift_scale.train.proof.stored import compute
+from ift_scale.errors import DataError, IFTScaleError
+from ift_scale.train.proof.stored import compute, refusal
 
 
 def main(folder: str, max_length: str, result: str = "") -> None:
     try:
         proof = compute(Path(folder), int(max_length), trust_remote_code=True)
     except IFTScaleError as error:
+        if result and isinstance(error, DataError):
+            Path(result).write_text(refusal(error), encoding="utf-8")
         sys.exit(str(error))
     text = proof.model_dump_json(indent=1)
     if result:

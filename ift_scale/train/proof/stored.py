@@ -93,13 +93,23 @@ def _in_child(folder: Path, max_length: int) -> Proof:
         result = Path(temporary) / "proof.json"
         child = subprocess.run([*command, str(result)], capture_output=True, text=True, check=False)
         if result.is_file():
-            return Proof.model_validate_json(result.read_text(encoding="utf-8"))
-    last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+            text = result.read_text(encoding="utf-8")
+            if child.returncode == 0:
+                return Proof.model_validate_json(text)
+            refused = json.loads(text)
+            raise DataError(Place(**refused.pop("place")), **refused)
     raise DataError(
         Place(folder / "config.json", field="auto_map"),
-        f"the folder's own code could not be proven: {last}",
-        f"Run `{' '.join(command)}` for the whole message",
+        f"the folder's own code ended the process of the proof with exit code {child.returncode}",
+        f"Run `{' '.join(command)}` for its output",
     )
+
+
+def refusal(error: DataError) -> str:
+    """Returns an error's parts as JSON, from which the parent process raises it again."""
+    place = {"file": str(error.place.file), "line": error.place.line, "field": error.place.field}
+    parts = {"problem": error.problem, "remedy": error.remedy, "value": error.value}
+    return json.dumps({"place": place, **parts}, default=str)
 
 
 def describe(proof: Proof, config: TrainConfig) -> list[str]:

@@ -78,11 +78,18 @@ def test_it_is_not_run_unless_it_is_trusted(tmp_path: Path) -> None:
         stored.proof_of(folder, 2048)
 
 
-@pytest.mark.parametrize("code", ["import os; os._exit(7)", "raise ValueError('own problem')"])
-def test_code_that_fails_ends_the_child_only(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import os; os._exit(7)", "field 'auto_map': .*exit code 7"),
+        ("raise ValueError('own problem')", "field 'auto_map.AutoConfig': .*: own problem"),
+    ],
+)
+def test_code_that_fails_ends_the_child_only(tmp_path: Path, code: str, problem: str) -> None:
     folder = _folder(tmp_path / "model", code)
-    with pytest.raises(DataError, match=r"field 'auto_map': .*(exit code 7|own problem)"):
+    with pytest.raises(DataError, match=problem) as caught:
         stored.proof_of(folder, 2048, trust_remote_code=True)
+    assert str(caught.value).count("config.json") == 1
 
 
 def test_doctor_shows_the_path_and_the_engine() -> None:
