@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ift_scale.config import Config, TrainConfig
+from ift_scale.config.train import train_problems
 from ift_scale.errors import ConfigError, DataError, Place
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape
@@ -176,7 +177,7 @@ def with_zero_stage(
     ZeRO-1 and 2 add up the ranks' gradients in the order in which a backward pass computes them.
     If experts are modules of a list, that order depends on the rank's tokens. ZeRO-3 takes all
     experts of a layer together (a leaf module), stage 0 all gradients after the pass. Raises
-    ConfigError for ZeRO-1 and 2 on several ranks.
+    ConfigError for ZeRO-1 and 2 on several ranks, and for settings that exclude ZeRO-3.
     """
     from ift_scale.train.model import packed  # imports torch
 
@@ -189,8 +190,12 @@ def with_zero_stage(
             f"{train.zero_stage} adds up wrongly on several ranks"
         )
         raise ConfigError("settings", [f"{problem}; set it to auto, 3 or 0"])
+    chosen = train.model_copy(update={"zero_stage": 3})
+    if problems := train_problems(chosen):
+        why = "the model's experts are a list of modules, which needs ZeRO-3 on several ranks"
+        raise ConfigError("settings", [f"{problem} ({why})" for problem in problems])
     say("train: ZeRO-3, because the model's experts are a list of modules")
-    return train.model_copy(update={"zero_stage": 3})
+    return chosen
 
 
 def check_memory(work: job.Job) -> None:

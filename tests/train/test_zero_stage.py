@@ -31,6 +31,13 @@ def test_stages_that_add_up_in_the_order_of_a_pass_are_refused(tmp_path: Path, s
         with_zero_stage(train, tmp_path / "model", True)
 
 
+def test_settings_that_exclude_zero_3_are_refused(tmp_path: Path) -> None:
+    own_experts.write(tmp_path / "model")
+    train = TrainConfig(compile=True, num_ranks=2)
+    with pytest.raises(ConfigError, match="train.compile: .*experts are a list"):
+        with_zero_stage(train, tmp_path / "model", True)
+
+
 def test_other_models_keep_their_stage(tmp_path: Path) -> None:
     LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     assert with_zero_stage(TrainConfig(zero_stage=2, num_ranks=2), tmp_path).zero_stage == 2
