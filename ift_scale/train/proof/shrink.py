@@ -177,8 +177,9 @@ def _limits(fields: dict[str, Any]) -> Iterator[int]:
 
 def _products(fields: dict[str, Any]) -> Iterator[int]:
     """Yields the limits that are a product of fields."""
-    if rates := fields.get("compress_rates"):  # DeepSeek V4 selects among compressed tokens
-        yield fields["index_topk"] * max(rates.values())
+    rates, chosen = fields.get("compress_rates"), fields.get("index_topk")
+    if rates and chosen:  # DeepSeek V4 selects among compressed tokens
+        yield chosen * max(rates.values())
     if blocks := fields.get("num_random_blocks"):  # BigBird attends fully to shorter rows
         yield (5 + 2 * blocks) * fields["block_size"]
 
