@@ -249,8 +249,17 @@ def _attention(
     return shared.attend(module.layer_idx, query, key, value, scaling), None
 
 
-# Attention sinks, capped scores and added biases would otherwise be ignored silently.
-_NOT_COMPUTED = ("s_aux", "sinks", "softcap", "position_bias", "attn_bias", "alibi")
+# Attention sinks, capped scores, added biases and chosen positions would otherwise be ignored silently.
+_NOT_COMPUTED = (
+    "s_aux",
+    "sinks",
+    "softcap",
+    "position_bias",
+    "attn_bias",
+    "alibi",
+    "indices",
+    "block_indices",
+)
 
 MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
 _recorded: list[list[MaskFunction]] = []

@@ -49,7 +49,15 @@ _LACKS = {
 # not pad a width to a multiple of 8.
 _WIDEST, _MULTIPLE = 256, {"flash_attn": 1, "varlen": 8}
 # Arguments of a layer's attention that change its result and that `attend` does not compute.
-_NOT_COMPUTED = ("position_bias", "attn_bias", "alibi", "head_mask", "indices", "block_mask")
+_NOT_COMPUTED = (
+    "position_bias",
+    "attn_bias",
+    "alibi",
+    "head_mask",
+    "indices",
+    "block_indices",
+    "block_mask",
+)
 
 
 def implementation(
