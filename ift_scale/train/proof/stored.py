@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ift_scale.train.proof.verdict import Proof
 _PACKAGES = ("torch", "transformers")
 # Packages whose presence changes the code that transformers runs.
 _OPTIONAL = ("flash-attn", "flash-linear-attention", "mamba-ssm", "causal-conv1d", "kernels")
-_OWN_CODE = ("train", "engines", "models", "config/train.py")
+_OWN_CODE = ("train", "engines", "models", "config/train.py", "estimate/layers.py")
 # Fields of config.json that no model depends on.
 _IRRELEVANT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -153,9 +153,11 @@ def _entry(
 
 def _sources(folder: Path, model_type: str, runs_own_code: bool) -> Iterator[Path]:
     """Yields the files on which a proof depends: the class' and the trainer's own."""
-    package = Path(__file__).parents[2]
-    for part in _OWN_CODE:
-        path = package / part
+    package, kernels = Path(__file__).parents[2], util.find_spec("ift_scale_kernels")
+    assert kernels is not None and kernels.submodule_search_locations
+    # An editable installation has an entry that is no folder, too.
+    folders = [Path(path) for path in kernels.submodule_search_locations if Path(path).is_dir()]
+    for path in [*(package / part for part in _OWN_CODE), *folders]:
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
     if runs_own_code:
         yield from sorted(folder.rglob("*.py"))
