@@ -255,17 +255,6 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
-            "real-speed",
-            "option texts and training on a real model, in CPU seconds of one thread",
-            "lm-evaluation-harness (hf), TRL",
-            "log-likelihoods within 1e-3 nats, losses within 1e-4",
-            "bench_real_speed.py",
-            Size("160 option texts; 4 steps of 32 examples; SmolLM2-135M-Instruct", 3.0, 2.0, 3, 3),
-            "not yet",
-            ("lm-eval", "trl"),
-            in_all=False,
-        ),
-        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",

@@ -249,7 +249,7 @@ def _attention(
     return shared.attend(module.layer_idx, query, key, value, scaling), None
 
 
-# Attention sinks, capped scores, added biases and chosen positions would otherwise be ignored silently.
+# Attention sinks, capped scores, added biases and chosen positions would otherwise be ignored.
 _NOT_COMPUTED = (
     "s_aux",
     "sinks",

@@ -34,7 +34,7 @@ def test_stages_that_add_up_in_the_order_of_a_pass_are_refused(tmp_path: Path, s
 def test_settings_that_exclude_zero_3_are_refused(tmp_path: Path) -> None:
     own_experts.write(tmp_path / "model")
     train = TrainConfig(compile=True, num_ranks=2)
-    with pytest.raises(ConfigError, match="train.compile: .*experts are a list"):
+    with pytest.raises(ConfigError, match=r"train.compile: .*experts are a list"):
         with_zero_stage(train, tmp_path / "model", True)
 
 
