@@ -386,7 +386,10 @@ def test_a_batch_without_its_set(tmp_path: Path, pool: Path) -> None:
 def test_a_missing_tracker_is_reported_before_anything_starts(
     tmp_path: Path, world_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "wandb" else found(name)
+    )
     config = from_dict({"output_dir": str(tmp_path), "train": {"trackers": ["wandb"]}})
     with pytest.raises(EnvironmentProblem, match="wandb cannot be imported; pip install wandb"):
         train.train(

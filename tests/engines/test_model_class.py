@@ -165,7 +165,7 @@ def test_a_folders_own_code_is_not_run_by_default(read: Any, tmp_path: Path) -> 
 def test_code_that_fails_is_reported(tmp_path: Path) -> None:
     folder = _toy(tmp_path / "model")
     (folder / "configuration_toy.py").write_text("import a_package_that_nobody_has\n")
-    with pytest.raises(DataError, match=r"cannot read it: .*a_package_that_nobody_has"):
+    with pytest.raises(DataError, match=r"cannot be imported: .*a_package_that_nobody_has"):
         config_class.read_config(folder, trust_remote_code=True)
 
 

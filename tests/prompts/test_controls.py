@@ -25,7 +25,8 @@ from ift_scale.prompts.templates import Demonstrations, few_shot_prompt
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View
 from ift_scale.records import Message, Question
-from ift_scale.scoring.letters import Chat, Cloze, FewShot
+from ift_scale.scoring.cloze import FewShotTexts
+from ift_scale.scoring.letters import Chat, FewShot
 from ift_scale.train.data.tokenize import tokenize
 from ift_scale.write.local import PromptIds
 from ift_scale.write.prompts import Prompt
@@ -141,7 +142,7 @@ def test_few_shot_prompts_and_option_texts_hold_no_control_token(
         assert few_shot_prompt(question, shown).removesuffix(":") in _text(
             tokenizer, request.prompt
         )
-        for option in Cloze(tokenizer, demonstrations).requests([question]):
+        for option in FewShotTexts(tokenizer, demonstrations).requests(question, question.choices):
             assert _controls(tokenizer, option.continuation) == []
 
 

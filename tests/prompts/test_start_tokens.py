@@ -17,7 +17,8 @@ from ift_scale.prompts.templates import (
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.records import Message
-from ift_scale.scoring.letters import Chat, Cloze, FewShot
+from ift_scale.scoring.cloze import FewShotTexts
+from ift_scale.scoring.letters import Chat, FewShot
 from tests.prompts import vocabularies
 
 QUESTIONS = [vocabularies.question(number) for number in range(4)]
@@ -70,7 +71,8 @@ def test_every_prompt_begins_as_the_tokenizer_begins_a_text(tokenizer: PromptTok
     for question, request in zip(QUESTIONS, asked, strict=True):
         whole = _own(tokenizer, few_shot_prompt(question, DEMONSTRATIONS.of(question)))
         assert request.prompt == whole[:-1]  # without the colon, which merges with the letters
-    (text, *_) = Cloze(tokenizer, DEMONSTRATIONS).requests(QUESTIONS[:1])
+    texts = FewShotTexts(tokenizer, DEMONSTRATIONS)
+    (text, *_) = texts.requests(QUESTIONS[0], QUESTIONS[0].choices)
     assert text.prompt == _own(
         tokenizer, open_prefix("", DEMONSTRATIONS.of(QUESTIONS[0])) + open_text(QUESTIONS[0])
     )

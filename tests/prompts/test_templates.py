@@ -34,7 +34,8 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View, plain
 from ift_scale.questions import mmlu
 from ift_scale.records import Message, Question
-from ift_scale.scoring.letters import Chat, Cloze, FewShot, LetterAsker
+from ift_scale.scoring.cloze import FewShotTexts
+from ift_scale.scoring.letters import Chat, FewShot, LetterAsker
 from ift_scale.scoring.options import WHOLE_PROMPTS, Continuations, LetterTokens
 
 
@@ -311,11 +312,11 @@ def test_a_tokenizer_that_joins_lines_is_noticed(tmp_path: Path) -> None:
     dev = [_question(1, "dev", question="What is this")]
     dev[0] = dev[0].model_copy(update={"choices": ["one", "two"], "answer": 1})
     tokenizer.tokenizer.backend_tokenizer.add_tokens(["two\n\nQuestion"])
+    shown, asked = Demonstrations(dev, 1, 42), _question(2)
     with pytest.raises(DataError, match="Set whole_prompts to true"):
-        Cloze(tokenizer, Demonstrations(dev, 1, 42)).requests([_question(2)])
-    (first, *_) = Cloze(tokenizer, Demonstrations(dev, 1, 42), whole_prompts=True).requests(
-        [_question(2)]
-    )
+        FewShotTexts(tokenizer, shown).requests(asked, asked.choices)
+    texts = FewShotTexts(tokenizer, shown, whole_prompts=True)
+    (first, *_) = texts.requests(asked, asked.choices)
     assert first.prompt == tokenizer.encode([open_prefix("", dev) + open_text(_question(2))])[0]
     # Tokens that join line breaks appear in the few characters before every text.
     ((before, behind),) = tokenizer.encode_after(prefix, ["Where is it?"])
