@@ -255,7 +255,7 @@ def test_the_check_of_a_method_computes_what_its_use_computes(
     requests = [TextRequest(common, [5, *range(30, 30 + n)], []) for n in (9, 9, 3, 1)]
     engine.generate(requests, Sampling(3, [100], 1.0, num_samples=2))
     check, use = computed
-    assert check == use == (23, 22, 30) or check == use == (21, 22, 30), computed
+    assert check == use == (21, 22, 30), "shared tokens, shortest and longest prompt"
 
 
 def _tokens_computed(engine: TransformersEngine) -> Counter[str]:
