@@ -57,6 +57,8 @@ class Amounts:
     parameters: int
     prompts: Prompts
     num_probed: int
+    num_free: int
+    """Free questions among them."""
     probe_key: str
     texts: int
     texts_exact: bool
@@ -71,7 +73,9 @@ class Amounts:
     @property
     def prompt_tokens(self) -> float:
         """Tokens of all prompts of the probe."""
-        return self.num_probed * (self.prompts.views * self.prompts.tokens + self.prompts.cloze)
+        of_choice = self.prompts.views * self.prompts.tokens + self.prompts.cloze
+        num_choice = self.num_probed - self.num_free
+        return num_choice * of_choice + self.num_free * self.prompts.free
 
 
 def amounts_of(
@@ -93,6 +97,7 @@ def amounts_of(
         parameters,
         prompts,
         tally.count(lambda group: is_probed(config.probe, group)),
+        tally.count(lambda group: is_probed(config.probe, group) and group.kind == "free"),
         probe_key,
         texts,
         exact,

@@ -19,8 +19,12 @@ from ift_scale.plan import disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
-from ift_scale.plan.questions import PlannedQuestions, Prompts
+from ift_scale.plan.questions import PlannedQuestions, Prompts, prompts_of
 from ift_scale.plan.rates import STAGES, Rate, RateSources, find, measured, read_rates
+from ift_scale.probe.run import asker_of
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.questions import world
 from ift_scale.scoring.question_file import GroupKey
 
 PROMPTS = Prompts(tokens=200, own=50, views=2)
@@ -93,6 +97,24 @@ def test_a_stage_costs_its_start_its_arms_and_its_items(tmp_path: Path) -> None:
         for row in stage_costs([one], _rates(one), Devices(engines=1, ranks=2, cores=2))
     }
     assert on_cpu["evaluate"].hours == pytest.approx(2 * (5 + 6 + 6 * 30 / 10) / 3600)
+
+
+def test_free_questions_cost_their_own_prompts(tmp_path: Path, world_model: Path) -> None:
+    """The planned tokens are those that the probe counts."""
+    questions = [q for q in world.load() if q.domain == "medicine"]
+    config = _config(tmp_path, "a", probe={"free": {"ask": True}, "reliability": {"cloze": "sum"}})
+    tokenizer = PromptTokenizer(world_model)
+    tally = PlannedQuestions.of(config, questions)
+    planned = amounts_of("a", config, 1000, tally, prompts_of(config, tally, tokenizer))
+    asked = [q for q in questions if q.split != "dev"]
+    demonstrations = Demonstrations(questions, 5, config.probe.demonstration_seed)
+    asker = asker_of(config.probe, tokenizer, demonstrations)
+    tokens = sum(
+        asker.write([q for q in asked if q.kind == kind]).tokens  # type: ignore[attr-defined]
+        for kind in ("choice", "free")
+    )
+    assert planned.num_free > 50
+    assert planned.prompt_tokens == pytest.approx(tokens, rel=0.02)
 
 
 def test_arms_add_up_to_their_stages_without_the_start(tmp_path: Path) -> None:
