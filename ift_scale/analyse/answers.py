@@ -29,12 +29,15 @@ _COLUMNS = ("question_id", "kind", "domain", "collection", "group", "probs", "gr
 _SMALLEST = np.finfo(float).tiny
 
 
-def read_scores(path: Path) -> pa.Table:
-    """Reads the columns to analyse of a score file's test questions."""
+def read_scores(path: Path, by_text: bool = False) -> pa.Table:
+    """Reads the columns to analyse of a score file's test questions.
+
+    `by_text`: the texts of options decide the predictions. Then also reads the answers by letter
+    and by text, for `measures`.
+    """
     there = set(pq.read_schema(path).names)
     columns = [name for name in _COLUMNS if name in there]
-    # The letters' own answer, where the texts decide the prediction.
-    columns += ["cloze_prediction", "logprobs"] if "cloze_prediction" in there else []
+    columns += ["cloze_prediction", "logprobs"] if by_text else []
     return pq.read_table(path, columns=columns, filters=[("split", "=", "test")])
 
 

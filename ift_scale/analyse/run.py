@@ -57,17 +57,18 @@ class AnalyseStage(Stage):
         return len(TABLES)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        arms = (_arm_scores(context, arm) for arm in context.arms())
-        base = read_scores(context.folder("probe") / PROBE_FILE)
+        by_text = bool(context.config.probe.of_arms.cloze)
+        arms = (_arm_scores(context, arm, by_text) for arm in context.arms())
+        base = read_scores(context.folder("probe") / PROBE_FILE, by_text)
         same = {}
-        if context.config.probe.of_arms.cloze:
+        if by_text:
             questions = context.question_file()
             same = same_questions(questions.read(questions.select(lambda g: g.split == "test")))
         compute(context.config, pending[0], arms, base, bar, same)
 
 
-def _arm_scores(context: Context, arm: Arm) -> ArmScores:
-    scores = read_scores(context.folder("evaluate", arm) / SCORES_FILE)
+def _arm_scores(context: Context, arm: Arm, by_text: bool) -> ArmScores:
+    scores = read_scores(context.folder("evaluate", arm) / SCORES_FILE, by_text)
     return ArmScores(arm, split_by_group(scores, arm.test_group))
 
 
