@@ -38,12 +38,17 @@ class Scale:
     """Small ids of the special tokens by their real ones."""
 
     def width(self, real: int) -> int:
-        """A width in its ratio to the hidden size: 4 times, or a multiple of 16 up to twice."""
+        """A width in its ratio to the hidden size: 4 times, or a multiple of 16 up to twice.
+
+        Only the hidden size itself becomes the small one, so that no ratio becomes 1.
+        """
         if real in (0, self.hidden):
             return self.small_hidden if real else 0
         if real == 4 * self.hidden:  # some code computes it, whatever the config has
             return 4 * self.small_hidden
         near = round(real / self.hidden * self.small_hidden / 16) * 16
+        if near == self.small_hidden:
+            near += 16 if real > self.hidden else -16
         return min(real, 2 * self.small_hidden, max(16, near))
 
     def head_width(self, real: int) -> int:

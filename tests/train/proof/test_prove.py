@@ -85,9 +85,10 @@ def test_caps_and_scales_of_the_logits_are_found() -> None:
     assert head is not None and head.softcap == 17.0
 
 
-def test_a_scale_of_the_logits_is_left_to_the_model() -> None:
+@pytest.mark.parametrize("base", [256, 2100, 2400])
+def test_a_scale_of_the_logits_is_left_to_the_model(base: int) -> None:
     """MiniCPM3's depends on the width, which is smaller in the proof."""
-    settings = MiniCPM3Config(hidden_size=2304, num_attention_heads=36, dim_model_base=256)
+    settings = MiniCPM3Config(hidden_size=2304, num_attention_heads=36, dim_model_base=base)
     assert prove(MiniCPM3ForCausalLM, settings).fastest(AUTO).head is None
 
 
