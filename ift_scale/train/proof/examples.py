@@ -12,6 +12,8 @@ from ift_scale.train.data.dataset import TokenizedSet
 
 PREFIX = 9
 """Tokens that all examples begin with: enough to be shared (`collate`)."""
+PASSED = PREFIX + 16
+"""Every length up to this is shorter than two of the examples."""
 CHANGED = 1
 """The example that `changed` changes."""
 _PAST = 11
@@ -23,7 +25,7 @@ def build(vocabulary: int, limits: Sequence[int], seed: int = 0) -> TokenizedSet
     `limits`: lengths beyond which the model computes something else, such as a sliding window.
     Token ids are below `vocabulary`. Some examples have tokens after the last supervised one.
     """
-    longest = max([PREFIX + 16, *limits]) + _PAST
+    longest = max([PASSED, *limits]) + _PAST
     shortest = PREFIX + 6
     # (length, supervised positions)
     plan = [

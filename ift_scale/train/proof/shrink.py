@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
+from ift_scale.train.proof.examples import PASSED
 from ift_scale.train.proof.layer_choice import chosen, rebuilt, with_layers
 from ift_scale.train.proof.small_fields import (
     HIDDEN,
@@ -26,6 +27,7 @@ from ift_scale.train.proof.small_fields import (
     TABLES,
     CannotShrink,
     Scale,
+    has_rule,
     small_value,
     special_ids,
 )
@@ -117,11 +119,7 @@ def _unknown(real: dict[str, Any], small: dict[str, Any], max_length: int | None
     longest = min([max_length or 0, *(positions - POSITIONS // 4 for positions in _tables(real))])
     kept = set(_numbers(real)) & set(_numbers(small))
     return sorted(
-        {
-            value
-            for name, value in kept
-            if HIDDEN < value <= longest and (_LENGTH.search(name) or not _NO_LENGTH.search(name))
-        }
+        {value for name, value in kept if PASSED < value <= longest and _may_be_length(name)}
     )
 
 
@@ -137,20 +135,29 @@ def _lengthen_tables(fields: dict[str, Any], made: dict[str, Any], max_length: i
             made[name] = max(value, min(fields[name], longest + POSITIONS // 4))
 
 
-def _numbers(fields: dict[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
-    """Yields (path, number) of all whole numbers, also in tables and lists."""
+def _numbers(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yields (name, number) of all whole numbers, also in tables and lists, but not of the rotary
+    settings: those have rules of their own."""
     for name, value in fields.items():
-        inner = f"{path}.{name}"
-        if isinstance(value, dict):
-            yield from _numbers(value, inner)
+        if isinstance(value, dict) and name not in _ROPES:
+            yield from _numbers(value)
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if type(item) is int:
-                yield inner, item
+                yield str(name), item
 
 
-_LENGTH = re.compile(r"window|chunk|block|span|context|segment")
+def _may_be_length(name: str) -> bool:
+    """True if a number that is kept may be a length in tokens.
+
+    A limit that is kept although a rule would shorten it is in a table, which no rule reads.
+    """
+    if has_rule(name):
+        return LIMITS.fullmatch(name) is not None
+    return _NO_LENGTH.search(name) is None
+
+
 _NO_LENGTH = re.compile(
-    r"_dim|_size|_ids?$|_tokens$|bins|buckets|seed|multiple|position_embeddings|n_positions|seq_len"
+    r"_dim|_ids?$|channel|image|crop|codebook|bins|buckets|seed|multiple|theta|(^|_)base$"
 )
 
 

@@ -198,6 +198,11 @@ def small_value(name: str, value: Any, scale: Scale) -> Any:
     return value
 
 
+def has_rule(name: str) -> bool:
+    """True if the field's name says what it means."""
+    return any(pattern.fullmatch(name) for pattern, _ in _COMPILED)
+
+
 def special_ids(fields: Mapping[str, Any]) -> dict[int, int]:
     """Returns small ids for the special tokens in a config: equal ones stay equal."""
     found: set[int] = set()

@@ -282,6 +282,27 @@ def test_a_length_of_an_unknown_name_is_passed_if_training_can(max_length: int, 
     assert prove(_with(_OwnWindow), settings, max_length).fastest(AUTO).name == path
 
 
+class _OwnSpan(_Layer):
+    """Changes past 48 tokens, which no example without regard to unknown lengths reaches."""
+
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD if x_BTD.shape[1] <= 48 else x_BTD * 1.5
+
+
+def test_a_short_length_of_an_unknown_name_is_passed() -> None:
+    proof = prove(_with(_OwnSpan), LlamaConfig(local_span=48), 2048)
+    assert proof.fastest(AUTO).name == "single"
+
+
+def test_a_length_too_long_to_compare_leaves_the_reference() -> None:
+    proof = prove(
+        LlamaForCausalLM, LlamaConfig(reach=10_000, max_position_embeddings=16_384), 16_384
+    )
+    path = proof.fastest(AUTO)
+    assert (path.name, path.attention, path.head) == ("single", "eager", None)
+    assert all("10000 in its config" in verdict.reason for verdict in proof.verdicts[:-1])
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -389,3 +389,28 @@ def test_the_number_of_learnt_positions_is_no_unknown_length() -> None:
     """Rows beyond it have no embedding, however long examples may be."""
     settings = transformers.GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=4)
     assert unknown_lengths(settings, shrink(settings, 2048), 2048) == []
+
+
+@pytest.mark.parametrize("name", ["local_span", "window", "local_size", "lookback_tokens", "reach"])
+@pytest.mark.parametrize("value", [48, 64, 128])
+def test_a_length_of_any_unknown_name_is_found(name: str, value: int) -> None:
+    settings = transformers.LlamaConfig(**{name: value})
+    assert unknown_lengths(settings, shrink(settings, 2048), 2048) == [value]
+    assert unknown_lengths(settings, shrink(settings, 2048), value - 1) == []
+
+
+def test_an_integer_of_the_rotary_settings_is_no_length() -> None:
+    rope = {"rope_type": "default", "rope_theta": 10_000}
+    settings = transformers.LlamaConfig(rope_parameters=rope, rotary_emb_base=10_000)
+    assert unknown_lengths(settings, shrink(settings, 16_384), 16_384) == []
+
+
+def test_the_size_of_an_image_is_no_length() -> None:
+    """GIT's rows of text cannot be as long as its images are wide."""
+    settings = transformers.GitConfig()
+    assert unknown_lengths(settings, shrink(settings, 2048), 2048) == []
+
+
+def test_sizes_with_a_rule_are_no_lengths() -> None:
+    settings = transformers.LlamaConfig(hidden_size=64, num_attention_heads=4, vocab_size=128)
+    assert unknown_lengths(settings, shrink(settings, 2048), 2048) == []
