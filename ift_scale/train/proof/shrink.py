@@ -150,14 +150,16 @@ def _may_be_length(name: str) -> bool:
     """True if a number that is kept may be a length in tokens.
 
     A limit that is kept although a rule would shorten it is in a table, which no rule reads.
+    Numbers of positions are left to `_rotary_limits` and `_lengthen_tables`.
     """
-    if has_rule(name):
-        return LIMITS.fullmatch(name) is not None
-    return _NO_LENGTH.search(name) is None
+    if _NO_LENGTH.search(name):
+        return False
+    return not has_rule(name) or LIMITS.fullmatch(name) is not None
 
 
 _NO_LENGTH = re.compile(
     r"_dim|_ids?$|channel|image|crop|codebook|bins|buckets|seed|multiple|theta|(^|_)base$"
+    r"|position_embeddings"
 )
 
 
