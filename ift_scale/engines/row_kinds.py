@@ -21,6 +21,7 @@ from ift_scale.engines.rope import LengthClass
 _LONGEST = 1 << 20
 # Two lengths in tokens. They differ after division by 4 or 8 too (compressed attention).
 _COMPARED_LENGTHS = (17, 41)
+_LONGEST_COMPARED = 2048
 
 
 class RowKind(NamedTuple):
@@ -107,16 +108,29 @@ class _Selections(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def selects_tokens(model: Any, **options: Any) -> bool:
+def selects_tokens(model: Any, longest: int, **options: Any) -> bool:
     """True if a `topk` in the model's forward pass selects among tokens.
 
     A router's `topk` selects among experts, whose number does not depend on the row's length.
-    `options` are those of the model's plain forward pass.
+    `longest`: greatest number of tokens of a row. `options` are those of the model's plain forward
+    pass. A config with blocks is compared beyond two of them, too, up to `_LONGEST_COMPARED`.
     """
+    blocks = _block_sizes(model.config.to_dict())
+    lengths = [*_COMPARED_LENGTHS, *(2 * size + 1 for size in blocks)]
     sizes = []
-    for length in _COMPARED_LENGTHS:
+    for length in sorted({min(length, longest, _LONGEST_COMPARED) for length in lengths}):
         ids = torch.arange(length, device=model.device)[None] % 7 + 1
         with torch.no_grad(), _Selections() as selections:
             model(ids, **options)
         sizes.append(selections.sizes)
-    return sizes[0] != sizes[1]
+    return any(other != sizes[0] for other in sizes)
+
+
+def _block_sizes(value: Any) -> Iterator[int]:
+    """Yields the sizes of a config's blocks of tokens."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if "block_size" in str(name) and type(part) is int and part > 0:
+                yield part
+            else:
+                yield from _block_sizes(part)

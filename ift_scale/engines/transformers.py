@@ -134,7 +134,7 @@ class TransformersEngine:
 
     def _strategies(self) -> list[Strategy]:
         """Returns the strategies that the model may use, fastest first."""
-        if selects_tokens(self.model, **self._passes.plain_options):
+        if selects_tokens(self.model, self.context_length, **self._passes.plain_options):
             logger.warning(
                 "every row takes a forward pass of its own: this model attends to selected tokens,"
                 " and batches change the selection"

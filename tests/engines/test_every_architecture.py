@@ -535,7 +535,7 @@ def test_penalties_of_the_folders_generation_config_are_not_applied(tmp_path: Pa
 )
 def test_selection_among_tokens_is_recognised(name: str, selects: bool) -> None:
     """A router's selection among experts is none."""
-    assert selects_tokens(_model(name).eval()) == selects
+    assert selects_tokens(_model(name).eval(), 64) == selects
 
 
 def test_rows_are_divided_at_rotary_limits() -> None:
