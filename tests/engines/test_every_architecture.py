@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from ift_scale.config import EngineConfig
 from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
@@ -536,6 +536,28 @@ def test_penalties_of_the_folders_generation_config_are_not_applied(tmp_path: Pa
 def test_selection_among_tokens_is_recognised(name: str, selects: bool) -> None:
     """A router's selection among experts is none."""
     assert selects_tokens(_model(name).eval(), 64) == selects
+
+
+def test_rows_within_a_short_context_are_compared() -> None:
+    config = GPT2Config(n_positions=32, n_layer=1, n_embd=32, n_head=2, vocab_size=64)
+    assert not selects_tokens(GPT2LMHeadModel(config).eval(), 31)
+
+
+class _Blocks(torch.nn.Module):
+    """Selects among blocks of 64 tokens, of which short rows have one."""
+
+    config = GPT2Config(block_size=64)
+    device = torch.device("cpu")
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        num_blocks = -(-ids.shape[1] // 64)
+        return torch.rand(num_blocks).topk(min(2, num_blocks)).values
+
+
+def test_a_selection_among_blocks_is_recognised() -> None:
+    """A row beyond two blocks is compared, if the context allows one."""
+    assert selects_tokens(_Blocks(), 4096)
+    assert not selects_tokens(_Blocks(), 17)
 
 
 def test_rows_are_divided_at_rotary_limits() -> None:
