@@ -47,7 +47,9 @@ def _counted(report: Callable[[int], None]) -> Any:
         monitor_interval = 0  # no thread
 
         def __init__(self, *args: Any, **kwargs: Any):
-            super().__init__(*args, **kwargs | {"file": io.StringIO(), "mininterval": 3600})
+            # vLLM divides by the bar's elapsed time, which is 0 where TQDM_DISABLE hides bars.
+            silent = {"file": io.StringIO(), "mininterval": 3600, "disable": False}
+            super().__init__(*args, **kwargs | silent)
 
         def update(self, n: float | None = 1) -> bool | None:
             report(int(n or 0))

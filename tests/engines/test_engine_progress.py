@@ -1,5 +1,8 @@
 """Progress inside a chunk: from the engine's child process through the pipe to the bar."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -183,3 +186,21 @@ def test_several_engines_add_up(tmp_path: Path) -> None:
         chunk=2,
     )
     assert bar.done == 12
+
+
+def test_vllm_can_read_the_elapsed_time_where_bars_are_disabled() -> None:
+    """vLLM divides by it; tqdm reads TQDM_DISABLE once, when it is imported."""
+    code = (
+        "from ift_scale.engines.vllm import _counted\n"
+        "counts = []\n"
+        "bar = _counted(counts.append)(total=2, desc='prompts')\n"
+        "bar.update(2)\n"
+        "assert bar.format_dict['elapsed'] > 0 and bar.n == 2 and counts == [2]"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
