@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.bench_demo import GATE, add_found, one_run
 from benchmarks.suite.rows import Sheet
+from ift_scale.analyse.transitions import NAMES
 from ift_scale.io.progress import say
 
 CONFIG = Path(__file__).parent.parent / "configs" / "real.yaml"
@@ -49,6 +50,14 @@ def add_consistency(sheet: Sheet, tables: Path) -> None:
             )
 
 
+def add_transitions(sheet: Sheet, tables: Path) -> None:
+    """Adds the shares of questions that stay or turn right or wrong, over all domains."""
+    frame = pd.read_csv(tables / "transitions.csv").query("domain == 'all'")
+    for row in frame.to_dict("records"):
+        for name in NAMES:
+            sheet.add(row["group"], name, "", [row[name]], GATE, row["setting"], "neither")
+
+
 def add_measures(sheet: Sheet, tables: Path) -> None:
     """Adds the agreement of letters, option texts and free answers on the same questions."""
     for row in pd.read_csv(tables / "measures.csv").dropna(subset="kappa").to_dict("records"):
@@ -70,6 +79,7 @@ def main(repeats: int, quick: bool, folder: Path) -> None:
         runs.append(one_run(folder, QUICK if quick else [], CONFIG))
     add_found(sheet, folder / "analyse")
     add_consistency(sheet, folder / "analyse")
+    add_transitions(sheet, folder / "analyse")
     add_measures(sheet, folder / "analyse")
     for name in runs[0]:
         sheet.add(name, "seconds", "s", [run[name] for run in runs], GATE)

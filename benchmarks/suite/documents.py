@@ -17,6 +17,7 @@ from benchmarks.suite.page import slope
 from benchmarks.suite.registry import BENCHMARKS, CHECKOUT, results_folder
 from benchmarks.suite.rows import Row, Spread, between, number, only, read
 from benchmarks.suite.speed import speed_table
+from ift_scale.analyse import transitions
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io.files import write_text
 from ift_scale.treatments import treatment
@@ -102,6 +103,20 @@ def consistency_table(rows: Sequence[Row]) -> str:
         for who in dict.fromkeys(row.who for row in found)
     ]
     return markdown_table(["", *(f"{name}, {case}" for name, case in columns)], lines)
+
+
+def transitions_table(rows: Sequence[Row]) -> str:
+    """What stayed or turned right or wrong, by setting and group, of the benchmark real."""
+    found = [row for row in only(rows, benchmark="real") if row.quantity in transitions.NAMES]
+    if not found:
+        return _nothing("real")
+    lines = []
+    for who, case in dict.fromkeys((row.who, row.case) for row in found):
+        cell = {row.quantity: row for row in only(found, who=who, case=case)}
+        shares = [f"{100 * cell[name].value:.1f}" for name in transitions.NAMES]
+        lines.append([_setting(who), case, *shares])
+    heads = [name.replace("_", " to ") + ", %" for name in transitions.NAMES]
+    return markdown_table(["", "", *heads], lines)
 
 
 def measures_table(rows: Sequence[Row]) -> str:
@@ -291,6 +306,7 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     **{f"{name}-time": table(name, "seconds") for name in ("demo", "real")},
     "real-consistency": consistency_table,
     "real-measures": measures_table,
+    "real-transitions": transitions_table,
     "goals": goals_table,
     "models": models_table,
     "classes": classes_table,
