@@ -297,6 +297,8 @@ def _write_model(header: GgufHeader, folder: Path, dtype: str) -> None:
         if hasattr(model.config, name):
             delattr(model.config, name)
     model.save_pretrained(folder, max_shard_size=_SHARD)
+    for path in folder.glob("*.safetensors"):  # the library makes them readable to the owner alone
+        path.chmod((folder / "config.json").stat().st_mode)
     del model
     gc.collect()
 

@@ -62,6 +62,7 @@ def test_the_folder_is_a_plain_model_that_computes_as_its_weights(tmp_path: Path
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "llama" and config["tie_word_embeddings"] is True
     assert not [name for name in config if "quant" in name or name.startswith("_")]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "readable to all alike"
     model = AutoModelForCausalLM.from_pretrained(folder)
     original = type(model)(model.config).eval()
     weights = {
