@@ -264,6 +264,17 @@ BENCHMARKS = {
             "not yet",
             in_all=False,
         ),
+        Benchmark(
+            "real-speed",
+            "option texts and training tokens per CPU second with a real model on one thread",
+            "lm-evaluation-harness (hf), TRL with the plain loss",
+            "log-likelihoods within 1e-3 nats, losses within 1e-4",
+            "bench_real_speed.py",
+            Size("40 dev questions, 4 steps of 32 examples, SmolLM2-135M-Instruct", 4.0, 1.5),
+            "not yet",
+            peers=("lm-eval", "trl"),
+            in_all=False,
+        ),
     )
 }
 

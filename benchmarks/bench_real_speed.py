@@ -1,7 +1,7 @@
 """Option texts and training on SmolLM2-135M-Instruct, compared with lm-evaluation-harness and TRL.
 
     benchmarks/peers/install.sh; benchmarks/peers/install_trl.sh
-    python -m benchmarks.real_speed [--model models/smollm2] [--repeats 3]
+    python -m benchmarks.bench_real_speed [--model models/smollm2] [--repeats 3]
 
 Every program runs alone on one thread and is timed by its CPU seconds, so that other load on the
 machine changes little. Texts: the options of dev questions of the built-in facts after a 5-shot
