@@ -16,6 +16,7 @@ from ift_scale.config import TrainConfig
 from ift_scale.engines import coverage, model_folder
 from ift_scale.errors import EXIT_ENVIRONMENT
 from ift_scale.io.progress import console, say
+from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.train.proof import stored
 
@@ -195,6 +196,8 @@ def print_model(model: str, trust_remote_code: bool) -> None:
     for line in stored.describe(proof, train):
         say(line)
     say(f"proven in {proof.seconds:.1f} s on a model of {proof.parameters:,} parameters")
+    tokenizer = PromptTokenizer(folder, trust_remote_code)  # the folder's own code is proven by now
+    say(f"tokenizer: {len(tokenizer.tokenizer):,} tokens")
 
 
 def print_checks() -> int:

@@ -19,6 +19,9 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
     if path == BUILTIN_MODEL:
         return Path(str(resources.files("ift_scale.world") / "base_model"))
     folder = Path(path)
+    if folder.suffix == ".gguf" and folder.is_file():
+        remedy = f"Run `ift-scale import {path} FOLDER`, and set {setting} to that folder"
+        raise DataError(Place(folder), "is a GGUF file, not a model folder", remedy)
     if not folder.is_dir():
         raise DataError(
             Place(folder),

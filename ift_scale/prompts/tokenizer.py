@@ -16,6 +16,9 @@ from ift_scale.records import Message
 
 # Few-shot prefixes end with this. What follows is tokenised after these two characters only.
 _ANCHOR = "\n\n"
+_TOKENIZER_FILES = (
+    "Put the model's tokenizer.json (or tokenizer.model) and tokenizer_config.json there"
+)
 _CHECK_EVERY = 512
 _CACHED_WORDS = 400_000
 
@@ -62,12 +65,12 @@ class PromptTokenizer:
                 mistral_format=False,
                 trust_remote_code=trust_remote_code,
             )
-        except (OSError, ValueError) as error:
-            remedy = "Put the model's tokenizer.json (or tokenizer.model) and tokenizer_config.json"
-            remedy += " there"
-            raise DataError(
-                Place(self.path), f"cannot load a tokenizer: {error}", remedy
-            ) from error
+        except Exception as error:  # a damaged file may raise anything
+            files = sorted(file.name for file in self.path.glob("*tok*"))
+            problem = "has no tokenizer that transformers can load"
+            if files and str(error):
+                problem += f"; it reports {shorten(str(error).strip().splitlines()[0])}"
+            raise DataError(Place(self.path), problem, _TOKENIZER_FILES, files) from error
         self.start = self._start()
         # A start token that also ends texts may occur again.
         self._only_first = set(self.start) - {self.tokenizer.eos_token_id}

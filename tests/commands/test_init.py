@@ -168,7 +168,7 @@ def test_without_a_terminal_missing_flags_are_one_usage_error(tmp_path: Path) ->
         ({"--model": "nowhere"}, "nowhere: no such folder. Set --model to"),
         ({"--model": "some-org/some-model"}, "Run `hf download some-org/some-model --local-dir"),
         ({"--model": "empty"}, "config.json: is missing"),
-        ({"--model": "no_tokenizer"}, "cannot load a tokenizer"),
+        ({"--model": "no_tokenizer"}, "has no tokenizer that transformers can load"),
         ({"--model": "encoder"}, "a token's logits depend on later tokens"),
         ({"--questions": "nowhere"}, "nowhere: no such file or folder"),
         ({"--questions": "mmlu"}, "only benchmarks are given (MMLU)"),

@@ -15,6 +15,12 @@ def test_no_such_folder() -> None:
         model_folder.resolve("/no/such/model")
 
 
+def test_a_gguf_file_is_to_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DataError, match=r"a GGUF file.*ift-scale import .*model.gguf FOLDER"):
+        model_folder.resolve(str(tmp_path / "model.gguf"))
+
+
 def test_folder_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")

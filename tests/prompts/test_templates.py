@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -387,6 +388,12 @@ def test_letters_that_collapse_to_one_token_are_refused(tmp_path: Path) -> None:
         found.after(["What is 1?\nAnswer:"], [4])
 
 
-def test_a_missing_tokenizer_is_reported(tmp_path: object) -> None:
-    with pytest.raises(DataError, match="cannot load a tokenizer"):
+@pytest.mark.parametrize("content", [None, "", '{"a":', "[1]", "null", "{}", '{"model": 3}'])
+def test_a_missing_or_damaged_tokenizer_is_reported(
+    tmp_path: Path, world_model: Path, content: str | None
+) -> None:
+    shutil.copy(world_model / "config.json", tmp_path)
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match="has no tokenizer that transformers can load"):
         PromptTokenizer(str(tmp_path))
