@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.io import digest_cache
 from ift_scale.io.files import atomic_path
+from ift_scale.models.config_file import has_own_class
 
 
 def shape_of(
@@ -30,7 +31,7 @@ def shape_of(
     DataError, located at `source`, for a config that no causal language model can be built
     from.
     """
-    runs_own_code = trust_remote_code and "auto_map" in config
+    runs_own_code = trust_remote_code and has_own_class(config)
     text = json.dumps(dict(config), sort_keys=True)
     return _from_config(text, str(source), runs_own_code)
 

@@ -6,7 +6,7 @@ Imports neither torch nor transformers; `config_class` checks the rest.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,8 +40,9 @@ def model_config(folder: Path) -> dict[str, Any]:
 def read_config_file(path: Path) -> dict[str, Any]:
     """Returns the fields of a config.json, which may have another name.
 
-    Raises DataError for a file that is missing or not a JSON object, and for the field if one of
-    `_TYPES` has another type, a value is NaN, or there are more than 10,000 layers or experts.
+    Nulls in `auto_map` are left out. Raises DataError for a file that is missing or not a JSON
+    object, and for the field if one of `_TYPES` has another type, a value is NaN, or there are more
+    than 10,000 layers or experts.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
@@ -56,7 +57,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
     check_fields(fields, path)
-    return fields
+    # transformers reads a null as a class.
+    own = {name: kind for name, kind in (fields.pop("auto_map", None) or {}).items() if kind}
+    return fields | {"auto_map": own} if own else fields
+
+
+def has_own_class(fields: Mapping[str, Any]) -> bool:
+    """True if Python files of the model's folder define its class, or its config's class."""
+    own = fields.get("auto_map") or {}
+    return any(own.get(name) for name in ("AutoConfig", "AutoModelForCausalLM"))
 
 
 def check_fields(fields: dict[str, Any], source: str | Path) -> None:

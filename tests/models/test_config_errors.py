@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, LlamaForCausalLM
 
 from ift_scale.cli import main
 from ift_scale.engines import weight_checks
@@ -130,6 +130,26 @@ def test_messages_of_the_interpreter_are_not_reasons() -> None:
     assert reason(error_of("{}['a b']")) is None
     assert reason(error_of("raise KeyError('no such rope type.')")) == "no such rope type"
     assert reason(error_of("raise AttributeError('no such attribute')")) is None
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "own", [None, {}, {"AutoConfig": None}, {"AutoConfig": None, "AutoModelForCausalLM": None}]
+)
+def test_a_null_in_auto_map_is_no_own_code(own: Any, trusted: bool, tmp_path: Path) -> None:
+    """Neither the class nor the config's is then in the folder, whatever is trusted."""
+    _written(tmp_path, model_type="llama", num_hidden_layers=1, auto_map=own)
+    assert config_class.class_and_config(tmp_path, trusted)[0] is LlamaForCausalLM
+    _written(tmp_path, model_type="unknown_x", num_hidden_layers=1, auto_map=own)
+    with pytest.raises(DataError, match="'model_type': transformers .* has no such class"):
+        config_class.read_config(tmp_path, trusted)
+
+
+def test_a_null_leaves_the_other_own_class(tmp_path: Path) -> None:
+    own = {"AutoConfig": None, "AutoModelForCausalLM": "own.Own"}
+    (tmp_path / "own.py").write_text("from transformers import GemmaForCausalLM as Own\n")
+    _written(tmp_path, model_type="gemma", num_hidden_layers=1, auto_map=own)
+    assert config_class.class_and_config(tmp_path, True)[0].__name__ == "GemmaForCausalLM"
 
 
 def test_a_config_is_read_as_transformers_reads_it(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ift_scale.engines.model_folder import refuse_quantised
 from ift_scale.errors import DataError, Place
 from ift_scale.io import digest_cache
 from ift_scale.io.files import write_text
-from ift_scale.models.config_file import model_config
+from ift_scale.models.config_file import has_own_class, model_config
 from ift_scale.train.proof.verdict import Proof
 
 _PACKAGES = ("torch", "transformers")
@@ -43,7 +43,7 @@ def proof_of(folder: Path, max_length: int, trust_remote_code: bool = False) -> 
     """
     refuse_quantised(folder)
     settings = model_config(folder)
-    runs_own_code = trust_remote_code and "auto_map" in settings
+    runs_own_code = trust_remote_code and has_own_class(settings)
     entry = _entry(folder, settings, max_length, runs_own_code)
     known = _recall(entry)
     if known is not None:
