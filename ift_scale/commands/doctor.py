@@ -191,7 +191,7 @@ def print_model(model: str, trust_remote_code: bool) -> None:
     Raises DataError for a model that cannot be used.
     """
     folder, train = model_folder.resolve(model, "MODEL"), TrainConfig()
-    say(coverage.describe(folder, has_gpu()))
+    say(coverage.describe(folder, has_gpu(), trust_remote_code))
     proof = stored.proof_of(folder, train.max_length, trust_remote_code)
     for line in stored.describe(proof, train):
         say(line)

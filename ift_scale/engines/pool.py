@@ -108,14 +108,19 @@ def engine_workers(
         own = groups[number] if groups else ()
 
         def start(model_path: Path) -> EngineProcess:
-            if config.engine == "auto" and devices and not coverage.has_vllm(model_path):
-                say(coverage.describe(model_path, on_gpu=True))
+            trusted = model.trust_remote_code
+            if (
+                config.engine == "auto"
+                and devices
+                and coverage.reason_against_vllm(model_path, trusted)
+            ):
+                say(coverage.describe(model_path, True, trusted))
             spec = EngineSpec(
                 str(model_path),
                 model.dtype,
                 config,
                 devices=own,
-                trust_remote_code=model.trust_remote_code,
+                trust_remote_code=trusted,
             )
             return EngineProcess(spec, path)
 

@@ -138,33 +138,31 @@ def identity(config: EngineConfig, dtype: str) -> dict[str, Any]:
 
 
 def resolved_identity(
-    config: EngineConfig, dtype: str, on_gpu: bool, model: str | Path
+    config: EngineConfig, dtype: str, on_gpu: bool, model: str | Path, trust_remote_code: bool
 ) -> dict[str, Any]:
     """As `identity` with `auto` resolved, so that shards of different engines are never mixed."""
     resolved = {
-        "engine": resolved_engine(config.engine, on_gpu, model),
+        "engine": resolved_engine(config.engine, on_gpu, model, trust_remote_code),
         "dtype": resolved_dtype(dtype, on_gpu),
     }
     return identity(config, dtype) | resolved
 
 
-def resolved_engine(engine: str, on_gpu: bool, model: str | Path) -> str:
+def resolved_engine(engine: str, on_gpu: bool, model: str | Path, trust_remote_code: bool) -> str:
     """Resolves `auto` to the engine measured fastest (docs/measurements.md).
 
     That is transformers on CPUs, and vLLM on GPUs if it has the class of the model.
     """
     if engine != "auto":
         return engine
-    return "vllm" if on_gpu and coverage.has_vllm(model) else "transformers"
+    fits = on_gpu and coverage.reason_against_vllm(model, trust_remote_code) is None
+    return "vllm" if fits else "transformers"
 
 
 def build(spec: EngineSpec, on_gpu: bool) -> Engine:
     """Builds the engine that the spec names."""
-    default = (
-        VLLM
-        if resolved_engine(spec.config.engine, on_gpu, spec.model_path) == "vllm"
-        else TRANSFORMERS
-    )
+    name = resolved_engine(spec.config.engine, on_gpu, spec.model_path, spec.trust_remote_code)
+    default = VLLM if name == "vllm" else TRANSFORMERS
     module, _, name = (spec.factory or default).partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(spec)
     return engine

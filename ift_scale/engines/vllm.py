@@ -101,7 +101,7 @@ class VllmEngine:
         )
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.config.cpu_kv_cache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        coverage.require_vllm(spec.model_path)
+        coverage.require_vllm(spec.model_path, spec.trust_remote_code)
         from vllm import LLM
 
         weight_checks.check_for_vllm(spec.model_path, spec.trust_remote_code)

@@ -115,7 +115,8 @@ def ask(
     """
     for _, _, model_path in pending:
         model_folder.check(model_path)
-    tokenizer = PromptTokenizer(pending[0][2], config.model.trust_remote_code)
+    model = config.model
+    tokenizer = PromptTokenizer(pending[0][2], model.trust_remote_code)
     asker = _asker(config, tokenizer)
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
@@ -125,7 +126,9 @@ def ask(
             digest_of(
                 [
                     task.key,
-                    resolved_identity(config.evaluate, config.model.dtype, on_gpu, model_path),
+                    resolved_identity(
+                        config.evaluate, model.dtype, on_gpu, model_path, model.trust_remote_code
+                    ),
                 ]
             ),
             [
@@ -147,7 +150,7 @@ def ask(
             remedy = "Add a benchmark, or test questions to the domain's pool"
             raise DataError(Place(f"arm {target.name}"), problem, remedy)
     embedding.check(targets, questions, tokenizer, pending[0][2])
-    workers = engine_workers(config.evaluate, config.model, logs / "evaluate.log", ranks, bar)
+    workers = engine_workers(config.evaluate, model, logs / "evaluate.log", ranks, bar)
     compute(questions, targets, workers, share_of(ranks), bar)
 
 

@@ -174,7 +174,9 @@ def _finish(
 
 def shard_key(config: Config, inputs: dict[str, str], on_gpu: bool, model_path: Path) -> str:
     """Returns the digest of what raw log-probabilities depend on, without later processing."""
-    settings = resolved_identity(config.probe, config.model.dtype, on_gpu, model_path)
+    settings = resolved_identity(
+        config.probe, config.model.dtype, on_gpu, model_path, config.model.trust_remote_code
+    )
     reliability = config.probe.reliability
     settings["reliability"] = reliability.model_dump(exclude=POSTPROCESSING)
     if reliability.cloze:

@@ -124,13 +124,14 @@ def _job(
     if writer.kind == "endpoint":
         who: list[Any] = [writer.base_url, writer.model]
     else:
-        on_gpu = has_gpu()
+        on_gpu, is_base = has_gpu(), writer.kind == "base_model"
         who = [
             inputs[need.role],
             resolved_engine(
                 writer.engine,
                 on_gpu,
-                config.model.path if writer.kind == "base_model" else writer.path or "",
+                config.model.path if is_base else writer.path or "",
+                is_base and config.model.trust_remote_code,
             ),
             resolved_dtype(config.model.dtype, on_gpu),
         ]

@@ -1,6 +1,5 @@
 """Exports of classes other than the families of the other tests, and own code, in vLLM."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXConfig, LlamaConfig, OlmoeConfig, PretrainedConfig
+from transformers import GPTNeoXConfig, OlmoeConfig, PretrainedConfig
 
 from ift_scale.config import ProbeConfig, TrainConfig
 from ift_scale.engines.process import EngineProcess
@@ -22,18 +21,11 @@ from tests.train import own_experts
 _TOKENIZER = SimpleNamespace(save_pretrained=lambda folder: None)
 _OPTIONS = [3, 4, 5]
 _PROMPTS = [[5, 6, 7], [8, 9], list(range(10, 40))]
-_OWN_CONFIG = """
-from transformers import LlamaConfig
 
 
-class OwnConfig(LlamaConfig):
-    model_type = "llama_of_this_test"
-"""
-
-
-def _spec(folder: Path) -> EngineSpec:
+def _spec(folder: Path, trusted: bool = False) -> EngineSpec:
     config = ProbeConfig(engine="vllm", cpu_kv_cache_gib=1)
-    return EngineSpec(str(folder), "float32", config, trust_remote_code=True)
+    return EngineSpec(str(folder), "float32", config, trust_remote_code=trusted)
 
 
 def _scores(folder: Path, log: Path) -> np.ndarray:
@@ -74,25 +66,7 @@ def test_an_exported_model_scores_as_the_trained_one(
     np.testing.assert_allclose(_scores(out, tmp_path / "log"), _expected(model.eval()), atol=1e-4)
 
 
-@pytest.mark.engine
-def test_a_config_of_the_folders_own_code_is_read(tmp_path: Path) -> None:
-    folder = _written(LlamaConfig(), tmp_path / "model")
-    (folder / "configuration_own.py").write_text(_OWN_CONFIG)
-    fields = json.loads((folder / "config.json").read_text())
-    fields["model_type"] = "llama_of_this_test"
-    fields["auto_map"] = {"AutoConfig": "configuration_own.OwnConfig"}
-    fields["auto_map"]["AutoModelForCausalLM"] = "modeling_own.OwnForCausalLM"
-    (folder / "modeling_own.py").write_text(
-        "from transformers import LlamaForCausalLM\n\n\n"
-        "class OwnForCausalLM(LlamaForCausalLM):\n    pass\n"
-    )
-    (folder / "config.json").write_text(json.dumps(fields))
-    kind, settings = packed.class_and_config(folder, trust_remote_code=True)
-    model = kind.from_pretrained(folder, config=settings).eval()
-    np.testing.assert_allclose(_scores(folder, tmp_path / "log"), _expected(model), atol=1e-4)
-
-
 def test_a_class_of_the_folders_own_code_is_refused(tmp_path: Path) -> None:
     own_experts.write(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"has no OwnForCausalLM; set engine: transformers"):
-        build(_spec(tmp_path / "model"), on_gpu=False)
+    with pytest.raises(ConfigError, match=r"the folder's own code; set engine: transformers"):
+        build(_spec(tmp_path / "model", trusted=True), on_gpu=False)

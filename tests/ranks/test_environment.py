@@ -152,7 +152,7 @@ def test_a_coordinator_has_no_engine_and_uses_the_shards_of_its_ranks(
     )
     assert (
         resolved_identity(
-            EngineConfig(), "auto", environment.engines_on_gpu(coordinator), BUILTIN_MODEL
+            EngineConfig(), "auto", environment.engines_on_gpu(coordinator), BUILTIN_MODEL, False
         )["engine"]
         == engine
     )
