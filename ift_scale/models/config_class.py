@@ -153,10 +153,17 @@ def text_model(
 
 
 def empty_model(settings: Any, source: str | Path, trust_remote_code: bool = False) -> Any:
-    """Returns the model of `text_model` on the meta device, with transformers' own exceptions."""
+    """Returns the model of `text_model` on the meta device, with transformers' own exceptions.
+
+    Raises ValueError for a size of 0, with which torch builds layers that compute nothing.
+    """
     kind, text = text_model(settings, source, trust_remote_code)
     with torch.device("meta"):
-        return kind._from_config(text)
+        model = kind._from_config(text)
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            raise ValueError(f"{name} would be empty, of shape {list(parameter.shape)}")
+    return model
 
 
 def build(

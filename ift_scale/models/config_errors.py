@@ -2,6 +2,7 @@
 
 transformers' classes check few fields, so a wrong value fails anywhere in them, with any error. The
 field is found by trial: without it, with the class' default instead, the same step succeeds.
+Numbers that are no size are replaced by 1, too.
 """
 
 import dis
@@ -55,17 +56,23 @@ def reason(error: BaseException) -> str | None:
 
     None for messages of the interpreter and of C++ code, which describe their own operands.
     """
-    while error.__cause__ is not None and str(error.__cause__) in str(error):
-        error = error.__cause__  # an exception that quotes its cause adds only the cause's type
+    error = _origin(error)
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = " ".join(text.split()).rstrip(".")
     if not isinstance(error, _WRITTEN) or not _was_raised(error.__traceback__) or " " not in text:
         return None
     if types := _TYPES.search(text):
-        return f"expected {types[1]}"
+        return f"expected {types[1].replace('NoneType', 'null')}"
     if union := _UNION.search(text):
         return f"expected one of: {re.sub('<class .([^>]*).>', _name, union[1])}"
     return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " ..."
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Returns the first exception of those that only quote another, which add its type."""
+    while error.__cause__ is not None and str(error.__cause__) in str(error):
+        error = error.__cause__
+    return error
 
 
 _JSON_NAMES = {"NoneType": "null", "dict": "an object", "RopeParameters": "rotary parameters"}
@@ -94,12 +101,18 @@ def _locate(fields: dict[str, Any], attempt: Attempt, message: str) -> tuple[str
     end = time.monotonic() + _SECONDS
 
     def inside(part: dict[str, Any], whole: Callable[[dict[str, Any]], Any]) -> tuple[str, ...]:
-        # Fields that the message names come first, as several may make the step succeed.
-        for name in sorted(part.keys() - _KEPT, key=lambda name: (name not in message, name)):
-            others = {key: value for key, value in part.items() if key != name}
+        # Several fields may make the step succeed. Those first that are most likely wrong.
+        def rank(name: str) -> tuple[bool, bool, str]:
+            return not _is_odd(part[name]), name not in message, name
+
+        for name in sorted(part.keys() - _KEPT, key=rank):
             if time.monotonic() > end:
                 return ()
-            if not _succeeds(attempt, whole(others)):
+            tries = [{key: value for key, value in part.items() if key != name}]
+            if _is_odd(part[name]):
+                # The default may not fit the other fields: 12 heads, and a width of 64.
+                tries.append({**part, name: 1})
+            if not any(_succeeds(attempt, whole(others)) for others in tries):
                 continue
             if isinstance(value := part[name], dict):
 
@@ -111,6 +124,11 @@ def _locate(fields: dict[str, Any], attempt: Attempt, message: str) -> tuple[str
         return ()
 
     return inside(fields, lambda part: part)
+
+
+def _is_odd(value: Any) -> bool:
+    """True for a whole number that is no size: 0, negative, or beyond 32 bits."""
+    return type(value) is int and not 0 < value < 2**31
 
 
 def _succeeds(attempt: Attempt, fields: dict[str, Any]) -> bool:
@@ -152,7 +170,7 @@ def _refusal(
 
 def where(error: BaseException) -> str:
     """Returns the file and line of the model's class in which an exception was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(_origin(error).__traceback__)
     of_class = [frame for frame in frames if _is_of_class(Path(frame.filename))]
     last = (of_class or frames)[-1]
     return f"{Path(last.filename).name}, line {last.lineno}"

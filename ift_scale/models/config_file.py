@@ -29,6 +29,8 @@ _COUNT = re.compile(r"n_layers?|num_\w*layers|\w*num_\w*experts|n_\w*experts")
 _MOST = 10_000
 """Largest number of layers or experts: each is a Python object, and a few bytes of config.json must
 not fill the memory."""
+_SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
+"""Sizes without which there is no model. Others may be 0 in classes that do not use them."""
 REMEDY = "Correct it, or fetch config.json again"
 
 
@@ -41,8 +43,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """Returns the fields of a config.json, which may have another name.
 
     Nulls in `auto_map` are left out. Raises DataError for a file that is missing or not a JSON
-    object, and for the field if one of `_TYPES` has another type, a value is NaN, or there are more
-    than 10,000 layers or experts.
+    object, and for the field if one of `_TYPES` has another type, one of `_SIZES` is below 1, a
+    value is NaN, or there are more than 10,000 layers or experts.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
@@ -77,6 +79,11 @@ def check_fields(fields: dict[str, Any], source: str | Path) -> None:
             if value is not None and not isinstance(value, kind):
                 place = Place(source, field=f"{prefix}{name}")
                 raise DataError(place, f"must be {described}", REMEDY, value)
+        for name in _SIZES:
+            value = part.get(name) if isinstance(part, dict) else None
+            if isinstance(value, int) and value < 1:
+                place = Place(source, field=f"{prefix}{name}")
+                raise DataError(place, "must be at least 1", REMEDY, value)
     for path, value in _values(fields, ""):
         place = Place(source, field=path)
         if isinstance(value, float) and math.isnan(value):

@@ -20,7 +20,7 @@ _EXPERT_WIDTH, _RANK, _STATE, _INDEX_HEADS = 32, 16, 8, 2
 _MOST_HEAD_WIDTH = 32
 
 
-class CannotShrink(Exception):
+class CannotShrink(ValueError):
     """A config that cannot be made small, with the reason; `two_layers` is the alternative."""
 
 

@@ -36,7 +36,10 @@ def tiny_model(
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(settings).parameters())
     if most_parameters is not None and size > most_parameters:
-        raise CannotShrink(f"{kind.__name__}: {size:,} parameters at its small size")
+        raise CannotShrink(
+            f"{kind.__name__} has {size:,} parameters at its small size, more than the"
+            f" {most_parameters:,} allowed"
+        )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = kind(settings).float().eval()
@@ -117,7 +120,7 @@ def _scale_logits(model: Any) -> None:
     for _ in range(6):
         spread = float(model(input_ids=ids, use_cache=False).logits.std())
         if not spread < float("inf") or spread == 0:
-            raise CannotShrink(f"{type(model).__name__}: logits with a deviation of {spread}")
+            raise CannotShrink(f"the logits of {type(model).__name__} have a deviation of {spread}")
         if head is None or 0.7 < spread / _LOGITS_STD < 1.4:
             return
         for parameter in head.parameters():
