@@ -4,7 +4,7 @@ Any other exception is a bug in IFT-Scale and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,15 @@ class DataError(IFTScaleError):
         self.place, self.problem, self.remedy, self.value = place, problem, remedy, value
         shown = "" if value is None else f" (value: {shorten(value)})"
         super().__init__(f"{place}: {problem}{shown}. {remedy}")
+
+
+OnError = Callable[[DataError], None]
+"""Called with the error of each invalid row. If it returns, the row is left out."""
+
+
+def stop_at(error: DataError) -> None:
+    """The `OnError` that leaves no row out: raises the error."""
+    raise error
 
 
 class ArtifactError(IFTScaleError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ift_scale.errors import DataError, Place
+from ift_scale.errors import DataError, OnError, Place, stop_at
 from ift_scale.io import text_file
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -40,19 +40,25 @@ def find(folder: Path, stem: str) -> Path:
     )
 
 
-def rows(path: Path) -> Iterator[tuple[int, Row]]:
+def rows(path: Path, on_error: OnError = stop_at) -> Iterator[tuple[int, Row]]:
     """Yields (line number from 1, row) for each object.
 
-    Raises DataError for anything but a JSON object, for duplicate keys and for lone surrogates. A
-    file of lines is streamed; a list is read as a whole.
+    Calls `on_error` with a DataError for anything but a JSON object, for duplicate keys and for
+    lone surrogates. A list that is not valid JSON raises it, because nothing after the error can be
+    read. A file of lines is streamed; a list is read as a whole.
     """
     lines = enumerate(_lines(path), start=1)
     for number, line in lines:
         text = line.lstrip()
         if text.startswith("["):
-            yield from _listed(path, line + "".join(rest for _, rest in lines), number)
+            yield from _listed(path, line + "".join(rest for _, rest in lines), number, on_error)
         elif text:
-            yield number, _row(path, number, line)
+            try:
+                row = _row(path, number, line)
+            except DataError as error:
+                on_error(error)
+            else:
+                yield number, row
 
 
 def count(path: Path) -> int:
@@ -92,7 +98,7 @@ def _row(path: Path, number: int, line: str) -> Row:
         raise _unreadable(Place(path, number), error, line.strip()) from error
 
 
-def _listed(path: Path, text: str, number: int) -> Iterator[tuple[int, Row]]:
+def _listed(path: Path, text: str, number: int, on_error: OnError) -> Iterator[tuple[int, Row]]:
     """Yields the objects of a list with the line each starts on; `text` starts on line `number`."""
     first_line, end, mark = number, text.index("[") + 1, ","
     begin = _skip_blanks(text, end)
@@ -107,7 +113,12 @@ def _listed(path: Path, text: str, number: int) -> Iterator[tuple[int, Row]]:
                 first_line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
             )
             raise _unreadable(Place(path, line), error, text[begin : begin + 80]) from error
-        yield number, _checked(path, number, value, text[begin:end])
+        try:
+            row = _checked(path, number, value, text[begin:end])
+        except DataError as error:
+            on_error(error)
+        else:
+            yield number, row
         after = _skip_blanks(text, end)
         number += text.count("\n", begin, after)
         mark = text[after : after + 1]
@@ -151,7 +162,7 @@ def _checked(path: Path, number: int, row: Any, source: str) -> Row:
         raise DataError(
             Place(path, number),
             "not a JSON object",
-            'Each row must be an object such as {"question": ...}',
+            'Each row must be an object such as {"name": "value"}',
             row,
         )
     # Only an escape can produce a lone surrogate, and few lines have one.

@@ -13,10 +13,11 @@ from typing import Any
 
 from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl
+from ift_scale.io.dataset import Opened, open_dataset
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import entity_questions, mmlu
 from ift_scale.questions.columns import fields_of
-from ift_scale.questions.reading import SPLITS, Opened, open_dataset
+from ift_scale.questions.reading import SPLITS
 from ift_scale.questions.sources import DATASETS, PER_SUBJECT
 
 Settings = dict[str, Any]

@@ -12,10 +12,10 @@ from typing import Any
 
 from ift_scale.config.questions import HubFields, HubSource
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io.dataset import open_dataset
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import answers, checks, classes, published
 from ift_scale.questions.published import Placed, QuestionOrigin
-from ift_scale.questions.reading import open_dataset
 from ift_scale.records import LETTERS, Kind
 
 

@@ -24,14 +24,15 @@ from ift_scale import draws
 from ift_scale.config.questions import MmluSource
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import jsonl
+from ift_scale.io.dataset import Opened, open_dataset
 from ift_scale.io.jsonl import Row
+from ift_scale.io.tables import csv_lines
 from ift_scale.questions import sampling
 from ift_scale.questions.answers import option_index
 from ift_scale.questions.checks import choice_question, columns_of_options
 from ift_scale.questions.classes import refuse_one_based_classes
 from ift_scale.questions.published import Placed
-from ift_scale.questions.reading import Opened, open_dataset, select_split
-from ift_scale.questions.tables import csv_lines
+from ift_scale.questions.reading import select_split
 from ift_scale.records import Split
 
 OTHER_DOMAIN = "other"

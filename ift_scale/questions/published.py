@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from ift_scale import draws
 from ift_scale.config.questions import DatasetSource, collection_of
 from ift_scale.errors import Place
+from ift_scale.io.dataset import Opened, open_dataset
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import sampling
 from ift_scale.questions.checks import choice_question, free_question, optional_text
-from ift_scale.questions.reading import Opened, RowSelection, open_dataset, select_split
+from ift_scale.questions.reading import RowSelection, select_split
 from ift_scale.records import Collection, Kind, Question, Split
 
 Placed = tuple[Place, Question]

@@ -5,7 +5,6 @@ The settings of each kind are in `config/questions.py`.
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from ift_scale.config import (
     Config,
@@ -21,14 +20,13 @@ from ift_scale.config import (
     group_of_source,
 )
 from ift_scale.errors import Place
-from ift_scale.io.manifests import digest_of, file_digest
+from ift_scale.io.dataset import files_digest
 from ift_scale.questions import (
     arc,
     ceval,
     cmmlu,
     entity_questions,
     facts,
-    folders,
     hub,
     medmcqa,
     medqa,
@@ -91,12 +89,9 @@ def input_digests(config: Config) -> dict[str, str]:
     digests = {}
     for number, source in enumerate(config.questions.sources):
         path = getattr(source, "path", None)
-        if path is not None and Path(path).exists():
-            root = Path(path)
-            # Hidden files (.git, a download's .cache) change without the data.
-            inside = (p for p in root.rglob("*") if p.is_file() and not folders.is_hidden(p, root))
-            files = sorted(inside) if root.is_dir() else [root]
-            digests[f"source{number}"] = digest_of({str(p): file_digest(p) for p in files})
+        digest = None if path is None else files_digest(path)
+        if digest is not None:
+            digests[f"source{number}"] = digest
     return digests
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ift_scale.config.questions import EntityQuestionsSource, SubjectSource
 from ift_scale.errors import DataError, Place, did_you_mean
+from ift_scale.io.dataset import Opened, open_dataset, open_files
 from ift_scale.io.jsonl import Row
 from ift_scale.questions.published import Fields, Placed, QuestionOrigin, questions
-from ift_scale.questions.reading import Opened, open_dataset, open_files, select_split
+from ift_scale.questions.reading import select_split
 from ift_scale.records import Kind, Split
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 from ift_scale.config.questions import XiezhiSource
 from ift_scale.errors import DataError, Place
+from ift_scale.io.dataset import open_dataset
 from ift_scale.io.jsonl import Row
 from ift_scale.questions import published
 from ift_scale.questions.checks import required, text
 from ift_scale.questions.published import Placed, QuestionOrigin, RandomSplit
-from ift_scale.questions.reading import RowSelection, open_dataset
+from ift_scale.questions.reading import RowSelection
 
 EXAMPLE = {
     "question": "After the victory of the Anti-Japanese War, _____ supported Chiang Kai-shek in"

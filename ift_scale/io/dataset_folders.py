@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.io import text_file
-from ift_scale.questions.tables import SUFFIXES, suffix
+from ift_scale.io.tables import SUFFIXES, suffix
 
 # The split that `datasets` assigns to files that name none.
 ONLY_SPLIT = "train"

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from ift_scale.errors import DataError, Place
+from ift_scale.errors import DataError, OnError, Place, stop_at
 from ift_scale.io import jsonl, text_file
 from ift_scale.io.jsonl import Row
 
@@ -37,6 +37,9 @@ class RowTable(Protocol):
 
         Ascending numbers are streamed; for any other order the rows are kept in memory.
         """
+
+    def stream(self, on_error: OnError = stop_at) -> Iterator[tuple[Place, Row]]:
+        """Yields all rows in order. Calls `on_error` for a row that cannot be read."""
 
 
 @dataclass
@@ -69,13 +72,15 @@ class FileTable:
         kept = dict(zip(sorted(numbers), self._ascending(sorted(numbers)), strict=True))
         return (kept[number] for number in numbers)
 
+    def stream(self, on_error: OnError = stop_at) -> Iterator[tuple[Place, Row]]:
+        return (
+            (Place(file, line), row) for file in self.files for line, row in records(file, on_error)
+        )
+
     def _ascending(self, numbers: Sequence[int]) -> Iterator[tuple[Place, Row]]:
         remaining = iter(numbers)
         following = next(remaining, None)
-        everything = (
-            (Place(file, line), row) for file in self.files for line, row in records(file)
-        )
-        for number, (place, row) in enumerate(everything):
+        for number, (place, row) in enumerate(self.stream()):
             if following is None:
                 return
             if number == following:
@@ -101,21 +106,24 @@ class DatasetTable:
         for number, row in zip(numbers, self.dataset.select(numbers), strict=True):
             yield Place(self.name, number + 1), row
 
+    def stream(self, on_error: OnError = stop_at) -> Iterator[tuple[Place, Row]]:
+        return ((Place(self.name, number), row) for number, row in enumerate(self.dataset, start=1))
+
 
 def suffix(path: Path) -> str:
     """Returns a file's type by its name, ignoring `.gz`."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
-def records(path: Path) -> Iterator[tuple[int, Row]]:
+def records(path: Path, on_error: OnError = stop_at) -> Iterator[tuple[int, Row]]:
     """Yields (line, row) of a file, lines from 1; for Parquet the row's number.
 
-    Raises DataError for any problem with the file.
+    Raises DataError for any problem with the file, and calls `on_error` for one of a single row.
     """
     kind = suffix(path)
     if kind in _DELIMITERS:
-        return _csv_records(path)
-    return _parquet_records(path) if kind == ".parquet" else jsonl.rows(path)
+        return _csv_records(path, on_error)
+    return _parquet_records(path) if kind == ".parquet" else jsonl.rows(path, on_error)
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -159,7 +167,7 @@ class _Lines:
         return line
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
+def _csv_records(path: Path, on_error: OnError) -> Iterator[tuple[int, Row]]:
     """Yields (line, row) of a CSV file whose first row is the header."""
     lines = csv_lines(path)
     line, header = next(lines, (1, []))
@@ -172,7 +180,8 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Row]]:
             remedy = (
                 "Fix or remove the row; put a text that contains the separator in quotation marks"
             )
-            raise DataError(Place(path, number), problem, remedy, row)
+            on_error(DataError(Place(path, number), problem, remedy, row))
+            continue
         yield number, dict(zip(names, row, strict=True))
 
 
