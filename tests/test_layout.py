@@ -20,7 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"io", "knowledge"}),
     frozenset({"ranks"}),
     frozenset({"config"}),
-    frozenset({"models"}),
+    frozenset({"models", "instructions"}),
     frozenset({"estimate", "prompts"}),
     frozenset({"engines"}),
     frozenset({"scoring"}),

@@ -60,8 +60,8 @@ class GeneralConfig(Section):
     """General instructions mixed into every set."""
 
     path: str | None = BUILTIN_MODEL
-    """JSON lines file with `instruction`, `input` and `output`, optionally compressed (.gz).
-    `world`: the built-in instructions. null: none."""
+    """File or folder of instructions in one of the formats that docs/own-data.md lists. `world`:
+    the built-in instructions. null: none."""
     share: Share = 0.5
     """Share of general instructions in the finished set."""
 

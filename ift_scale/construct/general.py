@@ -1,8 +1,4 @@
-"""General instructions that are blended into every set.
-
-The file contains objects with `instruction`, `input` (may be empty) and `output`: one per line, or
-one JSON list as in alpaca_gpt4_data.json.
-"""
+"""General instructions that are blended into every set."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -10,10 +6,11 @@ from pathlib import Path
 
 from ift_scale import draws
 from ift_scale.config.construct import GeneralConfig
+from ift_scale.config.instructions import InstructionSource
 from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
-from ift_scale.io import jsonl
-from ift_scale.records import Example, ExampleMeta, Message
+from ift_scale.instructions.read import Skipped, read
+from ift_scale.records import Example, ExampleMeta
 
 
 def path_of(config: GeneralConfig) -> Path | None:
@@ -26,29 +23,11 @@ def path_of(config: GeneralConfig) -> Path | None:
 
 def load(path: Path) -> dict[str, Example]:
     """Returns the instructions by content hash, independent of their order in the file."""
-    examples, unique = {}, draws.Unique()
-    for number, row in jsonl.rows(path):
-        place = Place(path, number)
-        context = _text(place, row, "input") if row.get("input") not in (None, "") else ""
-        user = _text(place, row, "instruction") + (f"\n\n{context}" if context else "")
-        output = _text(place, row, "output")
-        messages = [Message(role="user", content=user), Message(role="assistant", content=output)]
-        example = Example(messages=messages, meta=ExampleMeta(setting="general", wording="general"))
-        examples[unique(draws.content_id([user, output]))] = example
-    return examples
-
-
-def _text(place: Place, row: jsonl.Row, field: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        remedy = (
-            "instruction and output must be non-empty strings, input a string (may be empty or "
-            "absent); fix or remove the row"
-        )
-        raise DataError(
-            Place(place.file, place.line, field), "missing, empty or not a text", remedy, value
-        )
-    return value
+    meta = ExampleMeta(setting="general", wording="general")
+    return {
+        instruction.id: Example(messages=instruction.messages, meta=meta)
+        for instruction in read(InstructionSource(path=str(path)), Skipped())
+    }
 
 
 def shuffled(examples: Mapping[str, Example], domain: str, seed: int) -> list[str]:

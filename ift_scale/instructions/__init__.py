@@ -1,0 +1,1 @@
+"""Reads people's instruction files, of any format, as checked conversations."""
