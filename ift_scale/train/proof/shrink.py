@@ -19,6 +19,7 @@ from ift_scale.train.proof.examples import PASSED
 from ift_scale.train.proof.layer_choice import chosen, rebuilt, with_layers
 from ift_scale.train.proof.small_fields import (
     HIDDEN,
+    LAYER_DROP,
     LIMITS,
     NEVER,
     POSITIONS,
@@ -35,6 +36,7 @@ from ift_scale.train.proof.tiny import tiny_model
 
 __all__ = [
     "CannotShrink",
+    "dropped_layers",
     "has_dropout",
     "limits",
     "shrink",
@@ -166,6 +168,12 @@ _NO_LENGTH = re.compile(
 def has_dropout(settings: PretrainedConfig) -> bool:
     """True if a forward pass in training mode is random, by the config's own fields."""
     return _is_random(settings.to_dict())
+
+
+def dropped_layers(settings: PretrainedConfig) -> dict[str, float]:
+    """Returns the text model's fields by which training leaves out whole layers at random."""
+    fields = settings.get_text_config().to_dict()
+    return {name: value for name, value in fields.items() if LAYER_DROP.fullmatch(name) and value}
 
 
 def _is_random(fields: dict[str, Any]) -> bool:

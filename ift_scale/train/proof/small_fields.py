@@ -175,6 +175,10 @@ RANDOM = re.compile(
     r"(?!classifier|summary)\w*(dropout(_prob|_p|_rate)?|pdrop|drop_path_rate|layer_?drop|jitter_noise)"
 )
 """Fields that make a forward pass in training mode random."""
+LAYER_DROP = re.compile(
+    r"(?!\w*encoder)\w*(layer_?drop(out|_prob|_rate|_p)?|drop_path(_rate|_prob)?)"
+)
+"""Those of them with the share of passes in which a layer, or its branch, is left out."""
 _TOKEN = re.compile(r"\w+_token_ids?")
 
 

@@ -65,10 +65,12 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     from ift_scale.models.config_errors import refusing
     from ift_scale.train.model.packed import class_and_config, without_cache
     from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
-    from ift_scale.train.proof.shrink import shrink, tiny_model
+    from ift_scale.train.proof.shrink import dropped_layers, shrink, tiny_model
 
     fields, source = model_config(folder), folder / "config.json"
     kind, settings = class_and_config(folder, trust_remote_code)
+    for name, share in dropped_layers(settings).items():
+        raise DataError(Place(source, field=name), _LAYERS_ARE_DROPPED, f"Set {name} to 0", share)
 
     def run_small_model(fields: dict[str, Any]) -> None:
         text = config_class.raw_settings(fields, source, trust_remote_code).get_text_config()
@@ -85,6 +87,12 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
                 place = Place(source, field="architectures")
                 problem = f"cannot be trained: {error}"
                 raise DataError(place, problem, remedy, kind.__name__) from error
+
+
+_LAYERS_ARE_DROPPED = (
+    "in training, whole layers would be left out at random, for all examples of a pass together:"
+    " results would depend on the packing, and ZeRO-3 stops if ranks draw different layers"
+)
 
 
 def _in_child(folder: Path, max_length: int) -> Proof:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, GPT2Config, LlamaConfig, MixtralConfig
+from transformers import (
+    BartConfig,
+    BertConfig,
+    BioGptConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+    XGLMConfig,
+)
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import DataError
@@ -106,6 +115,33 @@ def test_a_model_that_cannot_be_trained_is_named(tmp_path: Path, cache: Path) ->
     ):
         stored.proof_of(folder, LENGTH)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "share"),
+    [
+        (OPTConfig(layerdrop=0.1), "layerdrop", 0.1),
+        (XGLMConfig(layerdrop=0.05), "layerdrop", 0.05),
+        (BioGptConfig(layerdrop=1.0), "layerdrop", 1.0),
+        (BartConfig(decoder_layerdrop=0.2, is_encoder_decoder=False), "decoder_layerdrop", 0.2),
+        (LlamaConfig(layer_dropout=0.3), "layer_dropout", 0.3),
+        (LlamaConfig(drop_path_rate=0.4), "drop_path_rate", 0.4),
+    ],
+    ids=["opt", "xglm", "biogpt", "bart", "own name", "drop path"],
+)
+def test_layers_left_out_at_random_are_refused(
+    tmp_path: Path, settings: Any, field: str, share: float
+) -> None:
+    with pytest.raises(
+        DataError,
+        match=rf"field '{field}': .*layers would be left out.*value: {share}\). Set {field} to 0",
+    ):
+        stored.proof_of(_folder(tmp_path / "model", settings), LENGTH)
+
+
+def test_a_share_of_the_encoder_or_of_none_is_trained(tmp_path: Path) -> None:
+    settings = BartConfig(encoder_layerdrop=0.1, decoder_layerdrop=0.0, is_encoder_decoder=False)
+    stored.proof_of(_folder(tmp_path / "model", settings), LENGTH)
 
 
 def test_the_description_names_the_path_and_why_faster_ones_are_not_taken(tmp_path: Path) -> None:
