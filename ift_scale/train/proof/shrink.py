@@ -17,7 +17,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from ift_scale.train.proof.examples import PASSED
 from ift_scale.train.proof.layer_choice import chosen, rebuilt, with_layers
+from ift_scale.train.proof.relations import keep_numbers, keep_widths
 from ift_scale.train.proof.small_fields import (
+    HEADS,
     HIDDEN,
     LAYER_DROP,
     LIMITS,
@@ -221,10 +223,13 @@ def _scale(settings: PretrainedConfig, fields: dict[str, Any], small: int) -> Sc
     expand = next((fields[n] for n in ("mamba_expand", "expand") if fields.get(n)), 1)
     inner = fields.get("mamba_d_ssm") or 0
     small_hidden = min(hidden, max(small, _WIDER.get(settings.model_type, 0)))
+    if hidden > small_hidden and hidden % heads == 0 and hidden // heads % 2:
+        small_hidden -= HEADS  # the width of a head is odd, too
     return Scale(
         hidden=hidden,
         small_hidden=small_hidden,
         heads=heads,
+        real_mamba_inner=inner or int(expand * hidden),
         mamba_inner=min(128, max(32, inner * small_hidden // hidden // 32 * 32))
         if inner
         else int(expand * small_hidden),
@@ -234,52 +239,64 @@ def _scale(settings: PretrainedConfig, fields: dict[str, Any], small: int) -> Sc
 
 
 def _small(fields: dict[str, Any], scale: Scale) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name in _ROPES:
-            made[name] = copy.deepcopy(value)
-        elif isinstance(value, PretrainedConfig):
-            made[name] = _small_part(value, scale)
-        elif name == "per_layer_config":
-            made[name] = {
-                layer: {field: small_value(field, own, scale) for field, own in entry.items()}
-                for layer, entry in value.items()
-            }
-        else:
-            made[name] = small_value(name, value, scale)
+    parts = {name: part for name, part in fields.items() if isinstance(part, PretrainedConfig)}
+    made = {
+        name: copy.deepcopy(value) if name in _ROPES else small_value(name, value, scale)
+        for name, value in fields.items()
+        if name not in parts and name != "per_layer_config"
+    }
     made.pop("quantization_config", None)
     if "dtype" in made:
         made["dtype"] = "float32"
+    keep_widths(fields, made, scale)
     _restore_products(fields, made, scale)
-    return made
+    keep_numbers(fields, made, scale)
+    if "per_layer_config" in fields:
+        made["per_layer_config"] = {
+            layer: _small_table(entry, fields, made, scale)
+            for layer, entry in fields["per_layer_config"].items()
+        }
+    return made | {name: _small_part(part, fields, made, scale) for name, part in parts.items()}
 
 
-def _small_part(part: PretrainedConfig, scale: Scale) -> PretrainedConfig:
+def _small_part(
+    part: PretrainedConfig, fields: dict[str, Any], made: dict[str, Any], scale: Scale
+) -> PretrainedConfig:
     """Returns a nested config made small: as a model of its own, or as a part of this one."""
     if hasattr(part, "hidden_size") and hasattr(part, "num_hidden_layers"):
         return shrink(part, hidden=scale.small_hidden)
-    for name, value in part.to_dict().items():
-        if hasattr(part, name) and (small := small_value(name, value, scale)) != value:
-            setattr(part, name, small)
+    real = part.to_dict()
+    for name, value in _small_table(real, fields, made, scale).items():
+        if hasattr(part, name) and value != real[name]:
+            setattr(part, name, value)
     return part
+
+
+def _small_table(
+    table: dict[str, Any], fields: dict[str, Any], made: dict[str, Any], scale: Scale
+) -> dict[str, Any]:
+    """Returns a table's fields made small, in their relations to each other and to the config's."""
+    real = fields | table
+    small = made | {name: small_value(name, value, scale) for name, value in table.items()}
+    keep_widths(real, small, scale)
+    keep_numbers(real, small, scale)
+    return {name: small[name] for name in table}
 
 
 def _restore_products(fields: dict[str, Any], made: dict[str, Any], scale: Scale) -> None:
     """Sets the fields that equal a product or a sum of others."""
     if made.get("qk_head_dim"):
         made["qk_head_dim"] = made["qk_nope_head_dim"] + made["qk_rope_head_dim"]
-    if "qk_rope_head_dim" in made and fields.get("head_dim") == fields["qk_rope_head_dim"]:
-        made["head_dim"] = made["qk_rope_head_dim"]
     heads = next(
         (n for n in ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads") if made.get(n)), None
     )
     if heads is None and "state_size" in made and "num_heads" in made:
         heads = "num_heads"
-    for name in ("mamba_d_head", "mamba_headdim", "mamba_head_dim"):
+    widths = ("mamba_d_head", "mamba_headdim", "mamba_head_dim")
+    for name in ("head_dim",) if heads == "num_heads" else widths:
         if heads and isinstance(made.get(name), int):
-            made[name] = scale.mamba_inner // made[heads]
-    if heads == "num_heads":
-        made["head_dim"] = scale.mamba_inner // made[heads]
+            differs = fields[heads] * fields[name] != scale.real_mamba_inner
+            made[name] = scale.mamba_inner // made[heads] + 8 * differs
     if isinstance(pre := fields.get("query_pre_attn_scalar"), (int, float)) and "head_dim" in made:
         made["query_pre_attn_scalar"] = type(pre)(pre * made["head_dim"] / fields["head_dim"])
     if (keys := made.get("linear_num_key_heads")) and "linear_num_value_heads" in made:

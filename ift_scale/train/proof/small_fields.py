@@ -18,6 +18,8 @@ SPECIAL_TOKENS = 16
 """Ids below this may be special tokens of the small model; ids from here on are ordinary."""
 _EXPERT_WIDTH, _RANK, _STATE, _INDEX_HEADS = 32, 16, 8, 2
 _MOST_HEAD_WIDTH = 32
+_UNEVEN_HEADS = 3
+"""A number that does not divide the hidden size."""
 
 
 class CannotShrink(ValueError):
@@ -31,6 +33,8 @@ class Scale:
     hidden: int
     small_hidden: int
     heads: int
+    real_mamba_inner: int
+    """Width of a state-space mixer."""
     mamba_inner: int
     """Small width of a state-space mixer, divided over its heads."""
     grouped_experts: bool
@@ -62,8 +66,15 @@ class Scale:
         return self.few_heads(self.heads)
 
     def few_heads(self, real: int) -> int:
-        """Query heads; a hidden size that is kept keeps them, so that they still divide it."""
-        return real if self.hidden == self.small_hidden else 2 ** min(HEADS, real).bit_length() // 2
+        """Query heads, which divide the small hidden size if and only if they divide the real one.
+
+        A hidden size that is kept keeps them.
+        """
+        if self.hidden == self.small_hidden:
+            return real
+        if self.hidden % real:
+            return 2 * _UNEVEN_HEADS if real > HEADS else _UNEVEN_HEADS
+        return 2 ** min(HEADS, real).bit_length() // 2
 
     def kv(self, real: int) -> int:
         """Key heads: as many as query heads, one, or two, as in the real model."""

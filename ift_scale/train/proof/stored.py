@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
         small = tiny_model(kind, shrink(text, max_length), 0)
         small(input_ids=torch.arange(5, 13)[None], **without_cache(small))
 
-    with quiet(), one_thread():
+    with quiet(), one_thread(), _in_relation(settings):
         config_class.build(fields, source, trust_remote_code)
         with refusing(source, fields, "train a small model of it", run_small_model):
             try:
@@ -87,6 +87,23 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
                 place = Place(source, field="architectures")
                 problem = f"cannot be trained: {error}"
                 raise DataError(place, problem, remedy, kind.__name__) from error
+
+
+@contextmanager
+def _in_relation(settings: Any) -> Iterator[None]:
+    """Explains an error about a field by its relation to another one, if the config breaks it."""
+    from ift_scale.train.proof.relations import broken
+
+    try:
+        yield
+    except DataError as error:
+        *parts, name = (error.place.field or "").split(".")
+        fields = settings.to_dict()
+        for part in parts:
+            fields |= fields.get(part) or {}
+        if problem := broken(fields, name):
+            raise DataError(error.place, problem, error.remedy, error.value) from error
+        raise
 
 
 _LAYERS_ARE_DROPPED = (

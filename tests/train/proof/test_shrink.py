@@ -1,5 +1,6 @@
 """Small models of very different classes: what they keep, and that their attention looks."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ CASES: dict[str, _Case] = {
         {
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
-            "query_pre_attn_scalar": 16,
+            "query_pre_attn_scalar": 24,
             "layer_types": ["sliding_attention", "full_attention"],
         },
         [8],
@@ -117,7 +118,7 @@ CASES: dict[str, _Case] = {
             "n_shared_experts": 1,
             "q_lora_rank": 24,
             "kv_lora_rank": 16,
-            "qk_head_dim": 24,
+            "qk_head_dim": 32,
             "routed_scaling_factor": 2.5,
         },
         [],
@@ -171,7 +172,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3},
     ),
-    "Qwen2-0.5B": ("Qwen2", {"hidden_size": 896, "num_attention_heads": 14}),
+    "Qwen2-0.5B": (
+        "Qwen2",
+        {"hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2},
+    ),
     "Phi-4-mini": (
         "Phi3",
         {
@@ -284,6 +288,60 @@ def test_published_sizes_can_be_made_small(name: str) -> None:
     config = getattr(transformers, f"{kind}Config")(**settings)
     model = tiny_model(text_class(config)[0], shrink(config), 0)
     assert _logits(model, _ids()).isfinite().all()
+
+
+_MLA = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "qk_head_dim")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "names"),
+    [
+        # Values as wide as queries, as one part of them, and as neither.
+        ("DeepseekV3", {"qk_nope_head_dim": 64, "qk_rope_head_dim": 64, "v_head_dim": 128}, _MLA),
+        ("DeepseekV3", {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 192}, _MLA),
+        ("DeepseekV3", {"qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256}, _MLA),
+        ("DeepseekV3", {"qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 320}, _MLA),
+        ("DeepseekV3", {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24}, _MLA),
+        ("DeepseekV3", {"qk_nope_head_dim": 56, "qk_rope_head_dim": 32, "v_head_dim": 40}, _MLA),
+        ("DeepseekV3", {"q_lora_rank": 512, "kv_lora_rank": 512}, ("q_lora_rank", "kv_lora_rank")),
+        ("DeepseekV3", {"q_lora_rank": 768, "kv_lora_rank": 512}, ("q_lora_rank", "kv_lora_rank")),
+        (
+            "Qwen3Next",
+            {"linear_key_head_dim": 128, "linear_value_head_dim": 256, "head_dim": 64},
+            ("linear_key_head_dim", "linear_value_head_dim", "head_dim"),
+        ),
+        (
+            "Qwen2Moe",
+            {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632},
+            ("moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size"),
+        ),
+        (
+            "Qwen2Moe",
+            {"moe_intermediate_size": 5632, "shared_expert_intermediate_size": 5632},
+            ("moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size"),
+        ),
+    ],
+)
+def test_widths_are_equal_where_the_real_ones_are(
+    kind: str, settings: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    real = getattr(transformers, f"{kind}Config")(**settings)
+    small = shrink(real)
+    for one, other in itertools.combinations(names, 2):
+        equal = getattr(real, one) == getattr(real, other)
+        assert (getattr(small, one) == getattr(small, other)) == equal, (one, other)
+    assert _logits(tiny_model(text_class(real)[0], small, 0), _ids()).isfinite().all()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 160])
+def test_a_head_is_as_wide_as_hidden_size_by_heads_only_in_such_a_model(head_dim: int) -> None:
+    small = shrink(transformers.Qwen3Config(head_dim=head_dim))  # 4096 / 32
+    assert (small.head_dim == small.hidden_size // small.num_attention_heads) == (head_dim == 128)
+
+
+def test_heads_that_do_not_divide_the_hidden_size_do_not_in_the_small_model() -> None:
+    small = shrink(transformers.Qwen3Config(hidden_size=1000, num_attention_heads=24, head_dim=64))
+    assert small.hidden_size % small.num_attention_heads
 
 
 def test_a_window_ends_what_a_model_sees() -> None:

@@ -13,10 +13,16 @@ from transformers import (
     BartConfig,
     BertConfig,
     BioGptConfig,
+    DbrxConfig,
+    DeepseekV3Config,
     GPT2Config,
+    GPTJConfig,
     LlamaConfig,
+    Mamba2Config,
     MixtralConfig,
+    OlmoeConfig,
     OPTConfig,
+    Qwen3NextConfig,
     XGLMConfig,
 )
 
@@ -142,6 +148,43 @@ def test_layers_left_out_at_random_are_refused(
 def test_a_share_of_the_encoder_or_of_none_is_trained(tmp_path: Path) -> None:
     settings = BartConfig(encoder_layerdrop=0.1, decoder_layerdrop=0.0, is_encoder_decoder=False)
     stored.proof_of(_folder(tmp_path / "model", settings), LENGTH)
+
+
+_DBRX_ATTENTION = {"kv_n_heads": 8, "clip_qkv": 8, "rope_theta": 500000.0}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("settings", "field", "problem"),
+    [
+        (MixtralConfig(num_experts_per_tok=9), "num_experts_per_tok", "at most num_local_experts"),
+        (OlmoeConfig(num_experts_per_tok=65), "num_experts_per_tok", r"at most num_experts \(64"),
+        (DeepseekV3Config(topk_group=9), "topk_group", r"must be at most n_group \(8\)"),
+        (DeepseekV3Config(n_routed_experts=250), "n_routed_experts", r"multiple of n_group \(8\)"),
+        (LlamaConfig(num_key_value_heads=5), "num_key_value_heads", "divide num_attention_heads"),
+        (LlamaConfig(num_key_value_heads=64), "num_key_value_heads", r"divide .*heads \(32\)"),
+        (
+            Qwen3NextConfig(linear_num_value_heads=30),
+            "linear_num_value_heads",
+            r"must be a multiple of linear_num_key_heads \(16\)",
+        ),
+        (Mamba2Config(n_groups=7), "n_groups", r"must divide num_heads \(128\)"),
+        (GPTJConfig(rotary_dim=300), "rotary_dim", "cannot train"),
+        (
+            DbrxConfig(
+                ffn_config={"moe_num_experts": 4, "moe_top_k": 6}, attn_config=_DBRX_ATTENTION
+            ),
+            "ffn_config.moe_top_k",
+            r"must be at most moe_num_experts \(4\)",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_numbers_that_no_model_can_have_are_refused(
+    tmp_path: Path, settings: Any, field: str, problem: str
+) -> None:
+    with pytest.raises(DataError, match=rf"field '{field}': .*{problem}.*Correct it"):
+        stored.proof_of(_folder(tmp_path / "model", settings), LENGTH)
 
 
 def test_the_description_names_the_path_and_why_faster_ones_are_not_taken(tmp_path: Path) -> None:
