@@ -116,7 +116,7 @@ def class_of(settings: Any, source: str | Path, trust_remote_code: bool = False)
 
     Raises DataError if there is none, or if the folder's own code cannot be imported.
     """
-    reference = (getattr(settings, _OWN_CODE, None) or {}).get("AutoModelForCausalLM")
+    reference = _own_reference(settings)
     if trust_remote_code and reference:
         place = Place(source, field=f"{_OWN_CODE}.AutoModelForCausalLM")
         return _own_class(reference, place, PreTrainedModel)
@@ -127,7 +127,7 @@ def class_of(settings: Any, source: str | Path, trust_remote_code: bool = False)
 
 
 def _no_causal_model(settings: Any, source: str | Path) -> DataError:
-    reference = (getattr(settings, _OWN_CODE, None) or {}).get("AutoModelForCausalLM")
+    reference = _own_reference(settings)
     problem = f"transformers {transformers.__version__} has no causal language model for it"
     if reference:
         problem += f"; the folder's own files have one ({reference}), but they are not run"
@@ -136,15 +136,21 @@ def _no_causal_model(settings: Any, source: str | Path) -> DataError:
     return DataError(place, problem, remedy, settings.model_type)
 
 
+def _own_reference(settings: Any) -> Any:
+    """Returns the causal language model in the folder's own code, FILE.CLASS; None without one."""
+    return (getattr(settings, _OWN_CODE, None) or {}).get("AutoModelForCausalLM")
+
+
 def text_model(
     settings: Any, source: str | Path, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
     """Returns (class, config) of the causal language model, the one in a multimodal model if any.
 
-    Raises DataError if there is none.
+    A class of the folder's own code is taken as it is. Raises DataError if there is none.
     """
     text = settings.get_text_config(decoder=True)
-    if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    is_own = trust_remote_code and _own_reference(settings)
+    if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_own:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text
     kind = class_of(settings, source, trust_remote_code)
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.values():
