@@ -49,18 +49,20 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     path = set_of(Path(config.output_dir), arm)
     name = config.model.path
     folder = model_folder.resolve(name) if name == BUILTIN_MODEL else Path(name)
-    tokenizer = PromptTokenizer(folder, config.model.trust_remote_code)
+    trusted = config.model.trust_remote_code
+    # First of all: a folder's own code runs in a child process until it is proven.
+    proof = stored.proof_of(folder, train.max_length, trusted)
+    tokenizer = PromptTokenizer(folder, trusted)
     tokens = dataset.load(
         tokenized(path, Path(config.output_dir) / "train" / TOKENS, tokenizer, config)
     )
     seed = int(path.stem.rpartition("-seed")[2])
-    proof = stored.proof_of(folder, train.max_length, config.model.trust_remote_code)
     training_path = proof.fastest(train)
     steps = packing.planned_steps(
         tokens.computed_lengths,
         train,
         train.num_ranks,
-        config_class.hidden_size(folder, config.model.trust_remote_code),
+        config_class.hidden_size(folder, trusted),
         seed,
         training_path.layout,
     )

@@ -11,7 +11,7 @@ from ift_scale.estimate.machine import Machine, read_machine
 from ift_scale.estimate.scaling import Examples
 from ift_scale.plan import print_plan
 from ift_scale.plan.memory import GB, Cluster, config_path, gpu_bytes_here, print_memory, read_shape
-from ift_scale.plan.path import print_path
+from ift_scale.plan.path import print_path, proof_of
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.rates import RateSources, read_rates
 
@@ -52,8 +52,10 @@ def run_plan(
         )
     examples = Examples(example_tokens) if example_tokens else Examples()
     if model is not None:
+        # First of all: a folder's own code runs in a child process until it is proven.
+        proof = proof_of(config_path(model), train, trust_remote_code)
+        train = print_path(proof, train, cluster.num_gpus)
         shape = read_shape(model, trust_remote_code)
-        print_path(config_path(model), train, trust_remote_code)
         print_memory(shape, train, cluster)
         if described is not None:
             print_prediction(shape, train, described, cluster.num_gpus, examples)

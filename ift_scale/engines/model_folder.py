@@ -35,6 +35,7 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
 
 
 SINGLE = "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 
 
@@ -172,6 +173,15 @@ def check(folder: Path) -> None:
         )
     if fields.get("is_encoder_decoder") is True:
         refuse_encoder_decoder(folder / "config.json", fields.get("model_type"))
+
+
+def has_own_tokenizer(folder: Path) -> bool:
+    """True if Python files of the folder define its tokenizer (`auto_map`)."""
+    try:
+        fields = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # the tokenizer is refused where it is loaded
+    return isinstance(fields, dict) and bool(fields.get("auto_map"))
 
 
 def refuse_quantised(folder: Path) -> None:

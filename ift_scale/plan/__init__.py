@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from ift_scale.config import Config, precision_in_force
 from ift_scale.config.file import Study
+from ift_scale.config.train import TrainConfig
 from ift_scale.engines import model_folder
 from ift_scale.errors import DataError
 from ift_scale.estimate.shape import ModelShape
@@ -24,7 +25,7 @@ from ift_scale.models.config_file import model_config
 from ift_scale.plan import costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
-from ift_scale.plan.path import print_path
+from ift_scale.plan.path import print_path, proof_of
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.questions import PlannedQuestions, prompts_of
 from ift_scale.plan.text import show
@@ -56,18 +57,20 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
     for name, config in variants.items():
         if study.variants:
             say(f"variant    {name}")
-        folder = model_folder.resolve(config.model.path)
+        folder, trusted = model_folder.resolve(config.model.path), config.model.trust_remote_code
+        # First of all: a folder's own code runs in a child process until it is proven.
+        proof = proof_of(folder / "config.json", config.train, trusted)
         tally = PlannedQuestions.of(config, (question for _, _, question in placed(config)))
-        prompts = prompts_of(config, tally, PromptTokenizer(folder, config.model.trust_remote_code))
+        prompts = prompts_of(config, tally, PromptTokenizer(folder, trusted))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         amounts_of_variants.append(amounts)
-        shapes[name] = _shape(folder, config.model.trust_remote_code)
+        shapes[name] = _shape(folder, trusted)
         _print_work(amounts, tally, folder, cluster)
         setup = (str(folder), config.train.model_dump_json())
         if setup not in printed:  # variants with the same training need the same devices
             printed.add(setup)
-            print_path(folder / "config.json", config.train, config.model.trust_remote_code)
-            _print_devices(shapes[name], config, cluster, sources)
+            train = print_path(proof, config.train, cluster.num_gpus)
+            _print_devices(shapes[name], train, cluster, sources)
     _print_costs(amounts_of_variants, shapes, cluster, sources)
 
 
@@ -127,14 +130,14 @@ def _writers(config: Config) -> str:
 
 
 def _print_devices(
-    shape: ModelShape | DataError, config: Config, cluster: Cluster, sources: rates.RateSources
+    shape: ModelShape | DataError, train: TrainConfig, cluster: Cluster, sources: rates.RateSources
 ) -> None:
     if isinstance(shape, DataError):
         say(f"memory     unknown: {shape}")
         return
-    print_memory(shape, config.train, cluster)
+    print_memory(shape, train, cluster)
     if sources.machine is not None:
-        print_prediction(shape, config.train, sources.machine, cluster.num_gpus, sources.examples)
+        print_prediction(shape, train, sources.machine, cluster.num_gpus, sources.examples)
 
 
 def _print_costs(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from ift_scale.config import Config, TrainConfig
-from ift_scale.config.train import train_problems
 from ift_scale.errors import ConfigError, DataError, Place
 from ift_scale.estimate import auto, host
 from ift_scale.estimate.shape import ModelShape
@@ -27,6 +26,7 @@ from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.model.path import TrainingPath
 from ift_scale.train.monitor import trackers
 from ift_scale.train.proof import stored
+from ift_scale.train.zero_stage import NEEDS_ZERO_3, with_zero_stage
 
 
 def prepare(
@@ -55,7 +55,9 @@ def prepare(
     weight_checks.check(model_path, trusted)
     shape = _shape(model_path, trusted)
     path = proof.fastest(config.train)
-    train = with_zero_stage(config.train, model_path, trusted)
+    train = with_zero_stage(config.train, proof.lists_experts)
+    if train.zero_stage != config.train.zero_stage:
+        say(f"train: {NEEDS_ZERO_3}")
     check_model_settings(config, model_path)
     trackers.check(config.train.trackers)
     bar.note("tokenising")
@@ -167,35 +169,6 @@ def with_checkpointing(train: TrainConfig, path: TrainingPath) -> TrainConfig:
     only = next(iter(path.recomputes), "none")
     say(f"train: activation checkpointing: {only}, because the model supports no other")
     return train.model_copy(update={"activation_checkpointing": only})
-
-
-def with_zero_stage(
-    train: TrainConfig, model_path: Path, trust_remote_code: bool = False
-) -> TrainConfig:
-    """Returns the settings with a ZeRO stage that adds up the gradients of experts in lists.
-
-    ZeRO-1 and 2 add up the ranks' gradients in the order in which a backward pass computes them.
-    If experts are modules of a list, that order depends on the rank's tokens. ZeRO-3 takes all
-    experts of a layer together (a leaf module), stage 0 all gradients after the pass. Raises
-    ConfigError for ZeRO-1 and 2 on several ranks, and for settings that exclude ZeRO-3.
-    """
-    from ift_scale.train.model import packed  # imports torch
-
-    listed = packed.has_listed_experts(packed.without_weights(model_path, trust_remote_code))
-    if train.num_ranks == 1 or train.zero_stage in (0, 3) or not listed:
-        return train
-    if train.zero_stage != "auto":
-        problem = (
-            f"train.zero_stage: the model's experts are a list of modules, whose gradients ZeRO-"
-            f"{train.zero_stage} adds up wrongly on several ranks"
-        )
-        raise ConfigError("settings", [f"{problem}; set it to auto, 3 or 0"])
-    chosen = train.model_copy(update={"zero_stage": 3})
-    if problems := train_problems(chosen):
-        why = "the model's experts are a list of modules, which needs ZeRO-3 on several ranks"
-        raise ConfigError("settings", [f"{problem} ({why})" for problem in problems])
-    say("train: ZeRO-3, because the model's experts are a list of modules")
-    return chosen
 
 
 def check_memory(work: job.Job) -> None:

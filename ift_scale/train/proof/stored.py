@@ -19,7 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.engines.model_folder import refuse_quantised
+from ift_scale.engines.model_folder import (
+    TOKENIZER_CONFIG,
+    has_own_tokenizer,
+    refuse_quantised,
+)
 from ift_scale.errors import DataError, Place
 from ift_scale.io import digest_cache
 from ift_scale.io.files import write_text
@@ -38,12 +42,12 @@ def proof_of(folder: Path, max_length: int, trust_remote_code: bool = False) -> 
     """Returns the proof of a folder's class and config, from the cache if nothing has changed.
 
     `max_length`: length in tokens that no example exceeds. The folder's own code runs in a child
-    process, and only with `trust_remote_code`. Raises DataError for a model that cannot be trained,
-    with the reason.
+    process, and only with `trust_remote_code`; its tokenizer's, too, which is loaded there. Raises
+    DataError for a model that cannot be trained, with the reason.
     """
     refuse_quantised(folder)
     settings = model_config(folder)
-    runs_own_code = trust_remote_code and has_own_class(settings)
+    runs_own_code = trust_remote_code and (has_own_class(settings) or has_own_tokenizer(folder))
     entry = _entry(folder, settings, max_length, runs_own_code)
     known = _recall(entry)
     if known is not None:
@@ -63,7 +67,7 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     from ift_scale.engines.weight_checks import quiet
     from ift_scale.models import config_class
     from ift_scale.models.config_errors import refusing
-    from ift_scale.train.model.packed import class_and_config, without_cache
+    from ift_scale.train.model.packed import class_and_config, has_listed_experts, without_cache
     from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
     from ift_scale.train.proof.shrink import dropped_layers, shrink, tiny_model
 
@@ -78,15 +82,16 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
         small(input_ids=torch.arange(5, 13)[None], **without_cache(small))
 
     with quiet(), one_thread(), _in_relation(settings):
-        config_class.build(fields, source, trust_remote_code)
+        model = config_class.build(fields, source, trust_remote_code)
         with refusing(source, fields, "train a small model of it", run_small_model):
             try:
-                return prove(kind, settings, max_length)
+                proof = prove(kind, settings, max_length)
             except NotTrainable as error:
                 remedy = "Give a causal language model: each token's logits depend on earlier ones"
                 place = Place(source, field="architectures")
                 problem = f"cannot be trained: {error}"
                 raise DataError(place, problem, remedy, kind.__name__) from error
+    return proof.model_copy(update={"lists_experts": has_listed_experts(model)})
 
 
 @contextmanager
@@ -186,7 +191,7 @@ def _sources(folder: Path, model_type: str, runs_own_code: bool) -> Iterator[Pat
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
     if runs_own_code:
         yield from sorted(folder.rglob("*.py"))
-        return
+        yield from folder.glob(TOKENIZER_CONFIG)
     models = Path(str(metadata.distribution("transformers").locate_file("transformers/models")))
     for name in ("modeling_utils", "modeling_rope_utils", "masking_utils"):
         yield models.parent / f"{name}.py"
