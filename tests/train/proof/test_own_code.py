@@ -95,6 +95,7 @@ def test_code_that_fails_ends_the_child_only(tmp_path: Path, code: str, problem:
 def test_doctor_shows_the_path_and_the_engine() -> None:
     result = CliRunner().invoke(main, ["doctor", "world"])
     assert result.exit_code == 0, result.output
-    engine, path, proven = result.output.splitlines()[-3:]
+    engine, path, proven, tokenizer = result.output.splitlines()[-4:]
     assert engine.startswith("engine: ") and proven.startswith("proven in ")
+    assert tokenizer.startswith("tokenizer: ")
     assert path.startswith("LlamaForCausalLM: training path pruned (")
