@@ -25,7 +25,7 @@ class MainGroup(ErrorReportingGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         stages = [stage.name for stage in STAGES]
-        first = ["init", "plan", "run", "show"]
+        first = ["init", "plan", "run", "show", "sft"]
         others = sorted(self.commands.keys() - {*first, *stages})
         for title, names in (("Runs", first), ("Stages", stages), ("Other commands", others)):
             with formatter.section(title):
@@ -70,6 +70,36 @@ def init(file: str | None, force: bool, questions: tuple[str, ...], **given: Any
     from ift_scale.commands.init import init as write_config
 
     write_config(Asked(file=file, force=force, questions=questions, **given))
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True)
+@click.option("--output", required=True, metavar="FOLDER", help="Folder for the run.")
+@click.option(
+    "--weight",
+    "weights",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="How often the examples of a DATA are used: one for each DATA, in order. Default: once.",
+)
+@set_option
+def sft(
+    model: str,
+    data: tuple[str, ...],
+    output: str,
+    weights: tuple[float, ...],
+    overrides: tuple[str, ...],
+) -> None:
+    """Fine-tune MODEL on your own instructions.
+
+    MODEL is a model's folder or `world`. DATA is a file, a folder or a dataset of the hub, in any
+    format of docs/own-data.md. The same command resumes a run that was stopped. It can be started
+    by torchrun, deepspeed or srun.
+    """
+    from ift_scale.commands.sft import fine_tune
+
+    fine_tune(model, data, output, weights, overrides)
 
 
 @main.command("import")
@@ -129,7 +159,8 @@ def run(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:
         from ift_scale.report.run import PAGE
 
         page = pipeline.context.folder("report") / PAGE
-        say(f"report: {page.resolve()}")
+        if page.is_file():  # a run without questions has none
+            say(f"report: {page.resolve()}")
     study = load_study(config, overrides)
     if study.variants and not only:
         from ift_scale.report.study import run as compare_variants

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ift_scale import stages
 from ift_scale.config import Config
+from ift_scale.errors import ConfigError
 from ift_scale.io.locks import claimed
 from ift_scale.io.manifests import MANIFEST, adopt, is_done, read_manifest
 from ift_scale.io.progress import progress, say
@@ -40,17 +41,25 @@ class Pipeline:
         """Runs all stages in order."""
         started = time.monotonic()
         self._check(None)
-        for name in self.context.stages:
-            self.make(name)
-            self._check(name)
+        for stage in stages.stages_of(self.context.config):
+            self.make(stage.name)
+            self._check(stage.name)
         say(f"all stages: {time.monotonic() - started:.0f} s")
 
     def _check(self, finished: str | None) -> None:
-        for stage in self.context.stages.values():
-            stage.check(self.context, finished)
+        for stage in stages.stages_of(self.context.config):
+            self.context.stages[stage.name].check(self.context, finished)
 
     def make(self, name: str) -> None:
-        """Produces the missing artifacts of one stage."""
+        """Produces the missing artifacts of one stage.
+
+        Raises ConfigError if it needs questions and the configuration has none.
+        """
+        if name not in (stage.name for stage in stages.stages_of(self.context.config)):
+            problem = (
+                f"questions.sources: empty, but the {name} stage needs questions; add a source"
+            )
+            raise ConfigError(str(self.context.root / "config.yaml"), [problem])
         stage, rendezvous = self.context.stages[name], self.context.rendezvous
         if rendezvous is None or not stage.led:
             self._make(stage)
@@ -60,6 +69,18 @@ class Pipeline:
                     rendezvous.broadcast("")  # no rank has anything to do
         else:
             stage.follow(self.context)
+
+    def make_alone(self, name: str) -> None:
+        """Produces one stage on rank 0, while other ranks wait."""
+        rendezvous = self.context.rendezvous
+        if rendezvous is None:
+            self.make(name)
+        elif self.context.is_rank_zero:
+            with rendezvous.leading():
+                self.make(name)
+            rendezvous.broadcast("")
+        else:
+            rendezvous.receive()
 
     def _make(self, stage: Stage) -> bool:
         """Produces the missing artifacts; returns False if none is missing."""

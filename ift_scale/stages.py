@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from ift_scale.config import Config
+
 
 class Entry(NamedTuple):
     """A stage as the command line offers it, available without importing the stage's code."""
@@ -15,15 +17,22 @@ class Entry(NamedTuple):
     (`--part`)."""
     on_ray: bool = False
     """True if actors of a Ray cluster may compute it (`--ray`)."""
+    needs_questions: bool = True
+    """False if it also runs without any source of questions, for users' own sets."""
 
 
 STAGES = (
     Entry("questions", "Collect the questions of all sources."),
     Entry("probe", "Probe the base model few-shot.", on_ranks=True, on_ray=True),
     Entry("write", "Write the explanations and contexts that the sets need."),
-    Entry("construct", "Build the instruction sets of all arms."),
-    Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True),
+    Entry("construct", "Build the instruction sets of all arms.", needs_questions=False),
+    Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True, needs_questions=False),
     Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, per_arm=True, on_ray=True),
     Entry("analyse", "Compute accuracy, consistency and differences."),
     Entry("report", "Write the report page."),
 )
+
+
+def stages_of(config: Config) -> list[Entry]:
+    """Returns the stages of a run: without a source of questions, those that need none."""
+    return [stage for stage in STAGES if config.questions.sources or not stage.needs_questions]

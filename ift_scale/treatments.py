@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Bucket = Literal[
-    "right", "wrong", "mistaken", "any", "HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"
+    "right",
+    "wrong",
+    "mistaken",
+    "any",
+    "HighlyKnown",
+    "MaybeKnown",
+    "WeaklyKnown",
+    "Unknown",
+    "own data",
 ]
 Author = Literal["dataset", "external", "base_model"]
 
@@ -68,13 +76,18 @@ PAPER = ("harmonious", "incompatible", "self_aligning")
 _RATIO = re.compile(r"^(mixture|unknown)-(0|1|0\.\d{1,4})$")
 
 
+def is_constructed(setting: str) -> bool:
+    """True if the setting names a treatment of pools, and not a set of the user's own data."""
+    return setting in BY_NAME or _RATIO.match(setting) is not None
+
+
 def treatment(setting: str) -> Treatment:
-    """Returns the treatment that a setting names. Raises KeyError if there is none."""
+    """Returns the treatment that a setting names; any other name is that of a user's own set."""
     if setting in BY_NAME:
         return BY_NAME[setting]
     match = _RATIO.match(setting)
     if match is None:
-        raise KeyError(setting)
+        return Treatment(setting, setting, setting, "own data")
     ratio = float(match[2])
     if match[1] == "mixture":
         return Treatment(
@@ -119,12 +132,15 @@ def buckets_of(setting: str) -> tuple[Bucket, ...]:
 
 
 def in_order(settings: list[str]) -> list[str]:
-    """Sorts settings for tables and plots: named ones as declared, then mixtures by ratio."""
+    """Sorts settings for tables and plots: named ones as declared, then mixtures by ratio, then
+    users' own sets as given."""
     names = list(BY_NAME)
 
     def position(setting: str) -> tuple[int, float]:
         if setting in names:
             return names.index(setting), 0.0
+        if not is_constructed(setting):
+            return len(names) + 2, 0.0
         family = len(names) if setting.startswith("mixture-") else len(names) + 1
         return family, treatment(setting).ratio or 0.0
 

@@ -37,13 +37,7 @@ def open_runs(
     several ranks; rank 0 locks the folder, and the others work in it. `part`: (number, of), the
     part of the arms; the folder is then shared with the commands for the other parts.
     """
-    ranks = environment.from_environment()
-    if ranks is not None and ranks.world_size > 1 and not on_ranks:
-        names = ", ".join(stage.name for stage in STAGES if stage.on_ranks)
-        raise click.UsageError(
-            f"this command is a single process, but a launcher has started {ranks.world_size}; "
-            f"only {names} share their work among ranks, and --ray starts its own"
-        )
+    ranks = ranks_here(on_ranks)
     study = load_study(config, overrides)
     for name in only:
         if name not in study.variants:
@@ -55,15 +49,28 @@ def open_runs(
             continue
         say(f"variant {name}")
         siblings = [Path(v.output_dir) for v in study.variants.values() if v is not variant]
-        yield _open(variant, ranks, siblings, part)
+        yield open_run(variant, ranks, siblings, part)
     if not study.variants:
-        yield _open(study.config, ranks, [], part)
+        yield open_run(study.config, ranks, [], part)
+
+
+def ranks_here(on_ranks: bool) -> Ranks | None:
+    """Returns the ranks that a launcher has started; click.UsageError unless `on_ranks`."""
+    ranks = environment.from_environment()
+    if ranks is not None and ranks.world_size > 1 and not on_ranks:
+        names = ", ".join(stage.name for stage in STAGES if stage.on_ranks)
+        raise click.UsageError(
+            f"this command is a single process, but a launcher has started {ranks.world_size}; "
+            f"only {names} share their work among ranks, and --ray starts its own"
+        )
+    return ranks
 
 
 @contextmanager
-def _open(
+def open_run(
     config: Config, ranks: Ranks | None, siblings: list[Path], part: tuple[int, int] | None
 ) -> "Iterator[Pipeline]":
+    """Opens one run: locks its folder, connects the ranks, and writes its settings there."""
     # Imported after the configuration is known to be valid, so that errors in it appear at once.
     from ift_scale.pipeline import Pipeline
     from ift_scale.ranks.rendezvous import meet

@@ -65,11 +65,15 @@ def _show_run(console: Console, run: Run) -> None:
     states = {stage.stage: stage for stage in run.progress}
     if not run.is_finished:
         _stages(console, run.progress)
-    if states["analyse"].state == "done":
+    if "analyse" in states and states["analyse"].state == "done":
         _results(console, run)
-    if run.is_finished:
-        page = run.folder / "report" / PAGE
+    page = run.folder / "report" / PAGE
+    if run.is_finished and page.is_file():
         console.print(f"\nreport: {escape(str(page))}", soft_wrap=True)
+    elif run.is_finished:  # without questions, there is no report
+        for arm in run.arm_list:
+            model = run.folder / "train" / arm.name / "model"
+            console.print(f"\nmodel: {escape(str(model))}", soft_wrap=True)
     else:
         _next(console, run)
 

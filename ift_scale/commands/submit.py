@@ -59,6 +59,8 @@ def jobs(config: Config) -> list[SlurmJob]:
     else:
         planned += [("train", "train", (), training), ("evaluate", "evaluate", (), whole)]
     planned += [("report", "stages", ("analyse report",), one)]
+    if not config.questions.sources:
+        planned = [("sets", "stages", ("construct",), one), ("train", "train", (), training)]
     names = [name for name, *_ in planned]
     return [
         SlurmJob(*job, after=before) for job, before in zip(planned, [None, *names], strict=False)

@@ -146,7 +146,7 @@ class Config(Section):
 def impossible_combinations(config: Config) -> list[str]:
     """Returns one message per combination of valid settings that cannot work together."""
     return [
-        *source_problems(config.questions),
+        *source_problems(config.questions, bool(config.construct.all_settings())),
         *reliability_problems(config.probe),
         *writer_problems(config.write),
         *set_problems(config.construct, config.probe),

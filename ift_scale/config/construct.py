@@ -1,10 +1,11 @@
 """Settings of the construct stage: which sets are built, and how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from ift_scale.config.engines import ProbeConfig
+from ift_scale.config.instructions import InstructionSet
 from ift_scale.config.section import BUILTIN_MODEL, PositiveInt, Section, Seed, Share, Text
 from ift_scale.errors import did_you_mean
 from ift_scale.records import GRADES
@@ -13,19 +14,16 @@ from ift_scale.treatments import (
     PAPER,
     buckets_of,
     consistency_setting,
+    is_constructed,
     treatment,
     unknown_setting,
 )
 
 
 def _known_setting(name: str) -> str:
-    try:
-        treatment(name)
-    except KeyError:
+    if not is_constructed(name):
         known = [*BY_NAME, "mixture-R", "unknown-R"]
-        raise ValueError(
-            f"no such setting; {did_you_mean(name, known)} (R: a ratio such as 0.2)"
-        ) from None
+        raise ValueError(f"no such setting; {did_you_mean(name, known)} (R: a ratio such as 0.2)")
     return name
 
 
@@ -87,12 +85,10 @@ class ConstructConfig(Section):
     """Also train arms on all domains together, with sets of the same size."""
     questions: Literal["choice", "free"] = "choice"
     """Kind of questions that sets are built from; `free` needs `probe.free.ask`."""
-    settings: Annotated[list[Setting], Field(min_length=1)] = [
-        "harmonious",
-        "incompatible",
-        "self_aligning",
-    ]
-    """Treatments to train, listed in docs/sets.md."""
+    settings: list[Setting] = ["harmonious", "incompatible", "self_aligning"]
+    """Treatments to train, listed in docs/sets.md. May be empty if there are `sets`."""
+    sets: list[InstructionSet] = []
+    """Sets of one's own instructions to train; docs/own-data.md describes them."""
     consistency_ratios: list[Ratio] = []
     """Also train mixtures of self-aligning (this share) and incompatible examples. The paper uses
     0, .05, .1, .2, .4, .6, .8 and 1."""
@@ -128,6 +124,10 @@ class ConstructConfig(Section):
         ]
         return list(dict.fromkeys([*self.settings, *ratios]))
 
+    def settings_of_result(self) -> dict[str, Any]:
+        """Returns the settings that the sets depend on; keys of runs without own sets lack them."""
+        return self.model_dump(exclude=None if self.sets else {"sets"})
+
 
 def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
     """Returns one message per combination of settings from which no sets can be built."""
@@ -142,6 +142,8 @@ def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
         problems += _free_problems(construct, probe)
     if construct.official is not None:
         problems += _official_problems(construct)
+    if not construct.all_settings() and not construct.sets:
+        problems.append("construct.settings: empty; name a treatment, or add construct.sets")
     return problems
 
 
@@ -151,6 +153,9 @@ def _duplicates(construct: ConstructConfig) -> list[str]:
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: duplicate value (value: {values}); list each once")
+    names = [own.name for own in construct.sets]
+    if len(set(names)) < len(names):
+        problems.append(f"construct.sets: duplicate name (value: {names}); name each differently")
     return problems
 
 

@@ -151,6 +151,12 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     return merge(base, raw)
 
 
+def with_overrides(raw: dict[str, Any], overrides: tuple[str, ...], source: str) -> Config:
+    """Validates settings after applying `a.b=value` overrides to them. ConfigError like `load`."""
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    return from_dict(raw, source, problems)
+
+
 def from_dict(
     raw: dict[str, Any], source: str = "configuration", problems: list[str] | None = None
 ) -> Config:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from ift_scale.config.section import Section, Text
+from ift_scale.config.section import Domain, Section, Text
+from ift_scale.treatments import BASE, is_constructed
 
 InstructionFormat = Literal["messages", "sharegpt", "alpaca", "completion"]
 
@@ -31,3 +32,34 @@ class InstructionSource(Section):
     on_error: Literal["stop", "skip"] = "stop"
     """Treatment of a row that cannot be used. `stop`: an error. `skip`: it is left out, and the
     numbers by reason are printed."""
+
+
+def _own_name(name: str) -> str:
+    if is_constructed(name) or name == BASE or name.startswith(("mixture-", "unknown-")):
+        raise ValueError(f"'{name}' names a setting of construct.settings; choose another name")
+    return name
+
+
+class InstructionSet(Section):
+    """A set of one's own instructions: an arm per seed, next to those that are built from pools."""
+
+    name: Annotated[Domain, AfterValidator(_own_name)]
+    """Name of the set; the setting of its arms."""
+    path: Text | None = None
+    """The only source, read with the default settings of a source. Otherwise set `sources`."""
+    sources: Annotated[list[InstructionSource], Field(min_length=1)] | None = None
+    """Sources to mix."""
+    domain: Domain | None = None
+    """Domain of the instructions, which determines the test groups. Default: the domains of all
+    pools."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "InstructionSet":
+        if (self.path is None) == (self.sources is None):
+            raise ValueError("set either path or sources")
+        return self
+
+    @property
+    def all_sources(self) -> list[InstructionSource]:
+        """The sources, also of a set that only has a `path`."""
+        return self.sources or [InstructionSource(path=str(self.path))]

@@ -250,8 +250,9 @@ class AuditConfig(Section):
 class QuestionsConfig(Section):
     """Sources of the questions, and their checks."""
 
-    sources: Annotated[list[Source], Field(min_length=1)] = [WorldSource(kind="world")]
-    """Pools and benchmarks; docs/questions.md describes every kind. At least one must be a pool."""
+    sources: list[Source] = [WorldSource(kind="world")]
+    """Pools and benchmarks; docs/questions.md describes every kind. At least one must be a pool,
+    unless only sets of one's own instructions are trained."""
     seed: Seed = 42
     """Seed of the draws that limits and missing splits require."""
     audit: AuditConfig = AuditConfig()
@@ -278,7 +279,7 @@ def is_pool(source: Source) -> bool:
     return collection_of(source) == "pool" and not is_free and not no_pool
 
 
-def source_problems(questions: QuestionsConfig) -> list[str]:
+def source_problems(questions: QuestionsConfig, needs_pool: bool) -> list[str]:
     """Returns one message per impossible setting of the sources."""
     problems = [
         f"questions.sources.{number}.group: a pool's test group is always HOMO; remove it, or set "
@@ -286,7 +287,7 @@ def source_problems(questions: QuestionsConfig) -> list[str]:
         for number, source in enumerate(questions.sources)
         if group_of_source(source) is not None and collection_of(source) == "pool"
     ]
-    if not any(is_pool(source) for source in questions.sources):
+    if needs_pool and not any(is_pool(source) for source in questions.sources):
         problems.append(
             "questions.sources: none of them is a pool to train on; add one, such as a world, "
             "paper or huggingface source"

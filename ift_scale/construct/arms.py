@@ -1,6 +1,6 @@
 """The arms of a run: the sets that the configuration requests, from pools or from the release."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ift_scale.config import Config
@@ -17,7 +17,29 @@ def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
 
     Raises DataError for a domain without pool or without a released set, and if no arm is left.
     """
-    settings = config.construct
+    groups = list(groups)
+    return [*_constructed(config.construct, groups), *_own_arms(config.construct, groups)]
+
+
+def _own_arms(settings: ConstructConfig, groups: Sequence[GroupKey]) -> list[Arm]:
+    """Returns the arms of the users' own sets; without a domain, their own is that of all pools."""
+    pools = tuple(dict.fromkeys(group.domain for group in groups if group.collection == "pool"))
+    return [
+        Arm(
+            domain=own.domain or POOLED,
+            setting=own.name,
+            seed=seed,
+            domains=() if own.domain else pools,
+        )
+        for own in settings.sets
+        for seed in settings.seeds
+    ]
+
+
+def _constructed(settings: ConstructConfig, groups: Sequence[GroupKey]) -> list[Arm]:
+    """Returns the arms of the sets that are built from pools. DataError as for `arms_of`."""
+    if not settings.all_settings():
+        return []
     source = (
         ("pool", "test", "choice") if settings.official else ("pool", "train", settings.questions)
     )

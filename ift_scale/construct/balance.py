@@ -58,6 +58,10 @@ def distances(covariates: Covariates, reference: Covariates) -> dict[str, float]
     return out
 
 
+COLUMNS = ("domain", "seed", "stage", "setting", "covariate", "level", "value", "distance")
+"""The columns of balance.csv, also if no set was built from pools."""
+
+
 def rows(domain: str, seed: int, stage: str, sets: dict[str, Covariates]) -> list[dict[str, Any]]:
     """Returns rows of balance.csv: the distribution of each covariate in each setting's set.
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import yaml
 
-from ift_scale.io.files import write_text
+from ift_scale.io.files import read_jsonl, write_text
 from ift_scale.records import Arm, Example
 from ift_scale.treatments import treatment
 
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
-def write_sharegpt(path: Path, examples: Sequence[Example]) -> None:
-    """Writes a JSON list of {"conversations": [{"from", "value"}]} (FastChat, LLaMA-Factory)."""
+def write_sharegpt(path: Path, source: Path) -> None:
+    """Writes a set as a JSON list of {"conversations": [{"from", "value"}]} (FastChat,
+    LLaMA-Factory)."""
     rows = [
         {
             "conversations": [
@@ -22,7 +23,7 @@ def write_sharegpt(path: Path, examples: Sequence[Example]) -> None:
                 for message in example.messages
             ]
         }
-        for example in examples
+        for example in read_jsonl(source, Example)
     ]
     write_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 

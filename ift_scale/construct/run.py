@@ -16,11 +16,12 @@ import pandas as pd
 from ift_scale import draws
 from ift_scale.config import Config
 from ift_scale.config.construct import ConstructConfig
-from ift_scale.construct import balance, export, general, official
+from ift_scale.construct import balance, export, general, official, own
 from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
 from ift_scale.errors import DataError, Place
+from ift_scale.io.dataset import files_digest
 from ift_scale.io.files import atomic_folder, write_jsonl
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.io.progress import Bar, say
@@ -63,12 +64,15 @@ class ConstructStage(Stage):
     version = 4
 
     def arms(self, context: Context) -> list[Arm]:
-        return arms_of(context.config, context.question_file().groups)
+        has_questions = context.config.questions.sources
+        return arms_of(context.config, context.question_file().groups if has_questions else [])
 
     def check(self, context: Context, finished: str | None) -> None:
         settings = context.config.construct
         path = general.path_of(settings.general)
-        if finished is None and path is not None:
+        if finished is None:
+            own.check(settings)
+        if finished is None and path is not None and settings.all_settings():
             instructions = general.load(path)
             if settings.size is not None:
                 general.draw(list(instructions), settings.size, settings.general.share, path)
@@ -77,25 +81,29 @@ class ConstructStage(Stage):
 
     def tasks(self, context: Context) -> list[Task]:
         config = context.config
-        inputs = {"questions": context.digest("questions", QUESTIONS_FILE)}
+        inputs = own.input_digests(config.construct)
+        if config.questions.sources:
+            inputs["questions"] = context.digest("questions", QUESTIONS_FILE)
         official_folder = config.construct.official
-        if official_folder is None:
+        if official_folder is None and config.construct.all_settings():
             inputs["probe"] = context.digest("probe", PROBE_FILE)
             inputs["texts"] = context.digest("write", TEXTS_FILE)
         path = general.path_of(config.construct.general)
-        if path is not None and path.is_file():
-            inputs["general"] = file_digest(path)
+        if path is not None and path.exists():
+            digest = file_digest(path) if path.is_file() else files_digest(str(path))
+            inputs["general"] = str(digest)
         if official_folder is not None and Path(official_folder).is_dir():
             files = sorted(file for file in Path(official_folder).rglob("*") if file.is_file())
             inputs["official"] = digest_of([file_digest(file) for file in files])
         # These questions stay in the sets, but the file of texts is the same.
         keeps_failed = config.write.on_failure == "keep"
-        settings = config.construct.model_dump()
+        settings = config.construct.settings_of_result()
         key = digest_of([self.version, settings, keeps_failed, inputs])
         return self.single(context, key, inputs)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        if context.config.construct.official is not None:
+        settings = context.config.construct
+        if settings.official is not None or not settings.all_settings():
             build(context.config, pending[0], context.arms(), [], {}, {})
             return
         questions = context.question_file()
@@ -117,12 +125,13 @@ def build(
 ) -> None:
     """Writes the sets of all arms, balance.csv and the exports; closes the task with counts.
 
-    `pool` (the pools' train questions), `by_score` (by question id) and `texts` are empty for the
-    released sets, which need none of them.
+    `pool` (the pools' train questions), `by_score` (by question id) and `texts` are empty for
+    released and users' own sets, which need none of them.
     """
     started = time.monotonic()
-    settings = config.construct
-    general_path = general.path_of(settings.general)
+    settings, all_arms = config.construct, arms
+    arms = [arm for arm in arms if not own.is_own(arm, settings)]
+    general_path = general.path_of(settings.general) if arms else None
     instructions = general.load(general_path) if general_path else {}
     limit = _general_limit(config, len(instructions)) if general_path else None
     make, counts = _maker(config, arms, pool, by_score, texts, limit)
@@ -144,22 +153,30 @@ def build(
                 examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
                 write_jsonl(temporary / f"{arm.name}.jsonl", examples)
                 sizes[arm.name] = len(examples)
-                if "sharegpt" in settings.export:
-                    export.write_sharegpt(temporary / "sharegpt" / f"{arm.name}.json", examples)
             balances += balance.rows(domain, seed, "before", before)
             balances += balance.rows(domain, seed, "after", after)
-        by_arm = {arm: sizes[arm.name] for arm in arms}
+        for data in settings.sets:
+            its_arms = [arm for arm in all_arms if arm.setting == data.name]
+            size = own.write(data, its_arms, temporary)
+            sizes |= {arm.name: size for arm in its_arms}
+            counts[f"{data.name}/examples"] = size
+        by_arm = {arm: sizes[arm.name] for arm in all_arms}
         for text in smaller_than_batch(by_arm, config.train.global_batch_size):
             say(f"construct: {text}")
-        pd.DataFrame(balances).to_csv(temporary / BALANCE_FILE, index=False)
+        table = pd.DataFrame(balances, columns=balance.COLUMNS)
+        table.to_csv(temporary / BALANCE_FILE, index=False)
+        for name in sizes if "sharegpt" in settings.export else ():
+            export.write_sharegpt(
+                temporary / "sharegpt" / f"{name}.json", temporary / f"{name}.jsonl"
+            )
         if "huggingface" in settings.export:
             about = (
                 f"Base model: `{config.model.path}`. "
                 f"Confidence threshold {settings.confidence_threshold}."
             )
-            export.write_huggingface(temporary / "huggingface", temporary, arms, sizes, about)
+            export.write_huggingface(temporary / "huggingface", temporary, all_arms, sizes, about)
         seconds = {"total": time.monotonic() - started}
-        task.close(settings.model_dump(), counts, seconds, temporary)
+        task.close(settings.settings_of_result(), counts, seconds, temporary)
 
 
 Made = tuple[list[Example], balance.Covariates, balance.Covariates]

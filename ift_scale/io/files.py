@@ -145,19 +145,27 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
+def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:
+    """Writes one record per line; returns their number."""
+    count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(record.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    return count
 
 
 def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
     """Returns the records of a file that a stage wrote. Raises DataError if it was edited."""
-    records = []
+    return list(iterate_jsonl(path, record_type))
+
+
+def iterate_jsonl(path: Path, record_type: type[M]) -> Iterator[M]:
+    """Yields the records of a file that a stage wrote. Raises DataError if it was edited."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                records.append(record_type.model_validate_json(line))
+                yield record_type.model_validate_json(line)
             except ValidationError as error:
                 problem = error.errors()[0]
                 field = ".".join(str(part) for part in problem["loc"])
@@ -165,7 +173,6 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
                     "The file was edited after it was written; remove its folder to recreate it"
                 )
                 raise DataError(Place(path, number, field), problem["msg"], remedy) from error
-    return records
 
 
 def read_parquet(

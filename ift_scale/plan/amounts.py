@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ift_scale.config import Config, ConstructConfig, precision_in_force
 from ift_scale.config.train import settings_of_result
-from ift_scale.construct import general, official
+from ift_scale.construct import general, official, own
 from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import is_asked
@@ -172,6 +172,8 @@ def _sizes(
         file = Path(config.output_dir) / "construct" / f"{arm.name}.jsonl"
         if constructed is not None and f"{arm.name}.jsonl" in constructed.files and file.is_file():
             sizes[arm.name] = _num_lines(file), True
+        elif own.is_own(arm, construct):
+            sizes[arm.name] = own.num_examples(construct, arm.setting), True
         elif released is not None:
             sizes[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
         else:

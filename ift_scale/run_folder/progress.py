@@ -11,7 +11,7 @@ from typing import Literal
 
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.records import Arm
-from ift_scale.stages import STAGES
+from ift_scale.stages import Entry
 
 State = Literal["done", "partly done", "out of date", "not started"]
 
@@ -44,11 +44,13 @@ class StageProgress:
     """When its latest part was finished, in UTC (ISO 8601)."""
 
 
-def progress_of(root: Path, arms: Sequence[Arm] | None) -> list[StageProgress]:
-    """All stages in order. `arms` is None as long as they are not known: before the questions."""
+def progress_of(
+    root: Path, stages: Sequence[Entry], arms: Sequence[Arm] | None
+) -> list[StageProgress]:
+    """The given stages of a run in order. `arms` is None until they are known by the questions."""
     found = []
     all_stale, stale_arms = False, set[str]()
-    for entry in STAGES:
+    for entry in stages:
         stage = entry.name
         names = [arm.name for arm in arms or ()] if entry.per_arm else [""]
         read = {name: read_manifest(root / stage / name) for name in names}

@@ -18,6 +18,7 @@ from ift_scale.run_folder import frames
 from ift_scale.run_folder.locate import Located, locate
 from ift_scale.run_folder.progress import StageProgress, progress_of
 from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.stages import stages_of
 
 
 class Run:
@@ -83,8 +84,10 @@ class Run:
         """How far each stage has come; empty for a study, whose variants have their own."""
         if self.variants:
             return []
-        known = (self.folder / "questions" / MANIFEST).is_file()
-        return progress_of(self.folder, self.arm_list if known else None)
+        has_questions = bool(self.config.questions.sources)
+        known = not has_questions or (self.folder / "questions" / MANIFEST).is_file()
+        stages = stages_of(self.config)
+        return progress_of(self.folder, stages, self.arm_list if known else None)
 
     @property
     def is_finished(self) -> bool:
@@ -96,7 +99,10 @@ class Run:
     @cached_property
     def arm_list(self) -> list[Arm]:
         """The arms as records, in the order of training. Empty for a study."""
-        return [] if self.variants else arms_of(self.config, self._question_file.groups)
+        if self.variants:
+            return []
+        has_questions = self.config.questions.sources
+        return arms_of(self.config, self._question_file.groups if has_questions else [])
 
     # Frames. What a property gives is kept, so a change to it stays.
 

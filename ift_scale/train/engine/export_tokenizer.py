@@ -8,7 +8,7 @@ their tokens with those of training.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from ift_scale.errors import DataError, Place
-from ift_scale.io.files import read_jsonl
 from ift_scale.prompts import served
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Example, Message
@@ -140,10 +139,7 @@ def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequenc
     """
     exported = PromptTokenizer(folder)
     for path in sets:
-        examples = read_jsonl(path, Example)
-        step = max(1, len(examples) // _NUM_COMPARED)
-        for number in range(0, len(examples), step):
-            messages = examples[number].messages
+        for number, messages in _some(path):
             difference = _difference(messages, tokenizer, exported, template)
             if difference is not None:
                 raise DataError(
@@ -152,6 +148,16 @@ def check(folder: Path, tokenizer: PromptTokenizer, template: str, sets: Sequenc
                     f" {difference}",
                     "Set evaluate.template to another, or report the base model's tokenizer files",
                 )
+
+
+def _some(path: Path) -> Iterator[tuple[int, Sequence[Message]]]:
+    """Yields (number from 0, messages) of evenly spaced examples of a set."""
+    with path.open("rb") as lines:
+        step = max(1, sum(1 for _ in lines) // _NUM_COMPARED)
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            if number % step == 0:
+                yield number, Example.model_validate_json(line).messages
 
 
 def _difference(
