@@ -5,8 +5,9 @@ V vocabulary.
 """
 
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -345,8 +346,8 @@ def compile_layers(model: Any, config: TrainConfig) -> None:
 def expert_modules(model: nn.Module) -> list[nn.Module]:
     """Returns the modules whose parameters are all experts of a layer.
 
-    transformers 5 holds them as tensors over all experts; a folder's own code may have a list of
-    modules, whose owner is returned.
+    transformers 5 holds them as tensors over all experts; a folder's own code may have a module for
+    each (`_lists_experts`), whose owner is returned.
     """
     return [
         module
@@ -360,12 +361,30 @@ def expert_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def has_listed_experts(model: nn.Module) -> bool:
-    """True if experts are modules of a list, of which a pass may run some only."""
+    """True if each expert is a module of its own, of which a pass may run some only."""
     return any(_lists_experts(module) for module in model.modules())
 
 
 def _lists_experts(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "experts", None), nn.ModuleList)
+    """True if the module owns several experts: in a list or dict that is named after them or has
+    modules of a class named after them, or as children with a number each (`expert_0`)."""
+    if isinstance(module, _CONTAINERS):
+        return False
+    numbered = [name for name, _ in module.named_children() if _NUMBERED_EXPERT.fullmatch(name)]
+    return len(numbered) > 1 or any(
+        isinstance(part, _CONTAINERS)
+        and ("expert" in name.lower() or _are_experts(part.children()))
+        for name, part in module.named_children()
+    )
+
+
+def _are_experts(modules: Iterable[nn.Module]) -> bool:
+    names = [type(module).__name__.lower() for module in modules]
+    return len(names) > 1 and all(re.search(r"expert(?!s)", name) for name in names)
+
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+_NUMBERED_EXPERT = re.compile(r"\w*experts?_?\d+")
 
 
 def checkpoint_activations(model: Any, config: TrainConfig) -> None:

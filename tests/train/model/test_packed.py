@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entropy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
@@ -23,7 +23,12 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
 from ift_scale.train.model.last_layer import attention_arguments
-from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations
+from ift_scale.train.model.packed import (
+    PackedCausalLM,
+    checkpoint_activations,
+    expert_modules,
+    has_listed_experts,
+)
 from ift_scale.train.model.path import PRUNED, Head
 from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
@@ -271,3 +276,55 @@ def test_a_kernel_raises_for_a_term_that_it_does_not_compute(
     inputs = {"query": heads, "key": heads, "value": heads, "attention_mask": None} | given
     with pytest.raises(TypeError, match=f"{name} does not compute this layer's {term}"):
         attention.attend(layer, **inputs, packed=_batch(_tokens()).packed)
+
+
+class _ExpertMLP(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+class _Block(nn.Module):
+    """A layer with the parts that are given, by name."""
+
+    def __init__(self, **parts: nn.Module):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def _linears(count: int) -> list[nn.Module]:
+    return [nn.Linear(2, 2) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"experts": nn.ModuleList(_linears(2))},
+        {"experts": nn.ModuleDict({"expert_0": nn.Linear(2, 2), "expert_1": nn.Linear(2, 2)})},
+        {"expert_list": nn.ModuleList(_linears(3))},
+        {"local_experts": nn.ModuleList(_linears(2))},
+        {"moe_experts": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})},
+        {"mlps": nn.ModuleList([_ExpertMLP(), _ExpertMLP()])},
+        {"expert_0": nn.Linear(2, 2), "expert_1": nn.Linear(2, 2)},
+        {"expert0": nn.Linear(2, 2), "expert1": nn.Linear(2, 2)},
+    ],
+    ids=lambda parts: ", ".join(f"{name}: {type(part).__name__}" for name, part in parts.items()),
+)
+def test_a_module_for_each_expert_is_found(parts: dict[str, nn.Module]) -> None:
+    block = _Block(gate=nn.Linear(2, 2), **parts)
+    model = nn.Sequential(nn.Linear(2, 2), block)
+    assert has_listed_experts(model)
+    assert expert_modules(model) == [block]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"layers": nn.ModuleList(_linears(2))},
+        {"shared_expert": nn.Linear(2, 2), "shared_expert_gate": nn.Linear(2, 2)},
+        {"layers": nn.ModuleList([_Block(shared_expert=_ExpertMLP()) for _ in range(2)])},
+    ],
+    ids=["layers", "a shared expert", "layers with a shared expert"],
+)
+def test_modules_that_always_run_are_no_list_of_experts(parts: dict[str, nn.Module]) -> None:
+    assert not has_listed_experts(_Block(**parts))
