@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.class_configs import example
 from ift_scale.config import EngineConfig
-from ift_scale.engines.protocol import EngineSpec, ScoreRequest, TextRequest
+from ift_scale.engines.protocol import EngineSpec, Sampling, ScoreRequest, TextRequest
 from ift_scale.engines.transformers import TransformersEngine
 from ift_scale.train.proof.shrink import shrink, text_class, tiny_model
 
@@ -84,3 +84,34 @@ def test_rows_equal_plain_passes(model_type: str, tmp_path: Path) -> None:
             for r in texts
         ]
         np.testing.assert_allclose(engine.loglikelihood(texts), sums, atol=1e-4)
+
+
+# Causal, windows, chunks and windows, states, states and attention, ALiBi, learned positions.
+@pytest.mark.parametrize(
+    "model_type", "llama gemma3_text llama4_text mamba2 bamba bloom mpt gpt2 opt".split()
+)
+def test_texts_after_a_shared_prefix_equal_plain_generation(
+    model_type: str, tmp_path: Path
+) -> None:
+    kind, settings = text_class(example(model_type))
+    tiny_model(kind, shrink(settings), 0).save_pretrained(tmp_path)
+    engine = TransformersEngine(
+        EngineSpec(str(tmp_path), "float32", EngineConfig(engine="transformers"))
+    )
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    rng = random.Random(2)
+    for length, lengths in ((20, (3, 12, 1, 7)), (4, (2, 30, 5))):  # around windows of 8
+        prefix = [rng.randrange(8, 100) for _ in range(length)]
+        requests = [
+            TextRequest(prefix, [rng.randrange(8, 100) for _ in range(count)], [])
+            for count in lengths
+        ]
+
+        found = engine.generate(requests, Sampling(6, [2]))
+        for request, (tokens,) in zip(requests, found, strict=True):
+            ids = list(request.prompt)
+            for token in [*tokens, 2][:6]:
+                with torch.no_grad():
+                    logits_V = plain(torch.tensor([ids]), use_cache=False).logits[0, -1]
+                assert int(logits_V.argmax()) == token
+                ids.append(token)
