@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import time
@@ -325,10 +326,35 @@ def add_vllm_row(sheet: Sheet, model_type: str, found: dict[str, Any]) -> None:
     sheet.add(model_type, "scoring", "nats", [gap], gate, VLLM, about=found)
 
 
-def put(rows: Sequence[Row], folder: Path) -> Path:
-    """Stores rows in place of those of the same types, sorted; vLLM's are replaced apart."""
+def add_proof_row(sheet: Sheet, model_type: str, work: Path, stored: Sequence[Row]) -> None:
+    """Adds the row of the proof, with what is stored about the class besides.
+
+    Raises ValueError if the path is another one, with which scoring and speed are out of date.
+    """
+    (old,) = (row for row in stored if (row.case, row.quantity) == (model_type, "proof"))
+    shutil.rmtree(work / "cache", ignore_errors=True)
+    found = _build(model_type, work, {})
+    found |= _proof(model_type, work, found)
+    if found["path"] != old.about["path"]:
+        raise ValueError(f"{model_type}: path {found['path']}; measure the class without --proof")
+    del found["training_path"]
+    gate = old.gate.model_copy(update={"gap": found["difference"], "tolerance": found["tolerance"]})
+    about = {**old.about, **found}
+    sheet.add(model_type, "proof", "s", [found["proof_seconds"]], gate, about=about)
+    say(f"{model_type}: {found['proof_seconds']:.2f} s, {found['rejected']}")
+
+
+def put(rows: Sequence[Row], folder: Path, only: str | None = None) -> Path:
+    """Stores rows in place of those of the same types, sorted; vLLM's are replaced apart.
+
+    `only`: the quantity whose rows are replaced, instead of all.
+    """
     path, measured = folder / "classes.jsonl", {(row.case, row.who == VLLM) for row in rows}
-    kept = [row for row in read_file(path) if (row.case, row.who == VLLM) not in measured]
+    kept = [
+        row
+        for row in read_file(path)
+        if (row.case, row.who == VLLM) not in measured or only not in (None, row.quantity)
+    ]
     write_jsonl(path, sorted([*kept, *rows], key=lambda row: row.case))
     return path
 
@@ -342,6 +368,7 @@ def put(rows: Sequence[Row], folder: Path) -> Path:
 )
 @click.option("--trl/--no-trl", "with_trl", default=True, help="Measure TRL too.")
 @click.option("--vllm", "only_vllm", is_flag=True, help="Measure vLLM, and nothing else.")
+@click.option("--proof", "only_proof", is_flag=True, help="Prove again, and nothing else.")
 @click.option("--repeats", default=1, help="Not used: steps are the repeats.")
 @click.option("--logs", default=Path("runs/benchmark-logs"), type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="Three classes, each with another path.")
@@ -349,12 +376,13 @@ def main(
     names: tuple[str, ...],
     with_trl: bool,
     only_vllm: bool,
+    only_proof: bool,
     repeats: int,
     logs: Path,
     quick: bool,
 ) -> None:
     """Measure every class and store the rows of `classes`."""
-    if with_trl and not only_vllm and not PYTHON.is_file():
+    if with_trl and not (only_vllm or only_proof) and not PYTHON.is_file():
         raise click.UsageError("TRL is not installed; run `python -m benchmarks peers install trl`")
     chosen = ("llama", "gpt2", "mamba") if quick else names or model_types()
     sheet = Sheet("classes", quick)
@@ -364,6 +392,13 @@ def main(
             for name in chosen:
                 add_vllm_row(sheet, name, measure_vllm(name, work, logs))
                 put(sheet.rows, out_folder(quick))
+        elif only_proof:
+            stored = read_file(out_folder(quick) / "classes.jsonl")
+            os.environ["XDG_CACHE_HOME"] = str(work / "cache")
+            for name in chosen:
+                add_proof_row(sheet, name, work, stored)
+            say(f"stored: {put(sheet.rows, out_folder(quick), 'proof')}")
+            return
         else:
             add_all_rows(sheet, chosen, work, logs if with_trl else None)
     say(f"stored: {put(sheet.rows, out_folder(quick))}")

@@ -70,6 +70,19 @@ def test_measuring_a_type_again_keeps_the_others(tmp_path: Path) -> None:
     assert [row.who for row in left if row.case == "llama"] == ["vllm", "ours"]
 
 
+def test_a_proof_measured_again_keeps_the_other_rows_of_its_type(tmp_path: Path) -> None:
+    sheet = Sheet("classes", True)
+    bench_classes.add_rows(sheet, "llama", _found(rejected={"pruned": "old"}))
+    bench_classes.add_rows(sheet, "mamba", _found())
+    stored = bench_classes.read_file(bench_classes.put(sheet.rows, tmp_path))
+    again = Sheet("classes", True)
+    bench_classes.add_proof_row(again, "llama", tmp_path / "work", stored)
+    left = bench_classes.read_file(bench_classes.put(again.rows, tmp_path, "proof"))
+    assert len(left) == len(stored)
+    (row,) = (row for row in left if (row.case, row.quantity) == ("llama", "proof"))
+    assert row.about["rejected"] == {} and row.about["scoring_gap"] == 2e-6 and row.value != 1.5
+
+
 def test_the_peer_gets_the_same_examples(tmp_path: Path) -> None:
     tokens = class_speed.prepare(tmp_path)
     again = class_speed.load(tmp_path)
