@@ -13,7 +13,9 @@ import click
 from ift_scale.commands.open_run import open_run, ranks_here
 from ift_scale.config import Config
 from ift_scale.config.file import with_overrides
+from ift_scale.engines import model_folder
 from ift_scale.io.progress import say
+from ift_scale.prompts.chat import has_chat_template
 
 _NAME = "data"
 
@@ -25,7 +27,10 @@ def config_of(
     weights: Sequence[float],
     overrides: tuple[str, ...],
 ) -> Config:
-    """Returns the settings of the run. ConfigError if an override is invalid."""
+    """Returns the settings of the run, with the model's own chat template if it has one.
+
+    Raises DataError for a model that cannot be used, ConfigError for an invalid override.
+    """
     if weights and len(weights) != len(data):
         problem = f"{len(weights)} for {len(data)} DATA; give one for each, or none"
         raise click.UsageError(f"--weight: {problem}")
@@ -33,10 +38,12 @@ def config_of(
         {"path": path, "weight": weight}
         for path, weight in zip(data, weights or [1.0] * len(data), strict=True)
     ]
+    own = has_chat_template(model_folder.resolve(model, "MODEL"))
     raw: dict[str, Any] = {
         "output_dir": output,
         "model": {"path": model},
         "questions": {"sources": []},
+        "evaluate": {"template": "model" if own else "vicuna"},
         "construct": {"settings": [], "sets": [{"name": _NAME, "sources": sources}]},
     }
     return with_overrides(raw, overrides, "ift-scale sft")
@@ -51,6 +58,7 @@ def fine_tune(
 ) -> None:
     """Runs the stages construct and train, or what is left of them; prints where the model is."""
     config = config_of(model, data, output, weights, overrides)
+    say(f"chat template: {config.evaluate.template} (evaluate.template)")
     with open_run(config, ranks_here(on_ranks=True), [], None) as pipeline:
         context = pipeline.context
         pipeline.make_alone("construct")

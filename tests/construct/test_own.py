@@ -1,6 +1,7 @@
 """Users' own sets: arms next to those of pools, or alone; written once; mixed by weight."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,22 @@ def test_sft_takes_weights_and_settings(tmp_path: Path) -> None:
     set_epoch = ["--set", "train.epoch=2"]
     run = CliRunner().invoke(main, ["sft", "world", "a", "--output", "x", *set_epoch])
     assert run.exit_code == 2 and "did you mean 'epochs'" in run.output
+
+
+def test_sft_takes_the_models_own_chat_template(tmp_path: Path, world_model: Path) -> None:
+    def template(**files: str) -> str:
+        model = tmp_path / "-".join(files or {"none": ""})
+        shutil.copytree(world_model, model)
+        for name, content in files.items():
+            (model / name.replace("__", ".")).write_text(content)
+        config = config_of(str(model), ["a"], str(tmp_path), [], ())
+        return config.evaluate.template
+
+    assert template() == "vicuna"
+    assert template(chat_template__jinja="{{ messages }}") == "model"
+    assert template(tokenizer_config__json='{"chat_template": "{{ messages }}"}') == "model"
+    chosen = ("evaluate.template=chatml",)
+    assert config_of("world", ["a"], str(tmp_path), [], chosen).evaluate.template == "chatml"
 
 
 def test_a_run_of_own_sets_shows_its_two_stages(tmp_path: Path) -> None:
