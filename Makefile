@@ -1,5 +1,5 @@
 # make demo: install, run the paper's experiment on the embedded world, print where the report is.
-# make real: install, then run it with a real language model on real facts; an hour or more.
+# make real: install, then run it with a real language model on real facts, in about an hour.
 # make test: install, then lint, type check and all tests.
 # make lock: resolve configs/locks/cpu.txt again with uv; UV_ARGS=--upgrade for the newest versions.
 #

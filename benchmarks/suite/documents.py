@@ -120,23 +120,24 @@ def transitions_table(rows: Sequence[Row]) -> str:
 
 
 def measures_table(rows: Sequence[Row]) -> str:
-    """Accuracies by two measures of the same questions, of the benchmark real."""
+    """Accuracy by each measure and their agreement, by model and group, of the benchmark real."""
     found = only(rows, benchmark="real", quantity="kappa")
     if not found:
         return _nothing("real")
-    lines = [
-        [
-            _setting(row.who),
-            row.case,
-            f"{row.about['answers']:,}",
-            f"{100 * row.about['first_accuracy']:.1f}",
-            f"{100 * row.about['second_accuracy']:.1f}",
-            f"{row.value:.2f}",
-        ]
-        for row in found
-    ]
-    heads = ["", "measures", "answers", "first, %", "second, %", "kappa"]
-    return markdown_table(heads, lines)
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in found:
+        group, pair = row.case.split(": ")
+        cells.setdefault((row.who, group), {})[pair] = row
+    lines = []
+    for (who, group), by_pair in cells.items():
+        letters, texts = by_pair["letters, cloze"], by_pair["cloze, free"]
+        shares = (letters.about["first_accuracy"], letters.about["second_accuracy"])
+        accuracies = [f"{100 * share:.1f}" for share in (*shares, texts.about["second_accuracy"])]
+        kappas = [f"{row.value:.2f}" for row in by_pair.values()]
+        lines.append([_setting(who), group, *accuracies, *kappas])
+    heads = ["letters, %", "texts, %", "free, %"]
+    heads += [f"kappa of {pair.replace('cloze', 'texts')}" for pair in by_pair]
+    return markdown_table(["", "", *heads], lines)
 
 
 def _setting(who: str) -> str:
