@@ -26,6 +26,9 @@ class NullEngine:
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
         return np.zeros(len(requests))
 
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
+        return [np.zeros(len(request.continuation)) for request in requests]
+
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:

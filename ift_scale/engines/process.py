@@ -115,6 +115,9 @@ class EngineProcess:
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
         return self._call("loglikelihood", list(requests))
 
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
+        return self._call("token_logprobs", list(requests))
+
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:

@@ -85,6 +85,12 @@ class Engine(Protocol):
         Natural logarithm, float64, shape (num_requests,).
         """
 
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
+        """Returns the log-probability of each token of each continuation.
+
+        Natural logarithm, float64, one array of shape (num_tokens,) per request.
+        """
+
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:

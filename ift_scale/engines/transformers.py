@@ -41,17 +41,10 @@ from ift_scale.engines.strategies import (
 )
 from ift_scale.errors import DataError, Place
 from ift_scale.models import config_class
+from ift_scale.models.config_file import CONTEXT_FIELDS
 
 logger = logging.getLogger(__name__)
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-_LENGTH_FIELDS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "n_ctx",
-    "context_length",
-)
 _UNLIMITED = 1 << 20
 _REPEATED_TOKENS = 40
 # A later token may change rounding, which is far below this many tolerances.
@@ -166,7 +159,7 @@ class TransformersEngine:
     @property
     def context_length(self) -> int:
         """The maximum number of prompt tokens: the model's limit or `max_model_len`, less one."""
-        values = (getattr(self._config, name, None) for name in _LENGTH_FIELDS)
+        values = (getattr(self._config, name, None) for name in CONTEXT_FIELDS)
         # XLNet has -1 for no limit.
         stated = next((n for n in values if n and n > 0), _UNLIMITED)
         # RoBERTa and its kin number positions from the padding id on.
@@ -192,14 +185,18 @@ class TransformersEngine:
         ).numpy()
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return np.array([float(logprobs.sum()) for logprobs in self._continuations(requests)])
+
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
+        return [logprobs.numpy() for logprobs in self._continuations(requests)]
+
+    def _continuations(self, requests: Sequence[TextRequest]) -> list[Tensor]:
+        """Returns the log-probabilities of the tokens of each continuation, float64."""
         suffixes = [
             ScoredSuffix(r.suffix + r.continuation[:-1], [[token] for token in r.continuation])
             for r in requests
         ]
-        logprobs_of = self._logprobs(
-            [request.prefix for request in requests], suffixes, self.finished
-        )
-        return np.array([float(logprobs.sum()) for logprobs in logprobs_of])
+        return self._logprobs([request.prefix for request in requests], suffixes, self.finished)
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling

@@ -161,6 +161,9 @@ class VllmEngine:
         return np.array(scores, dtype=np.float64)
 
     def loglikelihood(self, requests: Sequence[TextRequest]) -> np.ndarray:
+        return np.array([logprobs.sum() for logprobs in self.token_logprobs(requests)])
+
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
         """Scores continuations by one next-token request per distinct (prefix, suffix).
 
         With `prompt_logprobs` vLLM would skip its prefix cache. These requests compute little more
@@ -181,19 +184,15 @@ class VllmEngine:
             self._score(score_requests, lambda count: self.finished(count * share)).tolist()
         )
         logprobs = {key: dict(zip(options[key], flat, strict=False)) for key in distinct}
-        sums = []
-        for request in requests:
-            keys = [
-                (id(request.prefix), tuple(request.suffix + request.continuation[:n]))
-                for n in range(len(request.continuation))
-            ]
-            sums.append(
-                sum(
-                    logprobs[key][token]
-                    for key, token in zip(keys, request.continuation, strict=True)
-                )
-            )
-        return np.array(sums, dtype=np.float64)
+
+        def of_token(request: TextRequest, n: int) -> float:
+            key = (id(request.prefix), tuple(request.suffix + request.continuation[:n]))
+            return logprobs[key][request.continuation[n]]
+
+        return [
+            np.array([of_token(request, n) for n in range(len(request.continuation))])
+            for request in requests
+        ]
 
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling

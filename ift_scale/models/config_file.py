@@ -25,6 +25,15 @@ _TYPES: dict[str, tuple[type, str]] = {
     "transformers_version": (str, "a string"),
 }
 """Fields that are read before transformers checks them; null is the same as a missing one."""
+CONTEXT_FIELDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+    "context_length",
+)
+"""Fields that state the maximum length of a text in tokens, in order of precedence."""
 _COUNT = re.compile(r"n_layers?|num_\w*layers|\w*num_\w*experts|n_\w*experts")
 _MOST = 10_000
 """Largest number of layers or experts: each is a Python object, and a few bytes of config.json must

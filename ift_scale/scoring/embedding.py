@@ -91,6 +91,10 @@ class _IdChecker(NullEngine):
         self._check_ids(requests)
         return super().loglikelihood(requests)
 
+    def token_logprobs(self, requests: Sequence[TextRequest]) -> list[np.ndarray]:
+        self._check_ids(requests)
+        return super().token_logprobs(requests)
+
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:

@@ -99,6 +99,10 @@ def test_engines_agree_on_texts(engines: dict[str, EngineProcess], world_model: 
     cloze = Cloze(FewShotTexts(tokenizer, demonstrations), "sum").write(choice).requests
     ours, reference = (engines[name].loglikelihood(cloze) for name in ENGINES)
     assert np.abs(ours - reference).max() < 1e-3 and len(ours) == 4 * len(choice)
+    for name, sums in zip(ENGINES, (ours, reference), strict=True):
+        by_token = engines[name].token_logprobs(cloze)
+        assert [len(row) for row in by_token] == [len(r.continuation) for r in cloze]
+        assert np.allclose([row.sum() for row in by_token], sums, atol=1e-5)
     config = ProbeConfig(free=FreeConfig(ask=True))
     free = FreeAsker(tokenizer, demonstrations, config).write(
         [q for q in questions if q.kind == "free"][::40]
