@@ -14,7 +14,7 @@ from ift_scale.engines.protocol import Engine, Sampling, TextRequest
 from ift_scale.prompts import templates
 from ift_scale.prompts.answer_parsing import exact_match, f1, normalise
 from ift_scale.prompts.prefixes import Prefixes
-from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import GRADES, Question
 from ift_scale.scoring.grades import grade_of
@@ -50,7 +50,7 @@ class FreeAsker:
     """Generates greedy and sampled answers to free questions over all demonstration draws."""
 
     def __init__(
-        self, tokenizer: PromptTokenizer, demonstrations: Demonstrations, config: ProbeConfig
+        self, tokenizer: PromptTokenizer, demonstrations: DemonstrationSource, config: ProbeConfig
     ):
         self.tokenizer = tokenizer
         self.prefixes = Prefixes(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import Prefix, PromptTokenizer
 from ift_scale.records import Question
 
@@ -16,7 +16,7 @@ class Prefixes:
     def __init__(
         self,
         tokenizer: PromptTokenizer,
-        demonstrations: Demonstrations,
+        demonstrations: DemonstrationSource,
         write: Callable[[str, Sequence[Question]], str],
         whole: bool,
     ):

@@ -7,6 +7,7 @@ the chat template, which also renders training examples.
 
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 from ift_scale.errors import DataError, Place
 from ift_scale.records import LETTERS, Message, Question
@@ -104,6 +105,13 @@ def chat_messages(
     """Returns the user's turn: the question, after its context if there is one."""
     before = f"Context: {context}\n" if context else ""
     return [Message(role="user", content=before + question_text(question, order))]
+
+
+class DemonstrationSource(Protocol):
+    """Chooses the few-shot demonstrations of a question."""
+
+    def of(self, question: Question, draw: int = 0) -> list[Question]:
+        """Returns the demonstrations, the same for all questions of a collection and topic."""
 
 
 class Demonstrations:

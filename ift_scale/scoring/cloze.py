@@ -27,7 +27,7 @@ from ift_scale.config.engines import ClozeScore
 from ift_scale.engines.protocol import Engine, TextRequest
 from ift_scale.prompts import templates
 from ift_scale.prompts.prefixes import Prefixes
-from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.records import Message, Question
 from ift_scale.scoring.blocks import Block, softmax
@@ -52,7 +52,7 @@ class FewShotTexts:
     def __init__(
         self,
         tokenizer: PromptTokenizer,
-        demonstrations: Demonstrations,
+        demonstrations: DemonstrationSource,
         whole_prompts: bool = False,
     ):
         self.continuations = Continuations(tokenizer, whole_prompts)

@@ -17,7 +17,7 @@ from ift_scale.errors import DataError, Place
 from ift_scale.prompts import templates
 from ift_scale.prompts.controls import ChatText
 from ift_scale.prompts.prefixes import Prefixes
-from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import View, ViewsOf
 from ift_scale.records import Question
@@ -46,7 +46,7 @@ class FewShot:
     def __init__(
         self,
         tokenizer: PromptTokenizer,
-        demonstrations: Demonstrations,
+        demonstrations: DemonstrationSource,
         whole_prompts: bool = False,
     ):
         self.letters = LetterTokens(tokenizer, WHOLE_PROMPTS, whole=whole_prompts)
