@@ -25,7 +25,7 @@ class MainGroup(ErrorReportingGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         stages = [stage.name for stage in STAGES]
-        first = ["init", "plan", "run", "show", "sft"]
+        first = ["init", "plan", "run", "show", "sft", "screen"]
         others = sorted(self.commands.keys() - {*first, *stages})
         for title, names in (("Runs", first), ("Stages", stages), ("Other commands", others)):
             with formatter.section(title):
@@ -273,6 +273,36 @@ def batch(
     from ift_scale.config.file import load
 
     print_batch(load(config, overrides), arm, step, rank, micro_batch)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True)
+@click.option("--output", required=True, metavar="FOLDER", help="Folder for the results.")
+@click.option("--engine", type=click.Choice(["auto", "vllm", "transformers"]))
+@click.option(
+    "--treatment",
+    type=click.Choice(["discard", "weight", "refuse", "open_book", "self_distil"]),
+    help="Of examples that contradict the model, in the filtered set. Default: discard.",
+)
+@click.option(
+    "--pools",
+    multiple=True,
+    metavar="[DOMAIN=]SOURCE",
+    help="Questions whose test questions must not be in DATA; may be repeated.",
+)
+@click.option("--skip", is_flag=True, help="Leave out rows that cannot be used, and count them.")
+@set_option
+def screen(**options: Any) -> None:
+    """Find out what of your instructions MODEL knows, and what contradicts it.
+
+    MODEL is a model's folder or `world`. DATA is a file, a folder or a dataset of the hub, in any
+    format of docs/own-data.md. Writes a table (screen.parquet), a page (index.html) and the
+    filtered set (filtered.jsonl). The same command resumes a screen that was stopped.
+    """
+    from ift_scale.commands.screen import run_screen
+
+    run_screen(**options)
 
 
 @main.command()

@@ -27,7 +27,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"stage"}),
     NAMES,
     frozenset({"stages", "plan"}),
-    frozenset({"pipeline", "run_folder"}),
+    frozenset({"pipeline", "run_folder", "screen"}),
     frozenset({"__init__", "commands", "ray_backend"}),
     frozenset({"cli"}),
 )

@@ -44,6 +44,7 @@ from ift_scale.config.questions import (
     is_pool,
     source_problems,
 )
+from ift_scale.config.screen import ScreenConfig, screen_problems
 from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
 from ift_scale.config.train import (
     CheckpointConfig,
@@ -82,6 +83,7 @@ __all__ = [
     "ProbeConfig",
     "QuestionsConfig",
     "ReliabilityConfig",
+    "ScreenConfig",
     "Section",
     "Seed",
     "Source",
@@ -141,6 +143,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     analyse: AnalyseConfig = AnalyseConfig()
     cluster: ClusterConfig = ClusterConfig()
+    screen: ScreenConfig = ScreenConfig()
 
 
 def impossible_combinations(config: Config) -> list[str]:
@@ -151,6 +154,7 @@ def impossible_combinations(config: Config) -> list[str]:
         *writer_problems(config.write),
         *set_problems(config.construct, config.probe),
         *train_problems(config.train),
+        *screen_problems(config.screen),
     ]
 
 

@@ -1,0 +1,1 @@
+"""Screens instruction data: what of it a base model knows, and what contradicts it."""
