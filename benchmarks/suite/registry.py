@@ -255,6 +255,17 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "screen",
+            "whether the screen tells what a model knows from what contradicts it: area under the "
+            "ROC curve and calibration by kind of answer",
+            "what the embedded world's model was trained to believe; the authors' released sets",
+            "none: the areas are the result",
+            "bench_screen.py",
+            Size("1,221 planted facts as six kinds of examples", 12.0, 0.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",
