@@ -176,7 +176,7 @@ def test_without_a_terminal_missing_flags_are_one_usage_error(tmp_path: Path) ->
         ({"--questions": "all=pool"}, "'all' names the row over all domains"),
         ({"--output": "file/run"}, "file: is not a folder"),
         ({"--general": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
-        ({"--general": "file"}, "file:1"),
+        ({"--general": "file"}, "file: has an unknown type"),
     ],
 )
 def test_what_is_wrong_is_one_error(

@@ -88,7 +88,9 @@ def test_caps_and_scales_of_the_logits_are_found() -> None:
 @pytest.mark.parametrize("base", [256, 2100, 2400])
 def test_a_scale_of_the_logits_is_left_to_the_model(base: int) -> None:
     """MiniCPM3's depends on the width, which is smaller in the proof."""
-    settings = MiniCPM3Config(hidden_size=2304, num_attention_heads=36, dim_model_base=base)
+    settings = MiniCPM3Config(
+        hidden_size=2304, num_attention_heads=36, num_key_value_heads=36, dim_model_base=base
+    )
     assert prove(MiniCPM3ForCausalLM, settings).fastest(AUTO).head is None
 
 
