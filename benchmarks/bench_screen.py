@@ -167,9 +167,9 @@ def _store(sheet: Sheet, case: str, known: np.ndarray, rows: Sequence[dict[str, 
     area, interval = auc(scores, known), auc_interval(scores, known)
     gate = Gate(checked="every example has a score or a reason why it has none")
     about = {"known": int(known.sum()), "contradicts": int((~known).sum())}
-    sheet.add(case, "AUC", "", [area], gate, better="higher", interval=interval, about=about)
+    sheet.add(case, "AUC", "0 to 1", [area], gate, better="higher", interval=interval, about=about)
     error = calibration_error(np.array([row["reference_prob"] for row in rows]), known)
-    sheet.add(case, "calibration error", "", [error], gate, about=about)
+    sheet.add(case, "calibration error", "0 to 1", [error], gate, about=about)
     verdicts = [row["class"] for row in rows]
     for name, members in (("known", known), ("contradicts", ~known)):
         right = 100 * float(np.mean([v == name for v in np.array(verdicts)[members]]))
