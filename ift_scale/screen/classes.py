@@ -34,17 +34,16 @@ def classify(measures: dict[str, Any], why: str, config: ScreenConfig) -> Classi
 
 def _sure(measures: dict[str, Any], score: float, threshold: float) -> Classified:
     """Classifies choice questions and short answers."""
-    is_choice = measures["kind"] == "choice"
     right, other = measures["reference_prob"], measures["other_prob"]
-    share = "with probability" if is_choice else "in a share of its answers of"
+    how = "with probability {:.2f}" if measures["kind"] == "choice" else "in {:.0%} of its answers"
+    own = f"the model gives this answer {how.format(right)}"
     if right > threshold:
-        return Classified("known", score, f"the model gives this answer {share} {right:.2f}")
-    text = f"{measures['other']!r} {share} {other:.2f}, and this answer {right:.2f}"
-    if other > threshold:
-        return Classified("contradicts", score, f"the model answers {text}")
+        return Classified("known", score, own)
     if measures["other"] is None:
-        return Classified("uncertain", score, f"the model gives this answer {share} {right:.2f}")
-    return Classified("uncertain", score, f"the model is not sure: {text}")
+        return Classified("uncertain", score, own)
+    reason = f"the model answers {measures['other']!r} {how.format(other)}, and this answer "
+    name: ScreenClass = "contradicts" if other > threshold else "uncertain"
+    return Classified(name, score, reason + how.format(right))
 
 
 def _long(measures: dict[str, Any], score: float, config: ScreenConfig) -> Classified:
