@@ -5,6 +5,7 @@ In: the arm's constructed set and the tokenizer. No weights are loaded.
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ift_scale.config import BUILTIN_MODEL, Config
@@ -20,6 +21,7 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.proof import stored
+from ift_scale.train.validation import prepare as validation
 
 
 def set_of(root: Path, arm: str | None) -> Path:
@@ -53,9 +55,13 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     # First of all: a folder's own code runs in a child process until it is proven.
     proof = stored.proof_of(folder, train.max_length, trusted)
     tokenizer = PromptTokenizer(folder, trusted)
-    tokens = dataset.load(
-        tokenized(path, Path(config.output_dir) / "train" / TOKENS, tokenizer, config)
-    )
+    cache = Path(config.output_dir) / "train" / TOKENS
+    tokens = dataset.load(tokenized(path, cache, tokenizer, config))
+    chosen = np.arange(len(tokens.lengths))
+    if train.validation.share is not None:
+        held_out = validation.held_out_file(path, cache, train.validation.share)
+        chosen = np.setdiff1d(chosen, np.load(held_out), assume_unique=True)
+    dataset.check_enough(len(chosen), len(tokens.lengths) - len(chosen), path, train)
     seed = int(path.stem.rpartition("-seed")[2])
     training_path = proof.fastest(train)
     steps = packing.planned_steps(
@@ -65,6 +71,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
         config_class.hidden_size(folder, trusted),
         seed,
         training_path.layout,
+        chosen,
     )
     micro_batches = steps[_within("--step", step, 1, len(steps)) - 1]
     by_rank = micro_batches[_within("--micro-batch", micro_batch, 1, len(micro_batches)) - 1]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ift_scale.config.section import NonNegativeInt, PositiveInt, Section
+from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Text
 from ift_scale.ranks.environment import has_gpu
 
 
@@ -18,15 +18,20 @@ class CheckpointConfig(Section):
     """Number of checkpoints kept per arm. All are removed when the arm is finished."""
 
 
-class EarlyStoppingConfig(Section):
+class StoppingRule(Section):
     """Rule that ends an arm before its last epoch."""
 
-    metric: Literal["accuracy", "rank_correlation", "divergence"]
-    """Live metric that must keep improving: `divergence` must fall, the others must rise."""
     patience: PositiveInt = 3
     """Number of consecutive measurements without an improvement after which the arm ends."""
     least_improvement: Annotated[float, Field(ge=0)] = 0.0
     """Smallest change of the metric that counts as an improvement."""
+
+
+class EarlyStoppingConfig(StoppingRule):
+    """Rule that ends an arm by a live metric."""
+
+    metric: Literal["accuracy", "rank_correlation", "divergence"]
+    """Live metric that must keep improving: `divergence` must fall, the others must rise."""
 
 
 class LiveConfig(Section):
@@ -42,6 +47,35 @@ class LiveConfig(Section):
     early_stopping: EarlyStoppingConfig | None = None
     """End an arm when the metric stops improving; the arm keeps the weights of its last step.
     Default: never."""
+
+
+class ValidationConfig(Section):
+    """Loss on examples that are not trained on, measured while an arm trains. Set `share` or
+    `path`; without either, there is no validation."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the set to hold out, drawn by a hash of each example's messages: the same examples
+    for every seed, and equal examples are held out together."""
+    path: Text | None = None
+    """Path of a file with the validation examples, in the format of the constructed sets."""
+    every: Literal["auto"] | PositiveInt = "auto"
+    """Optimizer steps between measurements; the arm is also measured before its first and after its
+    last step. `auto`: as often as possible at less than 2% of the arm's cost, but at least once per
+    epoch."""
+    early_stopping: StoppingRule | None = None
+    """End an arm when the validation loss stops falling. Default: never."""
+    keep_best: bool = False
+    """Export the weights of the measurement with the lowest validation loss, the one before the
+    first step excluded, instead of those of the last step."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.share is not None or self.path is not None
+
+    @property
+    def selects(self) -> bool:
+        """True if the validation loss affects the weights that are exported."""
+        return self.is_on and (self.early_stopping is not None or self.keep_best)
 
 
 def _off(value: object) -> object:
@@ -144,6 +178,7 @@ class TrainConfig(Section):
     how to set each tracker's server."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     live: LiveConfig = LiveConfig()
+    validation: ValidationConfig = ValidationConfig()
 
 
 def precision_in_force(train: TrainConfig) -> str:
@@ -184,19 +219,34 @@ _ADDED = {"router_aux_loss"}
 def settings_of_result(train: TrainConfig) -> dict[str, Any]:
     """Returns the settings on which the trained weights depend.
 
-    Settings of live evaluation are included only if early stopping may end an arm. Settings that
-    were added after results existed are included only if they are not at their default, so that
-    those results keep their keys.
+    Settings of live evaluation are included only if early stopping may end an arm. Of validation,
+    the share is included, because the rest of the set is trained on, and all settings if they
+    select the weights; its file enters the key by its content. Settings that were added after
+    results existed are included only if they are not at their default, so that those results keep
+    their keys.
     """
-    excluded = OPERATIONAL | (set() if train.live.early_stopping is not None else {"live"})
+    excluded = OPERATIONAL | {"validation"}
+    if train.live.early_stopping is None:
+        excluded |= {"live"}
     defaults = type(train).model_fields
     unchanged = {name for name in _ADDED if getattr(train, name) == defaults[name].default}
-    return train.model_dump(exclude=excluded | unchanged)
+    return train.model_dump(exclude=excluded | unchanged) | _of_validation(train.validation)
+
+
+def _of_validation(validation: ValidationConfig) -> dict[str, Any]:
+    if validation.selects:
+        return {"validation": validation.model_dump(exclude={"path"})}
+    return {} if validation.share is None else {"validation": {"share": validation.share}}
 
 
 def train_problems(train: TrainConfig) -> list[str]:
     """Returns one message per impossible combination of the train settings."""
-    return [*_batch_problems(train), *_zero_problems(train), *_launch_problems(train)]
+    return [
+        *_batch_problems(train),
+        *_zero_problems(train),
+        *_launch_problems(train),
+        *_validation_problems(train.validation),
+    ]
 
 
 def _batch_problems(train: TrainConfig) -> list[str]:
@@ -265,5 +315,26 @@ def _launch_problems(train: TrainConfig) -> list[str]:
         problems.append(
             f"train.hostfile: no such file (value: {train.hostfile!r}); without it DeepSpeed would "
             "silently run on this node only"
+        )
+    return problems
+
+
+def _validation_problems(validation: ValidationConfig) -> list[str]:
+    problems = []
+    if validation.share is not None and validation.path is not None:
+        problems.append(
+            f"train.validation: share = {validation.share} and path = {validation.path!r} are "
+            "both set; remove one of them"
+        )
+    for name in ("keep_best", "early_stopping"):
+        if getattr(validation, name) and not validation.is_on:
+            problems.append(
+                f"train.validation.{name}: needs validation examples; set train.validation.share "
+                "or train.validation.path"
+            )
+    if validation.path is not None and not Path(validation.path).is_file():
+        problems.append(
+            f"train.validation.path: no such file (value: {validation.path!r}); give the path of "
+            "an existing file"
         )
     return problems

@@ -32,7 +32,7 @@ class Bar:
 
     def __init__(self, title: str, total: int | None, live: Progress | None):
         self.title, self.total, self.done = title, total, 0
-        self._note = self.current = self.aside = ""
+        self._note = ""
         self._live = live
         self._task = live.add_task(title, total=total) if live else None
         self._started = time.monotonic()

@@ -4,22 +4,27 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
+from ift_scale.errors import EnvironmentProblem
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import write_manifest
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train import job, loop
-from ift_scale.train.data import dataset
+from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import export_tokenizer, zero_config
+from ift_scale.train.engine.best import BestWeights
 from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.engine.export import export
 from ift_scale.train.live.evaluator import LiveEvaluator
+from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.model.packed import PackedCausalLM
 from ift_scale.train.monitor import throughput
 from ift_scale.train.monitor.metrics import StepLog
 from ift_scale.train.monitor.trackers import Trackers
+from ift_scale.train.validation.evaluator import ValidationEvaluator
 
 
 def train_arms(
@@ -51,24 +56,21 @@ def train_arm(
         metrics = folder / "metrics.jsonl" if folder else None
         checkpoints = Checkpoints(arm, work.train, context.control, metrics)
 
-        def monitors(engine: TrainEngine, num_steps: int) -> tuple[StepLog, LiveEvaluator]:
+        best: BestWeights | None = None
+
+        def monitors(engine: TrainEngine, num_steps: int) -> tuple[StepLog, Measurements]:
+            nonlocal best
             steplog = _step_log(work, arm, tokens, context, engine, num_steps, metrics, events)
-            live = LiveEvaluator(
-                arm.live,
-                work.train.live,
-                engine,
-                context.control,
-                num_steps,
-                work.hidden_size,
-                folder,
-                events,
-                context.base_answers,
+            if arm.validation is not None and work.train.validation.keep_best:
+                write = partial(_write_model, work, context, tokenizer, engine)
+                best = BestWeights(arm, context.control, is_rank_zero, write)
+            return steplog, _measurements(
+                work, arm, tokens, context, engine, num_steps, folder, events, best
             )
-            return steplog, live
 
         with _keep_on_failure(metrics, Path(work.logs) / f"{arm.arm.name}-metrics.jsonl"):
             engine, costs = loop.train(work, arm, tokens, context, monitors, checkpoints)
-        _export(work, arm, context, tokenizer, engine, folder, costs)
+        _export(work, arm, context, tokenizer, engine, folder, costs, best)
     # Only after the folder exists: a crash before this line resumes from a checkpoint.
     checkpoints.remove()
     context.control.barrier()
@@ -83,17 +85,25 @@ def _export(
     engine: TrainEngine,
     folder: Path | None,
     costs: loop.TrainingCosts,
+    best: BestWeights | None,
 ) -> None:
-    """Write the model and the manifest to `folder` on rank 0; frees the engine on every rank."""
+    """Write the model and the manifest to `folder` on rank 0; frees the engine on every rank.
+
+    `best`: the weights to publish instead of the engine's, if the best ones are kept.
+    """
     started = time.monotonic()
-    model = engine.packed.model
     target = folder / "model" if folder else None
-    exported = export_tokenizer.exported_tokenizer(tokenizer, work.template, model.config)
-    dtype = zero_config.precision_of(work.train, context.device)
-    gather = work.train.zero_stage == 3
-    peak = export(model, gather, target, Path(work.model_path), exported, dtype)
-    costs.counts["export_peak_bytes"] = peak
-    del model  # the last reference but the engine's own
+    if best is None:
+        costs.counts["export_peak_bytes"] = _write_model(work, context, tokenizer, engine, target)
+    elif best.kept is None:
+        raise EnvironmentProblem(
+            f"{arm.source}: no validation loss is finite, so there are no best weights; lower"
+            " train.learning_rate, or set train.validation.keep_best to false"
+        )
+    else:
+        costs.counts["export_peak_bytes"] = best.kept.peak_bytes
+        if target is not None:
+            best.publish(target)
     engine.release()
     if folder is None or target is None:
         return
@@ -105,6 +115,70 @@ def _export(
         "arm": arm.arm.model_dump(),
     }
     write_manifest(folder, "train", arm.key, config, arm.inputs, costs.counts, costs.seconds)
+
+
+def _write_model(
+    work: job.Job,
+    context: loop.TrainContext,
+    tokenizer: PromptTokenizer,
+    engine: TrainEngine,
+    target: Path | None,
+) -> int:
+    """Exports the engine's model to `target` on rank 0 and returns the memory used, in bytes.
+
+    Every rank must call this; `target` is None on the others.
+    """
+    model = engine.packed.model
+    exported = export_tokenizer.exported_tokenizer(tokenizer, work.template, model.config)
+    dtype = zero_config.precision_of(work.train, context.device)
+    gather = work.train.zero_stage == 3
+    return export(model, gather, target, Path(work.model_path), exported, dtype)
+
+
+def _measurements(
+    work: job.Job,
+    arm: job.ArmJob,
+    tokens: dataset.TokenizedSet,
+    context: loop.TrainContext,
+    engine: TrainEngine,
+    num_steps: int,
+    folder: Path | None,
+    events: job.Events,
+    best: BestWeights | None,
+) -> Measurements:
+    """Returns the arm's evaluators, which continue from the files in `folder` on rank 0."""
+    live = LiveEvaluator(
+        arm.live,
+        work.train.live,
+        engine,
+        context.control,
+        num_steps,
+        work.hidden_size,
+        folder,
+        events,
+        context.base_answers,
+    )
+    trained = job.training_examples(arm, len(tokens.lengths))
+    cap = packing.max_micro_batch_tokens(
+        tokens.computed_lengths[trained],
+        work.train,
+        context.ranks.world_size,
+        work.path.layout,
+    )
+    validation = ValidationEvaluator(
+        arm.validation,
+        work.train.validation,
+        engine,
+        context.control,
+        num_steps,
+        work.hidden_size,
+        cap,
+        folder,
+        events,
+        context.base_losses,
+        best,
+    )
+    return Measurements([live, validation])
 
 
 def _step_log(

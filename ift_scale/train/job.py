@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ift_scale.config.train import TrainConfig
@@ -37,6 +38,28 @@ class LiveJob(BaseModel):
     every: int
 
 
+class ValidationJob(BaseModel):
+    """Measure the loss on examples of the token file `tokens`.
+
+    `held_out`: file with the numbers of the examples, held out of the arm's own set; None for all
+    examples of a file of its own. Measured before the first step, after every `every` steps and
+    after the last. `digest`: identifies the examples.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: str
+    held_out: str | None
+    every: int
+    digest: str
+
+    def examples(self, tokens: dataset.TokenizedSet) -> np.ndarray:
+        """Returns the numbers of the validation examples in `tokens`, ascending."""
+        if self.held_out is None:
+            return np.arange(len(tokens.lengths))
+        return np.load(self.held_out)
+
+
 class ArmJob(BaseModel):
     """One arm: its set (`source`), the set's token file, the output folder, and the manifest's
     key and inputs."""
@@ -50,6 +73,7 @@ class ArmJob(BaseModel):
     key: str
     inputs: dict[str, str]
     live: LiveJob | None = None
+    validation: ValidationJob | None = None
 
 
 class Job(BaseModel):
@@ -73,6 +97,20 @@ class Job(BaseModel):
     arms: list[ArmJob]
 
 
+def training_examples(arm: ArmJob, num_examples: int) -> np.ndarray:
+    """Returns the numbers of the set's examples that are trained on, ascending."""
+    numbers = np.arange(num_examples)
+    if arm.validation is None or arm.validation.held_out is None:
+        return numbers
+    return np.setdiff1d(numbers, np.load(arm.validation.held_out), assume_unique=True)
+
+
+def trained_lengths(arm: ArmJob) -> np.ndarray:
+    """Returns the number of computed tokens of each example that is trained on."""
+    lengths = dataset.load(Path(arm.tokens)).computed_lengths
+    return lengths[training_examples(arm, len(lengths))]
+
+
 def max_micro_batch_tokens(job: Job, world_size: int) -> int:
     """Returns about the largest number of tokens in a micro-batch of any arm.
 
@@ -80,7 +118,7 @@ def max_micro_batch_tokens(job: Job, world_size: int) -> int:
     """
     longest = [
         packing.max_micro_batch_tokens(
-            dataset.load(Path(arm.tokens)).computed_lengths,
+            trained_lengths(arm),
             job.train,
             world_size,
             job.path.layout,

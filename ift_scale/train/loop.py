@@ -2,7 +2,7 @@
 
 The steps are planned before the loop starts: each is a fixed set of examples with a fixed
 assignment to ranks and micro-batches (`data.packing`). The loop runs them one by one, and between
-two steps measures live knowledge, checks whether to stop, and writes checkpoints.
+two steps takes the measurements, checks whether to stop, and writes checkpoints.
 """
 
 import time
@@ -23,13 +23,13 @@ from ift_scale.train.engine import deepspeed as engines
 from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.checkpoint_manifest import Progress
 from ift_scale.train.engine.deepspeed import StepResult, TrainEngine
-from ift_scale.train.job import ArmJob, Interrupted, Job
+from ift_scale.train.job import ArmJob, Interrupted, Job, training_examples
 from ift_scale.train.launch.control import Control
-from ift_scale.train.live.evaluator import LiveEvaluator
+from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.monitor.metrics import StepLog
 
-Monitors = Callable[[TrainEngine, int], tuple[StepLog, LiveEvaluator]]
-"""(engine, number of steps) -> the log of the steps and the live evaluator of an arm."""
+Monitors = Callable[[TrainEngine, int], tuple[StepLog, Measurements]]
+"""(engine, number of steps) -> the log of the steps and the measurements of an arm."""
 
 
 @dataclass
@@ -42,6 +42,8 @@ class TrainContext:
     control: Control
     base_answers: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     """The base model's live answers, where every arm starts, by (file, number of questions)."""
+    base_losses: dict[str, float] = field(default_factory=dict)
+    """The base model's validation losses, by the digest of the examples."""
 
 
 @dataclass
@@ -62,23 +64,24 @@ def train(
 ) -> tuple[TrainEngine, TrainingCosts]:
     """Train one arm, from the base model or from its newest checkpoint.
 
-    Early stopping ends the arm with the weights of its last step. Raises Interrupted, after
-    saving, if the ranks were asked to stop, and EnvironmentProblem after more than
-    `train.max_bad_steps` steps with a non-finite gradient.
+    Early stopping ends the arm; the engine then has the weights of its last step. Raises
+    Interrupted, after saving, if the ranks were asked to stop, and EnvironmentProblem after more
+    than `train.max_bad_steps` steps with a non-finite gradient.
     """
     started = time.monotonic()
     config = job.train
-    steps, engine = _plan_and_build(job, arm, tokens, context)
+    chosen = training_examples(arm, len(tokens.lengths))
+    steps, engine = _plan_and_build(job, arm, tokens, chosen, context)
     restored = checkpoints.load(engine)
     built = time.monotonic()
-    steplog, live = monitors(engine, len(steps))
-    timer = StepTimer(restored.seconds, built, live)
-    live.after(restored.step)
+    steplog, measurements = monitors(engine, len(steps))
+    timer = StepTimer(restored.seconds, built, measurements)
+    steplog.log_before(restored.step, measurements.after(restored.step))
     bad = NonFiniteSteps(arm, tokens, context, config.max_bad_steps, restored)
     first_step, num_done = 0.0, restored.step
 
     for number, step in enumerate(steps[restored.step :], restored.step):
-        if live.should_stop:
+        if measurements.should_stop:
             break
         # Seeded per step, so that a resumed arm draws the same random numbers.
         torch.manual_seed(step_seed(arm.arm.seed, number))
@@ -95,7 +98,7 @@ def train(
         if number == restored.step:
             first_step = timer.seconds() - restored.seconds
         num_done = number + 1
-        live.after(num_done)
+        steplog.finish(measurements.after(num_done))
         # All ranks agree, so that they save after the same step.
         should_stop = context.control.should_stop()
         if should_stop or checkpoints.due(num_done, len(steps)):
@@ -117,17 +120,19 @@ def train(
         "build": built - started,
         "first_step": first_step,
         "steps": timer.seconds(),
-        "live": live.seconds,
-    }
-    counts = counts_of(tokens, steps[:num_done], job) | live.counts()
+    } | measurements.seconds
+    counts = counts_of(tokens, len(chosen), steps[:num_done], job) | measurements.counts()
     counts |= {"bad_steps": bad.count, "resumed": restored.resumed}
     return engine, TrainingCosts(seconds, counts)
 
 
 def _plan_and_build(
-    job: Job, arm: ArmJob, tokens: TokenizedSet, context: TrainContext
+    job: Job, arm: ArmJob, tokens: TokenizedSet, chosen: np.ndarray, context: TrainContext
 ) -> tuple[list[packing.Step], TrainEngine]:
-    """Returns all steps of the arm, and an engine for them with the base model's weights."""
+    """Returns all steps of the arm, and an engine for them with the base model's weights.
+
+    `chosen`: numbers of the examples to train on.
+    """
     config, ranks = job.train, context.ranks
     steps = packing.planned_steps(
         tokens.computed_lengths,
@@ -136,6 +141,7 @@ def _plan_and_build(
         job.hidden_size,
         arm.arm.seed,
         job.path.layout,
+        chosen,
     )
     max_micro_batches = max(map(len, steps))
     engine = engines.build(
@@ -153,21 +159,24 @@ def _plan_and_build(
 
 @dataclass
 class StepTimer:
-    """Times an arm's steps, without live measurements.
+    """Times an arm's steps, without the measurements between them.
 
     `restored`: seconds before an interruption. `started`: clock at the start of this run.
     """
 
     restored: float
     started: float
-    live: LiveEvaluator
+    measurements: Measurements
 
     def __post_init__(self) -> None:
-        self._restored_live = self.live.seconds
+        self._measured_before = self._measured()
+
+    def _measured(self) -> float:
+        return sum(self.measurements.seconds.values())
 
     def seconds(self) -> float:
-        live_seconds = self.live.seconds - self._restored_live
-        return self.restored + time.monotonic() - self.started - live_seconds
+        measured = self._measured() - self._measured_before
+        return self.restored + time.monotonic() - self.started - measured
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -175,10 +184,13 @@ def step_seed(seed: int, step: int) -> int:
     return (seed << 32) + step
 
 
-def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict[str, float]:
+def counts_of(
+    tokens: TokenizedSet, num_examples: int, steps: list[packing.Step], job: Job
+) -> dict[str, float]:
     """Returns the counts of the given steps for the manifest.
 
-    `examples` and `truncated` count the set; in all others, an example counts once per epoch.
+    `examples`: those that are trained on. `truncated` counts the set; in all others, an example
+    counts once per epoch.
     """
     seen = [i for step in steps for micro in step for examples in micro for i in examples]
     imbalances = [
@@ -189,7 +201,7 @@ def counts_of(tokens: TokenizedSet, steps: list[packing.Step], job: Job) -> dict
         saved = sum(num_saved(shared_prefixes(step, tokens)) for step in steps)
     return {
         "steps": len(steps),
-        "examples": len(tokens.lengths),
+        "examples": num_examples,
         "tokens": int(tokens.lengths[seen].sum()),
         "computed_tokens": int(tokens.computed_lengths[seen].sum()) - saved,
         "supervised_tokens": int(tokens.supervised_counts[seen].sum()),

@@ -26,6 +26,7 @@ from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.model.path import TrainingPath
 from ift_scale.train.monitor import trackers
 from ift_scale.train.proof import stored
+from ift_scale.train.validation import prepare as validation
 from ift_scale.train.zero_stage import NEEDS_ZERO_3, with_zero_stage
 
 
@@ -62,25 +63,26 @@ def prepare(
     trackers.check(config.train.trackers)
     bar.note("tokenising")
     tokenizer = PromptTokenizer(model_path, trusted)
+    cache = folder / TOKENS
     arms = [
-        _arm_job(task, arm, path, tokenized(path, folder / TOKENS, tokenizer, config))
+        _arm_job(task, arm, path, tokenized(path, cache, tokenizer, config))
         for task, arm, path in pending
     ]
+    hidden_size = config_class.hidden_size(model_path, trusted)
+    arms = validation.with_validation(arms, config, cache, tokenizer, hidden_size)
     export_tokenizer.check_before_training(
         tokenizer, config.evaluate.template, [path for _, _, path in pending]
     )
     for arm in arms:
         # Refuses a checkpoint of another model or set before the ranks are started.
         checkpoint_manifest.latest(arm)
-    hidden_size = config_class.hidden_size(model_path, trusted)
     if live is not None and config.train.live.every != 0 and evaluates(path, config.train):
-        live_jobs = live_questions.build_jobs(
-            live, arms, config, tokenizer, folder / TOKENS, hidden_size
-        )
+        live_jobs = live_questions.build_jobs(live, arms, config, tokenizer, cache, hidden_size)
         arms = [arm.model_copy(update={"live": live_jobs.get(arm.arm.name)}) for arm in arms]
         path = path_with_live(config, model_path, arms, path)
         if not evaluates(path, config.train):
             arms = [arm.model_copy(update={"live": None}) for arm in arms]
+    validation.check_path(path, config.train)
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
@@ -204,11 +206,15 @@ def check_model_settings(config: Config, model_path: Path) -> None:
 
 
 def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
-    """Raises DataError for a token without an embedding row, in the sets or the live questions."""
+    """Raises DataError for a token without an embedding row, in the sets, the validation file or
+    the live questions."""
     for arm in arms if surplus else ():
         tokens = dataset.load(Path(arm.tokens))
         for number, ids in enumerate(tokens.examples(), start=1):
             surplus.refuse(ids.tolist(), Place(arm.source, number, "messages"))
+        if arm.validation is not None and arm.validation.held_out is None:
+            for ids in dataset.load(Path(arm.validation.tokens)).examples():
+                surplus.refuse(ids.tolist(), Place("train.validation.path"))
         if arm.live is not None:
             live = live_tokens.load(Path(arm.live.questions))
             names = live.ids_Q[live.questions_N]

@@ -13,7 +13,7 @@ from ift_scale.config import Config, precision_in_force
 from ift_scale.config.train import settings_of_result
 from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.io.files import log_tail, remove_incomplete, write_json
-from ift_scale.io.manifests import digest_of, is_done
+from ift_scale.io.manifests import digest_of, file_digest, is_done
 from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
@@ -42,16 +42,20 @@ class TrainStage(Stage):
         in_force = {"precision": precision_in_force(config.train)}
         settings = [settings_of_result(config.train) | in_force, config.evaluate.template]
         sets = context.finished(context.task("construct")).files
-        # Live knowledge affects the weights only through early stopping.
-        live_inputs: dict[str, str] = {}
+        # Live knowledge affects the weights only through early stopping, a validation file through
+        # the selection of the weights.
+        more: dict[str, str] = {}
         if config.train.live.early_stopping is not None:
-            live_inputs = {
+            more = {
                 "questions": context.digest("questions", QUESTIONS_FILE),
                 "probe": context.digest("probe", PROBE_FILE),
             }
+        validation = config.train.validation
+        if validation.selects and validation.path is not None:
+            more["validation"] = file_digest(Path(validation.path))
         tasks = []
         for arm in context.arms_of_part():
-            inputs = {"model": context.base_digest, "set": sets[f"{arm.name}.jsonl"]} | live_inputs
+            inputs = {"model": context.base_digest, "set": sets[f"{arm.name}.jsonl"]} | more
             key = digest_of([self.version, settings, arm.model_dump(), inputs])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks

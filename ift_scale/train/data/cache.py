@@ -33,7 +33,6 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
             if missing:
                 tokens = tokenize(set_path, tokenizer, config.evaluate.template, config.train)
                 dataset.save(tokens, path)
-    dataset.check_enough(dataset.load(path), set_path, config.train)
     return path
 
 

@@ -57,15 +57,20 @@ class TokenizedSet:
         return np.add.reduceat(predicted, self.offsets[:-1], dtype=np.int64)
 
 
-def check_enough(tokens: TokenizedSet, path: Path, config: TrainConfig) -> None:
-    """Raises DataError if the set does not fill one optimizer step."""
-    count, batch_size = len(tokens.lengths), config.global_batch_size
+def check_enough(count: int, num_held_out: int, path: Path, config: TrainConfig) -> None:
+    """Raises DataError if the `count` examples to train on do not fill one optimizer step.
+
+    `num_held_out`: examples of the set that are held out for validation.
+    """
+    batch_size = config.global_batch_size
     if count < batch_size:
+        rest = f", after {num_held_out} are held out for validation," if num_held_out else ""
         problem = (
-            f"{count} examples are fewer than one optimizer step of"
+            f"{count} examples{rest} are fewer than one optimizer step of"
             f" train.global_batch_size = {batch_size}"
         )
-        remedy = "Lower train.global_batch_size, or build a larger set"
+        share = "Lower train.validation.share, lower" if num_held_out else "Lower"
+        remedy = f"{share} train.global_batch_size, or build a larger set"
         raise DataError(Place(path), problem, remedy)
 
 

@@ -148,17 +148,20 @@ def planned_steps(
     hidden_size: int,
     seed: int,
     layout: Layout = "packed",
+    chosen: np.ndarray | None = None,
 ) -> list[Step]:
     """Returns every optimizer step of an arm, assigned to ranks and micro-batches.
 
-    `lengths`: number of computed tokens of each example. Without `train.packing`, the layout is
-    `single`.
+    `lengths`: number of computed tokens of each example of the set. `chosen`: numbers of the
+    examples to train on, ascending; None for all. The steps are those of a set that contains the
+    chosen examples only. Without `train.packing`, the layout is `single`.
     """
     layout = layout if config.packing else "single"
-    steps = step_examples(len(lengths), config.global_batch_size, config.epochs, seed)
+    numbers = np.arange(len(lengths)) if chosen is None else chosen
+    steps = step_examples(len(numbers), config.global_batch_size, config.epochs, seed)
     cap = config.tokens_per_micro_batch
     return [
-        assign_to_ranks(examples, lengths, world_size, cap, hidden_size, layout)
+        assign_to_ranks(numbers[examples].tolist(), lengths, world_size, cap, hidden_size, layout)
         for examples in steps
     ]
 

@@ -2,14 +2,13 @@
 
 Every rank computes its share of the packed prompts with the model's own forward pass, without
 gradients, and reads the log-probabilities of the letters. From all of them each rank computes the
-same measures. Training is not affected: no gradient, random number or optimizer state changes, so
-an arm's weights are bit-identical with and without live knowledge.
+same measures.
 
 Shapes: Q questions of up to C options, P scored positions, M measurements, R rows of a micro-batch.
 """
 
 import json
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +19,34 @@ from torch import Tensor
 from ift_scale.config.train import LiveConfig
 from ift_scale.records import GRADES
 from ift_scale.scoring.agreement import kl_divergence, rank_pearson
-from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.job import Events, LiveJob
 from ift_scale.train.launch.control import Control
-from ift_scale.train.live import schedule
 from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.live.tokens import LiveSet
+from ift_scale.train.measurement.evaluator import (
+    PeriodicEvaluator,
+    Stopping,
+    assigned,
+    evaluation_mode,
+)
 
-FILE = "live.jsonl"
-"""One row per measurement. `seconds`: its duration; `share`: all measurements' part of the arm's
-time so far."""
 ANSWERS = "live.npz"
 """`steps` (M,), `ids` (Q,) and `logprobs` (M, Q, C): the letters' log-probabilities of each
 measurement, -inf after the last letter."""
 
 
-class LiveEvaluator:
-    """The measurements of one arm; none if `job` is None.
+class LiveEvaluator(PeriodicEvaluator):
+    """The measurements of one arm; none if `job` is None. Rank 0 writes ANSWERS as well.
 
-    `folder`: the arm's folder on rank 0, which writes FILE and ANSWERS; None on other ranks. A
-    resumed arm continues from these files. `base`: answers of the base model, shared by all arms of
-    a launch, because every arm starts from it.
+    `base`: answers of the base model, shared by all arms of a launch, because every arm starts
+    from it.
     """
+
+    NAME = "live"
+    FILE = "live.jsonl"
 
     def __init__(
         self,
@@ -58,14 +60,11 @@ class LiveEvaluator:
         events: Events,
         base: dict[tuple[str, int], np.ndarray],
     ):
-        self._job, self._config, self._num_steps = job, config, num_steps
-        self._engine, self._control = engine, control
-        self._folder, self._events, self._base = folder, events, base
-        self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.should_stop = False
-        """True once early stopping has ended the arm."""
-        self._started = time.monotonic()
+        rule = config.early_stopping
+        stopping = Stopping(rule, rule.metric, rule.metric != "divergence") if rule else None
+        every = job.every if job is not None else 0
+        super().__init__(every, stopping, engine, control, num_steps, folder)
+        self._job, self._events, self._base = job, events, base
         self._answers: list[np.ndarray] = []
         if job is None:
             return
@@ -77,24 +76,17 @@ class LiveEvaluator:
             for end, count in zip(counts_N.cumsum(), counts_N, strict=True)
         ]
         self._letters_PC = torch.from_numpy(self._set.letters_PC.clip(min=0)).to(engine.device)
-        self._restore()
+        # Rank 0 has the files; all ranks need the rows to agree on early stopping.
+        mine = _read(folder, self.FILE, self._set.ids_Q) if folder else None
+        rows, self._answers = control.gather(mine)[0]
+        self.restore(rows)
 
     def _collate(self, hidden_size: int) -> list[MicroBatch]:
         """Returns this rank's micro-batches of the prompts."""
         engine, tokens = self._engine, self._set.tokens
-        # A prompt over the cap is computed nevertheless: without gradients it needs much less
-        # memory than an example of the same length.
-        cap = max(engine.config.tokens_per_micro_batch, int(tokens.computed_lengths.max()))
-        num_prompts = len(tokens.lengths)
-        assigned = packing.assign_to_ranks(
-            range(num_prompts),
-            tokens.computed_lengths,
-            engine.ranks.world_size,
-            cap,
-            hidden_size,
-            engine.packed.path.layout,
-        )
-        unweighted = np.ones(num_prompts)
+        prompts = range(len(tokens.lengths))
+        cap = engine.config.tokens_per_micro_batch
+        unweighted = np.ones(len(prompts))
         return [
             collate(
                 micro[engine.ranks.rank],
@@ -104,70 +96,26 @@ class LiveEvaluator:
                 engine.packed.shares_prefix,
                 engine.packed.whole,
             )
-            for micro in assigned
+            for micro in assigned(engine, tokens, prompts, cap, hidden_size)
         ]
 
-    def _restore(self) -> None:
-        """Restore the measurements made before an interruption, if of the same questions."""
-        # Rank 0 has the files; all ranks need the rows to agree on early stopping.
-        mine = _read(self._folder, self._set.ids_Q) if self._folder else None
-        self.rows, self._answers = self._control.gather(mine)[0]
-        if self.rows:
-            self.seconds = sum(row["seconds"] for row in self.rows)
-            self._started -= self.seconds / self.rows[-1]["share"]
-            self.should_stop = self._stops_early()
-
-    def after(self, step: int) -> float:
-        """Measure if due after `step` steps and return the seconds it took.
-
-        Every rank must call this; `should_stop` is the same on all. A measurement made before an
-        interruption is not repeated.
-        """
-        if self._job is None or not schedule.due(step, self._job.every, self._num_steps):
-            return 0.0
-        if any(row["step"] == step for row in self.rows):
-            return 0.0
-        if self._engine.device.type == "cuda":
-            # What is still queued belongs to the last step's time.
-            torch.cuda.synchronize(self._engine.device)
-        started = time.monotonic()
+    def measure(self, step: int) -> dict[str, Any]:
+        """Asks the questions and returns the measures of the answers."""
         logprobs_QC = self._base_answers() if step == 0 else self._compute()
-        seconds = time.monotonic() - started
-        self.seconds += seconds
-        row = {"step": step} | measures(logprobs_QC, self._set)
-        row |= {"seconds": seconds, "share": self.seconds / (time.monotonic() - self._started)}
-        self._add(row, logprobs_QC)
-        return seconds
-
-    def _add(self, row: dict[str, Any], logprobs_QC: np.ndarray) -> None:
-        self.rows.append(row)
         self._answers.append(logprobs_QC)
-        self.should_stop = self._stops_early()
+        return measures(logprobs_QC, self._set)
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Writes the answers of all measurements and shows the newest measures."""
         if self._folder is not None:
-            with (self._folder / FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            steps = np.array([earlier["step"] for earlier in self.rows])
             np.savez(
                 self._folder / ANSWERS,
-                steps=steps,
+                steps=np.array([earlier["step"] for earlier in self.rows]),
                 ids=self._set.ids_Q,
                 logprobs=np.stack(self._answers),
             )
         shown = {name: row[name] for name in ("step", "accuracy", "rank_correlation", "divergence")}
         self._events.emit("live", of=self._num_steps, over=self.should_stop, **shown)
-
-    def _stops_early(self) -> bool:
-        """True if the newest measurement ends the arm; False after its last step."""
-        stopping = self._config.early_stopping
-        if stopping is None:
-            return False
-        values = [row[stopping.metric] for row in self.rows]
-        since = schedule.since_best(
-            values, stopping.metric != "divergence", stopping.least_improvement
-        )
-        # Rank 0 decides, because different machines may round differently.
-        stops = self._control.gather(since >= stopping.patience)[0]
-        return stops and self.rows[-1]["step"] < self._num_steps
 
     def _base_answers(self) -> np.ndarray:
         assert self._job is not None
@@ -178,15 +126,8 @@ class LiveEvaluator:
 
     def _compute(self) -> np.ndarray:
         """Returns the letters' log-probabilities on every rank, (Q, C), float64."""
-        packed = self._engine.packed
-        packed.eval()
-        try:
+        with evaluation_mode(self._engine):
             parts = [self._logprobs(batch) for batch in self._batches]
-        finally:
-            packed.train()
-        if self._engine.config.zero_stage == 3:
-            # A forward pass without a backward pass leaves weights gathered and prefetched.
-            self._engine.deepspeed.optimizer.empty_partition_cache()
         mine = (
             torch.cat(parts).double().cpu().numpy()
             if parts
@@ -204,7 +145,6 @@ class LiveEvaluator:
             [np.empty(0, dtype=np.int64), *(self._positions[number] for number in batch.examples)]
         )
 
-    @torch.no_grad()
     def _logprobs(self, batch: MicroBatch) -> Tensor:
         """Returns the letters' log-probabilities of the batch's rows, (R, C).
 
@@ -221,25 +161,20 @@ class LiveEvaluator:
         """Returns the counts for the arm's manifest."""
         if self._job is None:
             return {}
-        counts: dict[str, float] = {
-            "live_measurements": len(self.rows),
-            "live_questions": self._job.num_questions,
-            "live_every": self._job.every,
-        }
-        if self._config.early_stopping is not None:
-            counts["stopped_early"] = int(self.should_stop)
-        return counts
+        return super().counts() | {"live_questions": self._job.num_questions}
 
 
-def _read(folder: Path, ids_Q: np.ndarray) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+def _read(
+    folder: Path, file: str, ids_Q: np.ndarray
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Returns (rows, answers) of earlier measurements; removes those of other questions."""
     if not (folder / ANSWERS).is_file():
         return [], []
-    rows = [json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()]
     with np.load(folder / ANSWERS) as arrays:
         if np.array_equal(arrays["ids"], ids_Q):
             return rows, list(arrays["logprobs"])
-    (folder / FILE).unlink()
+    (folder / file).unlink()
     return [], []
 
 

@@ -26,14 +26,14 @@ from ift_scale.records import GRADES, Question, test_group
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.options import OptionRequest
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
-from ift_scale.train.data import dataset, packing
+from ift_scale.train.data import packing
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.tokenize import tokenizer_digest
-from ift_scale.train.job import ArmJob, LiveJob
-from ift_scale.train.live import schedule
+from ift_scale.train.job import ArmJob, LiveJob, trained_lengths
 from ift_scale.train.live import tokens as live_tokens
-from ift_scale.train.live.schedule import Schedule
 from ift_scale.train.live.tokens import LiveSet
+from ift_scale.train.measurement import schedule
+from ift_scale.train.measurement.schedule import Schedule
 
 Jobs = dict[str, LiveJob]
 """The live jobs by arm name."""
@@ -183,18 +183,19 @@ def cached(
 
 
 def schedule_of(
-    questions: LiveSet, tokens: TokenizedSet, config: Config, hidden_size: int
+    questions: LiveSet, lengths: np.ndarray, config: Config, hidden_size: int
 ) -> Schedule | None:
     """Returns the arm's schedule, or None if `auto` finds none within its budget.
 
+    `lengths`: number of computed tokens of each example that is trained on.
     Depends on this arm only and not on others of the launch, because with early stopping the
     schedule affects the weights.
     """
     train = config.train
     costs_N = packing.cost(questions.tokens.computed_lengths, hidden_size)
     costs_Q = questions.costs(costs_N)[: train.live.max_questions]
-    arm_cost = train.epochs * packing.cost(tokens.computed_lengths, hidden_size).sum()
-    num_steps = train.epochs * packing.steps_per_epoch(len(tokens.lengths), train.global_batch_size)
+    arm_cost = train.epochs * packing.cost(lengths, hidden_size).sum()
+    num_steps = train.epochs * packing.steps_per_epoch(len(lengths), train.global_batch_size)
     if train.live.every == "auto":
         return schedule.automatic(costs_Q, arm_cost, num_steps)
     return schedule.fixed(train.live.every, costs_Q, arm_cost, num_steps)
@@ -230,8 +231,7 @@ def build_jobs(
         questions = live_tokens.load(path) if path else None
         plan = None
         if questions is not None:
-            tokens = dataset.load(Path(work.tokens))
-            plan = schedule_of(questions, tokens, config, hidden_size)
+            plan = schedule_of(questions, trained_lengths(work), config, hidden_size)
         if plan is None or questions is None:
             reason = _TOO_EXPENSIVE if questions else _NO_QUESTIONS
             if config.train.live.early_stopping is not None:

@@ -7,6 +7,7 @@ Nothing waits for the device within a step: losses, norms and times stay on it f
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class Clock:
 
 
 class StepLog:
-    """The log of an arm's steps; `start` and `add` must surround every step.
+    """The log of an arm's steps; `start` and `add` must surround every step, `finish` ends it.
 
     `path`: metrics.jsonl on rank 0, None on other ranks. `num_steps`: of the whole arm. `every`:
     `train.log_every`.
@@ -85,7 +86,19 @@ class StepLog:
         }
         self._rows.append(row | self._meter.counts(step) if self._file is not None else row)
         self._num_added += 1
-        if len(self._rows) == self._every or number + 1 == self._num_steps:
+
+    def log_before(self, step: int, measured: Mapping[str, Any]) -> None:
+        """Send what was measured before this run's first step, after step `step`, to the trackers.
+
+        No row of this run belongs to that step.
+        """
+        if measured:
+            self._trackers.log(step, measured)
+
+    def finish(self, measured: Mapping[str, Any]) -> None:
+        """Add what was measured after the newest step to its row, and write rows if it is time."""
+        self._rows[-1] |= measured
+        if len(self._rows) == self._every or self._rows[-1]["step"] == self._num_steps:
             self.flush()
 
     def flush(self) -> None:

@@ -39,11 +39,17 @@ def time_left(seconds: float) -> str:
 
 
 class ProgressReporter:
-    """Shows the ranks' events; `seconds`: time from the launch to the first step, by phase."""
+    """Shows the ranks' events on `bar`.
+
+    `seconds`: time from the launch to the first step, by phase. The newest measurement of each
+    kind follows the arm's step in its line.
+    """
 
     def __init__(self, bar: Bar, seconds: dict[str, float]):
         self.bar, self.seconds = bar, seconds
         self._launched = time.monotonic()
+        self._arm = ""
+        self._measured: dict[str, str] = {}
 
     def show(self, event: dict[str, Any]) -> None:
         if event["event"] == "joined":
@@ -55,23 +61,34 @@ class ProgressReporter:
             }
         elif event["event"] == "step":
             self.seconds.setdefault("to_first_log", time.monotonic() - self._launched)
-        _show(event, self.bar)
+        self._show(event)
 
+    def _show(self, event: Mapping[str, Any]) -> None:
+        bar = self.bar
+        match event["event"]:
+            case "joined":
+                bar.note(f"{event['world_size']} ranks joined")
+            case "arm":
+                self._arm, self._measured = str(event["name"]), {}
+                bar.note(self._arm)
+            case "step":
+                bar.note(progress_line(self._arm, event) + self._newest())
+            case "note":
+                say(f"train: {event['message']}")
+            case "live":
+                text = f", HOMO {event['accuracy']:.1%} KL {event['divergence']:.2f}"
+                self._show_measured("live", text, event)
+            case "validation":
+                best = " (best)" if event["best"] else ""
+                text = f", validation loss {_number(event['loss'], '.3f')}{best}"
+                self._show_measured("validation", text, event)
+            case "done":
+                bar.advance()
 
-def _show(event: dict[str, object], bar: Bar) -> None:
-    match event["event"]:
-        case "joined":
-            bar.note(f"{event['world_size']} ranks joined")
-        case "arm":
-            bar.note(str(event["name"]))
-            bar.current, bar.aside = str(event["name"]), ""
-        case "step":
-            bar.note(progress_line(bar.current, event) + bar.aside)
-        case "note":
-            say(f"train: {event['message']}")
-        case "live":
-            bar.aside = f", HOMO {event['accuracy']:.1%} KL {event['divergence']:.2f}"
-            end = ", stopped early" if event["over"] else ""
-            bar.note(f"{bar.current} step {event['step']}/{event['of']}{bar.aside}{end}")
-        case "done":
-            bar.advance()
+    def _newest(self) -> str:
+        return "".join(self._measured.values())
+
+    def _show_measured(self, kind: str, text: str, event: Mapping[str, Any]) -> None:
+        self._measured[kind] = text
+        end = ", stopped early" if event["over"] else ""
+        self.bar.note(f"{self._arm} step {event['step']}/{event['of']}{self._newest()}{end}")

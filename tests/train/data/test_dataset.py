@@ -69,7 +69,7 @@ def test_an_empty_set_is_smaller_than_a_step(tmp_path: Path, world_model: Path) 
     path.write_text("")
     tokens = tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
     with pytest.raises(DataError, match="0 examples are fewer than one optimizer step"):
-        dataset.check_enough(tokens, path, TrainConfig(global_batch_size=1))
+        dataset.check_enough(len(tokens.lengths), 0, path, TrainConfig(global_batch_size=1))
 
 
 def test_supervised_counts(tmp_path: Path, world_model: Path) -> None:
@@ -125,13 +125,16 @@ def test_a_template_that_refuses_an_example_names_its_line(
         tokenize(path, tokenizer, "model", TrainConfig())
 
 
-def test_a_set_smaller_than_a_step(tmp_path: Path, world_model: Path) -> None:
-    path = tmp_path / "set.jsonl"
-    _write(path, "copper", "oak")
-    tokens = tokenize(path, PromptTokenizer(world_model), "vicuna", TrainConfig())
-    dataset.check_enough(tokens, path, TrainConfig(global_batch_size=2))
+def test_a_set_smaller_than_a_step() -> None:
+    path = Path("set.jsonl")
+    dataset.check_enough(2, 0, path, TrainConfig(global_batch_size=2))
     with pytest.raises(
         DataError,
         match=r"set.jsonl: 2 examples are fewer than .* train.global_batch_size = 3\. Lower",
     ):
-        dataset.check_enough(tokens, path, TrainConfig(global_batch_size=3))
+        dataset.check_enough(2, 0, path, TrainConfig(global_batch_size=3))
+    with pytest.raises(
+        DataError,
+        match=r"2 examples, after 5 are held out .*\. Lower train.validation.share, lower",
+    ):
+        dataset.check_enough(2, 5, path, TrainConfig(global_batch_size=3))

@@ -26,12 +26,13 @@ from ift_scale.records import GRADES, Arm, Score
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.dataset import TokenizedSet
-from ift_scale.train.job import ArmJob, Events, LiveJob
+from ift_scale.train.job import ArmJob, Events, LiveJob, trained_lengths
 from ift_scale.train.live import questions as live_questions
-from ift_scale.train.live import schedule
 from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.live.evaluator import LiveEvaluator, measures
 from ift_scale.train.live.tokens import first
+from ift_scale.train.measurement import schedule
+from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.model.packed import PackedCausalLM
 from tests.prompts import vocabularies
 from tests.train import homo
@@ -294,7 +295,7 @@ def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
         )
     # The cost of a question is that of all its prompts.
     found = live_questions.schedule_of(
-        whole, dataset.load(_tokens(tmp_path)), _config(tmp_path, every=1, max_questions=5), 64
+        whole, trained_lengths(_arm(tmp_path, 20)), _config(tmp_path, every=1, max_questions=5), 64
     )
     assert found is not None and found.num_questions == 5
     costs = packing.cost(whole.tokens.computed_lengths, 64)[whole.questions_N < 5]
@@ -397,7 +398,7 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
             if live.should_stop:
                 break
         assert reported == stopped
-        assert live.counts()["stopped_early"] == int(stopped[-1])
+        assert Measurements([live]).counts()["stopped_early"] == int(stopped[-1])
 
 
 def test_an_interrupted_arm_resumes_from_its_files(tmp_path: Path, world_model: Path) -> None:
@@ -411,8 +412,8 @@ def test_an_interrupted_arm_resumes_from_its_files(tmp_path: Path, world_model: 
         before.after(step)
     after = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
     assert after.rows == before.rows and after.seconds == before.seconds and not after.should_stop
-    assert after.after(2) == 0.0  # already measured
-    assert after.after(4) > 0.0 and after.should_stop
+    assert after.after(2) == {}  # already measured
+    assert after.after(4)["step"] == 4 and after.should_stop
     assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).should_stop
     with np.load(tmp_path / "live.npz") as answers:
         assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)

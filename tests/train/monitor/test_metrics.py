@@ -180,6 +180,7 @@ def test_the_device_is_read_once_per_interval(
                         torch.Tensor, name, lambda *a: pytest.fail("the device was waited for")
                     )
             log.add(number, STEP, _Result(float(number), norm=_OnDevice()))  # type: ignore[arg-type]
+            log.finish({"validation_loss": 0.5} if number == 1 else {})
         assert _OnDevice.reads == {0: 0, 1: 0, 2: 3, 3: 3, 4: 5}[number]
     assert reads_at == [2, 4]
     log.close()
@@ -199,6 +200,7 @@ def test_the_device_is_read_once_per_interval(
         row["seconds"] > 0 and row["mfu"] > 0 and 0.05 < row["peak_memory_gib"] < 100
         for row in rows
     )
+    assert [row.get("validation_loss") for row in rows] == [None, 0.5, None, None, None]
     first = rows[0]
     assert first["tokens_per_second_per_gpu"] == pytest.approx(12 / first["seconds"])
     assert first["mfu"] == pytest.approx(first["model_flops"] / first["seconds"] / 1e9)
@@ -208,8 +210,10 @@ def test_a_non_finite_loss_is_null(tmp_path: Path, group: None) -> None:
     log = _log(tmp_path, num_steps=2, every=2, peak_flops=None)
     log.start()
     log.add(0, STEP, _Result(math.nan, applied=False, norm=math.inf))  # type: ignore[arg-type]
+    log.finish({})
     log.start()
     log.add(1, STEP, _Result(1.0, norm=None))  # type: ignore[arg-type]
+    log.finish({})
     log.close()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text

@@ -1,6 +1,6 @@
-"""Schedules live measurements and detects when an arm has stopped improving. Pure functions.
+"""Schedules measurements of an arm and detects when it has stopped improving. Pure functions.
 
-A measurement costs a forward pass over the questions' prompts. An arm costs a forward and a
+A measurement costs a forward pass over its prompts or examples. An arm costs a forward and a
 backward pass over its examples, three times the FLOPs of a forward pass (Kaplan et al. 2020,
 arXiv 2001.08361, section 2.1). Both are estimated by `packing.cost`.
 """
@@ -40,10 +40,37 @@ def due(step: int, every: int, num_steps: int) -> bool:
     return every > 0 and (step % every == 0 or step == num_steps)
 
 
+def share_of(every: int, cost: float, arm_cost: float, num_steps: int) -> float:
+    """Returns the cost of all measurements as a share of the arm's own FLOPs.
+
+    `cost`: forward cost of one measurement. `arm_cost`: of the examples of all steps.
+    """
+    return num_measurements(every, num_steps) * cost / (3 * arm_cost)
+
+
+def num_affordable(cost: float, arm_cost: float) -> int:
+    """Returns the number of measurements within BUDGET; costs as in `share_of`."""
+    return int(BUDGET * 3 * arm_cost / cost)
+
+
+def interval(num: int, num_steps: int) -> int:
+    """Returns the shortest interval with at most `num` (2 or more) measurements."""
+    return math.ceil(num_steps / (num - 1))
+
+
+def at_least_each_epoch(cost: float, arm_cost: float, num_steps: int, epoch_steps: int) -> int:
+    """Returns the shortest interval within BUDGET, or an epoch if that is shorter.
+
+    Costs as in `share_of`; `epoch_steps`: steps of an epoch.
+    """
+    num = num_affordable(cost, arm_cost)
+    return min(epoch_steps, interval(num, num_steps)) if num > 1 else epoch_steps
+
+
 def fixed(every: int, costs_Q: np.ndarray, arm_cost: float, num_steps: int) -> Schedule:
     """Returns a schedule of all questions at a fixed interval, whatever it costs."""
-    share = num_measurements(every, num_steps) * costs_Q.sum() / (3 * arm_cost)
-    return Schedule(every, len(costs_Q), float(share))
+    share = share_of(every, float(costs_Q.sum()), arm_cost, num_steps)
+    return Schedule(every, len(costs_Q), share)
 
 
 def automatic(costs_Q: np.ndarray, arm_cost: float, num_steps: int) -> Schedule | None:
@@ -53,18 +80,17 @@ def automatic(costs_Q: np.ndarray, arm_cost: float, num_steps: int) -> Schedule 
     in tens, to at least MIN_QUESTIONS. `costs_Q`: forward cost of each question's prompts, in the
     order in which questions are taken. `arm_cost`: forward cost of the examples of all steps.
     """
-    budget = BUDGET * 3 * arm_cost
     required = min(MIN_MEASUREMENTS, 1 + num_steps)
-    affordable = int(budget / costs_Q.sum())
+    affordable = num_affordable(float(costs_Q.sum()), arm_cost)
     if affordable >= required:
-        return fixed(math.ceil(num_steps / (affordable - 1)), costs_Q, arm_cost, num_steps)
+        return fixed(interval(affordable, num_steps), costs_Q, arm_cost, num_steps)
     # In tens, so that arms of one domain, whose costs differ slightly, get the same questions.
+    budget = BUDGET * 3 * arm_cost
     limit = np.searchsorted(costs_Q.cumsum(), budget / required, side="right")
     num_questions = int(limit) // 10 * 10
     if num_questions < min(MIN_QUESTIONS, len(costs_Q)):
         return None
-    every = math.ceil(num_steps / (required - 1))
-    return fixed(every, costs_Q[:num_questions], arm_cost, num_steps)
+    return fixed(interval(required, num_steps), costs_Q[:num_questions], arm_cost, num_steps)
 
 
 def since_best(values: Sequence[float], rises: bool, least_improvement: float) -> int:
