@@ -109,9 +109,11 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
         else "bounded by the pools: the sets' sizes are known after construct"
     )
     seen = sum(work.examples for work in arms)
+    validated = sum(work.validated for work in arms)
+    measured = f", and {validated:,.0f} for the validation loss" if validated else ""
     say(
         f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} "
-        f"epochs of all arms, {known}"
+        f"epochs of all arms{measured}, {known}"
     )
     say(
         f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms "

@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ift_scale.config import Config, ConstructConfig, precision_in_force
+from ift_scale.config import Config, ConstructConfig, TrainConfig, precision_in_force
+from ift_scale.config.instructions import InstructionSource
 from ift_scale.config.train import settings_of_result
 from ift_scale.construct import general, official, own
 from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import is_asked
+from ift_scale.instructions.read import Skipped, read
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
+from ift_scale.train.data.packing import steps_per_epoch
+from ift_scale.train.measurement import schedule
 from ift_scale.treatments import buckets_of
 from ift_scale.write import assignment as writers
 from ift_scale.write import needs as writing
@@ -36,7 +40,7 @@ class ArmWork:
 
     `examples`: seen in training, over all epochs. `exact`: True if they were counted, False if
     bounded. `likely`: equal for two variants' arms that may turn out the same, depending on their
-    sets' files.
+    sets' files. `validated`: validation examples, over all measurements.
     """
 
     arm: Arm
@@ -46,6 +50,12 @@ class ArmWork:
     key: str
     evaluate_key: str
     likely: str
+    validated: float = 0.0
+
+    @property
+    def train_items(self) -> float:
+        """Examples seen, with a third for each forward pass of validation."""
+        return self.examples + self.validated / 3
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,31 @@ def _num_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
+def validation_work(train: TrainConfig, size: int, num_in_file: int) -> tuple[float, float]:
+    """Returns (examples of an epoch, validation examples over all measurements) of an arm.
+
+    `size`: examples of its set; `num_in_file`: of the validation file. Examples count as equally
+    long, and a share holds out that share exactly.
+    """
+    validation, num_measured = train.validation, float(num_in_file)
+    if validation.share is not None:
+        num_measured = validation.share * size
+        size = size - round(num_measured)
+    if not num_measured or not size:
+        return size, 0.0
+    epoch_steps = steps_per_epoch(size, train.global_batch_size)
+    num_steps, every = train.epochs * epoch_steps, validation.every
+    if every == "auto":
+        cost = train.epochs * size
+        every = schedule.at_least_each_epoch(num_measured, cost, num_steps, epoch_steps)
+    return size, num_measured * schedule.num_measurements(every, num_steps)
+
+
+def _num_in_validation_file(train: TrainConfig) -> int:
+    path = train.validation.path
+    return 0 if path is None else sum(1 for _ in read(InstructionSource(path=path), Skipped()))
+
+
 def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: str) -> list[ArmWork]:
     arms = arms_of(config, tally.groups)
     constructed = read_manifest(Path(config.output_dir) / "construct")
@@ -207,6 +242,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         config.probe.of_arms.cloze,
     ]
     work = []
+    num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
         file = f"{arm.name}.jsonl"
         set_key = (
@@ -216,17 +252,19 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         )
         key = digest_of([set_key, how, arm.model_dump()])
         size, exact = sizes[arm.name]
+        num_trained, validated = validation_work(config.train, size, num_in_file)
         questions = tally.count(partial(_asked, arm, config.evaluate.generate))
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
             ArmWork(
                 arm,
-                size * config.train.epochs,
+                num_trained * config.train.epochs,
                 exact,
                 questions,
                 key,
                 digest_of([key, evaluation]),
                 likely,
+                validated,
             )
         )
     return work

@@ -105,7 +105,7 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
             if stage in own:
                 arms = own[stage][number]
                 items: float = sum(
-                    work.examples if stage == "train" else work.questions for work in arms
+                    work.train_items if stage == "train" else work.questions for work in arms
                 )
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
                 num_arms, shared = len(arms), len(one.arms) - len(arms)
@@ -140,7 +140,7 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
             evaluations = [work for work in to_evaluate if work.arm.setting == setting]
             examples = sum(work.examples for work in mine)
             work_of = {
-                "train": (examples, len(mine)),
+                "train": (sum(work.train_items for work in mine), len(mine)),
                 "evaluate": (float(sum(work.questions for work in evaluations)), len(evaluations)),
             }
             hours: float | None = 0.0

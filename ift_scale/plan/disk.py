@@ -2,7 +2,8 @@
 
 What variants share is linked, not copied, and counts once. Checkpoints exist only for the arm in
 training: `keep_last` plus the one being written, or a single one if `checkpoint.every` is 0, which
-is written when a run is stopped.
+is written when a run is stopped. `validation.keep_best` adds an exported model, and the one being
+written.
 """
 
 import shutil
@@ -54,8 +55,9 @@ def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Di
     for one, arms, to_evaluate in zip(study, trained, evaluated, strict=True):
         kept = one.config.train.checkpoint
         count = kept.keep_last + 1 if kept.every else 1
+        best = 2 * one.parameters * element if one.config.train.validation.keep_best else 0
         checkpoints = max(
-            checkpoints, count * checkpoint_bytes(one.parameters, one.config, element)
+            checkpoints, count * checkpoint_bytes(one.parameters, one.config, element) + best
         )
         examples = sum(work.examples for work in arms) / one.config.train.epochs
         sets += examples * example_tokens * (_SET_BYTES_PER_TOKEN + _CACHE_BYTES_PER_TOKEN)

@@ -179,7 +179,10 @@ def _write(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | Non
 
 
 def _train(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
-    """For arms that early stopping has ended, only the completed steps count."""
+    """For arms that early stopping has ended, only the completed steps count.
+
+    Measuring the validation loss belongs to no arm: its examples are items of the plan.
+    """
     items = 0.0
     for manifest in manifests:
         train = manifest.config["train"]
@@ -187,7 +190,8 @@ def _train(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | Non
             manifest.counts["steps"] * train["global_batch_size"],
             manifest.counts["examples"] * train["epochs"],
         )
-    per_arm = sum(_sum(manifests, part) for part in ("build", "export", "live")) / len(manifests)
+    parts = ("build", "export", "live", "keep_best")
+    per_arm = sum(_sum(manifests, part) for part in parts) / len(manifests)
     before = read_json(root / "logs" / "train-seconds.json")
     start = before.get("launch_and_imports", 0.0) + before.get("tokenise", 0.0)
     devices = manifests[0].config["train"]["num_ranks"]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ift_scale.config import Config
+from ift_scale.config import Config, TrainConfig
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
 from ift_scale.estimate.machine import read_machine
 from ift_scale.estimate.scaling import Examples
 from ift_scale.io.files import write_json
 from ift_scale.io.manifests import write_manifest
-from ift_scale.plan import disk
+from ift_scale.plan import amounts, disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
@@ -244,3 +244,29 @@ def test_checkpoints_of_the_arm_in_training(tmp_path: Path) -> None:
     )
     assert disk.disk_of([saving], 2, 100).checkpoints == 4 * 1000 * 14
     assert disk.free_bytes(tmp_path / "not" / "there" / "yet") > 0
+
+
+def test_validation_is_work_and_leaves_fewer_examples_to_train_on(tmp_path: Path) -> None:
+    """A measured example costs a forward pass, a third of a trained one."""
+    train = {"epochs": 2, "global_batch_size": 10, "max_length": 64, "tokens_per_micro_batch": 64}
+    plain, share, file = (
+        TrainConfig.model_validate(train | {"validation": validation})
+        for validation in ({}, {"share": 0.25, "every": 4}, {"path": __file__, "every": "auto"})
+    )
+    assert amounts.validation_work(plain, 40, 0) == (40, 0)
+    # 30 examples in 3 steps, twice: measured after the steps 0, 4 and 6.
+    assert amounts.validation_work(share, 40, 0) == (30, 3 * 10)
+    # Too expensive to be within 2%: once per epoch, after the steps 0, 4 and 8.
+    assert amounts.validation_work(file, 40, 20) == (40, 3 * 20)
+    assert amounts.validation_work(share, 0, 0) == (0, 0)
+
+    whole, held_out = (
+        _amounts(tmp_path, name, train={"global_batch_size": 10, "validation": validation})
+        for name, validation in (("a", {}), ("b", {"share": 0.25, "keep_best": True}))
+    )
+    for one, other in zip(whole.arms, held_out.arms, strict=True):
+        assert other.examples == 0.75 * one.examples
+        assert other.train_items == other.examples + other.validated / 3
+        assert other.validated > 0 and other.key != one.key
+    extra = (disk.disk_of([one], 2, 100).checkpoints for one in (held_out, whole))
+    assert next(extra) - next(extra) == 2 * 1000 * 2
