@@ -87,10 +87,16 @@ def example_rows(arm: Arm, path: Path) -> pd.DataFrame:
     )
 
 
+_NULLABLE = ("loss", "grad_norm", "mfu", "validation_loss")
+
+
 def step_rows(path: Path) -> pd.DataFrame:
-    """One row per optimizer step of an arm: the fields of its metrics.jsonl. NaN for null."""
+    """One row per optimizer step of an arm: the fields of its metrics.jsonl. NaN for null.
+
+    `validation_loss` is NaN for steps after which it was not measured.
+    """
     frame = pd.DataFrame.from_records(list(json_lines(path)))
-    return frame.astype({name: float for name in ("loss", "grad_norm", "mfu") if name in frame})
+    return frame.astype({name: float for name in _NULLABLE if name in frame})
 
 
 def live(train: Path, arm_list: Sequence[Arm]) -> pd.DataFrame:

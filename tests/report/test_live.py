@@ -8,7 +8,7 @@ import pytest
 
 from ift_scale.records import Arm
 from ift_scale.report import live
-from ift_scale.report.sections.training import live_knowledge
+from ift_scale.report.sections.training import live_knowledge, losses
 from tests.report import synthetic
 
 
@@ -62,3 +62,13 @@ def test_live_knowledge_is_drawn_by_domain_and_grade(tmp_path: Path) -> None:
         and "history: accuracy" in picture
         and "law: I incompatible" in picture
     )
+
+
+def test_the_validation_loss_is_drawn_next_to_the_training_loss(tmp_path: Path) -> None:
+    settings = ("harmonious", "incompatible")
+    facts = synthetic.facts(tmp_path / "files", ("law", "history"), settings, (0, 1))
+    picture = losses(facts)
+    assert picture is not None and "dotted: validation loss" in picture
+    assert picture.count('class="dotted"') == 2 * len(settings)  # a line per panel and setting
+    plain = losses(synthetic.facts(tmp_path / "plain", ("law",), settings, (0,), full=False))
+    assert plain is not None and "dotted" not in plain and "validation" not in plain

@@ -25,6 +25,7 @@ def losses(facts: Facts) -> Markup | None:
     curves = {
         arm: _losses(facts.inputs.train / arm.name / "metrics.jsonl") for arm in facts.inputs.arms
     }
+    validated = _validation(facts)
     panels = []
     for domain in facts.domains:
         by_setting = {
@@ -36,11 +37,15 @@ def losses(facts: Facts) -> Markup | None:
             for setting in facts.settings
         }
         if any(by_setting.values()):
-            panels.append((domain, _loss_panel(by_setting, domain)))
+            measured = validated[validated.domain == domain]
+            panels.append((domain, _loss_panel(by_setting, measured, domain)))
     if not panels:
         return None
     bands = "; bands: minimum to maximum over seeds" if len(facts.settings) <= MOST_BANDS else ""
-    caption = f"Loss on the supervised tokens. Lines: mean over seeds{bands}."
+    dotted = (
+        "; dotted: validation loss, on examples that are not trained on" if len(validated) else ""
+    )
+    caption = f"Loss on the supervised tokens. Lines: mean over seeds{bands}{dotted}."
     return figure(panels, caption, key(facts.settings))
 
 
@@ -51,7 +56,23 @@ def _losses(path: Path) -> list[float]:
     return [float("nan") if row.get("loss") is None else float(row["loss"]) for row in rows]
 
 
-def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
+def _validation(facts: Facts) -> pd.DataFrame:
+    """Returns one row per arm and measurement of the validation loss; NaN if non-finite."""
+    rows = []
+    for arm in facts.inputs.arms:
+        path = facts.inputs.train / arm.name / "validation.jsonl"
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                measured = {name: row[name] for name in ("step", "validation_loss")}
+                rows.append(arm.model_dump(include={"domain", "setting", "seed"}) | measured)
+    columns = ["domain", "setting", "seed", "step", "validation_loss"]
+    return pd.DataFrame(rows, columns=columns).astype({"validation_loss": float})
+
+
+def _loss_panel(
+    by_setting: dict[str, list[np.ndarray]], validated: pd.DataFrame, domain: str
+) -> Markup:
     drawn = {}
     for setting, curves in by_setting.items():
         if curves:
@@ -59,10 +80,15 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
             stretches = np.array_split(np.arange(steps), min(POINTS, steps))
             values = np.array([[curve[s].mean() for s in stretches] for curve in curves])
             drawn[setting] = ([float(s.mean()) + 1 for s in stretches], values)
-    most = max(xs[-1] for xs, _ in drawn.values())
-    low, high = limits([v for _, values in drawn.values() for v in values.ravel()], 0)
+    means = {
+        setting: live.curve(arms, "validation_loss")
+        for setting, arms in validated.groupby("setting")
+    }
+    ends = [xs[-1] for xs, _ in drawn.values()] + [c.step.max() for c in means.values()]
+    losses = [loss for _, values in drawn.values() for loss in values.ravel()]
+    low, high = limits(losses + [loss for c in means.values() for loss in c["mean"]], 0)
     chart = Chart(
-        Axis(0, most, "optimizer step"),
+        Axis(0, max(ends), "optimizer step"),
         Axis(low, high, "loss, nats per token"),
         f"Training loss in {domain}",
     )
@@ -70,6 +96,9 @@ def _loss_panel(by_setting: dict[str, list[np.ndarray]], domain: str) -> Markup:
         if len(by_setting) <= MOST_BANDS:
             chart.band(xs, values.min(0), values.max(0), colors.of(setting))
         chart.line(xs, values.mean(0), colors.of(setting))
+        if setting in means:
+            curve = means[setting]
+            chart.line(curve.step, curve["mean"], colors.of(setting), "dotted")
     return chart.svg()
 
 
