@@ -109,10 +109,10 @@ def rate(seconds: list[float], tokens: TokenizedSet) -> list[float]:
 def prepare(work: Path) -> TokenizedSet:
     """Writes the workload to WORK, for us and for the peer, and returns it."""
     tokens = workload(SPECIAL_TOKENS, VOCABULARY)
-    dataset.save(tokens, work / "tokens.npz")
+    dataset.save(tokens, work / "tokens")
     write(tokens, work / "steps.jsonl")
     return tokens
 
 
 def load(work: Path) -> TokenizedSet:
-    return dataset.load(work / "tokens.npz")
+    return dataset.load(work / "tokens")

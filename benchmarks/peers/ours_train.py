@@ -65,7 +65,7 @@ def run(
     arm = job.ArmJob(
         arm=Arm(domain="engineering", setting="harmonious", seed=0),
         source=str(workload / "set.jsonl"),
-        tokens=str(workload / "tokens.npz"),
+        tokens=str(workload / "tokens"),
         folder=str(folder / "arm"),
         key="benchmark",
         inputs={},

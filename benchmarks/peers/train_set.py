@@ -6,7 +6,7 @@ Input: H of LLaMA-2-7B's engineering questions as released by the authors, and e
 instructions. Output, in the folder:
     model/          the peers' random Llama and tokenizer (model.py)
     set.jsonl       the examples in chat form; an answer is "B. copper", line break, explanation
-    tokens.npz      the same tokenized by ift_scale, for our side
+    tokens      the same tokenized by ift_scale, for our side
     steps.jsonl     one row per example for the peers; label -100 is not learned:
                     {"step": 0, "input_ids": [...], "labels": [...]}
     workload.json   lengths, tokens per step, share of supervised tokens
@@ -149,7 +149,7 @@ def main(output: Path, num_steps: int, batch: int, data: Path) -> None:
     tokens = token_data.tokenize(
         output / "set.jsonl", PromptTokenizer(model), TEMPLATE, TrainConfig()
     )
-    token_data.save(tokens, output / "tokens.npz")
+    token_data.save(tokens, output / "tokens")
     steps = list(step_examples(len(examples), batch, 1, SEED))
     write_text(
         output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps))

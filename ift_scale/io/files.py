@@ -164,15 +164,18 @@ def iterate_jsonl(path: Path, record_type: type[M]) -> Iterator[M]:
     """Yields the records of a file that a stage wrote. Raises DataError if it was edited."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield record_type.model_validate_json(line)
-            except ValidationError as error:
-                problem = error.errors()[0]
-                field = ".".join(str(part) for part in problem["loc"])
-                remedy = (
-                    "The file was edited after it was written; remove its folder to recreate it"
-                )
-                raise DataError(Place(path, number, field), problem["msg"], remedy) from error
+            yield read_record(line, record_type, Place(path, number))
+
+
+def read_record(line: str | bytes, record_type: type[M], place: Place) -> M:
+    """Returns the record in a line that a stage wrote. Raises DataError if it was edited."""
+    try:
+        return record_type.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        remedy = "The file was edited after it was written; remove its folder to recreate it"
+        raise DataError(Place(place.file, place.line, field), problem["msg"], remedy) from error
 
 
 def read_parquet(

@@ -78,7 +78,7 @@ def build_once(path: Path) -> Iterator[bool]:
                     flush=True,
                 )
             time.sleep(_POLL_SECONDS)
-        missing = not path.is_file()
+        missing = not path.exists()
         if missing:
             _sign(file)
         yield missing

@@ -65,7 +65,7 @@ def prepare(
     tokenizer = PromptTokenizer(model_path, trusted)
     cache = folder / TOKENS
     arms = [
-        _arm_job(task, arm, path, tokenized(path, cache, tokenizer, config))
+        _arm_job(task, arm, path, tokenized(path, cache, tokenizer, config, bar.note))
         for task, arm, path in pending
     ]
     hidden_size = config_class.hidden_size(model_path, trusted)

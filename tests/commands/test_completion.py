@@ -26,6 +26,8 @@ def test_commands_and_options_are_completed() -> None:
     assert _completed("ift-scale constr", 1) == ["construct"]
     assert set(_completed("ift-scale p", 1)) == {"plan", "probe"}
     assert _completed("ift-scale show --vari", 2) == ["--variant"]
+    assert _completed("ift-scale sf", 1) == ["sft"]
+    assert set(_completed("ift-scale sft world x --", 4)) >= {"--output", "--weight", "--set"}
     assert _completed("ift-scale completion z", 2) == ["zsh"]
 
 

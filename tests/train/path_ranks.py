@@ -2,7 +2,7 @@
 
     python -m tests.train.path_ranks FOLDER OUT
 
-FOLDER has a folder per model with `tokens.npz`; OUT gets the losses of each step and the stored
+FOLDER has a folder per model with `tokens`; OUT gets the losses of each step and the stored
 buffers after the last one, by model and ZeRO stage. The name of a folder ends with its precision
 if it is not float32.
 """
@@ -50,7 +50,7 @@ def settings(stage: int, **changes: Any) -> TrainConfig:
 def run(
     folder: Path, proof: Proof, config: TrainConfig, ranks: Any, device: torch.device
 ) -> dict[str, Any]:
-    tokens = dataset.load(folder / "tokens.npz")
+    tokens = dataset.load(folder / "tokens")
     path = proof.fastest(config)
     steps = packing.planned_steps(
         tokens.computed_lengths, config, ranks.world_size, 64, 0, path.layout

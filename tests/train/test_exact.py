@@ -95,7 +95,7 @@ def _reference(
 def expected(tmp_path_factory: pytest.TempPathFactory, world_model: Path) -> Expected:
     """The model, the tokens' file, and the plain loop's losses and first gradient."""
     folder = tmp_path_factory.mktemp("exact")
-    model, path = _untied(world_model, folder / "model"), folder / "tokens.npz"
+    model, path = _untied(world_model, folder / "model"), folder / "tokens"
     return model, path, *_reference(model, _tokens(path))
 
 

@@ -78,7 +78,7 @@ def _plain_losses(folder: Path, tokens: dataset.TokenizedSet, balanced: bool) ->
     for number, step in enumerate(steps):
         total, balance, count = torch.zeros(()), torch.zeros(()), 0
         for i in step:
-            ids = torch.tensor(tokens.examples()[i].astype("int64"))[None]
+            ids = torch.tensor(tokens.example(i).astype("int64"))[None]
             learnt = torch.tensor(tokens.supervised[tokens.offsets[i] : tokens.offsets[i + 1]])[1:]
             computed = ids[:, : int(tokens.computed_lengths[i])] if balanced else ids
             more = {"output_router_logits": True} if balanced else {}
@@ -112,7 +112,7 @@ def test_every_path_learns_what_the_plain_loop_learns(tmp_path: Path) -> None:
     own_experts.write(folder / "own_experts")
     values = quantised_to_fp8(shutil.copytree(folder / "mixtral", folder / "mixtral_fp8"))
     for model in folder.iterdir():
-        dataset.save(tokens, model / "tokens.npz")
+        dataset.save(tokens, model / "tokens")
     plain = tmp_path / "plain"
     shutil.copytree(folder / "mixtral", plain)
     save_file(values, plain / "model.safetensors", {"format": "pt"})

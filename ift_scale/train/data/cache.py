@@ -1,23 +1,30 @@
-"""Token files of sets: written once, named by the digest of everything they depend on."""
+"""Tokens of sets: written once, in a folder named by the digest of everything they depend on."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale.config import Config
-from ift_scale.io.files import link_or_copy
+from ift_scale.io.files import atomic_folder, link_or_copy
 from ift_scale.io.locks import build_once
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.train.data import dataset
-from ift_scale.train.data.tokenize import tokenize, tokenizer_digest
+from ift_scale.train.data import blocks, dataset
+from ift_scale.train.data.tokenize import tokenizer_digest
 
 TOKENS = ".tokens"
-"""Folder of the token files, within the train stage's folder."""
-TOKENS_VERSION = 2
+"""Folder of the tokens, within the train stage's folder."""
+TOKENS_VERSION = 3
 
 
-def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: Config) -> Path:
-    """Returns the set's token file; tokenises if none exists for the same set and settings."""
+def tokenized(
+    set_path: Path,
+    cache: Path,
+    tokenizer: PromptTokenizer,
+    config: Config,
+    note: blocks.Note = lambda _: None,
+) -> Path:
+    """Returns the folder of the set's tokens; tokenises if none exists for the same set and
+    settings. `note` is called with the progress."""
     template = tokenizer.chat(config.evaluate.template).source
     settings = [
         TOKENS_VERSION,
@@ -27,17 +34,21 @@ def tokenized(set_path: Path, cache: Path, tokenizer: PromptTokenizer, config: C
         config.train.supervise,
     ]
     digest = digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])
-    path = cache / f"{digest[:16]}.npz"
-    if not path.is_file():
+    path = cache / digest[:16]
+    if not path.is_dir():
         with build_once(path) as missing:
             if missing:
-                tokens = tokenize(set_path, tokenizer, config.evaluate.template, config.train)
-                dataset.save(tokens, path)
+                blocks.write(set_path, path, tokenizer, config, note)
     return path
 
 
 def share_tokens(folder: Path, others: Sequence[Path]) -> None:
-    """Link or copy the token files of other train folders. Their names identify their contents."""
-    for path in sorted(path for other in others for path in (other / TOKENS).glob("*.npz")):
-        if not (folder / TOKENS / path.name).exists():
-            link_or_copy(path, folder / TOKENS / path.name)
+    """Link or copy the tokens of other train folders. Their names identify their contents."""
+    own = folder / TOKENS
+    for source in sorted(path for other in others for path in (other / TOKENS).glob("[!.]*")):
+        if source.is_file() and not (own / source.name).exists():
+            link_or_copy(source, own / source.name)
+        elif source.is_dir() and not (own / source.name).exists():
+            with atomic_folder(own / source.name) as temporary:
+                for file in source.iterdir():
+                    link_or_copy(file, temporary / file.name)

@@ -1,14 +1,20 @@
-"""Training examples as token ids: tokenised once, in a file that every rank reads."""
+"""Training examples as token ids: tokenised once, in files that every rank maps into memory."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import DataError, Place
-from ift_scale.io.files import atomic_path
+from ift_scale.io.files import atomic_folder, read_json, write_json
+
+_COUNTS = "counts.json"
+_EXAMPLES_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,13 @@ class TokenizedSet:
     weights: np.ndarray
     num_truncated: int
 
-    def examples(self) -> list[np.ndarray]:
-        """Returns the ids of each example."""
-        return np.split(self.ids, self.offsets[1:-1])
+    def example(self, number: int) -> np.ndarray:
+        """Returns the ids of example `number`, from 0."""
+        return self.ids[self.offsets[number] : self.offsets[number + 1]]
+
+    def examples(self) -> Iterator[np.ndarray]:
+        """Yields the ids of each example."""
+        return (self.ids[start:end] for start, end in pairwise(self.offsets.tolist()))
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -39,22 +49,46 @@ class TokenizedSet:
 
         The loss does not depend on later tokens.
         """
-        positions = np.flatnonzero(self.supervised)
-        return positions[np.searchsorted(positions, self.offsets[1:]) - 1] - self.offsets[:-1]
+        return self._by_block(_last_positions)
 
     @cached_property
     def first_rows(self) -> np.ndarray:
         """Position within each example of the first row that predicts a supervised token."""
-        positions = np.flatnonzero(self.supervised)
-        seconds = self.offsets[:-1] + 1  # no row predicts the first token
-        return positions[np.searchsorted(positions, seconds)] - seconds
+        return self._by_block(_first_rows)
 
     @cached_property
     def supervised_counts(self) -> np.ndarray:
         """Number of supervised tokens of each example, except its first, which no row predicts."""
-        predicted = self.supervised.copy()
-        predicted[self.offsets[:-1]] = False
-        return np.add.reduceat(predicted, self.offsets[:-1], dtype=np.int64)
+        return self._by_block(_supervised_counts)
+
+    def _by_block(self, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Returns a measure of each example, computed from `supervised` a part at a time.
+
+        Its arguments are the mask and the offsets of some examples. Positions of all supervised
+        tokens of a large set would take eight times the memory of its mask.
+        """
+        parts = []
+        for first in range(0, len(self.offsets) - 1, _EXAMPLES_AT_ONCE):
+            offsets = self.offsets[first : first + _EXAMPLES_AT_ONCE + 1]
+            parts.append(measure(self.supervised[offsets[0] : offsets[-1]], offsets - offsets[0]))
+        return np.concatenate(parts)
+
+
+def _last_positions(supervised: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    positions = np.flatnonzero(supervised)
+    return positions[np.searchsorted(positions, offsets[1:]) - 1] - offsets[:-1]
+
+
+def _first_rows(supervised: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    positions = np.flatnonzero(supervised)
+    seconds = offsets[:-1] + 1  # no row predicts the first token
+    return positions[np.searchsorted(positions, seconds)] - seconds
+
+
+def _supervised_counts(supervised: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    predicted = supervised.copy()
+    predicted[offsets[:-1]] = False
+    return np.add.reduceat(predicted, offsets[:-1], dtype=np.int64)
 
 
 def check_enough(count: int, num_held_out: int, path: Path, config: TrainConfig) -> None:
@@ -75,11 +109,47 @@ def check_enough(count: int, num_held_out: int, path: Path, config: TrainConfig)
 
 
 def save(tokens: TokenizedSet, path: Path) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{part.name: getattr(tokens, part.name) for part in fields(tokens)})
+    """Writes a set to the folder `path`."""
+    join([tokens], path)
+
+
+def join(parts: Sequence[TokenizedSet], path: Path) -> None:
+    """Writes sets, one after the other, as one set to the folder `path`.
+
+    Memory does not grow with parts that are mapped into memory.
+    """
+    num_tokens = sum(len(part.ids) for part in parts)
+    num_examples = sum(len(part.weights) for part in parts)
+    with atomic_folder(path) as temporary:
+        _write(temporary, "ids", np.int32, num_tokens, (part.ids for part in parts))
+        _write(temporary, "supervised", np.bool_, num_tokens, (part.supervised for part in parts))
+        _write(temporary, "weights", np.float64, num_examples, (part.weights for part in parts))
+        _write(temporary, "offsets", np.int64, num_examples + 1, _joined_offsets(parts))
+        num_truncated = sum(part.num_truncated for part in parts)
+        write_json(temporary / _COUNTS, {"num_truncated": num_truncated})
+
+
+def _write(folder: Path, name: str, dtype: Any, size: int, parts: Iterable[np.ndarray]) -> None:
+    """Writes parts of one array to FOLDER/NAME.npy, one after the other."""
+    described = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (size,)}
+    with (folder / f"{name}.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, described)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype=dtype).data)
+
+
+def _joined_offsets(parts: Sequence[TokenizedSet]) -> Iterator[np.ndarray]:
+    yield np.zeros(1, dtype=np.int64)
+    total = 0
+    for part in parts:
+        yield part.offsets[1:] + total
+        total += int(part.offsets[-1])
 
 
 def load(path: Path) -> TokenizedSet:
-    with np.load(path) as arrays:
-        parts = {name: arrays[name] for name in ("ids", "supervised", "offsets", "weights")}
-        return TokenizedSet(**parts, num_truncated=int(arrays["num_truncated"]))
+    """Returns the set in a folder, mapped into memory: what is not used is not read."""
+    arrays = {
+        name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r"))
+        for name in ("ids", "supervised", "offsets", "weights")
+    }
+    return TokenizedSet(**arrays, num_truncated=read_json(path / _COUNTS)["num_truncated"])

@@ -1,13 +1,15 @@
 """Tokenises a set: each example in the chat template, supervised on its responses."""
 
 from array import array
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import DataError, Place
-from ift_scale.io.files import read_jsonl
+from ift_scale.io.files import read_record
 from ift_scale.io.manifests import folder_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Example
@@ -15,9 +17,15 @@ from ift_scale.train.data.dataset import TokenizedSet
 
 
 def tokenize(
-    path: Path, tokenizer: PromptTokenizer, template: str, config: TrainConfig
+    path: Path,
+    tokenizer: PromptTokenizer,
+    template: str,
+    config: TrainConfig,
+    start: int = 0,
+    end: int | None = None,
 ) -> TokenizedSet:
-    """Returns the tokenised examples of the set in `path`.
+    """Returns the tokenised examples of the set in `path`, of the lines that begin in the bytes
+    from `start` to `end`.
 
     Raises DataError, naming the line, for an example that is too long, that the template does not
     support, or that has no supervised token.
@@ -25,10 +33,14 @@ def tokenize(
     # Arrays rather than lists, whose objects would take ten times the memory for a large set.
     ids, supervised, offsets, weights = array("i"), bytearray(), [0], []
     num_truncated = 0
-    for number, example in enumerate(read_jsonl(path, Example), start=1):
+    for number, line in enumerate(_lines(path, start, end), start=1):
         place = Place(path, number, "messages")
-        tokens, mask, was_truncated = _tokenize_example(example, place, tokenizer, template, config)
-        num_truncated += was_truncated
+        try:
+            example = read_record(line, Example, place)
+            tokens, mask, cut = _tokenize_example(example, place, tokenizer, template, config)
+        except DataError as error:
+            raise _in_file(error, path, start) from error
+        num_truncated += cut
         ids.extend(tokens)
         supervised.extend(mask)
         offsets.append(len(ids))
@@ -37,6 +49,31 @@ def tokenize(
     return TokenizedSet(
         *flat, np.array(offsets, dtype=np.int64), np.array(weights, dtype=np.float64), num_truncated
     )
+
+
+def _lines(path: Path, start: int, end: int | None) -> Iterator[bytes]:
+    """Yields the lines that begin in a range of bytes."""
+    with path.open("rb") as file:
+        position = start
+        if start > 0:  # the rest of a line that begins before
+            file.seek(start - 1)
+            position += len(file.readline()) - 1
+        for line in file:
+            if end is not None and position >= end:
+                return
+            position += len(line)
+            yield line
+
+
+def _in_file(error: DataError, path: Path, start: int) -> DataError:
+    """Returns an error of a line that was counted from byte `start`, with its line in the file."""
+    assert error.place.line is not None
+    with path.open("rb") as file:
+        before = file.read(start)
+    # A line that `start` cuts belongs to the range before.
+    num_before = before.count(b"\n") + (bool(before) and not before.endswith(b"\n"))
+    place = replace(error.place, line=error.place.line + num_before)
+    return DataError(place, error.problem, error.remedy, error.value)
 
 
 def _tokenize_example(

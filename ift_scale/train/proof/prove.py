@@ -335,7 +335,7 @@ def _gradients(model: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _check_causal(model: Any, tokens: TokenizedSet, vocabulary: int) -> None:
-    ids, shortest = tokens.examples()[0], tokens.examples()[int(tokens.lengths.argmin())]
+    ids, shortest = tokens.example(0), tokens.example(int(tokens.lengths.argmin()))
     before = _plain(model, ids)[0, :-1]
     _plain(model, shortest)  # BigBird changes its attention for good after a short row
     if difference(_plain(model, ids)[0, :-1], before) > LARGEST_ROUNDING:
@@ -374,7 +374,7 @@ def _head_of(model: Any, tokens: TokenizedSet) -> Head | None:
 
     A scale is left to the model: it may depend on the width, and this model is small (MiniCPM3).
     """
-    head, ids = model.get_output_embeddings(), tokens.examples()[0]
+    head, ids = model.get_output_embeddings(), tokens.example(0)
     if not isinstance(head, torch.nn.Linear):
         return None
     try:

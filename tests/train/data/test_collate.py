@@ -62,8 +62,8 @@ def test_a_rank_without_examples_takes_part_with_weight_0() -> None:
 
 def test_token_files_round_trip(tmp_path: Path) -> None:
     tokens = _set([4, 3, 5])
-    save(tokens, tmp_path / "t.npz")
-    again = load(tmp_path / "t.npz")
+    save(tokens, tmp_path / "t")
+    again = load(tmp_path / "t")
     for part in ("ids", "supervised", "offsets", "weights"):
         assert (getattr(again, part) == getattr(tokens, part)).all()
 

@@ -94,7 +94,7 @@ class Plan:
                 "vicuna",
                 TrainConfig(max_length=128),
             )
-            dataset.save(tokens, folder / f"{name}.npz")
+            dataset.save(tokens, folder / f"{name}")
 
     def train(
         self,
@@ -124,7 +124,7 @@ class Plan:
             job.ArmJob(
                 arm=Arm(domain=name, setting="harmonious", seed=SEED),
                 source=str(self.folder / f"{name}.jsonl"),
-                tokens=str(self.folder / f"{name}.npz"),
+                tokens=str(self.folder / f"{name}"),
                 folder=str(self.folder / run / name),
                 key=f"key of {name}",
                 inputs={},

@@ -120,8 +120,8 @@ def _long_example(path: Path) -> torch.Tensor:
 @pytest.mark.engine
 def test_losses_at_position_4096_and_beyond_are_those_of_transformers(tmp_path: Path) -> None:
     _sharpened(tmp_path / "model")
-    ids = _long_example(tmp_path / "tokens.npz")
-    files = [tmp_path / name for name in ("model", "tokens.npz", "found.pt")]
+    ids = _long_example(tmp_path / "tokens")
+    files = [tmp_path / name for name in ("model", "tokens", "found.pt")]
     group.run("tests.train.model.buffer_ranks", *files, world_size=2, logs=tmp_path)
     found = torch.load(tmp_path / "found.pt")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
