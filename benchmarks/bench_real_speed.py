@@ -105,10 +105,10 @@ def examples(model: Path) -> TokenizedSet:
 def train_by_trl(model: Path, tokens: TokenizedSet, work: Path) -> tuple[list[float], list[float]]:
     """Returns (losses, CPU seconds) of each optimizer step."""
     class_speed.write(tokens, work / "steps.jsonl")
-    shutil.copytree(model, work / "smollm2")
+    shutil.copytree(model, work / "model")
     output = work / "trl.json"
     _run([environment("trl"), PEERS / "trl_classes.py", work, output])
-    found = json.loads(output.read_text())["smollm2"]
+    found = json.loads(output.read_text())["model"]
     if "error" in found:
         raise SystemExit(f"TRL failed: {found['error']}")
     return found["losses"], found["seconds"]

@@ -193,6 +193,19 @@ BENCHMARKS = {
             "as on a CPU: no accelerator is used",
         ),
         Benchmark(
+            "own-data",
+            "examples tokenised per second of real instructions, and losses on them",
+            "TRL's preparation of a data set, and its losses",
+            "the same tokens and supervised positions; losses of the same steps within 1e-4",
+            "bench_own_data.py",
+            Size(
+                "999 real instructions, 20 times, in the world model's chat template", 0.7, 1.2, 2
+            ),
+            "as on a CPU: no accelerator is used",
+            ("trl",),
+            in_all=False,
+        ),
+        Benchmark(
             "checkpoint",
             "seconds and bytes of saving, loading and exporting, by model size",
             "none",

@@ -1,0 +1,80 @@
+"""`ift-scale sft`, killed in the middle and resumed, trains the same model on real data."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.engine
+
+SETTINGS = (
+    "construct.sets.0.sources.0.split=train[:64]",
+    "train.num_ranks=2",
+    "train.global_batch_size=8",
+    "train.epochs=4",
+    "train.max_length=256",
+    "train.too_long=truncate",
+    "train.tokens_per_micro_batch=1024",
+    "train.learning_rate=0.0005",
+    "train.checkpoint.every=4",
+)
+NUM_STEPS = 64 // 8 * 4
+
+
+def _started(data: Path, folder: Path) -> "subprocess.Popen[str]":
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    command = ["sft", "world", str(data), "--output", str(folder), *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ift_scale.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _steps(folder: Path) -> list[int]:
+    path = folder / "logs" / "train-events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    # A killed writer may leave half a line.
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return [event["step"] for event in events if event["event"] == "step"]
+
+
+def test_killed_and_resumed_it_trains_the_same_model(shared_data: Path, tmp_path: Path) -> None:
+    data = shared_data / "general" / "alpaca_en_demo.jsonl.gz"
+    whole = _started(data, tmp_path / "whole")
+    output, _ = whole.communicate(timeout=600)
+    assert whole.returncode == 0, output
+    assert "format alpaca, 64 examples" in output
+    arm = Path("train") / "pooled-data-seed0"
+    assert f"model: {(tmp_path / 'whole' / arm / 'model').resolve()}" in output
+
+    broken = tmp_path / "broken"
+    killed, deadline = _started(data, broken), time.monotonic() + 300
+    while NUM_STEPS // 2 not in _steps(broken):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (broken / arm).exists()
+    resumed = _started(data, broken)
+    output, _ = resumed.communicate(timeout=600)
+    assert resumed.returncode == 0, output
+    assert "construct: done already" in output and _steps(broken)[0] > 4
+
+    expected, found = (
+        load_file(tmp_path / name / arm / "model" / "model.safetensors")
+        for name in ("whole", "broken")
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    losses = [
+        json.loads(line)["loss"]
+        for line in (broken / arm / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert len(losses) == NUM_STEPS and losses[-1] < losses[0] - 0.5
