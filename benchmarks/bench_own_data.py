@@ -94,11 +94,12 @@ def tokenise_by_trl(work: Path, processes: int, repeats: int) -> dict[str, Any]:
 
 def num_different(tokens: TokenizedSet, found: dict[str, Any]) -> int:
     """Returns the number of examples with other tokens or other supervised positions."""
-    theirs = zip(found["ids"], found["masks"], strict=True)
+    theirs = zip(found["ids"], found["labels"], strict=True)
     different = 0
-    for (start, end), (ids, mask) in zip(itertools.pairwise(tokens.offsets), theirs, strict=True):
+    for (start, end), (ids, labels) in zip(itertools.pairwise(tokens.offsets), theirs, strict=True):
         same = tokens.ids[start:end].tolist() == ids
-        different += not (same and tokens.supervised[start:end].tolist() == [*map(bool, mask)])
+        learned = [label != -100 for label in labels]
+        different += not (same and tokens.supervised[start:end].tolist() == learned)
     return different
 
 

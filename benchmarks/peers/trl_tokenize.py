@@ -3,8 +3,8 @@
     .venv-trl/bin/python trl_tokenize.py WORK OUTPUT.json [--processes N] [--repeats N]
 
 WORK: pairs.jsonl with conversational `prompt` and `completion`, chat.jinja, and a folder `model`.
-Output: seconds of each repeat, token ids and completion masks. Timed is what the trainer does to
-the data before training (`_prepare_dataset`), without reading the file.
+Output: seconds of each repeat, token ids, and labels (-100: not supervised). Timed is what the
+trainer does to the data before training (`_prepare_dataset`), without reading the file.
 """
 
 import json
@@ -64,7 +64,7 @@ def main(work: Path, output: Path, processes: int, repeats: int) -> None:
     found = {
         "seconds": TimedPreparation.seconds,
         "ids": prepared["input_ids"][:],
-        "masks": prepared["completion_mask"][:],
+        "labels": prepared["labels"][:],
     }
     output.write_text(json.dumps(found), encoding="utf-8")
 
