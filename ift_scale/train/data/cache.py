@@ -8,7 +8,7 @@ from ift_scale.io.files import atomic_folder, link_or_copy
 from ift_scale.io.locks import build_once
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.train.data import blocks, dataset
+from ift_scale.train.data import blocks
 from ift_scale.train.data.tokenize import tokenizer_digest
 
 TOKENS = ".tokens"

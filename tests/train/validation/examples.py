@@ -32,5 +32,5 @@ def write(path: Path, rows: Sequence[dict[str, object]]) -> Path:
 def tokens(path: Path, model: Path) -> Path:
     """Writes the token file of a set next to it."""
     found = tokenize(path, PromptTokenizer(model), "vicuna", TrainConfig(max_length=128))
-    dataset.save(found, path.with_suffix(".npz"))
-    return path.with_suffix(".npz")
+    dataset.save(found, path.with_suffix(""))
+    return path.with_suffix("")

@@ -95,7 +95,7 @@ def _plain_loss(
     sums, counts, weights = [], [], []
     for i in numbers:
         span = slice(tokens.offsets[i], tokens.offsets[i + 1])
-        ids, mask = torch.from_numpy(tokens.ids[span]).long(), tokens.supervised[span][1:]
+        ids, mask = torch.from_numpy(tokens.ids[span].astype(np.int64)), tokens.supervised[span][1:]
         with torch.no_grad():
             logprobs = network(ids[None]).logits[0, :-1].log_softmax(-1)
         losses = -logprobs[torch.arange(len(ids) - 1), ids[1:]].double().numpy()[mask]
