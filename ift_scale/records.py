@@ -92,6 +92,8 @@ class ExampleMeta(Record):
     wording: Wording
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Weight of the example in the loss."""
+    source: str | None = None
+    """For users' own data, the file and line that the example was read from."""
 
 
 class Example(Record):

@@ -75,5 +75,6 @@ def _examples(own: InstructionSet, reports: Sequence[Skipped], domain: str) -> I
             domain=domain,
             wording="dataset",
             weight=found.weight,
+            source=str(found.place),
         )
         yield Example(messages=found.messages, meta=meta)

@@ -48,6 +48,7 @@ def test_the_stages_run_without_questions_and_the_file_is_written_once(tmp_path:
     example = json.loads(first)
     assert [message["role"] for message in example["messages"]] == ["user", "assistant"]
     assert example["meta"]["setting"] == "mine" and example["meta"]["weight"] == 0.5
+    assert example["meta"]["source"] == f"{path}:1"
     manifest = read_manifest(tmp_path / "run/construct")
     assert manifest is not None and manifest.counts == {"mine/examples": 40}
     with pytest.raises(ConfigError, match=r"questions.sources: empty, but .*probe.* needs questio"):

@@ -37,6 +37,8 @@ def tokenize(
         place = Place(path, number, "messages")
         try:
             example = read_record(line, Example, place)
+            if example.meta.source is not None:  # the line that the user can correct
+                place = Place(Path(example.meta.source), field="messages")
             tokens, mask, cut = _tokenize_example(example, place, tokenizer, template, config)
         except DataError as error:
             raise _in_file(error, path, start) from error
@@ -67,7 +69,8 @@ def _lines(path: Path, start: int, end: int | None) -> Iterator[bytes]:
 
 def _in_file(error: DataError, path: Path, start: int) -> DataError:
     """Returns an error of a line that was counted from byte `start`, with its line in the file."""
-    assert error.place.line is not None
+    if error.place.line is None:
+        return error
     with path.open("rb") as file:
         before = file.read(start)
     # A line that `start` cuts belongs to the range before.

@@ -182,3 +182,18 @@ def test_memory_does_not_grow_with_the_set(world_model: Path, tmp_path: Path) ->
         output, _ = process.communicate(timeout=600)
         anonymous.append(int(output.split()[-2]) * 1024)
     assert anonymous[1] - anonymous[0] < 36_000 * 100 + (16 << 20)
+
+
+def test_an_error_names_the_line_of_the_users_own_file(world_model: Path, tmp_path: Path) -> None:
+    rows = [json.loads(_row(number)) for number in range(40)]
+    for number, row in enumerate(rows):
+        row["meta"]["source"] = f"my/data.json:{7 * number}"
+    rows[30]["messages"][1]["content"] = "copper " * 5000
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TrainConfig(max_length=512)
+    for start in (0, 3000):
+        with pytest.raises(
+            DataError, match=r"^my/data.json:210: field 'messages': \d+ tokens, over"
+        ):
+            tokenize(path, PromptTokenizer(world_model), "vicuna", config, start)
