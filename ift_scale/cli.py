@@ -306,6 +306,22 @@ def screen(**options: Any) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False), metavar="ARTIFACT")
+def accept(folder: str) -> None:
+    """Accept files of a finished result that you have edited.
+
+    ARTIFACT is the folder of a stage, RUN/construct, or of an arm, RUN/train/ARM. Its manifest
+    records the edited files with the date. Later stages that depend on them run again, and the
+    report names them.
+    """
+    from pathlib import Path
+
+    from ift_scale.commands.accept import accept_edits
+
+    accept_edits(Path(folder))
+
+
+@main.command()
 @config_options
 @variant_option
 def audit(config: str, overrides: tuple[str, ...], only: tuple[str, ...]) -> None:

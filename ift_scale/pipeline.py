@@ -85,9 +85,11 @@ class Pipeline:
     def _make(self, stage: Stage) -> bool:
         """Produces the missing artifacts; returns False if none is missing."""
         with self._claims(stage.tasks(self.context)) as tasks:
+            self.context.check_inputs(stage)
             pending = self._pending(stage, tasks)
             if not pending:
                 return False
+            self.context.check_inputs(stage, pending)
             total = stage.total(self.context, pending)
             with progress(stage.name, total) as bar:
                 stage.run(self.context, pending, bar)
@@ -133,7 +135,8 @@ class Pipeline:
             return False
         for root in self.context.siblings:
             source = root / task.folder.relative_to(self.context.root)
-            if is_done(source, task.key):
+            manifest = read_manifest(source)
+            if manifest is not None and not manifest.edited and is_done(source, task.key):
                 adopt(source, task.folder)
                 return True
         return False

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 from ift_scale.config import Config
 from ift_scale.engines import model_folder
 from ift_scale.errors import ArtifactError
+from ift_scale.io import integrity
 from ift_scale.io.manifests import (
     Manifest,
     digest_of,
-    file_digest,
     folder_digest,
-    is_done,
     read_manifest,
     write_manifest,
 )
@@ -62,8 +61,11 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """True if the artifact exists, complete and with this key."""
-        return is_done(self.folder, self.key)
+        """True if the artifact exists, complete and with this key.
+
+        Raises ArtifactError if a file of it was changed after it was written.
+        """
+        return integrity.is_intact(self.folder, self.key)
 
     def close(
         self,
@@ -157,6 +159,20 @@ class Context:
         """Returns the digest of a file of a finished stage, as recorded in its manifest."""
         return self.finished(self.task(stage)).files[file]
 
+    def check_inputs(self, stage: "Stage", pending: Sequence[Task] | None = None) -> None:
+        """Raises ArtifactError if a file that `stage` reads was changed after it was written.
+
+        With `pending`, also if a file is missing that these tasks need.
+        """
+        for name, _, pattern in (read.partition("/") for read in stage.reads):
+            arms: Sequence[Arm | None] = [None]
+            if self.stages[name].per_arm and not stage.per_arm:
+                arms = self.arms()
+            elif self.stages[name].per_arm:
+                arms = self.arms_of_part() if pending is None else [task.arm for task in pending]
+            for arm in arms:
+                integrity.check(self.folder(name, arm), (pattern,), complete=pending is not None)
+
     def key_of(self, stage: str) -> str:
         """Returns a digest of all keys of a stage. Ranks that share the stage must agree on it."""
         return digest_of([task.key for task in self.tasks(stage)])
@@ -179,18 +195,14 @@ class Context:
         return self.arms() if self.part is None else self.arms()[self.part.number :: self.part.of]
 
     def question_file(self) -> QuestionFile:
-        """Returns the questions stage's file, indexed once. ArtifactError if it was edited."""
+        """Returns the questions stage's file, indexed once. ArtifactError if it was changed."""
         path = self.folder("questions") / QUESTIONS_FILE
         return _question_file(path, self.digest("questions", QUESTIONS_FILE))
 
 
 @lru_cache(maxsize=1)
 def _question_file(path: Path, digest: str) -> QuestionFile:
-    if file_digest(path) != digest:
-        raise ArtifactError(
-            f"{path}: was edited after it was written. Remove {path.parent} and run "
-            "`ift-scale questions` again."
-        )
+    integrity.check(path.parent, (path.name,))
     return QuestionFile(path)
 
 
@@ -207,6 +219,9 @@ class Stage(ABC):
     """True if the stage produces one artifact per arm."""
     unit = "arms"
     """Unit of `total` for stages with one artifact per arm."""
+    reads: Sequence[str] = ()
+    """The files of earlier stages that `run` reads, as STAGE/PATTERN (`integrity.check`), of every
+    arm if there is one artifact per arm. The pipeline compares them with their manifests."""
     led = False
     """True if only rank 0 determines what is missing, and the other ranks call `follow`."""
 

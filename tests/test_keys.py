@@ -43,7 +43,7 @@ FILES = {
     "questions": ["questions.jsonl", "audit.json"],
     "probe": ["probe.parquet", "knowledge.json"],
     "write": ["texts.jsonl"],
-    "train": ["model/a.safetensors"],
+    "train": ["metrics.jsonl", "model/a.safetensors"],
     "evaluate": ["scores.parquet"],
     "analyse": ["arms.csv"],
 }

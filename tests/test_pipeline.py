@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ift_scale.io.manifests import read_manifest
+from ift_scale.pipeline import load_stage
 
 pytestmark = pytest.mark.engine
 
@@ -130,6 +132,28 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path:
         "train.live.every=3",
     )
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
+
+
+@pytest.mark.parametrize("stage", ["probe", "write", "construct", "evaluate", "analyse", "report"])
+def test_a_stage_reads_only_the_files_that_it_declares(
+    finished: Path, tmp_path: Path, stage: str
+) -> None:
+    """Declared files are compared with their manifests, so no other file may matter."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(folder / stage)
+    made = (path.parent for path in finished.rglob("manifest.json") if stage not in path.parts)
+    for artifact in made:
+        manifest = read_manifest(artifact)
+        assert manifest is not None
+        for name in manifest.files:
+            read = f"{manifest.stage}/{name}"
+            if not any(fnmatchcase(read, pattern) for pattern in load_stage(stage).reads):
+                (folder / artifact.relative_to(finished) / name).unlink()
+    _run(folder, *TRANSFORMERS, stage=stage)
+    for path in sorted((finished / stage).rglob("*.csv")):
+        assert path.read_bytes() == (folder / path.relative_to(finished)).read_bytes()
+    for path in (*finished.glob(f"{stage}/*.parquet"), *finished.glob(f"{stage}/*/*.parquet")):
+        assert pd.read_parquet(path).equals(pd.read_parquet(folder / path.relative_to(finished)))
 
 
 def _processes_of(folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ from ift_scale.config import Config
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
-from ift_scale.records import PROBE_FILE, SCORES_FILE, Arm
+from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
 
 TABLES = tuple(
@@ -43,6 +43,11 @@ EXAMPLES = "examples.jsonl"
 
 class AnalyseStage(Stage):
     name = "analyse"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"probe/{PROBE_FILE}",
+        f"evaluate/{SCORES_FILE}",
+    )
     version = 8
 
     def tasks(self, context: Context) -> list[Task]:

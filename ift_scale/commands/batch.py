@@ -11,6 +11,7 @@ import torch
 from ift_scale.config import BUILTIN_MODEL, Config
 from ift_scale.engines import model_folder
 from ift_scale.errors import ArtifactError, DataError, Place
+from ift_scale.io import integrity
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import console, say
 from ift_scale.models import config_class
@@ -42,6 +43,7 @@ def set_of(root: Path, arm: str | None) -> Path:
         raise DataError(
             Place(folder), "has no set of this arm", f"Available: {', '.join(arms)}", chosen
         )
+    integrity.check(folder, (f"{chosen}.jsonl",))
     return folder / f"{chosen}.jsonl"
 
 

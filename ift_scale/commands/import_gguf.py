@@ -18,7 +18,8 @@ from ift_scale.engines import model_folder, weight_checks
 from ift_scale.errors import DataError, EnvironmentProblem, IFTScaleError, Place, shorten
 from ift_scale.estimate import host
 from ift_scale.io.files import atomic_folder
-from ift_scale.io.manifests import digest_of, file_digest, is_done, write_manifest
+from ift_scale.io.integrity import is_intact
+from ift_scale.io.manifests import digest_of, file_digest, write_manifest
 from ift_scale.io.progress import say
 from ift_scale.plan.disk import free_bytes
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -41,7 +42,7 @@ def import_gguf(model: str, folder: Path, dtype: str) -> None:
     header = read_gguf(path)
     source = file_digest(path)
     key = digest_of({"source": source, "dtype": dtype, "version": _VERSION})
-    if is_done(folder, key):
+    if is_intact(folder, key):
         say(f"{folder}: already imported from {path}")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -61,6 +61,11 @@ def usable(
 
 class ConstructStage(Stage):
     name = "construct"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"probe/{PROBE_FILE}",
+        f"write/{TEXTS_FILE}",
+    )
     version = 4
 
     def arms(self, context: Context) -> list[Arm]:

@@ -49,6 +49,10 @@ def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
 
 class EvaluateStage(Stage):
     name = "evaluate"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        "train/model/*",
+    )
     version = 4
     per_arm = True
     unit = "questions"

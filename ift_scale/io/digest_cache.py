@@ -1,4 +1,4 @@
-"""BLAKE3 digests of large files, cached between runs.
+"""Digests of files, cached between runs.
 
 A digest is cached in the user's cache folder under the file's path, size, modification and change
 times, and inode. The change time (ctime) detects a file that was edited in place and then given its
@@ -13,10 +13,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 from ift_scale.errors import DataError, Place
 
@@ -27,27 +29,32 @@ _CHUNK_BYTES = 4 << 20
 _STAMP_RESOLUTION_NS = 2_000_000_000
 
 Stamp = list[int]
+Algorithm = Literal["blake3", "sha256"]
+_PREFIXES: dict[Algorithm, str] = {"blake3": "blake3-", "sha256": ""}
 
 
-def digest(path: Path) -> str:
-    """Returns `blake3-` followed by the BLAKE3 digest of the whole file, from the cache if the file
-    is unchanged.
+def digest(path: Path, algorithm: Algorithm) -> str:
+    """Returns the digest of the whole file, from the cache if the file is unchanged.
 
-    Raises DataError if the file changes while it is read.
+    `sha256`: hexadecimal. `blake3`: `blake3-` and hexadecimal, computed on all cores. Raises
+    DataError if the file changes while it is read.
     """
     started = time.time_ns()
     with path.open("rb", buffering=0) as file:
         # On NFS, opening a file requests its current attributes from the server.
         stamp = _stamp(os.fstat(file.fileno()))
         entry = _entry(path, stamp)
-        known = _recall(entry, path, stamp)
+        known = _recall(entry, path, stamp, algorithm)
         if known is not None:
             return known
         with _exclusive(entry):
-            known = _recall(entry, path, stamp)  # another process may have hashed it meanwhile
+            known = _recall(
+                entry, path, stamp, algorithm
+            )  # another process may have hashed it meanwhile
             if known is not None:
                 return known
-            computed = "blake3-" + _blake3(file.fileno())
+            hasher = _blake3 if algorithm == "blake3" else _sha256
+            computed = hasher(file.fileno())
             if _stamp(os.fstat(file.fileno())) != stamp:
                 remedy = "Wait until it is complete, then run the command again"
                 raise DataError(Place(path), "changed while it was read", remedy)
@@ -74,12 +81,22 @@ def _blake3(descriptor: int) -> str:
     from blake3 import blake3
 
     hasher = blake3(max_threads=blake3.AUTO)
+    _feed(hasher, descriptor)
+    return _PREFIXES["blake3"] + hasher.hexdigest()
+
+
+def _sha256(descriptor: int) -> str:
+    hasher = hashlib.sha256()
+    _feed(hasher, descriptor)
+    return hasher.hexdigest()
+
+
+def _feed(hasher: Any, descriptor: int) -> None:
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
     # Not a memory map: truncating a mapped file on a network drive would kill the process.
     while count := os.readv(descriptor, [buffer]):
         hasher.update(view[:count])
-    return hasher.hexdigest()
 
 
 def _stamp(status: os.stat_result) -> Stamp:
@@ -105,7 +122,7 @@ def _exclusive(entry: Path | None) -> Iterator[None]:
         yield
 
 
-def _recall(entry: Path | None, path: Path, stamp: Stamp) -> str | None:
+def _recall(entry: Path | None, path: Path, stamp: Stamp, algorithm: Algorithm) -> str | None:
     if entry is None:
         return None
     try:
@@ -114,7 +131,8 @@ def _recall(entry: Path | None, path: Path, stamp: Stamp) -> str | None:
         known = content["digest"] if is_current else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return known if isinstance(known, str) and known.startswith("blake3-") else None
+    form = re.escape(_PREFIXES[algorithm]) + "[0-9a-f]{64}"
+    return known if isinstance(known, str) and re.fullmatch(form, known) else None
 
 
 def _remember(entry: Path | None, path: Path, stamp: Stamp, computed: str) -> None:

@@ -7,6 +7,7 @@ and every file listed in it exists with its digest.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,21 @@ MANIFEST = "manifest.json"
 
 
 _SHA256_BYTES = 64 << 20
-
-
+# Below this size, hashing a file takes no longer than looking its digest up.
+_CACHED_BYTES = 1 << 20
 _FILES_AT_ONCE = 8
+
+
+class Edit(BaseModel):
+    """A change on purpose of a finished artifact, as `ift-scale accept` has recorded it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    artifact: str
+    """The stage, and for stages with one artifact per arm the arm: `train/ARM`."""
+    files: list[str]
+    date: str
+    """UTC, ISO 8601."""
 
 
 class Manifest(BaseModel):
@@ -44,6 +57,7 @@ class Manifest(BaseModel):
     commit: str | None
     versions: dict[str, str]
     machine: str
+    edited: list[Edit] = []
 
 
 def adopt(source: Path, folder: Path) -> None:
@@ -64,13 +78,22 @@ def digest_of(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """Returns the digest of a file's whole content: sha256 up to 64 MiB, BLAKE3 above.
 
-    Digests of large files (model weights) are cached, see `digest_cache`. Small files keep sha256
+    Digests of files above 1 MiB are cached, see `digest_cache`. Files up to 64 MiB keep sha256
     because the manifests of finished runs use it.
     """
-    if path.stat().st_size > _SHA256_BYTES:
-        return digest_cache.digest(path)
+    size = path.stat().st_size
+    if size > _CACHED_BYTES:
+        return digest_cache.digest(path, "blake3" if size > _SHA256_BYTES else "sha256")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """Returns the digests of several files, which are read by several threads."""
+    if len(paths) < 2:
+        return [file_digest(path) for path in paths]
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return list(pool.map(file_digest, paths))
 
 
 def folder_digest(
@@ -80,13 +103,7 @@ def folder_digest(
     files = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix in suffixes and p.name != MANIFEST
     )
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        return digest_of(
-            {
-                file.name: digest
-                for file, digest in zip(files, pool.map(file_digest, files), strict=True)
-            }
-        )
+    return digest_of(dict(zip((file.name for file in files), file_digests(files), strict=True)))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -112,10 +129,10 @@ def is_done(folder: Path, key: str) -> bool:
     manifest = read_manifest(folder)
     if manifest is None or manifest.key != key:
         return False
-    paths = {name: folder / name for name in manifest.files}
-    return all(
-        path.is_file() and file_digest(path) == manifest.files[name] for name, path in paths.items()
-    )
+    paths = [folder / name for name in manifest.files]
+    if not all(path.is_file() for path in paths):
+        return False
+    return file_digests(paths) == list(manifest.files.values())
 
 
 def write_manifest(
@@ -136,7 +153,9 @@ def write_manifest(
         key=key,
         config=config,
         inputs=inputs,
-        files={str(p.relative_to(folder)): file_digest(p) for p in files},
+        files=dict(
+            zip((str(p.relative_to(folder)) for p in files), file_digests(files), strict=True)
+        ),
         counts=counts,
         seconds=seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

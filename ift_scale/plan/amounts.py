@@ -20,6 +20,7 @@ from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
 from ift_scale.evaluate.groups import is_asked
 from ift_scale.instructions.read import Skipped, read
+from ift_scale.io import integrity
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
@@ -181,6 +182,7 @@ def _sizes(
     for arm in arms:
         file = Path(config.output_dir) / "construct" / f"{arm.name}.jsonl"
         if constructed is not None and f"{arm.name}.jsonl" in constructed.files and file.is_file():
+            integrity.check(file.parent, (file.name,))
             sizes[arm.name] = _num_lines(file), True
         elif own.is_own(arm, construct):
             sizes[arm.name] = own.num_examples(construct, arm.setting), True

@@ -76,6 +76,7 @@ class _Asker:
 
 class ProbeStage(Stage):
     name = "probe"
+    reads = (f"questions/{QUESTIONS_FILE}",)
     version = 4
 
     def tasks(self, context: Context) -> list[Task]:

@@ -6,13 +6,14 @@ Otherwise, and always with one seed, the verdict is *cannot tell* (`verdicts.ver
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import pandas as pd
 
+from ift_scale.io.manifests import Edit
 from ift_scale.report.coverage import ALL, is_free, over, overall
 from ift_scale.report.facts import Facts
 from ift_scale.report.text import NONE, absent, listed, number, p_value, points
@@ -52,9 +53,15 @@ def paper_figures() -> dict[str, Any]:
     return figures
 
 
-def cautions(base: pd.DataFrame, chance: float, seeds: int) -> list[str]:
-    """Returns what a reader must know before any finding."""
-    out = []
+def cautions(
+    base: pd.DataFrame, chance: float, seeds: int, edits: Sequence[Edit] = ()
+) -> list[str]:
+    """Returns what a reader must know before any finding. `edits`: accepted changes of results."""
+    out = [
+        f"{edit.artifact} was edited by hand after it was made, and accepted on {edit.date[:10]}: "
+        f"{listed(edit.files)}."
+        for edit in edits
+    ]
     base = base[~base.group.map(is_free).astype(bool)]
     at_chance = base[(base.accuracy_low <= chance) & (chance <= base.accuracy_high)]
     if len(base) and len(at_chance) == len(base):

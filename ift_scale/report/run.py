@@ -39,12 +39,25 @@ def page(facts: Facts, files: list[str]) -> str:
 
 class ReportStage(Stage):
     name = "report"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"questions/{AUDIT_FILE}",
+        f"probe/{KNOWLEDGE_FILE}",
+        f"construct/{BALANCE_FILE}",
+        "train/*.jsonl",
+        "analyse/*",
+    )
     version = 10
 
     def tasks(self, context: Context) -> list[Task]:
         inputs = dict(context.finished(context.task("analyse")).files)
         inputs[BALANCE_FILE] = context.digest("construct", BALANCE_FILE)
-        made = [m.created for found in _manifests(context).values() for m in found]
+        made = [
+            date
+            for found in _manifests(context).values()
+            for manifest in found
+            for date in (manifest.created, *(edit.date for edit in manifest.edited))
+        ]
         key = digest_of([self.version, resolved_yaml(context.config), inputs, made])
         return self.single(context, key, inputs)
 

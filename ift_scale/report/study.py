@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ift_scale.config import Config
+from ift_scale.io import integrity
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import read_manifest
 from ift_scale.report.coverage import over, overall
@@ -32,6 +33,8 @@ _MISSING = (
 def run(study: Config, variants: Mapping[str, Config]) -> Path:
     """Writes the study's report folder from those of its finished variants; returns the page."""
     folder = Path(study.output_dir) / FOLDER
+    for config in variants.values():
+        integrity.check(Path(config.output_dir) / FOLDER, ("*.csv",))
     by_variant = {
         name: {t: read(Path(c.output_dir) / FOLDER / f"{t}.csv", t) for t in TABLES}
         for name, c in variants.items()

@@ -10,9 +10,10 @@ from ift_scale.analyse.run import TABLES
 from ift_scale.config import Config
 from ift_scale.construct.arms import arms_of
 from ift_scale.errors import ArtifactError, DataError, Place, did_you_mean
+from ift_scale.io import integrity
 from ift_scale.io.files import read_json
-from ift_scale.io.manifests import MANIFEST, read_manifest
-from ift_scale.records import BALANCE_FILE, Arm
+from ift_scale.io.manifests import MANIFEST, Edit, read_manifest
+from ift_scale.records import BALANCE_FILE, KNOWLEDGE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.report import facts, findings
 from ift_scale.run_folder import frames
 from ift_scale.run_folder.locate import Located, locate
@@ -183,12 +184,16 @@ class Run:
         """What to know before any finding is read, as the report prints it. Empty for a study."""
         if self.variants:
             return []
-        return findings.cautions(self.base, self._chance, len({arm.seed for arm in self.arm_list}))
+        seeds = {arm.seed for arm in self.arm_list}
+        return findings.cautions(self.base, self._chance, len(seeds), self._edits)
 
     @cached_property
     def facts(self) -> facts.Facts:
         """The tables as the report's own functions take them."""
         self._file("analyse", "settings.csv")
+        integrity.check(self.folder / "analyse")
+        for arm in self.arm_list:
+            integrity.check(self.folder / "train" / arm.name, ("*.jsonl",))
         sources = facts.ReportInputs(
             tables=self.folder / "analyse",
             train=self.folder / "train",
@@ -196,9 +201,9 @@ class Run:
             manifests={},
             run_seconds={},
             chance=self._chance,
-            knowledge=read_json(self.folder / "probe" / "knowledge.json"),
-            balance=self.folder / "construct" / BALANCE_FILE,
-            questions=self.folder / "questions" / "questions.jsonl",
+            knowledge=read_json(self._file("probe", KNOWLEDGE_FILE)),
+            balance=self._file("construct", BALANCE_FILE),
+            questions=self._file("questions", QUESTIONS_FILE),
         )
         return facts.Facts(self.config, sources)
 
@@ -210,9 +215,13 @@ class Run:
         return frames.joined([(name, make(run)) for name, run in self.variants.items()])
 
     def _file(self, stage: str, name: str) -> Path:
-        """A file of a finished stage; ArtifactError names the command that makes it."""
+        """A file of a finished stage; ArtifactError names the command that makes it.
+
+        Raises ArtifactError too if the file was changed after it was written.
+        """
         path = self.folder / stage / name
         if path.is_file() and (path.parent / MANIFEST).is_file():
+            integrity.check(path.parent, (name,))
             return path
         raise ArtifactError(f"{path}: does not exist yet; run `{self.command(stage)}`")
 
@@ -232,6 +241,13 @@ class Run:
     def _question_file(self) -> QuestionFile:
         return QuestionFile(self._file("questions", "questions.jsonl"))
 
+    @property
+    def _edits(self) -> list[Edit]:
+        """Changes on purpose of the run's artifacts."""
+        stages = [self.folder / stage.name for stage in stages_of(self.config)]
+        folders = [*stages, *(stage / arm.name for stage in stages for arm in self.arm_list)]
+        return [edit for folder in folders if (m := read_manifest(folder)) for edit in m.edited]
+
     @cached_property
     def _chance(self) -> float:
         return self._question_file.chance_accuracy()
@@ -243,6 +259,8 @@ class Run:
         if not finished:
             folder = self.folder / stage
             raise ArtifactError(f"{folder}: no arm is finished; run `{self.command(stage)}`")
+        for arm in finished:
+            integrity.check(self.folder / stage / arm.name, (file,))
         parts = ((arm, read(self.folder / stage / arm.name / file)) for arm in finished)
         return frames.of_arms(parts)
 
@@ -255,6 +273,8 @@ def _sets(run: Run) -> pd.DataFrame:
 def _live(run: Run) -> pd.DataFrame:
     trained = set(run.metrics.arm)  # ArtifactError if there is none
     arms = [arm for arm in run.arm_list if arm.name in trained]
+    for arm in arms:
+        integrity.check(run.folder / "train" / arm.name, ("*.jsonl",))
     return frames.live(run.folder / "train", arms)
 
 

@@ -24,6 +24,7 @@ from ift_scale.engines import model_folder
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import resolved_identity
 from ift_scale.io.files import atomic_path, remove_incomplete, write_text
+from ift_scale.io.integrity import is_intact
 from ift_scale.io.locks import locked
 from ift_scale.io.manifests import digest_of, file_digest, folder_digest, has_key, write_manifest
 from ift_scale.io.progress import progress, say
@@ -150,7 +151,7 @@ def _measure(
     """Asks the model about all examples, unless their measures exist already."""
     measures, started = folder / MEASURES, time.monotonic()
     key = measures_key(gathered, config, model_path)
-    if has_key(measures, key):
+    if is_intact(measures, key):
         say("the model was asked already; using its answers")
         return
     tokenizer = PromptTokenizer(model_path, config.model.trust_remote_code)

@@ -29,6 +29,11 @@ from ift_scale.train.prepare import check_memory, prepare
 
 class TrainStage(Stage):
     name = "train"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"probe/{PROBE_FILE}",
+        "construct/*.jsonl",
+    )
     version = 2
     per_arm = True
     led = True

@@ -32,6 +32,10 @@ from ift_scale.write.store import Store
 
 class WriteStage(Stage):
     name = "write"
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"probe/{PROBE_FILE}",
+    )
     version = 2
 
     def tasks(self, context: Context) -> list[Task]:

@@ -111,3 +111,17 @@ def test_a_path_that_is_no_run_is_one_error(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert result.output.startswith(f"Error: {tmp_path}: is not a run's folder")
     assert _show(tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_changed_table_is_refused_and_an_accepted_one_is_a_caution(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(folder, tmp_path / "run")
+    table = run / "analyse" / "settings.csv"
+    table.write_bytes(table.read_bytes() + b"\n")
+    result = _show(run)
+    assert result.exit_code == 2
+    assert f"Error: {table}: changed after `ift-scale analyse` wrote it." in result.output
+    assert CliRunner().invoke(main, ["accept", str(table.parent)]).exit_code == 0
+    said = _words(_show(run))
+    assert "analyse was edited by hand after it was made, and accepted on 20" in said

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ift_scale.io.manifests import Edit
 from ift_scale.report.facts import read
 from ift_scale.report.findings import (
     all_findings,
@@ -94,6 +95,14 @@ def test_a_base_model_at_chance_is_reported_first() -> None:
     assert reported[0].startswith(text)
     assert reported[1].startswith("This run has one seed.")
     assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3) == []
+
+
+def test_an_edited_result_is_reported() -> None:
+    edit = Edit(artifact="construct", files=["a.jsonl", "b.jsonl"], date="2026-11-27T10:00:00")
+    assert cautions(_base(0.6, 0.5, 0.7), 0.25, 3, [edit]) == [
+        "construct was edited by hand after it was made, and accepted on 2026-11-27: a.jsonl and "
+        "b.jsonl."
+    ]
 
 
 def test_the_best_ratio() -> None:

@@ -256,3 +256,25 @@ def test_results_of_other_inputs_are_out_of_date(folder: Path, tmp_path: Path) -
     late = ("construct", "train", "evaluate", "analyse", "report")
     assert [_states(run)[stage] for stage in late] == ["out of date"] * 5
     assert [_states(run)[stage] for stage in ("questions", "probe", "write")] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("file", "frame"),
+    [
+        ("questions/questions.jsonl", "questions"),
+        ("probe/probe.parquet", "probe"),
+        ("probe/knowledge.json", "findings"),
+        (f"construct/{stored.ARMS[1].name}.jsonl", "sets"),
+        ("construct/balance.csv", "facts"),
+        (f"train/{stored.ARMS[1].name}/metrics.jsonl", "metrics"),
+        (f"train/{stored.ARMS[1].name}/live.jsonl", "live"),
+        (f"evaluate/{stored.ARMS[1].name}/scores.parquet", "scores"),
+        ("analyse/comparisons.csv", "comparisons"),
+        ("analyse/base.csv", "findings"),
+    ],
+)
+def test_a_changed_file_is_refused(folder: Path, tmp_path: Path, file: str, frame: str) -> None:
+    path = shutil.copytree(folder, tmp_path / "run") / file
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match=f"^{path}: changed after `ift-scale "):
+        getattr(ift_scale.Run(tmp_path / "run"), frame)

@@ -106,7 +106,9 @@ def _controls(matching: MatchingConfig) -> str:
 
 def findings_section(facts: Facts) -> Markup:
     """Returns the paper's findings, each with this run's verdict."""
-    warnings = findings.cautions(facts["base"], facts.inputs.chance, len(facts.seeds))
+    made = [manifest for found in facts.inputs.manifests.values() for manifest in found]
+    edits = [edit for manifest in made for edit in manifest.edited]
+    warnings = findings.cautions(facts["base"], facts.inputs.chance, len(facts.seeds), edits)
     intro = (
         f"The paper's findings compared with this run, {facts.scope}. In brackets: {facts.level} "
         "intervals. A finding holds here only if the whole interval is on its side of zero and, "
