@@ -3,7 +3,7 @@
     benchmarks/peers/install_trl.sh
     python -m benchmarks.bench_own_data [--data FILE] [--repeats 3]
 
-Tokenising: 999 instructions, 20 times, in the world model's chat template, on all cores; ours from
+Tokenising: 999 instructions, 40 times, in the world model's chat template, on all cores; ours from
 the set's file to the stored tokens, TRL from the data in memory to its prepared data set. Figures
 are stored only if tokens and supervised positions are equal, and if the losses of optimizer steps
 on the same examples in the same order (`class_speed`) agree within 1e-4.
@@ -43,7 +43,7 @@ from ift_scale.train.model.path import PRUNED
 
 PEERS = Path(__file__).parent / "peers"
 DATA = Path("../shared/data/general/alpaca_en_demo.jsonl.gz")
-TRL, LOSSES, COPIES = "TRL", 1e-4, 20
+TRL, LOSSES, COPIES = "TRL", 1e-4, 40
 _LONGEST = 512
 """Tokens of an example in the optimizer steps."""
 CONFIG = Config(output_dir="unused", train=TrainConfig(max_length=8192))

@@ -199,7 +199,7 @@ BENCHMARKS = {
             "the same tokens and supervised positions; losses of the same steps within 1e-4",
             "bench_own_data.py",
             Size(
-                "999 real instructions, 20 times, in the world model's chat template", 0.7, 1.2, 2
+                "999 real instructions, 40 times, in the world model's chat template", 0.7, 1.2, 2
             ),
             "as on a CPU: no accelerator is used",
             ("trl",),

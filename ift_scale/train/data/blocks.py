@@ -70,15 +70,25 @@ def _tokenized(
         for block in blocks:
             yield _write_block(block, tokenizer, config)
         return
-    # Not forked: a copy of a process with threads may wait for a lock forever.
+    # Not forked: a copy of a process with threads may wait for a lock forever. This process
+    # tokenises too, because the others start with seconds of imports.
     pool = ProcessPoolExecutor(
-        processes,
+        processes - 1,
         get_context("spawn"),
         initializer=_start,
         initargs=(tokenizer.path, config),
     )
+    futures = [pool.submit(_write_in_child, block) for block in blocks]
+    own: dict[int, DataError | None] = {}
     try:
-        yield from pool.map(_write_in_child, blocks)
+        for number, future in enumerate(futures):
+            while number not in own and not future.done():
+                waiting = range(number, len(blocks))
+                free = next((n for n in waiting if n not in own and futures[n].cancel()), None)
+                if free is None:
+                    break
+                own[free] = _write_block(blocks[free], tokenizer, config)
+            yield own[number] if number in own else future.result()
     except BrokenProcessPool:
         raise EnvironmentProblem(
             "a process that tokenises the set died, perhaps for lack of memory. Finished blocks "
