@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,11 +70,18 @@ def test_processes_give_the_tokens_of_the_whole_file(
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 5000)
     monkeypatch.setattr(blocks, "BYTES_PER_PROCESS", 10_000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(blocks, "tokenize", None)  # not in this process
+    here: list[int] = []
+
+    def counted(*args: Any) -> dataset.TokenizedSet:
+        here.append(args[4])
+        return tokenize(*args)
+
+    monkeypatch.setattr(blocks, "tokenize", counted)
     notes: list[str] = []
     found = tokenized(path, tmp_path / TOKENS, tokenizer, CONFIG, notes.append)
     assert _same(dataset.load(found), expected)
     assert notes[-1] == f"tokenising {len(notes)} of {len(notes)} blocks" and len(notes) > 5
+    assert 0 < len(set(here)) == len(here) < len(notes)  # this process and others, each block once
 
 
 @pytest.mark.parametrize("num_bytes", [333, 1 << 20])
