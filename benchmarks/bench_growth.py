@@ -29,7 +29,7 @@ TOLERANCE = 1e-5
 
 def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[str, Any]]:
     """Returns the points of one process group."""
-    out, port = folder / f"{size}.json", str(environment.free_port())
+    out = folder / f"{size}.json"
     command = [
         sys.executable,
         str(Path(__file__).parent / "growth_ranks.py"),
@@ -39,12 +39,10 @@ def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[s
     ]
     command += ["--quick"] if quick else []
     shared = {
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        **environment.local_launch(size, environment.free_port()),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
     }
-    shared |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     running = []
     with (folder / f"{size}.log").open("w") as log:
         for rank in range(size):

@@ -31,6 +31,7 @@ from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.estimate.step_time import StepSetup, predict
 from ift_scale.io.files import read_json, write_json
+from ift_scale.ranks import environment
 from ift_scale.train.data.dataset import TokenizedSet
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary
@@ -128,29 +129,21 @@ def _run_point(
 def _measure(
     rank: int,
     world_size: int,
-    port: int,
+    launch: dict[str, str],
     folder: Path,
     timed: calibrate.Stopwatch,
     points: list[dict[str, Any]],
 ) -> None:
-    variables = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": world_size,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    os.environ |= {name: str(value) for name, value in variables.items()}
+    os.environ |= launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     import torch
     import torch.distributed as dist
 
-    from ift_scale.ranks import environment
     from ift_scale.ranks.rendezvous import Rendezvous
     from ift_scale.train.process_group import join
 
     ranks = environment.from_environment()
     assert ranks is not None
-    device = join(Rendezvous(ranks))
+    device = join(Rendezvous(ranks, folder))
     torch.set_num_threads(1)
     for name in ("before", "points", "after"):
         path = folder / f"{world_size}-{name}.json"
@@ -297,9 +290,8 @@ def measured(
     paths = {name: folder / f"{world_size}-{name}.json" for name in ("before", "points", "after")}
     if not all(path.is_file() for path in paths.values()):
         write_models(folder)
-        spawn(
-            _measure, (world_size, calibrate.free_port(), folder, timed, points), nprocs=world_size
-        )
+        launch = environment.local_launch(world_size, environment.free_port())
+        spawn(_measure, (world_size, launch, folder, timed, points), nprocs=world_size)
     return {name: read_json(path) for name, path in paths.items()}
 
 

@@ -9,8 +9,8 @@ slowest rank.
 """
 
 import os
-import socket
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import spawn
 from ift_scale.estimate.machine import Machine
 from ift_scale.io.files import write_text
 from ift_scale.io.machine import machine_name, package_versions
+from ift_scale.train.launch.control import gather_json
 
 _DIMENSIONS = (16, 64, 128, 256, 512, 1024)
 _LENGTHS = (16, 64, 128, 256, 512, 1024)
@@ -164,13 +165,10 @@ def rates(timed: Stopwatch) -> dict[str, Any]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return found
     found["collectives"] = links(timed)
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
     for curve in ("matrix", "attention", "memory", "in_place"):
-        found[curve] = {
-            size: min(other[curve][size] for other in everyone) for size in found[curve]
-        }
-    return found | {"op_seconds": max(other["op_seconds"] for other in everyone)}
+        everyone = gather_json(list(found[curve].values()))
+        found[curve] = dict(zip(found[curve], map(min, zip(*everyone, strict=True)), strict=True))
+    return found | {"op_seconds": max(gather_json(found["op_seconds"]))}
 
 
 def machine_of(found: dict[str, Any], ranks: int, clock: str) -> Machine:
@@ -191,17 +189,19 @@ def machine_of(found: dict[str, Any], ranks: int, clock: str) -> Machine:
     )
 
 
-def join(rank: int, ranks: int, port: int, threads: int) -> None:
+def join(rank: int, ranks: int, folder: Path, threads: int) -> None:
     """Makes this process one of several that share the cores."""
     torch.set_num_threads(threads)
     if ranks > 1:
         dist.init_process_group(
-            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
+            "gloo", init_method=f"file://{folder / 'ranks'}", rank=rank, world_size=ranks
         )
 
 
-def _measure(rank: int, ranks: int, port: int, threads: int, timed: Stopwatch, out: Path) -> None:
-    join(rank, ranks, port, threads)
+def _measure(
+    rank: int, ranks: int, folder: Path, threads: int, timed: Stopwatch, out: Path
+) -> None:
+    join(rank, ranks, folder, threads)
     found = rates(timed)
     if rank == 0:
         write(machine_of(found, ranks, timed.clock), out)
@@ -214,12 +214,6 @@ def write(machine: Machine, out: Path) -> None:
             machine.model_dump(exclude_none=True, exclude_defaults=True), sort_keys=False, width=132
         ),
     )
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @click.command()
@@ -241,7 +235,9 @@ def free_port() -> int:
 def main(out: Path, ranks: int, threads: int | None, repeats: int, clock: str) -> None:
     """Measure this machine with RANKS processes and write OUT for `ift-scale plan --machine`."""
     threads = threads or max(1, len(os.sched_getaffinity(0)) // ranks)
-    spawn(_measure, (ranks, free_port(), threads, Stopwatch(clock, repeats), out), nprocs=ranks)
+    with tempfile.TemporaryDirectory() as folder:  # only this user can enter it
+        arguments = ranks, Path(folder), threads, Stopwatch(clock, repeats), out
+        spawn(_measure, arguments, nprocs=ranks)
     click.echo(f"{out}: written")
 
 

@@ -101,14 +101,8 @@ def build(
 
 def place_alone() -> None:
     """Sets the environment of a process group of one."""
-    variables = {
-        "RANK": 0,
-        "LOCAL_RANK": 0,
-        "WORLD_SIZE": 1,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": environment.free_port(),
-    }
-    os.environ.update({name: str(value) for name, value in variables.items()})
+    own = {"RANK": "0", "LOCAL_RANK": "0"}
+    os.environ |= own | environment.local_launch(1, environment.free_port())
 
 
 def one_rank() -> torch.device:
@@ -121,4 +115,4 @@ def joined() -> tuple[Ranks, torch.device]:
     """Joins the process group of the environment."""
     found = environment.from_environment()
     assert found is not None
-    return found, process_group.join(Rendezvous(found))
+    return found, process_group.join(Rendezvous(found, Path.cwd()))

@@ -4,9 +4,15 @@ Any other exception is a bug in IFT-Scale and keeps its traceback.
 """
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+_USER_INFO = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"]*@")
+
+_REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 EXIT_USER = 2
 EXIT_ENVIRONMENT = 3
@@ -84,6 +90,27 @@ def shorten(value: object, width: int = 80) -> str:
     """Returns `repr(value)`, cut to `width` characters."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Returns a text that can be shown and stored: without what only a terminal or a thief can use.
+
+    Control characters, except line ends and tabs, become escapes such as \\x1b, as do marks that
+    reorder a line. User names and passwords in URLs become ***.
+    """
+    shown = "".join(
+        char
+        if char in "\n\t"
+        or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _REORDERING)
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+    return _USER_INFO.sub(r"\1***@", shown)
+
+
+def has_user_info(text: str) -> bool:
+    """True if a URL in the text contains a user name or password (`https://user:key@host`)."""
+    return _USER_INFO.search(text) is not None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

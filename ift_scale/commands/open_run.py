@@ -77,11 +77,11 @@ def open_run(
     from ift_scale.stage import Part
 
     several = ranks is not None and ranks.world_size > 1
-    rendezvous = meet(ranks) if ranks is not None and several else None
+    root = Path(config.output_dir)
+    rendezvous = meet(ranks, root) if ranks is not None and several else None
     resolved = resolved_yaml(config)
     own_part = None if part is None else Part(*part)
     pipeline = Pipeline(config, ranks, siblings, own_part, rendezvous)
-    root = pipeline.context.root
     if rendezvous is not None:
         rendezvous.check(digest_of([resolved, part]), root)
         if not pipeline.context.is_rank_zero:

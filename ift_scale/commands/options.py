@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped, printable
 
 _RESUMABLE = "Finished work is kept; run the same command to resume."
 
@@ -20,7 +20,7 @@ class ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (IFTScaleError, Stopped) as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(printable(f"Error: {error}"), err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo(f"Stopped. {_RESUMABLE}", err=True)

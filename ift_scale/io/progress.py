@@ -15,13 +15,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from ift_scale.errors import printable
+
 _SECONDS_BETWEEN_LINES = 5.0
 console = Console(stderr=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Prints a line of the run's log."""
-    console.print(text, markup=False)
+    console.print(printable(text), markup=False)
 
 
 class Bar:
@@ -50,7 +52,7 @@ class Bar:
     def _show(self) -> None:
         title = f"{self.title}: {self._note}" if self._note else self.title
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=self.done, description=title)
+            self._live.update(self._task, completed=self.done, description=printable(title))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
             of_total = "" if self.total is None else f"/{self.total}"

@@ -5,7 +5,9 @@ variables of its own, from which `resolve_environment` derives the same ones. to
 thus see the same environment in all cases.
 """
 
+import ipaddress
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -18,6 +20,7 @@ from typing import Literal
 
 from ift_scale.errors import EnvironmentProblem
 
+SECRET = "IFT_SCALE_LAUNCH_SECRET"
 _POLL_SECONDS = 1.0
 
 
@@ -140,6 +143,12 @@ def _check_address(host: str) -> None:
         ) from None
 
 
+def is_loopback(host: str) -> bool:
+    """True if a host has an address of the loopback interface here."""
+    *_, address = socket.getaddrinfo(host, None)[0]
+    return ipaddress.ip_address(str(address[0])).is_loopback
+
+
 def visible_devices() -> tuple[str, ...]:
     """Returns the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     if not has_gpu():
@@ -213,6 +222,28 @@ def engines_on_gpu(ranks: Ranks | None) -> bool:
         if ranks is None or ranks.engines_elsewhere is None
         else ranks.engines_elsewhere == "gpu"
     )
+
+
+def local_launch(num_ranks: int, port: int) -> dict[str, str]:
+    """Returns the variables of ranks started on this node, with a new secret.
+
+    Each rank also needs RANK and LOCAL_RANK.
+    """
+    return {
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        SECRET: new_secret(),
+    }
+
+
+def new_secret() -> str:
+    """Returns a secret for one launch, which its ranks get in the variable `SECRET`.
+
+    Only the same user and root can read a process's variables, but everyone its command line.
+    """
+    return secrets.token_hex(32)
 
 
 def free_port() -> int:

@@ -11,16 +11,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
 
+from ift_scale.errors import printable
 from ift_scale.ranks import rendezvous
 from ift_scale.ranks.rendezvous import Rendezvous
+from ift_scale.ranks.store import StoreError
 
 BEAT_SECONDS = 2.0
 MISSED_BEATS = 20
 """Number of checks without a new beat after which a rank counts as lost. It counts checks instead
 of seconds so that a job that was suspended as a whole can continue."""
+
+_FAILED = "watch/failed"
+
+
+def _beat(rank: int) -> str:
+    return f"watch/{rank}"
 
 
 class Heartbeat:
@@ -38,41 +44,28 @@ class Heartbeat:
         leave: Callable[[int], None] = os._exit,
     ):
         self._ranks, self._lost, self._leave = meeting.ranks, lost, leave
-        self._store = self._own_connection(meeting)
+        # A blocking call of the main thread occupies the first connection.
+        self._store = meeting.store.another()
         self._closed = threading.Event()
         self._silent: Counter[int] = Counter()
         self._last_beats: dict[int, bytes] = {}
         self._unanswered = 0
-        self._store.set(str(self._ranks.rank), "0")
+        self._store.set(_beat(self._ranks.rank), "0")
         self._threads = [
             threading.Thread(target=target, daemon=True) for target in (self._run, self._check_link)
         ]
         for thread in self._threads:
             thread.start()
 
-    @staticmethod
-    def _own_connection(meeting: Rendezvous) -> Any:
-        """Opens a second connection: a blocking call of the main thread occupies the first one."""
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-        store = TCPStore(
-            meeting.host,
-            meeting.port,
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=rendezvous.JOIN_SECONDS),
-        )
-        return rendezvous.prefixed_store("watch", store)
-
     def fail(self, message: str) -> None:
         """Reports to the other ranks that this one has failed; they end within seconds."""
         self._closed.set()
         try:
-            if not self._store.check(["failed"]):
+            if not self._store.check([_FAILED]):
                 self._store.set(
-                    "failed", f"rank {self._ranks.rank} on {socket.gethostname()} failed: {message}"
+                    _FAILED, f"rank {self._ranks.rank} on {socket.gethostname()} failed: {message}"
                 )
-        except RuntimeError:
+        except StoreError:
             return  # rank 0 is gone, which the others notice themselves
         self._keep_store_open()
 
@@ -87,13 +80,13 @@ class Heartbeat:
         while not self._closed.wait(BEAT_SECONDS):
             beat += 1
             try:
-                self._store.set(str(self._ranks.rank), str(beat))
-                if self._store.check(["failed"]):
-                    self._end(self._store.get("failed").decode())
+                self._store.set(_beat(self._ranks.rank), str(beat))
+                if self._store.check([_FAILED]):
+                    self._end(self._store.get(_FAILED).decode())
                 elif self._ranks.is_rank_zero:
                     self._check_beats()
                 self._unanswered = 0
-            except RuntimeError:
+            except StoreError:
                 self._end("rank 0 or its node is gone")
 
     def _check_link(self) -> None:
@@ -105,7 +98,8 @@ class Heartbeat:
 
     def _check_beats(self) -> None:
         for rank in range(1, self._ranks.world_size):
-            beat = self._store.get(str(rank)) if self._store.check([str(rank)]) else b""
+            key = _beat(rank)
+            beat = self._store.get(key) if self._store.check([key]) else b""
             is_silent = beat == self._last_beats.get(rank, b"")
             self._silent[rank] = self._silent[rank] + 1 if is_silent else 0
             self._last_beats[rank] = beat
@@ -117,12 +111,13 @@ class Heartbeat:
                     "node is gone"
                 )
                 self._lost(rank, message)
-                self._store.set("failed", f"rank {rank} {message}")
+                self._store.set(_FAILED, f"rank {rank} {message}")
                 return
 
     def _end(self, message: str) -> None:
         if not self._closed.is_set():
-            print(f"rank {self._ranks.rank} ended: {message}", file=sys.stderr, flush=True)
+            text = printable(f"rank {self._ranks.rank} ended: {message}")
+            print(text, file=sys.stderr, flush=True)
             self._keep_store_open()
             self._leave(1)
 

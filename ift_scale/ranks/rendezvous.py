@@ -1,10 +1,11 @@
 """The rendezvous of a launch's ranks, before any of them loads a model.
 
-Ranks exchange messages through torch's TCPStore at MASTER_ADDR and MASTER_PORT, which every
-launcher sets and torch.distributed also uses. Unlike a collective, a store does not time out while
-rank 0 tokenises.
+Ranks exchange messages through rank 0's store (`store`) at MASTER_ADDR and MASTER_PORT, which every
+launcher sets. torch.distributed also uses this store. Unlike a collective, a store does not time
+out while rank 0 tokenises.
 """
 
+import errno
 import json
 import os
 import socket
@@ -12,33 +13,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import EnvironmentProblem
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
+from ift_scale.ranks.launch import Launch
 from ift_scale.ranks.preflight import RankFacts, facts_here, problems
+from ift_scale.ranks.store import Connection, StoreServer
 
 JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 """Time limit for all ranks to join. Containers on a slow file system may need more."""
 GRACE_SECONDS = 2.0
 """Time that rank 0 stays after a failure, so that the others can read the message."""
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
-
-
-def prefixed_store(name: str, store: Any) -> Any:
-    """Returns a view of a store with keys of its own, separate from those of other jobs.
-
-    Two jobs can share a store if they happened to choose the same node and port.
-    """
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-
-    variables = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    launch = ".".join(os.environ.get(variable, "") for variable in variables)
-    return PrefixStore(f"ift-scale/{launch}/{name}", store)
 
 
 class PeerFailed(SystemExit):
@@ -48,39 +37,67 @@ class PeerFailed(SystemExit):
 class Rendezvous:
     """Messages between the ranks of a launch. Every rank creates one; rank 0's hosts the store."""
 
-    def __init__(self, ranks: Ranks):
+    def __init__(self, ranks: Ranks, folder: Path):
         self.ranks = ranks
-        self.host, self.port = environment.resolve_environment(ranks)
-        self.store = self._open()
-        self._messages = prefixed_store("meeting", self.store)
+        self.host, port = environment.resolve_environment(ranks)
+        self._launch = Launch(folder, ranks, self.host, port)
+        self.store = self._host_store() if ranks.is_rank_zero else self._find_store()
         self._num_messages = 0
 
-    def _open(self) -> Any:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    @property
+    def on_loopback(self) -> bool:
+        """True if the ranks reach each other through this node's loopback interface."""
+        return environment.is_loopback(self.host)
 
-        # With torchrun, its agent hosts the store.
-        hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    def _host_store(self) -> Connection:
+        launch = self._launch
+        # A name may have a loopback address on its own node only.
+        alone = self.ranks.local_size == self.ranks.world_size
+        host = self.host if alone or not environment.is_loopback(self.host) else ""
+        if self.host in ("localhost", "127.0.0.1", "::1"):
+            host = self.host
         try:
-            return TCPStore(
-                self.host,
-                self.port,
-                is_master=self.ranks.is_rank_zero and not hosted_by_launcher,
-                wait_for_workers=False,
-                multi_tenant=True,
-                timeout=timedelta(seconds=JOIN_SECONDS),
-            )
-        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
-            address = f"{self.host}:{self.port}"
-            if "EADDRINUSE" in str(error):
-                raise EnvironmentProblem(
-                    f"{address}: another program has this port. Set MASTER_PORT to a free one, the "
-                    "same for all ranks."
-                ) from None
+            server = StoreServer(host, launch.port, launch.secret)
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            problem = "another program has this port" if in_use else f"cannot be used ({error})"
             raise EnvironmentProblem(
-                f"rank {self.ranks.rank} on {socket.gethostname()} did not reach rank 0 at "
-                f"{address} within {JOIN_SECONDS:.0f} s ({str(error).splitlines()[0]}). Check that "
-                "rank 0 has started and that the nodes can connect to each other on this port."
+                f"{self.host}:{launch.port}: {problem}. Set MASTER_PORT to a free one, the same for"
+                " all ranks."
             ) from None
+        launch.publish()
+        return self._connect(server.host)
+
+    def _find_store(self) -> Connection:
+        """Waits for rank 0's store. Connections of an earlier launch's file are refused, so the
+        file is read again every time."""
+        deadline, pause = time.monotonic() + JOIN_SECONDS, _MIN_PAUSE
+        while True:
+            try:
+                self._launch.read()
+                return self._connect(self.host)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise self._unreachable(error) from None
+            time.sleep(pause)
+            pause = min(_MAX_PAUSE, 1.1 * pause)
+
+    def _connect(self, host: str) -> Connection:
+        return Connection(host, self._launch.port, self._launch.secret, JOIN_SECONDS)
+
+    def _unreachable(self, error: OSError) -> EnvironmentProblem:
+        here = f"rank {self.ranks.rank} on {socket.gethostname()}"
+        if not self._launch.known:
+            return EnvironmentProblem(
+                f"{here} did not get the launch's secret from rank 0 within {JOIN_SECONDS:.0f} s "
+                f"({error}). Check that rank 0 has started and that all nodes share the folder "
+                f"{self._launch.file.parent}."
+            )
+        return EnvironmentProblem(
+            f"{here} did not reach rank 0 at {self.host}:{self._launch.port} within "
+            f"{JOIN_SECONDS:.0f} s ({error}). Check that rank 0 has started and that the nodes can "
+            "connect to each other on this port."
+        )
 
     def check(self, job: str, output: Path) -> None:
         """Reports this rank to rank 0, which checks that all ranks can work together.
@@ -89,12 +106,15 @@ class Rendezvous:
         raises EnvironmentProblem with all of them on rank 0, and PeerFailed on the others.
         """
         facts = facts_here(self.ranks, job, output)
-        self._messages.set(self._facts_key(self.ranks.rank), json.dumps(asdict(facts)))
+        self.store.set(self._facts_key(self.ranks.rank), json.dumps(asdict(facts)))
         if not self.ranks.is_rank_zero:
             self.receive()
             return
         with self.leading():
-            found = problems(self._gather_facts())
+            try:
+                found = problems(self._gather_facts())
+            finally:
+                self._launch.withdraw()
             if found:
                 raise EnvironmentProblem(
                     "the ranks cannot work together:\n" + "\n".join(f"  - {line}" for line in found)
@@ -108,7 +128,7 @@ class Rendezvous:
     def _gather_facts(self) -> list[RankFacts]:
         size = self.ranks.world_size
         deadline = time.monotonic() + JOIN_SECONDS
-        while missing := [r for r in range(size) if not self._messages.check([self._facts_key(r)])]:
+        while missing := [r for r in range(size) if not self.store.check([self._facts_key(r)])]:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
                     f"{len(missing)} of {size} ranks did not join within {JOIN_SECONDS:.0f} s: "
@@ -117,8 +137,7 @@ class Rendezvous:
                 )
             time.sleep(_MIN_PAUSE)
         return [
-            RankFacts(**json.loads(self._messages.get(self._facts_key(rank))))
-            for rank in range(size)
+            RankFacts(**json.loads(self.store.get(self._facts_key(rank)))) for rank in range(size)
         ]
 
     @contextmanager
@@ -137,21 +156,21 @@ class Rendezvous:
         self._send({"text": text})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._messages.set(f"word/{self._num_messages}", json.dumps(message))
+        self.store.set(f"word/{self._num_messages}", json.dumps(message))
         self._num_messages += 1
 
     def receive(self) -> str:
         """Returns rank 0's next message, without a time limit. Raises PeerFailed if it failed."""
         key, pause = f"word/{self._num_messages}", _MIN_PAUSE
         try:
-            while not self._messages.check([key]):
+            while not self.store.check([key]):
                 time.sleep(pause)
                 pause = min(_MAX_PAUSE, 1.1 * pause)
-            message = json.loads(self._messages.get(key))
+            message = json.loads(self.store.get(key))
         except RuntimeError as error:
             raise EnvironmentProblem(
                 f"rank {self.ranks.rank}: lost the connection to rank 0 "
-                f"({str(error).splitlines()[0]}). See rank 0's log for the reason."
+                f"({error}). See rank 0's log for the reason."
             ) from None
         self._num_messages += 1
         if "exit_code" in message:
@@ -159,7 +178,14 @@ class Rendezvous:
         return str(message["text"])
 
 
-@lru_cache(maxsize=1)
-def meet(ranks: Ranks) -> Rendezvous:
-    """Returns this process's rendezvous, which is created once."""
-    return Rendezvous(ranks)
+_met: list[Rendezvous] = []
+
+
+def meet(ranks: Ranks, folder: Path) -> Rendezvous:
+    """Returns this process's rendezvous, which is created once.
+
+    `folder`: where rank 0 leaves the secret for the others if the launcher has given them none.
+    """
+    if not _met:
+        _met.append(Rendezvous(ranks, folder))
+    return _met[0]

@@ -4,6 +4,7 @@ import os
 import socket
 from collections import Counter
 from datetime import timedelta
+from functools import lru_cache
 
 import deepspeed
 import torch
@@ -13,6 +14,7 @@ from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import auto, host
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
+from ift_scale.ranks.torch_store import TorchStore
 from ift_scale.train import job
 from ift_scale.train.launch import extensions
 from ift_scale.train.launch.control import Control
@@ -35,7 +37,10 @@ def join(rendezvous: Rendezvous) -> torch.device:
         _prepare_cpu(ranks)
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
-        store = dist.PrefixStore("group", rendezvous.store)  # type: ignore[attr-defined]
+        if rendezvous.on_loopback:  # gloo and NCCL would use the interface of the host's name
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+        store = _store(rendezvous)
         dist.init_process_group(
             backend,
             store=store,
@@ -45,6 +50,12 @@ def join(rendezvous: Rendezvous) -> torch.device:
         )
         deepspeed.init_distributed(backend, timeout=COLLECTIVE_TIMEOUT)
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+
+
+@lru_cache(maxsize=1)
+def _store(rendezvous: Rendezvous) -> TorchStore:
+    """Returns the group's store. It is kept alive here: torch holds only its C++ half."""
+    return TorchStore(rendezvous.store.another())
 
 
 def leave() -> None:

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import click
 
-from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped, printable
 from ift_scale.io.manifests import file_digest
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
@@ -58,7 +58,7 @@ def main(job_path: Path, events_path: Path | None, supervisor: str | None) -> No
     imports = import_trainer()
     events = job.Events(events_path, writes=ranks.is_rank_zero)
     try:
-        rendezvous = meet(ranks)
+        rendezvous = meet(ranks, job_path.parent)
         rendezvous.check(file_digest(job_path), job_path.parent)
         run(job.read(job_path), rendezvous, events, imports)
     except job.Interrupted:
@@ -118,7 +118,8 @@ def fail(
     error: BaseException, ranks: Ranks, events: job.Events, heartbeat: Heartbeat | None = None
 ) -> NoReturn:
     """Report the error in the log, in the events and to the other ranks, then end the process."""
-    message = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, IFTScaleError) else f"{type(error).__name__}: {error}"
+    message = printable(text)
     print(
         f"Error: rank {ranks.rank} on {socket.gethostname()}: {message}",
         file=sys.stderr,

@@ -78,7 +78,7 @@ from ift_scale.ranks.environment import from_environment
 from ift_scale.errors import IFTScaleError
 heartbeat.BEAT_SECONDS, heartbeat.MISSED_BEATS = 0.2, 10
 rendezvous.GRACE_SECONDS, rendezvous.JOIN_SECONDS = 0.2, 4
-ranks = from_environment()
+ranks, folder = from_environment(), Path({log!r}).parent
 try:
     {body}
 except IFTScaleError as error:
@@ -149,7 +149,7 @@ def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) 
     ended = _end(
         _start(
             tmp_path,
-            'rendezvous.meet(ranks).check(str(ranks.rank), Path("/tmp"))\nprint("went on")',
+            'rendezvous.meet(ranks, folder).check(str(ranks.rank), Path("/tmp"))\nprint("went on")',
             3,
         )
     )
@@ -162,7 +162,7 @@ def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) 
 
 def test_messages_of_rank_0_arrive_in_order(tmp_path: Path) -> None:
     body = """
-meeting = rendezvous.meet(ranks)
+meeting = rendezvous.meet(ranks, folder)
 meeting.check("same", Path("/tmp"))
 if ranks.is_rank_zero:
     time.sleep(0.3)
@@ -179,7 +179,7 @@ else:
 def test_a_second_check_waits_for_late_ranks(tmp_path: Path) -> None:
     """A study's second variant checks again."""
     body = """
-meeting = rendezvous.meet(ranks)
+meeting = rendezvous.meet(ranks, folder)
 meeting.check("one", Path("/tmp"))
 time.sleep(ranks.rank)
 meeting.check("two", Path("/tmp"))
@@ -193,7 +193,7 @@ print("went on")
 @pytest.mark.engine
 def test_a_rank_that_never_joins_is_named(tmp_path: Path) -> None:
     ended = _end(
-        _start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 3, ranks=[0, 2])
+        _start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 3, ranks=[0, 2])
     )
     assert [code for code, _ in ended] == [3, 3]
     assert "1 of 3 ranks did not join within 4 s: 1." in ended[0][1]
@@ -205,13 +205,13 @@ def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         ((code, said),) = _end(
-            _start(tmp_path, 'rendezvous.meet(ranks).check("", Path("/tmp"))', 1, port=port)
+            _start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 1, port=port)
         )
     assert code == 3 and f"127.0.0.1:{port}: another program has this port. Set MASTER_PORT" in said
 
 
 WATCHED = """
-meeting = rendezvous.meet(ranks)
+meeting = rendezvous.meet(ranks, folder)
 meeting.check("", Path("/tmp"))
 watch = heartbeat.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
 print("watching", flush=True)
@@ -249,7 +249,7 @@ def test_a_killed_rank_is_detected(tmp_path: Path, victim: int, message: str) ->
 @pytest.mark.engine
 def test_a_rank_without_a_first_beat_gets_more_time(tmp_path: Path) -> None:
     body = """
-meeting = rendezvous.meet(ranks)
+meeting = rendezvous.meet(ranks, folder)
 meeting.check("", Path("/tmp"))
 time.sleep(3 * ranks.rank)  # longer than MISSED_BEATS, shorter than JOIN_SECONDS
 watch = heartbeat.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))

@@ -24,9 +24,7 @@ def run(module: str, *arguments: Path, world_size: int, logs: Path) -> list[str]
     The output goes to files in `logs`: a full pipe would block its rank, and with it all others.
     """
     place = {
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        **environment.local_launch(world_size, free_port()),
         "DS_ACCELERATOR": "cpu",
     }
     command = [sys.executable, "-m", module, *map(str, arguments)]
@@ -56,7 +54,7 @@ def joined() -> Iterator[tuple[Ranks, torch.device]]:
     """
     ranks = environment.from_environment()
     assert ranks is not None
-    device = process_group.join(meet(ranks))
+    device = process_group.join(meet(ranks, Path.cwd()))
     torch.set_num_threads(1)
     yield ranks, device
     dist.barrier()

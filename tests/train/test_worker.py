@@ -34,7 +34,7 @@ def test_a_rank_runs_its_job_and_reports_the_import_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(worker, "meet", lambda ranks: SimpleNamespace(ranks=ranks, check=print))
+    monkeypatch.setattr(worker, "meet", lambda ranks, _: SimpleNamespace(ranks=ranks, check=print))
     monkeypatch.setattr(worker, "run", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(worker.job, "read", lambda path: path)
     monkeypatch.setattr("ift_scale.train.process_group.leave", lambda: calls.append(()))

@@ -32,12 +32,7 @@ def commands(
     The processes are the launcher, or the ranks themselves if `train.launcher` is direct.
     """
     if config.launcher == "direct":
-        changes: dict[str, str | None] = {
-            "WORLD_SIZE": str(config.num_ranks),
-            "LOCAL_WORLD_SIZE": str(config.num_ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
+        changes: dict[str, str | None] = {**environment.local_launch(config.num_ranks, port)}
         command = [sys.executable, "-m", RANK_MODULE, *arguments]
         return [
             (command, changes | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
@@ -56,19 +51,22 @@ def _host_options(config: TrainConfig) -> tuple[list[str], dict[str, str | None]
         options += ["--force_multi"]  # else DeepSpeed takes a single host for this one
     if "MASTER_ADDR" in os.environ:  # else DeepSpeed asks the first host over ssh
         options += ["--master_addr", os.environ["MASTER_ADDR"]]
-    return options, {}
+    # Ranks on other hosts cannot be given a secret unseen: rank 0 writes it to the job's folder.
+    return options, {environment.SECRET: None}
 
 
 def _local_options(config: TrainConfig) -> tuple[list[str], dict[str, str | None]]:
     # This run is for this node only. DeepSpeed would otherwise read /job/hostfile if it exists.
     options = ["--hostfile", os.devnull]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    secret: dict[str, str | None] = {environment.SECRET: environment.new_secret()}
     if visible:
         # With --num_gpus DeepSpeed drops the variable and takes the first devices of the node.
         chosen = ",".join(visible.split(",")[: config.num_ranks])
-        return [*options, "--include", f"localhost:{chosen}"], {"CUDA_VISIBLE_DEVICES": None}
+        without = {"CUDA_VISIBLE_DEVICES": None}
+        return [*options, "--include", f"localhost:{chosen}"], secret | without
     count = str(config.num_ranks)
-    return [*options, "--num_accelerators", count, "--num_gpus", count], {}
+    return [*options, "--num_accelerators", count, "--num_gpus", count], secret
 
 
 class RankProcesses:

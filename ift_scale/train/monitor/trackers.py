@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ift_scale.errors import EnvironmentProblem
+from ift_scale.errors import EnvironmentProblem, printable
 
 PROJECT = "ift-scale"
 
@@ -146,7 +146,7 @@ class Trackers:
                 do(tracker)
             except Exception as error:  # libraries raise anything
                 del self._running[name]
-                cause = f"{type(error).__name__}: {error}"
+                cause = printable(f"{type(error).__name__}: {error}")
                 self._note(f"{name} failed and is disabled for the rest of this arm: {cause}")
 
 
