@@ -62,7 +62,7 @@ def print_batch(config: Config, arm: str | None, step: int, rank: int, micro_bat
     chosen = np.arange(len(tokens.lengths))
     if train.validation.share is not None:
         held_out = validation.held_out_file(path, cache, train.validation.share)
-        chosen = np.setdiff1d(chosen, np.load(held_out), assume_unique=True)
+        chosen = np.setdiff1d(chosen, np.load(held_out, allow_pickle=False), assume_unique=True)
     dataset.check_enough(len(chosen), len(tokens.lengths) - len(chosen), path, train)
     seed = int(path.stem.rpartition("-seed")[2])
     training_path = proof.fastest(train)

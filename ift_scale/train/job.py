@@ -57,7 +57,7 @@ class ValidationJob(BaseModel):
         """Returns the numbers of the validation examples in `tokens`, ascending."""
         if self.held_out is None:
             return np.arange(len(tokens.lengths))
-        return np.load(self.held_out)
+        return load_numbers(self.held_out)
 
 
 class ArmJob(BaseModel):
@@ -97,12 +97,17 @@ class Job(BaseModel):
     arms: list[ArmJob]
 
 
+def load_numbers(held_out: str | Path) -> np.ndarray:
+    """Returns the numbers of the validation examples in a file."""
+    return np.load(held_out, allow_pickle=False)
+
+
 def training_examples(arm: ArmJob, num_examples: int) -> np.ndarray:
     """Returns the numbers of the set's examples that are trained on, ascending."""
     numbers = np.arange(num_examples)
     if arm.validation is None or arm.validation.held_out is None:
         return numbers
-    return np.setdiff1d(numbers, np.load(arm.validation.held_out), assume_unique=True)
+    return np.setdiff1d(numbers, load_numbers(arm.validation.held_out), assume_unique=True)
 
 
 def trained_lengths(arm: ArmJob) -> np.ndarray:

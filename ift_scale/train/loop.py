@@ -233,7 +233,7 @@ class NonFiniteSteps:
         """Record skipped step `step` (from 0). Every rank must call this after the same step."""
         self.count += 1
         mine = engines.non_finite_examples(result, self._tokens.supervised_counts)
-        gathered = self._context.control.gather(mine)
+        gathered = self._context.control.gather([int(example) for example in mine])
         lines = sorted(example + 1 for examples in gathered for example in examples)
         self.lines.update(lines)
         examples = (

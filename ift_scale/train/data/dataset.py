@@ -149,7 +149,7 @@ def _joined_offsets(parts: Sequence[TokenizedSet]) -> Iterator[np.ndarray]:
 def load(path: Path) -> TokenizedSet:
     """Returns the set in a folder, mapped into memory: what is not used is not read."""
     arrays = {
-        name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r"))
+        name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
         for name in ("ids", "supervised", "offsets", "weights")
     }
     return TokenizedSet(**arrays, num_truncated=read_json(path / _COUNTS)["num_truncated"])

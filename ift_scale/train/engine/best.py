@@ -59,8 +59,7 @@ class BestWeights:
     ):
         self._folder, self._key = folder_of(Path(arm.folder)), arm.key
         self._control, self._is_rank_zero, self._write = control, is_rank_zero, write
-        mine = self._read() if is_rank_zero else None
-        self.kept: KeptBest | None = control.gather(mine)[0]
+        self.kept = self._from_rank_zero(self._read() if is_rank_zero else None)
 
     @property
     def step(self) -> int | None:
@@ -71,6 +70,10 @@ class BestWeights:
     def seconds(self) -> float:
         """The time that exports took so far."""
         return 0.0 if self.kept is None else self.kept.seconds
+
+    def _from_rank_zero(self, kept: KeptBest | None) -> KeptBest | None:
+        chosen = self._control.gather(kept and kept.model_dump(mode="json"))[0]
+        return None if chosen is None else KeptBest.model_validate(chosen)
 
     def _read(self) -> KeptBest | None:
         """Returns the newest record of this arm; removes what belongs to another key."""
@@ -99,7 +102,7 @@ class BestWeights:
             kept = self._save(step, loss)
         else:
             self._write(None)
-        self.kept = self._control.gather(kept)[0]
+        self.kept = self._from_rank_zero(kept)
 
     def _save(self, step: int, loss: float) -> KeptBest:
         started, path = time.monotonic(), self._path(step)

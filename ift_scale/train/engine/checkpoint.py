@@ -11,7 +11,7 @@ from pathlib import Path
 from ift_scale.config.train import TrainConfig
 from ift_scale.io.files import INCOMPLETE, flush, translate_disk_errors
 from ift_scale.io.manifests import MANIFEST
-from ift_scale.train.engine import reshard, zero_config
+from ift_scale.train.engine import reshard, safe_load, zero_config
 from ift_scale.train.engine.checkpoint_manifest import (
     PREFIX,
     CheckpointManifest,
@@ -46,16 +46,19 @@ class Checkpoints:
     def load(self, engine: TrainEngine) -> Progress:
         """Load the newest checkpoint, if any, into a fresh engine and restore the metrics files."""
         # Rank 0 chooses, so that all ranks load the same one.
-        newest = self.control.gather(latest(self.arm) if self.metrics else None)[0]
-        if newest is None:
+        newest = latest(self.arm) if self.metrics else None
+        mine = (str(newest[0]), newest[1].model_dump(mode="json")) if newest else None
+        chosen = self.control.gather(mine)[0]
+        if chosen is None:
             return Progress()
-        path, saved = newest
+        path, saved = Path(chosen[0]), CheckpointManifest.model_validate(chosen[1])
         # Stage 0 saves the whole state, whatever the number of ranks.
         same_ranks = saved.world_size == engine.ranks.world_size or saved.zero_stage == 0
         optimizer = zero_config.optimizer_name(engine.deepspeed.optimizer)
         current = (self.config.zero_stage, self.config.offload, optimizer)
         if same_ranks and (saved.zero_stage, saved.offload, saved.optimizer) == current:
-            loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
+            with safe_load.restricted(path):
+                loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=STATE)
             assert loaded is not None, path
         else:
             reshard.load(

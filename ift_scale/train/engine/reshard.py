@@ -15,6 +15,8 @@ import torch
 from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 from torch import Tensor
 
+from ift_scale.train.engine import safe_load
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("fp32", *MOMENTS)
 
@@ -26,11 +28,11 @@ class CheckpointTensors:
         self.step = 0
         self._pieces: dict[tuple[str, str], list[Tensor]] = {}
         if zero_stage == 0:
-            self._add_whole(_map(folder / "mp_rank_00_model_states.pt"), names)
+            self._add_whole(safe_load.mapped(folder / "mp_rank_00_model_states.pt"), names)
         for rank in range(world_size if zero_stage else 0):
-            state = _map(_optimizer_file(folder, rank))["optimizer_state_dict"]
+            state = safe_load.mapped(_optimizer_file(folder, rank))["optimizer_state_dict"]
             if zero_stage == 3:
-                model = _map(folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+                model = safe_load.mapped(folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
                 self._add_stage3(state, model["param_shapes"], world_size)
             else:
                 self._add_stage12(state)
@@ -89,10 +91,6 @@ class CheckpointTensors:
 def _kinds(weights: Tensor, state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yields the weights and AdamW's moments with their kinds."""
     yield from zip(KINDS, (weights, *(state[moment] for moment in MOMENTS)), strict=True)
-
-
-def _map(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
 
 
 def _optimizer_file(folder: Path, rank: int) -> Path:

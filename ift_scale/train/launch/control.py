@@ -3,6 +3,7 @@
 The ranks agree through a gloo group on the host, so that they do not wait for a device.
 """
 
+import json
 import signal
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -51,10 +52,28 @@ class Control:
         return bool(flag.item())
 
     def gather(self, value: Any) -> list[Any]:
-        """Returns the values of all ranks, in rank order, on every rank."""
-        values: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        """Returns the values of all ranks, in rank order, on every rank.
+
+        A value is what JSON can contain. torch's all_gather_object would unpickle, and so run, what
+        arrives over a connection that has no password.
+        """
+        return gather_json(value, self.group)
 
     def barrier(self) -> None:
         dist.barrier(group=self.group)
+
+
+def gather_json(value: Any, group: Any = None) -> list[Any]:
+    """Returns the JSON values of all ranks of a gloo group; see `Control.gather`."""
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([len(own)]), group=group)
+    longest = int(max(sizes))
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(own)] = own
+    texts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(texts, padded, group=group)
+    return [
+        json.loads(text[: int(size)].numpy().tobytes())
+        for text, size in zip(texts, sizes, strict=True)
+    ]

@@ -77,9 +77,10 @@ class LiveEvaluator(PeriodicEvaluator):
         ]
         self._letters_PC = torch.from_numpy(self._set.letters_PC.clip(min=0)).to(engine.device)
         # Rank 0 has the files; all ranks need the rows to agree on early stopping.
-        mine = _read(folder, self.FILE, self._set.ids_Q) if folder else None
-        rows, self._answers = control.gather(mine)[0]
-        self.restore(rows)
+        rows: list[dict[str, Any]] = []
+        if folder is not None:
+            rows, self._answers = _read(folder, self.FILE, self._set.ids_Q)
+        self.restore(control.gather(rows)[0])
 
     def _collate(self, hidden_size: int) -> list[MicroBatch]:
         """Returns this rank's micro-batches of the prompts."""
@@ -135,8 +136,10 @@ class LiveEvaluator(PeriodicEvaluator):
         )
         positions = np.concatenate([self._positions_of(batch) for batch in self._batches])
         logprobs_PC = np.zeros(self._letters_PC.shape)
-        for rank_positions, logprobs in self._control.gather((positions, mine)):
-            logprobs_PC[rank_positions] = logprobs
+        # JSON keeps every bit of a float.
+        for rank_positions, logprobs in self._control.gather((positions.tolist(), mine.tolist())):
+            if rank_positions:
+                logprobs_PC[rank_positions] = logprobs
         return self._set.option_logprobs(logprobs_PC)
 
     def _positions_of(self, batch: MicroBatch) -> np.ndarray:
@@ -171,7 +174,7 @@ def _read(
     if not (folder / ANSWERS).is_file():
         return [], []
     rows = [json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()]
-    with np.load(folder / ANSWERS) as arrays:
+    with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
         if np.array_equal(arrays["ids"], ids_Q):
             return rows, list(arrays["logprobs"])
     (folder / file).unlink()

@@ -67,7 +67,7 @@ def save(questions: LiveSet, path: Path) -> None:
 
 
 def load(path: Path) -> LiveSet:
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         tokens = TokenizedSet(**{name: arrays[name] for name in _TOKENS}, num_truncated=0)
         return LiveSet(tokens, **{name: arrays[name] for name in ARRAYS})
 

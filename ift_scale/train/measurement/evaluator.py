@@ -120,7 +120,7 @@ class PeriodicEvaluator:
         values = [float("nan") if row[field] is None else row[field] for row in self.rows]
         since = schedule.since_best(values, rises, rule.least_improvement)
         # Rank 0 decides, because different machines may round differently.
-        stops = self._control.gather(since >= rule.patience)[0]
+        stops = self._control.gather(bool(since >= rule.patience))[0]
         return stops and self.rows[-1]["step"] < self._num_steps
 
     def counts(self) -> dict[str, float]:

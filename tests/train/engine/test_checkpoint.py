@@ -1,11 +1,15 @@
 """The checkpoint an arm resumes from, and exports in shards, one parameter at a time."""
 
+import ast
 import ctypes
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -16,7 +20,7 @@ from ift_scale.prompts.templates import TEMPLATES
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
 from ift_scale.train import job
-from ift_scale.train.engine import checkpoint_manifest, export
+from ift_scale.train.engine import checkpoint_manifest, export, safe_load
 from ift_scale.train.engine.stored_names import stored_groups
 
 
@@ -156,3 +160,56 @@ def test_transformers_loads_a_sharded_folder(world_model: Path, sharded_export: 
     assert (sharded_export / "generation_config.json").read_text() == (
         world_model / "generation_config.json"
     ).read_text()
+
+
+class _Payload:
+    """What someone with write access to a shared folder would put into a checkpoint."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    mark, path = tmp_path / "was-here", tmp_path / "mp_rank_00_model_states.pt"
+    state = {"module": {"a": torch.zeros(2)}, "optimizer": _Payload(mark)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    # DeepSpeed's own loader, which asks for weights_only=False.
+    loaders = [lambda: TorchCheckpointEngine().load(str(path), map_location="cpu")]
+    loaders += [lambda: safe_load.mapped(path)] if zipped else []
+    for load in loaders:
+        refused = pytest.raises(
+            ArtifactError, match=r"nothing of it was run.*Remove the checkpoint"
+        )
+        with refused, safe_load.restricted(tmp_path):
+            load()
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists()  # the payload works where nothing keeps it from it
+
+
+def test_every_loader_refuses_pickles() -> None:
+    """Nothing unpickles files: `weights_only=False` and `allow_pickle=True` stand nowhere."""
+    for path in Path(safe_load.__file__).parents[2].rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name, set_to = ast.unparse(call.func), {k.arg: k.value for k in call.keywords}
+            needed = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+            if name in needed:
+                option, value = needed[name]
+                assert ast.unparse(set_to[option]) == str(value), (path, call.lineno)
+            assert name.rpartition(".")[2] not in _UNPICKLING, (path, call.lineno)
+
+
+_UNPICKLING = {
+    "read_pickle",
+    "all_gather_object",
+    "broadcast_object_list",
+    "gather_object",
+    "scatter_object_list",
+    "Unpickler",
+}
