@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,27 @@ def script_text(job: SlurmJob, logs: Path) -> str:
     source = (LAUNCH / f"{job.script}.sbatch").read_text(encoding="utf-8").splitlines()
     body = [line for line in source if not line.startswith("#SBATCH")]
     is_array = any(option.startswith("--array") for option in job.options)
-    log = logs / ("%x-%A_%a.log" if is_array else "%x-%j.log")
-    options = [f"--job-name=ift-{job.name}", f"--output={log}", *job.options]
+    # sbatch replaces %j and the like in the folder's name too, except %%.
+    folder = str(logs).replace("%", "%%")
+    log = shlex.quote(f"--output={folder}/{'%x-%A_%a' if is_array else '%x-%j'}.log")
+    options = [f"--job-name=ift-{job.name}", log, *job.options]
     return "\n".join([body[0], *(f"#SBATCH {option}" for option in options), *body[1:]]) + "\n"
+
+
+def check_folders(root: Path, home: Path) -> None:
+    """Raises ConfigError if a folder's name has characters that sbatch cannot be given.
+
+    A line end would begin another line of the script, a backslash turns the replacement of %j off,
+    and a comma separates the variables of --export.
+    """
+    if any(unicodedata.category(char) == "Cc" or char == "\\" for char in str(root)):
+        problem = "has a control character or a backslash, which sbatch does not take in the name"
+        raise ConfigError("settings", [f"output_dir: {str(root)!r} {problem}; choose another"])
+    if any(unicodedata.category(char) == "Cc" or char == "," for char in str(home)):
+        raise EnvironmentProblem(
+            f"{str(home)!r}, the project's folder, has a comma or a control character in its name, "
+            "which `sbatch --export` does not take. Move it to another folder."
+        )
 
 
 def check_partition(cluster: ClusterConfig) -> None:
@@ -146,6 +165,7 @@ def submit(config: Config, path: Path, arguments: Sequence[str], dry_run: bool) 
             "`pip install --no-deps -e .`"
         )
     root = Path(config.output_dir).resolve()
+    check_folders(root, home)
     if not dry_run:
         check_partition(config.cluster)
     # Jobs must not inherit the size of a job that submits them.

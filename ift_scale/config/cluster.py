@@ -1,22 +1,42 @@
 """Resources that `ift-scale submit` requests from SLURM. No result depends on them."""
 
+import shlex
+import unicodedata
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
-from ift_scale.config.section import Section, Text
+from ift_scale.config.section import Section
 
+# A name that sbatch takes as it is, or several with commas. Nothing in it can be an option or code.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,@+-]*$")]
 Time = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{2}){1,2}$")]
+
+
+def _arguments(text: str) -> str:
+    """Returns sbatch options, quoted for a line #SBATCH."""
+    if any(unicodedata.category(char) == "Cc" for char in text):
+        raise ValueError("contains a line end or another control character; write one option")
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"has an open quotation mark or a final backslash ({error})") from None
+    if not parts or not parts[0].startswith("-"):
+        raise ValueError("is not an option of sbatch, such as --exclusive")
+    return shlex.join(parts)
+
+
+Option = Annotated[str, AfterValidator(_arguments)]
 
 
 class ClusterConfig(Section):
     """SLURM jobs of `ift-scale submit`."""
 
-    partition: Text | None = None
+    partition: Name | None = None
     """Partition of all jobs. Default: the cluster's."""
-    account: Text | None = None
+    account: Name | None = None
     """Account that is charged. Default: the cluster's."""
-    qos: Text | None = None
+    qos: Name | None = None
     """Quality of service. Default: the cluster's."""
     nodes: PositiveInt = 1
     """Number of nodes of each job that probes, trains or evaluates."""
@@ -36,7 +56,7 @@ class ClusterConfig(Section):
     trains all arms one after another."""
     at_once: PositiveInt | None = None
     """Number of jobs of the array that may run at the same time. Default: all."""
-    options: list[Text] = []
+    options: list[Option] = []
     """Additional sbatch options, such as `--constraint=a100` or `--exclusive`."""
 
     @property

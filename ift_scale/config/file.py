@@ -9,6 +9,7 @@ import copy
 import re
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ift_scale.config import Config, Section, Source, impossible_combinations
-from ift_scale.errors import ConfigError, did_you_mean, shorten
+from ift_scale.errors import ConfigError, did_you_mean, has_user_info, printable, shorten
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,7 +108,7 @@ def _variants(path: Path, changes: Any, problems: list[str]) -> dict[Any, Any]:
     return changes
 
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +175,29 @@ def from_dict(
             config = Config.model_validate(raw)
         except ValidationError:
             raise ConfigError(source, problems) from None
-    problems += impossible_combinations(config)
+    problems += [*impossible_combinations(config), *_credentials(config.model_dump())]
     if problems:
         raise ConfigError(source, problems)
     return config
+
+
+def _credentials(value: Any, name: str = "") -> Iterator[str]:
+    """Yields a problem for each setting with a password in a URL, without showing it.
+
+    Settings are written to config.yaml, manifests and reports.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _credentials(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _credentials(part, f"{name}.{number}")
+    elif isinstance(value, str) and has_user_info(value):
+        yield (
+            f"{name}: contains a user name or password (value: {printable(value)!r}), and settings"
+            " are stored in the run's folder. Leave it out of the address; a server's key belongs"
+            " in the variable that api_key_variable names"
+        )
 
 
 def _apply(raw: dict[str, Any], override: str) -> str | None:

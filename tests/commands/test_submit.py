@@ -1,6 +1,7 @@
 """Jobs that `ift-scale submit` requests, with scripts in place of SLURM's commands."""
 
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ift_scale.commands.submit import SlurmJob, jobs, script_text
+from ift_scale.commands.submit import SlurmJob, check_folders, jobs, script_text
 from ift_scale.config import Config
 from ift_scale.config.file import from_dict
+from ift_scale.errors import ConfigError, EnvironmentProblem
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,3 +189,40 @@ def test_a_study_is_submitted_by_variant() -> None:
         [*command, "--variant", "matched"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and "--variant matched" in done.stdout
+
+
+@pytest.mark.parametrize("field", ["partition", "account", "qos"])
+@pytest.mark.parametrize(
+    "value", ["gpu\n#SBATCH --wrap=id", "a b", "$(id)", "%j", "a;id", "--wrap=id", "'a'", "a#b"]
+)
+def test_a_name_that_sbatch_would_read_otherwise_is_refused(field: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"cluster.{field}"):
+        _config(**{field: value})
+    assert _config(**{field: "gpu-a_1,b.c"})
+
+
+@pytest.mark.parametrize("value", ["--exclusive\nrm -rf x", "rm", "--comment='open", "", "\x1b[2J"])
+def test_an_option_that_is_more_than_options_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.options"):
+        _config(options=[value])
+
+
+def test_options_and_folders_are_quoted() -> None:
+    """sbatch reads a line as a shell would, but replaces % in file names."""
+    options = ["--comment=$(id) `id` #x", "--comment='a b'", "--mem 4G -t 5"]
+    job = _job("train", options=options)
+    text = script_text(job, Path("/runs/50% of $(id) #1/logs"))
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("#SBATCH")]
+    arguments = [argument for _, *parts in lines for argument in parts]
+    assert "--output=/runs/50%% of $(id) #1/logs/%x-%j.log" in arguments
+    assert {"--comment=a b", "--mem", "4G", "-t", "5"} <= set(arguments)
+    body = [line for line in text.splitlines() if not line.startswith("#SBATCH")]
+    assert not any("$(id)" in line for line in body)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\\b"])
+def test_a_folder_that_sbatch_cannot_be_given(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output_dir"):
+        check_folders(tmp_path / name, tmp_path)
+    with pytest.raises(EnvironmentProblem, match="comma"):
+        check_folders(tmp_path, tmp_path / "a,LD_PRELOAD=x")

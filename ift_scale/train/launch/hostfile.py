@@ -11,11 +11,12 @@ import socket
 from pathlib import Path
 
 from ift_scale.config import Config, impossible_combinations
-from ift_scale.errors import ConfigError, DataError, EnvironmentProblem, Place
+from ift_scale.errors import ConfigError, DataError, EnvironmentProblem, Place, has_user_info
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 
-_LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)\s*(#.*)?")
+# DeepSpeed puts hosts into command lines of pdsh and ssh: a name or an address, nothing else.
+_LINE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.:-]*)\s+slots=([1-9][0-9]{0,4})\s*(#.*)?", re.ASCII)
 # Variables (or their prefixes) that ranks need. DeepSpeed forwards only NCCL's and Python's.
 _FORWARDED = (
     "GLOO_",
@@ -32,7 +33,7 @@ _FORWARDED = (
     "LD_LIBRARY_PATH",
 )
 # DeepSpeed puts forwarded variables into a command line that all users of a host can see.
-_SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD")
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 
 
 def read(path: Path) -> dict[str, int]:
@@ -44,7 +45,10 @@ def read(path: Path) -> dict[str, int]:
             continue
         match, place = _LINE.fullmatch(text), Place(path, number)
         if match is None:
-            remedy = "Write HOST slots=N, with N the number of ranks on that host"
+            remedy = (
+                "Write HOST slots=N: a host's name (letters, digits, dots, hyphens) or address, and"
+                " the number of ranks on it"
+            )
             raise DataError(place, "is not a host", remedy, text)
         host = match[1]
         if host in hosts:
@@ -116,7 +120,7 @@ def write_environment(path: Path, changes: dict[str, str]) -> None:
     ours = {
         name: value
         for name, value in (os.environ | changes).items()
-        if name.startswith(_FORWARDED) and not _SECRET.search(name)
+        if name.startswith(_FORWARDED) and not _SECRET.search(name) and not has_user_info(value)
     }
     named = {line.split("=", 1)[0] for line in lines}
     lines += [

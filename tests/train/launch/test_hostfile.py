@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ift_scale.config.file import from_dict
+from ift_scale.config.train import TrainConfig
 from ift_scale.errors import ConfigError, DataError, EnvironmentProblem
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
@@ -33,6 +34,48 @@ def test_a_hostfile_that_cannot_be_used(tmp_path: Path, text: str, said: str) ->
     with pytest.raises(DataError) as caught:
         hostfile.read(_file(tmp_path, text))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "-oProxyCommand=touch${IFS}/tmp/x",
+        "$(touch)",
+        "`touch`",
+        "n1;touch",
+        "n1|touch",
+        "a/../b",
+        "user@n1",
+        "n1\x1b[2J",
+        "n\u0661",
+        "n1&",
+        "'n1'",
+    ],
+)
+def test_a_host_that_a_shell_would_execute_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(DataError, match="is not a host") as caught:
+        hostfile.read(_file(tmp_path, f"{host} slots=1\n"))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_names_and_addresses_are_hosts(tmp_path: Path) -> None:
+    hosts = ["node-01.cluster.local", "10.0.0.1", "fe80::1", "gpu_1"]
+    text = "".join(f"{host} slots=2\n" for host in hosts)
+    assert list(hostfile.read(_file(tmp_path, text))) == hosts
+
+
+def test_a_launch_has_a_secret_that_no_command_line_shows() -> None:
+    first, second = (
+        launcher.commands(TrainConfig(num_ranks=2, launcher=kind), 1, [])
+        for kind in ("deepspeed", "direct")
+    )
+    secrets = set()
+    for commands in (first, second):
+        for command, changes in commands:
+            secret = changes[environment.SECRET]
+            assert secret is not None and len(secret) == 64 and secret not in " ".join(command)
+            secrets.add(secret)
+    assert len(secrets) == 2  # one for each launch, the same for all of its ranks
 
 
 def test_a_hostfile_that_disagrees_with_this_hosts_gpus(
@@ -87,6 +130,8 @@ def test_the_ranks_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "WANDB_NAME": "two words",
         "WANDB_API_KEY": "x",
         "HF_TOKEN": "x",
+        "MLFLOW_TRACKING_URI": "https://me:hunter2@tracker.example",
+        "IFT_SCALE_LAUNCH_SECRET": "x",
         "OTHER": "x",
     }.items():
         monkeypatch.setenv(name, value)
@@ -95,4 +140,5 @@ def test_the_ranks_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert lines[:2] == ["NCCL_DEBUG=INFO", "GLOO_SOCKET_IFNAME=mine"]
     assert {"DS_ACCELERATOR=cpu", "WANDB_NAME='two words'"} <= set(lines)
     assert not any(line.endswith("=x") or line == "GLOO_SOCKET_IFNAME=ib0" for line in lines)
+    assert "hunter2" not in "\n".join(lines)
     assert (tmp_path / "written").stat().st_mode & 0o077 == 0
