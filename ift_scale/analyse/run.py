@@ -31,6 +31,7 @@ from ift_scale.config import Config
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
+from ift_scale.io.tables import write_csv
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.stage import Context, Stage, Task
 
@@ -114,7 +115,7 @@ def compute(
     with atomic_folder(task.folder) as temporary:
         for name in TABLES:
             bar.note(name)
-            steps[name]().to_csv(temporary / f"{name}.csv", index=False)
+            write_csv(steps[name](), temporary / f"{name}.csv")
             bar.advance()
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
         counts: dict[str, float] = {

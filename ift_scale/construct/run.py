@@ -25,6 +25,7 @@ from ift_scale.io.dataset import files_digest
 from ift_scale.io.files import atomic_folder, write_jsonl
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.io.progress import Bar, say
+from ift_scale.io.tables import write_csv
 from ift_scale.knowledge import smaller_than_batch
 from ift_scale.prompts import texts as text_file
 from ift_scale.prompts.texts import TextKey
@@ -169,7 +170,7 @@ def build(
         for text in smaller_than_batch(by_arm, config.train.global_batch_size):
             say(f"construct: {text}")
         table = pd.DataFrame(balances, columns=balance.COLUMNS)
-        table.to_csv(temporary / BALANCE_FILE, index=False)
+        write_csv(table, temporary / BALANCE_FILE)
         for name in sizes if "sharegpt" in settings.export else ():
             export.write_sharegpt(
                 temporary / "sharegpt" / f"{name}.json", temporary / f"{name}.jsonl"

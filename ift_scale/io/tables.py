@@ -19,9 +19,25 @@ from ift_scale.io.jsonl import Row
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_EXECUTED = ("=", "+", "-", "@", "\t", "\r")
 _PARQUET_ROWS = 1024
 # A text may be long, but an unclosed quotation mark reaches further.
 _MOST_CHARACTERS = 1 << 20
+
+
+def write_csv(table: Any, path: Path) -> None:
+    """Writes a pandas table that a spreadsheet can open safely.
+
+    A spreadsheet executes texts that begin with =, +, - or @ (`=HYPERLINK(...)` in a subject's
+    name). They get an apostrophe in front, which it does not show. Numbers are unchanged.
+    """
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    inert = table.assign(**{name: table[name].map(_inert) for name in texts})
+    inert.rename(columns=_inert).to_csv(path, index=False)
+
+
+def _inert(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_EXECUTED) else cell
 
 
 class RowTable(Protocol):

@@ -12,6 +12,7 @@ from ift_scale.config import Config, resolved_yaml
 from ift_scale.io.files import atomic_folder, read_json
 from ift_scale.io.manifests import Manifest, digest_of
 from ift_scale.io.progress import Bar
+from ift_scale.io.tables import write_csv
 from ift_scale.records import AUDIT_FILE, BALANCE_FILE, KNOWLEDGE_FILE, QUESTIONS_FILE
 from ift_scale.report import latex, live
 from ift_scale.report.document import HEADING, document
@@ -94,7 +95,7 @@ def write_page(config: Config, task: Task, inputs: ReportInputs) -> None:
         for file in copied:
             shutil.copy(file, temporary / file.name)
         if len(facts.live):
-            facts.live.to_csv(temporary / live.FILE, index=False)
+            write_csv(facts.live, temporary / live.FILE)
         (temporary / TABLES).write_text(latex.tables(facts), encoding="utf-8")
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(facts, files), encoding="utf-8")

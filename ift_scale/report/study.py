@@ -12,6 +12,7 @@ from ift_scale.config import Config
 from ift_scale.io import integrity
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import read_manifest
+from ift_scale.io.tables import write_csv
 from ift_scale.report.coverage import over, overall
 from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import read
@@ -48,9 +49,8 @@ def run(study: Config, variants: Mapping[str, Config]) -> Path:
             ]
             if whole:
                 rows = pd.concat(whole)
-                rows[["variant", *(c for c in rows if c != "variant")]].to_csv(
-                    temporary / f"{name}.csv", index=False
-                )
+                ordered = rows[["variant", *(c for c in rows if c != "variant")]]
+                write_csv(ordered, temporary / f"{name}.csv")
         files = sorted(path.name for path in temporary.iterdir())
         (temporary / PAGE).write_text(page(study, variants, by_variant, files), encoding="utf-8")
     return folder / PAGE
