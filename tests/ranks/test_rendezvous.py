@@ -160,6 +160,33 @@ def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) 
     assert [said for _, said in ended[1:]] == ["", ""]
 
 
+def test_a_stranger_neither_joins_nor_ends_the_run(tmp_path: Path) -> None:
+    """The stranger comes before rank 1, while rank 0 waits for it."""
+    body = """
+if ranks.rank == 1:
+    while not (folder / "refused").exists():
+        time.sleep(0.02)
+meeting = rendezvous.meet(ranks, folder)
+print("listening", flush=True)
+meeting.check("same", folder)
+print("went on", flush=True)
+time.sleep(0.5)
+"""
+    port = free_port()
+    started = _start(tmp_path, body, 2, port=port)
+    started[0].wait_for("listening")
+    (secret,) = tmp_path.glob(".launch-*.json")
+    assert secret.stat().st_mode & 0o077 == 0
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"\x1b]0;owned\x07" * 20)
+        assert len(stranger.recv(1000)) == 32 and stranger.recv(1000) == b""
+    (tmp_path / "refused").touch()
+    (code, zero), one = _end(started)
+    assert code == 0 and "went on" in zero and one == (0, "listening\nwent on\n")
+    assert "the ranks' store refused 127.0.0.1" in zero and "owned" not in zero
+    assert not secret.exists()
+
+
 def test_messages_of_rank_0_arrive_in_order(tmp_path: Path) -> None:
     body = """
 meeting = rendezvous.meet(ranks, folder)
