@@ -21,7 +21,7 @@ from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.launch import Launch
 from ift_scale.ranks.preflight import RankFacts, facts_here, problems
-from ift_scale.ranks.store import Connection, StoreServer
+from ift_scale.ranks.store import Connection
 
 JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 """Time limit for all ranks to join. Containers on a slow file system may need more."""
@@ -50,6 +50,8 @@ class Rendezvous:
         return environment.is_loopback(self.host)
 
     def _host_store(self) -> Connection:
+        from ift_scale.ranks.store_server import StoreServer
+
         launch = self._launch
         # A name may have a loopback address on its own node only.
         alone = self.ranks.local_size == self.ranks.world_size

@@ -11,29 +11,22 @@ Messages are JSON. They are not encrypted.
     then, both ways    length (4 bytes), MAC, JSON text
 """
 
-import asyncio
-import errno
 import hmac
 import json
 import os
 import socket
 import struct
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-_NONCE = _MAC = 32
-_LENGTH = struct.Struct("!I")
+NONCE = MAC = 32
+LENGTH = struct.Struct("!I")
 _NUMBER = struct.Struct("!Q")
 _MOST_BYTES = 1 << 28
 """Limit of one message. The longest are training jobs with thousands of arms."""
 HANDSHAKE_SECONDS = 10.0
-_MOST_WAITING = 512
-"""Number of connections that may be within their handshake at once. One more closes the oldest:
-ranks take milliseconds, so strangers who send nothing cannot keep them out."""
-_MOST_REPORTED = 5
 _MIN_PAUSE, _MAX_PAUSE = 0.002, 0.25
 
 
@@ -45,11 +38,11 @@ class NotTrusted(ConnectionError):
     """The other side does not know the launch's secret."""
 
 
-def _proof(secret: bytes, role: str, *nonces: bytes) -> bytes:
+def proof_of(secret: bytes, role: str, *nonces: bytes) -> bytes:
     return hmac.digest(secret, role.encode() + b"".join(nonces), "sha256")
 
 
-class _Sealer:
+class Sealer:
     """Makes the messages of one direction, and checks them on the other side."""
 
     def __init__(self, key: bytes):
@@ -61,7 +54,7 @@ class _Sealer:
 
     def seal(self, message: Any) -> bytes:
         body = json.dumps(message).encode()
-        return _LENGTH.pack(len(body)) + self._mac(body) + body
+        return LENGTH.pack(len(body)) + self._mac(body) + body
 
     def open(self, mac: bytes, body: bytes) -> Any:
         if not hmac.compare_digest(mac, self._mac(body)):
@@ -69,119 +62,19 @@ class _Sealer:
         return json.loads(body)
 
 
-def _sealers(secret: bytes, *nonces: bytes) -> tuple[_Sealer, _Sealer]:
+def sealers(secret: bytes, *nonces: bytes) -> tuple[Sealer, Sealer]:
     """Returns the sealers of the client's and of the server's messages."""
-    up, down = (_proof(secret, f"messages of the {side}", *nonces) for side in ("client", "server"))
-    return _Sealer(up), _Sealer(down)
+    up, down = (
+        proof_of(secret, f"messages of the {side}", *nonces) for side in ("client", "server")
+    )
+    return Sealer(up), Sealer(down)
 
 
-def _length(head: bytes) -> int:
-    (length,) = _LENGTH.unpack(head)
+def length_of(head: bytes) -> int:
+    (length,) = LENGTH.unpack(head)
     if length > _MOST_BYTES:
         raise NotTrusted(f"a message of {length} bytes")
     return int(length)
-
-
-class StoreServer:
-    """The values, and a thread that serves them until the process ends.
-
-    `host`, `port`: address to listen on. Raises OSError if the port is in use.
-    """
-
-    def __init__(self, host: str, port: int, secret: bytes):
-        self._secret = secret
-        self._values: dict[str, str] = {}
-        self._waiting: dict[asyncio.StreamWriter, None] = {}
-        self._num_refused = 0
-        self._socket = _listen(host, port)
-        self.host: str = self._socket.getsockname()[0]
-        """The address at which rank 0 itself can connect."""
-        self._operations: dict[str, Callable[..., Any]] = {
-            "set": self._values.__setitem__,
-            "get": self._values.get,
-            "check": lambda keys: all(key in self._values for key in keys),
-            "add": self._add,
-            "compare_set": self._compare_set,
-            "delete": lambda key: self._values.pop(key, None) is not None,
-            "num_keys": lambda: len(self._values),
-        }
-        threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
-
-    def _add(self, key: str, amount: int) -> int:
-        total = int(self._values.get(key, "0")) + amount
-        self._values[key] = str(total)
-        return total
-
-    def _compare_set(self, key: str, expected: str, desired: str) -> str:
-        """Sets a value if it is still `expected` (empty if missing), as torch's stores do."""
-        if self._values.get(key, "") == expected:
-            self._values[key] = desired
-        return self._values.get(key, expected)
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._client, sock=self._socket)
-        await server.serve_forever()
-
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            requests, answers = await self._admit(reader, writer)
-            while True:
-                length = _length(await reader.readexactly(_LENGTH.size))
-                mac = await reader.readexactly(_MAC)
-                name, *values = requests.open(mac, await reader.readexactly(length))
-                writer.write(answers.seal(self._operations[name](*values)))
-                await writer.drain()
-        except NotTrusted as error:
-            self._report(writer, error)
-        except (OSError, EOFError):
-            pass  # the rank has ended
-        finally:
-            writer.close()
-
-    async def _admit(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[_Sealer, _Sealer]:
-        """Returns the sealers of a client that knows the secret; raises NotTrusted otherwise."""
-        own = os.urandom(_NONCE)
-        if len(self._waiting) >= _MOST_WAITING:
-            oldest = next(iter(self._waiting))
-            self._waiting.pop(oldest)
-            oldest.transport.abort()
-        self._waiting[writer] = None
-        try:
-            writer.write(own)
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                theirs = await reader.readexactly(_NONCE)
-                proof = await reader.readexactly(_MAC)
-        except (TimeoutError, EOFError):
-            raise NotTrusted("no proof of the launch's secret") from None
-        finally:
-            self._waiting.pop(writer, None)
-        if not hmac.compare_digest(proof, _proof(self._secret, "client", own, theirs)):
-            raise NotTrusted("a wrong proof of the launch's secret")
-        writer.write(_proof(self._secret, "server", own, theirs))
-        return _sealers(self._secret, own, theirs)
-
-    def _report(self, writer: asyncio.StreamWriter, error: Exception) -> None:
-        """Reports a refused connection by its address only: its bytes may be anything."""
-        self._num_refused += 1
-        if self._num_refused <= _MOST_REPORTED:
-            host = (writer.get_extra_info("peername") or ("an unknown address",))[0]
-            print(f"the ranks' store refused {host}: {error}", file=sys.stderr, flush=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Listens at `host`, or on all interfaces if that address is not one of this machine's.
-
-    A cluster may give rank 0 a translated address, which only exists outside.
-    """
-    family, *_, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
-    try:
-        return socket.create_server(address[:2], family=family, backlog=4096)
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        return socket.create_server(("", port), backlog=4096)
 
 
 class Connection:
@@ -205,14 +98,14 @@ class Connection:
             raise
         self._socket.settimeout(None)  # the heartbeat detects a silent node
 
-    def _introduce(self) -> tuple[_Sealer, _Sealer]:
-        theirs, own = self._receive(_NONCE), os.urandom(_NONCE)
-        self._socket.sendall(own + _proof(self._secret, "client", theirs, own))
+    def _introduce(self) -> tuple[Sealer, Sealer]:
+        theirs, own = self._receive(NONCE), os.urandom(NONCE)
+        self._socket.sendall(own + proof_of(self._secret, "client", theirs, own))
         if not hmac.compare_digest(
-            self._receive(_MAC), _proof(self._secret, "server", theirs, own)
+            self._receive(MAC), proof_of(self._secret, "server", theirs, own)
         ):
             raise NotTrusted("what answers there is not the store of this launch")
-        return _sealers(self._secret, theirs, own)
+        return sealers(self._secret, theirs, own)
 
     def another(self) -> "Connection":
         """Opens a second connection, for a thread that must not wait for others."""
@@ -231,8 +124,8 @@ class Connection:
         try:
             with self._lock:
                 self._socket.sendall(self._requests.seal(request))
-                length = _length(self._receive(_LENGTH.size))
-                mac = self._receive(_MAC)
+                length = length_of(self._receive(LENGTH.size))
+                mac = self._receive(MAC)
                 return self._answers.open(mac, self._receive(length))
         except OSError as error:
             raise StoreError(f"the connection to rank 0 is lost ({error})") from None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ift_scale.ranks import environment, store
+from ift_scale.ranks import environment, store_server
 from ift_scale.ranks.environment import Ranks, free_port
 from ift_scale.ranks.launch import Launch
-from ift_scale.ranks.store import Connection, NotTrusted, StoreError, StoreServer
+from ift_scale.ranks.store import Connection, NotTrusted, StoreError
+from ift_scale.ranks.store_server import StoreServer
 
 SECRET = b"of this launch"
 
@@ -60,7 +61,7 @@ def test_ranks_exchange_values(port: int) -> None:
 def test_a_stranger_reads_nothing_and_ends_nothing(
     port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(store_server, "HANDSHAKE_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(sent)
         received = _read_all(stranger)
@@ -156,7 +157,7 @@ def test_a_false_store_learns_nothing_and_is_left() -> None:
 
 
 def test_silent_strangers_do_not_keep_ranks_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_MOST_WAITING", 20)
+    monkeypatch.setattr(store_server, "_MOST_WAITING", 20)
     strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
     assert _rank(port).check(["facts/0"])
     for stranger in strangers:
