@@ -37,13 +37,15 @@ class Launch:
         names = [os.environ.get(name, "") for name in _VARIABLES]
         own = hashlib.sha256(json.dumps([*names, host, port]).encode()).hexdigest()[:16]
         self.file = folder.absolute() / f".launch-{own}.json"
-        given = os.environ.get(environment.SECRET)
+        # torchrun's agent occupies MASTER_PORT with a store that has no secret, so that the ranks
+        # have to find another port in the file.
+        port_is_taken = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        given = None if port_is_taken else os.environ.get(environment.SECRET)
         self._shares = given is None and ranks.world_size > 1
         if given is None and ranks.is_rank_zero:
             given = environment.new_secret()
         self._secret = given
-        # torchrun's agent occupies MASTER_PORT with a store that has no secret.
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and ranks.is_rank_zero:
+        if port_is_taken and ranks.is_rank_zero:
             self.port = environment.free_port()
 
     @property

@@ -93,7 +93,7 @@ class Rendezvous:
             return EnvironmentProblem(
                 f"{here} did not get the launch's secret from rank 0 within {JOIN_SECONDS:.0f} s "
                 f"({error}). Check that rank 0 has started and that all nodes share the folder "
-                f"{self._launch.file.parent}."
+                f"{self._launch.file.parent}, or set {environment.SECRET} on all ranks."
             )
         return EnvironmentProblem(
             f"{here} did not reach rank 0 at {self.host}:{self._launch.port} within "

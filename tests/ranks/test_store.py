@@ -169,8 +169,12 @@ def test_the_store_listens_where_the_ranks_are(port: int) -> None:
         socket.create_connection(("127.0.0.2", port))
 
 
-def _launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Launch, Launch]:
+def _launches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, secret: str = ""
+) -> tuple[Launch, Launch]:
     monkeypatch.delenv(environment.SECRET, raising=False)
+    if secret:
+        monkeypatch.setenv(environment.SECRET, secret)
     return tuple(Launch(folder, Ranks(rank, 0, 2), "node-1", 29500) for rank in (0, 1))  # type: ignore[return-value]
 
 
@@ -231,8 +235,8 @@ def test_a_file_left_by_a_killed_launch_is_replaced(
 
 def test_torchrun_keeps_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    zero, one = _launches(tmp_path, monkeypatch)
+    zero, one = _launches(tmp_path, monkeypatch, "set where the command started")
     zero.publish()
     one.read()
-    assert one.port == zero.port != 29500
+    assert one.port == zero.port != 29500 and one.secret == zero.secret
     assert zero.file == one.file and time.time() - zero.file.stat().st_mtime < 60
