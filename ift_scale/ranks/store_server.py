@@ -29,6 +29,7 @@ _MOST_WAITING = 512
 """Number of connections that may be within their handshake at once. One more closes the oldest:
 ranks take milliseconds, so strangers who send nothing cannot keep them out."""
 _MOST_REPORTED = 5
+_BACKLOG = 4096  # all ranks may connect at once
 
 
 class StoreServer:
@@ -68,7 +69,7 @@ class StoreServer:
         return self._values.get(key, expected)
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._client, sock=self._socket)
+        server = await asyncio.start_server(self._client, sock=self._socket, backlog=_BACKLOG)
         await server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,8 +127,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """
     family, *_, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
     try:
-        return socket.create_server(address[:2], family=family, backlog=4096)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
-        return socket.create_server(("", port), backlog=4096)
+        return socket.create_server(("", port), backlog=_BACKLOG)
