@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -53,7 +53,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def build_once(path: Path) -> Iterator[bool]:
+def build_once(path: Path, is_built: Callable[[Path], bool] = Path.exists) -> Iterator[bool]:
     """Serialises building the cache file `path`: yields True on the one process that must build it
     in the block, and False on those that waited for it.
 
@@ -78,7 +78,7 @@ def build_once(path: Path) -> Iterator[bool]:
                     flush=True,
                 )
             time.sleep(_POLL_SECONDS)
-        missing = not path.exists()
+        missing = not is_built(path)
         if missing:
             _sign(file)
         yield missing

@@ -51,7 +51,7 @@ def write(
         TokenBlock(source, start, start + BLOCK_BYTES, parts / f"{start}-{start + BLOCK_BYTES}")
         for start in range(0, max(size, 1), BLOCK_BYTES)
     ]
-    pending = [block for block in blocks if not block.folder.is_dir()]
+    pending = [block for block in blocks if not dataset.is_intact(block.folder)]
     for number, error in enumerate(_tokenized(pending, tokenizer, config), start=1):
         if error is not None:
             raise error

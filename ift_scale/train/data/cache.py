@@ -7,13 +7,14 @@ from ift_scale.config import Config
 from ift_scale.io.files import atomic_folder, link_or_copy
 from ift_scale.io.locks import build_once
 from ift_scale.io.manifests import digest_of, file_digest
+from ift_scale.io.progress import say
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.train.data import blocks
+from ift_scale.train.data import blocks, dataset
 from ift_scale.train.data.tokenize import tokenizer_digest
 
 TOKENS = ".tokens"
 """Folder of the tokens, within the train stage's folder."""
-TOKENS_VERSION = 3
+TOKENS_VERSION = 4
 
 
 def tokenized(
@@ -24,7 +25,7 @@ def tokenized(
     note: blocks.Note = lambda _: None,
 ) -> Path:
     """Returns the folder of the set's tokens; tokenises if none exists for the same set and
-    settings. `note` is called with the progress."""
+    settings, or if it is damaged, which is reported. `note` is called with the progress."""
     template = tokenizer.chat(config.evaluate.template).source
     settings = [
         TOKENS_VERSION,
@@ -35,9 +36,11 @@ def tokenized(
     ]
     digest = digest_of([file_digest(set_path), tokenizer_digest(tokenizer), settings])
     path = cache / digest[:16]
-    if not path.is_dir():
-        with build_once(path) as missing:
+    if not dataset.is_intact(path):
+        with build_once(path, dataset.is_intact) as missing:
             if missing:
+                if path.exists():
+                    say(f"{path}: damaged tokens; {set_path.name} is tokenised again")
                 blocks.write(set_path, path, tokenizer, config, note)
     return path
 

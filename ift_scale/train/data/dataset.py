@@ -12,6 +12,7 @@ import numpy as np
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import DataError, Place
 from ift_scale.io.files import atomic_folder, read_json, write_json
+from ift_scale.io.manifests import digest_of, file_digests
 
 _COUNTS = "counts.json"
 _EXAMPLES_AT_ONCE = 1 << 14
@@ -125,8 +126,27 @@ def join(parts: Sequence[TokenizedSet], path: Path) -> None:
         _write(temporary, "supervised", np.bool_, num_tokens, (part.supervised for part in parts))
         _write(temporary, "weights", np.float64, num_examples, (part.weights for part in parts))
         _write(temporary, "offsets", np.int64, num_examples + 1, _joined_offsets(parts))
-        num_truncated = sum(part.num_truncated for part in parts)
-        write_json(temporary / _COUNTS, {"num_truncated": num_truncated})
+        content = {
+            "num_truncated": sum(part.num_truncated for part in parts),
+            "digests": _digests(temporary),
+        }
+        write_json(temporary / _COUNTS, content | {"digest": digest_of(content)})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Returns the digests of a set's arrays by the names of their files."""
+    files = sorted(folder.glob("*.npy"))
+    return dict(zip((file.name for file in files), file_digests(files), strict=True))
+
+
+def is_intact(path: Path) -> bool:
+    """True if the folder `path` has a set whose files are as they were written."""
+    try:
+        content = read_json(path / _COUNTS)
+        digest = content.pop("digest")
+        return bool(digest == digest_of(content) and content["digests"] == _digests(path))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _write(folder: Path, name: str, dtype: Any, size: int, parts: Iterable[np.ndarray]) -> None:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ift_scale.errors import ArtifactError
 from ift_scale.io.files import atomic_folder, link_or_copy
+from ift_scale.io.manifests import file_digests
 from ift_scale.train.engine.checkpoint_manifest import folder_of
 from ift_scale.train.job import ArmJob
 from ift_scale.train.launch.control import Control
@@ -31,7 +33,7 @@ class KeptBest(BaseModel):
     """Contents of best.json: the arm's key, and its loss after `step` steps.
 
     `peak_bytes`: memory that the export used. `seconds`: time that this arm's exports of best
-    weights took so far.
+    weights took so far. `digests`: of the model's files by name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,6 +43,7 @@ class KeptBest(BaseModel):
     loss: float
     peak_bytes: int
     seconds: float
+    digests: dict[str, str] = {}
 
 
 class BestWeights:
@@ -109,7 +112,15 @@ class BestWeights:
         with atomic_folder(path) as temporary:
             peak = self._write(temporary / MODEL)
             seconds = self.seconds + time.monotonic() - started
-            kept = KeptBest(key=self._key, step=step, loss=loss, peak_bytes=peak, seconds=seconds)
+            files = _files(temporary / MODEL)
+            kept = KeptBest(
+                key=self._key,
+                step=step,
+                loss=loss,
+                peak_bytes=peak,
+                seconds=seconds,
+                digests=dict(zip(map(str, files), _digests(temporary / MODEL, files), strict=True)),
+            )
             (temporary / RECORD).write_text(kept.model_dump_json(indent=1), encoding="utf-8")
         for other in self._folder.glob(f"{PREFIX}*"):
             if other != path:
@@ -123,8 +134,25 @@ class BestWeights:
         """Link the kept model's files to `folder`, on rank 0.
 
         The kept folder remains: it is removed with the checkpoints, after the arm's folder exists.
+        Raises ArtifactError if a file is not what was kept.
         """
         assert self.kept is not None
         source = self._path(self.kept.step) / MODEL
-        for file in sorted(path for path in source.rglob("*") if path.is_file()):
-            link_or_copy(file, folder / file.relative_to(source))
+        files = _files(source)
+        for file, digest in zip(files, _digests(source, files), strict=True):
+            if digest != self.kept.digests.get(str(file), digest):
+                raise ArtifactError(
+                    f"{source / file}: damaged, its content is not what was saved. Restore it, or "
+                    f"remove {self._folder} to train the arm again."
+                )
+        for file in files:
+            link_or_copy(source / file, folder / file)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Returns the files below `folder`, relative to it."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _digests(folder: Path, files: list[Path]) -> list[str]:
+    return file_digests([folder / file for file in files])

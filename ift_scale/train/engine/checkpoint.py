@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.io.files import INCOMPLETE, flush, translate_disk_errors
-from ift_scale.io.manifests import MANIFEST
+from ift_scale.io.manifests import MANIFEST, file_digests
 from ift_scale.train.engine import reshard, safe_load, zero_config
 from ift_scale.train.engine.checkpoint_manifest import (
     PREFIX,
@@ -92,16 +92,33 @@ class Checkpoints:
             engine.deepspeed.save_checkpoint(str(temporary), tag=STATE, save_latest=False)
             flush(temporary)
             self.control.barrier()
+            digests = self._digests(engine, temporary)
             if self.metrics:
-                self._publish(engine, temporary, path, progress)
+                self._publish(engine, temporary, path, progress, digests)
         self.control.barrier()
 
+    def _digests(self, engine: TrainEngine, temporary: Path) -> dict[str, str]:
+        """Returns the digests of the files of all ranks by name; each rank computes its share."""
+        found = sorted(_names(temporary)) if self.metrics else []
+        ranks = engine.ranks
+        mine = self.control.gather(found)[0][ranks.rank :: ranks.world_size]
+        computed = file_digests([temporary / name for name in mine])
+        shares = self.control.gather(dict(zip(mine, computed, strict=True)))
+        return {name: digest for share in shares for name, digest in share.items()}
+
     def _publish(
-        self, engine: TrainEngine, temporary: Path, path: Path, progress: Progress
+        self,
+        engine: TrainEngine,
+        temporary: Path,
+        path: Path,
+        progress: Progress,
+        digests: dict[str, str],
     ) -> None:
         assert self.metrics is not None
         _copy_files(self.metrics.parent, temporary)
-        files = [file for file in temporary.rglob("*") if file.is_file()]
+        names = _names(temporary)
+        own = [name for name in names if name not in digests]  # copied just now
+        computed = file_digests([temporary / name for name in own])
         saved = CheckpointManifest(
             progress=progress,
             key=self.arm.key,
@@ -111,7 +128,8 @@ class Checkpoints:
             world_size=engine.ranks.world_size,
             optimizer=zero_config.optimizer_name(engine.deepspeed.optimizer),
             versions={name: metadata.version(name) for name in ("torch", "deepspeed")},
-            files={str(file.relative_to(temporary)): file.stat().st_size for file in files},
+            files={name: (temporary / name).stat().st_size for name in names},
+            digests=digests | dict(zip(own, computed, strict=True)),
         )
         (temporary / MANIFEST).write_text(saved.model_dump_json(indent=1), encoding="utf-8")
         flush(temporary)
@@ -127,6 +145,10 @@ class Checkpoints:
         """Remove all checkpoints of the arm, which is finished."""
         if self.metrics:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
 
 
 def _copy_files(source: Path, target: Path) -> None:

@@ -3,21 +3,25 @@
     train/.checkpoints/ARM/step-12/
         manifest.json, metrics.jsonl (the steps so far), state/ (DeepSpeed's files)
 
-The manifest is written last and lists every file with its size. It contains the arm's key, which
+The manifest is written last and lists every file with its size and digest. A file whose content
+is not that of its digest is never loaded. The manifest contains the arm's key, which
 depends on the base model, the set and every setting that changes the result of training. Settings
 that do not (number of ranks, ZeRO stage) may differ when an arm resumes.
 """
 
+import shutil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ift_scale.errors import ArtifactError
-from ift_scale.io.manifests import MANIFEST
+from ift_scale.io.manifests import MANIFEST, file_digests
+from ift_scale.io.progress import say
 from ift_scale.train.job import ArmJob
 
 FOLDER = ".checkpoints"
 PREFIX = "step-"
+DAMAGED = "damaged-"
 
 
 class Progress(BaseModel):
@@ -36,7 +40,7 @@ class Progress(BaseModel):
 
 
 class CheckpointManifest(BaseModel):
-    """Contents of manifest.json. `files`: sizes in bytes."""
+    """Contents of manifest.json. `files`: sizes in bytes. `digests`: of old checkpoints, none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,6 +54,7 @@ class CheckpointManifest(BaseModel):
     """The AdamW class of the states (`zero_config.optimizer_name`); empty in old checkpoints."""
     versions: dict[str, str]
     files: dict[str, int]
+    digests: dict[str, str] = {}
 
 
 def folder_of(artifact: Path) -> Path:
@@ -76,15 +81,38 @@ def _read(path: Path) -> CheckpointManifest | None:
         return None
 
 
-def latest(arm: ArmJob) -> tuple[Path, CheckpointManifest] | None:
-    """Returns the newest complete checkpoint of the arm, or None.
+def _damaged(path: Path, saved: CheckpointManifest) -> str | None:
+    """Returns the name of a file whose content is not that of its digest, or None."""
+    names = list(saved.digests)
+    found = file_digests([path / name for name in names])
+    changed = (n for n, digest in zip(names, found, strict=True) if digest != saved.digests[n])
+    return next(changed, None)
 
-    Raises ArtifactError if it was made with another model, set or settings.
+
+def latest(arm: ArmJob) -> tuple[Path, CheckpointManifest] | None:
+    """Returns the newest complete and undamaged checkpoint of the arm, or None if it has none.
+
+    Damaged ones that are newer are reported and renamed, so that they are not found again. Raises
+    ArtifactError if all are damaged, or if the checkpoint was made with another model, set or
+    settings.
     """
     checkpoints = complete(folder_of(Path(arm.folder)))
     if not checkpoints:
         return None
-    path, saved = checkpoints[-1]
+    for path, saved in reversed(checkpoints):
+        damaged = _damaged(path, saved)
+        if damaged is None:
+            break
+        problem = f"{path / damaged}: damaged, its content is not what was saved"
+        if path == checkpoints[0][0]:
+            raise ArtifactError(
+                f"{problem}, and no earlier checkpoint exists. Restore the file, or remove "
+                f"{path.parent} to restart {arm.arm.name}."
+            )
+        aside = path.with_name(f"{DAMAGED}{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        say(f"train: {problem}; {arm.arm.name} resumes from an earlier checkpoint")
     if saved.key == arm.key:
         return path, saved
     names = {"model": "base model", "set": "training set"}

@@ -166,7 +166,8 @@ def cached(
 ) -> Path | None:
     """Returns the domains' file of questions, or None if they have none.
 
-    The file is written if none exists for the same questions, probe, tokenizer and template.
+    The file is written if none exists for the same questions, probe, tokenizer and template, or if
+    it is damaged, which is reported.
     """
     inputs = [
         *map(file_digest, (source.questions.path, source.probe)),
@@ -174,7 +175,9 @@ def cached(
     ]
     digest = digest_of([live_tokens.FORMAT, inputs, template, response, domains])
     path = cache / f"live-{digest[:16]}.npz"
-    if not path.is_file():
+    if not live_tokens.is_intact(path):
+        if path.exists():
+            say(f"{path}: damaged live questions; they are prepared again")
         questions = prepare(source, domains, tokenizer, template, response)
         if questions is None:
             return None

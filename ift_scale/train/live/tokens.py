@@ -1,5 +1,6 @@
 """The questions of live knowledge as arrays, in a file that every rank reads."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def save(questions: LiveSet, path: Path) -> None:
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **parts)
+
+
+def is_intact(path: Path) -> bool:
+    """True if the file exists and the content of each array has its checksum (CRC-32)."""
+    try:
+        with zipfile.ZipFile(path) as arrays:
+            names = {f"{name}.npy" for name in (*ARRAYS, *_TOKENS)}
+            return arrays.testzip() is None and names <= set(arrays.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def load(path: Path) -> LiveSet:

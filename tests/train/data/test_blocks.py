@@ -205,3 +205,33 @@ def test_an_error_names_the_line_of_the_users_own_file(world_model: Path, tmp_pa
             DataError, match=r"^my/data.json:210: field 'messages': \d+ tokens, over"
         ):
             tokenize(path, PromptTokenizer(world_model), "vicuna", config, start)
+
+
+def test_damaged_tokens_are_made_again(
+    world_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cache = _set(tmp_path / "a.jsonl", 8), tmp_path / TOKENS
+    tokenizer = PromptTokenizer(world_model)
+    folder = tokenized(path, cache, tokenizer, CONFIG)
+    content = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert set(content) == {
+        "ids.npy",
+        "supervised.npy",
+        "offsets.npy",
+        "weights.npy",
+        "counts.json",
+    }
+    for name, before in content.items():
+        flipped = bytearray(before)
+        flipped[len(before) * 3 // 4] ^= 1
+        for damaged in (bytes(flipped), before[:-3], b"", None):
+            (folder / name).unlink()
+            if damaged is not None:
+                (folder / name).write_bytes(damaged)
+            capsys.readouterr()
+            assert tokenized(path, cache, tokenizer, CONFIG) == folder
+            said = " ".join(capsys.readouterr().out.split())
+            assert f"{folder}: damaged tokens; a.jsonl is tokenised again" in said
+            assert {file.name: file.read_bytes() for file in folder.iterdir()} == content
+    tokenized(path, cache, tokenizer, CONFIG)
+    assert capsys.readouterr().out == ""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ift_scale.errors import ArtifactError
 from ift_scale.records import Arm
 from ift_scale.train.engine.best import BestWeights
 from ift_scale.train.job import ArmJob
@@ -87,3 +88,15 @@ def test_weights_of_other_settings_are_removed(tmp_path: Path) -> None:
     other = _best(tmp_path, write, key="other key")
     assert other.step is None
     assert not list((tmp_path / "train" / ".checkpoints" / "d").iterdir())
+
+
+def test_damaged_weights_are_not_published(tmp_path: Path) -> None:
+    _best(tmp_path, _Writer()).offer(2, 1.0)
+    best = _best(tmp_path, _Writer())
+    path = tmp_path / "train" / ".checkpoints" / "d" / "best-2" / "model" / "weights"
+    path.write_text("weights 2")
+    with pytest.raises(ArtifactError, match=f"^{path}: damaged, .* to train the arm again"):
+        best.publish(tmp_path / "model")
+    path.write_text("weights 1")
+    best.publish(tmp_path / "model")
+    assert (tmp_path / "model" / "weights").samefile(path)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ift_scale.errors import ArtifactError
 from ift_scale.io.files import INCOMPLETE, remove_incomplete
+from ift_scale.io.manifests import file_digest
 from ift_scale.prompts.templates import TEMPLATES
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
@@ -36,10 +37,11 @@ def _arm(folder: Path, key: str = "key", **inputs: str) -> job.ArmJob:
     )
 
 
-def _save(arm: job.ArmJob, step: int) -> Path:
+def _save(arm: job.ArmJob, step: int, with_digests: bool = False) -> Path:
     folder = checkpoint_manifest.folder_of(Path(arm.folder)) / f"step-{step}"
     (folder / "state").mkdir(parents=True)
-    (folder / "state" / "a.pt").write_bytes(b"x" * 100)
+    path = folder / "state" / "a.pt"
+    path.write_bytes(b"x" * 100)
     manifest = checkpoint_manifest.CheckpointManifest(
         progress=checkpoint_manifest.Progress(step=step),
         key=arm.key,
@@ -49,6 +51,7 @@ def _save(arm: job.ArmJob, step: int) -> Path:
         world_size=2,
         versions={},
         files={"state/a.pt": 100},
+        digests={"state/a.pt": file_digest(path)} if with_digests else {},
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return folder
@@ -73,6 +76,45 @@ def test_the_newest_complete_checkpoint_is_used(tmp_path: Path) -> None:
         "step-12",
         "step-2",
     ]
+
+
+def _flip(folder: Path) -> Path:
+    """Changes a byte of the checkpoint's state, not its size."""
+    path = folder / "state" / "a.pt"
+    path.write_bytes(b"x" * 50 + b"y" + b"x" * 49)
+    return path
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm = _arm(tmp_path)
+    folders = {step: _save(arm, step, with_digests=True) for step in (2, 4, 6)}
+    damaged = [_flip(folders[step]) for step in (4, 6)]
+    for _ in range(2):  # also a second time
+        found = checkpoint_manifest.latest(arm)
+        assert found is not None and found[0] == folders[2]
+    said = " ".join(capsys.readouterr().out.split())
+    for path in damaged:
+        assert said.count(f"{path}: damaged, its content is not what was saved") == 1
+    assert {path.name for path in folders[2].parent.iterdir()} == {
+        "step-2",
+        "damaged-step-4",
+        "damaged-step-6",
+    }
+    path = _flip(folders[2])
+    with pytest.raises(ArtifactError, match=f"^{path}: damaged, .* remove {folders[2].parent} to"):
+        checkpoint_manifest.latest(arm)
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_used(tmp_path: Path) -> None:
+    arm = _arm(tmp_path)
+    folder = _save(arm, 4)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["digests"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = checkpoint_manifest.latest(arm)
+    assert found is not None and found[0] == folder
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ift_scale.config import TrainConfig
+from ift_scale.io.manifests import file_digest
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Arm
 from ift_scale.train import job
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.tokenize import tokenize
+from ift_scale.train.engine import checkpoint_manifest
 from tests.train import group
 
 pytestmark = pytest.mark.engine
@@ -258,6 +260,15 @@ def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]
     )
     assert float(differences.max()) < 2e-4
     assert float((differences > 1e-5).float().mean()) < 1e-4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_checkpoints_have_the_digests_of_all_files(trained: Trained, stage: int) -> None:
+    left = trained.folders[f"whole {stage}"].parents[1] / f"left-{stage}"
+    ((path, saved),) = checkpoint_manifest.complete(left / ".checkpoints" / "d")
+    assert saved.world_size == 2 and saved.digests.keys() == saved.files.keys()
+    assert len(saved.files) > 2 and "metrics.jsonl" in saved.files
+    assert saved.digests == {name: file_digest(path / name) for name in saved.files}
 
 
 @pytest.mark.parametrize("stage", STAGES)

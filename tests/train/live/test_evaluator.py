@@ -145,6 +145,23 @@ def test_a_file_is_made_once_for_the_same_inputs(tmp_path: Path, world_model: Pa
     )
 
 
+def test_a_damaged_file_is_made_again(
+    tmp_path: Path, world_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
+    path = live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
+    assert path is not None
+    before, whole = path.read_bytes(), live_tokens.load(path)
+    flipped = bytearray(before)
+    flipped[before.index(b"NUMPY") + 200] ^= 1
+    for damaged in (bytes(flipped), before[:-30], before[30:], b""):
+        path.write_bytes(damaged)
+        live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path / "cache")
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{path}: damaged live questions; they are prepared again" in said
+        assert np.array_equal(live_tokens.load(path).tokens.ids, whole.tokens.ids)
+
+
 def _config(tmp_path: Path, **live: Any) -> Config:
     return from_dict(
         {"output_dir": str(tmp_path), "train": {"global_batch_size": 4, "epochs": 2, "live": live}}
