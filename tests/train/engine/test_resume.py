@@ -267,7 +267,7 @@ def test_checkpoints_have_the_digests_of_all_files(trained: Trained, stage: int)
     left = trained.folders[f"whole {stage}"].parents[1] / f"left-{stage}"
     ((path, saved),) = checkpoint_manifest.complete(left / ".checkpoints" / "d")
     assert saved.world_size == 2 and saved.digests.keys() == saved.files.keys()
-    assert len(saved.files) > 2 and "metrics.jsonl" in saved.files
+    assert len(saved.files) >= 2 and "metrics.jsonl" in saved.files
     assert saved.digests == {name: file_digest(path / name) for name in saved.files}
 
 
