@@ -279,6 +279,17 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "screen-training",
+            "accuracy after training on screened, unscreened and randomly drawn data of the same "
+            "size, on held-out questions",
+            "each other",
+            "every arm of the run is evaluated",
+            "bench_screen_training.py",
+            Size("choice questions of four domains of the world, five seeds", 6.0, 0.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ift_scale.analyse import power
 from ift_scale.analyse.intervals import columns
 from ift_scale.analyse.paired import Discordant, discordant, holm, mcnemar
 from ift_scale.analyse.panel import ALL_DOMAINS, Panel, Panels, num_questions
+from ift_scale.treatments import is_constructed
 
 PAPER = (
     ("harmonious", "incompatible"),
@@ -34,7 +36,8 @@ _TOO_FEW = (
 def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the pairs to compare: the paper's, SliCK's extreme grades, and the other treatments.
 
-    The others are compared with `incompatible` and `natural`. Mixtures are not tested.
+    The others are compared with `incompatible` and `natural`, and users' own sets also with each
+    other, in their order. Mixtures are not tested.
     """
     paper = {setting for pair in PAPER for setting in pair}
     others = [
@@ -46,6 +49,7 @@ def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
         *PAPER,
         *GRADED,
         *((other, second) for second in REFERENCES for other in others if other != second),
+        *combinations((s for s in settings if not is_constructed(s)), 2),
     ]
     return [pair for pair in candidates if set(pair) <= set(settings)]
 

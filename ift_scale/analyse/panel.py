@@ -87,7 +87,9 @@ class Panels:
     def __init__(self, panels: Sequence[Panel]):
         self.domains = list(dict.fromkeys(panel.domain for panel in panels))
         self.groups = groups_in_order(panel.group for panel in panels)
-        self.settings = in_order(list({setting for panel in panels for setting in panel.settings}))
+        # Not from sets, whose order differs between processes: own sets keep that of the arms.
+        settings = dict.fromkeys(s for panel in panels for s in panel.settings_in_order)
+        self.settings = in_order(list(settings))
         self._panels = {panel.key: panel for panel in panels}
         self._numbers = _numbers(panels)
 

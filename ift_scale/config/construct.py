@@ -153,9 +153,10 @@ def _duplicates(construct: ConstructConfig) -> list[str]:
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: duplicate value (value: {values}); list each once")
-    names = [own.name for own in construct.sets]
+    names = [own.label for own in construct.sets]
     if len(set(names)) < len(names):
-        problems.append(f"construct.sets: duplicate name (value: {names}); name each differently")
+        problem = f"construct.sets: duplicate name (value: {names})"
+        problems.append(f"{problem}; name the sets of a domain differently")
     return problems
 
 

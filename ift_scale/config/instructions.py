@@ -44,7 +44,7 @@ class InstructionSet(Section):
     """A set of one's own instructions: an arm per seed, next to those that are built from pools."""
 
     name: Annotated[Domain, AfterValidator(_own_name)]
-    """Name of the set; the setting of its arms."""
+    """Name of the set; the setting of its arms. Sets of several domains may share it."""
     path: Text | None = None
     """The only source, read with the default settings of a source. Otherwise set `sources`."""
     sources: Annotated[list[InstructionSource], Field(min_length=1)] | None = None
@@ -58,6 +58,11 @@ class InstructionSet(Section):
         if (self.path is None) == (self.sources is None):
             raise ValueError("set either path or sources")
         return self
+
+    @property
+    def label(self) -> str:
+        """The name, which follows the domain if it has one: unique among the sets."""
+        return f"{self.domain}/{self.name}" if self.domain else self.name
 
     @property
     def all_sources(self) -> list[InstructionSource]:

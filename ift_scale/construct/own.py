@@ -12,11 +12,13 @@ from ift_scale.io.dataset import files_digest
 from ift_scale.io.files import link_or_copy, write_jsonl
 from ift_scale.io.progress import say
 from ift_scale.records import Arm, Example, ExampleMeta
+from ift_scale.treatments import POOLED
 
 
-def is_own(arm: Arm, config: ConstructConfig) -> bool:
-    """True if the arm's set is a user's own."""
-    return any(own.name == arm.setting for own in config.sets)
+def set_of(arm: Arm, config: ConstructConfig) -> InstructionSet | None:
+    """Returns the user's own set that the arm is trained on, None for a set built from pools."""
+    key = (arm.setting, arm.domain)
+    return next((own for own in config.sets if (own.name, own.domain or POOLED) == key), None)
 
 
 def check(config: ConstructConfig) -> None:
@@ -33,14 +35,13 @@ def input_digests(config: ConstructConfig) -> dict[str, str]:
         for number, source in enumerate(own.all_sources):
             digest = files_digest(source.path)
             if digest is not None:
-                digests[f"{own.name}/source{number}"] = digest
+                digests[f"{own.label}/source{number}"] = digest
     return digests
 
 
-def num_examples(config: ConstructConfig, name: str) -> int:
-    """Returns the number of examples of the set `name`, by reading its sources."""
-    sources = next(own.all_sources for own in config.sets if own.name == name)
-    return sum(1 for _ in mixed(sources, [Skipped() for _ in sources]))
+def num_examples(own: InstructionSet) -> int:
+    """Returns the number of examples of the set, by reading its sources."""
+    return sum(1 for _ in mixed(own.all_sources, [Skipped() for _ in own.all_sources]))
 
 
 def write(own: InstructionSet, arms: Sequence[Arm], folder: Path) -> int:
@@ -54,10 +55,10 @@ def write(own: InstructionSet, arms: Sequence[Arm], folder: Path) -> int:
     size = write_jsonl(first, _examples(own, reports, arms[0].domain))
     for source, report in zip(own.all_sources, reports, strict=True):
         used = "" if source.weight == 1 else f"; weight {source.weight:g}"
-        say(f"construct: {own.name}: {report.summary(source.path)}{used}")
+        say(f"construct: {own.label}: {report.summary(source.path)}{used}")
     if not size:
         raise DataError(
-            Place(f"construct.sets: {own.name}"),
+            Place(f"construct.sets: {own.label}"),
             "no example was drawn",
             "Raise the weights of its sources",
             [source.weight for source in own.all_sources],

@@ -136,7 +136,7 @@ def build(
     """
     started = time.monotonic()
     settings, all_arms = config.construct, arms
-    arms = [arm for arm in arms if not own.is_own(arm, settings)]
+    arms = [arm for arm in arms if own.set_of(arm, settings) is None]
     general_path = general.path_of(settings.general) if arms else None
     instructions = general.load(general_path) if general_path else {}
     limit = _general_limit(config, len(instructions)) if general_path else None
@@ -162,10 +162,10 @@ def build(
             balances += balance.rows(domain, seed, "before", before)
             balances += balance.rows(domain, seed, "after", after)
         for data in settings.sets:
-            its_arms = [arm for arm in all_arms if arm.setting == data.name]
+            its_arms = [arm for arm in all_arms if own.set_of(arm, settings) is data]
             size = own.write(data, its_arms, temporary)
             sizes |= {arm.name: size for arm in its_arms}
-            counts[f"{data.name}/examples"] = size
+            counts[f"{data.label}/examples"] = size
         by_arm = {arm: sizes[arm.name] for arm in all_arms}
         for text in smaller_than_batch(by_arm, config.train.global_batch_size):
             say(f"construct: {text}")

@@ -184,8 +184,8 @@ def _sizes(
         if constructed is not None and f"{arm.name}.jsonl" in constructed.files and file.is_file():
             integrity.check(file.parent, (file.name,))
             sizes[arm.name] = _num_lines(file), True
-        elif own.is_own(arm, construct):
-            sizes[arm.name] = own.num_examples(construct, arm.setting), True
+        elif (data := own.set_of(arm, construct)) is not None:
+            sizes[arm.name] = own.num_examples(data), True
         elif released is not None:
             sizes[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
         else:

@@ -115,6 +115,16 @@ def test_tested_pairs() -> None:
     ]
 
 
+def test_own_sets_are_compared_with_each_other_in_their_order() -> None:
+    assert pairs(["natural", "b", "c", "a"]) == [
+        *((own, "natural") for own in ("b", "c", "a")),
+        *(("b", "c"), ("b", "a"), ("c", "a")),
+    ]
+    names = [f"set{n}" for n in (3, 1, 4, 2, 0)]
+    arms = [arm(name, 0, choices(WORSE)) for name in names]
+    assert panels(arms, BASE).settings == names
+
+
 def test_sets_of_known_and_unknown_questions_are_compared() -> None:
     assert pairs(["highly_known", "unknown", "unknown-0.5"]) == [("highly_known", "unknown")]
 

@@ -50,7 +50,7 @@ def test_the_stages_run_without_questions_and_the_file_is_written_once(tmp_path:
     assert example["meta"]["setting"] == "mine" and example["meta"]["weight"] == 0.5
     assert example["meta"]["source"] == f"{path}:1"
     manifest = read_manifest(tmp_path / "run/construct")
-    assert manifest is not None and manifest.counts == {"mine/examples": 40}
+    assert manifest is not None and manifest.counts == {"law/mine/examples": 40}
     with pytest.raises(ConfigError, match=r"questions.sources: empty, but .*probe.* needs questio"):
         pipeline.make("probe")
     key = pipeline.context.task("construct").key
@@ -102,6 +102,25 @@ def test_own_arms_come_after_those_of_the_pools(tmp_path: Path) -> None:
     assert treatment("mine").label == "mine"
 
 
+def test_sets_of_several_domains_share_a_name(tmp_path: Path) -> None:
+    sizes = {"law": 3, "sea": 5}
+    entries = [
+        {"name": "mine", "domain": domain, "path": str(_data(tmp_path / f"{domain}.jsonl", size))}
+        for domain, size in sizes.items()
+    ]
+    config = _config(tmp_path, entries)
+    config["construct"]["seeds"] = [0, 1]
+    pipeline = Pipeline(from_dict(config))
+    pipeline.make("construct")
+    manifest = read_manifest(tmp_path / "run/construct")
+    assert manifest is not None
+    assert manifest.counts == {f"{domain}/mine/examples": size for domain, size in sizes.items()}
+    for domain, size in sizes.items():
+        for seed in (0, 1):
+            lines = (tmp_path / f"run/construct/{domain}-mine-seed{seed}.jsonl").read_text()
+            assert len(lines.splitlines()) == size
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -114,6 +133,10 @@ def test_own_arms_come_after_those_of_the_pools(tmp_path: Path) -> None:
         ({"sets": [{"name": "a", "sources": [{"path": "x", "weight": 0.0}]}]}, "weight"),
         ({"sets": [{"name": "a", "sources": [{"path": "x", "format": "alpacka"}]}]}, "'alpaca'"),
         ({"sets": [{"name": "a", "path": "x"}] * 2}, "construct.sets: duplicate name"),
+        (
+            {"sets": [{"name": "a", "path": "x", "domain": "d"}] * 2},
+            r"construct.sets: duplicate name \(value: \['d/a', 'd/a'\]\)",
+        ),
         ({"settings": ["harmonious"]}, "none of them is a pool to train on"),
     ],
 )
