@@ -57,15 +57,15 @@ def texts(model: Path, quick: bool) -> list[TextRequest]:
 
 
 def score_by_us(
-    model: Path, requests: Sequence[TextRequest], repeats: int
+    model: Path, calls: Sequence[Sequence[TextRequest]], repeats: int
 ) -> tuple[np.ndarray, list[float]]:
-    """Returns the log-likelihoods and the CPU seconds of each repeat."""
+    """Returns the log-likelihoods of all calls in order, and the CPU seconds of each repeat."""
     spec = EngineSpec(str(model), "float32", ProbeConfig(engine="transformers"))
     engine, seconds = TransformersEngine(spec), []
-    engine.loglikelihood(requests[:4])
+    engine.loglikelihood(calls[0][:4])
     for _ in range(repeats):
         started = time.process_time()
-        found = engine.loglikelihood(requests)
+        found = np.concatenate([engine.loglikelihood(requests) for requests in calls])
         seconds.append(time.process_time() - started)
     return found, seconds
 
@@ -138,7 +138,7 @@ def main(model: Path, repeats: int, quick: bool) -> None:
 def add_texts(
     sheet: Sheet, model: Path, requests: Sequence[TextRequest], repeats: int, work: Path
 ) -> None:
-    ours, seconds = score_by_us(model, requests, repeats)
+    ours, seconds = score_by_us(model, [requests], repeats)
     theirs, peer_seconds = score_by_lm_eval(model, requests, repeats, work)
     gap = float(np.abs(ours - theirs).max())
     gate = Gate(checked="log-likelihoods of ours and lm-eval, nats", gap=gap, tolerance=NATS)
@@ -149,7 +149,7 @@ def add_texts(
         "ours": [len(requests) / s for s in seconds],
         LM_EVAL: [len(requests) / s for s in peer_seconds],
     }
-    _add(sheet, case, "texts per CPU second", rates, LM_EVAL, gate)
+    add_rates(sheet, case, "texts per CPU second", rates, LM_EVAL, gate)
 
 
 def add_training(sheet: Sheet, model: Path, tokens: TokenizedSet, work: Path) -> None:
@@ -166,15 +166,22 @@ def add_training(sheet: Sheet, model: Path, tokens: TokenizedSet, work: Path) ->
         "ours": class_speed.rate(seconds, tokens),
         TRL: class_speed.rate(peer_seconds, tokens),
     }
-    _add(sheet, case, "training tokens per CPU second", rates, TRL, gate)
+    add_rates(sheet, case, "training tokens per CPU second", rates, TRL, gate)
 
 
-def _add(
-    sheet: Sheet, case: str, quantity: str, rates: dict[str, list[float]], peer: str, gate: Gate
+def add_rates(
+    sheet: Sheet,
+    case: str,
+    quantity: str,
+    rates: dict[str, list[float]],
+    peer: str,
+    gate: Gate,
+    **about: float,
 ) -> None:
+    """Adds the rates of ours and of one peer, and their ratio."""
     found = ratios(rates["ours"], {peer: rates[peer]}, "higher")
     for who, values in rates.items():
-        more = {"ratios": found} if who == "ours" else {}
+        more = {"ratios": found, "about": about} if who == "ours" else {}
         sheet.add(case, quantity, "/s", values, gate, who, "higher", **more)
     ratio = found[peer]
     say(f"{quantity}: {ratio.value:.2f} times {peer} ({ratio.low:.2f} to {ratio.high:.2f})")

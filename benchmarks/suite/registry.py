@@ -290,6 +290,18 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "screen-speed",
+            "examples with longer answers per CPU second: the log-likelihoods of a screen",
+            "lm-evaluation-harness (hf)",
+            "mean log-likelihoods per token within 1e-4 nats of the peer; ours within 1e-3 nats of "
+            "float64 where they differ most",
+            "bench_screen_speed.py",
+            Size("16 rows of an Alpaca file, SmolLM2-135M-Instruct", 1.0, 3.0, 1, 3),
+            "not yet",
+            peers=("lm-eval",),
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",
