@@ -1,6 +1,7 @@
 """Whether the screen tells what a model knows from what contradicts it.
 
-    python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER] [--quick] [--repeats 1]
+    python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER] [--output FOLDER]
+        [--quick] [--repeats 1]
 
 Screens the embedded world's facts, of which the base model believes some otherwise, as chat data:
 choice questions, short answers, and longer ones of one, two and three sentences. What it was
@@ -97,6 +98,7 @@ def released(folder: Path) -> Iterator[Planted]:
 
 def screened(examples: Sequence[Planted], model: str, folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of the screen of these examples."""
+    folder.mkdir(parents=True, exist_ok=True)
     data, output = folder / "data.jsonl", folder / "screen"
     data.write_text("".join(json.dumps(example.row) + "\n" for example in examples))
     run_screen(model, (str(data),), str(output), "transformers", None, (), False, ())
@@ -138,14 +140,19 @@ def calibration_error(probs: np.ndarray, positive: np.ndarray) -> float:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="A model's folder of the authors' release, for --model; instead of the world's facts.",
 )
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps data and screen, for a picture; default: a temporary one.",
+)
 @click.option("--quick", is_flag=True, help="Every tenth example.")
 @click.option("--repeats", default=1, show_default=True, help="Ignored: nothing is timed.")
-def main(model: str, folder: Path | None, quick: bool, repeats: int) -> None:
+def main(model: str, folder: Path | None, output: Path | None, quick: bool, repeats: int) -> None:
     """Store the rows of `screen`."""
     every = 10 if quick else 1
     examples = list(planted(every)) if folder is None else list(released(folder))[::every]
     with tempfile.TemporaryDirectory() as temporary:
-        rows = screened(examples, model, Path(temporary))
+        rows = screened(examples, model, output or Path(temporary))
     sheet = Sheet("screen", quick)
     source = f"{model}, " + ("the world's facts" if folder is None else f"released, {folder.name}")
     for kind in dict.fromkeys(example.kind for example in examples):

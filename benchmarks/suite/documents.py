@@ -88,6 +88,19 @@ def experiment_table(name: str, rows: Sequence[Row]) -> str:
     return f"{caption}\n\n{markdown_table(['', *groups], lines)}"
 
 
+def screened_sets_table(rows: Sequence[Row]) -> str:
+    """Size and contradicted answers of each set of the benchmark screen-training."""
+    found = only(rows, benchmark="screen-training", unit="examples")
+    if not found:
+        return _nothing("screen-training")
+    quantities = list(dict.fromkeys(row.quantity for row in found))
+    lines = [
+        [case, *(number(only(found, case=case, quantity=q)[0].value) for q in quantities)]
+        for case in dict.fromkeys(row.case for row in found)
+    ]
+    return markdown_table(["set", *quantities], lines)
+
+
 def consistency_table(rows: Sequence[Row]) -> str:
     """Consistency with the base model by setting and group, of the benchmark real."""
     found = only(rows, benchmark="real", quantity="KL(base || arm)")
@@ -303,7 +316,8 @@ def goals_table(rows: Sequence[Row]) -> str:
 
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "speed": speed_table,
-    **{name: partial(experiment_table, name) for name in ("demo", "real")},
+    **{name: partial(experiment_table, name) for name in ("demo", "real", "screen-training")},
+    "screen-training-sets": screened_sets_table,
     **{f"{name}-time": table(name, "seconds") for name in ("demo", "real")},
     "real-consistency": consistency_table,
     "real-measures": measures_table,
@@ -315,6 +329,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     **{
         f"{name}-table": table(name)
         for name in BENCHMARKS
-        if name not in ("demo", "real", "simulator", "models", "classes")
+        if name not in ("demo", "real", "screen-training", "simulator", "models", "classes")
     },
 }
