@@ -7,11 +7,11 @@ what its training text says, the base model believes half of the answers and con
 half. For each domain, three sets are trained: `unscreened`, `screened` (`ift-scale screen
 --treatment discard`), and `random`, a draw from the unscreened one of the size of the screened one,
 so that size does not explain a difference. The screen does not see which answers are believed.
-Recipe and test groups are those of configs/demo.yaml, without general instructions.
+Recipe and test groups are those of configs/demo.yaml, without general instructions. All files stay
+in FOLDER; the same command resumes after a stop.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,8 +112,6 @@ def configured(sets: dict[str, DomainSets], folder: Path) -> list[dict[str, str]
 )
 def main(quick: bool, repeats: int, folder: Path) -> None:
     """Screen, train, evaluate, and store the rows of `screen-training`."""
-    if folder.exists():
-        shutil.rmtree(folder)
     domains = DOMAINS[:2] if quick else DOMAINS
     sets = {domain: screened_sets(domain, folder / "screen") for domain in domains}
     entries = configured(sets, folder / "sets")
