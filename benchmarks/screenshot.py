@@ -46,7 +46,7 @@ class Shot:
 
 SHOTS = (
     Shot("report", "report/index.html", "accuracy", 775),
-    Shot("screen", "index.html", "classes", 775),
+    Shot("screen", "index.html", "classes", 745),
 )
 
 
