@@ -157,11 +157,9 @@ def _setting(who: str) -> str:
     if who == "base":
         return "base model, 5-shot"
     parts = [treatment(part) for part in who.split(" - ")]
-    return (
-        f"{parts[0].short} {parts[0].label}"
-        if len(parts) == 1
-        else " - ".join(part.short for part in parts)
-    )
+    if len(parts) > 1 or parts[0].short == parts[0].label:  # users' own sets have one name
+        return " - ".join(part.short for part in parts)
+    return f"{parts[0].short} {parts[0].label}"
 
 
 def _statistic(row: Row) -> str:
