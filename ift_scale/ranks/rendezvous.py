@@ -5,13 +5,14 @@ launcher sets. torch.distributed also uses this store. Unlike a collective, a st
 out while rank 0 tokenises.
 """
 
+import atexit
 import errno
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ift_scale.ranks.store import Connection
 JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 """Time limit for all ranks to join. Containers on a slow file system may need more."""
 GRACE_SECONDS = 2.0
-"""Time that rank 0 stays after a failure, so that the others can read the message."""
+"""Longest time for which rank 0 stays at its end, so that the others can read its last message."""
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
 
 
@@ -43,6 +44,8 @@ class Rendezvous:
         self._launch = Launch(folder, ranks, self.host, port)
         self.store = self._host_store() if ranks.is_rank_zero else self._find_store()
         self._num_messages = 0
+        if ranks.is_rank_zero:
+            atexit.register(self._stay)
 
     @property
     def on_loopback(self) -> bool:
@@ -150,8 +153,17 @@ class Rendezvous:
             yield
         except BaseException as error:
             self._send({"exit_code": getattr(error, "exit_code", 1)})
-            time.sleep(GRACE_SECONDS)  # the store ends with this process
+            self._stay()
             raise
+
+    def _stay(self) -> None:
+        """Waits until all ranks have read the last message: the store ends with this process."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        last = f"read/{self._num_messages - 1}"
+        while self._num_messages and self.store.add(last, 0) < self.ranks.world_size - 1:
+            if time.monotonic() > deadline:
+                return  # a rank has ended before
+            time.sleep(_MIN_PAUSE)
 
     def broadcast(self, text: str) -> None:
         """On rank 0: sends a message to all other ranks, each of which calls `receive` once."""
@@ -174,6 +186,8 @@ class Rendezvous:
                 f"rank {self.ranks.rank}: lost the connection to rank 0 "
                 f"({error}). See rank 0's log for the reason."
             ) from None
+        with suppress(RuntimeError):  # rank 0 does not wait for ever
+            self.store.add(f"read/{self._num_messages}", 1)
         self._num_messages += 1
         if "exit_code" in message:
             raise PeerFailed(message["exit_code"])

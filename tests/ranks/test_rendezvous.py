@@ -202,6 +202,24 @@ else:
     assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
 
 
+def test_rank_0_stays_until_its_last_message_is_read(tmp_path: Path) -> None:
+    body = """
+import atexit
+rendezvous.GRACE_SECONDS = 20
+meeting = rendezvous.meet(ranks, folder)
+meeting.check("same", Path("/tmp"))
+if ranks.is_rank_zero:
+    meeting.broadcast("done already")
+    started = time.monotonic()
+    atexit._run_exitfuncs()  # a child of multiprocessing runs none
+    print(0.5 < time.monotonic() - started < 15)
+else:
+    time.sleep(1)
+    print(meeting.receive())
+"""
+    assert _end(_start(tmp_path, body, 2)) == [(0, "True\n"), (0, "done already\n")]
+
+
 @pytest.mark.engine
 def test_a_second_check_waits_for_late_ranks(tmp_path: Path) -> None:
     """A study's second variant checks again."""
