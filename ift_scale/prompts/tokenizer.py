@@ -315,7 +315,11 @@ class PromptTokenizer:
         A token that contains the end of the prompt and the beginning of the answer belongs to the
         answer, because the prompt in evaluation ends before it too.
         """
-        before, through = self.encode([self.controls.unmask(text[:position]) for position in span])
+        # One call per text: a batch of two wakes a thread per core, which takes longer than a text.
+        (before,) = self.encode([self.controls.unmask(text[: span[0]])])
+        through = ids
+        if span[1] < len(text):
+            (through,) = self.encode([self.controls.unmask(text[: span[1]])])
         start = len(common_prefix([ids, before]))
         if ids[: len(through)] != through:
             problem = "the answer's tokens differ from those at the end of a text, in message"

@@ -117,6 +117,7 @@ _own: tuple[PromptTokenizer, Config]
 def _start(path: Path, config: Config) -> None:
     global _own
     die_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
     _own = PromptTokenizer(path, config.model.trust_remote_code), config
 
 

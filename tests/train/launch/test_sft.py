@@ -1,10 +1,11 @@
 """`ift-scale sft`, killed in the middle and resumed, trains the same model on real data."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,22 @@ SETTINGS = (
 NUM_STEPS = 64 // 8 * 4
 
 
-def _started(data: Path, folder: Path) -> "subprocess.Popen[str]":
+@contextmanager
+def _started(data: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
+    """Starts the command; it ends with the block."""
     options = [part for setting in SETTINGS for part in ("--set", setting)]
     command = ["sft", "world", str(data), "--output", str(folder), *options]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "ift_scale.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _steps(folder: Path) -> list[int]:
@@ -48,23 +56,22 @@ def _steps(folder: Path) -> list[int]:
 
 def test_killed_and_resumed_it_trains_the_same_model(shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "general" / "alpaca_en_demo.jsonl.gz"
-    whole = _started(data, tmp_path / "whole")
-    output, _ = whole.communicate(timeout=600)
+    with _started(data, tmp_path / "whole") as whole:
+        output, _ = whole.communicate(timeout=600)
     assert whole.returncode == 0, output
     assert "format alpaca, 64 examples" in output
     arm = Path("train") / "pooled-data-seed0"
     assert f"model: {(tmp_path / 'whole' / arm / 'model').resolve()}" in output
 
     broken = tmp_path / "broken"
-    killed, deadline = _started(data, broken), time.monotonic() + 300
-    while NUM_STEPS // 2 not in _steps(broken):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    deadline = time.monotonic() + 300
+    with _started(data, broken) as killed:
+        while NUM_STEPS // 2 not in _steps(broken):
+            assert killed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
     assert not (broken / arm).exists()
-    resumed = _started(data, broken)
-    output, _ = resumed.communicate(timeout=600)
+    with _started(data, broken) as resumed:
+        output, _ = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, output
     assert "construct: done already" in output and _steps(broken)[0] > 4
 
