@@ -1,4 +1,4 @@
-"""Whether the screen tells what a model knows from what contradicts it.
+"""How well the screen separates what a model knows from what contradicts it.
 
     python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER] [--output FOLDER]
         [--quick] [--repeats 1]
@@ -68,8 +68,8 @@ def planted(every: int = 1) -> Iterator[Planted]:
             if number % 2:
                 members[rng.randrange(count)] = rng.choice(wrong)
             names = " and ".join(fact.entity for fact in members)
-            told = " ".join(fact.statement(fact.truth, rng.randrange(2)) for fact in members)
-            yield Planted(f"{count} facts", f"Tell me about {names}.", told, number % 2 == 0)
+            statements = " ".join(fact.statement(fact.truth, rng.randrange(2)) for fact in members)
+            yield Planted(f"{count} facts", f"Tell me about {names}.", statements, number % 2 == 0)
 
 
 def _of_fact(fact: Fact, question: Question) -> Iterator[Planted]:

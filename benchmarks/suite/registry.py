@@ -269,7 +269,7 @@ BENCHMARKS = {
         ),
         Benchmark(
             "screen",
-            "whether the screen tells what a model knows from what contradicts it: area under the "
+            "how well the screen separates known from contradicting examples: area under the "
             "ROC curve and calibration by kind of answer",
             "what the embedded world's model was trained to believe; the authors' released sets",
             "none: the areas are the result",

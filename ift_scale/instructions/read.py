@@ -81,7 +81,7 @@ def _conversation(reader: RowReader, place: Place, row: Row) -> tuple[list[Messa
 def _rows(source: InstructionSource, on_error: OnError) -> Iterator[tuple[Place, Row]]:
     """Yields the rows of the source's split.
 
-    Rows on the same line, such as those of a JSON list without line breaks, are told apart by an
+    Rows on the same line, such as those of a JSON list without line breaks, are identified by an
     index before the field, such as `[2].messages[0]`, from the second row on.
     """
     opened = open_dataset(source.path, source.name)

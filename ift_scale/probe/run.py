@@ -21,14 +21,12 @@ from ift_scale.io.manifests import digest_of, has_key
 from ift_scale.io.progress import Bar
 from ift_scale.probe import free, selection
 from ift_scale.probe.selection import is_probed, is_probed_of_kind
-from ift_scale.prompts import views
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
 from ift_scale.records import KNOWLEDGE_FILE, PROBE_FILE, QUESTIONS_FILE, Question
 from ift_scale.scoring import embedding
-from ift_scale.scoring.cloze import Cloze, FewShotTexts
-from ift_scale.scoring.letters import FewShot, LetterAsker
+from ift_scale.scoring.letters import LetterAsker, few_shot_asker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
@@ -189,12 +187,7 @@ def asker_of(
     config: ProbeConfig, tokenizer: PromptTokenizer, demonstrations: Demonstrations
 ) -> "_Asker":
     """Returns the probe's asker for choice and free questions."""
-    cloze = None
-    if config.reliability.cloze:
-        texts = FewShotTexts(tokenizer, demonstrations, config.whole_prompts)
-        cloze = Cloze(texts, config.reliability.cloze)
-    few_shot = FewShot(tokenizer, demonstrations, config.whole_prompts)
-    letters = LetterAsker(few_shot, views.views_of(config.reliability), cloze)
+    letters = few_shot_asker(tokenizer, demonstrations, config)
     return _Asker(letters, free.FreeAsker(tokenizer, demonstrations, config))
 
 

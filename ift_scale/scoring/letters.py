@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from ift_scale.config.engines import ProbeConfig
 from ift_scale.engines.protocol import Engine
 from ift_scale.errors import DataError, Place
 from ift_scale.prompts import templates
@@ -19,9 +20,9 @@ from ift_scale.prompts.controls import ChatText
 from ift_scale.prompts.prefixes import Prefixes
 from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer
-from ift_scale.prompts.views import View, ViewsOf
+from ift_scale.prompts.views import View, ViewsOf, views_of
 from ift_scale.records import Question
-from ift_scale.scoring.cloze import Cloze, ClozeRequests
+from ift_scale.scoring.cloze import Cloze, ClozeRequests, FewShotTexts
 from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
     LetterTokens,
@@ -240,3 +241,21 @@ def _table(written: LetterRequests, logprobs: np.ndarray) -> pa.Table:
 def _lists(lengths: np.ndarray, values: pa.Array) -> pa.Array:
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def few_shot_asker(
+    tokenizer: PromptTokenizer,
+    demonstrations: DemonstrationSource,
+    config: ProbeConfig,
+    cloze: bool = True,
+) -> LetterAsker:
+    """Returns the few-shot asker for choice questions that the settings describe.
+
+    `cloze`: asks for the options' texts too, if the settings do.
+    """
+    score, whole = config.reliability.cloze, config.whole_prompts
+    texts = None
+    if cloze and score:
+        texts = Cloze(FewShotTexts(tokenizer, demonstrations, whole), score)
+    few_shot = FewShot(tokenizer, demonstrations, whole)
+    return LetterAsker(few_shot, views_of(config.reliability), texts)

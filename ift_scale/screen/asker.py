@@ -18,14 +18,13 @@ from ift_scale.config import ProbeConfig, ScreenConfig
 from ift_scale.engines.protocol import Engine
 from ift_scale.probe import free
 from ift_scale.probe.free import FreeAsker
-from ift_scale.prompts import templates, views
+from ift_scale.prompts import templates
 from ift_scale.prompts.answer_parsing import exact_match, normalise
 from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Question
 from ift_scale.scoring.blocks import softmax
-from ift_scale.scoring.cloze import Cloze, FewShotTexts
-from ift_scale.scoring.letters import FewShot, LetterAsker
+from ift_scale.scoring.letters import few_shot_asker
 from ift_scale.scoring.scores import ChoiceScores
 from ift_scale.screen.demonstrations import HALVES, Group, half_of, prompt_digest
 from ift_scale.screen.longer import LongAsker
@@ -166,14 +165,8 @@ class BlockAsker:
         self._askers: dict[Group, Any] = {}
         for half in HALVES:
             choice = shown["choice", half]
-            cloze = None
-            if probe.reliability.cloze:
-                texts = FewShotTexts(tokenizer, choice, probe.whole_prompts)
-                cloze = Cloze(texts, probe.reliability.cloze)
-            few_shot = FewShot(tokenizer, choice, probe.whole_prompts)
-            letters = LetterAsker(few_shot, views.views_of(probe.reliability), cloze)
-            self._askers["choice", half] = letters
-            self._askers["facts", half] = LetterAsker(few_shot, views.views_of(probe.reliability))
+            self._askers["choice", half] = few_shot_asker(tokenizer, choice, probe)
+            self._askers["facts", half] = few_shot_asker(tokenizer, choice, probe, cloze=False)
             self._askers["short", half] = FreeAsker(tokenizer, shown["short", half], probe)
             self._askers["long", half] = LongAsker(
                 tokenizer, shown["long", half], probe, config.long, config.seed
