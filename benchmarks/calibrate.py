@@ -205,6 +205,8 @@ def _measure(
     found = rates(timed)
     if rank == 0:
         write(machine_of(found, ranks, timed.clock), out)
+    if ranks > 1:  # gloo's threads, left running, abort the process at its end
+        dist.destroy_process_group()
 
 
 def write(machine: Machine, out: Path) -> None:

@@ -1,8 +1,9 @@
 """The stages in order. A new one is a folder whose `run.py` defines `STAGE`, and one line here."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ift_scale.config import Config
+if TYPE_CHECKING:  # `--help` does not import pydantic
+    from ift_scale.config import Config
 
 
 class Entry(NamedTuple):
@@ -33,6 +34,6 @@ STAGES = (
 )
 
 
-def stages_of(config: Config) -> list[Entry]:
+def stages_of(config: "Config") -> list[Entry]:
     """Returns the stages of a run: without a source of questions, those that need none."""
     return [stage for stage in STAGES if config.questions.sources or not stage.needs_questions]
