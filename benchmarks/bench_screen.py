@@ -1,7 +1,7 @@
 """How well the screen separates what a model knows from what contradicts it.
 
-    python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER] [--output FOLDER]
-        [--quick] [--repeats 1]
+    python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER [--examples N]]
+        [--output FOLDER] [--quick] [--repeats 1]
 
 Screens the embedded world's facts, of which the base model believes some otherwise, as chat data:
 choice questions, short answers, and longer ones of one, two and three sentences. What it was
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from benchmarks.suite.rows import Gate, Sheet
+from ift_scale import draws
 from ift_scale.commands.screen import run_screen
 from ift_scale.construct import official
 from ift_scale.io.progress import say
@@ -84,16 +85,24 @@ def _of_fact(fact: Fact, question: Question) -> Iterator[Planted]:
     yield Planted("1 fact in unknown words", f"{asked} Be polite.", other, known)
 
 
-def released(folder: Path) -> Iterator[Planted]:
-    """Yields the authors' sets of one model: H is known, I contradicts."""
-    for domain, sets in official.load(folder).items():
-        for setting in ("harmonious", "incompatible"):
-            for item in sets.get(setting, []):
-                text = response_text(item.question, item.target, "letter_text")
-                known = setting == "harmonious"
-                yield Planted(f"{domain}, choice", question_text(item.question), text, known)
-                if item.text:
-                    yield Planted(f"{domain}, long", item.question.question, item.text, known)
+def released(folder: Path, num_examples: int | None = None) -> Iterator[Planted]:
+    """Yields the authors' sets of one model: H is known, I contradicts.
+
+    `num_examples` questions are drawn of each set, over all domains; all of them by default.
+    """
+    for setting in ("harmonious", "incompatible"):
+        items = {
+            f"{domain}/{item.question.id}": item
+            for domain, sets in official.load(folder).items()
+            for item in sets.get(setting, [])
+        }
+        known = setting == "harmonious"
+        size = min(num_examples or len(items), len(items))
+        for item in (items[id] for id in draws.sample(items, size, f"screen/{setting}")):
+            text = response_text(item.question, item.target, "letter_text")
+            yield Planted("choice", question_text(item.question), text, known)
+            if item.text:
+                yield Planted("long", item.question.question, item.text, known)
 
 
 def screened(examples: Sequence[Planted], model: str, folder: Path) -> list[dict[str, Any]]:
@@ -141,20 +150,34 @@ def calibration_error(probs: np.ndarray, positive: np.ndarray) -> float:
     help="A model's folder of the authors' release, for --model; instead of the world's facts.",
 )
 @click.option(
+    "--examples",
+    "num_examples",
+    type=click.IntRange(min=_FEWEST),
+    help="Questions drawn of each released set; default: all.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps data and screen, for a picture; default: a temporary one.",
 )
 @click.option("--quick", is_flag=True, help="Every tenth example.")
 @click.option("--repeats", default=1, show_default=True, help="Ignored: nothing is timed.")
-def main(model: str, folder: Path | None, output: Path | None, quick: bool, repeats: int) -> None:
+def main(
+    model: str,
+    folder: Path | None,
+    num_examples: int | None,
+    output: Path | None,
+    quick: bool,
+    repeats: int,
+) -> None:
     """Store the rows of `screen`."""
     every = 10 if quick else 1
-    examples = list(planted(every)) if folder is None else list(released(folder))[::every]
+    examples = list(planted(every)) if folder is None else list(released(folder, num_examples))
     with tempfile.TemporaryDirectory() as temporary:
         rows = screened(examples, model, output or Path(temporary))
     sheet = Sheet("screen", quick)
-    source = f"{model}, " + ("the world's facts" if folder is None else f"released, {folder.name}")
+    asked = "the world's facts" if folder is None else f"released sets of {folder.name}"
+    source = f"{Path(model).name}, {asked}"
     for kind in dict.fromkeys(example.kind for example in examples):
         chosen = [
             (example.known, row)
