@@ -5,8 +5,9 @@
 
 Tokenising: 999 instructions, 40 times, in the world model's chat template, on all cores; ours from
 the set's file to the stored tokens, TRL from the data in memory to its prepared data set. Figures
-are stored only if tokens and supervised positions are equal, and if the losses of optimizer steps
-on the same examples in the same order (`class_speed`) agree within 1e-4.
+are stored only if tokens and supervised positions are equal, and if the losses of an epoch agree
+within 1e-4: `ift-scale sft` on two ranks, killed once and resumed, and TRL, which is given the same
+tokens in the same order.
 """
 
 import itertools
@@ -14,18 +15,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
-from benchmarks import class_speed
-from benchmarks.bench_real_speed import train_by_trl
+from benchmarks.bench_train import peer_command, run_one
+from benchmarks.peers.train_set import peer_rows
 from benchmarks.suite.registry import environment
 from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.config import Config, TrainConfig
@@ -33,19 +33,29 @@ from ift_scale.config.instructions import InstructionSource
 from ift_scale.engines.model_folder import resolve
 from ift_scale.instructions.conversation import Conversation
 from ift_scale.instructions.read import Skipped, read
-from ift_scale.io.files import write_jsonl
+from ift_scale.io.files import write_jsonl, write_text
 from ift_scale.io.progress import say
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import Example, ExampleMeta
-from ift_scale.train.data import blocks, dataset
+from ift_scale.train.data import blocks, dataset, packing
 from ift_scale.train.data.dataset import TokenizedSet
-from ift_scale.train.model.path import PRUNED
 
 PEERS = Path(__file__).parent / "peers"
 DATA = Path("../shared/data/general/alpaca_en_demo.jsonl.gz")
 TRL, LOSSES, COPIES = "TRL", 1e-4, 40
-_LONGEST = 512
-"""Tokens of an example in the optimizer steps."""
+ARM, BATCH, KILLED_AT = "pooled-data-seed0", 27, 15
+"""27 divides the 999 rows: peers repeat examples to fill the last step."""
+RECIPE = {
+    "num_ranks": 2,
+    "epochs": 1,
+    "global_batch_size": BATCH,
+    "learning_rate": 5e-4,
+    "max_length": 1024,
+    "too_long": "truncate",
+    "precision": "float32",
+    "log_every": 1,
+    "checkpoint.every": 4,
+}
 CONFIG = Config(output_dir="unused", train=TrainConfig(max_length=8192))
 
 
@@ -103,26 +113,45 @@ def num_different(tokens: TokenizedSet, found: dict[str, Any]) -> int:
     return different
 
 
-def for_steps(tokens: TokenizedSet) -> TokenizedSet:
-    """Returns the first examples that are short enough, so many as `class_speed` trains on."""
-    count = class_speed.STEPS * class_speed.BATCH
-    chosen = np.flatnonzero(tokens.lengths <= _LONGEST)[:count]
-    if len(chosen) < count:
-        raise SystemExit(f"{count} examples of at most {_LONGEST} tokens are required")
-    cut = [slice(tokens.offsets[number], tokens.offsets[number + 1]) for number in chosen]
-    offsets = np.cumsum([0, *tokens.lengths[chosen]])
-    ids, supervised = (
-        np.concatenate([part[where] for where in cut]) for part in (tokens.ids, tokens.supervised)
+def losses_of_sft(data: Path, folder: Path) -> list[dict[str, Any]]:
+    """Returns the metrics of each step of `ift-scale sft` on two ranks, killed once and resumed."""
+    command = [sys.executable, "-m", "ift_scale.cli", "sft", "world", str(data)]
+    command += ["--output", str(folder), *(f"--set=train.{k}={v}" for k, v in RECIPE.items())]
+    metrics = folder / "train" / ARM / "metrics.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") >= KILLED_AT):
+        if process.poll() is not None:
+            raise SystemExit(f"{' '.join(command)} ended before it was killed")
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def losses_of_trl(folder: Path, work: Path) -> list[dict[str, Any]]:
+    """Returns the result of each of TRL's steps on the run's tokens, in the run's order."""
+    (tokens,) = (dataset.load(path.parent) for path in folder.glob("train/.tokens/*/ids.npy"))
+    order = list(packing.step_examples(len(tokens.lengths), BATCH, num_epochs=1, seed=0))
+    write_text(
+        work / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, order))
     )
-    return TokenizedSet(ids, supervised, offsets, np.ones(count), num_truncated=0)
+    options = ["--steps", str(len(order)), "--batch", str(BATCH), "--micro-batch", "9"]
+    options += ["--learning-rate", str(RECIPE["learning_rate"]), "--loss", "plain"]
+    command = peer_command("trl_sft.py", str(work), *options, ranks=1)
+    steps: list[dict[str, Any]] = run_one(TRL, command, work, work / "trl.json", False)["steps"]
+    return steps
 
 
-def loss_gap(model: Path, tokens: TokenizedSet, work: Path) -> float:
-    """Returns the largest difference of a step's loss from TRL's."""
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    ours, _ = class_speed.train(loaded, PRUNED, tokens)
-    theirs, _ = train_by_trl(model, tokens, work)
-    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+def loss_gap(data: Path, work: Path) -> tuple[int, float]:
+    """Returns (number of steps, largest difference of a step's loss between `sft` and TRL)."""
+    folder = work / "run"
+    ours = losses_of_sft(data, folder)
+    theirs = losses_of_trl(folder, work)
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine["supervised_tokens"] != other["supervised"]:
+            raise SystemExit(f"step {mine['step']} has other examples: nothing is stored")
+    return len(ours), max(abs(a["loss"] - b["loss"]) for a, b in zip(ours, theirs, strict=True))
 
 
 @click.command()
@@ -144,13 +173,12 @@ def main(data: Path, repeats: int, quick: bool) -> None:
         different = num_different(tokens, found)
         if different:
             raise SystemExit(f"{different} examples have other tokens: nothing is stored")
-        steps = work / "steps"
-        steps.mkdir()
-        gap = loss_gap(model, for_steps(tokens), steps)
+        steps, gap = loss_gap(data.resolve(), work)
         if gap > LOSSES:
             raise SystemExit(f"losses differ by {gap:.2g}: nothing is stored")
     gate = Gate(
-        checked="tokens and supervised positions of every example; losses of 4 optimizer steps",
+        checked="tokens and supervised positions of every example; losses of `sft` on two ranks, "
+        f"killed and resumed, and of TRL in {steps} optimizer steps",
         gap=gap,
         tolerance=LOSSES,
     )

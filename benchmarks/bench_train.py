@@ -41,15 +41,15 @@ ROUGHLY = {"ours": (12, 5), "TRL": (12, 15), "TRL, plain loss": (12, 9), "paper'
 CHECKED = ("ours", "TRL", "TRL, plain loss")
 
 
-def peer_command(script: str, *options: str) -> list[str]:
-    """Returns a peer's command on two ranks in its own environment."""
+def peer_command(script: str, *options: str, ranks: int = 2) -> list[str]:
+    """Returns a peer's command on `ranks` ranks in its own environment."""
     return [
         str(PYTHON),
         "-m",
         "torch.distributed.run",
         "--standalone",
         "--nproc_per_node",
-        "2",
+        str(ranks),
         str(PEERS / script),
         *options,
     ]
