@@ -20,6 +20,7 @@ _TOKENIZER_FILES = (
     "Put the model's tokenizer.json (or tokenizer.model) and tokenizer_config.json there"
 )
 _CHECK_EVERY = 512
+_TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
 _CACHED_WORDS = 400_000
 
 
@@ -71,6 +72,8 @@ class PromptTokenizer:
             if files and str(error):
                 problem += f"; it reports {shorten(str(error).strip().splitlines()[0])}"
             raise DataError(Place(self.path), problem, _TOKENIZER_FILES, files) from error
+        # Examples are checked against the model's limit where they are used, or truncated.
+        self.tokenizer.deprecation_warnings[_TOO_LONG_WARNING] = True
         self.start = self._start()
         # A start token that also ends texts may occur again.
         self._only_first = set(self.start) - {self.tokenizer.eos_token_id}

@@ -1,10 +1,12 @@
 """Tokens that a tokenizer puts before a text: BOS, others or several, once, and none after it."""
 
+import logging
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
+from ift_scale.engines.model_folder import resolve
 from ift_scale.errors import DataError
 from ift_scale.prompts.served import template_source
 from ift_scale.prompts.templates import (
@@ -143,3 +145,12 @@ def test_a_template_that_writes_part_of_the_start_again_is_refused(
         match=r"(<sop>|\[gMASK\]) occurs a second time inside the prompt .*remove it there",
     ):
         Chat(tokenizer, "model").requests(QUESTIONS[:1], VIEWS[:1])
+
+
+def test_a_long_text_causes_no_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers warns of indexing errors, though the text may be truncated before it is used."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    ids = PromptTokenizer(resolve("world")).tokenizer("word " * 1100).input_ids
+    assert len(ids) > 1024 and not caplog.text
