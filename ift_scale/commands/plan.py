@@ -55,7 +55,7 @@ def run_plan(
         # First of all: a folder's own code runs in a child process until it is proven.
         proof = proof_of(config_path(model), train, trust_remote_code)
         train = print_path(proof, train, cluster.num_gpus)
-        shape = read_shape(model, trust_remote_code)
+        shape = read_shape(model, train, trust_remote_code)
         print_memory(shape, train, cluster)
         if described is not None:
             print_prediction(shape, train, described, cluster.num_gpus, examples)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ift_scale.config.keeping import freeze_problems
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Text
 from ift_scale.ranks.environment import has_gpu
 
@@ -153,6 +154,11 @@ class TrainConfig(Section):
     `router_aux_loss_coef`. It is computed for each example alone, as the model defines it, and
     averaged over the examples of the step, so that packing does not change it. Off by default, as
     in transformers: it pulls the router towards equal use of all experts, whatever the set."""
+    freeze: list[Text] = []
+    """Parameters that are not trained, as groups or as patterns of parameter names. Groups:
+    `embeddings`, `head`, `norms`, `attention`, `mlp`, `layers`; the last four also of a range of
+    layers, counted from 0: `mlp:3`, `mlp:0-5`, `mlp:6-`. In patterns, `*` stands for any
+    characters: `model.layers.*.mlp.down_proj.weight`."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -212,7 +218,7 @@ OPERATIONAL = {
 """Settings that do not change what is learnt."""
 
 
-_ADDED = {"router_aux_loss"}
+_ADDED = {"router_aux_loss", "freeze"}
 """Settings that were added after results existed."""
 
 
@@ -246,6 +252,7 @@ def train_problems(train: TrainConfig) -> list[str]:
         *_zero_problems(train),
         *_launch_problems(train),
         *_validation_problems(train.validation),
+        *freeze_problems(train.freeze),
     ]
 
 

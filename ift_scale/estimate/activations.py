@@ -135,6 +135,8 @@ def kept(shape: ModelShape, precision: Precision, checkpointing: Checkpointing) 
         count * kept_of_layer(shape, layer, precision, checkpointing)
         for layer, count in shape.stack
     )
+    # Layers that no gradient reaches keep nothing.
+    layers *= 1 - shape.idle_share
     return layers + ends
 
 
@@ -152,8 +154,9 @@ def head(shape: ModelShape, precision: Precision, rows: int) -> float:
     chunks = -(-rows // max_rows)
     logits = 4 * -(-rows // max(1, chunks)) * shape.vocab
     own_gradient = logits * matrix / 4 if matrix < 4 else 0
-    summed = (4 if chunks > 1 else matrix) * size
-    cast = a * size if a < 4 and (chunks > 1 or matrix != a) else 0
+    trained = size * (not shape.frozen.head)
+    summed = (4 if chunks > 1 else matrix) * trained
+    cast = a * trained if a < 4 and (chunks > 1 or matrix != a) else 0
     copy = matrix * size if matrix != a else 0
     return 2 * a * rows * shape.hidden + logits + own_gradient + summed + cast + copy
 
@@ -161,4 +164,5 @@ def head(shape: ModelShape, precision: Precision, rows: int) -> float:
 def head_gradients(shape: ModelShape, precision: Precision, rows: int) -> int:
     """Returns bytes at the start of the backward pass: the gradients of rows and head, and the same
     multiplied by the gradient of the loss."""
-    return 2 * precision.element * (rows * shape.hidden + shape.embedding_parameters)
+    head = shape.embedding_parameters * (not shape.frozen.head)
+    return 2 * precision.element * (rows * shape.hidden + head)

@@ -72,29 +72,30 @@ def traffic(
     """
     if ranks == 1:
         return Traffic()
-    parameters, element, stage = shape.parameters, 2 if mixed else 4, setting.zero_stage
+    parameters, trained = shape.parameters, shape.trainable
+    element, stage = 2 if mixed else 4, setting.zero_stage
     scalars = Collective("all_reduce", 8, 2)
     if stage == 0:
         return Traffic(
-            boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),), update=(scalars,)
+            boundary=(_calls("all_reduce", trained, _ALLREDUCE_BUCKET, 4),), update=(scalars,)
         )
-    weights = Collective("all_gather", element * parameters, 1)
+    weights = Collective("all_gather", element * trained, 1)
     if stage == 1 and mixed:
         return Traffic(
-            boundary=(_calls("all_reduce", parameters, _ALLREDUCE_BUCKET, 4),),
+            boundary=(_calls("all_reduce", trained, _ALLREDUCE_BUCKET, 4),),
             update=(scalars, weights),
         )
     if stage < 3:
-        sliced = _calls("reduce", parameters, memory.BUCKET, element, ranks - 1)
+        sliced = _calls("reduce", trained, memory.BUCKET, element, ranks - 1)
         whole = memory.whole_buckets(ranks) if whole_buckets is None else whole_buckets
-        reduced = _calls("all_reduce", parameters, memory.BUCKET, element) if whole else sliced
+        reduced = _calls("all_reduce", trained, memory.BUCKET, element) if whole else sliced
         where = {"backward" if stage == 2 else "boundary": (reduced,)}
         return Traffic(update=(scalars, weights), **where)
     modules = sum(count * len(layer.products) for layer, count in shape.stack) + 2
     again = gathered_again(shape, setting)
     within = setting.hpz if setting.hpz > 1 else 0
     forward = _calls("all_gather", parameters, parameters, element, modules - 1)
-    backward = [_calls("reduce_scatter", parameters, memory.BUCKET, element)]
+    backward = [_calls("reduce_scatter", trained, memory.BUCKET, element)]
     if again:
         backward.append(
             replace(

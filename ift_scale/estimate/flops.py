@@ -18,7 +18,7 @@ from ift_scale.estimate.activations import Checkpointing
 from ift_scale.estimate.layers import LayerShape
 from ift_scale.estimate.machine import Machine, rate
 from ift_scale.estimate.memory import SUB_GROUP, Setting
-from ift_scale.estimate.shape import ModelShape
+from ift_scale.estimate.shape import ModelShape, saved_by_freezing
 
 Part = Literal["matrices", "attention", "head", "passes", "gradients", "update"]
 
@@ -222,12 +222,30 @@ class OpCounter:
     def backward(self, batch: BatchShape) -> list[Op]:
         """Returns the operations of layers and embedding, whose gradient is a whole matrix."""
         return (
-            self._layers(self._layer_backward, batch)
+            self._without_frozen(self._layers(self._layer_backward, batch), batch)
             + self._products(self.shape.ends, batch.tokens, batch.tokens, back=True)
             + self._passes(batch.num_rows * self.shape.hidden, 3)
             + self._passes(self.shape.embedding_parameters, 1)
             + self._passes(batch.tokens * self.shape.hidden, 3)
         )
+
+    def _without_frozen(self, ops: list[Op], batch: BatchShape) -> list[Op]:
+        """Returns a backward pass' operations, fewer by what frozen parameters save.
+
+        All products, and all operations of attention, shrink by the same factor.
+        """
+        shape = self.shape
+        if not shape.frozen.layers:
+            return ops
+        pairs = batch.pairs(False), batch.pairs(True)
+        matrices, attention, _ = saved_by_freezing(
+            shape, batch.tokens, batch.num_rows, *pairs, self.pruned
+        )
+        left = {"passes": 1 - shape.idle_share}
+        for part, saved in (("matrices", matrices), ("attention", attention)):
+            whole = flops([op for op in ops if op.part == part])
+            left[part] = 1 - saved / whole if whole else 1.0
+        return [replace(op, count=op.count * left[op.part]) for op in ops]
 
     def recomputed(self, batch: BatchShape, checkpointing: Checkpointing) -> list[Op]:
         """Returns what the backward pass recomputes: nothing, everything except products and
@@ -249,7 +267,8 @@ class OpCounter:
         ops = self._product("head", chunk, vocab, hidden, chunks) + self._product(
             "head", chunk, hidden, vocab, chunks
         )
-        ops += self._product("head", vocab, hidden, chunk, chunks)
+        trained = not self.shape.frozen.head
+        ops += self._product("head", vocab, hidden, chunk, chunks * trained)
         passes, launches = (3, 1) if self.fused else (9, 9)
         ops += [
             Op(
@@ -262,7 +281,7 @@ class OpCounter:
         ]
         # The weight's gradient: zeroed, summed over chunks, scaled by the gradient of the loss.
         sums = 4 * self.shape.embedding_parameters
-        return [*ops, Op("head", 0, 2 * sums, 1 + chunks + 1)]
+        return [*ops, Op("head", 0, 2 * sums, (1 + chunks + 1) * trained)]
 
     def _tensors(self) -> list[tuple[float, int]]:
         """Returns (elements, number) of the weights: embedding and head, and the mean of layers."""
@@ -277,10 +296,11 @@ class OpCounter:
     def _each(
         self, part: Part, bytes_each: float, times: float, own: float = 1.0, in_place: bool = True
     ) -> list[Op]:
-        """Returns `times` operations of `bytes_each` per element on every weight, or on the share
-        `own` of each."""
+        """Returns `times` operations of `bytes_each` per element on every trained weight, or on the
+        share `own` of each. Trained weights count as if they were spread evenly."""
+        trained = self.shape.trainable / self.shape.parameters
         return [
-            Op(part, 0, bytes_each * size * own, times * count, in_place=in_place)
+            Op(part, 0, bytes_each * size * own, times * count * trained, in_place=in_place)
             for size, count in self._tensors()
         ]
 
@@ -294,7 +314,7 @@ class OpCounter:
         """
         if setting.zero_stage == 0:
             return self._each("gradients", 2 * self.element, 1)
-        whole = self.element * self.shape.parameters
+        whole = self.element * self.shape.trainable
         among = float(ranks > 1)
         ops = [
             Op("gradients", 0, 2 * whole, 1 + among),
@@ -333,7 +353,7 @@ class OpCounter:
                 for size, in_place in passes
                 for op in self._each("update", size, 1, in_place=in_place)
             ]
-        own = self.shape.parameters / ranks
+        own = self.shape.trainable / ranks
         groups = -(-own // SUB_GROUP) if setting.zero_stage == 3 else 1
         passes = [
             (12.0, False),
@@ -367,7 +387,7 @@ def offload_seconds(
             "missing, but offload needs it",
             "Describe host.link and host.memory",
         )
-    own = shape.parameters / ranks
+    own = shape.trainable / ranks
     sent = element * own / machine.host.link
     return sent * (3 if setting.offload == "all" else 1), 28 * own / machine.host.memory + sent
 

@@ -7,6 +7,9 @@ accumulation (16, and 4 for each parameter of a sub-group); the bytes saved for 
 CPU; each phase's peak on a CPU (benchmarks/bench_memory.py). The constants below are estimates, and
 no peak of a GPU was measured.
 
+Frozen parameters have weights only. Their layers' saved inputs are counted as if they were trained,
+except in the lowest layers, if no gradient reaches them.
+
 States are held all the time. In addition a step has three phases, and the largest one counts: the
 loss, with all layers' activations and a chunk of logits; the backward pass, with ZeRO's buckets;
 and the optimizer's step.
@@ -225,8 +228,12 @@ def _pinned(size: float) -> float:
     return 2 ** max(0, int(size) - 1).bit_length() if size else 0
 
 
-def host_bytes(parameters: int, world_size: int, element: int, setting: Setting) -> float:
+def host_bytes(
+    parameters: int, world_size: int, element: int, setting: Setting, frozen: int = 0
+) -> float:
     """Returns one rank's host memory for offloaded state, page-locked and other.
+
+    `parameters` are trained, `frozen` are not and have no other state than the weights.
 
     Optimizer: master weights, moments and float32 gradients of the rank's own part, and for stage 2
     the staging buffer of its updated weights, for stage 3 the accumulated gradients. All: the
@@ -240,7 +247,7 @@ def host_bytes(parameters: int, world_size: int, element: int, setting: Setting)
         return moments + 2 * _pinned(4 * own) + _pinned(element * own)
     group = min(SUB_GROUP, own)
     grouped = 2 * own / group * _pinned(4 * group)
-    weights = _pinned(element * own) if setting.offload == "all" else 0
+    weights = _pinned(element * (own + frozen / world_size)) if setting.offload == "all" else 0
     return moments + grouped + _pinned(4 * own) + weights
 
 
@@ -257,7 +264,7 @@ def _gathered(work: Workload, setting: Setting) -> float:
 
 def _bucket(work: Workload) -> float:
     """Returns the elements of a bucket. A CPU only allocates the pages that are written."""
-    return BUCKET if work.on_gpu else min(BUCKET, work.shape.parameters)
+    return BUCKET if work.on_gpu else min(BUCKET, work.shape.trainable)
 
 
 def _always(work: Workload, setting: Setting) -> float:
@@ -283,14 +290,14 @@ def _buckets(work: Workload, setting: Setting) -> float:
     shape, element, own, bucket = (
         work.shape,
         work.element,
-        work.shape.parameters / work.world_size,
+        work.shape.trainable / work.world_size,
         _bucket(work),
     )
     gradient = element * shape.largest
     if setting.zero_stage == 0 or (
         setting.zero_stage == 1 and work.mixed and setting.offload == "none"
     ):
-        return gradient + 4 * min(_ALLREDUCE_BUCKET, shape.parameters) * (work.world_size > 1)
+        return gradient + 4 * min(_ALLREDUCE_BUCKET, shape.trainable) * (work.world_size > 1)
     if setting.zero_stage == 3:
         return gradient + element * bucket + 4 * bucket / work.world_size * work.mixed
     cast = 4 * min(shape.largest_of_all, own) if work.mixed else 0
@@ -307,7 +314,7 @@ def _step(work: Workload, setting: Setting) -> float:
     """
     if setting.offload != "none":
         return 0
-    stage, own = setting.zero_stage, work.shape.parameters / work.world_size
+    stage, own = setting.zero_stage, work.shape.trainable / work.world_size
     whole = work.shape.largest_of_all
     largest = min(whole, own) if stage < 3 else whole / work.world_size
     together = {0: largest, 3: min(SUB_GROUP + largest, own)}.get(stage, own)
@@ -319,12 +326,13 @@ def _step(work: Workload, setting: Setting) -> float:
 def estimate(work: Workload, setting: Setting) -> Memory:
     """Returns the bytes of one rank, by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
+    trained = shape.trainable
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
     precision = Precision(work.element, work.fused, work.on_gpu, work.repeated, work.longest)
     copy = 1 / setting.hpz if setting.hpz > 1 else 0
     always, gathered = _always(work, setting), _gathered(work, setting)
-    matrix = work.element * shape.embedding_parameters
-    head = matrix if gathered else 0
+    matrix = work.element * shape.embedding_parameters * (not shape.frozen.head)
+    head = work.element * shape.embedding_parameters if gathered else 0
     # With a tied head, its gradient waits for the embedding's.
     working = max(
         work.tokens * activations.working(shape, precision, checkpointing) + matrix * shape.tied,
@@ -334,12 +342,12 @@ def estimate(work: Workload, setting: Setting) -> Memory:
         weights=0
         if offload == "all"
         else work.element * parameters * (1 / (ranks if stage == 3 else 1) + copy),
-        gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * parameters,
-        optimizer=optimizer_bytes(stage, ranks) * parameters if offload == "none" else 0,
+        gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * trained,
+        optimizer=optimizer_bytes(stage, ranks) * trained if offload == "none" else 0,
         activations=work.tokens * activations.kept(shape, precision, checkpointing),
         loss=always + gathered + head + activations.head(shape, precision, work.rows),
         backward=always + gathered + working + _buckets(work, setting),
         step=always + _step(work, setting),
         context=CONTEXT_BYTES + NCCL_BYTES * (ranks > 1) if work.on_gpu else PROCESS_BYTES,
-        host=host_bytes(parameters, ranks, work.element, setting),
+        host=host_bytes(trained, ranks, work.element, setting, shape.frozen.parameters),
     )

@@ -13,6 +13,28 @@ from ift_scale.estimate.layers import Bytes, LayerShape, Weights, dense
 
 
 @dataclass(frozen=True)
+class FrozenLayer:
+    """Elements of a decoder layer's frozen matrices that multiply a token; of `elements`, those of
+    keys and values."""
+
+    elements: float
+    keys: float
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen part of a model (`train.freeze`). `layers`: each decoder layer's, from the first;
+    empty if nothing is frozen."""
+
+    parameters: int = 0
+    head: bool = False
+    layers: tuple[FrozenLayer, ...] = ()
+    idle: int = 0
+    """Number of the lowest layers that have no backward pass, because everything in and below them
+    is frozen."""
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Sizes of a causal language model. `hidden`: of the rows that the head multiplies; `vocab`:
     rows of the head. Elements, unless stated otherwise."""
@@ -32,6 +54,7 @@ class ModelShape:
     working: tuple[Bytes, Bytes] | None = None
     """Measured bytes that the backward pass adds to what is kept: in a layer, and before it reaches
     one. None if the layers are as in `layers.dense`."""
+    frozen: Frozen = Frozen()
 
     @classmethod
     def dense(
@@ -57,6 +80,16 @@ class ModelShape:
     def layers(self) -> int:
         """Number of decoder layers."""
         return sum(count for _, count in self.stack)
+
+    @property
+    def trainable(self) -> int:
+        """Number of parameters that are not frozen."""
+        return self.parameters - self.frozen.parameters
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the decoder layers that have no backward pass."""
+        return self.frozen.idle / self.layers if self.layers else 0.0
 
     @property
     def last(self) -> LayerShape:
@@ -118,8 +151,9 @@ def train_flops(
     (Kaplan et al. 2020, 2001.08361, section 2.1); of experts, only the chosen ones count. A (query,
     key) pair takes 2 * heads * (head_dim + value_dim) forward and twice that backward. Causal
     attention has L (L + 1) / 2 pairs, not the L^2 of Chowdhery et al. 2022 (2204.02311, appendix
-    B). The embedding's look-up takes none. Sliding windows are not subtracted, so examples longer
-    than a model's window are counted too high. Neither are elementwise recurrences added.
+    B). The embedding's look-up takes none. Frozen matrices take 4 n: see `saved_by_freezing`.
+    Sliding windows are not subtracted, so examples longer than a model's window are counted too
+    high. Neither are elementwise recurrences added.
     """
     tokens_E = np.asarray(lengths, dtype=np.float64)
     rows_E = np.asarray(supervised_counts, dtype=np.float64)
@@ -137,4 +171,34 @@ def train_flops(
         attention -= last.pair_flops * (pairs - last_pairs)
     mixing = shape.mixing_flops * tokens
     head = shape.embedding_parameters * rows
-    return float(6 * (matrices + head) + 3 * (attention + mixing))
+    whole = 6 * (matrices + head) + 3 * (attention + mixing)
+    return float(whole - sum(saved_by_freezing(shape, tokens, rows, pairs, last_pairs, pruned)))
+
+
+def saved_by_freezing(
+    shape: ModelShape, tokens: float, rows: float, pairs: float, last_pairs: float, pruned: bool
+) -> tuple[float, float, float]:
+    """Returns the FLOPs (of matrices, of attention, of the head) that frozen parameters save.
+
+    A frozen matrix of n elements has no weight gradient: 2 n less per token. A layer without a
+    backward pass saves all of its backward FLOPs; layers of different kinds count as their mean.
+    `pairs`, `last_pairs`: (query, key) pairs of a layer and of a pruned last layer.
+    """
+    frozen = shape.frozen
+    matrices = attention = 0.0
+    layers = max(1, shape.layers)
+    for number, layer in enumerate(frozen.layers):
+        is_last = number + 1 == len(frozen.layers)
+        own_rows, own_pairs = (rows, last_pairs) if pruned and is_last else (tokens, pairs)
+        keys, rest = layer.keys, layer.elements - layer.keys
+        passes = 2
+        if number < frozen.idle:
+            passes = 4
+            keys, pair_flops = shape.last.key_elements, shape.last.pair_flops
+            rest, mixing = shape.last.elements - keys, shape.last.mixing_flops
+            if not is_last:
+                rest = (shape.matrices - shape.ends.elements) / layers - keys
+                pair_flops, mixing = shape.pair_flops / layers, shape.mixing_flops / layers
+            attention += 2 * (pair_flops * own_pairs + mixing * tokens)
+        matrices += passes * (keys * tokens + rest * own_rows)
+    return matrices, attention, 2 * shape.embedding_parameters * rows * frozen.head

@@ -32,6 +32,7 @@ from ift_scale.plan.text import show
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions.sources import placed
 from ift_scale.ranks.environment import has_gpu
+from ift_scale.train.frozen import with_frozen
 from ift_scale.write import needs as writing
 
 GIB = 2**30
@@ -64,7 +65,7 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
         prompts = prompts_of(config, tally, PromptTokenizer(folder, trusted))
         amounts = amounts_of(name, config, num_parameters(folder), tally, prompts)
         amounts_of_variants.append(amounts)
-        shapes[name] = _shape(folder, trusted)
+        shapes[name] = _shape(folder, config.train, trusted)
         _print_work(amounts, tally, folder, cluster)
         setup = (str(folder), config.train.model_dump_json())
         if setup not in printed:  # variants with the same training need the same devices
@@ -74,11 +75,19 @@ def print_plan(study: Study, cluster: Cluster, sources: rates.RateSources) -> No
     _print_costs(amounts_of_variants, shapes, cluster, sources)
 
 
-def _shape(folder: Path, trust_remote_code: bool) -> ModelShape | DataError:
+def _shape(folder: Path, train: TrainConfig, trust_remote_code: bool) -> ModelShape | DataError:
+    """Returns the model's shape with its frozen part, which is printed."""
+    file = folder / "config.json"
+    shape: ModelShape | DataError
     try:
-        return shape_of(model_config(folder), folder / "config.json", trust_remote_code)
+        shape = shape_of(model_config(folder), file, trust_remote_code)
     except DataError as error:
-        return error
+        shape = error
+    known = shape if isinstance(shape, ModelShape) else None
+    with_frozen_part, line = with_frozen(known, file, train, trust_remote_code)
+    if line is not None:
+        say(f"freeze     {line}")
+    return shape if with_frozen_part is None else with_frozen_part
 
 
 def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster: Cluster) -> None:

@@ -18,6 +18,7 @@ from ift_scale.io.progress import say
 from ift_scale.models.config_file import read_config_file
 from ift_scale.plan.text import show
 from ift_scale.ranks.environment import has_gpu
+from ift_scale.train.frozen import with_frozen
 
 GB = 10**9
 # Next to the source: the project runs from a checkout, which also has the launch scripts.
@@ -77,10 +78,20 @@ def config_path(model: str) -> Path:
     return path
 
 
-def read_shape(model: str, trust_remote_code: bool = False) -> ModelShape:
-    """Returns the shape of a model named as for `config_path`; see `shape_of`."""
+def read_shape(
+    model: str, train: TrainConfig | None = None, trust_remote_code: bool = False
+) -> ModelShape:
+    """Returns the shape of a model named as for `config_path`; see `shape_of`.
+
+    With settings, the part that they freeze is printed, and frozen in the shape.
+    """
     path = config_path(model)
-    return shape_of(read_config_file(path), path, trust_remote_code)
+    shape = shape_of(read_config_file(path), path, trust_remote_code)
+    frozen, line = with_frozen(shape, path, train or TrainConfig(), trust_remote_code)
+    if line is not None:
+        say(f"freeze     {line}")
+    assert frozen is not None
+    return frozen
 
 
 def print_memory(shape: ModelShape, train: TrainConfig, cluster: Cluster) -> None:

@@ -21,6 +21,7 @@ from ift_scale.train import job
 from ift_scale.train.data import dataset
 from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.engine import checkpoint_manifest, export_tokenizer
+from ift_scale.train.frozen import with_frozen
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.model.path import TrainingPath
@@ -54,7 +55,11 @@ def prepare(
     for line in stored.describe(proof, config.train):
         say(f"train: {line}")
     weight_checks.check(model_path, trusted)
-    shape = _shape(model_path, trusted)
+    shape, frozen = with_frozen(
+        _shape(model_path, trusted), model_path / "config.json", config.train, trusted
+    )
+    if frozen is not None:
+        say(f"train: {frozen}")
     path = proof.fastest(config.train)
     train = with_zero_stage(config.train, proof.lists_experts)
     if train.zero_stage != config.train.zero_stage:

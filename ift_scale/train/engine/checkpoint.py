@@ -63,7 +63,7 @@ class Checkpoints:
         else:
             reshard.load(
                 engine.deepspeed,
-                dict(engine.packed.named_parameters()),
+                engine.trained_parameters,
                 path / STATE,
                 saved.zero_stage,
                 saved.world_size,

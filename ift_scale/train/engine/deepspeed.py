@@ -25,7 +25,7 @@ from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import zero_config
-from ift_scale.train.model import buffers, kernels
+from ift_scale.train.model import buffers, freeze, kernels
 from ift_scale.train.model import packed as models
 from ift_scale.train.model.path import PRUNED, TrainingPath
 
@@ -42,6 +42,12 @@ class TrainEngine:
     held_for_zero3: Any
     """transformers has only a weak reference to this object, which must live as long as the model.
     """
+
+    @property
+    def trained_parameters(self) -> dict[str, Any]:
+        """The parameters that are not frozen, by name, in the optimizer's order."""
+        named = self.packed.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def release(self) -> None:
         """Free all memory before the next arm's engine is built."""
@@ -94,6 +100,7 @@ def build(
     zero_config.release_hpz_group()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = models.build(kind, model_config, weights, config, dtype, path.attention)
+    freeze.apply(bare, config.freeze)
     loss = _apply_kernels(bare, config, device, figures, ranks)
     if config.zero_stage == 0:
         # transformers uses weights of the right dtype without a copy, and stage 0 updates them in
@@ -104,14 +111,15 @@ def build(
         # ZeRO-3 then gathers a layer's experts together, whichever of them a rank's tokens need.
         set_z3_leaf_modules(bare, list({type(module) for module in experts}))
     packed = models.PackedCausalLM(bare, config, device, loss, path)
+    trained = [parameter for parameter in packed.parameters() if parameter.requires_grad]
     client = None
     if "optimizer" not in settings:
         betas = (config.beta1, config.beta2)
         client = torch.optim.AdamW(
-            packed.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay
+            trained, config.learning_rate, betas, weight_decay=config.weight_decay
         )
     engine, *_ = deepspeed.initialize(
-        model=packed, config=settings, optimizer=client, model_parameters=list(packed.parameters())
+        model=packed, config=settings, optimizer=client, model_parameters=trained
     )
     buffers.restore(bare, exact, device)
     return TrainEngine(engine, packed, config, device, ranks, held)

@@ -1,0 +1,53 @@
+"""Settings of the train stage that keep what the base model knows."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GROUPS = ("embeddings", "head", "norms", "attention", "mlp", "layers")
+"""Groups of parameters that `train.freeze` knows by name."""
+_OF_LAYERS = ("norms", "attention", "mlp", "layers")
+_GROUP = re.compile(rf"({'|'.join(GROUPS)})(?::(\d+)(-(\d+)?)?)?")
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """A group of parameters, of the layers from `first` to `last`; None: from or to the end."""
+
+    name: str
+    first: int | None = None
+    last: int | None = None
+
+    def __str__(self) -> str:
+        if self.first is None:
+            return self.name
+        return f"{self.name}:{self.first}-{'' if self.last is None else self.last}"
+
+
+def layer_group(pattern: str) -> LayerGroup | None:
+    """Returns the group that a pattern of `train.freeze` names: `mlp`, `mlp:3`, `mlp:0-5`,
+    `mlp:6-`; None for a pattern of parameter names."""
+    match = _GROUP.fullmatch(pattern)
+    if match is None:
+        return None
+    first = None if match[2] is None else int(match[2])
+    last = first if match[3] is None else None if match[4] is None else int(match[4])
+    return LayerGroup(match[1], first, last)
+
+
+def freeze_problems(patterns: Sequence[str]) -> list[str]:
+    """Returns one message per pattern that can match nothing, whatever the model."""
+    problems = []
+    for number, pattern in enumerate(patterns):
+        place, group = f"train.freeze[{number}]", layer_group(pattern)
+        name, colon, _ = pattern.partition(":")
+        if group is None and colon and name in GROUPS:
+            problems.append(
+                f"{place}: '{pattern}' is not a range of layers; write {name}:3, {name}:0-5 or "
+                f"{name}:6-"
+            )
+        elif group is not None and group.first is not None and name not in _OF_LAYERS:
+            problems.append(f"{place}: '{pattern}': {name} have no layers; write '{name}'")
+        elif group is not None and group.last is not None and group.last < (group.first or 0):
+            problems.append(f"{place}: '{pattern}' ends before it begins; swap the two layers")
+    return problems
