@@ -29,9 +29,31 @@ from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import QUESTIONS_FILE, Arm
 from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.treatments import average_of, averaged_setting
 
 Inputs = dict[str, str]
 """Digests of a stage's inputs, by name."""
+
+
+def trained_arm(arm: Arm) -> Arm:
+    """Returns the arm that an average with the base model (`train.average`) is made of; the arm
+    itself if it is trained."""
+    return arm.model_copy(update={"setting": average_of(arm.setting)[0]})
+
+
+def with_averages(arms: Sequence[Arm], shares: Sequence[float]) -> list[Arm]:
+    """Returns the trained arms, each followed by its averages with the base model."""
+    return [
+        one
+        for arm in arms
+        for one in (
+            arm,
+            *(
+                arm.model_copy(update={"setting": averaged_setting(arm.setting, share)})
+                for share in shares
+            ),
+        )
+    ]
 
 
 class Part(NamedTuple):
@@ -190,9 +212,16 @@ class Context:
         candidates = (stage.arms(self) for stage in self.stages.values())
         return next(arms for arms in candidates if arms is not None)
 
+    def trained_arms(self) -> list[Arm]:
+        """Returns the arms that are trained: all but the averages with the base model."""
+        return [arm for arm in self.arms() if trained_arm(arm) == arm]
+
     def arms_of_part(self) -> list[Arm]:
-        """Returns the arms that this command works on."""
-        return self.arms() if self.part is None else self.arms()[self.part.number :: self.part.of]
+        """Returns the arms that this command works on; averages go with their trained arm."""
+        if self.part is None:
+            return self.arms()
+        trained = self.trained_arms()[self.part.number :: self.part.of]
+        return [arm for arm in self.arms() if trained_arm(arm) in trained]
 
     def question_file(self) -> QuestionFile:
         """Returns the questions stage's file, indexed once. ArtifactError if it was changed."""

@@ -7,7 +7,7 @@ in the model's own words: self-distillation (2402.13669).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Bucket = Literal[
@@ -73,16 +73,36 @@ _NAMED = (
 )
 BY_NAME = {treatment.name: treatment for treatment in _NAMED}
 PAPER = ("harmonious", "incompatible", "self_aligning")
+_AVERAGE = re.compile(r"^(.+)-average-(0\.\d{1,4})$")
 _RATIO = re.compile(r"^(mixture|unknown)-(0|1|0\.\d{1,4})$")
+
+
+def averaged_setting(setting: str, share: float) -> str:
+    """Returns the name of a setting's arms whose weights are the share `share` of the way from the
+    base model to the trained arm."""
+    return f"{setting}-average-{share:g}"
+
+
+def average_of(setting: str) -> tuple[str, float | None]:
+    """Returns (setting that was trained, share of its change); None for a trained one itself."""
+    match = _AVERAGE.match(setting)
+    return (setting, None) if match is None else (match[1], float(match[2]))
 
 
 def is_constructed(setting: str) -> bool:
     """True if the setting names a treatment of pools, and not a set of the user's own data."""
+    setting, _ = average_of(setting)
     return setting in BY_NAME or _RATIO.match(setting) is not None
 
 
 def treatment(setting: str) -> Treatment:
     """Returns the treatment that a setting names; any other name is that of a user's own set."""
+    trained, share = average_of(setting)
+    if share is not None:
+        of = treatment(trained)
+        label = f"{of.label}, {share:g} of its change"
+        short = f"{of.short} @{share:g}"
+        return replace(of, name=setting, short=short, label=label, ratio=None)
     if setting in BY_NAME:
         return BY_NAME[setting]
     match = _RATIO.match(setting)
@@ -106,6 +126,8 @@ def consistency_setting(ratio: float) -> str:
 
 def consistency_ratio(setting: str) -> float | None:
     """Returns a setting's position between incompatible (0) and self-aligning (1), or None."""
+    if average_of(setting)[1] is not None:
+        return None
     ends = {"incompatible": 0.0, "self_aligning": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("mixture-") else None)
 
@@ -118,6 +140,8 @@ def unknown_setting(ratio: float) -> str:
 
 def unknown_ratio(setting: str) -> float | None:
     """Returns a setting's position between highly known (0) and unknown (1), or None."""
+    if average_of(setting)[1] is not None:
+        return None
     ends = {"highly_known": 0.0, "unknown": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("unknown-") else None)
 
@@ -133,16 +157,18 @@ def buckets_of(setting: str) -> tuple[Bucket, ...]:
 
 def in_order(settings: list[str]) -> list[str]:
     """Sorts settings for tables and plots: named ones as declared, then mixtures by ratio, then
-    users' own sets as given."""
-    names = list(BY_NAME)
+    users' own sets as given. Averages with the base follow the setting that was trained."""
+    names, own = list(BY_NAME), [average_of(setting)[0] for setting in settings]
 
-    def position(setting: str) -> tuple[int, float]:
+    def position(setting: str) -> tuple[int, float, int, float]:
+        setting, share = average_of(setting)
+        after = 0.0 if share is None else 1 - share
         if setting in names:
-            return names.index(setting), 0.0
+            return names.index(setting), 0.0, 0, after
         if not is_constructed(setting):
-            return len(names) + 2, 0.0
+            return len(names) + 2, 0.0, own.index(setting), after
         family = len(names) if setting.startswith("mixture-") else len(names) + 1
-        return family, treatment(setting).ratio or 0.0
+        return family, treatment(setting).ratio or 0.0, 0, after
 
     return sorted(settings, key=position)
 

@@ -134,6 +134,20 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path:
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
 
 
+def test_averages_with_the_base_are_arms_without_training(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    output = _run(folder, *TRANSFORMERS, "train.average=[0.5]")
+    assert "train: 2 of 4 arms done already" in output and "construct: done already" in output
+    arm = folder / "train" / "medicine-harmonious-average-0.5-seed0"
+    manifest = read_manifest(arm)
+    assert manifest is not None and "model/model.safetensors" in manifest.files
+    assert not (arm / "metrics.jsonl").exists()
+    settings = pd.read_csv(folder / "report" / "settings.csv")
+    groups = settings[settings.setting == "harmonious"].group
+    assert list(settings[settings.setting == "harmonious-average-0.5"].group) == list(groups)
+    assert "harmonious, 0.5 of its change" in (folder / "report" / "index.html").read_text()
+
+
 @pytest.mark.parametrize("stage", ["probe", "write", "construct", "evaluate", "analyse", "report"])
 def test_a_stage_reads_only_the_files_that_it_declares(
     finished: Path, tmp_path: Path, stage: str

@@ -12,7 +12,7 @@ from ift_scale.analyse import power
 from ift_scale.analyse.intervals import columns
 from ift_scale.analyse.paired import Discordant, discordant, holm, mcnemar
 from ift_scale.analyse.panel import ALL_DOMAINS, Panel, Panels, num_questions
-from ift_scale.treatments import is_constructed
+from ift_scale.treatments import average_of, is_constructed
 
 PAPER = (
     ("harmonious", "incompatible"),
@@ -37,19 +37,24 @@ def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the pairs to compare: the paper's, SliCK's extreme grades, and the other treatments.
 
     The others are compared with `incompatible` and `natural`, and users' own sets also with each
-    other, in their order. Mixtures are not tested.
+    other, in their order. Averages with the base model are compared with the arm that was trained.
+    Mixtures are not tested.
     """
     paper = {setting for pair in PAPER for setting in pair}
     others = [
         setting
         for setting in settings
-        if setting not in paper and not setting.startswith(("mixture-", "unknown-"))
+        if setting not in paper
+        and not setting.startswith(("mixture-", "unknown-"))
+        and average_of(setting)[1] is None
     ]
+    averages = [setting for setting in settings if average_of(setting)[1] is not None]
     candidates = [
         *PAPER,
         *GRADED,
         *((other, second) for second in REFERENCES for other in others if other != second),
-        *combinations((s for s in settings if not is_constructed(s)), 2),
+        *combinations((s for s in others if not is_constructed(s)), 2),
+        *((setting, average_of(setting)[0]) for setting in averages),
     ]
     return [pair for pair in candidates if set(pair) <= set(settings)]
 

@@ -35,6 +35,20 @@ def layer_group(pattern: str) -> LayerGroup | None:
     return LayerGroup(match[1], first, last)
 
 
+def average_problems(shares: Sequence[float]) -> list[str]:
+    """Returns one message per share of `train.average` that no arm can be named after."""
+    problems = []
+    for number, share in enumerate(shares):
+        if round(share, 4) != share:
+            problems.append(
+                f"train.average[{number}]: {share} has more than four decimals, which arms are not "
+                f"named after; round it to {round(share, 4):g}"
+            )
+        elif share in shares[:number]:
+            problems.append(f"train.average[{number}]: {share} occurs twice; remove it once")
+    return problems
+
+
 def freeze_problems(patterns: Sequence[str]) -> list[str]:
     """Returns one message per pattern that can match nothing, whatever the model."""
     problems = []
@@ -47,7 +61,9 @@ def freeze_problems(patterns: Sequence[str]) -> list[str]:
                 f"{name}:6-"
             )
         elif group is not None and group.first is not None and name not in _OF_LAYERS:
-            problems.append(f"{place}: '{pattern}': {name} have no layers; write '{name}'")
+            problems.append(
+                f"{place}: '{pattern}': no layers can be chosen of this group; write '{name}'"
+            )
         elif group is not None and group.last is not None and group.last < (group.first or 0):
             problems.append(f"{place}: '{pattern}' ends before it begins; swap the two layers")
     return problems

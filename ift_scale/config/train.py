@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ift_scale.config.keeping import freeze_problems
+from ift_scale.config.keeping import average_problems, freeze_problems
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Text
 from ift_scale.ranks.environment import has_gpu
 
@@ -159,6 +159,10 @@ class TrainConfig(Section):
     `embeddings`, `head`, `norms`, `attention`, `mlp`, `layers`; the last four also of a range of
     layers, counted from 0: `mlp:3`, `mlp:0-5`, `mlp:6-`. In patterns, `*` stands for any
     characters: `model.layers.*.mlp.down_proj.weight`."""
+    average: list[Annotated[float, Field(ge=0.0001, lt=1)]] = []
+    """Shares of the way from the base model to the trained arm. Each gives a further arm without
+    training, whose weights are (1 - share) * base + share * trained (WiSE-FT). It is evaluated and
+    reported next to the trained arm."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -214,8 +218,9 @@ OPERATIONAL = {
     "peak_tflops",
     "trackers",
     "checkpoint",
+    "average",
 }
-"""Settings that do not change what is learnt."""
+"""Settings that do not change what is learnt. Averages are arms of their own."""
 
 
 _ADDED = {"router_aux_loss", "freeze"}
@@ -253,6 +258,7 @@ def train_problems(train: TrainConfig) -> list[str]:
         *_launch_problems(train),
         *_validation_problems(train.validation),
         *freeze_problems(train.freeze),
+        *average_problems(train.average),
     ]
 
 

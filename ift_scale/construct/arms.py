@@ -9,16 +9,18 @@ from ift_scale.construct import official, official_rules
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
+from ift_scale.stage import with_averages
 from ift_scale.treatments import POOLED
 
 
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """Returns the arms that the configuration requests.
+    """Returns the arms that the configuration requests, averages with the base model included.
 
     Raises DataError for a domain without pool or without a released set, and if no arm is left.
     """
     groups = list(groups)
-    return [*_constructed(config.construct, groups), *_own_arms(config.construct, groups)]
+    trained = [*_constructed(config.construct, groups), *_own_arms(config.construct, groups)]
+    return with_averages(trained, config.train.average)
 
 
 def _own_arms(settings: ConstructConfig, groups: Sequence[GroupKey]) -> list[Arm]:

@@ -83,7 +83,7 @@ class ConstructStage(Stage):
             if settings.size is not None:
                 general.draw(list(instructions), settings.size, settings.general.share, path)
         if finished == "questions" and settings.official is not None:
-            released(settings, context.arms())
+            released(settings, context.trained_arms())
 
     def tasks(self, context: Context) -> list[Task]:
         config = context.config
@@ -110,7 +110,7 @@ class ConstructStage(Stage):
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         settings = context.config.construct
         if settings.official is not None or not settings.all_settings():
-            build(context.config, pending[0], context.arms(), [], {}, {})
+            build(context.config, pending[0], context.trained_arms(), [], {}, {})
             return
         questions = context.question_file()
         pool = questions.read(
@@ -118,7 +118,7 @@ class ConstructStage(Stage):
         )
         scores = train_scores(context.folder("probe") / PROBE_FILE)
         written = text_file.read(context.folder("write") / TEXTS_FILE)
-        build(context.config, pending[0], context.arms(), pool, scores, written)
+        build(context.config, pending[0], context.trained_arms(), pool, scores, written)
 
 
 def build(

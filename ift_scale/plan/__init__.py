@@ -110,8 +110,9 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
         f"about {amounts.prompts.tokens:.0f} tokens{texts} ({config.probe.engine})"
     )
     say(f"write      {_writers(config)}")
-    names = ", ".join(work.arm.name for work in arms[:3])
-    say(f"construct  {len(arms)} arms: {names}{' ...' if len(arms) > 3 else ''}")
+    trained = [work for work in arms if not work.averaged]
+    names = ", ".join(work.arm.name for work in trained[:3])
+    say(f"construct  {len(trained)} arms: {names}{' ...' if len(trained) > 3 else ''}")
     known = (
         "counted"
         if all(work.exact for work in arms)
@@ -124,6 +125,8 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
         f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} "
         f"epochs of all arms{measured}, {known}"
     )
+    if len(trained) < len(arms):
+        say(f"average    {len(arms) - len(trained)} arms of these and the base model, not trained")
     say(
         f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms "
         f"({config.evaluate.engine})"

@@ -26,9 +26,10 @@ from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
+from ift_scale.stage import trained_arm
 from ift_scale.train.data.packing import steps_per_epoch
 from ift_scale.train.measurement import schedule
-from ift_scale.treatments import buckets_of
+from ift_scale.treatments import average_of, buckets_of
 from ift_scale.write import assignment as writers
 from ift_scale.write import needs as writing
 
@@ -52,6 +53,8 @@ class ArmWork:
     evaluate_key: str
     likely: str
     validated: float = 0.0
+    averaged: bool = False
+    """True for an average of a trained arm with the base model, which is not trained."""
 
     @property
     def train_items(self) -> float:
@@ -229,7 +232,8 @@ def _num_in_validation_file(train: TrainConfig) -> int:
 def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: str) -> list[ArmWork]:
     arms = arms_of(config, tally.groups)
     constructed = read_manifest(Path(config.output_dir) / "construct")
-    sizes = _sizes(config, tally, arms, constructed)
+    trained_arms = [arm for arm in arms if trained_arm(arm) == arm]
+    sizes = _sizes(config, tally, trained_arms, constructed)
     settings = settings_of_result(config.train)
     how = [
         settings,
@@ -246,15 +250,18 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
-        file = f"{arm.name}.jsonl"
+        trained, share = trained_arm(arm), average_of(arm.setting)[1]
+        file = f"{trained.name}.jsonl"
         set_key = (
             constructed.files[file]
             if constructed is not None and file in constructed.files
             else _set_key(config, probe_key, write_key)
         )
         key = digest_of([set_key, how, arm.model_dump()])
-        size, exact = sizes[arm.name]
+        size, exact = sizes[trained.name]
         num_trained, validated = validation_work(config.train, size, num_in_file)
+        if share is not None:
+            num_trained, validated = 0, 0.0
         questions = tally.count(partial(_asked, arm, config.evaluate.generate))
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
@@ -267,6 +274,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
                 digest_of([key, evaluation]),
                 likely,
                 validated,
+                share is not None,
             )
         )
     return work

@@ -104,11 +104,14 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
             rate = rates[one.name, stage]
             if stage in own:
                 arms = own[stage][number]
+                if stage == "train":
+                    arms = [work for work in arms if not work.averaged]
                 items: float = sum(
                     work.train_items if stage == "train" else work.questions for work in arms
                 )
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
-                num_arms, shared = len(arms), len(one.arms) - len(arms)
+                every = [w for w in one.arms if stage == "evaluate" or not w.averaged]
+                num_arms, shared = len(arms), len(every) - len(arms)
             else:
                 first = made[stage].first(one.probe_key if stage == "probe" else one.write_key)
                 items = (one.prompt_tokens if stage == "probe" else one.texts) if first else 0

@@ -4,7 +4,7 @@ Colors are distinguishable for color-blind readers (after Okabe and Ito 2008). E
 of at least 3 to both of the page's backgrounds, so colors are the same in light and dark mode.
 """
 
-from ift_scale.treatments import consistency_ratio, unknown_ratio
+from ift_scale.treatments import average_of, consistency_ratio, unknown_ratio
 
 NAMED = {
     "harmonious": "#008f68",
@@ -36,7 +36,13 @@ OTHER = "#80808a"
 
 
 def of(setting: str) -> str:
-    """Returns a setting's color; a mixture's is interpolated between those of its ends."""
+    """Returns a setting's color; a mixture's is interpolated between those of its ends.
+
+    An average with the base model is nearer to gray, the smaller its share.
+    """
+    trained, share = average_of(setting)
+    if share is not None:
+        return _between(OTHER, of(trained), share)
     if setting in NAMED:
         return NAMED[setting]
     ratio = consistency_ratio(setting)

@@ -11,6 +11,7 @@ from ift_scale.io.jsonl import count
 from ift_scale.io.manifests import read_manifest
 from ift_scale.records import Arm, Example, Question
 from ift_scale.report.live import table as live_table
+from ift_scale.stage import trained_arm
 
 ARM_COLUMNS = ["arm", "arm_domain", "setting", "seed"]
 """The first columns of every frame with rows of several arms."""
@@ -35,7 +36,7 @@ def arms(root: Path, arm_list: Sequence[Arm]) -> pd.DataFrame:
     """One row per arm of the run's folder `root`."""
     rows = []
     for arm in arm_list:
-        sets, name = root / "construct", f"{arm.name}.jsonl"
+        sets, name = root / "construct", f"{trained_arm(arm).name}.jsonl"
         built = read_manifest(sets)
         row = arm_row(arm)
         row["examples"] = count(sets / name) if built and name in built.files else None

@@ -11,6 +11,7 @@ from typing import Literal
 
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.records import Arm
+from ift_scale.stage import trained_arm
 from ift_scale.stages import Entry
 
 State = Literal["done", "partly done", "out of date", "not started"]
@@ -23,7 +24,7 @@ _READS = {
         "probe": "probe/probe.parquet",
         "texts": "write/texts.jsonl",
     },
-    "train": {"set": "construct/{arm}.jsonl"},
+    "train": {"set": "construct/{trained}.jsonl"},
     "evaluate": {"questions": "questions/questions.jsonl"},
     "analyse": {"probe": "probe/probe.parquet"},
     "report": {"settings.csv": "analyse/settings.csv", "arms.csv": "analyse/arms.csv"},
@@ -49,6 +50,7 @@ def progress_of(
 ) -> list[StageProgress]:
     """The given stages of a run in order. `arms` is None until they are known by the questions."""
     found = []
+    trained_of = {arm.name: trained_arm(arm).name for arm in arms or ()}
     all_stale, stale_arms = False, set[str]()
     for entry in stages:
         stage = entry.name
@@ -59,7 +61,9 @@ def progress_of(
         current = {
             name
             for name, manifest in made.items()
-            if not all_stale and name not in stale_arms and _is_current(root, stage, name, manifest)
+            if not all_stale
+            and name not in stale_arms
+            and _is_current(root, stage, name, trained_of.get(name, name), manifest)
         }
         if (
             stage == "analyse"
@@ -84,9 +88,12 @@ def _state(current: int, made: int, total: int) -> State:
     return "out of date" if made else "not started"
 
 
-def _is_current(root: Path, stage: str, arm: str, manifest: Manifest) -> bool:
-    """True if every file that the manifest names as an input is the one that is stored now."""
-    reads = {name: path.format(arm=arm) for name, path in _READS.get(stage, {}).items()}
+def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manifest) -> bool:
+    """True if every file that the manifest names as an input is the one that is stored now.
+
+    `trained`: the trained arm that `arm` is, or is an average of.
+    """
+    reads = {name: path.format(trained=trained) for name, path in _READS.get(stage, {}).items()}
     if stage == "analyse":
         reads |= {
             arm: f"evaluate/{arm}/scores.parquet" for arm in manifest.inputs if arm != "probe"

@@ -19,6 +19,7 @@ from ift_scale.run_folder import frames
 from ift_scale.run_folder.locate import Located, locate
 from ift_scale.run_folder.progress import StageProgress, progress_of
 from ift_scale.scoring.question_file import QuestionFile
+from ift_scale.stage import trained_arm
 from ift_scale.stages import stages_of
 
 
@@ -266,7 +267,8 @@ class Run:
 
 
 def _sets(run: Run) -> pd.DataFrame:
-    paths = {arm: run._file("construct", f"{arm.name}.jsonl") for arm in run.arm_list}
+    trained = [arm for arm in run.arm_list if trained_arm(arm) == arm]
+    paths = {arm: run._file("construct", f"{arm.name}.jsonl") for arm in trained}
     return frames.of_arms((arm, frames.example_rows(arm, path)) for arm, path in paths.items())
 
 

@@ -17,14 +17,17 @@ from ift_scale.io.manifests import digest_of, file_digest, is_done
 from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
-from ift_scale.stage import Context, Stage, Task
-from ift_scale.train import job, worker
+from ift_scale.stage import Context, Stage, Task, trained_arm
+from ift_scale.train import averages, job, worker
 from ift_scale.train.data.cache import share_tokens
 from ift_scale.train.engine import checkpoint_manifest
 from ift_scale.train.launch import hostfile, launcher, stop
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.monitor.progress import ProgressReporter
 from ift_scale.train.prepare import check_memory, prepare
+from ift_scale.treatments import average_of
+
+_AVERAGE_VERSION = 1
 
 
 class TrainStage(Stage):
@@ -60,8 +63,12 @@ class TrainStage(Stage):
             more["validation"] = file_digest(Path(validation.path))
         tasks = []
         for arm in context.arms_of_part():
-            inputs = {"model": context.base_digest, "set": sets[f"{arm.name}.jsonl"]} | more
-            key = digest_of([self.version, settings, arm.model_dump(), inputs])
+            trained, share = trained_arm(arm), average_of(arm.setting)[1]
+            inputs = {"model": context.base_digest, "set": sets[f"{trained.name}.jsonl"]} | more
+            key = digest_of([self.version, settings, trained.model_dump(), inputs])
+            if share is not None:
+                inputs |= {"trained": key}
+                key = digest_of([_AVERAGE_VERSION, share, key])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks
 
@@ -69,6 +76,19 @@ class TrainStage(Stage):
         return len(pending)
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        to_train = [task for task in pending if task.arm and trained_arm(task.arm) == task.arm]
+        if context.config.train.average:
+            averages.check(context)
+        if to_train:
+            self._train(context, to_train, bar)
+        elif context.rendezvous is not None:
+            context.rendezvous.broadcast("")  # the other ranks have nothing to do
+        for task in pending:
+            if task not in to_train:
+                averages.make(context, task)
+                bar.advance()
+
+    def _train(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         folder, sets = context.folder(self.name), context.folder("construct")
         share_tokens(folder, [root / self.name for root in context.siblings])
         part = context.part.suffix if context.part else ""

@@ -184,7 +184,10 @@ def test_an_arm_with_frozen_parameters_resumes_bit_for_bit(frozen_arms: Plan, st
 def test_frozen_weights_of_a_bfloat16_arm_are_the_bases_in_bfloat16(
     frozen_arms: Plan, world_model: Path
 ) -> None:
-    found, base = _weights(frozen_arms.folder / "mixed"), load_file(world_model / "model.safetensors")
+    found, base = (
+        _weights(frozen_arms.folder / "mixed"),
+        load_file(world_model / "model.safetensors"),
+    )
     name = "model.layers.1.mlp.up_proj.weight"
     assert found[name].dtype == torch.bfloat16
     assert torch.equal(found[name], base[name].bfloat16())

@@ -15,7 +15,7 @@ from torch import nn
 from ift_scale.config.keeping import GROUPS, LayerGroup, layer_group
 from ift_scale.errors import ConfigError
 from ift_scale.estimate.shape import Frozen, FrozenLayer, ModelShape
-from ift_scale.train.model.packed import decoder_layers
+from ift_scale.train.model.decoder import decoder_layers
 
 _MODULES = {
     "attention": re.compile(r"attn|attention", re.IGNORECASE),

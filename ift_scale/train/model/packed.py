@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from transformers import PreTrainedModel
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.engines import model_class
@@ -28,6 +27,7 @@ from ift_scale.models import config_class
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.attention import PathNotSupported
+from ift_scale.train.model.decoder import decoder_layers, decoder_of
 from ift_scale.train.model.path import PRUNED, TrainingPath
 from ift_scale.train.model.rows import select_rows
 
@@ -228,30 +228,6 @@ def padded_on_the_right(batch: MicroBatch) -> tuple[Tensor, Tensor]:
     moved_T = torch.arange(ids_BL.numel(), device=ids_BL.device).view(ids_BL.shape)
     indices_T = torch.cat([moved_T[row, :length] for row, length in enumerate(lengths)])
     return ids_BL, indices_T[batch.packed.rows_R]
-
-
-def decoder_of(model: Any) -> Any:
-    """Returns the part of a causal language model before its head."""
-    found = model.get_decoder()
-    if found is not model:
-        return found
-    return next(part for part in model.children() if isinstance(part, PreTrainedModel))
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """Returns the model's stack of decoder layers: its decoder's outermost list of modules.
-
-    Raises PathNotSupported if it has none.
-    """
-    decoder = decoder_of(model)
-    lists = [
-        (name.count("."), -len(part), part)
-        for name, part in decoder.named_modules()
-        if isinstance(part, nn.ModuleList) and len(part)
-    ]
-    if not lists:
-        raise PathNotSupported(f"{type(decoder).__name__} has no list of layers")
-    return min(lists, key=lambda found: found[:2])[2]
 
 
 def _head_loss(

@@ -26,11 +26,11 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.model import kernels
 from ift_scale.train.model.attention import recorded_terms
+from ift_scale.train.model.decoder import decoder_of
 from ift_scale.train.model.packed import (
     UNSUPPORTED,
     PackedCausalLM,
     checkpoint_activations,
-    decoder_of,
     keep_scale,
     without_cache,
 )

@@ -98,8 +98,9 @@ def _measured_flops(patterns: list[str], length: int, rows: int) -> float:
     model.set_attn_implementation("eager")
     freeze.apply(model, patterns)
     with FlopCounterMode(display=False) as counter:
-        logits = model(torch.zeros(1, length, dtype=torch.long, device="meta"),
-                       logits_to_keep=rows).logits
+        logits = model(
+            torch.zeros(1, length, dtype=torch.long, device="meta"), logits_to_keep=rows
+        ).logits
         logits.sum().backward()
     return float(counter.get_total_flops())
 
