@@ -7,8 +7,6 @@ stored unless their answers agree.
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +14,11 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.peers import model as peers_model
+from benchmarks.peers import prompts as peers_prompts
 from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.config import ProbeConfig
+from ift_scale.config.engines import EngineName
 from ift_scale.engines.model_folder import resolve
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest
@@ -30,8 +31,7 @@ from ift_scale.scoring.letters import FewShot, LetterAsker
 from ift_scale.scoring.options import WHOLE_PROMPTS, LetterTokens, OptionRequest
 
 TOLERANCE_NATS = 0.01
-ENGINES = ("vllm", "transformers")
-PEERS = Path(__file__).parent / "peers"
+ENGINES: tuple[EngineName, ...] = ("vllm", "transformers")
 
 
 def world_requests() -> list[ScoreRequest]:
@@ -46,13 +46,9 @@ def world_requests() -> list[ScoreRequest]:
 def mmlu_requests(work: Path, count: int) -> list[ScoreRequest]:
     """Returns prompts of three MMLU subjects for a random Llama, creating both if missing."""
     model, prompts = work / "model", work / "prompts.jsonl"
-    if not model.exists():
-        subprocess.run([sys.executable, str(PEERS / "model.py"), str(model)], check=True)
+    peers_model.create(model)
     if not prompts.exists():
-        subprocess.run(
-            [sys.executable, str(PEERS / "prompts.py"), str(prompts), "--model", str(model)],
-            check=True,
-        )
+        peers_prompts.create(prompts, model)
     tokenizer = PromptTokenizer(model)
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
     rows = rows[:: max(1, len(rows) // count)][:count]

@@ -32,7 +32,8 @@ def run_world(size: int, folder: Path, repeats: int, quick: bool) -> list[dict[s
     out = folder / f"{size}.json"
     command = [
         sys.executable,
-        str(Path(__file__).parent / "growth_ranks.py"),
+        "-m",
+        "benchmarks.growth_ranks",
         str(out),
         "--repeats",
         str(repeats),

@@ -18,10 +18,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import pyarrow.parquet as pq
 
+from benchmarks.peers import model as peers_model
 from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.config.file import from_dict
@@ -74,10 +76,9 @@ def one_run(folder: Path, pool: Path, model: Path) -> dict[str, float]:
     questions = QuestionFile(pool)
     bar = Bar("probe", 0, None)
     worker = EngineWorker(lambda path: engine, bar)
-    probe.engine_workers = lambda *_: [worker]  # type: ignore[assignment]
-    probe.ask(
-        config, Task("probe", folder / "probe", "key", {}), model, questions, folder, None, bar
-    )
+    task = Task("probe", folder / "probe", "key", {})
+    with patch.object(probe, "engine_workers", lambda *_: [worker]):
+        probe.ask(config, task, model, questions, folder, None, bar)
     wall, own = time.monotonic() - before[0], time.process_time() - before[1]
     asked = len(questions.select(lambda group: is_probed(config.probe, group)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -163,11 +164,7 @@ def main(
     """Measure and store the rows of `pipeline`."""
     if context.invoked_subcommand:
         return
-    if not model.is_dir():
-        subprocess.run(
-            [sys.executable, str(Path(__file__).parent / "peers" / "model.py"), str(model)],
-            check=True,
-        )
+    peers_model.create(model)
     if quick:
         repeats, base, sizes = 1, 512, ""
     questions = [

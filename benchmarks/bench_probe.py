@@ -23,6 +23,8 @@ from typing import Any
 
 import click
 
+from benchmarks.peers import model as peers_model
+from benchmarks.peers import prompts as peers_prompts
 from benchmarks.suite.registry import environment
 from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.io.progress import say
@@ -42,42 +44,29 @@ OTHERS = (RELEASED, IN_PROMPT, "lm-eval hf", "lm-eval vllm")
 def commands(
     work: Path, dtypes: tuple[str, ...], everything: Path, part: Path, few: Path, repeat: int
 ) -> dict[str, tuple[list[str], Path]]:
-    """Returns (command without its output, output) by name.
+    """Returns (command, its output) by name.
 
     `part` is this repeat's share of the prompts, `few` a smaller share of those.
     """
-    model = str(work / "model")
+    module = [sys.executable, "-m"]
     lm_eval = [str(LM_EVAL), str(PEERS / "lm_eval" / "run.py")]
-    found: dict[str, list[str]] = {}
-    for dtype in dtypes:
-        for engine in ("transformers", "vllm"):
-            found[f"ours {engine} {dtype}"] = [
-                sys.executable,
-                str(PEERS / "ours.py"),
-                str(everything),
-                model,
-                "--engine",
-                engine,
-            ]
-        for form, letters in ((RELEASED, "alone"), (IN_PROMPT, "in-prompt")):
-            loop = [
-                sys.executable,
-                str(PEERS / "authors_loop.py"),
-                str(part),
-                model,
-                "--letters",
-                letters,
-            ]
-            found[f"{form} {dtype}"] = loop
-        found[f"lm-eval hf {dtype}"] = [*lm_eval, "hf", str(part), model]
-        found[f"lm-eval vllm {dtype}"] = [*lm_eval, "vllm", str(few), model]
-    return {
-        name: (
-            [*command, "--dtype", name.rpartition(" ")[2]],
-            work / "results" / f"{file_of(name)}-{repeat}.json",
-        )
-        for name, command in found.items()
-    }
+    found: dict[str, tuple[list[str], Path]] = {}
+
+    def add(who: str, program: list[str], prompts: Path, *options: str) -> None:
+        for dtype in dtypes:
+            name = f"{who} {dtype}"
+            output = work / "results" / f"{file_of(name)}-{repeat}.json"
+            paths = map(str, (prompts, work / "model", output))
+            found[name] = [*program, *paths, *options, "--dtype", dtype], output
+
+    for engine in ("transformers", "vllm"):
+        ours = [*module, "benchmarks.peers.ours"]
+        add(f"ours {engine}", ours, everything, "--engine", engine)
+    for form, letters in ((RELEASED, "alone"), (IN_PROMPT, "in-prompt")):
+        add(form, [*module, "benchmarks.peers.authors_loop"], part, "--letters", letters)
+    add("lm-eval hf", [*lm_eval, "hf"], part)
+    add("lm-eval vllm", [*lm_eval, "vllm"], few)
+    return found
 
 
 def file_of(name: str) -> str:
@@ -88,17 +77,9 @@ def run_one(name: str, command: list[str], output: Path, resume: bool) -> dict[s
     """Returns the program's result; with `resume` an existing one is used."""
     if not (resume and output.is_file()):
         output.parent.mkdir(parents=True, exist_ok=True)
-        (program, script), rest = command[:2], command[2:]
-        position = (
-            3 if script.endswith("run.py") else 2
-        )  # the output follows the prompts and the model
         log = output.with_suffix(".log")
         with log.open("w") as file:
-            ended = subprocess.run(
-                [program, script, *rest[:position], str(output), *rest[position:]],
-                stdout=file,
-                stderr=file,
-            )
+            ended = subprocess.run(command, stdout=file, stderr=file)
         if ended.returncode:
             raise SystemExit(f"{name} failed; see {log}")
     found: dict[str, Any] = json.loads(output.read_text())
@@ -182,14 +163,10 @@ def main(
             "lm-evaluation-harness is not installed; run "
             "`python -m benchmarks peers install lm-eval`"
         )
-    for script, options in (
-        ("model.py", [str(work / "model")]),
-        ("prompts.py", [str(work / "prompts.jsonl")]),
-    ):
-        if not Path(options[0]).exists():
-            more = ["--model", str(work / "model")] if script == "prompts.py" else []
-            subprocess.run([sys.executable, str(PEERS / script), *options, *more], check=True)
+    peers_model.create(work / "model")
     everything = work / "prompts.jsonl"
+    if not everything.exists():
+        peers_prompts.create(everything, work / "model")
     if quick:
         everything, part, few = work / "prompts-quick.jsonl", 4, 1
         lines = (work / "prompts.jsonl").read_text().splitlines(keepends=True)

@@ -21,8 +21,10 @@ from typing import Any
 
 import click
 
+from benchmarks.peers import train_set
 from benchmarks.suite.registry import environment
 from benchmarks.suite.rows import Gate, Sheet, ratios
+from ift_scale.io.files import log_tail
 from ift_scale.io.progress import say
 
 PEERS = Path(__file__).parent / "peers"
@@ -60,7 +62,7 @@ def commands(
 ) -> dict[str, list[str]]:
     """Returns each program's command without its output, the argument after the workload."""
     paper = ["--steps", str(paper_steps), "--of", str(num_steps), "--pad-to", str(pad_to)]
-    ours = [sys.executable, str(PEERS / "ours_train.py"), str(work)]
+    ours = [sys.executable, "-m", "benchmarks.peers.ours_train", str(work)]
     found = {
         "ours": ours,
         "TRL": peer_command("trl_sft.py", str(work), "--steps", str(num_steps)),
@@ -92,7 +94,7 @@ def run_one(
             whole = [*command[:position], str(output), *command[position:]]
             ended = subprocess.run(whole, stdout=file, stderr=file, env=environment)
         if ended.returncode or not output.is_file():
-            raise SystemExit(f"{name} failed; see {log}")
+            raise SystemExit(f"{name} failed; see {log}\n{log_tail(log)}")
     found: dict[str, Any] = json.loads(output.read_text())
     return found
 
@@ -143,20 +145,10 @@ def estimate(
 def prepare(work: Path, num_steps: int, batch: int = 32) -> dict[str, Any]:
     """Creates the workload with this number of steps if it is not there."""
     about = work / "workload.json"
-    there = json.loads(about.read_text()) if about.is_file() else {}
+    there: dict[str, Any] = json.loads(about.read_text()) if about.is_file() else {}
     if (there.get("steps"), there.get("batch")) != (num_steps, batch):
-        command = [
-            sys.executable,
-            str(PEERS / "train_set.py"),
-            str(work),
-            "--steps",
-            str(num_steps),
-            "--batch",
-            str(batch),
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found: dict[str, Any] = json.loads(about.read_text())
-    return found
+        return train_set.create(work, num_steps, batch)
+    return there
 
 
 def file_of(name: str) -> str:
@@ -221,7 +213,7 @@ def main(
     """Measure and store the rows of `train`."""
     if not PYTHON.is_file():
         raise click.UsageError("TRL is not installed; run `python -m benchmarks peers install trl`")
-    checked_names = CHECKED
+    checked_names: tuple[str, ...] = CHECKED
     if quick:
         repeats, slow_repeats, steps, check_steps, checked_names = (
             1,

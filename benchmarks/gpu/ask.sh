@@ -12,7 +12,7 @@ ask() {
   # The tokenizer was trained where the data is; here only a small model's random weights are made, on the CPU.
   if [ -d .gpu/probe/tokenizer ] && [ ! -e "$WORK/model/model.safetensors" ]; then
     mkdir -p "$WORK/model" && cp .gpu/probe/tokenizer/* "$WORK/model/"
-    PYTHONPATH=$PWD/benchmarks/peers:$PYTHONPATH "$python" -c "import model; model.random_llama(model.LAYERS, model.HIDDEN_SIZE).save_pretrained('$WORK/model')" \
+    "$python" -c "from benchmarks.peers import model; model.random_llama(model.LAYERS, model.HIDDEN_SIZE).save_pretrained('$WORK/model')" \
       >"$OUT/logs/$name-model.log" 2>&1 || return 1
   fi
   part "$name" 260 "$python" -m benchmarks.gpu.probe $tiny --data "$data" --work "$WORK" --logs "$OUT/logs" "$@"

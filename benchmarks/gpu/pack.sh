@@ -76,7 +76,7 @@ pack "$work/fa3" site-vllm-2
 echo "pack: questions and their tokenizer"
 mkdir -p .gpu/probe/data/mmlu .gpu/probe/tokenizer
 cp "$data"/mmlu/*.gz .gpu/probe/data/mmlu/
-"$python" benchmarks/peers/model.py "$work/model" --data "$data" >"$work/model.log" 2>&1 || { cat "$work/model.log" >&2; exit 1; }
+"$python" -m benchmarks.peers.model "$work/model" --data "$data" >"$work/model.log" 2>&1 || { cat "$work/model.log" >&2; exit 1; }
 cp "$work"/model/*token* .gpu/probe/tokenizer/
 
 failed=0

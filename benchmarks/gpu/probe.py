@@ -18,7 +18,6 @@ which takes half a minute.
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,9 +33,11 @@ from transformers import AutoTokenizer
 
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.train import matrix_rate
+from benchmarks.peers import model as peers_model
 from benchmarks.random_llama import random_weights
 from benchmarks.suite.rows import Gate, Sheet, ratios
 from ift_scale.config import MmluSource, ProbeConfig
+from ift_scale.config.engines import EngineName
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest
 from ift_scale.engines.vllm import VllmEngine
@@ -64,7 +65,6 @@ TINY = {
 }
 MOST_TOKENS = 4000
 """Maximum tokens of a prompt; the shapes have 4,096 positions."""
-PEERS = Path(__file__).parents[1] / "peers"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MEMORY = Path("/dev/shm")
 
@@ -127,7 +127,8 @@ def apart(answers: np.ndarray, reference: np.ndarray) -> float:
 def check(model: Path, requests: Sequence[ScoreRequest], dtype: str, logs: Path) -> float:
     """Returns the distance of vLLM's answers from transformers' in float32 on a small model."""
     answers = []
-    for name, kind in (("transformers", "float32"), ("vllm", dtype)):
+    sides: tuple[tuple[EngineName, str], ...] = (("transformers", "float32"), ("vllm", dtype))
+    for name, kind in sides:
         config = ProbeConfig(engine=name, enforce_eager=True)
         engine = EngineProcess(EngineSpec(str(model), kind, config), logs / f"{name}.log").ready()
         try:
@@ -210,10 +211,7 @@ def main(
     if tiny:
         count, per_option, repeats = 1, 4, 1
     small = work / "model"
-    if not (small / "model.safetensors").exists():
-        subprocess.run(
-            [sys.executable, str(PEERS / "model.py"), str(small), "--data", str(data)], check=True
-        )
+    peers_model.create(small, data)
     asked, demonstrations = questions(data, count)
     asked = asked[:24] if tiny else asked
     written = (

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -84,15 +85,16 @@ def on_all_rows(collate: Collate) -> Collate:
 
 def take_away(measure: str) -> None:
     from ift_scale.train.data import packing
+    from ift_scale.train.data.collate import collate
     from ift_scale.train.engine import deepspeed
 
     if measure == "padding-removal":
-        deepspeed.collate = with_padding(deepspeed.collate)
+        patch.object(deepspeed, "collate", with_padding(collate)).start()
     elif measure == "balance":
-        packing.assign_to_ranks = in_order(packing.assign_to_ranks)
+        patch.object(packing, "assign_to_ranks", in_order(packing.assign_to_ranks)).start()
     else:
         assert measure == "supervised-rows", measure
-        deepspeed.collate = on_all_rows(deepspeed.collate)
+        patch.object(deepspeed, "collate", on_all_rows(collate)).start()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Follows eval/my_domain_eval.py of github.com/renmengjie7/Self-Aligning; imports 
 ift_scale.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,7 @@ import click
 import torch
 from transformers import AutoModelForCausalLM
 
-sys.path.append(str(Path(__file__).parent))
-
-from answers import LETTERS, WARM_UP, answer, read_prompts, read_tokenizer, write
+from benchmarks.peers.answers import LETTERS, WARM_UP, answer, read_prompts, read_tokenizer, write
 
 
 def letter_ids(tokenizer: Any, prompt: str, num_choices: int) -> list[int]:

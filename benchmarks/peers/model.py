@@ -7,12 +7,9 @@ lengths. Writes a model folder for transformers, vLLM and lm-evaluation-harness.
 depend on a model's knowledge.
 """
 
-import sys
 from pathlib import Path
 
 import click
-
-sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.random_model import VOCAB_SIZE, random_llama, train_tokenizer
 from ift_scale.errors import IFTScaleError
@@ -31,16 +28,10 @@ def files_with_text(data: Path) -> list[Path]:
     return files
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    default=DATA,
-    type=click.Path(path_type=Path),
-    help="Folder that contains mmlu/ and pools/.",
-)
-def main(output: Path, data: Path) -> None:
-    """Train the tokenizer, initialize the model, and save both under OUTPUT."""
+def create(output: Path, data: Path = DATA) -> None:
+    """Writes the tokenizer and the model to the folder `output`, unless it has a model."""
+    if (output / "model.safetensors").is_file():
+        return
     files = files_with_text(data)
     click.echo(f"training the tokenizer on {len(files)} files")
     try:
@@ -58,6 +49,19 @@ def main(output: Path, data: Path) -> None:
         f"vocabulary: {len(tokenizer):,} tokens and {unused:,} unused rows of the embedding, "
         f"{VOCAB_SIZE:,} in total"
     )
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    default=DATA,
+    type=click.Path(path_type=Path),
+    help="Folder that contains mmlu/ and pools/.",
+)
+def main(output: Path, data: Path) -> None:
+    """Train the tokenizer, initialize the model, and save both under OUTPUT."""
+    create(output, data)
 
 
 if __name__ == "__main__":

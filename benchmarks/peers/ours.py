@@ -8,18 +8,15 @@ seconds of `score` in a warm engine with empty caches: token ids in, log-probabi
 the peers.
 """
 
-import sys
 import time
 from pathlib import Path
 
 import click
 import numpy as np
 
-sys.path.append(str(Path(__file__).parent))
-
-from answers import WARM_UP, answer, read_prompts, write
-
+from benchmarks.peers.answers import WARM_UP, answer, read_prompts, write
 from ift_scale.config import ProbeConfig
+from ift_scale.config.engines import EngineName
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest
 from ift_scale.errors import IFTScaleError
@@ -48,7 +45,9 @@ PACKAGES = {
     show_default=True,
     type=click.Path(path_type=Path),
 )
-def main(prompts: Path, model: Path, output: Path, engine: str, dtype: str, log: Path) -> None:
+def main(
+    prompts: Path, model: Path, output: Path, engine: EngineName, dtype: str, log: Path
+) -> None:
     """Score PROMPTS with MODEL; write answers and seconds to OUTPUT."""
     rows = read_prompts(prompts)
     started = time.perf_counter()

@@ -11,17 +11,14 @@ format, from the ranks' metrics. An optimization is disabled by its setting, or 
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-sys.path.append(str(Path(__file__).parent))
-
-import ablated_ranks
-
+from benchmarks.peers import ablated_ranks
+from benchmarks.suite.registry import CHECKOUT
 from ift_scale.config import TrainConfig
 from ift_scale.io.files import read_json
 from ift_scale.io.machine import package_versions
@@ -83,8 +80,8 @@ def run(
     if without and not MEASURES[without]:
         launcher.RANK_MODULE = ablated_ranks.__name__
         os.environ[ablated_ranks.VARIABLE] = without
-        here = str(Path(__file__).resolve().parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+        path = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path)
     group = launcher.RankProcesses(
         config, folder / "job.json", folder / "events.jsonl", folder / "ranks.log"
     )

@@ -12,16 +12,12 @@ questions in total.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-sys.path.append(str(Path(__file__).parent))
-
-from answers import read_tokenizer
-
+from benchmarks.peers.answers import read_tokenizer
 from ift_scale.config import MmluSource, ProbeConfig
 from ift_scale.errors import IFTScaleError, did_you_mean
 from ift_scale.io.files import write_text
@@ -64,6 +60,35 @@ def spread(rows: list[dict[str, object]], limit: int) -> list[dict[str, object]]
     return [rows[index * len(rows) // limit] for index in range(min(limit, len(rows)))]
 
 
+def create(
+    output: Path,
+    model: Path,
+    folder: Path = MMLU,
+    subjects: Sequence[str] = SUBJECTS,
+    limit: int | None = None,
+) -> None:
+    """Writes the prompts to `output`; prints their number and mean length in tokens of `model`."""
+    probe = ProbeConfig()
+    try:
+        questions = [
+            question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)
+        ]
+        demonstrations = Demonstrations(questions, probe.num_shots, probe.demonstration_seed)
+        rows = [row(question, demonstrations) for question in asked(questions, subjects)]
+    except IFTScaleError as error:
+        raise click.ClickException(str(error)) from error
+    rows = spread(rows, limit or len(rows))
+    write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lengths = [
+        len(ids) for ids in read_tokenizer(model)([str(row["prompt"]) for row in rows]).input_ids
+    ]
+    mean = sum(lengths) / len(lengths)
+    click.echo(
+        f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens per prompt, "
+        f"at most {max(lengths)}"
+    )
+
+
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
@@ -96,25 +121,7 @@ def main(
     output: Path, model: Path, folder: Path, subjects: tuple[str, ...], limit: int | None
 ) -> None:
     """Write the prompts to OUTPUT and print their number and mean length."""
-    probe = ProbeConfig()
-    try:
-        questions = [
-            question for _, question in mmlu.load(MmluSource(kind="mmlu", path=str(folder)), _SEED)
-        ]
-        demonstrations = Demonstrations(questions, probe.num_shots, probe.demonstration_seed)
-        rows = [row(question, demonstrations) for question in asked(questions, subjects)]
-    except IFTScaleError as error:
-        raise click.ClickException(str(error)) from error
-    rows = spread(rows, limit or len(rows))
-    write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    lengths = [
-        len(ids) for ids in read_tokenizer(model)([str(row["prompt"]) for row in rows]).input_ids
-    ]
-    mean = sum(lengths) / len(lengths)
-    click.echo(
-        f"{output}: {len(rows)} questions of {', '.join(subjects)}; {mean:.0f} tokens per prompt, "
-        f"at most {max(lengths)}"
-    )
+    create(output, model, folder, subjects, limit)
 
 
 if __name__ == "__main__":

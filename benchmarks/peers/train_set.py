@@ -16,26 +16,28 @@ the same steps with the same tokens.
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from ift_scale.config import TrainConfig
+from benchmarks.peers import model
+from ift_scale.config import Config, EvaluateConfig
 from ift_scale.construct import general
 from ift_scale.io import jsonl
 from ift_scale.io.files import write_json, write_jsonl, write_text
 from ift_scale.prompts.templates import chat_messages, response_text
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question
-from ift_scale.train.data import dataset as token_data
+from ift_scale.train.data import blocks
+from ift_scale.train.data.dataset import TokenizedSet, load
 from ift_scale.train.data.packing import step_examples
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-DOMAIN, TEMPLATE, SEED = "engineering", "vicuna", 0
+DOMAIN, SEED = "engineering", 0
+CONFIG = Config(output_dir="unused", evaluate=EvaluateConfig(template="vicuna"))
+"""Its template and its `train` settings determine the tokens."""
 HARMONIOUS = f"official_groups/llama-2-7b/{DOMAIN}/consistent-correct-exp-sample.jsonl.gz"
 GENERAL = "general/alpaca_en_demo.jsonl.gz"
 
@@ -84,7 +86,7 @@ def blended(data: Path, count: int) -> list[Example]:
     return random.Random(SEED).sample(examples, count)
 
 
-def workload(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> dict[str, Any]:
+def workload(tokens: TokenizedSet, steps: list[list[int]]) -> dict[str, Any]:
     """Returns statistics of the measured steps."""
     lengths, supervised = tokens.lengths, tokens.supervised_counts
     return {
@@ -102,7 +104,7 @@ def workload(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> dict[st
     }
 
 
-def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[dict[str, Any]]:
+def peer_rows(tokens: TokenizedSet, steps: list[list[int]]) -> list[dict[str, Any]]:
     rows = []
     for number, step in enumerate(steps):
         for example in step:
@@ -119,6 +121,23 @@ def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[d
     return rows
 
 
+def create(output: Path, num_steps: int, batch: int, data: Path = DATA) -> dict[str, Any]:
+    """Writes the workload to the folder `output`, and returns its statistics."""
+    model.create(output / "model", data)
+    examples = blended(data, num_steps * batch)
+    write_jsonl(output / "set.jsonl", examples)
+    tokenizer = PromptTokenizer(output / "model")
+    blocks.write(output / "set.jsonl", output / "tokens", tokenizer, CONFIG, lambda _: None)
+    tokens = load(output / "tokens")
+    steps = list(step_examples(len(examples), batch, 1, SEED))
+    write_text(
+        output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps))
+    )
+    found = {"batch": batch, **workload(tokens, steps)}
+    write_json(output / "workload.json", found)
+    return found
+
+
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
@@ -132,31 +151,7 @@ def peer_rows(tokens: token_data.TokenizedSet, steps: list[list[int]]) -> list[d
 @click.option("--data", default=DATA, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(output: Path, num_steps: int, batch: int, data: Path) -> None:
     """Write the workload to OUTPUT."""
-    model = output / "model"
-    if not model.is_dir():
-        subprocess.run(
-            [
-                sys.executable,
-                str(Path(__file__).parent / "model.py"),
-                str(model),
-                "--data",
-                str(data),
-            ],
-            check=True,
-        )
-    examples = blended(data, num_steps * batch)
-    write_jsonl(output / "set.jsonl", examples)
-    tokens = token_data.tokenize(
-        output / "set.jsonl", PromptTokenizer(model), TEMPLATE, TrainConfig()
-    )
-    token_data.save(tokens, output / "tokens")
-    steps = list(step_examples(len(examples), batch, 1, SEED))
-    write_text(
-        output / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, steps))
-    )
-    found = {"batch": batch, **workload(tokens, steps)}
-    write_json(output / "workload.json", found)
-    click.echo(json.dumps(found, indent=1))
+    click.echo(json.dumps(create(output, num_steps, batch, data), indent=1))
 
 
 if __name__ == "__main__":

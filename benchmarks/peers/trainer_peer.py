@@ -142,7 +142,7 @@ def rate(step: int, num_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]
     """Measures seconds between the ends of optimizer steps, data included; keeps losses and norms.
 
     Before each step it sets the learning rate.

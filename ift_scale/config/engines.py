@@ -6,11 +6,13 @@ from pydantic import Field
 
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed
 
+EngineName = Literal["auto", "vllm", "transformers"]
+
 
 class EngineConfig(Section):
     """The inference engine. Probing, writing and evaluation each have their own."""
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    engine: EngineName = "auto"
     """`auto`: vLLM on GPUs; on a CPU the transformers engine, which is faster there
     (docs/measurements.md)."""
     max_model_len: PositiveInt | None = None
