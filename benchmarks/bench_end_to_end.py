@@ -12,11 +12,10 @@ speed differs.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +24,28 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.bench_train import peer_command, run_one
 from benchmarks.peers.train_set import peer_rows
 from benchmarks.suite.registry import environment
 from benchmarks.suite.rows import OURS, Gate, Sheet, ratios
+from ift_scale.config import Config
 from ift_scale.config.file import from_dict
-from ift_scale.io.files import atomic_folder, log_tail, write_text
-from ift_scale.io.manifests import write_manifest
+from ift_scale.io.files import atomic_folder, write_text
 from ift_scale.io.progress import say
 from ift_scale.pipeline import Pipeline
 from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.records import Arm
 from ift_scale.stage import Task
 from ift_scale.train.data import dataset, packing
-from ift_scale.train.data.cache import tokenized
+from ift_scale.train.data.cache import TOKENS, tokenized
 
-PEERS = Path(__file__).parent / "peers"
 TRL = "TRL"
 DOMAIN, BATCH = "medicine", 16
 LOSS_TOLERANCE, LEAST_AGREEMENT = 1e-3, 0.97
 Steps = list[dict[str, Any]]
 
 
-def config_of(folder: Path, seeds: int, quick: bool) -> Any:
+def config_of(folder: Path, seeds: int, quick: bool) -> Config:
     engine = {"engine": "transformers", "chunk_size": 256}
     settings = ["harmonious"] if quick else ["harmonious", "incompatible", "self_aligning"]
     return from_dict(
@@ -80,109 +80,74 @@ def config_of(folder: Path, seeds: int, quick: bool) -> Any:
     )
 
 
-def ours(config: Any) -> tuple[Pipeline, dict[str, Steps], float]:
-    """Returns (the run, each arm's steps, seconds of the train stage)."""
-    pipeline = Pipeline(config)
+def constructed(config: Config, siblings: Sequence[Path] = ()) -> Pipeline:
+    """Returns a run whose sets are constructed."""
+    pipeline = Pipeline(config, siblings=siblings)
     for stage in ("questions", "probe", "write", "construct"):
-        getattr(pipeline, stage)()
+        pipeline.make(stage)
+    return pipeline
+
+
+def evaluated(pipeline: Pipeline) -> None:
+    for stage in ("evaluate", "analyse"):
+        pipeline.make(stage)
+
+
+def ours(config: Config) -> tuple[Pipeline, dict[str, Steps], float]:
+    """Returns (the run, each arm's steps, seconds of the train stage)."""
+    pipeline = constructed(config)
     started = time.perf_counter()
     pipeline.make("train")
     seconds = time.perf_counter() - started
-    pipeline.make("evaluate")
-    pipeline.make("analyse")
-    files = {
-        task.arm.name: task.folder / "metrics.jsonl" for task in pipeline.context.tasks("train")
-    }
-    steps = {
-        name: [json.loads(line) for line in file.read_text().splitlines()]
-        for name, file in files.items()
-    }
+    evaluated(pipeline)
+    steps = {}
+    for arm in pipeline.context.arms():
+        file = pipeline.context.folder("train", arm) / "metrics.jsonl"
+        steps[arm.name] = [json.loads(line) for line in file.read_text().splitlines()]
     return pipeline, steps, seconds
 
 
-def trl(config: Any, first: Pipeline, work: Path) -> tuple[Pipeline, dict[str, Steps], float]:
+def trl(config: Config, first: Pipeline, work: Path) -> tuple[Pipeline, dict[str, Steps], float]:
     """Returns the same for TRL; seconds are those of all its processes from start to end."""
-    pipeline = Pipeline(config, siblings=[first.context.root])
-    for stage in ("questions", "probe", "write", "construct"):
-        getattr(pipeline, stage)()
-    steps, seconds = {}, 0.0
+    pipeline = constructed(config, [first.context.root])
+    steps, total = {}, 0.0
     for task in pipeline.context.tasks("train"):
-        steps[task.arm.name], spent = train_by_trl(pipeline, task, first, work / task.arm.name)
-        seconds += spent
-    pipeline.make("evaluate")
-    pipeline.make("analyse")
-    return pipeline, steps, seconds
+        assert task.arm is not None
+        steps[task.arm.name], seconds = train_by_trl(pipeline, task, task.arm, first, work)
+        total += seconds
+    evaluated(pipeline)
+    return pipeline, steps, total
 
 
 def train_by_trl(
-    pipeline: Pipeline, task: Task, first: Pipeline, work: Path
+    pipeline: Pipeline, task: Task, arm: Arm, first: Pipeline, folder: Path
 ) -> tuple[Steps, float]:
     """Trains an arm by TRL and exports its weights with our tokenizer and template."""
-    config = pipeline.context.config
+    context, work, name = pipeline.context, folder / arm.name, arm.name
+    config, cache = context.config, first.context.folder("train") / TOKENS
+    tokenizer = PromptTokenizer(context.model_path)
     tokens = dataset.load(
-        tokenized(
-            pipeline.context.folder("construct") / f"{task.folder.name}.jsonl",
-            first.folder("train") / ".tokens",
-            PromptTokenizer(pipeline.context.model_path),
-            config,
-        )
+        tokenized(context.folder("construct") / f"{name}.jsonl", cache, tokenizer, config)
     )
-    order = list(
-        packing.step_examples(len(tokens.lengths), BATCH, config.train.epochs, task.arm.seed)
-    )
+    order = list(packing.step_examples(len(tokens.lengths), BATCH, config.train.epochs, arm.seed))
     if any(len(step) != BATCH for step in order):
-        raise SystemExit(
-            f"{task.arm.name} does not fill its last step: the trainers would differ in it"
-        )
+        raise SystemExit(f"{name} does not fill its last step: the trainers would differ in it")
     work.mkdir(parents=True)
     write_text(
         work / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in peer_rows(tokens, order))
     )
-    (work / "model").symlink_to(pipeline.context.model_path.resolve())
-    command = [
-        str(environment("trl")),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    command += [
-        str(PEERS / "trl_sft.py"),
-        str(work),
-        str(work / "result.json"),
-        "--steps",
-        str(len(order)),
-        "--batch",
-        str(BATCH),
-    ]
-    command += [
-        "--micro-batch",
-        "8",
-        "--learning-rate",
-        str(config.train.learning_rate),
-        "--save",
-        str(work / "weights"),
-    ]
-    process_env = os.environ | {
-        "DS_ACCELERATOR": "cpu",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
+    (work / "model").symlink_to(context.model_path.resolve())
+    options = ["--steps", str(len(order)), "--batch", str(BATCH), "--micro-batch", "8"]
+    options += ["--learning-rate", str(config.train.learning_rate), "--save", str(work / "weights")]
+    command = peer_command("trl_sft.py", str(work), *options)
     started = time.perf_counter()
-    with (work / "log").open("w") as log:
-        ended = subprocess.run(command, stdout=log, stderr=log, env=process_env)
+    found: Steps = run_one(TRL, command, work, work / "result.json", resume=False)["steps"]
     seconds = time.perf_counter() - started
-    if ended.returncode:
-        raise SystemExit(f"TRL failed on {task.arm.name}\n{log_tail(work / 'log')}")
-    with atomic_folder(task.folder) as folder:
-        shutil.copytree(first.folder("train") / task.arm.name / "model", folder / "model")
-        shutil.copyfile(
-            work / "weights" / "model.safetensors", folder / "model" / "model.safetensors"
-        )
-        write_manifest(folder, "train", task.key, {}, task.inputs, {}, {"total": seconds})
-    found: Steps = json.loads((work / "result.json").read_text())["steps"]
-    say(f"TRL: {task.arm.name}: {len(found)} steps, {seconds:.0f} s including start-up")
+    with atomic_folder(task.folder) as exported:
+        shutil.copytree(first.context.folder("train", arm) / "model", exported / "model")
+        shutil.copy(work / "weights" / "model.safetensors", exported / "model")
+        task.close({}, {}, {"total": seconds}, exported)
+    say(f"TRL: {name}: {len(found)} steps, {seconds:.0f} s including start-up")
     return found, seconds
 
 
@@ -196,9 +161,9 @@ def loss_gap(mine: Steps, theirs: Steps) -> float:
 def disagreement(first: Pipeline, second: Pipeline) -> float:
     """Returns the share of all arms' questions with different predictions."""
     shares = []
-    for arm in first.arms():
+    for arm in first.context.arms():
         tables = [
-            pq.read_table(p.folder("evaluate") / arm.name / "scores.parquet").to_pandas()
+            pq.read_table(p.context.folder("evaluate", arm) / "scores.parquet").to_pandas()
             for p in (first, second)
         ]
         a, b = (table.set_index("question_id").prediction.sort_index() for table in tables)
@@ -230,7 +195,7 @@ def rows_of(sheet: Sheet, runs: dict[str, tuple[Pipeline, dict[str, Steps], floa
         gap=predictions,
         tolerance=1 - LEAST_AGREEMENT,
     )
-    cases = list(dict.fromkeys(arm.setting for arm in first.arms()))
+    cases = list(dict.fromkeys(arm.setting for arm in first.context.arms()))
     for who, (pipeline, steps, seconds) in runs.items():
         arms = pipeline.context.arms()
         about = {
