@@ -355,7 +355,8 @@ def put(rows: Sequence[Row], folder: Path, only: str | None = None) -> Path:
         for row in read_file(path)
         if (row.case, row.who == VLLM) not in measured or only not in (None, row.quantity)
     ]
-    write_jsonl(path, sorted([*kept, *rows], key=lambda row: row.case))
+    merged = sorted([*kept, *rows], key=lambda row: row.case)
+    write_jsonl(path, merged)
     return path
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import FactsSource, ProbeConfig, ReliabilityConfig
+from ift_scale.config.engines import EngineName
 from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import EngineSpec
 from ift_scale.io.manifests import file_digest
@@ -56,7 +57,7 @@ def largest_gap(first: pa.Table, second: pa.Table) -> float:
 
 
 def table_of(
-    name: str, model: Path, questions: list[Question], asker: LetterAsker, log: Path
+    name: EngineName, model: Path, questions: list[Question], asker: LetterAsker, log: Path
 ) -> pa.Table:
     engine = EngineProcess(EngineSpec(str(model), "float32", ProbeConfig(engine=name)), log).ready()
     try:

@@ -223,7 +223,7 @@ def adamw_steps() -> dict[str, Callable[[], Any]]:
     }
     if CUDA_HOME:
         kinds["fused_adam"] = importlib.import_module("deepspeed.ops.adam").FusedAdam
-    found = {}
+    found: dict[str, Callable[[], Any]] = {}
     for name, kind in kinds.items():
         torch.manual_seed(0)
         start, gradient = torch.randn(2, PARAMETERS, device="cuda")

@@ -111,7 +111,8 @@ def mark(engine: Any, method: str, moment: str) -> None:
 
 def held(profile: torch.profiler.profile) -> dict[str, float]:
     """Returns the peak bytes of each phase, relative to the start of the profile."""
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    results: Any = profile.profiler and profile.profiler.kineto_results
+    events = results.events()
     changes = sorted(
         (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
     )

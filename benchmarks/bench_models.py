@@ -120,7 +120,7 @@ def table(engine: Any, writer: PromptWriter, asked: Sequence[Question]) -> np.nd
 
 def examples(asked: Sequence[Question]) -> list[Example]:
     """Returns conversations of one and of two turns."""
-    made = []
+    made: list[Example] = []
     for question, next_question in zip(asked, [*asked[1:], asked[0]], strict=True):
         turns = []
         for each in (question, next_question) if len(made) % 2 else (question,):
@@ -288,7 +288,8 @@ def put(rows: Sequence[Row], folder: Path) -> Path:
     """Stores rows in place of those of the same families, so that one can be measured again."""
     path, measured = folder / "models.jsonl", {row.case for row in rows}
     kept = [row for row in read_file(path) if row.case not in measured]
-    write_jsonl(path, sorted([*kept, *rows], key=lambda row: list(FAMILIES).index(row.case)))
+    merged = sorted([*kept, *rows], key=lambda row: list(FAMILIES).index(row.case))
+    write_jsonl(path, merged)
     return path
 
 

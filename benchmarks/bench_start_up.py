@@ -21,16 +21,17 @@ import click
 import yaml
 
 from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.config.engines import EngineName
 from ift_scale.io.files import read_json
 from ift_scale.io.manifests import read_manifest
 from ift_scale.io.progress import say
 
-ENGINES = ("transformers", "vllm")
+ENGINES: tuple[EngineName, ...] = ("transformers", "vllm")
 ANSWERED = Gate(checked="the question has an answer: log-probabilities that are numbers")
 LEARNT = Gate(checked="the first step's loss is a number")
 
 
-def first_question(engine: str, log: Path) -> None:
+def first_question(engine: EngineName, log: Path) -> None:
     """Scores a question of the world with a new engine; prints the seconds of its parts."""
     started = time.perf_counter()
     import numpy as np
@@ -38,7 +39,7 @@ def first_question(engine: str, log: Path) -> None:
     from ift_scale.config import ProbeConfig
     from ift_scale.engines.model_folder import resolve
     from ift_scale.engines.process import EngineProcess
-    from ift_scale.engines.protocol import EngineSpec
+    from ift_scale.engines.protocol import EngineSpec, ScoreRequest
     from ift_scale.prompts.templates import Demonstrations
     from ift_scale.prompts.tokenizer import PromptTokenizer
     from ift_scale.prompts.views import plain
@@ -47,14 +48,16 @@ def first_question(engine: str, log: Path) -> None:
 
     imported = time.perf_counter()
     path = resolve("world")
-    config = ProbeConfig(engine=engine)  # type: ignore[arg-type]
+    config = ProbeConfig(engine=engine)
     running = EngineProcess(EngineSpec(str(path), "float32", config), log)
     questions = world.load()
     asker = LetterAsker(FewShot(PromptTokenizer(path), Demonstrations(questions, 5, 42)), plain)
     written = asker.write([next(q for q in questions if q.kind == "choice" and q.split != "dev")])
+    requests = [r for r in written.requests if isinstance(r, ScoreRequest)]
+    assert len(requests) == 1
     running.ready()
     ready = time.perf_counter()
-    found = running.score(written.requests)
+    found = running.score(requests)
     scored = time.perf_counter()
     running.close()
     assert np.isfinite(found).all()
@@ -66,7 +69,7 @@ def first_question(engine: str, log: Path) -> None:
     print(json.dumps(parts))
 
 
-def to_first_question(engine: str, folder: Path) -> dict[str, float]:
+def to_first_question(engine: EngineName, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     command = [
         sys.executable,
@@ -151,7 +154,7 @@ def to_help() -> float:
     nargs=2,
     help="Ask one question of this engine, with this log; how the driver calls itself.",
 )
-def main(repeats: int, quick: bool, question: tuple[str, str] | None) -> None:
+def main(repeats: int, quick: bool, question: tuple[EngineName, str] | None) -> None:
     """Measure and store the rows of `start-up`."""
     if question:
         first_question(question[0], Path(question[1]))

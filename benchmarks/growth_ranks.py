@@ -22,12 +22,10 @@ from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
 
 BATCH = 16
-LENGTHS, SPREADS, VOCABULARIES, SET_SIZES = (
-    (64, 128, 256, 512, 1024),
-    (0, 80, 160, 240),
-    (1024, 4096, 16_384, 65_536),
-    (16, 32, 64, 128),
-)
+LENGTHS = [64, 128, 256, 512, 1024]
+SPREADS = [0, 80, 160, 240]
+VOCABULARIES = [1024, 4096, 16_384, 65_536]
+SET_SIZES = [16, 32, 64, 128]
 Point = dict[str, Any]
 
 

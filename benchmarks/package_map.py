@@ -79,7 +79,7 @@ def longest_chain(graph: Graph) -> list[str]:
         return (module, *best)
 
     path: list[str] = []
-    return list(max((below(module) for module in graph), key=len))
+    return max((list(below(module)) for module in graph), key=len)
 
 
 STEP = (

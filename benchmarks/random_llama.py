@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ift_scale.config import TrainConfig
+from ift_scale.config.train import Precision
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
@@ -58,7 +59,7 @@ def random_weights(
 
 
 def settings(
-    precision: str,
+    precision: Precision,
     batch: int,
     tokens: int,
     stage: Any = 2,

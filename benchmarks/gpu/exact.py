@@ -12,6 +12,7 @@ import copy
 import sys
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from benchmarks.gpu.shapes import TINY
 from benchmarks.random_llama import build, one_rank, random_set, settings
 from benchmarks.suite.rows import Gate, Sheet
+from ift_scale.config.train import Precision
 from ift_scale.io.progress import say
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import deepspeed as engines
@@ -29,7 +31,7 @@ from ift_scale.train.model import kernels
 
 # Losses: mean difference per token over their standard deviation. Gradient: norm of the difference
 # over the gradient's norm.
-TOLERANCE = {"float32": (1e-3, 5e-3), "bfloat16": (0.05, 0.2)}
+TOLERANCE: dict[Precision, tuple[float, float]] = {"float32": (1e-3, 5e-3), "bfloat16": (0.05, 0.2)}
 EXAMPLES, TOKENS = 8, 2048
 
 
@@ -64,7 +66,7 @@ def plain(model: Any, tokens: TokenizedSet, device: torch.device) -> Plain:
 
 
 def difference(
-    device: torch.device, precision: str, reference: list[Plain], **changes: Any
+    device: torch.device, precision: Precision, reference: list[Plain], **changes: Any
 ) -> tuple[float, float]:
     """Returns (of losses, of gradient) relative to plain transformers, cached in `reference`."""
     tokens = random_set(EXAMPLES, TINY["vocab_size"])
@@ -84,11 +86,8 @@ def difference(
         )
         return update(one)
 
-    engines._update = looked_at
-    try:
+    with patch.object(engines, "_update", looked_at):
         rows = engines.run_step(engine, steps[0], tokens, 0.0).row_losses
-    finally:
-        engines._update = update
     found, expected = [], []
     for examples, losses_R in rows:
         found += losses_R.split([int(tokens.supervised_counts[i]) for i in examples])
@@ -172,7 +171,8 @@ def main(quick: bool) -> None:
     sheet = Sheet(
         "train", quick, "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
     )
-    chosen = [{}, {"stage": 3}, {"compile": True}] if quick else cases(device)
+    quick_ones: list[dict[str, Any]] = [{}, {"stage": 3}, {"compile": True}]
+    chosen = quick_ones if quick else cases(device)
     sys.exit(0 if run(device, chosen, sheet, device.type == "cuda" and not quick) else 1)
 
 

@@ -27,6 +27,7 @@ from benchmarks.gpu.shapes import Case
 from benchmarks.random_llama import build, one_rank, random_set, settings
 from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.config import TrainConfig
+from ift_scale.config.train import Precision
 from ift_scale.errors import IFTScaleError
 from ift_scale.estimate import auto, memory
 from ift_scale.estimate.shape import ModelShape, train_flops
@@ -67,12 +68,12 @@ def _case_shape(case: Case) -> ModelShape:
     return shape_of(LlamaConfig(**case.sizes).to_dict())
 
 
-def config_of(case: Case, batch: int, precision: str, total: float | None) -> TrainConfig:
+def config_of(case: Case, batch: int, precision: Precision, total: float | None) -> TrainConfig:
     """Returns a case's settings with `auto` resolved for a device of `total` bytes.
 
     Raises EnvironmentProblem if it does not fit.
     """
-    changes = {"checkpointing": case.checkpointing, "stage": "auto"} | case.changes
+    changes: dict[str, Any] = {"checkpointing": case.checkpointing, "stage": "auto"} | case.changes
     names = {"activation_checkpointing": "checkpointing", "zero_stage": "stage"}
     values = {names.get(name, name): value for name, value in changes.items()}
     config = settings(precision, batch, case.tokens, **values)
@@ -115,7 +116,13 @@ def measure(
     examples = [[i for micro in step for place in micro for i in place] for step in steps[WARM_UP:]]
     shared = [prefixes(step, tokens) for step in steps[WARM_UP:]]
     flops = [
-        train_flops(sizes, tokens.computed_lengths[e], tokens.supervised_counts[e], pruned, found)
+        train_flops(
+            sizes,
+            tokens.computed_lengths[e].tolist(),
+            tokens.supervised_counts[e].tolist(),
+            pruned,
+            found,
+        )
         for e, found in zip(examples, shared, strict=True)
     ]
     timed = seconds[WARM_UP:]
@@ -205,9 +212,9 @@ def prefixes(step: packing.Step, tokens: TokenizedSet) -> list[tuple[int, int]]:
 def estimated_bytes(shape: ModelShape, config: TrainConfig, device: torch.device) -> float:
     """Returns the memory model's prediction for the tensors."""
     work = memory.Workload.of(config, shape, 1, device.type == "cuda")
-    return memory.estimate(
-        work, memory.Setting(config.zero_stage, "none", config.activation_checkpointing)
-    ).held
+    stage, checkpointing = config.zero_stage, config.activation_checkpointing
+    assert stage != "auto" and checkpointing != "auto"  # resolved by `config_of`
+    return memory.estimate(work, memory.Setting(stage, "none", checkpointing)).held
 
 
 def chosen_cases(
@@ -274,7 +281,8 @@ def main(
         for gap, most in zip(gaps, exact.TOLERANCE[name], strict=True)
     ):
         raise SystemExit("training is not exact: nothing is measured")
-    precision, size = ("float32", 512) if tiny else ("bfloat16", 8192)
+    precision: Precision = "float32" if tiny else "bfloat16"
+    size = 512 if tiny else 8192
     gate = Gate(
         checked="tokens' losses against plain transformers', by their spread",
         gap=differences[precision][0],

@@ -9,6 +9,8 @@ from ift_scale.config.keeping import average_problems, freeze_problems
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Text
 from ift_scale.ranks.environment import has_gpu
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class CheckpointConfig(Section):
     """Checkpoints, from which an interrupted arm resumes."""
@@ -94,7 +96,7 @@ class TrainConfig(Section):
     this machine, which start faster."""
     hostfile: str | None = None
     """Path of an existing DeepSpeed hostfile, for several nodes."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """`auto`: bfloat16 with float32 master weights on a GPU, float32 on a CPU."""
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
     """ZeRO stage. `auto`: the cheapest combination with `offload` and `activation_checkpointing`
