@@ -4,7 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import yaml
 from click.testing import CliRunner
 
@@ -28,23 +27,6 @@ def test_the_configuration_is_valid() -> None:
     (text,) = _blocks("yaml")
     config = from_dict(yaml.safe_load(text), "README.md")
     assert [source.kind for source in config.questions.sources] == ["paper", "mmlu"]
-
-
-def test_every_command_exists() -> None:
-    """Names, options and scripts; tests/test_quickstart.py runs the commands of a first run."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for name, *arguments in _commands():
-        if name == "ift-scale":
-            command = main.commands[arguments[0]]
-            options = {word for word in arguments if word.startswith("--")}
-            known = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
-            assert options <= known, arguments
-        elif name == "make":
-            assert f"\n{arguments[0]}:" in makefile
-        elif name == "sbatch":
-            assert (ROOT / arguments[1]).is_file()
-        else:
-            assert name in ("source", "torchrun"), name
 
 
 def test_the_prediction_is_printed() -> None:
