@@ -1,20 +1,18 @@
 """How well the screen separates what a model knows from what contradicts it.
 
-    python -m benchmarks.bench_screen [--model MODEL] [--official FOLDER [--examples N]]
-        [--output FOLDER] [--quick] [--repeats 1]
+    python -m benchmarks.bench_screen [--model MODEL] [--output FOLDER] [--quick] [--repeats 1]
 
 Screens the embedded world's facts, of which the base model believes some otherwise, as chat data:
 choice questions, short answers, and longer ones of one, two and three sentences. What it was
-trained to believe decides what is known. With a model of --official, also the authors' released
-sets H and I, whose explanations are longer answers. The screen sees the conversations only. Stored
-are the areas under the ROC curve of the score, with bootstrap intervals, and the calibration of
+trained to believe decides what is known. The screen sees the conversations only. Stored are the
+areas under the ROC curve of the score, with bootstrap intervals, and the calibration of
 `reference_prob`.
 """
 
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +22,15 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from benchmarks.suite.rows import Gate, Sheet
-from ift_scale import draws
 from ift_scale.commands.screen import run_screen
-from ift_scale.construct import official
 from ift_scale.io.progress import say
 from ift_scale.prompts.templates import question_text, response_text
 from ift_scale.questions import world
 from ift_scale.records import Question
 from ift_scale.world.facts import Fact, all_facts
 
-_RESAMPLES, _BINS, _FEWEST = 1000, 10, 20
+FEWEST = 20
+_RESAMPLES, _BINS = 1000, 10
 
 
 class Planted(NamedTuple):
@@ -85,26 +82,6 @@ def _of_fact(fact: Fact, question: Question) -> Iterator[Planted]:
     yield Planted("1 fact in unknown words", f"{asked} Be polite.", other, known)
 
 
-def released(folder: Path, num_examples: int | None = None) -> Iterator[Planted]:
-    """Yields the authors' sets of one model: H is known, I contradicts.
-
-    `num_examples` questions are drawn of each set, over all domains; all of them by default.
-    """
-    for setting in ("harmonious", "incompatible"):
-        items = {
-            f"{domain}/{item.question.id}": item
-            for domain, sets in official.load(folder).items()
-            for item in sets.get(setting, [])
-        }
-        known = setting == "harmonious"
-        size = min(num_examples or len(items), len(items))
-        for item in (items[id] for id in draws.sample(items, size, f"screen/{setting}")):
-            text = response_text(item.question, item.target, "letter_text")
-            yield Planted("choice", question_text(item.question), text, known)
-            if item.text:
-                yield Planted("long", item.question.question, item.text, known)
-
-
 def screened(examples: Sequence[Planted], model: str, folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of the screen of these examples."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,40 +121,25 @@ def calibration_error(probs: np.ndarray, positive: np.ndarray) -> float:
 @click.command()
 @click.option("--model", default="world", show_default=True)
 @click.option(
-    "--official",
-    "folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A model's folder of the authors' release, for --model; instead of the world's facts.",
-)
-@click.option(
-    "--examples",
-    "num_examples",
-    type=click.IntRange(min=_FEWEST),
-    help="Questions drawn of each released set; default: all.",
-)
-@click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps data and screen, for a picture; default: a temporary one.",
 )
 @click.option("--quick", is_flag=True, help="Every tenth example.")
 @click.option("--repeats", default=1, show_default=True, help="Ignored: nothing is timed.")
-def main(
-    model: str,
-    folder: Path | None,
-    num_examples: int | None,
-    output: Path | None,
-    quick: bool,
-    repeats: int,
-) -> None:
+def main(model: str, output: Path | None, quick: bool, repeats: int) -> None:
     """Store the rows of `screen`."""
     every = 10 if quick else 1
-    examples = list(planted(every)) if folder is None else list(released(folder, num_examples))
+    store(Sheet("screen", quick), f"{model}, the world's facts", planted(every), model, output)
+
+
+def store(
+    sheet: Sheet, source: str, asked: Iterable[Planted], model: str, output: Path | None
+) -> None:
+    """Screens the examples and stores the measures of each kind of which both classes have some."""
+    examples = list(asked)
     with tempfile.TemporaryDirectory() as temporary:
         rows = screened(examples, model, output or Path(temporary))
-    sheet = Sheet("screen", quick)
-    asked = "the world's facts" if folder is None else f"released sets of {folder.name}"
-    source = f"{Path(model).name}, {asked}"
     for kind in dict.fromkeys(example.kind for example in examples):
         chosen = [
             (example.known, row)
@@ -185,14 +147,14 @@ def main(
             if example.kind == kind and row["score"] is not None
         ]
         known = np.array([known for known, _ in chosen])
-        if min(known.sum(), (~known).sum()) < (2 if quick else _FEWEST):
+        if min(known.sum(), (~known).sum()) < (2 if sheet.quick else FEWEST):
             say(f"{source}, {kind}: too few examples of one class")
             continue
-        _store(sheet, f"{source}, {kind}", known, [row for _, row in chosen])
+        _add(sheet, f"{source}, {kind}", known, [row for _, row in chosen])
     say(f"stored in {sheet.store()}")
 
 
-def _store(sheet: Sheet, case: str, known: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
+def _add(sheet: Sheet, case: str, known: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
     scores = np.array([row["score"] for row in rows])
     area, interval = auc(scores, known), auc_interval(scores, known)
     gate = Gate(checked="every example has a score or a reason why it has none")

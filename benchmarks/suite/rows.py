@@ -147,7 +147,7 @@ class Sheet:
     """Collects one run's rows of a benchmark; rows of `quick` runs only show that it works."""
 
     def __init__(self, benchmark: str, quick: bool, device: str = "cpu"):
-        self._quick = quick
+        self.quick = quick
         self._shared = {"benchmark": benchmark, **origin(device)}
         self.rows: list[Row] = []
 
@@ -173,7 +173,7 @@ class Sheet:
         self.rows.append(Row(**self._shared, **measured, gate=gate, **more))
 
     def store(self) -> Path:
-        return store(self.rows, out_folder(self._quick))
+        return store(self.rows, out_folder(self.quick))
 
 
 def store_inputs(name: str, found: Any) -> Path:
