@@ -13,7 +13,9 @@ from ift_scale.io.locks import claimed
 from ift_scale.io.manifests import MANIFEST, adopt, is_done, read_manifest
 from ift_scale.io.progress import progress, say
 from ift_scale.ranks.environment import Ranks
+from ift_scale.ranks.heartbeat import Heartbeat
 from ift_scale.ranks.rendezvous import Rendezvous
+from ift_scale.ranks.store import StoreError
 from ift_scale.stage import Context, Part, Stage, Task
 
 
@@ -91,10 +93,33 @@ class Pipeline:
                 return False
             self.context.check_inputs(stage, pending)
             total = stage.total(self.context, pending)
-            with progress(stage.name, total) as bar:
+            with progress(stage.name, total) as bar, self._watched(stage):
                 stage.run(self.context, pending, bar)
             _report(stage, pending, total)
             return True
+
+    @contextmanager
+    def _watched(self, stage: Stage) -> Iterator[None]:
+        """Ends the ranks that share the stage if they hang. The ranks that train do so themselves.
+
+        A rank that fails or is killed ends no other: they take over its work.
+        """
+        rendezvous, limit = self.context.rendezvous, stage.hang_limit(self.context.config)
+        if rendezvous is None or not limit:
+            yield
+            return
+        name = str(self.context.folder(stage.name))
+        try:
+            heartbeat = Heartbeat(
+                rendezvous, lambda *_: None, name=name, limit=limit, survives=True
+            )
+        except (OSError, StoreError):
+            yield  # rank 0 has left with its work done
+            return
+        try:
+            yield
+        finally:
+            heartbeat.close()
 
     @contextmanager
     def _claims(self, tasks: list[Task]) -> Iterator[list[Task]]:

@@ -280,6 +280,13 @@ class Stage(ABC):
         """
         return
 
+    def hang_limit(self, config: Config) -> float:
+        """Returns the seconds in which at least one of several ranks must advance; 0: no limit.
+
+        For stages whose ranks share the work and take over that of a lost one.
+        """
+        return 0.0
+
     def follow(self, context: Context) -> None:
         """Works on what rank 0 has found missing. Only called if `led`."""
         return

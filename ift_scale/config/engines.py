@@ -7,6 +7,7 @@ from pydantic import Field
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed
 
 EngineName = Literal["auto", "vllm", "transformers"]
+_MORE_FOR_RANKS = 300.0
 
 
 class EngineConfig(Section):
@@ -40,6 +41,21 @@ class EngineConfig(Section):
     batch_tokens: PositiveInt | None = None
     """Tokens per batch of the transformers engine, padding included. Default: 4096 on a CPU, 16384
     on a GPU."""
+
+    start_timeout: Annotated[float, Field(ge=0)] = 3600.0
+    """Seconds within which the engine must have started, or loaded other weights. 0: no limit."""
+    request_timeout: Annotated[float, Field(ge=0)] = 1800.0
+    """Seconds within which the engine must finish at least one request of a chunk. 0: no limit. A
+    hanging engine is ended; its log then has its stacks, and finished chunks are kept."""
+
+    @property
+    def hang_limit(self) -> float:
+        """Seconds in which at least one of several ranks must advance; 0: no limit.
+
+        Longer than an engine's own limits, whose messages are more exact.
+        """
+        limits = self.start_timeout, self.request_timeout
+        return max(limits) + _MORE_FOR_RANKS if all(limits) else 0.0
 
     @property
     def generates(self) -> bool:

@@ -185,6 +185,11 @@ class TrainConfig(Section):
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Dense bfloat16 peak of one device in TFLOPS, for MFU. Default: the data sheet's value if the
     device is known."""
+    hang_timeout: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds without progress on any rank after which the ranks print their Python stacks and end.
+    Progress is a micro-batch, a collective phase or an exported tensor. Phases that may be slow
+    (start, the first step of an arm, checkpoints, export) have four times as long, and reading or
+    writing a disk counts as progress in them. 0: never."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Trackers that receive the metrics in addition to `metrics.jsonl`. docs/training.md describes
     how to set each tracker's server."""
@@ -221,6 +226,7 @@ OPERATIONAL = {
     "trackers",
     "checkpoint",
     "average",
+    "hang_timeout",
 }
 """Settings that do not change what is learnt. Averages are arms of their own."""
 

@@ -15,12 +15,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ift_scale.engines.deadline import Deadline, no_request_finished, not_started
 from ift_scale.engines.protocol import (
     EngineSpec,
     Sampling,
@@ -32,10 +35,12 @@ from ift_scale.engines.protocol import (
 from ift_scale.errors import EXIT_ENVIRONMENT, EXIT_USER, EnvironmentProblem, IFTScaleError
 from ift_scale.io.files import log_tail
 from ift_scale.io.progress import say
+from ift_scale.ranks.stacks import print_on_signal
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
 _SECONDS_BETWEEN_COUNTS = 0.5
+_SECONDS_FOR_STACKS = 1.0
 # Kinds of messages from the child. A call yields counts and notes, then an answer or a failure.
 _ANSWER, _FAILURE, _FINISHED, _NOTE = "answer", "failure", "finished", "note"
 # glibc returns every array of a forward pass to the kernel, which zeroes it again for the next one.
@@ -57,6 +62,10 @@ class EngineDied(EnvironmentProblem):
     """The child ended without an answer; a new one can repeat the call."""
 
 
+class EngineHangs(EnvironmentProblem):
+    """The child made no progress for too long and was ended."""
+
+
 class EngineProcess:
     """Implements the engine protocol by calling a child process, which starts at once.
 
@@ -70,6 +79,11 @@ class EngineProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         self._started = time.monotonic()
+        self._spec = spec
+        self._hangs = ""
+        self._deadline = Deadline(self._expired)
+        self._describe: Callable[[], str] = partial(not_started, spec, log)
+        self._num_finished = 0.0
         self._context_length: int | None = None
         environment = _KEEP_MEMORY | os.environ
         if spec.devices:
@@ -95,6 +109,7 @@ class EngineProcess:
         """Waits until the model is loaded; raises EnvironmentProblem with the log's end if not."""
         if self._context_length is None:
             try:
+                self._deadline.begin(self._spec.config.start_timeout)
                 self._context_length = int(self._receive())
             except BaseException:
                 self.kill()  # it may take minutes to load
@@ -131,13 +146,44 @@ class EngineProcess:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         self.ready()
+        config, requests = self._spec.config, arguments[0] if arguments else []
+        self._num_finished = 0.0
+        if method == "load_weights":
+            other = replace(self._spec, model_path=str(requests))
+            self._describe = partial(not_started, other, self.log)
+            self._deadline.begin(config.start_timeout)
+        else:
+            self._describe = partial(self._describe_requests, method, requests)
+            self._deadline.begin(config.request_timeout)
         try:
             self._pipe.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):
             raise self._death() from None
         return self._receive()
 
+    def _describe_requests(self, method: str, requests: list[Any]) -> str:
+        config = self._spec.config
+        return no_request_finished(config, method, requests, self._num_finished, self.log)
+
+    def _expired(self) -> None:
+        """Ends a hanging child, which first writes its stacks to its log. Its call then fails."""
+        self._hangs = self._describe()
+        with suppress(ProcessLookupError):
+            for number in (signal.SIGCONT, signal.SIGUSR2):
+                os.kill(self._child.pid, number)
+            time.sleep(_SECONDS_FOR_STACKS)
+        self.kill()
+
     def _receive(self) -> Any:
+        try:
+            answer = self._next_answer()
+        finally:
+            self._deadline.end()
+        if self._hangs:  # a stopped child was woken for its stacks, and is being ended
+            raise self._death()
+        return answer
+
+    def _next_answer(self) -> Any:
         while True:
             try:
                 kind, value = self._pipe.recv()
@@ -152,15 +198,23 @@ class EngineProcess:
                 )
             if kind == _ANSWER:
                 return value
-            (self.finished if kind == _FINISHED else say)(value)
+            if kind == _FINISHED:
+                self._deadline.progress()
+                self._num_finished += value
+                self.finished(value)
+            else:
+                say(value)
 
-    def _death(self) -> EngineDied:
+    def _death(self) -> EnvironmentProblem:
+        """Returns the error for a child that ended without an answer: EngineDied if unexpected."""
         try:
             code = self._child.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
         self.kill()
         self._child.wait()
+        if self._hangs:
+            return EngineHangs(f"{self._hangs}.\n{log_tail(self.log)}")
         return EngineDied(f"the inference engine died (exit code {code})\n{log_tail(self.log)}")
 
     def kill(self) -> None:
@@ -170,6 +224,7 @@ class EngineProcess:
 
     def close(self) -> None:
         """Ends the child by closing the pipe, or kills it; processes that it started end too."""
+        self._deadline.close()
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_SECONDS_TO_END)
@@ -240,6 +295,7 @@ if __name__ == "__main__":
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    print_on_signal()  # the parent asks for it before it ends an engine that hangs
     serve(Connection(int(sys.argv[1])))
     # vLLM's threads can keep the interpreter alive at exit, and nothing is left to save.
     sys.stdout.flush()

@@ -135,6 +135,8 @@ OPERATION = {
     "max_num_seqs",
     "batch_tokens",
     "whole_prompts",
+    "start_timeout",
+    "request_timeout",
 }
 
 

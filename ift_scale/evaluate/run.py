@@ -84,6 +84,9 @@ class EvaluateStage(Stage):
         arms = [task.arm for task in pending if task.arm]
         return sum(len(questions.select(partial(is_asked, arm, generate))) for arm in arms)
 
+    def hang_limit(self, config: Config) -> float:
+        return config.evaluate.hang_limit
+
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         work = [
             (task, task.arm, context.folder("train", task.arm) / "model")

@@ -88,6 +88,9 @@ class ProbeStage(Stage):
     def total(self, context: Context, pending: Sequence[Task]) -> int:
         return len(context.question_file().select(partial(is_probed, context.config.probe)))
 
+    def hang_limit(self, config: Config) -> float:
+        return config.probe.hang_limit
+
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         ask(
             context.config,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ift_scale.engines.pool import EngineWorker
 from ift_scale.io.progress import Bar, say
+from ift_scale.ranks import activity
 from ift_scale.ranks.environment import Ranks
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.target import Target
@@ -141,6 +142,7 @@ class _Progress:
         present = self._shards[target.name] = target.shards.present()
         self._counted[target.name] = sum(len(target.chunks[number]) for number in present)
         if self._merges and len(present) == len(target.chunks):
+            activity.alone(f"merging {target.name}", f"the disk of {target.folder}", slow=True)
             target.finish(target, [target.shards.path(n) for n in range(len(target.chunks))])
             target.shards.remove()
         elif self._merges or not target.is_finished():

@@ -15,9 +15,10 @@ from typing import IO
 import numpy as np
 
 from ift_scale.engines.pool import EngineWorker
-from ift_scale.engines.process import EngineDied, EngineProcess
+from ift_scale.engines.process import EngineDied, EngineHangs, EngineProcess
 from ift_scale.errors import DataError, Place
 from ift_scale.io.progress import Bar, say
+from ift_scale.ranks import activity
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.target import META, ChunkRequests, Target, Unit
 
@@ -59,6 +60,7 @@ class ChunkWork:
         self._answered[unit] = 0.0
 
         def finished(count: float) -> None:
+            activity.advance()
             self._answered[unit] = min(self._answered[unit] + count * share, num_questions)
             self.progressed.set()
 
@@ -81,6 +83,7 @@ class ChunkWork:
                 left := [u for u in order if not self._is_computed(u)]
             ):
                 if not self._work_through(worker, left):
+                    activity.alone("waiting for the chunks of other ranks", waits=True)
                     time.sleep(_POLL_SECONDS)
         except BaseException as error:
             self.errors.append(error)
@@ -101,7 +104,7 @@ class ChunkWork:
         with ThreadPoolExecutor(1) as ahead:
             upcoming = ahead.submit(self._prepare, coming)
             try:
-                while (ready := upcoming.result()) is not None:
+                while (ready := self._next(upcoming)) is not None:
                     upcoming = ahead.submit(self._prepare, coming)
                     with ready.claim:
                         self._compute(worker, ready)
@@ -111,6 +114,15 @@ class ChunkWork:
             finally:
                 upcoming.add_done_callback(_release_claim)  # release a claim that was not computed
         return computed
+
+    def _next(self, upcoming: "Future[_PreparedChunk | None]") -> "_PreparedChunk | None":
+        """Waits for a prepared chunk; None if there is none left."""
+        activity.alone("reading and tokenising a chunk", "the file system with the run's folder")
+        ready = upcoming.result()
+        if ready is not None:
+            chunk = f"chunk {ready.number + 1} of {len(ready.target.chunks)} of {ready.target.name}"
+            activity.alone(f"computing {chunk}", "its engine's log and device")
+        return ready
 
     def _prepare(self, units: Iterator[Unit]) -> "_PreparedChunk | None":
         """Claims the next free unit and writes its prompts; None if there is none left."""
@@ -139,6 +151,8 @@ class ChunkWork:
                 started = time.monotonic()
                 table = ready.target.asker.ask(engine, ready.written)
                 break
+            except EngineHangs as error:
+                raise _in_chunk(error, ready) from None
             except EngineDied as error:
                 worker.close()
                 if self.stopping.is_set() or deaths == _MAX_RESTARTS:
@@ -171,6 +185,15 @@ class ChunkWork:
                     target.asker.write(self.questions.read(longest)), engine.context_length
                 )
         check_lengths(ready.written, engine.context_length)
+
+
+def _in_chunk(error: EngineHangs, ready: "_PreparedChunk") -> EngineHangs:
+    """Returns the error with the chunk in which the engine hung."""
+    target, asked = ready.target, ready.written.questions
+    which = f"{target.name}, chunk {ready.number + 1} of {len(target.chunks)}"
+    ids = f"questions {asked[0].id} to {asked[-1].id}"
+    kept = "Finished chunks are kept; the same command resumes with this one"
+    return EngineHangs(f"{which} ({ids}): {error}\n{kept}.")
 
 
 def _release_claim(upcoming: "Future[_PreparedChunk | None]") -> None:

@@ -11,6 +11,7 @@ from ift_scale.errors import EnvironmentProblem
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import write_manifest
 from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.ranks import activity
 from ift_scale.train import job, loop
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.engine import export_tokenizer, zero_config
@@ -50,6 +51,8 @@ def train_arm(
 ) -> None:
     """Train and export one arm. Rank 0 publishes its folder as a whole, or not at all."""
     events.emit("arm", name=arm.arm.name)
+    folders = f"the file systems of {work.model_path} and {arm.tokens}"
+    activity.begin(f"preparing arm {arm.arm.name}", folders, slow=True)
     is_rank_zero = context.ranks.is_rank_zero
     with atomic_folder(Path(arm.folder)) if is_rank_zero else nullcontext() as folder:
         tokens = dataset.load(Path(arm.tokens))
@@ -92,6 +95,8 @@ def _export(
     `best`: the weights to publish instead of the engine's, if the best ones are kept.
     """
     started = time.monotonic()
+    disk = f"the disk of {Path(arm.folder).parent}"
+    activity.begin(f"exporting arm {arm.arm.name}", disk, slow=True)
     target = folder / "model" if folder else None
     if best is None:
         costs.counts["export_peak_bytes"] = _write_model(work, context, tokenizer, engine, target)

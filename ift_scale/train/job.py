@@ -170,8 +170,8 @@ class Events:
             self._noted.add(message)
             self.emit("note", message=message)
 
-    def failed(self, rank: int, message: str) -> None:
-        """Append a rank's failure: the only event that every rank may write."""
+    def failed(self, rank: int | None, message: str) -> None:
+        """Append the failure of a rank, or of all: the only event that every rank may write."""
         if self._path is not None:
             record = {"event": "error", "rank": rank, "message": message}
             with self._path.open("a", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.ranks import activity
 from ift_scale.ranks.environment import Ranks
 from ift_scale.train.data import packing
 from ift_scale.train.data.collate import num_saved, shared_prefixes
@@ -85,6 +86,8 @@ def train(
             break
         # Seeded per step, so that a resumed arm draws the same random numbers.
         torch.manual_seed(step_seed(arm.arm.seed, number))
+        # The first step compiles and sets up communicators, so it may take long.
+        activity.within(f"step {number + 1} of arm {arm.arm.name}", slow=number == restored.step)
         steplog.start()
         rate = engines.learning_rate(config, number, len(steps))
         result = engines.run_step(engine, step, tokens, rate)
@@ -98,8 +101,10 @@ def train(
         if number == restored.step:
             first_step = timer.seconds() - restored.seconds
         num_done = number + 1
+        activity.begin("logging the step")
         steplog.finish(measurements.after(num_done))
         # All ranks agree, so that they save after the same step.
+        activity.begin("agreeing on the next step")
         should_stop = context.control.should_stop()
         if should_stop or checkpoints.due(num_done, len(steps)):
             # The checkpoint contains the metrics so far: write them first.
@@ -115,6 +120,7 @@ def train(
         if should_stop:
             steplog.close()
             raise Interrupted(num_done)
+    activity.within("")
     steplog.close()
     seconds = {
         "build": built - started,

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.estimate import auto, host
+from ift_scale.ranks import heartbeat
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.ranks.torch_store import TorchStore
@@ -19,11 +20,21 @@ from ift_scale.train import job
 from ift_scale.train.launch import extensions
 from ift_scale.train.launch.control import Control
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", "30")))
-"""Limit for a hanging collective. The heartbeat detects a rank that has died much sooner."""
+_COLLECTIVE_MINUTES = 30.0
 
 
-def join(rendezvous: Rendezvous) -> torch.device:
+def collective_timeout(hang_timeout: float) -> timedelta:
+    """Returns the time limit of a collective for `train.hang_timeout`.
+
+    The heartbeat must end a hanging launch first: it names the rank that the others wait for.
+    """
+    if "DEEPSPEED_TIMEOUT" in os.environ:
+        return timedelta(minutes=float(os.environ["DEEPSPEED_TIMEOUT"]))
+    seconds = 2 * heartbeat.SLOW_FACTOR * hang_timeout
+    return max(timedelta(minutes=_COLLECTIVE_MINUTES), timedelta(seconds=seconds))
+
+
+def join(rendezvous: Rendezvous, hang_timeout: float = 0.0) -> torch.device:
     """Join the process group, once per process: NCCL on GPUs, gloo on CPUs. Returns the device."""
     ranks = rendezvous.ranks
     extensions.remove_stale_locks(ranks.local_rank)
@@ -40,15 +51,15 @@ def join(rendezvous: Rendezvous) -> torch.device:
         if rendezvous.on_loopback:  # gloo and NCCL would use the interface of the host's name
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
-        store = _store(rendezvous)
+        store, timeout = _store(rendezvous), collective_timeout(hang_timeout)
         dist.init_process_group(
             backend,
             store=store,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=timeout,
         )
-        deepspeed.init_distributed(backend, timeout=COLLECTIVE_TIMEOUT)
+        deepspeed.init_distributed(backend, timeout=timeout)
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 

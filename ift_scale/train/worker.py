@@ -21,10 +21,11 @@ import click
 
 from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped, printable
 from ift_scale.io.manifests import file_digest
-from ift_scale.ranks import environment
+from ift_scale.ranks import activity, environment
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.heartbeat import Heartbeat
 from ift_scale.ranks.rendezvous import Rendezvous, meet
+from ift_scale.ranks.stall import NETWORK
 from ift_scale.train import job
 
 
@@ -89,13 +90,15 @@ def run(work: job.Job, rendezvous: Rendezvous, events: job.Events, imports: floa
     ranks, heartbeat, stopped = rendezvous.ranks, None, None
     try:
         joining = time.monotonic()
-        heartbeat = Heartbeat(rendezvous, events.failed)
-        device = process_group.join(rendezvous)
+        limit = work.train.hang_timeout
+        activity.begin("joining the process group", NETWORK, slow=True)
+        heartbeat = Heartbeat(rendezvous, events.failed, name=work.logs, limit=limit)
+        device = process_group.join(rendezvous, limit)
         seconds = time.monotonic() - joining
         events.emit("joined", imports=imports, join=seconds, world_size=ranks.world_size)
         tokenizer = PromptTokenizer(work.model_path, work.trust_remote_code)
         stop_file = Path(work.stop_file) if work.stop_file else None
-        control = Control(stop_file, process_group.COLLECTIVE_TIMEOUT)
+        control = Control(stop_file, process_group.collective_timeout(limit))
         # All ranks resolve `auto` to the same values, whatever devices they have.
         config = process_group.resolve_auto(work, ranks, device, control, events)
         work = work.model_copy(update={"train": config})
@@ -104,6 +107,7 @@ def run(work: job.Job, rendezvous: Rendezvous, events: job.Events, imports: floa
             train_arms(work, context, tokenizer, events)
         except job.Interrupted as error:
             stopped = error
+        activity.begin("leaving, after the last arm")
         # No rank leaves while another may still check that it is alive.
         control.barrier()
         heartbeat.close()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def test_a_child_reports_finished_requests_now_and_then(
     ).ready()
     try:
         engine.finished = counts.append
+        started = time.monotonic()
         assert engine.score([ScoreRequest([0], [2], [3])] * 2000).shape == (2000,)
-        assert counts == []  # a quick call sends its answer alone
+        assert len(counts) <= (time.monotonic() - started) / 0.5  # however long it took here
+        counts.clear()
         assert engine.score([ScoreRequest([200], [2], [3])] * 8).shape == (8,)
     finally:
         engine.close()

@@ -1,15 +1,13 @@
-"""The rendezvous: messages between ranks, refused launches, and the detection of lost ranks."""
+"""The rendezvous: messages between ranks and refused launches."""
 
-import multiprocessing
 import socket
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ift_scale.ranks.environment import free_port
 from ift_scale.ranks.preflight import RankFacts, problems
+from tests.ranks.forks import end_all, start
 
 
 def _facts(rank: int, host: str, **changes: object) -> RankFacts:
@@ -67,87 +65,9 @@ def test_all_problems_are_reported_together() -> None:
     assert len(problems(facts)) == 4
 
 
-RANK = """
-import os, sys, time
-os.environ.update({environment})
-for stream in (1, 2):
-    os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-from pathlib import Path
-from ift_scale.ranks import heartbeat, rendezvous
-from ift_scale.ranks.environment import from_environment
-from ift_scale.errors import IFTScaleError
-heartbeat.BEAT_SECONDS, heartbeat.MISSED_BEATS = 0.2, 10
-rendezvous.GRACE_SECONDS, rendezvous.JOIN_SECONDS = 0.2, 4
-ranks, folder = from_environment(), Path({log!r}).parent
-try:
-    {body}
-except IFTScaleError as error:
-    print(f"Error: {{error}}", flush=True)
-    sys.exit(error.exit_code)
-"""
-
-
-class Started:
-    """A rank that runs `body`, forked from a process that has imported torch to save time."""
-
-    def __init__(self, folder: Path, body: str, rank: int, world_size: int, port: int):
-        self.log = folder / f"{rank}.log"
-        variables = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": world_size,
-            "LOCAL_WORLD_SIZE": world_size,
-            "MASTER_PORT": port,
-        }
-        environment = {name: str(value) for name, value in variables.items()} | {
-            "MASTER_ADDR": "127.0.0.1"
-        }
-        code = RANK.format(
-            environment=environment,
-            log=str(self.log),
-            body="\n    ".join(body.strip().splitlines()),
-        )
-        self.process = _FORKS.Process(target=exec, args=(code, {}))
-        self.process.start()
-
-    def end(self, seconds: float = 60) -> tuple[int | None, str]:
-        """Returns (exit code, output)."""
-        self.process.join(seconds)
-        self.process.kill()
-        return self.process.exitcode, self.log.read_text()
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 60
-        while not (self.log.is_file() and text in self.log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch.distributed", "ift_scale.ranks.heartbeat"])
-
-
-def _start(
-    folder: Path,
-    body: str,
-    world_size: int,
-    ranks: Sequence[int] | None = None,
-    port: int | None = None,
-) -> list[Started]:
-    port = port or free_port()
-    return [
-        Started(folder, body, rank, world_size, port)
-        for rank in (range(world_size) if ranks is None else ranks)
-    ]
-
-
-def _end(started: list[Started], seconds: float = 60) -> list[tuple[int | None, str]]:
-    return [rank.end(seconds) for rank in started]
-
-
 def test_rank_0_refuses_once_and_the_others_leave_with_its_code(tmp_path: Path) -> None:
-    ended = _end(
-        _start(
+    ended = end_all(
+        start(
             tmp_path,
             'rendezvous.meet(ranks, folder).check(str(ranks.rank), Path("/tmp"))\nprint("went on")',
             3,
@@ -173,7 +93,7 @@ print("went on", flush=True)
 time.sleep(0.5)
 """
     port = free_port()
-    started = _start(tmp_path, body, 2, port=port)
+    started = start(tmp_path, body, 2, port=port)
     started[0].wait_for("listening")
     (secret,) = tmp_path.glob(".launch-*.json")
     assert secret.stat().st_mode & 0o077 == 0
@@ -181,7 +101,7 @@ time.sleep(0.5)
         stranger.sendall(b"\x1b]0;owned\x07" * 20)
         assert len(stranger.recv(1000)) == 32 and stranger.recv(1000) == b""
     (tmp_path / "refused").touch()
-    (code, zero), one = _end(started)
+    (code, zero), one = end_all(started)
     assert code == 0 and "went on" in zero and one == (0, "listening\nwent on\n")
     assert "the ranks' store refused 127.0.0.1" in zero and "owned" not in zero
     assert not secret.exists()
@@ -199,7 +119,7 @@ if ranks.is_rank_zero:
 else:
     print(meeting.receive(), meeting.receive())
 """
-    assert _end(_start(tmp_path, body, 2))[1] == (0, "one two\n")
+    assert end_all(start(tmp_path, body, 2))[1] == (0, "one two\n")
 
 
 def test_rank_0_stays_until_its_last_message_is_read(tmp_path: Path) -> None:
@@ -217,7 +137,7 @@ else:
     time.sleep(1)
     print(meeting.receive())
 """
-    assert _end(_start(tmp_path, body, 2)) == [(0, "True\n"), (0, "done already\n")]
+    assert end_all(start(tmp_path, body, 2)) == [(0, "True\n"), (0, "done already\n")]
 
 
 @pytest.mark.engine
@@ -232,13 +152,13 @@ if ranks.is_rank_zero:
     time.sleep(1)
 print("went on")
 """
-    assert _end(_start(tmp_path, body, 2)) == [(0, "went on\n"), (0, "went on\n")]
+    assert end_all(start(tmp_path, body, 2)) == [(0, "went on\n"), (0, "went on\n")]
 
 
 @pytest.mark.engine
 def test_a_rank_that_never_joins_is_named(tmp_path: Path) -> None:
-    ended = _end(
-        _start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 3, ranks=[0, 2])
+    ended = end_all(
+        start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 3, ranks=[0, 2])
     )
     assert [code for code, _ in ended] == [3, 3]
     assert "1 of 3 ranks did not join within 4 s: 1." in ended[0][1]
@@ -249,78 +169,7 @@ def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ((code, said),) = _end(
-            _start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 1, port=port)
+        ((code, said),) = end_all(
+            start(tmp_path, 'rendezvous.meet(ranks, folder).check("", Path("/tmp"))', 1, port=port)
         )
     assert code == 3 and f"127.0.0.1:{port}: another program has this port. Set MASTER_PORT" in said
-
-
-WATCHED = """
-meeting = rendezvous.meet(ranks, folder)
-meeting.check("", Path("/tmp"))
-watch = heartbeat.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
-print("watching", flush=True)
-"""
-
-
-def test_a_failing_rank_ends_the_others_with_its_message(tmp_path: Path) -> None:
-    body = (
-        WATCHED
-        + 'if ranks.rank == 1:\n    watch.fail("out of luck")\n    sys.exit(1)\ntime.sleep(60)'
-    )
-    ended = _end(_start(tmp_path, body, 3), seconds=20)
-    assert [code for code, _ in ended] == [1, 1, 1]
-    assert all(
-        "failed: out of luck" in ended[rank][1] and "rank 1 on" in ended[rank][1] for rank in (0, 2)
-    )
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize(
-    ("victim", "message"), [(1, "rank 1 has not responded"), (0, "rank 0 or its node is gone")]
-)
-def test_a_killed_rank_is_detected(tmp_path: Path, victim: int, message: str) -> None:
-    started = _start(tmp_path, WATCHED + "time.sleep(60)", 3)
-    for rank in started:
-        rank.wait_for("watching")
-    began = time.monotonic()
-    started[victim].process.kill()
-    others = [rank for number, rank in enumerate(started) if number != victim]
-    ended = _end(others, seconds=30)
-    assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 20
-    assert all(message in output for _, output in ended)
-
-
-@pytest.mark.engine
-def test_a_rank_without_a_first_beat_gets_more_time(tmp_path: Path) -> None:
-    body = """
-meeting = rendezvous.meet(ranks, folder)
-meeting.check("", Path("/tmp"))
-time.sleep(3 * ranks.rank)  # longer than MISSED_BEATS, shorter than JOIN_SECONDS
-watch = heartbeat.Heartbeat(meeting, lambda rank, message: print(f"lost {rank}", flush=True))
-meeting.store.set(f"there{ranks.rank}", "")
-meeting.store.wait(["there0", "there1"])
-watch.close()
-if ranks.is_rank_zero:
-    time.sleep(1)
-print("done", flush=True)
-"""
-    assert _end(_start(tmp_path, body, 2)) == [(0, "done\n"), (0, "done\n")]
-
-
-def test_a_closed_heartbeat_ends_no_rank(tmp_path: Path) -> None:
-    body = (
-        WATCHED
-        + """
-if ranks.is_rank_zero:
-    meeting.store.wait(["closed"])
-    watch.close()
-    sys.exit(0)
-watch.close()
-meeting.store.set("closed", "")
-time.sleep(1)
-print("done")
-"""
-    )
-    ended = _end(_start(tmp_path, body, 2))
-    assert [code for code, _ in ended] == [0, 0] and ended[1][1].endswith("done\n")

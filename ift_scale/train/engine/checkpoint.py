@@ -11,6 +11,7 @@ from pathlib import Path
 from ift_scale.config.train import TrainConfig
 from ift_scale.io.files import INCOMPLETE, flush, translate_disk_errors
 from ift_scale.io.manifests import MANIFEST, file_digests
+from ift_scale.ranks import activity
 from ift_scale.train.engine import reshard, safe_load, zero_config
 from ift_scale.train.engine.checkpoint_manifest import (
     PREFIX,
@@ -45,6 +46,7 @@ class Checkpoints:
 
     def load(self, engine: TrainEngine) -> Progress:
         """Load the newest checkpoint, if any, into a fresh engine and restore the metrics files."""
+        activity.begin("looking for a checkpoint", f"the disk of {self.folder}", slow=True)
         # Rank 0 chooses, so that all ranks load the same one.
         newest = latest(self.arm) if self.metrics else None
         mine = (str(newest[0]), newest[1].model_dump(mode="json")) if newest else None
@@ -83,6 +85,7 @@ class Checkpoints:
         Raises EnvironmentProblem if the disk is full; older checkpoints are kept.
         """
         path = self.folder / f"{PREFIX}{progress.step}"
+        activity.begin(f"saving {path.name}", f"the disk of {self.folder}", slow=True)
         temporary = path.with_name(f".{path.name}{INCOMPLETE}")
         with translate_disk_errors(path):
             if self.metrics:

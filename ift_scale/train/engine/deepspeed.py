@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig
 
 from ift_scale.config.train import TrainConfig
+from ift_scale.ranks import activity
 from ift_scale.ranks.environment import Ranks
 from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate
@@ -28,6 +29,10 @@ from ift_scale.train.engine import zero_config
 from ift_scale.train.model import buffers, freeze, kernels
 from ift_scale.train.model import packed as models
 from ift_scale.train.model.path import PRUNED, TrainingPath
+
+# What to check if a rank hangs there.
+_DATA = "the file system with the run's folder, and this rank's host (dmesg)"
+_DEVICE = "this rank's device and host (nvidia-smi, dmesg) and the model's own code"
 
 
 @dataclass
@@ -180,6 +185,8 @@ def run_step(
     for number, micro in enumerate(step):
         # The update follows the last micro-batch. Their number varies from step to step.
         inner.set_gradient_accumulation_boundary(number + 1 == len(step))
+        which = f"micro-batch {number + 1} of {len(step)}"
+        activity.begin(f"loading {which}", _DATA)
         batch = collate(
             micro[engine.ranks.rank],
             tokens,
@@ -188,12 +195,14 @@ def run_step(
             engine.packed.shares_prefix,
             engine.packed.whole,
         )
+        activity.begin(f"computing {which}", _DEVICE)
         loss, losses_R = inner(batch, example_weight=1 / len(examples))
         # W undoes the average over ranks; without scale_wrt_gas, micro-batches are summed as well.
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
         # No `.item()` here: it would wait for the device in every micro-batch.
         total += loss.detach()
         row_losses.append((batch.examples, losses_R))
+    activity.begin("updating the weights", _DEVICE)
     for group in inner.optimizer.param_groups:
         group["lr"] = rate
     norm, applied = _update(engine)

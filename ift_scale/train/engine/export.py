@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ift_scale.engines import model_folder
 from ift_scale.estimate import host
 from ift_scale.models.config_file import model_config
+from ift_scale.ranks import activity
 from ift_scale.train.engine.stored_names import StoredGroup, as_stored, stored_groups
 
 SHARD_BYTES = 5 << 30
@@ -131,6 +132,7 @@ def write_weights(
         with (folder / file).open("wb") as out:
             out.write(_header({name: shapes[name] for name in names}))
             for expected in names:
+                activity.advance()
                 name, tensor = next(values)
                 assert name == expected
                 for chunk in _bytes_of(tensor, shapes[name][1], buffer):

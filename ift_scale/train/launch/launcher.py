@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,13 @@ def read(events: Path, position: int = 0) -> Iterator[dict[str, Any]]:
             yield json.loads(line) | {"position": file.tell()}
 
 
+def failure(event: Mapping[str, Any]) -> str:
+    """Returns the message of an `error` event: of a rank, or of all without one."""
+    if event["rank"] is None:
+        return str(event["message"])
+    return f"rank {event['rank']} failed: {event['message']}"
+
+
 def follow(processes: RankProcesses, events: Path) -> Iterator[dict[str, Any]]:
     """Yields events as they come, until all processes have ended.
 
@@ -153,9 +160,7 @@ def follow(processes: RankProcesses, events: Path) -> Iterator[dict[str, Any]]:
         for event in read(events, position):
             position = event["position"]
             if event["event"] == "error":
-                raise EnvironmentProblem(
-                    f"rank {event['rank']} failed: {event['message']}\n{log_tail(processes.log)}"
-                )
+                raise EnvironmentProblem(f"{failure(event)}\n{log_tail(processes.log)}")
             stopped = stopped or event["event"] == "stopped"
             yield event
         if failed and not stopped:

@@ -33,9 +33,7 @@ def request_stop(
         return stopped_error(stopped[-1])
     failed = [event for event in records if event["event"] == "error"]
     if failed:
-        raise EnvironmentProblem(
-            f"rank {failed[0]['rank']} failed while saving: {failed[0]['message']}"
-        )
+        raise EnvironmentProblem(f"while saving, {launcher.failure(failed[0])}")
     resumes = "The same command resumes from the last checkpoint."
     if processes.running():
         return Stopped(f"the ranks did not save within {grace:.0f} s and were ended. {resumes}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ift_scale.config.train import LiveConfig
+from ift_scale.ranks import activity
 from ift_scale.records import GRADES
 from ift_scale.scoring.agreement import kl_divergence, rank_pearson
 from ift_scale.train.data.collate import collate
@@ -153,6 +154,7 @@ class LiveEvaluator(PeriodicEvaluator):
 
         A rank without prompts computes one for the sake of the collectives and returns no rows.
         """
+        activity.advance()
         logits_RV = self._engine.packed(batch, logits=True)
         if not batch.examples:
             return logits_RV.new_empty(0, self._letters_PC.shape[1])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ift_scale.config.train import StoppingRule
+from ift_scale.ranks import activity
 from ift_scale.train.data import packing
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine.deepspeed import TrainEngine
@@ -94,6 +95,7 @@ class PeriodicEvaluator:
             return {}
         if any(row["step"] == step for row in self.rows):
             return {}
+        activity.begin(f"measuring {self.NAME}", slow=True)
         if self._engine.device.type == "cuda":
             # What is still queued belongs to the last step's time.
             torch.cuda.synchronize(self._engine.device)

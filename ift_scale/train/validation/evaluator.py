@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ift_scale.config.train import ValidationConfig
+from ift_scale.ranks import activity
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.engine.best import BestWeights
@@ -108,6 +109,7 @@ class ValidationEvaluator(PeriodicEvaluator):
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
         with evaluation_mode(engine):
             for micro in (micro for group in self._groups for micro in group):
+                activity.advance()
                 examples = micro[engine.ranks.rank]
                 batch = collate(
                     examples,

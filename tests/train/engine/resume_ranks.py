@@ -42,7 +42,7 @@ def main(plan: Path) -> None:
 
 
 def train(plan: Path, ranks: Ranks, device: torch.device) -> None:
-    control = StopsAfter(None, process_group.COLLECTIVE_TIMEOUT)
+    control = StopsAfter(None, process_group.collective_timeout(0))
     weights: dict[str, dict[str, Any]] = {}  # read once, as in one launch
     for part in json.loads(plan.read_text()):
         work = job.read(Path(part["job"]))
