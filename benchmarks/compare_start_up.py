@@ -21,7 +21,7 @@ import click
 from ift_scale.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
-HELPS = ("init", "sft", "screen", "accept", "import", "official")
+HELPS = ("init", "sft", "screen")
 
 
 def commands(run: Path) -> list[list[str]]:
@@ -64,7 +64,10 @@ def compare(base: Path, run: Path, repeats: int) -> None:
         ratios = [after / first for first, after in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         name = " ".join(arguments[:2] if arguments[-1] == "--help" else arguments[:1])
-        print(f"| {name} | {before:.2f} | {now:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+        print(
+            f"| `{name}` | {before:.2f} | {now:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) |",
+            flush=True,
+        )
 
 
 @click.command()

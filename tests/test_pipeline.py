@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from ift_scale.io.manifests import read_manifest
 from ift_scale.pipeline import load_stage
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +30,7 @@ SMALL = (
     "probe.chunk_size=160",
     "evaluate.chunk_size=100",
 )
+
 TRANSFORMERS = ("probe.engine=transformers", "evaluate.engine=transformers")
 TABLES = ("arms.csv", "settings.csv", "comparisons.csv", "base.csv")
 
@@ -204,17 +205,12 @@ def _kill_when(
         # A shell starts background jobs with SIGINT ignored, which children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 180
-    while not moment():
-        assert run.poll() is None, f"ended before the moment came: {run.communicate()[0]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: moment() or run.poll() is not None)
+    assert run.poll() is None, f"ended before the moment came: {run.communicate()[0]}"
     run.send_signal(number)
     run.communicate()
     # Ranks and engine end by themselves within seconds.
-    while _processes_of(folder):
-        assert time.monotonic() < deadline, _processes_of(folder)
-        time.sleep(0.2)
+    wait_for(lambda: not _processes_of(folder), lambda: _processes_of(folder), pause=0.2)
     return run.returncode
 
 

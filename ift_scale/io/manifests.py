@@ -89,8 +89,9 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(paths: Sequence[Path]) -> list[str]:
-    """Returns the digests of several files, which are read by several threads."""
-    if len(paths) < 2:
+    """Returns the digests of several files. Several threads read them if some are large."""
+    # Starting threads takes longer than hashing the files of a small artifact.
+    if len(paths) < 2 or all(path.stat().st_size <= _CACHED_BYTES for path in paths):
         return [file_digest(path) for path in paths]
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         return list(pool.map(file_digest, paths))

@@ -187,7 +187,8 @@ class Heartbeat:
         progress = sum(state.get("progress", 0) for state in self._states.values())
         self._stalled = self._stalled + 1 if progress == self._last_progress else 0
         self._last_progress = progress
-        slow = any(state.get("slow", False) for state in self._states.values())
+        alive = [s for rank, s in self._states.items() if self._silent[rank] < MISSED_BEATS]
+        slow = any(state.get("slow", False) for state in alive)
         limit = self._limit * (SLOW_FACTOR if slow else 1)
         if limit and self._stalled * BEAT_SECONDS >= limit:
             self._end_launch(limit)
@@ -232,6 +233,7 @@ class Heartbeat:
             if self._store.check([key(rank) for rank in ranks]):
                 break
             time.sleep(BEAT_SECONDS)
+            self._unanswered = 0
         there = [rank for rank in ranks if self._store.check([key(rank)])]
         return {rank: json.loads(self._store.get(key(rank))) for rank in there}
 

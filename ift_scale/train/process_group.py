@@ -1,5 +1,6 @@
 """The process group of a launch: joining it, and settings on which all of its ranks agree."""
 
+import atexit
 import os
 import socket
 from collections import Counter
@@ -59,6 +60,7 @@ def join(rendezvous: Rendezvous, hang_timeout: float = 0.0) -> torch.device:
             world_size=ranks.world_size,
             timeout=timeout,
         )
+        atexit.register(leave)
         deepspeed.init_distributed(backend, timeout=timeout)
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
@@ -70,7 +72,13 @@ def _store(rendezvous: Rendezvous) -> TorchStore:
 
 
 def leave() -> None:
-    dist.destroy_process_group()
+    """Leaves the process group, if this process is in one.
+
+    gloo's threads abort a process now and then that exits within its group ("terminate called
+    without an active exception"), so that `join` registers this for the exit.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _prepare_cpu(ranks: Ranks) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import Share, compute
 from ift_scale.scoring.target import Target
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -69,14 +69,15 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., En
 
 def _assert_gone(group: int) -> None:
     """No process of the engine's group is left, after the kernel has removed them."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def is_gone() -> bool:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
-            return
-        assert time.monotonic() < deadline, "a process of the engine is left"
-        time.sleep(0.02)
+            return True
+        return False
+
+    wait_for(is_gone, "a process of the engine is left")
 
 
 def test_an_engine_that_hangs_at_its_start(
@@ -86,10 +87,7 @@ def test_an_engine_that_hangs_at_its_start(
     model.mkdir()
     (model / "model.safetensors").write_bytes(b"0" * (1 << 20))
     engine = started(str(model), start_timeout=1.0)
-    deadline = time.monotonic() + 300
-    while not (model / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for((model / "started").exists)
     with pytest.raises(EngineHangs) as caught:
         engine.ready()
     message = str(caught.value)

@@ -23,6 +23,7 @@ from ift_scale.scoring.letters import LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import Share, compute
 from ift_scale.scoring.target import Target
+from tests.waiting import LIMIT_SECONDS
 
 ENGINE = """
 import logging, time
@@ -85,7 +86,7 @@ class Watched(Bar):
 
     def wait_for(self, done: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: done in self.shown, timeout=10), (
+            assert self.changed.wait_for(lambda: done in self.shown, timeout=LIMIT_SECONDS), (
                 f"{self.shown} never came to {done}"
             )
 

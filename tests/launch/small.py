@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from ift_scale.train.launch import launcher
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -23,6 +25,7 @@ SETTINGS = (
     "train.live.every=0",
     "train.log_every=1",
 )
+
 ARMS = ("medicine-harmonious-seed0", "medicine-incompatible-seed0")
 LONG = "train.epochs=20"  # 60 steps per arm
 
@@ -59,24 +62,19 @@ def weights(folder: Path, arm: str) -> dict[str, torch.Tensor]:
 
 def wait_for_step(folder: Path, arm: str, step: int, part: str = "") -> None:
     """Waits until the running launch has reported this step of the arm."""
-    events, deadline = folder / "logs" / f"train{part}-events.jsonl", time.monotonic() + 240
-    while time.monotonic() < deadline:
-        reported = (
-            [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
-            if events.exists()
-            else []
-        )
+
+    def has_come() -> bool:
+        reported = list(launcher.read(folder / "logs" / f"train{part}-events.jsonl"))
         begun = [
             number
             for number, event in enumerate(reported)
             if event["event"] == "arm" and event["name"] == arm
         ]
-        if begun and any(
+        return bool(begun) and any(
             event["event"] == "step" and event["step"] >= step for event in reported[begun[-1] :]
-        ):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{arm} has not come to step {step}")
+        )
+
+    wait_for(has_come, f"{arm} has not come to step {step}")
 
 
 def processes(words: str, variable: str) -> Iterator[int]:

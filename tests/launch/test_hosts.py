@@ -119,10 +119,10 @@ def hosts(
         if shutil.which(name) is None and not Path("/usr/sbin", name).exists()
     ]
     if missing or os.geteuid() != 0:
-        packages = "Debian: iproute2 openssh-server pdsh"
         lacking(
             f"cannot create hosts: {', '.join(missing) or 'network namespaces need root'} "
-            f"({packages})"
+            "(to run these tests, as root on Debian: apt-get install iproute2 openssh-server pdsh, "
+            "then make test)"
         )
     made = Hosts(tmp_path_factory.mktemp("hosts"))
     try:

@@ -45,7 +45,8 @@ def slurm(
     if missing or os.geteuid() != 0:
         lacking(
             f"no SLURM: {', '.join(missing) or 'its daemons need root'} "
-            "(Debian: slurmctld slurmd slurm-client munge)"
+            "(to run these tests, as root on Debian: apt-get install slurmctld slurmd slurm-client "
+            "munge, then make test)"
         )
     cluster = Slurm(tmp_path_factory.mktemp("slurm"))
     try:

@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ift_scale.io.files import read_json
 from ift_scale.ranks.environment import free_port
+from tests.waiting import LIMIT_SECONDS, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -37,7 +36,7 @@ def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str], code: int = 0) -> str:
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=LIMIT_SECONDS)[0]
     assert process.returncode == code, output
     return output
 
@@ -48,13 +47,6 @@ def _ift_scale(stage: str, folder: Path, *overrides: str, code: int = 0) -> str:
 
 def _result(folder: Path) -> bytes:
     return (folder / "probe" / "probe.parquet").read_bytes()
-
-
-def _wait(moment: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _num_shards(folder: Path) -> int:
@@ -157,7 +149,9 @@ def test_a_killed_ranks_share_is_taken_up_by_the_others(alone: Path, run_folder:
     }
     ranks = [_start(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in range(2)]
     # Rank 1 begins at the second half, so a shard there shows that it is at work.
-    _wait(lambda: any(int(p.stem) >= 32 for p in (run_folder / "probe").glob("shards/*/*.parquet")))
+    wait_for(
+        lambda: any(int(p.stem) >= 32 for p in (run_folder / "probe").glob("shards/*/*.parquet"))
+    )
     ranks[1].kill()
     output = _end(ranks[0])
     assert ranks[1].wait() == -signal.SIGKILL
@@ -170,7 +164,7 @@ RAY = ("--ray", "local", "--ray-workers", "2")
 
 def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_folder: Path) -> None:
     run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
-    _wait(lambda: _num_shards(run_folder) >= 2)
+    wait_for(lambda: _num_shards(run_folder) >= 2)
     engine = _engines_of(run_folder)[0]
     os.kill(
         int(Path(f"/proc/{engine}/stat").read_text().split()[3]), signal.SIGKILL
@@ -187,7 +181,7 @@ def test_an_actor_of_ray_that_is_killed_costs_its_chunk_only(alone: Path, run_fo
 
 def test_a_stopped_command_ends_rays_actors_and_any_resumes(alone: Path, run_folder: Path) -> None:
     run = _start([sys.executable, "-m", CLI, *_arguments("probe", run_folder), *RAY])
-    _wait(lambda: _num_shards(run_folder) >= 2)
+    wait_for(lambda: _num_shards(run_folder) >= 2)
     run.terminate()
     assert "stopped by SIGTERM. Finished work is kept" in _end(run, code=75)
     assert not _engines_of(run_folder)
@@ -214,7 +208,7 @@ def test_a_killed_engine_is_replaced_and_the_file_is_the_same(
     run = _start(
         [sys.executable, "-m", CLI, *_arguments("probe", run_folder, f"probe.engine={engine}")]
     )
-    _wait(lambda: _num_shards(run_folder) >= 5)
+    wait_for(lambda: _num_shards(run_folder) >= 5)
     (number,) = _engines_of(run_folder)
     os.kill(number, signal.SIGKILL)
     output = _end(run)
@@ -259,7 +253,7 @@ def test_a_pool_that_changed_under_a_half_done_run(pool: Path, tmp_path: Path) -
             "probe.chunk_size=1",
         ]
     )
-    _wait(lambda: _num_shards(tmp_path / "run") >= 1)
+    wait_for(lambda: _num_shards(tmp_path / "run") >= 1)
     run.kill()
     run.communicate()
     train = pool / "train.jsonl"

@@ -1,11 +1,11 @@
 """Ranks of a test that run a few lines of code, forked from a process that has imported torch."""
 
 import multiprocessing
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ift_scale.ranks.environment import free_port
+from tests.waiting import LIMIT_SECONDS, wait_for
 
 RANK = """
 import os, sys, time
@@ -50,17 +50,14 @@ class ForkedRank:
         self.process = _FORKS.Process(target=exec, args=(code, {}))
         self.process.start()
 
-    def end(self, seconds: float = 60) -> tuple[int | None, str]:
+    def end(self, seconds: float = LIMIT_SECONDS) -> tuple[int | None, str]:
         """Returns (exit code, output)."""
         self.process.join(seconds)
         self.process.kill()
         return self.process.exitcode, self.log.read_text()
 
     def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 60
-        while not (self.log.is_file() and text in self.log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: self.log.is_file() and text in self.log.read_text(), self.log)
 
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -81,5 +78,7 @@ def start(
     ]
 
 
-def end_all(started: list[ForkedRank], seconds: float = 60) -> list[tuple[int | None, str]]:
-    return [rank.end(seconds) for rank in started]
+def end_all(
+    started: list[ForkedRank], seconds: float = LIMIT_SECONDS
+) -> list[tuple[int | None, str]]:
+    return [rank.end() for rank in started]

@@ -23,7 +23,7 @@ def test_a_failing_rank_ends_the_others_with_its_message(tmp_path: Path) -> None
         WATCHED
         + 'if ranks.rank == 1:\n    watch.fail("out of luck")\n    sys.exit(1)\ntime.sleep(60)'
     )
-    ended = end_all(start(tmp_path, body, 3), seconds=20)
+    ended = end_all(start(tmp_path, body, 3))
     assert [code for code, _ in ended] == [1, 1, 1]
     assert all(
         "failed: out of luck" in ended[rank][1] and "rank 1 on" in ended[rank][1] for rank in (0, 2)
@@ -41,8 +41,8 @@ def test_a_killed_rank_is_detected(tmp_path: Path, victim: int, message: str) ->
     began = time.monotonic()
     started[victim].process.kill()
     others = [rank for number, rank in enumerate(started) if number != victim]
-    ended = end_all(others, seconds=30)
-    assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 20
+    ended = end_all(others)
+    assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 120
     assert all(message in output for _, output in ended)
 
 
@@ -178,7 +178,7 @@ wait_for_the_disk(time.sleep)
         code, output = zero.end()
         assert code == 1 and "went on" in output
         assert "no rank has advanced for 2 s: rank 1 does not respond: its process" in output
-        assert f"{pids[1]} has ended; rank 2 does not respond while loading" in output
+        assert f"{pids[1]} has ended; rank 2 does not respond while " in output
         assert f"its process {pids[2]} was stopped (SIGSTOP" in output
         assert "Rank 0 is waiting for the chunks of other ranks" in output
         two.wait_for("rank 2 on ")

@@ -28,7 +28,7 @@ def port() -> int:
 
 
 def _rank(port: int, secret: bytes = SECRET) -> Connection:
-    return Connection("127.0.0.1", port, secret, timeout=5)
+    return Connection("127.0.0.1", port, secret, timeout=60)
 
 
 def _read_all(stranger: socket.socket) -> bytes:

@@ -49,8 +49,7 @@ def run(module: str, *arguments: Path, world_size: int, logs: Path) -> list[str]
 def joined() -> Iterator[tuple[Ranks, torch.device]]:
     """In a rank of `run`: the process group, with one thread per rank.
 
-    The group is left at the end, as in a real launch: gloo's threads abort a process that exits
-    within its group now and then ("terminate called without an active exception").
+    The group is left at the end, as in a real launch.
     """
     ranks = environment.from_environment()
     assert ranks is not None

@@ -19,6 +19,7 @@ from ift_scale.questions import world
 from ift_scale.ranks.environment import free_port
 from ift_scale.records import Question, Score
 from ift_scale.world.facts import all_facts, options
+from tests.waiting import LIMIT_SECONDS
 from tests.write.made import config, score, stage
 
 pytestmark = pytest.mark.engine
@@ -53,7 +54,7 @@ def server(world_model: Path, tmp_path: Path) -> Iterator[Any]:
         )
 
     def ready() -> str:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + LIMIT_SECONDS
         while time.monotonic() < deadline:
             assert process.poll() is None, log_tail(log)
             with suppress(urllib.error.URLError, ConnectionError):

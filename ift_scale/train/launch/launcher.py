@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def read(events: Path, position: int = 0) -> Iterator[dict[str, Any]]:
         for line in iter(file.readline, ""):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line) | {"position": file.tell()}
+            with suppress(ValueError):  # a line that was cut by a full disk or a killed rank
+                yield json.loads(line) | {"position": file.tell()}
 
 
 def failure(event: Mapping[str, Any]) -> str:

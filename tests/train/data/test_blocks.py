@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import blocks, dataset
 from ift_scale.train.data.cache import TOKENS, share_tokens, tokenized
 from ift_scale.train.data.tokenize import tokenize
+from tests.waiting import LIMIT_SECONDS, wait_for
 
 CONFIG = Config(output_dir="unused", train=TrainConfig(global_batch_size=1, too_long="truncate"))
 
@@ -166,12 +166,10 @@ def test_a_killed_process_leaves_its_blocks_and_no_child(world_model: Path, tmp_
     process.wait()
     kept = {entry.name for entry in next(cache.glob(".*.blocks")).iterdir()}
     assert kept
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}/exe").exists() for child in children):
-        assert time.monotonic() < deadline, "a child outlives its parent"
-        time.sleep(0.1)
+    lives = [Path(f"/proc/{child}/exe") for child in children]
+    wait_for(lambda: not any(path.exists() for path in lives), "a child outlives its parent")
     again = _started(tmp_path, *arguments)
-    output, _ = again.communicate(timeout=300)
+    output, _ = again.communicate(timeout=LIMIT_SECONDS)
     lines = [line for line in output.splitlines() if line.startswith("tokenising")]
     total = int(lines[-1].split()[3])
     assert len(lines) <= total - len([name for name in kept if "incomplete" not in name])
@@ -187,7 +185,7 @@ def test_memory_does_not_grow_with_the_set(world_model: Path, tmp_path: Path) ->
     for num in (4_000, 40_000):
         path = _set(tmp_path / f"{num}.jsonl", num)
         process = _started(tmp_path, path, world_model, tmp_path / TOKENS, 1 << 20, 1 << 40)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=LIMIT_SECONDS)
         anonymous.append(int(output.split()[-2]) * 1024)
     assert anonymous[1] - anonymous[0] < 36_000 * 100 + (16 << 20)
 

@@ -44,7 +44,7 @@ def test_a_rank_that_hangs_in_the_data_loader(
     message = str(caught.value)
     assert "no rank has advanced for 6 s: rank 1 on " in message
     assert "did not arrive, it is loading micro-batch " in message
-    assert "(step 4 of arm d-harmonious-3) (ift_scale/train/engine/deepspeed.py:" in message
+    assert "(step 4 of arm d-harmonious-seed3) (ift_scale/train/engine/deepspeed.py:" in message
     assert "in run_step). Rank 0 is " in message and "Check the file system with" in message
     log = (run.logs / "train.log").read_text()
     assert "in read_from_a_dead_disk" in log

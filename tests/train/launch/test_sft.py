@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from ift_scale.train.launch import launcher
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -25,6 +27,7 @@ SETTINGS = (
     "train.learning_rate=0.0005",
     "train.checkpoint.every=4",
 )
+
 NUM_STEPS = 64 // 8 * 4
 
 
@@ -47,10 +50,7 @@ def _started(data: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
 
 
 def _steps(folder: Path) -> list[int]:
-    path = folder / "logs" / "train-events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    # A killed writer may leave half a line.
-    events = [json.loads(line) for line in lines if line.endswith("}")]
+    events = launcher.read(folder / "logs" / "train-events.jsonl")
     return [event["step"] for event in events if event["event"] == "step"]
 
 
@@ -64,11 +64,9 @@ def test_killed_and_resumed_it_trains_the_same_model(shared_data: Path, tmp_path
     assert f"model: {(tmp_path / 'whole' / arm / 'model').resolve()}" in output
 
     broken = tmp_path / "broken"
-    deadline = time.monotonic() + 300
     with _started(data, broken) as killed:
-        while NUM_STEPS // 2 not in _steps(broken):
-            assert killed.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: NUM_STEPS // 2 in _steps(broken) or killed.poll() is not None)
+        assert killed.poll() is None
     assert not (broken / arm).exists()
     with _started(data, broken) as resumed:
         output, _ = resumed.communicate(timeout=600)

@@ -25,6 +25,8 @@ from ift_scale.records import Arm
 from ift_scale.stage import Task
 from ift_scale.train import run as train
 from ift_scale.train.engine import checkpoint_manifest
+from ift_scale.train.launch import launcher
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -76,9 +78,8 @@ class Run:
         return self.train / ARM.name
 
     def steps(self) -> list[int]:
-        path = self.logs / "train-events.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [event["step"] for event in map(json.loads, lines) if event["event"] == "step"]
+        events = launcher.read(self.logs / "train-events.jsonl")
+        return [event["step"] for event in events if event["event"] == "step"]
 
     def rank(self, number: int) -> int:
         """Process id of a rank of the running launch."""
@@ -104,9 +105,7 @@ class Run:
         self.acted = 0.0
 
         def wait() -> None:
-            deadline = time.monotonic() + 120
-            while step not in self.steps() and time.monotonic() < deadline:
-                time.sleep(0.005)
+            wait_for(lambda: step in self.steps(), pause=0.005)
             self.acted = time.monotonic()
             act()
 
