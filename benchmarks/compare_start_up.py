@@ -2,7 +2,8 @@
 
     python -m benchmarks.compare_start_up COMMIT [--run runs/demo] [--repeats 7]
 
-`--run`: a finished run of configs/demo.yaml, which is copied, so that each stage finds itself done.
+`--run`: a finished run of configs/demo.yaml. Each version gets a copy, in which stages find
+themselves done. `--only`: names of commands; all if left out.
 Both versions run in turn, with the packages of this environment. Other programs on the machine
 hardly change CPU seconds (user and system, children included). Prints, for each command, the
 median ratio of the pairs and their quartiles.
@@ -51,15 +52,17 @@ def cpu_seconds(root: Path, arguments: list[str]) -> float:
     return after.children_user + after.children_system - before[2] - before[3]
 
 
-def compare(base: Path, run: Path, repeats: int) -> None:
-    """Prints a table row per command."""
+def compare(runs: dict[Path, Path], repeats: int, only: tuple[str, ...]) -> None:
+    """Prints a table row per command. `runs`: the run of each version's root, the older first."""
     print("| command | before, s | now, s | ratio: median (quartiles) |\n|---|---|---|---|")
-    for arguments in commands(run):
-        for root in (base, ROOT):
-            cpu_seconds(root, arguments)  # compiles, fills caches
-        pairs = [
-            (cpu_seconds(base, arguments), cpu_seconds(ROOT, arguments)) for _ in range(repeats)
-        ]
+    for both in zip(*(commands(run) for run in runs.values()), strict=True):
+        arguments = both[0]
+        if only and arguments[0] not in only:
+            continue
+        sides = list(zip(runs, both, strict=True))
+        for root, command in sides:
+            cpu_seconds(root, command)  # compiles, fills caches
+        pairs = [[cpu_seconds(*side) for side in sides] for _ in range(repeats)]
         before, now = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratios = [after / first for first, after in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
@@ -74,15 +77,18 @@ def compare(base: Path, run: Path, repeats: int) -> None:
 @click.argument("commit")
 @click.option("--run", default="runs/demo", show_default=True, help="Finished run of the demo.")
 @click.option("--repeats", default=7, show_default=True)
-def main(commit: str, run: str, repeats: int) -> None:
+@click.option("--only", multiple=True, help="Name of a command; may be repeated.")
+def main(commit: str, run: str, repeats: int, only: tuple[str, ...]) -> None:
     """Compare the start-up of all commands with COMMIT."""
     with tempfile.TemporaryDirectory() as folder:
-        base, copy = Path(folder) / "base", Path(folder) / "run"
+        base = Path(folder) / "base"
+        runs = {base: Path(folder) / "run-base", ROOT: Path(folder) / "run"}
         git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "-q", "--detach", str(base), commit], check=True)
         try:
-            shutil.copytree(run, copy)
-            compare(base, copy, repeats)
+            for copy in runs.values():
+                shutil.copytree(run, copy)
+            compare(runs, repeats, only)
         finally:
             subprocess.run([*git, "remove", "--force", str(base)], check=True)
 
