@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ SECRET = "IFT_SCALE_LAUNCH_SECRET"
 _POLL_SECONDS = 1.0
 
 
-# Ports for the rendezvous of srun's ranks, below the range of automatically assigned ports.
+# Ports for the rendezvous of ranks, below the range of automatically assigned ports.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
 
 
@@ -247,7 +248,17 @@ def new_secret() -> str:
 
 
 def free_port() -> int:
-    """Returns a TCP port that is currently free on this host."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """Returns a TCP port that is currently free on this host.
+
+    It is random and below the range of automatically assigned ports, so that hardly any other
+    program takes it before it is used.
+    """
+    for _ in range(_NUM_PORTS):
+        port = _FIRST_PORT + secrets.randbelow(_NUM_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise EnvironmentProblem(
+        f"no port from {_FIRST_PORT} to {_FIRST_PORT + _NUM_PORTS - 1} is free on this host. End "
+        "the programs that occupy them."
+    )

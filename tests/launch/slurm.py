@@ -8,10 +8,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ift_scale.ranks.environment import free_port
+from tests.waiting import wait_for
 
 NODES = ("n1", "n2")
 DAEMONS = ("munged", "slurmctld", "slurmd", "unshare")
@@ -75,8 +76,8 @@ class Slurm:
             f"NodeHostname={host} NodeAddr=127.0.0.1",
             "CPUs=128 RealMemory=20000 Gres=gpu:8",
         )
-        nodes = "\n".join(f"NodeName={node} {place} Port={_free_port()} {has}" for node in NODES)
-        text = _CONF.format(host=host, controller=_free_port(), folder=folder, nodes=nodes)
+        nodes = "\n".join(f"NodeName={node} {place} Port={free_port()} {has}" for node in NODES)
+        text = _CONF.format(host=host, controller=free_port(), folder=folder, nodes=nodes)
         (folder / "slurm.conf").write_text(text)
         for number in range(8):
             (folder / f"gpu{number}").touch()
@@ -92,14 +93,14 @@ class Slurm:
         }
         munge = [f"--{name}={self.folder / file}" for name, file in files.items()]
         self._daemon("munged", "--foreground", "--force", *munge)
-        until(lambda: (self.folder / "munge.socket").exists(), 20, "munge did not start")
+        wait_for((self.folder / "munge.socket").exists, "munge did not start")
         self._daemon("slurmctld", "-D", "-i", "-f", str(self.folder / "slurm.conf"))
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
-        until(
+        wait_for(
             lambda: self("sinfo", "-h", "-o", "%T %D").stdout.split() == ["idle", "2"],
-            60,
             "the nodes are not idle",
+            pause=0.2,
         )
         return self
 
@@ -143,13 +144,13 @@ class Slurm:
         text = self("scontrol", "show", "job", "-o", job).stdout
         return dict(part.split("=", 1) for part in text.split() if "=" in part)
 
-    def wait(self, job: str, seconds: float = 240) -> dict[str, str]:
+    def wait(self, job: str) -> dict[str, str]:
         """Waits until the job has ended (and is not only requeued)."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        until(
+        wait_for(
             lambda: self.show(job)["JobState"] in ended,
-            seconds,
             lambda: f"job {job} goes on: {self.show(job)}",
+            pause=0.2,
         )
         return self.show(job)
 
@@ -162,17 +163,3 @@ class Slurm:
                 daemon.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
-
-
-def until(holds: Callable[[], bool], seconds: float, problem: str | Callable[[], str]) -> None:
-    """Waits for a condition; AssertionError with `problem` after the time limit."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, problem() if callable(problem) else problem
-        time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

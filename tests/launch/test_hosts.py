@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.launch.slurm import until
 from tests.launch.small import ARMS, LONG, ROOT, arguments, losses, processes, wait_for_step
+from tests.waiting import LIMIT_SECONDS, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -149,7 +149,7 @@ def _start(hosts: Hosts, folder: Path, *overrides: str) -> subprocess.Popen:
 
 def test_two_hosts_train_what_one_trains(hosts: Hosts, trained: Path, copy: Path) -> None:
     ranks = _start(hosts, copy, LONG)
-    said, _ = ranks.communicate(timeout=400)
+    said, _ = ranks.communicate(timeout=LIMIT_SECONDS)
     assert ranks.returncode == 0, said
     assert "2 ranks joined" in said or "train: 2 arms" in said
     for arm in ARMS:
@@ -161,12 +161,11 @@ def test_a_rank_killed_on_another_host_ends_the_command(hosts: Hosts, copy: Path
     wait_for_step(copy, ARMS[0], 10)
     os.kill(next(processes(f"ift_scale.train.worker {copy.resolve()}", "RANK=1")), signal.SIGKILL)
     killed = time.monotonic()
-    said, _ = ranks.communicate(timeout=100)
+    said, _ = ranks.communicate(timeout=LIMIT_SECONDS)
     assert ranks.returncode == 3 and time.monotonic() - killed < 60, said
     # Rank 0 hosts the store that reports the failure, so it leaves a few seconds later.
-    until(
+    wait_for(
         lambda: not list(processes(f"ift_scale.train.worker {copy.resolve()}", "RANK=0")),
-        15,
         "rank 0 goes on",
     )
 

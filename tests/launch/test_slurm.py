@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from tests.launch.slurm import DAEMONS, Slurm, until
+from tests.launch.slurm import DAEMONS, Slurm
 from tests.launch.small import (
     ARMS,
     LONG,
@@ -26,6 +26,7 @@ from tests.launch.small import (
     wait_for_step,
     weights,
 )
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -139,7 +140,7 @@ def test_submitted_stages_run_in_order_and_a_sweep_divides_the_arms(
     assert list(ids) == ["questions", "probe", "sets", "sweep", "report"]
     wait_for_step(folder, ARMS[1], 15, part="-part1of2")
     slurm("scancel", "--batch", "--signal=USR1", f"{ids['sweep']}_1")
-    reported = slurm.wait(ids["report"], 400)
+    reported = slurm.wait(ids["report"])
     logs = {path.name: path.read_text() for path in (folder / "logs").glob("ift-*.log")}
     assert reported["JobState"] == "COMPLETED", logs
     assert (folder / "report" / "index.html").is_file()
@@ -153,7 +154,7 @@ def test_a_rank_killed_in_probing_only_costs_its_share(slurm: Slurm, tmp_path: P
     folder, alone, small_chunks = tmp_path / "run", tmp_path / "alone", "probe.chunk_size=20"
     run("questions probe", alone, small_chunks)
     job = _submit(slurm, "probe.sbatch", 2, folder, small_chunks)
-    until(lambda: len(list(folder.glob("probe/shards/*/*.parquet"))) >= 4, 120, "no shards came")
+    wait_for(lambda: len(list(folder.glob("probe/shards/*/*.parquet"))) >= 4, "no shards came")
     os.kill(next(processes(f"output_dir={folder} ", "SLURM_PROCID=1")), signal.SIGKILL)
     ended = slurm.wait(job)
     assert ended["JobState"] == "COMPLETED", _log(folder, "probe")
@@ -176,7 +177,7 @@ def test_a_killed_rank_ends_the_job_with_a_failure(slurm: Slurm, copy: Path) -> 
     wait_for_step(copy, ARMS[0], 10)
     os.kill(next(processes(f"output_dir={copy} ", "SLURM_PROCID=1")), signal.SIGKILL)
     killed = time.monotonic()
-    ended = slurm.wait(job, seconds=60)
+    ended = slurm.wait(job)
     assert ended["JobState"] == "FAILED" and ended["ExitCode"] != "0:0", _log(copy, "train")
     assert time.monotonic() - killed < 60
 

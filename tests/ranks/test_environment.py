@@ -1,6 +1,7 @@
 """Ranks from each launcher's variables, the address of the rendezvous, and a rank's devices."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -243,3 +244,20 @@ def test_a_node_list_that_leads_nowhere(
     with pytest.raises(EnvironmentProblem, match=message) as caught:
         _resolve(monkeypatch, {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": nodes})
     assert "Export MASTER_ADDR" in str(caught.value)
+
+
+def test_a_free_port_is_outside_of_the_range_that_the_kernel_assigns() -> None:
+    """Otherwise any connection of this host may take it before it is used."""
+    ports = {environment.free_port() for _ in range(50)}
+    assert len(ports) > 40 and min(ports) >= 10_000 and max(ports) < 30_000
+
+
+def test_a_port_in_use_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(environment, "_FIRST_PORT", port)
+        monkeypatch.setattr(environment, "_NUM_PORTS", 1)
+        with pytest.raises(EnvironmentProblem, match=f"no port from {port} to {port} is free"):
+            environment.free_port()
