@@ -46,15 +46,15 @@ def within(context: str, slow: bool = False) -> None:
 
 
 def begin(label: str, look_at: str = "", slow: bool = False) -> None:
-    """Begins a phase that every rank passes in the same order."""
+    """Begins a phase that every rank passes in the same order, which is a sign of progress."""
     current.position += 1
     alone(label, look_at, slow)
+    advance()
 
 
 def alone(label: str, look_at: str = "", slow: bool = False, waits: bool = False) -> None:
-    """Begins a phase that other ranks may not pass."""
+    """Begins a phase that other ranks may not pass. No sign of progress: it may be repeated."""
     current.label, current.look_at, current.slow_phase, current.waits = label, look_at, slow, waits
-    current.progress += 1
 
 
 def advance() -> None:

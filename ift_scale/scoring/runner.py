@@ -61,6 +61,8 @@ def compute(
     """
     for target in targets:
         _start(target, share)
+    activity.within("")
+    activity.alone("starting the engine", "its log")
     run = ChunkWork(questions, targets, bar)
     thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
@@ -143,6 +145,7 @@ class _Progress:
         self._counted[target.name] = sum(len(target.chunks[number]) for number in present)
         if self._merges and len(present) == len(target.chunks):
             activity.alone(f"merging {target.name}", f"the disk of {target.folder}", slow=True)
+            activity.advance()
             target.finish(target, [target.shards.path(n) for n in range(len(target.chunks))])
             target.shards.remove()
         elif self._merges or not target.is_finished():

@@ -117,11 +117,15 @@ class ChunkWork:
 
     def _next(self, upcoming: "Future[_PreparedChunk | None]") -> "_PreparedChunk | None":
         """Waits for a prepared chunk; None if there is none left."""
-        activity.alone("reading and tokenising a chunk", "the file system with the run's folder")
+        if not activity.current.waits:
+            activity.alone(
+                "reading and tokenising a chunk", "the file system with the run's folder"
+            )
         ready = upcoming.result()
         if ready is not None:
             chunk = f"chunk {ready.number + 1} of {len(ready.target.chunks)} of {ready.target.name}"
             activity.alone(f"computing {chunk}", "its engine's log and device")
+            activity.advance()
         return ready
 
     def _prepare(self, units: Iterator[Unit]) -> "_PreparedChunk | None":
