@@ -109,10 +109,12 @@ class Pipeline:
             yield
             return
         name = str(self.context.folder(stage.name))
+
+        def hangs(rank: int | None, message: str) -> None:
+            say(f"{stage.name}: {message}")
+
         try:
-            heartbeat = Heartbeat(
-                rendezvous, lambda *_: None, name=name, limit=limit, survives=True
-            )
+            heartbeat = Heartbeat(rendezvous, hangs, name=name, limit=limit, survives=True)
         except (OSError, StoreError):
             yield  # rank 0 has left with its work done
             return
