@@ -74,7 +74,7 @@ class Heartbeat:
         self._examined: set[int] = set()
         stacks.print_on_signal()
         self._store.set(self._process(self._ranks.rank), stacks.process_mark())
-        self._rank_zero = ""
+        self._rank_zero, self._alone = "", False
         self._write_beat(0)
         self._threads = [
             threading.Thread(target=target, daemon=True, name=f"heartbeat {target.__name__}")
@@ -126,8 +126,18 @@ class Heartbeat:
                 self._unanswered = 0
             except StoreError:
                 if self._survives:
-                    return self._closed.set()  # rank 0 may have left with its work done
+                    return self._watch_alone()
                 self._end("rank 0 or its node is gone")
+
+    def _watch_alone(self) -> None:
+        """Ends this rank if it hangs after rank 0 has left with the work done."""
+        self._alone, stalled, last = True, 0, -1
+        while not self._closed.wait(BEAT_SECONDS):
+            progress = activity.current.progress
+            stalled, last = (stalled + 1 if progress == last else 0), progress
+            if self._limit and stalled * BEAT_SECONDS >= self._limit:
+                self._print_stacks()
+                self._end(f"rank 0 has left, and no progress was made for {self._limit:.0f} s")
 
     def _write_beat(self, beat: int) -> None:
         now = activity.current
@@ -145,7 +155,7 @@ class Heartbeat:
         self._store.set(self._alarm, json.dumps({"missing": missing or [], "end": end}))
 
     def _check_link(self) -> None:
-        while not self._closed.wait(BEAT_SECONDS):
+        while not (self._closed.wait(BEAT_SECONDS) or self._alone):
             self._unanswered += 1
             if self._unanswered >= MISSED_BEATS:
                 seconds = MISSED_BEATS * BEAT_SECONDS

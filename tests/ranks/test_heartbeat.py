@@ -187,6 +187,21 @@ wait_for_the_disk(time.sleep)
 
 
 @pytest.mark.engine
+def test_a_rank_that_hangs_when_rank_0_has_done_the_work_ends(tmp_path: Path) -> None:
+    body = """
+watch._survives = True
+if ranks.is_rank_zero:
+    meeting.store.wait(["hangs"])
+    os._exit(0)
+meeting.store.set("hangs", "")
+wait_for_the_disk(time.sleep)
+"""
+    (zero, _), (one, output) = end_all(start(tmp_path, HANGING + body, 2))
+    assert (zero, one) == (0, 1) and "in wait_for_the_disk" in output
+    assert "rank 1 ended: rank 0 has left, and no progress was made for 2 s" in output
+
+
+@pytest.mark.engine
 def test_a_rank_that_hangs_in_a_library_prints_its_stack(tmp_path: Path) -> None:
     """It holds Python's lock, so that none of its threads can report."""
     library = """
