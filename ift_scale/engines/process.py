@@ -3,7 +3,6 @@
 The child's output goes to a log file. If the child fails, the error quotes the end of the log.
 """
 
-import ctypes
 import logging
 import os
 import pickle
@@ -33,11 +32,11 @@ from ift_scale.engines.protocol import (
     ignore,
 )
 from ift_scale.errors import EXIT_ENVIRONMENT, EXIT_USER, EnvironmentProblem, IFTScaleError
+from ift_scale.io.children import ChildGroup
 from ift_scale.io.files import log_tail
 from ift_scale.io.progress import say
 from ift_scale.ranks.stacks import print_on_signal
 
-_PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
 _SECONDS_BETWEEN_COUNTS = 0.5
 _SECONDS_FOR_STACKS = 1.0
@@ -52,12 +51,6 @@ _KEEP_MEMORY = {
 }
 
 
-def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent ends, so no engine is orphaned (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class EngineDied(EnvironmentProblem):
     """The child ended without an answer; a new one can repeat the call."""
 
@@ -70,7 +63,7 @@ class EngineProcess:
     """Implements the engine protocol by calling a child process, which starts at once.
 
     The first call, or `ready`, waits until the child has loaded the model. `seconds_to_start`
-    counts imports and loading. The child ends at the latest with the thread that created it.
+    counts imports and loading. The child ends at the latest with this process.
     """
 
     def __init__(self, spec: EngineSpec, log: Path):
@@ -90,17 +83,10 @@ class EngineProcess:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.devices)
         with theirs, log.open("a", encoding="utf-8") as out:
             # Not multiprocessing, which would run the caller's main module again. The log's path is
-            # the last argument, so a process list shows which run an engine belongs to.
-            command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(log)]
-            # A new session: processes that the engine starts (one per GPU) are killed with it.
-            self._child = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdout=out,
-                stderr=out,
-                env=environment,
-                start_new_session=True,
-            )
+            # the last argument, so a process list shows which run an engine belongs to. Processes
+            # that the engine starts (one per GPU) are killed with it.
+            command = [__name__, str(theirs.fileno()), str(log)]
+            self._child = ChildGroup(command, out, environment, [theirs.fileno()])
         self._pipe = Connection(ours.detach())
         with suppress(BrokenPipeError, ConnectionResetError):  # `ready` reports a dead child
             self._pipe.send(spec)
@@ -219,8 +205,7 @@ class EngineProcess:
 
     def kill(self) -> None:
         """Kills the child; a call that waits for it in another thread raises EngineDied."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.kill()
 
     def close(self) -> None:
         """Ends the child by closing the pipe, or kills it; processes that it started end too."""
@@ -292,7 +277,6 @@ def serve(pipe: Connection) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     print_on_signal()  # the parent asks for it before it ends an engine that hangs

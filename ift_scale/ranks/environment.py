@@ -191,11 +191,10 @@ def supervisor_mark() -> str:
 
 
 def end_with_supervisor(mark: str) -> None:
-    """In a rank: ends this process when the supervising process on this host is gone, even if that
-    was killed with -9.
+    """In a rank that ssh started: ends this process when the supervising process is gone, even if
+    that was killed with -9.
 
-    DeepSpeed's launcher leaves its ranks running in that case, and they would keep the devices
-    occupied.
+    Only on the supervisor's own host. Ranks on other hosts then notice that this one is gone.
     """
     host, _, pid = mark.rpartition(":")
     if host == socket.gethostname():
@@ -203,12 +202,19 @@ def end_with_supervisor(mark: str) -> None:
 
 
 def _watch(pid: int) -> None:
-    while True:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            os._exit(1)
+    while _is_running(pid):
         time.sleep(_POLL_SECONDS)
+    os._exit(1)
+
+
+def _is_running(pid: int) -> bool:
+    """True if the process exists and is not a zombie, which its parent has yet to collect."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def has_gpu() -> bool:

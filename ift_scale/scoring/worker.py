@@ -88,7 +88,7 @@ class ChunkWork:
         except BaseException as error:
             self.errors.append(error)
         finally:
-            worker.close()  # an engine ends with the thread that created it
+            worker.close()  # frees its memory while other engines work
             self.progressed.set()
 
     def _is_computed(self, unit: Unit) -> bool:

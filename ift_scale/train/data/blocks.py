@@ -15,8 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ift_scale.config import Config
-from ift_scale.engines.process import die_with_parent
 from ift_scale.errors import DataError, EnvironmentProblem
+from ift_scale.io.children import die_with_parent
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.train.data import dataset
 from ift_scale.train.data.tokenize import tokenize
@@ -76,7 +76,7 @@ def _tokenized(
         processes - 1,
         get_context("spawn"),
         initializer=_start,
-        initargs=(tokenizer.path, config),
+        initargs=(os.getpid(), tokenizer.path, config),
     )
     futures = [pool.submit(_write_in_child, block) for block in blocks]
     own: dict[int, DataError | None] = {}
@@ -114,9 +114,9 @@ _own: tuple[PromptTokenizer, Config]
 """A child's tokenizer and settings."""
 
 
-def _start(path: Path, config: Config) -> None:
+def _start(parent: int, path: Path, config: Config) -> None:
     global _own
-    die_with_parent()
+    die_with_parent(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
     _own = PromptTokenizer(path, config.model.trust_remote_code), config
 

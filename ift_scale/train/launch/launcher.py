@@ -7,8 +7,6 @@ group has succeeded if every arm's artifact exists. Progress comes from rank 0's
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +15,7 @@ from typing import Any
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.errors import EnvironmentProblem
+from ift_scale.io.children import ChildGroup
 from ift_scale.io.files import log_tail
 from ift_scale.ranks import environment
 from ift_scale.train.launch import extensions, hostfile
@@ -28,19 +27,18 @@ _POLL_SECONDS = 0.1
 def commands(
     config: TrainConfig, port: int, arguments: list[str]
 ) -> list[tuple[list[str], dict[str, str | None]]]:
-    """Returns (command, changes to the environment, None to unset) of each process to start.
+    """Returns (module and arguments, changes to the environment, None to unset) of each process.
 
     The processes are the launcher, or the ranks themselves if `train.launcher` is direct.
     """
     if config.launcher == "direct":
         changes: dict[str, str | None] = {**environment.local_launch(config.num_ranks, port)}
-        command = [sys.executable, "-m", RANK_MODULE, *arguments]
         return [
-            (command, changes | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            ([RANK_MODULE, *arguments], changes | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(config.num_ranks)
         ]
     options, changes = _host_options(config) if config.hostfile else _local_options(config)
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port)]
+    launcher = ["deepspeed.launcher.runner", "--master_port", str(port)]
     command = [*launcher, "--no_local_rank", *options, "--module", RANK_MODULE, *arguments]
     return [(command, changes)]
 
@@ -71,24 +69,20 @@ def _local_options(config: TrainConfig) -> tuple[list[str], dict[str, str | None
 
 
 class RankProcesses:
-    """The started processes, each in a session of its own, so that children end with them."""
+    """The started processes. They and all ranks on this host end with this process."""
 
     def __init__(self, config: TrainConfig, job_path: Path, events: Path, log: Path):
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [
-            str(job_path.resolve()),
-            "--events",
-            str(events.resolve()),
-            "--supervisor",
-            environment.supervisor_mark(),
-        ]
+        arguments = [str(job_path.resolve()), "--events", str(events.resolve())]
         shared = {
             "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", _accelerator()),
             "TORCH_EXTENSIONS_DIR": str(extensions.folder()),
             "TOKENIZERS_PARALLELISM": "false",
         }
         if config.hostfile:
+            # ssh starts these ranks, also those on this host, as children of its own server.
+            arguments += ["--supervisor", environment.supervisor_mark()]
             variables = job_path.with_name(".deepspeed_env").resolve()
             hostfile.write_environment(variables, shared)
             shared["DS_ENV_FILE"] = str(variables)
@@ -96,14 +90,8 @@ class RankProcesses:
             self._processes = []
             for command, changes in commands(config, environment.free_port(), arguments):
                 merged: dict[str, str | None] = {**os.environ, **shared, **changes}
-                child = subprocess.Popen(
-                    command,
-                    env={name: value for name, value in merged.items() if value is not None},
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-                self._processes.append(child)
+                variables_of_child = {n: value for n, value in merged.items() if value is not None}
+                self._processes.append(ChildGroup(command, out, variables_of_child))
 
     def running(self) -> bool:
         return any(process.poll() is None for process in self._processes)
@@ -115,10 +103,7 @@ class RankProcesses:
         """End every process and its children: SIGTERM, then SIGKILL after `grace` seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes:
-                try:
-                    os.killpg(process.pid, number)
-                except ProcessLookupError:
-                    continue
+                process.signal(number)
             deadline = time.monotonic() + grace
             while self.running() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)

@@ -14,6 +14,7 @@ from ift_scale.train.launch import launcher
 GRACE_SECONDS = 600.0
 """Limit for the current step and for saving. A second signal ends the ranks immediately."""
 _POLL_SECONDS = 0.1
+_RESUMES = "The same command resumes from the last checkpoint."
 
 
 def request_stop(
@@ -21,8 +22,12 @@ def request_stop(
 ) -> Stopped:
     """Ask the ranks to save and stop, wait for them, and return the error to raise.
 
-    Raises EnvironmentProblem if a rank failed instead.
+    Does not wait if they have nothing to save: before the first step of an arm, while they start or
+    build the model. The caller ends them. Raises EnvironmentProblem if a rank failed instead.
     """
+    arm, step = _unsaved(events)
+    if step is None:
+        return stopped_error({"name": arm, "step": 0})
     stop_file.touch()
     deadline = time.monotonic() + grace
     while processes.running() and time.monotonic() < deadline:
@@ -34,10 +39,26 @@ def request_stop(
     failed = [event for event in records if event["event"] == "error"]
     if failed:
         raise EnvironmentProblem(f"while saving, {launcher.failure(failed[0])}")
-    resumes = "The same command resumes from the last checkpoint."
     if processes.running():
-        return Stopped(f"the ranks did not save within {grace:.0f} s and were ended. {resumes}")
-    return Stopped(f"the ranks ended before they could save. {resumes}")
+        return Stopped(f"the ranks did not save within {grace:.0f} s and were ended. {_RESUMES}")
+    arm, step = _unsaved(events)
+    if step is None:
+        return Stopped(f"stopped after the last arm, {arm}, which is finished. {_RESUMES}")
+    return Stopped(f"the ranks ended before they could save. {_RESUMES}")
+
+
+def _unsaved(events: Path) -> tuple[str, int | None]:
+    """Returns the newest arm ("" before the first), and the step after which this launch has begun
+    to train it; None if it has not, or if the arm is finished."""
+    arm, step = "", None
+    for event in launcher.read(events):
+        if event["event"] == "arm":
+            arm, step = event["name"], None
+        elif event["event"] == "begun":
+            step = event["step"]
+        elif event["event"] == "done":
+            step = None
+    return arm, step
 
 
 def stopped_error(event: dict[str, object]) -> Stopped:
@@ -45,5 +66,5 @@ def stopped_error(event: dict[str, object]) -> Stopped:
     if event["step"]:
         where = f"training {event['name']} after step {event['step']}, which is saved"
     else:
-        where = f"before training {event['name']}"
+        where = f"before training {event['name'] or 'the first arm'}"
     return Stopped(f"stopped {where}. The same command resumes from there.")

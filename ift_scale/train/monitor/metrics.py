@@ -88,10 +88,10 @@ class StepLog:
         self._num_added += 1
 
     def log_before(self, step: int, measured: Mapping[str, Any]) -> None:
-        """Send what was measured before this run's first step, after step `step`, to the trackers.
-
-        No row of this run belongs to that step.
+        """Mark the start of the steps after `step`, and send what was measured before to the
+        trackers. No row of this run belongs to that step.
         """
+        self._events.emit("begun", step=step)
         if measured:
             self._trackers.log(step, measured)
 

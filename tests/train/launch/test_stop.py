@@ -83,7 +83,7 @@ class Run:
 
     def rank(self, number: int) -> int:
         """Process id of a rank of the running launch."""
-        mark = f"-m ift_scale.train.worker {self.train.resolve()}"
+        mark = f" ift_scale.train.worker {self.train.resolve()}"
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
