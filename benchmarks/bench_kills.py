@@ -22,7 +22,7 @@ import click
 
 from benchmarks.kills.attempt import Attempt
 from benchmarks.kills.campaign import COMMAND_KILLED, Kill, Life, Target, Violation
-from benchmarks.kills.moments import MOMENTS
+from benchmarks.kills.moments import MOMENTS, Moment
 from benchmarks.suite.rows import Gate, Sheet
 from ift_scale.io.progress import say
 
@@ -67,11 +67,20 @@ def reference(folder: Path, overrides: tuple[str, ...]) -> Path:
     return folder
 
 
-def live(plan: Plan, folder: Path, every: int, seed: int) -> Life:
+def live(plan: Plan, folder: Path, moments: Sequence[Moment], seed: int) -> Life:
     """Returns a life that has come to its end."""
     life = Life(folder, plan.overrides, seed)
-    life.live(MOMENTS[::every], plan.targets)
+    life.live(moments, plan.targets)
     return life
+
+
+def moments_of(name: str, quick: bool, spread: bool) -> list[Moment]:
+    """Returns the moments of a life: all, or with `spread` its share of those of running ranks."""
+    if quick:
+        return list(MOMENTS[::6])
+    steps = [moment for moment in MOMENTS if moment.stage == "train"][2:]  # of running ranks
+    left_out = set(steps) - set(steps[list(PLANS).index(name) :: len(PLANS)]) if spread else set()
+    return [moment for moment in MOMENTS if moment not in left_out]
 
 
 def store(name: str, kills: Sequence[Kill], num_files: int, quick: bool) -> Path:
@@ -88,7 +97,6 @@ def store(name: str, kills: Sequence[Kill], num_files: int, quick: bool) -> Path
     for (moment, kind), found in groups.items():
         about = {
             "exit_codes": [kill.exit_code for kill in found],
-            "load": [round(kill.load, 1) for kill in found],
             "files": num_files,
         }
         sheet.add(moment, kind, "s", [kill.seconds for kill in found], gate, name, about=about)
@@ -100,14 +108,21 @@ def store(name: str, kills: Sequence[Kill], num_files: int, quick: bool) -> Path
 @click.option("--repeats", default=1, show_default=True, help="Lives of each kind.")
 @click.option("--jobs", default=1, show_default=True, help="Lives at the same time.")
 @click.option("--life", "names", type=click.Choice([*PLANS]), multiple=True, help="Only these.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Folder for the runs; kept.")
-def main(quick: bool, repeats: int, jobs: int, names: tuple[str, ...], keep: Path | None) -> None:
+@click.option("--spread", is_flag=True, help="Each life takes a share of the ranks' moments.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Folder for the runs; continued.")
+def main(
+    quick: bool,
+    repeats: int,
+    jobs: int,
+    names: tuple[str, ...],
+    spread: bool,
+    keep: Path | None,
+) -> None:
     """Store the rows of `kills`."""
     work = keep or Path(tempfile.mkdtemp(prefix="kills-"))
     work.mkdir(parents=True, exist_ok=True)
     names = names or tuple(PLANS)[: 1 if quick else None]
     plans = {name: PLANS[name] for name in names}
-    every = 6 if quick else 1
     with ThreadPoolExecutor(jobs) as pool:
         settings = {plan.overrides[1:]: DIRECT + plan.overrides[1:] for plan in plans.values()}
         undisturbed = {
@@ -116,7 +131,11 @@ def main(quick: bool, repeats: int, jobs: int, names: tuple[str, ...], keep: Pat
         }
         lives = {
             (name, number): pool.submit(
-                live, plan, work / f"{name.replace(' ', '-')}-{number}" / "run", every, number
+                live,
+                plan,
+                work / f"{name.replace(' ', '-')}-{number}" / "run",
+                moments_of(name, quick, spread),
+                number,
             )
             for number in range(repeats)
             for name, plan in plans.items()

@@ -1,4 +1,4 @@
-"""One start of `ift-scale run`, seen from outside: its processes, files and events."""
+"""One start of a command on the embedded world, seen from outside: processes, files, events."""
 
 import json
 import os
@@ -70,16 +70,22 @@ def processes_of(mark: str) -> Iterator[Process]:
 
 
 class Attempt:
-    """A running `ift-scale run` into `folder`, whose output is appended to FOLDER.out.
+    """A running `ift-scale STAGE` into `folder`, whose output is appended to FOLDER.out.
 
     The folder's path is the attempt's MARK.
     """
 
-    def __init__(self, folder: Path, overrides: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        overrides: tuple[str, ...] = (),
+        stage: str = "run",
+        settings: tuple[str, ...] = SETTINGS,
+    ):
         self.folder, self.mark = folder, str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        sets = [f"output_dir={folder}", *SETTINGS, *overrides]
-        command = [sys.executable, "-m", "ift_scale.cli", "run", "configs/demo.yaml"]
+        sets = [f"output_dir={folder}", *settings, *overrides]
+        command = [sys.executable, "-m", "ift_scale.cli", stage, "configs/demo.yaml"]
         command += [part for text in sets for part in ("--set", text)]
         self._log = folder.with_name(f"{folder.name}.out")
         self._from = self._log.stat().st_size if self._log.exists() else 0

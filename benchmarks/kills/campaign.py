@@ -1,5 +1,6 @@
 """One life of a run: killed at one moment after another, resumed each time, then compared."""
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.kills import artifacts
-from benchmarks.kills.attempt import Attempt, Process
+from benchmarks.kills.attempt import SETTINGS, Attempt, Process
 from benchmarks.kills.moments import Moment
 from ift_scale.errors import EXIT_ENVIRONMENT, EXIT_STOPPED
 from ift_scale.io.progress import say
@@ -20,7 +21,7 @@ GONE_SECONDS, TERM_SECONDS, FAILED_SECONDS = 5.0, 10.0, 60.0
 The latter two hold for an idle machine. Where more processes want to run than there are cores, each
 gets a part of one, and the limits are multiplied accordingly.
 """
-_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.005
 _MOMENT_SECONDS = 900.0
 _SAVED = ("inside", "after the last step", "exporting", "writing a checkpoint")
 """Parts of the names of moments at which SIGTERM waits for a step, a checkpoint or an export."""
@@ -55,8 +56,7 @@ COMMAND_KILLED = Target("command", signal.SIGKILL)
 class Kill(NamedTuple):
     """A kill that kept all promises.
 
-    `seconds`: until all processes of the run were gone. `load`: processes that wanted to run, per
-    core.
+    `seconds`: until all processes of the run were gone.
     """
 
     moment: str
@@ -64,15 +64,25 @@ class Kill(NamedTuple):
     signal: str
     seconds: float
     exit_code: int
-    load: float
 
 
 class Life:
-    """A run in `folder` with settings `overrides`. `kills`: those so far."""
+    """A run in `folder` with these settings and overrides of them.
 
-    def __init__(self, folder: Path, overrides: tuple[str, ...], seed: int):
-        self.folder, self.overrides = folder, overrides
-        self.kills: list[Kill] = []
+    `kills`: those so far. They are recorded beside the folder, so that a life can be continued.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        overrides: tuple[str, ...],
+        seed: int,
+        settings: tuple[str, ...] = SETTINGS,
+    ):
+        self.folder, self.overrides, self._settings = folder, overrides, settings
+        self._record = folder.with_name(f"{folder.name}-kills.jsonl")
+        lines = self._record.read_text().splitlines() if self._record.exists() else []
+        self.kills = [Kill(**json.loads(line)) for line in lines]
         self._random = random.Random(seed)
 
     def live(self, moments: Sequence[Moment], targets: Sequence[Target]) -> None:
@@ -80,7 +90,9 @@ class Life:
 
         A moment that a run passes too fast to be seen is left out. Raises Violation.
         """
-        left = list(moments)
+        titles = [moment.title for moment in moments]
+        before = [titles.index(kill.moment) for kill in self.kills if kill.moment in titles]
+        left = list(moments[max(before, default=-1) + 1 :])
         while left:
             attempt = self._start()
             moment = self._wait(attempt, left)
@@ -102,7 +114,7 @@ class Life:
         return len(artifacts.files(self.folder))
 
     def _start(self) -> Attempt:
-        return Attempt(self.folder, self.overrides)
+        return Attempt(self.folder, self.overrides, settings=self._settings)
 
     def _wait(self, attempt: Attempt, left: list[Moment]) -> Moment | None:
         """Waits for the first moment left, and removes it and those that have passed.
@@ -146,7 +158,9 @@ class Life:
         if left:
             raise Violation(f"{where}: after {limit:.0f} s {[p.command for p in left]}")
         _check_end(where, who, target.signal, code, attempt.output)
-        self.kills.append(Kill(moment.title, who, target.signal.name, seconds, code, load))
+        self.kills.append(Kill(moment.title, who, target.signal.name, seconds, code))
+        with self._record.open("a") as record:
+            record.write(json.dumps(self.kills[-1]._asdict()) + "\n")
 
 
 def _check_end(where: str, who: str, number: signal.Signals, code: int, output: str) -> None:

@@ -15,6 +15,7 @@ from benchmarks.suite.classes import classes_table
 from benchmarks.suite.markdown import commits, markdown_table, measured
 from benchmarks.suite.page import slope
 from benchmarks.suite.registry import BENCHMARKS, CHECKOUT, results_folder
+from benchmarks.suite.reliability import kills_table, soak_table
 from benchmarks.suite.rows import Row, Spread, between, number, only, read
 from benchmarks.suite.speed import speed_table
 from ift_scale.analyse import transitions
@@ -24,6 +25,9 @@ from ift_scale.treatments import treatment
 
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _WIDTH = 100
+_OWN_BLOCKS = frozenset(
+    {"demo", "real", "screen-training", "simulator", "models", "classes", "kills", "soak"}
+)
 
 
 def documents() -> list[Path]:
@@ -323,10 +327,8 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "goals": goals_table,
     "models": models_table,
     "classes": classes_table,
+    "kills": kills_table,
+    "soak": soak_table,
     **gpu.BLOCKS,
-    **{
-        f"{name}-table": table(name)
-        for name in BENCHMARKS
-        if name not in ("demo", "real", "screen-training", "simulator", "models", "classes")
-    },
+    **{f"{name}-table": table(name) for name in BENCHMARKS if name not in _OWN_BLOCKS},
 }

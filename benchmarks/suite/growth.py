@@ -1,4 +1,4 @@
-"""Growth of a cost: the slope of log cost over log size, with a 95% interval. Pure functions."""
+"""Growth of a cost: slopes over sizes, mostly of logarithms, with 95% intervals. Pure functions."""
 
 import math
 import statistics
@@ -60,12 +60,37 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     if len({size for size, _ in logs}) < 2:
         return None
     sizes, costs = zip(*logs, strict=True)
-    slope, intercept = statistics.linear_regression(sizes, costs)
-    if len(logs) < 3:
+    slope, intercept, reach = _line(sizes, costs)
+    if reach is None:
         return Fit(slope, math.exp(intercept), None, None)
-    freedom = len(logs) - 2
-    variance = sum((y - intercept - slope * x) ** 2 for x, y in logs) / freedom
-    reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt(
-        variance / (statistics.pvariance(sizes) * len(sizes))
-    )
     return Fit(slope, math.exp(intercept), slope - reach, slope + reach)
+
+
+def growth_between(
+    points: Sequence[tuple[float, float]], start: float, end: float
+) -> tuple[float, float, float]:
+    """Returns by how much y grows from x = `start` to `end` on a straight line: value, low, high.
+
+    `points`: at least three (x, y). The 95% interval uses Student's t and takes the points as
+    independent; give means over many samples.
+    """
+    slope, _, reach = _line(*zip(*points, strict=True))
+    assert reach is not None
+    span = end - start
+    return slope * span, (slope - reach) * span, (slope + reach) * span
+
+
+def _line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float | None]:
+    """Returns slope and intercept by least squares, and half the slope's 95% interval.
+
+    The latter is None for two points.
+    """
+    slope, intercept = statistics.linear_regression(xs, ys)
+    freedom = len(xs) - 2
+    if freedom < 1:
+        return slope, intercept, None
+    variance = sum((y - intercept - slope * x) ** 2 for x, y in zip(xs, ys, strict=True)) / freedom
+    reach = float(stats.t.ppf(0.975, freedom)) * math.sqrt(
+        variance / (statistics.pvariance(xs) * len(xs))
+    )
+    return slope, intercept, reach

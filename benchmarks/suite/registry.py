@@ -312,6 +312,34 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "kills",
+            "seconds until all processes of a killed or signalled run are gone, at moments of all "
+            "stages; what its resumption leaves",
+            "an undisturbed run",
+            "no process remains, the run resumes, and its files are bit-identical, times aside",
+            "bench_kills.py",
+            Size(
+                "a run of two arms, one rank and two, three ways to start them",
+                2.0,
+                25.0,
+                1,
+                1,
+            ),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
+            "soak",
+            "growth of memory, open files and threads in long work",
+            "none",
+            "growth after the first fifth of the work is not above 1% of the memory, one file, one "
+            "thread, or not beyond its interval",
+            "bench_soak.py",
+            Size("50,000 questions, 2,000 optimizer steps, 200 arms", 12.0, 0.0, 1, 1),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",

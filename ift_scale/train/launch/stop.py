@@ -25,9 +25,9 @@ def request_stop(
     Does not wait if they have nothing to save: before the first step of an arm, while they start or
     build the model. The caller ends them. Raises EnvironmentProblem if a rank failed instead.
     """
-    arm, step = _unsaved(events)
-    if step is None:
-        return stopped_error({"name": arm, "step": 0})
+    nothing_left = _nothing_unsaved(events)
+    if nothing_left:
+        return nothing_left
     stop_file.touch()
     deadline = time.monotonic() + grace
     while processes.running() and time.monotonic() < deadline:
@@ -41,24 +41,23 @@ def request_stop(
         raise EnvironmentProblem(f"while saving, {launcher.failure(failed[0])}")
     if processes.running():
         return Stopped(f"the ranks did not save within {grace:.0f} s and were ended. {_RESUMES}")
-    arm, step = _unsaved(events)
-    if step is None:
-        return Stopped(f"stopped after the last arm, {arm}, which is finished. {_RESUMES}")
-    return Stopped(f"the ranks ended before they could save. {_RESUMES}")
+    return _nothing_unsaved(events) or Stopped(
+        f"the ranks ended before they could save. {_RESUMES}"
+    )
 
 
-def _unsaved(events: Path) -> tuple[str, int | None]:
-    """Returns the newest arm ("" before the first), and the step after which this launch has begun
-    to train it; None if it has not, or if the arm is finished."""
-    arm, step = "", None
+def _nothing_unsaved(events: Path) -> Stopped | None:
+    """Returns the error to raise if no arm is between the first step of this launch and its end."""
+    arm, state = "the first arm", "arm"
     for event in launcher.read(events):
         if event["event"] == "arm":
-            arm, step = event["name"], None
-        elif event["event"] == "begun":
-            step = event["step"]
-        elif event["event"] == "done":
-            step = None
-    return arm, step
+            arm = event["name"]
+        if event["event"] in ("arm", "begun", "done"):
+            state = event["event"]
+    where = {"arm": f"before training {arm}", "done": f"after training {arm}, which is finished"}
+    if state not in where:
+        return None
+    return Stopped(f"stopped {where[state]}. The same command resumes from there.")
 
 
 def stopped_error(event: dict[str, object]) -> Stopped:
@@ -66,5 +65,5 @@ def stopped_error(event: dict[str, object]) -> Stopped:
     if event["step"]:
         where = f"training {event['name']} after step {event['step']}, which is saved"
     else:
-        where = f"before training {event['name'] or 'the first arm'}"
+        where = f"before training {event['name']}"
     return Stopped(f"stopped {where}. The same command resumes from there.")
