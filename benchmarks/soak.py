@@ -1,7 +1,8 @@
 """Samples memory, open files and threads of running processes, and decides whether they are flat.
 
-Memory is read from /proc/PID/smaps_rollup: RSS, PSS, which counts pages that processes share only
-in part, and anonymous memory, which has no pages of files. Reads /proc only, so it costs the processes nothing but the time of the kernel.
+Memory is read from /proc/PID/smaps_rollup: RSS; PSS, which counts pages that processes share only
+in part; and anonymous memory, which has no pages of files. Reads /proc only, so it costs the
+processes nothing but the time of the kernel.
 """
 
 from collections.abc import Mapping, Sequence
