@@ -12,6 +12,7 @@ read-only cache folder only costs time: the file is hashed again.
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import re
 import time
@@ -92,11 +93,12 @@ def _sha256(descriptor: int) -> str:
 
 
 def _feed(hasher: Any, descriptor: int) -> None:
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
-    # Not a memory map: truncating a mapped file on a network drive would kill the process.
-    while count := os.readv(descriptor, [buffer]):
-        hasher.update(view[:count])
+    # Not a map of the file: truncating it on a network drive would kill the process. The buffer is
+    # a map of its own, because a thread's heap would keep memory of this size.
+    with mmap.mmap(-1, _CHUNK_BYTES) as buffer, memoryview(buffer) as view:
+        while count := os.readv(descriptor, [buffer]):
+            with view[:count] as part:
+                hasher.update(part)
 
 
 def _stamp(status: os.stat_result) -> Stamp:

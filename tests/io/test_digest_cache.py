@@ -183,3 +183,21 @@ def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert digest_cache.folder() == tmp_path / ".cache" / "ift-scale" / "digests"
+
+
+def _anonymous_mib() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous")) / 1024
+
+
+def test_threads_keep_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every new thread may get a heap of its own, which would keep its buffer of 4 MiB."""
+    monkeypatch.setattr(digest_cache, "folder", lambda name="digests": None)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 << 20))
+    digest_cache.digest(path, "sha256")
+    before = _anonymous_mib()
+    for _ in range(4):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: digest_cache.digest(path, "sha256"), range(8)))
+    assert _anonymous_mib() - before < 4
