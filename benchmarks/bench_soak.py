@@ -95,14 +95,18 @@ def questions(amount: int, pool: Path) -> Work:
 
 
 def write_pool(folder: Path, size: int) -> None:
-    """Writes `size` train questions of the paper's format, and ten dev and ten test questions."""
+    """Writes `size` train questions of the paper's format, and ten dev and ten test questions.
+
+    Their words are few: the tokenizer keeps up to 400,000, which new words would go on to fill.
+    """
+    words = "willow ginger clover honey mint garlic sage nettle hazel oak".split()
     folder.mkdir(parents=True)
     for split, count in {"dev": 10, "train": size, "test": 10}.items():
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for i in range(count):
-                names = ("willow", "ginger", "clover", "honey")
-                choices = [f"{name} {i % (97 + place)}" for place, name in enumerate(names)]
-                row = {"id": i, "question": f"Which is {split} {i}?", "choices": choices}
+                named = " ".join(words[int(digit)] for digit in f"{i:05d}")
+                choices = [f"{words[(i + place) % 10]} {split}" for place in range(4)]
+                row = {"id": i, "question": f"Which is {split} {named}?", "choices": choices}
                 file.write(json.dumps(row | {"answer": i % 4}) + "\n")
 
 

@@ -53,6 +53,11 @@ class ChildGroup:
         finally:
             os.close(pipe)
 
+    @property
+    def pid(self) -> int:
+        """Process id of the leader, which is that of the group."""
+        return self._process.pid
+
     def poll(self) -> int | None:
         """Returns the leader's exit code (negative: the signal that killed it), None if it runs."""
         return self._process.poll()

@@ -75,5 +75,5 @@ def test_it_waits_for_what_is_unsaved(
 def test_a_rank_that_fails_while_saving(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, [{"event": "error", "rank": 1, "message": "no space"}])
     ranks.write(ARM, BEGUN)
-    with pytest.raises(EnvironmentProblem, match="rank 1 failed while saving: no space"):
+    with pytest.raises(EnvironmentProblem, match="while saving, rank 1 failed: no space"):
         ranks.stop()
