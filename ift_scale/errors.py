@@ -4,6 +4,7 @@ Any other exception is a bug in IFT-Scale and keeps its traceback.
 """
 
 import difflib
+import errno
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -77,6 +78,44 @@ class EnvironmentProblem(IFTScaleError):
     exit_code = EXIT_ENVIRONMENT
 
 
+_PATH_ERRORS = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DEVICE_ERRORS = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETXTBSY)
+
+
+def file_error(error: OSError, path: str | Path | None = None) -> IFTScaleError | None:
+    """Returns the error to report for a path that cannot be used; None for other OSErrors.
+
+    `path`: the path to name instead of the error's own.
+    """
+    shown = path or error.filename
+    if error.errno in _FULL:
+        return EnvironmentProblem(
+            f"{shown}: the disk is full, so nothing was written there. Free some space, or set "
+            "output_dir to another disk, and run the same command again; finished stages are kept."
+        )
+    if error.errno in _PATH_ERRORS and shown:
+        return ArtifactError(
+            f"{shown}: cannot be read or written ({error.strerror}). Give another path, or change "
+            "what is there: folders need permission to read and write."
+        )
+    if error.errno in _DEVICE_ERRORS and shown:
+        return EnvironmentProblem(
+            f"{shown}: its disk reports an error ({error.strerror}). Check the file system, and "
+            "run the same command again; finished stages are kept."
+        )
+    return None
+
+
 class Stopped(BaseException):
     """The run was stopped by a signal. Finished work is kept, and the same command resumes.
 
@@ -88,7 +127,10 @@ class Stopped(BaseException):
 
 def shorten(value: object, width: int = 80) -> str:
     """Returns `repr(value)`, cut to `width` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of 4,300 digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

@@ -149,7 +149,7 @@ def test_a_model_folder_without_weights(tmp_path: Path, pool: Path) -> None:
 def test_an_unwritable_output_folder(tmp_path: Path, pool: Path) -> None:
     (tmp_path / "file").write_text("")
     result = _run("questions", _config(tmp_path, pool), "--set", f"output_dir={tmp_path}/file/run")
-    assert result.exit_code == 2 and "cannot be written" in result.output
+    assert result.exit_code == 2 and "output_dir: cannot be a folder" in result.output
 
 
 def test_unknown_domain(tmp_path: Path, pool: Path) -> None:

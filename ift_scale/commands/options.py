@@ -1,6 +1,7 @@
 """Options that several commands have, and how commands report errors. Light imports only."""
 
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped, printable
+from ift_scale.errors import EXIT_STOPPED, IFTScaleError, Stopped, file_error, printable
 
 _RESUMABLE = "Finished work is kept; run the same command to resume."
 
@@ -27,6 +28,11 @@ class ErrorReportingGroup(click.Group):
         except Stopped as error:
             click.echo(printable(f"Error: {error}"), err=True)
             _leave(error.exit_code)
+        except OSError as error:
+            if (reported := file_error(error)) is None:
+                raise
+            click.echo(printable(f"Error: {reported}"), err=True)
+            ctx.exit(reported.exit_code)
         except KeyboardInterrupt:
             click.echo(f"Stopped. {_RESUMABLE}", err=True)
             _leave(EXIT_STOPPED)
@@ -83,12 +89,15 @@ def ray_options(command: Any) -> Any:
     )(command)
 
 
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+
 class _PartType(click.ParamType):
     name = "K/N"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         number, _, of = str(value).partition("/")
-        if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        if not (_COUNT.fullmatch(number) and _COUNT.fullmatch(of) and int(number) < int(of)):
             self.fail(
                 f"{value!r} is not a part K/N with K from 0 to N - 1, such as 0/4", param, ctx
             )

@@ -15,7 +15,6 @@ from ift_scale.config import Config
 from ift_scale.config.file import with_overrides
 from ift_scale.engines import model_folder
 from ift_scale.io.progress import say
-from ift_scale.prompts.chat import has_chat_template
 
 _NAME = "data"
 
@@ -38,7 +37,7 @@ def config_of(
         {"path": path, "weight": weight}
         for path, weight in zip(data, weights or [1.0] * len(data), strict=True)
     ]
-    own = has_chat_template(model_folder.resolve(model, "MODEL"))
+    own = model_folder.has_chat_template(model_folder.resolve(model, "MODEL"))
     raw: dict[str, Any] = {
         "output_dir": output,
         "model": {"path": model},

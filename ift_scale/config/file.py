@@ -14,36 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ift_scale.config import Config, Section, Source, impossible_combinations
 from ift_scale.errors import ConfigError, did_you_mean, has_user_info, printable, shorten
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 2e-5 is a number (YAML 1.1 requires 2.0e-5) and duplicate keys are
-    errors."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        duplicates = sorted({key for key in keys if keys.count(key) > 1})
-        if duplicates:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"duplicate key {duplicates[0]!r}", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
-        r"|\.(inf|nan))$",
-        re.I,
-    ),
-    list("-+0123456789."),
-)
+from ift_scale.io import yaml_text
+from ift_scale.io.files import folder_problem
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
@@ -79,36 +55,39 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> Study:
     config = from_dict(copy.deepcopy(raw), str(path), problems)
     variants = {}
     for name, change in changes.items():
-        merged = merge(
-            raw, (change or {}) | {"output_dir": str(Path(config.output_dir) / str(name))}
-        )
+        merged = merge(raw, change | {"output_dir": str(Path(config.output_dir) / name)})
         # A value set on the command line applies to every variant.
         variant_problems = [
             problem
             for override in overrides
             if not override.startswith("output_dir") and (problem := _apply(merged, override))
         ]
-        variants[str(name)] = from_dict(merged, f"{path}, variant {name}", variant_problems)
+        variants[name] = from_dict(merged, f"{path}, variant {name}", variant_problems)
     return Study(config, variants)
 
 
-def _variants(path: Path, changes: Any, problems: list[str]) -> dict[Any, Any]:
+def _variants(path: Path, changes: Any, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Returns the settings of each variant; appends the problems of their names."""
     if not isinstance(changes, dict) or not all(
         change is None or isinstance(change, dict) for change in changes.values()
     ):
         raise ConfigError(str(path), ["variants: must be a mapping of names to settings"])
-    problems += [
-        f"variants: {name!r} must be letters, digits, '_' or '-'"
-        for name in changes
-        if not _NAME.match(str(name))
-    ]
+    for name, change in changes.items():
+        if not isinstance(name, str):
+            problems.append(f"variants: the name {name!r} is not a text; put it in quotes")
+        elif not _NAME.match(name):
+            problems.append(f"variants: {name!r} must be letters, digits, '_' or '-'")
+        if change and "output_dir" in change:
+            problems.append(
+                f"variants.{name}.output_dir: cannot be set (value: "
+                f"{shorten(change['output_dir'])}); a variant's folder is output_dir/{name}"
+            )
     if "report" in changes:
         problems.append("variants: 'report' is the name of the study's own report; choose another")
-    return changes
+    return {str(name): change or {} for name, change in changes.items()}
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\Z")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -130,16 +109,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(
             str(path), [f"extends: forms a cycle through {below[-1]}; remove one of the references"]
         )
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ConfigError(
-            str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), [f"must be a mapping of settings (value: {shorten(raw)})"])
+    raw = yaml_text.read_mapping(path)
     named = raw.pop("extends", [])
     named = [named] if isinstance(named, str) else named
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
@@ -176,6 +146,8 @@ def from_dict(
         except ValidationError:
             raise ConfigError(source, problems) from None
     problems += [*impossible_combinations(config), *_credentials(config.model_dump())]
+    if problem := folder_problem(Path(config.output_dir)):
+        problems.append(f"output_dir: {problem} (value: {config.output_dir!r}); choose another")
     if problems:
         raise ConfigError(source, problems)
     return config
@@ -206,9 +178,9 @@ def _apply(raw: dict[str, Any], override: str) -> str | None:
     if not equals or not all(key.split(".")):
         return f"--set {override}: must have the form section.key=value"
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return f"--set {override}: the value is not valid YAML"
+        value = yaml_text.parse(text)
+    except yaml_text.InvalidYaml as error:
+        return f"--set {override}: the value is not valid YAML: {error}"
     node: Any = raw
     *parents, last = key.split(".")
     for parent in parents:
@@ -229,7 +201,10 @@ def _apply(raw: dict[str, Any], override: str) -> str | None:
 
 
 def _is_index(text: str, node: list[Any]) -> bool:
-    return text.isdigit() and int(text) < len(node)
+    return _INDEX.fullmatch(text) is not None and int(text) < len(node)
+
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def _child(node: Any, name: str) -> Any:
@@ -242,7 +217,7 @@ def _child(node: Any, name: str) -> Any:
 
 def _describe(details: Any) -> str:
     loc = details["loc"]
-    path = ".".join(str(part) for part in _without_tags(loc))
+    path = ".".join(shorten(str(part))[1:-1] for part in _without_tags(loc))
     value = shorten(details["input"])
     if details["type"] == "union_tag_not_found":
         return f"{path}.kind: missing (value: {value}); known: {', '.join(_SOURCES)}"

@@ -86,6 +86,13 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
+def _no_flag(value: object) -> object:
+    """Refuses true and 1.0, which are equal to 1."""
+    if isinstance(value, bool | float):
+        raise ValueError("must be auto, 0, 1, 2 or 3")
+    return value
+
+
 class TrainConfig(Section):
     """Training of every arm with DeepSpeed ZeRO."""
 
@@ -98,7 +105,7 @@ class TrainConfig(Section):
     """Path of an existing DeepSpeed hostfile, for several nodes."""
     precision: Precision = "auto"
     """`auto`: bfloat16 with float32 master weights on a GPU, float32 on a CPU."""
-    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    zero_stage: Annotated[Literal["auto", 0, 1, 2, 3], BeforeValidator(_no_flag)] = "auto"
     """ZeRO stage. `auto`: the cheapest combination with `offload` and `activation_checkpointing`
     that fits in memory according to the memory model. `ift-scale plan` shows the choice."""
     offload: Literal["auto", "none", "optimizer", "all"] = "auto"

@@ -1,6 +1,7 @@
 """General instructions that are blended into every set."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,13 +22,22 @@ def path_of(config: GeneralConfig) -> Path | None:
     return Path(config.path)
 
 
-def load(path: Path) -> dict[str, Example]:
-    """Returns the instructions by content hash, independent of their order in the file."""
+def load(path: Path, report: Skipped | None = None) -> dict[str, Example]:
+    """Returns the instructions by content hash, independent of their order in the file.
+
+    `report` is filled with what was read and which columns were not used. Raises DataError as
+    `read` does, and for a weight in the loss, which general instructions do not have.
+    """
     meta = ExampleMeta(setting="general", wording="general")
-    return {
-        instruction.id: Example(messages=instruction.messages, meta=meta)
-        for instruction in read(InstructionSource(path=str(path)), Skipped())
-    }
+    found = {}
+    for instruction in read(InstructionSource(path=str(path)), report or Skipped()):
+        if instruction.weight != 1:
+            remedy = "Remove it, or train on the file as one of construct.sets"
+            place = replace(instruction.place, field="weight")
+            problem = "is not used for general instructions"
+            raise DataError(place, problem, remedy, instruction.weight)
+        found[instruction.id] = Example(messages=instruction.messages, meta=meta)
+    return found
 
 
 def shuffled(examples: Mapping[str, Example], domain: str, seed: int) -> list[str]:

@@ -21,6 +21,7 @@ from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
 from ift_scale.errors import DataError, Place
+from ift_scale.instructions.read import Skipped
 from ift_scale.io.dataset import files_digest
 from ift_scale.io.files import atomic_folder, write_jsonl
 from ift_scale.io.manifests import digest_of, file_digest
@@ -138,7 +139,10 @@ def build(
     settings, all_arms = config.construct, arms
     arms = [arm for arm in arms if own.set_of(arm, settings) is None]
     general_path = general.path_of(settings.general) if arms else None
-    instructions = general.load(general_path) if general_path else {}
+    report = Skipped()
+    instructions = general.load(general_path, report) if general_path else {}
+    if report.ignored:
+        say(f"construct: general: {report.summary(str(general_path))}")
     limit = _general_limit(config, len(instructions)) if general_path else None
     make, counts = _maker(config, arms, pool, by_score, texts, limit)
     sizes: dict[str, int] = {}

@@ -1,12 +1,13 @@
 """Checks that a Hugging Face model folder is complete before anything starts."""
 
-import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ift_scale.config.section import BUILTIN_MODEL
 from ift_scale.errors import DataError, Place
+from ift_scale.io import text_file
 from ift_scale.models.config_file import model_config, quantisation, refuse_encoder_decoder
 
 
@@ -37,6 +38,7 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
 SINGLE = "model.safetensors"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"[^/\0]{1,200}\.safetensors")
 
 
 class StoredTensor(NamedTuple):
@@ -81,15 +83,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weight_map(index: Path) -> dict[str, str]:
     """Returns the shard of each tensor according to the index file."""
-    try:
-        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
-            raise TypeError("it names no shard")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"is not a weight index: {type(error).__name__}: {error}"
-        raise DataError(
-            Place(index, field="weight_map"), problem, "Fetch the model again"
-        ) from error
+    remedy = "Fetch the model again"
+    shard_of = text_file.read_object(index, remedy).get("weight_map")
+    place = Place(index, field="weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise DataError(place, "must be an object that maps tensors to files", remedy, shard_of)
+    for name, shard in shard_of.items():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            place = Place(index, field=f"weight_map.{name}")
+            raise DataError(place, "is not the name of a .safetensors file", remedy, shard)
     return shard_of
 
 
@@ -125,33 +127,19 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Returns (shape, dtype) of each tensor of a safetensors file.
 
-    Raises DataError if the file's size differs from its header: a truncated download or copy.
+    Raises DataError for a truncated download or copy, and for a damaged header.
     """
-    size = path.stat().st_size
-    entries: dict[str, Any] = {}
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            described = json.loads(file.read(length)) if 8 + length <= size else {}
-            entries = {name: entry for name, entry in described.items() if name != "__metadata__"}
-            tensors = {
-                name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in entries.items()
-            }
-            expected = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            expected = -1
-    if expected != size:
-        described_size = (
-            f"its header describes {expected:,} bytes"
-            if expected > 0
-            else "its header is incomplete"
-        )
-        raise DataError(
-            Place(path),
-            f"is incomplete: it has {size:,} bytes and {described_size}",
-            "Copy or fetch the file again",
-        )
-    return tensors
+    from safetensors import SafetensorError, safe_open
+
+    text_file.refuse_unreadable(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        problem = f"is incomplete or damaged: it has {path.stat().st_size:,} bytes, and safetensors"
+        problem += f" reports: {error}"
+        raise DataError(Place(path), problem, "Copy or fetch the file again") from error
 
 
 DEQUANTISED = ("fp8", "mxfp8", "mxfp4")
@@ -177,11 +165,21 @@ def check(folder: Path) -> None:
 
 def has_own_tokenizer(folder: Path) -> bool:
     """True if Python files of the folder define its tokenizer (`auto_map`)."""
+    return bool(_tokenizer_settings(folder).get("auto_map"))
+
+
+def has_chat_template(folder: Path) -> bool:
+    """True if the tokenizer in a model's folder comes with a chat template."""
+    in_settings = bool(_tokenizer_settings(folder).get("chat_template"))
+    return in_settings or (folder / "chat_template.jinja").is_file()
+
+
+def _tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """Returns tokenizer_config.json, empty if it is damaged: `PromptTokenizer` refuses it."""
     try:
-        fields = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # the tokenizer is refused where it is loaded
-    return isinstance(fields, dict) and bool(fields.get("auto_map"))
+        return text_file.read_object(folder / TOKENIZER_CONFIG, "")
+    except DataError:
+        return {}
 
 
 def refuse_quantised(folder: Path) -> None:

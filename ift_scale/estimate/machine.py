@@ -11,11 +11,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError
 
 from ift_scale.config.section import PositiveInt, Section, Text
-from ift_scale.errors import ConfigError, DataError, Place, did_you_mean
+from ift_scale.errors import ConfigError, DataError, Place, did_you_mean, shorten
+from ift_scale.io import yaml_text
 
 # Next to the source, like the model presets.
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "machines"
@@ -114,16 +114,7 @@ S = TypeVar("S", bound=Section)
 
 def read_section(path: Path, section: type[S]) -> S:
     """Reads a YAML file as a section of settings. Raises ConfigError with all problems."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            str(path), [f"cannot be read: {error.strerror}; give the path of a YAML file"]
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), ["must be a mapping of settings"])
+    raw = yaml_text.read_mapping(path)
     try:
         return section.model_validate(raw)
     except ValidationError as error:
@@ -137,7 +128,8 @@ def _problem(details: Any, section: type[Section]) -> str:
     if details["type"] == "extra_forbidden":
         nearest = did_you_mean(str(details["loc"][-1]), section.model_fields)
         return f"{field}: unknown key; {nearest}"
-    return f"{field}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {details['input']!r})"
+    value = shorten(details["input"])
+    return f"{field}: {details['msg'][0].lower()}{details['msg'][1:]} (value: {value})"
 
 
 def read_machine(machine: str) -> Machine:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.instructions.conversation import PlacedTurn
-from ift_scale.io import text_file
+from ift_scale.io import json_text
 from ift_scale.records import Message
 
 Role = Literal["system", "user", "assistant"]
@@ -84,7 +84,7 @@ def text(place: Place, field: str, value: Any) -> str:
             "It must be a non-empty string; fix or remove the row",
             value,
         )
-    if text_file.lone_surrogate(value):
+    if json_text.lone_surrogate(value):
         problem = "holds half of a surrogate pair, which is not a character"
         raise DataError(replace(place, field=field), problem, "Remove it", value)
     return value
@@ -95,8 +95,8 @@ def json_list(place: Place, field: str, value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return json_text.decode(value)
+    except json_text.InvalidJson as error:
         remedy = "Write the list as JSON, or save the data as JSON lines or Parquet"
         raise DataError(
             replace(place, field=field), f"not valid JSON: {error}", remedy, value

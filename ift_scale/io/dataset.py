@@ -4,15 +4,19 @@ All three give the same: rows by split, one at a time, each with its place. Memo
 with the dataset.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.io import dataset_folders
+from ift_scale.io import dataset_folders, text_file
 from ift_scale.io.manifests import digest_of, file_digest
 from ift_scale.io.tables import SUFFIXES, DatasetTable, FileTable, RowTable, suffix
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+"""NAME or OWNER/NAME; any other text is a path."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ def open_dataset(
     if local.is_file():
         return open_files(path, {dataset_folders.ONLY_SPLIT: local})
     if not local.is_dir():
+        if _HUB_ID.fullmatch(path) is None or suffix(local) in SUFFIXES or local.exists():
+            text_file.refuse_unreadable(local)
         return _from_hub(path, name, **options)
     if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
         return _saved_to_disk(path)

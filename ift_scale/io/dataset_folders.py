@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ift_scale.errors import DataError, Place, did_you_mean
-from ift_scale.io import text_file
+from ift_scale.io import text_file, yaml_text
 from ift_scale.io.tables import SUFFIXES, suffix
 
 # The split that `datasets` assigns to files that name none.
@@ -168,8 +168,6 @@ def _card(folder: Path) -> dict[str, Any]:
     path = folder / "README.md"
     if not path.is_file():
         return {}
-    import yaml
-
     lines = iter(text_file.lines(path))
     if next(lines, "").strip() != "---":
         return {}
@@ -179,8 +177,8 @@ def _card(folder: Path) -> dict[str, Any]:
             break
         head.append(line)
     try:
-        header = yaml.safe_load("".join(head))
-    except yaml.YAMLError as error:
+        header = yaml_text.parse("".join(head))
+    except yaml_text.InvalidYaml as error:
         raise DataError(
             Place(path),
             f"its YAML header cannot be read: {error}",

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ift_scale.errors import ArtifactError, DataError, EnvironmentProblem, Place
+from ift_scale.errors import DataError, Place, file_error
+from ift_scale.io import text_file
 
 INCOMPLETE = ".incomplete"
+_RECREATE = "The file was edited after it was written; remove its folder to recreate it"
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,28 +34,33 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
-            raise ArtifactError(
-                f"{path}: cannot be written ({error.strerror}). Set output_dir to a folder with "
-                "write permission."
-            ) from error
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        reported = file_error(error, path)
+        if reported is None:
             raise
-        raise _disk_full(path) from error
+        raise reported from error
     except Exception as error:
         # safetensors has its own exception type; torch reports that the file is too short.
         if not any(
             text in str(error) for text in ("No space left on device", "inline_container.cc")
         ):
             raise
-        raise _disk_full(path) from error
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise file_error(full, path) or error from error
 
 
-def _disk_full(path: Path) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{path}: the disk is full, so nothing was written there. Free some space, or set "
-        "output_dir to another disk, and run the same command again; finished stages are kept."
-    )
+def folder_problem(path: Path) -> str | None:
+    """Returns why no folder can be at `path`, as a predicate; None if it exists or can be made."""
+    for part in (path, *path.parents):
+        try:
+            mode = part.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if part.is_symlink():
+                return f"cannot be a folder: {part} is a symbolic link to nothing"
+        except OSError as error:
+            return f"cannot be a folder: {error.strerror}"
+        else:
+            return None if stat.S_ISDIR(mode) else f"cannot be a folder: {part} is a file"
+    return None
 
 
 @contextmanager
@@ -140,9 +148,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, or an empty dict if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file of a stage, or an empty dict if it does not exist.
+
+    Raises DataError if it was edited.
+    """
+    return text_file.read_object(path, _RECREATE) if path.is_file() else {}
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:
@@ -162,20 +173,24 @@ def read_jsonl(path: Path, record_type: type[M]) -> list[M]:
 
 def iterate_jsonl(path: Path, record_type: type[M]) -> Iterator[M]:
     """Yields the records of a file that a stage wrote. Raises DataError if it was edited."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            yield read_record(line, record_type, Place(path, number))
+    for number, line in enumerate(text_file.lines(path), start=1):
+        yield read_record(line, record_type, Place(path, number))
 
 
 def read_record(line: str | bytes, record_type: type[M], place: Place) -> M:
     """Returns the record in a line that a stage wrote. Raises DataError if it was edited."""
     try:
-        return record_type.model_validate_json(line)
+        return record_type.model_validate_json(line, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        remedy = "The file was edited after it was written; remove its folder to recreate it"
-        raise DataError(Place(place.file, place.line, field), problem["msg"], remedy) from error
+        raise edited(error, place) from error
+
+
+def edited(error: ValidationError, place: Place) -> DataError:
+    """Returns the DataError for a record that no stage writes."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or None
+    place = Place(place.file, place.line, field)
+    return DataError(place, problem["msg"], _RECREATE, problem["input"])
 
 
 def read_parquet(

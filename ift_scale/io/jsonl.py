@@ -4,22 +4,17 @@ A file has one object per line, or is one list of objects. It may be gzipped and
 byte order mark.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, OnError, Place, stop_at
-from ift_scale.io import text_file
+from ift_scale.io import json_text, text_file
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _REMEDY = "Fix or remove it. A file must have one object per line, or be one list of objects"
 
 Row = dict[str, Any]
-
-
-class _RepeatedKey(ValueError):
-    """A duplicate key of an object."""
 
 
 def exists(folder: Path, stem: str) -> bool:
@@ -80,46 +75,34 @@ def _lines(path: Path) -> Iterator[str]:
     return (line.removeprefix("\ufeff") for line in text_file.lines(path))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
-    return row
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
 def _row(path: Path, number: int, line: str) -> Row:
     try:
-        return _checked(path, number, _DECODER.decode(line.rstrip()), line)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(Place(path, number), error, line.strip()) from error
+        return _checked(path, number, json_text.decode(line.rstrip()), line)
+    except json_text.InvalidJson as error:
+        raise text_file.refusal(Place(path, number), error, _REMEDY, line.strip()) from error
 
 
 def _listed(path: Path, text: str, number: int, on_error: OnError) -> Iterator[tuple[int, Row]]:
     """Yields the objects of a list with the line each starts on; `text` starts on line `number`."""
     first_line, end, mark = number, text.index("[") + 1, ","
-    begin = _skip_blanks(text, end)
+    begin = json_text.skip_blanks(text, end)
     if text[begin : begin + 1] == "]":  # an empty list
         mark, end = "]", begin + 1
     while mark == ",":
         number += text.count("\n", end, begin)
         try:
-            value, end = _DECODER.raw_decode(text, begin)
-        except (ValueError, RecursionError) as error:
-            line = (
-                first_line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
-            )
-            raise _unreadable(Place(path, line), error, text[begin : begin + 80]) from error
+            value, end = json_text.decode_at(text, begin)
+        except json_text.InvalidJson as error:
+            line = number if error.line is None else first_line + error.line - 1
+            shown = text[begin : begin + 80]
+            raise text_file.refusal(Place(path, line), error, _REMEDY, shown) from error
         try:
             row = _checked(path, number, value, text[begin:end])
         except DataError as error:
             on_error(error)
         else:
             yield number, row
-        after = _skip_blanks(text, end)
+        after = json_text.skip_blanks(text, end)
         number += text.count("\n", begin, after)
         mark = text[after : after + 1]
         if mark not in (",", "]"):
@@ -130,8 +113,8 @@ def _listed(path: Path, text: str, number: int, on_error: OnError) -> Iterator[t
                 text[after : after + 80],
             )
         end = after + 1
-        begin = _skip_blanks(text, end)
-    rest = _skip_blanks(text, end)
+        begin = json_text.skip_blanks(text, end)
+    rest = json_text.skip_blanks(text, end)
     if rest < len(text):
         raise DataError(
             Place(path, number),
@@ -139,22 +122,6 @@ def _listed(path: Path, text: str, number: int, on_error: OnError) -> Iterator[t
             _REMEDY,
             text[rest : rest + 80],
         )
-
-
-def _skip_blanks(text: str, position: int) -> int:
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position
-
-
-def _unreadable(place: Place, error: Exception, shown: str) -> DataError:
-    if isinstance(error, _RepeatedKey):
-        place = Place(place.file, place.line, str(error))
-        return DataError(place, "duplicate key in the object", "Remove one of the two", shown)
-    problem = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-    if isinstance(error, json.JSONDecodeError):
-        problem = f"{error.msg} (column {error.colno})"
-    return DataError(place, f"not valid JSON: {problem}", _REMEDY, shown)
 
 
 def _checked(path: Path, number: int, row: Any, source: str) -> Row:
@@ -166,7 +133,7 @@ def _checked(path: Path, number: int, row: Any, source: str) -> Row:
             row,
         )
     # Only an escape can produce a lone surrogate, and few lines have one.
-    lone = _lone_surrogate(row) if "\\u" in source else None
+    lone = json_text.first_lone_surrogate(row) if "\\u" in source else None
     if lone is not None:
         field, text = lone
         problem = "holds half of a surrogate pair, which is not a character"
@@ -177,21 +144,3 @@ def _checked(path: Path, number: int, row: Any, source: str) -> Row:
             text,
         )
     return row
-
-
-def _lone_surrogate(value: Any, field: str = "") -> tuple[str, str] | None:
-    """Returns (field, text) of the first text in `value` that cannot be encoded, keys included."""
-    if isinstance(value, str):
-        return (field, value) if text_file.lone_surrogate(value) else None
-    if isinstance(value, dict):
-        bad = next((key for key in value if text_file.lone_surrogate(key)), None)
-        if bad is not None:
-            return ascii(bad), bad
-        parts = [(f"{field}.{key}" if field else key, part) for key, part in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{field}[{index}]", part) for index, part in enumerate(value)]
-    else:
-        return None
-    return next(
-        (lone for name, part in parts if (lone := _lone_surrogate(part, name)) is not None), None
-    )

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from ift_scale.errors import ArtifactError
-from ift_scale.io import digest_cache
+from ift_scale.errors import ArtifactError, DataError, Place
+from ift_scale.io import digest_cache, text_file
 from ift_scale.io.files import atomic_folder, link_or_copy, write_text
 from ift_scale.io.machine import git_commit, machine_name, package_versions
 
@@ -27,6 +27,13 @@ _SHA256_BYTES = 64 << 20
 # Below this size, hashing a file takes no longer than looking its digest up.
 _CACHED_BYTES = 1 << 20
 _FILES_AT_ONCE = 8
+
+
+def _inside(name: str) -> str:
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in name or len(max(parts, key=len)) > 200:
+        raise ValueError("must be the name of a file in the artifact's folder")
+    return name
 
 
 class Edit(BaseModel):
@@ -44,13 +51,13 @@ class Edit(BaseModel):
 class Manifest(BaseModel):
     """How an artifact was made: key, settings, inputs, files, counts and seconds."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     stage: str
     key: str
     config: dict[str, Any]
     inputs: dict[str, str]
-    files: dict[str, str]
+    files: dict[Annotated[str, AfterValidator(_inside)], str]
     counts: dict[str, float]
     seconds: dict[str, float]
     created: str
@@ -109,14 +116,18 @@ def folder_digest(
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Returns the manifest of an artifact, or None. Raises ArtifactError if it is unreadable."""
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    path, remedy = folder / MANIFEST, f"Remove {folder} to recreate it"
+    if not path.exists():
         return None
+    try:
+        return Manifest.model_validate(text_file.read_object(path, remedy), strict=True)
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
     except ValidationError as error:
-        raise ArtifactError(
-            f"{folder / MANIFEST}: not a manifest of this version. Remove {folder} to recreate it."
-        ) from error
+        first = error.errors()[0]
+        place = Place(path, field=".".join(map(str, first["loc"])))
+        problem = f"not a manifest of this version: {first['msg']}"
+        raise ArtifactError(str(DataError(place, problem, remedy, first["input"]))) from error
 
 
 def has_key(folder: Path, key: str) -> bool:

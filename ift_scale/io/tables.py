@@ -221,7 +221,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Row]]:
             for index in range(batch.num_rows):
                 number += 1
                 yield number, {name: batch.column(name)[index].as_py() for name in names}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(
             Place(path, number or None), f"is damaged: {error}", "Fetch the file again"
         ) from error
@@ -231,11 +231,12 @@ def _parquet(path: Path) -> Any:
     import pyarrow
     from pyarrow import parquet
 
+    text_file.refuse_unreadable(path)
     try:
         with path.open("rb") as file:
             text_file.refuse_pointer_or_archive(path, file.read(64))
         file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(
             Place(path), f"cannot be read as Parquet: {error}", "Fetch the file again"
         ) from error

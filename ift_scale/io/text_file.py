@@ -6,12 +6,14 @@ Every read error is a DataError that names the file, and the line if bytes canno
 import codecs
 import gzip
 import io
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io import json_text
 
 # UTF-32's mark starts with UTF-16's, so it must be tested first.
 _MARKS = (
@@ -56,25 +58,52 @@ def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(Place(path), f"is damaged: {error}", "Fetch the file again") from error
     except OSError as error:
-        raise DataError(
-            Place(path),
-            f"cannot be read: {error.strerror or error}",
-            "Give the path of a readable file",
-        ) from error
+        raise _unopened(path, error) from error
 
 
-def lone_surrogate(text: str) -> bool:
-    r"""True if the text has half of a surrogate pair, such as "\ud800" in JSON.
+def read(path: Path) -> str:
+    """Returns the whole text of a file; raises DataError as `lines` does."""
+    return "".join(lines(path))
 
-    Such a text cannot be encoded.
-    """
-    if text.isascii():
-        return False
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises DataError unless `path` is a regular file; a FIFO or a device may never end."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        raise _unopened(path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO, a socket or a device"
+        raise DataError(Place(path), f"is {kind}, not a file", "Give the path of a regular file")
+
+
+def read_object(path: Path, remedy: str, field: str | None = None) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises DataError if the file cannot be read or has anything else. `remedy` completes the error;
+    `field` is what the file is read for.
+    """
+    text = read(path)
+    try:
+        value = json_text.decode(text)
+    except json_text.InvalidJson as error:
+        raise refusal(Place(path, error.line, field), error, remedy) from error
+    if not isinstance(value, dict):
+        raise DataError(Place(path, field=field), "not a JSON object", remedy, value)
+    if (lone := json_text.first_lone_surrogate(value)) is not None:
+        place = Place(path, field=lone[0])
+        raise DataError(place, "contains half of a surrogate pair", remedy, lone[1])
+    return value
+
+
+def refusal(
+    place: Place, error: json_text.InvalidJson, remedy: str, shown: object = None
+) -> DataError:
+    """Returns the DataError for a text that is not JSON."""
+    if error.key is not None:
+        place = Place(place.file, place.line, error.key)
+        return DataError(place, "duplicate key in the object", "Remove one of the two", shown)
+    return DataError(place, f"not valid JSON: {error}", remedy, shown)
 
 
 def refuse_pointer_or_archive(path: Path, head: bytes) -> None:
@@ -84,7 +113,15 @@ def refuse_pointer_or_archive(path: Path, head: bytes) -> None:
             raise DataError(Place(path), problem, remedy)
 
 
+def _unopened(path: Path, error: OSError | ValueError) -> DataError:
+    problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, FileNotFoundError):
+        problem = "no such file or folder"
+    return DataError(Place(path), problem, "Give the path of a readable file")
+
+
 def _opened(path: Path) -> IO[bytes]:
+    refuse_unreadable(path)
     with path.open("rb") as file:
         is_gzip = path.suffix == ".gz" or file.read(2) == _GZIP
     return gzip.open(path, "rb") if is_gzip else path.open("rb")  # type: ignore[return-value]

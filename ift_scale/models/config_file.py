@@ -3,7 +3,6 @@
 Imports neither torch nor transformers; `config_class` checks the rest.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io import text_file
 
 _TYPES: dict[str, tuple[type, str]] = {
     "architectures": (list, "a list of class names"),
@@ -40,6 +40,7 @@ _MOST = 10_000
 not fill the memory."""
 _SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
 """Sizes without which there is no model. Others may be 0 in classes that do not use them."""
+_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 REMEDY = "Correct it, or fetch config.json again"
 
 
@@ -55,18 +56,14 @@ def read_config_file(path: Path) -> dict[str, Any]:
     object, and for the field if one of `_TYPES` has another type, one of `_SIZES` is below 1, a
     value is NaN, or there are more than 10,000 layers or experts.
     """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"), object_hook=_special_float)
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             Place(path), "is missing", "Give a folder as transformers' save_pretrained writes it"
-        ) from None
-    except RecursionError:
-        raise DataError(Place(path), "is nested too deeply", "Fetch the model again") from None
-    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
-        raise DataError(Place(path), f"not valid JSON: {error}", "Fetch the model again") from error
-    if not isinstance(fields, dict):
-        raise DataError(Place(path), "not a JSON object", "Give a Hugging Face config.json")
+        )
+    fields = {
+        name: _with_floats(value)
+        for name, value in text_file.read_object(path, "Fetch the model again").items()
+    }
     check_fields(fields, path)
     # transformers reads a null as a class.
     own = {name: kind for name, kind in (fields.pop("auto_map", None) or {}).items() if kind}
@@ -114,9 +111,16 @@ def _values(part: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, part
 
 
-def _special_float(value: dict[str, Any]) -> Any:
-    """Returns the number that transformers writes as {"__float__": "Infinity"}."""
-    return float(value["__float__"]) if value.keys() == {"__float__"} else value
+def _with_floats(value: Any) -> Any:
+    """Returns the value with numbers in place of transformers' {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_with_floats(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"__float__"}:
+        text = value["__float__"]
+        return _FLOATS.get(text, value) if isinstance(text, str) else value
+    return {name: _with_floats(part) for name, part in value.items()}
 
 
 def quantisation(fields: dict[str, Any]) -> str | None:

@@ -92,6 +92,32 @@ class Amounts:
         return num_choice * of_choice + self.num_free * self.prompts.free
 
 
+class FirstUse:
+    """Remembers which keys have been seen."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def first(self, key: str) -> bool:
+        """True at the first call with `key`."""
+        new = key not in self._seen
+        self._seen.add(key)
+        return new
+
+
+def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
+    """Returns for each variant the arms that no earlier variant makes."""
+    shared = FirstUse()
+    return [
+        [
+            work
+            for work in one.arms
+            if shared.first(work.evaluate_key if stage == "evaluate" else work.key)
+        ]
+        for one in study
+    ]
+
+
 def amounts_of(
     name: str, config: Config, parameters: int, tally: PlannedQuestions, prompts: Prompts
 ) -> Amounts:

@@ -7,8 +7,8 @@ are core-hours; otherwise they are GPU-hours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ift_scale.plan.amounts import Amounts, ArmWork
-from ift_scale.plan.rates import STAGES, Rate
+from ift_scale.plan.amounts import Amounts, FirstUse, own_arms
+from ift_scale.plan.rate import STAGES, Rate
 
 
 @dataclass(frozen=True)
@@ -66,32 +66,6 @@ class ArmCost:
 
 Rates = dict[tuple[str, str], Rate | None]
 """Rates by (variant, stage)."""
-
-
-class FirstUse:
-    """Remembers which keys have been seen."""
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-
-    def first(self, key: str) -> bool:
-        """True at the first call with `key`."""
-        new = key not in self._seen
-        self._seen.add(key)
-        return new
-
-
-def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
-    """Returns for each variant the arms that no earlier variant makes."""
-    shared = FirstUse()
-    return [
-        [
-            work
-            for work in one.arms
-            if shared.first(work.evaluate_key if stage == "evaluate" else work.key)
-        ]
-        for one in study
-    ]
 
 
 def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[StageCost]:

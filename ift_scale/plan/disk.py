@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ift_scale.config import Config
-from ift_scale.plan.amounts import Amounts
-from ift_scale.plan.costs import own_arms
+from ift_scale.plan.amounts import Amounts, own_arms
 
 # Bytes measured on the demo run (2026-11-25): a question's row in probe.parquet with its views'
 # columns, in a shard and merged; a row of an arm's scores; a set's line per token, with its JSON.

@@ -21,8 +21,8 @@ from ift_scale.estimate.shape import ModelShape
 from ift_scale.io.files import read_json
 from ift_scale.io.manifests import Manifest, read_manifest
 from ift_scale.plan.amounts import Amounts
+from ift_scale.plan.rate import Rate
 
-STAGES = ("probe", "write", "train", "evaluate")
 ITEMS = {"probe": "prompt tokens", "write": "texts", "train": "examples", "evaluate": "questions"}
 
 
@@ -46,22 +46,6 @@ class RateFile(Section):
     write: StageRate | None = None
     train: StageRate | None = None
     evaluate: StageRate | None = None
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The rate of a stage with its source."""
-
-    per_second: float
-    start_seconds: float
-    arm_seconds: float
-    source: str
-
-    def seconds(self, items: float, arms: int, devices: int) -> float:
-        """Returns the seconds of a stage with `items` items, 0 for none."""
-        if items == 0:
-            return 0.0
-        return self.start_seconds + arms * self.arm_seconds + items / (self.per_second * devices)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from ift_scale.errors import DataError, Place
-from ift_scale.io.files import read_json
 from ift_scale.prompts.templates import TEMPLATES
 from ift_scale.records import Message
 
@@ -27,18 +25,6 @@ _SWITCHES = tuple(
     for name in ("enable_thinking", "thinking")
     for value in ("false", "true")
 )
-
-
-def has_chat_template(folder: Path) -> bool:
-    """True if the tokenizer in a model's folder comes with a chat template; loads no tokenizer.
-
-    False for a damaged tokenizer_config.json, which `PromptTokenizer` refuses.
-    """
-    try:
-        in_settings = bool(read_json(folder / "tokenizer_config.json").get("chat_template"))
-    except (ValueError, AttributeError):
-        in_settings = False
-    return in_settings or (folder / "chat_template.jinja").is_file()
 
 
 class Turn(NamedTuple):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
 from ift_scale.errors import DataError, Place
+from ift_scale.io.json_text import lone_surrogate
 from ift_scale.io.jsonl import Row
-from ift_scale.io.text_file import lone_surrogate
 from ift_scale.questions import answers
 from ift_scale.records import LETTERS, Collection, Question, Split
 

@@ -5,9 +5,8 @@ dataset has one split, sorted by relation. The ten dev questions are drawn from 
 rest is test. These few serve all relations, so the relation is not used as the subject.
 """
 
-import json
-
 from ift_scale.errors import DataError, Place
+from ift_scale.io import json_text
 from ift_scale.io.jsonl import Row
 from ift_scale.questions.checks import required, text
 from ift_scale.questions.published import PublishedDataset, RandomSplit
@@ -27,8 +26,8 @@ EXAMPLE = {
 def fields(place: Place, row: Row) -> Row:
     listed = required(place, row, "possible_answers")
     try:
-        aliases = json.loads(listed)
-    except (ValueError, TypeError, RecursionError) as error:
+        aliases = json_text.decode(listed)
+    except (json_text.InvalidJson, TypeError) as error:
         at = Place(place.file, place.line, "possible_answers")
         raise DataError(
             at, f"must be a JSON list as text: {error}", "Fix or remove the row", listed

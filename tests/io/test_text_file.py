@@ -82,7 +82,7 @@ def test_line_numbers(tmp_path: Path) -> None:
             r":1: field 'a\[0\].b\[1\]': holds half of a surrogate pair",
         ),
         (b'{"a\\ud800": 1}\n', r":1: field ''a.ud800'': holds half of a surrogate pair"),
-        (b'{"a": 1' + b"0" * 5000 + b"}\n", r":1: not valid JSON: Exceeds the limit"),
+        (b'{"a": 1' + b"0" * 5000 + b"}\n", r":1: not valid JSON: an integer of 5001 digits"),
         (b'{"a": ' + b"[" * 200_000 + b"\n", r":1: not valid JSON: too deeply nested"),
         (
             b'{"a": "ok"}\n{"a": "\xb9\xfa"}\n',
@@ -113,7 +113,7 @@ def test_surrogate_pairs_and_escapes_are_characters(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent.txt: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"absent.txt: no such file"):
         list(text_file.lines(tmp_path / "absent.txt"))
-    with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"is a folder, not a file"):
         list(text_file.lines(tmp_path))

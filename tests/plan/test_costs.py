@@ -20,7 +20,8 @@ from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
 from ift_scale.plan.memory import read_shape
 from ift_scale.plan.questions import PlannedQuestions, Prompts, prompts_of
-from ift_scale.plan.rates import STAGES, Rate, RateSources, find, measured, read_rates
+from ift_scale.plan.rate import STAGES, Rate
+from ift_scale.plan.rates import RateSources, find, measured, read_rates
 from ift_scale.probe.run import asker_of
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ift_scale.config.train import TrainConfig
-from ift_scale.errors import DataError, Place
+from ift_scale.errors import DataError, IFTScaleError, Place
 from ift_scale.io.files import atomic_folder, read_json, write_json
 from ift_scale.io.manifests import digest_of, file_digests
 
@@ -145,7 +145,7 @@ def is_intact(path: Path) -> bool:
         content = read_json(path / _COUNTS)
         digest = content.pop("digest")
         return bool(digest == digest_of(content) and content["digests"] == _digests(path))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, IFTScaleError, ValueError, LookupError, TypeError):
         return False
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ift_scale.errors import ArtifactError
 from ift_scale.io.files import atomic_folder, link_or_copy
@@ -84,7 +84,7 @@ class BestWeights:
         for path in self._folder.glob(f"{PREFIX}*"):
             try:
                 kept = KeptBest.model_validate_json((path / RECORD).read_text(encoding="utf-8"))
-            except (OSError, ValidationError):
+            except (OSError, ValueError):
                 kept = None
             if kept is None or kept.key != self._key:
                 shutil.rmtree(path)

@@ -12,7 +12,7 @@ that do not (number of ranks, ZeRO stage) may differ when an arm resumes.
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ift_scale.errors import ArtifactError
 from ift_scale.io.manifests import MANIFEST, file_digests
@@ -77,7 +77,7 @@ def complete(folder: Path) -> list[tuple[Path, CheckpointManifest]]:
 def _read(path: Path) -> CheckpointManifest | None:
     try:
         return CheckpointManifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # also not UTF-8, or another content
         return None
 
 

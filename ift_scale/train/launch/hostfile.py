@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ift_scale.config import Config, impossible_combinations
 from ift_scale.errors import ConfigError, DataError, EnvironmentProblem, Place, has_user_info
+from ift_scale.io import text_file
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
 
@@ -39,7 +40,7 @@ _SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 def read(path: Path) -> dict[str, int]:
     """Returns the number of ranks of each host. Raises DataError for an invalid line."""
     hosts: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_file.lines(path), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
