@@ -15,6 +15,7 @@ from typing import Literal
 from benchmarks.suite.registry import CHECKOUT
 from benchmarks.suite.rows import Better, Row, Spread, read
 from ift_scale.errors import DataError, Place
+from ift_scale.io.files import read_record
 
 FEWEST = 3
 """Minimum number of repeats for a verdict."""
@@ -59,12 +60,12 @@ def _of_revision(revision: str) -> list[Row]:
     if listed is None:
         remedy = "Pass a file or folder of rows, or a revision of this repository"
         raise DataError(Place(revision), "is not a file, folder or git revision", remedy)
-    texts = [
-        _git("show", f"{revision}:{path}") or ""
-        for path in listed.split()
-        if path.endswith(".jsonl")
+    places = [Place(f"{revision}:{path}") for path in listed.split() if path.endswith(".jsonl")]
+    return [
+        read_record(line, Row, Place(place.file, number))
+        for place in places
+        for number, line in enumerate((_git("show", str(place)) or "").splitlines(), start=1)
     ]
-    return [Row.model_validate_json(line) for text in texts for line in text.splitlines()]
 
 
 def _git(*arguments: str) -> str | None:

@@ -26,7 +26,7 @@ from ift_scale.treatments import treatment
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _WIDTH = 100
 _OWN_BLOCKS = frozenset(
-    {"demo", "real", "screen-training", "simulator", "models", "classes", "kills", "soak"}
+    {"demo", "real", "screen-training", "simulator", "models", "classes", "fuzz", "kills", "soak"}
 )
 
 
@@ -312,6 +312,22 @@ def _gap(row: Row) -> str:
     return f"{row.value:.1e}" + (f" ({flipped} predictions differ)" if flipped else "")
 
 
+def fuzz_table(rows: Sequence[Row]) -> str:
+    """Counts of the benchmark fuzz: one line per kind of input, and their sum."""
+    found = _on_cpu(rows, "fuzz")
+    if not found:
+        return _nothing("fuzz")
+    kinds, columns = (
+        list(dict.fromkeys(names))
+        for names in ((row.case for row in found), (row.quantity for row in found))
+    )
+    counts = {(row.case, row.quantity): round(row.value) for row in found}
+    lines = [[kind, *(f"{counts[kind, column]:,}" for column in columns)] for kind in kinds]
+    sums = [f"{sum(counts[kind, column] for kind in kinds):,}" for column in columns]
+    table = markdown_table(["kind", *columns], [*lines, ["all", *sums]])
+    return f"{_caption(found, 'fuzz')}\n\n{table}"
+
+
 def goals_table(rows: Sequence[Row]) -> str:
     return markdown_table(["goal", "result", "benchmark"], goals.results(rows))
 
@@ -324,6 +340,7 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "real-consistency": consistency_table,
     "real-measures": measures_table,
     "real-transitions": transitions_table,
+    "fuzz": fuzz_table,
     "goals": goals_table,
     "models": models_table,
     "classes": classes_table,

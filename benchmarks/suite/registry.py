@@ -340,6 +340,17 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "fuzz",
+            "malformed input of every kind: how many are read rightly, refused with words, or "
+            "neither",
+            "none",
+            "every input ran to its end or to its limit of 20 s",
+            "bench_fuzz.py",
+            Size("10,000 inputs of 17 kinds, each in a process of its own", 12.0, 0.0, 1, 1),
+            "as on a CPU: no accelerator is used",
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",

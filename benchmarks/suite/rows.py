@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
+from ift_scale.errors import Place
+from ift_scale.io import json_text, text_file
 from ift_scale.io.files import read_jsonl, write_json, write_jsonl
 from ift_scale.io.machine import git_commit, machine_name, package_versions
 from ift_scale.records import Record
@@ -30,12 +32,12 @@ Better = Literal["higher", "lower", "neither"]
 class Spread(Record):
     """Repeats of one measurement; `samples` in order of measurement, if they were kept."""
 
-    value: float
+    value: FiniteFloat
     """The median (p50)."""
-    p20: float | None = None
-    p80: float | None = None
-    low: float
-    high: float
+    p20: FiniteFloat | None = None
+    p80: FiniteFloat | None = None
+    low: FiniteFloat
+    high: FiniteFloat
     repeats: int = Field(ge=1)
     samples: tuple[float, ...] = ()
 
@@ -211,7 +213,15 @@ def store(rows: Sequence[Row], folder: Path) -> Path:
 
 def read_file(path: Path) -> list[Row]:
     """Returns the rows of a file, or none if it does not exist; DataError for other content."""
-    return read_jsonl(path, Row) if path.is_file() else []
+    if not path.is_file():
+        return []
+    for number, line in enumerate(text_file.lines(path), start=1):  # duplicate keys, limits
+        try:
+            json_text.decode(line)
+        except json_text.InvalidJson as error:
+            remedy = "Restore the line, or run the benchmark again"
+            raise text_file.refusal(Place(path, number), error, remedy, line) from error
+    return read_jsonl(path, Row)
 
 
 def read(path: Path) -> list[Row]:

@@ -6,6 +6,7 @@ nearest valid name), wrong types, values out of range, and settings that cannot 
 """
 
 import copy
+import os
 import re
 import types
 import typing
@@ -105,7 +106,8 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     Paths in `extends` are relative to the file; later ones override earlier ones. `below` are the
     files that are being read already.
     """
-    if path.resolve() in below:
+    own = Path(os.path.realpath(path))  # resolve() raises RuntimeError for a loop of links
+    if own in below:
         raise ConfigError(
             str(path), [f"extends: forms a cycle through {below[-1]}; remove one of the references"]
         )
@@ -118,7 +120,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         )
     base: dict[str, Any] = {}
     for name in named:
-        base = merge(base, _read(path.parent / name, (*below, path.resolve())))
+        base = merge(base, _read(path.parent / name, (*below, own)))
     return merge(base, raw)
 
 

@@ -28,6 +28,7 @@ from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.path import print_path, proof_of
 from ift_scale.plan.prediction import print_prediction
 from ift_scale.plan.questions import PlannedQuestions, prompts_of
+from ift_scale.plan.rate import STAGES
 from ift_scale.plan.text import show
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions.sources import placed
@@ -163,7 +164,7 @@ def _print_costs(
         shape = None if isinstance(shapes[one.name], DataError) else shapes[one.name]
         # Measurements on a CPU do not apply to GPUs.
         near = study if on_gpu == has_gpu() else []
-        for stage in rates.STAGES:
+        for stage in STAGES:
             by_stage[one.name, stage] = rates.find(
                 stage, one, near, sources, shape, here=bool(near)
             )

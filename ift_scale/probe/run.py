@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ift_scale.config import Config, ProbeConfig
 from ift_scale.engines.pool import engine_workers
@@ -30,6 +29,7 @@ from ift_scale.scoring.letters import LetterAsker, few_shot_asker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import SCHEMA, ChoiceScores, write_rows
+from ift_scale.scoring.shards import open_shard
 from ift_scale.scoring.target import Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
@@ -141,11 +141,17 @@ def ask(
     compute(questions, [target], workers, share_of(ranks), bar)
 
 
+def _has_letters(path: Path) -> bool:
+    """True for a shard of choice questions."""
+    with open_shard(path) as shard:
+        return "logprobs" in shard.schema_arrow.names
+
+
 def _finish(
     config: ProbeConfig, task: Task, started: float, target: Target, shards: list[Path]
 ) -> None:
     """Merges the shards, choice questions first, and closes the artifact."""
-    choice = [path for path in shards if "logprobs" in pq.read_schema(path).names]
+    choice = [path for path in shards if _has_letters(path)]
     scores, answered = ChoiceScores(config.reliability), free.FreeSummary()
     scores.estimate_prior(choice)
 

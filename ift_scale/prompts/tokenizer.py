@@ -3,6 +3,7 @@
 `scoring.options` has the option letters.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ift_scale.errors import DataError, Place, shorten
+from ift_scale.io import text_file
 from ift_scale.prompts.chat import ChatTemplate
 from ift_scale.prompts.controls import ChatText, Controls
 from ift_scale.records import Message
@@ -19,6 +21,7 @@ _ANCHOR = "\n\n"
 _TOKENIZER_FILES = (
     "Put the model's tokenizer.json (or tokenizer.model) and tokenizer_config.json there"
 )
+_OF_PYTHON = re.compile(r"<class '(.*?)'>")
 _CHECK_EVERY = 512
 _TOO_LONG_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
 _CACHED_WORDS = 400_000
@@ -66,11 +69,17 @@ class PromptTokenizer:
                 mistral_format=False,
                 trust_remote_code=trust_remote_code,
             )
-        except Exception as error:  # a damaged file may raise anything
+        except BaseException as error:  # a damaged file may raise anything, also Rust's panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             files = sorted(file.name for file in self.path.glob("*tok*"))
+            for name in files:
+                if name.endswith(".json"):  # names the line, if it is not JSON
+                    text_file.read_object(self.path / name, _TOKENIZER_FILES)
             problem = "has no tokenizer that transformers can load"
             if files and str(error):
-                problem += f"; it reports {shorten(str(error).strip().splitlines()[0])}"
+                first = _OF_PYTHON.sub(r"\1", str(error).strip().splitlines()[0])
+                problem += f"; it reports {shorten(first)}"
             raise DataError(Place(self.path), problem, _TOKENIZER_FILES, files) from error
         # Examples are checked against the model's limit where they are used, or truncated.
         self.tokenizer.deprecation_warnings[_TOO_LONG_WARNING] = True

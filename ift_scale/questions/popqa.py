@@ -27,7 +27,7 @@ def fields(place: Place, row: Row) -> Row:
     listed = required(place, row, "possible_answers")
     try:
         aliases = json_text.decode(listed)
-    except (json_text.InvalidJson, TypeError) as error:
+    except (json_text.InvalidJson, TypeError, AttributeError) as error:
         at = Place(place.file, place.line, "possible_answers")
         raise DataError(
             at, f"must be a JSON list as text: {error}", "Fix or remove the row", listed

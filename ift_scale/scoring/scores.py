@@ -23,6 +23,7 @@ from ift_scale.scoring.blocks import Block, blocks, softmax
 from ift_scale.scoring.cloze import NUM_BINS, ClozeSummary, calibration_bins
 from ift_scale.scoring.grades import GradeInputs, grade_beyond_chance, grade_inputs, grade_of
 from ift_scale.scoring.letter_prior import LetterPrior, debiased
+from ift_scale.scoring.shards import read_shard
 
 _WHO = [
     (name, pa.string())
@@ -169,9 +170,7 @@ class ChoiceScores:
         """Estimates the letter prior in a first pass; does nothing unless `prior_share` is set."""
         if self.config.prior_share > 0:
             for path in shards:
-                for block in blocks(
-                    pq.read_table(path, columns=["draws", "orders", "logprobs", "answer"])
-                ):
+                for block in blocks(read_shard(path, ["draws", "orders", "logprobs", "answer"])):
                     self.prior.add(block)
 
     def rows(self, table: pa.Table) -> pa.Table:
@@ -273,7 +272,7 @@ def write_rows(
     """Merges shards into one Parquet file with one row group per shard, one shard in memory."""
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in shards:
-            writer.write_table(rows_of(pq.read_table(shard)).select(schema.names))
+            writer.write_table(rows_of(read_shard(shard)).select(schema.names))
 
 
 def train_scores(path: Path) -> dict[str, Score]:

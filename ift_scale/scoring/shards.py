@@ -8,17 +8,40 @@ over a dead process's chunks. The set of chunks does not depend on the number of
 import fcntl
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ift_scale.errors import ArtifactError
 from ift_scale.io.files import atomic_path, translate_disk_errors
 from ift_scale.io.locks import take_lock
 
 SHARDS = "shards"
 _SHARD = re.compile(r"\d+\.parquet")
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a shard. Raises ArtifactError if it is damaged, also while it is read in the block."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ArtifactError(
+            f"{path}: a damaged shard ({reason}). Remove it, and run the same command again: only "
+            "its questions are computed again."
+        ) from error
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns a shard's rows. Raises ArtifactError if it is damaged."""
+    with open_shard(path) as file:
+        return file.read(columns)
 
 
 class Shards:
@@ -64,7 +87,7 @@ class Shards:
 
     def write(self, number: int, table: pa.Table) -> None:
         with atomic_path(self.path(number)) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, write_page_checksum=True)
 
     def remove(self) -> None:
         """Removes all shards after the result has been merged."""

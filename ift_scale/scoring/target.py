@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ift_scale.engines.protocol import Engine
 from ift_scale.records import Question
-from ift_scale.scoring.shards import Shards
+from ift_scale.scoring.shards import Shards, open_shard
 
 META = b"ift_scale"
 """The key of a shard's schema metadata with its token counts and seconds."""
@@ -98,9 +97,10 @@ def work_of(target: Target) -> Work:
     work = Work()
     for number, chunk in enumerate(target.chunks):
         if number not in target.computed_before:
-            meta = json.loads(pq.read_metadata(target.shards.path(number)).metadata[META])
+            with open_shard(target.shards.path(number)) as shard:
+                meta = json.loads(shard.metadata.metadata[META])
+                work.tokens += meta["tokens"]
+                for name in work.seconds:
+                    work.seconds[name] += meta[name]
             work.questions += len(chunk)
-            work.tokens += meta["tokens"]
-            for name in work.seconds:
-                work.seconds[name] += meta[name]
     return work

@@ -1,0 +1,1 @@
+"""Malformed input: cases by kind, the forked children that read them, and what is expected."""
