@@ -59,7 +59,7 @@ def test_half_written_weights(tmp_path: Path, part: float) -> None:
     path.write_bytes(whole[: int(part * len(whole)) if part < 1 else int(part)])
     with pytest.raises(
         DataError,
-        match=r"model.safetensors: is incomplete: it has .* bytes and its header .*Copy or fetch",
+        match=r"model.safetensors: is incomplete or damaged: it has .* bytes, and .*Copy or fetch",
     ):
         model_folder.resolve(str(tmp_path))
 

@@ -255,8 +255,8 @@ def test_a_single_file_counts_before_an_index_as_in_transformers(sharded: Path) 
             r"'lm_head\.weight' to .* does not contain it",
         ),
         (lambda m: m | {"lm_head.weight": "model-9.safetensors"}, r"1 shards are missing"),
-        (lambda m: [], "is not a weight index"),
-        (lambda m: {}, "is not a weight index"),
+        (lambda m: [], "must be an object"),
+        (lambda m: {}, "must be an object"),
     ],
 )
 def test_an_index_that_does_not_fit_its_shards_is_refused(
