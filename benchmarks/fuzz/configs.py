@@ -11,7 +11,7 @@ from benchmarks.fuzz.mutate import mutated
 from benchmarks.fuzz.values import any_value
 from ift_scale.cli import main
 
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     split: [
         {
             "id": number,
@@ -77,6 +77,7 @@ def same(text: str, value: Any) -> bool:
         return text.lower() in (_TRUE if value else _FALSE)
     if isinstance(value, str):
         return text == value or (value == "off" and text.lower() in _FALSE)
+    number: float | None
     try:
         number = int(text.replace("_", ""), 0) if isinstance(value, int) else float(text)
     except ValueError:
@@ -106,8 +107,8 @@ def differences(written: Any, read: Any, name: str = "") -> str | None:
         if not isinstance(read, list) or len(read) != len(written):
             return f"{name}: {written!r} was read as {read!r}"
         pairs = enumerate(zip(written, read, strict=True))
-        found = (differences(a, b, f"{name}.{number}") for number, (a, b) in pairs)
-        return next((text for text in found if text is not None), None)
+        inside = (differences(a, b, f"{name}.{number}") for number, (a, b) in pairs)
+        return next((text for text in inside if text is not None), None)
     return None if same(written, read) else f"{name}: {written!r} was read as {read!r}"
 
 

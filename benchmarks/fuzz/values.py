@@ -25,7 +25,7 @@ TEXTS = (
     "\r",
 )
 NUMBERS = (0, -1, 1, 2, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.0, 1e308, 1e-320)
-ODD = (None, True, False, [], {}, [[]], [None], {"a": None}, [1, "a"], {"": ""})
+ODD: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"a": None}, [1, "a"], {"": ""})
 
 
 @lru_cache(maxsize=1)
