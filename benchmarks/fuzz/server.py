@@ -72,18 +72,30 @@ def warm(case: Case, folder: Path) -> None:
 
 
 def _wait(child: int, seconds: float) -> int | None:
-    """Returns the child's status; None, after killing it, if it takes longer."""
-    end, pause = time.monotonic() + seconds, 0.002
+    """Returns the child's status; None, after killing it, if it hangs.
+
+    It hangs if it takes more than `seconds` of CPU time, or none for `seconds`: on a busy machine,
+    the time alone says nothing.
+    """
+    used, changed, pause = 0.0, time.monotonic(), 0.002
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return status
-        if time.monotonic() > end:
+        now = _cpu_seconds(child)
+        if now > used:
+            used, changed = now, time.monotonic()
+        if used > seconds or time.monotonic() - changed > seconds:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None
         time.sleep(pause)
         pause = min(pause * 1.3, 0.05)
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _judged(status: int | None, output: str) -> str:
