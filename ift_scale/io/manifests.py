@@ -120,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        return Manifest.model_validate(text_file.read_object(path, remedy), strict=True)
+        manifest = Manifest.model_validate(text_file.read_object(path, remedy), strict=True)
     except DataError as error:
         raise ArtifactError(str(error)) from error
     except ValidationError as error:
@@ -128,6 +128,24 @@ def read_manifest(folder: Path) -> Manifest | None:
         place = Place(path, field=".".join(map(str, first["loc"])))
         problem = f"not a manifest of this version: {first['msg']}"
         raise ArtifactError(str(DataError(place, problem, remedy, first["input"]))) from error
+    for field in ("config", "inputs", "files", "counts", "seconds"):
+        setattr(manifest, field, _Recorded(getattr(manifest, field), path, field))
+    return manifest
+
+
+class _Recorded(dict[str, Any]):
+    """A part of a manifest. A key that its stage always writes is missing only after an edit."""
+
+    def __init__(self, values: dict[str, Any], path: Path, field: str):
+        super().__init__(
+            (name, _Recorded(value, path, f"{field}.{name}") if isinstance(value, dict) else value)
+            for name, value in values.items()
+        )
+        self._path, self._field = path, field
+
+    def __missing__(self, name: str) -> Any:
+        place, remedy = Place(self._path, field=f"{self._field}.{name}"), "to recreate it"
+        raise ArtifactError(str(DataError(place, "missing", f"Remove {self._path} {remedy}")))
 
 
 def has_key(folder: Path, key: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ift_scale.config.section import Section, Text
+from ift_scale.errors import ArtifactError
 from ift_scale.estimate import scaling
 from ift_scale.estimate.machine import Machine, read_section
 from ift_scale.estimate.machine import rate as rate_at
@@ -130,9 +131,14 @@ def measured(stage: str, root: Path, source: str) -> Rate | None:
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
     if not manifests:
         return None
-    return {"probe": _probe, "write": _write, "train": _train, "evaluate": _evaluate}[stage](
-        manifests, root, source
-    )
+    rate_of = {"probe": _probe, "write": _write, "train": _train, "evaluate": _evaluate}[stage]
+    try:
+        return rate_of(manifests, root, source)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ArtifactError(
+            f"{root / stage}: a manifest has settings, counts or seconds that its stage does not "
+            f"write ({error}). Remove the folder to recreate it, or give --rates."
+        ) from error
 
 
 def _sum(manifests: Sequence[Manifest], part: str) -> float:

@@ -15,7 +15,7 @@ from ift_scale.io import jsonl
 from ift_scale.questions import sampling
 from ift_scale.questions.checks import choice_question, row_id
 from ift_scale.questions.published import Placed
-from ift_scale.questions.reading import SPLITS
+from ift_scale.questions.reading import SPLITS, with_rows
 from ift_scale.records import Split
 
 
@@ -44,7 +44,7 @@ def load(source: PaperSource, seed: int, with_train: bool = True) -> Iterator[Pl
 
 
 def _split(path: Path, domain: str, split: Split) -> Iterator[Placed]:
-    for number, row in jsonl.rows(path):
+    for number, row in with_rows(jsonl.rows(path), path):
         place = Place(path, number)
         own = row_id(place, row)
         if own is None:

@@ -3,14 +3,17 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
-from ift_scale.errors import Place
+from ift_scale.errors import DataError, Place
 from ift_scale.io.dataset import Opened, part_of
 from ift_scale.io.jsonl import Row
 from ift_scale.io.tables import RowTable
 from ift_scale.questions import classes
 from ift_scale.records import Split
 
+T = TypeVar("T")
 SPLITS: tuple[Split, ...] = ("dev", "train", "test")
 
 
@@ -36,6 +39,15 @@ class RowSelection:
         return RowSelection(
             self.table, array("q", (self.numbers[position] for position in positions))
         )
+
+
+def with_rows(rows: Iterator[T], path: Path) -> Iterator[T]:
+    """Passes the rows of a file through; raises DataError if there is none."""
+    first = next(rows, None)
+    if first is None:
+        raise DataError(Place(path), "contains no rows", "Fetch the file again, or remove it")
+    yield first
+    yield from rows
 
 
 def select_split(opened: Opened, split: Split, spec: str) -> RowSelection:
