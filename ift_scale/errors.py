@@ -103,7 +103,8 @@ def file_error(error: OSError, path: str | Path | None = None) -> IFTScaleError 
             f"{shown}: the disk is full, so nothing was written there. Free some space, or set "
             "output_dir to another disk, and run the same command again; finished stages are kept."
         )
-    if error.errno in _PATH_ERRORS and shown:
+    is_missing = error.errno == errno.ENOENT and path is not None  # such as a folder in /proc
+    if (error.errno in _PATH_ERRORS or is_missing) and shown:
         return ArtifactError(
             f"{shown}: cannot be read or written ({error.strerror}). Give another path, or change "
             "what is there: folders need permission to read and write."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ift_scale.errors import DataError, EnvironmentProblem, Place
+from ift_scale.io.text_file import refuse_unreadable
 
 _VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
@@ -84,6 +85,7 @@ def read_gguf(path: Path) -> GgufHeader:
     cannot be dequantised; EnvironmentProblem if the `gguf` package is missing.
     """
     types = _types()
+    refuse_unreadable(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

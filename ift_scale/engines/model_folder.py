@@ -38,6 +38,7 @@ def resolve(path: str, setting: str = "model.path", trained: bool = True) -> Pat
 SINGLE = "model.safetensors"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
+_READ = (".json", ".safetensors", ".model", ".jinja")
 _SHARD = re.compile(r"[^/\0]{1,200}\.safetensors")
 
 
@@ -149,8 +150,12 @@ DEQUANTISED = ("fp8", "mxfp8", "mxfp4")
 def check(folder: Path) -> None:
     """Raises DataError if the config or any weight file is missing, incomplete or unusable.
 
-    Unusable are a config.json that names no class, and an encoder-decoder.
+    Unusable are a config.json that names no class, an encoder-decoder, and files that transformers
+    would read and that are FIFOs, devices or links to nothing.
     """
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _READ:
+            text_file.refuse_unreadable(path)
     fields = model_config(folder)
     stored_tensors(folder)
     if fields.get("model_type") is None and not fields.get("auto_map"):

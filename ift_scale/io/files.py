@@ -25,6 +25,9 @@ INCOMPLETE = ".incomplete"
 _RECREATE = "The file was edited after it was written; remove its folder to recreate it"
 
 
+_MOST_LEVELS, _LONGEST = 200, 3000
+"""Of an output folder's path; the system's limits are 4,096 bytes, with names of files inside."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -50,6 +53,10 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 
 def folder_problem(path: Path) -> str | None:
     """Returns why no folder can be at `path`, as a predicate; None if it exists or can be made."""
+    if len(path.parts) > _MOST_LEVELS or len(os.fsencode(path)) > _LONGEST:
+        return (
+            f"cannot be a folder: its path has {len(path.parts)} levels, {len(str(path))} letters"
+        )
     for part in (path, *path.parents):
         try:
             mode = part.stat().st_mode

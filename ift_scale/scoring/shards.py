@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -19,18 +20,29 @@ import pyarrow.parquet as pq
 from ift_scale.errors import ArtifactError
 from ift_scale.io.files import atomic_path, translate_disk_errors
 from ift_scale.io.locks import take_lock
+from ift_scale.io.text_file import refuse_unreadable
 
 SHARDS = "shards"
 _SHARD = re.compile(r"\d+\.parquet")
+_PARQUET, _DIGEST_BYTES = b"PAR1", 32
 
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """Opens a shard. Raises ArtifactError if it is damaged, also while it is read in the block."""
+    """Opens a shard. Raises ArtifactError if it is damaged.
+
+    A shard is a Parquet file and its digest; those of old versions have none.
+    """
+    refuse_unreadable(path)
+    content = path.read_bytes()
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if not content.endswith(_PARQUET):
+            content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+            if sha256(content).digest() != digest:
+                raise ValueError("its content is not what was written")
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             yield file
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(
             f"{path}: a damaged shard ({reason}). Remove it, and run the same command again: only "
@@ -86,8 +98,11 @@ class Shards:
         return file
 
     def write(self, number: int, table: pa.Table) -> None:
+        out = pa.BufferOutputStream()
+        pq.write_table(table, out)
+        content = out.getvalue().to_pybytes()
         with atomic_path(self.path(number)) as temporary:
-            pq.write_table(table, temporary, write_page_checksum=True)
+            temporary.write_bytes(content + sha256(content).digest())
 
     def remove(self) -> None:
         """Removes all shards after the result has been merged."""

@@ -306,3 +306,27 @@ def test_sets_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         from_dict({"output_dir": "run", "construct": settings})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variants", "problem"),
+    [
+        ("{1: {}}", "the name 1 is not a text; put it in quotes"),
+        ("{a: {output_dir: b}}", r"variants.a.output_dir: cannot be set \(value: 'b'\)"),
+        ("{a: {train: {zero_stage: true}}}", "zero_stage: must be auto, 0, 1, 2 or 3"),
+    ],
+)
+def test_variants_that_would_be_read_otherwise(tmp_path: Path, variants: str, problem: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"output_dir: {tmp_path}/run\nvariants: {variants}\n")
+    with pytest.raises(ConfigError, match=problem):
+        file.load_study(path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "loop", "dangling", "x" * 300, "a/" * 1500])
+def test_an_output_folder_that_cannot_be_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("absent")
+    with pytest.raises(ConfigError, match="output_dir: cannot be a folder"):
+        file.from_dict({"output_dir": str(tmp_path / name)})
