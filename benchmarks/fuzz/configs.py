@@ -1,6 +1,7 @@
 """Cases of settings: configuration files with variants and bases, and `--set`."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,11 @@ def same(text: str, value: Any) -> bool:
         return text.lower() in (_TRUE if value else _FALSE)
     if isinstance(value, str):
         return text == value or (value == "off" and text.lower() in _FALSE)
-    number: float | None
-    try:
-        number = int(text.replace("_", ""), 0) if isinstance(value, int) else float(text)
-    except ValueError:
-        number = _loose(text)
-    return number == value
-
-
-def _loose(text: str) -> float | None:
-    try:
-        return float(text.replace("_", ""))
-    except ValueError:
-        return None
+    plain = text.replace("_", "")
+    for read in (lambda: int(plain, 0), lambda: float(plain)):
+        with suppress(ValueError):
+            return bool(read() == value)
+    return False
 
 
 def differences(written: Any, read: Any, name: str = "") -> str | None:
