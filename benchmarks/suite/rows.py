@@ -213,7 +213,7 @@ def store(rows: Sequence[Row], folder: Path) -> Path:
 
 def read_file(path: Path) -> list[Row]:
     """Returns the rows of a file, or none if it does not exist; DataError for other content."""
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return []
     for number, line in enumerate(text_file.lines(path), start=1):  # duplicate keys, limits
         try:
