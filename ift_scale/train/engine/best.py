@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ift_scale.errors import ArtifactError
+from ift_scale.errors import ArtifactError, DataError
+from ift_scale.io import text_file
 from ift_scale.io.files import atomic_folder, link_or_copy
 from ift_scale.io.manifests import file_digests
 from ift_scale.train.engine.checkpoint_manifest import folder_of
@@ -83,8 +84,8 @@ class BestWeights:
         found = []
         for path in self._folder.glob(f"{PREFIX}*"):
             try:
-                kept = KeptBest.model_validate_json((path / RECORD).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                kept = KeptBest.model_validate(text_file.read_object(path / RECORD, ""))
+            except (DataError, ValidationError):
                 kept = None
             if kept is None or kept.key != self._key:
                 shutil.rmtree(path)

@@ -12,9 +12,10 @@ that do not (number of ranks, ZeRO stage) may differ when an arm resumes.
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ift_scale.errors import ArtifactError
+from ift_scale.errors import ArtifactError, DataError
+from ift_scale.io import text_file
 from ift_scale.io.manifests import MANIFEST, file_digests
 from ift_scale.io.progress import say
 from ift_scale.train.job import ArmJob
@@ -76,8 +77,9 @@ def complete(folder: Path) -> list[tuple[Path, CheckpointManifest]]:
 
 def _read(path: Path) -> CheckpointManifest | None:
     try:
-        return CheckpointManifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # also not UTF-8, or another content
+        content = text_file.read_object(path / MANIFEST, "")
+        return CheckpointManifest.model_validate(content, strict=True)
+    except (DataError, ValidationError):
         return None
 
 
