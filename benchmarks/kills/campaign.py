@@ -170,5 +170,6 @@ def _check_end(where: str, who: str, number: signal.Signals, code: int, output: 
     # The command may have been about to end.
     if code not in codes | ({0} if "report: writing" in where else set()):
         raise Violation(f"{where}: exit code {code}: {output[-2000:]}")
-    if "Traceback" in output and code != -number:
+    # The end of the ranks' log is quoted, indented, and may have tracebacks.
+    if "\nTraceback" in output and code != -number:
         raise Violation(f"{where}: a traceback: {output[-3000:]}")

@@ -14,7 +14,7 @@ from ift_scale.config import Config, resolved_yaml
 from ift_scale.config.file import load_study
 from ift_scale.io.files import remove_incomplete, write_text
 from ift_scale.io.locks import locked
-from ift_scale.io.manifests import digest_of
+from ift_scale.io.manifests import digest_of, remove_merged_shards
 from ift_scale.io.progress import say
 from ift_scale.ranks import environment
 from ift_scale.ranks.environment import Ranks
@@ -93,6 +93,7 @@ def open_run(
             held.enter_context(locked(root, shared=part is not None))
             if not several and part is None:  # otherwise others may already be writing
                 remove_incomplete(root)
+                remove_merged_shards(root)
             write_text(root / "config.yaml", resolved)
         if rendezvous is not None:
             rendezvous.broadcast("")

@@ -7,6 +7,7 @@ and every file listed in it exists with its digest.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -146,6 +147,16 @@ class _Recorded(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         place, remedy = Place(self._path, field=f"{self._field}.{name}"), "to recreate it"
         raise ArtifactError(str(DataError(place, "missing", f"Remove {self._path} {remedy}")))
+
+
+def remove_merged_shards(root: Path) -> None:
+    """Removes the shards of finished artifacts, which a run leaves that is killed after merging.
+
+    Only for the process that holds the lock of the run's folder.
+    """
+    for shards in (*root.glob("*/shards"), *root.glob("*/*/shards")):
+        if (shards.parent / MANIFEST).is_file():
+            shutil.rmtree(shards, ignore_errors=True)
 
 
 def has_key(folder: Path, key: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ift_scale.errors import ArtifactError, DataError, EnvironmentProblem
+from ift_scale.io import manifests
 from ift_scale.io.files import atomic_folder, atomic_path, read_jsonl, remove_incomplete, write_text
 from ift_scale.io.locks import locked
 from ift_scale.io.manifests import MANIFEST, is_done, read_manifest, write_manifest
@@ -134,3 +135,13 @@ def test_an_edited_record_is_reported_with_its_line(tmp_path: Path) -> None:
     path.write_text('{"role": "user", "content": "a"}\n{"role": "robot", "content": "b"}\n')
     with pytest.raises(DataError, match=r"m.jsonl:2: field 'role'"):
         read_jsonl(path, Message)
+
+
+def test_shards_of_finished_artifacts_are_removed(tmp_path: Path) -> None:
+    for name in ("probe", "evaluate/arm", "evaluate/other"):
+        (tmp_path / name / "shards" / "key-8").mkdir(parents=True)
+        (tmp_path / name / "shards" / "key-8" / "000000.parquet").touch()
+    for name in ("probe", "evaluate/arm"):
+        (tmp_path / name / "manifest.json").touch()
+    manifests.remove_merged_shards(tmp_path)
+    assert [path.parent.name for path in tmp_path.rglob("shards")] == ["other"]

@@ -155,7 +155,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """Copy the files of a folder, except a manifest and subfolders."""
+    """Copy the files of a folder, except a manifest, subfolders and DeepSpeed's scripts."""
     for file in source.iterdir():
-        if file.is_file() and file.name != MANIFEST:
+        if file.is_file() and file.name != MANIFEST and file.suffix != ".py":
             shutil.copyfile(file, target / file.name)

@@ -278,6 +278,11 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained: Trained, stage: int) -> N
         _rows(trained.folders[f"whole {stage}"]),
         _rows(trained.folders[f"resumed {stage}"]),
     )
+    names = [
+        sorted(path.name for path in trained.folders[f"{run} {stage}"].iterdir())
+        for run in ("whole", "resumed")
+    ]
+    assert names[0] == names[1]
     assert [row["step"] for row in resumed] == list(range(1, NUM_STEPS + 1))
     assert [row["loss"] for row in resumed] == [row["loss"] for row in whole]
     manifest = json.loads((trained.folders[f"resumed {stage}"] / "manifest.json").read_text())
