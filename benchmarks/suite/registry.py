@@ -351,6 +351,17 @@ BENCHMARKS = {
             in_all=False,
         ),
         Benchmark(
+            "kl",
+            "what the divergence from the base model adds to an optimizer step, from a cache and "
+            "from a frozen copy",
+            "the same step without it",
+            "losses of all three within 1e-6",
+            "bench_kl.py",
+            Size("one step of a random Llama with half of its products in the head", 0.5, 0.3),
+            "not yet",
+            in_all=False,
+        ),
+        Benchmark(
             "real",
             "seconds by part of a whole experiment with a real model, and its results",
             "none",

@@ -49,13 +49,15 @@ from ift_scale.config.section import BUILTIN_MODEL, Section, Seed, Text
 from ift_scale.config.train import (
     CheckpointConfig,
     EarlyStoppingConfig,
+    KLConfig,
+    KLTextConfig,
     LiveConfig,
     StoppingRule,
     TrainConfig,
     ValidationConfig,
     precision_in_force,
-    train_problems,
 )
+from ift_scale.config.train_checks import train_problems
 from ift_scale.config.write import WriteConfig, WriterConfig, writer_problems
 
 __all__ = [
@@ -77,6 +79,8 @@ __all__ = [
     "GeneralConfig",
     "HubFields",
     "HubSource",
+    "KLConfig",
+    "KLTextConfig",
     "LiveConfig",
     "MatchingConfig",
     "MmluSource",

@@ -1,13 +1,31 @@
-"""Settings of the train stage that keep what the base model knows."""
+"""Checks of the train settings that keep what the base model knows, and their patterns."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from ift_scale.config.train import KLConfig
 
 GROUPS = ("embeddings", "head", "norms", "attention", "mlp", "layers")
 """Groups of parameters that `train.freeze` knows by name."""
 _OF_LAYERS = ("norms", "attention", "mlp", "layers")
 _GROUP = re.compile(rf"({'|'.join(GROUPS)})(?::(\d+)(-(\d+)?)?)?")
+
+
+def kl_problems(kl: KLConfig) -> list[str]:
+    """Returns one message per setting of `train.kl` that has no effect or names no file."""
+    if not kl.is_on and kl != KLConfig():
+        return [
+            "train.kl.weight: 0 without train.kl.text, so the rest of train.kl has no effect; "
+            "set a weight, for example 0.1"
+        ]
+    if kl.text is not None and not Path(kl.text.path).is_file():
+        return [
+            f"train.kl.text.path: no such file (value: {kl.text.path!r}); give the path of an "
+            "existing file"
+        ]
+    return []
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """Settings of the train stage."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ift_scale.config.keeping import average_problems, freeze_problems
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Text
 from ift_scale.ranks.environment import has_gpu
 
@@ -79,6 +77,44 @@ class ValidationConfig(Section):
     def selects(self) -> bool:
         """True if the validation loss affects the weights that are exported."""
         return self.is_on and (self.early_stopping is not None or self.keep_best)
+
+
+class KLTextConfig(Section):
+    """General text in every optimizer step, on which the model stays close to the base. Nothing is
+    learnt from it otherwise."""
+
+    path: Text
+    """Path of a file: instructions in any format of construct.sets, whose responses count; texts in
+    the field `text` of JSON rows, or the paragraphs of a .txt file, whose every token counts."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the mean divergence over the text's rows in the loss."""
+    batch_size: PositiveInt = 64
+    """Texts per optimizer step, in addition to `global_batch_size`."""
+
+
+class KLConfig(Section):
+    """Divergence from the base model, KL(base || model), as part of the loss: a step's loss is its
+    cross-entropy + weight * the mean divergence over the same rows. Off by default."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean divergence over the set's supervised rows."""
+    base: Literal["cache", "copy"] = "cache"
+    """`cache`: the base's distributions are computed once, and their `top_k` most probable tokens
+    are stored. `copy`: a frozen copy on every rank computes them in every step, whole."""
+    top_k: PositiveInt = 64
+    """Tokens of a row's distribution in the cache. All others count as one; the divergence is at
+    most lowered by that, by a bounded amount (docs/training.md)."""
+    text: KLTextConfig | None = None
+    """Divergence on general text, too. Default: none."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.weight > 0 or self.text is not None
+
+    @property
+    def copies_base(self) -> bool:
+        """True if every rank holds a frozen copy of the base model."""
+        return self.is_on and self.base == "copy"
 
 
 def _off(value: object) -> object:
@@ -200,6 +236,7 @@ class TrainConfig(Section):
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Trackers that receive the metrics in addition to `metrics.jsonl`. docs/training.md describes
     how to set each tracker's server."""
+    kl: KLConfig = KLConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     live: LiveConfig = LiveConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -238,7 +275,7 @@ OPERATIONAL = {
 """Settings that do not change what is learnt. Averages are arms of their own."""
 
 
-_ADDED = {"router_aux_loss", "freeze"}
+_ADDED = {"router_aux_loss", "freeze", "kl"}
 """Settings that were added after results existed."""
 
 
@@ -247,122 +284,22 @@ def settings_of_result(train: TrainConfig) -> dict[str, Any]:
 
     Settings of live evaluation are included only if early stopping may end an arm. Of validation,
     the share is included, because the rest of the set is trained on, and all settings if they
-    select the weights; its file enters the key by its content. Settings that were added after
-    results existed are included only if they are not at their default, so that those results keep
-    their keys.
+    select the weights. Files, that of `kl` too, enter the key by their content. Settings that were
+    added after results existed are included only if they are not at their default, so that those
+    results keep their keys.
     """
     excluded = OPERATIONAL | {"validation"}
     if train.live.early_stopping is None:
         excluded |= {"live"}
     defaults = type(train).model_fields
     unchanged = {name for name in _ADDED if getattr(train, name) == defaults[name].default}
-    return train.model_dump(exclude=excluded | unchanged) | _of_validation(train.validation)
+    settings = train.model_dump(exclude=excluded | unchanged) | _of_validation(train.validation)
+    if train.kl.text is not None:
+        settings["kl"]["text"].pop("path")
+    return settings
 
 
 def _of_validation(validation: ValidationConfig) -> dict[str, Any]:
     if validation.selects:
         return {"validation": validation.model_dump(exclude={"path"})}
     return {} if validation.share is None else {"validation": {"share": validation.share}}
-
-
-def train_problems(train: TrainConfig) -> list[str]:
-    """Returns one message per impossible combination of the train settings."""
-    return [
-        *_batch_problems(train),
-        *_zero_problems(train),
-        *_launch_problems(train),
-        *_validation_problems(train.validation),
-        *freeze_problems(train.freeze),
-        *average_problems(train.average),
-    ]
-
-
-def _batch_problems(train: TrainConfig) -> list[str]:
-    problems = []
-    if train.global_batch_size < train.num_ranks:
-        problems.append(
-            f"train.global_batch_size: {train.global_batch_size} examples are fewer than "
-            f"train.num_ranks = {train.num_ranks}; raise it to at least {train.num_ranks}"
-        )
-    if train.tokens_per_micro_batch < train.max_length:
-        problems.append(
-            f"train.tokens_per_micro_batch: {train.tokens_per_micro_batch} cannot hold an example "
-            f"of train.max_length = {train.max_length}; raise the first or lower the second"
-        )
-    if train.live.early_stopping is not None and train.live.every == 0:
-        problems.append(
-            "train.live.early_stopping: needs measurements; set train.live.every to auto or a "
-            "number of steps"
-        )
-    return problems
-
-
-def _zero_problems(train: TrainConfig) -> list[str]:
-    problems, has_hpz = [], isinstance(train.hpz, int)
-    if train.zero_stage == 0 and precision_in_force(train) == "bfloat16":
-        problems.append(
-            f"train.zero_stage: 0 with train.precision = {train.precision} (bfloat16 here) keeps "
-            "no float32 gradients in DeepSpeed; use stage 1, 2 or 3"
-        )
-    if train.compile and train.zero_stage == 3:
-        problems.append(
-            "train.compile: not verified with the hooks that train.zero_stage = 3 places inside "
-            "the layers; set train.compile to false or train.zero_stage to auto"
-        )
-    elif train.compile and (has_hpz or train.offload == "all"):
-        needs_zero3 = f"train.hpz = {train.hpz}" if has_hpz else "train.offload = all"
-        problems.append(
-            f"train.compile: not verified with ZeRO-3, which {needs_zero3} needs; set that to "
-            "auto, or train.compile to false"
-        )
-    if train.compile and train.activation_checkpointing == "selective":
-        problems.append(
-            "train.compile: selective checkpointing does not apply to compiled layers; set "
-            "train.activation_checkpointing to full or none"
-        )
-    if has_hpz and train.zero_stage not in ("auto", 3):
-        problems.append(
-            f"train.hpz: {train.hpz} needs ZeRO-3, which partitions the weights "
-            f"(train.zero_stage = {train.zero_stage}); set one of them to auto"
-        )
-    if has_hpz and train.offload == "all":
-        problems.append(
-            f"train.hpz: {train.hpz} keeps a second copy of the weights on the devices, but "
-            "train.offload = all moves them to the host; set one of them to auto"
-        )
-    return problems
-
-
-def _launch_problems(train: TrainConfig) -> list[str]:
-    problems = []
-    if train.hostfile is not None and train.launcher != "deepspeed":
-        problems.append(
-            "train.hostfile: only the deepspeed launcher reads it; set train.launcher to deepspeed"
-        )
-    if train.hostfile is not None and not Path(train.hostfile).is_file():
-        problems.append(
-            f"train.hostfile: no such file (value: {train.hostfile!r}); without it DeepSpeed would "
-            "silently run on this node only"
-        )
-    return problems
-
-
-def _validation_problems(validation: ValidationConfig) -> list[str]:
-    problems = []
-    if validation.share is not None and validation.path is not None:
-        problems.append(
-            f"train.validation: share = {validation.share} and path = {validation.path!r} are "
-            "both set; remove one of them"
-        )
-    for name in ("keep_best", "early_stopping"):
-        if getattr(validation, name) and not validation.is_on:
-            problems.append(
-                f"train.validation.{name}: needs validation examples; set train.validation.share "
-                "or train.validation.path"
-            )
-    if validation.path is not None and not Path(validation.path).is_file():
-        problems.append(
-            f"train.validation.path: no such file (value: {validation.path!r}); give the path of "
-            "an existing file"
-        )
-    return problems

@@ -98,6 +98,9 @@ class Workload:
     """True if keys and values are repeated for grouped attention."""
     longest: int = 0
     """Tokens of the longest example, for attention that saves its whole matrix."""
+    base_copy: bool = False
+    """True if every rank holds a frozen copy of the base model (`train.kl.base`), whole at every
+    stage."""
 
     @classmethod
     def of(
@@ -112,7 +115,16 @@ class Workload:
         repeated = shape.grouped and repeats_keys(config.attention, mixed and on_gpu)
         longest = min(tokens, config.max_length)
         return cls(
-            shape, world_size, mixed, shape.fused_mlp, tokens, tokens, on_gpu, repeated, longest
+            shape,
+            world_size,
+            mixed,
+            shape.fused_mlp,
+            tokens,
+            tokens,
+            on_gpu,
+            repeated,
+            longest,
+            config.kl.copies_base,
         )
 
     @property
@@ -327,6 +339,10 @@ def estimate(work: Workload, setting: Setting) -> Memory:
     """Returns the bytes of one rank, by part."""
     shape, parameters, ranks = work.shape, work.shape.parameters, work.world_size
     trained = shape.trainable
+    base = work.element * parameters * work.base_copy
+    # The copy's hidden states and a chunk of its distributions, while the loss is computed.
+    chunk = activations.GPU_LOGITS if work.on_gpu else activations.CPU_LOGITS
+    base_rows = work.base_copy * (work.element * work.rows * shape.hidden + 2 * chunk)
     stage, offload, checkpointing = setting.zero_stage, setting.offload, setting.checkpointing
     precision = Precision(work.element, work.fused, work.on_gpu, work.repeated, work.longest)
     copy = 1 / setting.hpz if setting.hpz > 1 else 0
@@ -339,13 +355,16 @@ def estimate(work: Workload, setting: Setting) -> Memory:
         activations.head_gradients(shape, precision, work.rows) + head,
     )
     return Memory(
-        weights=0
-        if offload == "all"
-        else work.element * parameters * (1 / (ranks if stage == 3 else 1) + copy),
+        weights=base
+        + (
+            0
+            if offload == "all"
+            else work.element * parameters * (1 / (ranks if stage == 3 else 1) + copy)
+        ),
         gradients=gradient_bytes(stage, ranks, work.element, 4, offload) * trained,
         optimizer=optimizer_bytes(stage, ranks) * trained if offload == "none" else 0,
         activations=work.tokens * activations.kept(shape, precision, checkpointing),
-        loss=always + gathered + head + activations.head(shape, precision, work.rows),
+        loss=always + gathered + head + activations.head(shape, precision, work.rows) + base_rows,
         backward=always + gathered + working + _buckets(work, setting),
         step=always + _step(work, setting),
         context=CONTEXT_BYTES + NCCL_BYTES * (ranks > 1) if work.on_gpu else PROCESS_BYTES,

@@ -121,7 +121,9 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
     )
     seen = sum(work.examples for work in arms)
     validated = sum(work.validated for work in arms)
-    measured = f", and {validated:,.0f} for the validation loss" if validated else ""
+    settings = {"the validation loss": config.train.validation, "train.kl": config.train.kl}
+    others = " and ".join(name for name, setting in settings.items() if setting.is_on)
+    measured = f", and {validated:,.0f} forward passes for {others}" if validated else ""
     say(
         f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} "
         f"epochs of all arms{measured}, {known}"

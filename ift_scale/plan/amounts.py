@@ -42,7 +42,8 @@ class ArmWork:
 
     `examples`: seen in training, over all epochs. `exact`: True if they were counted, False if
     bounded. `likely`: equal for two variants' arms that may turn out the same, depending on their
-    sets' files. `validated`: validation examples, over all measurements.
+    sets' files. `validated`: forward passes without a backward pass: validation examples,
+    over all measurements, and those of `train.kl`.
     """
 
     arm: Arm
@@ -250,6 +251,22 @@ def validation_work(train: TrainConfig, size: int, num_in_file: int) -> tuple[fl
     return size, num_measured * schedule.num_measurements(every, num_steps)
 
 
+def _kl_work(train: TrainConfig, size: float) -> float:
+    """Returns the forward passes of `train.kl` for an arm with `size` examples per epoch.
+
+    A general text counts as an example that is trained on (three passes). A frozen copy computes
+    every example in every epoch, the cache once, and each text in every step.
+    """
+    kl = train.kl
+    steps = train.epochs * steps_per_epoch(round(size), train.global_batch_size)
+    texts = kl.text.batch_size * steps if kl.text is not None else 0
+    base = 0.0
+    if kl.is_on:
+        passes = train.epochs if kl.copies_base else 1
+        base = passes * size * (kl.weight > 0) + texts * kl.copies_base
+    return 3 * texts + base
+
+
 def _num_in_validation_file(train: TrainConfig) -> int:
     path = train.validation.path
     return 0 if path is None else sum(1 for _ in read(InstructionSource(path=path), Skipped()))
@@ -286,6 +303,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         key = digest_of([set_key, how, arm.model_dump()])
         size, exact = sizes[trained.name]
         num_trained, validated = validation_work(config.train, size, num_in_file)
+        validated += _kl_work(config.train, num_trained)
         if share is not None:
             num_trained, validated = 0, 0.0
         questions = tally.count(partial(_asked, arm, config.evaluate.generate))

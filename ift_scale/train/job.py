@@ -60,6 +60,19 @@ class ValidationJob(BaseModel):
         return load_numbers(self.held_out)
 
 
+class KLJob(BaseModel):
+    """The divergence from the base model (`train.kl`). `cache`: folder of the base's distributions.
+    `base`, `tokenizer`: digests of the base model and of its tokenizer. `text`: token file of the
+    general text, None without any."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cache: str
+    base: str
+    tokenizer: str
+    text: str | None = None
+
+
 class ArmJob(BaseModel):
     """One arm: its set (`source`), the set's token file, the output folder, and the manifest's
     key and inputs."""
@@ -74,6 +87,7 @@ class ArmJob(BaseModel):
     inputs: dict[str, str]
     live: LiveJob | None = None
     validation: ValidationJob | None = None
+    kl: KLJob | None = None
 
 
 class Job(BaseModel):

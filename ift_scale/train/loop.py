@@ -25,6 +25,7 @@ from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.checkpoint_manifest import Progress
 from ift_scale.train.engine.deepspeed import StepResult, TrainEngine
 from ift_scale.train.job import ArmJob, Interrupted, Job, training_examples
+from ift_scale.train.kl.penalty import KLPenalty, penalty_of
 from ift_scale.train.launch.control import Control
 from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.monitor.metrics import StepLog
@@ -72,7 +73,9 @@ def train(
     started = time.monotonic()
     config = job.train
     chosen = training_examples(arm, len(tokens.lengths))
-    steps, engine = _plan_and_build(job, arm, tokens, chosen, context)
+    steps, penalty, engine = _plan_and_build(job, arm, tokens, chosen, context)
+    if penalty is not None:
+        penalty.prepare(engine, context.control)
     restored = checkpoints.load(engine)
     built = time.monotonic()
     steplog, measurements = monitors(engine, len(steps))
@@ -90,7 +93,8 @@ def train(
         activity.within(f"step {number + 1} of arm {arm.arm.name}", slow=number == restored.step)
         steplog.start()
         rate = engines.learning_rate(config, number, len(steps))
-        result = engines.run_step(engine, step, tokens, rate)
+        divergence = None if penalty is None else penalty.of(number)
+        result = engines.run_step(engine, step, tokens, rate, divergence)
         # Results stay on the device here; the log reads them every `train.log_every` steps.
         steplog.add(number, step, result)
         if not result.applied:
@@ -128,14 +132,16 @@ def train(
         "steps": timer.seconds(),
     } | measurements.seconds
     counts = counts_of(tokens, len(chosen), steps[:num_done], job) | measurements.counts()
+    counts |= {} if penalty is None else penalty.counts()
     counts |= {"bad_steps": bad.count, "resumed": restored.resumed}
     return engine, TrainingCosts(seconds, counts)
 
 
 def _plan_and_build(
     job: Job, arm: ArmJob, tokens: TokenizedSet, chosen: np.ndarray, context: TrainContext
-) -> tuple[list[packing.Step], TrainEngine]:
-    """Returns all steps of the arm, and an engine for them with the base model's weights.
+) -> tuple[list[packing.Step], KLPenalty | None, TrainEngine]:
+    """Returns all steps of the arm, the divergence from the base model in them, and an engine for
+    them with the base model's weights.
 
     `chosen`: numbers of the examples to train on.
     """
@@ -149,7 +155,8 @@ def _plan_and_build(
         job.path.layout,
         chosen,
     )
-    max_micro_batches = max(map(len, steps))
+    penalty = penalty_of(job, arm, tokens, len(steps), ranks.world_size)
+    max_micro_batches = max(map(len, steps)) + (penalty.num_micro_batches if penalty else 0)
     engine = engines.build(
         Path(job.model_path),
         context.weights,
@@ -160,7 +167,7 @@ def _plan_and_build(
         job.path,
         job.trust_remote_code,
     )
-    return steps, engine
+    return steps, penalty, engine
 
 
 @dataclass

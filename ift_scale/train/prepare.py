@@ -22,6 +22,7 @@ from ift_scale.train.data import dataset
 from ift_scale.train.data.cache import TOKENS, tokenized
 from ift_scale.train.engine import checkpoint_manifest, export_tokenizer
 from ift_scale.train.frozen import with_frozen
+from ift_scale.train.kl import prepare as kl
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.live import tokens as live_tokens
 from ift_scale.train.model.path import TrainingPath
@@ -75,6 +76,7 @@ def prepare(
     ]
     hidden_size = config_class.hidden_size(model_path, trusted)
     arms = validation.with_validation(arms, config, cache, tokenizer, hidden_size)
+    arms = kl.with_kl(arms, config, folder, cache, tokenizer, model_path)
     export_tokenizer.check_before_training(
         tokenizer, config.evaluate.template, [path for _, _, path in pending]
     )
@@ -88,6 +90,7 @@ def prepare(
         if not evaluates(path, config.train):
             arms = [arm.model_copy(update={"live": None}) for arm in arms]
     validation.check_path(path, config.train)
+    kl.check_path(path, config)
     check_ids(arms, Surplus(tokenizer, model_path))
     return job.Job(
         model_path=str(model_path),
@@ -211,8 +214,8 @@ def check_model_settings(config: Config, model_path: Path) -> None:
 
 
 def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
-    """Raises DataError for a token without an embedding row, in the sets, the validation file or
-    the live questions."""
+    """Raises DataError for a token without an embedding row, in the sets, the validation file, the
+    general text or the live questions."""
     for arm in arms if surplus else ():
         tokens = dataset.load(Path(arm.tokens))
         for number, ids in enumerate(tokens.examples(), start=1):
@@ -220,6 +223,9 @@ def check_ids(arms: Sequence[job.ArmJob], surplus: Surplus) -> None:
         if arm.validation is not None and arm.validation.held_out is None:
             for ids in dataset.load(Path(arm.validation.tokens)).examples():
                 surplus.refuse(ids.tolist(), Place("train.validation.path"))
+        if arm.kl is not None and arm.kl.text is not None:
+            for ids in dataset.load(Path(arm.kl.text)).examples():
+                surplus.refuse(ids.tolist(), Place("train.kl.text.path"))
         if arm.live is not None:
             live = live_tokens.load(Path(arm.live.questions))
             names = live.ids_Q[live.questions_N]

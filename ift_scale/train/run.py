@@ -61,6 +61,8 @@ class TrainStage(Stage):
         validation = config.train.validation
         if validation.selects and validation.path is not None:
             more["validation"] = file_digest(Path(validation.path))
+        if config.train.kl.text is not None:
+            more["text"] = file_digest(Path(config.train.kl.text.path))
         tasks = []
         for arm in context.arms_of_part():
             trained, share = trained_arm(arm), average_of(arm.setting)[1]

@@ -1,6 +1,7 @@
 """The ZeRO stage that a model allows."""
 
-from ift_scale.config.train import TrainConfig, train_problems
+from ift_scale.config.train import TrainConfig
+from ift_scale.config.train_checks import train_problems
 from ift_scale.errors import ConfigError
 
 NEEDS_ZERO_3 = "ZeRO-3, because the model's experts are a list of modules"

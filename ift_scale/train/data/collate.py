@@ -67,7 +67,7 @@ def collate(
     """
     chosen, factors = list(examples), scales
     if not chosen:
-        chosen, factors = [int(tokens.lengths.argmin())], np.zeros_like(scales)
+        chosen, factors = [tokens.stand_in], np.zeros_like(scales)
     shared = num_shared(chosen, tokens) if share else 0
 
     # Each example's own tokens, as positions in the set: from the end of the shared prefix to the

@@ -14,7 +14,8 @@ from ift_scale.errors import DataError, IFTScaleError, Place
 from ift_scale.io.files import atomic_folder, read_json, write_json
 from ift_scale.io.manifests import digest_of, file_digests
 
-_COUNTS = "counts.json"
+COUNTS = "counts.json"
+"""File of a set's folder with its counts and the digests of its arrays."""
 _EXAMPLES_AT_ONCE = 1 << 14
 
 
@@ -39,6 +40,11 @@ class TokenizedSet:
     def examples(self) -> Iterator[np.ndarray]:
         """Yields the ids of each example."""
         return (self.ids[start:end] for start, end in pairwise(self.offsets.tolist()))
+
+    @property
+    def stand_in(self) -> int:
+        """Number of the example that a rank without examples computes, with weight 0."""
+        return int(self.lengths.argmin())
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -130,7 +136,7 @@ def join(parts: Sequence[TokenizedSet], path: Path) -> None:
             "num_truncated": sum(part.num_truncated for part in parts),
             "digests": _digests(temporary),
         }
-        write_json(temporary / _COUNTS, content | {"digest": digest_of(content)})
+        write_json(temporary / COUNTS, content | {"digest": digest_of(content)})
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -142,7 +148,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def is_intact(path: Path) -> bool:
     """True if the folder `path` has a set whose files are as they were written."""
     try:
-        content = read_json(path / _COUNTS)
+        content = read_json(path / COUNTS)
         digest = content.pop("digest")
         return bool(digest == digest_of(content) and content["digests"] == _digests(path))
     except (OSError, IFTScaleError, ValueError, LookupError, TypeError):
@@ -172,4 +178,4 @@ def load(path: Path) -> TokenizedSet:
         name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
         for name in ("ids", "supervised", "offsets", "weights")
     }
-    return TokenizedSet(**arrays, num_truncated=read_json(path / _COUNTS)["num_truncated"])
+    return TokenizedSet(**arrays, num_truncated=read_json(path / COUNTS)["num_truncated"])

@@ -5,6 +5,7 @@ Shapes: T tokens of the packed row, R rows whose next token is supervised.
 
 from dataclasses import dataclass
 
+from ift_scale_kernels.linear_cross_entropy.kl import TopK
 from torch import Tensor
 
 
@@ -47,6 +48,18 @@ class PackedRows:
 
 
 @dataclass(frozen=True)
+class KLRows:
+    """The divergence from the base model at the R supervised rows of a packed row.
+
+    `weights_R`: factor of each row's divergence in the loss of the whole optimizer step, float32.
+    `base`: the base's distributions; None if the model's frozen copy computes them.
+    """
+
+    weights_R: Tensor
+    base: TopK | None
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """A packed row of T tokens with the labels and loss weights of its R supervised rows.
 
@@ -63,3 +76,4 @@ class MicroBatch:
     packed: PackedRows
     starts: list[int]
     num_shared: int
+    kl: KLRows | None = None

@@ -8,7 +8,10 @@ averages gradients over the W ranks; multiplying the loss by W makes that averag
 
 import gc
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,10 @@ from ift_scale.train.data import packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine import zero_config
+from ift_scale.train.kl.parts import Divergence, StepPenalty
 from ift_scale.train.model import buffers, freeze, kernels
 from ift_scale.train.model import packed as models
+from ift_scale.train.model.experts import expert_modules
 from ift_scale.train.model.path import PRUNED, TrainingPath
 
 # What to check if a rank hangs there.
@@ -79,6 +84,9 @@ class StepResult:
     learning_rate: float
     applied: bool
     """False if the gradient was non-finite; weights and optimizer state are then unchanged."""
+    divergences: dict[str, Tensor] = field(default_factory=dict)
+    """This rank's part of the mean divergence from the base model in nats: `kl` over the set's
+    rows, `kl_text` over those of general text, as far as they are in the loss."""
 
 
 def build(
@@ -103,6 +111,14 @@ def build(
     # Before HfDeepSpeedConfig exists, under which ZeRO-3 would round these buffers.
     exact = buffers.computed(kind, model_config, dtype)
     zero_config.release_hpz_group()
+    # Before HfDeepSpeedConfig exists, under which it would be partitioned.
+    base = None
+    if config.kl.copies_base:
+        base = models.build(kind, deepcopy(model_config), weights, config, dtype, path.attention)
+        base = base.to(device).requires_grad_(False)
+        kernel_loss = _apply_kernels(base, config, device, figures, None)
+        buffers.restore(base, exact, device)
+        base = models.PackedCausalLM(base, config, device, kernel_loss, path).eval()
     held = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     bare = models.build(kind, model_config, weights, config, dtype, path.attention)
     freeze.apply(bare, config.freeze)
@@ -112,10 +128,11 @@ def build(
         # place. The next arm needs the base model's.
         for parameter in bare.parameters():
             parameter.data = parameter.data.clone()
-    if experts := models.expert_modules(bare):
+    if experts := expert_modules(bare):
         # ZeRO-3 then gathers a layer's experts together, whichever of them a rank's tokens need.
         set_z3_leaf_modules(bare, list({type(module) for module in experts}))
     packed = models.PackedCausalLM(bare, config, device, loss, path)
+    packed.keep_base(base)
     trained = [parameter for parameter in packed.parameters() if parameter.requires_grad]
     client = None
     if "optimizer" not in settings:
@@ -135,9 +152,10 @@ def _apply_kernels(
     config: TrainConfig,
     device: torch.device,
     figures: list[dict[str, Any]],
-    ranks: Ranks,
+    ranks: Ranks | None,
 ) -> models.LossFunction:
     """Put the chosen kernels into the model and return the loss function; rank 0 logs the choice.
+    `ranks`: None to log nothing.
 
     A compiled model gets the loss only: the compiler fuses the model's own code, and it cannot
     trace our operations in a pruned layer.
@@ -148,7 +166,7 @@ def _apply_kernels(
     if not config.compile:
         kernels.check(config.kernels, bare)
         own = kernels.apply(bare, chosen)
-    if ranks.is_rank_zero:
+    if ranks is not None and ranks.is_rank_zero:
         ops = ["linear_cross_entropy"] if config.compile else list(chosen)
         lines = [f"{op}: {chosen[op].implementation}, {chosen[op].reason}" for op in ops]
         if own:
@@ -170,43 +188,97 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The examples of one token file in a step. `scales`: factors of their cross-entropies,
+    `divergence`: factors and targets of their divergences, `name`: of these in the result."""
+
+    step: packing.Step
+    tokens: TokenizedSet
+    scales: np.ndarray
+    divergence: Divergence | None
+    weight: float
+    name: str
+
+
+def _rows_of(
+    engine: TrainEngine, step: packing.Step, tokens: TokenizedSet, penalty: StepPenalty | None
+) -> list[_Rows]:
+    """Returns the set's examples of a step, and those of general text."""
+
+    def scales_of(step: packing.Step, tokens: TokenizedSet) -> np.ndarray:
+        # The weights of all ranks' examples, so that they add up to the mean over the step.
+        examples = [i for micro in step for assigned in micro for i in assigned]
+        return packing.loss_scales(
+            examples, tokens.supervised_counts, tokens.weights, engine.config.loss_average
+        )
+
+    scales, weight = scales_of(step, tokens), penalty.weight if penalty else 0.0
+    divergence = Divergence(weight * scales, penalty.targets) if penalty and weight else None
+    rows = [_Rows(step, tokens, scales, divergence, weight, "kl")]
+    if penalty and (text := penalty.text):
+        means = scales_of(text.step, text.tokens)
+        divergence = Divergence(text.weight * means, text.targets)
+        nothing = np.zeros(len(means))
+        rows.append(_Rows(text.step, text.tokens, nothing, divergence, text.weight, "kl_text"))
+    return rows
+
+
 def run_step(
-    engine: TrainEngine, step: packing.Step, tokens: TokenizedSet, rate: float
+    engine: TrainEngine,
+    step: packing.Step,
+    tokens: TokenizedSet,
+    rate: float,
+    penalty: StepPenalty | None = None,
 ) -> StepResult:
-    """Run one optimizer step over all micro-batches of `step`, with the learning rate `rate`."""
-    # The loss weights of all ranks' examples, so that they add up to the mean over the step.
-    examples = [i for micro in step for assigned in micro for i in assigned]
-    scales = packing.loss_scales(
-        examples, tokens.supervised_counts, tokens.weights, engine.config.loss_average
-    )
-    inner = engine.deepspeed
+    """Run one optimizer step over all micro-batches of `step`, with the learning rate `rate`.
+
+    `penalty`: the divergence from the base model in this step, with micro-batches of its own for
+    general text.
+    """
+    num_examples = sum(len(assigned) for micro in step for assigned in micro)
+    parts = [
+        (micro, rows) for rows in _rows_of(engine, step, tokens, penalty) for micro in rows.step
+    ]
+    inner, packed = engine.deepspeed, engine.packed
+    divergences: dict[str, Tensor] = {}
     total = torch.zeros((), device=engine.device)
     row_losses = []
-    for number, micro in enumerate(step):
+    for number, (micro, rows) in enumerate(parts):
         # The update follows the last micro-batch. Their number varies from step to step.
-        inner.set_gradient_accumulation_boundary(number + 1 == len(step))
-        which = f"micro-batch {number + 1} of {len(step)}"
+        inner.set_gradient_accumulation_boundary(number + 1 == len(parts))
+        which = f"micro-batch {number + 1} of {len(parts)}"
         activity.begin(f"loading {which}", _DATA)
         batch = collate(
             micro[engine.ranks.rank],
-            tokens,
-            scales,
+            rows.tokens,
+            rows.scales,
             engine.device,
-            engine.packed.shares_prefix,
-            engine.packed.whole,
+            packed.shares_prefix,
+            packed.whole,
         )
+        if rows.divergence is not None:
+            found = rows.divergence.rows(batch.examples, rows.tokens, engine.device)
+            batch = replace(batch, kl=found)
         activity.begin(f"computing {which}", _DEVICE)
-        loss, losses_R = inner(batch, example_weight=1 / len(examples))
+        is_text = rows.name == "kl_text"
+        loss, losses_R = inner(batch, example_weight=0.0 if is_text else 1 / num_examples)
         # W undoes the average over ranks; without scale_wrt_gas, micro-batches are summed as well.
         inner.backward(loss * engine.ranks.world_size, scale_wrt_gas=False)
         # No `.item()` here: it would wait for the device in every micro-batch.
-        total += loss.detach()
-        row_losses.append((batch.examples, losses_R))
+        if batch.kl is None:
+            total += loss.detach()
+        else:  # the logged loss is the cross-entropy alone
+            mean = batch.kl.weights_R @ packed.divergences_R.float() / rows.weight
+            divergences[rows.name] = divergences.get(rows.name, 0.0) + mean
+            total += batch.weights_R @ losses_R.float()
+        if not is_text:
+            row_losses.append((batch.examples, losses_R))
     activity.begin("updating the weights", _DEVICE)
     for group in inner.optimizer.param_groups:
         group["lr"] = rate
     norm, applied = _update(engine)
-    return StepResult(total, row_losses, norm, rate, applied)
+    return StepResult(total, row_losses, norm, rate, applied, divergences)
 
 
 def _update(engine: TrainEngine) -> tuple[Any, bool]:
@@ -242,3 +314,41 @@ def non_finite_examples(result: StepResult, counts: np.ndarray) -> list[int]:
                 i for i, part in zip(examples, parts, strict=True) if not torch.isfinite(part).all()
             ]
     return non_finite
+
+
+@contextmanager
+def evaluation_mode(engine: TrainEngine) -> Iterator[None]:
+    """Forward passes in this block compute no gradient and no dropout."""
+    packed = engine.packed
+    packed.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        packed.train()
+    if engine.config.zero_stage == 3:
+        # A forward pass without a backward pass leaves weights gathered and prefetched.
+        engine.deepspeed.optimizer.empty_partition_cache()
+
+
+def assigned(
+    engine: TrainEngine,
+    tokens: TokenizedSet,
+    examples: Sequence[int],
+    cap: int,
+    hidden_size: int,
+) -> packing.Step:
+    """Returns the examples in micro-batches of about `cap` tokens for every rank.
+
+    A longer example is computed nevertheless: without gradients it needs much less memory than a
+    training example of the same length.
+    """
+    lengths = tokens.computed_lengths
+    return packing.assign_to_ranks(
+        examples,
+        lengths,
+        engine.ranks.world_size,
+        max(cap, int(lengths[list(examples)].max())),
+        hidden_size,
+        engine.packed.path.layout,
+    )

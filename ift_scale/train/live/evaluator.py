@@ -22,7 +22,7 @@ from ift_scale.records import GRADES
 from ift_scale.scoring.agreement import kl_divergence, rank_pearson
 from ift_scale.train.data.collate import collate
 from ift_scale.train.data.micro_batch import MicroBatch
-from ift_scale.train.engine.deepspeed import TrainEngine
+from ift_scale.train.engine.deepspeed import TrainEngine, assigned, evaluation_mode
 from ift_scale.train.job import Events, LiveJob
 from ift_scale.train.launch.control import Control
 from ift_scale.train.live import tokens as live_tokens
@@ -30,8 +30,6 @@ from ift_scale.train.live.tokens import LiveSet
 from ift_scale.train.measurement.evaluator import (
     PeriodicEvaluator,
     Stopping,
-    assigned,
-    evaluation_mode,
 )
 
 ANSWERS = "live.npz"

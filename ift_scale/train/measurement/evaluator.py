@@ -9,8 +9,7 @@ bit-identical with and without measurements.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,6 @@ import torch
 
 from ift_scale.config.train import StoppingRule
 from ift_scale.ranks import activity
-from ift_scale.train.data import packing
-from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.launch.control import Control
 from ift_scale.train.measurement import schedule
@@ -173,41 +170,3 @@ class Measurements:
         if any(evaluator.may_stop for evaluator in self.evaluators):
             counts["stopped_early"] = int(self.should_stop)
         return counts
-
-
-@contextmanager
-def evaluation_mode(engine: TrainEngine) -> Iterator[None]:
-    """Forward passes in this block compute no gradient and no dropout."""
-    packed = engine.packed
-    packed.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        packed.train()
-    if engine.config.zero_stage == 3:
-        # A forward pass without a backward pass leaves weights gathered and prefetched.
-        engine.deepspeed.optimizer.empty_partition_cache()
-
-
-def assigned(
-    engine: TrainEngine,
-    tokens: TokenizedSet,
-    examples: Sequence[int],
-    cap: int,
-    hidden_size: int,
-) -> packing.Step:
-    """Returns the examples in micro-batches of about `cap` tokens for every rank.
-
-    A longer example is computed nevertheless: without gradients it needs much less memory than a
-    training example of the same length.
-    """
-    lengths = tokens.computed_lengths
-    return packing.assign_to_ranks(
-        examples,
-        lengths,
-        engine.ranks.world_size,
-        max(cap, int(lengths[list(examples)].max())),
-        hidden_size,
-        engine.packed.path.layout,
-    )

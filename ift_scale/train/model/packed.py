@@ -5,9 +5,8 @@ V vocabulary.
 """
 
 import inspect
-import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ift_scale_kernels.linear_cross_entropy import kl
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from ift_scale.config.train import TrainConfig
 from ift_scale.engines import model_class
@@ -29,23 +28,10 @@ from ift_scale.train.model import attention, last_layer
 from ift_scale.train.model.attention import PathNotSupported
 from ift_scale.train.model.decoder import decoder_layers, decoder_of
 from ift_scale.train.model.path import PRUNED, TrainingPath
+from ift_scale.train.model.recompute import checkpoint_activations
 from ift_scale.train.model.rows import select_rows
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
-
-# Outputs kept by selective checkpointing: expensive to recompute. All others are cheap and large.
-_KEPT = {
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-}
-# flash-attn's and torch's variable-length attention, whose operations exist only on a GPU.
-_KEPT_NAMES = ("flash_attn", "varlen_attn")
-
 
 # A path raises one of these for a model that it does not support.
 UNSUPPORTED = (TypeError, RuntimeError, AttributeError, ValueError, LookupError, AssertionError)
@@ -73,6 +59,7 @@ class PackedCausalLM(nn.Module):
         self.whole = path.name == "single"
         self._balance = RouterBalance(model) if config.router_aux_loss else None
         self._rope: RopeLimits | None = None
+        self._base: tuple[Any] = (None,)
         self.attention = path.attention
         """Implementation: one of `attention.NAMES` if packed, else transformers' name or None."""
         if path.is_packed:
@@ -97,33 +84,90 @@ class PackedCausalLM(nn.Module):
             return
         head = model.get_output_embeddings()
         # Replaces the head's own forward, so that under ZeRO-3 its module hooks gather the weight.
-        loss = partial(loss_function, softcap=path.head.softcap)
-        head.forward = partial(_head_loss, head, head.forward, loss)
+        head.forward = partial(_head_loss, head, head.forward, loss_function, path.head.softcap)
 
-    def forward(self, batch: MicroBatch, logits: bool = False, example_weight: float = 0.0) -> Any:
+    def keep_base(self, base: "PackedCausalLM | None") -> None:
+        """Compute the base model's distributions for `train.kl` with a frozen copy, in evaluation
+        mode and without gradients."""
+        self._base = (base,)  # in a tuple, so that its parameters are not this model's
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the head."""
+        return int(self.model.config.vocab_size)
+
+    def forward(
+        self,
+        batch: MicroBatch,
+        logits: bool = False,
+        example_weight: float = 0.0,
+        top_k: int = 0,
+    ) -> Any:
         """Returns (loss, losses_R).
 
         `loss` is the micro-batch's part of the step's loss, a float32 scalar with gradient;
         `losses_R` is the cross-entropy of each row in nats. `example_weight`: weight of each
-        example's load-balancing loss, if it is enabled. With `logits`, returns
-        `self.logits(batch)`: a call of the module runs the hooks that start a ZeRO-3 pass.
+        example's load-balancing loss, if it is enabled. If the micro-batch has a divergence from
+        the base model, the loss includes it, and `divergences_R` has each row's in nats.
+
+        With `logits`, returns `self.logits(batch)`, with `top_k` the `TopK` of the rows'
+        distributions: a call of the module runs the hooks that start a ZeRO-3 pass.
         """
         if logits:
             return self.logits(batch)
+        if top_k:
+            return self._top_k(batch, top_k)
         output, rows_R = self._output(batch)
         if self.path.head is None:
             logits_RV = self._own_logits(output, batch, rows_R)
             losses_R = F.cross_entropy(logits_RV.float(), batch.labels_R, reduction="none")
             loss, losses_R = (losses_R * batch.weights_R).sum(), losses_R.detach()
+            if batch.kl is not None:
+                divergence_R = self._own_divergence(logits_RV.float(), batch)
+                loss = loss + (divergence_R * batch.kl.weights_R).sum()
+                self.divergences_R = divergence_R.detach()
         else:
             # The head sees supervised rows only: their logits are the largest tensor of a step.
             head = self.model.get_output_embeddings()
-            loss, losses_R = head(
-                self._hidden(output, rows_R), labels_R=batch.labels_R, weights_R=batch.weights_R
-            )
+            rows = {"labels_R": batch.labels_R, "weights_R": batch.weights_R}
+            if batch.kl is None:
+                loss, losses_R = head(self._hidden(output, rows_R), **rows)
+            else:
+                rows |= {"kl_weights_R": batch.kl.weights_R, "base": self._base_rows(batch)}
+                loss, losses_R, self.divergences_R = head(self._hidden(output, rows_R), **rows)
         if self._balance is not None:
             loss = loss + example_weight * self._balance(output, batch, self.path.is_packed)
         return loss, losses_R
+
+    def _base_rows(self, batch: MicroBatch) -> kl.Base:
+        """Returns the base's distributions at the rows: cached ones, or the frozen copy's."""
+        assert batch.kl is not None
+        if batch.kl.base is not None:
+            return batch.kl.base
+        (base,) = self._base
+        with torch.no_grad():
+            output, rows_R = base._output(batch)
+            head = base.model.get_output_embeddings()
+            return kl.HiddenRows(base._hidden(output, rows_R), head.weight, head.bias)
+
+    def _own_divergence(self, logits_RV: Tensor, batch: MicroBatch) -> Tensor:
+        """Returns each row's divergence for logits of the model's own forward pass."""
+        assert batch.kl is not None
+        if batch.kl.base is not None:
+            return kl.divergence(logits_RV, batch.kl.base)
+        (base,) = self._base
+        base_RV = base.logits(batch).log_softmax(-1)
+        return F.kl_div(logits_RV.log_softmax(-1), base_RV, reduction="none", log_target=True).sum(
+            -1
+        )
+
+    @torch.no_grad()
+    def _top_k(self, batch: MicroBatch, k: int) -> kl.TopK:
+        if self.path.head is None:
+            return kl.top_k_of(self.logits(batch), k)
+        output, rows_R = self._output(batch)
+        top: kl.TopK = self.model.get_output_embeddings()(self._hidden(output, rows_R), top_k=k)
+        return top
 
     @torch.no_grad()
     def logits(self, batch: MicroBatch) -> Tensor:
@@ -234,15 +278,27 @@ def _head_loss(
     head: Any,
     plain: Callable[[Tensor], Tensor],
     loss: LossFunction,
+    softcap: float | None,
     hidden_RD: Tensor,
     *,
     labels_R: Any = None,
     weights_R: Any = None,
+    kl_weights_R: Any = None,
+    base: kl.Base | None = None,
+    top_k: int = 0,
 ) -> Any:
-    """The head's forward: returns logits without labels, (loss, losses_R) with them."""
+    """The head's forward: returns logits without labels, (loss, losses_R) with them, and the
+    divergences from `base` if it is given; with `top_k`, a `TopK`."""
+    weight, how = head.weight, {"bias_V": head.bias, "softcap": softcap}
+    if top_k:
+        return kl.linear_top_k(hidden_RD, weight, head.bias, softcap, top_k)
     if labels_R is None:
         return plain(hidden_RD)
-    return loss(hidden_RD, head.weight, labels_R, weights_R, bias_V=head.bias)
+    if base is None:
+        return loss(hidden_RD, weight, labels_R, weights_R, **how)
+    return kl.linear_cross_entropy_kl(
+        hidden_RD, weight, labels_R, weights_R, kl_weights_R, base, **how
+    )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -317,61 +373,3 @@ def compile_layers(model: Any, config: TrainConfig) -> None:
     if config.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
-
-
-def expert_modules(model: nn.Module) -> list[nn.Module]:
-    """Returns the modules whose parameters are all experts of a layer.
-
-    transformers 5 holds them as tensors over all experts; a folder's own code may have a module for
-    each (`_lists_experts`), whose owner is returned.
-    """
-    return [
-        module
-        for name, module in model.named_modules()
-        if _lists_experts(module)
-        or (
-            name.rpartition(".")[2] == "experts"
-            and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-        )
-    ]
-
-
-def has_listed_experts(model: nn.Module) -> bool:
-    """True if each expert is a module of its own, of which a pass may run some only."""
-    return any(_lists_experts(module) for module in model.modules())
-
-
-def _lists_experts(module: nn.Module) -> bool:
-    """True if the module owns several experts: in a list or dict that is named after them or has
-    modules of a class named after them, or as children with a number each (`expert_0`)."""
-    if isinstance(module, _CONTAINERS):
-        return False
-    numbered = [name for name, _ in module.named_children() if _NUMBERED_EXPERT.fullmatch(name)]
-    return len(numbered) > 1 or any(
-        isinstance(part, _CONTAINERS)
-        and ("expert" in name.lower() or _are_experts(part.children()))
-        for name, part in module.named_children()
-    )
-
-
-def _are_experts(modules: Iterable[nn.Module]) -> bool:
-    names = [type(module).__name__.lower() for module in modules]
-    return len(names) > 1 and all(re.search(r"expert(?!s)", name) for name in names)
-
-
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
-_NUMBERED_EXPERT = re.compile(r"\w*experts?_?\d+")
-
-
-def checkpoint_activations(model: Any, config: TrainConfig) -> None:
-    if config.activation_checkpointing == "none":
-        return
-    settings: dict[str, Any] = {"use_reentrant": False}
-    if config.activation_checkpointing == "selective":
-        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
-def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = op in _KEPT or any(name in str(op) for name in _KEPT_NAMES)
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

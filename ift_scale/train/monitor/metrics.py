@@ -63,6 +63,7 @@ class StepLog:
         self._num_steps, self._meter = num_steps, meter
         self._every, self._device, self._clock = every, device, Clock(device)
         self._losses: list[Tensor] = []
+        self._divergences: list[dict[str, Tensor]] = []
         self._rows: list[dict[str, Any]] = []
         self._times: list[tuple[Any, Any]] = []
         self._start: Any = None
@@ -78,6 +79,7 @@ class StepLog:
         """Add the result of step `number` (from 0), without reading it from the device."""
         self._times.append((self._start, self._clock.mark()))
         self._losses.append(result.loss)
+        self._divergences.append(result.divergences)
         row = {
             "step": number + 1,
             "grad_norm": result.grad_norm,
@@ -107,11 +109,16 @@ class StepLog:
             return
         losses = torch.stack(self._losses).to(self._device)
         dist.all_reduce(losses)  # the ranks' losses are parts of the step's loss
+        for name in self._divergences[0]:
+            parts = torch.stack([one[name] for one in self._divergences]).to(self._device)
+            dist.all_reduce(parts)
+            for row, divergence in zip(self._rows, parts.tolist(), strict=True):
+                row[name] = _finite(divergence)
         memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self._file is not None:
             self._write(losses.tolist(), float(memory))  # waits for the device
-        self._losses, self._rows, self._times = [], [], []
+        self._losses, self._rows, self._times, self._divergences = [], [], [], []
 
     def _write(self, losses: list[float], memory: float) -> None:
         assert self._file is not None

@@ -30,11 +30,11 @@ from ift_scale.train.model.decoder import decoder_of
 from ift_scale.train.model.packed import (
     UNSUPPORTED,
     PackedCausalLM,
-    checkpoint_activations,
     keep_scale,
     without_cache,
 )
 from ift_scale.train.model.path import PATHS, Head, Recomputed, TrainingPath
+from ift_scale.train.model.recompute import checkpoint_activations
 from ift_scale.train.proof import examples, shrink
 from ift_scale.train.proof.compare import (
     LARGEST_ROUNDING,

@@ -67,7 +67,8 @@ def compute(folder: Path, max_length: int, trust_remote_code: bool = False) -> P
     from ift_scale.engines.weight_checks import quiet
     from ift_scale.models import config_class
     from ift_scale.models.config_errors import refusing
-    from ift_scale.train.model.packed import class_and_config, has_listed_experts, without_cache
+    from ift_scale.train.model.experts import has_listed_experts
+    from ift_scale.train.model.packed import class_and_config, without_cache
     from ift_scale.train.proof.prove import NotTrainable, one_thread, prove
     from ift_scale.train.proof.shrink import dropped_layers, shrink, tiny_model
 

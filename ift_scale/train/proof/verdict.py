@@ -34,7 +34,7 @@ class Proof(BaseModel):
     verdicts: list[Verdict]
     seconds: float
     lists_experts: bool = False
-    """True if experts are modules of a list in the model itself (`packed.has_listed_experts`)."""
+    """True if experts are modules of a list in the model itself (`experts.has_listed_experts`)."""
 
     def fastest(self, config: TrainConfig) -> TrainingPath:
         """Returns the fastest exact path that the settings allow."""

@@ -23,14 +23,12 @@ from ift_scale.ranks import activity
 from ift_scale.train.data import dataset, packing
 from ift_scale.train.data.collate import collate
 from ift_scale.train.engine.best import BestWeights
-from ift_scale.train.engine.deepspeed import TrainEngine
+from ift_scale.train.engine.deepspeed import TrainEngine, assigned, evaluation_mode
 from ift_scale.train.job import Events, ValidationJob
 from ift_scale.train.launch.control import Control
 from ift_scale.train.measurement.evaluator import (
     PeriodicEvaluator,
     Stopping,
-    assigned,
-    evaluation_mode,
 )
 
 LOSS = "validation_loss"

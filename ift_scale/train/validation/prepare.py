@@ -105,7 +105,7 @@ def _from_file(
     say(f"train: validation file {report.summary(str(path))}")
     for set_path in _distinct([Path(arm.source) for arm in arms]):
         _check_overlap(examples, path, set_path)
-    tokens = _tokenized(examples, path, config, cache, tokenizer)
+    tokens = tokenized_file(examples, path, config, cache, tokenizer, "validation")
     digest = digest_of(tokens.name)
     return [ValidationJob(tokens=str(tokens), held_out=None, every=1, digest=digest) for _ in arms]
 
@@ -137,15 +137,17 @@ def _check_overlap(examples: Sequence[Conversation], path: Path, set_path: Path)
         )
 
 
-def _tokenized(
+def tokenized_file(
     examples: Sequence[Conversation],
     path: Path,
     config: Config,
     cache: Path,
     tokenizer: PromptTokenizer,
+    name: str,
 ) -> Path:
-    """Returns the token file of the validation examples; errors name the user's file and line."""
-    normalized = cache / f"validation-{file_digest(path)[:16]}.jsonl"
+    """Returns the token file of the examples in the user's file `path`, which errors name with the
+    line. `name`: of the kind of file, for the copy in the constructed sets' format."""
+    normalized = cache / f"{name}-{file_digest(path)[:16]}.jsonl"
     write_jsonl(
         normalized,
         (

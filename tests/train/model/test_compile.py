@@ -8,7 +8,8 @@ from ift_scale_kernels.linear_cross_entropy.reference import linear_cross_entrop
 
 from ift_scale.config import TrainConfig
 from ift_scale.train.data.collate import collate
-from ift_scale.train.model.packed import PackedCausalLM, checkpoint_activations, compile_layers
+from ift_scale.train.model.packed import PackedCausalLM, compile_layers
+from ift_scale.train.model.recompute import checkpoint_activations
 from tests.train.families import build
 from tests.train.model.test_packed import CPU, SCALE, _tokens
 

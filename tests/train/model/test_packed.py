@@ -22,14 +22,13 @@ from ift_scale.train.data.collate import collate
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import MicroBatch
 from ift_scale.train.model import attention
+from ift_scale.train.model.experts import expert_modules, has_listed_experts
 from ift_scale.train.model.last_layer import attention_arguments
 from ift_scale.train.model.packed import (
     PackedCausalLM,
-    checkpoint_activations,
-    expert_modules,
-    has_listed_experts,
 )
 from ift_scale.train.model.path import PRUNED, Head
+from ift_scale.train.model.recompute import checkpoint_activations
 from tests.train.families import CONFIGS, SIZES, WINDOW, build
 
 CPU = torch.device("cpu")

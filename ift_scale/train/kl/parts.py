@@ -1,0 +1,60 @@
+"""The divergence in one optimizer step: factors of the rows, and the base's distributions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ift_scale_kernels.linear_cross_entropy.kl import TopK
+
+from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.data.micro_batch import KLRows
+from ift_scale.train.data.packing import Step
+from ift_scale.train.kl.store import StoredTargets
+
+
+@dataclass(frozen=True)
+class TextStep:
+    """Examples of general text in a step, whose rows have no cross-entropy.
+
+    `weight`: of their mean divergence in the loss.
+    """
+
+    step: Step
+    tokens: TokenizedSet
+    weight: float
+    targets: StoredTargets | None
+
+
+@dataclass(frozen=True)
+class StepPenalty:
+    """The divergence in a step. `weight`: of the mean over the set's rows in the loss. `targets`:
+    the base's distributions at the set's rows; None if a frozen copy computes them."""
+
+    weight: float
+    targets: StoredTargets | None
+    text: TextStep | None
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Factors of each example's summed divergence in the step's loss, shape (all examples,)."""
+
+    scales: np.ndarray
+    targets: StoredTargets | None
+
+    def rows(self, examples: Sequence[int], tokens: TokenizedSet, device: torch.device) -> KLRows:
+        """Returns the rows of a micro-batch; without examples, of the stand-in."""
+        chosen = list(examples) or [tokens.stand_in]
+        counts = tokens.supervised_counts[chosen]
+        factors = self.scales[chosen] if examples else np.zeros(1)
+        weights_R = torch.from_numpy(np.repeat(factors, counts).astype(np.float32)).to(device)
+        if self.targets is None:
+            return KLRows(weights_R, None)
+        rows = self.targets.rows_of(chosen)
+        top = TopK(
+            torch.from_numpy(self.targets.ids[rows].astype(np.int64)).to(device),
+            torch.from_numpy(self.targets.logprobs[rows]).to(device),
+            torch.from_numpy(self.targets.rest[rows]).to(device),
+        )
+        return KLRows(weights_R, top)
