@@ -121,8 +121,9 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
     )
     seen = sum(work.examples for work in arms)
     validated = sum(work.validated for work in arms)
-    settings = {"the validation loss": config.train.validation, "train.kl": config.train.kl}
-    others = " and ".join(name for name, setting in settings.items() if setting.is_on)
+    train = config.train
+    measures = {"the validation loss": train.validation.is_on, "train.kl": train.kl.is_on}
+    others = " and ".join(name for name, is_on in measures.items() if is_on)
     measured = f", and {validated:,.0f} forward passes for {others}" if validated else ""
     say(
         f"train      {cluster.num_gpus} ranks, {seen:,.0f} examples seen in {config.train.epochs} "

@@ -44,12 +44,17 @@ class HiddenRows:
 Base = TopK | HiddenRows
 
 
-def _logits(rows: HiddenRows, chunk: slice, softcap: float | None) -> Tensor:
+def _logits(
+    rows: HiddenRows, chunk: slice, softcap: float | None, out: Tensor | None = None
+) -> Tensor:
+    """Returns the logits of a chunk, in the first rows of `out` if it is given."""
     exact = torch.promote_types(rows.hidden_RD.dtype, torch.float32)
     hidden, weight = rows.hidden_RD[chunk], rows.weight_VD
     if hidden.device.type == "cpu":
         hidden, weight = hidden.to(exact), weight.to(exact)
-    logits_CV = torch.empty(len(hidden), len(weight), dtype=exact, device=hidden.device)
+    if out is None:
+        out = torch.empty(len(hidden), len(weight), dtype=exact, device=hidden.device)
+    logits_CV = out[: len(hidden)]
     chunked._product(hidden, weight.t(), logits_CV)
     if rows.bias_V is not None:
         logits_CV += rows.bias_V
@@ -109,6 +114,7 @@ def linear_cross_entropy_kl(
     losses_R = torch.empty(len(hidden_RD), dtype=exact, device=hidden_RD.device)
     divergences_R = torch.empty_like(losses_R)
     weights_R, kl_weights_R = weights_R.to(exact), kl_weights_R.to(exact)
+    buffers: list[Tensor] = []
     done = 0  # rows of the chunks before, which come in order
 
     def step(
@@ -119,6 +125,9 @@ def linear_cross_entropy_kl(
         gradient_CV: Tensor | None,
     ) -> Tensor:
         nonlocal done
+        if not buffers and isinstance(base, HiddenRows):
+            # Reused by all chunks, of which the first is the largest.
+            buffers.extend(torch.empty_like(logits_CV) for _ in range(2))
         chunk = slice(done, done + len(labels_C))
         done = chunk.stop
         losses_R[chunk], divergences_R[chunk] = _chunk(
@@ -130,6 +139,7 @@ def linear_cross_entropy_kl(
             chunk,
             softcap,
             gradient_CV,
+            buffers,
         )
         return weights_R[chunk] * losses_R[chunk] + kl_weights_R[chunk] * divergences_R[chunk]
 
@@ -149,6 +159,7 @@ def _chunk(
     chunk: slice,
     softcap: float | None,
     gradient_CV: Tensor | None,
+    buffers: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Returns (losses_C, divergences_C); writes the gradient of their weighted sum."""
     slope_CV = None
@@ -179,19 +190,23 @@ def _chunk(
             top = exp_CK * (both_C / total_C)[:, None] - kl_weights_C[:, None] * p_CK
             logits_CV.scatter_(1, ids_CK, top)
     else:
-        base_CV = _logits(base, chunk, softcap).log_softmax(-1)
-        p_CV = base_CV.exp()
-        kl_C = base_CV.sub_(logits_CV).mul_(p_CV).sum(-1)
+        base_CV, exp_CV = (buffer[: len(logits_CV)] for buffer in buffers)
+        _logits(base, chunk, softcap, base_CV)
+        base_CV.sub_(base_CV.amax(-1, keepdim=True))
+        torch.exp(base_CV, out=exp_CV)
+        base_total_C = exp_CV.sum(-1)
+        # p (log p - log q), of which the difference of the normalisers is the same for all tokens.
+        differences_C = torch.linalg.vecdot(exp_CV, base_CV.sub_(logits_CV)) / base_total_C
         total_C = logits_CV.exp_().sum(-1)
         normaliser_C = total_C.log()
-        kl_C += normaliser_C
+        kl_C = differences_C - base_total_C.log() + normaliser_C
         if gradient_CV is not None:
             logits_CV.mul_((both_C / total_C)[:, None])
-            logits_CV.sub_(p_CV.mul_(kl_weights_C[:, None]))
+            logits_CV.addcmul_(exp_CV, (kl_weights_C / base_total_C)[:, None], value=-1)
     if gradient_CV is not None:
         logits_CV.scatter_add_(1, labels_C1, -weights_C[:, None])
         if slope_CV is not None:
             logits_CV.mul_(slope_CV)
-        if gradient_CV is not logits_CV:
+        if gradient_CV.data_ptr() != logits_CV.data_ptr():
             gradient_CV.copy_(logits_CV)
     return normaliser_C - label_C, kl_C
