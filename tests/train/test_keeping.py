@@ -157,6 +157,17 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Equal up to rounding.
+
+    AdamW's first step moves each weight by the rate (1e-3) times its gradient's sign. For the few
+    gradients near its epsilon, rounding changes a part of that.
+    """
+    differences = torch.cat([(found[name] - one).abs().flatten() for name, one in right.items()])
+    assert float(differences.max()) < 1e-3
+    assert float((differences > 1e-5).float().mean()) < 1e-3
+
+
 def _rows(model: Any, tokens: dataset.TokenizedSet, i: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of the supervised rows of example i, computed by itself."""
     ids = torch.tensor(tokens.example(i).astype("int64"))
@@ -326,8 +337,7 @@ def test_the_divergence_is_that_of_a_plain_loop(
         if text is not None:
             assert _logged(folder, "kl_text") == pytest.approx(right.kl_text, rel=1e-3, abs=1e-6)
         found = _weights(folder)
-        for name, expected in right.weights.items():
-            assert float((found[name] - expected).abs().max()) < 2e-4, (run, name)
+        _assert_close(found, right.weights)
     assert right.kl[-1] > 1e-3
     plain = _reference(world_model, tokens)
     assert plain.losses[-1] < right.losses[-1], "the divergence holds the model back"
