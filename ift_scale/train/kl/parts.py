@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +11,27 @@ from ift_scale_kernels.linear_cross_entropy.kl import TopK
 from ift_scale.train.data.dataset import TokenizedSet
 from ift_scale.train.data.micro_batch import KLRows
 from ift_scale.train.data.packing import Step
-from ift_scale.train.kl.store import StoredTargets
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """Shapes: ids and logprobs (rows, K), int32 and float32; rest (rows,), float32. Nats."""
+
+    ids: np.ndarray
+    logprobs: np.ndarray
+    rest: np.ndarray
+    tokens: TokenizedSet
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.tokens.supervised_counts)
+
+    def rows_of(self, examples: Sequence[int]) -> np.ndarray:
+        """Returns the numbers of the examples' rows, in the order in which `collate` puts them."""
+        counts = self.tokens.supervised_counts
+        return np.concatenate(
+            [np.arange(self._ends[i] - counts[i], self._ends[i]) for i in examples]
+        )
 
 
 @dataclass(frozen=True)

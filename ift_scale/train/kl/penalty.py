@@ -19,7 +19,7 @@ from ift_scale.train.engine import zero_config
 from ift_scale.train.engine.deepspeed import TrainEngine, assigned, evaluation_mode
 from ift_scale.train.job import ArmJob, Job
 from ift_scale.train.kl import store
-from ift_scale.train.kl.parts import StepPenalty, TextStep
+from ift_scale.train.kl.parts import StepPenalty, StoredTargets, TextStep
 from ift_scale.train.launch.control import Control
 
 _GROUP = 1024
@@ -36,9 +36,9 @@ class KLPenalty:
         assert arm.kl is not None
         self._job, self._arm, self._kl, self._config = job, arm, arm.kl, job.train.kl
         self._tokens = tokens
-        self._targets: store.StoredTargets | None = None
+        self._targets: StoredTargets | None = None
         self._text: TokenizedSet | None = None
-        self._text_targets: store.StoredTargets | None = None
+        self._text_targets: StoredTargets | None = None
         self._text_steps: list[packing.Step] = []
         text = self._config.text
         if text is not None and arm.kl.text is not None:
@@ -80,7 +80,7 @@ class KLPenalty:
 
     def _cached(
         self, path: Path, tokens: TokenizedSet, engine: TrainEngine, control: Control
-    ) -> store.StoredTargets:
+    ) -> StoredTargets:
         dtype = zero_config.precision_of(engine.config, engine.device)
         identity = {
             "version": store.VERSION,
@@ -132,7 +132,7 @@ class KLPenalty:
     def _write(
         self,
         examples: Sequence[int],
-        targets: store.StoredTargets,
+        targets: StoredTargets,
         scales: np.ndarray,
         engine: TrainEngine,
     ) -> None:

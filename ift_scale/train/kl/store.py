@@ -7,9 +7,6 @@ depends on, and contains the same as `identity.json`, so that a cache of another
 tokenizer is recognised.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +15,13 @@ import numpy as np
 from ift_scale.io.files import read_json, write_json
 from ift_scale.io.manifests import digest_of, file_digests
 from ift_scale.train.data.dataset import TokenizedSet
+from ift_scale.train.kl.parts import StoredTargets
 
 VERSION = 1
 _IDENTITY = "identity.json"
 _ARRAYS = ("ids", "logprobs", "rest")
 Identity = dict[str, Any]
 """All that the distributions depend on: digests of base model, tokenizer, tokens; settings."""
-
-
-@dataclass(frozen=True)
-class StoredTargets:
-    """Shapes: ids and logprobs (rows, K), int32 and float32; rest (rows,), float32. Nats."""
-
-    ids: np.ndarray
-    logprobs: np.ndarray
-    rest: np.ndarray
-    tokens: TokenizedSet
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self.tokens.supervised_counts)
-
-    def rows_of(self, examples: Sequence[int]) -> np.ndarray:
-        """Returns the numbers of the examples' rows, in the order in which `collate` puts them."""
-        counts = self.tokens.supervised_counts
-        return np.concatenate(
-            [np.arange(self._ends[i] - counts[i], self._ends[i]) for i in examples]
-        )
 
 
 def folder_of(cache: Path, identity: Identity) -> Path:
