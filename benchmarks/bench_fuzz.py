@@ -9,6 +9,7 @@ Two processes share the kinds; each imports everything once and forks a child pe
 
 import gc
 import json
+import os
 import random
 import subprocess
 import sys
@@ -97,9 +98,7 @@ def run_apart(
     command = [sys.executable, "-m", "benchmarks.bench_fuzz", "--here", json.dumps(counts)]
     command += ["--first", str(first), *(["--keep", str(keep)] if keep is not None else [])]
     found: dict[str, Counter[str]] = {}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith('{"kind": '):
@@ -134,7 +133,8 @@ def main(
     """Store the counts of `fuzz`; with --kind, those of this kind next to the others."""
     if here is not None:
         run_here(json.loads(here), first, keep)
-        return
+        sys.stdout.flush()
+        os._exit(0)  # libraries report what they leak at exit
     names = kinds() if only is None else [only]
     counts = shares(names, 20 * len(names) if quick else inputs)
     parts = [{name: counts[name] for name in names[n::processes]} for n in range(processes)]

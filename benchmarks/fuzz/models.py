@@ -117,10 +117,9 @@ def _tokenizer(random: Random, case: Case, name: str) -> bytes:
     state: dict[str, Any] = json.loads(content)
     part: Any = state
     for _ in range(random.choice((1, 1, 2, 3))):
-        keys = list(part) if isinstance(part, dict) else range(len(part or ()))
-        if isinstance(part, str) or not keys:
+        if not isinstance(part, dict | list) or not part:
             break
-        key = random.choice(list(keys))
+        key = random.choice(list(part) if isinstance(part, dict) else range(len(part)))
         parent, part = part, part[key]
     parent[key] = like(random, part) if random.random() < 0.5 else any_value(random)
     case.changed.append(f"tokenizer.json {key}")
