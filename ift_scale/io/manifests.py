@@ -89,6 +89,7 @@ def file_digest(path: Path) -> str:
     Digests of files above 1 MiB are cached, see `digest_cache`. Files up to 64 MiB keep sha256
     because the manifests of finished runs use it.
     """
+    text_file.refuse_unreadable(path)
     size = path.stat().st_size
     if size > _CACHED_BYTES:
         return digest_cache.digest(path, "blake3" if size > _SHA256_BYTES else "sha256")

@@ -83,6 +83,10 @@ class PromptTokenizer:
             raise DataError(Place(self.path), problem, _TOKENIZER_FILES, files) from error
         # Examples are checked against the model's limit where they are used, or truncated.
         self.tokenizer.deprecation_warnings[_TOO_LONG_WARNING] = True
+        longest = self.tokenizer.model_max_length
+        if not isinstance(longest, int | float) or isinstance(longest, bool):
+            place = Place(self.path / "tokenizer_config.json", field="model_max_length")
+            raise DataError(place, "must be a number", _TOKENIZER_FILES, longest)
         self.start = self._start()
         # A start token that also ends texts may occur again.
         self._only_first = set(self.start) - {self.tokenizer.eos_token_id}
