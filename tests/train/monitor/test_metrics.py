@@ -136,6 +136,7 @@ class _Result:
             1e-3,
             applied,
         )
+        self.divergences: dict[str, torch.Tensor] = {}
 
 
 @pytest.fixture
