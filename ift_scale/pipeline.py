@@ -55,12 +55,10 @@ class Pipeline:
     def make(self, name: str) -> None:
         """Produces the missing artifacts of one stage.
 
-        Raises ConfigError if it needs questions and the configuration has none.
+        Raises ConfigError if the settings leave it out.
         """
-        if name not in (stage.name for stage in stages.stages_of(self.context.config)):
-            problem = (
-                f"questions.sources: empty, but the {name} stage needs questions; add a source"
-            )
+        entry = next(entry for entry in stages.STAGES if entry.name == name)
+        if problem := entry.missing(self.context.config):
             raise ConfigError(str(self.context.root / "config.yaml"), [problem])
         stage, rendezvous = self.context.stages[name], self.context.rendezvous
         if rendezvous is None or not stage.led:

@@ -23,6 +23,8 @@ KNOWLEDGE_FILE = "knowledge.json"
 TEXTS_FILE = "texts.jsonl"
 BALANCE_FILE = "balance.csv"
 SCORES_FILE = "scores.parquet"
+PROBED_FILE = "probed.parquet"
+LAYERS_FILE = "layers.parquet"
 """Names of the files with which stages pass on their results."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -24,7 +24,7 @@ from ift_scale.io.manifests import (
     read_manifest,
     write_manifest,
 )
-from ift_scale.io.progress import Bar
+from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import QUESTIONS_FILE, Arm
@@ -191,7 +191,8 @@ class Context:
             if self.stages[name].per_arm and not stage.per_arm:
                 arms = self.arms()
             elif self.stages[name].per_arm:
-                arms = self.arms_of_part() if pending is None else [task.arm for task in pending]
+                own = [task.arm for task in pending or () if task.arm]
+                arms = self.arms_of_part() if pending is None else own
             for arm in arms:
                 integrity.check(self.folder(name, arm), (pattern,), complete=pending is not None)
 
@@ -222,6 +223,29 @@ class Context:
             return self.arms()
         trained = self.trained_arms()[self.part.number :: self.part.of]
         return [arm for arm in self.arms() if trained_arm(arm) in trained]
+
+    def trained_weights(self, stage: str) -> dict[Arm, str]:
+        """Returns the digest of the weights of each arm that `stage` reads.
+
+        With a part, arms that other commands still train are left out. Without one, raises
+        ArtifactError if an arm is not trained.
+        """
+        found: dict[Arm, str] = {}
+        arms = self.arms_of_part()
+        for arm in arms:
+            trained = read_manifest(self.folder("train", arm))
+            if trained is not None:
+                files = {n: d for n, d in trained.files.items() if n.startswith("model/")}
+                found[arm] = digest_of(files)
+            elif self.part is None:
+                raise ArtifactError(
+                    f"{self.folder('train', arm)}: not trained yet;"
+                    " run `ift-scale train` or `ift-scale run`"
+                )
+        if len(found) < len(arms):
+            missing = len(arms) - len(found)
+            say(f"{stage}: {missing} arms of this part are not trained yet and are skipped")
+        return found
 
     def question_file(self) -> QuestionFile:
         """Returns the questions stage's file, indexed once. ArtifactError if it was changed."""

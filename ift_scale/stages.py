@@ -20,6 +20,18 @@ class Entry(NamedTuple):
     """True if actors of a Ray cluster may compute it (`--ray`)."""
     needs_questions: bool = True
     """False if it also runs without any source of questions, for users' own sets."""
+    optional: bool = False
+    """True if it only runs with `on: true` in its section of the settings."""
+
+    def missing(self, config: "Config") -> str:
+        """Returns why a run does not have the stage, and the remedy; empty if it does."""
+        if self.optional and not getattr(config, self.name).on:
+            return f"{self.name}.on: false, so the {self.name} stage is not run; set it to true"
+        if self.needs_questions and not config.questions.sources:
+            return (
+                f"questions.sources: empty, but the {self.name} stage needs questions; add a source"
+            )
+        return ""
 
 
 STAGES = (
@@ -29,11 +41,14 @@ STAGES = (
     Entry("construct", "Build the instruction sets of all arms.", needs_questions=False),
     Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True, needs_questions=False),
     Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, per_arm=True, on_ray=True),
+    Entry(
+        "hidden", "Fit linear probes on hidden states.", on_ranks=True, per_arm=True, optional=True
+    ),
     Entry("analyse", "Compute accuracy, consistency and differences."),
     Entry("report", "Write the report page."),
 )
 
 
 def stages_of(config: "Config") -> list[Entry]:
-    """Returns the stages of a run: without a source of questions, those that need none."""
-    return [stage for stage in STAGES if config.questions.sources or not stage.needs_questions]
+    """Returns the stages of a run, without those that its settings leave out."""
+    return [stage for stage in STAGES if not stage.missing(config)]

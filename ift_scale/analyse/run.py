@@ -6,6 +6,7 @@
 - correlation, correlation_points, best_ratio: mixtures of self-aligning and incompatible.
 - abstention, generated: generated answers, if requested.
 - measures: letters, option texts and free answers on the same questions, with cloze.
+- hidden, hidden_layers: what probes decode from hidden states, with the hidden stage only.
 - examples.jsonl: the questions whose answers changed most.
 
 A table without content has its columns and no row. Undefined values are empty, and the row's
@@ -22,23 +23,33 @@ from ift_scale.analyse.comparisons import comparison_table
 from ift_scale.analyse.examples import as_lines, examples
 from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
+from ift_scale.analyse.hidden import ProbedModel, hidden_tables, read_probed
 from ift_scale.analyse.means import arm_table, base_table, setting_table
 from ift_scale.analyse.measures import MeasureTally, same_questions
 from ift_scale.analyse.panel import panels_of
 from ift_scale.analyse.ratios import best_ratio_table, correlation_table, point_table
 from ift_scale.analyse.transitions import transition_table
 from ift_scale.config import Config
+from ift_scale.io import integrity
 from ift_scale.io.files import atomic_folder
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
 from ift_scale.io.tables import write_csv
-from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, SCORES_FILE, Arm
+from ift_scale.records import (
+    LAYERS_FILE,
+    PROBE_FILE,
+    PROBED_FILE,
+    QUESTIONS_FILE,
+    SCORES_FILE,
+    Arm,
+)
 from ift_scale.stage import Context, Stage, Task
 
 TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
     "abstention generated measures".split()
 )
+HIDDEN_TABLES = ("hidden", "hidden_layers")
 EXAMPLES = "examples.jsonl"
 
 
@@ -48,6 +59,8 @@ class AnalyseStage(Stage):
         f"questions/{QUESTIONS_FILE}",
         f"probe/{PROBE_FILE}",
         f"evaluate/{SCORES_FILE}",
+        f"hidden/{PROBED_FILE}",
+        f"hidden/{LAYERS_FILE}",
     )
     version = 8
 
@@ -55,6 +68,10 @@ class AnalyseStage(Stage):
         inputs = {"probe": context.digest("probe", PROBE_FILE)}
         for task in context.tasks("evaluate"):
             inputs[task.folder.name] = context.finished(task).files[SCORES_FILE]
+        for task in context.tasks("hidden"):
+            files = context.finished(task).files
+            name = f"hidden/{task.folder.name}"
+            inputs |= {f"{name}/{file}": files[file] for file in (PROBED_FILE, LAYERS_FILE)}
         config = context.config
         settings = [config.analyse.model_dump(), config.construct.confidence_threshold]
         return self.single(context, digest_of([self.version, settings, inputs]), inputs)
@@ -70,7 +87,11 @@ class AnalyseStage(Stage):
         if by_text:
             questions = context.question_file()
             same = same_questions(questions.read(questions.select(lambda g: g.split == "test")))
-        compute(context.config, pending[0], arms, base, bar, same)
+        probed = {}
+        for task in context.tasks("hidden"):
+            integrity.check(task.folder)  # the base model's is no arm's
+            probed[task.folder.name] = read_probed(task.folder)
+        compute(context.config, pending[0], arms, base, bar, same, probed)
 
 
 def _arm_scores(context: Context, arm: Arm, by_text: bool) -> ArmScores:
@@ -85,11 +106,13 @@ def compute(
     base: pa.Table,
     bar: Bar,
     same: Mapping[str, str] | None = None,
+    probed: Mapping[str, ProbedModel] | None = None,
 ) -> None:
     """Writes the tables.
 
     `arms` is iterated once and may be lazy. `base` are the probe's rows. `same`: free questions and
-    the choice questions with the same text, for `measures`.
+    the choice questions with the same text, for `measures`. `probed`: the hidden stage's tables by
+    model, if it was run.
     """
     started = time.monotonic()
     bar.note("reading scores")
@@ -117,6 +140,9 @@ def compute(
             bar.note(name)
             write_csv(steps[name](), temporary / f"{name}.csv")
             bar.advance()
+        if probed:
+            for name, table in hidden_tables(panels, probed, level).items():
+                write_csv(table, temporary / f"{name}.csv")
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
         counts: dict[str, float] = {
             "arms": len({arm.name for panel in panels for arm in panel.arms})

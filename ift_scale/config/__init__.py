@@ -24,6 +24,7 @@ from ift_scale.config.engines import (
     ReliabilityConfig,
     reliability_problems,
 )
+from ift_scale.config.hidden import HiddenConfig
 from ift_scale.config.questions import (
     AnswerForm,
     AuditConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "FactsSource",
     "FreeConfig",
     "GeneralConfig",
+    "HiddenConfig",
     "HubFields",
     "HubSource",
     "KLConfig",
@@ -149,6 +151,7 @@ class Config(Section):
     construct: ConstructConfig = ConstructConfig()  # type: ignore[assignment]
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    hidden: HiddenConfig = HiddenConfig()
     analyse: AnalyseConfig = AnalyseConfig()
     cluster: ClusterConfig = ClusterConfig()
     screen: ScreenConfig = ScreenConfig()

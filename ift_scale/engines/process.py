@@ -124,6 +124,10 @@ class EngineProcess:
     ) -> list[list[list[int]]]:
         return self._call("generate", list(requests), sampling)
 
+    def hidden_states(self, requests: Sequence[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
+        """`TransformersEngine.hidden_states`; other engines have no such method."""
+        return self._call("hidden_states", list(requests))
+
     def load_weights(self, path: Path) -> None:
         self._call("load_weights", path)
 

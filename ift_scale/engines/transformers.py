@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 
 from ift_scale.engines import model_class, weight_checks
 from ift_scale.engines.generation import Generator
+from ift_scale.engines.hidden_states import StateBatches, StatePasses, StateRows
 from ift_scale.engines.protocol import (
     EngineSpec,
     Sampling,
@@ -81,6 +82,7 @@ class TransformersEngine:
         self._passes: Any = None
         self._selector: Any = None
         self._generator: Any = None
+        self._states: Any = None
         kind, settings = config_class.class_and_config(Path(path), self._trusted)
         model = model_class.load(kind, Path(path), settings, self.dtype)
         self.model = model.to(self.device).eval()
@@ -203,17 +205,43 @@ class TransformersEngine:
     ) -> list[list[list[int]]]:
         return self._generator.generate(requests, sampling, self.finished)
 
+    def hidden_states(self, requests: Sequence[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states at each prompt's last token, and the options of the logit lens.
+
+        Float32 of shape (num_requests, num_layers + 1, width) and int8 of shape (num_requests,
+        num_layers + 1); see `hidden_states`.
+        """
+        if self._states is None:
+            passes, used = StatePasses(self._passes), self._selector
+            batches = [StateBatches(passes, caches) for caches in (True, False)]
+            self._states = StrategySelector(
+                batches if used.strategies else [], StateRows(passes), used.buckets, self.dtype
+            )
+        passes = self._states.single_rows.passes
+        suffixes = [ScoredSuffix(request.suffix, [request.options]) for request in requests]
+        flat = self._logprobs(
+            [request.prefix for request in requests], suffixes, self.finished, self._states
+        )
+        states_RLH = torch.stack(flat).unflatten(1, (passes.num_layers, passes.width))
+        lens_RL = passes.lens(states_RLH.to(self.device), [r.options for r in requests])
+        return states_RLH.numpy(), lens_RL.to(torch.int8).numpy()
+
     def _logprobs(
         self,
         prefixes: Sequence[list[int]],
         suffixes: Sequence[ScoredSuffix],
         finished: Callable[[float], None],
+        selector: StrategySelector | None = None,
     ) -> list[Tensor]:
-        """Returns, for each suffix, the log-probabilities of its targets, flat, float64."""
+        """Returns, for each suffix, the log-probabilities of its targets, flat, float64.
+
+        With a `selector` of other strategies, returns what these compute for each suffix.
+        """
+        selector = selector or self._selector
         results: list[Tensor] = [torch.empty(0)] * len(suffixes)
         # Longest rows first: a strategy is checked again for rows longer than all before.
         for group in sorted(self._groups(prefixes, suffixes), key=lambda group: -group.longest):
-            for batch, logprobs in self._selector.batches(group.kind, group.prefix, group.items):
+            for batch, logprobs in selector.batches(group.kind, group.prefix, group.items):
                 for item, values in zip(batch, logprobs, strict=True):
                     results[group.numbers[item]] = values
                 finished(len(batch))

@@ -13,11 +13,11 @@ from ift_scale.config import Config
 from ift_scale.engines import model_folder
 from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
-from ift_scale.errors import ArtifactError, DataError, Place
+from ift_scale.errors import DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
 from ift_scale.evaluate.groups import is_asked, is_asked_by_kind
-from ift_scale.io.manifests import digest_of, has_key, read_manifest
-from ift_scale.io.progress import Bar, say
+from ift_scale.io.manifests import digest_of, has_key
+from ift_scale.io.progress import Bar
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
@@ -66,15 +66,8 @@ class EvaluateStage(Stage):
             settings["cloze"] = config.probe.of_arms.cloze
         questions = context.digest("questions", QUESTIONS_FILE)
         tasks = []
-        for arm in _arms(context):
-            trained = read_manifest(context.folder("train", arm))
-            if trained is None:
-                raise ArtifactError(
-                    f"{context.folder('train', arm)}: not trained yet;"
-                    " run `ift-scale train` or `ift-scale run`"
-                )
-            weights = {name: d for name, d in trained.files.items() if name.startswith("model/")}
-            inputs = {"model": digest_of(weights), "questions": questions}
+        for arm, weights in context.trained_weights(self.name).items():
+            inputs = {"model": weights, "questions": questions}
             key = digest_of([self.version, settings, inputs, arm.own_domains])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks
@@ -94,18 +87,6 @@ class EvaluateStage(Stage):
             if task.arm
         ]
         ask(context.config, work, context.question_file(), context.logs, context.ranks, bar)
-
-
-def _arms(context: Context) -> list[Arm]:
-    """Returns the arms of this part that are trained; other commands may be training the rest."""
-    arms = context.arms_of_part()
-    if context.part is None:
-        return arms
-    trained = [arm for arm in arms if read_manifest(context.folder("train", arm)) is not None]
-    if len(trained) < len(arms):
-        missing = len(arms) - len(trained)
-        say(f"evaluate: {missing} arms of this part are not trained yet and are skipped")
-    return trained
 
 
 def ask(

@@ -41,6 +41,14 @@ COLUMNS = {
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
     "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
+    "hidden": "setting domain domains of_domains seeds questions decodable decodable_low "
+    "decodable_high control selectivity selectivity_low selectivity_high expressed expressed_low "
+    "expressed_high hidden hidden_low hidden_high unread unread_low unread_high change change_low "
+    "change_high lost lost_questions lost_before lost_before_low lost_before_high lost_decodable "
+    "lost_decodable_low lost_decodable_high unknown_decodable unknown_decodable_low "
+    "unknown_decodable_high best_layer decision layers",
+    "hidden_layers": "setting domain domains of_domains layer decodable decodable_low "
+    "decodable_high control selectivity selectivity_low selectivity_high lens",
     "balance": "domain seed stage setting covariate level value distance",
 }
 """The columns of each table that the report reads, besides `reason`; missing ones are NaN."""

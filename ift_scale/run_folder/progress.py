@@ -26,10 +26,13 @@ _READS = {
     },
     "train": {"set": "construct/{trained}.jsonl"},
     "evaluate": {"questions": "questions/questions.jsonl"},
+    "hidden": {"questions": "questions/questions.jsonl"},
     "analyse": {"probe": "probe/probe.parquet"},
     "report": {"settings.csv": "analyse/settings.csv", "arms.csv": "analyse/arms.csv"},
 }
 """For each stage, the inputs in its manifest and the file of another stage that each was."""
+
+_HIDDEN = "hidden/"  # the analyse stage names these inputs by their paths
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def progress_of(
         if (
             stage == "analyse"
             and made
-            and set(made[""].inputs) - {"probe"} != {a.name for a in arms or ()}
+            and set(_arms_read(made[""])) != {a.name for a in arms or ()}
         ):
             current = set()  # of other arms than the settings ask for now
         # What was made of an outdated result is outdated too.
@@ -95,13 +98,19 @@ def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manife
     """
     reads = {name: path.format(trained=trained) for name, path in _READS.get(stage, {}).items()}
     if stage == "analyse":
-        reads |= {
-            arm: f"evaluate/{arm}/scores.parquet" for arm in manifest.inputs if arm != "probe"
-        }
-    if stage == "evaluate" and manifest.inputs["model"] != _weights_digest(root / "train" / arm):
+        reads |= {arm: f"evaluate/{arm}/scores.parquet" for arm in _arms_read(manifest)}
+        reads |= {path: path for path in manifest.inputs if path.startswith(_HIDDEN)}
+    if stage in ("evaluate", "hidden") and manifest.inputs["model"] != _weights_digest(
+        root / "train" / arm
+    ):
         return False
     recorded = {name: path for name, path in reads.items() if name in manifest.inputs}
     return all(manifest.inputs[name] == _digest(root / path) for name, path in recorded.items())
+
+
+def _arms_read(manifest: Manifest) -> list[str]:
+    """The arms whose evaluations the analyse stage has read."""
+    return [n for n in manifest.inputs if n != "probe" and not n.startswith(_HIDDEN)]
 
 
 def _digest(path: Path) -> str | None:

@@ -1,0 +1,244 @@
+"""The hidden stage: linear probes and the logit lens by layer, of the base model and every arm.
+
+Out, for `base` and each arm: MODEL/probed.parquet, one row per domain and test question with lists
+over layers; MODEL/layers.parquet, one row per domain and layer. States are in the shards only, and
+are removed when the probes are fitted.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ift_scale.config import Config, EngineConfig
+from ift_scale.engines.pool import engine_workers
+from ift_scale.engines.protocol import resolved_dtype
+from ift_scale.hidden import selection
+from ift_scale.hidden.classifier import Labels, fit_layer
+from ift_scale.hidden.reading import STATE, StateAsker
+from ift_scale.hidden.selection import ProbedQuestions
+from ift_scale.io.files import atomic_path
+from ift_scale.io.manifests import digest_of, has_key
+from ift_scale.io.progress import Bar
+from ift_scale.prompts.templates import Demonstrations
+from ift_scale.prompts.tokenizer import PromptTokenizer
+from ift_scale.ranks.environment import engines_on_gpu
+from ift_scale.records import LAYERS_FILE, PROBED_FILE, QUESTIONS_FILE, Arm
+from ift_scale.scoring import embedding
+from ift_scale.scoring.letters import Chat, FewShot
+from ift_scale.scoring.runner import compute, share_of
+from ift_scale.scoring.target import Asker, Target, work_of
+from ift_scale.stage import Context, Stage, Task
+from ift_scale.treatments import BASE
+
+# Small chunks: the states of one are in memory at once.
+_CHUNK = 256
+
+
+class HiddenStage(Stage):
+    name = "hidden"
+    reads = (f"questions/{QUESTIONS_FILE}", "construct/*.jsonl", "train/model/*")
+    version = 1
+    per_arm = True
+    unit = "questions"
+
+    def tasks(self, context: Context) -> list[Task]:
+        if not context.config.hidden.on:
+            return []
+        settings = _settings(context.config)
+        sets = context.finished(context.task("construct")).files
+        shared = {
+            "questions": context.digest("questions", QUESTIONS_FILE),
+            "sets": digest_of({name: d for name, d in sets.items() if name.endswith(".jsonl")}),
+        }
+        models: dict[Arm | None, str] = {None: context.base_digest}
+        models |= context.trained_weights(self.name)
+        tasks = []
+        for arm, weights in models.items():
+            inputs = {"model": weights, **shared}
+            key = digest_of([self.version, settings, inputs, arm and arm.own_domains])
+            folder = context.folder(self.name, arm) if arm else context.folder(self.name) / BASE
+            tasks.append(Task(self.name, folder, key, inputs, arm))
+        return tasks
+
+    def check(self, context: Context, finished: str | None) -> None:
+        if finished == "construct":
+            _probed(context)  # before anything is trained
+
+    def total(self, context: Context, pending: Sequence[Task]) -> int:
+        return sum(map(len, (rows for task in pending for rows in _parts(context, task.arm))))
+
+    def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
+        config, questions = context.config, context.question_file()
+        trust = config.model.trust_remote_code
+        targets = []
+        for task in pending:
+            path = context.folder("train", task.arm) / "model" if task.arm else context.model_path
+            target = Target(
+                task.folder.name,
+                task.folder,
+                digest_of(
+                    [task.key, resolved_dtype(config.model.dtype, engines_on_gpu(context.ranks))]
+                ),
+                _parts(context, task.arm),
+                _asker(config, questions.dev, PromptTokenizer(path, trust), task.arm),
+                path,
+                partial(_finish, config, task, _ids(context, task.arm)),
+                _CHUNK,
+                partial(has_key, task.folder, task.key),
+            )
+            embedding.check([target], questions, PromptTokenizer(path, trust), path)
+            targets.append(target)
+        engine = EngineConfig(engine="transformers", batch_tokens=config.hidden.batch_tokens)
+        log = context.logs / "hidden.log"
+        workers = engine_workers(engine, config.model, log, context.ranks, bar)
+        compute(questions, targets, workers, share_of(context.ranks), bar)
+
+
+def _settings(config: Config) -> list[object]:
+    """Returns the settings that the states and the probes depend on."""
+    return [
+        config.hidden.model_dump(exclude={"on", "batch_tokens"}),
+        config.model.dtype,
+        [config.probe.num_shots, config.probe.demonstration_seed],
+        [config.evaluate.template, config.construct.response],
+    ]
+
+
+def _asker(config: Config, dev: list, tokenizer: PromptTokenizer, arm: Arm | None) -> Asker:
+    if arm is not None:
+        writer = Chat(tokenizer, config.evaluate.template, config.construct.response)
+        return StateAsker(writer, config.hidden.seed)
+    probe = config.probe
+    demonstrations = Demonstrations(dev, probe.num_shots, probe.demonstration_seed)
+    few_shot = FewShot(tokenizer, demonstrations, probe.whole_prompts)
+    return StateAsker(few_shot, config.hidden.seed)
+
+
+def _probed(context: Context) -> dict[str, ProbedQuestions]:
+    """Returns the questions of each domain with arms."""
+
+    def select() -> dict[str, ProbedQuestions]:
+        arms, folder = context.arms(), context.folder("construct")
+        sets: dict[str, list[Path]] = {arm.domain: [] for arm in arms}
+        for arm in context.trained_arms():
+            sets[arm.domain].append(folder / f"{arm.name}.jsonl")
+        return selection.select(context.question_file(), arms, sets, context.config.hidden)
+
+    found: dict[str, ProbedQuestions] = context.once("hidden", select)
+    return found
+
+
+def _of_model(context: Context, arm: Arm | None) -> dict[str, ProbedQuestions]:
+    """Returns the domains that a model is probed on: an arm's own, all of them for the base."""
+    return {d: p for d, p in _probed(context).items() if arm is None or d == arm.domain}
+
+
+def _parts(context: Context, arm: Arm | None) -> list[np.ndarray]:
+    """Returns the rows of the fit and of the test questions, in the order of asking."""
+    of_domains = _of_model(context, arm).values()
+    fit = np.unique(np.concatenate([probed.fit_rows for probed in of_domains]))
+    test = np.unique(np.concatenate([probed.test_rows for probed in of_domains]))
+    questions = context.question_file()
+    topics = questions.select(lambda group: group.collection == "pool")
+    return [topics[np.isin(topics, rows)] for rows in (fit, test)]
+
+
+Ids = Mapping[str, tuple[list[str], list[str]]]
+"""By domain, the ids of the fit questions and of the test questions."""
+
+
+def _ids(context: Context, arm: Arm | None) -> Ids:
+    read = context.question_file().read
+    return {
+        domain: ([q.id for q in read(probed.fit_rows)], [q.id for q in read(probed.test_rows)])
+        for domain, probed in _of_model(context, arm).items()
+    }
+
+
+def _finish(config: Config, task: Task, ids: Ids, target: Target, shards: list[Path]) -> None:
+    """Fits the probes layer by layer, applies them, and closes the artifact."""
+    started = time.monotonic()
+    probed, layers = fit_and_apply(shards, ids)
+    for name, table in ((PROBED_FILE, probed), (LAYERS_FILE, layers)):
+        with atomic_path(target.folder / name) as temporary:
+            pq.write_table(table, temporary)
+    work, fitted = work_of(target), time.monotonic() - started
+    counts = {
+        "questions": target.num_questions,
+        "computed_questions": work.questions,
+        "prompt_tokens": work.tokens,
+        "layers": len(set(layers["layer"].to_pylist())),
+    }
+    seconds = {"total": sum(work.seconds.values()) + fitted, "fitting": fitted} | work.seconds
+    task.close(config.hidden.model_dump(), counts, seconds)
+
+
+def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]:
+    """Fits one probe per domain and layer on the fit questions and applies it to the test ones.
+
+    Returns the rows of PROBED_FILE (domain, question_id; lists over layers: decoded and control,
+    True if the probe's letter is right; lens, the option or -1) and of LAYERS_FILE (domain, layer,
+    fit_questions, penalty, held_out_loss in nats). One layer's states are in memory at once.
+    """
+    names = ["id", "answer", "control", "num_choices", "lens"]
+    about = pa.concat_tables([pq.read_table(path, columns=names) for path in shards])
+    row_of = {id: row for row, id in enumerate(about["id"].to_pylist())}
+    num_choices = about["num_choices"].to_numpy()
+    truth, control = (
+        Labels(about[name].to_numpy(), num_choices, int(num_choices.max()))
+        for name in ("answer", "control")
+    )
+    lens_QL = np.array(about["lens"].to_pylist())
+    rows = {d: tuple(np.array([row_of[i] for i in part]) for part in ids[d]) for d in ids}
+    right: dict[str, list[np.ndarray]] = {domain: [] for domain in ids}
+    layers = []
+    for layer in range(lens_QL.shape[1]):
+        states_QH = _states(shards, layer)
+        for domain, (fit, test) in rows.items():
+            found = fit_layer(states_QH[fit], truth.of(fit), control.of(fit))
+            right[domain].append(
+                np.stack(
+                    [
+                        found.probe.right(states_QH[test], truth.of(test)),
+                        found.control.right(states_QH[test], control.of(test)),
+                    ]
+                )
+            )
+            layers.append(
+                {
+                    "domain": domain,
+                    "layer": layer,
+                    "fit_questions": len(fit),
+                    "penalty": found.penalty,
+                    "held_out_loss": found.held_out_loss,
+                }
+            )
+    probed = [
+        {
+            "domain": domain,
+            "question_id": id,
+            "decoded": decoded_L.tolist(),
+            "control": control_L.tolist(),
+            "lens": lens_QL[row].tolist(),
+        }
+        for domain, (_, test) in rows.items()
+        for id, row, decoded_L, control_L in zip(
+            ids[domain][1], test, *np.stack(right[domain], axis=2), strict=True
+        )
+    ]
+    return pa.Table.from_pylist(probed), pa.Table.from_pylist(layers)
+
+
+def _states(shards: Sequence[Path], layer: int) -> np.ndarray:
+    """Returns a layer's states of all questions, shape (Q, H), float32."""
+    name = STATE.format(layer)
+    columns = [pq.read_table(path, columns=[name])[name].combine_chunks() for path in shards]
+    return np.concatenate([c.flatten().to_numpy().reshape(len(c), -1) for c in columns])
+
+
+STAGE = HiddenStage()
