@@ -28,6 +28,7 @@ class StatePasses(ForwardPasses):
 
     def __init__(self, passes: ForwardPasses):
         vars(self).update(vars(passes))  # the same model with the same hooks
+        self.use_attention()
         self.final_norm = _final_norm(self.model, self.plain_options)
         states_1F, out = self.logits([[1, 2, 3]], [0], [2], **self.plain_options)
         self.num_layers = len(out.hidden_states)
@@ -140,6 +141,7 @@ def _final_norm(model: Any, options: dict[str, Any]) -> nn.Module | None:
         for handle in handles:
             handle.remove()
     for module, before, after in reversed(calls):
-        if inputs and after.data_ptr() == inputs[-1].data_ptr() and before.shape == after.shape:
+        is_heads_input = inputs and after.data_ptr() == inputs[-1].data_ptr()
+        if is_heads_input and before.shape == after.shape == inputs[-1].shape:
             return module
     return None
