@@ -8,12 +8,12 @@ answer. Fit questions show them in a random order, so that no letter is right mo
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ift_scale.draws import rank
-from ift_scale.engines.process import EngineProcess
 from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question
@@ -57,7 +57,8 @@ class StateAsker:
     def write(self, questions: list[Question]) -> LetterRequests:
         return self.lettered.write(questions)
 
-    def ask(self, engine: EngineProcess, written: LetterRequests) -> pa.Table:
+    def ask(self, engine: Any, written: Any) -> pa.Table:
+        """`engine` has `hidden_states`: the transformers engine or its process."""
         requests = [_first_tokens(request) for request in written.requests]
         states_RLH, lens_RL = engine.hidden_states(requests)
         row_Q = np.argsort(written.source[:, 0], kind="stable")  # requests go topic by topic

@@ -27,7 +27,7 @@ from ift_scale.io.progress import Bar
 from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import engines_on_gpu
-from ift_scale.records import LAYERS_FILE, PROBED_FILE, QUESTIONS_FILE, Arm
+from ift_scale.records import LAYERS_FILE, PROBED_FILE, QUESTIONS_FILE, Arm, Question
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, FewShot
 from ift_scale.scoring.runner import compute, share_of
@@ -109,7 +109,9 @@ def _settings(config: Config) -> list[object]:
     ]
 
 
-def _asker(config: Config, dev: list, tokenizer: PromptTokenizer, arm: Arm | None) -> Asker:
+def _asker(
+    config: Config, dev: Sequence[Question], tokenizer: PromptTokenizer, arm: Arm | None
+) -> Asker:
     if arm is not None:
         writer = Chat(tokenizer, config.evaluate.template, config.construct.response)
         return StateAsker(writer, config.hidden.seed)
@@ -168,7 +170,7 @@ def _finish(config: Config, task: Task, ids: Ids, target: Target, shards: list[P
         with atomic_path(target.folder / name) as temporary:
             pq.write_table(table, temporary)
     work, fitted = work_of(target), time.monotonic() - started
-    counts = {
+    counts: dict[str, float] = {
         "questions": target.num_questions,
         "computed_questions": work.questions,
         "prompt_tokens": work.tokens,

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from ift_scale import draws
 from ift_scale.config.hidden import HiddenConfig
 from ift_scale.errors import DataError, Place
-from ift_scale.records import Arm
+from ift_scale.records import Arm, Question
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
 
 FEWEST_PER_LETTER, FEWEST_TEST = 20, 10
@@ -93,5 +93,5 @@ def _is_pool(group: GroupKey, split: str) -> bool:
     return (group.collection, group.split, group.kind) == ("pool", split, "choice")
 
 
-def _with_rows(questions: QuestionFile, rows: np.ndarray) -> Iterable:
+def _with_rows(questions: QuestionFile, rows: np.ndarray) -> Iterable[tuple[int, Question]]:
     return zip(rows, questions.read(rows), strict=True)
