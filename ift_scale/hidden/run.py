@@ -55,10 +55,10 @@ class HiddenStage(Stage):
             "questions": context.digest("questions", QUESTIONS_FILE),
             "sets": digest_of({name: d for name, d in sets.items() if name.endswith(".jsonl")}),
         }
-        models: dict[Arm | None, str] = {None: context.base_digest}
-        models |= context.trained_weights(self.name)
+        of_arms = context.trained_weights(self.name).items()
+        models: list[tuple[Arm | None, str]] = [(None, context.base_digest), *of_arms]
         tasks = []
-        for arm, weights in models.items():
+        for arm, weights in models:
             inputs = {"model": weights, **shared}
             key = digest_of([self.version, settings, inputs, arm and arm.own_domains])
             folder = context.folder(self.name, arm) if arm else context.folder(self.name) / BASE
