@@ -31,6 +31,7 @@ from ift_scale.records import LAYERS_FILE, PROBED_FILE, QUESTIONS_FILE, Arm, Que
 from ift_scale.scoring import embedding
 from ift_scale.scoring.letters import Chat, FewShot
 from ift_scale.scoring.runner import compute, share_of
+from ift_scale.scoring.shards import read_shard
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 from ift_scale.treatments import BASE
@@ -188,7 +189,7 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
     fit_questions, penalty, held_out_loss in nats). One layer's states are in memory at once.
     """
     names = ["id", "answer", "control", "num_choices", "lens"]
-    about = pa.concat_tables([pq.read_table(path, columns=names) for path in shards])
+    about = pa.concat_tables([read_shard(path, names) for path in shards])
     row_of = {id: row for row, id in enumerate(about["id"].to_pylist())}
     num_choices = about["num_choices"].to_numpy()
     truth, control = (
@@ -239,7 +240,7 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
 def _states(shards: Sequence[Path], layer: int) -> np.ndarray:
     """Returns a layer's states of all questions, shape (Q, H), float32."""
     name = STATE.format(layer)
-    columns = [pq.read_table(path, columns=[name])[name].combine_chunks() for path in shards]
+    columns = [read_shard(path, [name])[name].combine_chunks() for path in shards]
     return np.concatenate([c.flatten().to_numpy().reshape(len(c), -1) for c in columns])
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ift_scale.analyse.hidden import read_probed
@@ -18,6 +17,7 @@ from ift_scale.hidden.run import fit_and_apply
 from ift_scale.io.manifests import read_manifest, write_manifest
 from ift_scale.pipeline import Pipeline
 from ift_scale.records import Question
+from ift_scale.scoring.shards import Shards
 from ift_scale.stages import STAGES, stages_of
 
 
@@ -50,8 +50,9 @@ def test_an_answer_in_a_middle_layer_is_found_there(tmp_path: Path) -> None:
     letter, control = rng.integers(4, size=(2, num))
     states = rng.normal(size=(3, num, width)).astype(np.float32)
     states[1, :, :4] += 5 * np.eye(4, dtype=np.float32)[letter]  # decodable in layer 1 only
-    shards = []
-    for start in (0, 350):
+    shards = Shards(tmp_path, "key", 350)
+    shards.folder.mkdir(parents=True)
+    for number, start in enumerate((0, 350)):
         rows = slice(start, start + 350)
         columns = {
             "id": pa.array([f"q{n}" for n in range(num)][rows]),
@@ -63,10 +64,9 @@ def test_an_answer_in_a_middle_layer_is_found_there(tmp_path: Path) -> None:
         for layer in range(3):
             flat = pa.array(states[layer][rows].ravel())
             columns[STATE.format(layer)] = pa.FixedSizeListArray.from_arrays(flat, width)
-        shards.append(tmp_path / f"{start}.parquet")
-        pq.write_table(pa.table(columns), shards[-1])
+        shards.write(number, pa.table(columns))
     ids = {"d": ([f"q{n}" for n in range(300)], [f"q{n}" for n in range(599, 299, -1)])}
-    probed, layers = fit_and_apply(shards, ids)
+    probed, layers = fit_and_apply([shards.path(0), shards.path(1)], ids)
     assert probed["question_id"].to_pylist() == ids["d"][1]
     decoded_L = np.array(probed["decoded"].to_pylist()).mean(0)
     control_L = np.array(probed["control"].to_pylist()).mean(0)
