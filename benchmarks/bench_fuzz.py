@@ -103,12 +103,24 @@ def run_apart(
         for line in process.stdout:
             if line.startswith('{"kind": '):
                 outcomes = json.loads(line)
-                found[outcomes.pop("kind")] = Counter(outcomes)
+                kind = outcomes.pop("kind")
+                found[kind] = Counter(outcomes)
             print(line, end="", flush=True)
     if process.returncode or found.keys() != counts.keys():
         missing = ", ".join(counts.keys() - found.keys())
         raise EnvironmentProblem(f"the process ended with {process.returncode} before: {missing}")
     return found
+
+
+def run_all(
+    counts: dict[str, int], processes: int = 2, first: int = 0, keep: Path | None = None
+) -> dict[str, Counter[str]]:
+    """Returns the outcomes by kind; `processes` share the kinds."""
+    names = list(counts)
+    parts = [{name: counts[name] for name in names[n::processes]} for n in range(processes)]
+    with ThreadPoolExecutor(processes) as pool:
+        found = pool.map(lambda part: run_apart(part, first, keep), filter(None, parts))
+        return {name: outcomes for part in found for name, outcomes in part.items()}
 
 
 @click.command()
@@ -137,10 +149,7 @@ def main(
         os._exit(0)  # libraries report what they leak at exit
     names = kinds() if only is None else [only]
     counts = shares(names, 20 * len(names) if quick else inputs)
-    parts = [{name: counts[name] for name in names[n::processes]} for n in range(processes)]
-    with ThreadPoolExecutor(processes) as pool:
-        found = pool.map(lambda part: run_apart(part, first, keep), filter(None, parts))
-        outcomes_of = {name: outcomes for part in found for name, outcomes in part.items()}
+    outcomes_of = run_all(counts, processes, first, keep)
     sheet, failed = Sheet("fuzz", quick), 0
     gate = Gate(checked="every input ran to its end or to its limit of 20 s")
     for name in names:
