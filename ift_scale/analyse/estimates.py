@@ -44,6 +44,7 @@ def estimate(tables: Sequence[DomainValues], measure: Measure) -> Estimate | Non
     own = _question_variance([(d.questions_Q, d.influence_SQ.mean(0) / m) for d in domains])
     own += sum(d.pseudo_variance for d in domains) / m**2
     between = sum(d.interaction for d in domains) / m**2
+    seed_variance, seed_freedom = _seed_variance(domains)
     return Estimate(
         measure=measure,
         value=float(np.mean([d.means_S.mean() for d in domains])),
@@ -51,7 +52,8 @@ def estimate(tables: Sequence[DomainValues], measure: Measure) -> Estimate | Non
         domains=m,
         seeds=min(len(d.seeds) for d in domains),
         fewest_questions=min(d.fewest for d in domains),
-        seed_variance=_seed_variance(domains),
+        seed_variance=seed_variance,
+        seed_freedom=seed_freedom,
         question_variance=max(own - between, 0.0),
         own_variance=own,
     )
@@ -81,13 +83,13 @@ def _domain(table: DomainValues, measure: Measure, num_domains: int) -> _Domain 
     values_SQ, there_SQ = table.values_SQ[rows][:, columns], there_SQ[rows][:, columns]
     counts_S = there_SQ.sum(1)
     means_S = np.where(there_SQ, values_SQ, 0).sum(1) / counts_S
-    weight = measure.weight / num_domains
-    influence_SQ = (
-        np.where(there_SQ, values_SQ - means_S[:, None], 0) / (counts_S + weight)[:, None]
-    )
+    deviations_SQ = np.where(there_SQ, values_SQ - means_S[:, None], 0)
+    answers = _answers_per_question(deviations_SQ)
+    weight = measure.weight / num_domains / answers
+    influence_SQ = deviations_SQ / (counts_S + weight)[:, None]
     centres_S = (counts_S * means_S + weight * measure.middle) / (counts_S + weight)
     count, centre = counts_S.mean(), float(centres_S.mean())
-    spread = sum(w / num_domains * (value - centre) ** 2 for value, w in measure.pseudo)
+    spread = sum((value - centre) ** 2 * w for value, w in measure.pseudo) / num_domains / answers
     spread += count * (means_S.mean() - centre) ** 2
     num_seeds, num_questions = influence_SQ.shape
     interaction = 0.0
@@ -113,22 +115,56 @@ def _domain(table: DomainValues, measure: Measure, num_domains: int) -> _Domain 
     )
 
 
-def _seed_variance(domains: Sequence[_Domain]) -> float:
-    """Returns the squared standard error over seeds; NaN if a domain has only one seed.
+def _answers_per_question(deviations_SQ: np.ndarray) -> float:
+    """Returns the independent answers that S answers to one question amount to, from 1 to S.
 
-    If all domains have the same S seeds, this is the variance of the seeds' means over domains,
-    divided by S. A seed that a domain lacks contributes nothing for it.
+    S divided by the design effect (Kish 1965), with the mean squares of the crossed model. 1 if
+    nothing varies.
     """
-    if any(len(domain.seeds) == 1 for domain in domains):
-        return float("nan")
-    effects: dict[int, float] = {}
+    num_seeds, num_questions = deviations_SQ.shape
+    questions = num_seeds * (deviations_SQ.mean(0) ** 2).sum() / max(num_questions - 1, 1)
+    if num_seeds == 1 or not deviations_SQ.any():
+        return 1.0
+    residual = deviations_SQ.var(0, ddof=1).sum() / max(num_questions - 1, 1)
+    return 1 + (num_seeds - 1) * float(residual / max(questions, residual))
+
+
+def _seed_variance(domains: Sequence[_Domain]) -> tuple[float, float]:
+    """Returns the squared standard error over seeds and its degrees of freedom.
+
+    The error is NaN if a domain has only one seed. If all domains have the same S seeds, it is the
+    variance of the seeds' means over domains, divided by S, with S - 1 degrees of freedom. Parts of
+    domains without a common seed are independent, and their degrees of freedom are combined
+    (Satterthwaite 1946). A seed that a domain lacks contributes nothing for it.
+    """
+    fewest = min(len(domain.seeds) for domain in domains)
+    if fewest == 1:
+        return float("nan"), 0.0
+    parts = []
+    for block in _with_common_seeds(domains):
+        effects: dict[int, float] = {}
+        for domain in block:
+            scale = len(domains) * np.sqrt(len(domain.seeds) * (len(domain.seeds) - 1))
+            deviations_S = (domain.means_S - domain.means_S.mean()) / scale
+            for seed, deviation in zip(domain.seeds, deviations_S, strict=True):
+                effects[seed] = effects.get(seed, 0.0) + float(deviation)
+        freedom = min(len(domain.seeds) for domain in block) - 1
+        parts.append((sum(effect**2 for effect in effects.values()), freedom))
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / freedom for part, freedom in parts)
+    return variance, variance**2 / squares if squares else float(fewest - 1)
+
+
+def _with_common_seeds(domains: Sequence[_Domain]) -> list[list[_Domain]]:
+    """Groups the domains: those that share a seed, directly or through others, are together."""
+    blocks: list[tuple[set[int], list[_Domain]]] = []
     for domain in domains:
-        scale = len(domains) * np.sqrt(len(domain.seeds) * (len(domain.seeds) - 1))
-        for seed, deviation in zip(
-            domain.seeds, domain.means_S - domain.means_S.mean(), strict=True
-        ):
-            effects[seed] = effects.get(seed, 0.0) + float(deviation) / scale
-    return sum(effect**2 for effect in effects.values())
+        seeds, block = set(domain.seeds), [domain]
+        for other in [found for found in blocks if found[0] & seeds]:
+            blocks.remove(other)
+            seeds, block = seeds | other[0], other[1] + block
+        blocks.append((seeds, block))
+    return [block for _, block in blocks]
 
 
 def _question_variance(influences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

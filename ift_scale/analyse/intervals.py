@@ -1,13 +1,15 @@
 """Intervals of accuracies and of paired differences, as pure functions of arrays.
 
-An estimate is the mean over domains of the mean over seeds and questions. Two sources of variation
-each contribute a half-width, and the two add in quadrature (Banerjee 1960; `Estimate.half_width`):
+An estimate is the mean over domains of the mean over seeds and questions. Its variance is the sum
+of two parts:
 
-- seeds: the variance of the seeds' means over domains, with Student's t of S - 1 degrees of
-  freedom. A seed number denotes the same draw in all domains, so effects of a seed on all of them
-  are included;
+- seeds: the variance of the seeds' means over domains. A seed number denotes the same draw in all
+  domains, so effects of a seed on all of them are included;
 - questions: the variance of the questions' means over seeds, minus the part that the seeds' means
   already contain.
+
+The interval is Student's, with degrees of freedom between those of the seeds (if only the seeds
+vary) and infinity (if only the questions do); see `Estimate.half_width`.
 
 With one seed the variation over seeds is unknown: `Estimate.interval` is None, and
 `Estimate.over_questions` is about these trained models only.
@@ -106,6 +108,8 @@ class Estimate:
     seed_variance: float
     """Squared standard error over seeds, including variation between answers to one question; NaN
     with one seed."""
+    seed_freedom: float
+    """Degrees of freedom of `seed_variance`: seeds - 1, or more if domains have different seeds."""
     question_variance: float
     """Squared standard error over questions, without the part included in `seed_variance`."""
     own_variance: float
@@ -129,15 +133,26 @@ class Estimate:
         return "" if self.own_variance > 0 else NO_VARIATION
 
     def half_width(self, level: float) -> float:
-        """Returns sqrt(t^2 seed_variance + z^2 question_variance).
+        """Returns the quantile of Student's t times the standard error over seeds and questions.
 
-        Covers with probability `level` or more, whatever the true variances (Banerjee 1960).
+        With w the seeds' share of the variance, the degrees of freedom are seed_freedom / w.
+        Satterthwaite's (1946), seed_freedom / w^2, are too many because w is itself estimated from
+        few seeds. With two seeds the quantile is w t + (1 - w) z, t with one degree of freedom
+        (Cochran and Cox 1950): t falls too fast with its degrees of freedom there. Coverage of all
+        three: docs/intervals.md. Other seeds only add variation, so the half-width is at least that
+        over questions.
         """
-        t, z = (
-            scipy.stats.t.ppf((1 + level) / 2, self.seeds - 1),
-            scipy.stats.norm.ppf((1 + level) / 2),
-        )
-        return float(np.sqrt(t**2 * self.seed_variance + z**2 * self.question_variance))
+        upper = (1 + level) / 2
+        z = scipy.stats.norm.ppf(upper)
+        variance, own = self.seed_variance + self.question_variance, z * self.own_variance**0.5
+        share = self.seed_variance / variance if variance else 0.0
+        if share == 0:
+            quantile = z
+        elif self.seed_freedom < 2:
+            quantile = share * scipy.stats.t.ppf(upper, self.seed_freedom) + (1 - share) * z
+        else:
+            quantile = scipy.stats.t.ppf(upper, self.seed_freedom / share)
+        return float(max(quantile * variance**0.5, own))
 
     def interval(self, level: float) -> Interval | None:
         """Returns the interval over seeds and questions; None if undefined (see `missing`)."""
