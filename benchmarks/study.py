@@ -33,7 +33,8 @@ COLUMNS = {
     "difference_high p holm_p mcnemar_p detectable",
     "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference "
     "low high reason",
-    "correlation": "measure group n seeds domains of_domains rho low high p p_within reason",
+    "correlation": "measure group n seeds domains of_domains rho p rho_within low high p_within "
+    "reason",
     "abstention": "setting group domains of_domains refused refused_known refused_known_domains "
     "refused_unknown refused_unknown_domains accuracy_answered accuracy_answered_low "
     "accuracy_answered_high accuracy_answered_domains f1 f1_domains average_precision "
@@ -136,10 +137,10 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
         side_by_side(of("best_ratio"), ["best ratio", "group"], _best),
         side_by_side(
             of("correlation"),
-            ["partial rho", "group"],
+            ["rho within domains", "group"],
             lambda r: (
                 (r["measure"], r["group"]),
-                interval(r, "rho", share=False, sign=True, ends=("low", "high")),
+                interval(r, "rho_within", share=False, sign=True, ends=("low", "high")),
             ),
         ),
         side_by_side(

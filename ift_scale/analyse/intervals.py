@@ -143,15 +143,15 @@ class Estimate:
         over questions.
         """
         upper = (1 + level) / 2
-        z = scipy.stats.norm.ppf(upper)
+        z = scipy.special.ndtri(upper)
         variance, own = self.seed_variance + self.question_variance, z * self.own_variance**0.5
         share = self.seed_variance / variance if variance else 0.0
         if share == 0:
             quantile = z
         elif self.seed_freedom < 2:
-            quantile = share * scipy.stats.t.ppf(upper, self.seed_freedom) + (1 - share) * z
+            quantile = share * scipy.special.stdtrit(self.seed_freedom, upper) + (1 - share) * z
         else:
-            quantile = scipy.stats.t.ppf(upper, self.seed_freedom / share)
+            quantile = scipy.special.stdtrit(self.seed_freedom / share, upper)
         return float(max(quantile * variance**0.5, own))
 
     def interval(self, level: float) -> Interval | None:
@@ -160,7 +160,7 @@ class Estimate:
 
     def over_questions(self, level: float) -> Interval | None:
         """Returns the interval over questions only: these models, other questions."""
-        z = scipy.stats.norm.ppf((1 + level) / 2)
+        z = scipy.special.ndtri((1 + level) / 2)
         return None if self.missing_over_questions else self._around(z * self.own_variance**0.5)
 
     def shown(self, level: float) -> Interval | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ift_scale.analyse.correlation import clustered, within_domains
+from ift_scale.analyse.correlation import partial_spearman, within_domains
 from ift_scale.analyse.intervals import CORRELATION, ONE_SEED, SHARE, UNBOUNDED
 from ift_scale.analyse.panel import Panel, Panels
 from ift_scale.config import AnalyseConfig
@@ -23,7 +23,8 @@ BEST = tuple(
     "reason".split()
 )
 CORRELATIONS = tuple(
-    "measure group n seeds domains of_domains over rho p p_within low high reason".split()
+    "measure group n seeds domains of_domains over rho p rho_within low high p_within "
+    "reason".split()
 )
 END = "self_aligning"
 _NO_END = "no arm of ratio 1 (self-aligning) to compare with"
@@ -68,16 +69,18 @@ def point_table(panels: Panels) -> pd.DataFrame:
 
 
 def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: int) -> pd.DataFrame:
-    """Returns Spearman's partial correlation of each measure with accuracy over domains x ratios.
+    """Returns the rank correlations of each measure with accuracy over domains x ratios.
 
-    The base model's accuracy is controlled for. The interval is over domains, and over seeds as far
-    as these differ between domains; there is none with one seed. `p_within` is from the
-    permutation test. `reason` explains undefined values.
+    `rho` and `p` are the paper's: Spearman's partial correlation, controlling for the base model's
+    accuracy. `rho_within` is the mean of the correlations within domains, `low` and `high` its
+    interval over domains (none with one seed), `p_within` from its permutation test. `reason`
+    explains undefined values.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in dict.fromkeys(points.group):
         part = points[points.group == group]
-        names = list(dict.fromkeys(part.domain))
+        domains = part.domain.to_list()
+        names = list(dict.fromkeys(domains))
         about = {
             "group": group,
             "seeds": part.seeds.min(),
@@ -87,20 +90,15 @@ def correlation_table(points: pd.DataFrame, config: AnalyseConfig, of_domains: i
         }
         for measure in MEASURES:
             x, y, base = (part[name].to_numpy() for name in (measure, "accuracy", "base_accuracy"))
-            found = clustered(x, y, base, part.domain.to_list(), config.confidence_level)
-            p_within = within_domains(
-                x, y, base, part.domain.to_list(), config.bootstrap_samples, config.seed
+            found = partial_spearman(x, y, base)
+            within = within_domains(
+                x, y, domains, config.confidence_level, config.bootstrap_samples, config.seed
             )
-            row = about | {
-                "measure": measure,
-                "n": found.n,
-                "rho": found.rho,
-                "p": found.p,
-                "p_within": p_within,
-            }
-            row |= {"low": found.low, "high": found.high, "reason": found.reason}
+            row = about | {"measure": measure, "n": found.n, "rho": found.rho, "p": found.p}
+            row |= {"rho_within": within.rho, "low": within.low, "high": within.high}
+            row |= {"p_within": within.p, "reason": found.reason or within.reason}
             if part.seeds.min() == 1:
-                row |= {"low": None, "high": None, "reason": found.reason or ONE_SEED}
+                row |= {"low": None, "high": None, "reason": row["reason"] or ONE_SEED}
             rows.append(row)
     return pd.DataFrame(rows, columns=list(CORRELATIONS)).sort_values(
         "measure", kind="stable", ignore_index=True

@@ -32,7 +32,8 @@ COLUMNS = {
     "wrong_wrong",
     "grades": "setting domain group grade questions domains of_domains accuracy accuracy_low "
     "accuracy_high consistency",
-    "correlation": "measure group n seeds domains of_domains rho p p_within low high reason",
+    "correlation": "measure group n seeds domains of_domains rho p rho_within low high p_within "
+    "reason",
     "correlation_points": "domain setting ratio group consistency kl accuracy base_accuracy",
     "best_ratio": "domain group seeds domains of_domains best_ratio accuracy best_other difference "
     "low high",

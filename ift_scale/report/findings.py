@@ -183,7 +183,7 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
         return [Finding(claim, "", "not asked", "This run has fewer than three ratios.")]
     out = []
     for row in rows.to_dict("records"):
-        if absent(row["rho"]):
+        if absent(row["rho_within"]):
             reason = "it is not defined here" if absent(row["reason"]) else str(row["reason"])
             out.append(
                 Finding(
@@ -197,7 +197,10 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
         judged = verdict(row["low"], row["high"], row.get("seeds"), row.get("p_within"), level)
         low, high = (number(row[end], 2, sign=True) for end in ("low", "high"))
         text = _estimate(
-            f"partial rank correlation {number(row['rho'], 2, sign=True)}", low, high, row
+            f"mean rank correlation within domains {number(row['rho_within'], 2, sign=True)}",
+            low,
+            high,
+            row,
         )
         if absent(row["low"]):
             text += f": {_reason(row, 'no interval could be made')}"
@@ -211,7 +214,8 @@ def correlation(table: pd.DataFrame, theirs: Row, level: float = 0.95) -> list[F
                 claim,
                 row["group"],
                 judged,
-                f"{text}; paper {theirs['low']:.2f} to {theirs['high']:.2f}.",
+                f"{text}. Partial correlation {number(row['rho'], 2, sign=True)}; paper "
+                f"{theirs['low']:.2f} to {theirs['high']:.2f}.",
             )
         )
     return out

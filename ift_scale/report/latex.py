@@ -99,7 +99,7 @@ def tables(facts: Facts) -> str:
         )
     if len(facts["correlation"]):
         rows = consistency.correlation_rows(facts)
-        caption = f"Spearman's partial correlation with accuracy, {facts.level} intervals"
+        caption = f"Rank correlation with accuracy: partial, and within domains ({facts.level})"
         missing = "undefined: see the remark."
         parts.append(table(rows, caption, "correlation", missing, heads=2))
     return "\n".join(parts)

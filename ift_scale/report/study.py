@@ -156,7 +156,7 @@ def _tables(
             "correlation",
             "Consistency and KL against accuracy",
             "correlation",
-            f"Partial rank correlation, {level} intervals",
+            f"Mean rank correlation within domains, {level} intervals",
             _rho,
         ),
     )
@@ -245,5 +245,5 @@ def _best(row: dict[str, Any]) -> Cells:
 
 def _rho(row: dict[str, Any]) -> Cells:
     return {"measure": row["measure"], "group": row["group"]}, interval(
-        row, "rho", share=False, sign=True, ends=("low", "high")
+        row, "rho_within", share=False, sign=True, ends=("low", "high")
     )

@@ -5,7 +5,8 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from ift_scale.analyse.correlation import clustered, partial_spearman, within_domains
+from benchmarks.simulated_points import PointsCase, simulate_points
+from ift_scale.analyse.correlation import partial_spearman, within_domains
 
 
 def test_published_example() -> None:
@@ -49,32 +50,40 @@ def test_a_control_that_never_varies_takes_nothing_away() -> None:
     assert (found.rho, found.p) == (pytest.approx(plain.statistic), pytest.approx(plain.pvalue))
 
 
-def test_interval_over_domains_holds_the_estimate() -> None:
-    found = clustered(*_points(), 0.95)
-    assert (
-        found.rho
-        and found.low
-        and found.high
-        and found.low < found.rho < found.high
-        and found.reason == ""
-    )
-    wider = clustered(*_points(), 0.99)
-    assert wider.low is not None and wider.low < found.low
+def test_within_domains_is_the_mean_of_scipys_correlations() -> None:
+    x, y, _, domains = _points(seed=5)
+    rhos = [stats.spearmanr(x[i : i + 8], y[i : i + 8]).statistic for i in range(0, len(x), 8)]
+    found = within_domains(x, y, domains, 0.95, 200, 0)
+    theirs = stats.t.interval(0.95, 3, np.mean(rhos), stats.sem(rhos))
+    assert found.rho == pytest.approx(np.mean(rhos)) and found.reason == ""
+    assert (found.low, found.high) == pytest.approx((theirs[0], min(theirs[1], 1)))
+    wider = within_domains(x, y, domains, 0.99, 200, 0)
+    assert wider.low is not None and wider.low < theirs[0]
 
 
-def test_an_interval_is_the_jackknife_over_domains() -> None:
-    x, y, base, domains = _points(seed=5)
-    names, z = np.array(domains), np.arctanh(partial_spearman(x, y, base).rho or 0)
-    without = [
-        np.arctanh(partial_spearman(x[k], y[k], base[k]).rho or 0)
-        for d in dict.fromkeys(domains)
-        if (k := names != d).any()
-    ]
-    error = np.sqrt(max(3 / 4 * np.sum((np.array(without) - np.mean(without)) ** 2), 1.06 / 28))
-    found = clustered(x, y, base, domains, 0.95)
-    assert (found.low, found.high) == pytest.approx(
-        np.tanh(z + stats.t.ppf(0.975, 3) * error * np.array([-1, 1]))
+def test_differences_between_domains_change_nothing() -> None:
+    x, y, _, domains = _points(seed=5)
+    shift = np.repeat([0.0, 5.0, -3.0, 20.0], 8)
+    assert within_domains(x, y, domains, 0.95, 200, 0) == within_domains(
+        x + shift, y - 2 * shift, domains, 0.95, 200, 0
     )
+
+
+def test_the_order_of_the_points_changes_nothing_but_the_permutations() -> None:
+    x, y, _, domains = _points(seed=5)
+    order = np.random.default_rng(0).permutation(len(x))
+    one = within_domains(x, y, domains, 0.95, 200, 0)
+    other = within_domains(x[order], y[order], [domains[i] for i in order], 0.95, 200, 0)
+    assert (one.rho, one.low, one.high) == pytest.approx((other.rho, other.low, other.high))
+
+
+def test_equal_correlations_are_not_certain() -> None:
+    """All domains have the same order: the interval is as wide as the steps of a rank."""
+    x = np.tile(np.arange(4.0), 3)
+    found = within_domains(x, x, list("aaaabbbbcccc"), 0.95, 2000, 0)
+    half = stats.t.ppf(0.975, 2) * 12 / 60 / 12**0.5 / 3**0.5
+    assert (found.rho, found.low, found.high) == pytest.approx((1, 1 - half, 1))
+    assert found.p is not None and found.p < 0.01
 
 
 def test_the_permutation_test_agrees_with_all_permutations() -> None:
@@ -83,42 +92,36 @@ def test_the_permutation_test_agrees_with_all_permutations() -> None:
     exact = stats.permutation_test(
         (x,), lambda v: stats.spearmanr(v, y).statistic, permutation_type="pairings"
     ).pvalue
-    ours = within_domains(x, y, np.full(5, 0.5), domains, 20_000, 0)
-    assert ours == pytest.approx(exact, abs=0.01)
+    found = within_domains(x, y, domains, 0.95, 20_000, 0)
+    assert found.p == pytest.approx(exact, abs=0.01)
 
 
-@pytest.mark.parametrize("apart", [0.0, 2.0])
-def test_no_relation_is_seldom_called_one(apart: float) -> None:
-    """Domain effects in both measures mislead the t distribution's p, but not our two methods."""
-    rng, called = np.random.default_rng(1), np.zeros(3)
-    for _ in range(trials := 150):
-        base, domains = rng.uniform(0.4, 0.7, 4).repeat(6), np.repeat(list("abcd"), 6)
-        x, y = (
-            apart * rng.standard_normal(4).repeat(6) + rng.standard_normal(24) for _ in range(2)
-        )
-        found = clustered(x, y, base, domains.tolist(), 0.95)
-        p = within_domains(x, y, base, domains.tolist(), 200, 0)
-        assert (
-            found.low is not None
-            and found.high is not None
-            and found.p is not None
-            and p is not None
-        )
-        called += [found.low > 0 or found.high < 0, p <= 0.05, found.p <= 0.05]
-    assert called[0] / trials <= 0.05 and called[1] / trials < 0.09
-    assert called[2] / trials < 0.1 if not apart else called[2] / trials > 0.2
+@pytest.mark.parametrize("dependence", [0.0, 0.7])
+def test_no_relation_is_seldom_called_one(dependence: float) -> None:
+    """Dependent neighbors mislead the permutation test, but not the interval over domains."""
+    case, trials = PointsCase(4, 8, apart=1.5, dependence=dependence), 200
+    found = simulate_points(case, trials)
+    noise = 2.5 * (0.05 * 0.95 / trials) ** 0.5
+    assert found["excludes_zero"] <= 0.05 + noise and found["verdict"] <= 0.05 + noise
+    assert found["p_within"] <= 0.05 + noise if not dependence else found["p_within"] > 0.1
+    assert found["p"] > 0.1  # the t distribution's, of the partial correlation
+
+
+def test_a_relation_is_found_whatever_lies_between_domains() -> None:
+    assert simulate_points(PointsCase(4, 8, slope=0.8, apart=1.5), 60)["verdict"] > 0.8
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_zero_variance_is_told_in_words(swapped: bool) -> None:
     x, y, base, domains = _points()
     flat = np.full(len(x), 0.25)
-    found = clustered(*((x, flat) if swapped else (flat, y)), base, domains, 0.95)
-    assert found.rho is None and found.p is None and found.low is None
-    assert (
-        found.reason
-        == f"zero variance: {'accuracy' if swapped else 'the measure'} is the same in all 32 points"
-    )
+    x, y = (x, flat) if swapped else (flat, y)
+    found, which = partial_spearman(x, y, base), "accuracy" if swapped else "the measure"
+    assert found.rho is None and found.p is None
+    assert found.reason == f"zero variance: {which} is the same in all 32 points"
+    within = within_domains(x, y, domains, 0.95, 200, 0)
+    assert within.rho is None and within.low is None and within.p is None
+    assert within.reason == f"{which} is the same in all points of d0"
 
 
 def test_other_undefined_cases_are_told_in_words() -> None:
@@ -128,15 +131,13 @@ def test_other_undefined_cases_are_told_in_words() -> None:
         == "3 points are too few: at least 4 are required"
     )
     assert "no variation besides" in partial_spearman(x, base, base).reason
-    one = clustered(x[:8], y[:8], base[:8], domains[:8], 0.95)
-    assert (
-        one.rho is not None
-        and one.low is None
-        and one.reason == "no interval: d0 is the only domain"
-    )
+    one = within_domains(x[:8], y[:8], domains[:8], 0.95, 200, 0)
+    assert one.rho is not None and one.p is not None and one.low is None
+    assert one.reason == "no interval: d0 is the only domain"
 
 
 def test_domains_may_have_unlike_numbers_of_points() -> None:
-    x, y, base, domains = _points()
+    x, y, _, domains = _points()
     keep = np.r_[0:3, 8:32]
-    assert clustered(x[keep], y[keep], base[keep], [domains[i] for i in keep], 0.95).low is not None
+    found = within_domains(x[keep], y[keep], [domains[i] for i in keep], 0.95, 200, 0)
+    assert found.low is not None and found.p is not None

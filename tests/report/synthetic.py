@@ -280,14 +280,17 @@ def more_tables(made: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
                 "group": group,
                 "seeds": mixed.seeds.min(),
                 "n": len(points) // 3,
-                "p_within": 0.001,
                 "rho": rho + rng.normal(0, 0.02),
                 "p": 0.0004,
+                "rho_within": rho,
+                "p_within": 0.001,
             }
             correlation.append(row | {"low": rho - 0.1, "high": rho + 0.1, "reason": None})
     correlation[-1] |= {
         "rho": np.nan,
         "p": np.nan,
+        "rho_within": np.nan,
+        "p_within": np.nan,
         "low": np.nan,
         "high": np.nan,
         "reason": "kl is the same for every point",

@@ -151,12 +151,18 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
         "n": 32,
         "rho": 0.8,
         "p": 0.001,
+        "rho_within": 0.75,
         "low": 0.6,
         "high": 0.9,
         "reason": nan,
     }
-    none = row | {"rho": nan, "low": nan, "high": nan, "reason": "accuracy is the same everywhere"}
-    rows = [row, row | {"low": -0.1}, row | {"rho": -0.8, "low": -0.9, "high": -0.6}, none]
+    none = row | {
+        "rho_within": nan,
+        "low": nan,
+        "high": nan,
+        "reason": "accuracy is the same everywhere",
+    }
+    rows = [row, row | {"low": -0.1}, row | {"rho_within": -0.75, "low": -0.9, "high": -0.6}, none]
     reported = correlation(pd.DataFrame(rows), paper_figures()["correlation"])
     assert [finding.verdict for finding in reported] == [
         "holds",
@@ -164,8 +170,9 @@ def test_a_correlation_without_a_value_has_its_reason() -> None:
         "does not hold",
         "cannot tell",
     ]
-    assert (
-        reported[0].text == "partial rank correlation +0.80 (+0.60 to +0.90); paper 0.78 to 0.87."
+    assert reported[0].text == (
+        "mean rank correlation within domains +0.75 (+0.60 to +0.90). Partial correlation +0.80; "
+        "paper 0.78 to 0.87."
     )
     assert reported[3].text == "no correlation: accuracy is the same everywhere."
 

@@ -40,7 +40,7 @@ def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     assert {"../paper/report/index.html", "../matched/report/index.html"} <= set(reader.addresses)
     assert all(
         title in reported
-        for title in ("Accuracy in percent", "H − I", "Best ratio", "Partial rank correlation")
+        for title in ("Accuracy in percent", "H − I", "Best ratio", "Mean rank correlation")
     )
     assert page.read_text().count("<svg") == 3  # differences on three groups
     assert "this variant has no such settings" in reported and "nan" not in reported

@@ -131,14 +131,17 @@ def _scatter(facts: Facts) -> Markup:
 
 
 def correlation_rows(facts: Facts) -> list[dict[str, Any]]:
-    """Returns the table of partial correlations."""
+    """Returns the table of correlations."""
     return [
         {
             "measure": row["measure"],
             "group": row["group"],
             "n": number(row["n"], 0),
-            "partial rho": interval(row, "rho", share=False, sign=True, ends=("low", "high")),
+            "partial rho": number(row["rho"], 2, sign=True),
             "p": p_value(row["p"]),
+            "rho within domains": interval(
+                row, "rho_within", share=False, sign=True, ends=("low", "high")
+            ),
             "p within domains": p_value(row["p_within"]),
             "remark": "" if absent(row["reason"]) else row["reason"],
         }
@@ -154,9 +157,10 @@ def _correlation(facts: Facts) -> Markup:
             "note",
         )
     text = (
-        "Spearman's partial correlation with accuracy, controlling for the base model's accuracy, "
-        f"over domains and ratios, with {facts.level} intervals over domains. p treats the points "
-        "as independent; p within domains is from permutations within each domain"
+        "Rank correlations with accuracy. Partial rho, the paper's: over domains and ratios, "
+        "controlling for the base model's accuracy; its p treats the points as independent. Rho "
+        f"within domains: the mean of the correlations within each, with its {facts.level} "
+        "interval over domains; its p is from permutations within each domain"
     )
     if not any(row["remark"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "remark"} for row in rows]

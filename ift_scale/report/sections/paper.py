@@ -98,7 +98,7 @@ def _correlation(facts: Facts) -> Iterator[dict[str, Any]]:
     frame = facts["correlation"][facts["correlation"].measure == reported["measure"]]
     rows = {row["group"]: row for row in frame.to_dict("records")}
     for group in rows or _groups(facts):
-        ours = interval(rows.get(group, {}), "rho", share=False, sign=True, ends=("low", "high"))
+        ours = number(rows.get(group, {}).get("rho"), 2, sign=True)
         name = "partial rho of consistency"
         limits = f"{reported['low']} to {reported['high']}"
         yield _row(name, group, ours, limits, reported["models"])
