@@ -20,6 +20,7 @@ from rich.progress import track
 
 from benchmarks.simulated_answers import Case, answers
 from benchmarks.simulated_points import PointsCase, simulate_points
+from benchmarks.suite.intervals import picture
 from benchmarks.suite.registry import results_folder
 from benchmarks.suite.rows import origin, store_inputs
 from ift_scale.analyse.estimates import DomainValues, estimate
@@ -134,6 +135,8 @@ def main(trials: int, label: str) -> None:
     seconds = time.monotonic() - started
     runs[label] = {**origin(), "trials": trials, "seconds": seconds, "rows": rows}
     print(store_inputs("intervals", runs))
+    if {"before", "now"} <= set(runs):
+        picture()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.suite import goals, gpu, growth
+from benchmarks.suite import goals, gpu, growth, intervals
 from benchmarks.suite.classes import classes_table
 from benchmarks.suite.markdown import commits, markdown_table, measured
 from benchmarks.suite.page import slope
@@ -347,5 +347,6 @@ BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
     "kills": kills_table,
     "soak": soak_table,
     **gpu.BLOCKS,
+    **intervals.BLOCKS,
     **{f"{name}-table": table(name) for name in BENCHMARKS if name not in _OWN_BLOCKS},
 }

@@ -62,7 +62,7 @@ class AnalyseStage(Stage):
         f"hidden/{PROBED_FILE}",
         f"hidden/{LAYERS_FILE}",
     )
-    version = 8
+    version = 9
 
     def tasks(self, context: Context) -> list[Task]:
         inputs = {"probe": context.digest("probe", PROBE_FILE)}
