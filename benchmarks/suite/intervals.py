@@ -17,7 +17,8 @@ _MEASURES = {"mean_covered": "a setting's mean", "covered": "a paired difference
 
 
 def _runs() -> dict[str, Any]:
-    runs: dict[str, Any] = json.loads((results_folder() / "intervals.json").read_text())["rows"]
+    path = results_folder() / "intervals.json"
+    runs: dict[str, Any] = json.loads(path.read_text())["rows"] if path.is_file() else {}
     return runs
 
 
@@ -127,11 +128,24 @@ def correlations_table(_: Sequence[Row]) -> str:
     return f"{_caption('points')}\n\n{markdown_table(heads, lines)}"
 
 
+def _if_stored(table: Callable[[Sequence[Row]], str], *labels: str) -> Callable[..., str]:
+    """Returns the block's function; its text names the command if the labels are not stored."""
+
+    def block(rows: Sequence[Row]) -> str:
+        missing = [label for label in labels if label not in _runs()]
+        if not missing:
+            return table(rows)
+        command = f"python -m benchmarks.simulate_intervals --label {missing[0]}"
+        return f"No rows are stored yet: `{command}`."
+
+    return block
+
+
 BLOCKS: dict[str, Callable[[Sequence[Row]], str]] = {
-    "interval-coverage": coverage_table,
-    "interval-domains": domains_table,
-    "interval-power": power_table,
-    "interval-correlations": correlations_table,
+    "interval-coverage": _if_stored(coverage_table, "now", "before"),
+    "interval-domains": _if_stored(domains_table, "now", "before"),
+    "interval-power": _if_stored(power_table, "now", "before"),
+    "interval-correlations": _if_stored(correlations_table, "points"),
 }
 
 

@@ -97,11 +97,11 @@ def within_domains(
     """
     names, units = np.asarray(domains, dtype=str), []
     for name in dict.fromkeys(domains):
-        pair = [_unit_ranks(values[names == name]) for values in (x, y)]
-        for which, unit in zip(("the measure", "accuracy"), pair, strict=True):
-            if unit is None:
+        of_domain = x[names == name], y[names == name]
+        for which, values in zip(("the measure", "accuracy"), of_domain, strict=True):
+            if np.ptp(values) == 0:
                 return WithinDomains(reason=f"{which} is the same in all points of {name}")
-        units.append(pair)
+        units.append([_unit_ranks(values) for values in of_domain])
     rhos = np.array([unit_x @ unit_y for unit_x, unit_y in units])
     rho, num = float(rhos.mean()), len(rhos)
     rng, permuted = np.random.default_rng(seed), np.zeros(samples)
@@ -118,10 +118,8 @@ def within_domains(
     return WithinDomains(rho, max(rho - half, -1.0), min(rho + half, 1.0), p)
 
 
-def _unit_ranks(values: np.ndarray) -> np.ndarray | None:
-    """Returns the centred ranks, of norm 1; None if all values are equal."""
-    if np.ptp(values) == 0:
-        return None
+def _unit_ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the centred ranks of values that are not all equal, of norm 1."""
     ranks = scipy.stats.rankdata(values)
-    centred = ranks - ranks.mean()
+    centred: np.ndarray = ranks - ranks.mean()
     return centred / np.sqrt(centred @ centred)
