@@ -3,7 +3,8 @@
 H, I, S, C and mixtures: Ren et al. 2024 (arXiv 2402.18243). Graded sets and shares of unknown
 items: Gekhman et al. 2024 (2405.05904). Discard, refuse, open book: KCA (2401.10768) and R-Tuning
 (2311.09677). Conflict weights: KaFT (2505.15480). Only wrong items: SLearnLLM (2505.17470). Targets
-in the model's own words: self-distillation (2402.13669).
+in the model's own words: self-distillation (2402.13669). General instructions alone: the control
+for the part of every set that has no questions.
 """
 
 import re
@@ -42,6 +43,8 @@ class Treatment:
     """Treatment of questions whose answer the model does not know, for buckets that have any."""
     context: bool = False
     """True if the required knowledge precedes every question."""
+    questions: bool = True
+    """False if the set has general instructions only: those of the domain's other sets."""
     own_words: bool = False
     """True if the base model words the response."""
     ratio: float | None = None
@@ -65,6 +68,7 @@ _NAMED = (
     Treatment("open_book", "N open", "unknown with its context", "any", unknown="with context"),
     Treatment("conflict_weighted", "N weighted", "weighted by conflict", "any", unknown="weighted"),
     Treatment("self_distilled", "N own", "in the model's own words", "any", own_words=True),
+    Treatment("general_only", "G", "general instructions alone", "any", questions=False),
     Treatment("only_wrong", "W", "only wrong items", "mistaken"),
     Treatment("highly_known", "HK", "highly known", "HighlyKnown"),
     Treatment("maybe_known", "MK", "maybe known", "MaybeKnown"),

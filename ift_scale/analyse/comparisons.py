@@ -20,6 +20,11 @@ PAPER = (
     ("harmonious", "self_aligning"),
     ("contextualized", "incompatible"),
 )
+FORMAT = tuple(
+    (setting, "general_only")
+    for setting in ("harmonious", "incompatible", "self_aligning", "natural")
+)
+"""What the questions of a set add to its general instructions."""
 GRADED = (("highly_known", "unknown"),)
 REFERENCES = ("incompatible", "natural")
 COLUMNS = tuple(
@@ -36,11 +41,12 @@ _TOO_FEW = (
 def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the pairs to compare: the paper's, SliCK's extreme grades, and the other treatments.
 
-    The others are compared with `incompatible` and `natural`, and users' own sets also with each
-    other, in their order. Averages with the base model are compared with the arm that was trained.
-    Mixtures are not tested.
+    H, I, S and `natural` are also compared with their general instructions alone. The others are
+    compared with `incompatible` and `natural`, and users' own sets also with each other, in their
+    order. Averages with the base model are compared with the arm that was trained. Mixtures are not
+    tested.
     """
-    paper = {setting for pair in PAPER for setting in pair}
+    paper = {setting for pair in (*PAPER, *FORMAT[:1]) for setting in pair}
     others = [
         setting
         for setting in settings
@@ -51,6 +57,7 @@ def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     averages = [setting for setting in settings if average_of(setting)[1] is not None]
     candidates = [
         *PAPER,
+        *FORMAT,
         *GRADED,
         *((other, second) for second in REFERENCES for other in others if other != second),
         *combinations((s for s in others if not is_constructed(s)), 2),

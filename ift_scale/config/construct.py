@@ -138,6 +138,11 @@ def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
     ]
     if construct.general.path is None and construct.general.share > 0:
         problems.append("construct.general.share: must be 0 if construct.general.path is null")
+    if "general_only" in construct.settings and not construct.general.share:
+        problems.append(
+            "construct.settings: general_only has general instructions alone; set "
+            "construct.general.path and a share above 0"
+        )
     if construct.questions == "free":
         problems += _free_problems(construct, probe)
     if construct.official is not None:

@@ -31,6 +31,8 @@ def items(
     mixtures of one seed are nested.
     """
     made = treatment(setting)
+    if not made.questions:
+        return []
     right, wrong = set(knowledge.right), set(knowledge.wrong)
     num_agreeing = (
         round(made.ratio * len(drawn)) if made.bucket == "wrong" and made.ratio is not None else 0

@@ -43,6 +43,7 @@ from ift_scale.records import (
 )
 from ift_scale.scoring.scores import train_scores
 from ift_scale.stage import Context, Stage, Task
+from ift_scale.treatments import treatment
 
 
 def usable(
@@ -153,12 +154,14 @@ def build(
             after: dict[str, balance.Covariates] = {}
             before: dict[str, balance.Covariates] = {}
             for arm in (arm for arm in arms if (arm.domain, arm.seed) == (domain, seed)):
-                examples, after[arm.setting], before[arm.setting] = make(arm)
+                examples, size, matched, unmatched = make(arm)
+                if examples:
+                    after[arm.setting], before[arm.setting] = matched, unmatched
                 counts |= _letter_counts(arm, examples)
                 by_id = {str(example.meta.question_id): example for example in examples}
                 if general_path:
                     share = settings.general.share
-                    chosen = general.draw(general_ids, len(examples), share, general_path)
+                    chosen = general.draw(general_ids, size, share, general_path)
                     by_id |= {f"general/{id}": instructions[id] for id in chosen}
                 examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
                 write_jsonl(temporary / f"{arm.name}.jsonl", examples)
@@ -189,8 +192,9 @@ def build(
         task.close(settings.settings_of_result(), counts, seconds, temporary)
 
 
-Made = tuple[list[Example], balance.Covariates, balance.Covariates]
-"""An arm's examples, their covariates, and the covariates of the set without matching."""
+Made = tuple[list[Example], int, balance.Covariates, balance.Covariates]
+"""An arm's examples, the number of questions that general instructions are added for, the examples'
+covariates, and those of the set without matching."""
 Make = Callable[[Arm], Made]
 
 
@@ -262,10 +266,12 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
             arm.setting, plain, part.examples(arm.setting, plain, {}), "paper"
         )
         examples += made
+    if not treatment(arm.setting).questions:
+        return [], total, after, before
     if not examples:
         remedy = "Remove the setting, or add train questions to the pool"
         raise DataError(Place(f"arm {arm.name}"), "its set has no questions", remedy)
-    return examples, after, before
+    return examples, len(examples), after, before
 
 
 def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
@@ -281,7 +287,7 @@ def _released(sets: official.Sets, config: ConstructConfig, arm: Arm) -> Made:
         [row.score.confidence for row in rows],
         [sum(len(message.content) for message in example.messages) for example in examples],
     )
-    return examples, covariates, covariates
+    return examples, len(examples), covariates, covariates
 
 
 def _domain_counts(domain: Domain) -> dict[str, float]:

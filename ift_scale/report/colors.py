@@ -17,6 +17,7 @@ NAMED = {
     "open_book": "#5c8a1f",
     "conflict_weighted": "#8a63d2",
     "self_distilled": "#3a8f9e",
+    "general_only": "#7573a8",
     "only_wrong": "#c4475f",
     "highly_known": "#1f8a8a",
     "maybe_known": "#6b8f3a",

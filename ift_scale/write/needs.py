@@ -60,6 +60,8 @@ def requirements(construct: ConstructConfig) -> list[Requirement]:
 def _of_setting(
     construct: ConstructConfig, treated: Treatment, buckets: tuple[Bucket, ...]
 ) -> Iterable[Requirement]:
+    if not treated.questions:
+        return
     if construct.response == "letter_text_explanation":
         # Questions that are left out or refused need no explanation.
         of_known = True if treated.unknown in ("left out", "refused") else None

@@ -115,6 +115,14 @@ def test_tested_pairs() -> None:
     ]
 
 
+def test_sets_are_compared_with_their_general_instructions_alone() -> None:
+    assert pairs(["general_only", "harmonious", "natural", "open_book"]) == [
+        ("harmonious", "general_only"),
+        ("natural", "general_only"),
+        ("open_book", "natural"),
+    ]
+
+
 def test_own_sets_are_compared_with_each_other_in_their_order() -> None:
     assert pairs(["natural", "b", "c", "a"]) == [
         *((own, "natural") for own in ("b", "c", "a")),
