@@ -64,7 +64,8 @@ def coverage_table(_: Sequence[Row]) -> str:
         "interval of", "seeds", "cases", "before: coverage in %, least / mean / most", "now",
         "before: outside 93 to 97", "now: outside", "width, now / before",
     ]  # fmt: skip
-    return f"{_caption('now', 'before')}\n\n{markdown_table(heads, lines)}"
+    image = "![Coverage of each simulated case before and now](images/intervals.svg)"
+    return f"{_caption('now', 'before')}\n\n{markdown_table(heads, lines)}\n\n{image}"
 
 
 def domains_table(_: Sequence[Row]) -> str:
