@@ -29,10 +29,10 @@ def _table(label: str) -> pd.DataFrame:
 def _caption(*labels: str) -> str:
     runs = [_runs()[label] for label in labels]
     made = "; ".join(
-        f"{label}: {run['date'][:10]}, commit {str(run['commit'])[:COMMIT_LETTERS]}"
+        f"{run['date'][:10]}, {str(run['commit'])[:COMMIT_LETTERS]} ({label})"
         for label, run in zip(labels, runs, strict=True)
     )
-    return f"{runs[0]['trials']} trials per case. {made}."
+    return f"{made}; {runs[0]['trials']:,} trials per case."
 
 
 def _percent(value: float) -> str:
@@ -64,8 +64,7 @@ def coverage_table(_: Sequence[Row]) -> str:
         "interval of", "seeds", "cases", "before: coverage in %, least / mean / most", "now",
         "before: outside 93 to 97", "now: outside", "width, now / before",
     ]  # fmt: skip
-    image = "![Coverage of each simulated case before and now](images/intervals.svg)"
-    return f"{_caption('now', 'before')}\n\n{markdown_table(heads, lines)}\n\n{image}"
+    return f"{_caption('now', 'before')}\n\n{markdown_table(heads, lines)}"
 
 
 def domains_table(_: Sequence[Row]) -> str:
