@@ -64,7 +64,9 @@ def test_the_stored_intervals_cover() -> None:
 
 def test_the_stored_intervals_are_narrower_than_their_predecessors() -> None:
     now, before = _stored("now"), _stored("before")
-    assert (now.drop(columns=now.columns[10:]) == before.drop(columns=now.columns[10:])).all(axis=None)
+    assert (now.drop(columns=now.columns[10:]) == before.drop(columns=now.columns[10:])).all(
+        axis=None
+    )
     several = now.seeds > 1
     assert (now.half_width / before.half_width)[several].mean() < 0.95
     assert now.holds[several].mean() >= before.holds[several].mean()
