@@ -4,8 +4,9 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -17,17 +18,28 @@ _RESUMABLE = "Finished work is kept; run the same command to resume."
 class ErrorReportingGroup(click.Group):
     """Reports users' errors as one message with its exit code instead of a traceback."""
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Without `args`, runs the process's own command line, and a stopped one ends the process.
+
+        That leaves out Python's teardown, which takes seconds after large imports.
+        """
+        try:
+            return super().main(args, *rest, **options)
+        except SystemExit as ended:
+            if args is None and ended.code == EXIT_STOPPED:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(EXIT_STOPPED)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, _stop)
         try:
             return super().invoke(ctx)
-        except IFTScaleError as error:
+        except (IFTScaleError, Stopped) as error:
             click.echo(printable(f"Error: {error}"), err=True)
             ctx.exit(error.exit_code)
-        except Stopped as error:
-            click.echo(printable(f"Error: {error}"), err=True)
-            _leave(error.exit_code)
         except OSError as error:
             if (reported := file_error(error)) is None:
                 raise
@@ -35,18 +47,11 @@ class ErrorReportingGroup(click.Group):
             ctx.exit(reported.exit_code)
         except KeyboardInterrupt:
             click.echo(f"Stopped. {_RESUMABLE}", err=True)
-            _leave(EXIT_STOPPED)
+            ctx.exit(EXIT_STOPPED)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(f"stopped by {signal.Signals(number).name}. {_RESUMABLE}")
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends the process without Python's teardown, which takes seconds after large imports."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 set_option = click.option(
