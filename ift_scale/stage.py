@@ -29,7 +29,7 @@ from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import QUESTIONS_FILE, Arm
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.treatments import average_of, averaged_setting
+from ift_scale.treatments import BASE, average_of, averaged_setting
 
 Inputs = dict[str, str]
 """Digests of a stage's inputs, by name."""
@@ -193,8 +193,8 @@ class Context:
             elif self.stages[name].per_arm:
                 own = [task.arm for task in pending or () if task.arm]
                 arms = self.arms_of_part() if pending is None else own
-            for arm in arms:
-                integrity.check(self.folder(name, arm), (pattern,), complete=pending is not None)
+            for folder in self._folders(name, arms):
+                integrity.check(folder, (pattern,), complete=pending is not None)
 
     def key_of(self, stage: str) -> str:
         """Returns a digest of all keys of a stage. Ranks that share the stage must agree on it."""
@@ -204,9 +204,13 @@ class Context:
         """Returns the existing manifests of each stage, in order: one, or one per arm."""
         by_stage: dict[str, list[Manifest]] = {}
         for name, stage in self.stages.items():
-            folders = [self.folder(name, arm) for arm in (self.arms() if stage.per_arm else [None])]
+            folders = self._folders(name, self.arms() if stage.per_arm else [None])
             by_stage[name] = [m for folder in folders if (m := read_manifest(folder)) is not None]
         return by_stage
+
+    def _folders(self, stage: str, arms: Sequence[Arm | None]) -> list[Path]:
+        base = [self.folder(stage) / BASE] if self.stages[stage].of_base else []
+        return base + [self.folder(stage, arm) for arm in arms]
 
     def arms(self) -> list[Arm]:
         """Returns all arms of the run."""
@@ -270,6 +274,8 @@ class Stage(ABC):
     version: int
     per_arm = False
     """True if the stage produces one artifact per arm."""
+    of_base = False
+    """True if it also produces one of the base model, in the folder BASE."""
     unit = "arms"
     """Unit of `total` for stages with one artifact per arm."""
     reads: Sequence[str] = ()

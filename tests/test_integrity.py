@@ -26,6 +26,7 @@ SETTINGS = [
     "construct.domains=[rivers]",
     "construct.settings=[harmonious, incompatible]",
     "construct.seeds=[0]",
+    "hidden.on=true",
 ]
 MADE = [stage.name for stage in STAGES if stage.name != "report"]
 

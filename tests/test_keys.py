@@ -18,6 +18,7 @@ from ift_scale.config.file import load
 from ift_scale.io.files import write_text
 from ift_scale.io.manifests import MANIFEST, write_manifest
 from ift_scale.pipeline import Pipeline
+from ift_scale.records import LAYERS_FILE, PROBED_FILE
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
@@ -43,8 +44,10 @@ FILES = {
     "questions": ["questions.jsonl", "audit.json"],
     "probe": ["probe.parquet", "knowledge.json"],
     "write": ["texts.jsonl"],
+    "construct": ["balance.csv"],
     "train": ["metrics.jsonl", "model/a.safetensors"],
     "evaluate": ["scores.parquet"],
+    "hidden": [PROBED_FILE, LAYERS_FILE],
     "analyse": ["arms.csv"],
 }
 QUESTION = {
@@ -76,18 +79,18 @@ def _close(folder: Path, stage: str, key: str, names: list[str]) -> None:
 
 
 def keys_of(config: Config) -> dict[str, Any]:
-    """Returns the keys of all stages of a run, writing each stage's artifact under its key."""
+    """Returns the keys of the run's stages, writing each one's artifact under its key."""
     context = Pipeline(config).context
     found: dict[str, Any] = {}
-    for stage in ("questions", "probe", "write", "construct", "train", "evaluate", "analyse"):
+    for stage in FILES:
         tasks = context.tasks(stage)
+        if not tasks:  # off in this run
+            continue
         keys = {task.folder.name: task.key for task in tasks}
         found[stage] = keys if context.stages[stage].per_arm else tasks[0].key
-        names = FILES.get(stage, [])
-        if stage == "construct":
-            names = ["balance.csv", *(f"{arm.name}.jsonl" for arm in context.arms())]
+        sets = [f"{arm.name}.jsonl" for arm in context.arms()] if stage == "construct" else []
         for task in tasks:
-            _close(task.folder, stage, task.key, names)
+            _close(task.folder, stage, task.key, [*FILES[stage], *sets])
     return found
 
 

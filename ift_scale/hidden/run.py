@@ -44,7 +44,7 @@ class HiddenStage(Stage):
     name = "hidden"
     reads = (f"questions/{QUESTIONS_FILE}", "construct/*.jsonl", "train/model/*")
     version = 1
-    per_arm = True
+    per_arm = of_base = True
     unit = "questions"
 
     def tasks(self, context: Context) -> list[Task]:
