@@ -42,10 +42,17 @@ def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
     Line endings become "\\n" unless `keep_line_ends`, which CSV readers need. The mark is dropped.
     """
     try:
+        yield from _decoded(path, "" if keep_line_ends else None)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(Place(path), f"is damaged: {error}", "Fetch the file again") from error
+    except OSError as error:
+        raise _unopened(path, error) from error
+
+
+def _decoded(path: Path, newline: str | None) -> Iterator[str]:
+    try:
         with _opened(path) as raw:
-            encoding = _encoding(path, raw)
-            newline = "" if keep_line_ends else None
-            yield from io.TextIOWrapper(raw, encoding, newline=newline)
+            yield from io.TextIOWrapper(raw, _encoding(path, raw), newline=newline)
     except UnicodeDecodeError as error:
         remedy = (
             "Save it as UTF-8, for example with iconv -f GB18030 -t UTF-8, or fetch the file again"
@@ -55,10 +62,6 @@ def lines(path: Path, keep_line_ends: bool = False) -> Iterator[str]:
             f"is damaged or not {error.encoding.upper()}: {error.reason}",
             remedy,
         ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(Place(path), f"is damaged: {error}", "Fetch the file again") from error
-    except OSError as error:
-        raise _unopened(path, error) from error
 
 
 def read(path: Path) -> str:

@@ -98,6 +98,8 @@ def test_line_numbers(tmp_path: Path) -> None:
             r": is a Git LFS pointer.*git lfs pull",
         ),
         (gzip.compress(LINES.encode(), mtime=0)[:-9], r": is damaged: Compressed file ended"),
+        # Not UTF-8 and cut: the end is found when the line of the first fault is looked for.
+        (gzip.compress(b"\xb9" + b"x" * 100_000)[:-9], r": is damaged: Compressed file ended"),
     ],
 )
 def test_invalid_files_are_refused(content: bytes, problem: str, tmp_path: Path) -> None:
