@@ -4,7 +4,7 @@
 
 Four lives of the same run of the embedded world (`benchmarks.kills.attempt`), with one rank and
 two, started directly and by the deepspeed launcher. In each, the command, its launcher or a rank is
-killed or signalled at every moment of `benchmarks.kills.moments`, and the same command goes on from
+killed or signalled at every moment of `benchmarks.kills.moments`, and the same command resumes from
 there. The rows are stored only if every promise of docs/reliability.md held: no process remains,
 exit codes and output say what happened, the run ends, and its files are those of an undisturbed
 run, times aside, and no others.

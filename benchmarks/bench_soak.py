@@ -129,7 +129,7 @@ def measure(work: Work, folder: Path) -> Iterator[tuple[str, dict[str, Growth], 
         raise SystemExit(f"{work.unit}: {attempt.output[-2000:]}")
     write_json(folder.with_name(f"{folder.name}-samples.json"), samples)
     for role, found_samples in samples.items():
-        # Only while the work goes on: afterwards files are merged, and processes end.
+        # Only during the work: afterwards files are merged, and processes end.
         most = max(done for done, _ in found_samples)
         first_of_last = next(i for i, (done, _) in enumerate(found_samples) if done == most)
         kept = found_samples[: first_of_last + 1]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def _changed(random: Random, case: Case) -> Case:
     else:
         mutated(random, case)
     written = copied(case)
-    case.oracle = lambda folder, output: _as_given(written, folder, output)
+    case.oracle = partial(_as_given, written)
     return case
 
 
@@ -280,7 +281,7 @@ def _valid_own() -> list[Case]:
         for rows in FORMATS.values()
     ]
     for case in cases:
-        case.oracle = lambda folder, output, case=case: _as_given(case, folder, output)  # type: ignore[misc]
+        case.oracle = partial(_as_given, case)
     return cases
 
 

@@ -1,5 +1,6 @@
 """Cases of machines: hostfiles, rates, and descriptions of machines."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -123,11 +124,11 @@ def _yaml(random: Random, name: str, content: bytes, reader: str, plan: list[str
         case.program, case.argv = main, [*plan, name]
         return case
     written = copied(case)
-    case.oracle = lambda folder, output: _as_described(written, name, folder)
+    case.oracle = partial(_as_described, written, name)
     return case
 
 
-def _as_described(case: Case, name: str, folder: Path) -> str | None:
+def _as_described(case: Case, name: str, folder: Path, output: str) -> str | None:
     import json
 
     written = as_texts(case.files[name])
@@ -148,7 +149,7 @@ def _valid_machines() -> list[Case]:
     files: dict[str, Content] = {"r.yaml": _RATES, "m.yaml": preset(), "c.yaml": _CONFIG}
     cases = [Case(files, ["rates", "r.yaml"], readers), Case(files, ["machine", "m.yaml"], readers)]
     for case, name in zip(cases, ("r.yaml", "m.yaml"), strict=True):
-        case.oracle = lambda folder, output, case=case, name=name: _as_described(case, name, folder)  # type: ignore[misc]
+        case.oracle = partial(_as_described, case, name)
     return [*cases, Case(files, ["plan", "c.yaml", "--rates", "r.yaml"], main)]
 
 

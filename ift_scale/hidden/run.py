@@ -6,7 +6,7 @@ are removed when the probes are fitted.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from ift_scale.treatments import BASE
 
 # Small chunks: the states of one are in memory at once.
 _CHUNK = 256
+_LAYERS_AT_ONCE = 8
 
 
 class HiddenStage(Stage):
@@ -186,7 +187,7 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
 
     Returns the rows of PROBED_FILE (domain, question_id; lists over layers: decoded and control,
     True if the probe's letter is right; lens, the option or -1) and of LAYERS_FILE (domain, layer,
-    fit_questions, penalty, held_out_loss in nats). One layer's states are in memory at once.
+    fit_questions, penalty, held_out_loss in nats).
     """
     names = ["id", "answer", "control", "num_choices", "lens"]
     about = pa.concat_tables([read_shard(path, names) for path in shards])
@@ -200,8 +201,7 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
     rows = {d: tuple(np.array([row_of[i] for i in part]) for part in ids[d]) for d in ids}
     right: dict[str, list[np.ndarray]] = {domain: [] for domain in ids}
     layers = []
-    for layer in range(lens_QL.shape[1]):
-        states_QH = _states(shards, layer)
+    for layer, states_QH in enumerate(_states(shards, lens_QL.shape[1])):
         for domain, (fit, test) in rows.items():
             found = fit_layer(states_QH[fit], truth.of(fit), control.of(fit))
             right[domain].append(
@@ -237,11 +237,18 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
     return pa.Table.from_pylist(probed), pa.Table.from_pylist(layers)
 
 
-def _states(shards: Sequence[Path], layer: int) -> np.ndarray:
-    """Returns a layer's states of all questions, shape (Q, H), float32."""
-    name = STATE.format(layer)
-    columns = [read_shard(path, [name])[name].combine_chunks() for path in shards]
-    return np.concatenate([c.flatten().to_numpy().reshape(len(c), -1) for c in columns])
+def _states(shards: Sequence[Path], num_layers: int) -> Iterator[np.ndarray]:
+    """Yields the states of all questions by layer, shape (Q, H), float32.
+
+    A shard is read and verified as a whole, so several layers are taken from it at a time.
+    """
+    names = [STATE.format(layer) for layer in range(num_layers)]
+    for start in range(0, num_layers, _LAYERS_AT_ONCE):
+        some = names[start : start + _LAYERS_AT_ONCE]
+        tables = [read_shard(path, some) for path in shards]
+        for name in some:
+            columns = [table[name].combine_chunks() for table in tables]
+            yield np.concatenate([c.flatten().to_numpy().reshape(len(c), -1) for c in columns])
 
 
 STAGE = HiddenStage()

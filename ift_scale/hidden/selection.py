@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from ift_scale import draws
 from ift_scale.config.hidden import HiddenConfig
 from ift_scale.errors import DataError, Place
-from ift_scale.records import Arm, Question
+from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
 
 FEWEST_PER_LETTER, FEWEST_TEST = 20, 10
@@ -48,8 +48,9 @@ def select(
     `sets`: the instruction sets of each domain's arms. Raises DataError if a domain has too few.
     """
     pool = questions.select(lambda group: _is_pool(group, "train"))
-    row_of = {question.id: int(row) for row, question in _with_rows(questions, pool)}
-    domain_of = {question.id: question.domain for _, question in _with_rows(questions, pool)}
+    row_of, domain_of = {}, {}
+    for row, question in zip(pool.tolist(), questions.read(pool), strict=True):
+        row_of[question.id], domain_of[question.id] = row, question.domain
     return {
         arm.domain: _of_domain(questions, arm, row_of, domain_of, sets[arm.domain], config)
         for arm in {arm.domain: arm for arm in arms}.values()
@@ -91,7 +92,3 @@ def _of_domain(
 
 def _is_pool(group: GroupKey, split: str) -> bool:
     return (group.collection, group.split, group.kind) == ("pool", split, "choice")
-
-
-def _with_rows(questions: QuestionFile, rows: np.ndarray) -> Iterable[tuple[int, Question]]:
-    return zip(rows, questions.read(rows), strict=True)

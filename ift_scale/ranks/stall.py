@@ -34,7 +34,7 @@ class RankReport:
 
 
 def late(reports: Sequence[RankReport]) -> list[RankReport]:
-    """Returns the ranks that the others wait for; all of them if that cannot be told.
+    """Returns the ranks that the others wait for; all of them if it is unknown.
 
     These are the ranks that wait for nobody, or, if no rank is seen to wait (collectives of NCCL
     return at once), those at the earliest phase.

@@ -12,6 +12,7 @@ import pytest
 from ift_scale.analyse.hidden import read_probed
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
+from ift_scale.hidden import run
 from ift_scale.hidden.reading import STATE, control_option, view_of
 from ift_scale.hidden.run import fit_and_apply
 from ift_scale.io.manifests import read_manifest, write_manifest
@@ -44,7 +45,10 @@ def test_the_control_is_a_fixed_function_of_the_texts() -> None:
     assert several == {0, 1, 2, 3}
 
 
-def test_an_answer_in_a_middle_layer_is_found_there(tmp_path: Path) -> None:
+def test_an_answer_in_a_middle_layer_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_LAYERS_AT_ONCE", 2)
     rng = np.random.default_rng(0)
     num, width = 600, 12
     letter, control = rng.integers(4, size=(2, num))

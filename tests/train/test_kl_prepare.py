@@ -108,6 +108,9 @@ def test_a_cache_of_another_base_or_tokenizer_is_recognised(tmp_path: Path) -> N
         assert store.folder_of(tmp_path, identity | {name: "z"}) != folder
     np.load(folder / "ids.npy", mmap_mode="r+")[0] = 7
     assert store.problem_of(folder, identity) == "damaged"
+    for content in (b"", b"[]", b'{"identity": \xff}'):
+        (folder / "identity.json").write_bytes(content)
+        assert store.problem_of(folder, identity) == "damaged"
 
 
 def test_texts_come_in_passes_over_the_file() -> None:

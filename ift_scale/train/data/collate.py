@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ift_scale.train.data.dataset import TokenizedSet
-from ift_scale.train.data.micro_batch import MicroBatch, PackedRows, VarlenMetadata
+from ift_scale.train.data.micro_batch import MicroBatch, PackedRows, VarlenMetadata, on_device
 from ift_scale.train.data.packing import Step
 
 # Gathering a shorter prefix's keys and values for every example costs more than sharing saves.
@@ -89,7 +89,7 @@ def collate(
     ]
     rows_R = np.concatenate([s + start for s, start in zip(supervised, starts, strict=False)])
 
-    put = partial(_put, device=device)
+    put = partial(on_device, device=device)
     positions_T = np.concatenate(
         [np.arange(shared), *(np.arange(shared, length) for length in lengths)]
     )
@@ -130,26 +130,20 @@ def _boundaries(
     row_positions_R = np.concatenate(
         [s - s[0] + start for s, start in zip(supervised, starts, strict=False)]
     )
-    return PackedRows(rows_R, whole, last, _put(row_positions_R, device=rows_R.device))
+    return PackedRows(rows_R, whole, last, on_device(row_positions_R, device=rows_R.device))
 
 
 def _varlen(
     shared: int, seqlens_q: list[int], seqlens_k: list[int], device: torch.device
 ) -> VarlenMetadata:
-    cu_seqlens_q = _put(_cumulative(seqlens_q), np.int32, device=device)
-    cu_seqlens_k = _put(_cumulative(seqlens_k), np.int32, device=device)
+    cu_seqlens_q = on_device(_cumulative(seqlens_q), np.int32, device=device)
+    cu_seqlens_k = on_device(_cumulative(seqlens_k), np.int32, device=device)
     if not shared:
         return VarlenMetadata(seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k)
-    order = _put(_key_order(shared, seqlens_k), device=device)
+    order = on_device(_key_order(shared, seqlens_k), device=device)
     return VarlenMetadata(
         seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k, order, shared, len(seqlens_k)
     )
-
-
-def _put(array: np.ndarray, dtype: type = np.int64, *, device: torch.device) -> Tensor:
-    """Returns a tensor on the device; pinned memory lets the copy run without a wait."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _cumulative(lengths: Sequence[int]) -> np.ndarray:

@@ -5,8 +5,16 @@ Shapes: T tokens of the packed row, R rows whose next token is supervised.
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from ift_scale_kernels.linear_cross_entropy.kl import TopK
 from torch import Tensor
+
+
+def on_device(array: np.ndarray, dtype: type = np.int64, *, device: torch.device) -> Tensor:
+    """Returns a tensor on the device; pinned memory lets the copy run without a wait."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @dataclass(frozen=True)

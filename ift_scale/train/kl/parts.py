@@ -9,7 +9,7 @@ import torch
 from ift_scale_kernels.linear_cross_entropy.kl import TopK
 
 from ift_scale.train.data.dataset import TokenizedSet
-from ift_scale.train.data.micro_batch import KLRows
+from ift_scale.train.data.micro_batch import KLRows, on_device
 from ift_scale.train.data.packing import Step
 
 
@@ -69,13 +69,13 @@ class Divergence:
         chosen = list(examples) or [tokens.stand_in]
         counts = tokens.supervised_counts[chosen]
         factors = self.scales[chosen] if examples else np.zeros(1)
-        weights_R = torch.from_numpy(np.repeat(factors, counts).astype(np.float32)).to(device)
+        weights_R = on_device(np.repeat(factors, counts), np.float32, device=device)
         if self.targets is None:
             return KLRows(weights_R, None)
         rows = self.targets.rows_of(chosen)
         top = TopK(
-            torch.from_numpy(self.targets.ids[rows].astype(np.int64)).to(device),
-            torch.from_numpy(self.targets.logprobs[rows]).to(device),
-            torch.from_numpy(self.targets.rest[rows]).to(device),
+            on_device(self.targets.ids[rows], device=device),
+            on_device(self.targets.logprobs[rows], np.float32, device=device),
+            on_device(self.targets.rest[rows], np.float32, device=device),
         )
         return KLRows(weights_R, top)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ift_scale.errors import IFTScaleError
 from ift_scale.io.files import read_json, write_json
 from ift_scale.io.manifests import digest_of, file_digests
 from ift_scale.train.data.dataset import TokenizedSet
@@ -36,7 +37,8 @@ def create(folder: Path, num_rows: int, k: int) -> None:
         ("logprobs", (num_rows, k), np.float32),
         ("rest", (num_rows,), np.float32),
     ):
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)  # type: ignore[no-untyped-call]
+        path = folder / f"{name}.npy"
+        np.lib.format.open_memmap(path, "w+", dtype, shape)  # type: ignore[no-untyped-call]
 
 
 def load(folder: Path, tokens: TokenizedSet, mode: Any = "r") -> StoredTargets:
@@ -64,5 +66,5 @@ def problem_of(folder: Path, identity: Identity) -> str | None:
             return f"of another {' and '.join(others)}"
         digests = file_digests([folder / f"{name}.npy" for name in _ARRAYS])
         return None if digests == found["digests"] else "damaged"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, IFTScaleError, ValueError, LookupError, TypeError, AttributeError):
         return "damaged"

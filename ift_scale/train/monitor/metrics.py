@@ -109,15 +109,19 @@ class StepLog:
             return
         losses = torch.stack(self._losses).to(self._device)
         dist.all_reduce(losses)  # the ranks' losses are parts of the step's loss
-        for name in self._divergences[0]:
-            parts = torch.stack([one[name] for one in self._divergences]).to(self._device)
+        divergences = {
+            name: torch.stack([one[name] for one in self._divergences]).to(self._device)
+            for name in self._divergences[0]
+        }
+        for parts in divergences.values():
             dist.all_reduce(parts)
-            for row, divergence in zip(self._rows, parts.tolist(), strict=True):
-                row[name] = _finite(divergence)
         memory = torch.tensor(peak_memory_gib(self._device), device=self._device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self._file is not None:
-            self._write(losses.tolist(), float(memory))  # waits for the device
+            for name, parts in divergences.items():  # waits for the device, as `_write` does
+                for row, divergence in zip(self._rows, parts.tolist(), strict=True):
+                    row[name] = _finite(divergence)
+            self._write(losses.tolist(), float(memory))
         self._losses, self._rows, self._times, self._divergences = [], [], [], []
 
     def _write(self, losses: list[float], memory: float) -> None:
