@@ -196,7 +196,7 @@ def test_a_file_cut_short_is_the_users_to_fetch_again(
     data = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(
-        IFTScaleError, match=r"model.safetensors: is incomplete: .* fetch the file again"
+        IFTScaleError, match=r"model.safetensors: is incomplete or damaged: .* fetch the file again"
     ) as caught:
         _start(name, broken, tmp_path)
     assert caught.value.exit_code == 2
