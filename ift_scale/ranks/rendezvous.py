@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,10 @@ JOIN_SECONDS = float(os.environ.get("IFT_SCALE_JOIN_SECONDS", "300"))
 """Time limit for all ranks to join. Containers on a slow file system may need more."""
 GRACE_SECONDS = 2.0
 """Longest time for which rank 0 stays at its end, so that the others can read its last message."""
+LEAVE_SECONDS = 60.0
+"""Longest time for which rank 0 waits for the others to end, when all have been stopped."""
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
+_LEFT = "left"
 
 
 class PeerFailed(SystemExit):
@@ -158,12 +162,32 @@ class Rendezvous:
 
     def _stay(self) -> None:
         """Waits until all ranks have read the last message: the store ends with this process."""
-        deadline = time.monotonic() + GRACE_SECONDS
-        last = f"read/{self._num_messages - 1}"
-        while self._num_messages and self.store.add(last, 0) < self.ranks.world_size - 1:
+        if self._num_messages and not self.store.add(_LEFT, 0):
+            self._wait_for_others(f"read/{self._num_messages - 1}", GRACE_SECONDS)
+
+    def _wait_for_others(self, counter: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.store.add(counter, 0) < self.ranks.world_size - 1:
             if time.monotonic() > deadline:
                 return  # a rank has ended before
             time.sleep(_MIN_PAUSE)
+
+    def end_stopped(self) -> None:
+        """Called by all ranks after they were stopped: the others end here, and rank 0 returns.
+
+        srun and deepspeed end all ranks when one leaves with another code than 0, and then return
+        the code of those that they ended. So the others leave before rank 0, with 0, and without
+        Python's teardown, which takes seconds.
+        """
+        if self.ranks.is_rank_zero:
+            self._wait_for_others(_LEFT, LEAVE_SECONDS)
+            time.sleep(_MIN_PAUSE)  # from a rank's last message to its end
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(RuntimeError):
+            self.store.add(_LEFT, 1)
+        os._exit(0)
 
     def broadcast(self, text: str) -> None:
         """On rank 0: sends a message to all other ranks, each of which calls `receive` once."""

@@ -15,7 +15,7 @@ from ift_scale.errors import EnvironmentProblem, Stopped
 from ift_scale.io.files import log_tail, remove_incomplete, write_json
 from ift_scale.io.manifests import digest_of, file_digest, is_done
 from ift_scale.io.progress import Bar, say
-from ift_scale.ranks.rendezvous import PeerFailed, Rendezvous
+from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.stage import Context, Stage, Task, trained_arm
 from ift_scale.train import averages, job, worker
@@ -211,16 +211,11 @@ def follow(rendezvous: Rendezvous) -> None:
 
 
 def _run_rank(work: job.Job, rendezvous: Rendezvous, events: job.Events) -> None:
-    """Train as one of the ranks.
-
-    If they stop, rank 0 leaves last (`Rendezvous.leading`), so that the launcher exits with its
-    code 75.
-    """
+    """Train as one of the ranks. If they are stopped, rank 0 reports it."""
     try:
         worker.run(work, rendezvous, events, worker.import_trainer())
     except job.Interrupted as stopped:
-        if not rendezvous.ranks.is_rank_zero:
-            raise PeerFailed(0) from None
+        rendezvous.end_stopped()
         raise stop.stopped_error({"name": stopped.arm, "step": stopped.step}) from None
 
 

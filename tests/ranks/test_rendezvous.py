@@ -8,6 +8,7 @@ import pytest
 from ift_scale.ranks.environment import free_port
 from ift_scale.ranks.preflight import RankFacts, problems
 from tests.ranks.forks import end_all, start
+from tests.waiting import LIMIT_SECONDS
 
 
 def _facts(rank: int, host: str, **changes: object) -> RankFacts:
@@ -138,6 +139,23 @@ else:
     print(meeting.receive())
 """
     assert end_all(start(tmp_path, body, 2)) == [(0, "True\n"), (0, "done already\n")]
+
+
+def test_stopped_ranks_leave_before_rank_0_whose_code_counts(tmp_path: Path) -> None:
+    body = """
+meeting = rendezvous.meet(ranks, folder)
+meeting.check("same", Path("/tmp"))
+if ranks.rank == 2:
+    time.sleep(1)
+started = time.monotonic()
+meeting.end_stopped()
+print(0.9 < time.monotonic() - started < 20, flush=True)
+os._exit(75)
+"""
+    ranks = start(tmp_path, body, 3)
+    ranks[0].process.join(LIMIT_SECONDS)
+    assert [rank.process.exitcode for rank in ranks] == [75, 0, 0]
+    assert [rank.end()[1] for rank in ranks] == ["True\n", "", ""]
 
 
 @pytest.mark.engine
