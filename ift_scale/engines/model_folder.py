@@ -126,7 +126,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns (shape, dtype) of each tensor of a safetensors file.
+    """Returns (shape, dtype) of each tensor of a safetensors file, in the order of their bytes.
 
     Raises DataError for a truncated download or copy, and for a damaged header.
     """
@@ -135,7 +135,7 @@ def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     text_file.refuse_unreadable(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
             return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         problem = f"is incomplete or damaged: it has {path.stat().st_size:,} bytes, and safetensors"

@@ -58,7 +58,6 @@ def average(base: Path, trained: Path, folder: Path, share: float) -> dict[str, 
     for file in files:
         with (folder / file.name).open("wb") as out:
             out.write(_header(file))
-            # An export's tensors are in the order of its header.
             for name in model_folder.read_header(file):
                 for piece in _pieces(of_base.get(name), of_trained[name], share):
                     out.write(piece.view(torch.uint8).numpy().data)

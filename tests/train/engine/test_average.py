@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ift_scale.engines.model_folder import read_header
 from ift_scale.errors import DataError
 from ift_scale.models import config_class
 from ift_scale.models.config_file import model_config
@@ -58,6 +59,20 @@ def test_every_weight_is_the_share_of_the_way_from_the_base(
             assert torch.equal(found[name], tensor), name
     names = {path.name for path in trained.iterdir()}
     assert {path.name for path in mix.iterdir()} == names and len(names) > 4
+
+
+def test_tensors_keep_their_places_whatever_their_order(
+    tmp_path: Path, sharded_export: Path, world_model: Path
+) -> None:
+    """The export is the base model's; its files have the order of the model, not of names."""
+    orders = [list(read_header(file)) for file in sorted(sharded_export.glob("*.safetensors"))]
+    assert any(order != sorted(order) for order in orders)
+    average(world_model, sharded_export, tmp_path / "mix", 0.5)
+    assert _files(tmp_path / "mix") == _files(sharded_export)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
 def _check(base: Path) -> None:
