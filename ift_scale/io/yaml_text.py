@@ -1,9 +1,9 @@
 """The one reader of YAML that users write: settings, machines, rates, the head of a dataset's card.
 
 Numbers are those of YAML 1.2: `1:30` is a text and not 90, `010` is a text and not 8, `2e-5` is a
-number, and a date is a text. Merge keys (`<<`) work. Refused with words: duplicate keys, aliases
-that refer to themselves or stand for more than 100,000 values, deep nesting, and integers of more
-than 40 digits.
+number, and a date is a text. Keys are texts: `on: true` is the setting `on`. Merge keys (`<<`)
+work. Refused with words: duplicate keys, aliases that refer to themselves or stand for more than
+100,000 values, deep nesting, and integers of more than 40 digits.
 """
 
 import re
@@ -16,7 +16,7 @@ from ift_scale.errors import ConfigError, DataError, shorten
 from ift_scale.io import json_text, text_file
 
 _MOST_VALUES, _DEEPEST, _MOST_DIGITS, _MOST_CHARACTERS = 100_000, 50, 40, 4 << 20
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _BOOL, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("merge", "bool", "str"))
 _FLOAT = re.compile(
     r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+"
     r"|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"
@@ -113,6 +113,8 @@ class _Checker:
         for key in keys:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error("a key must be a name", key)
+            if key.tag == _BOOL:
+                key.tag = _TEXT
             _check_scalar(key)
         names = [self._loader.construct_object(key) for key in keys if key.tag != _MERGE]
         duplicate = next((name for name in names if names.count(name) > 1), None)

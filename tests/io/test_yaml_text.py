@@ -27,6 +27,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("=", "="),
         ("yes", True),
         ("~", None),
+        ("{on: no, true: 1}", {"on": False, "true": 1}),
         ("{a: &x {b: 1, c: 2}, d: {<<: *x, b: 3}}", {"a": {"b": 1, "c": 2}, "d": {"b": 3, "c": 2}}),
     ],
 )
@@ -40,6 +41,7 @@ def test_values(text: str, value: Any) -> None:
     [
         ("a: 1\na: 2", "duplicate key 'a' .*line 1"),
         ("{1: a, 0x1: b}", "duplicate key 1"),
+        ("{on: 1, on: 2}", "duplicate key 'on'"),
         (BOMB, "aliases stand for more than 100,000 values"),
         ("a: &a [*a]", "an alias refers to the value that contains it"),
         ("[" * 3000, "too deeply nested"),
