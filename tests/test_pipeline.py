@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.kills.campaign import COMMAND_KILLED, Life, Target
+from benchmarks.kills.moments import MOMENTS
 from ift_scale.io.manifests import read_manifest
 from ift_scale.pipeline import load_stage
 from tests.waiting import wait_for
@@ -214,45 +216,31 @@ def _kill_when(
     return run.returncode
 
 
-def test_a_run_killed_at_five_moments_ends_with_the_same_numbers(
+def test_a_run_killed_in_every_stage_ends_with_the_same_files(
     finished: Path, tmp_path: Path
 ) -> None:
+    """The short form of `python -m benchmarks run kills`."""
+    titles = (
+        "probe: scoring",
+        "construct: selecting",
+        "train: the ranks start",
+        "train: exporting",
+        "train: between two arms",
+        "evaluate: scoring",
+        "analyse: computing",
+    )
+    moments = [moment for moment in MOMENTS if moment.title in titles]
+    life = Life(tmp_path / "run", (), 0, (*SMALL, *TRANSFORMERS))
+    rank_killed = Target("rank 1", signal.SIGKILL)
+    life.live(moments, [COMMAND_KILLED, Target("command", signal.SIGTERM), rank_killed])
+    assert len(life.kills) >= len(titles) - 1  # a moment may pass unseen
+    assert life.compare(finished) > 50
+
+
+def test_a_run_stopped_from_the_keyboard_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arms = [
-        folder / "train" / f"medicine-{setting}-seed0" for setting in ("harmonious", "incompatible")
-    ]
-    events = folder / "logs" / "train-events.jsonl"
-
-    def steps() -> int:
-        return events.read_text().count('"event": "step"') if events.exists() else 0
-
-    moments: list[Callable[[], bool]] = [
-        lambda: (folder / "logs" / "probe.log").exists(),  # while the engine starts
-        lambda: (
-            len(list((folder / "probe").glob("shards/*/*.parquet"))) >= 2
-        ),  # in the middle of the probe
-        lambda: (
-            read_manifest(folder / "construct") is not None and steps() >= 1
-        ),  # inside the first arm
-        lambda: read_manifest(arms[0]) is not None,  # between the arms, or inside the second
-        lambda: (
-            len(list((folder / "evaluate").glob("*/shards/*/*.parquet"))) >= 1
-        ),  # in the middle of the evaluation
-    ]
-    for moment in moments:
-        assert _kill_when(folder, moment) == -signal.SIGKILL
-        assert not (folder / "report").exists()
-    output = _run(folder, *TRANSFORMERS)
-    assert "train: 2 of 2 arms done already" in output
-    for name, table in _tables(finished).items():
-        pd.testing.assert_frame_equal(table, _tables(folder)[name], check_exact=False, rtol=1e-6)
-    assert not [path for path in folder.rglob("*") if "incomplete" in path.name]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_reports_that_it_can_resume(tmp_path: Path, number: int) -> None:
-    folder = tmp_path / "run"
-    assert _kill_when(folder, lambda: (folder / "logs" / "probe.log").exists(), number) == 75
+    begun = folder / "logs" / "probe.log"
+    assert _kill_when(folder, begun.exists, signal.SIGINT) == 75
 
 
 def test_signalled_training_saves_and_resumes(finished: Path, tmp_path: Path) -> None:

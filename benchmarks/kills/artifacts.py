@@ -21,7 +21,10 @@ _VARYING = frozenset(
         "peak_memory_gib",
         "export_peak_bytes",
         "created",
+        "commit",
         "resumed",
+        "computed_questions",  # by the command that ended the stage; others are in kept shards
+        "prompt_tokens",
         "launcher",
     }
 )
