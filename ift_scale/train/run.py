@@ -27,7 +27,7 @@ from ift_scale.train.monitor.progress import ProgressReporter
 from ift_scale.train.prepare import check_memory, prepare
 from ift_scale.treatments import average_of
 
-_AVERAGE_VERSION = 1
+_AVERAGE_VERSION = 2
 
 
 class TrainStage(Stage):
