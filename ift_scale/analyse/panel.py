@@ -3,7 +3,7 @@
 Notation: A arms, Q questions, S seeds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from ift_scale.analyse.intervals import DIFFERENCE, Estimate, Measure
 from ift_scale.records import Arm
 from ift_scale.treatments import POOLED, in_order
 
+MoreMeasures = Callable[[Answers, Answers], pd.DataFrame]
+
 GROUPS = ("HOMO", "ID", "OOD")
 ALL_DOMAINS = "all"
 SHARED_DOMAINS = "shared"
@@ -28,7 +30,8 @@ NO_OPTIONS = "these questions have no options, so there is nothing to rank"
 class Panel:
     """A domain's arms on the questions of a group.
 
-    `values` contains each measure of `answers.compare`, shape (A, Q), NaN if missing.
+    `values` contains each measure of `answers.compare`, shape (A, Q), NaN if missing; with the base
+    model's 0-shot answers also those of `format_content.parts_of`.
     """
 
     domain: str
@@ -199,13 +202,19 @@ def num_questions(panels: Sequence[Panel]) -> int:
     )
 
 
-def panels_of(arms: Iterable[ArmScores], base: Answers) -> Panels:
-    """Builds the panels; `arms` may be an iterator, because only measures are kept."""
+def panels_of(arms: Iterable[ArmScores], base: Answers, also: MoreMeasures | None = None) -> Panels:
+    """Builds the panels; `arms` may be an iterator, because only measures are kept.
+
+    `also` computes further measures of the base model's and an arm's answers.
+    """
     found: dict[tuple[str, str], list[tuple[Arm, pd.DataFrame]]] = {}
     for evaluated in arms:
         for group, table in evaluated.groups.items():
             answers = answers_of(table)
-            measures = compare(base.of(answers.columns.index), answers)
+            before = base.of(answers.columns.index)
+            measures = compare(before, answers)
+            if also is not None:
+                measures = measures.join(also(before, answers))
             found.setdefault((evaluated.arm.domain, group), []).append((evaluated.arm, measures))
     return Panels([_panel(domain, group, rows, base) for (domain, group), rows in found.items()])
 

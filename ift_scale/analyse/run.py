@@ -6,6 +6,8 @@
 - correlation, correlation_points, best_ratio: mixtures of self-aligning and incompatible.
 - abstention, generated: generated answers, if requested.
 - measures: letters, option texts and free answers on the same questions, with cloze.
+- format_content, forgetting, forgetting_fit: the effect of the prompt and that of training, with
+  the base model's 0-shot answers only (`evaluate.base`).
 - hidden, hidden_layers: what probes decode from hidden states, with the hidden stage only.
 - examples.jsonl: the questions whose answers changed most.
 
@@ -16,11 +18,20 @@ A table without content has its columns and no row. Undefined values are empty, 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
 import pyarrow as pa
 
-from ift_scale.analyse.answers import ArmScores, answers_of, read_scores, split_by_group
+from ift_scale.analyse.answers import (
+    Answers,
+    ArmScores,
+    answers_of,
+    read_scores,
+    split_by_group,
+)
 from ift_scale.analyse.comparisons import comparison_table
 from ift_scale.analyse.examples import as_lines, examples
+from ift_scale.analyse.forgetting import forgetting_tables
+from ift_scale.analyse.format_content import format_content_table, parts_of
 from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.hidden import ProbedModel, hidden_tables, read_probed
@@ -44,12 +55,14 @@ from ift_scale.records import (
     Arm,
 )
 from ift_scale.stage import Context, Stage, Task
+from ift_scale.treatments import BASE
 
 TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
     "abstention generated measures".split()
 )
-HIDDEN_TABLES = ("hidden", "hidden_layers")
+OPTIONAL_TABLES = ("hidden", "hidden_layers", "format_content", "forgetting", "forgetting_fit")
+"""The tables of settings that are off by default."""
 EXAMPLES = "examples.jsonl"
 
 
@@ -67,7 +80,8 @@ class AnalyseStage(Stage):
     def tasks(self, context: Context) -> list[Task]:
         inputs = {"probe": context.digest("probe", PROBE_FILE)}
         for task in context.tasks("evaluate"):
-            inputs[task.folder.name] = context.finished(task).files[SCORES_FILE]
+            name = task.folder.name if task.arm else f"evaluate/{BASE}/{SCORES_FILE}"
+            inputs[name] = context.finished(task).files[SCORES_FILE]
         for task in context.tasks("hidden"):
             files = context.finished(task).files
             name = f"hidden/{task.folder.name}"
@@ -91,7 +105,12 @@ class AnalyseStage(Stage):
         for task in context.tasks("hidden"):
             integrity.check(task.folder)  # the base model's is no arm's
             probed[task.folder.name] = read_probed(task.folder)
-        compute(context.config, pending[0], arms, base, bar, same, probed)
+        zero_shot = None
+        if context.config.evaluate.base:
+            folder = context.folder("evaluate") / BASE
+            integrity.check(folder)
+            zero_shot = read_scores(folder / SCORES_FILE, by_text)
+        compute(context.config, pending[0], arms, base, bar, same, probed, zero_shot)
 
 
 def _arm_scores(context: Context, arm: Arm, by_text: bool) -> ArmScores:
@@ -107,19 +126,26 @@ def compute(
     bar: Bar,
     same: Mapping[str, str] | None = None,
     probed: Mapping[str, ProbedModel] | None = None,
+    zero_shot: pa.Table | None = None,
 ) -> None:
     """Writes the tables.
 
     `arms` is iterated once and may be lazy. `base` are the probe's rows. `same`: free questions and
     the choice questions with the same text, for `measures`. `probed`: the hidden stage's tables by
-    model, if it was run.
+    model, if it was run. `zero_shot`: the base model's answers in the prompts of the arms.
     """
     started = time.monotonic()
     bar.note("reading scores")
     settings, threshold = config.analyse, config.construct.confidence_threshold
     level = settings.confidence_level
     tally = MeasureTally(base, same or {})
-    panels = panels_of(tally.watching(arms), answers_of(base))
+    asked = None if zero_shot is None else answers_of(zero_shot)
+
+    def parts(few_shot: Answers, after: Answers) -> pd.DataFrame:
+        assert asked is not None
+        return parts_of(few_shot, asked.of(after.columns.index), after)
+
+    panels = panels_of(tally.watching(arms), answers_of(base), None if asked is None else parts)
     points = point_table(panels)
     steps = {
         "arms": lambda: arm_table(panels, level),
@@ -140,9 +166,12 @@ def compute(
             bar.note(name)
             write_csv(steps[name](), temporary / f"{name}.csv")
             bar.advance()
-        if probed:
-            for name, table in hidden_tables(panels, probed, level).items():
-                write_csv(table, temporary / f"{name}.csv")
+        optional = hidden_tables(panels, probed, level) if probed else {}
+        if asked is not None:
+            optional |= {"format_content": format_content_table(panels, level)}
+            optional |= forgetting_tables(panels, level)
+        for name, table in optional.items():
+            write_csv(table, temporary / f"{name}.csv")
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")
         counts: dict[str, float] = {
             "arms": len({arm.name for panel in panels for arm in panel.arms})

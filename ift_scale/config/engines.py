@@ -153,7 +153,7 @@ class ProbeConfig(EngineConfig):
 
 
 class EvaluateConfig(EngineConfig):
-    """Evaluation of the trained arms."""
+    """Evaluation of the trained arms and, if requested, of the base model."""
 
     template: Literal["vicuna", "chatml", "model"] = "vicuna"
     """Chat template of training and evaluation. `model`: the template of the base model's
@@ -161,6 +161,9 @@ class EvaluateConfig(EngineConfig):
     generate: bool = False
     """Also generate a greedy answer per question, from which the option or a refusal is parsed, and
     answers to free questions."""
+    base: bool = False
+    """Also ask the base model, 0-shot in the same template, to tell the effect of the prompt from
+    that of training (docs/mechanisms.md)."""
     max_tokens: PositiveInt = 32
     """Maximum length of a generated answer in tokens; an answer also ends at the end of its
     line."""

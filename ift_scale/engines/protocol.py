@@ -123,8 +123,9 @@ class EngineSpec:
     trust_remote_code: bool = False
 
 
-# Settings that affect only speed or placement. They are part of no key.
+# Settings that affect only speed or placement, or which models are asked. They are part of no key.
 OPERATION = {
+    "base",
     "chunk_size",
     "tensor_parallel_size",
     "num_engines",

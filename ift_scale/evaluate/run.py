@@ -1,7 +1,8 @@
 """The evaluate stage: the answers of each fine-tuned arm, 0-shot in the training template.
 
-Answers are letters and, with `evaluate.generate`, generated text. Out: ARM/scores.parquet. An
-engine evaluates many arms: it starts with the first and loads the weights of the others in place.
+Answers are letters and, with `evaluate.generate`, generated text. Out: ARM/scores.parquet and, with
+`evaluate.base`, those of the base model in the same prompts, base/scores.parquet. An engine
+evaluates many models: it starts with the first and loads the weights of the others in place.
 """
 
 import time
@@ -15,7 +16,7 @@ from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import identity, resolved_identity
 from ift_scale.errors import DataError, Place
 from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
-from ift_scale.evaluate.groups import is_asked, is_asked_by_kind
+from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import digest_of, has_key
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.tokenizer import PromptTokenizer
@@ -30,6 +31,7 @@ from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import ChoiceScores, arm_schema, write_rows
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
+from ift_scale.treatments import BASE
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
@@ -54,7 +56,7 @@ class EvaluateStage(Stage):
         "train/model/*",
     )
     version = 4
-    per_arm = True
+    per_arm = of_base = True
     unit = "questions"
 
     def tasks(self, context: Context) -> list[Task]:
@@ -70,34 +72,48 @@ class EvaluateStage(Stage):
             inputs = {"model": weights, "questions": questions}
             key = digest_of([self.version, settings, inputs, arm.own_domains])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
+        if config.evaluate.base:
+            inputs = {"model": context.base_digest, "questions": questions}
+            domains = sorted({domain for arm in context.arms() for domain in arm.own_domains})
+            key = digest_of([self.version, settings, inputs, domains])
+            tasks.append(Task(self.name, context.folder(self.name) / BASE, key, inputs))
         return tasks
 
     def total(self, context: Context, pending: Sequence[Task]) -> int:
         questions, generate = context.question_file(), context.config.evaluate.generate
-        arms = [task.arm for task in pending if task.arm]
-        return sum(len(questions.select(partial(is_asked, arm, generate))) for arm in arms)
+        return sum(
+            len(questions.select(asked_of(_arms_of(context, task), generate))) for task in pending
+        )
 
     def hang_limit(self, config: Config) -> float:
         return config.evaluate.hang_limit
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         work = [
-            (task, task.arm, context.folder("train", task.arm) / "model")
+            (
+                task,
+                _arms_of(context, task),
+                context.folder("train", task.arm) / "model" if task.arm else context.model_path,
+            )
             for task in pending
-            if task.arm
         ]
         ask(context.config, work, context.question_file(), context.logs, context.ranks, bar)
 
 
+def _arms_of(context: Context, task: Task) -> list[Arm]:
+    """Returns the arms whose questions a task's model is asked: all of them for the base model."""
+    return [task.arm] if task.arm else context.arms()
+
+
 def ask(
     config: Config,
-    pending: Sequence[tuple[Task, Arm, Path]],
+    pending: Sequence[tuple[Task, Sequence[Arm], Path]],
     questions: QuestionFile,
     logs: Path,
     ranks: Ranks | None,
     bar: Bar,
 ) -> None:
-    """Evaluate the pending arms (task, arm, model folder).
+    """Evaluate the pending models (task, arms whose questions are asked, model folder).
 
     All ranks call this and share the work; rank 0 merges the results.
     """
@@ -109,7 +125,7 @@ def ask(
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
         Target(
-            arm.name,
+            task.folder.name,
             task.folder,
             digest_of(
                 [
@@ -119,17 +135,14 @@ def ask(
                     ),
                 ]
             ),
-            [
-                questions.select(partial(is_asked_by_kind, arm, generate, kind))
-                for kind in ("choice", "free")
-            ],
+            [questions.select(asked_of(arms, generate, kind)) for kind in ("choice", "free")],
             asker,
             model_path,
             partial(_finish, config, task),
             config.evaluate.chunk_size,
             partial(has_key, task.folder, task.key),
         )
-        for task, arm, model_path in pending
+        for task, arms, model_path in pending
     ]
     for target in targets:
         if not target.num_questions:

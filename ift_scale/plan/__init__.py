@@ -131,10 +131,9 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
     )
     if len(trained) < len(arms):
         say(f"average    {len(arms) - len(trained)} arms of these and the base model, not trained")
-    say(
-        f"evaluate   {sum(work.questions for work in arms):,} questions over {len(arms)} arms "
-        f"({config.evaluate.engine})"
-    )
+    asked = sum(work.questions for work in arms) + amounts.base_questions
+    models = f"{len(arms)} arms" + (" and the base model" if amounts.base_questions else "")
+    say(f"evaluate   {asked:,} questions over {models} ({config.evaluate.engine})")
 
 
 def _writers(config: Config) -> str:

@@ -9,7 +9,6 @@ arms that may turn out equal are reported as such.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ift_scale.config import Config, ConstructConfig, TrainConfig, precision_in_force
@@ -18,14 +17,13 @@ from ift_scale.config.train import settings_of_result
 from ift_scale.construct import general, official, own
 from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
-from ift_scale.evaluate.groups import is_asked
+from ift_scale.evaluate.groups import asked_of
 from ift_scale.instructions.read import Skipped, read
 from ift_scale.io import integrity
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
-from ift_scale.scoring.question_file import GroupKey
 from ift_scale.stage import trained_arm
 from ift_scale.train.data.packing import steps_per_epoch
 from ift_scale.train.measurement import schedule
@@ -79,6 +77,9 @@ class Amounts:
     texts_exact: bool
     write_key: str
     arms: tuple[ArmWork, ...]
+    base_questions: int
+    """Questions that `evaluate.base` asks the base model; 0 without it."""
+    base_key: str
 
     @property
     def root(self) -> Path:
@@ -132,6 +133,9 @@ def amounts_of(
     )
     write_key = digest_of([writers.settings_of(config), probe_key])
     texts, exact = _texts(config, tally)
+    arms = tuple(_arms(config, tally, probe_key, write_key))
+    asked = asked_of([work.arm for work in arms], config.evaluate.generate)
+    domains = sorted({domain for work in arms for domain in work.arm.own_domains})
     return Amounts(
         name,
         config,
@@ -143,7 +147,9 @@ def amounts_of(
         texts,
         exact,
         write_key,
-        tuple(_arms(config, tally, probe_key, write_key)),
+        arms,
+        tally.count(asked) if config.evaluate.base else 0,
+        digest_of([config.model.model_dump(), _evaluation(config), domains]),
     )
 
 
@@ -284,12 +290,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         config.evaluate.template,
         config.model.model_dump(),
     ]
-    evaluation = [
-        identity(config.evaluate, config.model.dtype),
-        config.questions.model_dump(),
-        config.construct.refusal,
-        config.probe.of_arms.cloze,
-    ]
+    evaluation = _evaluation(config)
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
@@ -306,7 +307,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         validated += _kl_work(config.train, num_trained)
         if share is not None:
             num_trained, validated = 0, 0.0
-        questions = tally.count(partial(_asked, arm, config.evaluate.generate))
+        questions = tally.count(asked_of([arm], config.evaluate.generate))
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
             ArmWork(
@@ -324,8 +325,14 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
     return work
 
 
-def _asked(arm: Arm, generate: bool, group: GroupKey) -> bool:
-    return is_asked(arm, generate, group)
+def _evaluation(config: Config) -> list[object]:
+    """Returns the settings that a model's evaluation depends on."""
+    return [
+        identity(config.evaluate, config.model.dtype),
+        config.questions.model_dump(),
+        config.construct.refusal,
+        config.probe.of_arms.cloze,
+    ]
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:

@@ -72,7 +72,7 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
     """Returns one row per variant and stage."""
     rows = []
     own = {stage: own_arms(study, stage) for stage in ("train", "evaluate")}
-    made = {stage: FirstUse() for stage in ("probe", "write")}
+    made = {stage: FirstUse() for stage in ("probe", "write", "base")}
     for number, one in enumerate(study):
         for stage in STAGES:
             rate = rates[one.name, stage]
@@ -83,6 +83,8 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
                 items: float = sum(
                     work.train_items if stage == "train" else work.questions for work in arms
                 )
+                if stage == "evaluate" and made["base"].first(one.base_key):
+                    items += one.base_questions
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
                 every = [w for w in one.arms if stage == "evaluate" or not w.averaged]
                 num_arms, shared = len(arms), len(every) - len(arms)

@@ -50,6 +50,17 @@ COLUMNS = {
     "unknown_decodable_high best_layer decision layers",
     "hidden_layers": "setting domain domains of_domains layer decodable decodable_low "
     "decodable_high control selectivity selectivity_low selectivity_high lens",
+    "format_content": "setting domain group domains of_domains seeds questions few_shot_accuracy "
+    "zero_shot_accuracy accuracy "
+    + " ".join(
+        f"{part}_{name}{end}"
+        for part in ("format", "content", "total")
+        for name in ("change", "consistency", "kl")
+        for end in ("", "_low", "_high")
+    ),
+    "forgetting": "domain setting seed kl_own kl_other forgotten",
+    "forgetting_fit": "measure arms domains slope slope_low slope_high r_squared "
+    "r_squared_quadratic",
     "balance": "domain seed stage setting covariate level value distance",
 }
 """The columns of each table that the report reads, besides `reason`; missing ones are NaN."""

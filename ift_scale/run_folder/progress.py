@@ -32,8 +32,6 @@ _READS = {
 }
 """For each stage, the inputs in its manifest and the file of another stage that each was."""
 
-_HIDDEN = "hidden/"  # the analyse stage names these inputs by their paths
-
 
 @dataclass(frozen=True)
 class StageProgress:
@@ -99,7 +97,7 @@ def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manife
     reads = {name: path.format(trained=trained) for name, path in _READS.get(stage, {}).items()}
     if stage == "analyse":
         reads |= {arm: f"evaluate/{arm}/scores.parquet" for arm in _arms_read(manifest)}
-        reads |= {path: path for path in manifest.inputs if path.startswith(_HIDDEN)}
+        reads |= {path: path for path in manifest.inputs if "/" in path}
     if stage in ("evaluate", "hidden") and manifest.inputs["model"] != _weights_digest(
         root / "train" / arm
     ):
@@ -109,8 +107,8 @@ def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manife
 
 
 def _arms_read(manifest: Manifest) -> list[str]:
-    """The arms whose evaluations the analyse stage has read."""
-    return [n for n in manifest.inputs if n != "probe" and not n.startswith(_HIDDEN)]
+    """The arms whose evaluations the analyse stage has read; other inputs are named by paths."""
+    return [n for n in manifest.inputs if n != "probe" and "/" not in n]
 
 
 def _digest(path: Path) -> str | None:

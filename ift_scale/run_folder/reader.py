@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ift_scale.analyse.run import HIDDEN_TABLES, TABLES
+from ift_scale.analyse.run import OPTIONAL_TABLES, TABLES
 from ift_scale.config import Config
 from ift_scale.construct.arms import arms_of
 from ift_scale.errors import ArtifactError, DataError, Place, did_you_mean
@@ -165,7 +165,7 @@ class Run:
     def table(self, name: str) -> pd.DataFrame:
         """A table of the analyse stage, or the construct stage's `balance`, as docs/report.md
         describes them. DataError for a name that is not one of them."""
-        known = (*TABLES, *HIDDEN_TABLES, "balance")
+        known = (*TABLES, *OPTIONAL_TABLES, "balance")
         if name not in known:
             raise DataError(Place("table"), "no such table", did_you_mean(name, known), name)
         stage, file = (

@@ -168,7 +168,7 @@ def _evaluate(folder: Path, world_model: Path, engine: str, **settings: object) 
     task = Task("evaluate", folder / "evaluate" / ARM.name, "key", {}, ARM)
     run.ask(
         config,
-        [(task, ARM, world_model)],
+        [(task, [ARM], world_model)],
         questions,
         folder / "logs",
         None,

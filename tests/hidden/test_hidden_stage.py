@@ -98,7 +98,7 @@ def test_the_worlds_model_from_questions_to_tables(tmp_path: Path, world_model: 
         "output_dir": str(root),
         "questions": {"sources": [{"kind": "world"}]},
         "probe": {"engine": "transformers"},
-        "evaluate": {"engine": "transformers"},
+        "evaluate": {"engine": "transformers", "base": True},
         "construct": {"settings": ["harmonious"], "domains": ["medicine"], "size": 24},
         "hidden": {"on": True, "max_fit_questions": 200},
     }
@@ -120,7 +120,7 @@ def test_the_worlds_model_from_questions_to_tables(tmp_path: Path, world_model: 
     assert not (root / "hidden" / "base" / "shards").exists()  # states are not kept
     # The last layer's lens is the measured answer, of the base model and of the arm.
     for model, path in ((base, root / "probe/probe.parquet"), (arm, None)):
-        path = path or next((root / "evaluate").glob("*/scores.parquet"))
+        path = path or next((root / "evaluate").glob("*-seed0/scores.parquet"))
         scores = pd.read_parquet(path).set_index("question_id").loc[model.probed.question_id]
         assert [lens[-1] for lens in model.probed.lens] == scores.prediction.astype(int).to_list()
     pipeline.make("analyse")
@@ -129,5 +129,13 @@ def test_the_worlds_model_from_questions_to_tables(tmp_path: Path, world_model: 
     assert table.loc["base"].expressed == asked.loc[base.probed.question_id].correct.mean()
     assert table.loc["base"].decodable_low > 0.35  # chance is 0.25
     assert len(pd.read_csv(root / "analyse" / "hidden_layers.csv")) == 2 * (num_layers + 1)
+    # The base model, 0-shot, answers as the arm with the same weights; only the prompt changes.
+    parts = pd.read_csv(root / "analyse" / "format_content.csv")
+    assert set(parts.group) == {"HOMO", "ID", "OOD"} and (parts.content_change == 0).all()
+    assert (parts.content_kl < 1e-9).all() and (parts.total_kl > 0.01).all()
+    assert (parts.format_change == parts.accuracy - parts.few_shot_accuracy).all()
+    assert pd.read_csv(root / "analyse" / "forgetting.csv").forgotten.to_list() == [0]
+    assert len(list((root / "evaluate").glob("*/scores.parquet"))) == 2
     pipeline.make("report")
+    assert "Format and content" in (root / "report" / "index.html").read_text()
     assert "Hidden or gone" in (root / "report" / "index.html").read_text()
