@@ -3,8 +3,8 @@
 H, I, S, C and mixtures: Ren et al. 2024 (arXiv 2402.18243). Graded sets and shares of unknown
 items: Gekhman et al. 2024 (2405.05904). Discard, refuse, open book: KCA (2401.10768) and R-Tuning
 (2311.09677). Conflict weights: KaFT (2505.15480). Only wrong items: SLearnLLM (2505.17470). Targets
-in the model's own words: self-distillation (2402.13669). General instructions alone: the control
-for the part of every set that has no questions.
+in the model's own words: self-distillation (2402.13669). General instructions alone, and with
+questions about nothing: the controls for the parts of every set that teach no fact.
 """
 
 import re
@@ -38,7 +38,8 @@ class Treatment:
     short: str
     label: str
     bucket: Bucket
-    target: Literal["gold", "predicted"] = "gold"
+    target: Literal["gold", "predicted", "random"] = "gold"
+    """`random`: an option drawn at random, of an invented question (construct/invented.py)."""
     unknown: Literal["as it is", "left out", "refused", "with context", "weighted"] = "as it is"
     """Treatment of questions whose answer the model does not know, for buckets that have any."""
     context: bool = False
@@ -69,6 +70,7 @@ _NAMED = (
     Treatment("conflict_weighted", "N weighted", "weighted by conflict", "any", unknown="weighted"),
     Treatment("self_distilled", "N own", "in the model's own words", "any", own_words=True),
     Treatment("general_only", "G", "general instructions alone", "any", questions=False),
+    Treatment("format_only", "F", "format alone", "any", target="random"),
     Treatment("only_wrong", "W", "only wrong items", "mistaken"),
     Treatment("highly_known", "HK", "highly known", "HighlyKnown"),
     Treatment("maybe_known", "MK", "maybe known", "MaybeKnown"),

@@ -20,11 +20,16 @@ PAPER = (
     ("harmonious", "self_aligning"),
     ("contextualized", "incompatible"),
 )
-FORMAT = tuple(
-    (setting, "general_only")
-    for setting in ("harmonious", "incompatible", "self_aligning", "natural")
+CONTROLS = ("general_only", "format_only")
+FORMAT = (
+    *(
+        (setting, control)
+        for control in CONTROLS
+        for setting in ("harmonious", "incompatible", "self_aligning", "natural")
+    ),
+    ("format_only", "general_only"),
 )
-"""What the questions of a set add to its general instructions."""
+"""What the questions of a set add to its general instructions, and their facts to their form."""
 GRADED = (("highly_known", "unknown"),)
 REFERENCES = ("incompatible", "natural")
 COLUMNS = tuple(
@@ -41,12 +46,12 @@ _TOO_FEW = (
 def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the pairs to compare: the paper's, SliCK's extreme grades, and the other treatments.
 
-    H, I, S and `natural` are also compared with their general instructions alone. The others are
-    compared with `incompatible` and `natural`, and users' own sets also with each other, in their
-    order. Averages with the base model are compared with the arm that was trained. Mixtures are not
-    tested.
+    H, I, S and `natural` are also compared with their general instructions alone and with invented
+    questions. The others are compared with `incompatible` and `natural`, and users' own sets also
+    with each other, in their order. Averages with the base model are compared with the arm that was
+    trained. Mixtures are not tested.
     """
-    paper = {setting for pair in (*PAPER, *FORMAT[:1]) for setting in pair}
+    paper = {*CONTROLS, *(setting for pair in PAPER for setting in pair)}
     others = [
         setting
         for setting in settings

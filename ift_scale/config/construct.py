@@ -185,6 +185,18 @@ def _settings_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[s
             "construct.settings: self_distilled needs explanations; set construct.response to "
             "letter_text_explanation"
         )
+    if "format_only" in construct.settings:
+        remedy = "questions, which have options and nothing to explain; remove it, or set"
+        if _is_explained(construct):
+            problems.append(
+                f"construct.settings: format_only has invented {remedy} construct.response to "
+                "letter_text"
+            )
+        if construct.questions == "free":
+            problems.append(
+                f"construct.settings: format_only has invented {remedy} construct.questions to "
+                "choice"
+            )
     return problems
 
 

@@ -48,12 +48,16 @@ def standardized_difference(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def distances(covariates: Covariates, reference: Covariates) -> dict[str, float]:
-    """Returns the distance for each covariate; none for letters if a set teaches no letter."""
+    """Returns the distance for each covariate that the set has.
+
+    A set may teach no letter, and the base model has no confidence in invented questions.
+    """
     out = {}
     if covariates.letter and reference.letter:
         out["letter"] = total_variation(covariates.letter, reference.letter)
     out["author"] = total_variation(covariates.author, reference.author)
-    out["confidence"] = standardized_difference(covariates.confidence, reference.confidence)
+    if covariates.confidence:
+        out["confidence"] = standardized_difference(covariates.confidence, reference.confidence)
     out["length"] = standardized_difference(covariates.length, reference.length)
     return out
 
@@ -84,6 +88,8 @@ def rows(domain: str, seed: int, stage: str, sets: dict[str, Covariates]) -> lis
                 out.append(keys | row)
         for name in ("confidence", "length"):
             values = np.asarray(getattr(covariates, name), dtype=float)
+            if not len(values):
+                continue
             for level, value in (
                 ("mean", values.mean()),
                 ("median", np.median(values)),

@@ -107,7 +107,8 @@ class Domain:
                 author_of(setting, bool(item.agrees), rule) if explained else "dataset"
                 for item in chosen
             ],
-            [self.scores[item.question_id].confidence for item in chosen],
+            # The base model is not asked invented questions.
+            [self.scores[i.question_id].confidence for i in chosen if i.target != "random"],
             [sum(len(message.content) for message in example.messages) for example in examples],
         )
 
@@ -120,17 +121,19 @@ def load(
     texts: Mapping[TextKey, Text],
     num_failed: int = 0,
     limit: int | None = None,
+    invented: Mapping[str, Question] | None = None,
 ) -> Domain:
     """Sorts a domain's questions by knowledge and finds the size of its sets.
 
     `num_failed` counts the domain's questions that are not in `pool` because their text fails its
-    checks, `limit` is the maximum size. Raises DataError if the requested size is not available or
+    checks, `limit` is the maximum size. `invented`: counterparts of the questions, for format_only
+    (`invented.invent`). Raises DataError if the requested size is not available or
     the sets cannot be matched.
     """
     questions = {question.id: question for question in pool if question.domain == name}
     scores = [by_score[id] for id in questions]
     knowledge = sort_by_knowledge(scores, config.confidence_threshold)
-    builder = Builder(config, questions, by_score, texts)
+    builder = Builder(config, questions, by_score, texts, invented or {})
     by_letters = any(s.kind == "choice" and s.cloze_logprobs is None for s in scores)
     size = select.set_size(
         name, knowledge, config.all_settings(), config.size, num_failed, by_letters

@@ -20,11 +20,14 @@ class Builder:
         questions: Mapping[str, Question],
         scores: Mapping[str, Score],
         texts: Mapping[TextKey, Text],
+        invented: Mapping[str, Question],
     ):
         self._config, self._questions, self._scores, self._texts = config, questions, scores, texts
+        self._invented = invented
 
     def question(self, item: Item) -> Question:
-        return self._questions[item.question_id]
+        questions = self._invented if item.target == "random" else self._questions
+        return questions[item.question_id]
 
     def target(self, item: Item) -> int | None:
         """Returns the index of the option to teach; None for a refusal or a free question."""
@@ -33,12 +36,12 @@ class Builder:
         return (
             self._scores[item.question_id].prediction
             if item.target == "predicted"
-            else self._questions[item.question_id].answer
+            else self.question(item).answer
         )
 
     def example(self, setting: str, item: Item, letter: int | None = None) -> Example:
         """`letter` is the new position of the target, which swaps places with the option there."""
-        question, score = self._questions[item.question_id], self._scores[item.question_id]
+        question, score = self.question(item), self._scores[item.question_id]
         target = self.target(item)
         order = (
             None

@@ -14,7 +14,8 @@ class Item:
     """One question as an element of a set."""
 
     question_id: str
-    target: Literal["gold", "predicted", "refusal"] = "gold"
+    target: Literal["gold", "predicted", "refusal", "random"] = "gold"
+    """`random`: an option at random of the question's invented counterpart."""
     agrees: bool | None = None
     """True if the target is the model's own answer; None if it has none or nothing is taught."""
     context: bool = False
@@ -40,6 +41,9 @@ def items(
     out = []
     for index, id in enumerate(drawn):
         state = "right" if id in right else "wrong" if id in wrong else "uncertain"
+        if made.target == "random":
+            out.append(Item(id, "random"))
+            continue
         predicted = made.target == "predicted" or index < num_agreeing
         agrees = None if state == "uncertain" else (predicted or state == "right")
         item = Item(

@@ -20,6 +20,7 @@ from ift_scale.construct import balance, export, general, official, own
 from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
+from ift_scale.construct.invented import invent
 from ift_scale.errors import DataError, Place
 from ift_scale.instructions.read import Skipped
 from ift_scale.io.dataset import files_digest
@@ -120,7 +121,11 @@ class ConstructStage(Stage):
         )
         scores = train_scores(context.folder("probe") / PROBE_FILE)
         written = text_file.read(context.folder("write") / TEXTS_FILE)
-        build(context.config, pending[0], context.trained_arms(), pool, scores, written)
+        invented = {}
+        if "format_only" in settings.all_settings():
+            invented = invent(pool, questions.read(questions.select(lambda group: True)))
+        arms = context.trained_arms()
+        build(context.config, pending[0], arms, pool, scores, written, invented)
 
 
 def build(
@@ -130,11 +135,12 @@ def build(
     pool: list[Question],
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
+    invented: Mapping[str, Question] | None = None,
 ) -> None:
     """Writes the sets of all arms, balance.csv and the exports; closes the task with counts.
 
     `pool` (the pools' train questions), `by_score` (by question id) and `texts` are empty for
-    released and users' own sets, which need none of them.
+    released and users' own sets, which need none of them. `invented`: the questions of format_only.
     """
     started = time.monotonic()
     settings, all_arms = config.construct, arms
@@ -145,7 +151,7 @@ def build(
     if report.ignored:
         say(f"construct: general: {report.summary(str(general_path))}")
     limit = _general_limit(config, len(instructions)) if general_path else None
-    make, counts = _maker(config, arms, pool, by_score, texts, limit)
+    make, counts = _maker(config, arms, pool, by_score, texts, limit, invented)
     sizes: dict[str, int] = {}
     balances: list[dict[str, Any]] = []
     with atomic_folder(task.folder) as temporary:
@@ -205,6 +211,7 @@ def _maker(
     by_score: dict[str, Score],
     texts: Mapping[TextKey, Text],
     limit: int | None,
+    invented: Mapping[str, Question] | None,
 ) -> tuple[Make, dict[str, float]]:
     """Returns the function that builds an arm's set, and the manifest's counts by domain.
 
@@ -223,7 +230,7 @@ def _maker(
     num_failed = Counter(q.domain for q in of_kind)
     num_failed.subtract(q.domain for q in kept)
     domains = {
-        name: domain_of(name, settings, kept, by_score, texts, num_failed[name], limit)
+        name: domain_of(name, settings, kept, by_score, texts, num_failed[name], limit, invented)
         for name in dict.fromkeys(arm.domain for arm in arms if not arm.domains)
     }
     counts = {}

@@ -18,6 +18,7 @@ NAMED = {
     "conflict_weighted": "#8a63d2",
     "self_distilled": "#3a8f9e",
     "general_only": "#7573a8",
+    "format_only": "#a3739b",
     "only_wrong": "#c4475f",
     "highly_known": "#1f8a8a",
     "maybe_known": "#6b8f3a",

@@ -79,7 +79,7 @@ def _of_setting(
 
 def _targets(treated: Treatment) -> list[Literal["gold", "predicted"]]:
     if not treated.name.startswith("mixture-") or treated.ratio is None:
-        return [treated.target]
+        return [] if treated.target == "random" else [treated.target]
     gold: list[Literal["gold", "predicted"]] = ["gold"] if treated.ratio < 1 else []
     return [*gold, "predicted"] if treated.ratio > 0 else gold
 

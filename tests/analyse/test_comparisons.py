@@ -123,6 +123,19 @@ def test_sets_are_compared_with_their_general_instructions_alone() -> None:
     ]
 
 
+def test_facts_are_compared_with_their_form_alone() -> None:
+    assert pairs(["general_only", "format_only", "incompatible", "natural", "only_wrong"]) == [
+        ("incompatible", "general_only"),
+        ("natural", "general_only"),
+        ("incompatible", "format_only"),
+        ("natural", "format_only"),
+        ("format_only", "general_only"),
+        ("natural", "incompatible"),
+        ("only_wrong", "incompatible"),
+        ("only_wrong", "natural"),
+    ]
+
+
 def test_own_sets_are_compared_with_each_other_in_their_order() -> None:
     assert pairs(["natural", "b", "c", "a"]) == [
         *((own, "natural") for own in ("b", "c", "a")),

@@ -13,6 +13,7 @@ from ift_scale.construct import domain as domains
 from ift_scale.construct import general, run
 from ift_scale.construct.arms import arms_of
 from ift_scale.construct.even_letters import common_profile, even_letters
+from ift_scale.construct.invented import invent
 from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import read_manifest
 from ift_scale.prompts.texts import TextKey
@@ -63,9 +64,8 @@ def _files(
     settings |= {"general": {"path": str(folder / "general.jsonl"), "share": 0.5}}
     config = Config.model_validate({"output_dir": str(folder), "construct": settings})
     arms = arms_of(config, [GroupKey.of(question) for question in questions])
-    run.build(
-        config, Task("construct", folder / "construct", "key", {}), arms, questions, scores, texts
-    )
+    task = Task("construct", folder / "construct", "key", {})
+    run.build(config, task, arms, questions, scores, texts, invent(questions, []))
     manifest = read_manifest(folder / "construct")
     assert manifest is not None
     return manifest.files
