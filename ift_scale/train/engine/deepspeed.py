@@ -6,10 +6,11 @@ they are split into ranks and micro-batches. Each row's weight contains the 1 / 
 averages gradients over the W ranks; multiplying the loss by W makes that average a sum.
 """
 
+import ctypes
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,8 +67,15 @@ class TrainEngine:
             setattr(self.deepspeed, name, None)
         self.packed = self.held_for_zero3 = None  # type: ignore[assignment]
         gc.collect()
+        _return_freed_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _return_freed_memory() -> None:
+    """Returns what glibc's malloc keeps of freed memory, which grows over hundreds of arms."""
+    with suppress(AttributeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass
