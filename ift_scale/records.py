@@ -25,6 +25,7 @@ BALANCE_FILE = "balance.csv"
 SCORES_FILE = "scores.parquet"
 PROBED_FILE = "probed.parquet"
 LAYERS_FILE = "layers.parquet"
+LEARNT_FILE = "learnt.parquet"
 """Names of the files with which stages pass on their results."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

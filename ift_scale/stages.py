@@ -18,6 +18,8 @@ class Entry(NamedTuple):
     (`--part`)."""
     on_ray: bool = False
     """True if actors of a Ray cluster may compute it (`--ray`)."""
+    of_questions: bool = False
+    """True if it leaves out arms whose sets have no questions of the pools."""
     needs_questions: bool = True
     """False if it also runs without any source of questions, for users' own sets."""
     optional: bool = False
@@ -41,6 +43,14 @@ STAGES = (
     Entry("construct", "Build the instruction sets of all arms.", needs_questions=False),
     Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True, needs_questions=False),
     Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, per_arm=True, on_ray=True),
+    Entry(
+        "learnt",
+        "Ask every arm its own training items.",
+        on_ranks=True,
+        per_arm=True,
+        of_questions=True,
+        optional=True,
+    ),
     Entry(
         "hidden", "Fit linear probes on hidden states.", on_ranks=True, per_arm=True, optional=True
     ),

@@ -101,6 +101,14 @@ def is_constructed(setting: str) -> bool:
     return setting in BY_NAME or _RATIO.match(setting) is not None
 
 
+def asks_questions(setting: str) -> bool:
+    """True if the setting's sets have questions of the pools, which can be asked again."""
+    if not is_constructed(setting):
+        return False
+    named = treatment(setting)
+    return named.questions and named.target in ("gold", "predicted")
+
+
 def treatment(setting: str) -> Treatment:
     """Returns the treatment that a setting names; any other name is that of a user's own set."""
     trained, share = average_of(setting)

@@ -26,6 +26,7 @@ SETTINGS = [
     "construct.domains=[rivers]",
     "construct.settings=[harmonious, incompatible]",
     "construct.seeds=[0]",
+    "learnt.on=true",
     "hidden.on=true",
 ]
 MADE = [stage.name for stage in STAGES if stage.name != "report"]

@@ -18,7 +18,7 @@ from ift_scale.config.file import load
 from ift_scale.io.files import write_text
 from ift_scale.io.manifests import MANIFEST, write_manifest
 from ift_scale.pipeline import Pipeline
-from ift_scale.records import LAYERS_FILE, PROBED_FILE
+from ift_scale.records import LAYERS_FILE, LEARNT_FILE, PROBED_FILE
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "keys.json"
@@ -47,6 +47,7 @@ FILES = {
     "construct": ["balance.csv"],
     "train": ["metrics.jsonl", "model/a.safetensors"],
     "evaluate": ["scores.parquet"],
+    "learnt": [LEARNT_FILE],
     "hidden": [PROBED_FILE, LAYERS_FILE],
     "analyse": ["arms.csv"],
 }

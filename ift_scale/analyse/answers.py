@@ -29,8 +29,8 @@ _COLUMNS = ("question_id", "kind", "domain", "collection", "group", "probs", "gr
 _SMALLEST = np.finfo(float).tiny
 
 
-def read_scores(path: Path, by_text: bool = False) -> pa.Table:
-    """Reads the columns to analyse of a score file's test questions.
+def read_scores(path: Path, by_text: bool = False, split: str = "test") -> pa.Table:
+    """Reads the columns to analyse of a score file's questions of one split.
 
     `by_text`: the texts of options decide the predictions. Then also reads the answers by letter
     and by text, for `measures`.
@@ -38,7 +38,7 @@ def read_scores(path: Path, by_text: bool = False) -> pa.Table:
     there = set(pq.read_schema(path).names)
     columns = [name for name in _COLUMNS if name in there]
     columns += ["cloze_prediction", "logprobs"] if by_text else []
-    return pq.read_table(path, columns=columns, filters=[("split", "=", "test")])
+    return pq.read_table(path, columns=columns, filters=[("split", "=", split)])
 
 
 def table_of(scores: Iterable[Score]) -> pa.Table:

@@ -8,6 +8,8 @@
 - measures: letters, option texts and free answers on the same questions, with cloze.
 - format_content, forgetting, forgetting_fit: the effect of the prompt and that of training, with
   the base model's 0-shot answers only (`evaluate.base`).
+- learnt, learnt_points, learnt_curve, learnt_items.parquet: the training items asked again, with
+  the learnt stage only.
 - hidden, hidden_layers: what probes decode from hidden states, with the hidden stage only.
 - examples.jsonl: the questions whose answers changed most.
 
@@ -35,6 +37,7 @@ from ift_scale.analyse.format_content import format_content_table, parts_of
 from ift_scale.analyse.generated import abstention_table, generated_table
 from ift_scale.analyse.grades import grade_table
 from ift_scale.analyse.hidden import ProbedModel, hidden_tables, read_probed
+from ift_scale.analyse.learnt import LearntAnswers, learnt_tables, read_learnt, with_grades
 from ift_scale.analyse.means import arm_table, base_table, setting_table
 from ift_scale.analyse.measures import MeasureTally, same_questions
 from ift_scale.analyse.panel import panels_of
@@ -48,6 +51,7 @@ from ift_scale.io.progress import Bar
 from ift_scale.io.tables import write_csv
 from ift_scale.records import (
     LAYERS_FILE,
+    LEARNT_FILE,
     PROBE_FILE,
     PROBED_FILE,
     QUESTIONS_FILE,
@@ -61,9 +65,15 @@ TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
     "abstention generated measures".split()
 )
-OPTIONAL_TABLES = ("hidden", "hidden_layers", "format_content", "forgetting", "forgetting_fit")
+OPTIONAL_TABLES = tuple(
+    "learnt learnt_points learnt_curve hidden hidden_layers format_content forgetting "
+    "forgetting_fit".split()
+)
 """The tables of settings that are off by default."""
 EXAMPLES = "examples.jsonl"
+LEARNT_ITEMS = "learnt_items.parquet"
+_OF_MODELS = {"learnt": (LEARNT_FILE,), "hidden": (PROBED_FILE, LAYERS_FILE)}
+"""Of optional stages, the files of the base model and of each arm."""
 
 
 class AnalyseStage(Stage):
@@ -72,6 +82,7 @@ class AnalyseStage(Stage):
         f"questions/{QUESTIONS_FILE}",
         f"probe/{PROBE_FILE}",
         f"evaluate/{SCORES_FILE}",
+        f"learnt/{LEARNT_FILE}",
         f"hidden/{PROBED_FILE}",
         f"hidden/{LAYERS_FILE}",
     )
@@ -82,10 +93,11 @@ class AnalyseStage(Stage):
         for task in context.tasks("evaluate"):
             name = task.folder.name if task.arm else f"evaluate/{BASE}/{SCORES_FILE}"
             inputs[name] = context.finished(task).files[SCORES_FILE]
-        for task in context.tasks("hidden"):
-            files = context.finished(task).files
-            name = f"hidden/{task.folder.name}"
-            inputs |= {f"{name}/{file}": files[file] for file in (PROBED_FILE, LAYERS_FILE)}
+        for stage, names in _OF_MODELS.items():
+            for task in context.tasks(stage):
+                files = context.finished(task).files
+                place = f"{stage}/{task.folder.name}"
+                inputs |= {f"{place}/{file}": files[file] for file in names}
         config = context.config
         settings = [config.analyse.model_dump(), config.construct.confidence_threshold]
         return self.single(context, digest_of([self.version, settings, inputs]), inputs)
@@ -101,16 +113,23 @@ class AnalyseStage(Stage):
         if by_text:
             questions = context.question_file()
             same = same_questions(questions.read(questions.select(lambda g: g.split == "test")))
-        probed = {}
-        for task in context.tasks("hidden"):
-            integrity.check(task.folder)  # the base model's is no arm's
-            probed[task.folder.name] = read_probed(task.folder)
+        folders = {
+            stage: {task.folder.name: task.folder for task in context.tasks(stage)}
+            for stage in _OF_MODELS
+        }
+        for folder in (f for of_stage in folders.values() for f in of_stage.values()):
+            integrity.check(folder)  # the base model's is no arm's
+        probed = {name: read_probed(folder) for name, folder in folders["hidden"].items()}
         zero_shot = None
         if context.config.evaluate.base:
             folder = context.folder("evaluate") / BASE
             integrity.check(folder)
             zero_shot = read_scores(folder / SCORES_FILE, by_text)
-        compute(context.config, pending[0], arms, base, bar, same, probed, zero_shot)
+        learnt = None
+        if folders["learnt"]:
+            trained = read_scores(context.folder("probe") / PROBE_FILE, split="train")
+            learnt = read_learnt(folders["learnt"], context.arms(), trained)
+        compute(context.config, pending[0], arms, base, bar, same, probed, zero_shot, learnt)
 
 
 def _arm_scores(context: Context, arm: Arm, by_text: bool) -> ArmScores:
@@ -127,12 +146,14 @@ def compute(
     same: Mapping[str, str] | None = None,
     probed: Mapping[str, ProbedModel] | None = None,
     zero_shot: pa.Table | None = None,
+    learnt: LearntAnswers | None = None,
 ) -> None:
     """Writes the tables.
 
     `arms` is iterated once and may be lazy. `base` are the probe's rows. `same`: free questions and
     the choice questions with the same text, for `measures`. `probed`: the hidden stage's tables by
     model, if it was run. `zero_shot`: the base model's answers in the prompts of the arms.
+    `learnt`: the learnt stage's answers, if it was run.
     """
     started = time.monotonic()
     bar.note("reading scores")
@@ -170,6 +191,10 @@ def compute(
         if asked is not None:
             optional |= {"format_content": format_content_table(panels, level)}
             optional |= forgetting_tables(panels, level)
+        if learnt:
+            optional |= learnt_tables(learnt, panels, threshold, level)
+            items = with_grades(learnt, threshold)
+            items.to_parquet(temporary / LEARNT_ITEMS, index=False)
         for name, table in optional.items():
             write_csv(table, temporary / f"{name}.csv")
         (temporary / EXAMPLES).write_text(as_lines(examples(panels)), encoding="utf-8")

@@ -59,6 +59,8 @@ def jobs(config: Config) -> list[SlurmJob]:
         planned += [("sweep", "sweep", (), (*training, array))]
     else:
         planned += [("train", "train", (), training), ("evaluate", "evaluate", (), whole)]
+    if config.learnt.on:
+        planned += [("learnt", "stages", ("learnt",), writing)]
     if config.hidden.on:
         planned += [("hidden", "stages", ("hidden",), writing)]
     planned += [("report", "stages", ("analyse report",), one)]

@@ -25,6 +25,7 @@ from ift_scale.config.engines import (
     reliability_problems,
 )
 from ift_scale.config.hidden import HiddenConfig
+from ift_scale.config.learnt import LearntConfig, learnt_problems
 from ift_scale.config.questions import (
     AnswerForm,
     AuditConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "HubSource",
     "KLConfig",
     "KLTextConfig",
+    "LearntConfig",
     "LiveConfig",
     "MatchingConfig",
     "MmluSource",
@@ -151,6 +153,7 @@ class Config(Section):
     construct: ConstructConfig = ConstructConfig()  # type: ignore[assignment]
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    learnt: LearntConfig = LearntConfig()
     hidden: HiddenConfig = HiddenConfig()
     analyse: AnalyseConfig = AnalyseConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -164,6 +167,7 @@ def impossible_combinations(config: Config) -> list[str]:
         *reliability_problems(config.probe),
         *writer_problems(config.write),
         *set_problems(config.construct, config.probe),
+        *learnt_problems(config.learnt, config.construct),
         *train_problems(config.train),
         *screen_problems(config.screen),
     ]

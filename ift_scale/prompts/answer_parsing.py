@@ -52,6 +52,7 @@ _LEADING = re.compile(
 )
 # "A" before a word is an article, except before words that cannot begin a noun phrase.
 _FUNCTION_WORDS = r"(?:because|since|as|which|is)\b"
+_LABEL = re.compile(r"\A[\s\"'(\[*]*[A-Z][.):\]]\s+")
 _CLAIM = re.compile(
     rf"\b(?i:answer\s+is|answer\s*:)\s*(?i:option\s+)?[\"'(\[*]*([A-Z])(?!['’\w])"
     rf"(?!\s+(?!{_FUNCTION_WORDS})[a-z])"
@@ -135,6 +136,17 @@ def named_option(response: str, choices: Sequence[str]) -> int | None:
     if letters:
         return letters.pop() if len(letters) == 1 else None
     return _contained_option(response, choices)
+
+
+def option_in_words(response: str, choices: Sequence[str]) -> int | None:
+    """Returns the option that an answer to the question without options names by its text.
+
+    A letter before the text (`B. copper`), as models trained on options write it, means nothing
+    there and is ignored.
+    """
+    words = _LABEL.sub("", response)
+    same = [i for i, choice in enumerate(choices) if _same(words, choice)]
+    return same[0] if len(same) == 1 else _contained_option(words, choices)
 
 
 def _equal_option(response: str, choices: Sequence[str]) -> int | None:

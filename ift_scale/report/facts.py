@@ -42,6 +42,14 @@ COLUMNS = {
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
     "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
+    "learnt": "setting domain form grade domains of_domains seeds items new_items trained "
+    "trained_low trained_high trained_before trained_before_low trained_before_high right "
+    "right_low right_high right_before right_before_low right_before_high transfer transfer_low "
+    "transfer_high new_transfer new_transfer_low new_transfer_high new_before new_before_low "
+    "new_before_high",
+    "learnt_points": "setting domain seed group fitted_unknown change",
+    "learnt_curve": "group points known known_low known_high unknown unknown_low unknown_high "
+    "r_squared",
     "hidden": "setting domain domains of_domains seeds questions decodable decodable_low "
     "decodable_high control selectivity selectivity_low selectivity_high expressed expressed_low "
     "expressed_high hidden hidden_low hidden_high unread unread_low unread_high change change_low "

@@ -13,6 +13,7 @@ from ift_scale.io.manifests import Manifest, digest_of, read_manifest
 from ift_scale.records import Arm
 from ift_scale.stage import trained_arm
 from ift_scale.stages import Entry
+from ift_scale.treatments import asks_questions
 
 State = Literal["done", "partly done", "out of date", "not started"]
 
@@ -26,6 +27,7 @@ _READS = {
     },
     "train": {"set": "construct/{trained}.jsonl"},
     "evaluate": {"questions": "questions/questions.jsonl"},
+    "learnt": {"questions": "questions/questions.jsonl", "set": "construct/{trained}.jsonl"},
     "hidden": {"questions": "questions/questions.jsonl"},
     "analyse": {"probe": "probe/probe.parquet"},
     "report": {"settings.csv": "analyse/settings.csv", "arms.csv": "analyse/arms.csv"},
@@ -55,7 +57,8 @@ def progress_of(
     all_stale, stale_arms = False, set[str]()
     for entry in stages:
         stage = entry.name
-        names = [arm.name for arm in arms or ()] if entry.per_arm else [""]
+        own = [a for a in arms or () if asks_questions(a.setting) or not entry.of_questions]
+        names = [arm.name for arm in own] if entry.per_arm else [""]
         read = {name: read_manifest(root / stage / name) for name in names}
         made = {name: manifest for name, manifest in read.items() if manifest is not None}
         all_stale |= stage == "analyse" and bool(stale_arms)
@@ -98,7 +101,7 @@ def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manife
     if stage == "analyse":
         reads |= {arm: f"evaluate/{arm}/scores.parquet" for arm in _arms_read(manifest)}
         reads |= {path: path for path in manifest.inputs if "/" in path}
-    if stage in ("evaluate", "hidden") and manifest.inputs["model"] != _weights_digest(
+    if stage in ("evaluate", "learnt", "hidden") and manifest.inputs["model"] != _weights_digest(
         root / "train" / arm
     ):
         return False

@@ -201,3 +201,16 @@ def options(fact: Fact) -> tuple[list[str], int]:
     chosen += rng.sample(others, NUM_CHOICES - len(chosen))
     rng.shuffle(chosen)
     return chosen, chosen.index(fact.truth)
+
+
+@lru_cache(maxsize=1)
+def _fact_of() -> dict[str, Fact]:
+    return {f"world/{fact.id}": fact for fact in all_facts()}
+
+
+def statements_of(question_id: str) -> list[str]:
+    """Returns the true statements of a question's fact, one per wording; none for other ids."""
+    fact = _fact_of().get(question_id)
+    if fact is None:
+        return []
+    return [fact.statement(fact.truth, n) for n in range(len(fact.relation.statements))]

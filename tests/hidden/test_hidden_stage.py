@@ -1,21 +1,16 @@
-"""The stage: planted states in shards, and the world's model from questions to tables."""
+"""The stage: planted states in shards, and how it is left out."""
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ift_scale.analyse.hidden import read_probed
 from ift_scale.config.file import from_dict
 from ift_scale.errors import ConfigError
 from ift_scale.hidden import run
 from ift_scale.hidden.reading import STATE, control_option, view_of
 from ift_scale.hidden.run import fit_and_apply
-from ift_scale.io.manifests import read_manifest, write_manifest
 from ift_scale.pipeline import Pipeline
 from ift_scale.records import Question
 from ift_scale.scoring.shards import Shards
@@ -83,59 +78,8 @@ def test_off_by_default_and_refused_in_words(tmp_path: Path) -> None:
     config = from_dict(
         {"output_dir": str(tmp_path / "run"), "questions": {"sources": [{"kind": "world"}]}}
     )
-    assert [s.name for s in stages_of(config)] == [s.name for s in STAGES if s.name != "hidden"]
+    assert [s.name for s in stages_of(config)] == [s.name for s in STAGES if not s.optional]
     pipeline = Pipeline(config)
     assert pipeline.context.tasks("hidden") == []
     with pytest.raises(ConfigError, match=r"hidden\.on: false, so the hidden stage is not run"):
         pipeline.make("hidden")
-
-
-@pytest.mark.engine
-def test_the_worlds_model_from_questions_to_tables(tmp_path: Path, world_model: Path) -> None:
-    """The arm is the base model itself, with answers of its own that are wrong."""
-    root = tmp_path / "run"
-    settings = {
-        "output_dir": str(root),
-        "questions": {"sources": [{"kind": "world"}]},
-        "probe": {"engine": "transformers"},
-        "evaluate": {"engine": "transformers", "base": True},
-        "construct": {"settings": ["harmonious"], "domains": ["medicine"], "size": 24},
-        "hidden": {"on": True, "max_fit_questions": 200},
-    }
-    pipeline = Pipeline(from_dict(settings))
-    for stage in ("questions", "probe", "write", "construct"):
-        pipeline.make(stage)
-    (task,) = pipeline.context.tasks("train")
-    shutil.copytree(world_model, task.folder / "model")
-    write_manifest(task.folder, "train", task.key, {}, {}, {}, {"total": 1.0})
-    pipeline.make("evaluate")
-    pipeline.make("hidden")
-    base = read_probed(root / "hidden" / "base")
-    arm = read_probed(root / "hidden" / str(task.arm and task.arm.name))
-    num_layers = json.loads((world_model / "config.json").read_text())["num_hidden_layers"]
-    assert base.layers.layer.tolist() == list(range(num_layers + 1))
-    assert (base.layers.fit_questions == 200).all() and len(base.probed) == 100
-    manifest = read_manifest(root / "hidden" / "base")
-    assert manifest and manifest.counts["questions"] == 300
-    assert not (root / "hidden" / "base" / "shards").exists()  # states are not kept
-    # The last layer's lens is the measured answer, of the base model and of the arm.
-    for model, path in ((base, root / "probe/probe.parquet"), (arm, None)):
-        path = path or next((root / "evaluate").glob("*-seed0/scores.parquet"))
-        scores = pd.read_parquet(path).set_index("question_id").loc[model.probed.question_id]
-        assert [lens[-1] for lens in model.probed.lens] == scores.prediction.astype(int).to_list()
-    pipeline.make("analyse")
-    table = pd.read_csv(root / "analyse" / "hidden.csv").set_index("setting")
-    asked = pd.read_parquet(root / "probe/probe.parquet").set_index("question_id")
-    assert table.loc["base"].expressed == asked.loc[base.probed.question_id].correct.mean()
-    assert table.loc["base"].decodable_low > 0.35  # chance is 0.25
-    assert len(pd.read_csv(root / "analyse" / "hidden_layers.csv")) == 2 * (num_layers + 1)
-    # The base model, 0-shot, answers as the arm with the same weights; only the prompt changes.
-    parts = pd.read_csv(root / "analyse" / "format_content.csv")
-    assert set(parts.group) == {"HOMO", "ID", "OOD"} and (parts.content_change == 0).all()
-    assert (parts.content_kl < 1e-9).all() and (parts.total_kl > 0.01).all()
-    assert np.allclose(parts.format_change, parts.accuracy - parts.few_shot_accuracy)
-    assert pd.read_csv(root / "analyse" / "forgetting.csv").forgotten.to_list() == [0]
-    assert len(list((root / "evaluate").glob("*/scores.parquet"))) == 2
-    pipeline.make("report")
-    assert "Format and content" in (root / "report" / "index.html").read_text()
-    assert "Hidden or gone" in (root / "report" / "index.html").read_text()

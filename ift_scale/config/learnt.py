@@ -1,0 +1,47 @@
+"""Settings of the learnt stage: every arm is asked its own training items again."""
+
+from ift_scale.config.construct import ConstructConfig
+from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed, Text
+
+
+class LearntConfig(Section):
+    """Was it learnt? Each arm's training items, as trained and in other forms."""
+
+    on: bool = False
+    """Run the stage, which asks each arm and the base model the items of the arm's set with the
+    engine of `evaluate`."""
+    max_items: PositiveInt = 1000
+    """Maximum number of items per set. With more, a random draw is asked."""
+    orders: NonNegativeInt = 1
+    """Number of other orders of the options. In each, every option has another letter than in
+    training."""
+    paraphrases: Text | None = None
+    """JSON lines with `question_id` and `question`, the question in other words; an id may occur
+    several times. Questions of the embedded world, and those with a one-sentence explanation that
+    ends with the right answer, have paraphrases without it."""
+    seed: Seed = 42
+    """Seed of the draw of items and of the other orders."""
+
+
+def learnt_problems(learnt: LearntConfig, construct: ConstructConfig) -> list[str]:
+    """Returns one message per setting of the sets whose items cannot be asked again."""
+    if not learnt.on:
+        return []
+    problems = []
+    if construct.questions == "free" or construct.response == "text":
+        name = "questions: free" if construct.questions == "free" else "response: text"
+        problems.append(
+            f"learnt.on: the sets of construct.{name} teach no letters, and the learnt stage asks "
+            "for them; set learnt.on to false"
+        )
+    if construct.official is not None:
+        problems.append(
+            "learnt.on: the questions of released sets (construct.official) are not in the pools; "
+            "set learnt.on to false"
+        )
+    if not construct.all_settings():
+        problems.append(
+            "learnt.on: no set is built from the pools; name a treatment in construct.settings, or "
+            "set learnt.on to false"
+        )
+    return problems
