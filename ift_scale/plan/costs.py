@@ -83,8 +83,9 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
                 items: float = sum(
                     work.train_items if stage == "train" else work.questions for work in arms
                 )
-                if stage == "evaluate" and made["base"].first(one.base_key):
-                    items += one.base_questions
+                of_base = one.base_questions if stage == "evaluate" else 0
+                if of_base and made["base"].first(one.base_key):
+                    items += of_base
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
                 every = [w for w in one.arms if stage == "evaluate" or not w.averaged]
                 num_arms, shared = len(arms), len(every) - len(arms)

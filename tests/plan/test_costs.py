@@ -151,6 +151,23 @@ def test_what_variants_share_is_paid_once(tmp_path: Path) -> None:
     assert disk.disk_of(study, 4, 100).models == 12 * 1000 * 4
 
 
+def test_the_base_model_is_evaluated_once_by_the_variants_that_ask_it(tmp_path: Path) -> None:
+    """It is asked the test questions of both domains, an arm those of its own."""
+    asked = {"evaluate": {"base": True}, "construct": {"settings": ["natural"]}}
+    study = [
+        _amounts(tmp_path, "a"),
+        _amounts(tmp_path, "b", **asked),
+        _amounts(tmp_path, "c", **asked, train={"global_batch_size": 8, "learning_rate": 1e-4}),
+    ]
+    rows = [
+        row
+        for row in stage_costs(study, _rates(*study), Devices(1, 1, 2))
+        if row.stage == "evaluate"
+    ]
+    assert [row.items for row in rows] == [6 * 30, 2 * 30 + 60, 2 * 30]
+    assert [one.base_questions for one in study] == [0, 60, 60]
+
+
 def test_arms_that_may_turn_out_equal_are_reported(tmp_path: Path) -> None:
     """Without wrong questions the harmonious set may be larger, so equality is not yet known."""
     study = [
