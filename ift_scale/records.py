@@ -27,6 +27,8 @@ PROBED_FILE = "probed.parquet"
 LAYERS_FILE = "layers.parquet"
 LEARNT_FILE = "learnt.parquet"
 """Names of the files with which stages pass on their results."""
+FEW_SHOT = "-few-shot"
+"""End of the name of the folder with an arm's answers in the prompts of the probe."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

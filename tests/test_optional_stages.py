@@ -22,7 +22,7 @@ def test_the_worlds_model_from_questions_to_tables(tmp_path: Path, world_model: 
         "output_dir": str(root),
         "questions": {"sources": [{"kind": "world"}]},
         "probe": {"engine": "transformers"},
-        "evaluate": {"engine": "transformers", "base": True},
+        "evaluate": {"engine": "transformers", "base": True, "few_shot": True},
         "construct": {"settings": ["harmonious"], "domains": ["medicine"], "size": 24},
         "learnt": {"on": True},
         "hidden": {"on": True, "max_fit_questions": 200},
@@ -74,8 +74,9 @@ def _check_tables(root: Path) -> None:
     assert set(parts.group) == {"HOMO", "ID", "OOD"} and (parts.content_change == 0).all()
     assert (parts.content_kl < 1e-9).all() and (parts.total_kl > 0.01).all()
     assert np.allclose(parts.format_change, parts.accuracy - parts.few_shot_accuracy)
+    assert (parts.content_few_shot_change == 0).all() and (parts.content_few_shot_kl < 1e-9).all()
     assert pd.read_csv(root / "analyse" / "forgetting.csv").forgotten.to_list() == [0]
-    assert len(list((root / "evaluate").glob("*/scores.parquet"))) == 2
+    assert len(list((root / "evaluate").glob("*/scores.parquet"))) == 3
     learnt = pd.read_csv(root / "analyse" / "learnt.csv").set_index(["form", "grade"])
     row = learnt.loc["as trained", "all"]
     assert row["trained"] == row.trained_before > 0.8 and row.new_items == 0

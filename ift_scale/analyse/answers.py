@@ -75,10 +75,14 @@ def _column(table: pa.Table, name: str) -> list:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """One arm's evaluation: rows of its score file by group (HOMO, ID, OOD, a benchmark's own)."""
+    """One arm's evaluation: rows of its score file by group (HOMO, ID, OOD, a benchmark's own).
+
+    `few_shot`: its answers in the prompts of the probe, of all groups, if it was asked.
+    """
 
     arm: Arm
     groups: dict[str, pa.Table]
+    few_shot: pa.Table | None = None
 
 
 @dataclass(frozen=True)

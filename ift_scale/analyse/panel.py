@@ -17,7 +17,7 @@ from ift_scale.analyse.intervals import DIFFERENCE, Estimate, Measure
 from ift_scale.records import Arm
 from ift_scale.treatments import POOLED, in_order
 
-MoreMeasures = Callable[[Answers, Answers], pd.DataFrame]
+MoreMeasures = Callable[[Answers, Answers, Answers | None], pd.DataFrame]
 
 GROUPS = ("HOMO", "ID", "OOD")
 ALL_DOMAINS = "all"
@@ -205,16 +205,18 @@ def num_questions(panels: Sequence[Panel]) -> int:
 def panels_of(arms: Iterable[ArmScores], base: Answers, also: MoreMeasures | None = None) -> Panels:
     """Builds the panels; `arms` may be an iterator, because only measures are kept.
 
-    `also` computes further measures of the base model's and an arm's answers.
+    `also` computes further measures of the base model's answers, an arm's, and an arm's few-shot.
     """
     found: dict[tuple[str, str], list[tuple[Arm, pd.DataFrame]]] = {}
     for evaluated in arms:
+        few_shot = None if evaluated.few_shot is None else answers_of(evaluated.few_shot)
         for group, table in evaluated.groups.items():
             answers = answers_of(table)
             before = base.of(answers.columns.index)
             measures = compare(before, answers)
             if also is not None:
-                measures = measures.join(also(before, answers))
+                prompted = few_shot and few_shot.of(answers.columns.index)
+                measures = measures.join(also(before, answers, prompted))
             found.setdefault((evaluated.arm.domain, group), []).append((evaluated.arm, measures))
     return Panels([_panel(domain, group, rows, base) for (domain, group), rows in found.items()])
 

@@ -50,6 +50,7 @@ from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
 from ift_scale.io.tables import write_csv
 from ift_scale.records import (
+    FEW_SHOT,
     LAYERS_FILE,
     LEARNT_FILE,
     PROBE_FILE,
@@ -91,7 +92,9 @@ class AnalyseStage(Stage):
     def tasks(self, context: Context) -> list[Task]:
         inputs = {"probe": context.digest("probe", PROBE_FILE)}
         for task in context.tasks("evaluate"):
-            name = task.folder.name if task.arm else f"evaluate/{BASE}/{SCORES_FILE}"
+            name = task.folder.name
+            if task.arm is None or name != task.arm.name:
+                name = f"evaluate/{name}/{SCORES_FILE}"
             inputs[name] = context.finished(task).files[SCORES_FILE]
         for stage, names in _OF_MODELS.items():
             for task in context.tasks(stage):
@@ -134,7 +137,13 @@ class AnalyseStage(Stage):
 
 def _arm_scores(context: Context, arm: Arm, by_text: bool) -> ArmScores:
     scores = read_scores(context.folder("evaluate", arm) / SCORES_FILE, by_text)
-    return ArmScores(arm, split_by_group(scores, arm.test_group))
+    few_shot = None
+    if context.config.evaluate.few_shot:
+        folder = context.folder("evaluate", arm)
+        folder = folder.with_name(folder.name + FEW_SHOT)
+        integrity.check(folder)
+        few_shot = read_scores(folder / SCORES_FILE, by_text)
+    return ArmScores(arm, split_by_group(scores, arm.test_group), few_shot)
 
 
 def compute(
@@ -162,9 +171,9 @@ def compute(
     tally = MeasureTally(base, same or {})
     asked = None if zero_shot is None else answers_of(zero_shot)
 
-    def parts(few_shot: Answers, after: Answers) -> pd.DataFrame:
+    def parts(few_shot: Answers, after: Answers, prompted: Answers | None) -> pd.DataFrame:
         assert asked is not None
-        return parts_of(few_shot, asked.of(after.columns.index), after)
+        return parts_of(few_shot, asked.of(after.columns.index), after, prompted)
 
     panels = panels_of(tally.watching(arms), answers_of(base), None if asked is None else parts)
     points = point_table(panels)

@@ -22,6 +22,7 @@ from ift_scale.config.engines import (
     FreeConfig,
     ProbeConfig,
     ReliabilityConfig,
+    evaluate_problems,
     reliability_problems,
 )
 from ift_scale.config.hidden import HiddenConfig
@@ -169,6 +170,7 @@ def impossible_combinations(config: Config) -> list[str]:
         *set_problems(config.construct, config.probe),
         *learnt_problems(config.learnt, config.construct),
         *train_problems(config.train),
+        *evaluate_problems(config.evaluate),
         *screen_problems(config.screen),
     ]
 

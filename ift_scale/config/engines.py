@@ -164,6 +164,9 @@ class EvaluateConfig(EngineConfig):
     base: bool = False
     """Also ask the base model, 0-shot in the same template, to tell the effect of the prompt from
     that of training (docs/mechanisms.md)."""
+    few_shot: bool = False
+    """Also ask every arm the choice questions few-shot, in the prompts of the probe; needs
+    `base`. Doubles the questions to evaluate."""
     max_tokens: PositiveInt = 32
     """Maximum length of a generated answer in tokens; an answer also ends at the end of its
     line."""
@@ -171,6 +174,16 @@ class EvaluateConfig(EngineConfig):
     @property
     def generates(self) -> bool:
         return self.generate
+
+
+def evaluate_problems(evaluate: EvaluateConfig) -> list[str]:
+    """Returns one message per setting of `evaluate` that has no effect."""
+    if evaluate.few_shot and not evaluate.base:
+        return [
+            "evaluate.few_shot: true, but its answers are compared in the tables of evaluate.base "
+            "only; set evaluate.base to true"
+        ]
+    return []
 
 
 def reliability_problems(probe: ProbeConfig) -> list[str]:

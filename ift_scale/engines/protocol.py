@@ -126,6 +126,7 @@ class EngineSpec:
 # Settings that affect only speed or placement, or which models are asked. They are part of no key.
 OPERATION = {
     "base",
+    "few_shot",
     "chunk_size",
     "tensor_parallel_size",
     "num_engines",

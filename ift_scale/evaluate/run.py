@@ -1,7 +1,8 @@
 """The evaluate stage: the answers of each fine-tuned arm, 0-shot in the training template.
 
 Answers are letters and, with `evaluate.generate`, generated text. Out: ARM/scores.parquet and, with
-`evaluate.base`, those of the base model in the same prompts, base/scores.parquet. An engine
+`evaluate.base`, those of the base model in the same prompts, base/scores.parquet; with
+`evaluate.few_shot`, an arm's in the prompts of the probe, ARM-few-shot/scores.parquet. An engine
 evaluates many models: it starts with the first and loads the weights of the others in place.
 """
 
@@ -19,19 +20,36 @@ from ift_scale.evaluate.generated import GeneratedAsker, GeneratedRows
 from ift_scale.evaluate.groups import asked_of
 from ift_scale.io.manifests import digest_of, has_key
 from ift_scale.io.progress import Bar
+from ift_scale.prompts.templates import Demonstrations
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.ranks.environment import Ranks, engines_on_gpu
-from ift_scale.records import QUESTIONS_FILE, SCORES_FILE, Arm
+from ift_scale.records import FEW_SHOT, QUESTIONS_FILE, SCORES_FILE, Arm
 from ift_scale.scoring import embedding
 from ift_scale.scoring.cloze import ChatTexts, Cloze
-from ift_scale.scoring.letters import Chat, LetterAsker
+from ift_scale.scoring.letters import Chat, LetterAsker, few_shot_asker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import ChoiceScores, arm_schema, write_rows
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 from ift_scale.treatments import BASE
+
+
+def _few_shot_asker(
+    config: Config, tokenizer: PromptTokenizer, questions: QuestionFile
+) -> LetterAsker:
+    probe = config.probe.model_copy(update={"reliability": config.probe.of_arms})
+    shown = Demonstrations(questions.dev, probe.num_shots, probe.demonstration_seed)
+    return few_shot_asker(tokenizer, shown, probe)
+
+
+def _is_few_shot(task: Task) -> bool:
+    return task.folder.name.endswith(FEW_SHOT)
+
+
+def _generates(config: Config, task: Task) -> bool:
+    return config.evaluate.generate and not _is_few_shot(task)
 
 
 def _asker(config: Config, tokenizer: PromptTokenizer) -> Asker:
@@ -71,7 +89,12 @@ class EvaluateStage(Stage):
         for arm, weights in context.trained_weights(self.name).items():
             inputs = {"model": weights, "questions": questions}
             key = digest_of([self.version, settings, inputs, arm.own_domains])
-            tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
+            folder = context.folder(self.name, arm)
+            tasks.append(Task(self.name, folder, key, inputs, arm))
+            if config.evaluate.few_shot:
+                shots = [config.probe.num_shots, config.probe.demonstration_seed]
+                few_shot = folder.with_name(folder.name + FEW_SHOT)
+                tasks.append(Task(self.name, few_shot, digest_of([key, shots]), inputs, arm))
         if config.evaluate.base:
             inputs = {"model": context.base_digest, "questions": questions}
             domains = sorted({domain for arm in context.arms() for domain in arm.own_domains})
@@ -80,9 +103,10 @@ class EvaluateStage(Stage):
         return tasks
 
     def total(self, context: Context, pending: Sequence[Task]) -> int:
-        questions, generate = context.question_file(), context.config.evaluate.generate
+        config, questions = context.config, context.question_file()
         return sum(
-            len(questions.select(asked_of(_arms_of(context, task), generate))) for task in pending
+            len(questions.select(asked_of(_arms_of(context, task), _generates(config, task))))
+            for task in pending
         )
 
     def hang_limit(self, config: Config) -> float:
@@ -121,7 +145,9 @@ def ask(
         model_folder.check(model_path)
     model = config.model
     tokenizer = PromptTokenizer(pending[0][2], model.trust_remote_code)
-    asker = _asker(config, tokenizer)
+    askers = {False: _asker(config, tokenizer)}
+    if config.evaluate.few_shot:
+        askers[True] = _few_shot_asker(config, tokenizer, questions)
     generate, on_gpu = config.evaluate.generate, engines_on_gpu(ranks)
     targets = [
         Target(
@@ -135,8 +161,11 @@ def ask(
                     ),
                 ]
             ),
-            [questions.select(asked_of(arms, generate, kind)) for kind in ("choice", "free")],
-            asker,
+            [
+                questions.select(asked_of(arms, _generates(config, task), kind))
+                for kind in ("choice", "free")
+            ],
+            askers[_is_few_shot(task)],
             model_path,
             partial(_finish, config, task),
             config.evaluate.chunk_size,
@@ -159,8 +188,9 @@ def _finish(config: Config, task: Task, target: Target, shards: list[Path]) -> N
     started = time.monotonic()
     measured = config.probe.of_arms
     scores = ChoiceScores(measured)
-    schema = arm_schema(bool(measured.cloze), config.evaluate.generate)
-    generated = GeneratedRows(scores, schema) if config.evaluate.generate else None
+    generates = _generates(config, task)
+    schema = arm_schema(bool(measured.cloze), generates)
+    generated = GeneratedRows(scores, schema) if generates else None
     write_rows(
         target.folder / SCORES_FILE,
         schema,

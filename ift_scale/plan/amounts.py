@@ -308,6 +308,8 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         if share is not None:
             num_trained, validated = 0, 0.0
         questions = tally.count(asked_of([arm], config.evaluate.generate))
+        if config.evaluate.few_shot:
+            questions += tally.count(asked_of([arm], generate=False))
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
             ArmWork(

@@ -62,7 +62,7 @@ COLUMNS = {
     "zero_shot_accuracy accuracy "
     + " ".join(
         f"{part}_{name}{end}"
-        for part in ("format", "content", "total")
+        for part in ("format", "content", "total", "content_few_shot")
         for name in ("change", "consistency", "kl")
         for end in ("", "_low", "_high")
     ),

@@ -1,6 +1,7 @@
 """Format and content, and forgetting against KL, on planted answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,8 @@ def _panels(
 ) -> Panels:
     asked = answers_of(table_of(zero_shot))
 
-    def parts(before: Answers, after: Answers) -> pd.DataFrame:
-        return parts_of(before, asked.of(after.columns.index), after)
+    def parts(before: Answers, after: Answers, prompted: Answers | None) -> pd.DataFrame:
+        return parts_of(before, asked.of(after.columns.index), after, prompted)
 
     return panels_of(iter(arms), answers_of(table_of(few_shot)), parts)
 
@@ -56,6 +57,21 @@ def test_training_that_changes_nothing_has_no_content() -> None:
     assert row["content_change"] == row["content_kl"] == 0 and row["content_consistency"] == 1
     assert row["format_change"] == row["total_change"] == -0.25
     assert row["seeds"] == 1 and row["format_change_high"] < 0  # over questions
+
+
+def test_an_arm_few_shot_is_compared_with_the_base_model_few_shot() -> None:
+    """Few-shot nothing is lost, although 0-shot half is."""
+    arms = [arm("natural", s, choices(HALF)) for s in (0, 1)]
+    asked = [replace(one, few_shot=table_of(choices(ALL)[::-1])) for one in arms]
+    (row,) = format_content_table(_panels(asked, choices(ALL), choices(MOST)), 0.95).to_dict(
+        "records"
+    )
+    assert row["content_few_shot_change"] == row["content_few_shot_kl"] == 0
+    assert row["content_few_shot_consistency"] == 1 and row["total_change"] == -0.5
+    (row,) = format_content_table(_panels(arms, choices(ALL), choices(MOST)), 0.95).to_dict(
+        "records"
+    )
+    assert "content_few_shot_change" not in row
 
 
 def test_a_question_that_only_the_arm_was_asked_has_no_parts() -> None:

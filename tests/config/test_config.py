@@ -330,3 +330,8 @@ def test_an_output_folder_that_cannot_be_one(tmp_path: Path, name: str) -> None:
     (tmp_path / "dangling").symlink_to("absent")
     with pytest.raises(ConfigError, match="output_dir: cannot be a folder"):
         file.from_dict({"output_dir": str(tmp_path / name)})
+
+
+def test_few_shot_answers_of_arms_need_those_of_the_base_model_0_shot() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate.few_shot: .* set evaluate.base to true"):
+        from_dict({"output_dir": "runs/x", "evaluate": {"few_shot": True}})

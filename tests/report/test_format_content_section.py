@@ -43,6 +43,7 @@ def test_it_shows_both_parts_and_the_line(facts: Facts) -> None:
     assert body.count("<svg") == 2 and "nan" not in body and "remark" not in body
     assert "−12.3 [−20.0,\u00a0+60.0]" in body and "+25.0 [+12.5,\u00a0+37.5]" in body
     assert body.count('<circle class="hollow"') == 2  # format
+    assert "content, few-shot" in body
     for name in ("format_content", "forgetting", "forgetting_fit"):
         assert set(COLUMNS[name].split()) <= set(facts[name])
 

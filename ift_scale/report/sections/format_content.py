@@ -1,5 +1,6 @@
 """The change by the prompt and that by training, and what an arm forgets against its KL."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -19,6 +20,12 @@ from ift_scale.report.html import (
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.report.text import absent, interval, number, points, reasons_of, setting_name
 
+_PARTS = {
+    "format": "format",
+    "content": "content",
+    "total": "total",
+    "content_few_shot": "content, few-shot",
+}
 _FITTED = {"kl_own": "questions of the arm's domain", "kl_other": "questions of other domains"}
 
 
@@ -32,6 +39,8 @@ def body(facts: Facts) -> Markup | None:
         "arm compared with the base model, both 0-shot in this template. The changes of accuracy "
         "add up to the total, arm 0-shot against base few-shot; consistency and KL do not add up."
     )
+    if frame.content_few_shot_change.notna().any():
+        text += " Content, few-shot: the arm and the base model, both in the prompts of the probe."
     panels = [
         (f"Change of accuracy: {group}", _changes(facts, group))
         for group in facts.groups
@@ -46,17 +55,18 @@ def body(facts: Facts) -> Markup | None:
         "minus the arm's, one point per arm, against mean KL(base || arm) over options on HOMO."
         f"{coverage_note(whole)}"
     )
+    parts_asked = [part for part in _PARTS if frame[f"{part}_change"].notna().any()]
     parts = [
         paragraph(text),
         figure(panels, caption, key([s for s in facts.settings if (whole.setting == s).any()])),
         folded(
-            [_accuracy(row) for row in whole.to_dict("records")],
+            [_accuracy(row, parts_asked) for row in whole.to_dict("records")],
             f"Accuracy in percent and its changes in percentage points: {facts.scope}",
             reasons_of(whole, "the base model was not asked these questions few-shot."),
             heads=2,
         ),
         folded(
-            [_agreement(row) for row in whole.to_dict("records")],
+            [_agreement(row, parts_asked) for row in whole.to_dict("records")],
             f"Rank correlation of options and KL in nats: {facts.scope}",
             reasons_of(whole, "these questions have no options."),
             heads=2,
@@ -101,24 +111,26 @@ def _forgotten(facts: Facts) -> Markup:
     return chart.svg()
 
 
-def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
+def _accuracy(row: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
     return {
         "setting": setting_name(row["setting"]),
         "group": row["group"],
         "base few-shot": points(row["few_shot_accuracy"]),
         "base 0-shot": points(row["zero_shot_accuracy"]),
         "arm 0-shot": points(row["accuracy"]),
-        "format": interval(row, "format_change", sign=True),
-        "content": interval(row, "content_change", sign=True),
-        "total": interval(row, "total_change", sign=True),
+        **{
+            title: interval(row, f"{part}_change", sign=True)
+            for part, title in _PARTS.items()
+            if part in parts
+        },
     }
 
 
-def _agreement(row: dict[str, Any]) -> dict[str, Any]:
+def _agreement(row: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
     cells = {"setting": setting_name(row["setting"]), "group": row["group"]}
     for name, title in (("consistency", "rank correlation"), ("kl", "KL")):
-        for part in ("format", "content", "total"):
-            cells[f"{title}, {part}"] = interval(row, f"{part}_{name}", share=False)
+        for part in parts:
+            cells[f"{title}, {_PARTS[part]}"] = interval(row, f"{part}_{name}", share=False)
     return cells
 
 
