@@ -22,6 +22,8 @@ from ift_scale.io.manifests import read_manifest
 from ift_scale.report.coverage import over, overall
 from ift_scale.report.facts import read
 from ift_scale.report.sections.differences import pair
+from ift_scale.report.sections.mechanisms import COLUMNS as MECHANISMS
+from ift_scale.report.sections.mechanisms import summary
 from ift_scale.report.text import interval, number, points, setting_name
 from ift_scale.treatments import in_order
 
@@ -61,6 +63,8 @@ def found(config: Config) -> dict[str, Rows]:
         for k, v in manifest.counts.items()
         if k.endswith("/set_size")
     ]
+    tables = {c.table: read(folder / "analyse" / f"{c.table}.csv", c.table) for c in MECHANISMS}
+    out["mechanisms"] = _plain(summary(tables))
     out["balance"] = _plain(balance(read(folder / "construct" / "balance.csv", "balance")))
     return out
 
@@ -154,7 +158,26 @@ def markdown(variants: Mapping[str, dict[str, Rows]]) -> str:
             _written,
         ),
     ]
+    parts.append(_mechanisms(_sorted(of("mechanisms"))))
     return "\n\n".join(part for part in parts if part.count("\n") > 1)
+
+
+def _mechanisms(variants: Mapping[str, Rows]) -> str:
+    """Returns one row per variant and setting with a column per measure that some row has."""
+    by_measure = {
+        name: [
+            {"variant": variant, "setting": row["setting"], "shown": interval(row, name)}
+            for variant, rows in variants.items()
+            for row in rows
+        ]
+        for name in (column.title for column in MECHANISMS)
+        if any(name in row for rows in variants.values() for row in rows)
+    }
+    return side_by_side(
+        by_measure,
+        ["variant", "arms"],
+        lambda r: ((r["variant"], setting_name(r["setting"])), r["shown"]),
+    )
 
 
 def _sorted(variants: dict[str, Rows]) -> dict[str, Rows]:

@@ -43,7 +43,8 @@ COLUMNS = {
     "agreement unparsed",
     "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
     "learnt": "setting domain form grade domains of_domains seeds items new_items trained "
-    "trained_low trained_high trained_before trained_before_low trained_before_high right "
+    "trained_low trained_high trained_before trained_before_low trained_before_high gain gain_low "
+    "gain_high right "
     "right_low right_high right_before right_before_low right_before_high transfer transfer_low "
     "transfer_high new_transfer new_transfer_low new_transfer_high new_before new_before_low "
     "new_before_high",

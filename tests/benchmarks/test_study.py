@@ -53,3 +53,8 @@ def test_rows_and_tables(variant: Config) -> None:
     )
     without = rows | {"balance": [{"covariate": "letter", "setting": "unknown"}]}
     assert "distance from I" not in study.markdown({"slick": without})
+    assert "arms" not in study.markdown({"paper": rows})
+    learnt = {"setting": "harmonious", "learnt": 0.25, "learnt_low": 0.2, "learnt_high": 0.3}
+    shown = study.markdown({"paper": rows, "kl": rows | {"mechanisms": [learnt]}})
+    assert "| variant | arms | learnt |" in shown
+    assert "| kl | H harmonious | 25.0 [20.0, 30.0] |" in shown
