@@ -25,7 +25,11 @@ from ift_scale.report.text import absent, interval, setting_name
 
 FOLDER = "report"
 COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
-TABLES = ("settings", "comparisons", "best_ratio", "correlation")
+TABLES = tuple(
+    "settings comparisons best_ratio correlation format_content forgetting_fit learnt "
+    "hidden".split()
+)
+"""The tables that the study's folder has with the rows of all variants."""
 _MISSING = (
     "this variant has no such settings, or the value is undefined: see the variant's own report."
 )
