@@ -88,8 +88,9 @@ def _read(folder: Path) -> pd.DataFrame:
 def with_base(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Adds what the base model answers to the same prompts.
 
-    New columns: trained, right, trained_before, right_before (0 or 1), and logprob, the natural-log
-    probability of the trained answer among the options (NaN for the form `free`).
+    New columns: trained, right, trained_before, right_before (0 or 1); logprob, the natural-log
+    probability of the trained answer among the options; chance, that of guessing it. The last two
+    are NaN for the form `free`.
     """
     before = base.set_index(_PROMPT).prediction
     prediction = before.loc[pd.MultiIndex.from_frame(rows[_PROMPT])].to_numpy()
@@ -102,6 +103,7 @@ def with_base(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
             np.nan if scores is None else scores[target] - scipy.special.logsumexp(scores)
             for scores, target in zip(rows.logprobs, rows.target, strict=True)
         ],
+        chance=[np.nan if scores is None else 1 / len(scores) for scores in rows.logprobs],
     )
 
 
@@ -135,7 +137,7 @@ def learnt_tables(
 
 def _panels(learnt: LearntAnswers) -> Panels:
     """Returns a panel per domain and form. An item's value is the mean over a form's prompts."""
-    counted = ["trained", "trained_before", "right", "right_before"]
+    counted = ["trained", "trained_before", "right", "right_before", "chance"]
     items = learnt.rows.groupby(["domain", "form", "arm", "question_id"], sort=False)[counted]
     means = items.mean().reset_index()
     as_trained = dict(list(means[means.form == AS_TRAINED].groupby("arm")))
@@ -167,6 +169,7 @@ def _values(
         "trained": trained_Q,
         "trained_before": before_Q,
         "gain": trained_Q - before_Q,
+        "chance": here.chance.to_numpy(),
         "right": here.right.to_numpy(),
         "right_before": here.right_before.to_numpy(),
         "transfer": np.where(fitted_Q, trained_Q, np.nan),
@@ -208,6 +211,9 @@ def _summary(
         "items": len({q for p in chosen for q in p.questions[among[p.domain]]}),
         "new_items": int(sum(np.isfinite(values_SQ).sum() for values_SQ in new)),
     }
+    chance = [panel.of(setting, "chance")[:, among[panel.domain]] for panel in chosen]
+    has_chance = all(np.isfinite(values_SQ).any() for values_SQ in chance)
+    row["chance"] = float(np.mean([np.nanmean(c) for c in chance])) if has_chance else None
     reasons = [] if row["new_items"] else [_NONE_NEW]
     for name, measure in MEASURES.items():
         made = panels.estimate(chosen, setting, name, measure, among)

@@ -88,6 +88,7 @@ def test_fit_and_transfer_by_hand() -> None:
     assert (order.new_transfer, order.new_before) == (0.5, 0.0)
     assert (free.new_transfer, free.new_before) == (0.25, 0.1)
     assert order.new_transfer_low < 0.5 < order.new_transfer_high
+    assert order.chance == pytest.approx(1 / 3) and np.isnan(free.chance)
     assert free.right == 15 / NUM and free.right_before == 12 / NUM
 
 

@@ -21,7 +21,14 @@ def _write(facts: Facts, slope: float | None) -> None:
     for form in ("as trained", "free"):
         for grade in ("all", "Unknown"):
             row = {"setting": "harmonious", "domain": "rivers", "form": form, "grade": grade}
-            row |= {"domains": 1, "of_domains": 1, "seeds": 1, "items": 24, "new_items": 6}
+            row |= {
+                "domains": 1,
+                "of_domains": 1,
+                "seeds": 1,
+                "items": 24,
+                "new_items": 6,
+                "chance": 0.25,
+            }
             for name in MEASURES:
                 row |= {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.6}
             rows.append(row | {"reason": ""})

@@ -11,15 +11,16 @@ from ift_scale.report.coverage import overall
 from ift_scale.report.facts import Facts
 from ift_scale.report.html import figure, folded, joined, key, no_interval_note, paragraph
 from ift_scale.report.svg import Axis, Chart, across, limits
-from ift_scale.report.text import interval, number, reasons_of, setting_name
+from ift_scale.report.text import interval, number, points, reasons_of, setting_name
 
 _AS_TRAINED, _ALL = "as trained", "all"
 _TEXT = (
     "Each arm is asked its own training items, and the base model the same items in the same "
     "0-shot prompts. Fitted: the arm, asked as in training, gives the answer of its set, which "
     "some settings choose to be another than the right one. New: fitted, and the base model "
-    "answers otherwise. Only new items show that something was learnt, so transfer to another form "
-    "is given for them, next to the base model's answers in that form."
+    "answers otherwise. Only new items show that something was learnt, and only if more are fitted "
+    "than guessing gives; a guess is fitted too. Transfer to another form is given for them, next "
+    "to the base model's answers in that form."
 )
 
 
@@ -32,16 +33,16 @@ def body(facts: Facts) -> Markup | None:
     fitted = whole[(whole.form == _AS_TRAINED) & (whole.grade != _ALL)]
     settings = list(dict.fromkeys(whole.setting))
     panels = [
-        ("The set's answer, by form", _marks(every, "form", settings)),
-        ("As trained, by prior knowledge", _marks(fitted, "grade", settings)),
+        ("The set's answer, by form", _marks(facts, every, "form", settings)),
+        ("As trained, by prior knowledge", _marks(facts, fitted, "grade", settings)),
         *_scatter(facts),
     ]
     caption = (
         f"{facts.scope[0].upper()}{facts.scope[1:]}. Share of items that are answered as the set "
-        f"teaches, with {facts.level} intervals; hollow: the base model on the same prompts. Last: "
-        "one point per arm."
+        f"teaches, with {facts.level} intervals; hollow: the base model on the same prompts; "
+        "dotted: chance. Last: one point per arm."
     )
-    none = "there is no such item."
+    none = "there is no such item, or no options to guess from."
     shown = folded(
         [_row(row) for row in every.to_dict("records")],
         f"Training items asked again, percent: {facts.scope}",
@@ -58,6 +59,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "setting": setting_name(row["setting"]),
         "form": row["form"],
         "items": number(row["items"], 0),
+        "chance": points(row["chance"]),
         "the set's answer": interval(row, "trained"),
         "base model": interval(row, "trained_before"),
         "right answer": interval(row, "right"),
@@ -68,12 +70,13 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _marks(frame: pd.DataFrame, name: str, settings: Sequence[str]) -> Markup:
+def _marks(facts: Facts, frame: pd.DataFrame, name: str, settings: Sequence[str]) -> Markup:
     """Draws the fit of every setting at the values of a column, from left to right."""
     values = list(dict.fromkeys(frame[name]))
     chart = Chart(
         across(values), Axis(0, 1.02, percent=True), f"Items answered as taught by {name}"
     )
+    chart.level(facts.inputs.chance, "dotted")
     step = 0.7 / len(settings)
     for row in frame.to_dict("records"):
         offset = (settings.index(row["setting"]) - (len(settings) - 1) / 2) * step
@@ -85,11 +88,11 @@ def _marks(frame: pd.DataFrame, name: str, settings: Sequence[str]) -> Markup:
 
 
 def _scatter(facts: Facts) -> list[tuple[str, Markup]]:
-    points = facts["learnt_points"]
-    if not len(points):
+    frame = facts["learnt_points"]
+    if not len(frame):
         return []
-    group = next((g for g in facts.groups if (points.group == g).any()), None)
-    part = points[points.group == group]
+    group = next((g for g in facts.groups if (frame.group == g).any()), None)
+    part = frame[frame.group == group]
     chart = Chart(
         Axis(*limits([*part.fitted_unknown, 0.0], 0, 1), "fitted and Unknown", percent=True),
         Axis(*limits([*part.change, 0.0]), "change of accuracy", percent=True),
