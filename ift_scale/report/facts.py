@@ -42,14 +42,9 @@ COLUMNS = {
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
     "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
-<<<<<<< HEAD
-    "learnt": "setting domain form grade domains of_domains seeds items new_items trained "
+    "learnt": "setting domain form grade domains of_domains seeds items new_items chance trained "
     "trained_low trained_high trained_before trained_before_low trained_before_high gain gain_low "
     "gain_high right "
-=======
-    "learnt": "setting domain form grade domains of_domains seeds items new_items chance trained "
-    "trained_low trained_high trained_before trained_before_low trained_before_high right "
->>>>>>> 00e84ff (Show the chance of a guess next to what was fitted, and ask the training items in the world's mechanisms)
     "right_low right_high right_before right_before_low right_before_high transfer transfer_low "
     "transfer_high new_transfer new_transfer_low new_transfer_high new_before new_before_low "
     "new_before_high",
