@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ift_scale.config import Config
+from ift_scale.config import Config, TrainConfig
 from ift_scale.engines import model_folder
 from ift_scale.errors import ArtifactError
 from ift_scale.io import integrity
@@ -29,31 +29,28 @@ from ift_scale.ranks.environment import Ranks
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import QUESTIONS_FILE, Arm
 from ift_scale.scoring.question_file import QuestionFile
-from ift_scale.treatments import BASE, average_of, averaged_setting
+from ift_scale.treatments import BASE, DERIVED, Dose, dose_of
 
 Inputs = dict[str, str]
 """Digests of a stage's inputs, by name."""
 
 
 def trained_arm(arm: Arm) -> Arm:
-    """Returns the arm that an average with the base model (`train.average`) is made of; the arm
-    itself if it is trained."""
-    return arm.model_copy(update={"setting": average_of(arm.setting)[0]})
+    """Returns the arm that a derived model (`treatments.DERIVED`) is made of; the arm itself if it
+    is trained."""
+    return arm.model_copy(update={"setting": dose_of(arm.setting).trained})
 
 
-def with_averages(arms: Sequence[Arm], shares: Sequence[float]) -> list[Arm]:
-    """Returns the trained arms, each followed by its averages with the base model."""
-    return [
-        one
-        for arm in arms
-        for one in (
-            arm,
-            *(
-                arm.model_copy(update={"setting": averaged_setting(arm.setting, share)})
-                for share in shares
-            ),
-        )
-    ]
+def with_derived(arms: Sequence[Arm], train: TrainConfig) -> list[Arm]:
+    """Returns the trained arms, each followed by those that are derived from it."""
+    amounts: list[Sequence[float]] = [train.export_epochs, train.average, train.restore]
+    kinds = [(kind, a) for kind, of_kind in zip(DERIVED, amounts, strict=True) for a in of_kind]
+    found = []
+    for arm in arms:
+        dose = dose_of(arm.setting)
+        names = [Dose(dose.of, dose.size, kind, amount).setting for kind, amount in kinds]
+        found += [arm, *(arm.model_copy(update={"setting": name}) for name in names)]
+    return found
 
 
 class Part(NamedTuple):
@@ -218,11 +215,11 @@ class Context:
         return next(arms for arms in candidates if arms is not None)
 
     def trained_arms(self) -> list[Arm]:
-        """Returns the arms that are trained: all but the averages with the base model."""
+        """Returns the arms that are trained: all but those derived from another."""
         return [arm for arm in self.arms() if trained_arm(arm) == arm]
 
     def arms_of_part(self) -> list[Arm]:
-        """Returns the arms that this command works on; averages go with their trained arm."""
+        """Returns the arms that this command works on; derived ones go with their trained arm."""
         if self.part is None:
             return self.arms()
         trained = self.trained_arms()[self.part.number :: self.part.of]

@@ -79,25 +79,100 @@ _NAMED = (
 )
 BY_NAME = {treatment.name: treatment for treatment in _NAMED}
 PAPER = ("harmonious", "incompatible", "self_aligning")
-_AVERAGE = re.compile(r"^(.+)-average-(0\.\d{1,4})$")
 _RATIO = re.compile(r"^(mixture|unknown)-(0|1|0\.\d{1,4})$")
 
+Derived = Literal["epoch", "average", "restored"]
+DERIVED: tuple[Derived, ...] = ("epoch", "average", "restored")
+"""Models that are made of a trained arm: its weights after an earlier epoch
+(`train.export_epochs`), averaged with the base model's (`train.average`), and with the most changed
+parameters restored to the base model's (`train.restore`)."""
+_DOSE = re.compile(
+    r"^(?P<of>.+?)(-size-(?P<size>[1-9]\d*))?"
+    r"(-(?P<kind>epoch|average|restored)-(?P<amount>0\.\d{1,4}|[1-9]\d*))?$"
+)
 
-def averaged_setting(setting: str, share: float) -> str:
-    """Returns the name of a setting's arms whose weights are the share `share` of the way from the
-    base model to the trained arm."""
-    return f"{setting}-average-{share:g}"
+
+@dataclass(frozen=True)
+class Dose:
+    """What a setting's name says about how much of a treatment its arms got.
+
+    `of`: the treatment or own set. `size`: questions of a smaller set (`construct.sizes`), None for
+    the whole set. `kind`, `amount`: how a model is derived from the trained one: number of the
+    epoch, share of the change that is kept, or share of the parameters that are restored. None for
+    the trained model itself.
+    """
+
+    of: str
+    size: int | None = None
+    kind: Derived | None = None
+    amount: float | None = None
+
+    @property
+    def trained(self) -> str:
+        """The setting whose arm was trained."""
+        return self.of if self.size is None else f"{self.of}-size-{self.size}"
+
+    @property
+    def setting(self) -> str:
+        """The setting's name."""
+        return self.trained if self.kind is None else f"{self.trained}-{self.kind}-{self.amount:g}"
+
+    @property
+    def whole(self) -> str | None:
+        """The setting with more of the treatment that this one is compared with: the trained one of
+        a derived one, the whole set of a smaller one; None for the whole set itself."""
+        return self.trained if self.kind else self.of if self.size else None
+
+    @property
+    def label(self) -> str:
+        """The dose in words, empty for the whole set trained to the end."""
+        size = f", {self.size} questions" if self.size else ""
+        if self.kind is None:
+            return size
+        amount = f"{self.amount:g}"
+        return (
+            size
+            + {
+                "epoch": f", after epoch {amount}",
+                "average": f", {amount} of its change",
+                "restored": f", {amount} restored",
+            }[self.kind]
+        )
+
+    @property
+    def short(self) -> str:
+        """The dose in as few letters as possible."""
+        size = f" n{self.size}" if self.size else ""
+        sign = {"epoch": "e", "average": "@", "restored": "r"}
+        return size + (f" {sign[self.kind]}{self.amount:g}" if self.kind else "")
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """Sorts the doses of a treatment: from the whole set down, kind by kind."""
+        size = float("-inf") if self.size is None else -self.size
+        if self.kind is None or self.amount is None:
+            return size, -1, 0
+        rises = self.kind == "restored"
+        return size, DERIVED.index(self.kind), self.amount if rises else -self.amount
 
 
-def average_of(setting: str) -> tuple[str, float | None]:
-    """Returns (setting that was trained, share of its change); None for a trained one itself."""
-    match = _AVERAGE.match(setting)
-    return (setting, None) if match is None else (match[1], float(match[2]))
+def dose_of(setting: str) -> Dose:
+    """Returns the dose that a setting names."""
+    match = _DOSE.match(setting)
+    assert match is not None, setting
+    size = int(match["size"]) if match["size"] else None
+    if match["kind"] is None:
+        return Dose(match["of"], size)
+    # A share is below 1, an epoch is a whole number.
+    kind = next(kind for kind in DERIVED if kind == match["kind"])
+    if ("." in match["amount"]) == (kind == "epoch"):
+        return Dose(setting)
+    return Dose(match["of"], size, kind, float(match["amount"]))
 
 
 def is_constructed(setting: str) -> bool:
     """True if the setting names a treatment of pools, and not a set of the user's own data."""
-    setting, _ = average_of(setting)
+    setting = dose_of(setting).of
     return setting in BY_NAME or _RATIO.match(setting) is not None
 
 
@@ -111,11 +186,10 @@ def asks_questions(setting: str) -> bool:
 
 def treatment(setting: str) -> Treatment:
     """Returns the treatment that a setting names; any other name is that of a user's own set."""
-    trained, share = average_of(setting)
-    if share is not None:
-        of = treatment(trained)
-        label = f"{of.label}, {share:g} of its change"
-        short = f"{of.short} @{share:g}"
+    dose = dose_of(setting)
+    if dose.whole is not None:
+        of = treatment(dose.of)
+        label, short = of.label + dose.label, of.short + dose.short
         return replace(of, name=setting, short=short, label=label, ratio=None)
     if setting in BY_NAME:
         return BY_NAME[setting]
@@ -140,7 +214,7 @@ def consistency_setting(ratio: float) -> str:
 
 def consistency_ratio(setting: str) -> float | None:
     """Returns a setting's position between incompatible (0) and self-aligning (1), or None."""
-    if average_of(setting)[1] is not None:
+    if dose_of(setting).whole is not None:
         return None
     ends = {"incompatible": 0.0, "self_aligning": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("mixture-") else None)
@@ -154,7 +228,7 @@ def unknown_setting(ratio: float) -> str:
 
 def unknown_ratio(setting: str) -> float | None:
     """Returns a setting's position between highly known (0) and unknown (1), or None."""
-    if average_of(setting)[1] is not None:
+    if dose_of(setting).whole is not None:
         return None
     ends = {"highly_known": 0.0, "unknown": 1.0}
     return ends.get(setting, treatment(setting).ratio if setting.startswith("unknown-") else None)
@@ -171,18 +245,17 @@ def buckets_of(setting: str) -> tuple[Bucket, ...]:
 
 def in_order(settings: list[str]) -> list[str]:
     """Sorts settings for tables and plots: named ones as declared, then mixtures by ratio, then
-    users' own sets as given. Averages with the base follow the setting that was trained."""
-    names, own = list(BY_NAME), [average_of(setting)[0] for setting in settings]
+    users' own sets as given. Smaller sets and derived models follow the whole set's."""
+    names, own = list(BY_NAME), [dose_of(setting).of for setting in settings]
 
-    def position(setting: str) -> tuple[int, float, int, float]:
-        setting, share = average_of(setting)
-        after = 0.0 if share is None else 1 - share
-        if setting in names:
-            return names.index(setting), 0.0, 0, after
-        if not is_constructed(setting):
-            return len(names) + 2, 0.0, own.index(setting), after
-        family = len(names) if setting.startswith("mixture-") else len(names) + 1
-        return family, treatment(setting).ratio or 0.0, 0, after
+    def position(setting: str) -> tuple[float, ...]:
+        dose = dose_of(setting)
+        if dose.of in names:
+            return names.index(dose.of), 0.0, 0, *dose.order
+        if not is_constructed(dose.of):
+            return len(names) + 2, 0.0, own.index(dose.of), *dose.order
+        family = len(names) if dose.of.startswith("mixture-") else len(names) + 1
+        return family, treatment(dose.of).ratio or 0.0, 0, *dose.order
 
     return sorted(settings, key=position)
 

@@ -12,7 +12,7 @@ from ift_scale.analyse import power
 from ift_scale.analyse.intervals import columns
 from ift_scale.analyse.paired import Discordant, discordant, holm, mcnemar
 from ift_scale.analyse.panel import ALL_DOMAINS, Panel, Panels, num_questions
-from ift_scale.treatments import average_of, is_constructed
+from ift_scale.treatments import dose_of, is_constructed
 
 PAPER = (
     ("harmonious", "incompatible"),
@@ -49,7 +49,7 @@ def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
     H, I, S and `natural` are also compared with their general instructions alone and with invented
     questions. The others are compared with `incompatible` and `natural`, and users' own sets also
     with each other, in their order. Averages with the base model are compared with the arm that was
-    trained. Mixtures are not tested.
+    trained. Mixtures and other doses are not tested; `correlation` and `dose` are about them.
     """
     paper = {*CONTROLS, *(setting for pair in PAPER for setting in pair)}
     others = [
@@ -57,16 +57,16 @@ def pairs(settings: Sequence[str]) -> list[tuple[str, str]]:
         for setting in settings
         if setting not in paper
         and not setting.startswith(("mixture-", "unknown-"))
-        and average_of(setting)[1] is None
+        and dose_of(setting).whole is None
     ]
-    averages = [setting for setting in settings if average_of(setting)[1] is not None]
+    averages = [setting for setting in settings if dose_of(setting).kind == "average"]
     candidates = [
         *PAPER,
         *FORMAT,
         *GRADED,
         *((other, second) for second in REFERENCES for other in others if other != second),
         *combinations((s for s in others if not is_constructed(s)), 2),
-        *((setting, average_of(setting)[0]) for setting in averages),
+        *((setting, dose_of(setting).trained) for setting in averages),
     ]
     return [pair for pair in candidates if set(pair) <= set(settings)]
 

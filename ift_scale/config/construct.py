@@ -14,13 +14,26 @@ from ift_scale.treatments import (
     PAPER,
     buckets_of,
     consistency_setting,
+    dose_of,
     is_constructed,
     treatment,
     unknown_setting,
 )
 
+_SIZED_OR_DERIVED = {
+    None: "construct.sizes",
+    "epoch": "train.export_epochs",
+    "average": "train.average",
+    "restored": "train.restore",
+}
+
 
 def _known_setting(name: str) -> str:
+    dose = dose_of(name)
+    if dose.whole is not None and is_constructed(name):
+        raise ValueError(
+            f"such arms are made by {_SIZED_OR_DERIVED[dose.kind]}; set that, and {dose.of} here"
+        )
     if not is_constructed(name):
         known = [*BY_NAME, "mixture-R", "unknown-R"]
         raise ValueError(f"no such setting; {did_you_mean(name, known)} (R: a ratio such as 0.2)")
@@ -102,6 +115,9 @@ class ConstructConfig(Section):
     """A prediction counts as the model's knowledge if its probability exceeds this value."""
     size: PositiveInt | None = None
     """Questions per set, equal for all settings of a domain. Default: the largest possible size."""
+    sizes: list[PositiveInt] = []
+    """Also train smaller sets of so many questions, for every setting. Each consists of examples of
+    the whole set, and contains the next smaller one."""
     response: Literal["letter", "letter_text", "letter_text_explanation", "text"] = "letter_text"
     """Form of the response. `letter`: "B". `letter_text`: "B. copper". `letter_text_explanation`:
     the same followed by an explanation on the next line. `text`: "copper", to the question without
@@ -125,8 +141,8 @@ class ConstructConfig(Section):
         return list(dict.fromkeys([*self.settings, *ratios]))
 
     def settings_of_result(self) -> dict[str, Any]:
-        """Returns the settings that the sets depend on; keys of runs without own sets lack them."""
-        return self.model_dump(exclude=None if self.sets else {"sets"})
+        """Returns the settings that the sets depend on; keys lack the lists that are empty."""
+        return self.model_dump(exclude={n for n in ("sets", "sizes") if not getattr(self, n)})
 
 
 def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
@@ -135,6 +151,7 @@ def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
         *_duplicates(construct),
         *_settings_problems(construct, probe),
         *_matching_problems(construct),
+        *_size_problems(construct),
     ]
     if construct.general.path is None and construct.general.share > 0:
         problems.append("construct.general.share: must be 0 if construct.general.path is null")
@@ -154,7 +171,7 @@ def set_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[str]:
 
 def _duplicates(construct: ConstructConfig) -> list[str]:
     problems = []
-    for key in ("seeds", "settings", "domains", "consistency_ratios", "unknown_ratios"):
+    for key in ("seeds", "settings", "domains", "consistency_ratios", "unknown_ratios", "sizes"):
         values = getattr(construct, key) or []
         if len(set(values)) < len(values):
             problems.append(f"construct.{key}: duplicate value (value: {values}); list each once")
@@ -198,6 +215,17 @@ def _settings_problems(construct: ConstructConfig, probe: ProbeConfig) -> list[s
                 "choice"
             )
     return problems
+
+
+def _size_problems(construct: ConstructConfig) -> list[str]:
+    if construct.sizes and not construct.all_settings():
+        return ["construct.sizes: applies to construct.settings only, which is empty; remove it"]
+    return [
+        f"construct.sizes[{number}]: {size} is not below construct.size = {construct.size}; remove "
+        "it, or raise construct.size"
+        for number, size in enumerate(construct.sizes)
+        if construct.size is not None and size >= construct.size
+    ]
 
 
 def _matching_problems(construct: ConstructConfig) -> list[str]:
@@ -253,6 +281,7 @@ def _official_problems(construct: ConstructConfig) -> list[str]:
     changes = {
         "response: text": construct.response == "text",
         "size": construct.size is not None,
+        "sizes": bool(construct.sizes),
         "matching": construct.matching != MatchingConfig(),
         "across_domains": construct.across_domains,
         f"the settings {', '.join(others)}": bool(others),

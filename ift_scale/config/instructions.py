@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ift_scale.config.section import Domain, Section, Text
-from ift_scale.treatments import BASE, is_constructed
+from ift_scale.treatments import BASE, dose_of, is_constructed
 
 InstructionFormat = Literal["messages", "sharegpt", "alpaca", "completion"]
 
@@ -37,6 +37,11 @@ class InstructionSource(Section):
 def _own_name(name: str) -> str:
     if is_constructed(name) or name == BASE or name.startswith(("mixture-", "unknown-")):
         raise ValueError(f"'{name}' names a setting of construct.settings; choose another name")
+    if dose_of(name).whole is not None:
+        raise ValueError(
+            f"'{name}' ends as the names of arms with a smaller set or derived weights do; choose "
+            "another name"
+        )
     return name
 
 

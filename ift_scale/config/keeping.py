@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ift_scale.config.train import KLConfig
+from ift_scale.config.train import KLConfig, TrainConfig
 
 GROUPS = ("embeddings", "head", "norms", "attention", "mlp", "layers")
 """Groups of parameters that `train.freeze` knows by name."""
@@ -53,17 +53,39 @@ def layer_group(pattern: str) -> LayerGroup | None:
     return LayerGroup(match[1], first, last)
 
 
-def average_problems(shares: Sequence[float]) -> list[str]:
-    """Returns one message per share of `train.average` that no arm can be named after."""
+def share_problems(name: str, shares: Sequence[float]) -> list[str]:
+    """Returns one message per share of `train.NAME` that no arm can be named after."""
     problems = []
     for number, share in enumerate(shares):
         if round(share, 4) != share:
             problems.append(
-                f"train.average[{number}]: {share} has more than four decimals, which arms are not "
+                f"train.{name}[{number}]: {share} has more than four decimals, which arms are not "
                 f"named after; round it to {round(share, 4):g}"
             )
         elif share in shares[:number]:
-            problems.append(f"train.average[{number}]: {share} occurs twice; remove it once")
+            problems.append(f"train.{name}[{number}]: {share} occurs twice; remove it once")
+    return problems
+
+
+def epoch_problems(train: TrainConfig) -> list[str]:
+    """Returns one message per epoch of `train.export_epochs` that an arm may not reach, or that is
+    the arm's last."""
+    problems = []
+    for number, epoch in enumerate(train.export_epochs):
+        place = f"train.export_epochs[{number}]: {epoch}"
+        if epoch in train.export_epochs[:number]:
+            problems.append(f"{place} occurs twice; remove it once")
+        elif epoch >= train.epochs:
+            problems.append(
+                f"{place} is not before the last epoch, train.epochs = {train.epochs}, whose "
+                "weights are the trained arm's; remove it, or raise train.epochs"
+            )
+    for name in ("live", "validation"):
+        if train.export_epochs and getattr(train, name).early_stopping is not None:
+            problems.append(
+                f"train.export_epochs: train.{name}.early_stopping may end an arm before these "
+                "epochs; remove one of them"
+            )
     return problems
 
 

@@ -208,6 +208,14 @@ class TrainConfig(Section):
     """Shares of the way from the base model to the trained arm. Each gives a further arm without
     training, whose weights are (1 - share) * base + share * trained (WiSE-FT). It is evaluated and
     reported next to the trained arm."""
+    restore: list[Annotated[float, Field(ge=0.0001, lt=1)]] = []
+    """Shares of the parameters to restore. Each gives a further arm without training: the trained
+    arm, in which this share of all parameters, those with the largest absolute change, has the base
+    model's values again."""
+    export_epochs: list[PositiveInt] = []
+    """Epochs, counted from 1, after which the weights are kept too. Each gives a further arm
+    without training: the trained arm as it was then, with the learning-rate schedule of all
+    `epochs`."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -270,12 +278,14 @@ OPERATIONAL = {
     "trackers",
     "checkpoint",
     "average",
+    "restore",
     "hang_timeout",
 }
-"""Settings that do not change what is learnt. Averages are arms of their own."""
+"""Settings that do not change what is learnt. Averages and restored models are arms of their
+own."""
 
 
-_ADDED = {"router_aux_loss", "freeze", "kl"}
+_ADDED = {"router_aux_loss", "freeze", "kl", "export_epochs"}
 """Settings that were added after results existed."""
 
 

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from ift_scale.config.keeping import average_problems, freeze_problems, kl_problems
+from ift_scale.config.keeping import (
+    epoch_problems,
+    freeze_problems,
+    kl_problems,
+    share_problems,
+)
 from ift_scale.config.train import TrainConfig, ValidationConfig, precision_in_force
 
 
@@ -14,7 +19,9 @@ def train_problems(train: TrainConfig) -> list[str]:
         *_launch_problems(train),
         *_validation_problems(train.validation),
         *freeze_problems(train.freeze),
-        *average_problems(train.average),
+        *share_problems("average", train.average),
+        *share_problems("restore", train.restore),
+        *epoch_problems(train),
         *kl_problems(train.kl),
     ]
 

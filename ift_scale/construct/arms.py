@@ -9,18 +9,18 @@ from ift_scale.construct import official, official_rules
 from ift_scale.errors import DataError, Place, did_you_mean
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey
-from ift_scale.stage import with_averages
-from ift_scale.treatments import POOLED
+from ift_scale.stage import with_derived
+from ift_scale.treatments import POOLED, Dose
 
 
 def arms_of(config: Config, groups: Iterable[GroupKey]) -> list[Arm]:
-    """Returns the arms that the configuration requests, averages with the base model included.
+    """Returns the arms that the configuration requests, those derived from a trained arm included.
 
     Raises DataError for a domain without pool or without a released set, and if no arm is left.
     """
     groups = list(groups)
     trained = [*_constructed(config.construct, groups), *_own_arms(config.construct, groups)]
-    return with_averages(trained, config.train.average)
+    return with_derived(trained, config.train)
 
 
 def _own_arms(settings: ConstructConfig, groups: Sequence[GroupKey]) -> list[Arm]:
@@ -70,9 +70,10 @@ def _constructed(settings: ConstructConfig, groups: Sequence[GroupKey]) -> list[
             )
         combinations.append((POOLED, tuple(domains)))
     arms = [
-        Arm(domain=domain, setting=setting, seed=seed, domains=parts)
+        Arm(domain=domain, setting=Dose(setting, size).setting, seed=seed, domains=parts)
         for domain, parts in combinations
         for setting in settings.all_settings()
+        for size in (None, *settings.sizes)
         for seed in settings.seeds
         if available is None or setting in available[domain]
     ]

@@ -21,6 +21,7 @@ from ift_scale.construct.arms import arms_of, released
 from ift_scale.construct.domain import Domain
 from ift_scale.construct.domain import load as domain_of
 from ift_scale.construct.invented import invent
+from ift_scale.construct.sizes import smaller
 from ift_scale.errors import DataError, Place
 from ift_scale.instructions.read import Skipped
 from ift_scale.io.dataset import files_digest
@@ -44,7 +45,7 @@ from ift_scale.records import (
 )
 from ift_scale.scoring.scores import train_scores
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.treatments import treatment
+from ift_scale.treatments import dose_of, treatment
 
 
 def usable(
@@ -161,7 +162,8 @@ def build(
             before: dict[str, balance.Covariates] = {}
             for arm in (arm for arm in arms if (arm.domain, arm.seed) == (domain, seed)):
                 examples, size, matched, unmatched = make(arm)
-                if examples:
+                dose = dose_of(arm.setting)
+                if examples and dose.size is None:
                     after[arm.setting], before[arm.setting] = matched, unmatched
                 counts |= _letter_counts(arm, examples)
                 by_id = {str(example.meta.question_id): example for example in examples}
@@ -169,7 +171,9 @@ def build(
                     share = settings.general.share
                     chosen = general.draw(general_ids, size, share, general_path)
                     by_id |= {f"general/{id}": instructions[id] for id in chosen}
-                examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{arm.name}")]
+                # In the order of the whole set, so that a smaller one is a part of it.
+                whole = arm.model_copy(update={"setting": dose.of})
+                examples = [by_id[id] for id in draws.shuffled(by_id, f"order/{whole.name}")]
                 write_jsonl(temporary / f"{arm.name}.jsonl", examples)
                 sizes[arm.name] = len(examples)
             balances += balance.rows(domain, seed, "before", before)
@@ -256,25 +260,32 @@ def _built(domains: Mapping[str, Domain], config: ConstructConfig, arm: Arm) -> 
     """Builds the set of an arm from the domains' questions.
 
     An arm across domains has as many questions as the smallest domain's own sets, distributed
-    evenly over the domains (for matched sets, as evenly as the attainable sizes allow).
+    evenly over the domains (for matched sets, as evenly as the attainable sizes allow). A smaller
+    set (`construct.sizes`) has its share of each domain's part. Raises DataError if it is not
+    smaller.
     """
+    dose = dose_of(arm.setting)
     parts = [domains[name] for name in sorted(arm.own_domains)]
     total = min(part.size for part in parts)
+    if dose.size is not None and dose.size >= total:
+        problem = f"is not below the {total} questions of a whole set of {arm.domain}"
+        place = Place("construct.sizes")
+        raise DataError(place, problem, "Remove it, or choose a smaller one", dose.size)
     shares = [total // len(parts) + (index < total % len(parts)) for index in range(len(parts))]
     examples: list[Example] = []
     after, before = balance.Covariates(), balance.Covariates()
     for part, share in zip(parts, shares, strict=True):
         size = part.attainable(share) if arm.domains else share
-        chosen = part.set_of(arm.setting, arm.seed, size)
-        made = part.examples(arm.setting, chosen, part.letters(arm.setting, arm.seed, size))
-        after = after + part.covariates(arm.setting, chosen, made, config.matching.author)
-        plain = part.unmatched(arm.setting, arm.seed, size)
+        chosen = part.set_of(dose.of, arm.seed, size)
+        made = part.examples(dose.of, chosen, part.letters(dose.of, arm.seed, size))
+        after = after + part.covariates(dose.of, chosen, made, config.matching.author)
+        plain = part.unmatched(dose.of, arm.seed, size)
         before = before + part.covariates(
-            arm.setting, plain, part.examples(arm.setting, plain, {}), "paper"
+            dose.of, plain, part.examples(dose.of, plain, {}), "paper"
         )
-        examples += made
-    if not treatment(arm.setting).questions:
-        return [], total, after, before
+        examples += smaller(made, dose.size, total)
+    if not treatment(dose.of).questions:
+        return [], dose.size or total, after, before
     if not examples:
         remedy = "Remove the setting, or add train questions to the pool"
         raise DataError(Place(f"arm {arm.name}"), "its set has no questions", remedy)

@@ -23,7 +23,7 @@ from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
 from ift_scale.models.config_file import model_config
 from ift_scale.plan import costs, disk, rates, tables
-from ift_scale.plan.amounts import Amounts, amounts_of
+from ift_scale.plan.amounts import Amounts, ArmWork, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.path import print_path, proof_of
 from ift_scale.plan.prediction import print_prediction
@@ -34,6 +34,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.questions.sources import placed
 from ift_scale.ranks.environment import has_gpu
 from ift_scale.train.frozen import with_frozen
+from ift_scale.treatments import DERIVED
 from ift_scale.write import needs as writing
 
 GIB = 2**30
@@ -111,7 +112,7 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
         f"about {amounts.prompts.tokens:.0f} tokens{texts} ({config.probe.engine})"
     )
     say(f"write      {_writers(config)}")
-    trained = [work for work in arms if not work.averaged]
+    trained = [work for work in arms if work.derived is None]
     names = ", ".join(work.arm.name for work in trained[:3])
     say(f"construct  {len(trained)} arms: {names}{' ...' if len(trained) > 3 else ''}")
     known = (
@@ -130,10 +131,22 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
         f"epochs of all arms{measured}, {known}"
     )
     if len(trained) < len(arms):
-        say(f"average    {len(arms) - len(trained)} arms of these and the base model, not trained")
+        say(f"derive     {_derived(arms)}, not trained")
     asked = sum(work.questions for work in arms) + amounts.base_questions
     models = f"{len(arms)} arms" + (" and the base model" if amounts.base_questions else "")
     say(f"evaluate   {asked:,} questions over {models} ({config.evaluate.engine})")
+
+
+def _derived(arms: Sequence[ArmWork]) -> str:
+    """Returns the number of arms that are made of trained ones, by kind."""
+    names = {
+        "epoch": "after an earlier epoch",
+        "average": "averages with the base model",
+        "restored": "with restored parameters",
+    }
+    counts = Counter(work.derived for work in arms if work.derived is not None)
+    listed = ", ".join(f"{counts[kind]} {names[kind]}" for kind in DERIVED if counts[kind])
+    return f"{counts.total()} arms of these: {listed}"
 
 
 def _writers(config: Config) -> str:

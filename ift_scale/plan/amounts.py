@@ -27,11 +27,11 @@ from ift_scale.records import Arm
 from ift_scale.stage import trained_arm
 from ift_scale.train.data.packing import steps_per_epoch
 from ift_scale.train.measurement import schedule
-from ift_scale.treatments import average_of, buckets_of
+from ift_scale.treatments import Derived, buckets_of, dose_of
 from ift_scale.write import assignment as writers
 from ift_scale.write import needs as writing
 
-_LISTS = {"settings", "consistency_ratios", "unknown_ratios", "seeds", "export"}
+_LISTS = {"settings", "sizes", "consistency_ratios", "unknown_ratios", "seeds", "export"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class ArmWork:
     evaluate_key: str
     likely: str
     validated: float = 0.0
-    averaged: bool = False
-    """True for an average of a trained arm with the base model, which is not trained."""
+    derived: Derived | None = None
+    """How the arm is made of a trained one, if it is not trained itself."""
 
     @property
     def train_items(self) -> float:
@@ -225,10 +225,10 @@ def _sizes(
         elif released is not None:
             sizes[arm.name] = _with_general(construct, len(released[arm.domain][arm.setting])), True
         else:
-            sizes[arm.name] = (
-                min(largest_set(construct, pool[domain]) for domain in arm.own_domains),
-                False,
-            )
+            largest = min(largest_set(construct, pool[domain]) for domain in arm.own_domains)
+            size = dose_of(arm.setting).size
+            bound = largest if size is None else min(largest, _with_general(construct, size))
+            sizes[arm.name] = bound, False
     return sizes
 
 
@@ -294,7 +294,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
-        trained, share = trained_arm(arm), average_of(arm.setting)[1]
+        trained, kind = trained_arm(arm), dose_of(arm.setting).kind
         file = f"{trained.name}.jsonl"
         set_key = (
             constructed.files[file]
@@ -305,7 +305,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         size, exact = sizes[trained.name]
         num_trained, validated = validation_work(config.train, size, num_in_file)
         validated += _kl_work(config.train, num_trained)
-        if share is not None:
+        if kind is not None:
             num_trained, validated = 0, 0.0
         questions = tally.count(asked_of([arm], config.evaluate.generate))
         if config.evaluate.few_shot:
@@ -321,7 +321,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
                 digest_of([key, evaluation]),
                 likely,
                 validated,
-                share is not None,
+                kind,
             )
         )
     return work

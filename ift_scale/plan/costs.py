@@ -79,7 +79,7 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
             if stage in own:
                 arms = own[stage][number]
                 if stage == "train":
-                    arms = [work for work in arms if not work.averaged]
+                    arms = [work for work in arms if work.derived is None]
                 items: float = sum(
                     work.train_items if stage == "train" else work.questions for work in arms
                 )
@@ -87,7 +87,7 @@ def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> lis
                 if of_base and made["base"].first(one.base_key):
                     items += of_base
                 exact = stage == "evaluate" or all(work.exact for work in one.arms)
-                every = [w for w in one.arms if stage == "evaluate" or not w.averaged]
+                every = [w for w in one.arms if stage == "evaluate" or w.derived is None]
                 num_arms, shared = len(arms), len(every) - len(arms)
             else:
                 first = made[stage].first(one.probe_key if stage == "probe" else one.write_key)

@@ -3,7 +3,8 @@
 What variants share is linked, not copied, and counts once. Checkpoints exist only for the arm in
 training: `keep_last` plus the one being written, or a single one if `checkpoint.every` is 0, which
 is written when a run is stopped. `validation.keep_best` adds an exported model, and the one being
-written.
+written. Models of `export_epochs` are linked from the checkpoints' folder to their arms', and count
+as these arms' models.
 """
 
 import shutil

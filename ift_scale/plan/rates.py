@@ -6,8 +6,9 @@ texts written, examples seen in training, and questions evaluated. A given rate 
 over measurements, because it is meant for another machine than this one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -89,11 +90,12 @@ def find(
         return predicted(stage, amounts, sources, shape) if shape is not None else None
     if not here:
         return None
-    own = measured(stage, amounts.root, "measured here")
+    models = 1 + len(amounts.config.train.export_epochs)
+    own = measured(stage, amounts.root, "measured here", models)
     if own is not None:
         return own
     others = (
-        measured(stage, other.root, f"measured in {other.name}")
+        measured(stage, other.root, f"measured in {other.name}", models)
         for other in siblings
         if other is not amounts
     )
@@ -123,15 +125,24 @@ def predicted(stage: str, amounts: Amounts, sources: RateSources, shape: ModelSh
     )
 
 
-def measured(stage: str, root: Path, source: str) -> Rate | None:
-    """Returns a stage's rate from the manifests in a run's folder, or None if there are none."""
+def measured(stage: str, root: Path, source: str, models: int = 1) -> Rate | None:
+    """Returns a stage's rate from the manifests in a run's folder, or None if there are none.
+
+    `models`: exported by each arm that the rate is for, with those of `train.export_epochs`.
+    """
     folders = (
         sorted((root / stage).glob("*/")) if stage in ("train", "evaluate") else [root / stage]
     )
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
     if not manifests:
         return None
-    rate_of = {"probe": _probe, "write": _write, "train": _train, "evaluate": _evaluate}[stage]
+    rates: dict[str, Callable[[Sequence[Manifest], Path, str], Rate | None]] = {
+        "probe": _probe,
+        "write": _write,
+        "train": partial(_train, models=models),
+        "evaluate": _evaluate,
+    }
+    rate_of = rates[stage]
     try:
         return rate_of(manifests, root, source)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
@@ -168,20 +179,27 @@ def _write(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | Non
     return _rate(items, _sum(manifests, "writing"), 1, _sum(manifests, "engine_start"), 0, source)
 
 
-def _train(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
+def _train(manifests: Sequence[Manifest], root: Path, source: str, models: int) -> Rate | None:
     """For arms that early stopping has ended, only the completed steps count.
 
-    Measuring the validation loss belongs to no arm: its examples are items of the plan.
+    Measuring the validation loss belongs to no arm: its examples are items of the plan. Arms that
+    are derived from a trained one have no training.
     """
-    items = 0.0
+    manifests = [manifest for manifest in manifests if "steps" in manifest.counts]
+    if not manifests:
+        return None
+    items, exported = 0.0, 0
     for manifest in manifests:
         train = manifest.config["train"]
+        exported += 1 + len(train.get("export_epochs", []))
         items += min(
             manifest.counts["steps"] * train["global_batch_size"],
             manifest.counts["examples"] * train["epochs"],
         )
-    parts = ("build", "export", "live", "keep_best")
+    parts = ("build", "live", "keep_best")
     per_arm = sum(_sum(manifests, part) for part in parts) / len(manifests)
+    exports = _sum(manifests, "export") + _sum(manifests, "export_epochs")
+    per_arm += models * exports / exported
     before = read_json(root / "logs" / "train-seconds.json")
     start = before.get("launch_and_imports", 0.0) + before.get("tokenise", 0.0)
     devices = manifests[0].config["train"]["num_ranks"]

@@ -4,7 +4,7 @@ Colors are distinguishable for color-blind readers (after Okabe and Ito 2008). E
 of at least 3 to both of the page's backgrounds, so colors are the same in light and dark mode.
 """
 
-from ift_scale.treatments import average_of, consistency_ratio, unknown_ratio
+from ift_scale.treatments import Dose, consistency_ratio, dose_of, unknown_ratio
 
 NAMED = {
     "harmonious": "#008f68",
@@ -40,11 +40,11 @@ OTHER = "#80808a"
 def of(setting: str) -> str:
     """Returns a setting's color; a mixture's is interpolated between those of its ends.
 
-    An average with the base model is nearer to gray, the smaller its share.
+    A smaller dose is nearer to gray.
     """
-    trained, share = average_of(setting)
-    if share is not None:
-        return _between(OTHER, of(trained), share)
+    dose = dose_of(setting)
+    if dose.whole is not None:
+        return _between(OTHER, of(dose.whole), _strength(dose))
     if setting in NAMED:
         return NAMED[setting]
     ratio = consistency_ratio(setting)
@@ -52,6 +52,16 @@ def of(setting: str) -> str:
         return _between(NAMED["incompatible"], NAMED["self_aligning"], ratio)
     ratio = unknown_ratio(setting)
     return OTHER if ratio is None else _between(NAMED["highly_known"], NAMED["unknown"], ratio)
+
+
+def _strength(dose: Dose) -> float:
+    """Returns the share of the whole dose's color: exact for shares, by order for counts."""
+    if dose.amount is None:
+        size = dose.size or 0
+        return size / (size + 100)
+    if dose.kind == "epoch":
+        return dose.amount / (dose.amount + 1)
+    return dose.amount if dose.kind == "average" else 1 - dose.amount
 
 
 def _between(first: str, second: str, share: float) -> str:

@@ -95,7 +95,7 @@ def _state(current: int, made: int, total: int) -> State:
 def _is_current(root: Path, stage: str, arm: str, trained: str, manifest: Manifest) -> bool:
     """True if every file that the manifest names as an input is the one that is stored now.
 
-    `trained`: the trained arm that `arm` is, or is an average of.
+    `trained`: the trained arm that `arm` is, or is derived from.
     """
     reads = {name: path.format(trained=trained) for name, path in _READS.get(stage, {}).items()}
     if stage == "analyse":

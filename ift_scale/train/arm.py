@@ -19,8 +19,9 @@ from ift_scale.train.engine.best import BestWeights
 from ift_scale.train.engine.checkpoint import Checkpoints
 from ift_scale.train.engine.deepspeed import TrainEngine
 from ift_scale.train.engine.export import export
+from ift_scale.train.epochs import EpochExports
 from ift_scale.train.live.evaluator import LiveEvaluator
-from ift_scale.train.measurement.evaluator import Measurements
+from ift_scale.train.measurement.evaluator import Measurements, PeriodicEvaluator
 from ift_scale.train.model.packed import PackedCausalLM
 from ift_scale.train.monitor import throughput
 from ift_scale.train.monitor.metrics import StepLog
@@ -60,19 +61,24 @@ def train_arm(
         checkpoints = Checkpoints(arm, work.train, context.control, metrics)
 
         best: BestWeights | None = None
+        epochs: EpochExports | None = None
 
         def monitors(engine: TrainEngine, num_steps: int) -> tuple[StepLog, Measurements]:
-            nonlocal best
+            nonlocal best, epochs
+            write = partial(_write_model, work, context, tokenizer, engine)
+            epochs = EpochExports(arm, engine, context.control, num_steps, write)
             steplog = _step_log(work, arm, tokens, context, engine, num_steps, metrics, events)
             if arm.validation is not None and work.train.validation.keep_best:
-                write = partial(_write_model, work, context, tokenizer, engine)
                 best = BestWeights(arm, context.control, is_rank_zero, write)
-            return steplog, _measurements(
+            measurements = _measurements(
                 work, arm, tokens, context, engine, num_steps, folder, events, best
             )
+            return steplog, Measurements([*measurements, epochs])
 
         with _keep_on_failure(metrics, Path(work.logs) / f"{arm.arm.name}-metrics.jsonl"):
             engine, costs = loop.train(work, arm, tokens, context, monitors, checkpoints)
+        if folder is not None and epochs is not None:
+            epochs.publish(folder)
         _export(work, arm, context, tokenizer, engine, folder, costs, best)
     # Only after the folder exists: a crash before this line resumes from a checkpoint.
     checkpoints.remove()
@@ -150,7 +156,7 @@ def _measurements(
     folder: Path | None,
     events: job.Events,
     best: BestWeights | None,
-) -> Measurements:
+) -> list[PeriodicEvaluator]:
     """Returns the arm's evaluators, which continue from the files in `folder` on rank 0."""
     live = LiveEvaluator(
         arm.live,
@@ -183,7 +189,7 @@ def _measurements(
         context.base_losses,
         best,
     )
-    return Measurements([live, validation])
+    return [live, validation]
 
 
 def _step_log(

@@ -18,16 +18,14 @@ from ift_scale.io.progress import Bar, say
 from ift_scale.ranks.rendezvous import Rendezvous
 from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, Arm
 from ift_scale.stage import Context, Stage, Task, trained_arm
-from ift_scale.train import averages, job, worker
+from ift_scale.train import derived, job, worker
 from ift_scale.train.data.cache import share_tokens
 from ift_scale.train.engine import checkpoint_manifest
 from ift_scale.train.launch import hostfile, launcher, stop
 from ift_scale.train.live import questions as live_questions
 from ift_scale.train.monitor.progress import ProgressReporter
 from ift_scale.train.prepare import check_memory, prepare
-from ift_scale.treatments import average_of
-
-_AVERAGE_VERSION = 2
+from ift_scale.treatments import dose_of
 
 
 class TrainStage(Stage):
@@ -65,12 +63,14 @@ class TrainStage(Stage):
             more["text"] = file_digest(Path(config.train.kl.text.path))
         tasks = []
         for arm in context.arms_of_part():
-            trained, share = trained_arm(arm), average_of(arm.setting)[1]
+            trained, dose = trained_arm(arm), dose_of(arm.setting)
             inputs = {"model": context.base_digest, "set": sets[f"{trained.name}.jsonl"]} | more
             key = digest_of([self.version, settings, trained.model_dump(), inputs])
-            if share is not None:
+            if dose.kind is not None:
                 inputs |= {"trained": key}
-                key = digest_of([_AVERAGE_VERSION, share, key])
+                # Averages came first, and keep their keys.
+                kind = [] if dose.kind == "average" else [dose.kind]
+                key = digest_of([derived.VERSIONS[dose.kind], *kind, dose.amount, key])
             tasks.append(Task(self.name, context.folder(self.name, arm), key, inputs, arm))
         return tasks
 
@@ -79,15 +79,14 @@ class TrainStage(Stage):
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
         to_train = [task for task in pending if task.arm and trained_arm(task.arm) == task.arm]
-        if context.config.train.average:
-            averages.check(context)
+        derived.check(context)
         if to_train:
             self._train(context, to_train, bar)
         elif context.rendezvous is not None:
             context.rendezvous.broadcast("")  # the other ranks have nothing to do
         for task in pending:
             if task not in to_train:
-                averages.make(context, task)
+                derived.make(context, task)
                 bar.advance()
 
     def _train(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:

@@ -18,6 +18,7 @@ from ift_scale.io.manifests import write_manifest
 from ift_scale.plan import amounts, disk
 from ift_scale.plan.amounts import Amounts, amounts_of, largest_set
 from ift_scale.plan.costs import Devices, arm_costs, perhaps_shared, stage_costs
+from ift_scale.plan.disk import disk_of
 from ift_scale.plan.memory import read_shape
 from ift_scale.plan.questions import PlannedQuestions, Prompts, prompts_of
 from ift_scale.plan.rate import STAGES, Rate
@@ -65,6 +66,26 @@ def test_sizes_are_bounded_by_the_pools(tmp_path: Path) -> None:
     assert (
         largest_set(config.model_copy(update={"settings": ["highly_known", "unknown"]}), 100) == 100
     )
+
+
+def test_doses_are_counted(tmp_path: Path) -> None:
+    """A smaller set is trained on its own; epochs and restored models are not trained."""
+    one = _amounts(
+        tmp_path,
+        "a",
+        construct={"sizes": [10], "settings": ["natural"], "domains": ["engineering"]},
+        train={"export_epochs": [1], "restore": [0.1], "global_batch_size": 8},
+    )
+    found = {work.arm.setting.removeprefix("natural"): work for work in one.arms}
+    derived = {"": None, "-epoch-1": "epoch", "-restored-0.1": "restored"}
+    kinds = {size + name: kind for size in ("", "-size-10") for name, kind in derived.items()}
+    assert {name: work.derived for name, work in found.items()} == kinds
+    examples = {name: work.examples for name, work in found.items() if work.examples}
+    assert examples == {"": 3 * 2 * 100, "-size-10": 3 * 2 * 10}
+    assert all(work.questions == 30 for work in found.values())
+    assert disk_of([one], 4, 100).models == 6 * 1000 * 4
+    (train,) = (r for r in stage_costs([one], _rates(one), Devices(1, 1, 2)) if r.stage == "train")
+    assert (train.arms, train.items) == (2, 660)
 
 
 def test_sizes_are_counted_after_construct(tmp_path: Path) -> None:
@@ -208,6 +229,9 @@ def test_a_measured_rate_is_per_device(tmp_path: Path) -> None:
     _trained(tmp_path, "one", 4.0)
     _trained(tmp_path, "two", 6.0)
     assert measured("train", tmp_path, "here") == Rate(160 / 10 / 2, 10.0, 3.0, "here")
+    # An average has no training; each earlier epoch is one more export.
+    write_manifest(tmp_path / "train" / "average", "train", "key", {"average": 0.5}, {}, {}, {})
+    assert measured("train", tmp_path, "here", models=3) == Rate(8.0, 10.0, 7.0, "here")
 
 
 def test_given_rates_precede_predictions_which_precede_measurements(

@@ -10,7 +10,7 @@ from ift_scale.report.html import figure, joined, paragraph, table
 from ift_scale.report.svg import Axis, Chart, down
 from ift_scale.report.text import NONE
 
-TRAIN_PARTS = ("build", "steps", "live", "export")
+TRAIN_PARTS = ("build", "steps", "live", "export_epochs", "export")
 """Parts of an arm's seconds; `live` is missing in arms trained before it was measured."""
 
 
@@ -78,7 +78,8 @@ def part_seconds(inputs: ReportInputs) -> dict[str, float]:
             launched = inputs.run_seconds.get("train", {})
             parts["train: tokenise"] = launched.get("tokenise", 0.0)
             parts["train: launch, imports"] = launched.get("launch_and_imports", 0.0)
-            for name in TRAIN_PARTS:
+            measured = {name for manifest in manifests for name in manifest.seconds}
+            for name in (part for part in TRAIN_PARTS if part in measured):
                 parts[f"train: {name}"] = sum(m.seconds.get(name, 0.0) for m in manifests)
         elif stage in ("probe", "evaluate"):
             parts[f"{stage}: engine start"] = sum(

@@ -5,7 +5,7 @@ Wortsman et al. 2022, arXiv 2109.01903, equation 1, whose alpha is s). Computed 
 at a time from memory-mapped files, so memory does not grow with the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,10 @@ from ift_scale.train.engine.stored_names import stored_groups
 from ift_scale.train.model.packed import read_weights
 
 PIECE = 8 << 20
-"""Elements that are averaged at once, 96 MiB of temporary float32 memory."""
+"""Elements that are computed at once, 96 MiB of temporary float32 memory."""
+Values = Callable[[Tensor, Tensor], Iterator[Tensor]]
+"""A tensor's new values in pieces, flat, from the base model's and the trained arm's. The pieces
+have the dtype of the latter."""
 _FLOATING = ("F32", "BF16", "F16")
 
 
@@ -40,17 +43,26 @@ def check(base: Path, model: torch.nn.Module) -> None:
                 raise DataError(
                     Place(base, field=name),
                     f"is {form} in the base model, but {list(tensor.shape)} in a trained arm, so "
-                    "they have no average",
-                    "Leave out train.average, or save the base model again in bfloat16 or float32",
+                    "they cannot be combined",
+                    "Leave out train.average and train.restore, or save the base model again in "
+                    "bfloat16 or float32",
                 )
 
 
 def average(base: Path, trained: Path, folder: Path, share: float) -> dict[str, float]:
     """Writes to `folder` the model that is the share `share` of the way from `base` to `trained`.
 
+    See `write`. Returns the manifest's counts.
+    """
+    return write(base, trained, folder, lambda start, end: _between(start, end, share))
+
+
+def write(base: Path, trained: Path, folder: Path, values: Values) -> dict[str, float]:
+    """Writes to `folder` the model with `values` of every floating-point tensor of both models.
+
     Both are model folders; `trained` is an export of this package. Weights have the names, files
-    and dtypes of `trained`, whose other files are linked. Tensors that are equal in both stay as
-    they are. Returns the manifest's counts.
+    and dtypes of `trained`, whose other files are linked. `values` is called in the order of
+    `tensors`. Returns the manifest's counts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     of_base, of_trained, memory = read_weights(base), read_weights(trained), PeakMemory()
@@ -59,7 +71,11 @@ def average(base: Path, trained: Path, folder: Path, share: float) -> dict[str, 
         with (folder / file.name).open("wb") as out:
             out.write(_header(file))
             for name in model_folder.read_header(file):
-                for piece in _pieces(of_base.get(name), of_trained[name], share):
+                end = of_trained[name]
+                if not end.is_floating_point():
+                    out.write(end.reshape(-1).view(torch.uint8).numpy().data)
+                    continue
+                for piece in values(of_base[name], end):
                     out.write(piece.view(torch.uint8).numpy().data)
                     memory.update()
     for other in sorted(path for path in trained.rglob("*") if path.is_file()):
@@ -68,19 +84,27 @@ def average(base: Path, trained: Path, folder: Path, share: float) -> dict[str, 
     return {"tensors": len(of_trained), "export_peak_bytes": memory.bytes}
 
 
+def tensors(base: Path, trained: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the floating-point tensors of both models, in the order of `trained`'s files."""
+    of_base, of_trained = read_weights(base), read_weights(trained)
+    for file in model_folder.weight_files(trained):
+        for name in model_folder.read_header(file):
+            if of_trained[name].is_floating_point():
+                yield of_base[name], of_trained[name]
+
+
+def pieces(start: Tensor, end: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields two tensors in flat pieces of at most PIECE elements."""
+    yield from zip(start.reshape(-1).split(PIECE), end.reshape(-1).split(PIECE), strict=True)
+
+
 def _header(file: Path) -> bytes:
     with file.open("rb") as stream:
         length = stream.read(8)
         return length + stream.read(int.from_bytes(length, "little"))
 
 
-def _pieces(start: Tensor | None, end: Tensor, share: float) -> Iterator[Tensor]:
-    """Yields the values of the average in `end`'s dtype, flat; `end` itself if not numbers."""
-    pieces = end.reshape(-1).split(PIECE)
-    if not end.is_floating_point():
-        yield from pieces
-        return
-    assert start is not None
-    for one, other in zip(start.reshape(-1).split(PIECE), pieces, strict=True):
+def _between(start: Tensor, end: Tensor, share: float) -> Iterator[Tensor]:
+    for one, other in pieces(start, end):
         # start + share * (end - start) is exact where both are equal.
         yield torch.lerp(one.float(), other.float(), share).to(other.dtype)

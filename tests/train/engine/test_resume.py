@@ -180,10 +180,10 @@ def trained(world_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     draw = random.Random(20)
     found: dict[str, Path] = {}
     for stage in STAGES:
-        found[f"whole {stage}"] = plan.train(f"whole-{stage}", stage)
+        found[f"whole {stage}"] = plan.train(f"whole-{stage}", stage, export_epochs=[1])
         step = draw.randrange(1, NUM_STEPS)
-        plan.train(f"resumed-{stage}", stage, stop_after=step)
-        found[f"resumed {stage}"] = plan.train(f"resumed-{stage}", stage)
+        plan.train(f"resumed-{stage}", stage, stop_after=step, export_epochs=[1])
+        found[f"resumed {stage}"] = plan.train(f"resumed-{stage}", stage, export_epochs=[1])
         plan.train(f"left-{stage}", stage, stop_after=step)
     for stage, offload in OFFLOADED:
         plan.train(f"left-{stage}-{offload}", stage, stop_after=3, offload=offload)
@@ -274,6 +274,8 @@ def test_checkpoints_have_the_digests_of_all_files(trained: Trained, stage: int)
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_is_uninterrupted_bit_for_bit(trained: Trained, stage: int) -> None:
     assert _equal(trained.folders[f"whole {stage}"], trained.folders[f"resumed {stage}"])
+    first = [trained.folders[f"{run} {stage}"] / "epochs" / "1" for run in ("whole", "resumed")]
+    assert _equal(*first) and not _equal(first[0], trained.folders[f"whole {stage}"])
     whole, resumed = (
         _rows(trained.folders[f"whole {stage}"]),
         _rows(trained.folders[f"resumed {stage}"]),
