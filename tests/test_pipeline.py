@@ -137,18 +137,48 @@ def test_one_changed_setting_redoes_what_depends_on_it(finished: Path, tmp_path:
     assert "probe: done already" in output and "train: 4 of 4 arms done already" in output
 
 
-def test_averages_with_the_base_are_arms_without_training(finished: Path, tmp_path: Path) -> None:
+def test_derived_models_are_arms_without_training(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    output = _run(folder, *TRANSFORMERS, "train.average=[0.5]")
-    assert "train: 2 of 4 arms done already" in output and "construct: done already" in output
-    arm = folder / "train" / "medicine-harmonious-average-0.5-seed0"
-    manifest = read_manifest(arm)
-    assert manifest is not None and "model/model.safetensors" in manifest.files
-    assert not (arm / "metrics.jsonl").exists()
+    output = _run(folder, *TRANSFORMERS, "train.average=[0.5]", "train.restore=[0.1]")
+    assert "train: 2 of 6 arms done already" in output and "construct: done already" in output
     settings = pd.read_csv(folder / "report" / "settings.csv")
     groups = settings[settings.setting == "harmonious"].group
-    assert list(settings[settings.setting == "harmonious-average-0.5"].group) == list(groups)
-    assert "harmonious, 0.5 of its change" in (folder / "report" / "index.html").read_text()
+    for name in ("harmonious-average-0.5", "harmonious-restored-0.1"):
+        arm = folder / "train" / f"medicine-{name}-seed0"
+        manifest = read_manifest(arm)
+        assert manifest is not None and "model/model.safetensors" in manifest.files
+        assert not (arm / "metrics.jsonl").exists()
+        assert list(settings[settings.setting == name].group) == list(groups)
+    counts = manifest.counts
+    assert 0 < counts["restored"] == round(0.1 * counts["parameters"]) <= counts["changed"]
+    page = (folder / "report" / "index.html").read_text()
+    assert "harmonious, 0.5 of its change" in page and "harmonious, 0.1 restored" in page
+
+
+def test_smaller_sets_and_earlier_epochs_are_arms_of_one_launch(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    doses = ("construct.sizes=[8]", "train.export_epochs=[1]", "construct.settings=[harmonious]")
+    output = _run(folder, *TRANSFORMERS, *doses)
+    assert "probe: done already" in output
+    rows = (folder / "logs" / "train-events.jsonl").read_text().splitlines()
+    arms = [row["name"] for row in map(json.loads, rows) if row["event"] == "arm"]
+    names = ("harmonious", "harmonious-size-8")
+    assert arms == [f"medicine-{name}-seed0" for name in names], "of one launch"
+    end = folder / "train" / "medicine-harmonious-seed0"
+    weights = (end / "model" / "model.safetensors").read_bytes()
+    before = finished / "train" / end.name / "model" / "model.safetensors"
+    assert weights == before.read_bytes(), "exports change nothing"
+    early = folder / "train" / "medicine-harmonious-epoch-1-seed0" / "model" / "model.safetensors"
+    assert early.samefile(end / "epochs" / "1" / "model" / "model.safetensors")
+    assert early.read_bytes() != weights
+    table = pd.read_csv(folder / "report" / "dose.csv")
+    settings = ["", "-epoch-1", "-size-8", "-size-8-epoch-1"]
+    assert list(table.setting) == [f"harmonious{name}" for name in settings]
+    assert table.acquired.notna().all() and table.forgotten.notna().all()
+    output = _run(folder, *TRANSFORMERS, *doses)
+    assert "train: done already" in output and "evaluate: done already" in output
 
 
 @pytest.mark.parametrize("stage", ["probe", "write", "construct", "evaluate", "analyse", "report"])

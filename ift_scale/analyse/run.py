@@ -5,6 +5,7 @@
 - transitions, grades: right and wrong before and after; accuracy by prior knowledge.
 - correlation, correlation_points, best_ratio: mixtures of self-aligning and incompatible.
 - abstention, generated: generated answers, if requested.
+- dose: what each arm acquired and forgot, by set size, epoch and share of the update.
 - measures: letters, option texts and free answers on the same questions, with cloze.
 - format_content, forgetting, forgetting_fit: the effect of the prompt and that of training, with
   the base model's 0-shot answers only (`evaluate.base`).
@@ -31,6 +32,7 @@ from ift_scale.analyse.answers import (
     split_by_group,
 )
 from ift_scale.analyse.comparisons import comparison_table
+from ift_scale.analyse.dose import dose_table
 from ift_scale.analyse.examples import as_lines, examples
 from ift_scale.analyse.forgetting import forgetting_tables
 from ift_scale.analyse.format_content import format_content_table, parts_of
@@ -64,7 +66,7 @@ from ift_scale.treatments import BASE
 
 TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
-    "abstention generated measures".split()
+    "abstention generated dose measures".split()
 )
 OPTIONAL_TABLES = tuple(
     "learnt learnt_points learnt_curve hidden hidden_layers format_content forgetting "
@@ -87,7 +89,7 @@ class AnalyseStage(Stage):
         f"hidden/{PROBED_FILE}",
         f"hidden/{LAYERS_FILE}",
     )
-    version = 9
+    version = 10
 
     def tasks(self, context: Context) -> list[Task]:
         inputs = {"probe": context.digest("probe", PROBE_FILE)}
@@ -189,6 +191,7 @@ def compute(
         "best_ratio": lambda: best_ratio_table(panels, level),
         "abstention": lambda: abstention_table(panels, threshold, level),
         "generated": lambda: generated_table(panels),
+        "dose": lambda: dose_table(panels, level),
         "measures": tally.table,
     }
     with atomic_folder(task.folder) as temporary:

@@ -41,6 +41,10 @@ COLUMNS = {
     "answered accuracy_answered accuracy_answered_low accuracy_answered_high f1 average_precision",
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
+    "dose": "setting domain seeds domains of_domains treatment size kind amount acquired "
+    "acquired_low acquired_high forgotten forgotten_low forgotten_high acquired_change "
+    "acquired_change_low acquired_change_high forgotten_change forgotten_change_low "
+    "forgotten_change_high",
     "measures": "model group first second questions answers first_accuracy second_accuracy kappa",
     "learnt": "setting domain form grade domains of_domains seeds items new_items chance trained "
     "trained_low trained_high trained_before trained_before_low trained_before_high gain gain_low "

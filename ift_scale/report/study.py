@@ -18,6 +18,7 @@ from ift_scale.report.document import HEADING, document
 from ift_scale.report.facts import read
 from ift_scale.report.html import figure, folded, joined, legend, paragraph, table
 from ift_scale.report.run import PAGE
+from ift_scale.report.sections import dose
 from ift_scale.report.sections.appendix import downloads
 from ift_scale.report.sections.differences import pair
 from ift_scale.report.svg import SHAPES, Axis, Chart, down, limits
@@ -26,8 +27,8 @@ from ift_scale.report.text import absent, interval, setting_name
 FOLDER = "report"
 COLORS = ("#2a78c8", "#d55e00", "#008f68", "#c2569a", "#ae7c10", "#8a63d2")
 TABLES = tuple(
-    "settings comparisons best_ratio correlation format_content forgetting_fit learnt "
-    "hidden".split()
+    "settings comparisons best_ratio correlation format_content forgetting_fit learnt hidden "
+    "dose".split()
 )
 """The tables that the study's folder has with the rows of all variants."""
 _MISSING = (
@@ -70,6 +71,7 @@ def page(
     sections = [
         ("variants", "The variants", _variants(study, variants)),
         *_tables(by_variant, level),
+        *_pareto(by_variant, level),
     ]
     sections.append(("downloads", "The same numbers as files", downloads(files)))
     title = Path(study.output_dir).name
@@ -222,6 +224,29 @@ def _forests(by_variant: Mapping[str, Mapping[str, pd.DataFrame]], level: str) -
     if any(over(row) for row in every.to_dict("records")):
         caption += " Hollow: over fewer domains than the variant has (see the table)."
     return figure(panels, caption, legend((color[variant], variant) for variant in tables))
+
+
+def _pareto(
+    by_variant: Mapping[str, Mapping[str, pd.DataFrame]], level: str
+) -> list[tuple[str, str, Markup]]:
+    """Draws what the settings of all variants acquired and forgot; a color for each variant."""
+    tables = {variant: overall(of_variant["dose"]) for variant, of_variant in by_variant.items()}
+    drawn = []
+    for number, (variant, frame) in enumerate(tables.items()):
+        frame = frame.dropna(subset=list(dose.MEASURES))
+        mark = (COLORS[number % len(COLORS)], SHAPES[number % len(SHAPES)])
+        if len(frame):
+            drawn.append((variant, frame, mark))
+    if sum(len(frame) for _, frame, _ in drawn) < 2:
+        return []
+    chart = dose.pareto([(frame, dict.fromkeys(frame.setting, mark)) for _, frame, mark in drawn])
+    caption = (
+        f"All settings of each variant; crosses: {level} intervals. Up and left is better. Ringed: "
+        "no other acquired at least as much and forgot less. Each variant's report names them."
+    )
+    names = legend((mark[0], variant) for variant, _, mark in drawn)
+    section = figure([("Acquired and forgotten", chart)], caption, names)
+    return [("dose", "Acquired and forgotten", section)]
 
 
 Cells = tuple[dict[str, str], str]
