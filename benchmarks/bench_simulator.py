@@ -12,6 +12,7 @@ factor (on the host's seconds) and is evaluated by leave-one-out.
 """
 
 import itertools
+import json
 import math
 import os
 import statistics
@@ -30,7 +31,7 @@ from ift_scale.estimate.machine import Machine
 from ift_scale.estimate.memory import Setting
 from ift_scale.estimate.shape import ModelShape
 from ift_scale.estimate.step_time import StepSetup, predict
-from ift_scale.io.files import read_json, write_json
+from ift_scale.io.files import write_json
 from ift_scale.ranks import environment
 from ift_scale.train.data.dataset import TokenizedSet
 
@@ -292,7 +293,7 @@ def measured(
         write_models(folder)
         launch = environment.local_launch(world_size, environment.free_port())
         spawn(_measure, (world_size, launch, folder, timed, points), nprocs=world_size)
-    return {name: read_json(path) for name, path in paths.items()}
+    return {name: json.loads(path.read_text()) for name, path in paths.items()}  # points: a list
 
 
 @click.command()
