@@ -2,8 +2,8 @@
 
 Acquired: accuracy on the held-out questions of the arm's own domains (HOMO) minus the base model's.
 Forgotten: the base model's accuracy on the benchmarks of other domains (OOD) minus the arm's. Both
-are paired by question. The base model answers few-shot and the arm 0-shot, as in the paper's
-measures.
+are paired by question. The arm answers 0-shot. The base model does so too if it was asked so
+(`evaluate.base`); otherwise it answers few-shot, as in the paper's measures.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,15 @@ from ift_scale.treatments import dose_of
 OWN, OTHERS = "HOMO", "OOD"
 MEASURES = ("acquired", "forgotten")
 COLUMNS = tuple(
-    "setting domain seeds domains of_domains over treatment size kind amount acquired acquired_low "
-    "acquired_high forgotten forgotten_low forgotten_high acquired_change acquired_change_low "
-    "acquired_change_high forgotten_change forgotten_change_low forgotten_change_high "
-    "reason".split()
+    "setting domain seeds domains of_domains over treatment size kind amount base acquired "
+    "acquired_low acquired_high forgotten forgotten_low forgotten_high acquired_change "
+    "acquired_change_low acquired_change_high forgotten_change forgotten_change_low "
+    "forgotten_change_high reason".split()
 )
 _SIGNS = {OWN: 1, OTHERS: -1}
 _GAIN = "gain"
+_ZERO_SHOT = "zero_shot_accuracy"
+"""The base model's right answers 0-shot, among a panel's values if it was asked so."""
 
 
 def dose_table(panels: Panels, level: float) -> pd.DataFrame:
@@ -33,7 +35,7 @@ def dose_table(panels: Panels, level: float) -> pd.DataFrame:
 
     `size`, `kind`, `amount`: the dose (`treatments.Dose`). `NAME_change`: the measure minus that of
     the whole dose (`Dose.whole`), paired by question and seed; empty for whole doses and if no
-    seed is shared.
+    seed is shared. `base`: the prompts of the base model, `0-shot` or `few-shot`.
     """
     asked = Panels([_with_gain(panel) for panel in panels if panel.group in _SIGNS])
     rows = []
@@ -49,13 +51,15 @@ def dose_table(panels: Panels, level: float) -> pd.DataFrame:
                 row = {"setting": setting, "domain": name, **of_dose, "amount": dose.amount}
                 row |= {"seeds": min(len(p.seeds(setting)) for p in chosen)}
                 row |= asked.coverage(chosen)
+                row["base"] = "0-shot" if _ZERO_SHOT in chosen[0].values else "few-shot"
                 rows.append(row | _measures(asked, (own, others), setting, dose.whole, level))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _with_gain(panel: Panel) -> Panel:
     """Returns the panel with `gain`, right minus the base model's right; NaN if not asked."""
-    gain_AQ = panel.values["accuracy"] - panel.base.columns.correct.to_numpy(dtype=float)
+    few_shot_Q = panel.base.columns.correct.to_numpy(dtype=float)
+    gain_AQ = panel.values["accuracy"] - panel.values.get(_ZERO_SHOT, few_shot_Q)
     return replace(panel, values=panel.values | {_GAIN: _SIGNS[panel.group] * gain_AQ})
 
 

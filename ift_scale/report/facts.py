@@ -41,7 +41,7 @@ COLUMNS = {
     "answered accuracy_answered accuracy_answered_low accuracy_answered_high f1 average_precision",
     "generated": "setting domain group domains of_domains letter_accuracy generated_accuracy "
     "agreement unparsed",
-    "dose": "setting domain seeds domains of_domains treatment size kind amount acquired "
+    "dose": "setting domain seeds domains of_domains treatment size kind amount base acquired "
     "acquired_low acquired_high forgotten forgotten_low forgotten_high acquired_change "
     "acquired_change_low acquired_change_high forgotten_change forgotten_change_low "
     "forgotten_change_high",

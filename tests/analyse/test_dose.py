@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
-from ift_scale.analyse.answers import ArmScores, table_of
+from ift_scale.analyse.answers import Answers, ArmScores, answers_of, table_of
 from ift_scale.analyse.dose import dose_table
+from ift_scale.analyse.format_content import parts_of
+from ift_scale.analyse.panel import panels_of
 from ift_scale.records import Arm, Score
 from tests.analyse.scores import choices, panels
 
@@ -50,6 +52,18 @@ def test_gain_in_the_own_domain_and_loss_in_others() -> None:
     assert early.acquired_change == pytest.approx((28 - 30) / NUM)
     assert early.forgotten_change == pytest.approx((2 - 3) / NUM)
     assert early.acquired_change_low < early.acquired_change < early.acquired_change_high
+
+
+def test_the_base_model_is_0_shot_if_it_was_asked_so() -> None:
+    arms, zero_shot = [_arm("natural", 0, 24, 24)], answers_of(table_of(_share(15, "d")))
+
+    def parts(few_shot: Answers, after: Answers, *_: object) -> pd.DataFrame:
+        return parts_of(few_shot, zero_shot.of(after.columns.index), after)
+
+    found = dose_table(panels_of(arms, answers_of(table_of(BASE)), parts), 0.95).iloc[0]
+    assert found.base == "0-shot" and found.acquired == pytest.approx((24 - 15) / NUM)
+    assert pd.isna(found.forgotten), "not asked 0-shot"
+    assert (_table(arms).base == "few-shot").all()
 
 
 def test_what_was_not_asked_is_named() -> None:

@@ -29,7 +29,7 @@ def _facts(folder: Path, settings: tuple[str, ...], **more: Any) -> Facts:
         named = dose_of(setting)
         row = {"setting": setting, "domain": "rivers", "domains": 1, "of_domains": 1, "seeds": 2}
         row |= {"treatment": named.of, "size": named.size, "kind": named.kind}
-        row |= {"amount": named.amount, "reason": ""}
+        row |= {"amount": named.amount, "reason": "", "base": "few-shot"}
         for name, value in (("acquired", 0.3 - number / 50), ("forgotten", 0.2 - number / 40)):
             row |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
             change = 0.01 if named.whole else None
@@ -44,11 +44,13 @@ def test_every_kind_of_dose_has_curves(tmp_path: Path) -> None:
     for title, _ in dose._AXES.values():
         assert title in text
     assert "Acquired and forgotten" in text and "square: size" in text and "down: restored" in text
+    assert "The base model answers few-shot and the arm 0-shot" in text
     assert text.count("<tr>") == 1 + len(SETTINGS)
 
 
 def test_without_doses_there_is_only_the_frontier(tmp_path: Path) -> None:
-    text = str(dose.body(_facts(tmp_path, ("harmonious", "incompatible"))))
+    text = str(dose.body(_facts(tmp_path, ("harmonious", "incompatible"), base="0-shot")))
+    assert "Both answer 0-shot." in text
     assert "Ringed" in text and not any(title in text for title, _ in dose._AXES.values())
 
 

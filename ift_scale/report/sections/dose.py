@@ -35,8 +35,7 @@ def body(facts: Facts) -> Markup | None:
     text = (
         "Acquired: accuracy on the held-out questions of the arm's own domain minus the base "
         "model's. Forgotten: the base model's accuracy on the benchmarks of other domains minus "
-        "the arm's. The base model answers few-shot and the arm 0-shot, so both include the effect "
-        "of the prompt. Percentage points, paired by question."
+        f"the arm's. {_prompts(frame)} Percentage points, paired by question."
     )
     parts: list[Markup] = [paragraph(text)]
     if frame[list(MEASURES)].notna().all(axis=1).sum() > 1:
@@ -56,6 +55,12 @@ def body(facts: Facts) -> Markup | None:
     missing = reasons_of(frame, "the setting is the whole dose.")
     shown = folded([_row(row) for row in frame.to_dict("records")], caption, missing)
     return joined([*parts, shown, *(no_interval_note(frame, name) for name in MEASURES)])
+
+
+def _prompts(frame: pd.DataFrame) -> str:
+    if (frame.base == "0-shot").all():
+        return "Both answer 0-shot."
+    return "The base model answers few-shot and the arm 0-shot: both include the prompt's effect."
 
 
 def _shape(setting: str) -> str:
@@ -93,9 +98,9 @@ def pareto(marked: Sequence[tuple[pd.DataFrame, Mapping[str, tuple[str, str]]]])
             at = (row["forgotten"], row["acquired"])
             chart.interval(at[0], row["acquired_low"], row["acquired_high"], color)
             chart.span(at[1], row["forgotten_low"], row["forgotten_high"], color)
-            chart.point(*at, color, shape, 3.4)
+            chart.point(*at, color, shape, 4.5)
     for row in front.to_dict("records"):
-        chart.point(row["forgotten"], row["acquired"], "currentColor", size=6.5, hollow=True)
+        chart.point(row["forgotten"], row["acquired"], "currentColor", size=7.5, hollow=True)
     return chart.svg()
 
 
