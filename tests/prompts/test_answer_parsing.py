@@ -182,3 +182,22 @@ def test_f1_counts_words_and_in_chinese_and_japanese_characters() -> None:
     assert answer_parsing.f1("vitamin A", ["vitamin"]) == pytest.approx(2 / 3)
     assert answer_parsing.f1("\u4e2d\u56fd\u5317\u4eac", ["\u5317\u4eac"]) == pytest.approx(2 / 3)
     assert answer_parsing.tokens("\u6771\u4eac tower") == ["\u6771", "\u4eac", "tower"]
+
+
+@pytest.mark.parametrize(
+    ("response", "option"),
+    [
+        ("zinc", 1),
+        ("A. zinc", 1),  # the letter is of no option that was shown
+        ("(C) The zinc.", 1),
+        ("It is made of zinc oxide", 2),
+        ("A.", None),
+        ("C", None),
+        ("tin or zinc", None),
+        ("", None),
+    ],
+)
+def test_an_answer_to_a_question_without_options_counts_by_its_words(
+    response: str, option: int | None
+) -> None:
+    assert answer_parsing.option_in_words(response, ["tin", "zinc", "zinc oxide"]) == option
