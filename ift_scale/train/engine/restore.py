@@ -53,16 +53,18 @@ class _Selection:
         for one, other in pieces(start, end):
             original = one.to(other.dtype)
             bits_N = _change(original, other)
-            above_N, equal_N = bits_N > self.threshold, bits_N == self.threshold
-            first_N = equal_N & (equal_N.cumsum(0) <= self.ties)
-            self.ties -= int(first_N.sum())
-            chosen_N = above_N | first_N
-            changed_N = bits_N > 0
-            squares_N = bits_N.view(torch.float32).double().square()
-            self.changed += int(changed_N.sum())
-            self.restored += int((chosen_N & changed_N).sum())
-            self.squares += float(squares_N.sum())
-            self.restored_squares += float(squares_N[chosen_N].sum())
+            chosen_N = bits_N > self.threshold
+            if self.ties:
+                equal_N = bits_N == self.threshold
+                first_N = equal_N & (equal_N.cumsum(0, dtype=torch.int32) <= self.ties)
+                self.ties -= int(first_N.count_nonzero())
+                chosen_N |= first_N
+            squares_N = bits_N.view(torch.float32).square()
+            restored_N = squares_N * chosen_N
+            self.changed += int(bits_N.count_nonzero())
+            self.restored += int((bits_N * chosen_N).count_nonzero())
+            self.squares += float(squares_N.sum(dtype=torch.float64))
+            self.restored_squares += float(restored_N.sum(dtype=torch.float64))
             yield torch.where(chosen_N, original, other)
 
     def counts(self) -> dict[str, float]:

@@ -70,7 +70,7 @@ def test_the_most_changed_parameters_get_the_base_models_values(
         assert counts["threshold"] == float(change[order[-1]])
     squares = change.double() ** 2
     part = float(squares[order].sum() / squares.sum())
-    assert counts["restored_change"] == pytest.approx(part, abs=1e-12)
+    assert counts["restored_change"] == pytest.approx(part, rel=1e-6)
     assert (share == 0.5) == torch.equal(found, start), "half is more than what changed"
     assert load_file(tmp_path / "out" / "model-00002-of-00002.safetensors")["count"].item() == 3
     assert (tmp_path / "out" / "config.json").samefile(trained / "config.json")
