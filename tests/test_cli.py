@@ -169,12 +169,15 @@ def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.Mon
         "from_pretrained",
         lambda *a, **k: pytest.fail("a model was loaded"),
     )
-    result = _run("plan", _config(tmp_path, pool))
+    optional = ("--set", "learnt.on=true", "--set", "hidden.max_fit_questions=7")
+    result = _run("plan", _config(tmp_path, pool), *optional)
     assert result.exit_code == 0, result.output
     assert (
         "parameters" in result.output
         and "ZeRO" in result.output
         and "engineering-harmonious-seed0" in result.output
+        and "learnt     up to 1,000 items of each set" in result.output
+        and "\nhidden" not in result.output
     )
 
 

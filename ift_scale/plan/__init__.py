@@ -135,6 +135,13 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
     asked = sum(work.questions for work in arms) + amounts.base_questions
     models = f"{len(arms)} arms" + (" and the base model" if amounts.base_questions else "")
     say(f"evaluate   {asked:,} questions over {models} ({config.evaluate.engine})")
+    models = f"{len(arms)} arms and the base model, not in the cost below"
+    if config.learnt.on:
+        most = config.learnt.max_items
+        say(f"learnt     up to {most:,} items of each set, in several forms, over {models}")
+    if config.hidden.on:
+        most = config.hidden.max_fit_questions
+        say(f"hidden     up to {most:,} fit questions of each domain, and its tests, over {models}")
 
 
 def _derived(arms: Sequence[ArmWork]) -> str:
