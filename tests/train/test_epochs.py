@@ -8,19 +8,10 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ArtifactError
-from ift_scale.records import Arm
 from ift_scale.train.epochs import EpochExports, folder_of_epoch
-from ift_scale.train.job import ArmJob
+from tests.train.alone import Alone, arm_in
 
 NUM_STEPS = 12
-
-
-class _Alone:
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
-
-    def barrier(self) -> None:
-        return
 
 
 class _Writer:
@@ -43,18 +34,10 @@ def _run(
     folder: Path, write: _Writer, key: str = "key", first: int = 1, epochs: tuple[int, ...] = (1, 3)
 ) -> EpochExports:
     """Goes through an arm's steps from `first`, as the loop does."""
-    arm = ArmJob(
-        arm=Arm(domain="d", setting="harmonious", seed=0),
-        source="",
-        tokens="",
-        folder=str(folder / "train" / "d"),
-        key=key,
-        inputs={},
-    )
     config = TrainConfig(epochs=4, export_epochs=list(epochs))
     engine: Any = SimpleNamespace(config=config, ranks=SimpleNamespace(is_rank_zero=True))
-    control: Any = _Alone()
-    exports = EpochExports(arm, engine, control, NUM_STEPS, write)
+    control: Any = Alone()
+    exports = EpochExports(arm_in(folder, key), engine, control, NUM_STEPS, write)
     for write.step in range(first, NUM_STEPS + 1):
         assert exports.after(write.step) == {}
     return exports

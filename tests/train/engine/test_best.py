@@ -6,14 +6,8 @@ from typing import Any
 import pytest
 
 from ift_scale.errors import ArtifactError
-from ift_scale.records import Arm
 from ift_scale.train.engine.best import BestWeights
-from ift_scale.train.job import ArmJob
-
-
-class _Alone:
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
+from tests.train.alone import Alone, arm_in
 
 
 class _Killed(Exception):
@@ -38,16 +32,8 @@ class _Writer:
 
 
 def _best(folder: Path, write: Any, key: str = "key") -> BestWeights:
-    arm = ArmJob(
-        arm=Arm(domain="d", setting="harmonious", seed=0),
-        source="",
-        tokens="",
-        folder=str(folder / "train" / "d"),
-        key=key,
-        inputs={},
-    )
-    control: Any = _Alone()
-    return BestWeights(arm, control, is_rank_zero=True, write=write)
+    control: Any = Alone()
+    return BestWeights(arm_in(folder, key), control, is_rank_zero=True, write=write)
 
 
 def test_only_better_weights_replace_it(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.model.packed import PackedCausalLM
 from tests.prompts import vocabularies
 from tests.train import homo
+from tests.train.alone import Alone
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0)
 
@@ -214,16 +215,6 @@ def test_early_stopping_needs_measurements() -> None:
         )
 
 
-class _Alone:
-    """Control of a single rank; `others`: values of further ranks."""
-
-    def __init__(self, *others: Any):
-        self.others = others
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value, *self.others]
-
-
 def _live(
     path: Path,
     world_model: Path,
@@ -249,7 +240,7 @@ def test_answers_are_those_of_the_inference_engine(tmp_path: Path, world_model: 
     source, tokenizer = homo.source(tmp_path), PromptTokenizer(world_model)
     path = live_questions.cached(source, (homo.DOMAIN,), tokenizer, "vicuna", tmp_path)
     assert path is not None
-    live = _live(path, world_model, _Alone(), ALONE, 20, tmp_path)
+    live = _live(path, world_model, Alone(), ALONE, 20, tmp_path)
     state = torch.get_rng_state()
     for step in range(6):
         live.after(step)
@@ -294,7 +285,7 @@ def test_letters_that_merge_with_the_prompt_are_those_of_the_inference_engine(
     several = family == "qwen2, D merges"
     whole = live_tokens.load(path)
     assert (len(whole.tokens.lengths) > 9) == (whole.letters_PC.shape[0] > 9) == several
-    live = _live(path, folder, _Alone(), ALONE, 7, tmp_path)
+    live = _live(path, folder, Alone(), ALONE, 7, tmp_path)
     live.after(0)
     with np.load(tmp_path / "live.npz") as answers:
         logprobs, ids = answers["logprobs"][0], answers["ids"]
@@ -381,10 +372,8 @@ def test_a_rank_without_a_question_takes_part(tmp_path: Path, world_model: Path)
     assert path is not None
     whole = live_tokens.load(path)
     theirs = np.log(np.full((1, whole.letters_PC.shape[1]), 0.2))
-    live = _live(
-        path, world_model, _Alone(), Ranks(rank=1, world_size=2, local_rank=1), 1, tmp_path
-    )
-    live._control = _Alone(([0], theirs))  # type: ignore[assignment]
+    live = _live(path, world_model, Alone(), Ranks(rank=1, world_size=2, local_rank=1), 1, tmp_path)
+    live._control = Alone(([0], theirs))  # type: ignore[assignment]
     live.after(0)
     assert live.rows[0]["questions"] == 1 and live.rows[0]["letter_mass"] == pytest.approx(
         0.2 * whole.num_choices_Q[0]
@@ -406,7 +395,7 @@ def test_an_arm_ends_where_nothing_improves_but_not_after_its_last_step(
         (tmp_path / str(patience)).mkdir()
         stopping = {"metric": "accuracy", "patience": patience}
         live = _live(
-            path, world_model, _Alone(), ALONE, 4, tmp_path / str(patience), early_stopping=stopping
+            path, world_model, Alone(), ALONE, 4, tmp_path / str(patience), early_stopping=stopping
         )
         reported = []
         for step in range(6):
@@ -424,18 +413,18 @@ def test_an_interrupted_arm_resumes_from_its_files(tmp_path: Path, world_model: 
     )
     assert path is not None
     settings: dict[str, Any] = {"early_stopping": {"metric": "divergence", "patience": 2}}
-    before = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
+    before = _live(path, world_model, Alone(), ALONE, 4, tmp_path, **settings)
     for step in range(3):
         before.after(step)
-    after = _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings)
+    after = _live(path, world_model, Alone(), ALONE, 4, tmp_path, **settings)
     assert after.rows == before.rows and after.seconds == before.seconds and not after.should_stop
     assert after.after(2) == {}  # already measured
     assert after.after(4)["step"] == 4 and after.should_stop
-    assert _live(path, world_model, _Alone(), ALONE, 4, tmp_path, **settings).should_stop
+    assert _live(path, world_model, Alone(), ALONE, 4, tmp_path, **settings).should_stop
     with np.load(tmp_path / "live.npz") as answers:
         assert answers["steps"].tolist() == [0, 2, 4] and answers["logprobs"].shape == (3, 4, 4)
     # With other questions, the measurements restart.
-    assert not _live(path, world_model, _Alone(), ALONE, 5, tmp_path, **settings).rows
+    assert not _live(path, world_model, Alone(), ALONE, 5, tmp_path, **settings).rows
     assert not (tmp_path / "live.jsonl").exists()
 
 

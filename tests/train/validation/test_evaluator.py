@@ -19,16 +19,10 @@ from ift_scale.train.job import Events, ValidationJob
 from ift_scale.train.measurement.evaluator import Measurements
 from ift_scale.train.model.packed import PackedCausalLM
 from ift_scale.train.validation.evaluator import ValidationEvaluator
+from tests.train.alone import Alone
 from tests.train.validation import examples
 
 NUM_STEPS = 5
-
-
-class _Alone:
-    """Control of a single rank."""
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
 
 
 class _Best:
@@ -81,7 +75,7 @@ def _evaluator(
         digest=digest,
     )
     section = ValidationConfig.model_validate({"share": 0.1, "early_stopping": stopping})
-    control: Any = _Alone()
+    control: Any = Alone()
     return ValidationEvaluator(
         job, section, engine, control, NUM_STEPS, 96, cap, folder, Events(None), {}, best
     )
@@ -191,7 +185,7 @@ def test_early_stopping_counts_measurements_without_improvement(
 
 def test_an_arm_without_validation_measures_nothing(tmp_path: Path) -> None:
     engine: Any = SimpleNamespace(device=torch.device("cpu"))
-    control: Any = _Alone()
+    control: Any = Alone()
     none = ValidationEvaluator(
         None, ValidationConfig(), engine, control, 5, 96, 128, tmp_path, Events(None), {}, None
     )
