@@ -63,7 +63,8 @@ def found(config: Config) -> dict[str, Rows]:
         for k, v in manifest.counts.items()
         if k.endswith("/set_size")
     ]
-    tables = {c.table: read(folder / "analyse" / f"{c.table}.csv", c.table) for c in MECHANISMS}
+    needed = dict.fromkeys(column.table for column in MECHANISMS)
+    tables = {name: read(folder / "analyse" / f"{name}.csv", name) for name in needed}
     out["mechanisms"] = _plain(summary(tables))
     out["balance"] = _plain(balance(read(folder / "construct" / "balance.csv", "balance")))
     return out
