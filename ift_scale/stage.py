@@ -139,6 +139,14 @@ class Context:
         """Returns the folder of a stage, or of one of its arms."""
         return self.root / stage / (arm.name if arm else "")
 
+    def folder_of(self, stage: str, arm: Arm | None) -> Path:
+        """Returns the folder of an arm, or for None the base model's, in a stage that has both."""
+        return self.root / stage / (arm.name if arm else BASE)
+
+    def model_of(self, arm: Arm | None) -> Path:
+        """Returns the model folder of an arm, or for None the base model's."""
+        return self.folder("train", arm) / "model" if arm else self.model_path
+
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """Returns the result of `compute`, which is called once per run and `name`."""
         if name not in self._once:
@@ -206,7 +214,7 @@ class Context:
         return by_stage
 
     def _folders(self, stage: str, arms: Sequence[Arm | None]) -> list[Path]:
-        base = [self.folder(stage) / BASE] if self.stages[stage].of_base else []
+        base = [self.folder_of(stage, None)] if self.stages[stage].of_base else []
         return base + [self.folder(stage, arm) for arm in arms]
 
     def arms(self) -> list[Arm]:

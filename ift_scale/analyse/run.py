@@ -62,7 +62,6 @@ from ift_scale.records import (
     Arm,
 )
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.treatments import BASE
 
 TABLES = tuple(
     "arms settings comparisons base transitions grades correlation_points correlation best_ratio "
@@ -127,7 +126,7 @@ class AnalyseStage(Stage):
         probed = {name: read_probed(folder) for name, folder in folders["hidden"].items()}
         zero_shot = None
         if context.config.evaluate.base:
-            folder = context.folder("evaluate") / BASE
+            folder = context.folder_of("evaluate", None)
             integrity.check(folder)
             zero_shot = read_scores(folder / SCORES_FILE, by_text)
         learnt = None

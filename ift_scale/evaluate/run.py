@@ -33,7 +33,6 @@ from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import ChoiceScores, arm_schema, write_rows
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.treatments import BASE
 
 
 def _few_shot_asker(
@@ -99,7 +98,7 @@ class EvaluateStage(Stage):
             inputs = {"model": context.base_digest, "questions": questions}
             domains = sorted({domain for arm in context.arms() for domain in arm.own_domains})
             key = digest_of([self.version, settings, inputs, domains])
-            tasks.append(Task(self.name, context.folder(self.name) / BASE, key, inputs))
+            tasks.append(Task(self.name, context.folder_of(self.name, None), key, inputs))
         return tasks
 
     def total(self, context: Context, pending: Sequence[Task]) -> int:
@@ -113,14 +112,7 @@ class EvaluateStage(Stage):
         return config.evaluate.hang_limit
 
     def run(self, context: Context, pending: Sequence[Task], bar: Bar) -> None:
-        work = [
-            (
-                task,
-                _arms_of(context, task),
-                context.folder("train", task.arm) / "model" if task.arm else context.model_path,
-            )
-            for task in pending
-        ]
+        work = [(task, _arms_of(context, task), context.model_of(task.arm)) for task in pending]
         ask(context.config, work, context.question_file(), context.logs, context.ranks, bar)
 
 

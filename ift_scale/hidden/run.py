@@ -34,7 +34,6 @@ from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.shards import read_shard
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
-from ift_scale.treatments import BASE
 
 # Small chunks: the states of one are in memory at once.
 _CHUNK = 256
@@ -63,7 +62,7 @@ class HiddenStage(Stage):
         for arm, weights in models:
             inputs = {"model": weights, **shared}
             key = digest_of([self.version, settings, inputs, arm and arm.own_domains])
-            folder = context.folder(self.name, arm) if arm else context.folder(self.name) / BASE
+            folder = context.folder_of(self.name, arm)
             tasks.append(Task(self.name, folder, key, inputs, arm))
         return tasks
 
@@ -78,8 +77,12 @@ class HiddenStage(Stage):
         config, questions = context.config, context.question_file()
         trust = config.model.trust_remote_code
         targets = []
+        tokenizers: dict[bool, PromptTokenizer] = {}
         for task in pending:
-            path = context.folder("train", task.arm) / "model" if task.arm else context.model_path
+            path, is_base = context.model_of(task.arm), task.arm is None
+            if is_base not in tokenizers:  # all arms have the same
+                tokenizers[is_base] = PromptTokenizer(path, trust)
+            tokenizer = tokenizers[is_base]
             target = Target(
                 task.folder.name,
                 task.folder,
@@ -87,13 +90,13 @@ class HiddenStage(Stage):
                     [task.key, resolved_dtype(config.model.dtype, engines_on_gpu(context.ranks))]
                 ),
                 _parts(context, task.arm),
-                _asker(config, questions.dev, PromptTokenizer(path, trust), task.arm),
+                _asker(config, questions.dev, tokenizer, task.arm),
                 path,
                 partial(_finish, config, task, _ids(context, task.arm)),
                 _CHUNK,
                 partial(has_key, task.folder, task.key),
             )
-            embedding.check([target], questions, PromptTokenizer(path, trust), path)
+            embedding.check([target], questions, tokenizer, path)
             targets.append(target)
         engine = EngineConfig(engine="transformers", batch_tokens=config.hidden.batch_tokens)
         log = context.logs / "hidden.log"

@@ -31,7 +31,7 @@ from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import write_rows
 from ift_scale.scoring.target import Target, work_of
 from ift_scale.stage import Context, Stage, Task, trained_arm
-from ift_scale.treatments import BASE, asks_questions
+from ift_scale.treatments import asks_questions
 
 
 class AskedItems(NamedTuple):
@@ -74,7 +74,7 @@ class LearntStage(Stage):
         tasks = []
         for arm, weights, of_set in [(None, context.base_digest, every), *models]:
             inputs = {"model": weights, "set": of_set, **shared}
-            folder = context.folder(self.name, arm) if arm else context.folder(self.name) / BASE
+            folder = context.folder_of(self.name, arm)
             key = digest_of([self.version, settings, inputs])
             tasks.append(Task(self.name, folder, key, inputs, arm))
         return tasks
@@ -97,7 +97,7 @@ class LearntStage(Stage):
         targets = []
         tokenizers: dict[bool, PromptTokenizer] = {}
         for task in pending:
-            path = context.folder("train", task.arm) / "model" if task.arm else context.model_path
+            path = context.model_of(task.arm)
             is_base = task.arm is None
             if is_base not in tokenizers:  # all arms have the same
                 tokenizers[is_base] = PromptTokenizer(path, config.model.trust_remote_code)
