@@ -7,6 +7,7 @@ than a limit, all of them print their stacks, and the launch ends with a sentenc
 ranks that the others wait for (`stall`).
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -95,10 +96,11 @@ class Heartbeat:
         try:
             if not self._find_alarm().get("end"):
                 here = f"rank {self._ranks.rank} on {socket.gethostname()}"
-                self._raise_alarm(end=f"{here} failed: {message}")
+                everyone = range(self._ranks.world_size)
+                self._raise_alarm(end=f"{here} failed: {message}", readers=everyone)
+            self._leave_together(self._find_alarm()["readers"])
         except StoreError:
             return  # rank 0 is gone, which the others notice themselves
-        self._keep_store_open()
 
     def close(self) -> None:
         """Stops the threads, before this rank leaves with its work done."""
@@ -151,8 +153,12 @@ class Heartbeat:
             return {}
         return dict(json.loads(self._store.get(self._alarm)))
 
-    def _raise_alarm(self, missing: list[int] | None = None, end: str = "") -> None:
-        self._store.set(self._alarm, json.dumps({"missing": missing or [], "end": end}))
+    def _raise_alarm(
+        self, missing: Sequence[int] = (), end: str = "", readers: Sequence[int] = ()
+    ) -> None:
+        """`readers`: the ranks that are expected to read `end`."""
+        alarm = {"missing": list(missing), "end": end, "readers": list(readers)}
+        self._store.set(self._alarm, json.dumps(alarm))
 
     def _check_link(self) -> None:
         while not (self._closed.wait(BEAT_SECONDS) or self._alone):
@@ -215,7 +221,7 @@ class Heartbeat:
         unknown = "it was killed, or its node is gone"
         silent = {rank: unknown for rank in working if rank not in reports}
         if silent:
-            self._raise_alarm(missing=list(silent))
+            self._raise_alarm(list(silent))
             self._examine(list(silent))
             found = self._collect(self._found, list(silent))
             silent |= {rank: str(found[rank]["problem"]) for rank in found}
@@ -224,12 +230,12 @@ class Heartbeat:
         if lost is None:
             message = stall.explain(reports, silent, seconds)
             self._lost(None, message)
-            self._raise_alarm(end=message)
+            self._raise_alarm(end=message, readers=list(reports))
         else:
             reason = stall.reason(silent.get(lost, "it was stopped"), reports.get(lost))
             message = f"has not responded for {seconds:.0f} s{reason}"
             self._lost(lost, message)
-            self._raise_alarm(end=f"rank {lost} {message}")
+            self._raise_alarm(end=f"rank {lost} {message}", readers=list(reports))
 
     def _works(self, rank: int) -> bool:
         """False for a rank that has left, or that had no share in work that survives its loss."""
@@ -262,7 +268,7 @@ class Heartbeat:
         self._report()
         self._examine(alarm["missing"])
         if alarm["end"]:
-            self._end(alarm["end"])
+            self._end(alarm["end"], alarm["readers"])
 
     def _report(self) -> None:
         """Prints this rank's stacks and sends rank 0 what it is doing, once."""
@@ -302,14 +308,24 @@ class Heartbeat:
                 exists, problem = stacks.wake(mark)
                 self._store.set(key, json.dumps({"exists": exists, "problem": problem}))
 
-    def _end(self, message: str) -> None:
+    def _end(self, message: str, readers: Sequence[int] = ()) -> None:
         if not self._closed.is_set():
             text = printable(f"rank {self._ranks.rank} ended: {message}")
             print(text, file=sys.stderr, flush=True)
-            self._keep_store_open()
+            if readers:
+                with contextlib.suppress(StoreError):  # rank 0 has left
+                    self._leave_together(readers)
             self._leave(1)
 
-    def _keep_store_open(self) -> None:
-        """Makes rank 0 leave last, because the store ends with it."""
+    def _leave_together(self, readers: Sequence[int]) -> None:
+        """Waits until the others know why the launch ends, or for a few beats.
+
+        When any rank leaves, the collectives of the others fail, and the store ends with rank 0.
+        """
+        self._store.set(self._read_by(self._ranks.rank), "{}")
+        self._collect(self._read_by, readers)
         if self._ranks.is_rank_zero and self._ranks.world_size > 1:
-            time.sleep(2 * BEAT_SECONDS)
+            time.sleep(BEAT_SECONDS)
+
+    def _read_by(self, rank: int) -> str:
+        return f"{self._name}/read/{rank}"

@@ -111,9 +111,21 @@ dist.all_reduce(torch.zeros(1))
 
 @pytest.mark.engine
 def test_a_rank_that_hangs_ends_the_launch_with_all_stacks(tmp_path: Path) -> None:
-    """The others wait in a collective of gloo, which holds no lock of Python's."""
-    loader = "if ranks.rank == 1:\n    wait_for_the_disk(time.sleep)\n"
-    ended = end_all(start(tmp_path, HANGING + loader + COLLECTIVE, 3))
+    """The others wait in a collective of gloo, which holds no lock of Python's.
+
+    Rank 2 reads late why the launch ends; its collective would fail if another left before.
+    """
+    body = """
+heartbeat._REPORT_BEATS = 300  # also on a busy machine
+answer = watch._answer
+def answer_late(alarm):
+    time.sleep(1.0 if ranks.rank == 2 and alarm["end"] else 0.0)
+    answer(alarm)
+watch._answer = answer_late
+if ranks.rank == 1:
+    wait_for_the_disk(time.sleep)
+"""
+    ended = end_all(start(tmp_path, HANGING + body + COLLECTIVE, 3))
     assert [code for code, _ in ended] == [1, 1, 1]
     for rank, (_, output) in enumerate(ended):
         assert f"rank {rank} on " in output and "the Python stack of every thread" in output
