@@ -176,7 +176,8 @@ print("went on", flush=True)
 activity.alone("waiting for the chunks of other ranks", waits=True)
 wait_for_the_disk(time.sleep)
 """
-    losing = HANGING.replace("MISSED_BEATS = 600", "MISSED_BEATS = 5")
+    beats = "MISSED_BEATS, heartbeat._REPORT_BEATS = 5, 12"
+    losing = HANGING.replace("MISSED_BEATS = 600", beats)
     zero, _, two = started = start(tmp_path, losing + body, 3)
     for rank in started:
         rank.wait_for("known")
