@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ift_scale.engines.strategies import ForwardPasses, PaddedBatches, ScoredSuffix, SingleRows
+from ift_scale.engines import shared_prefix
+from ift_scale.engines.strategies import (
+    ForwardPasses,
+    PaddedBatches,
+    ScoredSuffix,
+    SharedPrefix,
+    SingleRows,
+    Strategy,
+)
 from ift_scale.errors import DataError, Place
 
 
@@ -61,14 +69,14 @@ class StatePasses(ForwardPasses):
     def lens(self, states_RLH: Tensor, options: Sequence[Sequence[int]]) -> Tensor:
         """Returns the option whose token has the highest logit at each layer, shape (R, L).
 
-        -1 if the model has no final norm, or if options begin with the same token.
+        -1 if the model has no final norm, if options begin with the same token, or without options.
         """
         head = self.model.get_output_embeddings()
         found_RL = torch.full(states_RLH.shape[:2], -1)
         if self.final_norm is None or getattr(head, "weight", None) is None:
             return found_RL
         for row, ids in enumerate(options):
-            if len(set(ids)) == len(ids):
+            if ids and len(set(ids)) == len(ids):
                 weight_CH = head.weight[list(ids)]
                 normed_LH = self.final_norm(states_RLH[row].to(weight_CH.dtype))
                 bias = getattr(head, "bias", None)
@@ -77,6 +85,31 @@ class StatePasses(ForwardPasses):
                 )
                 found_RL[row] = logits_LC.argmax(1).cpu()
         return found_RL
+
+
+class SharedStates(SharedPrefix):
+    """`SharedPrefix` that returns the states of each suffix's last token."""
+
+    def __init__(self, used: SharedPrefix, passes: StatePasses):
+        vars(self).update(vars(used))
+        self.passes = passes
+
+    def logprobs(
+        self, prefix: list[int], prepared: Any, items: Sequence[ScoredSuffix]
+    ) -> list[Tensor]:
+        counts = [1] * len(items)
+        suffixes = [item.suffix for item in items]
+        packed = shared_prefix.PackedSuffixes(suffixes, counts, prepared.prefix, len(prefix))
+        self.passes.use_attention(shared_prefix.NAME)
+        states_RF, _ = self.passes.logits(
+            [packed.ids_N],
+            [0] * len(items),
+            packed.rows_R.tolist(),
+            position_ids=packed.positions_N[None],
+            use_cache=False,
+            shared=packed,
+        )
+        return list(states_RF)
 
 
 class StateBatches(PaddedBatches):
@@ -100,6 +133,13 @@ class StateRows(SingleRows):
             [ids] * copies, [0], [len(ids) - 1], **self.passes.plain_options
         )
         return states_1F[0].cpu()
+
+
+def state_strategies(used: Sequence[Strategy], passes: StatePasses) -> list[Strategy]:
+    """Returns the counterparts of the strategies of the log-probabilities, fastest first."""
+    shared = [SharedStates(s, passes) for s in used if isinstance(s, SharedPrefix)]
+    batches = [StateBatches(passes, caches) for caches in (True, False)] if used else []
+    return [*shared, *batches]
 
 
 @contextmanager

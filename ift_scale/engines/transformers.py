@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from ift_scale.engines import model_class, weight_checks
 from ift_scale.engines.generation import Generator
-from ift_scale.engines.hidden_states import StateBatches, StatePasses, StateRows
+from ift_scale.engines.hidden_states import StatePasses, StateRows, state_strategies
 from ift_scale.engines.protocol import (
     EngineSpec,
     Sampling,
@@ -213,10 +213,8 @@ class TransformersEngine:
         """
         if self._states is None:
             passes, used = StatePasses(self._passes), self._selector
-            batches = [StateBatches(passes, caches) for caches in (True, False)]
-            self._states = StrategySelector(
-                batches if used.strategies else [], StateRows(passes), used.buckets, self.dtype
-            )
+            strategies = state_strategies(used.strategies, passes)
+            self._states = StrategySelector(strategies, StateRows(passes), used.buckets, self.dtype)
         passes = self._states.single_rows.passes
         suffixes = [ScoredSuffix(request.suffix, [request.options]) for request in requests]
         flat = self._logprobs(

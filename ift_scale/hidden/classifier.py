@@ -1,6 +1,9 @@
-"""Linear probes: multinomial logistic regression from a layer's states to the right letter.
+"""Linear probes: logistic regression from a layer's states to the right option.
 
-Notation: N questions, H features, C letters. Pure functions.
+Multinomial from one state per question, (N, H), to a letter; conditional (McFadden 1974) from one
+state per option, (N, C, H), all with the same weights, to the option.
+
+Notation: N questions, H features, C options, K columns of weights (C or 1). Pure functions.
 """
 
 from dataclasses import dataclass
@@ -17,82 +20,86 @@ _MOST_STEPS = 200
 
 @dataclass(frozen=True)
 class Labels:
-    """The letter to predict for each question, and its number of options, both of shape (N,).
+    """The option to predict for each question, and its number of options, both of shape (N,).
 
-    `num_letters`: the most options of any question that a probe is fitted on or applied to.
+    `most_choices`: the most options of any question that a probe is fitted on or applied to, C.
     """
 
-    letter_N: np.ndarray
+    option_N: np.ndarray
     num_choices_N: np.ndarray
-    num_letters: int
+    most_choices: int
 
     def of(self, rows: slice | np.ndarray) -> "Labels":
-        return Labels(self.letter_N[rows], self.num_choices_N[rows], self.num_letters)
+        return Labels(self.option_N[rows], self.num_choices_N[rows], self.most_choices)
 
     def masked(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Returns the logits, -inf for letters that a question does not have."""
-        excluded_NC = np.arange(self.num_letters) >= self.num_choices_N[:, None]
+        """Returns the logits, -inf for options that a question does not have."""
+        excluded_NC = np.arange(self.most_choices) >= self.num_choices_N[:, None]
         return np.where(excluded_NC, -np.inf, logits_NC)
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Weights on standardised states; `weight_HC`'s last row is the bias."""
+    """Weights on standardised states; `weight_HK`'s last row is the bias."""
 
     mean_H: np.ndarray
     scale_H: np.ndarray
-    weight_HC: np.ndarray
+    weight_HK: np.ndarray
 
-    def logits(self, states_NH: np.ndarray) -> np.ndarray:
-        return _with_one((states_NH - self.mean_H) / self.scale_H) @ self.weight_HC
+    def logits(self, states: np.ndarray) -> np.ndarray:
+        """Returns the options' logits (N, C) from states (N, H) or (N, C, H)."""
+        x = _with_one((states - self.mean_H) / self.scale_H)
+        return np.asarray((x @ self.weight_HK).reshape(len(x), -1))
 
-    def right(self, states_NH: np.ndarray, labels: Labels) -> np.ndarray:
-        """Returns a mask (N,): the question's letter ranks first among those that it has."""
-        return np.asarray(labels.masked(self.logits(states_NH)).argmax(1) == labels.letter_N)
+    def right(self, states: np.ndarray, labels: Labels) -> np.ndarray:
+        """Returns a mask (N,): the question's option ranks first among those that it has."""
+        return np.asarray(labels.masked(self.logits(states)).argmax(1) == labels.option_N)
 
-    def log_loss(self, states_NH: np.ndarray, labels: Labels) -> float:
+    def log_loss(self, states: np.ndarray, labels: Labels) -> float:
         """Returns the mean cross-entropy in nats."""
-        logprobs_NC = special.log_softmax(labels.masked(self.logits(states_NH)), axis=1)
-        return -float(logprobs_NC[np.arange(len(states_NH)), labels.letter_N].mean())
+        logprobs_NC = special.log_softmax(labels.masked(self.logits(states)), axis=1)
+        return -float(logprobs_NC[np.arange(len(states)), labels.option_N].mean())
 
 
 def fit(
-    states_NH: np.ndarray, labels: Labels, penalty: float, start: LinearProbe | None = None
+    states: np.ndarray, labels: Labels, penalty: float, start: LinearProbe | None = None
 ) -> LinearProbe:
     """Minimises the mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; the bias is not penalised.
 
-    States are standardised by their mean and standard deviation over the N questions. `start`: a
-    probe of the same states, whose weights are the first guess.
+    `states`: (N, H) or (N, C, H). They are standardised by the mean and the standard deviation of
+    all M rows. `start`: a probe of the same states, whose weights are the first guess.
     """
-    states_NH = states_NH.astype(np.float64)
-    mean_H, scale_H = states_NH.mean(0), states_NH.std(0)
+    num_weights = labels.most_choices if states.ndim == 2 else 1
+    states_MH = states.reshape(-1, states.shape[-1]).astype(np.float64)
+    mean_H, scale_H = states_MH.mean(0), states_MH.std(0)
     scale_H[scale_H == 0] = 1.0
-    x_NH = (states_NH - mean_H) / scale_H
-    # With more features than questions, the solution is in the span of the questions' states.
-    basis_HN = np.linalg.qr(x_NH.T)[0] if len(x_NH) < x_NH.shape[1] else None
-    x_NF = _with_one(x_NH if basis_HN is None else x_NH @ basis_HN)
-    rows_N, shape = np.arange(len(x_NF)), (x_NF.shape[1], labels.num_letters)
+    x_MH = (states_MH - mean_H) / scale_H
+    # With more features than rows, the solution is in the span of the rows.
+    basis_HM = np.linalg.qr(x_MH.T)[0] if len(x_MH) < x_MH.shape[1] else None
+    x_MF = _with_one(x_MH if basis_HM is None else x_MH @ basis_HM)
+    rows_N, shape = np.arange(len(states)), (x_MF.shape[1], num_weights)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight_FC = flat.reshape(shape)
-        logits_NC = labels.masked(x_NF @ weight_FC)
+        weight_FK = flat.reshape(shape)
+        logits_NC = labels.masked((x_MF @ weight_FK).reshape(len(states), -1))
         error_NC = special.softmax(logits_NC, axis=1)
-        chosen_N = logits_NC[rows_N, labels.letter_N] - special.logsumexp(logits_NC, axis=1)
-        error_NC[rows_N, labels.letter_N] -= 1
-        penalised_FC = weight_FC * (np.arange(shape[0]) < shape[0] - 1)[:, None]
-        value = -chosen_N.mean() + penalty / 2 * (penalised_FC**2).sum()
-        return float(value), (x_NF.T @ error_NC / len(x_NF) + penalty * penalised_FC).ravel()
+        chosen_N = logits_NC[rows_N, labels.option_N] - special.logsumexp(logits_NC, axis=1)
+        error_NC[rows_N, labels.option_N] -= 1
+        penalised_FK = weight_FK * (np.arange(shape[0]) < shape[0] - 1)[:, None]
+        value = -chosen_N.mean() + penalty / 2 * (penalised_FK**2).sum()
+        slope_FK = x_MF.T @ error_NC.reshape(len(x_MF), -1) / len(states)
+        return float(value), (slope_FK + penalty * penalised_FK).ravel()
 
-    first_FC = np.zeros(shape)
+    first_FK = np.zeros(shape)
     if start is not None:
-        weight_HC, bias_C = start.weight_HC[:-1], start.weight_HC[-1:]
-        projected_FC = weight_HC if basis_HN is None else basis_HN.T @ weight_HC
-        first_FC = np.concatenate([projected_FC, bias_C])
+        weight_HK, bias_K = start.weight_HK[:-1], start.weight_HK[-1:]
+        projected_FK = weight_HK if basis_HM is None else basis_HM.T @ weight_HK
+        first_FK = np.concatenate([projected_FK, bias_K])
     options = {"maxiter": _MOST_STEPS}
-    found = optimize.minimize(loss, first_FC.ravel(), jac=True, method="L-BFGS-B", options=options)
-    weight_FC = found.x.reshape(shape)
-    weight_HC = weight_FC[:-1] if basis_HN is None else basis_HN @ weight_FC[:-1]
-    return LinearProbe(mean_H, scale_H, np.concatenate([weight_HC, weight_FC[-1:]]))
+    found = optimize.minimize(loss, first_FK.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weight_FK = found.x.reshape(shape)
+    weight_HK = weight_FK[:-1] if basis_HM is None else basis_HM @ weight_FK[:-1]
+    return LinearProbe(mean_H, scale_H, np.concatenate([weight_HK, weight_FK[-1:]]))
 
 
 @dataclass(frozen=True)
@@ -105,23 +112,23 @@ class LayerProbes:
     held_out_loss: float
 
 
-def fit_layer(states_NH: np.ndarray, labels: Labels, control: Labels) -> LayerProbes:
+def fit_layer(states: np.ndarray, labels: Labels, control: Labels) -> LayerProbes:
     """Fits the probe with the best penalty, and the control task's probe with the same one.
 
     The penalty with the lowest log-loss on the last quarter of the questions, after a fit on the
     others, is used for a fit on all of them. Rows must be in random order.
     """
-    kept = len(states_NH) - max(len(states_NH) // HELD_OUT, 1)
+    kept = len(states) - max(len(states) // HELD_OUT, 1)
     losses, start = [], None
     for penalty in PENALTIES:
-        start = fit(states_NH[:kept], labels.of(slice(kept)), penalty, start)
-        losses.append(start.log_loss(states_NH[kept:], labels.of(slice(kept, None))))
+        start = fit(states[:kept], labels.of(slice(kept)), penalty, start)
+        losses.append(start.log_loss(states[kept:], labels.of(slice(kept, None))))
     best = int(np.argmin(losses))
     penalty = PENALTIES[best]
     return LayerProbes(
-        fit(states_NH, labels, penalty), fit(states_NH, control, penalty), penalty, losses[best]
+        fit(states, labels, penalty), fit(states, control, penalty), penalty, losses[best]
     )
 
 
-def _with_one(x_NH: np.ndarray) -> np.ndarray:
-    return np.concatenate([x_NH, np.ones((len(x_NH), 1))], axis=1)
+def _with_one(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x, np.ones((*x.shape[:-1], 1))], axis=-1)

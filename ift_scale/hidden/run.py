@@ -19,7 +19,7 @@ from ift_scale.engines.pool import engine_workers
 from ift_scale.engines.protocol import resolved_dtype
 from ift_scale.hidden import selection
 from ift_scale.hidden.classifier import Labels, fit_layer
-from ift_scale.hidden.reading import STATE, StateAsker
+from ift_scale.hidden.reading import STATE, LetterStates, TextStates
 from ift_scale.hidden.selection import ProbedQuestions
 from ift_scale.io.files import atomic_path
 from ift_scale.io.manifests import digest_of, has_key
@@ -29,6 +29,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import engines_on_gpu
 from ift_scale.records import LAYERS_FILE, PROBED_FILE, QUESTIONS_FILE, Arm, Question
 from ift_scale.scoring import embedding
+from ift_scale.scoring.cloze import ChatTexts, FewShotTexts
 from ift_scale.scoring.letters import Chat, FewShot
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.shards import read_shard
@@ -111,19 +112,27 @@ def _settings(config: Config) -> list[object]:
         config.model.dtype,
         [config.probe.num_shots, config.probe.demonstration_seed],
         [config.evaluate.template, config.construct.response],
+        *(["texts"] if _by_text(config) else []),
     ]
+
+
+def _by_text(config: Config) -> bool:
+    """True if the run measures answers by the options' texts."""
+    return config.probe.reliability.decide_by == "cloze"
 
 
 def _asker(
     config: Config, dev: Sequence[Question], tokenizer: PromptTokenizer, arm: Arm | None
 ) -> Asker:
+    probe, template, seed = config.probe, config.evaluate.template, config.hidden.seed
     if arm is not None:
-        writer = Chat(tokenizer, config.evaluate.template, config.construct.response)
-        return StateAsker(writer, config.hidden.seed)
-    probe = config.probe
-    demonstrations = Demonstrations(dev, probe.num_shots, probe.demonstration_seed)
-    few_shot = FewShot(tokenizer, demonstrations, probe.whole_prompts)
-    return StateAsker(few_shot, config.hidden.seed)
+        if _by_text(config):
+            return TextStates(ChatTexts(tokenizer, template), seed)
+        return LetterStates(Chat(tokenizer, template, config.construct.response), seed)
+    shown = Demonstrations(dev, probe.num_shots, probe.demonstration_seed)
+    if _by_text(config):
+        return TextStates(FewShotTexts(tokenizer, shown, probe.whole_prompts), seed)
+    return LetterStates(FewShot(tokenizer, shown, probe.whole_prompts), seed)
 
 
 def _probed(context: Context) -> dict[str, ProbedQuestions]:
@@ -189,29 +198,40 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
     """Fits one probe per domain and layer on the fit questions and applies it to the test ones.
 
     Returns the rows of PROBED_FILE (domain, question_id; lists over layers: decoded and control,
-    True if the probe's letter is right; lens, the option or -1) and of LAYERS_FILE (domain, layer,
+    True if the probe's option is right; lens, the option or -1) and of LAYERS_FILE (domain, layer,
     fit_questions, penalty, held_out_loss in nats).
     """
     names = ["id", "answer", "control", "num_choices", "lens"]
     about = pa.concat_tables([read_shard(path, names) for path in shards])
-    row_of = {id: row for row, id in enumerate(about["id"].to_pylist())}
+    row_of: dict[str, int] = {}  # the first of each question
+    for row, id in enumerate(about["id"].to_pylist()):
+        row_of.setdefault(id, row)
     num_choices = about["num_choices"].to_numpy()
+    most_choices = int(num_choices.max())
     truth, control = (
-        Labels(about[name].to_numpy(), num_choices, int(num_choices.max()))
-        for name in ("answer", "control")
+        Labels(about[name].to_numpy(), num_choices, most_choices) for name in ("answer", "control")
     )
     lens_QL = np.array(about["lens"].to_pylist())
     rows = {d: tuple(np.array([row_of[i] for i in part]) for part in ids[d]) for d in ids}
+
+    def states_of(questions: np.ndarray, states_RH: np.ndarray) -> np.ndarray:
+        """Returns (N, H), or (N, C, H) with rows of a question's last option for missing ones."""
+        if len(row_of) == len(about):
+            return states_RH[questions]
+        last_N1 = num_choices[questions, None] - 1
+        return states_RH[questions[:, None] + np.minimum(np.arange(most_choices), last_N1)]
+
     right: dict[str, list[np.ndarray]] = {domain: [] for domain in ids}
     layers = []
-    for layer, states_QH in enumerate(_states(shards, lens_QL.shape[1])):
+    for layer, states_RH in enumerate(_states(shards, lens_QL.shape[1])):
         for domain, (fit, test) in rows.items():
-            found = fit_layer(states_QH[fit], truth.of(fit), control.of(fit))
+            found = fit_layer(states_of(fit, states_RH), truth.of(fit), control.of(fit))
+            applied = states_of(test, states_RH)
             right[domain].append(
                 np.stack(
                     [
-                        found.probe.right(states_QH[test], truth.of(test)),
-                        found.control.right(states_QH[test], control.of(test)),
+                        found.probe.right(applied, truth.of(test)),
+                        found.control.right(applied, control.of(test)),
                     ]
                 )
             )
@@ -241,7 +261,7 @@ def fit_and_apply(shards: Sequence[Path], ids: Ids) -> tuple[pa.Table, pa.Table]
 
 
 def _states(shards: Sequence[Path], num_layers: int) -> Iterator[np.ndarray]:
-    """Yields the states of all questions by layer, shape (Q, H), float32.
+    """Yields all states by layer, shape (R, H), float32.
 
     A shard is read and verified as a whole, so several layers are taken from it at a time.
     """

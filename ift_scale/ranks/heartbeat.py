@@ -243,7 +243,9 @@ class Heartbeat:
             return not self._survives
         return self._states[rank].get("state") != _LEFT
 
-    def _collect(self, key: Callable[[int], str], ranks: list[int]) -> dict[int, dict[str, Any]]:
+    def _collect(
+        self, key: Callable[[int], str], ranks: Sequence[int]
+    ) -> dict[int, dict[str, Any]]:
         """Returns the values that the ranks, or others for them, set within a few beats."""
         for _ in range(_REPORT_BEATS):
             if self._store.check([key(rank) for rank in ranks]):

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from ift_scale.config import EngineConfig
-from ift_scale.engines.hidden_states import StatePasses
+from ift_scale.engines.hidden_states import SharedStates, StatePasses
 from ift_scale.engines.protocol import EngineSpec, ScoreRequest
 from ift_scale.engines.transformers import TransformersEngine
 from ift_scale.errors import DataError
@@ -70,6 +70,8 @@ def test_states_equal_plain_forward_passes(family: str, tmp_path: Path) -> None:
     states_RLH, lens_RL = engine.hidden_states(requests)
     assert states_RLH.shape == (30, LAYERS + 1, WIDTH) and states_RLH.dtype == np.float32
     assert sum(counted) == 30
+    used = {name for name, _ in engine._states.verified}
+    assert (SharedStates.name in used) == (family == "llama")
     for request, states_LH in zip(requests, states_RLH, strict=True):
         with torch.no_grad():
             out = model(torch.tensor([request.prompt]), output_hidden_states=True)

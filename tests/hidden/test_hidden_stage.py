@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from ift_scale.config.file import from_dict
+from ift_scale.engines.protocol import ScoreRequest, TextRequest
 from ift_scale.errors import ConfigError
 from ift_scale.hidden import run
-from ift_scale.hidden.reading import STATE, control_option, view_of
+from ift_scale.hidden.reading import STATE, TextStates, control_option, view_of
 from ift_scale.hidden.run import fit_and_apply
 from ift_scale.pipeline import Pipeline
 from ift_scale.records import Question
@@ -72,6 +73,61 @@ def test_an_answer_in_a_middle_layer_is_found_there(
     assert decoded_L[1] > 0.95 and decoded_L[[0, 2]].max() < 0.4 and control_L.max() < 0.4
     losses = layers["held_out_loss"].to_pylist()
     assert int(np.argmin(losses)) == 1 and layers["fit_questions"].to_pylist() == [300] * 3
+
+
+class _Engine:
+    """States that tell the tokens of each row."""
+
+    def hidden_states(self, requests: list[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
+        sums = [float(sum(request.prompt)) for request in requests]
+        states = np.array(sums, np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+        return states, np.full((len(requests), 2), -1, np.int8)
+
+
+class _Texts:
+    def requests(self, question: Question, texts: list[str]) -> list[TextRequest]:
+        return [TextRequest([1], [len(question.id)], [10, n]) for n, _ in enumerate(texts)]
+
+
+def test_answers_by_texts_have_a_state_per_option() -> None:
+    asker = TextStates(_Texts(), seed=1)
+    two = _question(3).model_copy(update={"choices": ["a", "b"], "answer": 1})
+    written = asker.write([_question(1), two])
+    assert (written.num_requests, written.tokens) == (6, 6 * 4)
+    table = asker.ask(_Engine(), written)
+    assert table["id"].to_pylist() == ["q1"] * 4 + ["q3"] * 2
+    assert table["answer"].to_pylist() == [1] * 6
+    assert table["num_choices"].to_pylist() == [4] * 4 + [2] * 2
+    last = [row[0] for row in table[STATE.format(1)].to_pylist()]
+    assert last == [13 + n for n in range(4)] + [13, 14]  # the text's last token is included
+
+
+def test_probes_of_options_rank_them_in_each_domain(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.integers(2, 5, size=400)
+    answer = rng.integers(0, counts)
+    row = np.repeat(np.arange(400), counts)
+    option = np.concatenate([np.arange(count) for count in counts])
+    states = rng.normal(size=(2, len(row), 6)).astype(np.float32)
+    states[1, :, 0] += 5 * (option == answer[row])
+    shards = Shards(tmp_path, "key", 400)
+    shards.folder.mkdir(parents=True)
+    columns = {
+        "id": pa.array([f"q{n}" for n in row]),
+        "answer": pa.array(answer[row], pa.int16()),
+        "control": pa.array(rng.integers(0, counts)[row], pa.int16()),
+        "num_choices": pa.array(counts[row], pa.int16()),
+        "lens": pa.array([[-1, -1]] * len(row), pa.list_(pa.int8(), 2)),
+    }
+    for layer in range(2):
+        flat = pa.array(states[layer].ravel())
+        columns[STATE.format(layer)] = pa.FixedSizeListArray.from_arrays(flat, 6)
+    shards.write(0, pa.table(columns))
+    ids = {"d": ([f"q{n}" for n in range(200)], [f"q{n}" for n in range(200, 400)])}
+    probed, layers = fit_and_apply([shards.path(0)], ids)
+    decoded_L = np.array(probed["decoded"].to_pylist()).mean(0)
+    assert decoded_L[1] > 0.95 and decoded_L[0] < 0.5
+    assert layers["fit_questions"].to_pylist() == [200, 200]
 
 
 def test_off_by_default_and_refused_in_words(tmp_path: Path) -> None:
