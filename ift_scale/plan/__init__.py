@@ -22,7 +22,7 @@ from ift_scale.estimate.shape import ModelShape
 from ift_scale.estimate.shape_of import shape_of
 from ift_scale.io.progress import say
 from ift_scale.models.config_file import model_config
-from ift_scale.plan import costs, disk, rates, tables
+from ift_scale.plan import asked, costs, disk, rates, tables
 from ift_scale.plan.amounts import Amounts, ArmWork, amounts_of
 from ift_scale.plan.memory import Cluster, print_memory
 from ift_scale.plan.path import print_path, proof_of
@@ -38,6 +38,11 @@ from ift_scale.treatments import DERIVED
 from ift_scale.write import needs as writing
 
 GIB = 2**30
+_ASKED = {
+    "evaluate": "{:,} questions",
+    "learnt": "at most {:,} training items, each in several forms,",
+    "hidden": "at most {:,} questions, fit questions of each domain among them,",
+}
 
 
 def num_parameters(folder: Path) -> int:
@@ -132,16 +137,14 @@ def _print_work(amounts: Amounts, tally: PlannedQuestions, folder: Path, cluster
     )
     if len(trained) < len(arms):
         say(f"derive     {_derived(arms)}, not trained")
-    asked = sum(work.questions for work in arms) + amounts.base_questions
-    models = f"{len(arms)} arms" + (" and the base model" if amounts.base_questions else "")
-    say(f"evaluate   {asked:,} questions over {models} ({config.evaluate.engine})")
-    models = f"{len(arms)} arms and the base model, not in the cost below"
-    if config.learnt.on:
-        most = config.learnt.max_items
-        say(f"learnt     up to {most:,} items of each set, in several forms, over {models}")
-    if config.hidden.on:
-        most = config.hidden.max_fit_questions
-        say(f"hidden     up to {most:,} fit questions of each domain, and its tests, over {models}")
+    for stage in asked.STAGES:
+        if asked.is_on(config, stage):
+            of_arms = [work.asked[stage] for work in arms if stage in work.asked]
+            count = sum(of_arms) + amounts.base_asked.get(stage, 0)
+            base = " and the base model" if stage in amounts.base_asked else ""
+            engine = "transformers" if stage == "hidden" else config.evaluate.engine
+            models = f"{len(of_arms)} arms{base} ({engine})"
+            say(f"{stage:<10} {_ASKED[stage].format(count)} over {models}")
 
 
 def _derived(arms: Sequence[ArmWork]) -> str:
@@ -200,7 +203,7 @@ def _print_costs(
         "the first of them"
     )
     show(tables.stages(costs.stage_costs(study, by_stage, devices), devices))
-    say("by arm     training and evaluation")
+    say("by arm     training, evaluation and optional stages")
     show(tables.arms(costs.arm_costs(study, by_stage, devices), devices))
     if perhaps := costs.perhaps_shared(study):
         say(

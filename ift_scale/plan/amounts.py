@@ -17,10 +17,10 @@ from ift_scale.config.train import settings_of_result
 from ift_scale.construct import general, official, own
 from ift_scale.construct.arms import arms_of
 from ift_scale.engines.protocol import identity
-from ift_scale.evaluate.groups import asked_of
 from ift_scale.instructions.read import Skipped, read
 from ift_scale.io import integrity
 from ift_scale.io.manifests import Manifest, digest_of, read_manifest
+from ift_scale.plan import asked
 from ift_scale.plan.questions import PlannedQuestions, Prompts
 from ift_scale.probe.selection import is_probed
 from ift_scale.records import Arm
@@ -47,9 +47,10 @@ class ArmWork:
     arm: Arm
     examples: float
     exact: bool
-    questions: int
+    asked: dict[str, int]
+    """Questions by the stage that asks them (`asked.STAGES`)."""
     key: str
-    evaluate_key: str
+    asked_keys: dict[str, str]
     likely: str
     validated: float = 0.0
     derived: Derived | None = None
@@ -77,9 +78,9 @@ class Amounts:
     texts_exact: bool
     write_key: str
     arms: tuple[ArmWork, ...]
-    base_questions: int
-    """Questions that `evaluate.base` asks the base model; 0 without it."""
-    base_key: str
+    base_asked: dict[str, int]
+    """Questions that the base model is asked, by stage."""
+    base_keys: dict[str, str]
 
     @property
     def root(self) -> Path:
@@ -114,7 +115,8 @@ def own_arms(study: Sequence[Amounts], stage: str) -> list[list[ArmWork]]:
         [
             work
             for work in one.arms
-            if shared.first(work.evaluate_key if stage == "evaluate" else work.key)
+            if stage == "train" or stage in work.asked
+            if shared.first(work.key if stage == "train" else work.asked_keys[stage])
         ]
         for one in study
     ]
@@ -134,8 +136,14 @@ def amounts_of(
     write_key = digest_of([writers.settings_of(config), probe_key])
     texts, exact = _texts(config, tally)
     arms = tuple(_arms(config, tally, probe_key, write_key))
-    asked = asked_of([work.arm for work in arms], config.evaluate.generate)
+    of_base = asked.of_base(
+        config,
+        tally,
+        [work.arm for work in arms],
+        {trained_arm(work.arm).name: work.asked.get("learnt", 0) for work in arms},
+    )
     domains = sorted({domain for work in arms for domain in work.arm.own_domains})
+    sets = [probe_key, write_key, config.construct.model_dump()]
     return Amounts(
         name,
         config,
@@ -148,8 +156,17 @@ def amounts_of(
         exact,
         write_key,
         arms,
-        tally.count(asked) if config.evaluate.base else 0,
-        digest_of([config.model.model_dump(), _evaluation(config), domains]),
+        of_base,
+        {
+            stage: digest_of(
+                [
+                    config.model.model_dump(),
+                    asked.settings_of(config, stage),
+                    domains if stage == "evaluate" else sets,
+                ]
+            )
+            for stage in of_base
+        },
     )
 
 
@@ -200,10 +217,12 @@ def largest_set(construct: ConstructConfig, num_questions: int) -> int:
     return _with_general(construct, min(size, construct.size or size))
 
 
+def _general_share(construct: ConstructConfig) -> float:
+    return 0.0 if general.path_of(construct.general) is None else construct.general.share
+
+
 def _with_general(construct: ConstructConfig, size: int) -> int:
-    if general.path_of(construct.general) is None:
-        return size
-    share = construct.general.share
+    share = _general_share(construct)
     return size + round(size * share / (1 - share))
 
 
@@ -290,7 +309,6 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         config.evaluate.template,
         config.model.model_dump(),
     ]
-    evaluation = _evaluation(config)
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
@@ -307,34 +325,23 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         validated += _kl_work(config.train, num_trained)
         if kind is not None:
             num_trained, validated = 0, 0.0
-        questions = tally.count(asked_of([arm], config.evaluate.generate))
-        if config.evaluate.few_shot:
-            questions += tally.count(asked_of([arm], generate=False))
+        items = round(size * (1 - _general_share(config.construct)))
+        of_arm = asked.of_arm(config, tally, arm, items)
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
             ArmWork(
                 arm,
                 num_trained * config.train.epochs,
                 exact,
-                questions,
+                of_arm,
                 key,
-                digest_of([key, evaluation]),
+                {s: digest_of([key, asked.settings_of(config, s)]) for s in of_arm},
                 likely,
                 validated,
                 kind,
             )
         )
     return work
-
-
-def _evaluation(config: Config) -> list[object]:
-    """Returns the settings that a model's evaluation depends on."""
-    return [
-        identity(config.evaluate, config.model.dtype),
-        config.questions.model_dump(),
-        config.construct.refusal,
-        config.probe.of_arms.cloze,
-    ]
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:

@@ -7,6 +7,7 @@ are core-hours; otherwise they are GPU-hours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ift_scale.plan import asked
 from ift_scale.plan.amounts import Amounts, FirstUse, own_arms
 from ift_scale.plan.rate import STAGES, Rate
 
@@ -54,7 +55,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """The arms of one setting: how many to make, and their hours of training and evaluation."""
+    """The arms of one setting: how many to make, and their hours of training and asking."""
 
     variant: str
     setting: str
@@ -71,23 +72,31 @@ Rates = dict[tuple[str, str], Rate | None]
 def stage_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[StageCost]:
     """Returns one row per variant and stage."""
     rows = []
-    own = {stage: own_arms(study, stage) for stage in ("train", "evaluate")}
-    made = {stage: FirstUse() for stage in ("probe", "write", "base")}
+    own = {stage: own_arms(study, stage) for stage in ("train", *asked.STAGES)}
+    made = {stage: FirstUse() for stage in STAGES}
     for number, one in enumerate(study):
         for stage in STAGES:
+            if stage in asked.STAGES and not asked.is_on(one.config, stage):
+                continue
             rate = rates[one.name, stage]
             if stage in own:
                 arms = own[stage][number]
                 if stage == "train":
                     arms = [work for work in arms if work.derived is None]
                 items: float = sum(
-                    work.train_items if stage == "train" else work.questions for work in arms
+                    work.train_items if stage == "train" else work.asked[stage] for work in arms
                 )
-                of_base = one.base_questions if stage == "evaluate" else 0
-                if of_base and made["base"].first(one.base_key):
+                of_base = one.base_asked.get(stage, 0)
+                if of_base and made[stage].first(one.base_keys[stage]):
                     items += of_base
-                exact = stage == "evaluate" or all(work.exact for work in one.arms)
-                every = [w for w in one.arms if stage == "evaluate" or w.derived is None]
+                exact = stage == "evaluate" or (
+                    stage == "train" and all(work.exact for work in one.arms)
+                )
+                every = [
+                    work
+                    for work in one.arms
+                    if (work.derived is None if stage == "train" else stage in work.asked)
+                ]
                 num_arms, shared = len(arms), len(every) - len(arms)
             else:
                 first = made[stage].first(one.probe_key if stage == "probe" else one.write_key)
@@ -113,19 +122,22 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
     The time to start a stage belongs to no arm.
     """
     rows = []
-    trained, evaluated = own_arms(study, "train"), own_arms(study, "evaluate")
-    for one, to_train, to_evaluate in zip(study, trained, evaluated, strict=True):
+    own = {stage: own_arms(study, stage) for stage in ("train", *asked.STAGES)}
+    for number, one in enumerate(study):
         for setting in dict.fromkeys(work.arm.setting for work in one.arms):
-            mine = [work for work in to_train if work.arm.setting == setting]
-            evaluations = [work for work in to_evaluate if work.arm.setting == setting]
+            of_stage = {
+                stage: [work for work in arms[number] if work.arm.setting == setting]
+                for stage, arms in own.items()
+            }
+            mine = of_stage.pop("train")
             examples = sum(work.examples for work in mine)
-            work_of = {
-                "train": (sum(work.train_items for work in mine), len(mine)),
-                "evaluate": (float(sum(work.questions for work in evaluations)), len(evaluations)),
+            work_of = {"train": (sum(work.train_items for work in mine), len(mine))} | {
+                stage: (float(sum(work.asked[stage] for work in arms)), len(arms))
+                for stage, arms in of_stage.items()
             }
             hours: float | None = 0.0
             for stage, (items, arms) in work_of.items():
-                rate = rates[one.name, stage]
+                rate = rates.get((one.name, stage))
                 if items and rate is None:
                     hours = None
                 elif items and rate is not None and hours is not None:

@@ -61,7 +61,7 @@ def disk_of(study: Sequence[Amounts], element: int, example_tokens: float) -> Di
         )
         examples = sum(work.examples for work in arms) / one.config.train.epochs
         sets += examples * example_tokens * (_SET_BYTES_PER_TOKEN + _CACHE_BYTES_PER_TOKEN)
-        scores += sum(work.questions for work in to_evaluate) * _SCORE_ROW
+        scores += sum(work.asked["evaluate"] for work in to_evaluate) * _SCORE_ROW
     probes = {one.probe_key: one.num_probed * one.prompts.views for one in study}
     return Disk(models, checkpoints, sets, scores + sum(probes.values()) * _PROBE_ROW)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-STAGES = ("probe", "write", "train", "evaluate")
+STAGES = ("probe", "write", "train", "evaluate", "learnt", "hidden")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A rate belongs to one device: items per second, plus the seconds per stage (starting engines or
 ranks) and per arm (building, exporting and loading weights). Items are prompt tokens of the probe,
-texts written, examples seen in training, and questions evaluated. A given rate takes precedence
-over measurements, because it is meant for another machine than this one.
+texts written, examples seen in training, and questions or training items asked. A given rate takes
+precedence over measurements, because it is meant for another machine than this one.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,14 @@ from ift_scale.io.manifests import Manifest, read_manifest
 from ift_scale.plan.amounts import Amounts
 from ift_scale.plan.rate import Rate
 
-ITEMS = {"probe": "prompt tokens", "write": "texts", "train": "examples", "evaluate": "questions"}
+ITEMS = {
+    "probe": "prompt tokens",
+    "write": "texts",
+    "train": "examples",
+    "evaluate": "questions",
+    "learnt": "items",
+    "hidden": "questions",
+}
 
 
 class StageRate(Section):
@@ -48,6 +55,8 @@ class RateFile(Section):
     write: StageRate | None = None
     train: StageRate | None = None
     evaluate: StageRate | None = None
+    learnt: StageRate | None = None
+    hidden: StageRate | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,8 @@ def predicted(stage: str, amounts: Amounts, sources: RateSources, shape: ModelSh
 
     Engines are assumed to reach the machine's rate of large products on the tokens that prompts do
     not share. Starting, loading and exporting are left out. Writing is limited by memory bandwidth,
-    token by token, and is not predicted.
+    token by token, and is not predicted; nor are the several prompts of a training item and the
+    states.
     """
     assert sources.machine is not None
     source = f"predicted for {sources.machine.name}, not measured"
@@ -118,7 +128,7 @@ def predicted(stage: str, amounts: Amounts, sources: RateSources, shape: ModelSh
         return Rate(train.global_batch_size / (seconds * sources.devices), 0, 0, source)
     tokens = rate_at(sources.machine.matrix, 4096) / (2 * shape.parameters)
     own = amounts.prompts.own
-    if stage == "write" or not own:
+    if stage not in ("probe", "evaluate") or not own:
         return None
     return Rate(
         tokens * amounts.prompts.tokens / own if stage == "probe" else tokens / own, 0, 0, source
@@ -130,9 +140,7 @@ def measured(stage: str, root: Path, source: str, models: int = 1) -> Rate | Non
 
     `models`: exported by each arm that the rate is for, with those of `train.export_epochs`.
     """
-    folders = (
-        sorted((root / stage).glob("*/")) if stage in ("train", "evaluate") else [root / stage]
-    )
+    folders = [root / stage] if stage in ("probe", "write") else sorted((root / stage).glob("*/"))
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
     if not manifests:
         return None
@@ -140,9 +148,8 @@ def measured(stage: str, root: Path, source: str, models: int = 1) -> Rate | Non
         "probe": _probe,
         "write": _write,
         "train": partial(_train, models=models),
-        "evaluate": _evaluate,
     }
-    rate_of = rates[stage]
+    rate_of = rates.get(stage, _asked)
     try:
         return rate_of(manifests, root, source)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
@@ -206,8 +213,9 @@ def _train(manifests: Sequence[Manifest], root: Path, source: str, models: int) 
     return _rate(items, _sum(manifests, "steps"), devices, start, per_arm, source)
 
 
-def _evaluate(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
-    items = sum(manifest.counts.get("computed_questions", 0) for manifest in manifests)
+def _asked(manifests: Sequence[Manifest], root: Path, source: str) -> Rate | None:
+    names = ("computed_questions", "computed_items")
+    items = sum(manifest.counts.get(name, 0) for manifest in manifests for name in names)
     rest = _sum(manifests, "total") - _sum(manifests, "scoring") - _sum(manifests, "engine_start")
     per_arm = max(0.0, rest) / len(manifests)
     return _rate(

@@ -21,12 +21,12 @@ def stages(rows: Sequence[StageCost], devices: Devices) -> Table:
         work = f"{bound}{row.items:,.0f}" if row.items else "none"
         shared = (
             f"{row.shared or ''}"
-            if row.arms or row.stage in ("train", "evaluate")
+            if row.arms or row.stage not in ("probe", "write")
             else "all"
             if row.shared
             else ""
         )
-        arms = str(row.arms) if row.stage in ("train", "evaluate") else ""
+        arms = "" if row.stage in ("probe", "write") else str(row.arms)
         rate = (
             ""
             if not row.items
@@ -53,7 +53,7 @@ def stages(rows: Sequence[StageCost], devices: Devices) -> Table:
 
 
 def arms(rows: Sequence[ArmCost], devices: Devices) -> Table:
-    """Returns one row per variant and setting, for training and evaluation."""
+    """Returns one row per variant and setting, for training and what the arms are asked."""
     columns = (
         "arms",
         "shared",

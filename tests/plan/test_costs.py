@@ -82,7 +82,7 @@ def test_doses_are_counted(tmp_path: Path) -> None:
     assert {name: work.derived for name, work in found.items()} == kinds
     examples = {name: work.examples for name, work in found.items() if work.examples}
     assert examples == {"": 3 * 2 * 100, "-size-10": 3 * 2 * 10}
-    assert all(work.questions == 30 for work in found.values())
+    assert all(work.asked == {"evaluate": 30} for work in found.values())
     assert disk_of([one], 4, 100).models == 6 * 1000 * 4
     (train,) = (r for r in stage_costs([one], _rates(one), Devices(1, 1, 2)) if r.stage == "train")
     assert (train.arms, train.items) == (2, 660)
@@ -186,7 +186,41 @@ def test_the_base_model_is_evaluated_once_by_the_variants_that_ask_it(tmp_path: 
         if row.stage == "evaluate"
     ]
     assert [row.items for row in rows] == [6 * 30, 2 * 30 + 60, 2 * 30]
-    assert [one.base_questions for one in study] == [0, 60, 60]
+    assert [one.base_asked for one in study] == [{}, {"evaluate": 60}, {"evaluate": 60}]
+
+
+def test_items_and_probed_questions_are_bounded_and_shared(tmp_path: Path) -> None:
+    """Sets have at most 50 and 20 questions, the pools 140 train and 30 test questions each."""
+    on = {"learnt": {"on": True, "max_items": 30}, "hidden": {"on": True, "max_fit_questions": 90}}
+    construct = {"settings": ["harmonious", "incompatible", "general_only"], "seeds": [0]}
+    study = [
+        _amounts(tmp_path, "a", construct=construct),
+        _amounts(tmp_path, "b", construct=construct, **on),
+        _amounts(
+            tmp_path,
+            "c",
+            construct=construct,
+            **on,
+            train={"global_batch_size": 8, "learning_rate": 1e-4},
+        ),
+    ]
+    rows = stage_costs(study, _rates(*study), Devices(1, 1, 2))
+    found = {(row.variant, row.stage): row for row in rows if row.stage in ("learnt", "hidden")}
+    items = 2 * (30 + 20)
+    probed, of_base = 6 * (90 + 30), 140 + 2 * 30
+    # The base model is asked once: its answers do not depend on the learning rate.
+    assert {key: row.items for key, row in found.items()} == {
+        ("b", "learnt"): items + items,
+        ("c", "learnt"): items,
+        ("b", "hidden"): probed + of_base,
+        ("c", "hidden"): probed,
+    }
+    assert found["b", "learnt"].arms == 4 and found["b", "hidden"].arms == 6
+    assert not any(row.exact for row in found.values())
+    of_arms = arm_costs(study, _rates(*study), Devices(1, 1, 2))
+    hours = {(row.variant, row.setting): row.hours for row in of_arms}
+    seconds = 4 * 1 + (items / 2 + probed / 3) / 10  # two arms, started and asked in two stages
+    assert hours["b", "harmonious"] == pytest.approx(2 * seconds / 3600)  # trained by the first
 
 
 def test_arms_that_may_turn_out_equal_are_reported(tmp_path: Path) -> None:
