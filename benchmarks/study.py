@@ -1,4 +1,4 @@
-"""The results of a study's variants, as data and as tables for a page of docs/studies.
+"""The results of a study's variants, or of one run, as data and as tables for docs/studies.
 
     ift-scale run configs/world_study.yaml
     python -m benchmarks.study configs/world_study.yaml
@@ -235,9 +235,10 @@ def _with(row: dict[str, Any], name: str, show: Any) -> str:
 @click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
 def main(config: str) -> None:
-    """Store and print the results of the finished study CONFIG."""
+    """Store and print the results of the finished study or run CONFIG."""
     study = load_study(config)
-    variants = {name: found(variant) for name, variant in study.variants.items()}
+    runs = study.variants or {"run": study.config}
+    variants = {name: found(variant) for name, variant in runs.items()}
     path = store_inputs(Path(study.config.output_dir).name, variants)
     print(f"{path}\n\n{markdown(variants)}")
 
