@@ -30,6 +30,12 @@ LEARNT_FILE = "learnt.parquet"
 FEW_SHOT = "-few-shot"
 """End of the name of the folder with an arm's answers in the prompts of the probe."""
 
+AS_TRAINED, WITHOUT_CONTEXT = "as trained", "without context"
+OTHER_ORDER, PARAPHRASE, WITH_OPTIONS, FREE = "other order", "paraphrase", "with options", "free"
+TRANSFER_FORMS = (OTHER_ORDER, PARAPHRASE, WITH_OPTIONS, FREE)
+"""Forms in which training items are asked again, and those that show transfer. WITH_OPTIONS takes
+the place of OTHER_ORDER for sets that show no options."""
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 

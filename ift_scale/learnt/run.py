@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import engines_on_gpu
 from ift_scale.records import LEARNT_FILE, QUESTIONS_FILE, Arm
 from ift_scale.scoring import embedding
+from ift_scale.scoring.cloze import ChatTexts, Cloze
 from ift_scale.scoring.letters import Chat
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import write_rows
@@ -54,11 +55,13 @@ class LearntStage(Stage):
         config = context.config
         if not config.learnt.on:
             return []
-        settings = [
+        settings: list[Any] = [
             identity(config.evaluate, config.model.dtype),
             config.construct.response,
             config.learnt.model_dump(exclude={"on"}),
         ]
+        if config.construct.response == "text":
+            settings.append(config.probe.of_arms.cloze)
         shared = {"questions": context.digest("questions", QUESTIONS_FILE)}
         path = config.learnt.paraphrases
         if path is not None and Path(path).is_file():
@@ -119,6 +122,10 @@ def _target(context: Context, task: Task, path: Path, tokenizer: PromptTokenizer
         shown = {id: [item.shown] for id, item in items.items()}
     evaluate = config.evaluate
     writer = Chat(tokenizer, evaluate.template, config.construct.response)
+    texts, score = None, config.probe.of_arms.cloze
+    if config.construct.response == "text":
+        assert score  # checked with the configuration
+        texts = Cloze(ChatTexts(tokenizer, evaluate.template), score)
     resolved = resolved_identity(
         evaluate,
         config.model.dtype,
@@ -131,7 +138,9 @@ def _target(context: Context, task: Task, path: Path, tokenizer: PromptTokenizer
         task.folder,
         digest_of([task.key, resolved]),
         [_of_model(context, task.arm)],
-        FormAsker(tokenizer, writer, shown, asked.paraphrases, config.learnt, evaluate.max_tokens),
+        FormAsker(
+            tokenizer, writer, texts, shown, asked.paraphrases, config.learnt, evaluate.max_tokens
+        ),
         path,
         partial(_finish, config, task, items),
         evaluate.chunk_size,
