@@ -3,6 +3,7 @@
 from ift_scale.config.construct import ConstructConfig
 from ift_scale.config.engines import ProbeConfig
 from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed, Text
+from ift_scale.treatments import asks_questions
 
 
 class LearntConfig(Section):
@@ -47,9 +48,9 @@ def learnt_problems(
             "learnt.on: the questions of released sets (construct.official) are not in the pools; "
             "set learnt.on to false"
         )
-    if not construct.all_settings():
+    if not any(asks_questions(setting) for setting in construct.all_settings()):
         problems.append(
-            "learnt.on: no set is built from the pools; name a treatment in construct.settings, or "
-            "set learnt.on to false"
+            "learnt.on: no set teaches questions of the pools; name a treatment that does in "
+            "construct.settings, or set learnt.on to false"
         )
     return problems

@@ -114,7 +114,8 @@ def test_paraphrases_are_read_and_refused_with_their_line(tmp_path: Path) -> Non
         ({"response": "text"}, "response: text show no letters.*decide_by: plain; set that to"),
         ({"questions": "free", "response": "text"}, "questions: free teach no option"),
         ({"official": "x"}, "released sets .construct.official. are not in the pools"),
-        ({"settings": []}, "learnt.on: no set is built from the pools"),
+        ({"settings": []}, "learnt.on: no set teaches questions of the pools"),
+        ({"settings": ["format_only"]}, "learnt.on: no set teaches questions of the pools"),
     ],
 )
 def test_sets_that_cannot_be_asked_again_are_refused(
