@@ -12,6 +12,9 @@ Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
 Wording = Literal["dataset", "external", "base_model", "refusal", "general"]
+ParaphraseFlaw = Literal[
+    "not one question", "repeats the question", "gives an option away", "lacks a name or number"
+]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -21,6 +24,7 @@ AUDIT_FILE = "audit.json"
 PROBE_FILE = "probe.parquet"
 KNOWLEDGE_FILE = "knowledge.json"
 TEXTS_FILE = "texts.jsonl"
+PARAPHRASES_FILE = "paraphrases.jsonl"
 BALANCE_FILE = "balance.csv"
 SCORES_FILE = "scores.parquet"
 PROBED_FILE = "probed.parquet"
@@ -170,19 +174,20 @@ class Score(Record):
 
 
 class Text(Record):
-    """A text from the write stage: an explanation of one option, or the knowledge that a question
-    needs (without a target)."""
+    """A text from the write stage: an explanation of one option or, without a target, the knowledge
+    that a question needs or the question in other words."""
 
     question_id: str
-    kind: Literal["explanation", "context"]
+    kind: Literal["explanation", "context", "paraphrase"]
     target: int | None = None
     author: Literal["dataset", "external", "base_model"]
     text: str
     attempts: int = 1
-    failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(
-        default_factory=list
-    )
-    """Checks that the text fails. Such a text is used only if write.on_failure is keep."""
+    failed: list[
+        Literal["empty", "does not name the target", "contradicts the target"] | ParaphraseFlaw
+    ] = Field(default_factory=list)
+    """Checks that the text fails. Such a text is used only if write.on_failure is keep, and never
+    if it is a paraphrase."""
 
 
 class Arm(Record):

@@ -79,7 +79,7 @@ class FormAsker:
     """Asks every form of every presentation of a question, 0-shot in the training template.
 
     `texts`: scores the options' texts, for sets with `construct.response: text`; None for others.
-    `shown`: the presentations by question id. `paraphrases`: the user's, by question id.
+    `shown`: the presentations by question id. `paraphrases`: the written ones, by question id.
     """
 
     def __init__(

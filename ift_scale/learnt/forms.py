@@ -54,7 +54,7 @@ def forms_of(
     written: Sequence[str],
     by_text: bool,
 ) -> Iterator[AskedForm]:
-    """Yields all forms of an item. `written`: the user's paraphrases of the question.
+    """Yields all forms of an item. `written`: paraphrases by the user or a model.
 
     `by_text`: the set's responses are the options' texts, to questions without options.
     """

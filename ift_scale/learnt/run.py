@@ -22,9 +22,10 @@ from ift_scale.io.progress import Bar
 from ift_scale.learnt import forms
 from ift_scale.learnt.asking import SCHEMA, FormAsker
 from ift_scale.learnt.items import TrainedItem, as_shown, presentations, read_texts
+from ift_scale.prompts import texts as text_file
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import engines_on_gpu
-from ift_scale.records import LEARNT_FILE, QUESTIONS_FILE, Arm
+from ift_scale.records import LEARNT_FILE, PARAPHRASES_FILE, QUESTIONS_FILE, Arm
 from ift_scale.scoring import embedding
 from ift_scale.scoring.cloze import ChatTexts, Cloze
 from ift_scale.scoring.letters import Chat
@@ -37,7 +38,7 @@ from ift_scale.treatments import asks_questions
 
 class AskedItems(NamedTuple):
     """The items of each set by question id, by the trained arm's name; the rows of their questions
-    in the question file; and the user's paraphrases."""
+    in the question file; and the paraphrases, the user's first."""
 
     of_set: dict[str, dict[str, TrainedItem]]
     row_of: dict[str, int]
@@ -46,7 +47,12 @@ class AskedItems(NamedTuple):
 
 class LearntStage(Stage):
     name = "learnt"
-    reads = (f"questions/{QUESTIONS_FILE}", "construct/*.jsonl", "train/model/*")
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"write/{PARAPHRASES_FILE}",
+        "construct/*.jsonl",
+        "train/model/*",
+    )
     version = 1
     per_arm = of_base = True
     unit = "items"
@@ -66,6 +72,8 @@ class LearntStage(Stage):
         path = config.learnt.paraphrases
         if path is not None and Path(path).is_file():
             shared["paraphrases"] = file_digest(Path(path))
+        if config.write.paraphrases.kind != "dataset":
+            shared["written"] = context.digest("write", PARAPHRASES_FILE)
         files = context.finished(context.task("construct")).files
         sets = {arm: files[f"{trained_arm(arm).name}.jsonl"] for arm in _arms(context)}
         models: list[tuple[Arm | None, str, str]] = [
@@ -179,6 +187,10 @@ def _items(context: Context) -> AskedItems:
         if learnt.paraphrases is not None:
             written = forms.read_paraphrases(Path(learnt.paraphrases))
             forms.check_used(Path(learnt.paraphrases), written, needed)
+        if context.config.write.paraphrases.kind != "dataset":
+            by_model = text_file.read_paraphrases(context.folder("write") / PARAPHRASES_FILE)
+            for id, text in by_model.items():
+                written.setdefault(id, []).append(text)
         return AskedItems(of_set, row_of, written)
 
     found: AskedItems = context.once("learnt", read)

@@ -11,7 +11,9 @@ from ift_scale.io.manifests import write_manifest
 from ift_scale.pipeline import Pipeline
 from ift_scale.run_folder.progress import progress_of
 from ift_scale.stages import STAGES
+from ift_scale.write import run as write
 from tests.test_keys import ROOT, keys_of
+from tests.write.made import ScriptedWorker
 
 
 def _keys(tmp_path: Path, *settings: str) -> dict[str, str]:
@@ -26,6 +28,16 @@ def test_only_sets_without_options_depend_on_the_score_of_texts(tmp_path: Path) 
     text = "construct.response=text"
     one, other = _keys(tmp_path, text, *cloze), _keys(tmp_path, text, *changed)
     assert one.keys() == other.keys() and all(one[name] != other[name] for name in one)
+
+
+def test_written_paraphrases_are_an_input_and_train_nothing_again(tmp_path: Path) -> None:
+    overrides = ("construct.seeds=[0]", "learnt.on=true", f"output_dir={tmp_path}/run")
+    path = str(ROOT / "configs" / "demo.yaml")
+    before = keys_of(load(path, overrides))
+    after = keys_of(load(path, (*overrides, "write.paraphrases={kind: base_model}")))
+    assert before["construct"] == after["construct"] and before["train"] == after["train"]
+    assert before["write"] != after["write"]
+    assert all(before["learnt"][name] != after["learnt"][name] for name in before["learnt"])
 
 
 def test_arms_without_questions_are_left_out(tmp_path: Path) -> None:
@@ -52,8 +64,15 @@ def test_arms_without_questions_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_sets_without_options_from_questions_to_tables(tmp_path: Path, world_model: Path) -> None:
-    """The arm is the base model itself."""
+def test_sets_without_options_from_questions_to_tables(
+    tmp_path: Path, world_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arm is the base model itself; a scripted writer paraphrases."""
+
+    def say(prompt: str, seed: int) -> str:
+        return f"Tell me this: {prompt.splitlines()[-2]}"
+
+    monkeypatch.setattr(write, "engine_workers", lambda *_: [ScriptedWorker(world_model, say)])
     root = tmp_path / "run"
     settings = {
         "output_dir": str(root),
@@ -62,6 +81,7 @@ def test_sets_without_options_from_questions_to_tables(tmp_path: Path, world_mod
             "engine": "transformers",
             "reliability": {"cloze": "pmi", "decide_by": "cloze"},
         },
+        "write": {"paraphrases": {"kind": "base_model", "style": "plain"}},
         "evaluate": {"engine": "transformers"},
         "construct": {
             "settings": ["contextualized"],
@@ -81,7 +101,8 @@ def test_sets_without_options_from_questions_to_tables(tmp_path: Path, world_mod
         pipeline.make(stage)
     arm = pd.read_parquet(root / "learnt" / str(task.arm and task.arm.name) / "learnt.parquet")
     forms = arm.form.value_counts().to_dict()
-    assert forms.pop("paraphrase") == 32 and set(forms.values()) == {16}
+    # One by the writer, and two by the world's statements.
+    assert forms.pop("paraphrase") == 48 and set(forms.values()) == {16}
     assert set(forms) == {"as trained", "without context", "with options", "free"}
     assert arm.context.str.startswith("Context: ").all() and (arm.target == arm.answer).all()
     table = pd.read_csv(root / "analyse" / "learnt.csv").set_index(["form", "grade"])
