@@ -12,6 +12,9 @@ Split = Literal["dev", "train", "test"]
 Kind = Literal["choice", "free"]
 Collection = Literal["pool", "benchmark"]
 Wording = Literal["dataset", "external", "base_model", "refusal", "general"]
+ParaphraseFlaw = Literal[
+    "not one question", "repeats the question", "gives an option away", "lacks a name or number"
+]
 Grade = Literal["HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"]
 
 GRADES: tuple[Grade, ...] = ("HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown")
@@ -21,6 +24,7 @@ AUDIT_FILE = "audit.json"
 PROBE_FILE = "probe.parquet"
 KNOWLEDGE_FILE = "knowledge.json"
 TEXTS_FILE = "texts.jsonl"
+PARAPHRASES_FILE = "paraphrases.jsonl"
 BALANCE_FILE = "balance.csv"
 SCORES_FILE = "scores.parquet"
 PROBED_FILE = "probed.parquet"
@@ -29,6 +33,12 @@ LEARNT_FILE = "learnt.parquet"
 """Names of the files with which stages pass on their results."""
 FEW_SHOT = "-few-shot"
 """End of the name of the folder with an arm's answers in the prompts of the probe."""
+
+AS_TRAINED, WITHOUT_CONTEXT = "as trained", "without context"
+OTHER_ORDER, PARAPHRASE, WITH_OPTIONS, FREE = "other order", "paraphrase", "with options", "free"
+TRANSFER_FORMS = (OTHER_ORDER, PARAPHRASE, WITH_OPTIONS, FREE)
+"""Forms in which training items are asked again, and those that show transfer. WITH_OPTIONS takes
+the place of OTHER_ORDER for sets that show no options."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -164,19 +174,20 @@ class Score(Record):
 
 
 class Text(Record):
-    """A text from the write stage: an explanation of one option, or the knowledge that a question
-    needs (without a target)."""
+    """A text from the write stage: an explanation of one option or, without a target, the knowledge
+    that a question needs or the question in other words."""
 
     question_id: str
-    kind: Literal["explanation", "context"]
+    kind: Literal["explanation", "context", "paraphrase"]
     target: int | None = None
     author: Literal["dataset", "external", "base_model"]
     text: str
     attempts: int = 1
-    failed: list[Literal["empty", "does not name the target", "contradicts the target"]] = Field(
-        default_factory=list
-    )
-    """Checks that the text fails. Such a text is used only if write.on_failure is keep."""
+    failed: list[
+        Literal["empty", "does not name the target", "contradicts the target"] | ParaphraseFlaw
+    ] = Field(default_factory=list)
+    """Checks that the text fails. Such a text is used only if write.on_failure is keep, and never
+    if it is a paraphrase."""
 
 
 class Arm(Record):

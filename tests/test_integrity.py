@@ -27,6 +27,7 @@ SETTINGS = [
     "construct.settings=[harmonious, incompatible]",
     "construct.seeds=[0]",
     "learnt.on=true",
+    "write.paraphrases={kind: base_model, engine: transformers}",
     "hidden.on=true",
 ]
 MADE = [stage.name for stage in STAGES if stage.name != "report"]

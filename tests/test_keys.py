@@ -43,7 +43,7 @@ CASES = {
 FILES = {
     "questions": ["questions.jsonl", "audit.json"],
     "probe": ["probe.parquet", "knowledge.json"],
-    "write": ["texts.jsonl"],
+    "write": ["texts.jsonl", "paraphrases.jsonl"],
     "construct": ["balance.csv"],
     "train": ["metrics.jsonl", "model/a.safetensors"],
     "evaluate": ["scores.parquet"],

@@ -25,10 +25,9 @@ from ift_scale.analyse.answers import Answers, answers_of
 from ift_scale.analyse.grades import BY_CONFIDENCE, grades_of
 from ift_scale.analyse.intervals import DIFFERENCE, ONE_SEED, SHARE, Measure, mean_columns
 from ift_scale.analyse.panel import Panel, Panels
-from ift_scale.records import GRADES, LEARNT_FILE, Arm
+from ift_scale.records import AS_TRAINED, GRADES, LEARNT_FILE, Arm
 from ift_scale.treatments import BASE
 
-AS_TRAINED = "as trained"
 ALL_GRADES = "all"
 _UNKNOWN = "Unknown"
 _KNOWN = (*GRADES[:3], BY_CONFIDENCE[0])

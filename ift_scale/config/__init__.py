@@ -168,7 +168,7 @@ def impossible_combinations(config: Config) -> list[str]:
         *reliability_problems(config.probe),
         *writer_problems(config.write),
         *set_problems(config.construct, config.probe),
-        *learnt_problems(config.learnt, config.construct),
+        *learnt_problems(config.learnt, config.construct, config.probe),
         *train_problems(config.train),
         *evaluate_problems(config.evaluate),
         *screen_problems(config.screen),

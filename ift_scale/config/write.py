@@ -1,4 +1,4 @@
-"""Settings of the write stage: who writes explanations and contexts, and which checks they pass."""
+"""Settings of the write stage: who writes which texts, and which checks they pass."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from ift_scale.config.section import NonNegativeInt, PositiveInt, Section, Seed,
 
 
 class WriterConfig(EngineConfig):
-    """The author of explanations or contexts."""
+    """The author of explanations, contexts or paraphrases."""
 
     kind: Literal["dataset", "base_model", "model", "endpoint"]
     """`dataset`: the questions' own explanations, no model runs. `base_model`: the probed model.
@@ -41,7 +41,7 @@ class WriterConfig(EngineConfig):
 
 
 class WriteConfig(Section):
-    """Explanations and contexts written by models, for the settings that need them."""
+    """Explanations, contexts and paraphrases written by models, for the settings that need them."""
 
     external: WriterConfig = WriterConfig(kind="dataset")
     """Author of the explanations of the right answer in harmonious and incompatible sets. An
@@ -52,11 +52,14 @@ class WriteConfig(Section):
     contexts: WriterConfig = WriterConfig(kind="dataset")
     """Author of the knowledge placed before the question; `kind: dataset` uses the question's
     explanation."""
+    paraphrases: WriterConfig = WriterConfig(kind="dataset")
+    """Author of the questions in other words that the learnt stage asks, if it is on; `kind:
+    dataset` writes none (docs/learnt.md)."""
     attempts: PositiveInt = 3
     """Number of times a text that fails a check is written again."""
     on_failure: Literal["drop", "keep", "error"] = "drop"
     """What to do with a question whose text still fails a check: leave it out of every set, use the
-    text anyway, or stop the run."""
+    text anyway, or stop the run. Paraphrases that fail are not asked."""
     must_name_target: bool = True
     """Require that an explanation names the option it explains, by letter or text."""
     must_not_contradict: bool = True
@@ -71,6 +74,7 @@ _REQUIRED = {"model": ("path",), "endpoint": ("base_url", "model")}
 def writer_problems(write: WriteConfig) -> list[str]:
     """Returns one message per missing or impossible setting of the writers."""
     writers = {"external": write.external, "own": write.own, "contexts": write.contexts}
+    writers["paraphrases"] = write.paraphrases
     problems = [
         f"write.{role}.{name}: missing; a writer of kind {writer.kind} needs it"
         for role, writer in writers.items()

@@ -4,16 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ift_scale.config.learnt import LearntConfig
 from ift_scale.engines.protocol import Engine, Sampling, TextRequest
-from ift_scale.learnt.forms import FREE, AskedForm, forms_of
+from ift_scale.learnt.forms import AskedForm, Measured, forms_of
 from ift_scale.learnt.items import Presentation
 from ift_scale.prompts.answer_parsing import option_in_words
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.records import Question
+from ift_scale.scoring.cloze import Cloze, ClozeRequests, option_scores
 from ift_scale.scoring.letters import Chat, LetterAsker, LetterRequests, chat_prompt
 
 SCHEMA = pa.schema(
@@ -33,91 +35,114 @@ SCHEMA = pa.schema(
 )
 """One row per prompt. `form` and `number`: see `forms`. `order`: the options as shown. `context`:
 the text before the question in training. `answer`, `prediction`, `target`: the right, the answered
-and the taught option, in the question's own order; no target for the base model. `logprobs`: of
-each option's letter over the whole vocabulary, in the question's own order; none for the form
-`free`, which has a `response`."""
+and the taught option, in the question's own order; no target for the base model. `logprobs`: in
+nats and the question's own order, of each option's letter over the whole vocabulary; for forms
+without options of sets with `construct.response: text`, the score of each option's text (`cloze`),
+which is no log-probability if it is `pmi`. The form `free` has none, but a `response`."""
+
+Forms = list[tuple[Question, AskedForm]]
 
 
 @dataclass(frozen=True)
 class FormRequests:
-    """The prompts of a chunk of questions: those with letters, then those to be answered freely."""
+    """The prompts of a chunk of questions, by how they are answered.
+
+    `texts` are those of sets with `construct.response: text`, else None.
+    """
 
     questions: list[Question]
-    lettered_forms: list[tuple[Question, AskedForm]]
+    forms: Mapping[Measured, Forms]
+    texts: ClozeRequests | None
     lettered: LetterRequests
-    free_forms: list[tuple[Question, AskedForm]]
     free: list[TextRequest]
     max_tokens: int
 
     @property
     def tokens(self) -> int:
-        return self.lettered.tokens + sum(len(request.suffix) for request in self.free)
+        scored = self.lettered.tokens + (self.texts.tokens if self.texts else 0)
+        return scored + sum(len(request.suffix) for request in self.free)
 
     @property
     def num_requests(self) -> int:
-        return self.lettered.num_requests + len(self.free)
+        scored = self.lettered.num_requests + (len(self.texts.requests) if self.texts else 0)
+        return scored + len(self.free)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
+        if self.texts:
+            yield from self.texts.lengths()
         yield from self.lettered.lengths()
-        for (question, _), request in zip(self.free_forms, self.free, strict=True):
+        for (question, _), request in zip(self.forms["words"], self.free, strict=True):
             yield question, len(request.suffix) + self.max_tokens
 
 
 class FormAsker:
     """Asks every form of every presentation of a question, 0-shot in the training template.
 
-    `shown`: the presentations by question id. `paraphrases`: the user's, by question id.
+    `texts`: scores the options' texts, for sets with `construct.response: text`; None for others.
+    `shown`: the presentations by question id. `paraphrases`: the written ones, by question id.
     """
 
     def __init__(
         self,
         tokenizer: PromptTokenizer,
         writer: Chat,
+        texts: Cloze | None,
         shown: Mapping[str, Sequence[Presentation]],
         paraphrases: Mapping[str, Sequence[str]],
         config: LearntConfig,
         max_tokens: int,
     ):
         self.tokenizer, self.template = tokenizer, writer.template
-        self.lettered = LetterAsker(writer, plain)
+        self.lettered, self.texts = LetterAsker(writer, plain), texts
         self.shown, self.paraphrases, self.config = shown, paraphrases, config
         self.max_tokens = max_tokens
 
     def write(self, questions: list[Question]) -> FormRequests:
-        forms = [
-            (question, form)
-            for question in questions
-            for shown in self.shown[question.id]
-            for form in forms_of(
-                question, shown, self.config, self.paraphrases.get(question.id, ())
-            )
-        ]
-        lettered = [pair for pair in forms if pair[1].form != FREE]
-        free = [pair for pair in forms if pair[1].form == FREE]
-        texts = [chat_prompt(self.tokenizer, self.template, form.asked) for _, form in free]
+        forms: dict[Measured, Forms] = {"texts": [], "letters": [], "words": []}
+        by_text = self.texts is not None
+        for question in questions:
+            written = self.paraphrases.get(question.id, ())
+            for shown in self.shown[question.id]:
+                for form in forms_of(question, shown, self.config, written, by_text):
+                    forms[form.measured].append((question, form))
+        asked = {measured: [form.asked for _, form in pairs] for measured, pairs in forms.items()}
+        prompts = [chat_prompt(self.tokenizer, self.template, each) for each in asked["words"]]
         return FormRequests(
             questions,
-            lettered,
-            self.lettered.write([form.asked for _, form in lettered]),
-            free,
-            [TextRequest([], ids, []) for ids in self.tokenizer.encode(texts)],
+            forms,
+            self.texts.write(asked["texts"]) if self.texts else None,
+            self.lettered.write(asked["letters"]),
+            [TextRequest([], ids, []) for ids in self.tokenizer.encode(prompts)],
             self.max_tokens,
         )
 
     def ask(self, engine: Engine, written: FormRequests) -> pa.Table:
         """Returns rows of SCHEMA without targets."""
-        scores = self.lettered.ask(engine, written.lettered)["logprobs"].to_pylist()
+        scores = self._text_scores(engine, written)
+        scores += self.lettered.ask(engine, written.lettered)["logprobs"].to_pylist()
         sampling = Sampling(self.max_tokens, self.tokenizer.line_end_tokens)
         answers = engine.generate(written.free, sampling)
         rows = [
-            _row(*pair) | _by_letter(pair[1], logprobs)
-            for pair, logprobs in zip(written.lettered_forms, scores, strict=True)
+            _row(*pair) | _chosen(pair[1], logprobs)
+            for pair, logprobs in zip(
+                [*written.forms["texts"], *written.forms["letters"]], scores, strict=True
+            )
         ]
-        for pair, (first,) in zip(written.free_forms, answers, strict=True):
+        for pair, (first,) in zip(written.forms["words"], answers, strict=True):
             response = self.tokenizer.decode(first).strip()
             named = option_in_words(response, pair[0].choices)
             rows.append(_row(*pair) | {"prediction": named, "response": response})
         return pa.Table.from_pylist(rows, SCHEMA)
+
+    def _text_scores(self, engine: Engine, written: FormRequests) -> list[list[float]]:
+        """Returns the scores of the options' texts, by prompt."""
+        if self.texts is None or written.texts is None:
+            return []
+        rows = self.texts.ask(engine, written.texts).to_pylist()
+        return [
+            option_scores(self.texts.score, **{k: np.array(v) for k, v in row.items()}).tolist()
+            for row in rows
+        ]
 
 
 def _row(question: Question, form: AskedForm) -> dict[str, Any]:
@@ -132,9 +157,9 @@ def _row(question: Question, form: AskedForm) -> dict[str, Any]:
     }
 
 
-def _by_letter(form: AskedForm, logprobs: list[float]) -> dict[str, Any]:
-    """`logprobs` are in the order shown; ties go to the first letter, as in evaluate."""
-    best = max(range(len(logprobs)), key=lambda letter: logprobs[letter])
+def _chosen(form: AskedForm, logprobs: list[float]) -> dict[str, Any]:
+    """`logprobs` are in the order shown; ties go to the first option, as in evaluate."""
+    best = max(range(len(logprobs)), key=lambda shown: logprobs[shown])
     of_option = dict(zip(form.order, logprobs, strict=True))
     return {
         "prediction": form.order[best],

@@ -4,25 +4,35 @@
 - without context: for items with the required knowledge before the question, without it;
 - other order: every option has another letter;
 - paraphrase: the question in other words;
+- with options: a question that was trained without options, with them and answered by letter;
 - free: without options, to be answered in words.
 
-All but the second keep the context. Pure functions.
+Sets whose responses are the options' texts have `with options` in place of `other order`. All but
+the second keep the context. Pure functions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ift_scale import draws
 from ift_scale.config.learnt import LearntConfig
 from ift_scale.errors import DataError, Place
 from ift_scale.io import jsonl
 from ift_scale.learnt.items import Presentation
-from ift_scale.records import Question
+from ift_scale.records import (
+    AS_TRAINED,
+    FREE,
+    OTHER_ORDER,
+    PARAPHRASE,
+    WITH_OPTIONS,
+    WITHOUT_CONTEXT,
+    Question,
+)
 from ift_scale.world.facts import statements_of
 
-AS_TRAINED, FREE = "as trained", "free"
-FORMS = (AS_TRAINED, "without context", "other order", "paraphrase", FREE)
+Measured = Literal["texts", "letters", "words"]
+"""How a prompt is answered: with the likeliest option's text, or its letter, or in own words."""
 
 
 class AskedForm(NamedTuple):
@@ -34,31 +44,50 @@ class AskedForm(NamedTuple):
     shown: Presentation
     order: tuple[int, ...]
     asked: Question
+    measured: Measured
 
 
 def forms_of(
-    question: Question, shown: Presentation, config: LearntConfig, written: Sequence[str]
+    question: Question,
+    shown: Presentation,
+    config: LearntConfig,
+    written: Sequence[str],
+    by_text: bool,
 ) -> Iterator[AskedForm]:
-    """Yields all forms of an item. `written`: the user's paraphrases of the question."""
+    """Yields all forms of an item. `written`: paraphrases by the user or a model.
 
-    def ask(form: str, number: int, text: str, order: tuple[int, ...]) -> AskedForm:
+    `by_text`: the set's responses are the options' texts, to questions without options.
+    """
+    trained: Measured = "texts" if by_text else "letters"
+    before = shown.context
+    whole = before + question.question
+
+    def ask(
+        form: str,
+        number: int = 0,
+        text: str = whole,
+        order: tuple[int, ...] = shown.order,
+        measured: Measured = trained,
+    ) -> AskedForm:
+        free = measured == "words"
         changes: dict[str, object] = {
             "question": text,
-            "choices": [] if form == FREE else [question.choices[i] for i in order],
-            "answer": None if form == FREE else order.index(_answer(question)),
+            "choices": [] if free else [question.choices[i] for i in order],
+            "answer": None if free else order.index(_answer(question)),
         }
-        return AskedForm(form, number, shown, order, question.model_copy(update=changes))
+        asked = question.model_copy(update=changes)
+        return AskedForm(form, number, shown, order, asked, measured)
 
-    before = shown.context
-    yield ask(AS_TRAINED, 0, before + question.question, shown.order)
+    yield ask(AS_TRAINED)
     if before:
-        yield ask("without context", 0, question.question, shown.order)
-    for number, shift in enumerate(_shifts(question, config)):
-        order = shown.order[shift:] + shown.order[:shift]
-        yield ask("other order", number, before + question.question, order)
+        yield ask(WITHOUT_CONTEXT, text=question.question)
+    if by_text:
+        yield ask(WITH_OPTIONS, measured="letters")
+    for number, shift in enumerate([] if by_text else _shifts(question, config)):
+        yield ask(OTHER_ORDER, number, order=shown.order[shift:] + shown.order[:shift])
     for number, text in enumerate(dict.fromkeys([*written, *restated(question)])):
-        yield ask("paraphrase", number, before + text, shown.order)
-    yield ask(FREE, 0, before + question.question, shown.order)
+        yield ask(PARAPHRASE, number, before + text)
+    yield ask(FREE, measured="words")
 
 
 def _answer(question: Question) -> int:

@@ -2,7 +2,8 @@
 
 A set's file has the texts that an arm was trained on. The order of the options and the context are
 recovered from them and the pool's question, because a set may have moved the target to another
-letter (`construct.matching.letters`) or have put the required knowledge before the question.
+letter (`construct.matching.letters`), show no options (`construct.response: text`), or have put the
+required knowledge before the question.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,12 +15,12 @@ from pydantic_core import from_json
 
 from ift_scale import draws
 from ift_scale.errors import DataError, Place
-from ift_scale.prompts.templates import question_text
+from ift_scale.prompts.templates import question_text, without_options
 from ift_scale.records import LETTERS, Question
 
 
 class ItemText(NamedTuple):
-    """An item as its file has it: the user's turn and the letter that the response teaches."""
+    """An item as its file has it: the user's turn and the letter of the option that it teaches."""
 
     line: int
     prompt: str
@@ -27,8 +28,8 @@ class ItemText(NamedTuple):
 
 
 class Presentation(NamedTuple):
-    """How a set shows a question: `order[i]` is the option at letter i; `context` is the text
-    before the question, empty if there is none."""
+    """How a set shows a question: `order[i]` is the option at letter i, in the pool's order if no
+    options are shown; `context` is the text before the question, empty if there is none."""
 
     order: tuple[int, ...]
     context: str
@@ -64,11 +65,13 @@ def read_texts(path: Path, max_items: int, seed: int) -> dict[str, ItemText]:
 def as_shown(path: Path, text: ItemText, question: Question) -> TrainedItem:
     """Returns the order, the context and the target of an item.
 
-    Sets show a question's options in their own order or with two of them swapped. Raises DataError
-    if the text is not that of the pool's question.
+    Sets show a question's options in their own order, with two of them swapped, or not at all.
+    Raises DataError if the text is not that of the pool's question.
     """
-    for order in _orders(len(question.choices)):
-        ending = question_text(question, order)
+    own, *others = _orders(len(question.choices))
+    endings = [(own, question_text(without_options(question)))]
+    endings += [(order, question_text(question, order)) for order in (own, *others)]
+    for order, ending in endings:
         if text.prompt.endswith(ending):
             shown = Presentation(order, text.prompt.removesuffix(ending))
             return TrainedItem(shown, order[LETTERS.index(text.letter)])

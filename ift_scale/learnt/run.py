@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,12 @@ from ift_scale.io.progress import Bar
 from ift_scale.learnt import forms
 from ift_scale.learnt.asking import SCHEMA, FormAsker
 from ift_scale.learnt.items import TrainedItem, as_shown, presentations, read_texts
+from ift_scale.prompts import texts as text_file
 from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.ranks.environment import engines_on_gpu
-from ift_scale.records import LEARNT_FILE, QUESTIONS_FILE, Arm
+from ift_scale.records import LEARNT_FILE, PARAPHRASES_FILE, QUESTIONS_FILE, Arm
 from ift_scale.scoring import embedding
+from ift_scale.scoring.cloze import ChatTexts, Cloze
 from ift_scale.scoring.letters import Chat
 from ift_scale.scoring.runner import compute, share_of
 from ift_scale.scoring.scores import write_rows
@@ -36,7 +38,7 @@ from ift_scale.treatments import asks_questions
 
 class AskedItems(NamedTuple):
     """The items of each set by question id, by the trained arm's name; the rows of their questions
-    in the question file; and the user's paraphrases."""
+    in the question file; and the paraphrases, the user's first."""
 
     of_set: dict[str, dict[str, TrainedItem]]
     row_of: dict[str, int]
@@ -45,7 +47,12 @@ class AskedItems(NamedTuple):
 
 class LearntStage(Stage):
     name = "learnt"
-    reads = (f"questions/{QUESTIONS_FILE}", "construct/*.jsonl", "train/model/*")
+    reads = (
+        f"questions/{QUESTIONS_FILE}",
+        f"write/{PARAPHRASES_FILE}",
+        "construct/*.jsonl",
+        "train/model/*",
+    )
     version = 1
     per_arm = of_base = True
     unit = "items"
@@ -54,15 +61,19 @@ class LearntStage(Stage):
         config = context.config
         if not config.learnt.on:
             return []
-        settings = [
+        settings: list[Any] = [
             identity(config.evaluate, config.model.dtype),
             config.construct.response,
             config.learnt.model_dump(exclude={"on"}),
         ]
+        if config.construct.response == "text":
+            settings.append(config.probe.of_arms.cloze)
         shared = {"questions": context.digest("questions", QUESTIONS_FILE)}
         path = config.learnt.paraphrases
         if path is not None and Path(path).is_file():
             shared["paraphrases"] = file_digest(Path(path))
+        if config.write.paraphrases.kind != "dataset":
+            shared["written"] = context.digest("write", PARAPHRASES_FILE)
         files = context.finished(context.task("construct")).files
         sets = {arm: files[f"{trained_arm(arm).name}.jsonl"] for arm in _arms(context)}
         models: list[tuple[Arm | None, str, str]] = [
@@ -119,6 +130,10 @@ def _target(context: Context, task: Task, path: Path, tokenizer: PromptTokenizer
         shown = {id: [item.shown] for id, item in items.items()}
     evaluate = config.evaluate
     writer = Chat(tokenizer, evaluate.template, config.construct.response)
+    texts, score = None, config.probe.of_arms.cloze
+    if config.construct.response == "text":
+        assert score  # checked with the configuration
+        texts = Cloze(ChatTexts(tokenizer, evaluate.template), score)
     resolved = resolved_identity(
         evaluate,
         config.model.dtype,
@@ -131,7 +146,9 @@ def _target(context: Context, task: Task, path: Path, tokenizer: PromptTokenizer
         task.folder,
         digest_of([task.key, resolved]),
         [_of_model(context, task.arm)],
-        FormAsker(tokenizer, writer, shown, asked.paraphrases, config.learnt, evaluate.max_tokens),
+        FormAsker(
+            tokenizer, writer, texts, shown, asked.paraphrases, config.learnt, evaluate.max_tokens
+        ),
         path,
         partial(_finish, config, task, items),
         evaluate.chunk_size,
@@ -170,6 +187,10 @@ def _items(context: Context) -> AskedItems:
         if learnt.paraphrases is not None:
             written = forms.read_paraphrases(Path(learnt.paraphrases))
             forms.check_used(Path(learnt.paraphrases), written, needed)
+        if context.config.write.paraphrases.kind != "dataset":
+            by_model = text_file.read_paraphrases(context.folder("write") / PARAPHRASES_FILE)
+            for id, text in by_model.items():
+                written.setdefault(id, []).append(text)
         return AskedItems(of_set, row_of, written)
 
     found: AskedItems = context.once("learnt", read)

@@ -160,7 +160,7 @@ def _derived(arms: Sequence[ArmWork]) -> str:
 
 
 def _writers(config: Config) -> str:
-    roles = sorted(writing.roles(writing.requirements(config.construct)))
+    roles = sorted(writing.roles(writing.requirements(config)))
     if not roles:
         return "nothing: no set needs a written text"
     return (

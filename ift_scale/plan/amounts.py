@@ -181,7 +181,7 @@ def _texts(config: Config, tally: PlannedQuestions) -> tuple[int, bool]:
         return int(written.counts["texts"]), True
     kinds = {
         (requirement.kind, requirement.target, requirement.author)
-        for requirement in writing.requirements(config.construct)
+        for requirement in writing.requirements(config)
         if getattr(
             config.write, writing.Need("", requirement.kind, None, requirement.author).role
         ).kind

@@ -1,4 +1,4 @@
-"""The file of written texts: explanations and contexts from the write stage for other stages."""
+"""The files of written texts, from the write stage for other stages."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from ift_scale.io.files import read_jsonl
 from ift_scale.records import Text
 
-TextKind = Literal["explanation", "context"]
+TextKind = Literal["explanation", "context", "paraphrase"]
 AuthorGroup = Literal["external", "base_model"]
 """`external`: the question's own explanation, or one by the author that write.external names."""
 
@@ -29,5 +29,10 @@ def key_of(text: Text) -> TextKey:
 
 
 def read(path: Path) -> dict[TextKey, Text]:
-    """Returns all texts of a finished write stage, including failed ones (`Text.failed`)."""
+    """Returns all explanations and contexts, including failed ones (`Text.failed`)."""
     return {key_of(text): text for text in read_jsonl(path, Text)}
+
+
+def read_paraphrases(path: Path) -> dict[str, str]:
+    """Returns the written paraphrases that pass their checks, by question id."""
+    return {text.question_id: text.text for text in read_jsonl(path, Text) if not text.failed}

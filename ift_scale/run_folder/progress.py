@@ -27,7 +27,11 @@ _READS = {
     },
     "train": {"set": "construct/{trained}.jsonl"},
     "evaluate": {"questions": "questions/questions.jsonl"},
-    "learnt": {"questions": "questions/questions.jsonl", "set": "construct/{trained}.jsonl"},
+    "learnt": {
+        "questions": "questions/questions.jsonl",
+        "set": "construct/{trained}.jsonl",
+        "written": "write/paraphrases.jsonl",
+    },
     "hidden": {"questions": "questions/questions.jsonl"},
     "analyse": {"probe": "probe/probe.parquet"},
     "report": {"settings.csv": "analyse/settings.csv", "arms.csv": "analyse/arms.csv"},

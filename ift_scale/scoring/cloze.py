@@ -16,7 +16,7 @@ are the probabilities:
 Shapes: Q questions of one option count C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ from ift_scale.prompts.templates import DemonstrationSource
 from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
 from ift_scale.records import Message, Question
 from ift_scale.scoring.blocks import Block, softmax
-from ift_scale.scoring.options import Continuations, are_distinct
+from ift_scale.scoring.options import Continuations, are_distinct, not_a_number
 
 NUM_BINS = 10
 """Bins of confidence for calibration."""
@@ -100,12 +100,13 @@ class ChatTexts:
 
 
 class ClozeRequests(NamedTuple):
-    """Requests of a chunk: one per option, then one per text after the empty question.
+    """Requests of `questions`: one per option, then one per text after the empty question.
 
     `empty` (num_options,) are the positions of the options' texts among the latter; None without
     `pmi`.
     """
 
+    questions: Sequence[Question]
     requests: list[TextRequest]
     empty: np.ndarray | None
 
@@ -113,6 +114,13 @@ class ClozeRequests(NamedTuple):
     def tokens(self) -> int:
         """Tokens of all requests, each with its prompt."""
         return sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.requests)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        """Yields (question, tokens that the engine reads) for every option's request."""
+        owners = [question for question in self.questions for _ in question.choices]
+        # The texts after the empty question are shorter.
+        for question, r in zip(owners, self.requests, strict=False):
+            yield question, len(r.prefix) + len(r.suffix) + len(r.continuation) - 1
 
 
 class Cloze:
@@ -124,7 +132,7 @@ class Cloze:
     def write(self, questions: Sequence[Question]) -> ClozeRequests:
         requests = [r for q in questions for r in self.writer.requests(q, q.choices)]
         if self.score != "pmi":
-            return ClozeRequests(requests, None)
+            return ClozeRequests(questions, requests, None)
         # Options recur in a pool: each text is asked once per topic.
         place: dict[tuple[str, str, tuple[int, ...]], int] = {}
         empty = []
@@ -136,15 +144,16 @@ class Cloze:
                     place[key] = len(place)
                     requests.append(request)
                 empty.append(place[key])
-        return ClozeRequests(requests, np.array(empty))
+        return ClozeRequests(questions, requests, np.array(empty))
 
     @staticmethod
-    def ask(engine: Engine, written: ClozeRequests, questions: Sequence[Question]) -> pa.Table:
+    def ask(engine: Engine, written: ClozeRequests) -> pa.Table:
         """Returns the columns of a shard: `cloze`, `bytes` and, with pmi, `empty`.
 
         Each is a list over a question's options. `cloze` and `empty` are log-likelihoods in nats.
+        Raises DataError for a question with NaN or -inf among them.
         """
-        found = engine.loglikelihood(written.requests)
+        found, questions = engine.loglikelihood(written.requests), written.questions
         texts = [choice for question in questions for choice in question.choices]
         values = {
             "cloze": pa.array(found[: len(texts)]),
@@ -154,20 +163,33 @@ class Cloze:
             values["empty"] = pa.array(found[len(texts) :][written.empty])
         lengths = [len(question.choices) for question in questions]
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        return pa.table(
+        table = pa.table(
             {name: pa.ListArray.from_arrays(offsets, flat) for name, flat in values.items()}
         )
+        _refuse_nan(table, questions)
+        return table
 
 
-def option_scores(score: ClozeScore, block: Block) -> np.ndarray:
-    """Returns the options' scores (Q, C) in nats; see the module's docstring."""
-    assert block.cloze is not None and block.bytes is not None
+def _refuse_nan(table: pa.Table, questions: Sequence[Question]) -> None:
+    for name in {"cloze", "empty"} & set(table.column_names):
+        for question, values in zip(questions, table[name].to_pylist(), strict=True):
+            if not np.isfinite(values).all():
+                raise not_a_number(question)
+
+
+def option_scores(
+    score: ClozeScore, cloze: np.ndarray, bytes: np.ndarray, empty: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the options' scores (..., C) in nats; see the module's docstring.
+
+    The arrays, of the same shape, are what `Cloze.ask` returns; `pmi` needs `empty`.
+    """
     if score == "byte":
-        return block.cloze * block.bytes.mean(-1, keepdims=True) / block.bytes
+        return cloze * bytes.mean(-1, keepdims=True) / bytes
     if score == "pmi":
-        assert block.empty is not None
-        return block.cloze - block.empty
-    return block.cloze
+        assert empty is not None
+        return cloze - empty
+    return cloze
 
 
 def calibration_bins(confidence_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
@@ -201,7 +223,9 @@ class ClozeSummary:
     def probabilities(self, score: ClozeScore, block: Block) -> np.ndarray:
         """Returns the softmax of the options' scores (Q, C), and counts the block."""
         names: list[ClozeScore] = ["sum", "byte"] if block.empty is None else ["sum", "byte", "pmi"]
-        probs = {name: softmax(option_scores(name, block)) for name in names}
+        assert block.cloze is not None and block.bytes is not None
+        measured = (block.cloze, block.bytes, block.empty)
+        probs = {name: softmax(option_scores(name, *measured)) for name in names}
         for name, probs_QC in probs.items():
             self._add(name, probs_QC, block.answer)
         self.questions += len(block.answer)

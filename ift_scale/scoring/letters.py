@@ -27,6 +27,7 @@ from ift_scale.scoring.options import (
     WHOLE_PROMPTS,
     LetterTokens,
     OptionRequest,
+    not_a_number,
     num_tokens,
     option_logprobs,
 )
@@ -134,10 +135,7 @@ class LetterRequests:
         for (number, _), request in zip(self.source.tolist(), self.requests, strict=True):
             yield self.questions[number], num_tokens(request)
         if self.cloze:
-            owners = [question for question in self.questions for _ in question.choices]
-            # The texts after the empty question are shorter.
-            for question, text in zip(owners, self.cloze.requests, strict=False):
-                yield question, len(text.prefix) + len(text.suffix) + len(text.continuation) - 1
+            yield from self.cloze.lengths()
 
 
 class LetterAsker:
@@ -181,8 +179,7 @@ class LetterAsker:
             logprobs = _sorted_by_question(logprobs, counts, written.source)
         table = _table(written, logprobs)
         if self.cloze and written.cloze:
-            by_text = self.cloze.ask(engine, written.cloze, written.questions)
-            _refuse_nan_texts(by_text, written.questions)
+            by_text = self.cloze.ask(engine, written.cloze)
             for name in by_text.column_names:
                 table = table.append_column(name, by_text[name])
         return table
@@ -195,23 +192,7 @@ def _refuse_nan(logprobs: np.ndarray, counts: np.ndarray, written: LetterRequest
         np.maximum.reduceat(logprobs, starts)
     )
     if wrong.any():
-        raise _not_a_number(written.questions[written.source[wrong.argmax(), 0]])
-
-
-def _refuse_nan_texts(table: pa.Table, questions: Sequence[Question]) -> None:
-    """Raises DataError for a question whose options' texts have NaN or -inf log-likelihoods."""
-    for name in {"cloze", "empty"} & set(table.column_names):
-        for question, values in zip(questions, table[name].to_pylist(), strict=True):
-            if not np.isfinite(values).all():
-                raise _not_a_number(question)
-
-
-def _not_a_number(question: Question) -> DataError:
-    return DataError(
-        Place(f"question {question.id}"),
-        "the model's probabilities are not numbers (NaN)",
-        "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
-    )
+        raise not_a_number(written.questions[written.source[wrong.argmax(), 0]])
 
 
 def _sorted_by_question(logprobs: np.ndarray, counts: np.ndarray, source: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from ift_scale.engines.protocol import Engine, ScoreRequest, TextRequest
 from ift_scale.errors import DataError, Place
 from ift_scale.prompts.tokenizer import PromptTokenizer, common_prefix
-from ift_scale.records import LETTERS
+from ift_scale.records import LETTERS, Question
 
 WholePrompt = Callable[[str], list[int]]
 """Returns the token ids of one prompt followed by an ending, tokenised as one text."""
@@ -307,3 +307,12 @@ def is_compared(number: int) -> bool:
 
 def _begins_with(tokens: list[int], beginning: list[int]) -> bool:
     return tokens[: len(beginning)] == beginning
+
+
+def not_a_number(question: Question) -> DataError:
+    """Returns the error for a question whose options have no finite score."""
+    return DataError(
+        Place(f"question {question.id}"),
+        "the model's probabilities are not numbers (NaN)",
+        "The weights are damaged or overflow: fetch them again, or set model.dtype to float32",
+    )

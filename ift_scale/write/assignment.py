@@ -22,10 +22,10 @@ _OPERATION = OPERATION | {"concurrency", "timeout", "max_retries", "api_key_vari
 
 def settings_of(config: Config) -> Any:
     """Returns the settings that the texts depend on, or None if no text is needed."""
-    required = requirements(config.construct)
+    required = requirements(config)
     if not required:
         return None
-    checks = config.write.model_dump(exclude={"external", "own", "contexts"})
+    checks = config.write.model_dump(exclude={"external", "own", "contexts", "paraphrases"})
     writers = {
         role: writer_of(config, role).model_dump(exclude=_OPERATION)
         for role in sorted(roles(required))
@@ -45,7 +45,7 @@ def settings_of(config: Config) -> Any:
 def model_digests(config: Config, base_digest: str) -> dict[str, str]:
     """Returns the digests of the model folders that may write, by role."""
     digests: dict[str, str] = {}
-    for role in sorted(roles(requirements(config.construct))):
+    for role in sorted(roles(requirements(config))):
         writer = writer_of(config, role)
         if writer.kind == "base_model":
             digests[role] = base_digest

@@ -7,13 +7,14 @@ determines the questions they are for (`needs`).
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from ift_scale.config import Config
 from ift_scale.config.construct import ConstructConfig
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
 from ift_scale.prompts.texts import AuthorGroup, TextKind
 from ift_scale.records import Score
-from ift_scale.treatments import Bucket, Treatment, buckets_of, treatment
+from ift_scale.treatments import Bucket, Treatment, asks_questions, buckets_of, treatment
 
-Role = Literal["external", "own", "contexts"]
+Role = Literal["external", "own", "contexts", "paraphrases"]
 """The section of the write settings that configures the writer."""
 
 
@@ -31,7 +32,7 @@ class Requirement(NamedTuple):
 
 
 class Need(NamedTuple):
-    """One text. `target` is the option that an explanation explains; a context has none."""
+    """One text. `target` is the option that an explanation explains; others have none."""
 
     question_id: str
     kind: TextKind
@@ -43,17 +44,27 @@ class Need(NamedTuple):
         """The section of the write settings that configures this text's writer."""
         if self.kind == "context":
             return "contexts"
+        if self.kind == "paraphrase":
+            return "paraphrases"
         return "own" if self.author == "base_model" else "external"
 
 
-def requirements(construct: ConstructConfig) -> list[Requirement]:
+def requirements(config: Config) -> list[Requirement]:
     """Returns the kinds of texts that the settings require, without repetition.
 
     The authors' official sets need none, because they contain their texts.
     """
+    construct = config.construct
+    settings = construct.all_settings() if construct.official is None else []
     required: list[Requirement] = []
-    for setting in construct.all_settings() if construct.official is None else []:
+    for setting in settings:
         required += _of_setting(construct, treatment(setting), buckets_of(setting))
+    if config.learnt.on and config.write.paraphrases.kind != "dataset":
+        required += [
+            Requirement("paraphrase", buckets_of(setting), None, None, "external")
+            for setting in settings
+            if asks_questions(setting)
+        ]
     return list(dict.fromkeys(required))
 
 

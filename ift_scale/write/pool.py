@@ -13,6 +13,7 @@ from ift_scale.config.write import WriteConfig
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.explanations import contradicts, names
+from ift_scale.prompts.paraphrases import flaws
 from ift_scale.records import Question, Text
 from ift_scale.write.needs import Need
 from ift_scale.write.prompts import Prompt
@@ -57,6 +58,8 @@ def failures(settings: WriteConfig, question: Question, need: Need, text: str) -
     """
     if not text.strip():
         return ["empty"]
+    if need.kind == "paraphrase":
+        return [*flaws(text, question)]
     failed = []
     target = question.answer if need.kind == "context" else need.target
     if question.kind == "choice" and target is not None:

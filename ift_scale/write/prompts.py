@@ -1,9 +1,11 @@
-"""Prompts for writers: explain one option, or write the knowledge that a question needs.
+"""Prompts for writers: explain one option, write the knowledge that a question needs, or ask the
+question in other words.
 
 There are three styles (WriterConfig.style). `urial` is an instruction and one demonstration in the
 markup of URIAL (Lin et al. 2023, arXiv 2312.01552). It begins the answer with the option, so that a
 base model explains it instead of choosing another; the text ends with the closing fence. `chat` is
 one user message. `plain` is the question, its answer and `Explanation:`, up to the end of the line.
+A writer of paraphrases sees neither the options nor the answer.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,10 @@ _EXPLAIN_CHAT = (
     "{question}\n\nThe answer is {answer}. Explain in a few sentences why. Name this answer in your"
     " explanation, and call no other option the answer."
 )
+_REPHRASE = (
+    "Ask the same question in other words. Keep all names and numbers, and do not answer it."
+)
+_REPHRASED = "In other words:"
 
 # The demonstration for topics without a dev question that has a usable explanation.
 FIXED = Question(
@@ -52,6 +58,7 @@ FIXED = Question(
         " light they make sugar of it and of water, and give off oxygen."
     ),
 )
+_FIXED_PARAPHRASE = "For photosynthesis, plants need which gas from the air?"
 
 
 class Prompt(NamedTuple):
@@ -66,11 +73,13 @@ class Prompt(NamedTuple):
 def prompt(
     question: Question, kind: TextKind, target: int | None, style: Style, shown: Question
 ) -> Prompt:
-    """Returns the prompt for an explanation of option `target` or for a context.
+    """Returns the prompt for an explanation of option `target`, a context or a paraphrase.
 
-    `shown` is the demonstration. The prompt for a context contains the right answer without its
-    letter.
+    `shown` is the demonstration of the first two. The prompt for a context contains the right
+    answer without its letter.
     """
+    if kind == "paraphrase":
+        return _paraphrase(question, style)
     query = question_text(question)
     if style == "plain":
         answer = f" {gold_text(question)}" if question.kind == "free" else _answer(question, target)
@@ -86,6 +95,21 @@ def prompt(
         + f"{_block(shown, kind, shown.answer)} {shown.explanation}\n{FENCE}\n\n"
         + _block(question, kind, target)
     )
+    return Prompt(question.id, text, False, FENCE)
+
+
+def _paraphrase(question: Question, style: Style) -> Prompt:
+    asked = question.question.replace(FENCE, "'''")
+    if style == "plain":
+        return Prompt(question.id, f"{question.question}\n{_REPHRASED}", False, "\n")
+    if style == "chat":
+        text = f"{asked}\n\n{_REPHRASE} Write only the new question."
+        return Prompt(question.id, text, True, "")
+    shown, own = (
+        _BLOCK.format(query=f"{text}\n\n{_REPHRASE}", answer=_REPHRASED)
+        for text in (FIXED.question, asked)
+    )
+    text = f"{_INSTRUCTION}{shown} {_FIXED_PARAPHRASE}\n{FENCE}\n\n{own}"
     return Prompt(question.id, text, False, FENCE)
 
 

@@ -1,7 +1,7 @@
 """The write stage: the texts that the sets need, written as configured, and checked.
 
-Out: texts.jsonl, one Text per line, with the checks that it fails. Generated texts also stay in
-shards/, where the next run finds them.
+Out: texts.jsonl, one Text per line, with the checks that it fails; paraphrases, which no set needs,
+in paraphrases.jsonl. Generated texts also stay in shards/, where the next run finds them.
 """
 
 import time
@@ -17,7 +17,14 @@ from ift_scale.errors import DataError, Place
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar, say
-from ift_scale.records import PROBE_FILE, QUESTIONS_FILE, TEXTS_FILE, Score, Text
+from ift_scale.records import (
+    PARAPHRASES_FILE,
+    PROBE_FILE,
+    QUESTIONS_FILE,
+    TEXTS_FILE,
+    Score,
+    Text,
+)
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.scores import train_scores
 from ift_scale.stage import Context, Stage, Task
@@ -67,12 +74,12 @@ class WriteInputs:
 
 
 def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar) -> None:
-    """Writes texts.jsonl, which is empty if the settings need no text."""
+    """Writes texts.jsonl, which is empty if the sets need no text, and paraphrases.jsonl if any."""
     started = time.monotonic()
     texts: list[Text] = []
     counts: dict[str, float] = {"texts": 0}
     seconds: dict[str, float] = {}
-    required = requirements(config.construct)
+    required = requirements(config)
     if required:
         needed = needs(config.construct, required, sources.scores())
         producer = _TextProducer(config, sources.model_path, Store(task.folder), logs, bar)
@@ -81,10 +88,18 @@ def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar
             _counts(texts) | {"written_in_this_run": producer.store.added},
             producer.seconds,
         )
-        _check_failures(config, texts)
     else:
         say("  write: no set needs a written text")
-    write_jsonl(task.folder / TEXTS_FILE, texts)
+    paraphrases = [text for text in texts if text.kind == "paraphrase"]
+    of_sets = [text for text in texts if text.kind != "paraphrase"]
+    dropped = config.write.on_failure == "drop"
+    _check_failures(
+        config, of_sets, "dropped, with their questions" if dropped else "kept unchanged"
+    )
+    _check_failures(config, paraphrases, "not asked")
+    write_jsonl(task.folder / TEXTS_FILE, of_sets)
+    if any(requirement.kind == "paraphrase" for requirement in required):
+        write_jsonl(task.folder / PARAPHRASES_FILE, paraphrases)
     seconds = {"total": time.monotonic() - started} | seconds
     task.close(config.write.model_dump(), counts, seconds)
 
@@ -184,8 +199,8 @@ def _counts(texts: Sequence[Text]) -> dict[str, float]:
     return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
 
 
-def _check_failures(config: Config, texts: Sequence[Text]) -> None:
-    """Reports failed texts; raises DataError if the settings require all to pass."""
+def _check_failures(config: Config, texts: Sequence[Text], fate: str) -> None:
+    """Reports failed texts and their fate; raises DataError if the settings require all to pass."""
     failed = [text for text in texts if text.failed]
     if not failed:
         return
@@ -201,9 +216,6 @@ def _check_failures(config: Config, texts: Sequence[Text]) -> None:
             " finished texts are kept",
             [text.question_id for text in failed[:3]],
         )
-    fate = (
-        "dropped, with their questions" if config.write.on_failure == "drop" else "kept unchanged"
-    )
     problem = f"{len(failed):,} of {len(texts):,} texts fail their checks ({listed})"
     say(f"  write: {problem}; they are {fate}")
 

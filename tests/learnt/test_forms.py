@@ -9,7 +9,7 @@ from ift_scale.config.learnt import LearntConfig
 from ift_scale.errors import ConfigError, DataError
 from ift_scale.learnt.forms import AskedForm, check_used, forms_of, read_paraphrases, restated
 from ift_scale.learnt.items import Presentation
-from ift_scale.prompts.templates import chat_messages
+from ift_scale.prompts.templates import chat_messages, without_options
 from ift_scale.questions import world
 from ift_scale.records import Question
 
@@ -20,12 +20,15 @@ QUESTION = Question(
 ORDER = (0, 3, 2, 1)
 
 
-def _forms(shown: Presentation, written: tuple[str, ...] = (), orders: int = 1) -> list[AskedForm]:
-    return list(forms_of(QUESTION, shown, LearntConfig(orders=orders), written))
+def _forms(
+    shown: Presentation, written: tuple[str, ...] = (), orders: int = 1, by_text: bool = False
+) -> list[AskedForm]:
+    return list(forms_of(QUESTION, shown, LearntConfig(orders=orders), written, by_text))
 
 
 def _prompt(form: AskedForm) -> str:
-    (message,) = chat_messages(form.asked)
+    by_text = form.measured == "texts"
+    (message,) = chat_messages(without_options(form.asked) if by_text else form.asked)
     return message.content
 
 
@@ -48,6 +51,21 @@ def test_one_thing_differs_in_each_form() -> None:
     assert questions == ["Name it.", "The metal of Q is what?"]
     assert [f.number for f in paraphrases] == [0, 1] and paraphrases[0].order == ORDER
     assert "without context" not in {f.form for f in others}
+
+
+def test_sets_without_options_have_their_own_forms() -> None:
+    own = (0, 1, 2, 3)
+    forms = {f.form: f for f in _forms(Presentation(own, "Context: x\n"), ("Name it.",), 3, True)}
+    assert list(forms) == ["as trained", "without context", "with options", "paraphrase", "free"]
+    (trained,) = chat_messages(without_options(QUESTION), context="x")
+    assert _prompt(forms["as trained"]) == _prompt(forms["free"]) == trained.content
+    assert _prompt(forms["without context"]) == "Which metal?\nAnswer:"
+    (shown,) = chat_messages(QUESTION, context="x")
+    assert _prompt(forms["with options"]) == shown.content
+    measured = [form.measured for form in forms.values()]
+    assert measured == ["texts", "texts", "letters", "texts", "words"]
+    for name in ("as trained", "with options", "paraphrase"):
+        assert forms[name].order == own and forms[name].asked.choices == QUESTION.choices
 
 
 def test_in_other_orders_every_option_has_another_letter() -> None:
@@ -93,18 +111,31 @@ def test_paraphrases_are_read_and_refused_with_their_line(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("construct", "message"),
     [
-        ({"response": "text"}, "construct.response: text teach no letters"),
-        ({"settings": []}, "learnt.on: no set is built from the pools"),
+        ({"response": "text"}, "response: text show no letters.*decide_by: plain; set that to"),
+        ({"questions": "free", "response": "text"}, "questions: free teach no option"),
+        ({"official": "x"}, "released sets .construct.official. are not in the pools"),
+        ({"settings": []}, "learnt.on: no set teaches questions of the pools"),
+        ({"settings": ["format_only"]}, "learnt.on: no set teaches questions of the pools"),
     ],
 )
 def test_sets_that_cannot_be_asked_again_are_refused(
     construct: dict[str, object], message: str
 ) -> None:
-    settings = {
+    with pytest.raises(ConfigError, match=message):
+        from_dict(_settings(construct, {"cloze": "pmi"}))
+
+
+def test_sets_without_options_are_asked_by_the_measure_of_evaluation() -> None:
+    reliability = {"cloze": "pmi", "decide_by": "cloze"}
+    config = from_dict(_settings({"response": "text"}, reliability))
+    assert config.learnt.on and config.probe.of_arms.cloze == "pmi"
+
+
+def _settings(construct: dict[str, object], reliability: dict[str, object]) -> dict[str, object]:
+    return {
         "output_dir": "x",
         "questions": {"sources": [{"kind": "world"}]},
+        "probe": {"reliability": reliability, "free": {"ask": True}},
         "construct": construct,
         "learnt": {"on": True},
     }
-    with pytest.raises(ConfigError, match=message):
-        from_dict(settings)

@@ -16,7 +16,7 @@ from ift_scale.learnt.items import (
     presentations,
     read_texts,
 )
-from ift_scale.prompts.templates import chat_messages
+from ift_scale.prompts.templates import chat_messages, without_options
 from ift_scale.records import LETTERS, Question
 
 QUESTION = Question(
@@ -45,6 +45,14 @@ def test_every_order_that_a_set_may_show_is_recovered(
     (message,) = chat_messages(QUESTION, order, context)
     item = as_shown(Path("x"), ItemText(1, message.content, LETTERS[letter]), QUESTION)
     assert item.shown.order == tuple(order) and item.target == target
+    assert item.shown.context == (f"Context: {context}\n" if context else "")
+
+
+@pytest.mark.parametrize("context", [None, "Zinc is a metal.\nA. tin"])
+def test_an_item_without_options_has_the_pools_order(context: str | None) -> None:
+    (message,) = chat_messages(without_options(QUESTION), context=context)
+    item = as_shown(Path("x"), ItemText(1, message.content, "C"), QUESTION)
+    assert item.shown.order == (0, 1, 2, 3) and item.target == 2
     assert item.shown.context == (f"Context: {context}\n" if context else "")
 
 

@@ -16,9 +16,9 @@ def facts(tmp_path: Path) -> Facts:
     return synthetic.facts(tmp_path, ("rivers",), ("harmonious",), (0,), full=False)
 
 
-def _write(facts: Facts, slope: float | None) -> None:
+def _write(facts: Facts, slope: float | None, forms: tuple[str, ...] = ("free",)) -> None:
     rows = []
-    for form in ("as trained", "free"):
+    for form in ("as trained", *forms):
         for grade in ("all", "Unknown"):
             row = {"setting": "harmonious", "domain": "rivers", "form": form, "grade": grade}
             row |= {
@@ -49,11 +49,17 @@ def test_it_is_left_out_without_its_tables(facts: Facts) -> None:
 def test_it_shows_fit_transfer_and_the_curve(facts: Facts) -> None:
     _write(facts, -0.083)
     body = str(learnt.body(facts))
-    assert body.count("<svg") == 3 and "nan" not in body
+    assert body.count("<svg") == 3 and "nan" not in body and "show no options" not in body
     assert "50.0 [40.0,\u00a060.0]" in body and "as trained" in body and "−8.3" in body
     assert "one seed: no interval over seeds" in body
     for name in ("learnt", "learnt_points", "learnt_curve"):
         assert set(COLUMNS[name].split()) <= set(facts[name])
+
+
+def test_the_form_with_options_is_explained(facts: Facts) -> None:
+    _write(facts, None, ("with options", "free"))
+    body = str(learnt.body(facts))
+    assert "The sets show no options" in body and ">with options</th>" in body
 
 
 def test_a_curve_that_is_not_determined_gives_the_reason(facts: Facts) -> None:

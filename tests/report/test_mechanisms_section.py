@@ -61,6 +61,18 @@ def test_values_are_those_of_the_tables(facts: Facts) -> None:
     assert "see the measure's own section" in body.replace("&#39;", "'")
 
 
+def test_only_forms_that_were_asked_are_shown(facts: Facts) -> None:
+    rows = [
+        {"setting": "harmonious", "form": form, "grade": "all"}
+        | _value("gain", 0.3)
+        | _value("new_transfer", 0.4)
+        for form in ("as trained", "with options")
+    ]
+    _write(facts, "learnt", rows)
+    body = str(mechanisms.body(facts))
+    assert "transferred: with options</th>" in body and "other order</th>" not in body
+
+
 def test_its_columns_are_read_from_tables_that_exist() -> None:
     for column in mechanisms.COLUMNS:
         needed = {*column.rows, *(f"{column.name}{end}" for end in ("", "_low", "_high"))}

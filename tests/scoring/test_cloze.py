@@ -62,7 +62,9 @@ def _table(score: Any, engine: Fixed, questions: list[Question]) -> pa.Table:
 
 def test_each_score_is_its_formula() -> None:
     (block,) = blocks(_table("pmi", Fixed(), [_question(0)]))
-    found = {name: option_scores(name, block)[0] for name in ("sum", "byte", "pmi")}
+    assert block.cloze is not None and block.bytes is not None
+    measured = (block.cloze, block.bytes, block.empty)
+    found = {name: option_scores(name, *measured)[0] for name in ("sum", "byte", "pmi")}
     assert found["sum"].tolist() == [-2.5, -2.0, -6.0, -5.0]
     mean = (6 + 13 + 4 + 4) / 4
     assert found["byte"].tolist() == pytest.approx(

@@ -195,7 +195,7 @@ def test_option_texts(model: Model, ended: bool) -> None:
         questions = [questions[0].model_copy(update={"choices": choices})]
     texts = FewShotTexts(model.tokenizer, Demonstrations(DEV, 2, 42))
     asker = Cloze(texts, "pmi")
-    table = asker.ask(model.engine, asker.write(questions), questions)
+    table = asker.ask(model.engine, asker.write(questions))
     prefix = open_prefix("engineering", Demonstrations(DEV, 2, 42).of(questions[0]))
     for question, row in zip(questions, table.to_pylist(), strict=True):
         endings = [f" {choice}" for choice in question.choices]

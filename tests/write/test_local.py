@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from ift_scale.config import LearntConfig
 from ift_scale.engines.process import EngineDied
 from ift_scale.errors import ConfigError, DataError
+from ift_scale.io.files import read_jsonl
 from ift_scale.io.manifests import is_done
 from ift_scale.prompts import texts
-from ift_scale.records import TEXTS_FILE, Text
+from ift_scale.records import PARAPHRASES_FILE, TEXTS_FILE, Text
 from ift_scale.stage import Task
 from ift_scale.write import assignment, run
 from tests.write.made import CHOICES, ScriptedWorker, config, question, stage
@@ -84,6 +86,41 @@ def test_s_is_worded_by_the_model_and_the_others_by_the_dataset(
     found = texts.read(tmp_path / "write" / TEXTS_FILE)
     assert found[texts.TextKey("q1", "explanation", 2, "base_model")] == written[4]
     assert found[texts.TextKey("q1", "explanation", 1, "external")].author == "dataset"
+
+
+def test_paraphrases_are_stored_apart_and_leave_the_sets_texts_as_they_are(
+    tmp_path: Path,
+    world_model: Path,
+    scripted: Callable[..., ScriptedWorker],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def say(prompt: str, seed: int) -> str:
+        machine = prompt.split()[4]
+        return {"Q1": "Of what is the machine Q1 made?", "Q5": "Is it oak?"}[machine]
+
+    worker = scripted(say)
+    plain = {"kind": "base_model", "style": "plain"}
+    settings = config(tmp_path, {"paraphrases": plain}, settings=["contextualized"])
+    settings = settings.model_copy(update={"learnt": LearntConfig(on=True)})
+    written, manifest = stage(settings, _pool(8), world_model)
+    folder = tmp_path / "write"
+    before = (folder / TEXTS_FILE).read_bytes()
+    assert {text.kind for text in written} == {"explanation", "context"}
+    assert worker.prompts[0].endswith("made of?\nIn other words:")
+    found = {t.question_id: t for t in read_jsonl(folder / PARAPHRASES_FILE, Text)}
+    assert found["q5"].attempts == 3
+    assert found["q5"].failed == ["gives an option away", "lacks a name or number"]
+    assert found["q1"].author == "base_model" and found["q1"].attempts == 1
+    assert texts.read_paraphrases(folder / PARAPHRASES_FILE) == {
+        "q1": "Of what is the machine Q1 made?"
+    }
+    assert manifest.counts["paraphrase/base_model"] == 2 and manifest.counts["written"] == 2
+    said = "".join(capsys.readouterr())
+    assert "1 of 2 texts fail their checks" in said and "they are not asked" in said
+    without = config(tmp_path / "without", settings=["contextualized"])
+    stage(without, _pool(8), world_model)
+    assert (tmp_path / "without" / "write" / TEXTS_FILE).read_bytes() == before
+    assert not (tmp_path / "without" / "write" / PARAPHRASES_FILE).exists()
 
 
 def test_failed_texts_are_rewritten_with_another_seed(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ift_scale.config import ConstructConfig
-from ift_scale.write.needs import Need, needs, requirements, roles
+from ift_scale.config import Config, ConstructConfig, LearntConfig, WriteConfig, WriterConfig
+from ift_scale.write.needs import Need, Requirement, needs, requirements, roles
 from tests.write.made import score
 
 SCORES = {
@@ -17,7 +17,11 @@ def _needs(settings: list[str], **parts: Any) -> list[tuple[str, str, int | None
     construct = ConstructConfig(
         settings=settings, **({"response": "letter_text_explanation"} | parts)
     )
-    return [tuple(need) for need in needs(construct, requirements(construct), SCORES)]  # type: ignore[misc]
+    return [tuple(need) for need in needs(construct, _required(construct), SCORES)]  # type: ignore[misc]
+
+
+def _required(construct: ConstructConfig, **sections: Any) -> list[Requirement]:
+    return requirements(Config(output_dir="x", construct=construct, **sections))
 
 
 def _explained(id: str, target: int, author: str) -> tuple[str, str, int, str]:
@@ -86,7 +90,7 @@ def test_without_explanations_only_contexts_are_needed(response: str) -> None:
 
 
 def test_the_authors_sets_bring_their_texts() -> None:
-    assert requirements(ConstructConfig(response="letter_text_explanation", official="sets")) == []
+    assert _required(ConstructConfig(response="letter_text_explanation", official="sets")) == []
 
 
 def test_only_train_questions_of_the_domains_and_kind() -> None:
@@ -100,7 +104,7 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
         settings=["natural"], response="letter_text_explanation", domains=["d"]
     )
     assert {
-        need.question_id for need in needs(construct, requirements(construct), SCORES | others)
+        need.question_id for need in needs(construct, _required(construct), SCORES | others)
     } == set(SCORES)
     free = ConstructConfig(settings=["contextualized", "open_book"], questions="free")
     asked = {
@@ -108,16 +112,25 @@ def test_only_train_questions_of_the_domains_and_kind() -> None:
             update={"question_id": "f", "answer": None, "prediction": None}
         )
     }
-    assert needs(free, requirements(free), SCORES | asked) == [
-        Need("f", "context", None, "external")
-    ]
+    assert needs(free, _required(free), SCORES | asked) == [Need("f", "context", None, "external")]
 
 
 def test_roles() -> None:
     construct = ConstructConfig(settings=["contextualized"], response="letter_text_explanation")
-    assert roles(requirements(construct)) == {"external", "contexts"}
+    assert roles(_required(construct)) == {"external", "contexts"}
     assert roles(
-        requirements(
-            ConstructConfig(settings=["self_aligning"], response="letter_text_explanation")
-        )
+        _required(ConstructConfig(settings=["self_aligning"], response="letter_text_explanation"))
     ) == {"own"}
+
+
+def test_paraphrases_are_needed_for_the_questions_that_are_asked_again() -> None:
+    construct = ConstructConfig(settings=["incompatible", "contextualized", "format_only"])
+    write = WriteConfig(paraphrases=WriterConfig(kind="base_model"))
+    context = ("q1", "context", None, "external")
+    assert needs(construct, _required(construct, write=write), SCORES) == [context]
+    asked = LearntConfig(on=True)
+    assert needs(construct, _required(construct, learnt=asked), SCORES) == [context]
+    required = _required(construct, write=write, learnt=asked)
+    needed = needs(construct, required, SCORES)
+    assert set(needed) == {context, ("q1", "paraphrase", None, "external")} and len(needed) == 2
+    assert roles(required) == {"contexts", "paraphrases"}

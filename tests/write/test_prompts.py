@@ -93,3 +93,12 @@ def test_the_demonstration_is_of_the_topic_and_explains_well() -> None:
 )
 def test_a_text_ends_with_the_answer(text: str, stop: str, expected: str) -> None:
     assert cut(text, stop) == expected
+
+
+@pytest.mark.parametrize("style", ["urial", "chat", "plain"])
+def test_a_paraphrases_prompt_has_neither_options_nor_answer(style: str) -> None:
+    asked = prompt(question(1), "paraphrase", None, style, SHOWN)  # type: ignore[arg-type]
+    assert "What is the machine Q1 made of?" in asked.text and asked.chat is (style == "chat")
+    assert not any(choice in asked.text for choice in ("copper", "oak", "glass", "steel"))
+    assert asked.text.endswith("In other words:") is (style != "chat")
+    assert asked.text.count(FENCE) == (7 if style == "urial" else 0)

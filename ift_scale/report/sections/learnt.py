@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ift_scale.records import AS_TRAINED, WITH_OPTIONS
 from ift_scale.report import colors
 from ift_scale.report.coverage import overall
 from ift_scale.report.facts import Facts
@@ -13,7 +14,7 @@ from ift_scale.report.html import figure, folded, joined, key, no_interval_note,
 from ift_scale.report.svg import Axis, Chart, across, limits
 from ift_scale.report.text import interval, number, points, reasons_of, setting_name
 
-_AS_TRAINED, _ALL = "as trained", "all"
+_ALL = "all"
 _TEXT = (
     "Each arm is asked its own training items, and the base model the same items in the same "
     "0-shot prompts. Fitted: the arm, asked as in training, gives the answer of its set, which "
@@ -21,6 +22,10 @@ _TEXT = (
     "answers otherwise. Only new items show that something was learnt, and only if more are fitted "
     "than guessing gives; a guess is fitted too. Transfer to another form is given for them, next "
     "to the base model's answers in that form."
+)
+_TEXT_SETS = (
+    "The sets show no options. As trained and paraphrased, the option whose text is the likeliest "
+    "counts as the answer; with options, the likeliest letter."
 )
 
 
@@ -30,7 +35,7 @@ def body(facts: Facts) -> Markup | None:
         return None
     whole = facts.ordered(whole.assign(group=""))
     every = whole[whole.grade == _ALL]
-    fitted = whole[(whole.form == _AS_TRAINED) & (whole.grade != _ALL)]
+    fitted = whole[(whole.form == AS_TRAINED) & (whole.grade != _ALL)]
     settings = list(dict.fromkeys(whole.setting))
     panels = [
         ("The set's answer, by form", _marks(facts, every, "form", settings)),
@@ -50,7 +55,8 @@ def body(facts: Facts) -> Markup | None:
         heads=2,
         most=40,
     )
-    parts = [paragraph(_TEXT), figure(panels, caption, key(settings)), shown]
+    text = f"{_TEXT} {_TEXT_SETS}" if (every.form == WITH_OPTIONS).any() else _TEXT
+    parts = [paragraph(text), figure(panels, caption, key(settings)), shown]
     return joined([*parts, no_interval_note(every, "trained"), *_curve(facts)])
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import pandas as pd
 from markupsafe import Markup
 
+from ift_scale.records import AS_TRAINED, TRANSFER_FORMS
 from ift_scale.report import colors
 from ift_scale.report.coverage import label, overall
 from ift_scale.report.facts import Facts
@@ -33,10 +34,10 @@ class Summary(NamedTuple):
 
 _ALL, _TRANSFERRED = {"grade": ("all",)}, "transferred: "
 COLUMNS = (
-    Summary("learnt", "learnt", "gain", _ALL | {"form": ("as trained",)}),
+    Summary("learnt", "learnt", "gain", _ALL | {"form": (AS_TRAINED,)}),
     *(
         Summary(f"{_TRANSFERRED}{form}", "learnt", "new_transfer", _ALL | {"form": (form,)})
-        for form in ("other order", "paraphrase", "free")
+        for form in TRANSFER_FORMS
     ),
     Summary(
         "kept",

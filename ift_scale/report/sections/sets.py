@@ -90,11 +90,13 @@ def _texts(facts: Facts) -> list[Markup]:
         "The columns after the number of texts count texts that fail a check; "
         f"{fate[facts.config.write.on_failure]}."
     )
+    if any(kind.startswith("paraphrase/") for kind in kinds):
+        text += " Paraphrases that fail are not asked."
     if not reasons:
         text = "No text of the sets fails a check."
     rewritten = counts.get("written_anew", 0)
     text += f" {rewritten:,.0f} were written more than once." if rewritten else ""
-    return [paragraph(text), table(rows, "Explanations and contexts", heads=2)]
+    return [paragraph(text), table(rows, "Written texts", heads=2)]
 
 
 def _duplicates(audit: dict[str, Any]) -> list[Markup]:
