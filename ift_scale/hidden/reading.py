@@ -14,18 +14,18 @@ the width. The rows of a question's options follow each other.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ift_scale.draws import rank
-from ift_scale.engines.protocol import ScoreRequest, TextRequest
+from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question
-from ift_scale.scoring.cloze import OptionWriter
+from ift_scale.scoring.cloze import Cloze, ClozeRequests, OptionWriter
 from ift_scale.scoring.letters import LetterAsker, LetterRequests, PromptWriter
 from ift_scale.scoring.options import OptionRequest
 
@@ -78,37 +78,16 @@ class LetterStates:
         return _table(rows, states_RLH[row_Q], lens_RL[row_Q])
 
 
-class TextRequests(NamedTuple):
-    """A chunk's requests: one per option, question after question."""
-
-    questions: list[Question]
-    requests: list[TextRequest]
-
-    @property
-    def tokens(self) -> int:
-        return sum(length for _, length in self.lengths())
-
-    @property
-    def num_requests(self) -> int:
-        return len(self.requests)
-
-    def lengths(self) -> Iterator[tuple[Question, int]]:
-        owners = [question for question in self.questions for _ in question.choices]
-        for question, request in zip(owners, self.requests, strict=True):
-            yield question, sum(map(len, request[:3]))
-
-
 class TextStates:
     """Turns questions into states at the end of each option's text, with the same engine."""
 
     def __init__(self, writer: OptionWriter, seed: int):
-        self.writer, self.seed = writer, seed
+        self.texts, self.seed = Cloze(writer, "sum"), seed
 
-    def write(self, questions: list[Question]) -> TextRequests:
-        requests = [r for q in questions for r in self.writer.requests(q, q.choices)]
-        return TextRequests(questions, requests)
+    def write(self, questions: list[Question]) -> ClozeRequests:
+        return self.texts.write(questions)
 
-    def ask(self, engine: Any, written: TextRequests) -> pa.Table:
+    def ask(self, engine: Any, written: ClozeRequests) -> pa.Table:
         states_RLH, lens_RL = engine.hidden_states(
             [ScoreRequest(r.prefix, r.suffix + r.continuation, []) for r in written.requests]
         )

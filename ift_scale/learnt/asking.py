@@ -64,7 +64,7 @@ class FormRequests:
 
     @property
     def num_requests(self) -> int:
-        scored = self.lettered.num_requests + (len(self.texts.requests) if self.texts else 0)
+        scored = self.lettered.num_requests + (self.texts.num_requests if self.texts else 0)
         return scored + len(self.free)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:

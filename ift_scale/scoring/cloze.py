@@ -115,6 +115,10 @@ class ClozeRequests(NamedTuple):
         """Tokens of all requests, each with its prompt."""
         return sum(len(r.prefix) + len(r.suffix) + len(r.continuation) for r in self.requests)
 
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests)
+
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """Yields (question, tokens that the engine reads) for every option's request."""
         owners = [question for question in self.questions for _ in question.choices]

@@ -128,7 +128,7 @@ class LetterRequests:
 
     @property
     def num_requests(self) -> int:
-        return len(self.requests) + (len(self.cloze.requests) if self.cloze else 0)
+        return len(self.requests) + (self.cloze.num_requests if self.cloze else 0)
 
     def lengths(self) -> Iterator[tuple[Question, int]]:
         """Yields (question, tokens that the engine reads) for every request."""
