@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 STAGES = (
     Entry("questions", "Collect the questions of all sources."),
     Entry("probe", "Probe the base model few-shot.", on_ranks=True, on_ray=True),
-    Entry("write", "Write the explanations and contexts that the sets need."),
+    Entry("write", "Write the texts that the settings need."),
     Entry("construct", "Build the instruction sets of all arms.", needs_questions=False),
     Entry("train", "Fine-tune every arm.", on_ranks=True, per_arm=True, needs_questions=False),
     Entry("evaluate", "Evaluate every arm 0-shot.", on_ranks=True, per_arm=True, on_ray=True),

@@ -34,6 +34,10 @@ class NullEngine:
     ) -> list[list[list[int]]]:
         return [[[] for _ in range(sampling.num_samples)] for _ in requests]
 
+    def hidden_states(self, requests: Sequence[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns states of one layer and width 1, and no logit lens."""
+        return np.zeros((len(requests), 1, 1), np.float32), np.full((len(requests), 1), -1, np.int8)
+
     def load_weights(self, path: Path) -> None:
         """Does nothing: there are no weights."""
 

@@ -32,10 +32,13 @@ class Labels:
     def of(self, rows: slice | np.ndarray) -> "Labels":
         return Labels(self.option_N[rows], self.num_choices_N[rows], self.most_choices)
 
+    def exists(self) -> np.ndarray:
+        """Returns a mask of the options that each question has, shape (N, C)."""
+        return np.arange(self.most_choices) < self.num_choices_N[:, None]
+
     def masked(self, logits_NC: np.ndarray) -> np.ndarray:
         """Returns the logits, -inf for options that a question does not have."""
-        excluded_NC = np.arange(self.most_choices) >= self.num_choices_N[:, None]
-        return np.where(excluded_NC, -np.inf, logits_NC)
+        return np.where(self.exists(), logits_NC, -np.inf)
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ def fit(
 ) -> LinearProbe:
     """Minimises the mean cross-entropy + penalty / 2 |W|^2 by L-BFGS; the bias is not penalised.
 
-    `states`: (N, H) or (N, C, H). They are standardised by the mean and the standard deviation of
-    all M rows. `start`: a probe of the same states, whose weights are the first guess.
+    `states`: (N, H) or (N, C, H), M rows. They are standardised by the mean and the standard
+    deviation of the rows that exist. `start`: a probe of the same states, whose weights are the
+    first guess.
     """
     num_weights = labels.most_choices if states.ndim == 2 else 1
     states_MH = states.reshape(-1, states.shape[-1]).astype(np.float64)
-    mean_H, scale_H = states_MH.mean(0), states_MH.std(0)
+    there_MH = states_MH if states.ndim == 2 else states_MH[labels.exists().ravel()]
+    mean_H, scale_H = there_MH.mean(0), there_MH.std(0)
     scale_H[scale_H == 0] = 1.0
     x_MH = (states_MH - mean_H) / scale_H
     # With more features than rows, the solution is in the span of the rows.

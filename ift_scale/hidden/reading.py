@@ -6,7 +6,8 @@ The base model gets the probe's few-shot prompt, an arm the 0-shot prompt of the
   show their options in their own order, so that the last layer's lens is the measured answer. Fit
   questions show them in a random order, so that no letter is right more often.
 - Answers by texts (`TextStates`): one state per option, at the last token of its text after the
-  question without options.
+  question without options. Where one option is the beginning of another, the texts of the question
+  include the end of the answer, as when they are scored (`scoring.cloze`).
 
 Columns: id; answer and control, the right option and the control task's (with letters, as shown);
 num_choices; lens, an option as shown per layer (-1 if undefined); `STATE` of every layer, a list of
@@ -14,9 +15,9 @@ the width. The rows of a question's options follow each other.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,9 @@ from ift_scale.draws import rank
 from ift_scale.engines.protocol import ScoreRequest
 from ift_scale.prompts.views import View, plain
 from ift_scale.records import Question
-from ift_scale.scoring.cloze import Cloze, ClozeRequests, OptionWriter
+from ift_scale.scoring.cloze import OptionWriter
 from ift_scale.scoring.letters import LetterAsker, LetterRequests, PromptWriter
-from ift_scale.scoring.options import OptionRequest
+from ift_scale.scoring.options import OptionRequest, num_tokens
 
 STATE = "state{}"
 
@@ -78,19 +79,38 @@ class LetterStates:
         return _table(rows, states_RLH[row_Q], lens_RL[row_Q])
 
 
+class OptionRequests(NamedTuple):
+    """One request per option, question after question; the engine reads all of a text's tokens."""
+
+    questions: list[Question]
+    requests: list[ScoreRequest]
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(num_tokens, self.requests))
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.requests)
+
+    def lengths(self) -> Iterator[tuple[Question, int]]:
+        owners = [question for question in self.questions for _ in question.choices]
+        yield from zip(owners, map(num_tokens, self.requests), strict=True)
+
+
 class TextStates:
     """Turns questions into states at the end of each option's text, with the same engine."""
 
     def __init__(self, writer: OptionWriter, seed: int):
-        self.texts, self.seed = Cloze(writer, "sum"), seed
+        self.writer, self.seed = writer, seed
 
-    def write(self, questions: list[Question]) -> ClozeRequests:
-        return self.texts.write(questions)
+    def write(self, questions: list[Question]) -> OptionRequests:
+        texts = [r for q in questions for r in self.writer.requests(q, q.choices)]
+        states = [ScoreRequest(r.prefix, r.suffix + r.continuation, []) for r in texts]
+        return OptionRequests(questions, states)
 
-    def ask(self, engine: Any, written: ClozeRequests) -> pa.Table:
-        states_RLH, lens_RL = engine.hidden_states(
-            [ScoreRequest(r.prefix, r.suffix + r.continuation, []) for r in written.requests]
-        )
+    def ask(self, engine: Any, written: OptionRequests) -> pa.Table:
+        states_RLH, lens_RL = engine.hidden_states(written.requests)
         rows = [
             (q.id, q.answer, control_option(self.seed, q), len(q.choices))
             for q in written.questions

@@ -36,8 +36,8 @@ from ift_scale.scoring.shards import read_shard
 from ift_scale.scoring.target import Asker, Target, work_of
 from ift_scale.stage import Context, Stage, Task
 
-# Small chunks: the states of one are in memory at once.
-_CHUNK = 256
+# Questions per chunk. The states of one chunk are in memory at once.
+_LETTER_CHUNK, _TEXT_CHUNK = 256, 64
 _LAYERS_AT_ONCE = 8
 
 
@@ -94,7 +94,7 @@ class HiddenStage(Stage):
                 _asker(config, questions.dev, tokenizer, task.arm),
                 path,
                 partial(_finish, config, task, _ids(context, task.arm)),
-                _CHUNK,
+                _TEXT_CHUNK if _by_text(config) else _LETTER_CHUNK,
                 partial(has_key, task.folder, task.key),
             )
             embedding.check([target], questions, tokenizer, path)
@@ -113,6 +113,7 @@ def _settings(config: Config) -> list[object]:
         [config.probe.num_shots, config.probe.demonstration_seed],
         [config.evaluate.template, config.construct.response],
         *(["texts"] if _by_text(config) else []),
+        *(["whole prompts"] if config.probe.whole_prompts else []),
     ]
 
 

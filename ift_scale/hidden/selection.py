@@ -18,7 +18,7 @@ from ift_scale.errors import DataError, Place
 from ift_scale.records import Arm
 from ift_scale.scoring.question_file import GroupKey, QuestionFile
 
-FEWEST_PER_LETTER, FEWEST_TEST = 20, 10
+FEWEST_PER_OPTION, FEWEST_TEST = 20, 10
 
 
 class ProbedQuestions(NamedTuple):
@@ -75,10 +75,10 @@ def _of_domain(
         lambda group: _is_pool(group, "test") and group.domain in arm.own_domains
     )
     most = max((g.num_choices for g in questions.groups if _is_pool(g, "train")), default=0)
-    needed = FEWEST_PER_LETTER * most
+    needed = FEWEST_PER_OPTION * most
     if len(fit_rows) < needed or not needed:
         problem = f"{len(fit_rows)} train questions to fit a probe on, at least {needed} are needed"
-        problem += f" ({FEWEST_PER_LETTER} per letter). The pools have {len(row_of)}, of which"
+        problem += f" ({FEWEST_PER_OPTION} per option). The pools have {len(row_of)}, of which"
         problem += f" {len(used & row_of.keys())} are in sets of this domain"
         remedy = "Lower construct.size, raise hidden.max_fit_questions, add a pool, or set"
         raise DataError(Place(f"hidden: {arm.domain}"), problem, f"{remedy} hidden.on to false")

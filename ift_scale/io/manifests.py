@@ -5,6 +5,7 @@ that the artifact would have now (from the settings, the inputs' digests and the
 and every file listed in it exists with its digest.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -153,11 +154,14 @@ class _Recorded(dict[str, Any]):
 def remove_merged_shards(root: Path) -> None:
     """Removes the shards of finished artifacts, which a run leaves that is killed after merging.
 
-    Only for the process that holds the lock of the run's folder.
+    They are in folders. The files beside them are the texts that writers have written, which the
+    next run of the write stage finds. Only for the process that holds the lock of the run's folder.
     """
-    for shards in (*root.glob("*/shards"), *root.glob("*/*/shards")):
-        if (shards.parent / MANIFEST).is_file():
+    for shards in (*root.glob("*/shards/*/"), *root.glob("*/*/shards/*/")):
+        if (shards.parent.parent / MANIFEST).is_file():
             shutil.rmtree(shards, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty
+                shards.parent.rmdir()
 
 
 def has_key(folder: Path, key: str) -> bool:

@@ -62,16 +62,19 @@ def read_texts(path: Path, max_items: int, seed: int) -> dict[str, ItemText]:
     return {id: found[id] for id in chosen}
 
 
-def as_shown(path: Path, text: ItemText, question: Question) -> TrainedItem:
+def as_shown(path: Path, text: ItemText, question: Question, by_text: bool) -> TrainedItem:
     """Returns the order, the context and the target of an item.
 
-    Sets show a question's options in their own order, with two of them swapped, or not at all.
-    Raises DataError if the text is not that of the pool's question.
+    Sets show a question's options in their own order or with two of them swapped; those that teach
+    an option's text (`by_text`) show none. Raises DataError if the text is not that of the pool's
+    question.
     """
     own, *others = _orders(len(question.choices))
-    endings = [(own, question_text(without_options(question)))]
-    endings += [(order, question_text(question, order)) for order in (own, *others)]
-    for order, ending in endings:
+    if by_text:
+        endings = {own: question_text(without_options(question))}
+    else:
+        endings = {order: question_text(question, order) for order in (own, *others)}
+    for order, ending in endings.items():
         if text.prompt.endswith(ending):
             shown = Presentation(order, text.prompt.removesuffix(ending))
             return TrainedItem(shown, order[LETTERS.index(text.letter)])

@@ -175,12 +175,16 @@ def _items(context: Context) -> AskedItems:
         pool = questions.select(
             lambda group: (group.collection, group.split, group.kind) == ("pool", "train", "choice")
         )
+        by_text = context.config.construct.response == "text"
         row_of, question_of = {}, {}
         for row, question in zip(pool.tolist(), questions.read(pool), strict=True):
             if question.id in needed:
                 row_of[question.id], question_of[question.id] = row, question
         of_set = {
-            name: {id: as_shown(paths[name], text, question_of[id]) for id, text in found.items()}
+            name: {
+                id: as_shown(paths[name], text, question_of[id], by_text)
+                for id, text in found.items()
+            }
             for name, found in texts.items()
         }
         written: dict[str, list[str]] = {}

@@ -203,7 +203,13 @@ def _print_costs(
         "the first of them"
     )
     show(tables.stages(costs.stage_costs(study, by_stage, devices), devices))
-    say("by arm     training, evaluation and optional stages")
+    unknown = any(
+        asked.is_on(one.config, stage) and by_stage[one.name, stage] is None
+        for one in study
+        for stage in asked.OPTIONAL
+    )
+    without = ", without unknown rates" if unknown else ""
+    say(f"by arm     training, evaluation and optional stages{without}")
     show(tables.arms(costs.arm_costs(study, by_stage, devices), devices))
     if perhaps := costs.perhaps_shared(study):
         say(

@@ -309,6 +309,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         config.evaluate.template,
         config.model.model_dump(),
     ]
+    sets = [probe_key, write_key, config.construct.model_dump()]
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
@@ -335,7 +336,13 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
                 exact,
                 of_arm,
                 key,
-                {s: digest_of([key, asked.settings_of(config, s)]) for s in of_arm},
+                {
+                    # Probes are fitted on questions that no set of the run has.
+                    stage: digest_of(
+                        [key, asked.settings_of(config, stage), sets if stage == "hidden" else None]
+                    )
+                    for stage in of_arm
+                },
                 likely,
                 validated,
                 kind,

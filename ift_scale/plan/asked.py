@@ -13,12 +13,13 @@ from ift_scale.plan.questions import PlannedQuestions
 from ift_scale.records import Arm
 from ift_scale.treatments import asks_questions
 
-STAGES = ("evaluate", "learnt", "hidden")
+OPTIONAL = ("learnt", "hidden")
+STAGES = ("evaluate", *OPTIONAL)
 
 
 def is_on(config: Config, stage: str) -> bool:
     """True if the variant runs the stage."""
-    return stage == "evaluate" or bool(getattr(config, stage).on)
+    return stage not in OPTIONAL or bool(getattr(config, stage).on)
 
 
 def settings_of(config: Config, stage: str) -> list[object]:
@@ -29,7 +30,7 @@ def settings_of(config: Config, stage: str) -> list[object]:
         config.construct.refusal,
         config.probe.of_arms.cloze,
     ]
-    return own if stage == "evaluate" else [*own, getattr(config, stage).model_dump()]
+    return own if stage not in OPTIONAL else [*own, getattr(config, stage).model_dump()]
 
 
 def of_arm(config: Config, tally: PlannedQuestions, arm: Arm, items: int) -> dict[str, int]:

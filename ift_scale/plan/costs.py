@@ -138,7 +138,7 @@ def arm_costs(study: Sequence[Amounts], rates: Rates, devices: Devices) -> list[
             hours: float | None = 0.0
             for stage, (items, arms) in work_of.items():
                 rate = rates.get((one.name, stage))
-                if items and rate is None:
+                if items and rate is None and stage not in asked.OPTIONAL:
                     hours = None
                 elif items and rate is not None and hours is not None:
                     seconds = rate.seconds(items, arms, devices.of(stage)) - rate.start_seconds

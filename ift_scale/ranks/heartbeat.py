@@ -91,7 +91,10 @@ class Heartbeat:
         return f"{self._name}/process/{rank}"
 
     def fail(self, message: str) -> None:
-        """Reports to the other ranks that this one has failed; they end within seconds."""
+        """Reports to the other ranks that this one has failed; they end within seconds.
+
+        Returns when they know, or after a few beats.
+        """
         self._closed.set()
         try:
             if not self._find_alarm().get("end"):

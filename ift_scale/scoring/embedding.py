@@ -95,6 +95,10 @@ class _IdChecker(NullEngine):
         self._check_ids(requests)
         return super().token_logprobs(requests)
 
+    def hidden_states(self, requests: Sequence[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
+        self._check_ids(requests)
+        return super().hidden_states(requests)
+
     def generate(
         self, requests: Sequence[TextRequest], sampling: Sampling
     ) -> list[list[list[int]]]:

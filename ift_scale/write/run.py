@@ -92,14 +92,17 @@ def write(config: Config, task: Task, sources: WriteInputs, logs: Path, bar: Bar
         say("  write: no set needs a written text")
     paraphrases = [text for text in texts if text.kind == "paraphrase"]
     of_sets = [text for text in texts if text.kind != "paraphrase"]
+    if config.write.on_failure == "error":
+        _refuse_failures(of_sets)
     dropped = config.write.on_failure == "drop"
-    _check_failures(
-        config, of_sets, "dropped, with their questions" if dropped else "kept unchanged"
-    )
-    _check_failures(config, paraphrases, "not asked")
+    _report_failures(of_sets, "dropped, with their questions" if dropped else "kept unchanged")
+    _report_failures(paraphrases, "not asked")
     write_jsonl(task.folder / TEXTS_FILE, of_sets)
+    path = task.folder / PARAPHRASES_FILE
     if any(requirement.kind == "paraphrase" for requirement in required):
-        write_jsonl(task.folder / PARAPHRASES_FILE, paraphrases)
+        write_jsonl(path, paraphrases)
+    else:
+        path.unlink(missing_ok=True)  # of an earlier run with other settings
     seconds = {"total": time.monotonic() - started} | seconds
     task.close(config.write.model_dump(), counts, seconds)
 
@@ -199,25 +202,31 @@ def _counts(texts: Sequence[Text]) -> dict[str, float]:
     return counts | dict(sorted(kinds.items())) | dict(sorted(reasons.items()))
 
 
-def _check_failures(config: Config, texts: Sequence[Text], fate: str) -> None:
-    """Reports failed texts and their fate; raises DataError if the settings require all to pass."""
+def _failures(texts: Sequence[Text]) -> str:
+    """Returns the number of texts that fail checks, and which; empty if none does."""
     failed = [text for text in texts if text.failed]
-    if not failed:
-        return
     reasons = Counter(
         f"{text.kind} by {text.author}: {reason}" for text in failed for reason in text.failed
     )
     listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common())
-    if config.write.on_failure == "error":
+    return f"{len(failed):,} of {len(texts):,} texts fail their checks: {listed}" if failed else ""
+
+
+def _report_failures(texts: Sequence[Text], fate: str) -> None:
+    if problem := _failures(texts):
+        say(f"  write: {problem}; they are {fate}")
+
+
+def _refuse_failures(texts: Sequence[Text]) -> None:
+    """Raises DataError if a text fails."""
+    if problem := _failures(texts):
         raise DataError(
             Place("write"),
-            f"{len(failed):,} of {len(texts):,} texts fail their checks: {listed}",
+            problem,
             "Raise write.attempts, choose another writer, or set write.on_failure to drop or keep;"
             " finished texts are kept",
-            [text.question_id for text in failed[:3]],
+            [text.question_id for text in texts if text.failed][:3],
         )
-    problem = f"{len(failed):,} of {len(texts):,} texts fail their checks ({listed})"
-    say(f"  write: {problem}; they are {fate}")
 
 
 STAGE = WriteStage()

@@ -76,7 +76,7 @@ def test_an_answer_in_a_middle_layer_is_found_there(
 
 
 class _Engine:
-    """States that tell the tokens of each row."""
+    """Returns the sum of each row's tokens as its states."""
 
     def hidden_states(self, requests: list[ScoreRequest]) -> tuple[np.ndarray, np.ndarray]:
         sums = [float(sum(request.prompt)) for request in requests]

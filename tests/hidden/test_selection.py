@@ -76,7 +76,7 @@ def test_too_few_train_questions_are_refused_with_numbers(
 ) -> None:
     used = [f"{d}-pool-train-{n}" for d in ("rivers", "money") for n in range(65)]
     sets = {"rivers": [_set(tmp_path / "a.jsonl", used)], "money": []}
-    message = r"rivers: 70 train questions .* at least 80 .*20 per letter.* 200, of which 130 are"
+    message = r"rivers: 70 train questions .* at least 80 .*20 per option.* 200, of which 130 are"
     with pytest.raises(DataError, match=message):
         select(questions, ARMS, sets, HiddenConfig())
 

@@ -143,5 +143,10 @@ def test_shards_of_finished_artifacts_are_removed(tmp_path: Path) -> None:
         (tmp_path / name / "shards" / "key-8" / "000000.parquet").touch()
     for name in ("probe", "evaluate/arm"):
         (tmp_path / name / "manifest.json").touch()
+    texts = tmp_path / "write" / "shards" / "0000.jsonl"
+    texts.parent.mkdir(parents=True)
+    texts.touch()
+    (tmp_path / "write" / "manifest.json").touch()
     manifests.remove_merged_shards(tmp_path)
-    assert [path.parent.name for path in tmp_path.rglob("shards")] == ["other"]
+    assert {path.parent.name for path in tmp_path.rglob("shards")} == {"other", "write"}
+    assert texts.is_file()  # generated texts are no shards: the next run of the stage finds them

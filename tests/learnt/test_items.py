@@ -43,7 +43,7 @@ def test_every_order_that_a_set_may_show_is_recovered(
 ) -> None:
     order = swapped(4, target, letter)
     (message,) = chat_messages(QUESTION, order, context)
-    item = as_shown(Path("x"), ItemText(1, message.content, LETTERS[letter]), QUESTION)
+    item = as_shown(Path("x"), ItemText(1, message.content, LETTERS[letter]), QUESTION, False)
     assert item.shown.order == tuple(order) and item.target == target
     assert item.shown.context == (f"Context: {context}\n" if context else "")
 
@@ -51,15 +51,19 @@ def test_every_order_that_a_set_may_show_is_recovered(
 @pytest.mark.parametrize("context", [None, "Zinc is a metal.\nA. tin"])
 def test_an_item_without_options_has_the_pools_order(context: str | None) -> None:
     (message,) = chat_messages(without_options(QUESTION), context=context)
-    item = as_shown(Path("x"), ItemText(1, message.content, "C"), QUESTION)
+    item = as_shown(Path("x"), ItemText(1, message.content, "C"), QUESTION, True)
     assert item.shown.order == (0, 1, 2, 3) and item.target == 2
     assert item.shown.context == (f"Context: {context}\n" if context else "")
 
 
-def test_another_text_than_the_pools_is_refused_with_its_line() -> None:
-    text = ItemText(7, "Which wood?\nA. oak\nAnswer:", "A")
-    with pytest.raises(DataError, match=r"a\.jsonl:7.*pool's question q1.*Which wood.*construct"):
-        as_shown(Path("a.jsonl"), text, QUESTION)
+@pytest.mark.parametrize("by_text", [True, False])
+def test_another_text_than_the_pools_is_refused_with_its_line(by_text: bool) -> None:
+    shown = QUESTION if by_text else without_options(QUESTION)
+    (of_the_other_kind,) = chat_messages(shown)
+    for prompt in ("Which wood?\nA. oak\nAnswer:", of_the_other_kind.content):
+        text = ItemText(7, prompt, "A")
+        with pytest.raises(DataError, match=r"a\.jsonl:7.*pool's question q1.*construct"):
+            as_shown(Path("a.jsonl"), text, QUESTION, by_text)
 
 
 def test_refusals_and_general_instructions_are_left_out(tmp_path: Path) -> None:

@@ -217,10 +217,21 @@ def test_items_and_probed_questions_are_bounded_and_shared(tmp_path: Path) -> No
     }
     assert found["b", "learnt"].arms == 4 and found["b", "hidden"].arms == 6
     assert not any(row.exact for row in found.values())
+    # Another setting changes the questions that probes may be fitted on, and no arm's items.
+    more = {**construct, "settings": [*construct["settings"], "natural"]}
+    longer = [study[1], _amounts(tmp_path, "d", construct=more, **on)]
+    again = stage_costs(longer, _rates(*longer), Devices(1, 1, 2))
+    shared = {row.stage: row.shared for row in again if row.variant == "d"}
+    assert shared["hidden"] == 0
     of_arms = arm_costs(study, _rates(*study), Devices(1, 1, 2))
     hours = {(row.variant, row.setting): row.hours for row in of_arms}
     seconds = 4 * 1 + (items / 2 + probed / 3) / 10  # two arms, started and asked in two stages
     assert hours["b", "harmonious"] == pytest.approx(2 * seconds / 3600)  # trained by the first
+    known = {
+        key: rate for key, rate in _rates(*study).items() if key[1] not in ("learnt", "hidden")
+    }
+    (first, *_) = arm_costs(study[1:], known, Devices(1, 1, 2))
+    assert first.hours == arm_costs(study[:1], known, Devices(1, 1, 2))[0].hours
 
 
 def test_arms_that_may_turn_out_equal_are_reported(tmp_path: Path) -> None:

@@ -117,10 +117,15 @@ def test_paraphrases_are_stored_apart_and_leave_the_sets_texts_as_they_are(
     assert manifest.counts["paraphrase/base_model"] == 2 and manifest.counts["written"] == 2
     said = "".join(capsys.readouterr())
     assert "1 of 2 texts fail their checks" in said and "they are not asked" in said
-    without = config(tmp_path / "without", settings=["contextualized"])
-    stage(without, _pool(8), world_model)
-    assert (tmp_path / "without" / "write" / TEXTS_FILE).read_bytes() == before
-    assert not (tmp_path / "without" / "write" / PARAPHRASES_FILE).exists()
+    # A failed paraphrase is no error, and those of other settings do not stay.
+    strict = config(
+        tmp_path, {"paraphrases": plain, "on_failure": "error"}, settings=["contextualized"]
+    )
+    stage(strict.model_copy(update={"learnt": LearntConfig(on=True)}), _pool(8), world_model)
+    assert (folder / PARAPHRASES_FILE).exists()
+    stage(config(tmp_path, settings=["contextualized"]), _pool(8), world_model)
+    assert (folder / TEXTS_FILE).read_bytes() == before
+    assert not (folder / PARAPHRASES_FILE).exists()
 
 
 def test_failed_texts_are_rewritten_with_another_seed(

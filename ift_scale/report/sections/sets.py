@@ -62,7 +62,7 @@ def _small(facts: Facts) -> list[str]:
 
 
 def _texts(facts: Facts) -> list[Markup]:
-    """Returns the authors of explanations and contexts, and the results of their checks."""
+    """Returns the authors of written texts, and the results of their checks."""
     counts = {
         key: value
         for m in facts.inputs.manifests.get("write", [])
