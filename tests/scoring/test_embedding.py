@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from ift_scale.config.file import from_dict
 from ift_scale.engines.model_folder import embedding_rows
 from ift_scale.errors import DataError
+from ift_scale.hidden.reading import LetterStates, TextStates
 from ift_scale.io.files import write_jsonl
 from ift_scale.io.progress import Bar
 from ift_scale.probe.free import FreeAsker
@@ -18,6 +19,7 @@ from ift_scale.prompts.tokenizer import PromptTokenizer
 from ift_scale.prompts.views import plain
 from ift_scale.records import Arm, Question
 from ift_scale.scoring import embedding
+from ift_scale.scoring.cloze import ChatTexts
 from ift_scale.scoring.letters import Chat, LetterAsker
 from ift_scale.scoring.question_file import QuestionFile
 from ift_scale.scoring.target import Asker, Target
@@ -90,6 +92,16 @@ def test_a_prompt_of_a_choice_question(larger: Path, tmp_path: Path) -> None:
             asker,
             _questions(tmp_path, "Where is it?", "Who is he?", "What is zork ?"),
         )
+
+
+@pytest.mark.parametrize("by_text", [True, False])
+def test_a_prompt_whose_states_are_read(larger: Path, tmp_path: Path, by_text: bool) -> None:
+    tokenizer = PromptTokenizer(larger)
+    texts, letters = ChatTexts(tokenizer, "vicuna"), Chat(tokenizer, "vicuna")
+    asker = TextStates(texts, 1) if by_text else LetterStates(letters, 1)
+    _check(larger, tmp_path, asker, _questions(tmp_path, "Where is it?", "Who is he?"))
+    with pytest.raises(DataError, match=rf"question q1: {_message(larger)}"):
+        _check(larger, tmp_path, asker, _questions(tmp_path, "Where?", "What is zork ?"))
 
 
 def test_a_prompt_of_a_free_question(larger: Path, tmp_path: Path) -> None:
