@@ -55,6 +55,7 @@ setup(
         "safetensors>=0.6.2",
         "scipy>=1.13",
         "statsmodels>=0.14",
+        "threadpoolctl>=3.5",
         "torch>=2.11",
         "transformers>=5.16.1,<5.20",
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from ift_scale.config import Config, EngineConfig
 from ift_scale.engines.pool import engine_workers
@@ -180,7 +181,9 @@ def _ids(context: Context, arm: Arm | None) -> Ids:
 def _finish(config: Config, task: Task, ids: Ids, target: Target, shards: list[Path]) -> None:
     """Fits the probes layer by layer, applies them, and closes the artifact."""
     started = time.monotonic()
-    probed, layers = fit_and_apply(shards, ids)
+    # Threads gain nothing on these small products and lose much next to a working engine.
+    with threadpool_limits(limits=1, user_api="blas"):
+        probed, layers = fit_and_apply(shards, ids)
     for name, table in ((PROBED_FILE, probed), (LAYERS_FILE, layers)):
         with atomic_path(target.folder / name) as temporary:
             pq.write_table(table, temporary)
