@@ -46,6 +46,8 @@ COLUMNS = {
     "base": "domain group questions accuracy accuracy_low accuracy_high",
 }
 """Columns kept of each table's rows over all domains (best_ratio, correlation, base: all rows)."""
+WHOLE = ("format_content", "learnt", "hidden", "forgetting_fit")
+"""Tables of which all columns are kept."""
 
 
 def found(config: Config) -> dict[str, Rows]:
@@ -56,6 +58,9 @@ def found(config: Config) -> dict[str, Rows]:
         table = read(folder / "analyse" / f"{name}.csv", name)
         whole = table if name in ("best_ratio", "correlation", "base") else overall(table)
         out[name] = _plain(whole[[c for c in columns.split() if c in whole]])
+    for name in WHOLE:
+        if len(table := read(folder / "analyse" / f"{name}.csv", name)):
+            out[name] = _plain(overall(table) if "domain" in table else table)
     manifest = read_manifest(folder / "construct")
     assert manifest is not None, f"{folder}: not constructed"
     out["sets"] = [
