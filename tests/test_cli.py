@@ -176,7 +176,7 @@ def test_plan_loads_no_model(tmp_path: Path, pool: Path, monkeypatch: pytest.Mon
         "parameters" in result.output
         and "ZeRO" in result.output
         and "engineering-harmonious-seed0" in result.output
-        and "learnt     up to 1,000 items of each set" in result.output
+        and "\nlearnt     at most " in result.output
         and "\nhidden" not in result.output
     )
 

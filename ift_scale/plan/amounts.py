@@ -138,7 +138,7 @@ def amounts_of(
     arms = tuple(_arms(config, tally, probe_key, write_key))
     of_base = asked.of_base(
         config,
-        tally,
+        tally.count,
         [work.arm for work in arms],
         {trained_arm(work.arm).name: work.asked.get("learnt", 0) for work in arms},
     )
@@ -327,7 +327,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         if kind is not None:
             num_trained, validated = 0, 0.0
         items = round(size * (1 - _general_share(config.construct)))
-        of_arm = asked.of_arm(config, tally, arm, items)
+        of_arm = asked.of_arm(config, tally.count, arm, items)
         likely = digest_of([how, arm.model_dump(), probe_key])
         work.append(
             ArmWork(
