@@ -325,12 +325,16 @@ class Heartbeat:
     def _leave_together(self, readers: Sequence[int]) -> None:
         """Waits until the others know why the launch ends, or for a few beats.
 
-        When any rank leaves, the collectives of the others fail, and the store ends with rank 0.
+        When any rank leaves, the collectives of the others fail. Rank 0, which reports the reason,
+        is therefore the first to leave; the store ends with it, which the others notice.
         """
         self._store.set(self._read_by(self._ranks.rank), "{}")
-        self._collect(self._read_by, readers)
-        if self._ranks.is_rank_zero and self._ranks.world_size > 1:
+        if self._ranks.is_rank_zero:
+            self._collect(self._read_by, readers)
+            return
+        for _ in range(_REPORT_BEATS):
             time.sleep(BEAT_SECONDS)
+            self._store.check([self._alarm])  # StoreError: rank 0 has left
 
     def _read_by(self, rank: int) -> str:
         return f"{self._name}/read/{rank}"
