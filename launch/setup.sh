@@ -84,11 +84,10 @@ if [ -n "$uv" ]; then
   with=uv
   pip_links=${PIP_FIND_LINKS:-}
   export UV_FIND_LINKS=${UV_FIND_LINKS:-${pip_links// /,}} # uv reads none of the settings of pip
+  create() { "$uv" venv -q --seed --clear --python "$1" "$venv"; }
   # Without bytecode, every command would compile its imports again where nothing writes it later
   # (PYTHONDONTWRITEBYTECODE, which images of Python often set, or a read-only environment).
-  export UV_COMPILE_BYTECODE=1
-  create() { "$uv" venv -q --seed --clear --python "$1" "$venv"; }
-  install() { "$uv" pip install -q --python "$venv/bin/python" "$@"; }
+  install() { "$uv" pip install -q --compile-bytecode --python "$venv/bin/python" "$@"; }
 else
   with=pip
   create() { "$1" -m venv --clear "$venv"; }
