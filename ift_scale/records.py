@@ -173,12 +173,15 @@ class Score(Record):
     samples: list[str] | None = None
 
 
+TextKind = Literal["explanation", "context", "paraphrase"]
+
+
 class Text(Record):
     """A text from the write stage: an explanation of one option or, without a target, the knowledge
     that a question needs or the question in other words."""
 
     question_id: str
-    kind: Literal["explanation", "context", "paraphrase"]
+    kind: TextKind
     target: int | None = None
     author: Literal["dataset", "external", "base_model"]
     text: str

@@ -6,8 +6,18 @@ from ift_scale.config.construct import ConstructConfig
 from ift_scale.construct.even_letters import swapped
 from ift_scale.construct.items import Item
 from ift_scale.prompts.templates import chat_messages, gold_text, response_text, without_options
-from ift_scale.prompts.texts import AuthorGroup, TextKey, TextKind
-from ift_scale.records import LETTERS, Example, ExampleMeta, Message, Question, Score, Text, Wording
+from ift_scale.prompts.texts import AuthorGroup, TextKey
+from ift_scale.records import (
+    LETTERS,
+    Example,
+    ExampleMeta,
+    Message,
+    Question,
+    Score,
+    Text,
+    TextKind,
+    Wording,
+)
 from ift_scale.treatments import treatment
 
 

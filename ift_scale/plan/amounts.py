@@ -143,7 +143,6 @@ def amounts_of(
         {trained_arm(work.arm).name: work.asked.get("learnt", 0) for work in arms},
     )
     domains = sorted({domain for work in arms for domain in work.arm.own_domains})
-    sets = [probe_key, write_key, config.construct.model_dump()]
     return Amounts(
         name,
         config,
@@ -162,7 +161,7 @@ def amounts_of(
                 [
                     config.model.model_dump(),
                     asked.settings_of(config, stage),
-                    domains if stage == "evaluate" else sets,
+                    domains if stage == "evaluate" else _sets(config, probe_key, write_key),
                 ]
             )
             for stage in of_base
@@ -309,7 +308,7 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
         config.evaluate.template,
         config.model.model_dump(),
     ]
-    sets = [probe_key, write_key, config.construct.model_dump()]
+    sets = _sets(config, probe_key, write_key)
     work = []
     num_in_file = _num_in_validation_file(config.train)
     for arm in arms:
@@ -349,6 +348,11 @@ def _arms(config: Config, tally: PlannedQuestions, probe_key: str, write_key: st
             )
         )
     return work
+
+
+def _sets(config: Config, probe_key: str, write_key: str) -> list[object]:
+    """Returns what all future sets of a variant depend on."""
+    return [probe_key, write_key, config.construct.model_dump()]
 
 
 def _set_key(config: Config, probe_key: str, write_key: str) -> str:

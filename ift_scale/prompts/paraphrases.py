@@ -10,6 +10,13 @@ from ift_scale.records import ParaphraseFlaw, Question
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.?!:]\s+|\n")
+_QUOTED = re.compile(r'["“„«]([^"“”„«»]+)["”“»]')
+
+
+def unquoted(text: str) -> str:
+    """Returns a text without the quotation marks around all of it, which models like to write."""
+    quoted = _QUOTED.fullmatch(text)
+    return text if quoted is None else quoted[1].strip()
 
 
 def flaws(text: str, question: Question) -> list[ParaphraseFlaw]:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ift_scale.io.files import read_jsonl
-from ift_scale.records import Text
+from ift_scale.records import Text, TextKind
 
-TextKind = Literal["explanation", "context", "paraphrase"]
 AuthorGroup = Literal["external", "base_model"]
 """`external`: the question's own explanation, or one by the author that write.external names."""
 

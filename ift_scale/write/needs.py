@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 from ift_scale.config import Config
 from ift_scale.config.construct import ConstructConfig
 from ift_scale.knowledge import Knowledge, sort_by_knowledge
-from ift_scale.prompts.texts import AuthorGroup, TextKind
-from ift_scale.records import Score
+from ift_scale.prompts.texts import AuthorGroup
+from ift_scale.records import Score, TextKind
 from ift_scale.treatments import Bucket, Treatment, asks_questions, buckets_of, treatment
 
 Role = Literal["external", "own", "contexts", "paraphrases"]

@@ -13,7 +13,7 @@ from ift_scale.config.write import WriteConfig
 from ift_scale.io.manifests import digest_of
 from ift_scale.io.progress import Bar
 from ift_scale.prompts.explanations import contradicts, names
-from ift_scale.prompts.paraphrases import flaws
+from ift_scale.prompts.paraphrases import flaws, unquoted
 from ift_scale.records import Question, Text
 from ift_scale.write.needs import Need
 from ift_scale.write.prompts import Prompt
@@ -90,6 +90,8 @@ def write_chunk(
             store.add(dict(zip(missing, texts, strict=True)))
         for job in pending:
             text = store[keys[job.need]]
+            if job.need.kind == "paraphrase":
+                text = unquoted(text)
             failed = failures(settings, job.question, job.need, text)
             id, kind, target, _ = job.need
             done[job.need] = Text(

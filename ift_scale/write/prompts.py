@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 
 from ift_scale.prompts.explanations import contradicts, names
 from ift_scale.prompts.templates import gold_text, question_text, response_text
-from ift_scale.prompts.texts import TextKind
-from ift_scale.records import Question
+from ift_scale.records import Question, TextKind
 
 Style = Literal["urial", "chat", "plain"]
 FENCE = "```"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ift_scale.prompts.paraphrases import flaws
+from ift_scale.prompts.paraphrases import flaws, unquoted
 from ift_scale.records import Question
 
 QUESTION = Question(
@@ -36,3 +36,17 @@ def test_each_check(text: str, expected: list[str]) -> None:
 def test_words_that_begin_a_sentence_are_not_required(asked: str) -> None:
     question = QUESTION.model_copy(update={"question": asked})
     assert flaws("What river is in that place?", question) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"Which river is it?"', "Which river is it?"),
+        ("“Which river is it?”", "Which river is it?"),
+        ("„ Welcher Fluss ist es?“", "Welcher Fluss ist es?"),
+        ('"Lear" and "Macbeth"', '"Lear" and "Macbeth"'),
+        ('Who wrote "Lear"?', 'Who wrote "Lear"?'),
+    ],
+)
+def test_only_quotation_marks_around_all_of_a_text_are_removed(text: str, expected: str) -> None:
+    assert unquoted(text) == expected
