@@ -96,7 +96,7 @@ def test_paraphrases_are_stored_apart_and_leave_the_sets_texts_as_they_are(
 ) -> None:
     def say(prompt: str, seed: int) -> str:
         machine = prompt.split()[4]
-        return {"Q1": "Of what is the machine Q1 made?", "Q5": "Is it oak?"}[machine]
+        return {"Q1": '"Of what is the machine Q1 made?"', "Q5": "Is it oak?"}[machine]
 
     worker = scripted(say)
     plain = {"kind": "base_model", "style": "plain"}
