@@ -18,23 +18,26 @@ from ift_scale.estimate.shape_of import shape_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KIT = BENCHMARKS / "gpu"
-# A None in sys.modules is a package that is not installed.
+# Read by every Python at its start. A None in sys.modules is a package that is not installed.
 BARE = """
-import runpy, sys
+import sys
 absent = "vllm datasets trl liger_kernel flash_attn pandas pyarrow statsmodels"
 sys.modules |= dict.fromkeys(absent.split())
-sys.argv = ["train.py", "--tiny"]
-runpy.run_module("benchmarks.gpu.train", run_name="__main__")
 """
 
 
 # Losses of another model than the one that was trained.
 SHIFTED = """
+import sys
+from benchmarks.gpu import exact
+
 right = exact.plain
 def shifted(*given):
     found = right(*given)
     return exact.Plain({i: losses + 0.1 for i, losses in found.losses.items()}, found.gradient)
 exact.plain, exact.TOLERANCE = shifted, {"float32": (1e-3, 5e-3)}
+sheet = exact.Sheet("train", True, "cpu")
+sys.exit(0 if exact.run(exact.one_rank(), [{}], sheet, stored=False) else 1)
 """
 
 
@@ -112,40 +115,9 @@ def test_what_came_back_is_kept(kit: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_training_steps_are_measured_on_a_bare_machine() -> None:
-    run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    start = "tiny float32: "
-    (reported,) = (
-        json.loads(line.removeprefix(start))
-        for line in run.stdout.splitlines()
-        if line.startswith(start)
-    )
-    assert len(reported["about"]["losses"]) == 4 and all(
-        0 < share < 1 for share in reported["share of the matrix rate"]
-    )
-
-
-@pytest.mark.engine
-def test_training_is_exact_under_each_setting_and_a_wrong_one_is_found(kit: Any) -> None:
-    """Compiled layers behind the engine too, with the last one pruned."""
-    code = (
-        "import sys; sys.argv = ['exact.py', '--quick']\n"
-        "from benchmarks.gpu import exact\nBREAK\nexact.main()"
-    )
+def test_wrong_losses_are_found() -> None:
     run = subprocess.run(
-        [sys.executable, "-c", code.replace("BREAK", "None")],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    lines = [line for line in run.stdout.splitlines() if "gradient" in line]
-    assert run.returncode == 0 and len(lines) == 6, run.stdout[-3000:]
-    run = subprocess.run(
-        [sys.executable, "-c", code.replace("BREAK", SHIFTED)],
-        capture_output=True,
-        text=True,
-        timeout=500,
+        [sys.executable, "-c", SHIFTED], capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 1 and "OFF" in run.stdout, run.stdout[-3000:]
 
@@ -201,21 +173,49 @@ def command(name: str, tmp_path: Path, **environment: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.engine
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [("first", {"kernels-correct", "train"}), ("rest", {"exact", "kernels-speed", "train-rest"})],
-)
-def test_a_command_runs_its_parts_and_packs_what_comes_back(
-    tmp_path: Path, name: str, parts: set[str]
-) -> None:
-    run = command(name, tmp_path, TINY="1", LIMIT="580", DATA=str(tmp_path / "none"))
-    with tarfile.open(tmp_path / "out" / "back.tar.gz") as packed:
-        names = {Path(member).name for member in packed.getnames()}
-    assert {f"{part}.log" for part in parts} <= names, run.stdout
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The commands' scratch folder, with the extension that the first of them compiles."""
+    return str(tmp_path_factory.mktemp("work"))
+
+
+def logs_of(name: str, parts: set[str], tmp_path: Path, **environment: str) -> Path:
+    """Runs a command at tiny size and returns the folder of its logs."""
+    run = command(name, tmp_path, TINY="1", LIMIT="580", DATA=str(tmp_path / "none"), **environment)
     for part in parts:
         assert f"== {part}: exit 0" in run.stdout, run.stdout[-3000:]
     assert "parts failed" in run.stdout.splitlines()[-1]
+    with tarfile.open(tmp_path / "out" / "back.tar.gz") as packed:
+        packed.extractall(tmp_path / "back", filter="data")
+    logs = tmp_path / "back" / "logs"
+    assert {f"{part}.log" for part in parts} <= {path.name for path in logs.iterdir()}
+    return logs
+
+
+@pytest.mark.engine
+def test_the_first_command_measures_training_steps_on_a_bare_machine(
+    tmp_path: Path, work: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BARE)
+    logs = logs_of(
+        "first", {"kernels-correct", "train"}, tmp_path, PYTHONPATH=str(tmp_path), WORK=work
+    )
+    start = "tiny float32: "
+    (reported,) = (
+        json.loads(line.removeprefix(start))
+        for line in (logs / "train.log").read_text().splitlines()
+        if line.startswith(start)
+    )
+    assert len(reported["about"]["losses"]) == 4 and all(
+        0 < share < 1 for share in reported["share of the matrix rate"]
+    )
+
+
+@pytest.mark.engine
+def test_the_rest_finds_training_exact_under_each_setting(tmp_path: Path, work: str) -> None:
+    """Three settings in two types, compiled layers among them, with the last one pruned."""
+    logs = logs_of("rest", {"exact", "kernels-speed", "train-rest"}, tmp_path, WORK=work)
+    assert (logs / "exact.log").read_text().count("gradient") == 6
 
 
 @pytest.mark.engine
