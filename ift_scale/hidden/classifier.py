@@ -9,7 +9,7 @@ Notation: N questions, H features, C options, K columns of weights (C or 1). Pur
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+import scipy  # loads its parts when they are used
 
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
 """Strengths of the L2 penalty to choose from, strongest first."""
@@ -60,7 +60,7 @@ class LinearProbe:
 
     def log_loss(self, states: np.ndarray, labels: Labels) -> float:
         """Returns the mean cross-entropy in nats."""
-        logprobs_NC = special.log_softmax(labels.masked(self.logits(states)), axis=1)
+        logprobs_NC = scipy.special.log_softmax(labels.masked(self.logits(states)), axis=1)
         return -float(logprobs_NC[np.arange(len(states)), labels.option_N].mean())
 
 
@@ -87,8 +87,8 @@ def fit(
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight_FK = flat.reshape(shape)
         logits_NC = labels.masked((x_MF @ weight_FK).reshape(len(states), -1))
-        error_NC = special.softmax(logits_NC, axis=1)
-        chosen_N = logits_NC[rows_N, labels.option_N] - special.logsumexp(logits_NC, axis=1)
+        error_NC = scipy.special.softmax(logits_NC, axis=1)
+        chosen_N = logits_NC[rows_N, labels.option_N] - scipy.special.logsumexp(logits_NC, axis=1)
         error_NC[rows_N, labels.option_N] -= 1
         penalised_FK = weight_FK * (np.arange(shape[0]) < shape[0] - 1)[:, None]
         value = -chosen_N.mean() + penalty / 2 * (penalised_FK**2).sum()
@@ -101,7 +101,9 @@ def fit(
         projected_FK = weight_HK if basis_HM is None else basis_HM.T @ weight_HK
         first_FK = np.concatenate([projected_FK, bias_K])
     options = {"maxiter": _MOST_STEPS}
-    found = optimize.minimize(loss, first_FK.ravel(), jac=True, method="L-BFGS-B", options=options)
+    found = scipy.optimize.minimize(
+        loss, first_FK.ravel(), jac=True, method="L-BFGS-B", options=options
+    )
     weight_FK = found.x.reshape(shape)
     weight_HK = weight_FK[:-1] if basis_HM is None else basis_HM @ weight_FK[:-1]
     return LinearProbe(mean_H, scale_H, np.concatenate([weight_HK, weight_FK[-1:]]))

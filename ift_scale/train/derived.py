@@ -10,7 +10,7 @@ from ift_scale.io import integrity
 from ift_scale.io.files import atomic_folder, link_or_copy
 from ift_scale.io.manifests import is_done
 from ift_scale.stage import Context, Task, trained_arm
-from ift_scale.train.epochs import folder_of_epoch
+from ift_scale.train.engine.kept import folder_of_epoch
 from ift_scale.treatments import Derived, dose_of
 
 VERSIONS: dict[Derived, int] = {"average": 2, "restored": 1, "epoch": 1}

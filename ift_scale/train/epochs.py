@@ -23,11 +23,6 @@ from ift_scale.train.measurement.evaluator import PeriodicEvaluator
 _RECORD = "epoch.json"
 
 
-def folder_of_epoch(artifact: Path, epoch: int) -> Path:
-    """Returns the folder of an epoch's model in a trained arm's."""
-    return artifact / "epochs" / str(epoch)
-
-
 class EpochExports(PeriodicEvaluator):
     """The exports of an arm's epochs, between its steps as measurements are.
 
@@ -79,7 +74,7 @@ class EpochExports(PeriodicEvaluator):
                     f"{folder}: missing or damaged, but the arm has passed this epoch. Remove "
                     f"{folder.parent} to train the arm again."
                 )
-            kept.publish(folder, record, folder_of_epoch(artifact, epoch) / kept.MODEL)
+            kept.publish(folder, record, kept.folder_of_epoch(artifact, epoch) / kept.MODEL)
 
     def _folder_of(self, epoch: int) -> Path:
         return folder_of(Path(self._arm.folder)) / f"epoch-{epoch}"

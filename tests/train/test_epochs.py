@@ -8,7 +8,8 @@ import pytest
 
 from ift_scale.config import TrainConfig
 from ift_scale.errors import ArtifactError
-from ift_scale.train.epochs import EpochExports, folder_of_epoch
+from ift_scale.train.engine.kept import folder_of_epoch
+from ift_scale.train.epochs import EpochExports
 from tests.train.alone import Alone, arm_in
 
 NUM_STEPS = 12

@@ -27,6 +27,11 @@ Write = Callable[[Path | None], int]
 memory used, in bytes."""
 
 
+def folder_of_epoch(artifact: Path, epoch: int) -> Path:
+    """Returns the folder of an epoch's model in a trained arm's."""
+    return artifact / "epochs" / str(epoch)
+
+
 class KeptModel(BaseModel):
     """The record of a kept model: the arm's key, and its number of steps.
 
