@@ -253,12 +253,12 @@ def _assert_close(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]
     """Equal up to rounding.
 
     AdamW's first step moves each weight by the rate (1e-3) times its gradient's sign. For the few
-    gradients near 1e-8 (its epsilon), rounding changes a part of that.
+    gradients near 1e-8 (its epsilon), rounding changes that, at most to the other sign: by 2e-3.
     """
     differences = torch.cat(
         [(found[name] - tensor).abs().flatten() for name, tensor in right.items()]
     )
-    assert float(differences.max()) < 2e-4
+    assert float(differences.max()) < 2e-3
     assert float((differences > 1e-5).float().mean()) < 1e-4
 
 
