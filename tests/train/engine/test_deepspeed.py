@@ -23,6 +23,7 @@ from ift_scale.train import run as train
 from ift_scale.train.data import packing
 from ift_scale.train.data.cache import tokenized
 from ift_scale.train.data.dataset import TokenizedSet, load
+from tests.train.rounding import RATE, assert_trained_alike
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +34,7 @@ def _config(tmp_path: Path, **changes: object) -> Config:
     settings = {
         "epochs": 2,
         "global_batch_size": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": RATE,
         "weight_decay": 0.1,
         "max_length": 128,
         "tokens_per_micro_batch": 2048,
@@ -161,9 +162,7 @@ def test_training_is_exact(
         trackers
     )  # of one rank
     exported = load_file(folder / "model" / "model.safetensors")
-    assert set(exported) == set(weights)
-    for name, tensor in exported.items():
-        torch.testing.assert_close(tensor, weights[name], atol=2e-4, rtol=1e-3)
+    assert_trained_alike(exported, weights)
     # The folder loads as any Hugging Face model, template included.
     AutoModelForCausalLM.from_pretrained(folder / "model")
     assert "ASSISTANT" in PromptTokenizer(folder / "model").tokenizer.chat_template
