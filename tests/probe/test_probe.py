@@ -90,34 +90,22 @@ def alone(gathered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_ranks_of_a_launcher_share_the_pool(launcher: str, alone: Path, run_folder: Path) -> None:
-    commands = {
-        "torchrun": [
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            f"--master-port={free_port()}",
-            "-m",
-            CLI,
-        ],
-        "deepspeed": [
-            "-m",
-            "deepspeed.launcher.runner",
-            "--master_port",
-            str(free_port()),
-            "--num_accelerators",
-            "2",
-            "--num_gpus",
-            "2",
-            "--no_local_rank",
-            "--module",
-            CLI,
-        ],
-    }
+def test_ranks_of_a_launcher_share_the_pool(alone: Path, run_folder: Path) -> None:
+    launcher = [
+        "deepspeed.launcher.runner",
+        "--master_port",
+        str(free_port()),
+        "--num_accelerators",
+        "2",
+        "--num_gpus",
+        "2",
+        "--no_local_rank",
+        "--module",
+        CLI,
+    ]
     _end(
         _start(
-            [sys.executable, *commands[launcher], *_arguments("probe", run_folder)],
+            [sys.executable, "-m", *launcher, *_arguments("probe", run_folder)],
             DS_ACCELERATOR="cpu",
         )
     )
