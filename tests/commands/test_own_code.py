@@ -58,8 +58,15 @@ def _config(tmp_path: Path, pool: Path, **sections: Any) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("file", _IN)
-@pytest.mark.parametrize("command", ["plan", "plan --model", "batch", "doctor"])
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("plan", "config.json"),
+        ("plan --model", "tokenizer_config.json"),
+        ("batch", "tokenizer_config.json"),
+        ("doctor", "config.json"),
+    ],
+)
 def test_code_that_ends_its_process_does_not_end_the_command(
     command: str, file: str, tmp_path: Path, pool: Path, world_model: Path
 ) -> None:

@@ -16,9 +16,9 @@ from tests.train.model.test_packed import CPU, SCALE, _tokens
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
-def test_compiled_layers_give_the_same_loss_and_gradient(checkpointing: str) -> None:
-    config = TrainConfig(compile=True, activation_checkpointing=checkpointing)
+def test_compiled_layers_give_the_same_loss_and_gradient() -> None:
+    """With recomputed activations; without, see the GPU kit's test."""
+    config = TrainConfig(compile=True, activation_checkpointing="full")
     plain = build("llama")
     compiled = copy.deepcopy(plain)
     for model in (plain, compiled):
